@@ -78,7 +78,7 @@ def bits_by_expert(
         logits, state = network.step(inputs[part], state, first)
         of_experts = {"lstm": logits} | {name: logits.copy() for name in mixtures}
         for name, experts in mixtures.items():
-            mix_logits(experts, inputs[part], read[name], first, of_experts[name])
+            mix_logits(experts, inputs[part], read[name], 0, first, of_experts[name])
         if not first:
             for name, of_expert in of_experts.items():
                 bits[name] += float(_surprisal(of_expert, targets[part])[counts[part]].sum())

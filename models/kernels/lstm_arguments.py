@@ -17,6 +17,9 @@ SIGMOID_EXPONENT, TANH_EXPONENT = -1 / math.log(2), -2 / math.log(2)
 EXPONENTS = (SIGMOID_EXPONENT, SIGMOID_EXPONENT, TANH_EXPONENT, SIGMOID_EXPONENT)
 """Factors of the scales and biases of the gates i, f, g, o, which turn sums into exponents of two."""
 
+ROWS_AT_ONCE = 64
+"""At most this many of T * B rows are read in one call, so that activations stay in the processor's cache."""
+
 LOWER, UPPER, WHOLE = range(3)
 """Values of `Pipeline.part`."""
 

@@ -187,7 +187,8 @@ def read_steps(  # type: ignore[no-untyped-def]
 
 
 @inline_jit
-def _any_out_of_range(ids, vocabulary_size):  # type: ignore[no-untyped-def]
+def any_out_of_range(ids, vocabulary_size):  # type: ignore[no-untyped-def]
+    """Return whether one of ids (T, B) is below 0 or not below V."""
     for t in range(len(ids)):
         for b in range(ids.shape[1]):
             if ids[t, b] < 0 or ids[t, b] >= vocabulary_size:
@@ -314,7 +315,7 @@ def _run_flat(  # type: ignore[no-untyped-def]
     upper_started,
     stop,
 ):
-    if _any_out_of_range(ids, logits.shape[2]):
+    if any_out_of_range(ids, logits.shape[2]):
         return False
     if part == UPPER:
         store_release(upper_started, 0, 1)

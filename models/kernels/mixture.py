@@ -18,10 +18,10 @@ Everything is computed row by row, so a row's result is bit-identical in any bat
 
 import numpy as np
 
-from models.kernels.jit import compiled, inline_jit
-from models.kernels.mixture_adaptation import adapt, mix_row, write_indices, write_weights
+from models.kernels.jit import compiled, inline_borrowing, inline_jit
+from models.kernels.mixture_adaptation import adapt, apply_weights, write_indices, write_weights
 from models.kernels.mixture_arguments import (
-    BLOCK,
+    BLOCKS,
     CONTEXT,
     FEATURES,
     FIRST_CHILD,
@@ -42,13 +42,15 @@ from models.kernels.mixture_arguments import (
     PREDICTIONS,
     RECENT_WEIGHT,
     REPEAT_BUCKET,
-    REPEAT_CHARACTERS,
     REPEAT_DISTANCE,
     REPEAT_ID,
     REPEAT_LENGTH,
     SET_PRECISION,
+    STATE_COLUMNS,
 )
+from models.kernels.mixture_history import common_length, find_repeat, mark_pairs
 from models.kernels.mixture_ngrams import write_ngrams
+from models.kernels.vector_operations import prefetch
 
 _MAX_ID = 65535
 
@@ -59,21 +61,19 @@ EXPERTS = "int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], int32[::1], f
 # ---- what has been read
 
 
-@inline_jit
+@inline_borrowing
 def _child(contexts, nodes, node, c):  # type: ignore[no-untyped-def]
     """Return the child of a node with this id, or 0."""
-    start, end = contexts[node, FIRST_CHILD], contexts[node + 1, FIRST_CHILD]
-    last = end
-    while start < end:
-        middle = (start + end) >> 1
-        if nodes[middle, ID] < c:
-            start = middle + 1
-        else:
-            end = middle
-    return start if start < last and nodes[start, ID] == c else np.int32(0)
+    start, last = contexts[node, FIRST_CHILD], contexts[node + 1, FIRST_CHILD]
+    count = last - start
+    while count > 1:  # without branches in the loop, which would often be predicted wrong
+        half = count >> 1
+        start += half if nodes[np.uint64(start + half), ID] <= c else 0
+        count -= half
+    return start if start < last and nodes[np.uint64(start), ID] == c else np.int32(0)
 
 
-@inline_jit
+@inline_borrowing
 def _hash_of(ids, end):  # type: ignore[no-untyped-def]
     """Return a hash (uint64) of the MATCH_CHARACTERS ids before position `end`."""
     h = np.uint64(0)
@@ -83,31 +83,20 @@ def _hash_of(ids, end):  # type: ignore[no-untyped-def]
     return h
 
 
-@inline_jit
-def _common_length(text, at, past):  # type: ignore[no-untyped-def]
-    """Return how many known characters before text[at] are also the last of `past`, up to MAX_MATCH.
-
-    The text may be `past` itself.
-    """
-    length = 0
-    while length < MAX_MATCH and length < at:
-        c = text[at - 1 - length]
-        if c == 0 or c != past[HISTORY - 1 - length]:
-            break
-        length += 1
-    return length
+@inline_borrowing
+def _slot_of_text(positions, past):  # type: ignore[no-untyped-def]
+    """Return the index in `positions` for the last of `past`."""
+    return np.int64(_hash_of(past, HISTORY) & np.uint64(len(positions) - 1))
 
 
-@inline_jit
-def _follow_match(text, positions, row, past, c):  # type: ignore[no-untyped-def]
-    """Move the match in the training text beyond c, the last of `past`; or find one."""
-    at = row[MATCH_AT]
-    if at > 0 and text[at] == c:
-        row[MATCH_AT] = at + 1
+@inline_borrowing
+def _follow_match(text, row, past, is_predicted, at):  # type: ignore[no-untyped-def]
+    """Move the match in the training text beyond the last of `past`, if predicted; or to position `at`."""
+    if is_predicted:
+        row[MATCH_AT] += 1
         row[MATCH_LENGTH] = min(row[MATCH_LENGTH] + 1, MAX_MATCH)
     else:
-        at = positions[np.int64(_hash_of(past, HISTORY) & np.uint64(len(positions) - 1))]
-        length = _common_length(text, at, past)
+        length = common_length(text, at, past)
         is_match = length >= MATCH_CHARACTERS
         row[MATCH_AT] = at if is_match else 0
         row[MATCH_LENGTH] = length if is_match else 0
@@ -115,50 +104,17 @@ def _follow_match(text, positions, row, past, c):  # type: ignore[no-untyped-def
         row[MATCH_AT] = row[MATCH_LENGTH] = 0
 
 
-@inline_jit
-def _has_repeat(past, start):  # type: ignore[no-untyped-def]
-    """Return whether the last four of `past` are also those up to one of BLOCK positions from `start` on.
-
-    Without branches, and with unsigned indices, which need no test for being negative: so the compiler
-    vectorizes the loop.
-    """
-    c0, c1, c2, c3 = past[HISTORY - 1], past[HISTORY - 2], past[HISTORY - 3], past[HISTORY - 4]
-    found = False
-    for k in range(BLOCK):
-        i = np.uint64(start + k)
-        newest = np.uint16(past[i] ^ c0) | np.uint16(past[i - np.uint64(1)] ^ c1)
-        older = np.uint16(past[i - np.uint64(2)] ^ c2) | np.uint16(past[i - np.uint64(3)] ^ c3)
-        found |= (newest | older) == 0
-    return found
-
-
-@inline_jit
-def _find_repeat(row, past):  # type: ignore[no-untyped-def]
-    """Set the match in the history to the longest, and of equals the newest."""
-    row[REPEAT_DISTANCE] = row[REPEAT_LENGTH] = 0
-    for block in range(1, HISTORY // BLOCK):
-        start = HISTORY - 1 - block * BLOCK
-        if not _has_repeat(past, start):
-            continue
-        for k in range(BLOCK):
-            i = start + BLOCK - 1 - k
-            length = _common_length(past, i + 1, past)
-            if length >= REPEAT_CHARACTERS and length > row[REPEAT_LENGTH]:
-                row[REPEAT_DISTANCE], row[REPEAT_LENGTH] = HISTORY - 1 - i, length
-        if row[REPEAT_LENGTH] >= MAX_MATCH // 2:
-            return
-
-
 @compiled(
-    "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], uint16[::1], int64)",
+    "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], uint16[::1], uint64[::1],int64)",
     is_internal=True,
+    is_borrowing=True,
 )
-def read_character(contexts, nodes, text, positions, row, past, c):  # type: ignore[no-untyped-def]
-    """Read id c: change the state of a row, as int32, and its history `past`, as uint16."""
-    for n in range(ORDER - 2, 0, -1):
-        before = row[NODES + n - 1]
-        row[NODES + n] = _child(contexts, nodes, before, c) if before > 0 else 0
-    row[NODES] = _child(contexts, nodes, 0, c)
+def read_character(contexts, nodes, text, positions, row, past, pairs, c):  # type: ignore[no-untyped-def]
+    """Read id c: change the state of a row, as int32, and its history `past`, as uint16.
+
+    `pairs` (BLOCKS,) becomes what `mark_pairs` writes. What is far away in memory is prefetched, and
+    something else is done until it is needed.
+    """
     # Nodes of the last level have no children, so none of them is in the state.
     short = np.uint16(c if c <= _MAX_ID else 0)
     distance = row[REPEAT_DISTANCE]
@@ -166,15 +122,30 @@ def read_character(contexts, nodes, text, positions, row, past, c):  # type: ign
     for i in range(HISTORY - 1):
         past[i] = past[i + 1]
     past[HISTORY - 1] = short
-    if len(text) > 0:
-        _follow_match(text, positions, row, past, c)
+    at = row[MATCH_AT]
+    is_match_over = at == 0 or text[at] != c
+    slot = _slot_of_text(positions, past)
+    prefetch(positions, slot)
+    for n in range(ORDER - 2, 0, -1):
+        before = row[NODES + n - 1]
+        row[NODES + n] = _child(contexts, nodes, before, c) if before > 0 else 0
+    row[NODES] = _child(contexts, nodes, 0, c)
+    for n in range(ORDER - 1):
+        prefetch(contexts, row[NODES + n])
+    mark_pairs(past, pairs)
+    if is_match_over:
+        at = positions[slot]
+        prefetch(text, max(at - 1, 0))
+    for n in range(ORDER - 1):
+        prefetch(nodes, contexts[row[NODES + n], FIRST_CHILD])
     if was_predicted:
         row[REPEAT_LENGTH] = min(row[REPEAT_LENGTH] + 1, MAX_MATCH)
     else:
-        _find_repeat(row, past)
+        find_repeat(row, past, pairs)
+    _follow_match(text, row, past, not is_match_over, at)
 
 
-@inline_jit
+@inline_borrowing
 def _length_bucket(length):  # type: ignore[no-untyped-def]
     """Return 0 without a match, else 1 to LENGTHS - 1."""
     if length < 16:
@@ -184,7 +155,7 @@ def _length_bucket(length):  # type: ignore[no-untyped-def]
     return min(LENGTHS - 1, 12 + length // 32)
 
 
-@compiled("void(int32[::1], int32[::1], uint16[::1], int32[::1])", is_internal=True)
+@compiled("void(int32[::1], int32[::1], uint16[::1], int32[::1])", is_internal=True, is_borrowing=True)
 def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
     """Write what the experts know after the characters read into features (FEATURES,)."""
     for n in range(ORDER - 1):
@@ -199,64 +170,86 @@ def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
 # ---- what comes next
 
 
-@compiled(
-    f"void({EXPERTS}, int32[:,::1], int32[:,::1], uint16[:,::1], float32[:,::1], int64, float32[:,:,::1])"
-)
+@inline_jit
+def make_workspace(rows, size):  # type: ignore[no-untyped-def]
+    """Return arrays for `read_row` and `mix_row`, for B = rows and V = size."""
+    features, indices, now = (
+        np.empty(FEATURES, np.int32),
+        np.empty(GROUPS, np.int32),
+        np.empty(GROUPS, np.float32),
+    )
+    pairs = np.empty((rows, BLOCKS), np.uint64)
+    scratch = np.empty((3, size), np.float32)
+    recent, slots = np.zeros((ORDER, MAX_RECENT + 1), np.int32), np.zeros(size, np.int32)
+    return features, indices, now, pairs, scratch, recent, slots
+
+
+@inline_borrowing
+def _parts_of(state, b, at):  # type: ignore[no-untyped-def]
+    """Return what the experts keep of row b, from column `at` of the state on: int32, ids and float32.
+
+    Views, so only functions that do not count references may call this.
+    """
+    numbers = state[b, at:]
+    return numbers.view(np.int32), numbers[PAST:STATE_COLUMNS].view(np.uint16), numbers
+
+
+@inline_borrowing
+def read_row(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
+    """Read id c in row b of the state, whose columns from `at` on are what the experts keep."""
+    contexts, nodes, _, text, positions, weights, adaptation = experts
+    features, indices, now, pairs, scratch, _, _ = workspace
+    row, past, numbers = _parts_of(state, b, at)
+    if adaptation[SET_PRECISION] > 0:
+        if c > 0 and row[CONTEXT] > 0:
+            write_features(text, row, past, features)
+            write_indices(row[CONTEXT] - 1, features, indices)
+            adapt(weights, adaptation, indices, scratch.shape[1], features, numbers, scratch, now, c)
+        row[CONTEXT] = 0
+    read_character(contexts, nodes, text, positions, row, past, pairs[b], c)
+
+
+@inline_borrowing
+def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
+    """Turn the network's logits (V,) after the last character of row b into the mixture's; see `read_row`."""
+    contexts, nodes, unigrams, text, _, weights, adaptation = experts
+    features, indices, now, pairs, scratch, recent, slots = workspace
+    row, past, numbers = _parts_of(state, b, at)
+    size = len(logits)
+    write_features(text, row, past, features)
+    adapts = adaptation[SET_PRECISION] > 0
+    ngrams = numbers[PREDICTIONS + size : PREDICTIONS + 2 * size] if adapts else scratch[2]
+    context = write_ngrams(
+        contexts, nodes, unigrams, features, past, pairs[b], adaptation[RECENT_WEIGHT], ngrams, scratch,
+        recent, slots,
+    )  # fmt: skip
+    write_indices(context, features, indices)
+    if adapts:
+        row[CONTEXT] = context + 1
+        kept = numbers[PREDICTIONS : PREDICTIONS + size]
+        for i in range(size):
+            kept[i] = logits[i]
+    write_weights(weights, numbers, adapts, indices, now)
+    apply_weights(now, features, ngrams, logits)
+
+
+@compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1])")
 def mix(  # type: ignore[no-untyped-def]
-    contexts,
-    nodes,
-    unigrams,
-    text,
-    positions,
-    weights,
-    adaptation,
-    ids,
-    state,
-    history,
-    numbers,
-    first,
-    logits,
-):
+    contexts, nodes, unigrams, text, positions, weights, adaptation, ids, state, at, first, logits
+):  # fmt: skip
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `contexts` to `adaptation` are the fields of `Experts`. `state` (B, `Experts.state_columns`) is what the
-    experts keep, changed in place; `history` and `numbers` are the same memory. Steps before `first` have no
-    logits, so the weights do not adapt to what follows these.
+    `contexts` to `adaptation` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
+    `Experts.state_columns`, are what the experts keep, changed in place. Steps before `first` have no logits,
+    so the weights do not adapt to what follows these.
     """
-    size = logits.shape[2]
-    features, indices = np.empty(FEATURES, np.int32), np.empty(GROUPS, np.int32)
-    now = np.empty(GROUPS, np.float32)
-    scratch = np.empty((3, size), np.float32)
-    recent, slots = np.empty((ORDER, MAX_RECENT), np.int32), np.zeros(size, np.int32)
-    ngrams = scratch[2]
-    adapts = adaptation[SET_PRECISION] > 0
+    experts = (contexts, nodes, unigrams, text, positions, weights, adaptation)
+    workspace = make_workspace(ids.shape[1], logits.shape[2])
     for b in range(ids.shape[1]):
-        row, past = state[b], history[b, 2 * PAST : 2 * PAST + HISTORY]
         for t in range(len(ids)):
-            c = ids[t, b]
-            if adapts and row[CONTEXT] > 0:
-                if c > 0:
-                    write_features(text, row, past, features)
-                    write_indices(row[CONTEXT] - 1, features, indices)
-                    adapt(weights, adaptation, indices, size, features, numbers[b], scratch, now, c)
-                row[CONTEXT] = 0
-            read_character(contexts, nodes, text, positions, row, past, c)
-            if t < first:
-                continue
-            z = logits[t - first, b]
-            write_features(text, row, past, features)
-            context = write_ngrams(
-                contexts, nodes, unigrams, features, past, adaptation[RECENT_WEIGHT], ngrams, scratch, recent,
-                slots,
-            )  # fmt: skip
-            write_indices(context, features, indices)
-            if adapts:
-                row[CONTEXT] = context + 1
-                for i in range(size):
-                    numbers[b, PREDICTIONS + i] = z[i]
-                    numbers[b, PREDICTIONS + size + i] = ngrams[i]
-            write_weights(weights, numbers[b], adapts, indices, now)
-            mix_row(now, features, ngrams, z)
+            read_row(experts, state, b, at, ids[t, b], workspace)
+            if t >= first:
+                mix_row(experts, state, b, at, logits[t - first, b], workspace)
 
 
 @compiled("void(int32[::1], int32[::1])")

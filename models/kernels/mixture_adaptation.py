@@ -6,7 +6,7 @@ Compiled when first imported.
 import numpy as np
 
 from models.kernels.activations import exp
-from models.kernels.jit import compiled, inline_jit
+from models.kernels.jit import compiled, inline_borrowing, inline_sums
 from models.kernels.mixture_arguments import (
     ALL_BOOSTS_PRECISION,
     ALL_SETS_PRECISION,
@@ -32,7 +32,7 @@ _MAX_SHIFT = 8.0
 _MAX_PRECISION = 20  # times the first; so the weights never stop adapting
 
 
-@inline_jit
+@inline_borrowing
 def write_indices(context, features, indices):  # type: ignore[no-untyped-def]
     """Write which weights count in a prediction, one of each group, into indices (GROUPS,)."""
     indices[0] = BY_CONTEXT + 2 * context
@@ -41,7 +41,7 @@ def write_indices(context, features, indices):  # type: ignore[no-untyped-def]
     indices[3] = REPEAT_BOOSTS + features[REPEAT_BUCKET]
 
 
-@inline_jit
+@inline_borrowing
 def write_weights(weights, numbers, adapts, indices, now):  # type: ignore[no-untyped-def]
     """Write the weights that count in a prediction into now (GROUPS,).
 
@@ -57,8 +57,8 @@ def write_weights(weights, numbers, adapts, indices, now):  # type: ignore[no-un
             now[k] = max(now[k], np.float32(0))
 
 
-@inline_jit
-def mix_row(now, features, ngrams, logits):  # type: ignore[no-untyped-def]
+@inline_borrowing
+def apply_weights(now, features, ngrams, logits):  # type: ignore[no-untyped-def]
     """Replace the network's logits (V,) by those of the mixture with weights `now` (GROUPS,)."""
     network_weight, ngram_weight = now[0], now[1]
     for c in range(len(logits)):
@@ -69,7 +69,7 @@ def mix_row(now, features, ngrams, logits):  # type: ignore[no-untyped-def]
         logits[features[REPEAT_ID]] += now[3]
 
 
-@inline_jit
+@inline_borrowing
 def _move(numbers, at, precision, slope, curvature, max_step):  # type: ignore[no-untyped-def]
     """Move a weight against the slope of the surprisal, by the inverse of its curvature so far."""
     limit = np.float32(_MAX_PRECISION - 1) * precision
@@ -80,36 +80,52 @@ def _move(numbers, at, precision, slope, curvature, max_step):  # type: ignore[n
     numbers[SHIFTS + at] = min(max(shift, np.float32(-_MAX_SHIFT)), np.float32(_MAX_SHIFT))
 
 
-@inline_jit
-def _to_probabilities(logits):  # type: ignore[no-untyped-def]
-    """Replace logits (V,) by e to their power, up to a factor; return the sum of those of known ids."""
-    best = logits[1]
-    for i in range(2, len(logits)):
-        best = max(best, logits[i])
-    for i in range(1, len(logits)):
-        logits[i] = exp(logits[i] - best)
-    total = np.float32(0)
-    for i in range(1, len(logits)):
-        total += logits[i]
-    return total
+@inline_borrowing
+def _ordered(bits):  # type: ignore[no-untyped-def]
+    """Return the bits of a float32 as an int32 that is ordered as they are, and from that the bits."""
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
-@inline_jit
-def _slope_and_curvature(p, total, by_expert, c):  # type: ignore[no-untyped-def]
-    """Return the first and second derivative of the surprisal of id c by the weight of an expert."""
-    mean, squares = np.float32(0), np.float32(0)
-    for i in range(1, len(p)):
-        difference = by_expert[i] - by_expert[c]
-        mean += p[i] * difference
-        squares += p[i] * difference * difference
-    mean /= total
-    return mean, max(np.float32(0), squares / total - mean * mean)
+@inline_borrowing
+def _max_of(logits):  # type: ignore[no-untyped-def]
+    """Return the maximum of logits; as integers, whose maximum the compiler vectorizes."""
+    best = _ordered(np.float32(logits[0]).view(np.int32))
+    for i in range(len(logits)):
+        best = max(best, _ordered(np.float32(logits[i]).view(np.int32)))
+    return np.int32(_ordered(best)).view(np.float32)
+
+
+@inline_sums
+def _sums(logits, best, network, ngrams, of_network, of_ngrams):  # type: ignore[no-untyped-def]
+    """Return the sum of e**(logits - best), and of its products with what two experts predict.
+
+    With the difference between that and `of_network` or `of_ngrams`, and with the square of the difference.
+    """
+    total, zero = np.float32(0), np.float32(0)
+    by_network, by_network_2, by_ngrams, by_ngrams_2 = zero, zero, zero, zero
+    for i in range(len(logits)):
+        p = exp(logits[i] - best)
+        from_network, from_ngrams = network[i] - of_network, ngrams[i] - of_ngrams
+        total += p
+        by_network += p * from_network
+        by_network_2 += p * from_network * from_network
+        by_ngrams += p * from_ngrams
+        by_ngrams_2 += p * from_ngrams * from_ngrams
+    return total, by_network, by_network_2, by_ngrams, by_ngrams_2
+
+
+@inline_borrowing
+def _slope_and_curvature(total, sum_1, sum_2):  # type: ignore[no-untyped-def]
+    """Return the first and second derivative of the surprisal by the weight of an expert; see `_sums`."""
+    mean = sum_1 / total
+    return mean, max(np.float32(0), sum_2 / total - mean * mean)
 
 
 @compiled(
     "void(float32[::1], float32[::1], int32[::1], int64, int32[::1], float32[::1], float32[:,::1],"
     "float32[::1], int64)",
     is_internal=True,
+    is_borrowing=True,
 )
 def adapt(weights, adaptation, indices, size, features, numbers, scratch, now, c):  # type: ignore[no-untyped-def]
     """Adapt the weights of a row to id c, which was read after its last prediction.
@@ -129,18 +145,22 @@ def adapt(weights, adaptation, indices, size, features, numbers, scratch, now, c
     for i in range(size):
         p[i] = z[i]
     write_weights(weights, numbers, ADAPTS, indices, now)
-    mix_row(now, features, ngrams, p)
-    total = _to_probabilities(p)
+    apply_weights(now, features, ngrams, p)
+    best = _max_of(p[1:])  # from here on only known ids count
+    total, by_network, by_network_2, by_ngrams, by_ngrams_2 = _sums(
+        p[1:], best, z[1:], ngrams[1:], z[c], ngrams[c]
+    )
     own, of_all, max_step = adaptation[SET_PRECISION], adaptation[ALL_SETS_PRECISION], np.float32(_MAX_STEP)
     for k in range(2):
-        slope, curvature = _slope_and_curvature(p, total, z if k == 0 else ngrams, c)
+        sum_1, sum_2 = (by_network, by_network_2) if k == 0 else (by_ngrams, by_ngrams_2)
+        slope, curvature = _slope_and_curvature(total, sum_1, sum_2)
         _move(numbers, indices[k], own, slope, curvature, max_step)
         _move(numbers, WEIGHTS + k, of_all, slope, curvature, max_step)
     own, of_all = adaptation[BOOST_PRECISION], adaptation[ALL_BOOSTS_PRECISION]
     for k in range(2, GROUPS):
         predicted = features[MATCH_ID if k == 2 else REPEAT_ID]
         if predicted > 0:
-            hit = p[predicted] / total
+            hit = exp(p[predicted] - best) / total
             slope = hit - (np.float32(1) if predicted == c else np.float32(0))
             curvature = hit * (np.float32(1) - hit)
             _move(numbers, indices[k], own, slope, curvature, np.float32(_MAX_SHIFT))

@@ -20,6 +20,9 @@ HISTORY = 2048
 BLOCK = 64
 """Positions of the history that are compared at once; the oldest ones do not fill a block."""
 
+BLOCKS = HISTORY // BLOCK - 1
+"""Of the history, block 0 the newest. The last position, that of the last character read, is in none."""
+
 RECENT_CHARACTERS = 2
 """The n-grams of the history that count have so many characters and one more, or more."""
 

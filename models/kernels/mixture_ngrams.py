@@ -7,9 +7,9 @@ history counts as often as several of the training text (Kuhn and De Mori 1990 c
 import numpy as np
 
 from models.kernels.activations import log
-from models.kernels.jit import compiled, inline_jit
+from models.kernels.jit import compiled, inline_borrowing
 from models.kernels.mixture_arguments import (
-    BLOCK,
+    BLOCKS,
     COUNT,
     FIRST_CHILD,
     HISTORY,
@@ -19,9 +19,17 @@ from models.kernels.mixture_arguments import (
     RECENT_CHARACTERS,
     TOTAL,
 )
+from models.kernels.mixture_history import first_of_block
+from models.kernels.vector_operations import highest_bit
 
 
-@inline_jit
+@inline_borrowing
+def id_of(nodes, node):  # type: ignore[no-untyped-def]
+    """Return the last id of a node, as an unsigned number, which needs no test for being negative."""
+    return np.uint64(nodes[np.uint64(node), ID])
+
+
+@inline_borrowing
 def _context_bucket(length, total, distinct):  # type: ignore[no-untyped-def]
     """Return the row of the weights by context, for one that occurs `total` times."""
     few = 0 if distinct == 1 else (1 if distinct <= 3 else 2)
@@ -29,104 +37,84 @@ def _context_bucket(length, total, distinct):  # type: ignore[no-untyped-def]
     return 6 * length + 2 * few + (1 if is_frequent else 0)
 
 
-@inline_jit
+@inline_borrowing
 def _write_logs(nodes, start, end, p, compact, logprobs):  # type: ignore[no-untyped-def]
     """Set logprobs[c] to log p[c] for the ids c of nodes from `start` to `end`."""
-    for i in range(start, end):
-        compact[i - start] = p[nodes[i, ID]]
+    for i in range(end - start):
+        compact[i] = p[id_of(nodes, start + i)]
     for i in range(end - start):
         compact[i] = log(compact[i])
-    for i in range(start, end):
-        logprobs[nodes[i, ID]] = compact[i - start]
+    for i in range(end - start):
+        logprobs[id_of(nodes, start + i)] = compact[i]
 
 
-@inline_jit
-def _has_pair(past, start):  # type: ignore[no-untyped-def]
-    """Return whether the last two of `past` are also those up to one of BLOCK positions from `start` on.
-
-    Without branches, and with unsigned indices, which need no test for being negative: so the compiler
-    vectorizes the loop.
-    """
-    c0, c1 = past[HISTORY - 1], past[HISTORY - 2]
-    found = False
-    for k in range(BLOCK):
-        i = np.uint64(start + k)
-        found |= (np.uint16(past[i] ^ c0) | np.uint16(past[i - np.uint64(1)] ^ c1)) == 0
-    return found
-
-
-@inline_jit
+@inline_borrowing
 def _same_characters(past, i):  # type: ignore[no-untyped-def]
     """Return how many characters up to position i are the last of `past`, for at least two; up to ORDER - 1.
 
     Unknown characters are never the same.
     """
-    length = 2
-    while length < ORDER - 1:
-        c = past[HISTORY - 1 - length]
-        if c == 0 or past[i - np.uint64(length)] != c:
-            break
-        length += 1
+    length, is_same = 2, True
+    for n in range(2, ORDER - 1):  # without branches, which would often be predicted wrong
+        c = past[HISTORY - 1 - n]
+        is_same &= (c != 0) & (past[i - n] == c)
+        length += is_same
     return length
 
 
-@inline_jit
+@inline_borrowing
 def _slot_of(c, recent, slots, distinct):  # type: ignore[no-untyped-def]
     """Return the column of id c, which is the next, with counts of zero, if it has none."""
     if slots[c] > 0:
-        return np.int64(slots[c] - 1)
-    slots[c] = distinct + 1
-    recent[0, distinct] = c
+        return np.int64(slots[c])
+    slot = distinct + 1
+    slots[c] = slot
+    recent[0, slot] = c
     for n in range(RECENT_CHARACTERS, ORDER):
-        recent[n, distinct] = 0
-    return np.int64(distinct)
+        recent[n, slot] = 0
+    return np.int64(slot)
 
 
-@inline_jit
-def _count_recent(past, recent, slots):  # type: ignore[no-untyped-def]
+@inline_borrowing
+def _count_recent(past, pairs, recent, slots):  # type: ignore[no-untyped-def]
     """Count what followed in the history where the last characters were read before; return how many ids.
 
-    The newest MAX_RECENT places count. Of each id there is a column of `recent`: recent[0, j] is the id,
-    recent[n, j] how often it followed where at least n characters are the same, for n from RECENT_CHARACTERS
-    to ORDER - 1; slots[id] is j + 1.
+    The newest MAX_RECENT places count; `pairs` are those of `mark_pairs`. Of each id there is a column of
+    `recent`, j = slots[id], from 1 on: recent[0, j] is the id, recent[n, j] how often it followed where at
+    least n characters are the same, for n from RECENT_CHARACTERS to ORDER - 1. Column 0 stays zero.
     """
-    c0, c1 = past[HISTORY - 1], past[HISTORY - 2]
     distinct, places = 0, 0
-    if c0 == 0 or c1 == 0:
-        return distinct
-    for block in range(1, HISTORY // BLOCK):
-        start = HISTORY - 1 - block * BLOCK
-        if places == MAX_RECENT or not _has_pair(past, start):
-            continue
-        for k in range(BLOCK):
-            i = np.uint64(start + BLOCK - 1 - k)
-            c = past[i + np.uint64(1)]
-            if past[i] == c0 and past[i - np.uint64(1)] == c1 and c != 0 and places < MAX_RECENT:
+    for block in range(BLOCKS):
+        mask = pairs[block]
+        while mask != np.uint64(0) and places < MAX_RECENT:
+            k = highest_bit(mask)
+            mask ^= np.uint64(1) << np.uint64(k)
+            i = first_of_block(block) + k
+            c = past[i + 1]
+            if c != 0:
                 j = _slot_of(c, recent, slots, distinct)
-                distinct, places = max(distinct, j + 1), places + 1
+                distinct, places = max(distinct, j), places + 1
                 recent[_same_characters(past, i), j] += 1
     for n in range(ORDER - 2, RECENT_CHARACTERS - 1, -1):
-        for j in range(distinct):
+        for j in range(1, distinct + 1):
             recent[n, j] += recent[n + 1, j]
     return distinct
 
 
-@inline_jit
+@inline_borrowing
 def _sum_recent(nodes, first, last, counts, distinct, slots):  # type: ignore[no-untyped-def]
-    """Return the sum of counts (distinct,), and how many ids nodes from `first` to `last` do not have."""
+    """Return the sum of counts[1:], and how many of their ids nodes from `first` to `last` do not have."""
     places, others = 0, 0
-    for j in range(distinct):
+    for j in range(1, distinct + 1):
         places += counts[j]
         others += counts[j] > 0
     if places > 0:
         for i in range(first, last):
-            slot = slots[nodes[i, ID]]
-            if slot > 0:
-                others -= counts[slot - 1] > 0
+            others -= counts[np.uint64(slots[id_of(nodes, i)])] > 0  # 0 for an id without a column
     return np.float32(places), np.float32(others)
 
 
-@inline_jit
+@inline_borrowing
 def _level_of(contexts, nodes, node):  # type: ignore[no-untyped-def]
     """Return the children of a node, from the first to before the last, their sum and how many are known."""
     if node == 0 or contexts[node, TOTAL] == 0:
@@ -138,31 +126,32 @@ def _level_of(contexts, nodes, node):  # type: ignore[no-untyped-def]
     return first, last, np.float32(contexts[node, TOTAL]), distinct
 
 
-@inline_jit
+@inline_borrowing
 def _add_counts(  # type: ignore[no-untyped-def]
     nodes, first, last, counts, distinct, recent, factor, recent_factor, p
 ):
     """Add to p the counts of nodes from `first` to `last`, and `counts` of the ids in recent[0]."""
     for i in range(first, last):
-        p[nodes[i, ID]] += np.float32(nodes[i, COUNT]) * factor
-    for j in range(distinct):
+        p[id_of(nodes, i)] += np.float32(nodes[np.uint64(i), COUNT]) * factor
+    for j in range(1, distinct + 1):
         p[recent[0, j]] += np.float32(counts[j]) * recent_factor
 
 
 @compiled(
-    "int64(int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], uint16[::1], float32, float32[::1],"
-    "float32[:,::1], int32[:,::1], int32[::1])",
+    "int64(int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], uint16[::1], uint64[::1], float32,"
+    "float32[::1], float32[:,::1], int32[:,::1], int32[::1])",
     is_internal=True,
+    is_borrowing=True,
 )
 def write_ngrams(  # type: ignore[no-untyped-def]
-    contexts, nodes, unigrams, features, past, recent_weight, logprobs, scratch, recent, slots
+    contexts, nodes, unigrams, features, past, pairs, recent_weight, logprobs, scratch, recent, slots
 ):
     """Write log p(c) by the n-grams, up to a constant, into logprobs (V,); return the context's bucket.
 
     Each n-gram of more than RECENT_CHARACTERS counts `recent_weight` times for each of the newest MAX_RECENT
-    times that it is in the history `past`. Only characters that follow the last one somewhere differ from the
-    unigrams; `scratch` (2, V) holds their probabilities. `recent` (ORDER, MAX_RECENT) is workspace, and so is
-    `slots` (V,), zero before and after.
+    times that it is in the history `past`, of which `pairs` is what `mark_pairs` wrote. Only characters that
+    follow the last one somewhere differ from the unigrams; `scratch` (2, V) holds their probabilities.
+    `recent` (ORDER, MAX_RECENT + 1), zero at first, and `slots` (V,), zero before and after, are workspace.
     """
     for c in range(len(logprobs)):
         logprobs[c] = unigrams[1, c]
@@ -171,9 +160,9 @@ def write_ngrams(  # type: ignore[no-untyped-def]
     start, end = contexts[features[0], FIRST_CHILD], contexts[features[0] + 1, FIRST_CHILD]
     p = scratch[0]
     for i in range(start, end):
-        p[nodes[i, ID]] = unigrams[0, nodes[i, ID]]
-    distinct_recent = _count_recent(past, recent, slots) if recent_weight > 0 else 0
-    for j in range(distinct_recent):
+        p[id_of(nodes, i)] = unigrams[0, id_of(nodes, i)]
+    distinct_recent = _count_recent(past, pairs, recent, slots) if recent_weight > 0 else 0
+    for j in range(1, distinct_recent + 1):
         p[recent[0, j]] = unigrams[0, recent[0, j]]
     scale, bucket = np.float32(1), 0  # the probability is scale * p
     for n in range(ORDER - 1):
@@ -192,7 +181,7 @@ def write_ngrams(  # type: ignore[no-untyped-def]
         _add_counts(nodes, first, last, recent[length], columns, recent, factor, recent_factor, p)
         bucket = _context_bucket(length, total, distinct)
     _write_logs(nodes, start, end, p, scratch[1], logprobs)
-    for j in range(distinct_recent):
+    for j in range(1, distinct_recent + 1):
         logprobs[recent[0, j]] = log(p[recent[0, j]])
         slots[recent[0, j]] = 0
     return bucket

@@ -5,8 +5,9 @@ import numpy as np
 from models.kernels.activations import exp, log
 from models.kernels.jit import compiled
 from models.kernels.mixture import read_character, write_features
-from models.kernels.mixture_adaptation import mix_row, write_indices
+from models.kernels.mixture_adaptation import apply_weights, write_indices
 from models.kernels.mixture_arguments import (
+    BLOCKS,
     GROUPS,
     HISTORY,
     MATCH_ID,
@@ -16,6 +17,7 @@ from models.kernels.mixture_arguments import (
     RECENT_WEIGHT,
     REPEAT_ID,
 )
+from models.kernels.mixture_history import mark_pairs
 from models.kernels.mixture_ngrams import write_ngrams
 
 
@@ -32,9 +34,10 @@ def collect_features(  # type: ignore[no-untyped-def]
     `history` is the same memory.
     """
     past = history[2 * PAST : 2 * PAST + HISTORY]
+    pairs = np.empty(BLOCKS, np.uint64)
     for i in range(len(ids)):
         write_features(text, state, past, features[i])
-        read_character(contexts, nodes, text, positions, state, past, ids[i])
+        read_character(contexts, nodes, text, positions, state, past, pairs, ids[i])
 
 
 @compiled(
@@ -54,23 +57,26 @@ def add_gradients(  # type: ignore[no-untyped-def]
     size = logits.shape[1]
     scratch = np.empty((3, size), np.float32)
     mixed, ngrams = np.empty(size, np.float32), scratch[2]
-    recent, slots = np.empty((ORDER, MAX_RECENT), np.int32), np.zeros(size, np.int32)
+    recent, slots = np.zeros((ORDER, MAX_RECENT + 1), np.int32), np.zeros(size, np.int32)
+    pairs = np.empty(BLOCKS, np.uint64)
     indices, now = np.empty(GROUPS, np.int32), np.empty(GROUPS, np.float32)
     loss = 0.0
     for i in chosen:
         target, known, z = targets[i], features[i], logits[i]
         if target == 0:
             continue
+        read = past[i : i + HISTORY]
+        mark_pairs(read, pairs)
         context = write_ngrams(
-            contexts, nodes, unigrams, known, past[i : i + HISTORY], adaptation[RECENT_WEIGHT], ngrams,
-            scratch, recent, slots,
+            contexts, nodes, unigrams, known, read, pairs, adaptation[RECENT_WEIGHT], ngrams, scratch, recent,
+            slots,
         )  # fmt: skip
         write_indices(context, known, indices)
         for k in range(GROUPS):
             now[k] = weights[indices[k]]
         for c in range(size):
             mixed[c] = z[c]
-        mix_row(now, known, ngrams, mixed)
+        apply_weights(now, known, ngrams, mixed)
         best = mixed[1]
         for c in range(2, size):
             best = max(best, mixed[c])

@@ -22,6 +22,7 @@ from models.kernels.lstm_arguments import (
     NO_PIPELINE,
     NO_SAMPLING,
     ONE,
+    ROWS_AT_ONCE,
     UPPER,
     PackedNetwork,
     Pipeline,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from models.kernels.product_kernels import ProductKernel  # imports numba
 
 Floats = NDArray[np.float32]
-
-ROWS_AT_ONCE = 64
-"""At most this many of T * B rows are read in one call, so that activations stay in the processor's cache."""
 
 ROWS_OF_A_PART = 16
 """A step of at least two parts of this many rows is shared between two threads."""

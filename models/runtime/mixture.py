@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.errors import Unavailable
 from models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
+from models.kernels.lstm_arguments import NO_SAMPLING, Sampling
 from models.kernels.mixture_arguments import (
     ADAPTATION,
     COUNT,
@@ -167,22 +168,24 @@ def _mix() -> Callable[..., None]:
 
 
 @cache
-def _generate() -> Callable[..., None]:
+def _run() -> Callable[..., bool]:
     compile_kernels(GENERATION_KERNELS)
-    from models.kernels.mixture_generation import generate
+    from models.kernels.mixture_generation import run
 
-    kernel: Callable[..., None] = generate
+    kernel: Callable[..., bool] = run
     return kernel
 
 
-def mix_logits(experts: Experts, ids: NDArray[np.int32], read: Floats, first: int, logits: Logits) -> None:
+def mix_logits(
+    experts: Experts, ids: NDArray[np.int32], state: State, at: int, first: int, logits: Logits
+) -> None:
     """Let the experts read ids (T, B); turn logits (T - first, B, V) of a network into the mixture's.
 
-    Both `logits` and `read` (B, `Experts.state_columns`), what the experts have read, are changed in place.
-    Steps before `first` have no logits, and the weights do not adapt to the characters after these.
+    Both `logits` and `state` (B, .) are changed in place. Of the state the columns from `at` on are what the
+    experts have read, `Experts.state_columns`; others are not touched. Steps before `first` have no logits,
+    and the weights do not adapt to the characters after these.
     """
-    ids = np.ascontiguousarray(ids)
-    _mix()(*experts, ids, read.view(np.int32), read.view(np.uint16), read, first, logits)
+    _mix()(*experts, np.ascontiguousarray(ids), state, at, first, logits)
 
 
 class MixtureNetwork:
@@ -214,17 +217,22 @@ class MixtureNetwork:
     def _step(
         self, step: Callable[..., tuple[Logits, State]], first: int, ids: NDArray[np.int32], state: State
     ) -> tuple[Logits, State]:
-        network_state, read = self._split(state)
-        computed = 0 if self._adapts else first  # the weights adapt by all logits
-        logits, network_state = step(ids, network_state, computed)
-        mix_logits(self.experts, ids, read, computed, logits)
-        if computed < first:
-            logits = logits[first:].copy()  # the others need not stay in memory
-        return logits, np.concatenate([network_state, read], axis=1)
+        size = self._network_size
+        computed = self._first_computed(first)
+        logits, after = step(ids, np.ascontiguousarray(state[:, :size]), computed)
+        state = state.copy()
+        state[:, :size] = after
+        mix_logits(self.experts, ids, state, size, computed, logits)
+        return _from_step(logits, first - computed), state
 
-    def _split(self, state: State) -> tuple[State, Floats]:
-        """Return copies of the network's state (B, S) and of the experts' (B, .)."""
-        return state[:, : self._network_size].copy(), state[:, self._network_size :].copy()
+    def _first_computed(self, first: int) -> int:
+        """Return the first step with logits if those from `first` on are wanted."""
+        return 0 if self._adapts else first  # the weights adapt by all logits
+
+
+def _from_step(logits: Logits, step: int) -> Logits:
+    """Return the logits from a step on; the others need not stay in memory."""
+    return logits[step:].copy() if step else logits
 
 
 class GeneratingMixture(MixtureNetwork):
@@ -246,26 +254,43 @@ class GeneratingMixture(MixtureNetwork):
         uniforms: NDArray[np.float64],
     ) -> tuple[NDArray[np.int32], Logits, State]:
         """Do T steps in one call, a choice after each but the last; see `LstmNetwork.generate`."""
-        network_state, read = self._split(state)
-        logits = np.empty((len(uniforms) + 1, len(ids), self.V), np.float32)
         chosen = np.empty((len(uniforms), len(ids)), np.int32)
-        _generate()(
-            *self.network.packed, *self.experts, ids[None], network_state, read.view(np.int32),
-            read.view(np.uint16), read, logits, inverse_temperature, uniforms, chosen,
-        )  # fmt: skip
-        return chosen, logits, np.concatenate([network_state, read], axis=1)
+        logits, state = self._run(ids[None], state, 0, Sampling(inverse_temperature, uniforms, chosen))
+        return chosen, logits, state
 
     def read(
         self, ids: NDArray[np.int32], ends: Sequence[int], state: State, stop: NDArray[np.int64]
     ) -> list[State]:
         """Read ids (T,); return the states at those of `ends` that were reached; see `LstmNetwork.read`."""
-        network_state, read = self._split(state)
+        size = self._network_size
         states: list[State] = []
         count = ends[-1] if self._adapts and ends else 0
         logits = np.empty((count, 1, self.V), np.float32)
-        network_states = self.network.read(ids, ends, network_state, stop, logits=logits)
-        for (start, end), network_state in zip(pairwise([0, *ends]), network_states, strict=False):
-            first = 0 if self._adapts else end - start
-            mix_logits(self.experts, ids[start:end, None], read, first, logits[start:end])
-            states.append(np.concatenate([network_state, read], axis=1))
+        network_states = self.network.read(ids, ends, state[:, :size], stop, logits=logits)
+        for (start, end), after in zip(pairwise([0, *ends]), network_states, strict=False):
+            state = state.copy()
+            state[:, :size] = after
+            first = self._first_computed(end - start)
+            mix_logits(self.experts, ids[start:end, None], state, size, first, logits[start:end])
+            states.append(state)
         return states
+
+    def _step(
+        self, step: Callable[..., tuple[Logits, State]], first: int, ids: NDArray[np.int32], state: State
+    ) -> tuple[Logits, State]:
+        del step  # the kernel steps the network, too
+        computed = self._first_computed(first)
+        logits, state = self._run(np.ascontiguousarray(ids, np.int32), state, computed)
+        return _from_step(logits, first - computed), state
+
+    def _run(
+        self, ids: NDArray[np.int32], state: State, first: int, sampling: Sampling = NO_SAMPLING
+    ) -> tuple[Logits, State]:
+        """Read ids (T, B) and generate N; return logits (T - first + N, B, V) and the next state."""
+        state = np.array(state, np.float32, order="C")
+        logits = np.empty((len(ids) - first + len(sampling.uniforms), ids.shape[1], self.V), np.float32)
+        if not _run()(
+            *self.network.packed, *self.experts, ids, state, self._network_size, first, logits, *sampling
+        ):
+            raise IndexError(f"ids must be from 0 to {self.V - 1}")
+        return logits, state

@@ -15,6 +15,7 @@ from models.kernels.mixture_arguments import (
     HISTORY,
     MATCH_AT,
     MAX_ADAPTED_VOCABULARY,
+    MAX_RECENT,
     RECENT_WEIGHT,
     SHIFTS,
     STATE_COLUMNS,
@@ -85,6 +86,36 @@ def test_logits_are_those_of_the_definition(network: MixtureNetwork, adaptation:
         longest = max(longest, slow.match[1], slow.repeat[1])
         np.testing.assert_allclose(softmax(mixed[t, 0]), softmax(slow.logits(alone[t, 0])), atol=2e-5)
     assert longest > 40
+
+
+def test_the_whole_history_counts() -> None:
+    """Repetitions and n-grams of 2,048 characters before, with the newest 32 places of those."""
+    network = float32()
+    network = make_mixture(network.network, network.experts._replace(adaptation=RECENT_ONLY))
+    random = np.random.default_rng(0)
+    text = (
+        "".join(random.choice(list("the cat"), 300)) + "mylog" + "".join(random.choice(list("dog sn"), 700))
+    )
+    read = text + text[250:310]
+    ids = ids_of(read)
+    mixed, _ = network.step(ids, network.initial_state())
+    alone, _ = network.network.step(ids, network.network.initial_state())
+    slow = SlowMixture(TEXT, VOCABULARY, random_mixture_weights(), RECENT_ONLY)
+    for t, character in enumerate(read):
+        slow.push(character)
+        if t > len(text):
+            np.testing.assert_allclose(softmax(mixed[t, 0]), softmax(slow.logits(alone[t, 0])), atol=2e-5)
+    assert slow.repeat[1] > 40 and len(slow.places()) == MAX_RECENT
+
+
+@pytest.mark.parametrize("steps", [1, 2, 70])
+def test_ids_out_of_range_are_refused(steps: int) -> None:
+    network = int8()
+    for wrong in (-1, V):
+        ids = np.ones((steps, 2), np.int32)
+        ids[-1, 1] = wrong
+        with pytest.raises(IndexError):
+            network.step(ids, network.initial_state(2))
 
 
 def test_rows_and_chunks_do_not_change_a_result(network: MixtureNetwork) -> None:
@@ -194,7 +225,7 @@ def test_what_is_read_without_logits_does_not_move_weights() -> None:
     """As the warm-up of an evaluation, which the experts have seen."""
     experts = experts_for(TEXT, VOCABULARY)
     read = np.zeros((1, experts.state_columns), np.float32)
-    mixture.mix_logits(experts, ids_of(READ), read, len(READ), np.zeros((0, 1, V), np.float32))
+    mixture.mix_logits(experts, ids_of(READ), read, 0, len(READ), np.zeros((0, 1, V), np.float32))
     assert not read[0, SHIFTS : SHIFTS + WEIGHTS].any()
 
 
@@ -221,7 +252,7 @@ def test_vocabularies_above_16_bits() -> None:
     experts = experts_for(text, vocabulary, adaptation=RECENT_ONLY)
     logits = np.zeros((20, 1, len(vocabulary)), np.float32)
     read = np.zeros((1, STATE_COLUMNS), np.float32)
-    mixture.mix_logits(experts, vocabulary.encode(text[-43:-23])[:, None], read, 0, logits)
+    mixture.mix_logits(experts, vocabulary.encode(text[-43:-23])[:, None], read, 0, 0, logits)
     expected = vocabulary.encode(text[-23])
     assert logits[-1, 0, 1:].argmax() + 1 == expected
 

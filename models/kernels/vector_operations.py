@@ -1,0 +1,73 @@
+"""Operations that LLVM's vectorizer does not find, or that Python has no words for, for compiled code."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from models.kernels.jit import declare_function
+
+MASK_BITS = 64
+"""Elements that `equal_mask` compares."""
+
+_MASK, _ID = ir.IntType(MASK_BITS), ir.IntType(16)
+
+
+def _data(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Return the pointer to the elements of the first argument, an array."""
+    return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+
+def _equal_mask(_: Any, array: Any, start: Any, value: Any) -> Any:
+    """Return a uint64 whose bit k says whether array[start + k], of uint16, is `value`."""
+    del start, value
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(_ID, MASK_BITS)
+        address = builder.gep(_data(context, builder, signature, arguments), [arguments[1]])
+        elements = builder.load(builder.bitcast(address, vector.as_pointer()))
+        elements.align = 2
+        undefined = ir.Constant(vector, ir.Undefined)
+        first_lane = builder.insert_element(undefined, arguments[2], ir.IntType(32)(0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), MASK_BITS), [0] * MASK_BITS)
+        values = builder.shuffle_vector(first_lane, undefined, lanes)
+        return builder.bitcast(builder.icmp_unsigned("==", elements, values), _MASK)
+
+    return types.uint64(array, types.intp, types.uint16), code
+
+
+def _highest_bit(_: Any, mask: Any) -> Any:
+    """Return the number, from 0 to 63, of the highest bit that is set; of 0 it is undefined."""
+    del mask
+
+    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.sub(_MASK(MASK_BITS - 1), builder.ctlz(arguments[0], ir.IntType(1)(1)))
+
+    return types.int64(types.uint64), code
+
+
+def _prefetch(_: Any, array: Any, index: Any) -> Any:
+    """Have the processor load array[index], of one dimension or a row of two, which is read soon."""
+    del index
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        at = arguments[1]
+        if signature.args[0].ndim == 2:
+            at = builder.mul(at, builder.extract_value(made.shape, 1))
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        address = builder.bitcast(builder.gep(made.data, [at]), byte)
+        function = declare_function(
+            builder, "llvm.prefetch.p0", ir.VoidType(), [byte, number, number, number]
+        )
+        builder.call(function, [address, number(0), number(3), number(1)])  # to read, often, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), code
+
+
+equal_mask: Any
+highest_bit: Any
+prefetch: Any
+equal_mask, highest_bit, prefetch = (intrinsic(make) for make in (_equal_mask, _highest_bit, _prefetch))
