@@ -146,7 +146,7 @@ class Attempt:
             self._finish(status, model=card.reference)
 
     def _outcome(self, resume: Checkpoint | None) -> "Outcome":
-        from worker.pipeline import train_model  # imports TensorFlow
+        from worker.pipeline import train_model  # takes half a second
 
         return train_model(
             self.job,

@@ -2,10 +2,12 @@
 
 import tempfile
 from pathlib import Path
+from typing import cast
 
 from models.architectures import architecture
+from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.onnx_graph import quantize, stateful_lstm_weights
-from models.architectures.spec import Trainable
+from models.architectures.spec import Differentiable, Trainable
 from models.runtime.int8_file import quantize_lstm
 
 
@@ -16,10 +18,17 @@ def graph_of(network: Trainable) -> bytes:
 
 def saved_files(network: Trainable) -> dict[str, bytes]:
     """Return the contents of model.onnx and model.keras."""
+    return {"model.onnx": graph_of(network), "model.keras": keras_file(network)}
+
+
+def keras_file(network: Trainable) -> bytes:
+    """Return the contents of a `.keras` file of stock layers. Only networks in Keras load Keras."""
+    if isinstance(network, KernelLSTM):
+        return network.keras_file()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        network.keras_model().save(path)
-        return {"model.onnx": graph_of(network), "model.keras": path.read_bytes()}
+        cast(Differentiable, network).keras_model().save(path)
+        return path.read_bytes()
 
 
 def int8_file(graph: bytes) -> tuple[str, bytes]:

@@ -5,12 +5,9 @@ It has the weights of the Keras network, in the same order, so a checkpoint can 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures import architecture
 from models.architectures.parameter import CoupledGates, Parameter
 from models.architectures.spec import Weights
 from models.config import NetworkConfig
@@ -92,13 +89,17 @@ class KernelLSTM:
         if self.config.dropout is None:
             self.dropout = rate
 
-    def keras_model(self) -> Any:
-        """Return a model of stock Keras layers with copies of the weights."""
-        build = architecture(self.config.architecture).build
-        network = build(self.config, self.frequencies, seed=0)
-        for target, source in zip(network.variables, self.variables, strict=True):
-            target.assign(source.numpy())
-        return network.keras_model()
+    def keras_file(self) -> bytes:
+        """Return the contents of a `.keras` file of stock layers with the weights."""
+        from models.architectures.lstm_keras_file import lstm_keras_file  # imports h5py
+
+        weights: Weights = {
+            name: self.keras_variable(name, array).numpy() for name, array in self.arrays.arrays.items()
+        }
+        table = self.arrays["embedding"]
+        mean = self.frequencies @ table
+        variance = self.frequencies @ np.square(table - mean)
+        return lstm_keras_file(self.config.architecture, weights | {"mean": mean, "variance": variance})
 
     def _initialize(self, random: np.random.Generator) -> None:
         """Draw weights from the distributions that Keras draws them from."""

@@ -25,12 +25,12 @@ class Trainable(Protocol):
     def weights(self) -> Weights:
         """Return the weights, named as the architecture's `graph` expects."""
 
-    def keras_model(self) -> Any:
-        """Return a model of stock Keras layers with copies of the weights."""
-
 
 class Differentiable(Trainable, Protocol):
     """A network whose gradients TensorFlow computes; its state is an argument and a result."""
+
+    def keras_model(self) -> Any:
+        """Return a model of stock Keras layers with copies of the weights."""
 
     def initial_state(self, rows: int) -> Any:
         """Return the state at the start of a text: tensors with B rows, in nested tuples."""

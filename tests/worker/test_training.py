@@ -12,6 +12,7 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.session import Network
 from models.text.vocabulary import unknown_bits
 from store.open_blobs import open_blobs
+from tests.models.architectures.networks import loaded_by_keras
 from worker import evaluator
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.divergence import Diverged
@@ -82,7 +83,7 @@ def _check_that_runtime_and_keras_agree(result: Result) -> None:
     runtime = Network(graph_of(result.network))
     ours, _ = runtime.step(ids, runtime.initial_state(1))
     zero = np.zeros((1, NETWORK.units), "f")
-    theirs, *_ = result.network.keras_model()([ids.T, zero, zero])
+    theirs, *_ = loaded_by_keras(result.network)([ids.T, zero, zero])
     np.testing.assert_allclose(ours[:, 0], np.asarray(theirs)[0], atol=1e-4)
 
 

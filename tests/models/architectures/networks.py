@@ -1,12 +1,15 @@
 """Small networks of every architecture, with random weights that all matter."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.architectures import architecture
-from models.architectures.spec import Differentiable
+from models.architectures.spec import Differentiable, Trainable
 from models.config import NetworkConfig
+from worker.export import keras_file
 
 V = 7
 
@@ -31,3 +34,13 @@ def perturbed(config: NetworkConfig, *, seed: int = 5) -> Differentiable:
 def random_ids(steps: int, rows: int, *, min_id: int = 1) -> np.ndarray[Any, np.dtype[np.int32]]:
     """Return ids (T, B); `min_id` 0 includes unknown characters."""
     return np.random.default_rng(9).integers(min_id, V, (steps, rows)).astype(np.int32)
+
+
+def loaded_by_keras(network: Trainable) -> Any:
+    """Return what Keras loads from the `.keras` file of a network."""
+    import keras  # takes seconds
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.keras")
+        path.write_bytes(keras_file(network))
+        return keras.saving.load_model(path)

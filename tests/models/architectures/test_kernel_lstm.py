@@ -1,5 +1,11 @@
 """The network that the kernels train, its Keras copy and its ONNX graph compute the same function."""
 
+import io
+import json
+import zipfile
+from typing import Any
+
+import h5py
 import numpy as np
 import pytest
 
@@ -8,21 +14,23 @@ from models.architectures.kernel_lstm import KernelLSTM
 from models.config import NetworkConfig
 from models.kernels.lstm_window import LSTMWindow
 from models.runtime.session import Network
-from tests.models.architectures.networks import V, random_ids, small
-from worker.export import graph_of
+from tests.models.architectures.networks import V, loaded_by_keras, random_ids, small
+from worker.export import graph_of, keras_file
 
 B, T = 2, 5
 LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson", "coupled"]
 
 
-def config_of(name: str) -> NetworkConfig:
+def config_of(name: str, **changes: object) -> NetworkConfig:
     """Return the shape of a small network; `coupled` is the default one with coupled gates."""
-    return small("stateful_lstm", coupled_gates=True) if name == "coupled" else small(name)
+    return (
+        small("stateful_lstm", coupled_gates=True, **changes) if name == "coupled" else small(name, **changes)
+    )
 
 
-def network(name: str, *, seed: int = 2) -> KernelLSTM:
+def network(name: str, *, seed: int = 2, **changes: object) -> KernelLSTM:
     """Return a small network with random weights that all matter."""
-    config = config_of(name)
+    config = config_of(name, **changes)
     build = architecture(config.architecture).build_for_kernels
     assert build
     random = np.random.default_rng(5)
@@ -52,8 +60,49 @@ def test_runtime_and_keras_predict_as_training_does(name: str) -> None:
     logits, _ = runtime.step(ids, runtime.initial_state(B))
     assert nats(logits, targets) == pytest.approx(expected, abs=1e-5)
     zeros = [np.zeros((B, lstm.config.units), "f")] * 2 * lstm.config.layers
-    keras_logits, *_ = lstm.keras_model()([ids.T, *zeros])
+    keras_logits, *_ = loaded_by_keras(lstm)([ids.T, *zeros])
     assert nats(np.transpose(keras_logits, (1, 0, 2)), targets) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("name", LSTMS)
+def test_its_keras_file_is_the_one_that_keras_saves(name: str, layers: int) -> None:
+    lstm = network(name, layers=layers)
+    keras_network = architecture(lstm.config.architecture).build(lstm.config, lstm.frequencies, seed=1)
+    for target, source in zip(keras_network.variables, lstm.variables, strict=True):
+        target.assign(source.numpy())
+    (config, metadata, weights), theirs = parts_of(keras_file(lstm)), parts_of(keras_file(keras_network))
+    assert config == theirs[0]
+    assert metadata["keras_version"] == theirs[1]["keras_version"]
+    assert metadata.keys() == theirs[1].keys()
+    assert [name for name, _ in weights] == [name for name, _ in theirs[2]]
+    for (path, ours), (_, value) in zip(weights, theirs[2], strict=True):
+        np.testing.assert_allclose(ours, value, atol=1e-6, err_msg=path)
+
+
+def parts_of(file: bytes) -> tuple[Any, dict[str, str], list[tuple[str, Any]]]:
+    """Return the configuration, the metadata, and arrays and attributes of a `.keras` file, by their paths.
+
+    Objects are shared or not; that is left out.
+    """
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        assert archive.namelist() == ["metadata.json", "config.json", "model.weights.h5"]
+        config = json.loads(archive.read("config.json"), object_hook=without_shared_object_id)
+        metadata = json.loads(archive.read("metadata.json"))
+        found: list[tuple[str, Any]] = []
+
+        def visit(path: str, node: h5py.Group | h5py.Dataset) -> None:
+            found.append((f"{path} {dict(node.attrs)} {getattr(node, 'dtype', '')}", np.zeros(0)))
+            if isinstance(node, h5py.Dataset):
+                found.append((path, node[...]))
+
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:
+            weights.visititems(visit)
+    return config, metadata, found
+
+
+def without_shared_object_id(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in value.items() if name != "shared_object_id"}
 
 
 @pytest.mark.parametrize("name", LSTMS)
