@@ -13,6 +13,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hash
 # This checkout under the name nextchar; setuptools is in the lock files.
 PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 ROLES := api worker serve build dev gpu
+# How many tests run at once; more than there are cores pays where tests wait.
+TEST_PROCESSES ?= 2
 
 .PHONY: help
 help: ## Show this list
@@ -31,11 +33,11 @@ serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
 	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/nextchar serve
 
 .PHONY: test
-test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; ARGS="-k name" for some
+test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; TEST_PROCESSES=3 at a time, ARGS="-k name" for some
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else # two at a time
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+else
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 endif
 
 .PHONY: faults
