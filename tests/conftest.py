@@ -77,7 +77,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 class WarmStack(Stack):
-    """A stack whose worker loads TensorFlow and the kernels once, and not each of its children again."""
+    """A stack whose worker loads libraries and kernels once, and not each of its children again."""
 
     def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
         return super()._program(name, "tests.worker.warm_main" if name == "worker" else module, environment)

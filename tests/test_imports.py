@@ -40,7 +40,8 @@ assert [name for name in sys.modules if name.startswith(forbidden)] == []
     [
         ("app.main", TRAINING | {"worker", "launcher", "nextchar"}),
         ("worker.main", TRAINING | {"app", "launcher", "nextchar"}),
-        ("worker.pipeline", {"app", "launcher", "nextchar"}),
+        ("worker.pipeline", {"tensorflow", "keras", "app", "launcher", "nextchar"}),
+        ("launcher.stack", TRAINING | {"worker"}),
         ("models.runtime.engine", TRAINING | {"app", "worker", "store", "fastapi", "redis"}),
         ("models.architectures.stateful_lstm", {"app", "worker", "store", "fastapi", "redis"}),
         ("store.reconcile", TRAINING | {"app", "worker", "fastapi"}),

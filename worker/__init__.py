@@ -1,1 +1,1 @@
-"""The training process. Its parent runs RQ; TensorFlow is imported only in the child that trains."""
+"""The training process. Its parent runs RQ; TensorFlow is imported only in children that train with it."""

@@ -1,10 +1,13 @@
 """Loads what a training job needs, before a process is forked for it (`warm_worker.py`)."""
 
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import tensorboardX
+
 import worker.main
+import worker.pipeline
 import worker.tasks
-from models.architectures.lazy import keras
 from models.kernels.compile_cache import SERVING, TRAINING, compile_kernels
 
-assert keras.Model  # TensorFlow is loaded at its first use
-assert worker.main and worker.tasks
+assert matplotlib and tensorboardX and worker
 compile_kernels(*TRAINING, *SERVING)  # or loads them

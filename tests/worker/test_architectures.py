@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from models.architectures import NAMES, architecture, resolve_training
+from models.architectures.lazy import tf
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Failed, Finished, Usage

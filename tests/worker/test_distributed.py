@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from models.architectures import NAMES, architecture
-from worker.distributed import LossScale
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,6 +96,8 @@ def test_an_overflow_changes_no_weight_and_halves_the_loss_scale(found: Found) -
 
 
 def test_the_loss_scale_doubles_after_two_thousand_good_steps_and_is_never_below_one() -> None:
+    from worker.distributed import LossScale  # imports TensorFlow
+
     scale = LossScale(8.0)
     for _ in range(1999):
         scale = scale.after(is_finite=True)

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from models.architectures import architecture
-from models.architectures.spec import Trainable
+from models.architectures.lazy import tf
+from models.architectures.spec import Trainable, TrainingStep
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
 from worker.kernel_step import KernelStep
-from worker.replicas import ReplicatedStep
 
 B, T, V, STEPS = 4, 5, 7, 4
 # The norm of the gradients is larger: they are clipped.
@@ -32,6 +31,12 @@ def network(*, dropout: float = 0.0) -> StatefulLSTM:
     return StatefulLSTM(config, np.full(V, 1 / V), seed=2)
 
 
+def replicated(keras_network: StatefulLSTM) -> TrainingStep:
+    from worker.replicas import ReplicatedStep  # imports TensorFlow
+
+    return ReplicatedStep(keras_network, TRAINING, rows=B, cores=2)
+
+
 def in_kernels(keras_network: Trainable) -> KernelStep:
     build = architecture("stateful_lstm").build_for_kernels
     assert build
@@ -42,8 +47,8 @@ def in_kernels(keras_network: Trainable) -> KernelStep:
 
 
 def test_losses_weights_and_states_are_those_of_the_kernels() -> None:
-    step = ReplicatedStep(network(), TRAINING, rows=B, cores=2)
-    naive = in_kernels(step.network)
+    keras_network = network()
+    step, naive = replicated(keras_network), in_kernels(keras_network)
     for at, ids in enumerate(IDS):
         if at == 2:
             for one in (step, naive):
@@ -57,7 +62,7 @@ def test_losses_weights_and_states_are_those_of_the_kernels() -> None:
 
 
 def test_replicas_drop_different_units() -> None:
-    step = ReplicatedStep(network(dropout=0.5), TRAINING, rows=B, cores=2)
+    step = replicated(network(dropout=0.5))
     ids = np.repeat(IDS[0, :, :1], B, 1)  # the same text in each row
     step.run(ids[:-1], ids[1:], step=1, learning_rate=1e-2)
     first, second = np.split(step.arrays()["state/2"], 2)  # of the layer above the one with dropout

@@ -70,7 +70,7 @@ class World:
         isa: str = "",
         max_jobs: int = 0,
     ) -> "subprocess.Popen[bytes] | WarmWorker":
-        """Start `worker.main`; a warm one has TensorFlow loaded, so that it and its children begin at once.
+        """Start `worker.main`; a warm one has the kernels loaded, so that it and its children begin at once.
 
         One that is limited by NEXTCHAR_ISA compiles its own kernels.
         """
@@ -127,7 +127,8 @@ class World:
             progress = self.live.progress(job.id)
             return progress is not None and progress["step"] >= steps
 
-        eventually(far_enough, within_s=200, what=f"{job.id} has done {steps} steps")
+        # At once: the job ends soon after.
+        eventually(far_enough, within_s=200, what=f"{job.id} has done {steps} steps", max_pause_s=0.02)
 
     def end_lease(self, job: Job) -> None:
         """Let a dead child's lease run out, as it does in time; the reconciler waits for some seconds."""

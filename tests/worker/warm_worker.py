@@ -1,4 +1,4 @@
-"""Workers that begin at once: forked from a process that has loaded what they need, TensorFlow above all."""
+"""Workers that begin at once: forked from a process that has loaded libraries and kernels."""
 
 import multiprocessing
 import os

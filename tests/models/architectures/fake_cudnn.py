@@ -1,9 +1,12 @@
 """A fake of cuDNN's LSTM for machines without a GPU, with its parameter layout."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest
-import tensorflow as tf
+
+from models.architectures.lazy import tf
 
 
 class FakeCudnn:

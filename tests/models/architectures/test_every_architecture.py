@@ -1,14 +1,15 @@
 """Properties of every architecture: training, Keras and the runtime compute the same function."""
 
+from __future__ import annotations
+
 import importlib
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from models.architectures import NAMES, architecture, check_options, resolve_training
+from models.architectures.lazy import keras, tf
 from models.architectures.onnx_graph import quantize
 from models.architectures.spec import Trainable
 from models.config import NetworkConfig, TrainingConfig

@@ -5,11 +5,10 @@ cuDNN is a fake (`fake_cudnn.py`); Keras's choice of it and its arguments are re
 
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from models.architectures.lazy import keras, tf
 from models.architectures.spec import Differentiable
 from tests.models.architectures.fake_cudnn import fake_gpu
 from tests.models.architectures.networks import perturbed, random_ids, small

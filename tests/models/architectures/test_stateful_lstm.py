@@ -1,13 +1,15 @@
 """The trainable network, its Keras copy and its ONNX graph compute the same function."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from models.architectures.lazy import tf
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig

@@ -1,12 +1,14 @@
 """Loss and gradients of a training window, compared with TensorFlow's and with each other."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from models.architectures.lazy import tf
 from models.kernels.adamw import average
 from models.kernels.lstm_weights import (
     EPSILON,
