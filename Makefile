@@ -32,12 +32,15 @@ demo: $(VENV)/.serve ## Train on a text, complete and score it, stop; CORPUS=fil
 serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
 	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/nextchar serve
 
+# Hundreds of processes import this checkout, and two collect the tests: they compile each module once.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
 .PHONY: test
 test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; TEST_PROCESSES=3 at a time, ARGS="-k name" for some
 ifdef ARGS
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 else
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal
 endif
 
 .PHONY: faults
