@@ -100,7 +100,8 @@ class ChunkCache:
         self._offsets, self.first_ids = index.arrays()
         self._dtype = narrowest_type(len(vocabulary))
         self._slot_bytes = max(1, int(np.diff(self.first_ids).max(initial=0))) * self._dtype.itemsize
-        self._free = list(range(max(2, chunks.cache_bytes // self._slot_bytes)))
+        slots = max(2, chunks.cache_bytes // self._slot_bytes)
+        self._free = list(range(min(slots, len(self._offsets))))
         self._slots: OrderedDict[int, int] = OrderedDict()  # by chunk, the least recently used first
         self._lock = threading.Lock()
         self.loads = 0
