@@ -408,7 +408,7 @@ def test_prompts_of_a_model_that_a_killed_process_has_deleted_are_deleted(
         for name, number in (("deleted", 1), ("renamed", 2), ("kept", 3)):
             models.publish(card(name, number=number), FILES)
             prompts.add(name, ["what a user has typed"])
-        prompts.add("on another disk", ["text"])  # which is not mounted
+        prompts.add("on-another-disk", ["text"])  # which is not mounted
         models.rename("renamed", "kept")
         interrupted = Interrupted(attic.blobs, calls, _die)
         with contextlib.suppress(_Killed):
@@ -416,7 +416,7 @@ def test_prompts_of_a_model_that_a_killed_process_has_deleted_are_deleted(
         attic.sweep()
         assert models.is_listed("deleted") == (prompts.all("deleted") != [])
         assert not any(map(models.is_deleted, prompts.models()))
-        assert {"kept", "on another disk"} <= set(prompts.models())
+        assert {"kept", "on-another-disk"} <= set(prompts.models())
         if not interrupted.was_interrupted:
             assert calls > 2 and not models.is_listed("deleted")
             return
