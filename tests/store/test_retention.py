@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from models.config import Mix
 from models.errors import Unavailable
@@ -39,7 +41,8 @@ class Attic:
     ) -> None:
         self.folder = folder
         self.blobs = blobs or open_blobs((folder / "store").as_uri())
-        self.redis = redis or Redis()  # not running: needed for chunks of batches and recorded prompts
+        nowhere = Redis(unix_socket_path=str(folder / "no.sock"), retry=Retry(NoBackoff(), 0))
+        self.redis = redis or nowhere  # needed for chunks of batches and recorded prompts
         self.jobs = Jobs(self.blobs)
         self.periods = RetentionPeriods(**periods)
 
@@ -48,7 +51,7 @@ class Attic:
         retention = Retention(
             self.blobs,
             Jobs(self.blobs),
-            Alerts(Redis(), self.blobs),  # not asked: no alert has a decision
+            Alerts(self.redis, self.blobs),
             Batches(self.blobs, self.redis),
             RecordedPrompts(self.redis, 1),
             periods=self.periods,
