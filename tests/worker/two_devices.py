@@ -20,7 +20,6 @@ from models.architectures.spec import Trainable, TrainingStep
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.session import Network
-from tests.models.architectures.networks import loaded_by_keras
 from worker.distributed import DistributedStep, LossScale
 from worker.export import graph_of
 from worker.kernel_step import KernelStep
@@ -143,7 +142,8 @@ def fitted() -> dict[str, Any]:
     ids = TEXT.validation[:20, None]
     ours, _ = graph.step(ids, graph.initial_state(1))
     zero = np.zeros((1, 16), "f")
-    theirs, *_ = loaded_by_keras(result.network)([ids.T, zero, zero])
+    assert isinstance(result.network, StatefulLSTM)
+    theirs, *_ = result.network.keras_model()([ids.T, zero, zero])
     curve = [point["validation_bits_per_character"] for point in result.curve]
     return {"curve": curve, "served": ours[:, 0], "saved": np.asarray(theirs)[0]}
 
