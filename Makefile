@@ -14,7 +14,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hash
 PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 ROLES := api worker serve build dev gpu
 # How many tests run at once; more than there are cores pays where tests wait.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 .PHONY: help
 help: ## Show this list
@@ -36,7 +36,7 @@ serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: test
-test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; TEST_PROCESSES=3 at a time, ARGS="-k name" for some
+test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; TEST_PROCESSES=2 at a time, ARGS="-k name" for some
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else

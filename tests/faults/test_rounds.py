@@ -64,5 +64,7 @@ def test_the_proxy_passes_refuses_and_breaks_off(tmp_path: Path) -> None:
             received = client.recv(100)
             assert len(received) == 7 and client.recv(100) == b""
             client, server = connected()
+            client.sendall(b"question")
+            assert server.recv(100) == b"question"  # so the proxy has both ends
             proxy.set_mode("refuse")
             assert client.recv(100) == b""
