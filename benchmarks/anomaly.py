@@ -100,10 +100,16 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     """Train on one set and return its figures."""
     masks = Masks(task.masks)
     train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
+    from worker.calibration import WANTED_LINES
+
     experts, held_out = _train(train, options)
     anomalous = np.array(task.anomalous)
     older = train[: len(train) - len(held_out) - 1]
-    calibration = calibrate(_read(experts, held_out), older=_read(experts, older))
+    step = max(1, len(older) // max(1, WANTED_LINES - len(held_out)))
+    calibration = calibrate(
+        _read(experts, held_out),
+        older=_read(experts, older[::step]) if len(held_out) < WANTED_LINES else (),
+    )
     readings = _read(experts, lines)
     scores, p_values = calibration.score(readings)
     quality = detection_quality(scores, anomalous)

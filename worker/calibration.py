@@ -16,9 +16,12 @@ from models.text.template_tree import MAX_TEMPLATES
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
+WANTED_LINES = 500
+"""If fewer lines are held out, lines of the training text are added."""
+
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
 _MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
-_MAX_OLDER_CHARACTERS = 500_000  # of the training text
+_MAX_OLDER_CHARACTERS = 500_000
 _OLDER_PARTS = 16
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
@@ -65,24 +68,26 @@ def anomaly_files(
             surprisals = higher(surprisals, line_surprisal(int8, text.vocabulary, lines, with_end=True))
         return with_ngram_and_templates(surprisals, lines, ngram, templates)
 
-    calibration = calibrate(read(lines), older=read(_older_lines(text)) if is_for_anomalies else ())
+    calibration = calibrate(read(lines), older=read(_older_lines(text, lines)) if is_for_anomalies else ())
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files
 
 
-def _older_lines(text: Text) -> list[str]:
-    """Return lines of the training text: all, or of a large one those of _OLDER_PARTS parts of equal size.
+def _older_lines(text: Text, newest: Sequence[str]) -> list[str]:
+    """Return lines of the training text, about as many as are missing to WANTED_LINES held-out ones.
 
-    The held-out lines are few, and the end of a log may be a burst of the same ones. Rarer kinds of lines,
-    which are as normal, are missing.
+    A few held-out lines, the newest, may be a burst of the same kinds, without others that are as normal. The
+    lines are those of evenly spaced parts of the training text, which are complete in them.
     """
+    characters = sum(len(line) + 1 for line in newest) / max(1, len(newest))
     total = len(text.train)
-    size = min(_MAX_OLDER_CHARACTERS, total) // _OLDER_PARTS
+    wanted = min(int((WANTED_LINES - len(newest)) * characters), _MAX_OLDER_CHARACTERS, total)
+    if wanted <= 0:
+        return []
+    size = wanted // _OLDER_PARTS
     starts = np.linspace(0, total - size, _OLDER_PARTS).astype(int)
-    parts = [text.vocabulary.decode(text.train[start : start + size]) for start in starts]
-    if total <= _MAX_OLDER_CHARACTERS:
-        parts = [text.vocabulary.decode(text.train[:])]
-    complete = (line for part in parts for line in part.split("\n")[1:-1])
+    parts = [text.train[start : start + size] for start in starts] if wanted < total else [text.train[:]]
+    complete = (line for part in parts for line in text.vocabulary.decode(part).split("\n")[1:-1])
     return [line for line in complete if len(line) <= _MAX_LINE_CHARACTERS]
 
 

@@ -99,16 +99,23 @@ def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
     assert (np.diff(moved.buckets[0].scores) >= 0).all()
 
 
-def test_a_model_for_anomalies_is_calibrated_on_training_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1500)] + ["abad"] * 500
-    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.25)
-    made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="anomalies")
-    assert made.lines == 1999  # all but the first of the training text
-    monkeypatch.setattr("worker.calibration._MAX_OLDER_CHARACTERS", 1600)
-    made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="anomalies")
-    assert made.lines == 500 + 16 * (100 // 5 - 1)  # of each of 16 parts, the complete lines
-    made, _ = load(files_for(text)[MODEL_FILE], where="text")
-    assert made.lines == 500
+def test_training_lines_are_added_to_few_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1800)] + ["abad"] * 200
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.1)
+
+    def calibrated(*, is_for_anomalies: bool = True) -> int:
+        made, _ = load(files_for(text, is_for_anomalies=is_for_anomalies)[MODEL_FILE], where="made")
+        return made.lines
+
+    assert 500 - 16 * 2 <= calibrated() <= 500  # some are cut at the ends of 16 parts
+    assert calibrated(is_for_anomalies=False) == 200
+    monkeypatch.setattr("worker.calibration._MAX_OLDER_CHARACTERS", 16 * 50)
+    assert 200 + 16 * (50 // 5 - 2) <= calibrated() <= 200 + 16 * (50 // 5)
+    monkeypatch.setattr("worker.calibration.WANTED_LINES", 200)
+    assert calibrated() == 200
+    monkeypatch.undo()
+    monkeypatch.setattr("worker.calibration.WANTED_LINES", 5000)
+    assert calibrated() == 1999  # all but the first, before which no newline was read
 
 
 def test_text_without_lines_has_no_calibration() -> None:
