@@ -19,6 +19,9 @@ from worker.prepared_text import Text
 WANTED_LINES = 500
 """If fewer lines are held out, lines of the training text are added."""
 
+_MIN_DISTINCT_FRACTION = 0.1  # of the held-out lines; below it they are a burst
+_BURST_RATIO = 3  # lines of the training text that are added per line of a burst
+
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
 _MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
 _MAX_OLDER_CHARACTERS = 500_000
@@ -76,12 +79,15 @@ def anomaly_files(
 def _older_lines(text: Text, newest: Sequence[str]) -> list[str]:
     """Return lines of the training text, about as many as are missing to WANTED_LINES held-out ones.
 
-    A few held-out lines, the newest, may be a burst of the same kinds, without others that are as normal. The
-    lines are those of evenly spaced parts of the training text, which are complete in them.
+    The held-out lines, the newest, may be few, or a burst of the same kinds, without others that are as
+    normal. The lines are those of evenly spaced parts of the training text, which are complete in them.
     """
+    missing = WANTED_LINES - len(newest)
+    if len(set(newest)) < _MIN_DISTINCT_FRACTION * len(newest):
+        missing = max(missing, _BURST_RATIO * len(newest))
     characters = sum(len(line) + 1 for line in newest) / max(1, len(newest))
     total = len(text.train)
-    wanted = min(int((WANTED_LINES - len(newest)) * characters), _MAX_OLDER_CHARACTERS, total)
+    wanted = min(int(missing * characters), _MAX_OLDER_CHARACTERS, total)
     if wanted <= 0:
         return []
     size = wanted // _OLDER_PARTS

@@ -112,10 +112,19 @@ def test_training_lines_are_added_to_few_held_out_ones(monkeypatch: pytest.Monke
     monkeypatch.setattr("worker.calibration._MAX_OLDER_CHARACTERS", 16 * 50)
     assert 200 + 16 * (50 // 5 - 2) <= calibrated() <= 200 + 16 * (50 // 5)
     monkeypatch.setattr("worker.calibration.WANTED_LINES", 200)
+    monkeypatch.setattr("worker.calibration._MIN_DISTINCT_FRACTION", 0.0)
     assert calibrated() == 200
     monkeypatch.undo()
     monkeypatch.setattr("worker.calibration.WANTED_LINES", 5000)
     assert calibrated() == 1999  # all but the first, before which no newline was read
+
+
+def test_training_lines_are_added_to_a_burst_of_many_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.calibration.WANTED_LINES", 0)
+    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1800)] + ["abad"] * 200
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.1)
+    made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="made")
+    assert 200 + 3 * 200 - 16 * 2 <= made.lines <= 200 + 3 * 200
 
 
 def test_text_without_lines_has_no_calibration() -> None:
