@@ -155,6 +155,7 @@ def test_lines_that_drift_are_told_and_can_become_the_calibration(service: Servi
     assert status(service)["drift"] is None
     drifted = ["→a" * (1 + i % 9) for i in range(100)]
     send(service, *drifted)
+    until(lambda: status(service)["drift"])  # counted after the lines are scored
     until_scored(service, 220)
     warning = status(service)["drift"]
     assert warning and "don't look like the calibration data" in warning and "of 220 lines" in warning
