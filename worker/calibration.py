@@ -43,14 +43,14 @@ def anomaly_files(
     The n-grams and the templates are those of the training text alone. The calibration is made on the newest
     complete lines of the held-out text, scored like lines of a request: each after a newline, by `network` in
     float32 and in `int8` if the model has that. With `is_for_anomalies` training lines take part, too; see
-    `_older_lines`. With `is_log` lines change with time; see `_with_margin`. `on_message` gets a sentence if
-    there are too many templates.
+    `_older_lines`, and `on_message` gets a sentence if there are too many templates. With `is_log` lines
+    change with time; see `_with_margin`.
     """
     ngram = ngram_file.ngram_of(text.train[-ngram_file.MAX_CHARACTERS :], text.vocabulary)
     templates = templates_file.templates_of(
         text.vocabulary.decode(text.train[-templates_file.MAX_CHARACTERS - 1 :])
     )
-    if not templates.is_complete:
+    if is_for_anomalies and not templates.is_complete:
         on_message(
             f"there are more than {MAX_TEMPLATES:,} templates: {templates.unparsed:,} of {templates.lines:,}"
             " lines have none; mask values that vary"

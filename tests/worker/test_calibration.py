@@ -135,7 +135,10 @@ def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("models.text.template_tree.MAX_TEMPLATES", 1)
     text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
     messages: list[str] = []
-    anomaly_files(Network(graph_for(text)), text, on_message=messages.append)
+    network = Network(graph_for(text))
+    anomaly_files(network, text, on_message=messages.append)
+    assert messages == []  # prose has no templates to speak of
+    anomaly_files(network, text, is_for_anomalies=True, on_message=messages.append)
     [message] = messages
     assert "40 of 80 lines have none" in message and "mask" in message
 
