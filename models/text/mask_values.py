@@ -86,7 +86,7 @@ class FieldValues:
         letters: of hexadecimal numbers, `a` if they have lowercase letters, `A` if uppercase.
         shortest, longest: their lengths. highest: the largest decimal number of at most _MAX_DIGITS digits.
         is_padded: whether a number begins with a zero.
-        short: how many numbers were too short for the mask `long_numbers`. They do not count above.
+        short: how many numbers have too few digits for the mask `long_numbers`. They do not count above.
     """
 
     count: int = 0

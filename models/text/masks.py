@@ -213,8 +213,8 @@ class Masks:
     ) -> Iterator[tuple[tuple[int, int, int], Value]]:
         """Yield each match, as `matches` does, and its value.
 
-        With `short_numbers` also numbers that `long_numbers` is too long for, if it is one of the masks: a
-        counter that begins anew is the same field.
+        With `short_numbers`, if `long_numbers` is one of the masks, also numbers that have too few digits for
+        it: a counter that restarts is the same field.
         """
         before, position = "", 0
         pattern = self._pattern_with_short if short_numbers else self._pattern

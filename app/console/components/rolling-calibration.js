@@ -62,7 +62,7 @@ export function rollingCalibration({ signal }) {
     const [settings, calibrations] = await Promise.all([
       get(`${path}/ingest/settings`, { signal: abort }),
       get(`${path}/calibrations`, { signal: abort }),
-    ]).catch(() => []); // the lines and their state are told elsewhere
+    ]).catch(() => []); // another part of the view reports a failed request
     if (!settings || abort.aborted) return;
     const latest = JSON.stringify([settings, calibrations]);
     if (latest !== shown) draw(settings, calibrations.data);
