@@ -24,6 +24,7 @@ from app.services.default_model import DefaultModel
 from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines, LoadEngine
 from app.services.event_messages import EventMessages
+from app.services.heap import TRIM_S, trim_heap
 from app.services.ingest import Ingest
 from app.services.ingest_scoring import INTERVAL_S, IngestScoring
 from app.services.job_bodies import JobBodies
@@ -157,6 +158,7 @@ def build_services(
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
         BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
+        BackgroundLoop("memory", trim_heap, interval_s=TRIM_S),
     )
     if settings.recorded_prompts:
         loops = (*loops, BackgroundLoop("prompts", recorder.store, interval_s=RECORD_PROMPTS_S))

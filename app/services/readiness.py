@@ -260,6 +260,7 @@ def _failing(loop: LoopStatus) -> Problem:
         "retention": "expired data is not deleted",
         "prompts": "prompts are not recorded for shadow runs",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",
+        "memory": "freed memory is not given back to the system",
         "installation": "another installation may be using the storage, and its records",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"

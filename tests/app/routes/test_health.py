@@ -21,7 +21,7 @@ def test_healthy_service_is_alive_and_ready(service: Service) -> None:
     found = answer.json()
     loops = found.pop("background")
     assert (answer.status_code, found) == (200, {"status": "ready", "down": [], "degraded": []})
-    names = ["reconciler", "retention", "notifications", "ingest scoring", "batches"]
+    names = ["reconciler", "retention", "notifications", "memory", "ingest scoring", "batches"]
     assert [loop["name"] for loop in loops] == names
     assert all(loop["last_beat_s"] < 30 and loop["errors"] == {} for loop in loops)
 
