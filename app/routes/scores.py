@@ -152,7 +152,9 @@ def _score(
         scorer = CalibratedScorer(
             loaded,
             calibration,
-            ScoreOptions(body.detail, body.expected, body.false_alarms, explain=body.explain),
+            ScoreOptions(
+                body.detail, body.expected, body.false_alarms, explain=body.explain, repeats=body.repeats
+            ),
             check,
             partial(services.alerts.labels, loaded.saved.card.name),
         )
@@ -180,7 +182,7 @@ def _score_lines(
         unusual += is_unusual(score)
         if score.anomalous:
             flagged.append((line, score))
-        written.append(_line_json(scorer, line, score))
+        written.append(_line_json(scorer, line, scorer.without_repeat(score, line)))
     if body.alerts:
         services.alerts.record(occurrences_of(scorer, flagged, source=body.source))
     response = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))

@@ -17,6 +17,7 @@ size of the response too, once the model's characters are known."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]
+Repeats = Literal["count", "flag"]
 
 EXAMPLE: dict[str, Any] = {
     "object": "score",
@@ -40,6 +41,12 @@ EXAMPLE: dict[str, Any] = {
     "stream": None,
     "unknown_characters": [],
 }
+
+_REPEATS = (
+    "`count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate"
+    " explains, a line is only counted (`repeated`) if one like it was flagged before: of the same new"
+    " template, or equal once masked. Alerts have all of them. `flag`: all are flagged."
+)
 
 StreamId = Annotated[
     str,
@@ -88,6 +95,7 @@ class ScoreCreate(RequestBody):
         " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
     )
 
+    repeats: Repeats = Field("count", description=_REPEATS)
     alerts: bool = Field(
         False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
     )
@@ -140,7 +148,15 @@ class LineScore(BaseModel):
     p_value: float | None = Field(
         None, description="The fraction of normal lines with at least this score; at least 1 / (n + 1)."
     )
-    anomalous: bool | None = Field(None, description="Whether the p-value is at most `false_alarms`.")
+    anomalous: bool | None = Field(
+        None,
+        description="Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`.",
+    )
+    repeated: bool | None = Field(
+        None,
+        description="True if the line's p-value is low enough, but it is not flagged because it repeats a"
+        " flagged line of the same request: see `repeats`.",
+    )
     alert_id: str | None = Field(
         None,
         description="The alert of a flagged line, whether or not it was recorded: lines with the same"
@@ -243,6 +259,7 @@ class StreamQuery(BaseModel):
         " second: characters that are surprising only because of an earlier fault are not marked, and spans"
         " contain what was expected.",
     )
+    repeats: Repeats = Field("count", description=_REPEATS)
     alerts: bool = Field(False, description="Record flagged lines in the model's alerts: GET …/alerts.")
     source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
     precision: Literal["auto", "float32"] = Field(

@@ -62,6 +62,7 @@ class StreamScorer:
             query.false_alarms,
             fast=query.precision == "auto",
             explain=query.explain,
+            repeats=query.repeats,
         )
         labels = partial(alerts.labels, loaded.saved.card.name) if alerts else dict
         self._scorer = CalibratedScorer(loaded, calibration, options, check, labels)
@@ -79,6 +80,7 @@ class StreamScorer:
             "lines": 0,
             "characters": 0,
             "anomalous": 0,
+            "repeated": 0,
             "unusual": 0,  # among the most unusual tenth of the calibration; many more indicate drift
             "not_utf8": 0,
             "truncated": 0,
@@ -132,7 +134,7 @@ class StreamScorer:
             lines = self._read_stream(texts, turn)
             scores = list(self._scorer.scores(lines))
             self._record_alerts(list(zip(lines, scores, strict=True)))
-            return scores
+            return list(map(self._scorer.without_repeat, scores, lines))
         cache = self._cache
         new = [text for text in dict.fromkeys(texts) if text not in cache]
         lines = self._scorer.read(new) if new else []
@@ -155,7 +157,10 @@ class StreamScorer:
                 for text, score in scored.items()
                 if len(text) <= _MAX_CACHED_CHARACTERS and score.alert_id is None  # a label may change
             )
-        return scores
+        return [
+            self._scorer.without_repeat(score, read.get(text))
+            for text, score in zip(texts, scores, strict=True)
+        ]
 
     def _record_alerts(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
         if self._query.alerts and self._alerts:
@@ -180,6 +185,7 @@ class StreamScorer:
         if score:
             totals["characters"] += score.characters
             totals["anomalous"] += bool(score.anomalous)
+            totals["repeated"] += bool(score.repeated)
             totals["unusual"] += is_unusual(score)
         is_shown = bool(meta.keys() - {"id"}) or (score is not None and score.anomalous)
         if self._query.only == "anomalous" and not is_shown:

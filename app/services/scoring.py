@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from app.schemas.calibrations import BucketBody, CalibrationBody, RollingBody
-from app.schemas.scores import Detail, LineScore, Span, StreamBody
+from app.schemas.scores import Detail, LineScore, Repeats, Span, StreamBody
 from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
@@ -20,6 +20,7 @@ from models.anomaly.aggregate import peak_bits
 from models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
 from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
+from models.anomaly.repeats import RepeatFilter
 from models.anomaly.scorer import LineReading, ReadPrecision
 from models.anomaly.spans import Span as MaskedSpan
 from models.anomaly.spans import highest_window, threshold_spans
@@ -54,6 +55,7 @@ class ScoreOptions:
     false_alarms: float | None = None
     fast: bool = False  # read in int8 if the model has it
     explain: bool = True  # locate the causes of surprisal in flagged lines
+    repeats: Repeats = "flag"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class CalibratedScorer:
     labels: Callable[[], Mapping[str, AlertLabel]] = dict
     rate: float | None = field(init=False)
     thresholds: tuple[float, ...] = field(init=False)
+    _repeats: RepeatFilter | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         rate: float | None = None
@@ -109,6 +112,9 @@ class CalibratedScorer:
             thresholds = calibration.thresholds(rate)
         object.__setattr__(self, "rate", rate)
         object.__setattr__(self, "thresholds", thresholds)
+        templates = self.loaded.scorer.templates
+        if templates and rate and self.options.repeats == "count":
+            object.__setattr__(self, "_repeats", RepeatFilter(rate, templates.common))
 
     @property
     def threshold(self) -> float | None:
@@ -147,6 +153,21 @@ class CalibratedScorer:
             if i % _CHECK_INTERVAL == 0:
                 self.check()
             yield self._line_score(line, scores, i, explanations)
+
+    def without_repeat(self, score: LineScore, line: LineReading | None) -> LineScore:
+        """Return the score of the next line of the request, not flagged if it is a repeat.
+
+        `line` is needed if it is flagged. See `models.anomaly.repeats`; with `repeats="flag"`, and for a
+        model without templates, no line is a repeat.
+        """
+        if self._repeats is None:
+            return score
+        if not score.anomalous or line is None or line.surprisal.parsed is None:
+            self._repeats.count()
+            return score
+        if not self._repeats.is_repeat(line.masked.text, line.surprisal.parsed):
+            return score
+        return score.model_copy(update={"anomalous": False, "repeated": True})
 
     def group(self, line: LineReading) -> AlertKey:
         """Return the group of a flagged line. It does not depend on whether the line is explained.

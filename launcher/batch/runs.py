@@ -77,12 +77,14 @@ Show = Callable[[Totals, PartResult | None], None]
 def score(options: RunOptions, show: Show, *, calibration: str | None = None, **query: Any) -> Totals:
     """Score lines as `POST /v1/models/{model}/score` does for a stream; `query` has fields of StreamQuery.
 
+    Repeats of flagged lines are flagged too: so the result of a line does not depend on where parts begin.
+
     Raises:
         DomainError: an option, the model, the files, the output or the cluster is not as it must be.
     """
     saved = _model(options.model)
     stored = _calibration(options.model, saved, calibration)
-    wanted = StreamQuery(calibration=calibration, **query)
+    wanted = StreamQuery(calibration=calibration, repeats="flag", **query)
     if stored:
         stored.calibration.thresholds(wanted.false_alarms or stored.calibration.default_rate())
     elif wanted.only == "anomalous" or wanted.false_alarms:

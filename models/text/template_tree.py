@@ -48,8 +48,8 @@ class TemplateBuilder:
         self._templates: list[list[str | None]] = []
         self._words: list[str] = []
 
-    def add(self, tokens: Sequence[Token]) -> None:
-        """Add a line: to the most similar template, or as a new one."""
+    def add(self, tokens: Sequence[Token]) -> int | None:
+        """Add a line to the most similar template or as a new one; return its index, None if it has none."""
         structure, word = structure_of_line(tokens), first_word(tokens, self._common)
         leaf = self._tree.leaf(structure, word)
         best, highest = -1, -1.0
@@ -62,9 +62,12 @@ class TemplateBuilder:
             for i, token in enumerate(tokens):
                 if template[i] != token.text:
                     template[i] = token.wildcard
-        elif len(self._templates) < MAX_TEMPLATES:
+            return best
+        if len(self._templates) < MAX_TEMPLATES:
             self._words.append(self._tree.add(structure, word, len(self._templates)))
             self._templates.append([token.wildcard if token.is_value else token.text for token in tokens])
+            return len(self._templates) - 1
+        return None
 
     def templates(self) -> dict[Tokens, str]:
         """Return the templates, each once, with their first words."""

@@ -26,8 +26,10 @@ from models.runtime.requests import (
 )
 from models.runtime.surprisal import LineSurprisal, TopCharacters
 from models.saved_model import Card, SavedModel, describe_files
+from models.text import templates_file
 from models.text.kind_detection import TextKind
 from models.text.masks import Masks
+from models.text.templates import Templates
 from models.text.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
 from store.models import Models
@@ -54,9 +56,12 @@ def publish(
     masks: tuple[str, ...] = (),
     corpus: str | None = None,
     kind: TextKind | None = None,
+    lines: Sequence[str] = (),
 ) -> Card:
-    """Publish a model whose files are no real networks."""
+    """Publish a model whose files are no real networks; with lines it has their templates."""
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
+    if lines:
+        files[templates_file.FILE] = templates_file.dump(Templates.fit(lines))
     card = Card(
         id=new_id("model"),
         name=name,
@@ -251,7 +256,9 @@ class FakeScorer(Scorer):
     """Scores lines by a FakeEngine; finds each unknown character anomalous and expects an `a` there."""
 
     def __init__(self, engine: FakeEngine, saved: SavedModel) -> None:
-        super().__init__(engine, Masks(saved.card.masks))  # type: ignore[arg-type]
+        name = templates_file.FILE
+        templates = templates_file.load(saved.file(name)) if name in saved.card.files else None
+        super().__init__(engine, Masks(saved.card.masks), templates=templates)  # type: ignore[arg-type]
 
     def explain(
         self,

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,20 +144,28 @@ class Model:
         spread[masked.starts[:-1]] = bits
         return spread
 
-    def score(self, lines: Sequence[str], *, false_alarms: float | None = None) -> list[LineScore]:
+    def score(
+        self,
+        lines: Sequence[str],
+        *,
+        false_alarms: float | None = None,
+        repeats: Literal["count", "flag"] = "count",
+    ) -> list[LineScore]:
         """Score lines against the calibration made with the model, as the service's `/score` does.
 
         Args:
             lines: texts without newlines.
             false_alarms: the fraction of normal lines that may be flagged; None: the calibration's default.
+            repeats: whether many lines like flagged ones are flagged too, or only counted as `repeated`.
 
         Raises:
             InvalidInput: the model has no calibration, for it was trained on too few lines.
         """
         calibration = Calibrations(open_blobs("memory://")).find(self._saved, None)
-        options = ScoreOptions(detail="line", false_alarms=false_alarms)
+        options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
         scorer = CalibratedScorer(self._loaded, calibration, options)
-        return list(scorer.scores(scorer.read([self._characters_of(line) for line in lines])))
+        read = scorer.read([self._characters_of(line) for line in lines])
+        return list(map(scorer.without_repeat, scorer.scores(read), read))
 
     def heatmap(self, text: str) -> "Heatmap":
         """Return a picture of `text` for a notebook's cell: the more bits a character cost, the hotter."""

@@ -69,6 +69,8 @@ class ScoreOptions(TypedDict, total=False):
     """Continues a stream of earlier calls."""
     explain: bool | None
     """Whether spans say what was expected."""
+    repeats: Literal["count", "flag"] | None
+    """Whether further lines like flagged ones are flagged too when there are many."""
     alerts: bool | None
     """Whether to record flagged lines in the model's alerts."""
     source: str | None

@@ -233,6 +233,7 @@ class LineScore(TypedDict):
     score: NotRequired[float | None]
     p_value: NotRequired[float | None]
     anomalous: NotRequired[bool | None]
+    repeated: NotRequired[bool | None]
     spans: NotRequired[list[AnomalousSpan] | None]
     explained: NotRequired[bool | None]
     alert_id: NotRequired[str | None]
@@ -260,6 +261,7 @@ class ScoredLine(TypedDict, total=False):
     score: float | None
     p_value: float | None
     anomalous: bool | None
+    repeated: bool
     spans: list[AnomalousSpan] | None
     explained: bool | None
     alert_id: str

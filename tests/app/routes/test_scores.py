@@ -43,9 +43,9 @@ def test_text_is_scored_character_by_character(service: Service) -> None:
 def test_each_line_is_scored_by_itself(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab", "", "é→"]}).json()
     assert answer["lines"] == [
-        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0),
-        line_of(0, 0.0, bits=[], peak_bits=0.0),
-        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0),
+        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0, repeated=None),
+        line_of(0, 0.0, bits=[], peak_bits=0.0, repeated=None),
+        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0, repeated=None),
     ]
     assert (answer["bits"], answer["characters"], answer["total_bits"]) == (None, 4, 18.0)
     assert answer["unknown_characters"] == ["é", "→"]

@@ -277,3 +277,31 @@ def test_the_scores_that_are_kept_for_repeated_lines_are_bounded(
     lines = b"".join(b"%s%d\n" % (b"ab" * 200, i) for i in range(8_000))
     assert stream(service, lines, only="anomalous")[-1]["lines"] == 8_000
     assert len(kept) > 2 and max(size for _, size in kept) <= 20 + max(count for count, _ in kept)
+
+
+def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> None:
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)])
+    calibrate(service)
+    flood = [f"disk → {'xyz'[i % 3]}" for i in range(50)] + ["fan →→ stopped"]
+    data = "\n".join(["ab", *flood, "ba"]).encode()
+    *found, end = stream(service, data, only="anomalous", alerts=True)[1:]
+    assert [one["line"] for one in found] == [*range(2, 22), 52]
+    assert (end["lines"], end["anomalous"], end["repeated"]) == (53, 21, 30)
+    alerts = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert sum(alert["count"] for alert in alerts) == 51  # all of them are recorded
+    repeat = scored(service, data)[40]
+    assert (repeat["anomalous"], repeat["repeated"]) == (False, True)
+    assert repeat["p_value"] == found[0]["p_value"] and repeat["alert_id"] and repeat["spans"]
+    whole = service.http.post(SCORE, json={"lines": data.decode().split("\n"), "detail": "line"}).json()
+    assert [line["anomalous"] for line in whole["lines"]].count(True) == 21
+    assert [line["repeated"] for line in whole["lines"]].count(True) == 30
+
+
+def test_repeats_are_flagged_if_that_is_requested(service: Service) -> None:
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)])
+    calibrate(service)
+    lines = ["disk → lost"] * 50
+    end = stream(service, "\n".join(lines).encode(), repeats="flag")[-1]
+    assert (end["anomalous"], end["repeated"]) == (50, 0)
+    whole = service.http.post(SCORE, json={"lines": lines, "repeats": "flag"}).json()
+    assert all(line["anomalous"] and line["repeated"] is None for line in whole["lines"])

@@ -27,6 +27,7 @@ _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
 Context = Literal["line", "stream"]
+Repeats = Literal["count", "flag"]
 """What the model has read before a line: nothing, or the lines before it."""
 
 
@@ -41,6 +42,7 @@ class Options:
     stream_id: str | None = None
     expected: int = 0
     patience_s: float = 300.0
+    repeats: Repeats | None = None
     alerts: bool | None = None
     source: str | None = None
 
@@ -158,6 +160,7 @@ def _query(options: Options, *, explain: bool) -> dict[str, Any]:
         calibration=options.calibration,
         context=options.context,
         stream_id=options.stream_id,
+        repeats=options.repeats,
         alerts=options.alerts,
         source=options.source,
     )
@@ -207,10 +210,13 @@ def _print_counts(session: Session, totals: Totals) -> None:
     start = totals.start
     if session.as_json:
         about = {key: start.get(key) for key in ("model", "calibration", "false_alarms", "threshold")}
-        counts = {key: getattr(totals, key) for key in ("lines", "anomalous", "not_utf8", "truncated")}
+        names = ("lines", "anomalous", "repeated", "not_utf8", "truncated")
+        counts = {name: getattr(totals, name) for name in names}
         session.print_json({"object": "score.end", **about, **counts}, lines=True)
         return
     sentence = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
+    if totals.repeated:
+        sentence += f", {totals.repeated:,} more like them"
     if totals.not_utf8:
         sentence += f", {totals.not_utf8:,} not UTF-8"
     if calibration := start.get("calibration"):

@@ -18,6 +18,7 @@ class Totals:
     patience_s: float
     lines: int = 0
     anomalous: int = 0
+    repeated: int = 0  # further lines like flagged ones
     not_utf8: int = 0
     truncated: int = 0
     unusual: int = 0  # lines that score like the top 10% of the calibration's
@@ -35,6 +36,7 @@ class Totals:
             case "score.end":
                 self._add_lines(record["lines"])
                 self.unusual += record.get("unusual", 0)
+                self.repeated += record.get("repeated", 0)
                 self._report_drift()
             case "outage.start":
                 count = f"{record['lines']:,} line{'s wait' if record['lines'] != 1 else ' waits'}"

@@ -69,6 +69,10 @@ def score(
         int | None,
         _lines_option(min=1, max=20, help="Number of expected characters to show at each anomalous place."),
     ] = None,
+    repeats: Annotated[
+        line_scoring.Repeats | None,
+        _lines_option(help="Of many lines alike: count: print the first ones; flag: print all."),
+    ] = None,
     alerts: Annotated[
         bool, _lines_option("--alerts", help="Record flagged lines in the model's alerts.")
     ] = False,
@@ -94,6 +98,7 @@ def score(
         stream_id=stream_id,
         expected=expected,
         patience_s=patience,
+        repeats=repeats,
         alerts=alerts or None,
         source=source,
     )

@@ -1,0 +1,57 @@
+"""Repeats of flagged lines: in a flood of them each kind is flagged once.
+
+A log that changed, such as that of a new version of a program, has lines whose template no training line has,
+and often hundreds of each. All are anomalous, but only the first of a kind is news, and among hundreds of
+flagged lines nobody finds another kind. So from MIN_FLAGGED flagged lines on, and while more are flagged than
+the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is counted, not
+flagged. Lines with a new template are alike if they have a template in common, which is found among them as
+in training (`models.text.templates`). Lines with a known template are alike if they are equal once masked.
+"""
+
+import math
+
+from models.text.line_tokens import tokenize
+from models.text.template_tree import TemplateBuilder
+from models.text.templates import ParsedLine
+
+MIN_FLAGGED = 20
+"""Of the lines of one request, so many are flagged before any is a repeat."""
+
+_EXCESS = 3.0  # times the expected false alarms
+_NOISE = 3.0  # standard deviations above that
+_MAX_KINDS = 10_000  # that are remembered; further ones are flagged each time
+
+
+class RepeatFilter:
+    """Finds the repeats among lines that are scored one after the other.
+
+    Args:
+        rate: the false-alarm rate.
+        common: words in most training lines (`Templates.common`).
+    """
+
+    def __init__(self, rate: float, common: frozenset[str]) -> None:
+        self._rate = rate
+        self._new = TemplateBuilder(common)
+        self._flagged_kinds: set[int | str] = set()
+        self._lines = self._flagged = 0
+
+    def count(self) -> None:
+        """Count a line that is not flagged."""
+        self._lines += 1
+
+    def is_repeat(self, text: str, parsed: ParsedLine) -> bool:
+        """Count a line that would be flagged, masked, and return whether it is a repeat."""
+        self._lines += 1
+        kind = self._new.add(tokenize(text)) if parsed.template.is_new else text
+        if kind in self._flagged_kinds and self._flagged >= self._allowed():
+            return True
+        if kind is not None and len(self._flagged_kinds) < _MAX_KINDS:
+            self._flagged_kinds.add(kind)
+        self._flagged += 1
+        return False
+
+    def _allowed(self) -> float:
+        """Return how many of the lines so far may be flagged before repeats are not."""
+        expected = self._rate * self._lines
+        return max(MIN_FLAGGED, _EXCESS * expected + _NOISE * math.sqrt(expected))

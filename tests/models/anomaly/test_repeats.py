@@ -1,0 +1,47 @@
+"""Which flagged lines are repeats."""
+
+import math
+
+import pytest
+
+from models.anomaly.repeats import MIN_FLAGGED, RepeatFilter
+from models.text.templates import Templates
+
+KNOWN = Templates.fit([f"login of user{i} from host{i % 7}" for i in range(40)])
+
+
+def repeats(lines: list[str], *, rate: float = 0.01, normal_before: int = 0) -> list[bool]:
+    """Return which of flagged lines are repeats, after so many lines that are not flagged."""
+    found = RepeatFilter(rate, KNOWN.common)
+    for _ in range(normal_before):
+        found.count()
+    return [found.is_repeat(line, KNOWN.parse(line)) for line in lines]
+
+
+def test_few_lines_are_all_flagged() -> None:
+    assert repeats(["disk sda failed"] * MIN_FLAGGED) == [False] * MIN_FLAGGED
+
+
+def test_further_lines_of_a_new_kind_are_repeats() -> None:
+    lines = [f"disk sd{i} failed at sector {i * 7919}" for i in range(30)]
+    assert repeats(lines) == [False] * MIN_FLAGGED + [True] * 10
+
+
+def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
+    flood = [f"disk sd{i} failed at sector {i}" for i in range(30)]
+    assert repeats([*flood, "fan stopped", "fan stopped"])[-2:] == [False, True]
+
+
+def test_lines_of_a_known_template_are_repeats_only_if_equal() -> None:
+    flood = ["login of eve from nowhere"] * 30
+    assert not KNOWN.parse(flood[0]).template.is_new
+    *_, repeat, other = repeats([*flood, "login of mallory from nowhere"])
+    assert (repeat, other) == (True, False)
+
+
+@pytest.mark.parametrize("normal", [0, 3_000, 100_000])
+def test_what_the_rate_explains_is_flagged(normal: int) -> None:
+    found = repeats(["disk full"] * 6_000, normal_before=normal)
+    flagged = found.index(True)
+    expected = 0.01 * (normal + flagged + 1)
+    assert flagged == max(MIN_FLAGGED, math.ceil(3 * expected + 3 * math.sqrt(expected)))
