@@ -5,10 +5,12 @@ and often hundreds of each. All are anomalous, but only the first of a kind is n
 flagged lines nobody finds another kind. So from MIN_FLAGGED flagged lines on, and while more are flagged than
 the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is counted, not
 flagged. Lines with a new template are alike if they have a template in common, which is found among them as
-in training (`models.text.templates`). Lines with a known template are alike if they are equal once masked.
+in training (`models.text.templates`). Lines with a known template are alike if, once masked, only numbers
+differ.
 """
 
 import math
+import re
 
 from models.text.line_tokens import tokenize
 from models.text.template_tree import TemplateBuilder
@@ -19,6 +21,7 @@ MIN_FLAGGED = 20
 
 _EXCESS = 3.0  # times the expected false alarms
 _NOISE = 3.0  # standard deviations above that
+_NUMBER = re.compile(r"\d+")
 _MAX_KINDS = 10_000  # that are remembered; further ones are flagged each time
 
 
@@ -43,7 +46,7 @@ class RepeatFilter:
     def is_repeat(self, text: str, parsed: ParsedLine) -> bool:
         """Count a line that would be flagged, masked, and return whether it is a repeat."""
         self._lines += 1
-        kind = self._new.add(tokenize(text)) if parsed.template.is_new else text
+        kind = self._new.add(tokenize(text)) if parsed.template.is_new else _NUMBER.sub("0", text)
         if kind in self._flagged_kinds and self._flagged >= self._allowed():
             return True
         if kind is not None and len(self._flagged_kinds) < _MAX_KINDS:
