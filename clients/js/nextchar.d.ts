@@ -184,8 +184,10 @@ export interface LineScore {
   score: number | null;
   /** The fraction of normal lines with an equal or higher score. */
   p_value: number | null;
-  /** Whether the p-value is at most `false_alarms`. */
+  /** Whether it is flagged: the p-value is at most `false_alarms`, and it is not `repeated`. */
   anomalous: boolean | null;
+  /** Whether it would be flagged, but repeats a flagged line of the request. */
+  repeated: true | null;
   spans: Span[] | null;
   /** Whether the line was scored again, so that `spans` say what was expected. */
   explained: boolean | null;

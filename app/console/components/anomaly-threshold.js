@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { bits, count, decimal, integer, rarity, smallPercent } from "../format.js";
+import { findRepeats } from "../log/repeats.js";
 import { field, rangeField } from "./form-fields.js";
 
 const MAX_RATE = 0.2;
@@ -19,8 +20,9 @@ const SAMPLED_LINES = 10_000;
  * @property {string} scoreMeaning what `scoreText` shows
  * @property {() => number} value as the address keeps it
  * @property {(row: number) => boolean} isFlagged
+ * @property {(row: number) => boolean} isRepeat whether it is not flagged because it repeats a flagged line
  * @property {(row: number) => string} scoreText
- * @property {(flagged: number, total: number) => string} summary
+ * @property {(counts: {flagged: number, repeats: number, total: number}) => string} summary
  * @property {() => void} refresh takes note of lines that were added
  */
 
@@ -33,7 +35,10 @@ export function maxFalseAlarmRate(calibration) {
  * Return the threshold for a log: on p-values if it is calibrated.
  *
  * @param {import('../log/scored-log.js').ScoredLog} log
- * @param {{value: number | null, onChange: () => void}} options `value` is that of the address
+ * @param {object} options
+ * @param {number | null} options.value that of the address
+ * @param {() => boolean} options.flagsRepeats
+ * @param {() => void} options.onChange
  * @returns {Threshold}
  */
 export function anomalyThreshold(log, options) {
@@ -41,7 +46,7 @@ export function anomalyThreshold(log, options) {
 }
 
 /** A threshold on p-values. The rate goes down to the smallest p-value that the calibration supports. */
-function falseAlarmThreshold(log, { value, onChange }) {
+function falseAlarmThreshold(log, { value, flagsRepeats, onChange }) {
   const { calibration } = log.start;
   const maxRate = maxFalseAlarmRate(calibration);
   const supported = calibration.has_tail ? MIN_RATE : Math.max(MIN_RATE, calibration.smallest_p_value);
@@ -96,20 +101,28 @@ function falseAlarmThreshold(log, { value, onChange }) {
   });
   show();
 
+  const isBelow = (row) => log.pValue[row] <= rate * (1 + ROUNDING); // false for NaN
+  let repeats = findRepeats(log, isBelow, rate);
+  const isRepeat = (row) => !flagsRepeats() && repeats[row] === 1;
+
   return {
     node: h("div", { class: "threshold" }, slider.node, typed.node),
     scoreMeaning: "Rarity: 1 in N normal lines has at least this score",
     value: () => rate,
-    isFlagged: (row) => log.pValue[row] <= rate * (1 + ROUNDING), // false for NaN
+    isFlagged: (row) => isBelow(row) && !isRepeat(row),
+    isRepeat,
     scoreText: (row) => (Number.isNaN(log.pValue[row]) ? "–" : rarity(Number(log.pValue[row].toPrecision(4)))),
-    summary(flagged, total) {
+    summary({ flagged, repeats: more, total }) {
       const expected = rate * total;
       return (
         `${integer(flagged)} of ${count(total, "line")} flagged. ` +
+        (more ? `${integer(more)} more repeat flagged ones. ` : "") +
         `If all were normal, about ${decimal(expected, expected < 1 ? 2 : 0)} would be flagged.`
       );
     },
-    refresh() {},
+    refresh() {
+      repeats = findRepeats(log, isBelow, rate);
+    },
   };
 }
 
@@ -154,8 +167,9 @@ function bitsThreshold(log, { value, onChange }) {
     scoreMeaning: "Bits per character",
     value: limit,
     isFlagged: (row) => log.score[row] > limit(),
+    isRepeat: () => false,
     scoreText: (row) => bits(log.score[row]),
-    summary: (flagged, total) => `${integer(flagged)} of ${count(total, "line")} flagged.`,
+    summary: ({ flagged, total }) => `${integer(flagged)} of ${count(total, "line")} flagged.`,
     refresh,
   };
 }

@@ -8,9 +8,13 @@ const SEARCH_SETTLE_MS = 200;
  * Return the controls. `onChange` gets the changed fields of an Investigation.
  *
  * @param {import('../log/investigation.js').Investigation} state
- * @param {{onChange: (changes: any) => void, onExport: (format: "csv" | "json") => void, signal: AbortSignal}} options
+ * @param {object} options
+ * @param {(changes: any) => void} options.onChange
+ * @param {(format: "csv" | "json") => void} options.onExport
+ * @param {boolean} options.hasRepeats whether repeats can be flagged or not
+ * @param {AbortSignal} options.signal
  */
-export function investigationControls(state, { onChange, onExport, signal }) {
+export function investigationControls(state, { onChange, onExport, hasRepeats, signal }) {
   const checkbox = (name) =>
     h("input", {
       type: "checkbox",
@@ -19,6 +23,7 @@ export function investigationControls(state, { onChange, onExport, signal }) {
     });
   const labeled = (label, control) => h("label", { class: "checkbox-label" }, control, label);
   const grouped = checkbox("grouped");
+  const repeats = hasRepeats && checkbox("repeats");
   let timer = 0;
   const search = h("input", {
     type: "search",
@@ -49,6 +54,7 @@ export function investigationControls(state, { onChange, onExport, signal }) {
           labeled("Flagged lines only", checkbox("flagged")),
           labeled("Most anomalous first", checkbox("byScore")),
           labeled("Group by template", grouped),
+          repeats && labeled("Flag repeats", repeats),
         ),
         h(
           "div",

@@ -51,8 +51,17 @@ export function investigation(run, { query, signal, onCalibrate }) {
   let timer = 0;
   let refreshMs = 0;
 
-  const threshold = anomalyThreshold(log, { value: state.rate, onChange: () => change({ rate: threshold.value() }) });
-  const controls = investigationControls(state, { onChange: change, onExport, signal });
+  const threshold = anomalyThreshold(log, {
+    value: state.rate,
+    flagsRepeats: () => state.repeats,
+    onChange: () => change({ rate: threshold.value() }),
+  });
+  const controls = investigationControls(state, {
+    onChange: change,
+    onExport,
+    hasRepeats: log.isCalibrated,
+    signal,
+  });
   const summary = h("p", { class: "number", role: "status" });
   const messages = h("div", {});
   const none = h("p", { class: "muted", hidden: true }, "No line matches these filters.");
@@ -69,6 +78,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
     describe: (row) => ({
       rarity: threshold.scoreText(row),
       isFlagged: threshold.isFlagged(row),
+      isRepeat: threshold.isRepeat(row),
       time: log.hasTimes && !Number.isNaN(log.time[row]) ? timeText(log.time[row], 0) : null,
       template: log.templates.texts[log.template[row]],
     }),
@@ -92,6 +102,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
     const like = state.like === null ? -1 : log.rowOf(state.like);
     return {
       isFlagged: threshold.isFlagged,
+      isRepeat: threshold.isRepeat,
       flaggedOnly: state.flagged,
       byScore: state.byScore,
       matches: search?.matches ?? null,
@@ -140,7 +151,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
     shown = { rows: selected.rows ?? new Uint32Array(), groups: selected.groups ?? [] };
     const length = state.grouped ? shown.groups.length : shown.rows.length;
     summary.textContent =
-      threshold.summary(selected.flagged, selected.total) + (state.grouped ? ` ${count(length, "template")}.` : "");
+      threshold.summary(selected) + (state.grouped ? ` ${count(length, "template")}.` : "");
     controls.showTemplate(
       state.like === null ? null : (log.templates.texts[now.template ?? -1] ?? `line ${integer(state.like)}`),
     );

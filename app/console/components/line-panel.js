@@ -12,6 +12,7 @@ const SETTLE_MS = 60; // while the selection moves on, nothing is requested
 const MAX_SHOWN = 4_000; // characters of a long line
 const MAX_SENTENCES = 5;
 const MAX_UNKNOWN = 20;
+const REPEAT = "As rare as flagged lines, but like one that was flagged before: see “Flag repeats”.";
 
 /**
  * Return the panel; `show(row)` fills it, `moveCharacter` moves the selected character.
@@ -20,7 +21,7 @@ const MAX_UNKNOWN = 20;
  * @param {import('../log/scored-log.js').ScoredLog} options.log
  * @param {{get: (row: number) => Promise<string>}} options.texts
  * @param {any} options.details see `lineDetails`
- * @param {(row: number) => {rarity: string, isFlagged: boolean, time: string | null, template: string}} options.describe
+ * @param {(row: number) => {rarity: string, isFlagged: boolean, isRepeat: boolean, time: string | null, template: string}} options.describe
  * @param {(row: number) => void} options.onTemplate the user wants the lines with a row's template
  * @param {(row: number) => void} options.onDetail a row's details have arrived
  * @param {AbortSignal} options.signal
@@ -68,7 +69,7 @@ export function linePanel({ log, texts, details, describe, onTemplate, onDetail,
   }
 
   function draw(text) {
-    const { rarity, isFlagged, time, template } = describe(row);
+    const { rarity, isFlagged, isRepeat, time, template } = describe(row);
     const detail = details.kept(row);
     const spans = isFlagged ? (detail?.spans ?? []) : [];
     drawn = { text, isFlagged };
@@ -82,6 +83,7 @@ export function linePanel({ log, texts, details, describe, onTemplate, onDetail,
           { class: "row" },
           h("h2", {}, `Line ${integer(log.number[row])}`),
           isFlagged && h("span", { class: "badge failed" }, "flagged"),
+          isRepeat && h("span", { class: "badge", title: REPEAT }, "repeat"),
         ),
         h("button", { type: "button", class: "button small", onclick: () => onTemplate(row) }, "Lines like this"),
       ),

@@ -6,6 +6,7 @@ import { setQuery } from "../router.js";
  * @typedef {object} Investigation
  * @property {number | null} rate the threshold; null: the default
  * @property {boolean} flagged flagged lines only
+ * @property {boolean} repeats lines like flagged ones are flagged, too, if there are many
  * @property {string} q search text
  * @property {boolean} byScore the most anomalous first
  * @property {boolean} grouped by template
@@ -20,6 +21,7 @@ export function readInvestigation(query) {
   return {
     rate: number(query.get("rate")),
     flagged: query.get("show") === "flagged",
+    repeats: query.get("repeats") === "flag",
     q: query.get("q") ?? "",
     byScore: query.get("sort") === "score",
     grouped: query.get("group") === "template",
@@ -40,6 +42,7 @@ export function writeInvestigation(state, { isStep = false } = {}) {
     {
       rate: state.rate === null ? "" : String(Number(state.rate.toPrecision(4))),
       show: state.flagged ? "flagged" : "",
+      repeats: state.repeats ? "flag" : "",
       q: state.q,
       sort: state.byScore ? "score" : "",
       group: state.grouped ? "template" : "",

@@ -8,6 +8,7 @@ const MAX_BITS = 2 ** 19 - 1;
 /**
  * @typedef {object} Filter
  * @property {(row: number) => boolean} isFlagged
+ * @property {(row: number) => boolean} isRepeat
  * @property {boolean} flaggedOnly
  * @property {boolean} byScore the most anomalous first
  * @property {Uint8Array | null} matches 1 for rows whose text matches a search; null: no search
@@ -27,7 +28,7 @@ export function inFilter(log, { matches, template, range, positions }) {
 }
 
 /**
- * Return the rows to show, and how many are selected and flagged among them.
+ * Return the rows to show, and how many are selected, and flagged and repeats among them.
  *
  * @param {ScoredLog} log
  * @param {Filter} filter
@@ -36,17 +37,17 @@ export function selectRows(log, filter) {
   const isIn = inFilter(log, filter);
   const rows = new Uint32Array(log.length);
   let shown = 0;
-  let total = 0;
-  let flagged = 0;
+  let [total, flagged, repeats] = [0, 0, 0];
   for (let row = 0; row < log.length; row += 1) {
     if (!isIn(row)) continue;
     total += 1;
     const isFlagged = filter.isFlagged(row);
     flagged += Number(isFlagged);
+    repeats += Number(filter.isRepeat(row));
     if (isFlagged || !filter.flaggedOnly) rows[shown++] = row;
   }
   const selected = rows.subarray(0, shown);
-  return { rows: filter.byScore ? mostAnomalousFirst(log, selected) : selected, total, flagged };
+  return { rows: filter.byScore ? mostAnomalousFirst(log, selected) : selected, total, flagged, repeats };
 }
 
 /** @param {ScoredLog} log @param {Uint32Array} rows */
@@ -65,18 +66,19 @@ function mostAnomalousFirst(log, rows) {
  *
  * @param {ScoredLog} log
  * @param {Filter} filter
- * @returns {{groups: Group[], total: number, flagged: number}} the groups with most flagged lines first; by score, the
+ * @returns {{groups: Group[], total: number, flagged: number, repeats: number}} the groups with most flagged lines first; by score, the
  *   one with the most anomalous line
  */
 export function groupRows(log, filter) {
   const isIn = inFilter(log, filter);
   /** @type {(Group | undefined)[]} */ const byTemplate = new Array(log.templates.texts.length);
-  let [total, flagged] = [0, 0];
+  let [total, flagged, repeats] = [0, 0, 0];
   for (let row = 0; row < log.length; row += 1) {
     if (!isIn(row)) continue;
     const isFlagged = filter.isFlagged(row);
     total += 1;
     flagged += Number(isFlagged);
+    repeats += Number(filter.isRepeat(row));
     if (filter.flaggedOnly && !isFlagged) continue;
     const template = log.template[row];
     const group = (byTemplate[template] ??= { template, total: 0, flagged: 0, top: row });
@@ -87,7 +89,7 @@ export function groupRows(log, filter) {
   const groups = /** @type {Group[]} */ (byTemplate.filter(Boolean));
   const byTop = (a, b) => log.score[b.top] - log.score[a.top] || a.top - b.top;
   groups.sort(filter.byScore ? byTop : (a, b) => b.flagged - a.flagged || b.total - a.total || a.top - b.top);
-  return { groups, total, flagged };
+  return { groups, total, flagged, repeats };
 }
 
 /**

@@ -175,6 +175,7 @@ def test_only_lines_in_view_are_explained(service: PopulatedService, open_window
     page.route("**/score", note)
     page.on("request", lambda request: streamed.append(request.url) if "/score?" in request.url else None)
     score(page, "\n".join(f"lazxy{i}-fox bug" for i in range(700)))
+    page.get_by_label("Flag repeats").check()
     expect(page.locator(".log-line .flagged").first).to_be_visible()
     assert streamed and all("detail=none" in url and "explain" not in url for url in streamed)
     lines = [line for body in explained for line in body["lines"]]

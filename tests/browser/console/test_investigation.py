@@ -50,6 +50,7 @@ def query(page: Page, name: str) -> str | None:
 
 def test_histogram_over_time_is_zoomed_with_the_mouse_and_reset(investigated: Page, tmp_path: Path) -> None:
     page = investigated
+    page.get_by_label("Flag repeats").check()
     chart = page.locator(".histogram")
     expect(chart).to_have_accessible_name(f"Lines over time: {LINES} lines, {LINES} flagged")
     expect(page.get_by_text("2024-05-06 07:08:00 to 2024-05-06 07:11:59", exact=True)).to_be_visible()
@@ -167,6 +168,19 @@ def test_what_is_shown_is_exported_as_csv_and_json(investigated: Page) -> None:
     rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
     assert [int(row["line"]) for row in rows] == [line["line"] for line in written["lines"]]
     assert rows[0]["text"] == first["text"]
+
+
+def test_repeats_are_counted_until_they_are_wanted(investigated: Page) -> None:
+    page = investigated
+    page.get_by_label("Search in lines").fill("lazxyyy")
+    status = page.get_by_role("status").filter(has_text="of 60 lines")
+    expect(status).to_contain_text("1 of 60 lines flagged. 59 more repeat flagged ones.")
+    page.get_by_label("Flag repeats").check()
+    expect(status).to_contain_text("60 of 60 lines flagged. If all")
+    assert query(page, "repeats") == "flag"
+    page.get_by_label("Flag repeats").uncheck()
+    page.locator(".log-line:not(.anomalous)").first.click()
+    expect(page.get_by_label("Selected line")).to_contain_text("repeat")
 
 
 def test_a_cell_is_never_a_formula(service: PopulatedService, open_window: Open) -> None:

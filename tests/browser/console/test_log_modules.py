@@ -111,8 +111,8 @@ def test_lines_are_ordered_by_score_then_position_and_grouped_like_a_naive_sort(
         templates: { texts: ["a", "b", "c"] },
         number: Uint32Array.from({ length }, (_, n) => n + 1),
       };
-      const filter = { isFlagged: (row) => log.score[row] > 20, flaggedOnly: true, byScore: true,
-                       matches: null, template: null, range: [11, 400], positions: log.number };
+      const filter = { isFlagged: (row) => log.score[row] > 20, isRepeat: () => false,
+                       flaggedOnly: true, byScore: true, matches: null, template: null, range: [11, 400], positions: log.number };
       const selected = selectRows(log, filter);
       const grouped = groupRows(log, filter);
       const { total, flagged } = countOver(log, filter, { range: [1, 500], bins: 7 });
@@ -134,3 +134,16 @@ def test_lines_are_ordered_by_score_then_position_and_grouped_like_a_naive_sort(
     assert got["counts"][1] == [
         sum(scores[row] > 20 for row in range(500) if bins[row] == n) for n in range(7)
     ]
+
+
+def test_repeats_of_a_flood_are_found_as_the_service_finds_them(call: Any) -> None:
+    script = """async () => {
+      const { findRepeats } = await import("/console/log/repeats.js");
+      const flood = [...Array(30).fill(0), 1, 0, 1]; // templates of flagged lines
+      const isLow = (row) => row < flood.length;
+      const length = 3000;
+      const template = Uint32Array.from({ length }, (_, row) => flood[row] ?? 2);
+      const log = { length, template, templates: { texts: ["a", "b", "c"] } };
+      return [...findRepeats(log, isLow, 0.01).keys()].filter((row) => findRepeats(log, isLow, 0.01)[row]);
+    }"""
+    assert call(script) == [*range(20, 30), 31, 32]
