@@ -23,7 +23,7 @@ _MIN_DISTINCT_FRACTION = 0.1  # of the held-out lines; below it they are a burst
 _BURST_RATIO = 3  # lines of the training text that are added per line of a burst
 
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
-_MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
+_MARGIN_BITS = 0.5  # for logs: flagged lines must be this much rarer. docs/engineering/anomaly-study.md
 _MAX_OLDER_CHARACTERS = 500_000
 _OLDER_PARTS = 16
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored

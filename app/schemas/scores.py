@@ -45,7 +45,7 @@ EXAMPLE: dict[str, Any] = {
 _REPEATS = (
     "`count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate"
     " explains, a line is only counted (`repeated`) if one like it was flagged before: of the same new"
-    " template, or equal once masked but for numbers. Alerts have all of them. `flag`: all are flagged."
+    " template, or with other numbers only. Alerts have all of them. `flag`: all are flagged."
 )
 
 StreamId = Annotated[

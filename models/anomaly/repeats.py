@@ -4,15 +4,15 @@ A log that changed, such as that of a new version of a program, has lines whose 
 and often hundreds of each. All are anomalous, but only the first of a kind is news, and among hundreds of
 flagged lines nobody finds another kind. So from MIN_FLAGGED flagged lines on, and while more are flagged than
 the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is counted, not
-flagged. Lines with a new template are alike if they have a template in common, which is found among them as
-in training (`models.text.templates`). Lines with a known template are alike if, once masked, only numbers
-differ.
+flagged. Lines are alike if, once masked, only numbers differ. Those with a new template are also alike if
+they have a template in common, which is found among them as in training (`models.text.templates`), and has
+enough fixed words: requests of an attack, which have little in common, are all flagged.
 """
 
 import math
 import re
 
-from models.text.line_tokens import tokenize
+from models.text.line_tokens import Tokens, is_wildcard, tokenize
 from models.text.template_tree import TemplateBuilder
 from models.text.templates import ParsedLine
 
@@ -21,6 +21,9 @@ MIN_FLAGGED = 20
 
 _EXCESS = 3.0  # times the expected false alarms
 _NOISE = 3.0  # standard deviations above that
+_MIN_FIXED = 0.6  # of the tokens of a template by which lines are alike
+_MIN_WORDS = 4  # of at least two letters in it
+_WORD = re.compile(r"[^\W\d_]{2}")
 _NUMBER = re.compile(r"\d+")
 _MAX_KINDS = 10_000  # that are remembered; further ones are flagged each time
 
@@ -46,15 +49,27 @@ class RepeatFilter:
     def is_repeat(self, text: str, parsed: ParsedLine) -> bool:
         """Count a line that would be flagged, masked, and return whether it is a repeat."""
         self._lines += 1
-        kind = self._new.add(tokenize(text)) if parsed.template.is_new else _NUMBER.sub("0", text)
+        kind = self._kind(text, parsed)
         if kind in self._flagged_kinds and self._flagged >= self._allowed():
             return True
-        if kind is not None and len(self._flagged_kinds) < _MAX_KINDS:
+        if len(self._flagged_kinds) < _MAX_KINDS:
             self._flagged_kinds.add(kind)
         self._flagged += 1
         return False
+
+    def _kind(self, text: str, parsed: ParsedLine) -> int | str:
+        index = self._new.add(tokenize(text)) if parsed.template.is_new else None
+        if index is not None and _is_specific(self._new.tokens(index)):
+            return index
+        return _NUMBER.sub("0", text)
 
     def _allowed(self) -> float:
         """Return how many of the lines so far may be flagged before repeats are not."""
         expected = self._rate * self._lines
         return max(MIN_FLAGGED, _EXCESS * expected + _NOISE * math.sqrt(expected))
+
+
+def _is_specific(template: Tokens) -> bool:
+    fixed = [token for token in template if not is_wildcard(token)]
+    words = sum(_WORD.search(token) is not None for token in fixed if token)
+    return words >= _MIN_WORDS and len(fixed) >= _MIN_FIXED * len(template)

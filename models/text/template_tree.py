@@ -69,6 +69,10 @@ class TemplateBuilder:
             return len(self._templates) - 1
         return None
 
+    def tokens(self, index: int) -> Tokens:
+        """Return the tokens of a template as they are now."""
+        return tuple(self._templates[index])
+
     def templates(self) -> dict[Tokens, str]:
         """Return the templates, each once, with their first words."""
         found: dict[Tokens, str] = {}

@@ -92,10 +92,10 @@ def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
     plain, _ = load(files_for(text)[MODEL_FILE], where="plain")
     moved, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="moved")
-    assert moved.thresholds(0.02)[0] == pytest.approx(plain.thresholds(0.02)[0] + 1.0, abs=1e-4)
+    assert moved.thresholds(0.02)[0] == pytest.approx(plain.thresholds(0.02)[0] + 0.5, abs=1e-4)
     assert moved.thresholds(0.2) == plain.thresholds(0.2)
     if plain.has_tail:
-        assert moved.thresholds(1e-4)[0] == pytest.approx(plain.thresholds(1e-4)[0] + 1.0, abs=1e-4)
+        assert moved.thresholds(1e-4)[0] == pytest.approx(plain.thresholds(1e-4)[0] + 0.5, abs=1e-4)
     assert (np.diff(moved.buckets[0].scores) >= 0).all()
 
 

@@ -112,7 +112,8 @@ def test_lines_are_ordered_by_score_then_position_and_grouped_like_a_naive_sort(
         number: Uint32Array.from({ length }, (_, n) => n + 1),
       };
       const filter = { isFlagged: (row) => log.score[row] > 20, isRepeat: () => false,
-                       flaggedOnly: true, byScore: true, matches: null, template: null, range: [11, 400], positions: log.number };
+                       flaggedOnly: true, byScore: true, matches: null, template: null,
+                       range: [11, 400], positions: log.number };
       const selected = selectRows(log, filter);
       const grouped = groupRows(log, filter);
       const { total, flagged } = countOver(log, filter, { range: [1, 500], bins: 7 });

@@ -19,16 +19,16 @@ def repeats(lines: list[str], *, rate: float = 0.01, normal_before: int = 0) -> 
 
 
 def test_few_lines_are_all_flagged() -> None:
-    assert repeats(["disk sda failed"] * MIN_FLAGGED) == [False] * MIN_FLAGGED
+    assert repeats(["disk sda failed to be read"] * MIN_FLAGGED) == [False] * MIN_FLAGGED
 
 
 def test_further_lines_of_a_new_kind_are_repeats() -> None:
-    lines = [f"disk sd{i} failed at sector {i * 7919}" for i in range(30)]
+    lines = [f"disk sd{i} failed to read sector {i * 7919}" for i in range(30)]
     assert repeats(lines) == [False] * MIN_FLAGGED + [True] * 10
 
 
 def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
-    flood = [f"disk sd{i} failed at sector {i}" for i in range(30)]
+    flood = [f"disk sd{i} failed to read sector {i}" for i in range(30)]
     assert repeats([*flood, "fan stopped", "fan stopped"])[-2:] == [False, True]
 
 
@@ -45,3 +45,11 @@ def test_what_the_rate_explains_is_flagged(normal: int) -> None:
     flagged = found.index(True)
     expected = 0.01 * (normal + flagged + 1)
     assert flagged == max(MIN_FLAGGED, math.ceil(3 * expected + 3 * math.sqrt(expected)))
+
+
+def test_new_lines_with_few_words_in_common_are_all_flagged() -> None:
+    attack = [
+        f"id={a}{b}' or {c}" for a in "xyz" for b in "pqr" for c in ("drop", "union", "select", "sleep")
+    ]
+    assert not any(KNOWN.parse(line).template.count for line in attack)
+    assert repeats(attack) == [False] * len(attack)
