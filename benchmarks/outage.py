@@ -48,13 +48,15 @@ BATCH_LINES = 1_000
 START_S = 180.0
 RECOVERY_S = 60.0
 _MODEL = "/v1/models/lines"
+_MULTIPLIER = 3_456_789  # has no divisor in common with 26, so it changes the order only
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _VERBS = ("opened", "closed", "read", "wrote", "moved", "copied", "found", "lost")
 
 
 def line(number: int) -> str:
-    """Return a line that no other is like; each five-hundredth is of another kind."""
-    name = "".join(_LETTERS[number // 26**i % 26] for i in range(5))
+    """Return a line with a name of its own among 26**5; each five-hundredth is of another kind."""
+    mixed = number * _MULTIPLIER % 26**5
+    name = "".join(_LETTERS[mixed // 26**i % 26] for i in range(5))
     if number % 500 == 499:
         return f"PANIC {name} → 0x{number:06X}"
     return f"{_VERBS[number % len(_VERBS)]} {name}"
@@ -372,7 +374,7 @@ def flagged_by_score(http: httpx.Client, lines: int) -> int:
             f"{_MODEL}/score",
             content=text.encode(),
             headers={"Content-Type": "text/plain"},
-            params={"false_alarms": RATE, "only": "anomalous", "detail": "none"},
+            params={"false_alarms": RATE, "only": "anomalous", "detail": "none", "repeats": "flag"},
         ).raise_for_status()
         flagged += len(answer.text.splitlines()) - 2  # a head and a summary
     return flagged
