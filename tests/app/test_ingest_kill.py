@@ -71,7 +71,7 @@ class Sender:
 def flagged_by_score(http: httpx.Client) -> Counter[str]:
     body = "".join(line(i) + "\n" for i in range(LINES)).encode()
     headers = {"Content-Type": "text/plain"}
-    params = {"false_alarms": RATE, "only": "anomalous", "echo": "true", "detail": "none"}
+    params = {"false_alarms": RATE, "only": "anomalous", "echo": "true", "detail": "none", "repeats": "flag"}
     answer = http.post(f"{MODEL}/score", content=body, headers=headers, params=params)
     records = [json.loads(one) for one in answer.text.splitlines()]
     assert records[-1]["lines"] == LINES

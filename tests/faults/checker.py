@@ -155,7 +155,7 @@ class Checker:
 
     def _flagged_by_score(self, numbers: list[int]) -> int:
         body = "".join(line(i) + "\n" for i in numbers).encode()
-        params = {"false_alarms": RATE, "only": "anomalous", "detail": "none"}
+        params = {"false_alarms": RATE, "only": "anomalous", "detail": "none", "repeats": "flag"}
         with self._client() as http:
             headers = {"Content-Type": "text/plain"}
             answer = http.post(f"{MODEL}/score", content=body, headers=headers, params=params)
