@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import uvicorn
@@ -70,6 +70,29 @@ _TELEMETRY: TelemetryConfig = {  # request spans, if `store.tracing` has started
     "operation_spans": False,
     "exclude": lambda scope: scope.get("path") in _UNTRACED,
 }
+_ROUTES: tuple[ModuleType, ...] = (  # matched in order, so those called at every keystroke come first
+    completions,
+    scores,
+    ingest,
+    calibrations,
+    alerts,
+    corpora,
+    jobs,
+    models,
+    aliases,
+    model_archives,
+    notifications,
+    reports,
+    audit,
+    architectures,
+    health,
+    openai_completions,
+    llama_cpp,
+    tokenizer,
+    openai_files,
+    openai_jobs,
+    openai_batches,
+)
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
 
@@ -97,48 +120,13 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         redirect_slashes=False,  # such a redirect would repeat any host that a client names
         generate_unique_id_function=lambda route: route.name,
     )
-    # Routes are matched in order, so those called at every keystroke come first.
-    for module in (
-        completions,
-        scores,
-        ingest,
-        calibrations,
-        alerts,
-        corpora,
-        jobs,
-        models,
-        aliases,
-        model_archives,
-        notifications,
-        reports,
-        audit,
-        architectures,
-        health,
-    ):
-        app.include_router(module.router)
-    for module in (openai_completions, llama_cpp, tokenizer, openai_files, openai_jobs, openai_batches):
+    for module in _ROUTES:
         app.include_router(module.router)
     add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last middleware added is the outermost.
-    rules = [
-        module.BODY_RULE
-        for module in (
-            scores,
-            ingest,
-            alerts,
-            corpora,
-            jobs,
-            models,
-            aliases,
-            model_archives,
-            notifications,
-            openai_files,
-            openai_jobs,
-            openai_batches,
-        )
-    ]
+    rules = [module.BODY_RULE for module in _ROUTES if hasattr(module, "BODY_RULE")]
     app.add_middleware(AuditTrail)
     app.add_middleware(BodyLimit, rules=rules)
     if keys:

@@ -38,10 +38,6 @@ class EngineCollector:
 
     engines: Engines
 
-    def describe(self) -> list[Metric]:
-        """Return no metrics: their names are fixed, and nothing else has them."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         loaded = self.engines.stats()

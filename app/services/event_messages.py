@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from store.events import Event, Events, EventType
+from store.logs import utc
 from store.notification_targets import NotificationTarget
 from store.notifications import Notifications
 
@@ -89,16 +89,7 @@ def event_message(event: Event, kind: EventType) -> str:
         "object": "event",
         "created_at": int(event.at),
         "type": kind,
-        "timestamp": rfc3339(event.at),
+        "timestamp": utc(event.at),
         "data": event.data,
     }
     return json.dumps(message, ensure_ascii=False)
-
-
-def rfc3339(unix_s: float) -> str:
-    """Return a time as text, in UTC.
-
-    >>> rfc3339(1795563600.0)
-    '2026-11-24T23:40:00.000Z'
-    """
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -34,7 +34,6 @@ from models.kernels import variants
 from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.batches import Batches, BatchStatus
-from store.blobs import Blobs
 from store.ingest_stream import IngestStreams
 from store.jobs import Jobs
 from store.live import Live
@@ -51,28 +50,27 @@ _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _LAG_INTERVAL_S = 0.01
 
 
+@dataclass(kw_only=True, eq=False)
 class Metrics:
     """The request metrics of one API process, and gauges read from its parts when scraped."""
 
-    def __init__(
-        self,
-        *,
-        jobs: Jobs,
-        live: Live,
-        models: Models,
-        queue: TrainingQueue,
-        engines: Engines,
-        rates: RateLimits,
-        data_dir: Path,
-        loops: Sequence[BackgroundLoop],
-        ingest: IngestStreams,
-        alerts: Alerts,
-        notifications: Notifications,
-        rolling: RollingLines,
-        batches: Batches,
-        keys: KeyFile | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    jobs: Jobs
+    live: Live
+    models: Models
+    queue: TrainingQueue
+    engines: Engines
+    rates: RateLimits
+    data_dir: Path
+    loops: Sequence[BackgroundLoop]
+    ingest: IngestStreams
+    alerts: Alerts
+    notifications: Notifications
+    rolling: RollingLines
+    batches: Batches
+    keys: KeyFile | None = None
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "nextchar_http_requests_total",
@@ -102,24 +100,14 @@ class Metrics:
             registry=self._registry,
         ).set(time.time())
         ProcessCollector(registry=self._registry)
+        self._batches_read = BoundedRead(self._read_batches, STORAGE_READ_S)
+        self._survey = BoundedRead(self.models.survey, STORAGE_READ_S)
         for collector in (
-            engines.first_character_s,
-            rates.limited,
-            EngineCollector(engines),
-            TrainingCollector(jobs, live, queue, clock),
-            _Collector(
-                models,
-                jobs.blobs,
-                data_dir,
-                loops,
-                ingest,
-                alerts,
-                notifications,
-                rolling,
-                batches,
-                keys,
-                clock,
-            ),
+            self.engines.first_character_s,
+            self.rates.limited,
+            EngineCollector(self.engines),
+            TrainingCollector(self.jobs, self.live, self.queue, self.clock),
+            self,
         ):
             self._registry.register(collector)
 
@@ -135,33 +123,8 @@ class Metrics:
         """Return all metrics in Prometheus' text format. Reads storage and Redis."""
         return generate_latest(self._registry)
 
-
-@dataclass(eq=False)
-class _Collector:
-    """Reads the gauges when they are scraped; those of a part that does not respond are omitted."""
-
-    models: Models
-    blobs: Blobs
-    data_dir: Path
-    loops: Sequence[BackgroundLoop]
-    ingest: IngestStreams
-    alerts: Alerts
-    notifications: Notifications
-    rolling: RollingLines
-    batches: Batches
-    keys: KeyFile | None
-    clock: Callable[[], float]
-
-    def __post_init__(self) -> None:
-        self._batches_read = BoundedRead(self._read_batches, STORAGE_READ_S)
-        self._survey = BoundedRead(self.models.survey, STORAGE_READ_S)
-
-    def describe(self) -> list[Metric]:
-        """Return no metrics: registration must not read the storage."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics."""
+        """Yield the gauges of the parts; those of a part that does not respond are omitted."""
         yield from self._loops()
         yield from self._disk()
         with contextlib.suppress(RedisError, OSError):
@@ -217,7 +180,7 @@ class _Collector:
         with contextlib.suppress(OSError):
             free.add_metric(["data"], shutil.disk_usage(self.data_dir).free)
         with contextlib.suppress(DomainError, OSError):
-            storage_bytes = self.blobs.free_bytes()
+            storage_bytes = self.jobs.blobs.free_bytes()
             if storage_bytes is not None:  # not an object store
                 free.add_metric(["storage"], storage_bytes)
         yield free

@@ -24,11 +24,12 @@ import httpx
 from redis.exceptions import RedisError
 
 from app.services.alert_bodies import alert_body
-from app.services.event_messages import EventMessages, rfc3339
+from app.services.event_messages import EventMessages
 from app.services.outbound import RequestFailed, TargetResponse, new_client, post
 from models.anomaly.alerts import SEVERITIES
 from store.alerts import Alert, Alerts
 from store.ids import new_id
+from store.logs import utc
 from store.notification_targets import NotificationTarget, NotificationTargets, secret_bytes
 from store.notifications import Delivery, Notifications
 
@@ -257,7 +258,7 @@ def _is_worse(severity: str, before: str) -> bool:
 
 
 def _message(kind: str, now: float, data: Mapping[str, Any]) -> str:
-    return json.dumps({"type": kind, "timestamp": rfc3339(now), "data": data}, ensure_ascii=False)
+    return json.dumps({"type": kind, "timestamp": utc(now), "data": data}, ensure_ascii=False)
 
 
 def _labels(alert: Alert) -> dict[str, str]:
@@ -287,6 +288,6 @@ def _alertmanager_alert(to_send: Mapping[str, Any], *, ends_at: float) -> dict[s
     return {
         "labels": to_send["labels"],
         "annotations": to_send["annotations"],
-        "startsAt": rfc3339(min(to_send["starts_at"], ends_at)),
-        "endsAt": rfc3339(ends_at),
+        "startsAt": utc(min(to_send["starts_at"], ends_at)),
+        "endsAt": utc(ends_at),
     }

@@ -39,10 +39,6 @@ class TrainingCollector:
     def __post_init__(self) -> None:
         self._all_jobs = BoundedRead(self.jobs.all, STORAGE_READ_S)
 
-    def describe(self) -> list[Metric]:
-        """Return no metrics: registration must not read the storage."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         jobs = None
