@@ -36,44 +36,25 @@ class ConcurrencyLimit(HttpMiddleware):
             if key.max_streams is None:
                 await self._app(scope, receive, send)
                 return
-            streams = _Streams(limits, key, held, scope, receive, send)
-            await self._app(scope, streams.receive, streams.send)
+            max_streams, is_refused = key.max_streams, False
 
+            async def receive_unless_refused() -> Message:
+                return {"type": "http.disconnect"} if is_refused else await receive()
 
-class _Streams:
-    """The two sides of a request, of which one more stream may be refused."""
+            async def send_unless_refused(message: Message) -> None:
+                nonlocal is_refused
+                if is_refused:
+                    return
+                if message["type"] == "http.response.start" and _begins_stream(message):
+                    try:
+                        await held.enter_async_context(limits.hold("streams", key.name, max_streams))
+                    except Busy as error:
+                        is_refused = True
+                        await error_response(error)(scope, receive, send)
+                        return
+                await send(message)
 
-    def __init__(
-        self,
-        limits: ConcurrencyLimits,
-        key: Key,
-        held: AsyncExitStack,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        self._limits, self._key, self._held = limits, key, held
-        self._scope, self._receive, self._send = scope, receive, send
-        self._is_refused = False
-
-    async def receive(self) -> Message:
-        """Return the next message; for a refused stream, that the client has disconnected."""
-        return {"type": "http.disconnect"} if self._is_refused else await self._receive()
-
-    async def send(self, message: Message) -> None:
-        """Pass a message on; respond with 429 instead of a stream too many."""
-        if self._is_refused:
-            return
-        if message["type"] == "http.response.start" and _begins_stream(message):
-            assert self._key.max_streams is not None
-            try:
-                limit = self._limits.hold("streams", self._key.name, self._key.max_streams)
-                await self._held.enter_async_context(limit)
-            except Busy as error:
-                self._is_refused = True
-                await error_response(error)(self._scope, self._receive, self._send)
-                return
-        await self._send(message)
+            await self._app(scope, receive_unless_refused, send_unless_refused)
 
 
 def _begins_stream(message: Message) -> bool:
