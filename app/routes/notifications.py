@@ -1,6 +1,7 @@
 """/v1/notification_targets: where alerts and other events are reported, and messages that did not arrive."""
 
 import time
+from dataclasses import asdict
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -119,32 +120,13 @@ def replay_delivery(services: ServicesDep, access: AccessDep, target: str, deliv
 
 
 def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:
-    health = services.notifications.health(target.id)
     return TargetBody(
-        id=target.id,
-        kind=target.kind,
-        url=target.url,
-        models=list(target.models),
-        min_severity=target.min_severity,
-        events=list(target.events),
-        created_at=target.created_at,
+        **target.model_dump(exclude={"is_trusted", "secret"}),
         is_setting=target.is_trusted,
         secret=secret,
-        waiting=health.waiting,
-        dead=health.dead,
-        last_success_at=health.last_success_at,
-        last_error_at=health.last_error_at,
-        last_error=health.last_error,
+        **asdict(services.notifications.health(target.id)),
     )
 
 
 def _delivery_body(delivery: Delivery, status: Literal["waiting", "dead"]) -> DeliveryBody:
-    return DeliveryBody(
-        id=delivery.id,
-        status=status,
-        body=delivery.body,
-        created_at=delivery.created_at,
-        attempts=delivery.attempts,
-        next_at=delivery.next_at,
-        last_error=delivery.last_error,
-    )
+    return DeliveryBody(status=status, **asdict(delivery))

@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from app.schemas.alerts import AlertBody, AlertsExport, ExampleBody, SuppressionBody
-from app.schemas.scores import Span
+from app.schemas.alerts import AlertBody, AlertsExport, SuppressionBody
 from store.alert_decisions import Suppression
 from store.alerts import Alert
 
@@ -18,28 +17,18 @@ _CSV_COLUMNS = (
     *("sources", "example"),
 )
 
+_OF_DECISION = ("acknowledged_at", "acknowledged_by", "labeled_at", "labeled_by")
+
 
 def alert_body(alert: Alert) -> AlertBody:
     """Return an alert as it is sent."""
-    figures, decision = alert.figures, alert.decision
-    examples = [
-        ExampleBody(
-            **example.model_dump(exclude={"spans"}),
-            spans=[Span.model_validate(span.model_dump()) for span in example.spans],
-        )
-        for example in figures.examples
-    ]
     return AlertBody(
-        **figures.model_dump(exclude={"examples", "template_id", "estimated_p"}),
-        examples=examples,
+        **alert.figures.model_dump(exclude={"template_id", "estimated_p"}),
         state=alert.state,
         severity=alert.severity,
         estimated_p_value=alert.estimated_p,
         label=alert.label,
-        acknowledged_at=decision.acknowledged_at if decision else None,
-        acknowledged_by=decision.acknowledged_by if decision else None,
-        labeled_at=decision.labeled_at if decision else None,
-        labeled_by=decision.labeled_by if decision else None,
+        **{name: getattr(alert.decision, name, None) for name in _OF_DECISION},
         suppressed_until=alert.suppressed_until,
     )
 
