@@ -21,16 +21,8 @@ class BatchControl:
     batches: Batches
 
     def created(self, key: str, body: bytes) -> Batch | None:
-        """Return the batch that an earlier request with this Idempotency-Key made, or None.
-
-        Raises:
-            Conflict: the earlier request had another body (code `idempotency_key_reused`).
-        """
-        batch_id = self._keys.find(key, body)
-        try:
-            return self.batches.get(batch_id) if batch_id else None
-        except NotFound:  # that request ended between its two writes; this one completes it
-            return None
+        """Return the batch of an earlier request with this Idempotency-Key, as `IdempotencyKeys.created`."""
+        return self._keys.created(key, body, self.batches.get)
 
     def create(self, *, idempotency_key: str | None, body: bytes, caller: Key | None, **fields: Any) -> Batch:
         """Record a batch; requests with the same key create it only once.

@@ -7,14 +7,16 @@ The record is created once, before the thing with this id, so concurrent request
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-from models.errors import Conflict
+from models.errors import Conflict, NotFound
 from store.blobs import Blobs
 from store.ids import new_id
 
 Kind = Literal["job", "batch"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,19 @@ class IdempotencyKeys:
     blobs: Blobs
     kind: Kind
 
-    def find(self, key: str, body: bytes) -> str | None:
-        """Return the id that an earlier request with this key got, or None.
+    def created(self, key: str, body: bytes, get: Callable[[str], T]) -> T | None:
+        """Return what an earlier request with this key has created, which `get` gets by its id, or None.
 
         Raises:
             Conflict: the earlier request had another body (code `idempotency_key_reused`).
         """
+        earlier = self._find(key, body)
+        try:
+            return get(earlier) if earlier else None
+        except NotFound:  # that request ended between its two writes; this one completes it
+            return None
+
+    def _find(self, key: str, body: bytes) -> str | None:
         try:
             record = json.loads(self.blobs.read(self._path(key)))
         except FileNotFoundError:
@@ -43,14 +52,14 @@ class IdempotencyKeys:
         return str(record[self.kind])
 
     def id_for(self, key: str | None, body: bytes) -> str:
-        """Return the id for a request: a new one, or that of an earlier request. Raises as `find`."""
+        """Return the id for a request: a new one, or that of an earlier request. Raises as `created`."""
         new = new_id(self.kind)
         if key is None:
             return new
         record = {"body": hashlib.sha256(body).hexdigest(), self.kind: new}
         if self.blobs.create(self._path(key), json.dumps(record).encode()):
             return new
-        return self.find(key, body) or new  # None: the record has been deleted meanwhile
+        return self._find(key, body) or new  # None: the record has been deleted meanwhile
 
     def _path(self, key: str) -> str:
         # Keys of jobs have no prefix, as in earlier releases; none begins with a newline.

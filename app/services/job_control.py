@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.services.idempotency import IdempotencyKeys
-from models.errors import Busy, Conflict, NotFound, Unavailable
+from models.errors import Busy, Conflict, Unavailable
 from store import tracing
 from store.blobs import Blobs
 from store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -37,16 +37,8 @@ class JobControl:
     redis: Redis
 
     def submitted(self, key: str, body: bytes) -> Job | None:
-        """Return the job that an earlier request with this Idempotency-Key made, or None.
-
-        Raises:
-            Conflict: the earlier request had another body (code `idempotency_key_reused`).
-        """
-        job_id = self._keys.find(key, body)
-        try:
-            return self.jobs.get(job_id) if job_id else None
-        except NotFound:  # that request ended between its two writes; this one completes it
-            return None
+        """Return the job of an earlier request with this Idempotency-Key, as `IdempotencyKeys.created`."""
+        return self._keys.created(key, body, self.jobs.get)
 
     def submit(
         self,
