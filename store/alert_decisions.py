@@ -11,23 +11,18 @@ version they are deleted or move to another name (`store.model_alerts`).
 """
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.anomaly.alerts import PARAMETER, Label
 from models.errors import Conflict, NotFound
 from store.blobs import Blobs
 from store.ids import is_id, new_id
-
-log = logging.getLogger("nextchar.alerts")
-
-Record = TypeVar("Record", bound=BaseModel)
+from store.records import Record, read_record
 
 _CACHE_S = 2.0  # a decision of another process is visible after this long
 _MAX_ATTEMPTS = 10
@@ -152,15 +147,14 @@ class AlertDecisions:
         self._blobs = blobs
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[float, list[str]]] = {}  # the paths below a folder, and when
-        self._decisions: dict[str, Decision | None] = {}  # by path; a file never changes
-        self._suppressions: dict[str, Suppression | None] = {}  # None: damaged
+        self._records: dict[str, BaseModel | None] = {}  # by path; a file never changes; None: damaged
 
     def all(self, model: str) -> dict[str, Decision]:
         """Return the newest decision on each alert of a model's name that has one, by the alert's id."""
         newest: dict[str, str] = {}
         for path in self._paths(f"alert_decisions/{model}"):  # sorted, and sequences have a fixed width
             newest[path.split("/")[2]] = path
-        found = {alert_id: self._decision(path) for alert_id, path in newest.items()}
+        found = {alert_id: self._read(path, Decision) for alert_id, path in newest.items()}
         return {alert_id: decision for alert_id, decision in found.items() if decision}
 
     def change(
@@ -177,7 +171,7 @@ class AlertDecisions:
         folder = f"alert_decisions/{model}"
         for _ in range(_MAX_ATTEMPTS):
             paths = self._blobs.paths(f"{folder}/{alert_id}")
-            current = self._decision(paths[-1]) if paths else None
+            current = self._read(paths[-1], Decision) if paths else None
             number = int(paths[-1].rsplit("/", 1)[1].removesuffix(".json")) + 1 if paths else 0
             decision = change(current).model_copy(update={"sequence": number})
             path = f"{folder}/{alert_id}/{number:08d}.json"
@@ -216,7 +210,7 @@ class AlertDecisions:
 
     def suppressions(self, model: str) -> list[Suppression]:
         """Return the suppressions of a model's name, newest first, with those that have ended."""
-        found = [self._suppression(path) for path in self._paths(f"alert_suppressions/{model}")]
+        found = [self._read(path, Suppression) for path in self._paths(f"alert_suppressions/{model}")]
         return [suppression for suppression in reversed(found) if suppression]
 
     def delete_suppression(self, model: str, suppression_id: str) -> None:
@@ -248,7 +242,7 @@ class AlertDecisions:
         """
         ids: dict[str, str] = {}
         for path in self._blobs.paths(f"alert_decisions/{model}"):
-            decision = _parse(Decision, self._blobs.read(path), path)
+            decision = read_record(self._blobs, path, Decision)
             if decision is None:
                 continue
             moved = decision.model_copy(update={"figures": new_figures(decision.figures)})
@@ -288,17 +282,12 @@ class AlertDecisions:
         with self._lock:
             self._listed.pop(folder, None)
 
-    def _decision(self, path: str) -> Decision | None:
-        if path not in self._decisions:
-            with contextlib.suppress(FileNotFoundError):
-                self._decisions[path] = _parse(Decision, self._blobs.read(path), path)
-        return self._decisions.get(path)
-
-    def _suppression(self, path: str) -> Suppression | None:
-        if path not in self._suppressions:
+    def _read(self, path: str, kind: type[Record]) -> Record | None:
+        if path not in self._records:
             with contextlib.suppress(FileNotFoundError):  # deleted by another process
-                self._suppressions[path] = _parse(Suppression, self._blobs.read(path), path)
-        return self._suppressions.get(path)
+                self._records[path] = read_record(self._blobs, path, kind)
+        found = self._records.get(path)
+        return found if isinstance(found, kind) else None
 
 
 def suppressed_until(
@@ -312,11 +301,3 @@ def suppressed_until(
 def _matches(pattern: str, text: str) -> bool:
     literal = [".*".join(map(re2.escape, part.split("*"))) for part in pattern.split(PARAMETER)]
     return re2.fullmatch(f"(?s){re2.escape(PARAMETER).join(literal)}", text) is not None  # in linear time
-
-
-def _parse(kind: type[Record], data: bytes, path: str) -> Record | None:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError:  # a damaged record must not hide the others
-        log.warning("the record %s is damaged and is ignored", path)
-        return None

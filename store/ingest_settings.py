@@ -8,17 +8,15 @@ it stay as the history. Settings belong to the model's name, and follow its last
 """
 
 import contextlib
-import logging
 import threading
 import time
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from models.errors import Conflict
 from store.blobs import Blobs
 from store.ingest_records import Recalibrate
-
-log = logging.getLogger("nextchar.store")
+from store.records import read_record
 
 _CACHE_S = 2.0  # a change by another process is visible after this long
 _MAX_ATTEMPTS = 10
@@ -107,11 +105,8 @@ class IngestSettings:
 
     def _read(self, path: str) -> SettingsChange | None:
         try:
-            return SettingsChange.model_validate_json(self._blobs.read(path))
+            return read_record(self._blobs, path, SettingsChange)
         except FileNotFoundError:  # deleted by another process
-            return None
-        except ValidationError:  # a damaged record must not stop the scoring of lines
-            log.warning("the record %s is damaged and is ignored", path)
             return None
 
     def _forget(self, model: str) -> None:

@@ -7,21 +7,19 @@ The service's settings may name further ones.
 
 import base64
 import contextlib
-import logging
 import secrets
 import time
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from models.anomaly.alerts import SEVERITIES, Severity
 from models.errors import NotFound
 from store.blobs import Blobs
 from store.events import ALERT_EVENTS, EventType
 from store.ids import is_id, new_id
-
-log = logging.getLogger("nextchar.alerts")
+from store.records import read_record
 
 TargetKind = Literal["webhook", "alertmanager"]
 
@@ -105,11 +103,8 @@ class NotificationTargets:
         found = []
         for path in reversed(self._blobs.paths("notification_targets")):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                try:
-                    found.append(NotificationTarget.model_validate_json(self._blobs.read(path)))
-                except ValidationError:  # a damaged record must not stop the other targets
-                    log.warning("the record %s is damaged and is ignored", path)
-        return [*found, *self._configured]
+                found.append(read_record(self._blobs, path, NotificationTarget))
+        return [*filter(None, found), *self._configured]
 
     def get(self, target_id: str) -> NotificationTarget:
         """Return a target. Raises NotFound."""
