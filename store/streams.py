@@ -165,7 +165,7 @@ class StreamLock:
     def save(self, state: NDArray[np.float32], *, lines: int) -> Stream:
         """Save the state after `lines` more lines. Raises Conflict (`stream_lost`) if the lock was lost."""
         count = self.stream.lines + lines
-        values = (self._model, _pack(state), count, TTL_S)
+        values = (self._model, state.astype("<f4").tobytes(), count, TTL_S)
         limits = (*self._limits.of_owner, self._limits.max_streams, self._limits.max_bytes)
         is_saved = self._redis.eval(_SAVE, 2, *self._keys, self._token, *values, self._owner, *limits)
         if not is_saved:
@@ -315,7 +315,3 @@ def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:
         path = f"{owner.name}:{name}:{stream_id}"
         return f"nextchar:stream-of:{path}", f"nextchar:stream-lock-of:{path}"
     return f"nextchar:stream:{name}:{stream_id}", f"nextchar:stream-lock:{name}:{stream_id}"
-
-
-def _pack(values: NDArray[np.float32]) -> bytes:
-    return values.astype("<f4").tobytes()

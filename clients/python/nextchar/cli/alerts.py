@@ -187,15 +187,11 @@ def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_mo
         "severity": lambda alert: alert["severity"],
         "state": lambda alert: alert["label"] or alert["state"],
         "lines": lambda alert: format_integer(alert["count"]),
-        **({"over time": _over_time} if has_room else {}),
+        **({"over time": lambda a: sparkline(a["counts"], _SPARKLINE_CELLS)} if has_room else {}),
         "last seen": lambda alert: format_time(alert["last_seen"]),
         "template": lambda alert: alert["template"],
     }
     session.print_list(found, columns, if_empty=if_empty)
-
-
-def _over_time(alert: Alert) -> str:
-    return sparkline(alert["counts"], _SPARKLINE_CELLS)
 
 
 def _print_alert(session: Session, alert: Alert) -> None:

@@ -123,7 +123,8 @@ class _Watching:
 
     def run(self) -> None:
         """Send lines until Ctrl-C. Raises NextcharError, and OSError for a log that cannot be read."""
-        first = _wait_for(self.session, self._first_number)
+        client = self.session.client
+        first = _wait_for(self.session, lambda: client.ingest_status(self.model)["flagged"])
         for log in self.logs:
             if log.state.printed is None:
                 log.save(printed=first)
@@ -136,9 +137,6 @@ class _Watching:
                 raise self._failure
             if not any(has_sent):
                 time.sleep(_POLL_S)
-
-    def _first_number(self) -> int:
-        return self.session.client.ingest_status(self.model)["flagged"]
 
     def _send_some(self, log: _Log) -> bool:
         chunk = log.read()
