@@ -6,16 +6,16 @@ again, without the lines that are repeated.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store.blobs import domain_errors
+from store.temporary import temporary_file
 
 _PARTS = 64  # of a billion lines each has 16 million hashes, some 400 MB
 _PIECE_BYTES = 1 << 20
@@ -38,13 +38,9 @@ class DistinctLines:
         """Keep files in `folder`, on a disk with room for the text and 24 bytes per line."""
         self._count = self.removed = self.bytes = 0
         self._held: list[bytes] = []  # of a line that is not complete
-        with ExitStack() as stack, domain_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-
-            def new_file() -> IO[bytes]:
-                return stack.enter_context(tempfile.TemporaryFile(dir=folder))
-
-            self._text, self._parts = new_file(), [new_file() for _ in range(_PARTS)]
+        with ExitStack() as stack:
+            files = [stack.enter_context(temporary_file(folder)) for _ in range(1 + _PARTS)]
+            self._text, *self._parts = files
             self._exit = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -6,12 +6,11 @@ shuffled in memory. The order depends on text and seed alone, so every attempt a
 evaluation of its model, has the same.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from store.blobs import domain_errors
+from store.temporary import temporary_file
 
 _PART_BYTES = 8_000_000  # expected of each file, whose lines are shuffled in memory
 _MAX_PARTS = 250  # open files; of 100 GB of text each has 400 MB, and shuffling takes three times that
@@ -69,11 +69,7 @@ class ShuffledLines:
         self._lengths = [0] * count  # characters of each part
         self.lines = 0
         with ExitStack() as stack, domain_errors():
-            if scratch:
-                scratch.mkdir(parents=True, exist_ok=True)
-            self._parts: list[IO[bytes]] = [
-                stack.enter_context(tempfile.TemporaryFile(dir=scratch)) for _ in range(count)
-            ]
+            self._parts = [stack.enter_context(temporary_file(scratch)) for _ in range(count)]
             self._distribute(_complete_lines(pieces))
             self.characters = sum(self._lengths)
             held_out = max(1, round(self.characters * validation_fraction))

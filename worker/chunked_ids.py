@@ -9,7 +9,6 @@ Ids are the same as those of a local copy, so a job's result is, too.
 """
 
 import os
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from models.text.masks import Masks
 from models.text.vocabulary import Alphabet, Vocabulary
 from store.blobs import domain_errors
 from store.corpora import Corpora
+from store.temporary import temporary_file
 
 MIN_CACHE_BYTES = 64 << 20
 _CHUNKS = 1024  # that fit into the smallest cache; more than the rows of a job
@@ -106,11 +106,8 @@ class ChunkCache:
         self._lock = threading.Lock()
         self.loads = 0
         """How many chunks were read from the storage so far."""
-        with domain_errors():
-            if scratch:
-                scratch.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=scratch) as file:
-                self.descriptor = os.dup(file.fileno())
+        with temporary_file(scratch) as file:
+            self.descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self.descriptor)
 
     def __len__(self) -> int:

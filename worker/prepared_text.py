@@ -6,7 +6,6 @@ counted, the vocabulary is known, and a table converts numbers to ids when they 
 memory-mapped, and the system deletes it when the process ends.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from models.report import UnknownCharacters
 from models.text.character_counts import CODE_POINTS, CharacterCounts
 from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
 from store.blobs import domain_errors
+from store.temporary import temporary_file
 from worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type
 
 _PROMPT_CHARACTERS = 100
@@ -135,20 +135,15 @@ class StoredText:
         self._counts = np.zeros(1, np.int64)  # of each number
         self._number_of_point = np.zeros(CODE_POINTS, np.uint8)
         with domain_errors(), ExitStack() as stack:
-            if scratch:
-                scratch.mkdir(parents=True, exist_ok=True)
-
-            def new_file() -> IO[bytes]:
-                return stack.enter_context(tempfile.TemporaryFile(dir=scratch))
-
-            file = new_file()
+            file = stack.enter_context(temporary_file(scratch))
             for piece in pieces:
                 points = code_points(piece)
                 numbers = self._number_of_point.take(points)
                 if not numbers.all():
                     dtype = self._add(np.unique(points[numbers == 0]))
                     if dtype != numbers.dtype:
-                        file = _widened(file, new_file(), numbers.dtype, dtype)
+                        wider = stack.enter_context(temporary_file(scratch))
+                        file = _widened(file, wider, numbers.dtype, dtype)
                     numbers = self._number_of_point.take(points)
                 self._counts += np.bincount(numbers, minlength=len(self._counts))
                 file.write(numbers.tobytes())

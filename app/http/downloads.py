@@ -5,9 +5,9 @@ space, but no memory, and a client that takes longer than PIECE_TIMEOUT_S for a 
 """
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from models.errors import Busy
 from store.blobs import domain_errors
+from store.temporary import temporary_file
 
 MAX_SMALL_BYTES = 1 << 20
 """A smaller file is sent from memory and needs no place."""
@@ -50,13 +51,6 @@ class DownloadPlaces:
         self._free.release()
 
 
-def temporary_file(folder: Path) -> IO[bytes]:
-    """Return a new file in a folder, which is deleted when it is closed. Raises StorageFull, Unavailable."""
-    with domain_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)
-
-
 def download(
     places: DownloadPlaces,
     write: Callable[[IO[bytes]], object],
@@ -78,27 +72,20 @@ def download(
         Busy: there is no place. StorageFull, Unavailable, and what `write` raises.
     """
     places.acquire()
-    try:
-        file = temporary_file(folder)
-        try:
-            with domain_errors():
-                write(file)
-                length = file.tell()
-                file.seek(0)
-        except BaseException:
-            file.close()
-            raise
-    except BaseException:
-        places.release()
-        raise
-    return _Download(file, places.release, dict(headers) | {"Content-Length": str(length)}, media_type)
+    with ExitStack() as stack, domain_errors():
+        stack.callback(places.release)
+        file = stack.enter_context(temporary_file(folder))
+        write(file)
+        length = file.tell()
+        file.seek(0)
+        return _Download(file, stack.pop_all(), dict(headers) | {"Content-Length": str(length)}, media_type)
 
 
 class _Download(Response):
     def __init__(
-        self, file: IO[bytes], on_end: Callable[[], None], headers: Mapping[str, str], media_type: str
+        self, file: IO[bytes], exit_: ExitStack, headers: Mapping[str, str], media_type: str
     ) -> None:
-        self._file, self._on_end = file, on_end
+        self._file, self._exit = file, exit_
         super().__init__(headers=headers, media_type=media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -113,5 +100,4 @@ class _Download(Response):
         except (OSError, TimeoutError):
             pass  # the client has disconnected or does not read
         finally:
-            self._file.close()
-            self._on_end()
+            self._exit.close()

@@ -12,7 +12,7 @@ from app.http.access import AccessDep
 from app.http.audit import note_audit
 from app.http.corpus_transfer import RequestBody
 from app.http.dependencies import Services, ServicesDep
-from app.http.downloads import download, temporary_file
+from app.http.downloads import download
 from app.http.errors import error_responses
 from app.http.line_streams import content_type
 from app.http.middleware import BodyRule
@@ -22,6 +22,7 @@ from app.services.model_archives import MEDIA_TYPE
 from models.errors import DomainError, TooLarge
 from store.blobs import as_domain_error
 from store.ids import NAME_PATTERN
+from store.temporary import temporary_file
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

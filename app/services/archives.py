@@ -8,7 +8,6 @@ under a name from the archive.
 import os
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing import IO, Literal
 from app.services.gunzip import PIECE_BYTES, Gunzip
 from models.errors import InvalidInput, NotFound, TooLarge
 from store.blobs import Blobs, domain_errors
+from store.temporary import temporary_file
 
 ArchiveFormat = Literal["tar", "zip"]
 
@@ -224,8 +224,7 @@ class ZipArchive(Archive):
 
     def __init__(self, folder: Path, *, adds_newlines: bool, max_bytes: int | None = None) -> None:
         super().__init__(adds_newlines=adds_newlines, max_bytes=max_bytes)
-        with domain_errors():
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- until `close`
+        self._file = temporary_file(folder)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Keep the next bytes; yield nothing. Raises StorageFull."""
