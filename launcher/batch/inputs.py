@@ -241,18 +241,13 @@ def _open(file: InputFile) -> IO[bytes]:
     if "://" not in file.name:
         path = Path(file.name)
         try:
-            stored = path.open("rb")
+            _check_unchanged(file, _local_file(path))
+            return path.open("rb")
         except FileNotFoundError:
             raise NotFound(
                 f"{file.name} is not there; on a cluster, files must be on storage that all machines see",
                 code="no_input",
             ) from None
-        try:
-            _check_unchanged(file, _local_file(path))
-        except BaseException:
-            stored.close()
-            raise
-        return stored
     import obstore
 
     from store.object_errors import domain_errors_of_store
