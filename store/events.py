@@ -24,7 +24,7 @@ from models.saved_model import parse_card
 from store.aliases import parse_move
 from store.blobs import Blobs
 from store.jobs import Job, Jobs, JobStatus
-from store.models import Models
+from store.models import Models, model_id_in
 
 log = logging.getLogger("nextchar.store")
 
@@ -116,7 +116,7 @@ class Events:
         version = int(number.split(".")[0])
         about = {"id": f"{name}@{version}", "name": name, "version": version}
         if path.endswith(".gone"):
-            renamed = next((c for c in self._models.all() if c.id == _model_id(data)), None)
+            renamed = next((c for c in self._models.all() if c.id == model_id_in(data)), None)
             about |= {"renamed_to": renamed.reference if renamed else None}
             return Event(path, ("model.deleted",), name, _deleted_at(data), about)
         card = parse_card(data, where=path)
@@ -152,18 +152,7 @@ def _of_move(path: str, data: bytes) -> Event:
 
 
 def _deleted_at(tombstone: bytes) -> float:
-    fields = _fields(tombstone)
-    return float(fields["deleted_at"]) if "deleted_at" in fields else time.time()  # a copy of the card
-
-
-def _model_id(tombstone: bytes) -> str | None:
-    fields = _fields(tombstone)
-    return fields.get("model") or fields.get("id")
-
-
-def _fields(tombstone: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(tombstone)
-    except ValueError:  # a copy of a damaged card
-        return {}
-    return fields if isinstance(fields, dict) else {}
+        return float(json.loads(tombstone)["deleted_at"])
+    except (ValueError, KeyError, TypeError):  # a copy of the card, which may be damaged
+        return time.time()

@@ -229,7 +229,7 @@ class Models:
         deleted = [number for number, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
         if not deleted:
             return None
-        model_id = _model_id(self._blobs.read(_tombstone(_card_path(name, max(deleted)))))
+        model_id = model_id_in(self._blobs.read(_tombstone(_card_path(name, max(deleted)))))
         return next((card for card in self.all() if card.id == model_id), None)
 
     def _check_has_no_alias(self, name: str, version: int) -> None:
@@ -280,7 +280,7 @@ class Models:
         if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
-            deleted_id = _model_id(self._blobs.read(_tombstone(path)))
+            deleted_id = model_id_in(self._blobs.read(_tombstone(path)))
             self._blobs.delete(path)  # the number was used and deleted while this process was suspended
             return deleted_id == card.id
         return True
@@ -295,7 +295,7 @@ class Models:
         try:
             if not self._blobs.copy(path, _tombstone(path)):
                 return False
-            model_id = _model_id(self._blobs.read(_tombstone(path)))
+            model_id = model_id_in(self._blobs.read(_tombstone(path)))
         except FileNotFoundError:
             return False
         self._blobs.delete(path)
@@ -333,7 +333,7 @@ class Models:
     def _listed_ids(self) -> Iterator[str | None]:
         for path in self.listed_paths():
             with contextlib.suppress(FileNotFoundError):
-                yield _model_id(self._blobs.read(path))
+                yield model_id_in(self._blobs.read(path))
 
     def _is_listed(self, model_id: str) -> bool:
         """Return whether a card has this id. Lists twice: one listing can miss a model being renamed."""
@@ -354,7 +354,7 @@ def _versioned(card: Card, numbers: list[tuple[int, str]]) -> Card:
     return card.model_copy(update={"version": max((n for n, _ in numbers), default=0) + 1})
 
 
-def _model_id(card: bytes) -> str | None:
+def model_id_in(card: bytes) -> str | None:
     """Return the model's id in a card or a tombstone, also if it is damaged or of a newer format."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         fields = json.loads(card)
