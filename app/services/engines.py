@@ -235,8 +235,12 @@ class Engines:
         return self._models.is_deleted(reference.partition("@")[0])
 
     def resolve_again(self, reference: str) -> None:
-        """Resolve an alias that has just been moved again, at its next use."""
-        self._forget(reference)
+        """Resolve a name again at its next use, as an alias that has been moved.
+
+        A version that is deleted from storage is evicted later.
+        """
+        with self._lock:
+            self._resolved.pop(reference, None)
 
     def stats(self) -> dict[str, dict[str, float]]:
         """Return the counters of each loaded model, by `name@version`."""
@@ -273,10 +277,10 @@ class Engines:
             self.release(self._acquire_exact(exact))
             self._set_resolved(reference, exact)
         except DomainError:  # the next request finds and reports the same
-            self._forget(reference)
+            self.resolve_again(reference)
         except Exception:  # a storage failure; the next request tries again
             log.exception("resolving the name of model %s", reference)
-            self._forget(reference)
+            self.resolve_again(reference)
 
     def _serve_stale(self, reference: str, new: str) -> None:
         """Until `new` is loaded, serve requests with the version before it, if that still exists."""
@@ -294,7 +298,7 @@ class Engines:
         try:
             name, version = self._models.resolve(reference)
         except NotFound:
-            self._forget(reference)
+            self.resolve_again(reference)
             raise
         return f"{name}@{version}"
 
@@ -303,11 +307,6 @@ class Engines:
             if len(self._resolved) >= _MAX_RESOLVED_NAMES:
                 self._resolved.clear()
             self._resolved[reference] = _Resolved(exact, time.monotonic())
-
-    def _forget(self, reference: str) -> None:
-        """Forget how a name was resolved. A version that is deleted from storage is evicted later."""
-        with self._lock:
-            self._resolved.pop(reference, None)
 
     def _acquire_exact(self, exact: str) -> Loaded:
         ready = self._acquire_loaded(exact)

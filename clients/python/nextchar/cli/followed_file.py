@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,6 @@ class Position:
     head: str = ""
     head_bytes: int = 0
     generation: int = 0
-
-    def dump(self) -> dict[str, Any]:
-        """Return it as JSON's values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,7 @@ class StateFile:
 
     def save(self, state: WatchState) -> None:
         """Replace what was saved, and sync it."""
-        fields = {
-            "version": _VERSION,
-            **self._about,
-            "position": state.position.dump() if state.position else None,
-            "sending_to": state.sending_to,
-            "printed": state.printed,
-        }
+        fields = {"version": _VERSION, **self._about, **asdict(state)}
         temporary = self._path.with_suffix(".new")
         with temporary.open("wb") as file:
             file.write(json.dumps(fields).encode("utf-8", "backslashreplace"))
