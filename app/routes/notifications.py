@@ -17,7 +17,6 @@ from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
 from app.services.outbound import RequestFailed, check_target
 from store.notification_targets import NotificationTarget
-from store.notifications import Delivery
 
 BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 
@@ -108,7 +107,7 @@ def list_deliveries(
     notifications = services.notifications
     deliveries = notifications.dead(found.id) if status == "dead" else notifications.waiting(found.id)
     page, has_more = paginate(deliveries, lambda delivery: delivery.id, after=after, limit=limit)
-    return Page(data=[_delivery_body(delivery, status) for delivery in page], has_more=has_more)
+    return Page(data=[DeliveryBody(status=status, **asdict(one)) for one in page], has_more=has_more)
 
 
 @router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
@@ -116,7 +115,8 @@ def replay_delivery(services: ServicesDep, access: AccessDep, target: str, deliv
     """Send a message again that was given up or waits: it has all its attempts, and is due now."""
     access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
-    return _delivery_body(services.notifications.replay(found.id, delivery), "waiting")
+    replayed = services.notifications.replay(found.id, delivery)
+    return DeliveryBody(status="waiting", **asdict(replayed))
 
 
 def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:
@@ -126,7 +126,3 @@ def _target_body(services: Services, target: NotificationTarget, *, secret: str 
         secret=secret,
         **asdict(services.notifications.health(target.id)),
     )
-
-
-def _delivery_body(delivery: Delivery, status: Literal["waiting", "dead"]) -> DeliveryBody:
-    return DeliveryBody(status=status, **asdict(delivery))
