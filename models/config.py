@@ -94,6 +94,11 @@ class TrainingConfig(Frozen):
         description="Whether the gradients of recurrent weights are preconditioned (one-sided Shampoo) before"
         " AdamW.",
     )
+    early_stopping: bool = Field(
+        False,
+        description="Whether a run ends before its budget is used up if held-out loss has not been better at"
+        " four evaluations in a row.",
+    )
     budget: Budget = Budget(seconds=60)
     validation_fraction: float = Field(
         0.1, ge=0.005, le=0.5, description="Fraction of the text, at its end, held out for validation."
@@ -138,16 +143,16 @@ class Mix(Frozen):
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
     "tiny": (
         NetworkConfig(units=256, dropout=None, coupled_gates=True),
-        TrainingConfig(learning_rate=1e-2),
+        TrainingConfig(learning_rate=1e-2, early_stopping=True),
     ),
-    "small": (NetworkConfig(dropout=None, coupled_gates=True), TrainingConfig()),
+    "small": (NetworkConfig(dropout=None, coupled_gates=True), TrainingConfig(early_stopping=True)),
     "medium": (
         NetworkConfig(layers=2, dropout=None, coupled_gates=True),
-        TrainingConfig(learning_rate=8e-3, preconditioning=True),
+        TrainingConfig(learning_rate=8e-3, preconditioning=True, early_stopping=True),
     ),
     "large": (
         NetworkConfig(layers=2, units=1024, embedding=96, dropout=None, coupled_gates=True),
-        TrainingConfig(rows=64, window=64, learning_rate=3e-3),
+        TrainingConfig(rows=64, window=64, learning_rate=3e-3, early_stopping=True),
     ),
 }
 

@@ -223,7 +223,13 @@ class Report(TypedDict, total=False):
     ]
     characters: CharacterCounts
     unknown: UnknownCharacters
-    stopped: Annotated[str | None, Field(description="Why it ended early; null: the budget was used up.")]
+    stopped: Annotated[
+        str | None,
+        Field(description="The request that ended training before its budget did; null: none."),
+    ]
+    ended_early: Annotated[
+        str | None, Field(description="Why training ended early by itself, as a sentence; null: it did not.")
+    ]
     rows: Annotated[int, Field(description="Rows of the batches (B).")]
     window: Annotated[int, Field(description="Characters of a window (T).")]
     dropout: Annotated[float, Field(description="Fraction of the LSTMs' outputs that training dropped.")]

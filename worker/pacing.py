@@ -111,8 +111,11 @@ class Pace:
         return self.elapsed_s - self._retimed_at_s > _RETIME_FRACTION * (self._budget_s or float("inf"))
 
     def retimed(self, state: RunState) -> Schedule:
-        """Return the schedule, with its rest fitted to the measured speed if the budget is in seconds."""
-        if self._budget_s is None or self.steps_per_second is None:
+        """Return the schedule, with its rest fitted to the measured speed if the budget is in seconds.
+
+        A run that ends early keeps its schedule.
+        """
+        if self._budget_s is None or self.steps_per_second is None or state.ended_early:
             return state.schedule
         self._retimed_at_s = self.elapsed_s
         end = self.affordable_end(state, 1 / self.steps_per_second)

@@ -248,6 +248,7 @@ def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture
         },
         "unknown": text.unknown,
         "stopped": result.stopped,
+        "ended_early": result.ended_early,
         "rows": result.rows.rows,
         "window": result.rows.window,
         "dropout": result.dropout,

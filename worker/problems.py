@@ -37,6 +37,8 @@ def find_problems(report: Report) -> list[str]:
 def _advice(report: Report) -> str:
     if (turned := report.get("validation_turned_at_step")) is not None:
         return f"validation was best at step {turned}: train on more text, or use a smaller preset"
+    if report.get("ended_early"):
+        return "held-out loss stopped falling, so training ended early: train on more text"
     training = (
         f"it trained for {report['training_seconds']:.0f} s and read the text {report['epochs']:.2g} times"
     )

@@ -13,6 +13,7 @@ from models.config import TrainingConfig
 from store import tracing
 from worker.checkpoints import Checkpoint, CheckpointSaver
 from worker.divergence import MAX_RETRIES, Diverged, LossBound
+from worker.early_stopping import cooldown
 from worker.evaluator import PATIENCE, Evaluator
 from worker.hooks import Hooks, StopReason
 from worker.mixing import MixedRows
@@ -32,10 +33,14 @@ _NATS_PER_BIT = float(np.log(2))
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `stopped` is None if it used up its budget; the network has the best weights."""
+    """How a run ended. The network has the best weights.
+
+    `stopped` is None if the run used up its budget or ended early, and `ended_early` says why in that case.
+    """
 
     network: Trainable
     stopped: StopReason | None
+    ended_early: str | None
     steps: int
     epochs: float
     best_step: int
@@ -197,7 +202,8 @@ class Trainer:
         self.pace.add_step(self.pace.clock() - began)
         if state.is_evaluation_due and not state.is_finished:
             self._evaluate()
-            state.schedule = self.pace.retimed(state)
+            if not (self.training.early_stopping and self._stop_early()):
+                state.schedule = self.pace.retimed(state)
             if state.curve[-1]["validation_bits_per_character"] * _NATS_PER_BIT <= self.loss_bound.nats(
                 state
             ):
@@ -207,6 +213,15 @@ class Trainer:
         if self.pace.should_retime() and not state.is_finished:
             state.schedule = self.pace.retimed(state)
         self._report_progress()
+
+    def _stop_early(self) -> bool:
+        """Begin the cooldown from the best weights if held-out loss has turned; return whether it began."""
+        if (end := cooldown(self.state)) is None:
+            return False
+        self.evaluator.load_best()
+        self.state.schedule, self.state.ended_early = end.schedule, end.sentence
+        self._message(end.sentence)
+        return True
 
     def _learning_rate(self) -> float:
         """Return the learning rate of the next step."""
@@ -273,6 +288,7 @@ class Trainer:
                 ),
                 "validation_bits_per_character": last["validation_bits_per_character"],
                 "sample": self.evaluator.sample,
+                "ended_early": state.ended_early,
             }
         )
 
@@ -317,6 +333,7 @@ class Trainer:
         return Result(
             network=self.network,
             stopped=stopped,
+            ended_early=state.ended_early,
             steps=state.step,
             epochs=self._epochs(),
             best_step=state.best_step,

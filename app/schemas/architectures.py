@@ -30,6 +30,7 @@ class Recipe(BaseModel):
     weight_decay: float
     clip_norm: float
     preconditioning: bool
+    early_stopping: bool
 
 
 class PresetBody(BaseModel):

@@ -108,6 +108,11 @@ class TrainingOverride(RequestBody):
         description="Whether the gradients of recurrent weights are preconditioned before AdamW: steps are"
         " longer and learn more. Of the presets `medium` has it.",
     )
+    early_stopping: bool | None = Field(
+        None,
+        description="Whether training ends before its budget is used up if held-out loss has not been better"
+        " at four evaluations in a row; in the presets it does.",
+    )
 
 
 class JobCreate(RequestBody):
@@ -237,6 +242,11 @@ class ProgressBody(BaseModel):
     )
     peak_memory_bytes: int | None = Field(
         None, description="Peak memory of the process that trains, in bytes."
+    )
+    ended_early: str | None = Field(
+        None,
+        description="Why training ends before its budget is used up, as a sentence; see"
+        " `training.early_stopping`.",
     )
     waiting_for_storage: str | None = Field(
         None,

@@ -45,6 +45,8 @@ def test_advice_depends_on_the_cause() -> None:
     worse = {**REPORT, "validation_bits_per_character": 2.6}
     (advice,) = find_problems({**worse, "validation_turned_at_step": 700})
     assert "train on more text, or use a smaller preset" in advice
+    (advice,) = find_problems({**worse, "ended_early": "ended early: held-out loss was best at step 700"})
+    assert advice.endswith("; held-out loss stopped falling, so training ended early: train on more text")
     assert "train for more seconds or on more text" in find_problems({**worse, "epochs": 7.1})[0]
 
 

@@ -106,6 +106,12 @@ def test_page_shows_every_part() -> None:
         assert words in written, words
 
 
+def test_page_says_why_training_ended_early() -> None:
+    sentence = "ended early: held-out loss was best at step 100"
+    assert "ended early" not in _page(_report("plain"))
+    assert f"Training {sentence}." in _page({**_report("plain"), "ended_early": sentence})
+
+
 @pytest.mark.parametrize(
     "missing",
     [("memorization",), ("baselines", "ngram_order"), ("samples",), ("int8",), ("memorization", "baselines")],

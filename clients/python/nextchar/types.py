@@ -46,6 +46,7 @@ class Progress(TypedDict, total=False):
     train_bits_per_character: float | None
     validation_bits_per_character: float | None
     sample: str | None
+    ended_early: str | None  # services from before there was early stopping lack it
     waiting_for_storage: str | None
 
 

@@ -187,6 +187,8 @@ def _print_job(session: Session, job: Job) -> None:
             ("training", f"{training_bits} bits per character"),
             ("held-out", f"{held_out_bits} bits per character"),
         ]
+    if ended_early := progress.get("ended_early"):
+        fields.append(("early stopping", ended_early))
     if job["model"]:
         fields.append(("model", job["model"]))
     if job["error"]:

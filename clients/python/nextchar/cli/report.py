@@ -89,6 +89,8 @@ def show(console: Console, report: Report) -> None:
             fields.append((name, f"{curve}{format_bits(points[0])} to {format_bits(points[-1])}"))
     if (best := report.get("validation_turned_at_step")) is not None:
         fields.append(("overfitting", f"held-out bits rise after step {format_integer(best)}"))
+    if ended_early := report.get("ended_early"):
+        fields.append(("early stopping", ended_early))
     print_fields(console, fields)
     _show_experts(console, report)
     _show_baselines(console, report)
