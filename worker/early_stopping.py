@@ -10,6 +10,7 @@ from worker.schedule import Schedule
 
 PATIENCE = 4  # evaluations in a row without a new best; a fifth of a run with all evaluations
 
+_MIN_EPOCHS = 4  # a text that was read less often is not overfitted: the loss only goes up and down
 _COOLDOWN_FRACTION = 0.1  # of the steps that were made
 
 
@@ -24,10 +25,11 @@ class Cooldown:
 def cooldown(state: RunState) -> Cooldown | None:
     """Return the cooldown that a run should end with, from its best weights; None: it continues.
 
-    Call it after an evaluation. A run continues while held-out loss still falls now and then, when the
-    cooldown would take longer than the rest of the budget, and when it is in its cooldown already.
+    Call it after an evaluation. A run continues while held-out loss still falls now and then, while the text
+    was read less than four times, if the cooldown would take longer than the rest of the budget, and in its
+    cooldown.
     """
-    if state.ended_early or state.evaluations_since_best < PATIENCE:
+    if state.ended_early or state.evaluations_since_best < PATIENCE or state.epoch < _MIN_EPOCHS:
         return None
     end = state.step + max(1, round(_COOLDOWN_FRACTION * state.step))
     if end >= state.schedule.end:

@@ -21,7 +21,7 @@ OTHER_END = Text.split(_WORDS, validation_fraction=112 / len(_WORDS))
 OVERFITTING = _training(learning_rate=3e-2, weight_decay=0.0, budget=Budget(steps=600), early_stopping=True)
 
 # Evaluated at each twentieth of 200 steps; the best was at step 60.
-TURNED = RunState(Schedule(end=200), step=100, best_step=60, best_bits=2.5, evaluations_since_best=4)
+TURNED = RunState(Schedule(end=200), step=100, epoch=4, best_step=60, best_bits=2.5, evaluations_since_best=4)
 
 
 def test_the_cooldown_takes_a_tenth_of_the_steps_so_far_from_the_rate_of_the_best_step() -> None:
@@ -41,6 +41,7 @@ def test_the_cooldown_takes_a_tenth_of_the_steps_so_far_from_the_rate_of_the_bes
     "change",
     [
         pytest.param({"evaluations_since_best": 3}, id="held-out loss may still fall"),
+        pytest.param({"epoch": 3}, id="the text was not read often"),
         pytest.param({"step": 182}, id="nothing is saved"),
         pytest.param({"ended_early": "ended early: …"}, id="it is in its cooldown"),
     ],
