@@ -107,7 +107,7 @@ class CorpusStatistics:
         if detected.kind != "log":
             return kind
         log_sample = asdict(detected.log)
-        for field in ("kind", "is_chronological"):
+        for field in ("kind", "clock"):
             del log_sample[field]
         return kind | {"suggested_masks": list(detected.log.masks), "log_sample": log_sample}
 

@@ -57,6 +57,73 @@ def counting_log(lines: int) -> Iterator[str]:
         yield f"[{i * 0.173:12.6f}] task_{i // 3} of stage{i // 30}: {event}"
 
 
+def gc_log(lines: int) -> Iterator[str]:
+    """Garbage collections: events of six lines, with a date, and seconds and milliseconds since the start."""
+    draw, clock = random.Random(5), _clock(1.0)
+    started = datetime(2023, 12, 10, 6, 55, 46, tzinfo=UTC)
+    for _ in range(lines // 6):
+        now = next(clock)
+        uptime_s = (now - started).total_seconds()
+        yield f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}+0000: {uptime_s:.3f}: [GC pause (young)"
+        yield f"   [Parallel Time: {draw.uniform(5, 15):.1f} ms, GC Workers: 4]"
+        yield f"      [GC Worker Start (ms):  {1000 * uptime_s:.1f}]"
+        yield f"      [Object Copy (ms):  {draw.uniform(1, 5):.1f}]"
+        yield f"   [Heap: {draw.uniform(50, 60):.1f}M(1024.0M)->7168.0K(1024.0M)]"
+        yield " [Times: user=0.01 sys=0.00, real=0.01 secs]"
+
+
+def java_log(lines: int) -> Iterator[str]:
+    """A service's log in which each message is followed by a stack trace of sixty frames."""
+    draw, clock = random.Random(6), _clock(5.0)
+    for i in range(lines):
+        if i % 61 == 0:
+            yield f"{next(clock):%H:%M:%S} [worker-{draw.randrange(4)}/ERROR]: IllegalStateException"
+        else:
+            yield f"\tat org.example.module{i % 7}.Task.step{draw.randrange(20)}(Task.java:{i % 61})"
+
+
+def python_log(lines: int) -> Iterator[str]:
+    """A service's log in which every other message is followed by a traceback."""
+    draw, clock = random.Random(7), _clock(5.0)
+    for _ in range(lines // 8):
+        yield f"{next(clock):%Y-%m-%d %H:%M:%S},{draw.randrange(1000):03} INFO app: request done"
+        yield f"{next(clock):%Y-%m-%d %H:%M:%S},{draw.randrange(1000):03} ERROR app: request failed"
+        yield "Traceback (most recent call last):"
+        for name in ("run", "handle"):
+            yield f'  File "/srv/app/{name}.py", line {draw.randrange(3)}, in {name}'
+            yield f"    return {name}_inner(request)"
+        yield f"ValueError: invalid literal for int(): 'a{draw.randrange(9)}'"
+
+
+def sql_log(lines: int) -> Iterator[str]:
+    """A database's log of slow statements of several lines, with a time in seconds since 1970."""
+    draw, time = random.Random(8), 1_700_000_000
+    for _ in range(lines // 7):
+        time += draw.randrange(1, 30)
+        yield "# User@Host: app[app] @ localhost []"
+        yield f"# Query_time: {draw.randrange(2, 9)}  Lock_time: 0  Rows_sent: {draw.randrange(100)}"
+        yield f"SET timestamp={time};"
+        yield draw.choice(("SELECT name, price", "SELECT name"))
+        yield "  FROM items"
+        yield "  JOIN clients ON clients.id = client_id"
+        yield f"  WHERE id = {draw.randrange(500)};"
+
+
+def uptime_log(lines: int) -> Iterator[str]:
+    """A log of events of three lines, with nothing but seconds since the start."""
+    draw, uptime_s = random.Random(9), 0.2
+    for _ in range(lines // 3):
+        uptime_s += draw.uniform(0, 3)
+        yield f"{uptime_s:.3f}: [GC {uptime_s:.3f}: [ParNew"
+        yield f"- age   1: {draw.randrange(5)} regions"
+        yield f": {draw.randrange(900)}K->{draw.randrange(90)}K, 0.00{draw.randrange(10)} secs]"
+
+
+MULTILINE_LOGS: dict[str, Callable[[int], Iterator[str]]] = {
+    f.__name__: f for f in (gc_log, java_log, python_log, sql_log, uptime_log)
+}
+"""Logs whose events have several lines."""
+
 LOGS: dict[str, Callable[[int], Iterator[str]]] = {
     f.__name__: f for f in (syslog, access_log, json_log, counting_log)
 }

@@ -20,7 +20,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+from models.text.log_clock import TIMES, is_stack_frame
 from models.text.log_detection import LineSample, LogDetection, detect_log
+from models.text.masks import Masks
 
 TextKind = Literal["log", "records", "code", "text"]
 Purpose = Literal["complete", "anomalies", "both"]
@@ -42,6 +44,10 @@ _MIN_CODE = 0.4  # fraction of the lines that look like code
 _MIN_ROWS = 0.9  # fraction of the lines with the same columns
 _MIN_LABELED = 0.5  # fraction of the lines that start with a label, as of a speaker
 _MAX_LABELS = 0.2  # distinct labels per line
+_MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and that are distinct
+_MIN_SENTENCE_LETTERS = 0.85  # fraction of letters and spaces among their characters
+_MIN_HEADINGS = 0.005  # fraction of the lines of Markdown
+_MIN_LINKS = 0.02
 _MIN_WRAPPED = 0.8  # fraction of the lines of exactly the same length
 _WRAPPED_CHARACTERS = 40  # a shorter line is not a wrapped one
 
@@ -64,9 +70,16 @@ _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
 _CODE = re.compile(
-    r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--)|^</?\w|\w\(|[=!<>]=|[-=]>|::|\+=|&&|\|\||"
+    r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--|;)|^</?\w|^\([\w-]|\)\)$|\w\(|[=!<>]=|[-=]>|::|\+=|&&|\|\||"
     r"^(?:def|class|import|from|return|if|elif|else|for|while|try|except|with|function|local)\b.*:$|"
     r"^\w+(?:\.\w+)* = |^(?:import|from|return|break|pass|end|else)\b[^,.]*$"
+)
+_STATEMENT = re.compile(r"(?:INSERT INTO|CREATE|ALTER|DROP|UPDATE|DELETE FROM)\s", re.IGNORECASE)  # of SQL
+_HEADING = re.compile(r"#{1,6} \S")
+_MARKDOWN = re.compile(r"^(?:#{1,6}|[*+-]|\d+\.|>) +")
+_LINK = re.compile(r"!?\[[^\[\]]*\]\([^()\s]*\)")
+_TIME_OF_DAY = re.compile(  # after a masked date
+    r"^[\s\[(<,.\u24e3\u24d3\u24d2-]*(?:\d{1,2}:\d\d(?:\s?[ap]\.?m\.?)?)?[\s\])>,-]*", re.IGNORECASE
 )
 # Scripts without spaces between words, by the beginning of the names of their letters.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -85,11 +98,9 @@ def detect_kind(sample: LineSample) -> KindDetection:
     """Return the kind of the text that this is a sample of: the first of the rules that holds decides."""
     raw = sample.lines()
     log = detect_log(raw)
-    if log.kind == "log":
-        return KindDetection("log", "most lines have a timestamp, or a number that increases", log)
-    lines = _Lines(raw, [line.strip() for line in raw], sample.empty_fraction(), log.is_chronological)
+    lines = _Lines(raw, [line.strip() for line in raw], sample.empty_fraction(), log)
     kind, reason = next((kind, reason) for holds, kind, reason in _RULES if holds(lines))
-    return KindDetection(kind, reason, log)
+    return KindDetection(kind, log.clock.reason if kind == "log" and log.clock else reason, log)
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class _Lines:
     raw: list[str]
     stripped: list[str]  # without spaces at both ends
     empty: float  # the fraction of empty lines
-    is_chronological: bool
+    log: LogDetection
 
     def fraction(self, holds: Callable[[str], bool]) -> float:
         """Return the fraction of the lines, without spaces at both ends, for which `holds`."""
@@ -119,8 +130,48 @@ def _has_no_space(line: str) -> bool:
     return not any(map(str.isspace, line))
 
 
+def _is_log_of_times(lines: _Lines) -> bool:
+    return lines.log.kind == "log" and lines.log.clock is not None and lines.log.clock.kind == "time"
+
+
+def _is_source_code(lines: _Lines) -> bool:
+    return _looks_like_code(lines) and (
+        _is_indented(lines)
+        or _is_repetitive(lines)
+        or lines.fraction(lambda line: _STATEMENT.match(line) is not None) >= _MIN_CODE
+    )
+
+
 def _looks_like_code(lines: _Lines) -> bool:
-    return lines.fraction(lambda line: _CODE.search(line) is not None) >= _MIN_CODE
+    """Return whether many lines look like code, if neither Markdown nor stack traces."""
+    code = map(_without_markdown, lines.stripped) if _is_markdown(lines) else lines.stripped
+    return (
+        _fraction(list(code), lambda line: bool(_CODE.search(line)) and not is_stack_frame(line)) >= _MIN_CODE
+    )
+
+
+def _is_markdown(lines: _Lines) -> bool:
+    headings = lines.fraction(lambda line: _HEADING.match(line) is not None)
+    return headings >= _MIN_HEADINGS and lines.fraction(lambda line: "](" in line) >= _MIN_LINKS
+
+
+def _without_markdown(line: str) -> str:
+    return _LINK.sub("", _MARKDOWN.sub("", line))
+
+
+def _is_conversation(lines: _Lines) -> bool:
+    """Return whether the lines are sentences of a few speakers, with times."""
+    times = Masks(TIMES)
+    said = [_TIME_OF_DAY.sub("", times.replace(line)) for line in lines.stripped]
+    labels = [match for match in map(_LABEL.match, said) if match]
+    sentences = "".join(match.string[match.end() :] for match in labels)
+    letters = sum(c.isalpha() or c.isspace() for c in sentences) / max(1, len(sentences))
+    return (
+        len(labels) >= _MIN_SPOKEN * len(said)
+        and len({match[0] for match in labels}) <= _MAX_LABELS * len(said)
+        and len({_NUMBER.sub("0", line) for line in said}) >= _MIN_SPOKEN * len(said)
+        and letters >= _MIN_SENTENCE_LETTERS
+    )
 
 
 def _is_indented(lines: _Lines) -> bool:
@@ -243,12 +294,15 @@ def _neighbors(lines: Sequence[set[str]]) -> Iterator[tuple[set[str], set[str]]]
 
 
 _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
-    (lambda a: a.is_chronological, "text", "its lines have timestamps or numbers that increase"),
     (
-        lambda a: _looks_like_code(a) and (_is_indented(a) or _is_repetitive(a)),
-        "code",
-        "most lines look like source code or markup",
+        lambda a: _is_log_of_times(a) and _is_conversation(a),
+        "text",
+        "its lines are sentences of a few speakers, with timestamps",
     ),
+    (_is_log_of_times, "log", ""),
+    (_is_source_code, "code", "most lines look like source code or markup"),
+    (lambda a: a.log.kind == "log", "log", ""),
+    (lambda a: a.log.clock is not None, "text", "its lines have timestamps or numbers that increase"),
     (lambda a: len(a.raw) < _MIN_LINES, "text", f"fewer than {_MIN_LINES} lines are too few to tell more"),
     # Signs that the order of the lines matters
     (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),

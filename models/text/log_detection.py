@@ -1,19 +1,20 @@
 """Detects whether a text is a log, and suggests masks for its lines.
 
-A text is a log if most of its lines have a timestamp, or a number that increases from line to line. Masks are
-suggested for timestamps, and for other classes of values whose later values are new: such values drift
-(process ids, counters, addresses of new clients), and to a model trained on them every later line would be
-anomalous. Recurring values such as status codes carry information and are not masked. The decision is made
-from a bounded sample of the lines.
+A text is a log if it has a clock (`models.text.log_clock`): most of its lines have a timestamp, or a number
+that increases from line to line; or events have several lines, of which one has it. Masks are suggested for
+timestamps, for long numbers that increase, and for other classes of values whose later values are new: such
+values drift (process ids, counters, addresses of new clients), and to a model trained on them every later
+line would be anomalous. Recurring values such as status codes carry information and are not masked. The
+decision is made from a bounded sample of the lines.
 """
 
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
+from models.text.log_clock import TIMES, LogClock, find_clock, rises
 from models.text.masks import Masks
 
 CLASSES = (
@@ -32,15 +33,11 @@ CLASSES = (
 
 _MIN_LINES = 50
 _TIMESTAMPS = ("timestamp", "date")
-_MIN_TIMESTAMPED = 0.5  # fraction of a log's lines; stack traces and wrapped lines have no timestamp
-_MIN_COUNTED = 0.8  # fraction of the lines with a number at the same position
-_MIN_RISING = 0.1  # fraction of these numbers above the one before: many lines share a second
-_MAX_FALLING = 0.1  # falling steps per rising one: threads write out of order
-_COUNTER_POSITIONS = 4  # numbers per line that are examined
-
 _MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
 _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20
+_MIN_COUNTED = 30  # values of a field, from which on it can be a counter
+_COUNTERS = ("hex", "long_numbers")
 _MIN_EARLIER = 5  # earlier values of a field, below which a later one does not count as new
 
 _BLOCK_LINES = 16  # adjacent lines that are sampled together
@@ -57,7 +54,7 @@ class LogDetection:
         example: one of the lines.
         matches: spans in `example` that each of CLASSES matches when applied alone.
         kept: fraction of the sample's characters left after the suggested masks are applied.
-        is_chronological: whether most lines have a timestamp, or a number that increases from line to line.
+        clock: what shows that the lines are in order of time; None: nothing does.
     """
 
     kind: Literal["log", "text"]
@@ -66,7 +63,7 @@ class LogDetection:
     example: str = ""
     matches: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     kept: float = 1.0
-    is_chronological: bool = False
+    clock: LogClock | None = None
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -139,13 +136,13 @@ class _Value:
 def detect_log(lines: Sequence[str]) -> LogDetection:
     """Return whether the text that these lines are sampled from, in order, is a log, and masks for it."""
     values = [value for number, line in enumerate(lines) for value in _values(number, line, _OTHERS)]
-    timestamped = len({v.line for v in values if v.mask in _TIMESTAMPS})
-    is_timestamped = bool(lines) and timestamped >= _MIN_TIMESTAMPED * len(lines)
-    if not is_timestamped and not _has_counter(values, len(lines)):
+    timestamped = {mask: {v.line for v in values if v.mask == mask} for mask in _TIMESTAMPS}
+    clock = find_clock(lines, timestamped)
+    if clock is None:
         return LogDetection("text", len(lines))
-    suggested = Masks(_suggested(lines, values))
+    suggested = Masks(_suggested(lines, values, clock))
     if not suggested or len(lines) < _MIN_LINES:
-        return LogDetection("text", len(lines), is_chronological=True)
+        return LogDetection("text", len(lines), clock=clock)
     matched_lines = dict.fromkeys(suggested.masks, 0)
     for line in lines:
         for mask in {mask for _, _, mask in suggested.matches(line)}:
@@ -160,7 +157,7 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
         example,
         {m: spans for m, spans in matches.items() if spans},
         kept,
-        is_chronological=True,
+        clock,
     )
 
 
@@ -174,10 +171,16 @@ _SPLIT_BY = {"long_numbers": {"uuid", "hex"}, "digits": {"uuid", "hex", "ip"}}
 _OTHERS, _ALL = Masks([name for name in CLASSES if name not in _ADDED]), Masks(CLASSES)
 
 
-def _suggested(lines: Sequence[str], values: Sequence[_Value]) -> list[str]:
+def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) -> list[str]:
     """Return the suggested masks in the order of CLASSES; `values` are those without _ADDED."""
     all_values = [value for number, line in enumerate(lines) for value in _values(number, line, _ALL)]
-    suggested = {m for m in CLASSES if _is_suggested(m, all_values if m in _ADDED else values, len(lines))}
+    suggested = {
+        m
+        for m in CLASSES
+        if _drifts(m, all_values if m in _ADDED else values, len(lines)) or _has_counter(m, values)
+    }
+    if not suggested or not clock.masks.isdisjoint(TIMES):
+        suggested |= clock.masks
     split = {name for numbers in suggested for name in _SPLIT_BY.get(numbers, ())}
     suggested |= {value.mask for value in values if value.mask in split}
     return [m for m in CLASSES if m in suggested]
@@ -190,44 +193,34 @@ def _values(number: int, line: str, masks: Masks) -> list[_Value]:
     ]
 
 
-def _has_counter(values: Sequence[_Value], lines: int) -> bool:
-    """Return whether, for some i, the i-th number of most lines increases through the text."""
-    by_line: dict[int, list[str]] = defaultdict(list)
-    for value in values:
-        if value.text.isdecimal():
-            by_line[value.line].append(value.text)
-    for i in range(_COUNTER_POSITIONS):
-        numbers = [int(texts[i][:18]) for _, texts in sorted(by_line.items()) if len(texts) > i]
-        if len(numbers) < max(2, _MIN_COUNTED * lines):
-            continue
-        steps = [after - before for before, after in pairwise(numbers)]
-        rising, falling = sum(step > 0 for step in steps), sum(step < 0 for step in steps)
-        if rising >= _MIN_RISING * len(steps) and falling <= _MAX_FALLING * rising:
-            return True
-    return False
-
-
-def _is_suggested(mask: str, values: Sequence[_Value], lines: int) -> bool:
-    """Return whether a class is the lines' timestamp, or its values drift."""
-    of_class = [value for value in values if value.mask == mask]
-    if mask in _TIMESTAMPS and len({v.line for v in of_class}) >= _MIN_TIMESTAMPED * lines:
-        return True
-    return _drifts(of_class, lines)
-
-
-def _drifts(values: Sequence[_Value], lines: int) -> bool:
-    """Return whether values of one class change with time, or hardly ever recur.
+def _drifts(mask: str, values: Sequence[_Value], lines: int) -> bool:
+    """Return whether the values of a class change with time, or hardly ever recur.
 
     The fraction of new values in the later half of the lines is compared with that between two random halves.
     The latter is chance, as for durations, which the calibration of anomaly scores accounts for.
     """
+    of_class = [value for value in values if value.mask == mask]
     shuffled = random.Random(0).sample(range(lines), lines)
-    later = _new_fraction(values, lambda line: 2 * line < lines)
-    by_chance = _new_fraction(values, lambda line: 2 * shuffled[line] < lines)
+    later = _new_fraction(of_class, lambda line: 2 * line < lines)
+    by_chance = _new_fraction(of_class, lambda line: 2 * shuffled[line] < lines)
     if later is None or by_chance is None:
         return False
-    is_id = values[0].mask != "digits" and by_chance >= _MIN_UNIQUE
+    is_id = mask != "digits" and by_chance >= _MIN_UNIQUE
     return is_id or later - by_chance >= _MIN_DRIFT
+
+
+def _has_counter(mask: str, values: Sequence[_Value]) -> bool:
+    """Return whether some field of a class is a number that increases through the text, and so drifts.
+
+    The other fields of the class may recur, so that the class as a whole does not drift.
+    """
+    if mask not in _COUNTERS:
+        return False
+    fields: dict[str, dict[int, float]] = defaultdict(dict)
+    for value in values:
+        if value.mask == mask and value.text.isdecimal():
+            fields[value.field].setdefault(value.line, float(value.text[:18]))
+    return any(len(numbers) >= _MIN_COUNTED and rises(numbers) for numbers in fields.values())
 
 
 def _new_fraction(values: Sequence[_Value], is_earlier: Callable[[int], bool]) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 
 from models.text.kind_detection import KindDetection, detect_kind
 from models.text.log_detection import LineSample
-from tests.logs import LOGS, syslog
+from tests.logs import LOGS, MULTILINE_LOGS, syslog
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -117,6 +117,42 @@ def test_rows_in_order_of_time_are_never_records() -> None:
 def test_logs_are_logs(name: str) -> None:
     assert detected("\n".join(LOGS[name](300))).kind == "log"
     assert "timestamp" in detected("\n".join(syslog(300))).reason
+
+
+@pytest.mark.parametrize("name", MULTILINE_LOGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_logs_whose_events_have_several_lines_are_logs(name: str, end: str) -> None:
+    assert detected(end.join(MULTILINE_LOGS[name](1200))).kind == "log"
+
+
+def test_a_chat_with_times_is_text() -> None:
+    names, said = ("Ann", "Bob", "+1 123 456 789"), shuffled([f"{a} {b} {c}" for a, b, c in zip(
+        words(600), words(600, letters=3), words(600, letters=8), strict=True)])  # fmt: skip
+    for time in ("[2019-06-13 {:02}:{:02}] ", "13/06/2019, {:02}:{:02} - ", "[13/06/2019, {:02}:{:02}:07] "):
+        chat = [f"{time.format(i // 60, i % 60)}{names[i * 7 % 3]}: {said[i]}." for i in range(600)]
+        assert detected("\n".join(chat)).kind == "text"
+
+
+def test_statements_of_sql_are_code_although_their_keys_increase() -> None:
+    rows = [f"INSERT INTO {w} VALUES ({1000 + i});" for i, w in enumerate(words(300))]  # noqa: S608
+    assert detected("\n".join(rows)).kind == "code"
+
+
+def test_lisp_is_code() -> None:
+    functions = [line for w in words(40) for line in (f"(define ({w} items)", "  (let ((n (length items)))",
+                 f"    (apply {w[::-1]} (cons n items))))", "", f";;; {w}")]  # fmt: skip
+    assert detected("\n".join(functions)).kind == "code"
+
+
+def test_markdown_and_stack_traces_are_not_code() -> None:
+    links = [f"* [{w.title()}](https://example.org/{w}(1)) - {w[::-1]} and {w[:3]}." for w in words(200)]
+    readme = [
+        line for i, link in enumerate(links) for line in ([f"## {link[3:8]}", link] if i % 5 else [link])
+    ]
+    assert detected("\n".join(readme)).kind == "text"
+    dump = [line for w in words(60) for line in (f'"{w}" id={len(w)} in WAITING', *(
+        f"    at org.example.{w}.Task.run(Task.java:{i})" for i in range(5)))]  # fmt: skip
+    assert detected("\n".join(dump)).kind == "text"
 
 
 def test_source_code_is_code() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from models.text.log_detection import CLASSES, LineSample, LogDetection, detect_log
 from models.text.masks import Masks
-from tests.logs import LOGS, access_log, syslog
+from tests.logs import LOGS, MULTILINE_LOGS, access_log, syslog
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -44,6 +44,32 @@ def test_a_log_may_have_lines_without_a_timestamp() -> None:
     traced = "".join(f"{line}\n  at module.function\n  at main\n" * (i % 4 == 0) + line + "\n"
                      for i, line in enumerate(syslog(400)))  # fmt: skip
     assert detected(traced).masks == ("timestamp", "ip", "long_numbers")
+
+
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [
+        ("gc_log", {"timestamp", "long_numbers"}),
+        ("java_log", {"timestamp"}),
+        ("python_log", {"timestamp"}),
+        ("sql_log", {"hex"}),
+        ("uptime_log", {"digits"}),
+    ],
+)
+def test_masks_are_suggested_where_events_have_several_lines(name: str, masks: set[str]) -> None:
+    lines = list(MULTILINE_LOGS[name](1200))
+    detection = detected("\n".join(lines))
+    assert detection.kind == "log" and masks <= set(detection.masks)
+    if name == "gc_log":  # also in the lines without a timestamp
+        assert Masks(detection.masks).apply(lines[-4]).text.startswith("      [GC Worker Start (ms):  ⓛ.")
+
+
+def test_a_counter_among_constants_is_masked() -> None:
+    times = [line[:15] for line in syslog(600)]
+    lines = [f"{time} read {4000 + 3 * i} of 65536, 1024, 4096" for i, time in enumerate(times)]
+    assert detected("\n".join(lines)).masks == ("timestamp", "long_numbers")
+    lines = [f"{time} read {4000 + i * 37 % 11} of 65536, 1024, 4096" for i, time in enumerate(times)]
+    assert detected("\n".join(lines)).masks == ("timestamp",)
 
 
 def test_a_date_that_is_constant_in_the_text_is_masked() -> None:

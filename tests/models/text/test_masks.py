@@ -116,3 +116,15 @@ def test_every_named_mask_has_a_placeholder_of_its_own() -> None:
     placeholders = [placeholder for placeholder, _ in NAMED.values()]
     assert len(set(placeholders)) == len(placeholders) and all(len(p) == 1 for p in placeholders)
     Masks(list(NAMED))
+
+
+@given(st.text("aF0 1:.-/xⓝé\n", max_size=40))
+def test_matches_in_bytes_are_those_in_text(text: str) -> None:
+    masks = Masks(["timestamp", "hex", "long_numbers", "x+"])
+    for line in text.split("\n"):
+        in_text = list(masks._found_in_text(line, masks._pattern_with_short))
+        expected = [(start, end, 2 if mask < 0 else mask) for start, end, mask in in_text]
+        assert [match for match, _ in masks.values(line, short_numbers=True)] == expected
+        assert [value.is_short for _, value in masks.values(line, short_numbers=True)] == [
+            mask < 0 for *_, mask in in_text
+        ]

@@ -1,0 +1,225 @@
+r"""Finds the clock of a log: the timestamps or the counter that show that its lines are in order of time.
+
+Where each event has one line, most lines have it. Where events have several, as with stack traces, SQL or the
+phases of a garbage collection, one line of each event has it, and
+
+- it occurs in all parts of the text, and rises through it;
+- the other lines recur once their numbers are taken away, which sets logs apart from subtitles, letters and
+  diaries.
+
+Stack traces may be so long that only a few of the sampled lines have a timestamp.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Literal
+
+from models.text.line_time import line_time
+from models.text.masks import FIELD_CHARACTERS, Masks, Value
+
+TIMES = ("timestamp", "date", "loose_time")
+"""Masks of times."""
+
+_MIN_TIMESTAMPED = 0.5  # fraction of the lines, if events have one line
+_MIN_COUNTED = 0.8  # fraction of the lines with a number at the same position, likewise
+_COUNTER_POSITIONS = 4  # numbers per line that are examined
+
+_MIN_RISING = 0.1  # fraction of the steps that rise: many lines share a second
+_MAX_FALLING = 0.1  # falling steps per rising one: threads write out of order
+_MAX_FALL = (
+    0.5  # sum of the falls per sum of the rises: a restart, but not numbers that begin again and again
+)
+
+_MIN_HEADS = 0.02  # fraction of the lines that have the clock, if events have several
+_PARTS = 8  # of the text, each of which has such lines
+_MIN_RECURRING = 0.6  # fraction of the other lines that recur without their numbers
+_MIN_FRAMES = 0.2  # fraction of the lines that are frames of stack traces: then _MIN_TRACED times are enough
+_MIN_TRACED = 5
+_MIN_OF_TIMES = 0.1  # fraction of the times that a mask matches
+
+_MAX_NUMBERS = 40  # per line
+_MAX_NUMBER_DIGITS = 18
+_LONG_NUMBER_DIGITS = 4
+_NUMBER = re.compile(r"\d+(?:\.\d+|,\d{3,})?")  # some locales write a comma
+_DIGITS = re.compile(r"\d+")
+_LETTER = re.compile(r"[^\W\d_]")
+_CLOCK = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})")
+_EPOCH = re.compile(r"1\d{9}(?:\d{3})?(?:[.,]\d+)?")
+_FRAME = re.compile(
+    r"\s*(?:at [\w$.<>/@~]+[(\[ ]|File \"[^\"]+\", line \d|#\d+ |from \S+:\d+:in |\S+\.go:\d+ |"
+    r"\.\.\. \d+ more)"
+)
+"""A frame of a stack trace of Java, .NET, JavaScript, Python, PHP, GDB, Ruby or Go."""
+
+_NOW = 4e9  # Unix seconds, after any time: a year that is not given does not matter
+_DAY_S = 86_400
+_TIME_MASKS = Masks(TIMES)
+
+
+@dataclass(frozen=True)
+class LogClock:
+    """What shows that lines are in order of time.
+
+    Attributes:
+        kind: timestamps, or a number that increases.
+        masks: those that match it.
+        is_in_most_lines: whether most lines have it; otherwise events have several lines.
+    """
+
+    kind: Literal["time", "counter"]
+    masks: frozenset[str]
+    is_in_most_lines: bool
+
+    @property
+    def reason(self) -> str:
+        """What was found, as a clause."""
+        what = "a timestamp" if self.kind == "time" else "a number that increases"
+        if self.is_in_most_lines:
+            return f"most lines have {what}"
+        return f"events have several lines, of which one has {what}"
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number in a line; `before` are the characters before it, in which `#` stands for each number."""
+
+    before: str
+    text: str
+
+    @property
+    def value(self) -> float:
+        return float(self.text[:_MAX_NUMBER_DIGITS].replace(",", "."))
+
+    @property
+    def mask(self) -> str:
+        is_long = self.text[:_LONG_NUMBER_DIGITS].isdecimal() and len(self.text) >= _LONG_NUMBER_DIGITS
+        return "long_numbers" if is_long else "digits"
+
+
+def find_clock(lines: Sequence[str], timestamped: Mapping[str, set[int]]) -> LogClock | None:
+    """Return the clock of a text, or None.
+
+    Args:
+        lines: a sample of the text's lines, in order, none of them empty.
+        timestamped: the numbers of the lines that masks for times match, by mask.
+    """
+    if not lines:
+        return None
+    if len(set[int]().union(*timestamped.values())) >= _MIN_TIMESTAMPED * len(lines):
+        masks = frozenset(m for m, own in timestamped.items() if len(own) >= _MIN_TIMESTAMPED * len(lines))
+        return LogClock("time", masks, is_in_most_lines=True)
+    numbers = [_numbers(line) for line in lines]
+    return _counter(numbers) or _time_of_events(lines) or _counter_of_events(lines, numbers)
+
+
+def is_stack_frame(line: str) -> bool:
+    """Return whether a line is a frame of a stack trace."""
+    return _FRAME.match(line) is not None
+
+
+def _counter(numbers: Sequence[list[_Number]]) -> LogClock | None:
+    """Return a clock if, for some i, the i-th number of most lines increases through the text."""
+    for i in range(_COUNTER_POSITIONS):
+        found = {n: own[i] for n, own in enumerate(numbers) if len(own) > i}
+        if len(found) >= max(2, _MIN_COUNTED * len(numbers)) and rises(_values(found)):
+            return _counter_clock(found, is_in_most_lines=True)
+    return None
+
+
+def _time_of_events(lines: Sequence[str]) -> LogClock | None:
+    found = {n: next((value for _, value in _TIME_MASKS.values(line)), None) for n, line in enumerate(lines)}
+    times = {n: value for n, value in found.items() if value}
+    orders = _orders(times)
+    frames = sum(map(is_stack_frame, lines))
+    is_traced = len(orders) >= _MIN_TRACED and frames >= _MIN_FRAMES * len(lines)
+    if (is_traced and not _falls(orders)) or (_is_everywhere(orders, lines) and rises(orders)):
+        counts = Counter(times[n].mask for n in orders)
+        masks = frozenset(mask for mask, n in counts.items() if n >= _MIN_OF_TIMES * len(orders))
+        return LogClock("time", masks, is_in_most_lines=False)
+    return None
+
+
+def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -> LogClock | None:
+    fields: dict[str, dict[int, _Number]] = defaultdict(dict)
+    for n, own in enumerate(numbers):
+        for number in own:
+            fields[number.before].setdefault(n, number)
+    for found in sorted(fields.values(), key=len, reverse=True):
+        if len(found) < _MIN_HEADS * len(lines):
+            return None
+        if rises(_values(found)) and _is_everywhere(found, lines):
+            return _counter_clock(found, is_in_most_lines=len(found) >= _MIN_TIMESTAMPED * len(lines))
+    return None
+
+
+def _counter_clock(found: Mapping[int, _Number], *, is_in_most_lines: bool) -> LogClock:
+    is_epoch = all(_EPOCH.fullmatch(number.text) for number in found.values())
+    mask = Counter(number.mask for number in found.values()).most_common(1)[0][0]
+    return LogClock("time" if is_epoch else "counter", frozenset([mask]), is_in_most_lines)
+
+
+def _numbers(line: str) -> list[_Number]:
+    found = []
+    before, at = "", 0
+    for match in islice(_NUMBER.finditer(line), _MAX_NUMBERS):
+        before = (before + line[max(at, match.start() - FIELD_CHARACTERS) : match.start()])[
+            -FIELD_CHARACTERS:
+        ]
+        found.append(_Number(before, match[0]))
+        before, at = before + "#", match.end()
+    return found
+
+
+def _values(found: Mapping[int, _Number]) -> dict[int, float]:
+    return {n: number.value for n, number in found.items()}
+
+
+def _is_everywhere(found: Iterable[int], lines: Sequence[str]) -> bool:
+    """Return whether all parts of the text have lines with these numbers, and the other lines recur."""
+    heads = set(found)
+    if len(heads) < _MIN_HEADS * len(lines) or len({n * _PARTS // len(lines) for n in heads}) < _PARTS:
+        return False
+    others = [line for n, line in enumerate(lines) if n not in heads and _LETTER.search(line)]
+    if len(heads) >= _MIN_COUNTED * len(lines):
+        return True
+    forms = Counter(_DIGITS.sub("0", line.strip()) for line in others)
+    return sum(n for n in forms.values() if n > 1) >= _MIN_RECURRING * len(others)
+
+
+def _orders(times: Mapping[int, Value]) -> dict[int, float]:
+    """Return numbers that are in the order of these times, by line."""
+    orders: dict[int, float] = {}
+    days, last = 0, 0.0
+    for n, value in sorted(times.items()):
+        time = line_time(value.text, now=_NOW)
+        if time is not None:
+            orders[n] = time
+        elif clock := _CLOCK.search(value.text):
+            seconds = 3600.0 * int(clock[1]) + 60 * int(clock[2]) + int(clock[3])
+            days += seconds < last - _DAY_S / 2  # midnight
+            last = seconds
+            orders[n] = days * _DAY_S + seconds
+    return orders
+
+
+def rises(numbers: Mapping[int, float]) -> bool:
+    """Return whether numbers, by line, increase through the text, apart from some that are out of order."""
+    steps = _steps(numbers)
+    rising, falling = sum(step > 0 for step in steps), sum(step < 0 for step in steps)
+    return (
+        rising >= max(1, _MIN_RISING * len(steps))
+        and falling <= _MAX_FALLING * rising
+        and not _falls(numbers)
+    )
+
+
+def _falls(numbers: Mapping[int, float]) -> bool:
+    steps = _steps(numbers)
+    return sum(-step for step in steps if step < 0) > _MAX_FALL * sum(step for step in steps if step > 0)
+
+
+def _steps(numbers: Mapping[int, float]) -> list[float]:
+    return [after - before for (_, before), (_, after) in pairwise(sorted(numbers.items()))]
