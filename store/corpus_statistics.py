@@ -16,6 +16,7 @@ Encoding = Literal["utf-8", "bytes"]
 
 _SAMPLE_CHARACTERS = 300
 _MAX_HELD_CHARACTERS = 1 << 20  # of consecutive combining marks, which are normalized together
+_MIN_UTF16_NULS = 0.2  # fraction of the characters of a text in UTF-16 without a byte order mark
 _RARE = 5  # occurrences
 _MAX_RARE_CHARACTERS = 20
 
@@ -61,10 +62,12 @@ class CorpusStatistics:
             text = self._decoder.decode(data, final)
         except UnicodeDecodeError as error:
             offset = self._decoded_bytes - pending + error.start
+            is_utf16 = offset == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            source = "utf-16" if is_utf16 else "windows-1252"
             raise InvalidInput(
                 f"the text is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}"
-                f" ({error.reason}); convert it first, for example with iconv -t utf-8, or upload it with"
-                " encoding=bytes",
+                f" ({error.reason}); convert it first, for example with iconv -f {source} -t utf-8 if that"
+                " is what it is, or upload it with encoding=bytes",
                 code="corpus_not_utf8",
                 param="body",
             ) from None
@@ -129,7 +132,19 @@ class CorpusStatistics:
                 " `tr -d '\\r' < FILE`) and upload it again"
             )
         if counts[0]:
-            warnings.append(f"{counts[0]:,} NUL characters; is this a text?")
+            advice = "is this a text?"
+            if counts[0] >= _MIN_UTF16_NULS * self.characters:
+                advice = (
+                    "the text may be UTF-16: convert it with `iconv -f utf-16 -t utf-8` and upload it again"
+                )
+            warnings.append(f"{counts[0]:,} NUL characters; {advice}")
+        if escapes := int(counts[0x1B]):
+            plural = "" if escapes == 1 else "s"
+            warnings.append(
+                f"{escapes:,} escape character{plural}: colors of a terminal are learned as characters, and"
+                " masks may not match next to them. To train without them, remove them"
+                " (`sed 's/\\x1b\\[[0-9;]*m//g' FILE`) and upload the text again"
+            )
         if counts[0xFFFD]:
             warnings.append(f"{counts[0xFFFD]:,} replacement characters (U+FFFD): a conversion lost text")
         rare = int(np.count_nonzero((counts > 0) & (counts < _RARE)))

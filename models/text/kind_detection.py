@@ -14,7 +14,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -48,6 +48,9 @@ _MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, 
 _MIN_SENTENCE_LETTERS = 0.85  # fraction of letters and spaces among their characters
 _MIN_HEADINGS = 0.005  # fraction of the lines of Markdown
 _MIN_LINKS = 0.02
+_MIN_COMMENTS = (
+    0.02  # beginnings of comments per line that starts with an asterisk; with fewer it is a bullet
+)
 _MIN_WRAPPED = 0.8  # fraction of the lines of exactly the same length
 _WRAPPED_CHARACTERS = 40  # a shorter line is not a wrapped one
 
@@ -70,11 +73,15 @@ _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
 _CODE = re.compile(
-    r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--|;)|^</?\w|^\([\w-]|\)\)$|\w\(|[=!<>]=|[-=]>|::|\+=|&&|\|\||"
+    r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--|;)|^</?\w|^\([\w-]|^\(.*\),?$|\)\)$|\w\(|[=!<>]=|[-=]>|::|\+=|&&|"
+    r"\|\||"
     r"^(?:def|class|import|from|return|if|elif|else|for|while|try|except|with|function|local)\b.*:$|"
+    r"\b(?:then|do)$|^(?:fi|done|esac|then)\b|\$[{(]|"
     r"^\w+(?:\.\w+)* = |^(?:import|from|return|break|pass|end|else)\b[^,.]*$"
 )
-_STATEMENT = re.compile(r"(?:INSERT INTO|CREATE|ALTER|DROP|UPDATE|DELETE FROM)\s", re.IGNORECASE)  # of SQL
+_STATEMENT = re.compile(
+    r"(?:INSERT INTO|CREATE|ALTER|DROP|UPDATE|DELETE FROM)\s|\(.*\)[,;]?$", re.IGNORECASE
+)  # of SQL
 _HEADING = re.compile(r"#{1,6} \S")
 _MARKDOWN = re.compile(r"^(?:#{1,6}|[*+-]|\d+\.|>) +")
 _LINK = re.compile(r"!?\[[^\[\]]*\]\([^()\s]*\)")
@@ -144,7 +151,12 @@ def _is_source_code(lines: _Lines) -> bool:
 
 def _looks_like_code(lines: _Lines) -> bool:
     """Return whether many lines look like code, if neither Markdown nor stack traces."""
-    code = map(_without_markdown, lines.stripped) if _is_markdown(lines) else lines.stripped
+    code: Iterable[str] = lines.stripped
+    stars = sum(line.startswith("* ") for line in lines.stripped)
+    if _is_markdown(lines):
+        code = map(_without_markdown, code)
+    elif sum(line.startswith("/*") for line in lines.stripped) < _MIN_COMMENTS * stars:
+        code = (line.removeprefix("* ") for line in code)
     return (
         _fraction(list(code), lambda line: bool(_CODE.search(line)) and not is_stack_frame(line)) >= _MIN_CODE
     )

@@ -112,12 +112,27 @@ def find_clock(lines: Sequence[str], timestamped: Mapping[str, set[int]]) -> Log
         masks = frozenset(m for m, own in timestamped.items() if len(own) >= _MIN_TIMESTAMPED * len(lines))
         return LogClock("time", masks, is_in_most_lines=True)
     numbers = [_numbers(line) for line in lines]
-    return _counter(numbers) or _time_of_events(lines) or _counter_of_events(lines, numbers)
+    return (
+        _epoch(numbers) or _counter(numbers) or _time_of_events(lines) or _counter_of_events(lines, numbers)
+    )
 
 
 def is_stack_frame(line: str) -> bool:
     """Return whether a line is a frame of a stack trace."""
     return _FRAME.match(line) is not None
+
+
+def _epoch(numbers: Sequence[list[_Number]]) -> LogClock | None:
+    """Return a clock if many lines have Unix seconds or milliseconds, later ones at the end of the text."""
+    for i in range(_COUNTER_POSITIONS):
+        at_i = (own[i] for own in numbers if len(own) > i)
+        found = [number for number in at_i if _EPOCH.fullmatch(number.text)]
+        if len(found) >= max(3, _MIN_TIMESTAMPED * len(numbers)):
+            third = len(found) // 3
+            first, last = (sorted(n.value for n in part) for part in (found[:third], found[-third:]))
+            if last[third // 2] > first[third // 2]:
+                return _counter_clock(dict(enumerate(found)), is_in_most_lines=True)
+    return None
 
 
 def _counter(numbers: Sequence[list[_Number]]) -> LogClock | None:
@@ -132,13 +147,20 @@ def _counter(numbers: Sequence[list[_Number]]) -> LogClock | None:
 def _time_of_events(lines: Sequence[str]) -> LogClock | None:
     found = {n: next((value for _, value in _TIME_MASKS.values(line)), None) for n, line in enumerate(lines)}
     times = {n: value for n, value in found.items() if value}
-    orders = _orders(times)
-    frames = sum(map(is_stack_frame, lines))
-    is_traced = len(orders) >= _MIN_TRACED and frames >= _MIN_FRAMES * len(lines)
-    if (is_traced and not _falls(orders)) or (_is_everywhere(orders, lines) and rises(orders)):
-        counts = Counter(times[n].mask for n in orders)
-        masks = frozenset(mask for mask, n in counts.items() if n >= _MIN_OF_TIMES * len(orders))
-        return LogClock("time", masks, is_in_most_lines=False)
+    fields: dict[str, dict[int, Value]] = defaultdict(dict)
+    for n, value in times.items():
+        fields[value.before][n] = value
+    by_frequency = sorted(fields.values(), key=len, reverse=True)
+    is_traced = sum(map(is_stack_frame, lines)) >= _MIN_FRAMES * len(lines)
+    for of_field in (times, *by_frequency):
+        if len(of_field) < min(_MIN_TRACED, _MIN_HEADS * len(lines)):
+            break
+        orders = _orders(of_field)
+        has_traces = of_field is times and is_traced and len(orders) >= _MIN_TRACED and not _falls(orders)
+        if has_traces or (_is_everywhere(orders, lines) and rises(orders)):
+            counts = Counter(of_field[n].mask for n in orders)
+            masks = frozenset(mask for mask, n in counts.items() if n >= _MIN_OF_TIMES * len(orders))
+            return LogClock("time", masks, is_in_most_lines=False)
     return None
 
 

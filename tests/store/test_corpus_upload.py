@@ -45,6 +45,8 @@ def test_a_text_over_the_limit_is_refused_and_nothing_is_kept(corpora: Corpora, 
         ("aaaa", "repeats one character"),
         ("a\r\nb", "1 carriage return: lines end in CR LF"),
         ("a\0b", "NUL"),
+        ("\0".join("abc"), "may be UTF-16: convert it with `iconv -f utf-16"),
+        ("\x1b[32mINFO\x1b[0m up", "2 escape characters: colors of a terminal"),
         ("\ufeffab", "byte order mark"),
         ("a\ufffd", "replacement"),
     ],
@@ -52,6 +54,15 @@ def test_a_text_over_the_limit_is_refused_and_nothing_is_kept(corpora: Corpora, 
 def test_unusual_texts_get_warnings(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
     corpus, _ = add(corpora, tmp_path, text.encode())
     assert any(warning in w for w in corpus.warnings)
+
+
+@pytest.mark.parametrize(("encoding", "source"), [("utf-16", "utf-16"), ("latin-1", "windows-1252")])
+def test_texts_in_other_encodings_are_refused_with_a_remedy(
+    corpora: Corpora, tmp_path: Path, encoding: str, source: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"is not UTF-8: .* iconv -f {source} -t utf-8") as caught:
+        add(corpora, tmp_path, "Größe".encode(encoding))
+    assert caught.value.code == "corpus_not_utf8"
 
 
 def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: Path) -> None:

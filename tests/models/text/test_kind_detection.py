@@ -136,6 +136,18 @@ def test_a_chat_with_times_is_text() -> None:
 def test_statements_of_sql_are_code_although_their_keys_increase() -> None:
     rows = [f"INSERT INTO {w} VALUES ({1000 + i});" for i, w in enumerate(words(300))]  # noqa: S608
     assert detected("\n".join(rows)).kind == "code"
+    values = [f"({i},'{w.title()}',{1000 + i * 7})," for i, w in enumerate(words(300))]
+    assert detected("\n".join(["INSERT INTO cities VALUES", *values])).kind == "code"
+
+
+def test_bullets_are_not_comments_of_code() -> None:
+    changes = [line for w in words(100) for line in (f"Release {w}", f"  * Fixed {w[::-1]} at last", "")]
+    assert detected("\n".join(changes)).kind == "text"
+
+
+def test_shell_scripts_are_code() -> None:
+    script = [line for w in words(60) for line in (f'if [ -z "{w}" ]; then', f"  {w}=1", "fi", "")]
+    assert detected("\n".join(script)).kind == "code"
 
 
 def test_lisp_is_code() -> None:

@@ -114,3 +114,24 @@ def test_a_counter_may_restart_and_be_a_little_out_of_order() -> None:
 def test_frames_of_stack_traces(line: str) -> None:
     assert is_stack_frame(line)
     assert not is_stack_frame(f"see {line.strip()}")
+
+
+def test_unix_seconds_need_not_be_in_order() -> None:
+    lines = [f"{1_700_000_000 + i * 3 + 40 * (i % 5)}.25\t{sentence(i)}" for i in range(200)]
+    clock = clock_of(lines)
+    assert clock and clock.kind == "time" and clock.is_in_most_lines
+    assert clock_of(f"{3_000_000_000 + i * 7919 % 1000}\t{sentence(i)}" for i in range(200)) is None
+
+
+def test_other_times_in_an_event_do_not_hide_its_clock() -> None:
+    lines = []
+    for i in range(200):
+        lines += [
+            f"# Time: 2023-12-10T{i // 60:02}:{i % 60:02}:00Z",
+            "SELECT name",
+            "  FROM items",
+            "  LIMIT 9",
+        ]
+        lines += ["  WHERE made > '1999-01-01 00:00:00'"] * (i % 3 == 0)
+    clock = clock_of(lines)
+    assert clock and clock.masks == {"timestamp"} and not clock.is_in_most_lines
