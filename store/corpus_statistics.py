@@ -135,7 +135,7 @@ class CorpusStatistics:
             advice = "is this a text?"
             if counts[0] >= _MIN_UTF16_NULS * self.characters:
                 advice = (
-                    "the text may be UTF-16: convert it with `iconv -f utf-16 -t utf-8` and upload it again"
+                    "the text may be UTF-16: convert it with `iconv -f utf-16le -t utf-8` and upload it again"
                 )
             warnings.append(f"{counts[0]:,} NUL characters; {advice}")
         if escapes := int(counts[0x1B]):
