@@ -18,11 +18,15 @@ from launcher.batch.part_worker import PartResult
 from models.errors import InvalidInput, Unavailable
 from tests.launcher.batch.conftest import LINES, options, results, score
 
-ray: Any = pytest.importorskip("ray", reason="ray is not installed")
+
+@pytest.fixture(scope="module")
+def ray() -> Any:
+    """Ray, which takes two seconds to load: no process that only collects these tests waits for it."""
+    return pytest.importorskip("ray", reason="ray is not installed")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(ray: Any) -> Iterator[None]:
     """Ray on this machine, with two cores; with RAY_ADDRESS a cluster that runs already."""
     # Actors find the modules of this checkout in whatever folder they run.
     paths = os.pathsep.join(path for path in sys.path if path)
@@ -83,7 +87,7 @@ def test_error_of_a_part_is_reported_and_the_others_go_on(log: Path, tmp_path: P
 
 @pytest.mark.usefixtures("storage")
 def test_actor_returns_the_results_of_its_rows(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray: Any, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "get", lambda shared: shared)  # no cluster is needed to call an actor's class
 
@@ -99,7 +103,7 @@ def test_actor_returns_the_results_of_its_rows(
     assert [record["text"] for record in results(tmp_path / "out")] == LINES
 
 
-def raised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Exception:
+def raised(ray: Any, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Exception:
     """Return what a run raises if Ray cannot connect for this reason."""
 
     def init(**_: Any) -> None:
@@ -114,18 +118,20 @@ def raised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Exception:
     return refused.value
 
 
-def test_cluster_of_another_python_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_of_another_python_is_refused_with_both_versions(
+    ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray._private.utils import check_version_info
 
     with pytest.raises(RuntimeError) as reported:
         check_version_info({"ray_version": ray.__version__, "python_version": "3.9.7"}, "10.0.0.8")
-    error = raised(monkeypatch, reported.value)
+    error = raised(ray, monkeypatch, reported.value)
     assert isinstance(error, InvalidInput) and error.code == "cluster_version"
     mine = ".".join(map(str, sys.version_info[:3]))
     assert "Python: 3.9.7" in str(error) and f"this process (Python {mine})" in str(error)
 
 
-def test_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = raised(monkeypatch, ConnectionError("Could not find any running Ray instance"))
+def test_cluster_that_does_not_answer_is_named(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = raised(ray, monkeypatch, ConnectionError("Could not find any running Ray instance"))
     assert isinstance(error, Unavailable) and error.code == "ray_unavailable"
     assert "cluster 10.0.0.7:6379 cannot be used: Could not find" in str(error)

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from models.anomaly.metrics import FALSE_ALARMS, auroc, average_precision, detection_quality, recall_at, roc
 
 
 @pytest.mark.parametrize("ties", [True, False])
 def test_metrics_agree_with_scikit_learn(ties: bool) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # loads SciPy and pandas
+
     random = np.random.default_rng(0)
     anomalous = random.random(500) < 0.1
     scores = random.normal(0, 1, 500) + 1.5 * anomalous
