@@ -9,7 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 IS_SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile
+# What pip does on one core takes a minute; errors are in packages' files for other versions of Python.
+COMPILE_ALL := -W ignore -m compileall -qq -j 0 $(VENV)/lib
 # This checkout under the name nextchar; setuptools is in the lock files.
 PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 ROLES := api worker serve build dev gpu
@@ -200,12 +202,14 @@ $(VENV)/.serve: requirements/serve.txt | $(VENV)/.made
 	@echo "installing requirements/serve.txt (TensorFlow is large; this happens once)"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)
+	@$(BIN)/python $(COMPILE_ALL) || true
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
 	@echo "installing requirements/dev.txt"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)
+	@$(BIN)/python $(COMPILE_ALL) || true
 	@touch $@ $(VENV)/.serve # dev.txt holds all of serve.txt, at the same versions
 
 # Tests that need a package that is not there are skipped, each by the package's name.
