@@ -3,40 +3,31 @@
 import { onKeyRequired } from "./api-key.js";
 import { askForText } from "./components/dialog.js";
 import { enableConnectionBanner } from "./connection-banner.js";
+import { lazyView } from "./lazy-view.js";
 import { startRouter } from "./router.js";
 import { enableShortcuts } from "./shortcuts.js";
 import { themeButton } from "./theme.js";
-import { alertsView } from "./views/alerts.js";
-import { anomaliesView } from "./views/anomalies.js";
-import { compareView } from "./views/compare.js";
-import { corporaView } from "./views/corpora.js";
-import { corpusView } from "./views/corpus.js";
-import { homeView } from "./views/home.js";
-import { jobView } from "./views/job.js";
-import { jobsView } from "./views/jobs.js";
-import { liveView } from "./views/live.js";
-import { modelView } from "./views/model.js";
-import { modelsView } from "./views/models.js";
-import { notFoundView } from "./views/not-found.js";
-import { playgroundView } from "./views/playground.js";
-import { trainView } from "./views/train.js";
 
 /** @type {import('./router.js').Route[]} */
 const ROUTES = [
-  ["/", "Home", homeView],
-  ["/corpora", "Corpora", corporaView],
-  ["/corpora/:corpus", ({ corpus }) => `Corpus ${corpus}`, corpusView],
-  ["/train", "Train a model", trainView],
-  ["/jobs", "Jobs", jobsView],
-  ["/jobs/:job", ({ job }) => `Job ${job}`, jobView],
-  ["/models", "Models", modelsView],
-  ["/models/:model", ({ model }) => model, modelView],
-  ["/compare", "Compare models", compareView],
-  ["/playground", "Playground", playgroundView],
-  ["/anomalies", "Anomalies", anomaliesView],
-  ["/alerts", "Alerts", alertsView],
-  ["/live", "Live lines", liveView],
-  ["/.*", "Page not found", notFoundView],
+  ["/", "Home", lazyView(async () => (await import("./views/home.js")).homeView)],
+  ["/corpora", "Corpora", lazyView(async () => (await import("./views/corpora.js")).corporaView)],
+  [
+    "/corpora/:corpus",
+    ({ corpus }) => `Corpus ${corpus}`,
+    lazyView(async () => (await import("./views/corpus.js")).corpusView),
+  ],
+  ["/train", "Train a model", lazyView(async () => (await import("./views/train.js")).trainView)],
+  ["/jobs", "Jobs", lazyView(async () => (await import("./views/jobs.js")).jobsView)],
+  ["/jobs/:job", ({ job }) => `Job ${job}`, lazyView(async () => (await import("./views/job.js")).jobView)],
+  ["/models", "Models", lazyView(async () => (await import("./views/models.js")).modelsView)],
+  ["/models/:model", ({ model }) => model, lazyView(async () => (await import("./views/model.js")).modelView)],
+  ["/compare", "Compare models", lazyView(async () => (await import("./views/compare.js")).compareView)],
+  ["/playground", "Playground", lazyView(async () => (await import("./views/playground.js")).playgroundView)],
+  ["/anomalies", "Anomalies", lazyView(async () => (await import("./views/anomalies.js")).anomaliesView)],
+  ["/alerts", "Alerts", lazyView(async () => (await import("./views/alerts.js")).alertsView)],
+  ["/live", "Live lines", lazyView(async () => (await import("./views/live.js")).liveView)],
+  ["/.*", "Page not found", lazyView(async () => (await import("./views/not-found.js")).notFoundView)],
 ];
 
 /** Views without a navigation link, and the link that is highlighted for them. */

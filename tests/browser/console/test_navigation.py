@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from tests.browser.console.windows import Open, settled
+from tests.browser.console.windows import Open, open_view, settled
 from tests.browser.populated_service import PopulatedService
 
 
@@ -16,6 +16,19 @@ def test_theme_is_the_systems_until_one_is_chosen(service: PopulatedService, ope
     page.reload()
     expect(root).to_have_attribute("data-theme", "dark")
     expect(page.get_by_role("button", name="Dark theme")).to_have_attribute("aria-pressed", "true")
+
+
+def test_modules_of_a_view_are_loaded_with_it_and_in_a_page_that_stays_open_all_are(
+    service: PopulatedService, open_window: Open
+) -> None:
+    page = open_window("about:blank")
+    page.clock.install()
+    loaded: set[str] = set()
+    page.on("request", lambda request: loaded.add(request.url.rpartition("/console/views/")[2]))
+    open_view(page, service, "/#/models")
+    assert "models.js" in loaded and "alerts.js" not in loaded
+    with page.expect_response("**/views/alerts.js"):
+        page.clock.fast_forward(30_000)
 
 
 def test_back_forward_and_reload_follow_the_address(service: PopulatedService, open_window: Open) -> None:
