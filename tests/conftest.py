@@ -30,11 +30,16 @@ use_cache_folder(_ROOT / "data")  # services that tests start compile nothing tw
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
-_SLOWEST = (  # files that take half a minute and more, the longest first
+_FIRST = (  # files that take half a minute and more, the longest first
     "tests/worker/test_distributed.py",
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
     "tests/docs/test_guides.py",
+    "tests/test_readme.py",  # this and the next four in the process that has started the guides' stack
+    "tests/test_raw_logs.py",
+    "tests/sdks/test_openai_python.py",
+    "tests/sdks/test_openai_node.py",
+    "tests/launcher/test_demo.py",
     "tests/faults/test_rounds.py",
     "tests/fuzz/test_openapi.py",
     "tests/launcher/test_stack.py",
@@ -50,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A process that has nothing left to do takes tests from the end of another's. So these are not divided, and
     what the tests of a file share is made once.
     """
-    rank = {_ROOT / name: place for place, name in enumerate(_SLOWEST)}
+    rank = {_ROOT / name: place for place, name in enumerate(_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
