@@ -4,13 +4,26 @@ import numpy as np
 import pytest
 
 from models.anomaly import calibration_builder
+from models.anomaly.calibration import MIN_LINES
 from models.anomaly.calibration_builder import CalibrationBuilder, calibrate
+from models.errors import InvalidInput
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
 
 def test_lines_of_one_length_make_one_bucket() -> None:
     calibration = calibrate([surprisal([1.0 + i / 9] * 5) for i in range(9)], buckets=4)
     assert len(calibration.buckets) == 1 and calibration.lines == 9
+
+
+def test_a_bucket_has_at_least_as_many_lines_as_a_calibration_needs() -> None:
+    lines = [surprisal([1.0 + i] * length) for length in (5, 9) for i in range(MIN_LINES)]
+    calibration = calibrate(lines, buckets=2)
+    assert [(b.longest, b.lines) for b in calibration.buckets] == [(5, MIN_LINES), (None, MIN_LINES)]
+    with pytest.raises(InvalidInput) as caught:
+        calibrate(lines[:-1], buckets=2)
+    assert (caught.value.code, caught.value.param) == ("too_few_calibration_lines", "lines")
+    assert f"at least {2 * MIN_LINES} lines and got {2 * MIN_LINES - 1}" in str(caught.value)
+    assert "a false-alarm rate of 1 % needs 198" in str(caught.value)
 
 
 def test_quantiles_are_kept_of_very_many_lines(monkeypatch: pytest.MonkeyPatch) -> None:

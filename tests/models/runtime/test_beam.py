@@ -32,6 +32,21 @@ def test_beam_wider_than_the_tree_finds_the_best_of_all_texts(engine: Engine) ->
     assert answer.usage.completion_characters == 15
 
 
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 2.0])
+def test_texts_of_different_lengths_are_ranked_by_their_bits_per_character(
+    engine: Engine, penalty: float
+) -> None:
+    whole = ["".join(t) for n in range(4) for t in itertools.product("ab ", repeat=n)]
+    taken = [text if len(text) == 3 else text + "\n" for text in whole]  # the line break counts, too
+
+    def bits(text: str) -> float:
+        return float(bits_of(engine, text, context="ab").sum())
+
+    ranked = sorted(taken, key=lambda text: bits(text) / len(text) ** penalty)
+    answer = complete(engine, "ab", beam=64, n=12, max_characters=3, until="line", length_penalty=penalty)
+    assert [answer.text(i) for i in range(12)] == [text.rstrip("\n") for text in ranked[:12]]
+
+
 def test_beam_of_one_is_greedy(engine: Engine) -> None:
     greedy = complete(engine, "ba", temperature=0, max_characters=25).text()
     assert complete(engine, "ba", beam=1, max_characters=25).text() == greedy
