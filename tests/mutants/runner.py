@@ -1,10 +1,13 @@
 """Runs tests on a copy of the checkout with one fault in it.
 
 The copy is in build/mutants, so the checkout itself never has a fault. Each run is a fork of this process,
-which has imported the heaviest packages; the code of the product and its tests are imported anew in the fork.
+which has imported the packages that earlier runs needed; the code of the product and its tests are imported
+anew in the fork.
 """
 
 import contextlib
+import importlib
+import json
 import os
 import shutil
 import signal
@@ -15,19 +18,17 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import fastapi  # noqa: F401
-import hypothesis  # noqa: F401
 import pytest
-import redis  # noqa: F401
-import sklearn.ensemble  # noqa: F401
 
 from tests.mutants.known import Mutant
 
 ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "mutants"
 _OUTPUT = COPY / "build" / "output.txt"
+_IMPORTED = COPY / "build" / "imported.json"  # by the last run, of packages of others
 _OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "pytest_timeout")
 _POLL_S = 0.05
+_READ_AT_IMPORT = ("CUDA_", "NUMBA_", "ORT_", "TF_", "XLA_")  # variables of packages
 
 
 def copy_checkout() -> None:
@@ -44,6 +45,7 @@ def copy_checkout() -> None:
         if str(target.relative_to(COPY)) not in wanted:
             target.unlink()
     _OUTPUT.parent.mkdir(exist_ok=True)
+    _IMPORTED.unlink(missing_ok=True)
 
 
 def find_killer(mutant: Mutant, tests: Sequence[str], *, number: int, timeout_s: float) -> str | None:
@@ -84,6 +86,7 @@ def find_killer(mutant: Mutant, tests: Sequence[str], *, number: int, timeout_s:
 
 def _run_in_fork(tests: Sequence[str], timeout_s: float) -> int | None:
     """Return the exit status of pytest in the copy, or None if it took too long."""
+    _import_packages()
     child = os.fork()
     if child == 0:
         _become_pytest(tests)
@@ -100,6 +103,28 @@ def _run_in_fork(tests: Sequence[str], timeout_s: float) -> int | None:
             os.killpg(child, signal.SIGKILL)  # with all that the tests have left running
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
+
+
+def _import_packages() -> None:
+    """Import the packages of the last run, so that the next need not."""
+    if not _IMPORTED.exists():
+        return
+    imported = json.loads(_IMPORTED.read_text())
+    for name, value in imported["environment"].items():
+        os.environ.setdefault(name, value)
+    for name in imported["modules"]:
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
+def _note_packages() -> None:
+    """Write what this process has imported, but for pytest's plugins, and what it decides at its import."""
+    folder = str(Path(pytest.__file__).parents[1])
+    files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+    modules = [name for name, file in files.items() if file.startswith(folder) and "pytest" not in name]
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_READ_AT_IMPORT)}
+    _IMPORTED.write_text(json.dumps({"environment": environment, "modules": modules}))
 
 
 def _become_pytest(tests: Sequence[str]) -> None:
@@ -120,6 +145,7 @@ def _become_pytest(tests: Sequence[str]) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(ours)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         status = int(pytest.main([*_OPTIONS, *tests]))
+        _note_packages()
     except SystemExit:  # of the product, while it is imported
         status = int(pytest.ExitCode.INTERRUPTED)
     except BaseException:  # noqa: BLE001

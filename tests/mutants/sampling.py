@@ -77,7 +77,6 @@ _TESTS = {
         "tests/models/anomaly/test_explanation.py",
         "tests/models/anomaly/test_alerts.py",
     ),
-    "models/runtime/admission.py": ("tests/models/runtime/test_scheduler.py",),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",
         "tests/models/runtime/test_lstm_network.py",
@@ -96,7 +95,6 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
-    "models/runtime/request_validation.py": ("tests/models/runtime/test_engine.py",),
     "models/runtime/requests.py": (
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",

@@ -240,6 +240,17 @@ def test_upgrade_request_is_answered_like_any_other(service: Service) -> None:
             assert read_answer(client).status_code == 200
 
 
+def test_target_with_a_host_counts_for_more_than_the_header(service: Service) -> None:
+    for target, host, status in (
+        ("http://evil.example/healthz", "localhost", 421),
+        ("http://localhost:8000/healthz", "evil.example", 200),
+        ("http://[::1]/healthz", "evil.example", 200),
+    ):
+        get = f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        with connected(service, get.encode()) as client:
+            assert read_answer(client).status_code == status, target
+
+
 def test_invalid_requests_do_not_fill_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("uvicorn.error")
     log.addFilter(quiet := InvalidRequestFilter())  # a fresh one: the service's may have let one pass already

@@ -73,6 +73,8 @@ def test_a_key_can_use_its_quota_to_the_last_byte(guarded: Service) -> None:
     assert upload(guarded, text("a", 999), "limited").status_code == 201
     assert error_of(upload(guarded, text("b", 2), "limited"), 403)["code"] == "corpus_quota_reached"
     assert upload(guarded, text("b", 1), "limited").status_code == 201
+    assert upload(guarded, text("a", 999), "limited").status_code == 200, "the same text again takes nothing"
+    assert error_of(upload(guarded, text("c", 1), "limited"), 403)["code"] == "corpus_quota_reached"
 
 
 def test_a_text_that_others_have_counts_for_each_of_its_owners(guarded: Service) -> None:
