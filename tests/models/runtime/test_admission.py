@@ -91,9 +91,9 @@ def test_retry_after_grows_with_the_requests_that_wait_and_how_long_one_takes(
 
 def test_all_are_admitted_while_there_is_room() -> None:
     backlog = Backlog(max_waiting=100, name="m")
-    one, two = waiting(backlog, request(), request())
-    running = [request() for _ in range(MAX_RUNNING - 2)]
-    assert backlog.admit(running) == [one, two]
+    arrived = waiting(backlog, request(), request(characters=20 * LONG), request(characters=1))
+    running = [request() for _ in range(MAX_RUNNING - 3)]
+    assert backlog.admit(running) == arrived, "in order of arrival"
     assert backlog.requests == [] and backlog.waiting == 0
 
 
