@@ -56,6 +56,10 @@ _TESTS = {
         "tests/models/anomaly/test_aggregate.py",
         "tests/models/anomaly/test_experts.py",
     ),
+    "models/anomaly/calibration.py": (
+        "tests/models/anomaly/test_bucket.py",
+        "tests/models/anomaly/test_calibration.py",
+    ),
     "models/anomaly/calibration_builder.py": (
         "tests/models/anomaly/test_calibration_builder.py",
         "tests/models/anomaly/test_calibration.py",

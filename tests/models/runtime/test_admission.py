@@ -84,7 +84,7 @@ def test_retry_after_grows_with_the_requests_that_wait_and_how_long_one_takes(
     backlog = Backlog(max_waiting=3, name="m")
     backlog.observe(service_s)
     waiting(backlog, *(request(characters=1) for _ in range(3)))
-    with pytest.raises(Busy, match="^3 requests are waiting for model m$") as caught:
+    with pytest.raises(Busy, match=r"^3 requests are waiting for model m$") as caught:
         backlog.reserve(request())
     assert caught.value.retry_after_s == pytest.approx(retry_after_s)
 
@@ -130,8 +130,9 @@ def test_of_very_many_clients_each_may_run_one() -> None:
 
 def test_no_more_than_twice_as_many_run() -> None:
     backlog = Backlog(max_waiting=100, name="m")
-    short = waiting(backlog, *(request(characters=1) for _ in range(3)))
-    assert backlog.admit([request(characters=1) for _ in range(2 * MAX_RUNNING - 1)]) == short[:1]
+    short = waiting(backlog, *(request(characters=1) for _ in range(MAX_RUNNING + 3)))
+    assert backlog.admit([request(characters=1) for _ in range(MAX_RUNNING)]) == short[:MAX_RUNNING]
+    assert backlog.admit([request(characters=1) for _ in range(2 * MAX_RUNNING - 1)]) == short[-3:-2]
     assert backlog.admit([request(characters=1) for _ in range(2 * MAX_RUNNING)]) == []
 
 
@@ -146,8 +147,18 @@ def test_paused_requests_take_no_room() -> None:
 
 def test_what_is_admitted_or_removed_waits_no_more() -> None:
     backlog = Backlog(max_waiting=1, name="m")
-    for end in (lambda one: backlog.remove(one), lambda _: backlog.admit([])):
+    for end in (backlog.remove, lambda _: backlog.admit([])):
         [one] = waiting(backlog, request())
         assert is_refused(backlog, request())
         end(one)
         assert backlog.requests == [] and backlog.waiting == 0
+
+
+def test_those_of_a_client_that_still_wait_are_counted_after_one_has_ended() -> None:
+    backlog = Backlog(max_waiting=32, name="m")
+    own = waiting(backlog, *(request() for _ in range(3)))
+    backlog.remove(own[0])
+    waiting(backlog, *(request("b", 1) for _ in range(30)))
+    assert is_refused(backlog, request())  # two of a sixteenth of 32 wait
+    backlog.remove(own[1])
+    assert not is_refused(backlog, request())
