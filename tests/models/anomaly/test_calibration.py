@@ -127,6 +127,27 @@ def test_calibration_survives_a_round_trip() -> None:
     assert again.character_excess == pytest.approx(calibration.character_excess)
 
 
+def test_records_from_before_there_were_weights_weigh_all_statistics_equally() -> None:
+    made = calibrate(random_lines(np.random.default_rng(0), 20))
+    record = json.loads(dump(made))
+    for bucket in record["buckets"]:
+        del bucket["weights"]
+    [bucket] = load(json.dumps(record).encode(), where="x")[0].buckets
+    np.testing.assert_array_equal(bucket.weights, np.full(8, 1 / 8))
+
+
+def test_every_field_survives_a_round_trip() -> None:
+    made = calibrate(random_lines(np.random.default_rng(0), 1200), buckets=2)
+    again, _ = load(dump(made), where="x")
+    assert made.has_tail and (again.characters, again.lines) == (made.characters, 1200)
+    for before, after in zip(made.buckets, again.buckets, strict=True):
+        assert (after.longest, after.lines, after.tail) == (before.longest, before.lines, before.tail)
+        np.testing.assert_array_equal(after.weights, before.weights)
+        np.testing.assert_array_equal(after.spread, before.spread)
+        np.testing.assert_array_equal(after.scores, before.scores.astype(np.float32))
+        np.testing.assert_array_equal(after.statistics, before.statistics.astype(np.float32))
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"format_version": 1, "statistics": 3}'])
 def test_damaged_records_are_refused(damage: bytes) -> None:
     with pytest.raises(Unavailable, match="calibrate again"):

@@ -1,4 +1,5 @@
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from models.anomaly import calibration_builder
 from models.anomaly.calibration import MIN_LINES
 from models.anomaly.calibration_builder import CalibrationBuilder, calibrate
 from models.errors import InvalidInput
+from models.text.templates import ParsedLine, Template
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
 
@@ -34,6 +36,57 @@ def test_quantiles_are_kept_of_very_many_lines(monkeypatch: pytest.MonkeyPatch) 
     assert (thinned.lines, thinned.kept_lines) == (1000, 200)
     assert thinned.smallest_p_value == pytest.approx(1 / 201)
     assert thinned.thresholds(0.05)[0] == pytest.approx(whole.thresholds(0.05)[0], rel=0.1)
+
+
+@pytest.mark.parametrize(("lines", "kept"), [(49, 49), (50, 50), (51, 50), (99, 50)])
+def test_kept_lines_are_the_first_the_last_and_those_evenly_between(
+    lines: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_builder, "MAX_KEPT", 50)
+    [bucket] = calibrate([surprisal([float(i)] * 3) for i in range(lines)]).buckets
+    assert (bucket.lines, bucket.kept, bucket.statistics.shape) == (lines, kept, (8, kept))
+    peaks = bucket.statistics[0]  # the highest character of each line
+    assert (peaks[0], peaks[-1]) == (0, lines - 1)
+    assert set(np.diff(peaks)) <= {1, 2} and set(np.diff(bucket.scores)) != {0}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "buckets"),
+    [
+        ({5: 4, 7: 4, 9: 4}, [(5, 4), (7, 4), (None, 4)]),
+        ({5: 6, 7: 1, 9: 5}, [(None, 12)]),  # the last would be empty
+        ({5: 3, 7: 6, 9: 3}, [(7, 9), (None, 3)]),
+    ],
+)
+def test_buckets_are_of_about_equal_size(
+    lengths: dict[int, int], buckets: list[tuple[int | None, int]]
+) -> None:
+    lines = [surprisal([float(i)] * length) for length, count in lengths.items() for i in range(count)]
+    made = calibrate(lines, buckets=3)
+    assert [(bucket.longest, bucket.lines) for bucket in made.buckets] == buckets
+
+
+@pytest.mark.parametrize(
+    ("length", "of_windows"), [(9, [1, 1, 1, 1]), (80, [0.5, 1, 1, 1]), (480, [1 / 12, 1 / 4, 1, 1])]
+)
+def test_peaks_of_long_lines_weigh_less(length: int, of_windows: list[float]) -> None:
+    others = [surprisal([1.0] * n) for n in (1, length, 5000)]  # their median is the length
+    [bucket] = calibrate([surprisal([1.0] * length), *others]).buckets
+    np.testing.assert_allclose(bucket.weights, np.array(of_windows * 2) / (2 * sum(of_windows)))
+
+
+@pytest.mark.parametrize(
+    ("ngram_bits", "share"), [(1.5, 0.5), (1.7, 0.6), (1.1, 1 / 3), (3.0, 0.8), (1.3, 0.4)]
+)
+def test_weights_of_network_n_grams_and_templates_by_hand(ngram_bits: float, share: float) -> None:
+    line = replace(surprisal([1.5] * 4, end=1.5), ngram_bits=np.full(5, ngram_bits, np.float32))
+    [bucket] = calibrate([line] * 3).buckets
+    expected = np.array([share / 8] * 8 + [0, 0, (1 - share) / 2, (1 - share) / 2])
+    np.testing.assert_allclose(bucket.weights, expected, rtol=1e-6)
+    template = Template("a <*>", 1)
+    parsed = [ParsedLine(template, ("x",), 1.0, 1.0, fixed) for fixed in (0.25, 0.5, 0.75)]
+    [bucket] = calibrate([replace(line, parsed=one) for one in parsed]).buckets
+    np.testing.assert_allclose(bucket.weights, [*(0.82 * expected), 0.15, 0.03], rtol=1e-6)
 
 
 def test_calibration_in_batches_equals_calibration_at_once() -> None:

@@ -66,6 +66,22 @@ def test_only_the_fault_is_marked_with_what_was_expected(line: str, found: list[
     assert marked(line) == found
 
 
+@pytest.mark.parametrize("kind", ["substitution", "insertion", "deletion", "unknown"])
+def test_a_fault_is_found_at_every_position(kind: str) -> None:
+    text = LETTERS * 2
+    for at in range(len(text) - 2):  # at the end nothing tells one edit from another
+        right, wrong = text[at], LETTERS[(LETTERS.index(text[at]) + 13) % 26]
+        line, found = {
+            "substitution": (text[:at] + wrong + text[at + 1 :], (wrong, right)),
+            "insertion": (text[:at] + wrong + text[at:], (wrong, "")),
+            "deletion": (text[:at] + text[at + 1 :], (text[at + 1], right + text[at + 1])),
+            "unknown": (text[:at] + "#" + text[at + 1 :], ("#", right)),
+        }[kind]
+        spans = anomalous_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
+        assert [(s.start, s.end) for s in spans] == [(at, at + 1)], line
+        assert (line[at], spans[0].expected) == found, line
+
+
 class Late(Alphabet):
     """Predicts `x` and the correct letter equally, and the correct letter again after `x`."""
 
