@@ -144,6 +144,38 @@ def test_status_of_a_model_without_lines_is_empty(streams: IngestStreams) -> Non
     streams.remove_idle_consumers("never")
 
 
+def test_status_counts_what_waits_and_what_was_scored(streams: IngestStreams, redis: Redis) -> None:
+    streams.accept([batch("a", "b", "c", "d", rejected=2)])
+    received_at = streams.read("m", "one", max_lines=1)[0].received_at
+    taken = ids(streams.read("m", "one", max_lines=2))
+    assert streams.acknowledge("m", taken) == 2
+    status = streams.status("m")
+    counted = {name: count for name, count in status.counts.items() if count}
+    assert counted == {"accepted": 4, "rejected": 2, "scored": 2}
+    assert (status.waiting, status.bytes) == (2, redis.memory_usage(lines_key("m")))
+    assert status.oldest_age_s is not None
+    assert 0 <= status.oldest_age_s <= time.time() - received_at + 0.01
+
+
+@pytest.mark.parametrize(
+    ("later_s", "fraction"),
+    [(0.0, 1.0), (59.999, 1.0), (60.0, 1.0), (75.0, 0.75), (119.0, 1 / 60), (120.0, 0.0)],
+)
+def test_rates_are_of_the_last_minute(
+    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch, later_s: float, fraction: float
+) -> None:
+    streams.accept([batch("a", "b", "c", "d", rejected=2)])
+    streams.acknowledge("m", ids(streams.read("m", "one", max_lines=3)))
+    [minute] = {int(key.rpartition(b":")[2]) for key in redis.keys("nextchar:ingest:m:minute:*")}
+    monkeypatch.setattr("store.ingest_stream.time.time", lambda: 60.0 * minute + later_s)
+    rates = streams.status("m").per_minute
+    assert {name: rate for name, rate in rates.items() if rate} == {
+        name: pytest.approx(count * fraction)
+        for name, count in {"accepted": 4, "rejected": 2, "scored": 3}.items()
+        if fraction
+    }
+
+
 def test_consumers_are_listed_with_what_they_hold(streams: IngestStreams) -> None:
     streams.accept([batch("a", "b")])
     streams.read("m", "one", max_lines=2)

@@ -150,6 +150,15 @@ def test_very_long_messages_and_tracebacks_lose_their_middle() -> None:
     assert line.split("\n")[0].endswith("x!") and line.endswith("y!")
 
 
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 5])
+def test_a_message_of_the_greatest_length_is_whole(beyond: int) -> None:
+    message = "".join(chr(97 + i % 26) for i in range(MAX_MESSAGE_CHARACTERS + beyond))
+    logged = json.loads(JsonFormatter().format(record(message)))["message"]
+    half = MAX_MESSAGE_CHARACTERS // 2
+    shortened = f"{message[:half]} … ({beyond} characters omitted) … {message[-half:]}"
+    assert logged == (message if beyond <= 0 else shortened)
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_configuration_covers_our_loggers_warnings_of_others_and_uncaught_exceptions(log_format: str) -> None:
     program = """

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from redis import Redis
 
@@ -69,6 +71,21 @@ def test_retries_have_growing_delays_and_end_as_a_dead_letter(outbox: Notificati
     health = outbox.health("t")
     assert (health.waiting, health.dead, health.last_error) == (0, 1, "still no answer")
     assert outbox.outcomes() == {("t", "failed"): len(RETRY_DELAYS_S) + 1}
+
+
+def test_attempts_are_counted_by_target_and_outcome(outbox: Notifications) -> None:
+    before = time.time()
+    for target, errors in (("t", [None, "refused", None, None]), ("other", ["no answer", "refused"])):
+        for error in errors:
+            outbox.count(target, error)
+    counts = {("t", "delivered"): 3, ("t", "failed"): 1, ("other", "failed"): 2}
+    assert outbox.outcomes() == counts
+    health, other = outbox.health("t"), outbox.health("other")
+    assert (health.last_error, other.last_error, other.last_success_at) == ("refused", "refused", None)
+    for at in (health.last_success_at, health.last_error_at, other.last_error_at):
+        assert at is not None and before <= at <= time.time()
+    outbox.forget("t")
+    assert outbox.outcomes() == {("other", "failed"): 2} and outbox.health("t").last_error is None
 
 
 def test_a_dead_letter_can_be_replayed(outbox: Notifications) -> None:

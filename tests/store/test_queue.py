@@ -33,6 +33,14 @@ def test_jobs_wait_in_order_and_the_front_is_next(redis: Any, jobs: Jobs) -> Non
     assert queue.waiting() == [c.id, a.id, b.id]
 
 
+def test_a_message_has_no_time_limit_and_leaves_only_a_failure(redis: Any, jobs: Jobs) -> None:
+    [job] = _created(jobs, 1)
+    TrainingQueue(redis).enqueue(job)
+    [message] = Queue(QUEUE_NAME, connection=redis, serializer="json").jobs
+    assert message.args == [job.id]
+    assert (message.timeout, message.result_ttl, message.failure_ttl) == (-1, 0, 24 * 3600)
+
+
 def _of(jobs: Jobs, keys: str) -> list[Job]:
     """Return jobs that keys named by these letters have created."""
     return [jobs.create(REQUEST, created_by=None if key == "-" else key) for key in keys]

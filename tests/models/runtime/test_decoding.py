@@ -60,9 +60,19 @@ requests = st.builds(
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     top_k=st.none() | st.integers(1, 12),
     # Values that no cumulative sum of the weights equals.
-    top_p=st.none() | st.sampled_from([0.123457, 0.618034, 0.912345]),
-    min_p=st.none() | st.sampled_from([0.0123457, 0.3123457]),
+    top_p=st.none() | st.sampled_from([0.123457, 0.618034, 0.912345, 1.0]),
+    min_p=st.none() | st.sampled_from([0.0, 0.0123457, 0.3123457]),
 )
+
+
+@pytest.mark.parametrize("options", [{"top_p": 1.0}, {"min_p": 0.0}, {"top_p": 1.0, "min_p": 0.0}])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_filter_that_excludes_nothing_changes_nothing(options: dict[str, Any], count: int) -> None:
+    logits = np.tile(np.array([0, 1, 3, 2, -1], np.float32), (count, 1))
+    without, filtered = Sampler([_request()] * count, 5), Sampler([_request(**options)] * count, 5)
+    assert filtered.is_plain
+    for u in (0.05, 0.3, 0.7, 0.95):
+        assert filtered.choose(logits, [u] * count) == without.choose(logits, [u] * count)
 
 
 @settings(deadline=None, max_examples=200)

@@ -164,6 +164,21 @@ def test_every_request_gets_its_own_answer_in_any_batch(
     assert bench.scheduler.active == bench.scheduler.waiting == 0
 
 
+def test_counters_agree_with_what_the_network_read(bench: Bench) -> None:
+    prompts = [("abc", 40), ("abcdefghij" * 30, 1), ("b", 17), ("abcdefghij" * 9, 30)]
+    started = [bench.start(prompt, characters, n=2) for prompt, characters in prompts]
+    answers = [one.answer() for one in started] + [bench.start("jjj", 60).answer()]
+    bench.scheduler.close()
+    counters, by_size = bench.scheduler.counters, bench.scheduler.steps_by_batch_size
+    assert counters["generated_characters"] == sum(a.usage.completion_characters for a in answers)
+    assert counters["requests"] == 5 and counters["failures"] == counters["cancelled"] == 0
+    read = sum(a.usage.prompt_characters - a.usage.cached_characters for a in answers)
+    assert counters["read_characters"] == read
+    assert counters["steps"] == sum(by_size) > 0 and by_size[0] == 0
+    generated = sum(size * steps for size, steps in enumerate(by_size))
+    assert sum(steps * rows for steps, rows in bench.network.calls) == read + generated
+
+
 def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
     long = bench.start("a", 100_000)
     long.wait_for(Piece)
