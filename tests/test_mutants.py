@@ -47,6 +47,11 @@ def f(a: int = 3) -> bool:
         assert ast.dump(ast.parse(new)) != ast.dump(ast.parse(source)), name
 
 
+def test_the_size_that_follows_from_the_others_is_not_changed() -> None:
+    source = "def f(a):\n    return a[-1].reshape(-1, 2)\n"
+    assert [fault(source, index)[0] for index in range(count_faults(source))] == ["2 1 to 2", "2 2 to 3"]
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_file_of_a_group_has_tests_that_are_there(group: str) -> None:
     assert all(any(ROOT.glob(pattern)) for pattern in GROUPS[group])

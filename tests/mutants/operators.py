@@ -33,7 +33,8 @@ def fault(source: str, index: int) -> tuple[str, str]:
     r"""Return the line and kind of one of the faults of a source, and the source with it.
 
     Annotations, docstrings and the messages of errors are left alone, and the constants of the module: a
-    bound or a timeout that is larger by one serves its purpose.
+    bound or a timeout that is larger by one serves its purpose. So is the size -1 of a reshape: NumPy takes
+    any negative one for the size that follows from the others.
 
     >>> fault("def f(a):\n    return a < 1\n", 0)
     ('2 Lt to LtE', 'def f(a):\n    return a <= 1')
@@ -56,9 +57,18 @@ def _places(tree: ast.AST) -> Iterator[ast.expr]:
                 continue
             if isinstance(tree, ast.Module) and isinstance(node, ast.Assign | ast.AnnAssign):
                 continue
+            if _is_reshape(tree) and isinstance(node, ast.UnaryOp):
+                continue
             if isinstance(node, ast.expr) and _can_change(node):
                 yield node
             yield from _places(node)
+
+
+def _is_reshape(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Attribute(attr="reshape")):
+            return True
+    return False
 
 
 def _can_change(node: ast.expr) -> bool:

@@ -45,6 +45,21 @@ def test_rows_side_by_side_give_the_bits_of_one_pass(rows: int) -> None:
     assert ours == pytest.approx(_naive(network, before, ids), abs=1e-4)
 
 
+@pytest.mark.parametrize("warm_up", [1, 7, 70])
+@pytest.mark.parametrize(("count", "rows"), [(200, 1), (200, 3), (9, 4), (65, 1)])
+def test_each_row_is_read_after_the_characters_before_it(count: int, rows: int, warm_up: int) -> None:
+    text = np.random.default_rng(3).integers(1, V, 80 + count).astype(np.int32)
+    network, ids = _network(), text[80:]
+    length = -(-count // rows)
+    starts = range(80, len(text), length)
+    naive = [
+        _naive(network, text[at - warm_up : at], text[at : at + length]) * len(text[at : at + length])
+        for at in starts
+    ]
+    found = bits_per_character(network, ids, before=text[:80], rows=rows, warm_up=warm_up)
+    assert found == pytest.approx(sum(naive) / count, abs=1e-5)
+
+
 def test_large_alphabets_are_judged_in_smaller_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     text = np.random.default_rng(2).integers(1, V, 400).astype(np.int32)
     whole = bits_per_character(_network(), text[200:], before=text[:200], rows=4)
@@ -83,6 +98,17 @@ def test_a_sample_is_repeatable_and_of_known_characters() -> None:
     assert texts[0] == texts[1] != texts[2]
     assert len(texts[0]) == 50
     assert set(texts[0]) <= set("abcde")
+
+
+def test_samples_follow_the_distribution_after_the_prompt() -> None:
+    network, vocabulary, prompt = _network(), Vocabulary("abcde"), "abcab"
+    logits, _ = network.step(vocabulary.encode(prompt)[:, None], network.initial_state(1))
+    p = np.exp(logits[-1, 0, 1:].astype(float))
+    first = [sample(network, vocabulary, prompt=prompt, characters=1, seed=seed) for seed in range(400)]
+    shares = [first.count(character) / 400 for character in "abcde"]
+    np.testing.assert_allclose(shares, p / p.sum(), atol=0.09)
+    two = sample(network, vocabulary, prompt=prompt, characters=2, seed=1)
+    assert sample(network, vocabulary, prompt=prompt, characters=1, seed=1) == two[0]
 
 
 def test_an_unknown_character_costs_what_it_costs_in_a_score() -> None:
