@@ -91,6 +91,7 @@ _TESTS = {
         "tests/models/runtime/test_engine.py",
     ),
     "models/runtime/prefill.py": (
+        "tests/models/runtime/test_prefill.py",
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),

@@ -1,0 +1,313 @@
+"""How prompts are read: in which pieces, in how much time, and which states are kept."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from models.runtime import prefill as module
+from models.runtime.admission import Inbox
+from models.runtime.generation import GenerationRequest
+from models.runtime.prefill import (
+    DENSE_CHARACTERS,
+    MAX_PREFILL_BATCH,
+    PREFILL_ALONE_S,
+    PREFILL_CHUNK_S,
+    Prefill,
+)
+from models.runtime.requests import CompletionRequest
+from models.runtime.state_cache import CHUNK, STRIDE, StateCache
+from models.text.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary("ab")
+ID_OF = {"a": 1, "b": 2}
+
+
+class Timed:
+    """A network whose state is how many characters it has read, and whose steps take `step_s` each."""
+
+    V = len(VOCABULARY)
+
+    def __init__(self, step_s: float) -> None:
+        self.step_s = step_s
+        self.now_s = 100.0
+        self.calls: list[tuple[int, int, int]] = []  # (T, B, first)
+
+    def initial_state(self, rows: int = 1) -> np.ndarray:
+        return np.zeros((rows, 1), np.float32)
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        self.calls.append((*ids.shape, first))
+        self.now_s += self.step_s * len(ids)
+        return np.zeros((len(ids) - first, ids.shape[1], self.V), np.float32), state + len(ids)
+
+
+class Reading(Timed):
+    """The same, which can read a prompt in one call."""
+
+    def __init__(self, step_s: float) -> None:
+        super().__init__(step_s)
+        self.read_ends: list[list[int]] = []
+
+    def read(
+        self, ids: np.ndarray, ends: Sequence[int], state: np.ndarray, stop: np.ndarray
+    ) -> list[np.ndarray]:
+        assert len(ids) == ends[-1] and not stop[0]
+        self.read_ends.append([*ends])
+        self.now_s += self.step_s * len(ids)
+        return [state + end for end in ends]
+
+    def choose(self) -> None: ...
+
+    def generate(self) -> None: ...
+
+
+class Bench:
+    def __init__(self, network: Timed) -> None:
+        self.network, self.inbox, self.cache = network, Inbox(), StateCache(1 << 24)
+        self.counters = {"read_characters": 0.0}
+        self.prefill = Prefill(network, self.cache, self.inbox, self.counters)
+
+    def add(self, length: int, *, client: str = "", timeout_s: float | None = None) -> GenerationRequest:
+        """Start with a prompt of this length that is like no other."""
+        number = len(self.prefill.requests)
+        text = format(number, "06b").replace("0", "a").replace("1", "b") + "a" * (length - 6)
+        options = CompletionRequest(prompt=text[:length], client=client, timeout_s=timeout_s)
+        request = GenerationRequest(options, VOCABULARY, ID_OF, lambda _: None, seed=1)
+        self.prefill.add(request)
+        return request
+
+    def finish(self, request: GenerationRequest) -> list[tuple[int, int, int]]:
+        """Read until a prompt is complete; return the calls."""
+        while request in self.prefill.requests:
+            self.prefill.step(decode_s=None, is_alone=False)
+        return self.network.calls
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Timed]]:
+    """The networks whose time is that of the clock: the last one's."""
+    networks: list[Timed] = []
+    monkeypatch.setattr(module.time, "perf_counter", lambda: networks[-1].now_s)
+    return networks
+
+
+def bench(clock: list[Timed], network: Timed) -> Bench:
+    clock.append(network)
+    return Bench(network)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 66, 129, 200])
+def test_a_prompt_is_read_up_to_each_chunk_and_before_its_last_character(
+    clock: list[Timed], length: int
+) -> None:
+    one = bench(clock, Timed(1e-9))
+    request = one.add(length)
+    one.finish(request)
+    ends = np.cumsum([steps for steps, _, _ in one.network.calls]).tolist()
+    first_guess = min(4, length - 1)
+    assert ends == sorted({first_guess, *range(CHUNK, length - 1, CHUNK), length - 1, length} - {0})
+    with_logits = [first < steps for steps, _, first in one.network.calls]
+    assert with_logits == [False] * (len(ends) - 1) + [True]
+    assert one.counters["read_characters"] == length
+    [(completed, logits, state)] = one.prefill.take_completed()
+    assert completed is request and logits.shape == (1, 3) and state.tolist() == [[length]]
+    assert one.prefill.take_completed() == [] == one.prefill.requests
+
+
+def test_states_are_kept_at_strides_and_at_chunks_near_the_end(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(1e-9))
+    length = DENSE_CHARACTERS + 2 * STRIDE + 100
+    request = one.add(length)
+    one.finish(request)
+
+    def cached(count: int) -> int:
+        return one.cache.match(request.text[:count]).length
+
+    dense_from = 2 * STRIDE  # the beginning of the stride that is DENSE_CHARACTERS before the end
+    assert [cached(STRIDE + n) for n in (-1, 0, CHUNK, STRIDE - 1)] == [0, STRIDE, STRIDE, STRIDE]
+    for end in (dense_from + CHUNK, dense_from + 5 * CHUNK, length - 100 + CHUNK):
+        assert [cached(end - 1), cached(end), cached(end + 1)] == [end - CHUNK, end, end]
+    assert [cached(length), cached(length - 1), cached(length - 2)] == [
+        length, length - 1, length - 100 + CHUNK
+    ]  # fmt: skip
+
+
+def test_a_cached_prefix_is_skipped_but_for_the_last_character(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(1e-9))
+    one.finish(one.add(200))
+    one.network.calls.clear()
+    again = one.add(200)
+    assert (again.cached, again.position, again.state.tolist()) == (199, 199, [[199]])
+    assert one.finish(again) == [(1, 1, 0)]
+
+
+def test_a_prompt_that_is_given_up_goes_on_where_it_was(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(1e-9))
+    request = one.add(5 * CHUNK)
+    one.prefill.remove(request)
+    assert one.cache.entries == 0, "nothing was read"
+    request = one.add(5 * CHUNK)
+    one.prefill.step(decode_s=None, is_alone=False)
+    assert request.position == 4 and one.cache.entries == 0
+    one.prefill.remove(request)
+    one.prefill.remove(request)  # nothing happens
+    assert one.prefill.requests == []
+    again = one.add(5 * CHUNK)
+    assert (again.position, again.cached, again.state.tolist()) == (4, 4, [[4]])
+    one.prefill.remove(again)
+    assert one.cache.entries == 1
+
+
+def test_prompts_are_read_side_by_side_up_to_the_next_stop_of_any(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(1e-9))
+    short, long = one.add(20), one.add(100)
+    one.finish(short)
+    assert (short.position, long.position) == (20, 20) and one.prefill.requests == [long]
+    assert one.network.calls == [(4, 2, 4), (15, 2, 15), (1, 2, 0)]
+
+
+def test_no_more_prompts_are_read_together_than_fit_and_clients_take_turns(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(1e-9))
+    greedy = [one.add(50, client="greedy") for _ in range(MAX_PREFILL_BATCH + 3)]
+    modest = one.add(50, client="modest")
+    assert one.prefill.piggybacked(MAX_PREFILL_BATCH + 4) == [*greedy, modest]
+    assert one.prefill.piggybacked(2) == [greedy[0], modest]
+    assert one.prefill.piggybacked(0) == []
+    one.prefill.step(decode_s=None, is_alone=False)
+    assert one.network.calls == [(4, MAX_PREFILL_BATCH, 4)]
+    assert [modest.position, *(request.position for request in greedy)] == [4] * MAX_PREFILL_BATCH + [0] * 4
+
+
+def test_a_piece_takes_about_as_long_as_it_may(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(PREFILL_CHUNK_S / 10.5))
+    one.add(CHUNK)
+    for _ in range(3):
+        one.prefill.step(decode_s=None, is_alone=False)
+    # By the first guess four steps fit; then it is measured.
+    assert [steps for steps, _, _ in one.network.calls] == [4, 10, 10]
+
+
+def test_the_duration_of_a_step_is_smoothed_for_each_number_of_prompts(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(PREFILL_CHUNK_S / 10.5))
+    first = one.add(CHUNK)
+    one.prefill.step(decode_s=None, is_alone=False)
+    one.network.step_s = PREFILL_CHUNK_S / 2
+    one.prefill.step(decode_s=None, is_alone=False)
+    one.prefill.step(decode_s=None, is_alone=False)
+    smoothed = 0.7 / 10.5 + 0.3 / 2
+    assert [steps for steps, _, _ in one.network.calls] == [4, 10, int(1 / smoothed)]
+    one.prefill.clear()
+    assert one.prefill.requests == [] and first.position < CHUNK
+    one.network.calls.clear()
+    for _ in range(3):  # of two or three prompts nothing is known
+        one.add(CHUNK)
+    one.prefill.step(decode_s=None, is_alone=False)
+    assert one.network.calls == [(4, 3, 4)]
+
+
+def test_a_step_longer_than_a_piece_reads_one_character(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(5 * PREFILL_CHUNK_S))
+    one.add(CHUNK)
+    for _ in range(3):
+        one.prefill.step(decode_s=None, is_alone=False)
+    assert [steps for steps, _, _ in one.network.calls] == [4, 1, 1]
+
+
+def test_while_text_is_generated_prompts_take_half_as_long(clock: list[Timed]) -> None:
+    step_s = PREFILL_CHUNK_S / 16
+    one = bench(clock, Timed(step_s))
+    request = one.add(CHUNK)
+    one.prefill.step(decode_s=None, is_alone=False)
+    assert request.position == 4
+    one.prefill.clear()  # nothing is left of the budget
+    one.prefill.requests.append(request)
+    one.prefill.step(decode_s=step_s, is_alone=False)
+    assert request.position == 4, "there is no time yet"
+    one.prefill.grant(8.1 * step_s)
+    one.prefill.step(decode_s=step_s, is_alone=False)
+    assert request.position == 8
+    one.prefill.step(decode_s=step_s, is_alone=False)
+    assert request.position == 8, "the time is used up"
+    one.prefill.grant(2 * step_s)
+    one.prefill.step(decode_s=step_s, is_alone=False)
+    assert request.position == 9
+
+
+@pytest.mark.parametrize(("decode_s", "steps"), [(0.0, 16), (2.03 * PREFILL_CHUNK_S, 32)])
+def test_saved_time_is_at_most_that_of_a_piece_or_of_a_step_of_the_others(
+    clock: list[Timed], decode_s: float, steps: int
+) -> None:
+    one = bench(clock, Timed(PREFILL_CHUNK_S / 16.2))
+    request = one.add(CHUNK)
+    one.prefill.step(decode_s=None, is_alone=False)
+    one.prefill.grant(1000.0)
+    one.prefill.step(decode_s=decode_s, is_alone=False)
+    assert request.position == 4 + steps
+    one.prefill.step(decode_s=decode_s, is_alone=False)
+    assert request.position == 4 + steps, "the rest is not saved for later"
+
+
+def test_a_long_prompt_that_is_alone_is_read_in_one_call_of_a_bounded_time(clock: list[Timed]) -> None:
+    network = Reading(PREFILL_ALONE_S / (3.5 * CHUNK))
+    one = bench(clock, network)
+    request = one.add(20 * CHUNK)
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.read_ends == [[CHUNK]]  # at first a chunk is guessed to take all the time
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.read_ends[1] == [CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK]  # measured: 3.5 chunks
+    assert request.position == 5 * CHUNK and request.state.tolist() == [[5 * CHUNK]]
+    assert one.cache.match(request.text).length == 5 * CHUNK
+    assert network.calls == [] and one.counters["read_characters"] == 5 * CHUNK
+
+
+def test_the_last_call_ends_before_the_last_character(clock: list[Timed]) -> None:
+    network = Reading(1e-9)
+    one = bench(clock, network)
+    request = one.add(4 * CHUNK + 10)
+    one.prefill.step(decode_s=None, is_alone=True)
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.read_ends == [[CHUNK], [CHUNK, 2 * CHUNK, 3 * CHUNK, 3 * CHUNK + 9]]
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.calls == [(1, 1, 0)] and one.prefill.requests == []
+    assert request.position == len(request.text)
+
+
+def test_a_deadline_bounds_the_call(clock: list[Timed]) -> None:
+    network = Reading(PREFILL_ALONE_S / (10 * CHUNK))
+    one = bench(clock, network)
+    request = one.add(40 * CHUNK)
+    one.prefill.step(decode_s=None, is_alone=True)
+    request.deadline = network.now_s + PREFILL_ALONE_S * 0.45
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert [len(ends) for ends in network.read_ends] == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("length", "decode_s", "is_alone", "has_arrival"),
+    [
+        (2 * CHUNK, None, True, False),  # a short one
+        (9 * CHUNK, None, False, False),
+        (9 * CHUNK, 1.0, True, False),
+        (9 * CHUNK, None, True, True),
+    ],
+)
+def test_other_prompts_are_read_in_pieces(
+    clock: list[Timed], length: int, decode_s: float | None, is_alone: bool, has_arrival: bool
+) -> None:
+    network = Reading(1e-9)
+    one = bench(clock, network)
+    one.add(length)
+    if has_arrival:
+        one.inbox.put(None)
+    one.prefill.grant(1000.0)
+    one.prefill.step(decode_s=decode_s, is_alone=is_alone)
+    assert network.read_ends == [] and len(network.calls) == 1
+
+
+def test_a_prompt_longer_than_two_chunks_is_long(clock: list[Timed]) -> None:
+    network = Reading(1e-9)
+    one = bench(clock, network)
+    one.add(2 * CHUNK + 1)
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.read_ends == [[CHUNK]]
