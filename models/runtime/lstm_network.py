@@ -119,8 +119,6 @@ class LstmNetwork:
 
         Steps before `first` get no logits. The arguments are not modified.
         """
-        if not self.is_ready:
-            self.prepare()
         rows = ids.shape[1]
         if rows < 2 * ROWS_OF_A_PART:
             return self.step_alone(ids, state, first)

@@ -83,6 +83,43 @@ def test_a_key_can_have_limits(tmp_path: Path) -> None:
             new_key("team", scopes="train", **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("500B", 500),
+        ("2kB", 2000),
+        ("1.234kB", 1234),
+        ("3MB", 3 * 10**6),
+        ("4TB", 4 * 10**12),
+    ],
+)
+def test_bytes_have_decimal_units(tmp_path: Path, text: str, count: int) -> None:
+    [key] = read_keys(write(tmp_path / "keys", new_key("k", scopes="train", max_corpus_bytes=text)[1]))
+    assert key.max_corpus_bytes == count
+
+
+def test_names_and_numbers_are_valid_up_to_their_greatest_length() -> None:
+    new_key("n" * 64, scopes="read", max_jobs="9" * 9, max_corpus_bytes="9" * 15)
+    for name, limits in (
+        ("n" * 65, {}),
+        ("", {}),
+        ("n", {"max_jobs": "9" * 10}),
+        ("n", {"max_corpus_bytes": "9" * 16}),
+        ("n", {"max_corpus_bytes": "1.2345kB"}),
+    ):
+        with pytest.raises(ValueError, match=r"a key's name is|must be"):
+            new_key(name, scopes="read", **limits)
+
+
+@pytest.mark.parametrize("scopes", ["read,", ",read", "read,read"])
+def test_empty_and_repeated_items_of_a_list_are_nothing(tmp_path: Path, scopes: str) -> None:
+    [key] = read_keys(write(tmp_path / "keys", new_key("k", scopes=scopes, models=",a,,b,")[1]))
+    assert (key.scopes, key.models) == ({"read"}, ("a", "b"))
+    assert key.allows("b@2") and not key.allows("") and not key.allows("c")
+
+
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the file read at every look."""
@@ -153,6 +190,26 @@ def test_bad_file_is_logged_at_once_and_again_while_it_lasts(
     monkeypatch.setattr("app.keys.WARN_EVERY_S", 0.0)
     keys.find("a")
     assert len(caplog.records) == 3 and {record.levelname for record in caplog.records} == {"ERROR"}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_first_problems_are_logged_and_so_is_that_there_are_none_any_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, line = new_key("laptop", scopes="read")
+    caplog.set_level("INFO", logger="nextchar.api")
+    keys = KeyFile(write(tmp_path / "keys", line))
+    assert keys.problems == () and caplog.records == []
+    write(tmp_path / "keys", line, *["bad"] * 20)
+    assert len(keys.problems) == 20
+    [told] = caplog.records
+    assert all(f"line {number} of" in told.getMessage() for number in range(2, 12))
+    assert "line 12 of" not in told.getMessage()
+    write(tmp_path / "keys", line)
+    assert keys.problems == () == keys.problems
+    assert [record.getMessage() for record in caplog.records[1:]] == [
+        f"{tmp_path / 'keys'} has no problems any more"
+    ]
 
 
 @pytest.mark.usefixtures("at_once")

@@ -74,6 +74,8 @@ def find_killer(mutant: Mutant, tests: Sequence[str], *, number: int, timeout_s:
         return "(took too long)"
     if status == pytest.ExitCode.OK:
         return None
+    if status < 0:
+        return f"(ended by {signal.Signals(-status).name})"
     output = _OUTPUT.read_text(encoding="utf-8", errors="replace")
     failed = [line for line in output.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
     if failed:
