@@ -100,7 +100,6 @@ _TESTS = {
         "tests/models/runtime/test_engine.py",
     ),
     "store/batches.py": ("tests/store/test_durability.py", "tests/app/compat/test_openai_batches.py"),
-    "store/corpus_statistics.py": ("tests/store/test_corpora.py", "tests/app/services/test_job_plans.py"),
     "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
     "store/ids.py": ("tests/store/test_retention.py", "tests/store/test_jobs.py"),
     "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),

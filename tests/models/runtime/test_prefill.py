@@ -37,6 +37,7 @@ class Timed:
         return np.zeros((rows, 1), np.float32)
 
     def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        assert state.shape == (ids.shape[1], 1)
         self.calls.append((*ids.shape, first))
         self.now_s += self.step_s * len(ids)
         return np.zeros((len(ids) - first, ids.shape[1], self.V), np.float32), state + len(ids)
@@ -165,6 +166,8 @@ def test_prompts_are_read_side_by_side_up_to_the_next_stop_of_any(clock: list[Ti
     one.finish(short)
     assert (short.position, long.position) == (20, 20) and one.prefill.requests == [long]
     assert one.network.calls == [(4, 2, 4), (15, 2, 15), (1, 2, 0)]
+    [(completed, logits, state)] = one.prefill.take_completed()
+    assert completed is short and logits.shape == (1, 3) and state.tolist() == [[20]]
 
 
 def test_no_more_prompts_are_read_together_than_fit_and_clients_take_turns(clock: list[Timed]) -> None:
@@ -232,6 +235,21 @@ def test_while_text_is_generated_prompts_take_half_as_long(clock: list[Timed]) -
     one.prefill.grant(2 * step_s)
     one.prefill.step(decode_s=step_s, is_alone=False)
     assert request.position == 9
+
+
+def test_the_time_of_prompts_begins_with_the_first_step_of_the_others(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(PREFILL_CHUNK_S / 4))
+    request = one.add(CHUNK)
+    one.prefill.step(decode_s=1.0, is_alone=False)
+    assert request.position == 0
+    one.prefill.grant(0.99 * PREFILL_CHUNK_S / 2)
+    one.prefill.step(decode_s=1.0, is_alone=False)
+    assert request.position == 0, "a step is guessed to take a little longer"
+    one.prefill.clear()
+    one.prefill.requests.append(request)
+    one.prefill.grant(PREFILL_CHUNK_S / 2)
+    one.prefill.step(decode_s=1.0, is_alone=False)
+    assert request.position == 1
 
 
 @pytest.mark.parametrize(("decode_s", "steps"), [(0.0, 16), (2.03 * PREFILL_CHUNK_S, 32)])

@@ -1,0 +1,123 @@
+"""What is counted of a text while it is uploaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import InvalidInput, TooLarge
+from store import corpus_statistics
+from store.corpus_statistics import CorpusStatistics, Encoding
+from store.corpus_upload import Upload
+
+
+def summary(*pieces: bytes, encoding: Encoding = "utf-8") -> dict[str, Any]:
+    statistics = CorpusStatistics(encoding)
+    for piece in pieces:
+        statistics.feed(piece)
+    statistics.feed(b"", final=True)
+    return statistics.summary()
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "longest"),
+    [
+        ("a", 1, 1),
+        ("a\n", 1, 1),
+        ("ab\n\nabc", 3, 3),
+        ("abcd\nab\n", 2, 4),
+        ("\n", 1, 0),
+        ("a\nbcd\nef", 3, 3),
+    ],
+)
+def test_lines_are_counted_whatever_the_pieces(text: str, lines: int, longest: int) -> None:
+    for size in (1, 2, 3, 100):
+        data = text.encode()
+        found = summary(*(data[at : at + size] for at in range(0, len(data), size)))
+        assert (found["lines"], found["longest_line"], found["characters"]) == (lines, longest, len(text))
+        assert found["distinct_characters"] == len(set(text)) and found["sample"] == text
+
+
+def test_the_sample_is_the_beginning_of_the_text() -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(400))
+    for size in (7, 300, 10_000):
+        data = text.encode()
+        assert summary(*(data[at : at + size] for at in range(0, len(data), size)))["sample"] == text[:300]
+    assert summary(("é" * 200).encode(), encoding="bytes")["sample"] == "é" * 150
+    assert summary(b"a" + ("é" * 200).encode(), encoding="bytes")["sample"] == "a" + "é" * 149
+
+
+@pytest.mark.parametrize(
+    ("pieces", "offset"),
+    [
+        ((b"ab\xff",), 2),
+        ((b"ab", b"c\xffd"), 3),
+        ((b"ab\xc3", b"\xff"), 2),
+        ((b"\xe4\xbd", b"\xa0ab\x80"), 5),
+    ],
+)
+def test_the_first_byte_that_is_not_utf_8_is_named(pieces: tuple[bytes, ...], offset: int) -> None:
+    with pytest.raises(InvalidInput, match=f"at offset {offset} ") as caught:
+        summary(*pieces)
+    assert (caught.value.code, caught.value.param) == ("corpus_not_utf8", "body")
+
+
+def test_a_text_that_ends_within_a_character_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="byte 0xe4 at offset 2 "):
+        summary(b"ab\xe4\xbd")
+
+
+def test_so_many_marks_belong_to_one_letter_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_statistics, "_MAX_HELD_CHARACTERS", 10)
+    assert summary(("a" + "\u0316" * 9).encode())["characters"] == 10
+    with pytest.raises(InvalidInput, match="around byte 21 more than 10 characters") as caught:
+        summary(("a" + "\u0316" * 10).encode())
+    assert caught.value.code == "corpus_not_text"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("aaaa", "repeats one character"),
+        ("\ufeffab", "starts with a byte order mark"),
+        ("ab\r\n", "1 carriage return: "),
+        ("ab\r\ncd\r\n", "2 carriage returns: "),
+        ("ab\0", "1 NUL characters"),
+        ("ab\ufffd\ufffd", "2 replacement characters"),
+        ("".join(map(chr, range(97, 118))), "21 characters occur fewer than five times"),
+        ("".join(map(chr, range(97, 118))) * 4, "21 characters occur fewer than five times"),
+    ],
+)
+def test_a_text_that_will_disappoint_is_warned_of(text: str, warning: str) -> None:
+    [found] = summary(text.encode())["warnings"]
+    assert warning in found
+
+
+@pytest.mark.parametrize(
+    "text", ["ab\n", "ab\ufeff", "".join(map(chr, range(97, 117))), "".join(map(chr, range(97, 118))) * 5]
+)
+def test_other_texts_have_no_warnings(text: str) -> None:
+    assert summary(text.encode())["warnings"] == []
+
+
+def test_bytes_are_neither_decoded_nor_recognized() -> None:
+    found = summary(b"\xff\xfe\n", b"\xff", encoding="bytes")
+    assert (found["characters"], found["distinct_characters"], found["lines"]) == (4, 3, 2)
+    assert found["warnings"] == [] and "kind" not in found
+    assert summary(b"\xff" * 9, encoding="bytes")["warnings"] == [
+        "the bytes are all the same; there is nothing to learn"
+    ]
+
+
+@pytest.mark.parametrize("pieces", [(b"12345678",), (b"1234", b"5678"), (b"1234567", b"8")])
+def test_a_text_may_be_as_large_as_its_limit(tmp_path: Path, pieces: tuple[bytes, ...]) -> None:
+    for _ in range(2):  # the folder is there already
+        with Upload(tmp_path / "a" / "b", limit_bytes=8) as upload:
+            for piece in pieces:
+                upload.feed(piece)
+            corpus = upload.finish()
+            assert (corpus.bytes, upload.path.read_bytes()) == (8, b"12345678")
+        assert not upload.path.exists()
+    with Upload(tmp_path, limit_bytes=7) as upload, pytest.raises(TooLarge, match="larger than 7 bytes"):
+        for piece in pieces:
+            upload.feed(piece)
