@@ -385,7 +385,7 @@ class IngestStreams:
             counts=counted,
             per_minute=cast(Mapping[Counter, float], rates),
             waiting=waiting,
-            bytes=(size or 0) if waiting else 0,
+            bytes=size if waiting else 0,
             oldest_age_s=max(0.0, now - int(oldest[0][0].partition(b"-")[0]) / 1000) if oldest else None,
             consumers=self._consumers(stream),
             problem=json.loads(problem) if problem else None,

@@ -6,7 +6,7 @@ from redis import Redis
 
 from models.anomaly.alerts import AlertKey
 from models.errors import NotFound
-from store.alert_decisions import Suppression
+from store.alert_decisions import AlertFigures, Suppression
 from store.alerts import Alerts
 from store.blobs import Blobs
 from tests.store.interleaving import Interrupted
@@ -147,3 +147,49 @@ def test_a_damaged_record_does_not_hide_the_others(alerts: Alerts, blobs: Blobs)
     blobs.write("alert_suppressions/m/suppression_000000000000.json", b"{")
     blobs.write(f"alert_decisions/m/{'alert_' + '1' * 24}/00000000.json", b"[]")
     assert [alert.state for alert in alerts.all("m")] == ["suppressed"]
+
+
+OTHER = AlertKey("disk <*> failed", "1:<*>")
+
+
+def moved(figures: AlertFigures) -> AlertFigures:
+    """An alert as it is under the name n."""
+    key = GROUP if figures.id == ID else OTHER
+    return figures.model_copy(update={"id": key.alert_id("n"), "model": "n"})
+
+
+def test_decisions_and_suppressions_move_to_another_name(alerts: Alerts, blobs: Blobs) -> None:
+    alerts.record([one(), one(group=OTHER)])
+    alerts.acknowledge("m", ID, by="ann")
+    alerts.label("m", ID, "normal", by="bob")
+    for alert_id in (ID, OTHER.alert_id("m")):  # the second has no decision
+        alerts.suppress("m", alert_id, until=TOMORROW, by="cem")
+    alerts.decisions.suppress("m", template="a *", span="*", until=TOMORROW, by="dan")
+    paths = [*blobs.paths("alert_decisions/m"), *blobs.paths("alert_suppressions/m")]
+    before = {path: blobs.read(path) for path in paths}
+    for _ in range(2):  # it can be repeated
+        alerts.decisions.move_all("m", "n", moved)
+        [(alert_id, decision)] = alerts.decisions.all("n").items()
+        assert (alert_id, decision.sequence, decision.label) == (GROUP.alert_id("n"), 1, "normal")
+        assert (decision.acknowledged_by, decision.figures.model) == ("ann", "n")
+        assert len(blobs.paths("alert_decisions/n")) == 2, "with its history"
+        suppressions = alerts.decisions.suppressions("n")
+        assert [one.alert_id for one in suppressions] == [None, None, GROUP.alert_id("n")]
+        assert [(one.model, one.created_by, one.until) for one in suppressions] == [
+            ("n", by, TOMORROW) for by in ("dan", "cem", "cem")
+        ]
+        assert alerts.decisions.models() == {"n"} and alerts.decisions.all("m") == {}
+        for path, data in before.items():
+            blobs.write(path, data)
+
+
+def test_decisions_under_the_other_name_stay(alerts: Alerts, blobs: Blobs) -> None:
+    alerts.record([one(), one(model="n")])
+    alerts.label("n", GROUP.alert_id("n"), "incident", by="dee")
+    alerts.label("m", ID, "normal", by="bob")
+    alerts.acknowledge("m", ID, by="bob")
+    alerts.suppress("m", ID, until=TOMORROW, by="cem")
+    alerts.decisions.move_all("m", "n", moved)
+    assert [decision.label for decision in alerts.decisions.all("n").values()] == ["incident"]
+    assert len(blobs.paths("alert_decisions/n")) == 1
+    assert [suppression.alert_id for suppression in alerts.decisions.suppressions("n")] == [None]
