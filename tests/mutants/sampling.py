@@ -86,7 +86,7 @@ _TESTS = {
     ),
     "models/runtime/decode.py": ("tests/models/runtime/test_scheduler.py",),
     "models/runtime/generation.py": (
-        "tests/models/runtime/test_fairness.py",
+        "tests/models/runtime/test_generation.py",
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),

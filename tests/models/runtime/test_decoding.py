@@ -150,6 +150,23 @@ def test_random_numbers_are_uniform_and_uncorrelated_between_seeds_and_completio
     assert np.abs(np.corrcoef(streams) - np.eye(9)).max() < 0.07
 
 
+def split_mix(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "start"), [(0, 0, 0), (1, 0, 5), (2**63 - 1, 3, 0), (7, 63, 10**6)]
+)
+def test_random_numbers_of_a_seed_are_those_of_earlier_releases(seed: int, index: int, start: int) -> None:
+    golden = 0x9E3779B97F4A7C15
+    key = split_mix((seed * golden + 1) % 2**64)
+    key = split_mix(key ^ ((index + 1) * 0xD1B54A32D192ED03 % 2**64))
+    expected = [(split_mix((key + (start + i) * golden) % 2**64) >> 12) / 2**52 for i in range(1, 4)]
+    assert uniforms(seed, index, start, 3).tolist() == expected
+
+
 def test_random_numbers_depend_on_position_only() -> None:
     whole = uniforms(5, 2, 0, 100)
     np.testing.assert_array_equal(np.concatenate([uniforms(5, 2, 0, 37), uniforms(5, 2, 37, 63)]), whole)

@@ -1,0 +1,263 @@
+"""What a request reads, and what its completions send, without a network."""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.runtime.decoding import uniforms
+from models.runtime.generation import MAX_NO_REPEAT_CONTEXT, UNIFORMS, GenerationRequest, PredictionRequest
+from models.runtime.generation import Sequence as Completion
+from models.runtime.requests import (
+    CompletionRequest,
+    Distribution,
+    Event,
+    Failed,
+    Finished,
+    Piece,
+    Usage,
+)
+from models.text.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary("\n abc")
+ID_OF = {character: i for i, character in enumerate(VOCABULARY.characters, 1)}
+LOGITS = np.log(np.array([7, 1, 1, 2, 3, 1], np.float32))  # of id 0 and the five characters
+STATE = np.zeros((1, 1), np.float32)
+
+
+def request(prompt: str = "ab", *, starts_line: bool = False, seed: int = 1, **options: Any) -> tuple[
+    GenerationRequest, list[Event]
+]:  # fmt: skip
+    events: list[Event] = []
+    asked = CompletionRequest(prompt=prompt, **options)
+    made = GenerationRequest(asked, VOCABULARY, ID_OF, events.append, seed=seed, starts_line=starts_line)
+    return made, events
+
+
+def begun(**options: Any) -> tuple[list[Completion], list[Event]]:
+    made, events = request(**options)
+    return made.begin(LOGITS, STATE), events
+
+
+def bits(count: int) -> Any:
+    return pytest.approx(float(count))
+
+
+def take(completion: Completion, text: str) -> str | None:
+    """Take characters, each of a probability of a half; return the finish reason."""
+    for character in text:
+        completion.logprobs.append(math.log(0.5))
+        if reason := completion.take(ID_OF[character], LOGITS):
+            return reason
+    return None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "starts_line", "text"),
+    [
+        ("ab", False, "ab"), ("", False, "\n"), ("", True, "\n"),
+        ("ab", True, "\nab"), ("\nab", True, "\nab"), ("\nab", False, "\nab"),
+    ],
+)  # fmt: skip
+def test_an_empty_prompt_and_that_of_records_is_read_from_the_start_of_a_line(
+    prompt: str, starts_line: bool, text: str
+) -> None:
+    made, events = request(prompt, starts_line=starts_line)
+    assert made.text == text
+    made.cached = 1
+    made.end()
+    added = len(text) - len(prompt)
+    assert events == [Usage(len(prompt), max(0, 1 - added), 0)]
+
+
+def test_ids_of_a_prompt_are_read_in_turn_and_unknown_characters_are_0() -> None:
+    made, _ = request("a?cb")
+    assert made.next_ids(2) == [ID_OF["a"], 0]
+    made.position = 2
+    assert made.next_ids(5) == [ID_OF["c"], ID_OF["b"]]
+
+
+def test_the_deadline_counts_from_the_start() -> None:
+    before = time.perf_counter()
+    made, _ = request(timeout_s=5.0)
+    assert before + 5 <= made.deadline <= time.perf_counter() + 5
+    assert request()[0].deadline == math.inf
+
+
+def test_remaining_work_is_what_may_still_be_read_and_generated() -> None:
+    made, _ = request("abc", n=3, max_characters=10)
+    assert (made.max_new_characters, made.remaining_work) == (30, 33)
+    made.position = 2
+    assert made.remaining_work == 31
+    first, second, _ = made.begin(LOGITS, STATE)
+    take(first, "abca")
+    assert (first.remaining, made.max_new_characters, made.remaining_work) == (6, 26, 27)
+    second.finish("stop")
+    assert made.max_new_characters == 16
+    assert request(n=2, beam=5, max_characters=10)[0].max_new_characters == 50
+    assert request(n=1, max_characters=10)[0].max_new_characters == 10
+
+
+def test_a_request_that_is_stopped_before_it_began_has_empty_completions() -> None:
+    made, events = request("abc", n=2)
+    made.cached = 2
+    made.stop("timeout")
+    assert made.has_finished()
+    made.end()
+    assert events == [Finished(0, "timeout", 0.0, 0), Finished(1, "timeout", 0.0, 0), Usage(3, 2, 0)]
+
+
+def test_a_request_that_is_stopped_sends_what_its_completions_have() -> None:
+    made, events = request(n=3, max_characters=9, stop=("abc",))
+    first, second, _ = made.begin(LOGITS, STATE)
+    take(first, "cab")
+    take(second, "b")
+    second.finish("length")
+    assert not made.has_finished()
+    made.stop("cancelled")
+    made.end()
+    assert made.has_finished()
+    assert "".join(e.text for e in events if isinstance(e, Piece) and e.index == 0) == "cab"
+    assert [e for e in events if isinstance(e, Finished)] == [
+        Finished(1, "length", bits(1), 1), Finished(0, "cancelled", bits(3), 3), Finished(2, "cancelled", 0.0, 0)
+    ]  # fmt: skip
+    assert events[-1] == Usage(2, 0, 4)
+
+
+def test_a_listener_that_fails_cancels_its_request() -> None:
+    def fail(_: Event) -> None:
+        raise OSError("gone")
+
+    made = GenerationRequest(CompletionRequest(prompt="a"), VOCABULARY, ID_OF, fail, seed=1)
+    assert not made.is_cancelled
+    made.emit(Finished(0, "length", bits(1), 5))
+    assert made.is_cancelled and made.has_finished()
+    error = ValueError("broken")
+    made, events = request()
+    made.fail(error)
+    assert events == [Failed(error)] and not made.is_cancelled
+
+
+def test_characters_are_sent_at_once_if_nothing_can_cut_them_off() -> None:
+    [completion], events = begun(max_characters=3)
+    assert take(completion, "ab") is None
+    assert events == [Piece(0, "a"), Piece(0, "b")]
+    assert take(completion, "c") == "length"
+    completion.finish("length")
+    assert events[2:] == [Piece(0, "c"), Finished(0, "length", bits(3), 3)]
+
+
+def test_without_streaming_the_text_comes_as_one_piece() -> None:
+    for options in ({}, {"stop": ("x",)}):
+        [completion], events = begun(max_characters=3, stream=False, **options)
+        assert take(completion, "ab") is None and events == []
+        assert take(completion, "c") == "length"
+        completion.finish("length")
+        assert events == [Piece(0, "abc"), Finished(0, "length", bits(3), 3)]
+
+
+def test_what_a_stop_string_may_cut_off_is_held_back() -> None:
+    [completion], events = begun(max_characters=9, stop=("bca",))
+    take(completion, "ab")
+    assert events == [Piece(0, "a")]
+    take(completion, "cc")
+    assert events == [Piece(0, "a"), Piece(0, "bcc")]
+    assert take(completion, "bca") == "stop"
+    completion.finish("stop")
+    assert events[2:] == [Finished(0, "stop", bits(4), 4)], "bits are of the characters that were sent"
+
+
+def test_a_stop_at_the_last_character_is_a_stop() -> None:
+    [completion], events = begun(max_characters=3, stop=("c",))
+    assert take(completion, "abc") == "stop"
+    completion.finish("stop")
+    assert "".join(e.text for e in events if isinstance(e, Piece)) == "ab"
+
+
+def test_log_probabilities_are_those_of_the_logits() -> None:
+    [completion], events = begun(max_characters=2, logprobs=2)
+    take(completion, "c")
+    [piece] = events
+    assert isinstance(piece, Piece)
+    [described] = piece.logprobs
+    assert (described.character, described.logprob) == ("c", pytest.approx(math.log(1 / 8)))
+    assert described.top == (("b", pytest.approx(math.log(3 / 8))), ("a", pytest.approx(math.log(2 / 8))))
+    [completion], events = begun(max_characters=2, logprobs=0)
+    take(completion, "b")
+    assert [d.top for e in events if isinstance(e, Piece) for d in e.logprobs] == [()]
+
+
+@pytest.mark.parametrize("options", [{}, {"stream": False}, {"stop": ("cc",)}, {"logprobs": 1}])
+def test_taking_many_characters_is_taking_each(options: dict[str, Any]) -> None:
+    text = "abcabcab"
+    [one], events = begun(max_characters=8, **options)
+    [other], others = begun(max_characters=8, **options)
+    assert take(one, text) == "length"
+    ids = [ID_OF[character] for character in text]
+    other.logprobs = [math.log(0.5)] * 8
+    assert other.take_all(ids[:3], np.tile(LOGITS, (3, 1))) is None
+    assert (other.last_id, other.remaining) == (ids[2], 5)
+    assert other.take_all(ids[3:], np.tile(LOGITS, (5, 1))) == "length"
+    assert other.last_id == one.last_id == ids[-1]
+    for completion in (one, other):
+        completion.finish("length")
+    for found in (events, others):
+        assert "".join(e.text for e in found if isinstance(e, Piece)) == text
+    assert events[-1] == others[-1] == Finished(0, "length", bits(8), 8)
+
+
+def test_taking_many_characters_ends_at_a_stop_string() -> None:
+    [completion], events = begun(max_characters=9, stop=("bc",))
+    ids = [ID_OF[character] for character in "aabcab"]
+    assert completion.take_all(ids, np.tile(LOGITS, (6, 1))) == "stop"
+    completion.finish("stop")
+    assert "".join(e.text for e in events if isinstance(e, Piece)) == "aa"
+
+
+def test_random_numbers_are_those_of_the_position_however_they_are_taken() -> None:
+    count = 3 * UNIFORMS
+    expected = uniforms(9, 2, 0, count).tolist()
+    for step in (1, 7, UNIFORMS, UNIFORMS + 1, count):
+        completion = begun(seed=9, n=3, max_characters=count)[0][2]
+        for at in range(0, count, step):
+            size = min(step, count - at)
+            assert completion.next_uniform() == expected[at]
+            assert completion.next_uniforms(size) == expected[at : at + size]
+            assert completion.next_uniform() == expected[at]
+            completion.take_all([1] * size, np.tile(LOGITS, (size, 1)))
+    [greedy], _ = begun(temperature=0.0)
+    assert greedy.next_uniform() == 0 and greedy.next_uniforms(3) == [0, 0, 0]
+
+
+def test_a_completion_is_unsure_above_its_entropy() -> None:
+    p = np.array([1, 1, 2, 3, 1]) / 8
+    entropy = float(-(p * np.log2(p)).sum())
+    for margin, is_unsure in ((-1e-3, True), (1e-3, False)):
+        [completion], _ = begun(until="confidence", confidence_bits=entropy + margin)
+        assert completion.is_unsure(LOGITS) == is_unsure
+
+
+def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion() -> None:
+    prompt = "a" + "b" * MAX_NO_REPEAT_CONTEXT
+    [completion], _ = begun(prompt=prompt, no_repeat=3, max_characters=5)
+    take(completion, "ca")
+    assert completion.written == "b" * MAX_NO_REPEAT_CONTEXT + "ca"
+    [completion], _ = begun(prompt=prompt, max_characters=5)
+    take(completion, "ca")
+    assert completion.written == ""
+
+
+def test_a_prediction_is_the_distribution_at_its_temperature() -> None:
+    results: list[Distribution | Exception] = []
+    made = PredictionRequest("ab", VOCABULARY, ID_OF, results.append, top=2, temperature=0.5)
+    assert made.begin(LOGITS, STATE) == [] and made.has_finished()
+    assert (made.max_new_characters, made.remaining_work) == (0, 2)
+    p = np.array([1, 1, 4, 9, 1]) / 16
+    [found] = results
+    assert isinstance(found, Distribution)
+    assert found.entropy_bits == pytest.approx(float(-(p * np.log2(p)).sum()), rel=1e-5)
+    assert found.candidates == (("b", pytest.approx(9 / 16)), ("a", pytest.approx(4 / 16)))
+    made.fail(error := ValueError("broken"))
+    assert results[1] is error
