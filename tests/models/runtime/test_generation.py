@@ -121,8 +121,10 @@ def test_a_request_that_is_stopped_sends_what_its_completions_have() -> None:
     assert made.has_finished()
     assert "".join(e.text for e in events if isinstance(e, Piece) and e.index == 0) == "cab"
     assert [e for e in events if isinstance(e, Finished)] == [
-        Finished(1, "length", bits(1), 1), Finished(0, "cancelled", bits(3), 3), Finished(2, "cancelled", 0.0, 0)
-    ]  # fmt: skip
+        Finished(1, "length", bits(1), 1),
+        Finished(0, "cancelled", bits(3), 3),
+        Finished(2, "cancelled", 0.0, 0),
+    ]
     assert events[-1] == Usage(2, 0, 4)
 
 
