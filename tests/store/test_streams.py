@@ -218,6 +218,21 @@ def test_streams_of_older_versions_continue_without_what_they_learned(
     assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["lines", "model", "state_f4"]
 
 
+@pytest.mark.parametrize(
+    "stored", [{"model": "m@1", "lines": "7"}, {"state_f4": PACKED}, {"model": "m@1", "state_f4": b""}]
+)
+def test_a_stream_without_a_model_or_a_state_restarts(redis: Redis, stored: dict[str, bytes]) -> None:
+    redis.hset("nextchar:stream:m:s", mapping=stored)
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
+        assert (turn.stream.state, turn.stream.lines, turn.stream.restarted) == (None, 0, "new")
+
+
+def test_a_stream_without_a_number_of_lines_begins_to_count(redis: Redis) -> None:
+    redis.hset("nextchar:stream:m:s", mapping={"model": "m@1", "state_f4": PACKED})
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
+        assert (turn.stream.lines, turn.stream.restarted) == (0, None)
+
+
 def test_a_call_waits_longer_than_the_lock_of_a_dead_process_lasts(redis: Redis) -> None:
     lock = Streams(redis).try_lock("m@1", "s", size=2)
     assert lock is not None

@@ -21,6 +21,7 @@ from worker.export import graph_of
 from worker.hooks import Hooks, StopReason
 from worker.kernel_step import KernelStep
 from worker.prepared_text import Text
+from worker.schedule import Schedule
 from worker.trainer import Result
 from worker.training import fit
 
@@ -205,6 +206,35 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_progress_metrics_and_result_are_what_the_run_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, recorder = Clock(monkeypatch, compiling_s=0.1), Recorder()
+    training = _training(budget=Budget(steps=100), learning_rate=0.01)
+    result = fit(NETWORK, training, TEXT, hooks=recorder.hooks, clock=clock)
+    metrics, windows = recorder.of_type("metrics"), result.rows.windows_per_epoch
+    assert [one["step"] for one in metrics] == [*range(0, 101, 5)]
+    for one in metrics:
+        assert one["epoch"] == round(one["step"] / windows, 4)
+        assert one["elapsed_seconds"] == pytest.approx(0.1 * one["step"])
+        assert one["learning_rate"] == pytest.approx(0.01 * Schedule(end=100).rate(one["step"]))
+        assert one["characters_per_second"] == (pytest.approx(400) if one["step"] else None)
+        assert (one["train_bits_per_character"] is None) == (one["step"] == 0)
+    reported = [one["step"] for one in recorder.progress]
+    assert reported[0] == 1 and reported[-1] == 100
+    assert {later - earlier for earlier, later in itertools.pairwise(reported[:-1])} <= {3, 4}
+    for one in recorder.progress:
+        assert (one["steps"], one["characters_per_second"]) == (100, 400)
+        assert one["seconds_left"] == pytest.approx(0.1 * (100 - one["step"]), abs=0.06)
+        assert one["epoch"] == round(one["step"] / windows, 4)
+        if one["step"] < 100:  # the last evaluation follows the last step
+            last = max((m for m in metrics if m["step"] <= one["step"]), key=lambda m: m["step"])
+            assert one["validation_bits_per_character"] == last["validation_bits_per_character"]
+    assert recorder.progress[-1]["sample"] == recorder.of_type("sample")[-1]["text"]
+    assert len(recorder.progress[-1]["sample"]) == 240
+    assert (result.steps, result.epochs, result.characters) == (100, round(100 / windows, 4), 4000)
+    assert result.elapsed_s == pytest.approx(10)
+    assert result.best_bits == min(m["validation_bits_per_character"] for m in metrics)
 
 
 def test_preparation_does_not_count_against_a_budget_in_seconds(
