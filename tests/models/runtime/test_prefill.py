@@ -21,6 +21,7 @@ from models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 ID_OF = {"a": 1, "b": 2}
+LOGITS = np.zeros((1, 3), np.float32)
 
 
 class Timed:
@@ -132,6 +133,16 @@ def test_states_are_kept_at_strides_and_at_chunks_near_the_end(clock: list[Timed
     assert [cached(length), cached(length - 1), cached(length - 2)] == [
         length, length - 1, length - 100 + CHUNK
     ]  # fmt: skip
+
+
+def test_a_prompt_that_is_read_along_has_its_state_kept_at_its_end(clock: list[Timed]) -> None:
+    one = bench(clock, Timed(1e-9))
+    request = one.add(10)
+    for count in range(1, 11):
+        state = np.full((1, 1), count, np.float32)
+        one.prefill.advance(request, 1, LOGITS, state)
+        assert one.cache.match(request.text[:count]).length == (count if count > 8 else 0)
+    assert one.prefill.take_completed() == [(request, LOGITS, state)]
 
 
 def test_a_cached_prefix_is_skipped_but_for_the_last_character(clock: list[Timed]) -> None:
@@ -277,6 +288,8 @@ def test_a_long_prompt_that_is_alone_is_read_in_one_call_of_a_bounded_time(clock
     assert request.position == 5 * CHUNK and request.state.tolist() == [[5 * CHUNK]]
     assert one.cache.match(request.text).length == 5 * CHUNK
     assert network.calls == [] and one.counters["read_characters"] == 5 * CHUNK
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert [len(ends) for ends in network.read_ends] == [1, 4, 4]
 
 
 def test_the_last_call_ends_before_the_last_character(clock: list[Timed]) -> None:
