@@ -1,0 +1,24 @@
+import json
+from typing import Any
+
+import pytest
+
+from store.ingest_records import Entry, LineMeta
+
+
+@pytest.mark.parametrize(
+    ("meta", "stored"),
+    [
+        (LineMeta(), {}),
+        (LineMeta(0.0, "", "", 0.0, "never"), {"t": 0.0, "s": "", "c": "", "f": 0.0, "r": False}),
+        (LineMeta(1.5, "a", "b", 0.01, "rolling"), {"t": 1.5, "s": "a", "c": "b", "f": 0.01, "r": True}),
+        (LineMeta(source="web"), {"s": "web"}),
+    ],
+)  # fmt: skip
+def test_metadata_of_a_line_survive_a_round_trip(meta: LineMeta, stored: dict[str, Any]) -> None:
+    assert json.loads(meta.dump()) == stored
+    assert LineMeta.load(meta.dump().encode()) == meta
+
+
+def test_the_id_of_an_entry_tells_when_it_came() -> None:
+    assert Entry("1795563600123-4", b"", LineMeta()).received_at == 1795563600.123

@@ -1,0 +1,29 @@
+import pytest
+from redis import Redis
+
+from store.recorded_prompts import TTL_S, RecordedPrompts
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Redis:
+    return Redis.from_url(clean_redis_url, decode_responses=True)
+
+
+def test_the_newest_prompts_of_each_model_are_kept(redis: Redis) -> None:
+    prompts = RecordedPrompts(redis, 3)
+    prompts.add("m", ["a", "b"])
+    prompts.add("m", [])
+    prompts.add("n", ["x"])
+    assert (prompts.all("m"), prompts.all("n"), prompts.all("o")) == (["b", "a"], ["x"], [])
+    prompts.add("m", ["c", "d"])
+    assert prompts.all("m") == ["d", "c", "b"]
+    assert 0 < redis.ttl("nextchar:prompts:m") <= TTL_S
+    assert sorted(prompts.models()) == ["m", "n"]
+    prompts.delete("m")
+    assert (prompts.all("m"), prompts.models()) == ([], ["n"])
+
+
+def test_with_a_limit_of_0_nothing_is_recorded(redis: Redis) -> None:
+    prompts = RecordedPrompts(redis, 0)
+    prompts.add("m", ["a"])
+    assert prompts.all("m") == [] == prompts.models()
