@@ -48,6 +48,10 @@ GROUPS = {
 
 _TESTS = {
     "app/http/access.py": ("tests/app/services/test_access.py", "tests/app/http/test_auth.py"),
+    "app/http/connections.py": (
+        "tests/app/http/test_connection_limits.py",
+        "tests/app/http/test_connections.py",
+    ),
     "app/services/access.py": ("tests/app/services/test_access.py", "tests/app/services/test_quotas.py"),
     "app/services/concurrency_limits.py": ("tests/app/http/test_concurrency.py",),
     "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),

@@ -251,6 +251,18 @@ def test_target_with_a_host_counts_for_more_than_the_header(service: Service) ->
             assert read_answer(client).status_code == status, target
 
 
+def test_target_with_an_address_has_the_origin_of_its_pages(service: Service) -> None:
+    for origin, status in (
+        ("http://[::1]:8000", 201),
+        ("http://[::1]:9000", 403),
+        ("http://[::2]:8000", 403),
+    ):
+        post = f"POST http://[::1]:8000/v1/corpora HTTP/1.1\r\nHost: evil.example\r\nOrigin: {origin}\r\n"
+        post += "Content-Type: text/plain\r\nContent-Length: 6\r\n\r\na text"
+        with connected(service, post.encode()) as client:
+            assert read_answer(client).status_code == status, origin
+
+
 def test_invalid_requests_do_not_fill_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("uvicorn.error")
     log.addFilter(quiet := InvalidRequestFilter())  # a fresh one: the service's may have let one pass already

@@ -132,6 +132,24 @@ def test_each_byte_beyond_the_first_is_counted_once() -> None:
     asyncio.run(run())
 
 
+def test_bodies_may_take_as_much_as_the_limit() -> None:
+    memory = BodyMemory(limit_bytes=LIMIT)
+    queue = asyncio.Queue[Message]()
+
+    async def run() -> None:
+        body = IncomingBody(queue.get, memory=memory, timeout_s=60, max_bytes=2 * LIMIT)
+        queue.put_nowait(piece(LIMIT + SMALL_BYTES))
+        await body.receive()
+        assert memory.held_bytes == LIMIT
+        queue.put_nowait(piece(1))
+        with pytest.raises(HTTPException, match="NEXTCHAR_BODY_MEMORY_BYTES") as error:
+            await body.receive()
+        assert (error.value.status_code, error.value.headers) == (503, {"Retry-After": "1"})
+        assert memory.held_bytes == 0
+
+    asyncio.run(run())
+
+
 def test_small_bodies_are_not_refused_for_what_larger_ones_hold() -> None:
     memory = BodyMemory(limit_bytes=LIMIT)
 

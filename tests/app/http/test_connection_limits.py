@@ -1,0 +1,212 @@
+"""Which connections are closed, and when, without sockets."""
+
+import asyncio
+import logging
+import resource
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.http import connections as module
+from app.http.connections import (
+    Connections,
+    InvalidRequestFilter,
+    default_max_connections,
+    raise_open_files_limit,
+)
+
+
+class Connection:
+    """A connection in a state that a test sets; `log` has what happened to it."""
+
+    def __init__(self) -> None:
+        self.needs_header, self.is_being_served = True, False
+        self.log: list[object] = []
+        self.transport = SimpleNamespace(abort=lambda: self.log.append("aborted"))
+
+    def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+        self.log.append((status, headers))
+
+
+class Clock:
+    now_s = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now_s)
+    Clock.now_s = 1000.0
+    return Clock  # type: ignore[return-value]
+
+
+def opened(count: int, *, most: int = 3, **options: Any) -> tuple[Connections, list[Any]]:
+    connections = Connections(max_connections=most, **{"header_timeout_s": 10.0, **options})
+    made: list[Any] = [Connection() for _ in range(count)]
+    for one in made:
+        connections.add(one)
+    return connections, made
+
+
+def set_state(connections: Connections, one: Any, *, needs_header: bool, is_served: bool) -> None:
+    one.needs_header, one.is_being_served = needs_header, is_served
+    connections.update(one)
+
+
+def swept(connections: Connections, *, times: int = 1) -> list[float]:
+    """Run the sweep so many times; return how long it slept before each."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        if len(slept) == times:
+            raise asyncio.CancelledError
+        slept.append(seconds)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(asyncio.CancelledError):
+        patched.setattr(module.asyncio, "sleep", sleep)
+        asyncio.run(connections.watch())
+    return slept
+
+
+def test_one_connection_too_many_replaces_the_oldest_without_a_header(clock: Clock) -> None:
+    connections, (first, second, third) = opened(3)
+    assert first.log == second.log == third.log == []
+    connections.add(fourth := Connection())  # type: ignore[arg-type]
+    assert first.log == ["aborted"] and second.log == third.log == fourth.log == []
+    connections.remove(first)
+    connections.add(fifth := Connection())  # type: ignore[arg-type]
+    assert second.log == ["aborted"] and third.log == fourth.log == fifth.log == []
+
+
+def test_then_the_one_that_has_waited_longest_and_never_one_that_is_served(clock: Clock) -> None:
+    connections, made = opened(4, most=4)
+    first, second, third, fourth = made
+    for one in made:
+        set_state(connections, one, needs_header=False, is_served=one is fourth)
+    connections.update(first)  # is active again
+    for replaced in (second, third, first):
+        connections.add(new := Connection())  # type: ignore[arg-type]
+        assert replaced.log == ["aborted"] and new.log == []
+        connections.remove(replaced)
+        set_state(connections, new, needs_header=False, is_served=True)
+    connections.add(refused := Connection())  # type: ignore[arg-type]
+    assert refused.log == [(503, {"Retry-After": "1"})] and fourth.log == []
+    connections.remove(refused)  # type: ignore[arg-type]
+    connections.remove(fourth)
+    connections.add(last := Connection())  # type: ignore[arg-type]
+    assert last.log == []
+
+
+def test_a_connection_that_needs_a_header_again_is_replaced_before_those_that_wait(clock: Clock) -> None:
+    connections, (first, second, third) = opened(3)
+    for one in (first, second, third):
+        set_state(connections, one, needs_header=False, is_served=False)
+    set_state(connections, third, needs_header=True, is_served=False)
+    connections.add(Connection())  # type: ignore[arg-type]
+    assert third.log == ["aborted"] and first.log == second.log == []
+
+
+def test_a_header_must_be_complete_within_its_time(clock: Clock) -> None:
+    connections, (first, second) = opened(2)
+    clock.now_s += 4
+    connections.add(third := Connection())  # type: ignore[arg-type]
+    set_state(connections, second, needs_header=False, is_served=True)
+    connections.update(first)  # more bytes of its header give it no more time
+    clock.now_s += 5.5
+    swept(connections)
+    assert first.log == []
+    clock.now_s += 0.5
+    swept(connections)
+    assert first.log == [(408, None)] and second.log == third.log == []
+    swept(connections)
+    assert len(first.log) == 1
+    connections.add(Connection())  # type: ignore[arg-type]
+    assert third.log == ["aborted"], "it has no header, either"
+    connections.add(Connection())  # type: ignore[arg-type]
+    clock.now_s += 10
+    swept(connections)
+    assert second.log == []
+
+
+@pytest.mark.parametrize(("timeout_s", "between_s"), [(0.3, 0.15), (1.9, 0.95), (2.0, 1.0), (30.0, 1.0)])
+def test_overdue_headers_are_looked_for_twice_in_their_time_and_each_second(
+    timeout_s: float, between_s: float
+) -> None:
+    connections, _ = opened(0, header_timeout_s=timeout_s)
+    assert swept(connections, times=3) == [pytest.approx(between_s)] * 3
+
+
+def test_a_connection_that_cannot_be_closed_does_not_end_the_sweep(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections, (first, second) = opened(2)
+    monkeypatch.setattr(first, "refuse", lambda *_: 1 / 0)
+    clock.now_s += 11
+    swept(connections, times=2)
+    assert second.log == [(408, None)]
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_the_maximum_is_logged_once_a_minute(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    connections, _ = opened(3)
+    for later_s, count in ((0.0, 1), (59.5, 1), (0.5, 2), (59.5, 2)):
+        clock.now_s += later_s
+        connections.add(Connection())  # type: ignore[arg-type]
+        assert len(caplog.records) == count
+    assert "3 connections are open" in caplog.text and "NEXTCHAR_MAX_CONNECTIONS" in caplog.text
+
+
+def test_an_invalid_request_is_logged_once_a_minute(clock: Clock) -> None:
+    quiet = InvalidRequestFilter()
+
+    def is_logged(message: str) -> bool:
+        return quiet.filter(logging.LogRecord("uvicorn.error", logging.WARNING, "", 0, message, (), None))
+
+    for later_s, expected in ((0.0, True), (0.0, False), (59.5, False), (0.5, True), (59.5, False)):
+        clock.now_s += later_s
+        assert is_logged("Invalid HTTP request received.") is expected
+        assert is_logged("another message")
+
+
+@pytest.mark.parametrize(
+    ("soft", "most"),
+    [(resource.RLIM_INFINITY, 8192), (1 << 20, 8192), (24_576, 8192), (24_575, 8191), (3002, 1000)],
+)
+def test_a_third_of_the_open_files_may_be_connections(
+    monkeypatch: pytest.MonkeyPatch, soft: int, most: int
+) -> None:
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
+    assert default_max_connections() == most
+    monkeypatch.setattr(module, "_MAX_DEFAULT_CONNECTIONS", 1)
+    connections, (first, _) = opened(2, most=0)
+    assert first.log == ["aborted"] and connections is not None
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "allowed", "limits"),
+    [
+        (1024, 4096, 1 << 30, [(4096, 4096)]),
+        (1024, 1 << 20, 1 << 30, [(65_536, 1 << 20)]),
+        (1024, resource.RLIM_INFINITY, 1 << 30, [(65_536, resource.RLIM_INFINITY)]),
+        (256, resource.RLIM_INFINITY, 10_240, [(10_240, resource.RLIM_INFINITY)]),
+        (20_000, resource.RLIM_INFINITY, 10_240, []),
+        (65_536, 1 << 20, 1 << 30, []),
+        (4096, 4096, 1 << 30, []),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 1 << 30, []),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int, limits: list[tuple[int, int]]
+) -> None:
+    done: list[tuple[int, int]] = []
+
+    def set_limit(_: int, limit: tuple[int, int]) -> None:
+        if limit[0] > allowed:
+            raise ValueError("not allowed")
+        done.append(limit)
+
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(module.resource, "setrlimit", set_limit)
+    raise_open_files_limit()
+    assert done == limits
