@@ -110,7 +110,6 @@ _TESTS = {
         "tests/store/test_notifications.py",
         "tests/app/services/test_notifications.py",
     ),
-    "store/object_errors.py": ("tests/store/test_object_blobs.py",),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
     "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),

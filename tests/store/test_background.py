@@ -80,11 +80,28 @@ def test_repeated_errors_are_logged_once_a_minute_with_one_traceback(
     for _ in range(3):
         errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
     errors.add("reading failed", KeyError("other"))
+    now_s = LOG_EVERY_S - 0.5
+    errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
     now_s = LOG_EVERY_S
     errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
     lines = [(record.getMessage(), bool(record.exc_info)) for record in caplog.records]
     assert lines == [
         ("reading failed: OSError: [Errno 24] Too many open files", True),
         ("reading failed: KeyError: 'other'", True),
-        ("reading failed: OSError: [Errno 24] Too many open files (4 times so far)", False),
+        ("reading failed: OSError: [Errno 24] Too many open files (5 times so far)", False),
     ]
+
+
+def test_a_loop_is_known_by_its_name_and_interval_and_a_long_round_can_say_that_it_lives() -> None:
+    now_s = 10.0
+    loop = BackgroundLoop("sweeper", lambda: None, interval_s=3600.0, clock=lambda: now_s)
+    now_s = 13.0
+    status = loop.status()
+    assert (status.name, status.interval_s, status.errors) == ("sweeper", 3600.0, {})
+    assert (status.seconds_since_beat, status.seconds_since_success) == (3, 3)
+    loop.beat()
+    assert (loop.status().seconds_since_beat, loop.status().seconds_since_success) == (0, 0)
+    now_s = 15.0
+    with loop:  # the first round comes after an interval
+        assert (loop.status().seconds_since_beat, loop.status().seconds_since_success) == (0, 0)
+    assert "sweeper" not in {thread.name for thread in threading.enumerate()}

@@ -48,3 +48,13 @@ def test_what_was_announced_is_forgotten_once_it_cannot_come_again(
         streams.acknowledge("m", entries)
     streams.flagged.announce("m", [(accepted(streams, "d")[0], {})])
     assert redis.zcard("nextchar:ingest:m:announced") == 1
+
+
+def test_flagged_lines_are_read_from_a_number_on_up_to_a_limit(streams: IngestStreams) -> None:
+    assert streams.flagged.last_number("m") == 0 and streams.flagged.read("m", after=0, limit=1) == []
+    assert streams.flagged.announce("m", []) == 0
+    entries = accepted(streams, "a", "b", "c", "d")
+    assert streams.flagged.announce("m", [(entry, {}) for entry in entries]) == 4
+    for after, limit, numbers in ((0, 2, [1, 2]), (0, 9, [1, 2, 3, 4]), (2, 1, [3]), (3, 9, [4]), (4, 9, [])):
+        assert [n for n, _ in streams.flagged.read("m", after=after, limit=limit)] == numbers
+    assert streams.flagged.last_number("m") == 4 == streams.status("m").counts["flagged"]

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_file_that_is_larger_than_the_cache_is_read_and_makes_no_room(tmp_path: 
     cache.read(sha256(b"small"), Downloads(b"small"))
     assert cache.read(sha256(b"x" * 11), Downloads(b"x" * 11)) == b"x" * 11
     assert [path.name for path in tmp_path.iterdir()] == [sha256(b"small")]
+
+
+def test_the_cache_can_be_full_to_the_last_byte_and_old_parts_go(tmp_path: Path) -> None:
+    cache = ModelFileCache(tmp_path, max_bytes=10)
+    for age_s, name in ((90_000, "old.part"), (80_000, "new.part")):
+        (tmp_path / name).write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (time.time() - age_s, time.time() - age_s))
+    downloads = [Downloads(data) for data in (b"aaaa", b"bbbbbb", b"cccccccccc")]
+    for download in downloads[:2]:
+        assert cache.read(sha256(download.data), download) == download.data
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"new.part", sha256(b"aaaa"), sha256(b"bbbbbb")}
+    assert cache.read(sha256(downloads[2].data), downloads[2]) == downloads[2].data
+    assert {path.name for path in tmp_path.iterdir()} == {"new.part", sha256(downloads[2].data)}
 
 
 @pytest.mark.parametrize("broken", ["a file instead of the folder", "a folder instead of a part"])
