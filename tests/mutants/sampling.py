@@ -106,10 +106,6 @@ _TESTS = {
     "store/batches.py": ("tests/store/test_durability.py", "tests/app/compat/test_openai_batches.py"),
     "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
     "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
-    "store/notification_targets.py": (
-        "tests/store/test_notifications.py",
-        "tests/app/services/test_notifications.py",
-    ),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
     "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),

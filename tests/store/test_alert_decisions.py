@@ -1,3 +1,4 @@
+import itertools
 import threading
 import time
 
@@ -158,7 +159,11 @@ def moved(figures: AlertFigures) -> AlertFigures:
     return figures.model_copy(update={"id": key.alert_id("n"), "model": "n"})
 
 
-def test_decisions_and_suppressions_move_to_another_name(alerts: Alerts, blobs: Blobs) -> None:
+def test_decisions_and_suppressions_move_to_another_name(
+    alerts: Alerts, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(int(time.time()))  # ids of one millisecond have no order
+    monkeypatch.setattr("store.ids.time.time", lambda: float(next(seconds)))
     alerts.record([one(), one(group=OTHER)])
     alerts.acknowledge("m", ID, by="ann")
     alerts.label("m", ID, "normal", by="bob")
