@@ -119,12 +119,8 @@ def _is_burst(positions: Sequence[int], lines: int) -> bool:
 
 def counted_as_normal(lines: Sequence[ObservedScore]) -> list[ObservedScore]:
     """Return the flagged lines that count as normal: about as many as expected, if that agrees with them."""
-    flagged = [line for line in lines if line.alert]
     expected = sum(line.rate for line in lines)
     limited = _limited(lines, expected)
-    noise = math.sqrt(expected)
-    if len(limited) > expected + noise:
+    if len(limited) > expected + math.sqrt(expected):
         return limited
-    if len(flagged) < expected - noise:
-        return flagged
     return _first_limited(lines, expected, round(expected))[: round(expected)]

@@ -31,7 +31,9 @@ def test_one_alert_counts_for_a_tenth_of_the_expected_lines_and_each_of_its_valu
     assert (counts["one"], counts["values"], len(counted)) == (3, 15, 58)
 
 
-@pytest.mark.parametrize(("count", "counted"), [(80, 80), (91, 91), (105, 100), (110, 100), (112, 112)])
+@pytest.mark.parametrize(
+    ("count", "counted"), [(0, 0), (80, 80), (90, 90), (91, 91), (105, 100), (110, 100), (112, 112)]
+)
 def test_as_many_flagged_lines_count_as_are_expected_if_about_as_many_are_there(
     count: int, counted: int
 ) -> None:
