@@ -188,9 +188,7 @@ def _hypotheses(
         is_last = i == len(window) - 1 and not len(ahead)
         for expected, replacement in _edits(vocabulary, window[i], surprising.logprobs[i], is_last=is_last):
             rest = [*replacement, *window[i + 1 :], *ahead.tolist()]
-            first = 0.0
-            if rest:
-                first = -float(surprising.logprobs[i, rest[0] - 1]) * BITS if rest[0] else unknown_cost
+            first = -float(surprising.logprobs[i, rest[0] - 1]) * BITS if rest[0] else unknown_cost
             yield _Hypothesis(i, expected, replacement, rest, before + first)
 
 
