@@ -29,6 +29,15 @@ def test_a_job_has_the_state_of_its_last_transition(jobs: Jobs) -> None:
     assert done.updated_at >= done.created_at == job.created_at
 
 
+def test_a_new_job_has_been_started_by_nobody(jobs: Jobs) -> None:
+    job = jobs.create(REQUEST)
+    assert (job.sequence, job.attempt, job.resumed_at_step, job.status) == (0, 0, 0, JobStatus.QUEUED)
+    assert (job.attempts_without_progress, job.stepless_attempts, job.storage_pauses) == (0, 0, 0)
+    assert job.needed_bytes == 0 and job.created_by is None and job.progress is None
+    assert job.model is None and job.error is None and job.pause_reason is None
+    assert jobs.get(job.id) == job and 0 < job.created_at == job.updated_at
+
+
 def test_of_many_writers_racing_for_one_job_one_wins(jobs: Jobs) -> None:
     job = jobs.create(REQUEST)
 

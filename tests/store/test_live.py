@@ -29,6 +29,15 @@ def test_a_lease_runs_out(live: Live, clean_redis_url: str) -> None:
         assert 0 < redis.ttl("nextchar:job:job_1:lease") <= LEASE_S
 
 
+def test_a_redis_that_accepts_writes_keeps_nothing_of_the_check_for_long(
+    live: Live, clean_redis_url: str
+) -> None:
+    live.check_writable()
+    with Redis.from_url(clean_redis_url) as redis:
+        [key] = redis.keys()
+        assert 0 < redis.ttl(key) <= 60
+
+
 def test_a_cancel_outranks_a_pause(live: Live) -> None:
     live.request_stop("job_1", "pause")
     assert live.pending_stop("job_1") == "pause"
