@@ -168,6 +168,12 @@ def test_default_dropout_depends_on_epochs_is_reported_and_survives_a_resume() -
         np.testing.assert_allclose(default, given, atol=2e-3)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_the_dropout_of_a_configuration_is_that_of_the_result(dropout: float) -> None:
+    network = NETWORK.model_copy(update={"dropout": dropout})
+    assert fit(network, _training(budget=Budget(steps=2)), TEXT).dropout == dropout
+
+
 def test_a_very_short_budget_still_gives_a_model() -> None:
     result = fit(NETWORK, _training(budget=Budget(seconds=1)), TEXT)
     assert result.stopped is None
