@@ -429,8 +429,8 @@ KNOWN = (
     Mutant(
         "the published weights are the last, not the best",
         "worker/trainer.py",
-        "        self.evaluator.load_best()\n",
-        "",
+        "        self.evaluator.load_best()\n        state = self.state\n",
+        "        state = self.state\n",
         ("tests/worker/test_training.py",),
     ),
 )
