@@ -241,7 +241,9 @@ def build_services(
         concurrency=ConcurrencyLimits(settings.redis_url),
         watermark=watermark,
         connections=Connections(
-            max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
+            max_connections=settings.max_connections,
+            header_timeout_s=settings.header_timeout_s,
+            max_unread_bytes=settings.body_memory_bytes,
         ),
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
         downloads=DownloadPlaces(_DOWNLOADS),

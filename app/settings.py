@@ -204,7 +204,7 @@ class ApiSettings(StoreSettings):
         256 << 20,
         ge=1 << 20,
         description="Memory for the JSON bodies of all requests together; above it, the oldest incomplete one"
-        " is rejected with 503.",
+        " is rejected with 503. Also for responses that are not read; above it, the oldest is broken off.",
     )
 
     alert_quiet_s: float = Field(

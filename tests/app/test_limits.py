@@ -10,6 +10,7 @@ import pytest
 from starlette.types import Scope
 
 from app.composition import build_services
+from app.http import connections
 from app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from app.http.event_streams import UNREAD_S
 from app.http.middleware import BodyLimit
@@ -74,6 +75,14 @@ def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
 def test_times_and_lengths_are_as_stated() -> None:
     times = rows("Time")
     assert times["a stream that its client does not read"] == [f"{UNREAD_S:.0f} seconds"]
+    assert times["a response that its client does not read"] == [
+        f"{connections.UNREAD_S:.0f} seconds for each {connections.MIN_READ_BYTES >> 10} KiB"
+    ]
+    assert times["a connection without traffic, whose client has vanished"] == [
+        f"{connections.VANISHED_S} seconds"
+    ]
+    header = f"{connections.MAX_HEADER_BYTES >> 10} KiB, {connections.MAX_HEADERS} fields"
+    assert rows("Memory")["the header of a request"][0].startswith(header)
     assert times["a download that its client does not read"] == [
         f"{PIECE_TIMEOUT_S:.0f} seconds for each MiB"
     ]

@@ -1,6 +1,7 @@
 """Slow clients over real sockets: what they may hold, for how long, and that others are answered."""
 
 import contextlib
+import gc
 import json
 import logging
 import resource
@@ -15,13 +16,17 @@ import pytest
 
 from app.http.connections import (
     INVALID_REQUEST_FILTER,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    VANISHED_S,
+    BoundedHttpProtocol,
     InvalidRequestFilter,
     default_max_connections,
     raise_open_files_limit,
 )
 from app.settings import ApiSettings
 from tests.app.fakes import publish
-from tests.app.raw_http import answer_in, connected, read_all, read_answer
+from tests.app.raw_http import answer_in, connected, is_answer, read_all, read_answer
 from tests.app.service import Service, error_of, serving, until
 
 COMPLETE = "/v1/models/fake/complete"
@@ -106,6 +111,138 @@ def test_header_without_an_end_is_refused(settings: ApiSettings) -> None:
             for _ in range(40):
                 client.sendall(b"x" * 10_000)
         until(lambda: is_closed(client))
+
+
+def is_broken_off(client: socket.socket, piece: bytes, *, max_bytes: int = 4 << 20) -> bool:
+    """Send a piece again and again; return whether the server ends this before `max_bytes`."""
+    client.settimeout(60)
+    try:
+        for _ in range(max_bytes // len(piece)):
+            client.sendall(piece)
+    except ConnectionError:
+        return True
+    return False
+
+
+def watch(job: str) -> bytes:
+    return (
+        f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+    )
+
+
+def test_header_without_an_end_behind_a_request_that_is_served_is_refused(service: Service) -> None:
+    with connected(service, watch(service.submit())) as client:
+        assert read_answer(client).status_code == 200
+        client.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert is_broken_off(client, b"x" * 50_000)
+
+
+@pytest.mark.parametrize("end", [b"0\r\nX: ", b"4;x="], ids=["trailer", "chunk extension"])
+def test_what_surrounds_the_body_of_an_endless_stream_has_an_end(settings: ApiSettings, end: bytes) -> None:
+    header = b"POST /v1/models/fake/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    with (
+        service_with(settings) as service,
+        connected(service, header + b"Transfer-Encoding: chunked\r\n\r\n4\r\nabc\n\r\n") as client,
+    ):
+        assert read_answer(client).status_code == 200
+        client.sendall(end)
+        assert is_broken_off(client, b"x" * 50_000)
+
+
+def test_stream_of_single_bytes_in_chunks_is_no_header(settings: ApiSettings) -> None:
+    header = b"POST /v1/models/fake/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    with (
+        service_with(settings) as service,
+        connected(service, header + b"Transfer-Encoding: chunked\r\n\r\n") as client,
+    ):
+        for _ in range(20):
+            client.sendall(b"1\r\na\r\n" * 1000)
+        client.sendall(b"1\r\n\n\r\n0\r\n\r\n")
+        lines = client.makefile("rb")
+        until(lambda: b"score.end" in lines.readline())
+
+
+def test_request_with_too_many_headers_is_refused(service: Service) -> None:
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    with connected(service, get + b"a:\r\n" * (MAX_HEADERS - 1) + b"\r\n") as client:
+        assert read_answer(client).status_code == 200
+    for many in (b"a:\r\n" * MAX_HEADERS, b"a: %b\r\n" % (b"x" * MAX_HEADER_BYTES)):
+        with connected(service, get + many + b"\r\n") as client:
+            assert error_code(read_all(client)) == "header_too_large"
+
+
+def error_code(received: bytes) -> str:
+    return str(answer_in(received).json()["error"]["code"])
+
+
+OPENAPI = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"  # a large response
+
+
+def unread(service: Service, held: contextlib.ExitStack, *, requests: int = 1) -> socket.socket:
+    """A connection with responses of which the client reads nothing, with a small buffer in the kernel."""
+    client = held.enter_context(socket.socket())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((service.http.base_url.host, service.http.base_url.port))
+    client.sendall(OPENAPI * requests)
+    return client
+
+
+def at_server(client: socket.socket) -> BoundedHttpProtocol | None:
+    """The server's side of a connection; None if it has closed it, of which a client may not know."""
+    address = client.getsockname()[:2]
+    all_of_them = [c for c in gc.get_objects() if isinstance(c, BoundedHttpProtocol)]
+    return next((c for c in all_of_them if c._is_open and c.client == address), None)
+
+
+def has_unread(client: socket.socket) -> bool:
+    connection = at_server(client)
+    return connection is not None and connection.transport.get_write_buffer_size() > 0
+
+
+def test_response_that_is_not_read_is_broken_off(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.connections.UNREAD_S", 0.5)
+    with service_with(settings, header_timeout_s=0.2) as service, contextlib.ExitStack() as held:
+        client = unread(service, held, requests=1000)
+        slow = unread(service, held)  # reads, slowly
+        began = time.monotonic()
+        received = b""
+        slow.settimeout(10)
+        while not (received and is_answer(received)):
+            received += slow.recv(40_000)
+            select.select([], [], [], 0.1)
+        assert time.monotonic() - began > 0.5  # it took longer than a pause may
+        until(lambda: at_server(client) is None)
+
+
+def test_responses_that_are_not_read_share_a_memory_limit_and_the_oldest_is_broken_off(
+    settings: ApiSettings,
+) -> None:
+    with service_with(settings, body_memory_bytes=1 << 20) as service, contextlib.ExitStack() as held:
+        size = len(service.http.get("/openapi.json").content)
+        clients: list[socket.socket] = []
+        for _ in range(3 * (1 << 20) // size):
+            clients.append(unread(service, held))
+            until(lambda: has_unread(clients[-1]))
+        until(lambda: [at_server(client) for client in clients].count(None) >= len(clients) // 2)
+        assert at_server(clients[-1])
+        assert service.http.get("/openapi.json").status_code == 200
+        assert service.http.post(COMPLETE, json={"prompt": "a"}).status_code == 200
+
+
+def test_connection_of_a_client_that_has_vanished_is_noticed(service: Service) -> None:
+    with connected(service, watch(service.submit())) as client:
+        assert read_answer(client).status_code == 200
+        connection = at_server(client)
+        assert connection
+        kernel = connection.transport.get_extra_info("socket")
+        assert kernel.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, interval, probes = (
+            kernel.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * probes == VANISHED_S
 
 
 def test_connections_without_a_header_are_replaced_first_and_served_ones_never(settings: ApiSettings) -> None:
