@@ -168,7 +168,7 @@ def _invalid_request(request: Request, error: RequestValidationError) -> Respons
         return _refusal(
             400, "malformed_json", f"the body is not JSON: {reason} at character {position}", "body"
         )
-    if tuple(first["loc"]) == ("body",) and not _declares_json(request):
+    if tuple(first["loc"]) == ("body",) and not declares_json(request):
         message = "send the body as JSON, with the header Content-Type: application/json"
         return _refusal(415, "unsupported_media_type", message, "body")
     return JSONResponse(invalid_fields(error.errors()).model_dump(), 422)
@@ -220,7 +220,8 @@ def _sentence(error: Any) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
-def _declares_json(request: Request) -> bool:
+def declares_json(request: Request) -> bool:
+    """Return whether a request's content type is JSON."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     return media_type == "application/json" or media_type.endswith("+json")
 

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
+from app.http.bodies import DocumentRoute
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
@@ -37,7 +38,7 @@ BODY_RULE = BodyRule(
     r"/v1/models/[^/]+/(alerts|suppressions)(/.*)?", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE")
 )
 
-router = APIRouter(prefix="/v1/models", tags=["alerts"])
+router = APIRouter(prefix="/v1/models", tags=["alerts"], route_class=DocumentRoute)
 
 
 @router.get("/{model}/alerts", responses=_ERRORS)

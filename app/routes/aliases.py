@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
+from app.http.bodies import DocumentRoute
 from app.http.dependencies import ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
@@ -17,7 +18,7 @@ from models.runtime.session import Check, no_check
 from store.aliases import AliasMove
 from store.ids import check_name
 
-router = APIRouter(prefix="/v1/models/{model}/aliases", tags=["models"])
+router = APIRouter(prefix="/v1/models/{model}/aliases", tags=["models"], route_class=DocumentRoute)
 
 BODY_RULE = BodyRule(r"/v1/models/[^/]+/aliases/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PUT",))
 

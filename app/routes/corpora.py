@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
+from app.http.bodies import DocumentRoute
 from app.http.corpus_transfer import Deduplication, read_corpus, receive_corpus, text_response
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
@@ -22,7 +23,7 @@ from store.corpus import Corpus
 from store.corpus_statistics import Encoding
 from store.ids import check_name
 
-router = APIRouter(prefix="/v1/corpora", tags=["corpora"])
+router = APIRouter(prefix="/v1/corpora", tags=["corpora"], route_class=DocumentRoute)
 
 _PATH = "/v1/corpora"
 

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
+from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.downloads import MAX_SMALL_BYTES, download
 from app.http.errors import error_responses
@@ -22,7 +23,7 @@ from store.model_alerts import follow_model
 
 log = logging.getLogger("nextchar.api")
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=DocumentRoute)
 
 BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH",))
 

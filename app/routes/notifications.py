@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
+from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
@@ -20,7 +21,7 @@ from store.notification_targets import NotificationTarget
 
 BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 
-router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"])
+router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"], route_class=DocumentRoute)
 
 _UNLIMITED = "notification targets get the events of all models"
 

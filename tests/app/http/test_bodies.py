@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, Header, HTTPException, Request
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.testclient import TestClient
+from pydantic import BaseModel, field_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Message
 
@@ -16,9 +17,12 @@ from app.compat import openai_completions
 from app.http import bodies
 from app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path
 from app.http.dependencies import ServicesDep
+from app.http.errors import add_error_handlers
+from app.main import create_app
 from app.routes import completions, scores
 from tests.app.service import Service, error_of
 
+JSON = {"content-type": "application/json"}
 COMPLETE = "/v1/models/fake/complete"
 
 
@@ -141,6 +145,9 @@ def test_errors_of_invalid_bodies_are_those_of_other_routes(
         ("/v1/models/fake/score", {f"field{i}": 1 for i in range(50_000)}),
         ("/v1/models/fake/calibrate", {"lines": [{}] * 100_000}),
         ("/detokenize", {"tokens": [""] * 100_000}),
+        ("/v1/jobs", {f"field{i}": 1 for i in range(50_000)}),
+        ("/v1/jobs/job_1/cancel", {f"field{i}": 1 for i in range(50_000)}),
+        ("/v1/notification_targets", {f"field{i}": 1 for i in range(50_000)}),
     ],
 )
 def test_very_many_errors_are_counted_and_not_listed(
@@ -148,6 +155,51 @@ def test_very_many_errors_are_counted_and_not_listed(
 ) -> None:
     error = error_of(service.http.post(path, json=body), 422)
     assert re.search(r"has [\d,]+ errors", error["message"])
+
+
+def test_every_route_with_a_json_body_counts_its_errors(service: Service) -> None:
+    routes = [context.route for context in iter_route_contexts(create_app(service.settings).routes)]
+    with_body = [one for one in routes if isinstance(one, APIRoute) and one.dependant.body_params]
+    assert len(with_body) > 20
+    for route in with_body:
+        assert isinstance(route, DocumentRoute) and len(route.dependant.body_params) == 1, route.path
+
+
+@pytest.mark.parametrize("is_optional", [False, True])
+def test_body_that_is_not_short_is_validated_once(is_optional: bool) -> None:
+    validated: list[str] = []
+
+    class Counted(BaseModel):
+        text: str
+        number: int = 0
+
+        @field_validator("text")
+        @classmethod
+        def count(cls, text: str) -> str:
+            validated.append(text)
+            return text
+
+    def sync(body: Counted) -> Answered:
+        return Answered(text=body.text[:1])
+
+    def optional(body: Counted | None = None) -> Answered:
+        return Answered(text=body.text[:1] if body else "")
+
+    router = APIRouter(route_class=DocumentRoute)
+    router.post("/")(optional if is_optional else sync)
+    app = FastAPI()
+    app.include_router(router)
+    add_error_handlers(app)
+    with TestClient(app) as http:
+        text = "a" * 2000
+        assert http.post("/", json={"text": text}).json() == {"text": "a"}
+        assert validated == [text]
+        for content in (b'{"text": "%b", "number": "x"}' % text.encode(), b'{"text": 1, "number": "x"}'):
+            long, short = (http.post("/", content=c, headers=JSON) for c in (content + b" " * 2000, content))
+            assert long.status_code == 422 and long.json() == short.json()
+        assert http.post("/", content=b"[" * 5000, headers=JSON).status_code == 400
+        if is_optional:
+            assert http.post("/").json() == {"text": ""}
 
 
 def test_scores_are_parsed_in_a_worker_thread_if_they_are_long() -> None:
