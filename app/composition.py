@@ -23,12 +23,15 @@ from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
 from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines, LoadEngine
+from app.services.event_feeds import Feeds
 from app.services.event_messages import EventMessages
 from app.services.heap import TRIM_S, trim_heap
 from app.services.ingest import Ingest
+from app.services.ingest_events import FlaggedSource
 from app.services.ingest_scoring import INTERVAL_S, IngestScoring
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
+from app.services.job_events import JobEventSource
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
 from app.services.notifications import Notifier
@@ -73,6 +76,7 @@ _SCORE_THREADS = 8
 _LINE_THREADS = 4
 _PARSE_THREADS = 2
 _INGEST_THREADS = 16
+_FEED_THREADS = 4
 _DOWNLOADS = 8
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 _RETENTION_S = 300.0
@@ -112,7 +116,8 @@ def build_services(
         pinned=pinned,
         note_prompt=recorder.note if settings.recorded_prompts else None,
     )
-    live = Live(redis)
+    live, event_log = Live(redis), EventLog(blobs)
+    feed_threads = anyio.CapacityLimiter(_FEED_THREADS)
     alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     batches, corpora = Batches(blobs, redis), Corpora(blobs)
     echoing = LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5)
@@ -210,7 +215,7 @@ def build_services(
         notifications=notifications,
         notifier=notifier,
         live=live,
-        event_log=EventLog(blobs),
+        event_log=event_log,
         queue=queue,
         job_control=JobControl(blobs, jobs, live, queue, redis),
         job_bodies=JobBodies(live, queue),
@@ -260,6 +265,13 @@ def build_services(
             "imports of models", running=1, waiting=4, retry_after_s=30, code="import_busy"
         ),
         stream_locks=StreamLocks(streams),
+        job_feeds=Feeds(
+            partial(JobEventSource, jobs, event_log, live), threads=feed_threads, is_stopping=stopping.is_set
+        ),
+        flagged_feeds=Feeds(
+            partial(FlaggedSource, ingest_streams.flagged), threads=feed_threads, is_stopping=stopping.is_set
+        ),
+        feed_threads=feed_threads,
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
 

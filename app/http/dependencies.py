@@ -18,6 +18,7 @@ from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
 from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines
+from app.services.event_feeds import Feeds
 from app.services.ingest import Ingest
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
@@ -96,6 +97,9 @@ class Services:
     evaluating: LimitedWork
     importing: LimitedWork  # of model archives
     stream_locks: StreamLocks
+    job_feeds: Feeds  # events of jobs that are followed
+    flagged_feeds: Feeds  # flagged lines of models that are followed
+    feed_threads: anyio.CapacityLimiter  # for reading both
     health_threads: (
         anyio.CapacityLimiter
     )  # separate, so that calls that hang on the storage do not delay /readyz

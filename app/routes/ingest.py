@@ -3,6 +3,7 @@
 A request succeeds when its lines are on disk; they are scored afterwards by `app.services.ingest_scoring`.
 """
 
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from redis.exceptions import RedisError
 from app.errors import Forbidden, UnsupportedMedia
 from app.http.access import AccessDep
 from app.http.audit import note_audit
+from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep, client_of
 from app.http.errors import error_response, error_responses, status_and_body
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -35,14 +37,14 @@ from app.schemas.ingest import (
 from app.schemas.lists import Page
 from app.services import ingest_lines, otlp_logs
 from app.services.access import Access
+from app.services.event_feeds import Numbered
 from app.services.gunzip import Gunzip, gunzip_of
 from app.services.ingest import Sender, check_any_line, decompressed, ingest_body, messages_of
-from app.services.ingest_events import NumberedEvent, follow_flagged
 from app.services.ingest_lines import ParsedLines
 from models.errors import DomainError, InvalidInput, NotFound
 from store.flagged_lines import MAX_FLAGGED_KEPT
 
-router = APIRouter(tags=["ingest"])
+router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
 
 BODY_RULE = BodyRule(r"/v1/(models/[^/]+/ingest|logs)", ingest_lines.MAX_BODY_BYTES)
 
@@ -241,11 +243,12 @@ async def export_logs(
 
 
 async def _flagged_lines(services: Services, model: str, after: int | None) -> Events:
-    events: AsyncGenerator[NumberedEvent, None] = follow_flagged(
-        services.ingest.streams.flagged, model, after=after, is_stopping=services.stopping.is_set
+    following: AsyncGenerator[Numbered, None] = services.flagged_feeds.follow(
+        model, after=after, restarts=True
     )
-    async for number, event in events:
-        yield ServerEvent("flagged", FlaggedLine(id=number, **event), id=number)
+    async with contextlib.aclosing(following) as events:
+        async for number, event in events:
+            yield ServerEvent("flagged", FlaggedLine(id=number, **event), id=number)
 
 
 def _parse(

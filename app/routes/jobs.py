@@ -1,5 +1,6 @@
 """/v1/jobs: training jobs are created, followed, cancelled, paused and resumed."""
 
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
+from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -16,10 +18,11 @@ from app.http.paging import paginate
 from app.schemas.jobs import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.services import job_creation as creation
-from app.services.job_events import events_so_far, follow
+from app.services.event_feeds import Numbered
+from app.services.job_events import events_so_far
 from store.jobs import Job, JobStatus
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DocumentRoute)
 
 BODY_RULE = BodyRule(r"/v1/jobs.*", MAX_SMALL_JSON_BYTES)
 
@@ -140,16 +143,11 @@ def _changed(services: Services, job: Job, response: Response) -> JobBody:
 
 
 async def _stream(services: Services, job_id: str, after: int) -> Events:
-    events: AsyncGenerator[dict[str, Any] | Job, None] = follow(
-        services.jobs,
-        services.event_log,
-        services.live,
-        job_id,
-        after=after,
-        is_stopping=services.stopping.is_set,
-    )
-    async for event in events:
-        if isinstance(event, Job):
-            yield ServerEvent("done", services.job_bodies.one(event))
-        else:
-            yield ServerEvent(str(event["type"]), EventBody(**event), id=event["id"])
+    following: AsyncGenerator[Numbered | Job, None] = services.job_feeds.follow(job_id, after=after)
+    async with contextlib.aclosing(following) as events:
+        async for item in events:
+            if isinstance(item, Job):
+                yield ServerEvent("done", services.job_bodies.one(item))
+            else:
+                number, event = item
+                yield ServerEvent(str(event["type"]), EventBody(**event), id=number)

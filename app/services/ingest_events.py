@@ -1,36 +1,33 @@
 """The flagged lines of a model's ingest stream, as they come."""
 
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
-from typing import Any
+from redis.exceptions import RedisError
 
-import anyio
-
+from app.services.event_feeds import News, Numbered
 from store.flagged_lines import FlaggedLines
 
-POLL_S = 0.25
-MAX_EVENTS = 500
-"""Flagged lines that are read at a time."""
-
-NumberedEvent = tuple[int, dict[str, Any]]
+_MAX_POLLED = 500
 
 
-async def follow_flagged(
-    lines: FlaggedLines, model: str, *, after: int | None, is_stopping: Callable[[], bool]
-) -> AsyncGenerator[NumberedEvent, None]:
-    """Yield flagged lines with numbers above `after`, by default those from now on, until the process stops.
+class FlaggedSource:
+    """The flagged lines of one model. They have no end; their numbers start again if Redis loses its data."""
 
-    Numbers start again if Redis loses its data; then all lines that it has are new.
+    def __init__(self, lines: FlaggedLines, model: str) -> None:
+        self._lines, self._model = lines, model
 
-    Raises:
-        redis.exceptions.RedisError: Redis does not respond; the client connects again.
-    """
-    last = await anyio.to_thread.run_sync(lines.last_number, model)
-    after = last if after is None else after if after <= last else 0
-    while not is_stopping():
-        found = await anyio.to_thread.run_sync(partial(lines.read, model, after=after, limit=MAX_EVENTS))
-        for number, event in found:
-            yield number, event
-            after = number
-        if len(found) < MAX_EVENTS:
-            await anyio.sleep(POLL_S)
+    def last_number(self) -> int:
+        """Return the number of the newest flagged line, 0 if there is none."""
+        return self._lines.last_number(self._model)
+
+    def read(self, after: int, limit: int) -> list[Numbered]:
+        """Return up to `limit` flagged lines with numbers above `after`, oldest first."""
+        return self._lines.read(self._model, after=after, limit=limit)
+
+    def poll(self, after: int) -> News:
+        """Return flagged lines with numbers above `after`; Redis keeps more than those of one poll.
+
+        Raises RedisError: their numbers have started again; clients that connect again get all of them.
+        """
+        events = self.read(after, _MAX_POLLED)
+        if not events and self.last_number() < after:
+            raise RedisError("the flagged lines are lost, and their numbers start again")
+        return News(events)

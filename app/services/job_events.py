@@ -2,17 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
 from typing import Any
 
-import anyio
 from redis.exceptions import RedisError
 
+from app.services.event_feeds import News, Numbered
 from store.jobs import Job, Jobs
 from store.live import EventLog, Live
 
-POLL_S = 0.25
 _RECORD_POLL_S = 1.0  # reading the record takes a listing of the storage
 
 JsonEvent = dict[str, Any]
@@ -26,30 +23,33 @@ def events_so_far(event_log: EventLog, live: Live, job_id: str, *, after: int) -
     return [events[number] for number in sorted(events) if number > after]
 
 
-async def follow(
-    jobs: Jobs, event_log: EventLog, live: Live, job_id: str, *, after: int, is_stopping: Callable[[], bool]
-) -> AsyncGenerator[JsonEvent | Job, None]:
-    """Yield the events with numbers above `after` as they happen, then the job once it is final.
+class JobEventSource:
+    """The events of one job, then the job once it is final."""
 
-    Ends without the job when `is_stopping()` is true; the client reconnects to another process.
-    """
-    in_thread = anyio.to_thread.run_sync
-    new = await in_thread(partial(events_so_far, event_log, live, job_id, after=after))
-    read_at = 0.0
-    job: Job | None = None
-    while not is_stopping():
-        for event in new:
-            after = max(after, event["id"])
-            yield event
-        if job and job.status.is_final:
-            yield job
-            return
-        if time.monotonic() - read_at >= _RECORD_POLL_S:
-            job, read_at = await in_thread(jobs.get, job_id), time.monotonic()
-        if job and job.status.is_final:  # the last events were written before it became final
-            new = await in_thread(partial(events_so_far, event_log, live, job_id, after=after))
-            continue
-        await anyio.sleep(POLL_S)
-        new = []
+    def __init__(self, jobs: Jobs, event_log: EventLog, live: Live, job_id: str) -> None:
+        self._jobs, self._event_log, self._live, self._job_id = jobs, event_log, live, job_id
+        self._job: Job | None = None
+        self._read_at = -_RECORD_POLL_S
+
+    def last_number(self) -> int:
+        """Return the number of the newest event, 0 if there is none."""
+        events = self._so_far(after=0)
+        return events[-1][0] if events else 0
+
+    def read(self, after: int, limit: int) -> list[Numbered]:
+        """Return up to `limit` events with numbers above `after`."""
+        return self._so_far(after=after)[:limit]
+
+    def poll(self, after: int) -> News:
+        """Return the events with numbers above `after`, and the job if it is final."""
+        if time.monotonic() - self._read_at >= _RECORD_POLL_S:
+            self._job, self._read_at = self._jobs.get(self._job_id), time.monotonic()
+        if self._job and self._job.status.is_final:  # the last events were written before it became final
+            return News(self._so_far(after=after), self._job)
         with contextlib.suppress(RedisError, OSError):  # the log is read at the end
-            new = await in_thread(partial(live.events, job_id, after=after))
+            return News([(event["id"], event) for event in self._live.events(self._job_id, after=after)])
+        return News()
+
+    def _so_far(self, *, after: int) -> list[Numbered]:
+        events = events_so_far(self._event_log, self._live, self._job_id, after=after)
+        return [(event["id"], event) for event in events]

@@ -68,6 +68,7 @@ def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
     numbers = [int(n) for n in re.findall(r"\d+", stated["ingest"][0])]
     assert numbers == [services.parse_threads.total_tokens, services.ingest_threads.total_tokens]
     assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
+    assert stated["events of streams"][0].startswith(f"{services.feed_threads.total_tokens} reading")
     assert stated["health"][0] == str(services.health_threads.total_tokens)
     services.engines.close()
 

@@ -1,6 +1,5 @@
 """A job's events from two sources."""
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +7,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.services import job_events
-from app.services.job_events import events_so_far, follow
+from app.services.event_feeds import News
+from app.services.job_events import JobEventSource, events_so_far
 from store.jobs import Job, JobStatus
 from tests.store.test_jobs import REQUEST
 
@@ -48,8 +48,7 @@ def test_without_redis_the_logs_events_are_returned() -> None:
     assert [e["id"] for e in found] == [1, 2]
 
 
-def test_following_yields_new_events_and_ends_with_the_final_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_events, "POLL_S", 0.001)
+def test_polling_gets_new_events_and_ends_with_the_final_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_events, "_RECORD_POLL_S", 0.0)
     log, live = FakeLog(1), FakeLog(1, 2)
     statuses = iter([JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.SUCCEEDED])
@@ -62,32 +61,13 @@ def test_following_yields_new_events_and_ends_with_the_final_job(monkeypatch: py
             live.found.append(event(3))
         return job(status)
 
-    async def collect() -> list[Any]:
-        following = follow(
-            SimpleNamespace(get=get),  # type: ignore[arg-type]
-            log,  # type: ignore[arg-type]
-            live,  # type: ignore[arg-type]
-            "job_1",
-            after=0,
-            is_stopping=lambda: False,
-        )
-        return [item async for item in following]
-
-    *events, last = asyncio.run(collect())
-    assert [e["id"] for e in events] == [1, 2, 3, 4]
-    assert isinstance(last, Job) and last.status is JobStatus.SUCCEEDED
-
-
-def test_following_ends_without_the_job_when_the_server_stops() -> None:
-    async def collect() -> list[Any]:
-        following = follow(
-            SimpleNamespace(),  # type: ignore[arg-type]
-            FakeLog(),  # type: ignore[arg-type]
-            FakeLog(),  # type: ignore[arg-type]
-            "job_1",
-            after=0,
-            is_stopping=lambda: True,
-        )
-        return [item async for item in following]
-
-    assert asyncio.run(collect()) == []
+    jobs = SimpleNamespace(get=get)
+    source = JobEventSource(jobs, log, live, "job_1")  # type: ignore[arg-type]
+    assert source.last_number() == 2
+    assert [number for number, _ in source.read(0, 1)] == [1]
+    assert [number for number, _ in source.poll(2).events] == [3]
+    live.is_down = True
+    assert source.poll(3) == News()
+    news = source.poll(3)
+    assert [number for number, _ in news.events] == [4]
+    assert isinstance(news.end, Job) and news.end.status is JobStatus.SUCCEEDED
