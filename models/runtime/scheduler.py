@@ -9,8 +9,8 @@ The life of a request:
        wait with their states, as do those of a paused request.
     5. In every turn each sequence of the batch chooses a character, reports it, and leaves once it is
     finished. 6. The network then runs one step for the remaining sequences, and the next turn begins. 7. A
-    deadline or `cancel` ends a request between two turns, in any of these stages. 8. After its last sequence
-    the request ends with Usage.
+    deadline or `cancel` ends a request between two calls of the network, in any of these stages. 8. After its
+    last sequence the request ends with Usage.
 
 An exception inside a turn ends all running requests with Failed; the thread continues with the next ones.
 """
@@ -155,12 +155,7 @@ class Scheduler:
     def _turn(self) -> None:
         decode, prefill = self._decode, self._prefill
         # A deadline that falls into the first half of the next step ends a request before it.
-        now = time.perf_counter() + (decode.step_s / 2 if decode.sequences else 0.0)
-        ended = [r for r in self._running if r.is_cancelled or r.deadline < now]
-        if self._backlog.requests:
-            ended += [r for r in self._backlog.requests if r.is_cancelled or r.deadline < now]
-        if ended:
-            self._stop(ended)
+        self._end_due(within_s=decode.step_s / 2 if decode.sequences else 0.0)
         if self._has_changed:
             self._has_changed = False
             if self._backlog.requests:
@@ -174,12 +169,23 @@ class Scheduler:
             self._end_all(decode.step(prefill, may_generate=may_generate))
             prefill.grant(decode.step_s)
             self._begin_decoding()
+            if prefill.requests:  # whose chunk may take as long again
+                self._end_due()
         if prefill.requests:
             decode_s = decode.step_s if decode.sequences else None
             prefill.step(decode_s=decode_s, is_alone=len(self._running) == 1)
             self._begin_decoding()
         if self._self_stepping:
             self._advance()
+
+    def _end_due(self, *, within_s: float = 0.0) -> None:
+        """End requests that are cancelled or whose deadline passes within so many seconds."""
+        now = time.perf_counter() + within_s
+        ended = [r for r in self._running if r.is_cancelled or r.deadline < now]
+        if self._backlog.requests:
+            ended += [r for r in self._backlog.requests if r.is_cancelled or r.deadline < now]
+        if ended:
+            self._stop(ended)
 
     def _stop(self, requests: Iterable[ScheduledRequest]) -> None:
         """End requests that were cancelled or have passed their deadline."""
@@ -221,6 +227,9 @@ class Scheduler:
         for request in self._self_stepping:
             clients.setdefault(request.client, request)
         for request in clients.values():
+            self._end_due()  # each step may take as long as a decoding step
+            if request not in self._self_stepping:
+                continue
             self._self_stepping.remove(request)
             self._self_stepping.append(request)
             if request.advance():

@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.errors import Busy
 from models.runtime.admission import MAX_RUNNING
+from models.runtime.beam import BeamSearch
 from models.runtime.decode import MAX_BATCH
 from models.runtime.generation import GenerationRequest
 from models.runtime.generation import Sequence as GeneratedSequence
@@ -115,7 +117,12 @@ class Bench:
     def start(self, prompt: str, characters: int = 5, **options: object) -> "BenchRequest":
         started = BenchRequest()
         request = CompletionRequest(prompt=prompt, max_characters=characters, **options)  # type: ignore[arg-type]
-        started.request = GenerationRequest(request, VOCABULARY, ID_OF, started.arriving.put, seed=1)
+        report = started.arriving.put
+        started.request = (
+            BeamSearch(request, VOCABULARY, ID_OF, report, network=self.network)
+            if request.beam
+            else GenerationRequest(request, VOCABULARY, ID_OF, report, seed=1)
+        )
         self.scheduler.submit(started.request)
         return started
 
@@ -258,6 +265,46 @@ def test_a_prompt_that_was_not_read_in_time_goes_on_where_it_was(bench: Bench) -
     answer = bench.start(prompt).answer()
     assert answer.text() == expected(prompt, 5)
     assert 2 <= answer.usage.cached_characters < CHUNK
+
+
+@pytest.mark.parametrize("beam", [None, 3])
+def test_no_call_of_the_network_is_begun_after_a_deadline(beam: int | None) -> None:
+    bench = Bench()
+    network, options = bench.network, {} if beam is None else {"beam": beam, "temperature": 0}
+    network.gate.clear()
+    ending = [bench.start("a", 10_000, client=str(i), **options) for i in range(40)]
+    others = [bench.start("ab" * 20_000, 1, client="b"), bench.start("b", 10_000)]
+    due: list[tuple[BenchRequest, int]] = []  # and the number of calls before
+    step = network.step
+
+    def step_past_a_deadline(*arguments: Any) -> Any:
+        result = step(*arguments)
+        if len(network.calls) >= 100 and len(due) < len(ending):
+            request = ending[len(due)]
+            request.request.deadline = 0.0  # it passes during this call
+            due.append((request, len(network.calls)))
+        return result
+
+    network.step = step_past_a_deadline  # type: ignore[method-assign]
+    ended: dict[int, int] = {}  # by position: the number of calls before
+    for position, started in enumerate(ending):
+        put = started.arriving.put
+
+        def note(event: Event, position: int = position, put: Any = put) -> None:
+            if isinstance(event, Usage):
+                ended[position] = len(network.calls)
+            put(event)
+
+        started.request._on_event = note
+    network.gate.set()
+    try:
+        for started in ending:
+            started.answer()
+        assert [ended[i] for i in range(len(ending))] == [calls for _, calls in due]
+    finally:
+        for started in others:
+            bench.scheduler.cancel(started.request)
+        bench.scheduler.close()
 
 
 def test_timeout_ends_a_waiting_request(bench: Bench) -> None:
