@@ -1,4 +1,7 @@
-"""Distinguishes records that a newer version of nextchar has written from damaged ones."""
+"""Reads records, and distinguishes those that a newer version of nextchar has written from damaged ones."""
+
+import json
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,6 +14,14 @@ _UNKNOWN = frozenset(
 """pydantic's errors for fields and values that a model does not know, and for numbers beyond its bounds."""
 
 UPGRADE = "was written by a newer version of nextchar; upgrade this process"
+
+
+def load_record(data: bytes) -> Any:
+    """Return the JSON in a record. Raises ValueError: it is none, or nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def is_of_newer_version(error: Exception) -> bool:

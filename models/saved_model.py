@@ -15,7 +15,6 @@ An unknown format version and a file with another hash are errors. Nothing is ev
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.errors import Unavailable
-from models.record_errors import UPGRADE, is_of_newer_version
+from models.record_errors import UPGRADE, is_of_newer_version, load_record
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet, Vocabulary
 
@@ -125,7 +124,7 @@ def parse_card(data: bytes, *, where: str) -> Card:
             version knows (`model_format_unknown`).
     """
     try:
-        raw = json.loads(data)
+        raw = load_record(data)
     except ValueError:
         raw = None
     if not isinstance(raw, dict):

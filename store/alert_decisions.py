@@ -252,7 +252,7 @@ class AlertDecisions:
                 ids[alert_id] = moved.figures.id
                 first = f"{folder}/{decision.sequence:08d}.json"
                 is_taken = bool(self._blobs.paths(folder)) and not (
-                    self._blobs.exists(first) and self._blobs.read(first) == data
+                    self._blobs.exists(first) and self._blobs.read_record(first) == data
                 )
                 if is_taken:
                     ids[alert_id] = ""

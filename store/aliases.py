@@ -209,7 +209,7 @@ class Aliases:
 
     def _read(self, path: str) -> AliasMove:
         if path not in self._moves:
-            self._moves[path] = parse_move(self._blobs.read(path), where=path)
+            self._moves[path] = parse_move(self._blobs.read_record(path), where=path)
         return self._moves[path]
 
 

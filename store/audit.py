@@ -159,7 +159,7 @@ class Audit:
 
     def _read(self, path: str) -> AuditEntry | None:
         try:
-            return AuditEntry.model_validate_json(self._blobs.read(path))
+            return AuditEntry.model_validate_json(self._blobs.read_record(path))
         except (FileNotFoundError, ValidationError):  # swept meanwhile, or damaged
             return None
 

@@ -291,7 +291,7 @@ class Batches:
         if known and _path(known) == path:
             return known
         try:
-            batch = Batch.model_validate_json(self._blobs.read(path))
+            batch = Batch.model_validate_json(self._blobs.read_record(path))
         except FileNotFoundError:
             raise no_such_batch(batch_id) from None
         except ValueError as error:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from models.errors import StorageFull, Unavailable
 
+MAX_RECORD_BYTES = 16 << 20
+"""No record has so many."""
+
 
 class StorageRefused(Exception):
     """The storage cannot be used as it is configured; the message says why and what to do."""
@@ -28,6 +31,14 @@ class Blobs(ABC):
     @abstractmethod
     def read(self, path: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError."""
+
+    def read_record(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
+        """Return the bytes of a record. Raises FileNotFoundError.
+
+        Of an object that is larger than any record, which somebody has put there, only the beginning: its
+        reader finds that it is damaged.
+        """
+        return b"".join(at_most(self.stream(path), max_bytes))
 
     @abstractmethod
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
@@ -91,6 +102,16 @@ class Blobs(ABC):
     def free_bytes(self) -> int | None:
         """Return the free bytes on the disk of a local storage; None for an object store."""
         return None
+
+
+def at_most(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    """Yield chunks, of which the last is cut, until one more byte than `max_bytes`."""
+    left = max_bytes + 1
+    for chunk in chunks:
+        yield chunk[:left]
+        left -= len(chunk)
+        if left <= 0:
+            return
 
 
 def as_domain_error(error: Exception) -> Exception:

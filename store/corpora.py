@@ -190,7 +190,7 @@ class Corpora:
     def kind_for(self, corpus_id: str, key_name: str) -> TextKind | None:
         """Return the kind that an API key has set for a corpus; None if it has set none."""
         try:
-            kind = self._blobs.read(_kind_path(corpus_id, key_name)).decode("utf-8", "replace")
+            kind = self._blobs.read_record(_kind_path(corpus_id, key_name)).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         return next((known for known in get_args(TextKind) if known == kind), None)
@@ -243,7 +243,7 @@ class Corpora:
     def _read(self, corpus_id: str) -> Corpus | None:
         path = f"corpora/{corpus_id}/corpus.json"
         try:
-            return load_corpus(self._blobs.read(path))
+            return load_corpus(self._blobs.read_record(path))
         except FileNotFoundError:
             return None
         except ValueError as error:

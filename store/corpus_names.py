@@ -103,7 +103,7 @@ class CorpusNames:
     def _target(self, name: str, version: int) -> str | None:
         """Return the id in a record; None if it is missing, deleted or damaged."""
         try:
-            target = self.blobs.read(_path(name, version)).decode("utf-8", "replace")
+            target = self.blobs.read_record(_path(name, version)).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         return target if is_id("corpus", target) else None

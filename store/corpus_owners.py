@@ -29,7 +29,7 @@ class CorpusOwners:
     def uploaded_at(self, corpus_id: str, key_name: str) -> int | None:
         """Return when a key first uploaded a corpus, in Unix seconds; None if it did not; 0 if unknown."""
         try:
-            return int(self._blobs.read(_path(corpus_id, key_name)))
+            return int(self._blobs.read_record(_path(corpus_id, key_name)))
         except FileNotFoundError:
             return None
         except ValueError:

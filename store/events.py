@@ -11,7 +11,6 @@ so an event exists if and only if the record does, whatever crashes:
 A version that is published and deleted between two rounds is reported only as deleted.
 """
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from models.errors import NotFound, Unavailable
+from models.record_errors import load_record
 from models.saved_model import parse_card
 from store.aliases import parse_move
 from store.blobs import Blobs
@@ -97,7 +97,7 @@ class Events:
         Raises Unavailable if the storage does not work.
         """
         try:
-            data = self._blobs.read(path)
+            data = self._blobs.read_record(path)
             if path.startswith("jobs/"):
                 return _of_job(path, data)
             if path.startswith("aliases/"):
@@ -153,6 +153,6 @@ def _of_move(path: str, data: bytes) -> Event:
 
 def _deleted_at(tombstone: bytes) -> float:
     try:
-        return float(json.loads(tombstone)["deleted_at"])
+        return float(load_record(tombstone)["deleted_at"])
     except (ValueError, KeyError, TypeError):  # a copy of the card, which may be damaged
         return time.time()

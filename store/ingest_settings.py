@@ -94,9 +94,11 @@ class IngestSettings:
         """Move the settings of a model's name to another name, whose own stay; can be repeated."""
         paths, taken = self._paths(model), self._paths(to)
         with contextlib.suppress(FileNotFoundError):  # another process has moved all and deletes them
-            is_taken = bool(paths and taken) and self._blobs.read(paths[0]) != self._blobs.read(taken[0])
+            is_taken = bool(paths and taken) and self._blobs.read_record(paths[0]) != self._blobs.read_record(
+                taken[0]
+            )
             for path in () if is_taken else paths:
-                self._blobs.create(_path(to, _sequence(path)), self._blobs.read(path))
+                self._blobs.create(_path(to, _sequence(path)), self._blobs.read_record(path))
         self._forget(to)
         self.delete_all(model)
 

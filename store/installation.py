@@ -24,6 +24,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import Unavailable
+from models.record_errors import load_record
 from store.blobs import Blobs, StorageRefused
 from store.logs import configure_logging
 from store.open_blobs import is_object_store, open_blobs
@@ -145,7 +146,7 @@ class Installation:
 
     def _record(self, path: str) -> dict[str, Any] | None:
         try:
-            record = json.loads(self._blobs.read(path))
+            record = load_record(self._blobs.read_record(path))
         except FileNotFoundError:
             return None
         except ValueError:

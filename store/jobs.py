@@ -249,7 +249,9 @@ class Jobs:
         """Delete the records of `job` before the newest. Its number stays taken."""
         paths = self._paths(job.id)
         with contextlib.suppress(FileNotFoundError):  # the job was deleted concurrently
-            if len(paths) > 1 and self.blobs.read(paths[-1]):  # if it is empty, the one before is needed
+            if len(paths) > 1 and self.blobs.read_record(
+                paths[-1]
+            ):  # if it is empty, the one before is needed
                 self.blobs.delete(*paths[:-1])
 
     def _paths(self, job_id: str) -> list[str]:
@@ -267,7 +269,7 @@ class Jobs:
         return job
 
     def _parse(self, path: str) -> Job:
-        data = self.blobs.read(path)
+        data = self.blobs.read_record(path)
         if not data and (before := self._before(path)):
             return before
         try:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from redis import Redis
 
+from models.record_errors import load_record
 from store import lease
 from store.blobs import Blobs
 
@@ -27,6 +28,7 @@ StopRequest = Literal["cancel", "cancel_keep_best", "pause"]
 LEASE_S = 10
 """A worker that has not renewed its lease for this long counts as lost."""
 
+_MAX_LOG_BYTES = 256 << 20  # of all events of a job
 _KEEP_S = 7 * 86400  # since the last write
 _MAX_KILLS = 20
 _WRITABLE_KEY = "nextchar:writable"
@@ -165,14 +167,21 @@ class EventLog:
     def read(self, job_id: str) -> list[dict[str, Any]]:
         """Return the events of a job; an empty list if there are none."""
         try:
-            lines = self._blobs.read(f"events/{job_id}.jsonl").decode().splitlines()
+            data = self._blobs.read_record(f"events/{job_id}.jsonl", max_bytes=_MAX_LOG_BYTES)
         except FileNotFoundError:
             return []
         events = []
-        for line in lines:
+        for line in data.split(b"\n"):
             with contextlib.suppress(ValueError):  # a damaged line must not hide the others
-                events.append(json.loads(line))
+                event = load_record(line)
+                if _is_event(event):
+                    events.append(event)
         return events
+
+
+def _is_event(value: Any) -> bool:
+    kinds = {"id": int, "at": int | float, "type": str, "data": dict}
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 
 
 def add_message(live: Live, event_log: EventLog, job_id: str, text: str) -> None:

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
+from models.record_errors import load_record
 from models.saved_model import Card, SavedModel, parse_card
 from store.aliases import Aliases
-from store.blobs import Blobs
+from store.blobs import Blobs, at_most
 from store.ids import check_name
 from store.model_file_cache import ModelFileCache
 
@@ -136,7 +137,7 @@ class Models:
         name, version = self.resolve(reference)
         path = _card_path(name, version)
         try:
-            card = parse_card(self._blobs.read(path), where=path)
+            card = parse_card(self._blobs.read_record(path), where=path)
         except FileNotFoundError:
             raise _no_such_model(reference) from None
         return SavedModel(card, lambda file: self._read_file(card, file))
@@ -229,7 +230,7 @@ class Models:
         deleted = [number for number, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
         if not deleted:
             return None
-        model_id = model_id_in(self._blobs.read(_tombstone(_card_path(name, max(deleted)))))
+        model_id = model_id_in(self._blobs.read_record(_tombstone(_card_path(name, max(deleted)))))
         return next((card for card in self.all() if card.id == model_id), None)
 
     def _check_has_no_alias(self, name: str, version: int) -> None:
@@ -244,9 +245,12 @@ class Models:
 
     def _read_file(self, card: Card, name: str) -> bytes:
         path = _file_path(card.id, card.files_folder, name)
-        if self._cache is None:
-            return self._blobs.read(path)
-        return self._cache.read(card.files[name].sha256, lambda: self._blobs.stream(path))
+        entry = card.files[name]
+
+        def read() -> Iterator[bytes]:
+            return at_most(self._blobs.stream(path), entry.bytes)
+
+        return self._cache.read(entry.sha256, read) if self._cache else b"".join(read())
 
     def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
         """Write the card of an id that has none under the next free version; return the card of the id.
@@ -280,7 +284,7 @@ class Models:
         if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
-            deleted_id = model_id_in(self._blobs.read(_tombstone(path)))
+            deleted_id = model_id_in(self._blobs.read_record(_tombstone(path)))
             self._blobs.delete(path)  # the number was used and deleted while this process was suspended
             return deleted_id == card.id
         return True
@@ -295,7 +299,7 @@ class Models:
         try:
             if not self._blobs.copy(path, _tombstone(path)):
                 return False
-            model_id = model_id_in(self._blobs.read(_tombstone(path)))
+            model_id = model_id_in(self._blobs.read_record(_tombstone(path)))
         except FileNotFoundError:
             return False
         self._blobs.delete(path)
@@ -312,7 +316,7 @@ class Models:
     def _readable(self, path: str) -> Card | DamagedModel:
         """Return a card, or its damage, which is logged once. Raises FileNotFoundError."""
         try:
-            return parse_card(self._blobs.read(path), where=path)
+            return parse_card(self._blobs.read_record(path), where=path)
         except Unavailable as error:
             _, name, number = path.split("/")
             reference = f"{name}@{int(number.removesuffix('.json'))}"
@@ -333,7 +337,7 @@ class Models:
     def _listed_ids(self) -> Iterator[str | None]:
         for path in self.listed_paths():
             with contextlib.suppress(FileNotFoundError):
-                yield model_id_in(self._blobs.read(path))
+                yield model_id_in(self._blobs.read_record(path))
 
     def _is_listed(self, model_id: str) -> bool:
         """Return whether a card has this id. Lists twice: one listing can miss a model being renamed."""
@@ -357,7 +361,7 @@ def _versioned(card: Card, numbers: list[tuple[int, str]]) -> Card:
 def model_id_in(card: bytes) -> str | None:
     """Return the model's id in a card or a tombstone, also if it is damaged or of a newer format."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        fields = json.loads(card)
+        fields = load_record(card)
         model_id = fields["id"] if "id" in fields else fields["model"]
         if re.fullmatch(r"model_[A-Za-z0-9_-]+", model_id):
             return str(model_id)

@@ -19,7 +19,7 @@ def read_record(blobs: Blobs, path: str, kind: type[Record]) -> Record | None:
         FileNotFoundError: there is none. And as Blobs does.
     """
     try:
-        return kind.model_validate_json(blobs.read(path))
+        return kind.model_validate_json(blobs.read_record(path))
     except ValidationError:
         log.warning("the record %s is damaged and is ignored", path)
         return None

@@ -5,7 +5,6 @@ and then the records that reference them, so an object created in between is not
 """
 
 import contextlib
-import json
 import logging
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from models.errors import NotFound, Unavailable
+from models.record_errors import load_record
 from models.saved_model import Card, parse_card
 from store.alerts import Alerts
 from store.audit import Audit
@@ -148,7 +148,7 @@ class Retention:
     def _cards(self) -> Iterator[Card]:
         for path in Models(self._blobs).listed_paths():
             with contextlib.suppress(FileNotFoundError):  # deleted concurrently
-                yield parse_card(self._blobs.read(path), where=path)
+                yield parse_card(self._blobs.read_record(path), where=path)
 
     def _sweep_corpora(self, now: float) -> int:
         """Delete corpora that are due, unless a job, finished or not, or a model names them."""
@@ -235,7 +235,7 @@ class Retention:
         count = 0
         for path in self._blobs.paths("idempotency"):
             try:
-                record = json.loads(self._blobs.read(path))
+                record = load_record(self._blobs.read_record(path))
                 kind = "batch" if "batch" in record else "job"
                 created_at = time_of_id(kind, record[kind])
             except FileNotFoundError:

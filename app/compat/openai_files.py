@@ -31,6 +31,7 @@ from app.schemas.openai_jobs import FileBody
 from app.services.access import Access
 from app.services.form_data import FormText
 from models.errors import InvalidInput, NotFound
+from models.record_errors import load_record
 from store.blobs import Blobs
 from store.corpus import Corpus
 
@@ -173,11 +174,11 @@ def _metadata_path(corpus_id: str, access: Access) -> str:
 
 def _body(blobs: Blobs, access: Access, corpus: Corpus) -> FileBody:
     """Describe a corpus as a file; one that was not uploaded as a file gets a name and a purpose."""
+    file = partial(FileBody, id=corpus.id, bytes=corpus.bytes, created_at=corpus.created_at)
     try:
-        metadata: dict[str, str] = json.loads(blobs.read(_metadata_path(corpus.id, access)))
-    except (FileNotFoundError, ValueError):  # ValueError: damaged in storage
-        metadata = {"filename": f"{corpus.name or corpus.id}.txt", "purpose": PURPOSES[0]}
-    return FileBody(id=corpus.id, bytes=corpus.bytes, created_at=corpus.created_at, **metadata)
+        return file(**load_record(blobs.read_record(_metadata_path(corpus.id, access))))
+    except (FileNotFoundError, ValueError, TypeError):  # but for the first: damaged in storage
+        return file(filename=f"{corpus.name or corpus.id}.txt", purpose=PURPOSES[0])
 
 
 class _FileForm:

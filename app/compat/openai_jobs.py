@@ -3,7 +3,6 @@
 What only OpenAI's jobs have (metadata, the validation file) is stored with the job.
 """
 
-import json
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, get_args
 
@@ -38,6 +37,7 @@ from app.services.job_creation import create_job, resume_job
 from app.services.job_events import events_so_far
 from models.config import PresetOption
 from models.errors import DomainError, InvalidInput, NotFound
+from models.record_errors import load_record
 from models.text.kind_detection import TextKind
 from store.corpus import Corpus
 from store.jobs import Job
@@ -228,8 +228,8 @@ def _extras_path(job_id: str) -> str:
 def _extras(services: Services, job: JobBody) -> OpenAIExtras:
     """Return what is stored with a job; for one that was not created in OpenAI's shape, defaults."""
     try:
-        return OpenAIExtras(**json.loads(services.blobs.read(_extras_path(job.id))))
-    except FileNotFoundError:
+        return OpenAIExtras(**load_record(services.blobs.read_record(_extras_path(job.id))))
+    except (FileNotFoundError, ValueError, TypeError):  # but for the first: damaged in storage
         return OpenAIExtras(
             model=job.start_from or job.network.architecture,
             training_file=job.corpus,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from models.errors import Conflict, NotFound
+from models.errors import Conflict, NotFound, Unavailable
+from models.record_errors import load_record
 from store.blobs import Blobs
 from store.ids import new_id
 
@@ -31,6 +32,7 @@ class IdempotencyKeys:
 
         Raises:
             Conflict: the earlier request had another body (code `idempotency_key_reused`).
+            Unavailable: its record is damaged (code `idempotency_key_damaged`).
         """
         earlier = self._find(key, body)
         try:
@@ -39,17 +41,25 @@ class IdempotencyKeys:
             return None
 
     def _find(self, key: str, body: bytes) -> str | None:
+        path = self._path(key)
         try:
-            record = json.loads(self.blobs.read(self._path(key)))
+            record = load_record(self.blobs.read_record(path))
+            sent, created = record["body"], record[self.kind]
         except FileNotFoundError:
             return None
-        if record["body"] != hashlib.sha256(body).hexdigest():
+        except (ValueError, KeyError, TypeError):
+            raise Unavailable(
+                f"{path} is damaged; use another Idempotency-Key, or delete that record",
+                code="idempotency_key_damaged",
+                param="Idempotency-Key",
+            ) from None
+        if sent != hashlib.sha256(body).hexdigest():
             raise Conflict(
                 f"this Idempotency-Key was used for another {self.kind}; use a new key for a new {self.kind}",
                 code="idempotency_key_reused",
                 param="Idempotency-Key",
             )
-        return str(record[self.kind])
+        return str(created)
 
     def id_for(self, key: str | None, body: bytes) -> str:
         """Return the id for a request: a new one, or that of an earlier request. Raises as `created`."""

@@ -18,6 +18,7 @@ from app.main import create_app
 from app.services.limited_work import LimitedWork
 from app.settings import ApiSettings
 from models.errors import Busy
+from store.blobs import MAX_RECORD_BYTES
 from store.logs import MAX_EXCEPTION_CHARACTERS, MAX_MESSAGE_CHARACTERS
 from tests.app.service import Service, error_of
 from tests.models.runtime.networks import saved_model
@@ -87,6 +88,7 @@ def test_times_and_lengths_are_as_stated() -> None:
     assert times["a download that its client does not read"] == [
         f"{PIECE_TIMEOUT_S:.0f} seconds for each MiB"
     ]
+    assert rows("Memory")["a record in the storage"][0].startswith(f"{MAX_RECORD_BYTES >> 20} MiB")
     lengths = rows("Logs and records")["a log record"][0]
     assert f"{MAX_MESSAGE_CHARACTERS:,}" in lengths and f"{MAX_EXCEPTION_CHARACTERS:,}" in lengths
 

@@ -31,6 +31,7 @@ class Refusing(Blobs):
         self.blobs = blobs
         self.refused = {
             "read": set(read),
+            "read_record": set(read),
             "stream": set(read),
             "read_range": set(read),
             "write": set(write),
@@ -48,11 +49,11 @@ class Refusing(Blobs):
             return object.__getattribute__(self, name)
         call = getattr(self.blobs, name)
 
-        def guarded(*arguments: Any) -> Any:
+        def guarded(*arguments: Any, **options: Any) -> Any:
             refused = self.refused.get(name, ())
             if arguments and any(str(arguments[0]).startswith(prefix) for prefix in refused):
                 raise self.error()
-            return call(*arguments)
+            return call(*arguments, **options)
 
         return guarded
 

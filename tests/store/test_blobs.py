@@ -29,6 +29,16 @@ def test_ranges_can_be_read(blobs: Blobs) -> None:
         blobs.read_range("a/c", 0, 1)
 
 
+def test_of_an_object_that_is_larger_than_a_record_only_the_beginning_is_read(blobs: Blobs) -> None:
+    blobs.write("a/b", b"0123456789" * 300_000)
+    assert blobs.read_record("a/b", max_bytes=12) == b"0123456789012"
+    assert blobs.read_record("a/b", max_bytes=3_000_000) == blobs.read_record("a/b") == blobs.read("a/b")
+    blobs.write("a/b", b"")
+    assert blobs.read_record("a/b") == b""
+    with pytest.raises(FileNotFoundError):
+        blobs.read_record("a/c")
+
+
 def test_of_two_creators_one_wins(blobs: Blobs) -> None:
     assert blobs.create("x", b"first")
     assert not blobs.create("x", b"second")

@@ -1,3 +1,4 @@
+import json
 import time
 
 import pytest
@@ -76,9 +77,21 @@ def test_events_are_read_from_a_number_on(live: Live) -> None:
 def test_the_event_log_returns_what_was_written() -> None:
     log = EventLog(open_blobs("memory:///"))
     assert log.read("job_1") == []
-    events = [{"id": 1, "data": {"text": "two\nlines"}}, {"id": 2, "data": {}}]
+    texts = ["two\nlines", "one"]
+    events = [
+        {"id": number, "at": 1.5, "type": "message", "data": {"text": text}}
+        for number, text in enumerate(texts, 1)
+    ]
     log.write("job_1", events)
     assert log.read("job_1") == events
+
+
+def test_what_is_no_event_in_a_log_does_not_hide_the_others() -> None:
+    blobs = open_blobs("memory:///")
+    event = {"id": 1, "at": 1, "type": "message", "data": {}}
+    lines = [b"", b"3", b'{"id": "a"}', b"[" * 100_000, b"\xff", json.dumps(event).encode(), b'{"id": 2']
+    blobs.write("events/job_1.jsonl", b"\n".join(lines))
+    assert EventLog(blobs).read("job_1") == [event]
 
 
 def test_ended_attempts_are_counted_by_outcome_and_code(live: Live) -> None:

@@ -2,17 +2,20 @@ import contextlib
 import errno
 import itertools
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import store.blobs
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, describe_files
 from store.blobs import Blobs
 from store.local_blobs import Disk, LocalBlobs
+from store.model_file_cache import ModelFileCache
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
@@ -49,13 +52,13 @@ def test_listing_reads_each_card_once(blobs: Blobs, monkeypatch: pytest.MonkeyPa
         models.publish(_card(number=number), FILES)
     models.all()
     reads: list[str] = []
-    read = blobs.read
+    read = blobs.read_record
 
     def count(path: str) -> bytes:
         reads.append(path)
         return read(path)
 
-    monkeypatch.setattr(blobs, "read", count)
+    monkeypatch.setattr(blobs, "read_record", count)
     models.delete("m@2")
     Models(blobs).publish(_card(number=4), FILES)
     reads.clear()
@@ -263,6 +266,27 @@ def test_an_unknown_reference_is_not_found(blobs: Blobs, reference: str) -> None
     models.publish(_card(), FILES)
     with pytest.raises(NotFound):
         models.get(reference)
+
+
+def test_of_a_file_that_is_larger_than_its_card_says_no_more_is_read(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Models(blobs).publish(_card(), FILES)
+    blobs.write(f"model_files/{card.id}/model.onnx", b"graph" * 100)
+    read: list[int] = []
+
+    def at_most(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+        for chunk in store.blobs.at_most(chunks, max_bytes):
+            read.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr("store.models.at_most", at_most)
+    for cache in (None, ModelFileCache(tmp_path / "cache", max_bytes=1000)):
+        read.clear()
+        with pytest.raises(Unavailable) as caught:
+            Models(blobs, cache=cache).get("m").file("model.onnx")
+        assert caught.value.code == "model_damaged"
+        assert read and set(read) == {len(b"graph") + 1}
 
 
 def test_a_damaged_file_makes_that_model_unavailable_and_no_other(blobs: Blobs) -> None:

@@ -270,7 +270,8 @@ def test_a_prompt_that_was_not_read_in_time_goes_on_where_it_was(bench: Bench) -
 @pytest.mark.parametrize("beam", [None, 3])
 def test_no_call_of_the_network_is_begun_after_a_deadline(beam: int | None) -> None:
     bench = Bench()
-    network, options = bench.network, {} if beam is None else {"beam": beam, "temperature": 0}
+    network = bench.network
+    options: dict[str, Any] = {} if beam is None else {"beam": beam, "temperature": 0}
     network.gate.clear()
     ending = [bench.start("a", 10_000, client=str(i), **options) for i in range(40)]
     others = [bench.start("ab" * 20_000, 1, client="b"), bench.start("b", 10_000)]
@@ -285,7 +286,7 @@ def test_no_call_of_the_network_is_begun_after_a_deadline(beam: int | None) -> N
             due.append((request, len(network.calls)))
         return result
 
-    network.step = step_past_a_deadline  # type: ignore[method-assign]
+    network.step = step_past_a_deadline  # type: ignore[method-assign,assignment]
     ended: dict[int, int] = {}  # by position: the number of calls before
     for position, started in enumerate(ending):
         put = started.arriving.put
