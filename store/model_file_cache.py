@@ -53,6 +53,8 @@ class ModelFileCache:
         part = path.with_name(sha256 + _PART)
         with self._locked(part):
             if (data := self._copy(path)) is not None:  # downloaded in the meantime
+                with contextlib.suppress(OSError):
+                    part.unlink()  # it was made anew for the lock
                 return data
             chunks = download()
             try:

@@ -157,6 +157,8 @@ export interface ScoreFields {
   stream_id?: string | null;
   /** Scores the most anomalous lines again to say what was expected instead. */
   explain?: boolean;
+  /** Of many lines alike: `count` flags the first ones only, `flag` all of them. */
+  repeats?: "count" | "flag";
   /** Counts flagged lines in the model's alerts. */
   alerts?: boolean;
   /** Where the lines come from; kept with the alerts. */

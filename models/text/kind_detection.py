@@ -313,6 +313,11 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     (_is_log_of_times, "log", ""),
     (_is_source_code, "code", "most lines look like source code or markup"),
+    (
+        lambda a: a.log.clock is not None and _is_table(a.stripped),
+        "text",
+        "its lines are rows of a table, with numbers that increase",
+    ),
     (lambda a: a.log.kind == "log", "log", ""),
     (lambda a: a.log.clock is not None, "text", "its lines have timestamps or numbers that increase"),
     (lambda a: len(a.raw) < _MIN_LINES, "text", f"fewer than {_MIN_LINES} lines are too few to tell more"),

@@ -33,6 +33,8 @@ _MAX_FALL = (
     0.5  # sum of the falls per sum of the rises: a restart, but not numbers that begin again and again
 )
 
+_MIN_EQUAL_STEPS = 0.9  # of a numbering; parts of the text that are not sampled lie between other lines
+
 _MIN_HEADS = 0.02  # fraction of the lines that have the clock, if events have several
 _PARTS = 8  # of the text, each of which has such lines
 _MIN_RECURRING = 0.6  # fraction of the other lines that recur without their numbers
@@ -67,11 +69,13 @@ class LogClock:
         kind: timestamps, or a number that increases.
         masks: those that match it.
         is_in_most_lines: whether most lines have it; otherwise events have several lines.
+        is_numbering: whether it grows by the same whole number from line to line, as numbers of rows do.
     """
 
     kind: Literal["time", "counter"]
     masks: frozenset[str]
     is_in_most_lines: bool
+    is_numbering: bool = False
 
     @property
     def reason(self) -> str:
@@ -180,7 +184,15 @@ def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -
 def _counter_clock(found: Mapping[int, _Number], *, is_in_most_lines: bool) -> LogClock:
     is_epoch = all(_EPOCH.fullmatch(number.text) for number in found.values())
     mask = Counter(number.mask for number in found.values()).most_common(1)[0][0]
-    return LogClock("time" if is_epoch else "counter", frozenset([mask]), is_in_most_lines)
+    return LogClock(
+        "time" if is_epoch else "counter", frozenset([mask]), is_in_most_lines, _is_numbering(_values(found))
+    )
+
+
+def _is_numbering(numbers: Mapping[int, float]) -> bool:
+    steps = _steps(numbers)
+    [(step, count)] = Counter(steps).most_common(1) or [(0.0, 0)]
+    return step.is_integer() and count >= _MIN_EQUAL_STEPS * len(steps)
 
 
 def _numbers(line: str) -> list[_Number]:

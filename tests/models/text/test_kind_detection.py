@@ -202,3 +202,25 @@ def test_normal_request_parameters_are_records() -> None:
         pytest.skip("the requests are not beside the repository")
     rows = [row.split("\t", 2) for row in file.read_text().splitlines(keepends=True)]
     assert detected("".join(text for label, _, text in rows if label == "0")).kind == "records"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{0},{1},{2},{3}",
+        "{4}\t{1} {2}\t{3}.5",
+        "{0}. {1} {2} {1} {3}",
+        "This is sentence number {0}, and it has {1} in it.",
+        "Q{0}: what is {1}? See page {5}",
+        '{{"id": {0}, "name": "{1}", "size": {3}}}',
+        "{5} PRINT {1}",
+    ],
+)
+def test_numbered_lines_are_no_log(line: str) -> None:
+    random_ = random.Random(3)
+    own = words(60)
+    lines = [
+        line.format(i, random_.choice(own), random_.choice(own), random_.randrange(90), 100_000 + i, 10 * i)
+        for i in range(1, 3_000)
+    ]
+    assert detected("\n".join(lines)).kind == "text"
