@@ -116,6 +116,15 @@ class ScheduledRequest(ABC):
     def fail(self, error: Exception) -> None:  # noqa: B027 -- optional
         """The engine failed; no other method is called after this one."""
 
+    def release(self) -> None:
+        """Drop its arrays, after `end` or `fail`.
+
+        Requests and their sequences refer to each other. Such cycles are only freed by the garbage
+        collector, which knows the number of objects and not their size.
+        """
+        self.__dict__.pop("state", None)
+        self.__dict__.pop("prefix", None)
+
 
 class PredictionRequest(ScheduledRequest):
     """Calls `on_result` with the distribution after a text, or with the error."""
@@ -218,6 +227,11 @@ class GenerationRequest(ScheduledRequest):
     def fail(self, error: Exception) -> None:
         """Send Failed instead of Usage."""
         self.emit(Failed(error))
+
+    def release(self) -> None:
+        """Drop its arrays and sequences."""
+        super().release()
+        self._sequences = []
 
 
 class Sequence:

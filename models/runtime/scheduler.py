@@ -255,6 +255,7 @@ class Scheduler:
         self._has_changed = True
         self._backlog.observe(time.perf_counter() - request.started)
         request.end()
+        request.release()
 
     def _fail_all(self, error: Exception) -> None:
         requests = list(self._running)
@@ -270,3 +271,4 @@ class Scheduler:
                 request.fail(error)
             except Exception:  # the other requests must be notified all the same
                 log.exception("reporting the failure of a request to model %s failed", self._name)
+            request.release()

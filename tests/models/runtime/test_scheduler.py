@@ -1,5 +1,7 @@
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -184,6 +186,20 @@ def test_counters_agree_with_what_the_network_read(bench: Bench) -> None:
     assert counters["steps"] == sum(by_size) > 0 and by_size[0] == 0
     generated = sum(size * steps for size, steps in enumerate(by_size))
     assert sum(steps * rows for steps, rows in bench.network.calls) == read + generated
+
+
+@pytest.mark.parametrize("options", [{"n": 3}, {"beam": 2}, {"timeout_s": 0.05, "characters": 100_000}])
+def test_a_request_is_freed_when_it_ends(bench: Bench, options: dict[str, Any]) -> None:
+    """And its arrays: the garbage collector would come late, after thousands of requests."""
+    gc.disable()
+    try:
+        started = bench.start("abc", **options)
+        request = weakref.ref(started.request)
+        del started.request
+        started.answer()
+        wait_until(lambda: bench.start("a").answer() and request() is None, "it is freed")
+    finally:
+        gc.enable()
 
 
 def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
