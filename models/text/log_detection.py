@@ -175,13 +175,12 @@ def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) 
     """Return the suggested masks in the order of CLASSES; `values` are those without _ADDED."""
     all_values = [value for number, line in enumerate(lines) for value in _values(number, line, _ALL)]
     suggested = {m for m in CLASSES if _drifts(m, all_values if m in _ADDED else values, len(lines))}
-    is_of_time = not clock.masks.isdisjoint(TIMES)
     # A number in most lines that increases is no sign of a log by itself: paragraphs and rows are numbered.
     evidence = suggested - clock.masks if clock.is_numbering else suggested
-    if not evidence and clock.is_in_most_lines and not is_of_time:
+    if not evidence and clock.is_in_most_lines and clock.kind == "counter":
         return []
     suggested |= {m for m in CLASSES if _has_counter(m, values)}
-    if not suggested or is_of_time:
+    if not suggested or not clock.masks.isdisjoint(TIMES):
         suggested |= clock.masks
     split = {name for numbers in suggested for name in _SPLIT_BY.get(numbers, ())}
     suggested |= {value.mask for value in values if value.mask in split}

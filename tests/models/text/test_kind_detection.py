@@ -224,3 +224,9 @@ def test_numbered_lines_are_no_log(line: str) -> None:
         for i in range(1, 3_000)
     ]
     assert detected("\n".join(lines)).kind == "text"
+
+
+def test_unix_seconds_at_equal_steps_are_times() -> None:
+    random_ = random.Random(3)
+    lines = [f"{1_700_000_000 + 60 * i} cpu {random_.choice(words(20))} ok" for i in range(500)]
+    assert detected("\n".join(lines)).kind == "log"
