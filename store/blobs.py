@@ -35,7 +35,7 @@ class Blobs(ABC):
     def read_record(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         """Return the bytes of a record. Raises FileNotFoundError.
 
-        Of an object that is larger than any record, which somebody has put there, only the beginning: its
+        Of an object that is larger than any record, which this program did not write, only the beginning: its
         reader finds that it is damaged.
         """
         return b"".join(at_most(self.stream(path), max_bytes))

@@ -1,6 +1,6 @@
 """Numbered events of jobs or models that clients follow: each source is read once for all who follow it.
 
-A feed reads its source in a thread of its own pool, a few times per second while somebody follows it, and
+A feed reads its source in a thread of its own pool, a few times per second while it has followers, and
 keeps the newest WINDOW events. Followers wait on the event loop. One that is behind the window, because it
 has just come or its client reads slowly, reads for itself, READ_EVENTS at a time. So thousands of streams
 that wait cost as much as one, and calls of other kinds do not wait for them.

@@ -1,12 +1,12 @@
 """Repeats of flagged lines: in a flood of them each kind is flagged once.
 
 A log that changed, such as that of a new version of a program, has lines whose template no training line has,
-and often hundreds of each. All are anomalous, but only the first of a kind is news, and among hundreds of
-flagged lines nobody finds another kind. So from MIN_FLAGGED flagged lines on, and while more are flagged than
-the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is counted, not
-flagged. Lines are alike if, once masked, only numbers differ. Those with a new template are also alike if
-they have a template in common, which is found among them as in training (`models.text.templates`), and has
-enough fixed words: requests of an attack, which have little in common, are all flagged.
+and often hundreds of each. All are anomalous, but only the first of a kind has new information, and another
+kind is hard to find among hundreds of flagged lines. So from MIN_FLAGGED flagged lines on, and while more are
+flagged than the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is
+counted, not flagged. Lines are alike if, once masked, only numbers differ. Those with a new template are also
+alike if they have a template in common, which is found among them as in training (`models.text.templates`),
+and has enough fixed words: requests of an attack, which have little in common, are all flagged.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Records that somebody with access to the storage has replaced: a named error, or what the others say."""
+"""Records that were replaced in the storage: a call gets a named error, or responds without the record."""
 
 import json
 
