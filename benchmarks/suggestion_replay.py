@@ -6,8 +6,9 @@ of a line. It stays while the user types along it; the rest of the answer is use
 
 The user: Tab accepts the suggestion, Ctrl + right arrow its first word (`first_word`); each is one key, as is
 each character typed. The user knows the text, and accepts all if it is correct, else the first word if that
-is correct and longer than one character, else types a character. Real users are less attentive, so the
-figures are upper bounds, for comparing completers.
+is correct and longer than one character, else types a character. Once the user has accepted a word, the
+suggestions are those for a user who does. Real users are less attentive, so the figures are upper bounds, for
+comparing completers.
 
     saved = 1 - keys / characters
 
@@ -85,6 +86,7 @@ def replay(
         elif (word := first_word(shown)) and len(word) > 1 and text.startswith(word, at):
             taken = word
             outcome.words += 1
+            suggestions.accepts_words = True
         else:
             taken = text[at]
         before = (context + text[:at])[-SEEN_LENGTH:]
@@ -103,6 +105,7 @@ class Suggestions:
     def __init__(self, completer: Completer, *, context: str = "", worth: float = MIN_SAVED_KEYS) -> None:
         self._completer, self._context, self._worth = completer, context, worth
         self._prompt, self._known, self._end = "", Continuation(""), 0
+        self.accepts_words = False
         self.shown = self.asked = 0
 
     def after(self, prompt: str) -> str:
@@ -129,22 +132,35 @@ class Suggestions:
         text, logprobs = self._known.text, self._known.logprobs
         line = _LINE.match(text, start)
         end = line.end() if line else start
-        return end if logprobs is None else start + likely_length(logprobs[start:end], worth=self._worth)
+        if logprobs is None:
+            return end
+        word = len(first_word(text[start:end])) if self.accepts_words else 0
+        return start + likely_length(logprobs[start:end], word, worth=self._worth)
 
 
-def likely_length(logprobs: Sequence[float], *, worth: float = MIN_SAVED_KEYS) -> int:
+def likely_length(logprobs: Sequence[float], word_length: int = 0, *, worth: float = MIN_SAVED_KEYS) -> int:
     """Return how many characters to show, so that the expected number of saved keys is highest.
 
-    Taking n characters costs one key, so it saves n - 1, if all of them are right.
+    Accepting n characters costs one key, so it saves n - 1, if all of them are right. For a user who accepts
+    words, the first word saves `word_length` - 1 if only it is right.
 
     >>> likely_length([math.log(0.9)] * 3), likely_length([math.log(0.1)] * 3)
     (3, 0)
+    >>> doubtful = [math.log(0.9)] * 5 + [math.log(0.3), *[0.0] * 4]
+    >>> likely_length(doubtful), likely_length(doubtful, 5)
+    (5, 10)
     """
-    total, most, length = 0.0, worth, 0
+    total, most, length, word = 0.0, worth, 0, 0.0
     for i, logprob in enumerate(logprobs):
         total += logprob
-        if i * math.exp(total) > most:
-            most, length = i * math.exp(total), i + 1
+        whole = math.exp(total)
+        if i + 1 == word_length:
+            word = whole
+        saved = i * whole
+        if i + 1 > word_length > 0:
+            saved += (word_length - 1) * (word - whole)
+        if saved > most:
+            most, length = saved, i + 1
     return length
 
 

@@ -84,6 +84,10 @@ export function codemirror(options, { state, view }) {
     return true;
   };
   const whole = accept((text) => text);
+  const word = accept((text) => {
+    suggester.acceptsWords = true;
+    return firstWord(text);
+  });
   const dismiss = (editor) => {
     if (!editor.state.field(ghost)) return false;
     suggester.forget();
@@ -94,7 +98,7 @@ export function codemirror(options, { state, view }) {
   const keys = [
     { key: "Tab", run: whole },
     { key: "ArrowRight", run: (editor) => isAtEnd(editor) && whole(editor) },
-    { key: "Ctrl-ArrowRight", mac: "Alt-ArrowRight", run: accept(firstWord) },
+    { key: "Ctrl-ArrowRight", mac: "Alt-ArrowRight", run: word },
     { key: "Escape", run: dismiss },
   ];
   return [ghost, asking, Prec.highest(keymap.of(keys))];

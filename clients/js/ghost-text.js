@@ -48,8 +48,10 @@ export class GhostText extends FieldHelper {
     const forward = isRightToLeft(this.field) ? "ArrowLeft" : "ArrowRight";
     const isByWord = IS_MAC ? altKey && !ctrlKey : ctrlKey && !altKey;
     const { text } = this.#shown;
-    if (key === forward && isByWord) this.#accept(firstWord(text));
-    else if (ctrlKey || altKey) return false;
+    if (key === forward && isByWord) {
+      this.suggester.acceptsWords = true;
+      this.#accept(firstWord(text));
+    } else if (ctrlKey || altKey) return false;
     else if (key === "Tab" || (key === forward && isAtEnd(this.field))) this.#accept(text);
     else if (key === "Escape") {
       this.suggester.forget(); // or the next key would bring it back

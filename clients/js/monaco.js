@@ -18,7 +18,10 @@ export function monaco(options, { languages }, selector = "*") {
       const before = model.getValueInRange(range).replaceAll("\r\n", "\n");
       const insertText = await suggesters.get(model).suggest(promptOf(before), { signal: stop.signal });
       if (!insertText) return none;
-      return { items: [{ insertText, range: { ...range, startLineNumber: lineNumber, startColumn: column } }] };
+      return { items: [{ insertText, range: { ...range, startLineNumber: lineNumber, startColumn: column } }], model };
+    },
+    handlePartialAccept({ model }) {
+      suggesters.get(model).acceptsWords = true;
     },
     freeInlineCompletions() {}, // the name before Monaco 0.54
     disposeInlineCompletions() {},

@@ -365,6 +365,11 @@ export class Suggester {
       onError?: (error: NextcharError, pause: number) => void;
     },
   );
+  /**
+   * Whether the user accepts the first word of a suggestion alone. Then longer suggestions are worth showing. Set it
+   * when that happens.
+   */
+  acceptsWords: boolean;
   /** What follows, without a request: "" for nothing, null if it is not known. */
   recall(prompt: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
@@ -378,8 +383,11 @@ export class Suggester {
 /** The text before a caret as a prompt. Long texts are cut at a line's start that stays the same while one types. */
 export function promptOf(before: string): string;
 
-/** How many characters with these natural log-probabilities save the most keystrokes, in expectation. */
-export function likelyLength(logprobs: number[]): number;
+/**
+ * How many characters with these natural log-probabilities save the most keystrokes, in expectation. With the length of
+ * the first word, also where it is accepted alone.
+ */
+export function likelyLength(logprobs: number[], wordLength?: number): number;
 
 /** The first word of a suggestion, with the spaces before it. */
 export function firstWord(text: string): string;

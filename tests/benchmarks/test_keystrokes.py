@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from benchmarks.completers import FrequentWord, Ngram
-from benchmarks.suggestion_replay import Continuation, first_word, likely_length, replay
+from benchmarks.suggestion_replay import Continuation, Suggestions, first_word, likely_length, replay
 from tests.benchmarks.test_serving import run
 
 TEXT = "one two three, one two three\n" * 3
@@ -77,6 +77,26 @@ def test_length_is_where_most_keys_can_be_expected_to_be_saved() -> None:
     assert likely_length([sure] * 5 + [doubt] * 5) == 5
     assert likely_length([doubt] * 10) == likely_length([]) == 0
     assert likely_length([sure]) == 0, "one character saves nothing"
+
+
+def test_more_is_shown_to_a_user_who_accepts_words() -> None:
+    sure, doubt = math.log(0.9), math.log(0.3)
+    logprobs = [sure] * 5 + [doubt] + [sure] * 5
+    assert likely_length(logprobs) == 5
+    assert likely_length(logprobs, 5) == 11, "the first five can be accepted alone"
+    assert likely_length(logprobs, 1) == 5, "one character saves nothing"
+
+    class DoubtfulLater:
+        def complete(self, prompt: str) -> Continuation:
+            rest = TEXT[len(prompt) :][:30]
+            word = len(first_word(rest))
+            wrong = rest[: 2 * word] + "###" if prompt.endswith(" ") else rest
+            return Continuation(wrong, [sure] * word + [doubt] + [sure] * (len(wrong) - word - 1))
+
+    suggestions = Suggestions(DoubtfulLater())
+    before = suggestions.after("one ")
+    suggestions.accepts_words = True
+    assert before == "two" and suggestions.after("one two three, ").startswith("one ")
 
 
 def test_ngram_goes_on_with_what_it_has_seen() -> None:

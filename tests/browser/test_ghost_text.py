@@ -77,6 +77,19 @@ def test_control_and_right_accept_one_word_at_a_time(visit: Visit, asked: Asked)
     assert asked == []
 
 
+def test_a_user_who_accepts_words_is_shown_more(visit: Visit, site: Site) -> None:
+    sure = {a: {b: 1.0} for a, b in ["ab", "bc", "cd", "de", " f", "fg", "gh", "hi", "i\n", "\na"]}
+    site.publish(following("doubtful", sure | {"e": {" ": 0.34, "x": 0.33, "y": 0.33}}))
+    page = visit(TEXTAREA.replace("=line", "=doubtful"))
+    write(page, "a")
+    ghost(page, "bcde")
+    page.keyboard.press("Control+ArrowRight")
+    value(page, "abcde")
+    page.locator("#t").fill("")
+    write(page, "a")
+    ghost(page, "bcde fghi")
+
+
 def test_escape_dismisses_and_a_second_tab_leaves(visit: Visit) -> None:
     page = visit(TEXTAREA + "<button id=b>next</button>")
     write(page, "la")

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import Page
 
 from benchmarks.suggestion_replay import Continuation, Suggestions, first_word, likely_length
@@ -20,11 +21,15 @@ def in_browser(visit: Visit, body: str, argument: object) -> object:
 
 def test_the_same_length_is_shown(visit: Visit) -> None:
     chance = random.Random(1)
-    cases = [[-chance.expovariate(4) for _ in range(chance.randrange(40))] for _ in range(200)]
-    assert in_browser(visit, "return given.map(m.likelyLength)", cases) == [
-        likely_length(one) for one in cases
+    cases = [
+        ([-chance.expovariate(4) for _ in range(chance.randrange(40))], chance.randrange(10))
+        for _ in range(200)
     ]
-    assert len({likely_length(one) for one in cases}) > 10
+    lengths = [likely_length(logprobs, word) for logprobs, word in cases]
+    assert in_browser(visit, "return given.map((one) => m.likelyLength(...one))", cases) == lengths
+    without = [likely_length(logprobs) for logprobs, _ in cases]
+    assert in_browser(visit, "return given.map(([logprobs]) => m.likelyLength(logprobs))", cases) == without
+    assert len(set(lengths)) > 10 and lengths != without
 
 
 def test_the_same_word_is_taken(visit: Visit) -> None:
@@ -42,7 +47,8 @@ class Recited:
         return Continuation(text, [-0.05 * i for i in range(len(text))])
 
 
-def test_the_same_is_shown_while_a_text_is_typed(visit: Visit) -> None:
+@pytest.mark.parametrize("accepts_words", [False, True])
+def test_the_same_is_shown_while_a_text_is_typed(visit: Visit, accepts_words: bool) -> None:
     typed = ["a", "ab", "abc", "abx", "abxy", "abxyz", "abxyzb"] + [
         "abxyzb" + "cdefghijklmno"[:i] for i in range(13)
     ]
@@ -56,11 +62,13 @@ def test_the_same_is_shown_while_a_text_is_typed(visit: Visit) -> None:
         visit,
         """const client = { complete: async (_, prompt) => ({ completions: [given.known[prompt]] }) };
         const suggester = new m.Suggester(client, 'any');
+        suggester.acceptsWords = given.acceptsWords;
         const shown = [];
         for (const prompt of given.typed) shown.push(await suggester.suggest(prompt));
         return shown;""",
-        {"known": known, "typed": typed},
+        {"known": known, "typed": typed, "acceptsWords": accepts_words},
     )
     suggestions = Suggestions(recited)
+    suggestions.accepts_words = accepts_words
     assert shown == [suggestions.after(prompt) for prompt in typed], json.dumps(shown)
     assert suggestions.asked < len(typed) / 2
