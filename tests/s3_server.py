@@ -1,6 +1,7 @@
 """moto's S3 server as a process, with buckets of a test's own."""
 
 import contextlib
+import functools
 import itertools
 import os
 import subprocess
@@ -52,8 +53,12 @@ class S3Server:
     def new_bucket(self) -> str:
         """Create an empty bucket; return its name."""
         name = f"bucket-{os.getpid()}-{next(_numbers)}"
-        self.client().create_bucket(Bucket=name)
+        self._buckets.create_bucket(Bucket=name)
         return name
+
+    @functools.cached_property
+    def _buckets(self) -> Any:
+        return self.client()
 
     def environment(self, *, endpoint: str = "") -> dict[str, str]:
         """Return the variables for obstore, for this server or a proxy in front of it."""
