@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,10 @@ from tests.store.test_jobs import REQUEST
 from tests.waiting import eventually
 
 EVENTS = ["job.cancelled", "job.succeeded", "model.deleted", "alias.moved"]
+
+PRODUCTION = ("-m", "app.main")
+# The same, but it looks for messages ten times a second.
+HURRIED = ("-c", "import app.composition; app.composition.NOTIFY_S = 0.1; import app.main; app.main.main()")
 
 
 @pytest.fixture
@@ -35,16 +40,19 @@ def test_events_survive_kill_9_before_and_during_their_delivery(
     jobs = Jobs(open_blobs((tmp_path / "store").as_uri()))
 
     @contextlib.contextmanager
-    def running(*, with_model: bool = False) -> Iterator[tuple[httpx.Client, int]]:
+    def running(program: Sequence[str], *, with_model: bool = False) -> Iterator[tuple[httpx.Client, int]]:
         redis.delete("nextchar:notifications:lease")  # of the killed process; it would expire after a minute
         with (
-            started(tmp_path, clean_redis_url, settings, with_model=with_model) as (process, url),
+            started(tmp_path, clean_redis_url, settings, with_model=with_model, program=program) as (
+                process,
+                url,
+            ),
             httpx.Client(base_url=url, timeout=60) as http,
         ):
             eventually(lambda: is_ready(http))
             yield http, process.pid
 
-    with running(with_model=True) as (http, pid):
+    with running(PRODUCTION, with_model=True) as (http, pid):  # its next look is seconds after the last
         body = {"kind": "webhook", "url": receiver.url, "events": EVENTS}
         assert http.post("/v1/notification_targets", json=body).status_code == 201
         eventually(lambda: redis.exists("nextchar:notifications:records"))
@@ -59,13 +67,15 @@ def test_events_survive_kill_9_before_and_during_their_delivery(
     jobs.move(finished, JobStatus.SUCCEEDED, model="m@1")
     assert before == len(receiver.requests)
 
-    with running() as (_, pid):
-        # Killed while the receiver has a message, and before its answer is noted.
-        receiver.before_answer = lambda: _kill(pid)
+    # Killed while the receiver has a message, and before its answer is noted.
+    victim = Future[int]()
+    receiver.before_answer = lambda: _kill(victim.result(timeout=120))
+    with running(HURRIED) as (_, pid):
+        victim.set_result(pid)
         eventually(lambda: len(receiver.requests) > before)
         receiver.before_answer = lambda: None
 
-    with running():
+    with running(HURRIED):
         eventually(lambda: len(_ids(receiver)) == 4, what="every message")
         eventually(lambda: not redis.keys("nextchar:notifications:delivery:*"))
     said = {(m["type"], m["data"]["id"]) for m in (json.loads(r.body) for r in receiver.requests)}
