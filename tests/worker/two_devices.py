@@ -117,6 +117,16 @@ def overflown() -> dict[str, Any]:
     return {"losses": loss, "changed": len(changed), "loss_scale": after["loss_scale"]}
 
 
+def loss_scales() -> dict[str, list[float]]:
+    """Return the loss scale, and its good steps, after many good steps and then some bad ones."""
+    found, scale = {}, LossScale(8.0)
+    for name, steps, is_finite in (("1999_good", 1999, True), ("2000_good", 1, True), ("5_bad", 5, False)):
+        for _ in range(steps):
+            scale = scale.after(is_finite=is_finite)
+        found[f"after_{name}"] = [scale.value, scale.good_steps]
+    return found
+
+
 def preconditioned() -> dict[str, Any]:
     """Train with preconditioned gradients, of all steps but the first."""
     worker.preconditioner.START = 2
@@ -197,6 +207,7 @@ def main() -> None:
             partial(on_cpu, coupled=True), partial(distributed, coupled=True)
         ),
         "overflown": overflown(),
+        "loss_scale": loss_scales(),
         **preconditioned(),
         "architectures": every_architecture(),
     }
