@@ -34,7 +34,7 @@ from tests.store.refusing import Refusing, full, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
 from tests.waiting import eventually
-from tests.worker.warm_worker import COLD, WarmWorker
+from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP, WarmWorker
 from worker import attempt as attempt_module
 from worker import tasks
 from worker.attempt import Attempt
@@ -72,7 +72,7 @@ class World:
     ) -> "subprocess.Popen[bytes] | WarmWorker":
         """Start `worker.main`; a warm one has the kernels loaded, so that it and its children begin at once.
 
-        One that is limited by NEXTCHAR_ISA compiles its own kernels.
+        One that is limited by NEXTCHAR_ISA compiles its own kernels: those that its jobs use, when they do.
         """
         environment = {
             **os.environ,
@@ -85,12 +85,13 @@ class World:
         if isa:
             environment["NEXTCHAR_ISA"] = isa
             environment["NUMBA_OPT"] = "1"  # compiles in half the time
-            environment.pop("NUMBA_CACHE_DIR", None)
+            environment["NUMBA_CACHE_DIR"] = str(self.folder / "compiled")
         worker: subprocess.Popen[bytes] | WarmWorker
         if is_warm and not isa:
             worker = WarmWorker(environment)
         else:
-            worker = subprocess.Popen([sys.executable, "-c", COLD], cwd=ROOT, env=environment)
+            program = f"{WITHOUT_WARM_UP}; {COLD}" if isa else COLD
+            worker = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
         self.workers.append(worker)
         return worker
 

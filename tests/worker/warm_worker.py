@@ -16,6 +16,9 @@ LEASE_S = 600
 COLD = f"import store.live, worker.main; store.live.LEASE_S = {LEASE_S}; worker.main.main()"
 """The same in a process that has loaded nothing."""
 
+WITHOUT_WARM_UP = "import worker.main; worker.main.warm_up = lambda _: None"
+"""Before `COLD`: kernels are compiled when a job uses them, and those that it does not use are not."""
+
 
 class WarmWorker:
     """`worker.main` in a process, to be used as a Popen. The first one starts the process that is forked."""
