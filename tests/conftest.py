@@ -33,16 +33,17 @@ use_cache_folder(_ROOT / "data")  # services that tests start compile nothing tw
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
-_FIRST = (  # files that take half a minute and more, the longest first
+_FIRST = (  # files, or tests, that take half a minute and more, the longest first
     "tests/worker/test_distributed.py",
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
     "tests/docs/test_guides.py",
-    "tests/test_readme.py",  # this and the next four in the process that has started the guides' stack
+    "tests/test_readme.py",  # this and the next five in the process that has started the guides' stack
     "tests/test_raw_logs.py",
     "tests/sdks/test_openai_python.py",
     "tests/sdks/test_openai_node.py",
     "tests/launcher/test_demo.py",
+    "tests/browser/console/test_training.py::test_file_becomes_model_and_completion_in_two_clicks",
     "tests/faults/test_rounds.py",
     "tests/fuzz/test_openapi.py",
     "tests/launcher/test_stack.py",
@@ -86,8 +87,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A process that has nothing left to do takes tests from the end of another's. So these are not divided, and
     what the tests of a file share is made once.
     """
-    rank = {_ROOT / name: place for place, name in enumerate(_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+    rank = {name: place for place, name in enumerate(_FIRST)}
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return rank.get(item.nodeid, rank.get(file, len(rank)))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
