@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+import uvicorn.server
 from fastapi import FastAPI
 from redis import Redis
 from starlette.routing import BaseRoute
@@ -138,7 +139,34 @@ def reuse_built_routes(app: FastAPI) -> None:
             app.router.routes[at] = _built_routes.setdefault(id(router), route)
 
 
+class _PromptAsyncio:
+    """asyncio for uvicorn's server, which stops in steps of a tenth of a second: there are many hundreds."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, _: float) -> None:
+        await asyncio.sleep(0.001)
+
+
+uvicorn.server.asyncio = _PromptAsyncio()  # type: ignore[assignment,attr-defined]
+
+
 class _PromptServer(Server):
+    def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
+        super().__init__(config, stopping=stopping)
+        self.has_begun = threading.Event()  # to serve, or has ended
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            self.has_begun.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_begun.set()
+
     async def main_loop(self) -> None:
         """Look whether to stop every 10 ms, where uvicorn does every 100: a test waits for it."""
         while not await self.on_tick(0):  # noqa: ASYNC110 -- another thread sets what it looks at
@@ -154,7 +182,7 @@ def served(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        until(lambda: server.started or not thread.is_alive())
+        server.has_begun.wait(120)
         assert server.started, "the application did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
