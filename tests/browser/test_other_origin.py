@@ -37,7 +37,7 @@ def origin() -> Iterator[str]:
         def log_message(self, *_: object) -> None: ...
 
     with QuietHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()

@@ -75,7 +75,7 @@ def host() -> Iterator[Host]:
         def log_message(self, *_: object) -> None: ...
 
     with QuietHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
 
         def serve(body: str = "") -> str:
