@@ -33,7 +33,7 @@ use_cache_folder(_ROOT / "data")  # services that tests start compile nothing tw
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
-_FIRST = (  # files, or tests, that take half a minute and more, the longest first
+_FIRST = (  # files that take half a minute and more or have such a test, the longest first, and single tests
     "tests/worker/test_distributed.py",
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
@@ -50,6 +50,9 @@ _FIRST = (  # files, or tests, that take half a minute and more, the longest fir
     "tests/launcher/batch/test_ray.py",
     "tests/app/test_batch_kill.py",
     "tests/app/test_main.py",
+    "tests/benchmarks/test_serving.py",
+    "tests/fuzz/test_hostile_files.py",
+    "tests/benchmarks/test_quality.py",
 )
 
 
