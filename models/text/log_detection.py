@@ -18,6 +18,9 @@ from models.text.log_clock import TIMES, LogClock, find_clock, rises
 from models.text.masks import Masks
 
 CLASSES = (
+    "compact_time",
+    "uptime",
+    "mac",
     "timestamp",
     "date",
     "loose_time",
@@ -32,7 +35,7 @@ CLASSES = (
 """The masks that can be suggested, in order of precedence."""
 
 _MIN_LINES = 50
-_TIMESTAMPS = ("timestamp", "date")
+_TIMESTAMPS = ("timestamp", "date", "compact_time", "uptime")
 _MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
 _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20
@@ -165,7 +168,7 @@ _ADDED = ("loose_time", "hostname", "alphanumeric")
 """Classes that are suggested in addition to the others, which are judged as if these did not exist: words
 with numbers in them would hide that the numbers in other places drift."""
 
-_SPLIT_BY = {"long_numbers": {"uuid", "hex"}, "digits": {"uuid", "hex", "ip"}}
+_SPLIT_BY = {"long_numbers": {"uuid", "hex"}, "digits": {"uuid", "hex", "ip", "mac"}}
 """By a mask of numbers, the classes whose values it would mask in part: it leaves the letters of a hash."""
 
 _OTHERS, _ALL = Masks([name for name in CLASSES if name not in _ADDED]), Masks(CLASSES)
@@ -180,7 +183,7 @@ def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) 
     if not evidence and clock.is_in_most_lines and clock.kind == "counter":
         return []
     suggested |= {m for m in CLASSES if _has_counter(m, values)}
-    if not suggested or not clock.masks.isdisjoint(TIMES):
+    if not suggested or not clock.masks.isdisjoint({*TIMES, *_TIMESTAMPS}):
         suggested |= clock.masks
     split = {name for numbers in suggested for name in _SPLIT_BY.get(numbers, ())}
     suggested |= {value.mask for value in values if value.mask in split}

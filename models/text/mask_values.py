@@ -56,6 +56,7 @@ _MIN_FIXED_DIGITS = 9  # of numbers that have equally many digits because of wha
 _MAX_DIGITS = 18  # of numbers that are compared by size
 _MAX_SHORT = 0.05  # short numbers per long one in a field whose short numbers are masked, too
 _TIMES = ("timestamp", "date", "loose_time")
+_ANY_LENGTH = ("ip", "hostname", "compact_time", "uptime")
 _NUMBER = "number"
 _GROUPS = dict.fromkeys(("hex", "numbers", "long_numbers", "digits"), _NUMBER)  # one field may match any
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -121,7 +122,7 @@ class FieldValues:
         """Return whether a value keeps the rules that these values keep, those of its field or its mask."""
         if self.invalid <= _MAX_INVALID * self.count and not _exists(value):
             return False
-        if value.mask in ("ip", "hostname"):
+        if value.mask in _ANY_LENGTH:
             return True
         if is_field and self.formats is not None and _format(value) not in self.formats:
             return False

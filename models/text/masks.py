@@ -59,13 +59,25 @@ NAMED: dict[str, tuple[str, str]] = {
     "loose_time": ("ⓒ", r"\b(?:\d{8}[ T_-])?\d{1,2}:\d{1,2}:\d{1,2}(?:[.,:]\d+)?\b"),
     "hostname": ("ⓢ", rf"\b{_LABEL}(?:\.{_LABEL})+\.{_TOP_LABEL}\b"),
     "alphanumeric": ("ⓐ", r"\b\w*(?:[A-Za-z]\d+[A-Za-z]|\d[A-Za-z]+\d)\w*\b"),
+    "compact_time": (
+        "ⓚ",
+        (
+            r"\b(?:20)?\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[ T_-](?:[01]\d|2[0-3])(?:[0-5]\d){2}"
+            r"(?:[.,]\d+)?Z?\b"
+        ),
+    ),
+    "uptime": ("ⓔ", r"\[ *\d+\.\d{2,9}s?\]"),
+    "mac": ("ⓜ", r"\b[0-9A-Fa-f]{2}(?:(?::[0-9A-Fa-f]{2}){5,}|(?:-[0-9A-Fa-f]{2}){5,})\b"),
 }
 """Name -> (placeholder, pattern).
 
 Saved models refer to masks by name, so a pattern never changes; an improved one gets a new name.
 `numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` also match in words.
 `loose_time` is a time whose minutes or seconds may have one digit, `hostname` has three labels or more, and
-`alphanumeric` is a word that changes twice between letters and digits, as random ids do.
+`alphanumeric` is a word that changes twice between letters and digits, as random ids do. `compact_time` is a
+date and a time of digits only, such as `081109 203615`; `uptime` is the time since the start in brackets, as
+the Linux kernel, Xorg and the JVM write it; `mac` is a hardware address, or several joined by colons, as
+firewalls write them.
 """
 
 _LONG_NUMBERS = "long_numbers"

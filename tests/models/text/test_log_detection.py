@@ -24,7 +24,7 @@ def detected(text: str, *, piece: int = 10_000) -> LogDetection:
         ("syslog", ("timestamp", "ip", "long_numbers")),
         ("access_log", ("date", "long_numbers")),
         ("json_log", ("timestamp", "uuid")),
-        ("counting_log", ("long_numbers", "digits")),
+        ("counting_log", ("uptime", "digits")),
     ],
 )
 def test_masks_are_suggested_for_values_that_change(name: str, masks: tuple[str, ...]) -> None:
@@ -106,12 +106,43 @@ def test_random_ids_of_letters_and_digits_are_masked() -> None:
 
 def test_hashes_are_masked_as_a_whole_where_digits_are_masked() -> None:
     lines = [
-        f"[{i * 0.173:12.6f}] session 0x{0x14F1724A6E8000 + i // 40:x} of task {i}, {i % 7}"
-        for i in range(600)
+        f"{i * 0.173:12.6f} session 0x{0x14F1724A6E8000 + i // 40:x} of task {i}, {i % 7}" for i in range(600)
     ]
     detection = detected("\n".join(lines))
     assert {"hex", "digits"} <= set(detection.masks)
     assert " session ⓗ of task " in Masks(detection.masks).apply(lines[-1]).text
+
+
+@pytest.mark.parametrize("prefix", ["Mar 22 18:32:38 host kernel: ", ""])
+def test_the_uptime_of_a_kernel_that_starts_again_is_masked_and_its_other_numbers_are_not(
+    prefix: str,
+) -> None:
+    draw, lines = random.Random(3), []
+    for _ in range(6):
+        uptime_s = 0.0
+        for cpu in range(100):
+            lines.append(f"{prefix}[{uptime_s:12.6f}] cpu {cpu % 8} of 8 is ready, 4096 pages")
+            uptime_s += draw.expovariate(3)
+    detection = detected("\n".join(lines))
+    assert (detection.kind, detection.masks) == ("log", ("uptime", "timestamp")[: 1 + bool(prefix)])
+
+
+def test_a_date_and_time_of_digits_only_are_masked_beyond_midnight() -> None:
+    lines = [
+        f"{81109 + i // 200:06} {i % 200 // 9:02}{i % 60:02}{i * 7 % 60:02} INFO read {i % 5}"
+        for i in range(900)
+    ]
+    detection = detected("\n".join(lines))
+    assert (detection.kind, detection.masks) == ("log", ("compact_time",))
+
+
+def test_hardware_addresses_that_change_are_masked_as_a_whole() -> None:
+    draw = random.Random(4)
+    macs = [":".join(f"{draw.randrange(100):02}" for _ in range(14)) for _ in range(600)]
+    lines = [f"{line} MAC={mac} PROTO=TCP" for line, mac in zip(syslog(600), macs, strict=True)]
+    detection = detected("\n".join(lines))
+    assert "mac" in detection.masks
+    assert Masks(detection.masks).apply(lines[-1]).text.endswith(" MAC=ⓜ PROTO=TCP")
 
 
 def test_few_lines_are_not_a_log() -> None:

@@ -196,3 +196,9 @@ def test_a_time_with_one_digit_per_part_is_well_formed() -> None:
     known = MaskValues.fit(masks, [f"20171223-23:{i % 60}:{i % 7}:{i}" for i in range(MIN_VALUES)])
     texts = [masks.apply(line, is_masked=known.is_well_formed).text for line in ("0:1:2", "0:99:2")]
     assert texts == ["ⓒ", "0:99:2"]
+
+
+def test_an_uptime_may_be_longer_than_those_of_the_corpus() -> None:
+    masks = Masks(["uptime"])
+    known = MaskValues.fit(masks, [f"[{i * 0.01:.3f}s] x" for i in range(MIN_VALUES)])
+    assert masks.apply("[86400.123s] x", is_masked=known.is_well_formed).text == "ⓔ x"

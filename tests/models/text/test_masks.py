@@ -37,6 +37,13 @@ from models.text.masks import MAX_MASKS, NAMED, Masks
             "example.com, org.apache.Task, jline.min.jar",
         ),
         ("alphanumeric", "req 8f3kq9 of pod-7d9f8b, stage12 in 254ms", "req ⓐ of pod-ⓐ, stage12 in 254ms"),
+        ("compact_time", "081109 203615 148 INFO", "ⓚ 148 INFO"),
+        ("compact_time", "20260301T165001.123Z up", "ⓚ up"),
+        ("compact_time", "081399 203615 and 081109 253615", "081399 203615 and 081109 253615"),
+        ("uptime", "kernel: [    0.584655] [drm] up", "kernel: ⓔ [drm] up"),
+        ("uptime", "[0.005s][info][gc] of [1.5] and [12]", "ⓔ[info][gc] of [1.5] and [12]"),
+        ("mac", "MAC=56:00:03:85:82:df:fe:00:03:85:82:da:08:00 SRC", "MAC=ⓜ SRC"),
+        ("mac", "00-1A-2B-3C-4D-5E at 12:34:56", "ⓜ at 12:34:56"),
         ("sshd\\[[0-9]+\\]", "LabSZ sshd[24200]: hi", "LabSZ ⓞ: hi"),
     ],
 )
