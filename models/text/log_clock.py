@@ -25,6 +25,7 @@ TIMES = ("timestamp", "date", "loose_time")
 
 _MIN_TIMESTAMPED = 0.5  # fraction of the lines, if events have one line
 _MIN_COUNTED = 0.8  # fraction of the lines with a number at the same position, likewise
+_MIN_OF_FIELD = 0.6  # fraction of the lines with a number after the same characters, likewise
 _COUNTER_POSITIONS = 4  # numbers per line that are examined
 
 _MIN_RISING = 0.1  # fraction of the steps that rise: many lines share a second
@@ -32,6 +33,7 @@ _MAX_FALLING = 0.1  # falling steps per rising one: threads write out of order
 _MAX_FALL = (
     0.5  # sum of the falls per sum of the rises: a restart, but not numbers that begin again and again
 )
+_MAX_RESTARTS = 0.01  # falling steps per rising one, so few that they may be of any size
 
 _MIN_EQUAL_STEPS = 0.9  # of a numbering; parts of the text that are not sampled lie between other lines
 
@@ -56,6 +58,7 @@ _FRAME = re.compile(
 )
 """A frame of a stack trace of Java, .NET, JavaScript, Python, PHP, GDB, Ruby or Go."""
 
+_ELAPSED = "elapsed"  # a mask of times that also transcripts and timetables have
 _NOW = 4e9  # Unix seconds, after any time: a year that is not given does not matter
 _DAY_S = 86_400
 _TIME_MASKS = Masks(TIMES)
@@ -112,6 +115,8 @@ def find_clock(lines: Sequence[str], timestamped: Mapping[str, set[int]]) -> Log
     """
     if not lines:
         return None
+    if (elapsed := timestamped.get(_ELAPSED)) and not _recur(lines):
+        timestamped = {mask: own for mask, own in timestamped.items() if own is not elapsed}
     if len(set[int]().union(*timestamped.values())) >= _MIN_TIMESTAMPED * len(lines):
         masks = frozenset(m for m, own in timestamped.items() if len(own) >= _MIN_TIMESTAMPED * len(lines))
         return LogClock("time", masks, is_in_most_lines=True)
@@ -176,7 +181,8 @@ def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -
     for found in sorted(fields.values(), key=len, reverse=True):
         if len(found) < _MIN_HEADS * len(lines):
             return None
-        if rises(_values(found)) and _is_everywhere(found, lines):
+        is_in_most_lines = len(found) >= _MIN_OF_FIELD * len(lines)
+        if rises(_values(found)) and (is_in_most_lines or _is_everywhere(found, lines)):
             return _counter_clock(found, is_in_most_lines=len(found) >= _MIN_TIMESTAMPED * len(lines))
     return None
 
@@ -217,10 +223,13 @@ def _is_everywhere(found: Iterable[int], lines: Sequence[str]) -> bool:
     if len(heads) < _MIN_HEADS * len(lines) or len({n * _PARTS // len(lines) for n in heads}) < _PARTS:
         return False
     others = [line for n, line in enumerate(lines) if n not in heads and _LETTER.search(line)]
-    if len(heads) >= _MIN_COUNTED * len(lines):
-        return True
-    forms = Counter(_DIGITS.sub("0", line.strip()) for line in others)
-    return sum(n for n in forms.values() if n > 1) >= _MIN_RECURRING * len(others)
+    return len(heads) >= _MIN_COUNTED * len(lines) or _recur(others)
+
+
+def _recur(lines: Sequence[str]) -> bool:
+    """Return whether most lines recur apart from their numbers, unlike those of a transcript."""
+    forms = Counter(_DIGITS.sub("0", line.strip()) for line in lines)
+    return sum(n for n in forms.values() if n > 1) >= _MIN_RECURRING * len(lines)
 
 
 def _orders(times: Mapping[int, Value]) -> dict[int, float]:
@@ -243,11 +252,9 @@ def rises(numbers: Mapping[int, float]) -> bool:
     """Return whether numbers, by line, increase through the text, apart from some that are out of order."""
     steps = _steps(numbers)
     rising, falling = sum(step > 0 for step in steps), sum(step < 0 for step in steps)
-    return (
-        rising >= max(1, _MIN_RISING * len(steps))
-        and falling <= _MAX_FALLING * rising
-        and not _falls(numbers)
-    )
+    if rising < max(1, _MIN_RISING * len(steps)) or falling > _MAX_FALLING * rising:
+        return False
+    return falling <= _MAX_RESTARTS * rising or not _falls(numbers)
 
 
 def _falls(numbers: Mapping[int, float]) -> bool:

@@ -24,6 +24,7 @@ CLASSES = (
     "timestamp",
     "date",
     "loose_time",
+    "elapsed",
     "uuid",
     "ip",
     "hostname",
@@ -35,7 +36,7 @@ CLASSES = (
 """The masks that can be suggested, in order of precedence."""
 
 _MIN_LINES = 50
-_TIMESTAMPS = ("timestamp", "date", "compact_time", "uptime")
+_TIMESTAMPS = ("timestamp", "date", "compact_time", "uptime", "elapsed")
 _MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
 _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20

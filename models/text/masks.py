@@ -66,7 +66,8 @@ NAMED: dict[str, tuple[str, str]] = {
             r"(?:[.,]\d+)?Z?\b"
         ),
     ),
-    "uptime": ("ⓔ", r"\[ *\d+\.\d{2,9}s?\]"),
+    "elapsed": ("ⓥ", r"^[ \[(]*\d{1,4}:[0-5]\d[ \])]"),
+    "uptime": ("ⓔ", r"\[ *\d+(?:\.\d{2,9}s?|,\d{2,9}s)\]"),
     "mac": ("ⓜ", r"\b[0-9A-Fa-f]{2}(?:(?::[0-9A-Fa-f]{2}){5,}|(?:-[0-9A-Fa-f]{2}){5,})\b"),
 }
 """Name -> (placeholder, pattern).
@@ -75,9 +76,9 @@ Saved models refer to masks by name, so a pattern never changes; an improved one
 `numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` also match in words.
 `loose_time` is a time whose minutes or seconds may have one digit, `hostname` has three labels or more, and
 `alphanumeric` is a word that changes twice between letters and digits, as random ids do. `compact_time` is a
-date and a time of digits only, such as `081109 203615`; `uptime` is the time since the start in brackets, as
-the Linux kernel, Xorg and the JVM write it; `mac` is a hardware address, or several joined by colons, as
-firewalls write them.
+date and a time of digits only, such as `081109 203615`; `elapsed` is minutes and seconds at the beginning of
+a line, as game servers write them; `uptime` is the time since the start in brackets, as the Linux kernel and
+the JVM write it; `mac` is a hardware address, or several joined by colons, as firewalls write them.
 """
 
 _LONG_NUMBERS = "long_numbers"

@@ -136,6 +136,26 @@ def test_a_date_and_time_of_digits_only_are_masked_beyond_midnight() -> None:
     assert (detection.kind, detection.masks) == ("log", ("compact_time",))
 
 
+def test_the_time_in_a_game_is_masked_and_the_time_in_a_transcript_is_not() -> None:
+    draw = random.Random(5)
+    times = [f"{i % 60 // 4:3}:{i % 4 * 15:02} " for i in range(600)]
+    game = [f"{time}Item: {draw.randrange(8)} {draw.choice(('shotgun', 'armor'))}" for time in times]
+    assert (detected("\n".join(game)).kind, detected("\n".join(game)).masks) == ("log", ("elapsed",))
+    words = [f"{a}{b}" for a in ("ba", "lo", "mi", "tu") for b in ("gen", "ra", "sel", "von")]
+    spoken = [time + " ".join(draw.choices(words, k=7)) for time in times]
+    assert detected("\n".join(spoken)).kind == "text"
+
+
+def test_a_log_may_begin_with_a_file_and_its_counter_may_begin_again_sometimes() -> None:
+    draw = random.Random(6)
+    file = [f"[section {draw.random()}]" for _ in range(150)]
+    states = [f"Stats {i % 200 + draw.random():.1f}: sent={i * 37 + i % 5} lost={i % 3}" for i in range(600)]
+    detection = detected("\n".join(file + states))
+    assert (detection.kind, "long_numbers" in detection.masks) == ("log", True)
+    often = [f"Stats {i % 50}.5: sent={i % 50 * 37} lost={i % 3}" for i in range(600)]
+    assert detected("\n".join(file + often)).kind == "text"
+
+
 def test_hardware_addresses_that_change_are_masked_as_a_whole() -> None:
     draw = random.Random(4)
     macs = [":".join(f"{draw.randrange(100):02}" for _ in range(14)) for _ in range(600)]

@@ -26,6 +26,7 @@ MASK_NAMES = (
     "date",
     "loose_time",
     "compact_time",
+    "elapsed",
     "uptime",
     "uuid",
     "ip",
