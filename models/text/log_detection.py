@@ -23,6 +23,7 @@ CLASSES = (
     "mac",
     "timestamp",
     "date",
+    "local_date",
     "loose_time",
     "elapsed",
     "uuid",
@@ -36,7 +37,7 @@ CLASSES = (
 """The masks that can be suggested, in order of precedence."""
 
 _MIN_LINES = 50
-_TIMESTAMPS = ("timestamp", "date", "compact_time", "uptime", "elapsed")
+_TIMESTAMPS = ("timestamp", "date", "local_date", "compact_time", "uptime", "elapsed")
 _MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
 _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20

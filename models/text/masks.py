@@ -59,6 +59,14 @@ NAMED: dict[str, tuple[str, str]] = {
     "loose_time": ("ⓒ", r"\b(?:\d{8}[ T_-])?\d{1,2}:\d{1,2}:\d{1,2}(?:[.,:]\d+)?\b"),
     "hostname": ("ⓢ", rf"\b{_LABEL}(?:\.{_LABEL})+\.{_TOP_LABEL}\b"),
     "alphanumeric": ("ⓐ", r"\b\w*(?:[A-Za-z]\d+[A-Za-z]|\d[A-Za-z]+\d)\w*\b"),
+    "local_date": (
+        "ⓩ",
+        (
+            r"(?i)\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez|janv|févr|mars|avr|juin|juil"
+            r"|août|sept|déc|ene|abr|ago|dic|gen|mag|giu|lug|set|ott|fev|out|mrt|mei)\.? +"
+            r"(?:0?[1-9]|[12]\d|3[01]) (?:[01]\d|2[0-3])(?::[0-5]\d){2}(?:[.,]\d+)?\b"
+        ),
+    ),
     "compact_time": (
         "ⓚ",
         (
@@ -75,10 +83,11 @@ NAMED: dict[str, tuple[str, str]] = {
 Saved models refer to masks by name, so a pattern never changes; an improved one gets a new name.
 `numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` also match in words.
 `loose_time` is a time whose minutes or seconds may have one digit, `hostname` has three labels or more, and
-`alphanumeric` is a word that changes twice between letters and digits, as random ids do. `compact_time` is a
-date and a time of digits only, such as `081109 203615`; `elapsed` is minutes and seconds at the beginning of
-a line, as game servers write them; `uptime` is the time since the start in brackets, as the Linux kernel and
-the JVM write it; `mac` is a hardware address, or several joined by colons, as firewalls write them.
+`alphanumeric` is a word that changes twice between letters and digits, as random ids do. `local_date` has a
+month in any case or in another language; `compact_time` is a date and a time of digits only, such as
+`081109 203615`; `elapsed` is minutes and seconds at the beginning of a line, as game servers write them;
+`uptime` is the time since the start in brackets, as of the Linux kernel and the JVM; `mac` is a hardware
+address, or several joined by colons, as of firewalls.
 """
 
 _LONG_NUMBERS = "long_numbers"

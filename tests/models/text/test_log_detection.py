@@ -156,6 +156,14 @@ def test_a_log_may_begin_with_a_file_and_its_counter_may_begin_again_sometimes()
     assert detected("\n".join(file + often)).kind == "text"
 
 
+def test_a_month_in_lowercase_is_masked_with_its_day_and_time() -> None:
+    lines = [
+        f"[{line[:15].lower()}.{i % 1000:03}] [vix] command {i % 5}" for i, line in enumerate(syslog(600))
+    ]
+    detection = detected("\n".join(lines))
+    assert (detection.kind, detection.masks) == ("log", ("local_date",))
+
+
 def test_hardware_addresses_that_change_are_masked_as_a_whole() -> None:
     draw = random.Random(4)
     macs = [":".join(f"{draw.randrange(100):02}" for _ in range(14)) for _ in range(600)]

@@ -25,6 +25,7 @@ MASK_NAMES = (
     "timestamp",
     "date",
     "loose_time",
+    "local_date",
     "compact_time",
     "elapsed",
     "uptime",
