@@ -1,16 +1,17 @@
 """Decode: the batch of sequences that each take one character per step."""
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.runtime.batch_sampler import BatchSampler
 from models.runtime.decoding import Floats
 from models.runtime.fairness import fair_order
 from models.runtime.generation import ScheduledRequest, Sequence
-from models.runtime.prefill import Prefill
+from models.runtime.prefill import MAX_CALL_S, Prefill
 from models.runtime.session import GeneratingNetwork, State, StepNetwork
 
 MAX_BATCH = 64
@@ -21,6 +22,9 @@ MIN_PIGGYBACKED = 4
 
 GENERATE_AHEAD_S = 0.5e-3
 """The approximate maximum time for which the network generates by itself: new requests wait for it."""
+
+CALL_ROWS = 32
+"""The rows of a call if a long step is made in several. Threads share no fewer, so those take as long."""
 
 
 class Decode:
@@ -33,7 +37,7 @@ class Decode:
         self.steps_by_batch_size = [0] * (MAX_BATCH + 1)  # [B]
         self._network, self._counters = network, counters
         self._generator = network if isinstance(network, GeneratingNetwork) else None
-        self._step_s: dict[int, float] = {}  # of one step, by the bit length of the batch size
+        self._step_s: dict[int, float] = {}  # of one step, by the bit length of its rows
         self.clear()
 
     def clear(self) -> None:
@@ -81,13 +85,23 @@ class Decode:
         self._counters["generated_characters"] += len(self.sequences)
         return self._drop(self._sampler.choose(self._logits))
 
-    def step(self, prefill: Prefill, *, may_generate: bool) -> list[ScheduledRequest] | None:
+    def step(
+        self,
+        prefill: Prefill,
+        *,
+        may_generate: bool,
+        is_due_within: Callable[[float], bool],
+        end_due: Callable[[], None],
+    ) -> list[ScheduledRequest] | None:
         """Run one step for all sequences, in which some prompts read along; or several without prompts.
 
         Args:
             prefill: the prompts being read.
             may_generate: whether nothing else is to be done, so that the network may choose characters by
                 itself for GENERATE_AHEAD_S.
+            is_due_within: whether a deadline passes within so many seconds.
+            end_due: ends the requests whose deadlines have passed, between the calls of a long step. It may
+                remove requests.
 
         Returns:
             As `choose`.
@@ -95,24 +109,33 @@ class Decode:
         if may_generate and (ahead := self._max_ahead()) > 0:
             return self._generate(ahead)
         started = time.perf_counter()
-        b = len(self.sequences)
+        sequences, b = self.sequences, len(self.sequences)
         piggybacked = prefill.piggybacked(max(MIN_PIGGYBACKED, b)) if prefill.requests else []
-        ids = [sequence.last_id for sequence in self.sequences]
+        ids = [sequence.last_id for sequence in sequences]
         state = self._state
         if piggybacked:
             ids += [request.next_ids(1)[0] for request in piggybacked]
             state = np.concatenate([state, *(request.state for request in piggybacked)])
-        logits, state = self._network.step(np.array([ids], np.int32), state)
-        self._logits, self._state = logits[0], state
-        if piggybacked:
+        rows = len(ids)
+        step_s = self._step_s.get(rows.bit_length(), float("inf"))
+        if rows > CALL_ROWS and step_s > MAX_CALL_S and is_due_within(step_s):
+            logits, state = self._step_in_calls(np.array([ids], np.int32), state, end_due)
+        else:
+            logits, state = self._network.step(np.array([ids], np.int32), state)
+        if self.sequences is sequences:
             self._logits, self._state = logits[0, :b], state[:b]
-            for i, request in enumerate(piggybacked, b):
+        else:  # some have been removed since
+            left = set(self.sequences)
+            kept = [i for i, sequence in enumerate(sequences) if sequence in left]
+            self._logits, self._state = logits[0, kept], state[kept]
+        reading = set(prefill.requests)
+        for i, request in enumerate(piggybacked, b):
+            if request in reading:
                 prefill.advance(request, 1, logits[0, i : i + 1], state[i : i + 1])
         self._counters["steps"] += 1
         self.steps_by_batch_size[b] += 1
         self.step_s = time.perf_counter() - started
-        if not piggybacked:
-            self._observe(b, self.step_s)
+        self._observe(rows, self.step_s)
         return None
 
     def remove(self, request: ScheduledRequest) -> None:
@@ -122,11 +145,24 @@ class Decode:
         if len(kept) < len(self.sequences):
             self._keep(kept)
 
+    def _step_in_calls(
+        self, ids: NDArray[np.int32], state: State, end_due: Callable[[], None]
+    ) -> tuple[Floats, State]:
+        """Step ids (1, B) from state (B, S), CALL_ROWS rows at a time; `end_due` between the calls."""
+        parts = []
+        for at in range(0, ids.shape[1], CALL_ROWS):
+            if at:
+                end_due()
+            part = slice(at, at + CALL_ROWS)
+            parts.append(self._network.step(np.ascontiguousarray(ids[:, part]), state[part]))
+        logits, states = zip(*parts, strict=True)
+        return np.concatenate(logits, axis=1), np.concatenate(states)
+
     def _max_ahead(self) -> int:
         """How many characters the network can choose by itself within GENERATE_AHEAD_S."""
         if self._generator is None or self._sampler is None:
             return 0
-        step_s = self._step_s.get(len(self.sequences).bit_length(), GENERATE_AHEAD_S / 4)
+        step_s = self._step_s.get(len(self.sequences).bit_length(), GENERATE_AHEAD_S)  # unknown: one step
         return min(int(GENERATE_AHEAD_S / step_s), self._sampler.max_ahead) - 1
 
     def _generate(self, count: int) -> list[ScheduledRequest] | None:
@@ -145,8 +181,8 @@ class Decode:
         self._counters["generated_characters"] += count * b
         return self._drop(self._sampler.take_ahead(logits[:-1], chosen))
 
-    def _observe(self, batch: int, step_s: float) -> None:
-        size = batch.bit_length()
+    def _observe(self, rows: int, step_s: float) -> None:
+        size = rows.bit_length()
         # Bounded by twice the last figure: a step that the operating system interrupted is an outlier.
         self._step_s[size] = min(step_s, 2 * self._step_s.get(size, step_s))
 

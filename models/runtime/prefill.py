@@ -27,6 +27,10 @@ PREFILL_CHUNK_S = 1e-3
 PREFILL_ALONE_S = 0.1
 """The maximum duration of one call while a single prompt is everything there is to do."""
 
+MAX_CALL_S = 10e-3
+"""The approximate maximum duration of a call in which a deadline passes: a longer step is made in several.
+A prompt that is alone is read in slices of this duration, after each of which an arrival can end the call."""
+
 PREFILL_FRACTION = 0.5
 """Time for prefill while sequences are being decoded, as a share of the decoding time."""
 
@@ -89,7 +93,8 @@ class Prefill:
         """Read a chunk of some prompts.
 
         Args:
-            decode_s: duration of the last decoding step; None if nothing is being decoded.
+            decode_s: duration of the last decoding step, and the maximum of a chunk that is longer than
+                PREFILL_CHUNK_S; None if nothing is being decoded.
             is_alone: whether one request is all that is running.
         """
         if is_alone and self._generator and decode_s is None:
@@ -106,7 +111,9 @@ class Prefill:
             if chunk_s < step_s:
                 return
         started = time.perf_counter()
-        steps = min(CHUNK, max(1, int(chunk_s / step_s)), *(_next_stop(r, r.position) for r in batch))
+        # Until it is measured, a character may take longer than a chunk.
+        steps = max(1, int(chunk_s / step_s)) if size in self._step_s else 1
+        steps = min(CHUNK, steps, *(_next_stop(r, r.position) for r in batch))
         ids = np.array([request.next_ids(steps) for request in batch], np.int32).T  # (T, B)
         state = batch[0].state if len(batch) == 1 else np.concatenate([r.state for r in batch])
         completes = any(request.position + steps == len(request.text) for request in batch)
@@ -129,13 +136,14 @@ class Prefill:
         end = min(len(request.text) - 1, request.position + max_s / self._character_s)
         stops: list[int] = []  # relative to the request's position
         at = request.position
+        slice_ = max(1, int(MAX_CALL_S / self._character_s))
         while not stops or at < end:
-            at += _next_stop(request, at)
+            at += min(slice_, _next_stop(request, at))
             stops.append(at - request.position)
         ids = np.array(request.next_ids(stops[-1]), np.int32)
         states = network.read(ids, stops, request.state, self._inbox.interrupt)
-        for state in states:
-            self.advance(request, _next_stop(request, request.position), None, state)
+        for steps, state in zip(np.diff(stops, prepend=0).tolist(), states, strict=False):
+            self.advance(request, steps, None, state)
         if states:
             self._character_s = (time.perf_counter() - started) / stops[len(states) - 1]
         return bool(states)

@@ -8,9 +8,11 @@ The life of a request:
     4. Its sequences join the batch (`decode`). If more than MAX_BATCH are ready, `fairness` picks; the others
        wait with their states, as do those of a paused request.
     5. In every turn each sequence of the batch chooses a character, reports it, and leaves once it is
-    finished. 6. The network then runs one step for the remaining sequences, and the next turn begins. 7. A
-    deadline or `cancel` ends a request between two calls of the network, in any of these stages. 8. After its
-    last sequence the request ends with Usage.
+       finished.
+    6. The network then runs one step for the remaining sequences, and the next turn begins.
+    7. A deadline or `cancel` ends a request between two calls of the network, in any of these stages. A long
+       step is made in several calls if a deadline passes meanwhile.
+    8. After its last sequence the request ends with Usage.
 
 An exception inside a turn ends all running requests with Failed; the thread continues with the next ones.
 """
@@ -25,7 +27,7 @@ from models.errors import Unavailable
 from models.runtime.admission import Backlog, Inbox
 from models.runtime.decode import Decode
 from models.runtime.generation import ScheduledRequest
-from models.runtime.prefill import Prefill
+from models.runtime.prefill import MAX_CALL_S, Prefill
 from models.runtime.session import StepNetwork
 from models.runtime.state_cache import StateCache
 
@@ -154,8 +156,8 @@ class Scheduler:
 
     def _turn(self) -> None:
         decode, prefill = self._decode, self._prefill
-        # A deadline that falls into the first half of the next step ends a request before it.
-        self._end_due(within_s=decode.step_s / 2 if decode.sequences else 0.0)
+        # A deadline that falls into the first half of the next call ends a request before it.
+        self._end_due(within_s=min(decode.step_s, MAX_CALL_S) / 2 if decode.sequences else 0.0)
         if self._has_changed:
             self._has_changed = False
             if self._backlog.requests:
@@ -166,17 +168,31 @@ class Scheduler:
         if decode.sequences:
             is_busy = prefill.requests or self._self_stepping or self._has_changed
             may_generate = not is_busy and self._inbox.is_empty()
-            self._end_all(decode.step(prefill, may_generate=may_generate))
+            self._end_all(
+                decode.step(
+                    prefill,
+                    may_generate=may_generate,
+                    is_due_within=self._is_due_within,
+                    end_due=self._end_due,
+                )
+            )
             prefill.grant(decode.step_s)
             self._begin_decoding()
             if prefill.requests:  # whose chunk may take as long again
                 self._end_due()
         if prefill.requests:
             decode_s = decode.step_s if decode.sequences else None
+            if decode_s is not None and decode_s > MAX_CALL_S and self._is_due_within(decode_s):
+                decode_s = MAX_CALL_S
             prefill.step(decode_s=decode_s, is_alone=len(self._running) == 1)
             self._begin_decoding()
         if self._self_stepping:
             self._advance()
+
+    def _is_due_within(self, seconds: float) -> bool:
+        """Whether a deadline passes within so many seconds."""
+        until = time.perf_counter() + seconds
+        return any(request.deadline < until for request in (*self._running, *self._backlog.requests))
 
     def _end_due(self, *, within_s: float = 0.0) -> None:
         """End requests that are cancelled or whose deadline passes within so many seconds."""

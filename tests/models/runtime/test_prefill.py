@@ -10,6 +10,7 @@ from models.runtime.admission import Inbox
 from models.runtime.generation import GenerationRequest
 from models.runtime.prefill import (
     DENSE_CHARACTERS,
+    MAX_CALL_S,
     MAX_PREFILL_BATCH,
     PREFILL_ALONE_S,
     PREFILL_CHUNK_S,
@@ -107,8 +108,8 @@ def test_a_prompt_is_read_up_to_each_chunk_and_before_its_last_character(
     request = one.add(length)
     one.finish(request)
     ends = np.cumsum([steps for steps, _, _ in one.network.calls]).tolist()
-    first_guess = min(4, length - 1)
-    assert ends == sorted({first_guess, *range(CHUNK, length - 1, CHUNK), length - 1, length} - {0})
+    measured = min(1, length - 1)  # by the first character
+    assert ends == sorted({measured, *range(CHUNK, length - 1, CHUNK), length - 1, length} - {0})
     with_logits = [first < steps for steps, _, first in one.network.calls]
     assert with_logits == [False] * (len(ends) - 1) + [True]
     assert one.counters["read_characters"] == length
@@ -161,12 +162,12 @@ def test_a_prompt_that_is_given_up_goes_on_where_it_was(clock: list[Timed]) -> N
     assert one.cache.entries == 0, "nothing was read"
     request = one.add(5 * CHUNK)
     one.prefill.step(decode_s=None, is_alone=False)
-    assert request.position == 4 and one.cache.entries == 0
+    assert request.position == 1 and one.cache.entries == 0
     one.prefill.remove(request)
     one.prefill.remove(request)  # nothing happens
     assert one.prefill.requests == []
     again = one.add(5 * CHUNK)
-    assert (again.position, again.cached, again.state.tolist()) == (4, 4, [[4]])
+    assert (again.position, again.cached, again.state.tolist()) == (1, 1, [[1]])
     one.prefill.remove(again)
     assert one.cache.entries == 1
 
@@ -176,7 +177,7 @@ def test_prompts_are_read_side_by_side_up_to_the_next_stop_of_any(clock: list[Ti
     short, long = one.add(20), one.add(100)
     one.finish(short)
     assert (short.position, long.position) == (20, 20) and one.prefill.requests == [long]
-    assert one.network.calls == [(4, 2, 4), (15, 2, 15), (1, 2, 0)]
+    assert one.network.calls == [(1, 2, 1), (18, 2, 18), (1, 2, 0)]
     [(completed, logits, state)] = one.prefill.take_completed()
     assert completed is short and logits.shape == (1, 3) and state.tolist() == [[20]]
 
@@ -189,8 +190,8 @@ def test_no_more_prompts_are_read_together_than_fit_and_clients_take_turns(clock
     assert one.prefill.piggybacked(2) == [greedy[0], modest]
     assert one.prefill.piggybacked(0) == []
     one.prefill.step(decode_s=None, is_alone=False)
-    assert one.network.calls == [(4, MAX_PREFILL_BATCH, 4)]
-    assert [modest.position, *(request.position for request in greedy)] == [4] * MAX_PREFILL_BATCH + [0] * 4
+    assert one.network.calls == [(1, MAX_PREFILL_BATCH, 1)]
+    assert [modest.position, *(request.position for request in greedy)] == [1] * MAX_PREFILL_BATCH + [0] * 4
 
 
 def test_a_piece_takes_about_as_long_as_it_may(clock: list[Timed]) -> None:
@@ -198,8 +199,8 @@ def test_a_piece_takes_about_as_long_as_it_may(clock: list[Timed]) -> None:
     one.add(CHUNK)
     for _ in range(3):
         one.prefill.step(decode_s=None, is_alone=False)
-    # By the first guess four steps fit; then it is measured.
-    assert [steps for steps, _, _ in one.network.calls] == [4, 10, 10]
+    # The first character measures how many fit.
+    assert [steps for steps, _, _ in one.network.calls] == [1, 10, 10]
 
 
 def test_the_duration_of_a_step_is_smoothed_for_each_number_of_prompts(clock: list[Timed]) -> None:
@@ -210,14 +211,14 @@ def test_the_duration_of_a_step_is_smoothed_for_each_number_of_prompts(clock: li
     one.prefill.step(decode_s=None, is_alone=False)
     one.prefill.step(decode_s=None, is_alone=False)
     smoothed = 0.7 / 10.5 + 0.3 / 2
-    assert [steps for steps, _, _ in one.network.calls] == [4, 10, int(1 / smoothed)]
+    assert [steps for steps, _, _ in one.network.calls] == [1, 10, int(1 / smoothed)]
     one.prefill.clear()
     assert one.prefill.requests == [] and first.position < CHUNK
     one.network.calls.clear()
     for _ in range(3):  # of two or three prompts nothing is known
         one.add(CHUNK)
     one.prefill.step(decode_s=None, is_alone=False)
-    assert one.network.calls == [(4, 3, 4)]
+    assert one.network.calls == [(1, 3, 1)]
 
 
 def test_a_step_longer_than_a_piece_reads_one_character(clock: list[Timed]) -> None:
@@ -225,7 +226,7 @@ def test_a_step_longer_than_a_piece_reads_one_character(clock: list[Timed]) -> N
     one.add(CHUNK)
     for _ in range(3):
         one.prefill.step(decode_s=None, is_alone=False)
-    assert [steps for steps, _, _ in one.network.calls] == [4, 1, 1]
+    assert [steps for steps, _, _ in one.network.calls] == [1, 1, 1]
 
 
 def test_while_text_is_generated_prompts_take_half_as_long(clock: list[Timed]) -> None:
@@ -233,19 +234,19 @@ def test_while_text_is_generated_prompts_take_half_as_long(clock: list[Timed]) -
     one = bench(clock, Timed(step_s))
     request = one.add(CHUNK)
     one.prefill.step(decode_s=None, is_alone=False)
-    assert request.position == 4
+    assert request.position == 1
     one.prefill.clear()  # nothing is left of the budget
     one.prefill.requests.append(request)
     one.prefill.step(decode_s=step_s, is_alone=False)
-    assert request.position == 4, "there is no time yet"
+    assert request.position == 1, "there is no time yet"
     one.prefill.grant(8.1 * step_s)
     one.prefill.step(decode_s=step_s, is_alone=False)
-    assert request.position == 8
+    assert request.position == 5
     one.prefill.step(decode_s=step_s, is_alone=False)
-    assert request.position == 8, "the time is used up"
+    assert request.position == 5, "the time is used up"
     one.prefill.grant(2 * step_s)
     one.prefill.step(decode_s=step_s, is_alone=False)
-    assert request.position == 9
+    assert request.position == 6
 
 
 def test_the_time_of_prompts_begins_with_the_first_step_of_the_others(clock: list[Timed]) -> None:
@@ -272,24 +273,41 @@ def test_saved_time_is_at_most_that_of_a_piece_or_of_a_step_of_the_others(
     one.prefill.step(decode_s=None, is_alone=False)
     one.prefill.grant(1000.0)
     one.prefill.step(decode_s=decode_s, is_alone=False)
-    assert request.position == 4 + steps
+    assert request.position == 1 + steps
     one.prefill.step(decode_s=decode_s, is_alone=False)
-    assert request.position == 4 + steps, "the rest is not saved for later"
+    assert request.position == 1 + steps, "the rest is not saved for later"
 
 
 def test_a_long_prompt_that_is_alone_is_read_in_one_call_of_a_bounded_time(clock: list[Timed]) -> None:
-    network = Reading(PREFILL_ALONE_S / (3.5 * CHUNK))
+    chunk_s = MAX_CALL_S / 1.13
+    network = Reading(chunk_s / CHUNK)
     one = bench(clock, network)
-    request = one.add(20 * CHUNK)
+    request = one.add(40 * CHUNK)
     one.prefill.step(decode_s=None, is_alone=True)
-    assert network.read_ends == [[CHUNK]]  # at first a chunk is guessed to take all the time
+    assert network.read_ends[0][-1] == CHUNK  # at first a chunk is guessed to take all the time
     one.prefill.step(decode_s=None, is_alone=True)
-    assert network.read_ends[1] == [CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK]  # measured: 3.5 chunks
-    assert request.position == 5 * CHUNK and request.state.tolist() == [[5 * CHUNK]]
-    assert one.cache.match(request.text).length == 5 * CHUNK
-    assert network.calls == [] and one.counters["read_characters"] == 5 * CHUNK
+    chunks = int(PREFILL_ALONE_S / chunk_s) + 1
+    assert network.read_ends[1] == [n * CHUNK for n in range(1, chunks + 1)]
+    assert request.position == (chunks + 1) * CHUNK and request.state.tolist() == [[request.position]]
+    assert one.cache.match(request.text).length == request.position
+    assert network.calls == [] and one.counters["read_characters"] == request.position
     one.prefill.step(decode_s=None, is_alone=True)
-    assert [len(ends) for ends in network.read_ends] == [1, 4, 4]
+    assert len(network.read_ends[2]) == chunks
+
+
+def test_a_slow_network_reads_in_slices_of_a_bounded_time_and_keeps_the_same_states(
+    clock: list[Timed],
+) -> None:
+    network = Reading(MAX_CALL_S / 10.5)
+    one = bench(clock, network)
+    request = one.add(5 * CHUNK)
+    guessed = int(MAX_CALL_S / (PREFILL_ALONE_S / CHUNK))
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.read_ends[0] == [*range(guessed, CHUNK, guessed), CHUNK]
+    one.prefill.step(decode_s=None, is_alone=True)
+    assert network.read_ends[1] == [*range(10, CHUNK, 10), CHUNK, *range(CHUNK + 10, 115, 10)]
+    assert request.position == request.state[0, 0] == one.counters["read_characters"] == CHUNK + 114
+    assert one.cache.match(request.text).length == 2 * CHUNK
 
 
 def test_the_last_call_ends_before_the_last_character(clock: list[Timed]) -> None:
@@ -298,20 +316,20 @@ def test_the_last_call_ends_before_the_last_character(clock: list[Timed]) -> Non
     request = one.add(4 * CHUNK + 10)
     one.prefill.step(decode_s=None, is_alone=True)
     one.prefill.step(decode_s=None, is_alone=True)
-    assert network.read_ends == [[CHUNK], [CHUNK, 2 * CHUNK, 3 * CHUNK, 3 * CHUNK + 9]]
+    assert network.read_ends[1] == [CHUNK, 2 * CHUNK, 3 * CHUNK, 3 * CHUNK + 9]
     one.prefill.step(decode_s=None, is_alone=True)
     assert network.calls == [(1, 1, 0)] and one.prefill.requests == []
     assert request.position == len(request.text)
 
 
 def test_a_deadline_bounds_the_call(clock: list[Timed]) -> None:
-    network = Reading(PREFILL_ALONE_S / (10 * CHUNK))
+    network = Reading(MAX_CALL_S / 1.13 / CHUNK)
     one = bench(clock, network)
     request = one.add(40 * CHUNK)
     one.prefill.step(decode_s=None, is_alone=True)
-    request.deadline = network.now_s + PREFILL_ALONE_S * 0.45
+    request.deadline = network.now_s + MAX_CALL_S / 1.13 * 4.5
     one.prefill.step(decode_s=None, is_alone=True)
-    assert [len(ends) for ends in network.read_ends] == [1, 5]
+    assert len(network.read_ends[1]) == 5
 
 
 @pytest.mark.parametrize(
@@ -341,4 +359,4 @@ def test_a_prompt_longer_than_two_chunks_is_long(clock: list[Timed]) -> None:
     one = bench(clock, network)
     one.add(2 * CHUNK + 1)
     one.prefill.step(decode_s=None, is_alone=True)
-    assert network.read_ends == [[CHUNK]]
+    assert [ends[-1] for ends in network.read_ends] == [CHUNK]
