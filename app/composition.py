@@ -25,6 +25,7 @@ from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines, LoadEngine
 from app.services.event_feeds import Feeds
 from app.services.event_messages import EventMessages
+from app.services.fair_threads import FairThreads
 from app.services.heap import TRIM_S, trim_heap
 from app.services.ingest import Ingest
 from app.services.ingest_events import FlaggedSource
@@ -71,6 +72,8 @@ RECONCILE_S = 5.0
 NOTIFY_S = 5.0
 RECORD_PROMPTS_S = 5.0
 
+_RECORD_THREADS = 40
+_RECORD_THREADS_PER_CLIENT = 30
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
@@ -253,6 +256,7 @@ def build_services(
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
         downloads=DownloadPlaces(_DOWNLOADS),
         stopping=stopping,
+        record_threads=FairThreads(_RECORD_THREADS, per_client=_RECORD_THREADS_PER_CLIENT),
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
         parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),

@@ -29,7 +29,7 @@ from app.http.concurrency import ConcurrencyLimit
 from app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
-from app.http.middleware import BodyLimit, ExactPath, RequestId, RequestMetrics
+from app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
 from app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
@@ -129,6 +129,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     rules = [module.BODY_RULE for module in _ROUTES if hasattr(module, "BODY_RULE")]
     app.add_middleware(AuditTrail)
     app.add_middleware(BodyLimit, rules=rules)
+    app.add_middleware(ClientTurns)
     if keys:
         app.add_middleware(ConcurrencyLimit)
         app.add_middleware(Auth, keys=keys)
@@ -216,6 +217,7 @@ def _lifespan(
         for loop in services.loops:
             loop.start()
         threading.Thread(target=services.engines.load_pinned, name="load pinned models", daemon=True).start()
+        services.record_threads.use_by_default()
         gc.freeze()  # objects made until now live as long as the process; scanning them would delay requests
         tasks = [
             asyncio.ensure_future(task)

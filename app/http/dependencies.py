@@ -19,6 +19,7 @@ from app.services.default_model import DefaultModel
 from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines
 from app.services.event_feeds import Feeds
+from app.services.fair_threads import FairThreads
 from app.services.ingest import Ingest
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
@@ -86,6 +87,7 @@ class Services:
     body_memory: BodyMemory
     downloads: DownloadPlaces
     stopping: threading.Event  # set when the server shuts down; endless streams then end
+    record_threads: FairThreads  # for everything without threads of its own
     # Each kind of call that computes has its own threads, so that none waits for a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines
     line_threads: anyio.CapacityLimiter  # for batches of many streamed lines

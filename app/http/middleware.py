@@ -9,10 +9,13 @@ from random import getrandbits
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.dependencies import client_of
 from app.http.errors import error_response
 from app.http.incoming_body import IncomingBody
+from app.services.fair_threads import CLIENT
 from app.services.metrics import Metrics
 from store.logs import REQUEST_ID
 
@@ -65,6 +68,14 @@ class RequestId(HttpMiddleware):
             if has_started:
                 raise  # the response has begun; the server closes the connection
             await error_response(error)(scope, receive, send_with_id)
+
+
+class ClientTurns(HttpMiddleware):
+    """Notes whose request it is: calls that read and write records take turns by client."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        CLIENT.set(client_of(Request(scope)))
+        await self._app(scope, receive, send)
 
 
 class ExactPath(HttpMiddleware):

@@ -70,6 +70,8 @@ def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
     assert numbers == [services.parse_threads.total_tokens, services.ingest_threads.total_tokens]
     assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
     assert stated["events of streams"][0].startswith(f"{services.feed_threads.total_tokens} reading")
+    numbers = [int(n) for n in re.findall(r"\d+", stated["records"][0])]
+    assert numbers == [services.record_threads.threads, services.record_threads.per_client]
     assert stated["health"][0] == str(services.health_threads.total_tokens)
     services.engines.close()
 
