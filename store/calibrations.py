@@ -14,12 +14,13 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_format import dump, load
+from models.anomaly.calibration_format import MAX_BYTES, dump, load
 from models.anomaly.rolling import Rebuild
 from models.anomaly.rolling_format import dump_sample, load_sample
 from models.anomaly.score_sample import ScoreSample
@@ -38,8 +39,12 @@ MAX_REBUILDS = 100
 
 log = logging.getLogger("nextchar.calibrations")
 
+MAX_CACHED_BYTES = 256 << 20
+"""Of the calibrations that a process caches. One has at most MAX_BYTES as JSON, and twice that in arrays."""
+
 _CACHE_S = 1.0  # a calibration from another process is visible after this long
 _MAX_CACHED = 64
+_SAMPLE_LINE_BYTES = 500  # the approximate memory of a line in the sample of a rolling calibration
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,31 @@ class StoredCalibration:
     rolling: Rolling | None = None
 
 
+@dataclass(frozen=True)
+class _Cached:
+    """What was read at a time: the JSON and what it holds, None if there was none."""
+
+    at_s: float
+    data: bytes | None
+    stored: StoredCalibration | None
+
+    @cached_property
+    def bytes(self) -> int:
+        """The approximate memory that it takes."""
+        if not self.stored:
+            return 0
+        arrays = sum(one.statistics.nbytes + one.scores.nbytes for one in self.stored.calibration.buckets)
+        lines = len(self.stored.rolling.sample.lines) if self.stored.rolling else 0
+        return len(self.data or b"") + arrays + lines * _SAMPLE_LINE_BYTES
+
+
 class Calibrations:
     """The calibrations in one storage. Safe to use from several threads."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._lock = threading.Lock()
-        self._cache: dict[str, tuple[float, bytes | None, StoredCalibration | None]] = {}
+        self._cache: dict[str, _Cached] = {}
 
     def save(
         self, model: SavedModel, name: str, calibration: Calibration, *, source: str
@@ -163,12 +186,12 @@ class Calibrations:
             raise _not_found(model, name)
         return stored
 
-    def all(self, model: SavedModel) -> list[StoredCalibration]:
-        """Return the model's calibrations by name."""
+    def all(self, model: SavedModel) -> Iterator[StoredCalibration]:
+        """Yield the model's calibrations by name, one after the other: together they may be large."""
         names = {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self._blobs.paths(_folder(model))}
         if MODEL_FILE in model.card.files:
             names.add(VALIDATION)
-        return [stored for name in sorted(names) if (stored := self.get(model, name))]
+        return (stored for name in sorted(names) if (stored := self.get(model, name)))
 
     def delete(self, model: SavedModel, name: str) -> None:
         """Delete a calibration.
@@ -195,11 +218,11 @@ class Calibrations:
         now = time.monotonic()
         with self._lock:
             cached = self._cache.get(path)
-        if cached and now - cached[0] < _CACHE_S:
-            return cached[2]
+        if cached and now - cached.at_s < _CACHE_S:
+            return cached.stored
         data = self._read(model, name, path)
-        if cached and cached[1] == data:
-            stored = cached[2]
+        if cached and cached.data == data:
+            stored = cached.stored
         elif data is None:
             stored = None
         else:
@@ -209,17 +232,20 @@ class Calibrations:
             stored = StoredCalibration(
                 name, calibration, int(about["created_at"]), str(about["source"]), rolling
             )
+        new = _Cached(now, data, stored)
         with self._lock:
-            if len(self._cache) >= _MAX_CACHED:
+            self._cache.pop(path, None)
+            cached_bytes = sum(one.bytes for one in self._cache.values())
+            if len(self._cache) >= _MAX_CACHED or cached_bytes + new.bytes > MAX_CACHED_BYTES:
                 self._cache.clear()
-            self._cache[path] = (now, data, stored)
+            self._cache[path] = new
         return stored
 
     def _read(self, model: SavedModel, name: str, path: str) -> bytes | None:
         if name == VALIDATION:
             return model.file(MODEL_FILE) if MODEL_FILE in model.card.files else None
         try:
-            return self._blobs.read(path)
+            return self._blobs.read_record(path, max_bytes=MAX_BYTES)
         except FileNotFoundError:
             return None
 

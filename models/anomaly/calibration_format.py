@@ -6,6 +6,7 @@ Arrays are float32, little-endian, zlib and base64: a hundred thousand lines tak
 import base64
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,11 @@ from models.text.array_file import inflate
 
 FORMAT_VERSION = 1
 
-_MAX_ARRAY_BYTES = 64 << 20  # of one array, decompressed
+MAX_BYTES = 64 << 20
+"""Of the decompressed arrays of a calibration, and of its JSON. Eight buckets of 100,000 lines have 48 MB."""
+
+
+_FLOAT_BYTES = 4
 
 
 def dump(calibration: Calibration, **about: Any) -> bytes:
@@ -60,7 +65,7 @@ def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
         names = tuple(record["statistics"])
         if record["format_version"] != FORMAT_VERSION or names != _names(len(names)):
             raise Unavailable(f"{where} {UPGRADE}, or calibrate again", code="calibration_format_unknown")
-        buckets = tuple(map(_bucket, record["buckets"]))
+        buckets = tuple(_buckets(record["buckets"]))
         calibration = Calibration(buckets, tuple(record["character_excess"]), record["characters"])
         return calibration, dict(record["about"])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -69,12 +74,21 @@ def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
         ) from None
 
 
-def _bucket(record: dict[str, Any]) -> Bucket:
-    scores = _unpack(record["scores"])
+def _buckets(records: list[dict[str, Any]]) -> Iterator[Bucket]:
+    left_bytes = MAX_BYTES
+    for record in records:
+        scores = _unpack(record["scores"], max_bytes=left_bytes)
+        left_bytes -= len(scores) * _FLOAT_BYTES
+        statistics = _unpack(record["statistics"], max_bytes=left_bytes)
+        left_bytes -= len(statistics) * _FLOAT_BYTES
+        yield _bucket(record, scores, statistics)
+
+
+def _bucket(record: dict[str, Any], scores: NDArray[np.float64], statistics: NDArray[np.float64]) -> Bucket:
     spread = np.array(record["spread"], np.float64)
     return Bucket(
         record["longest"],
-        _unpack(record["statistics"]).reshape(len(spread), -1),  # more or fewer than scores if it rolls
+        statistics.reshape(len(spread), -1),  # more or fewer than scores if it rolls
         spread,
         # Records without weights are from before there were n-grams: all statistics counted the same.
         np.array(record.get("weights", [1 / len(spread)] * len(spread)), np.float64),
@@ -96,6 +110,6 @@ def _pack(values: NDArray[np.float64]) -> str:
     return base64.b64encode(zlib.compress(values.astype("<f4").tobytes())).decode()
 
 
-def _unpack(text: str) -> NDArray[np.float64]:
-    data = inflate(base64.b64decode(text), max_bytes=_MAX_ARRAY_BYTES)
+def _unpack(text: str, *, max_bytes: int) -> NDArray[np.float64]:
+    data = inflate(base64.b64decode(text), max_bytes=max_bytes)
     return np.frombuffer(data, "<f4").astype(np.float64)

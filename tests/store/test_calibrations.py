@@ -37,7 +37,7 @@ def test_the_validation_calibration_is_used_until_there_is_a_default(blobs: Blob
 
 def test_a_model_without_any_has_none(blobs: Blobs) -> None:
     assert Calibrations(blobs).find(saved_model(), None) is None
-    assert Calibrations(blobs).all(saved_model()) == []
+    assert list(Calibrations(blobs).all(saved_model())) == []
 
 
 def test_calibrations_saved_by_another_process_are_visible(
@@ -98,3 +98,42 @@ def test_a_damaged_rolling_calibration_counts_for_nothing(blobs: Blobs, model: S
     path = f"model_files/{model.card.id}/calibrations/rolling.json"
     blobs.write(path, blobs.read(path).replace(b'"window": {"lines": "', b'"window": {"lines": "xyz'))
     assert Calibrations(blobs).find_rolling(model, base) is None
+
+
+def test_of_a_huge_record_no_more_is_read_than_a_calibration_may_have(
+    blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Calibrations(blobs)
+    known.save(model, "usual", OTHER, source="lines")
+    path = f"model_files/{model.card.id}/calibrations/usual.json"
+    data = blobs.read(path)
+    monkeypatch.setattr(module, "MAX_BYTES", len(data))
+    assert Calibrations(blobs).find(model, "usual")
+    blobs.write(path, data + b" ")  # JSON all the same
+    read: list[int] = []
+    load = module.load
+    monkeypatch.setattr(module, "load", lambda data, where: read.append(len(data)) or load(data, where=where))
+    assert Calibrations(blobs).find(model, "usual")
+    blobs.write(path, b" " * len(data) + data)
+    with pytest.raises(Unavailable, match="is damaged"):
+        Calibrations(blobs).find(model, "usual")
+    assert read == [len(data) + 1] * 2
+
+
+def test_cached_calibrations_are_bounded_by_their_memory(
+    blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Calibrations(blobs)
+    names = [f"web-{i}" for i in range(10)]
+    for name in names:
+        known.save(model, name, OTHER, source="lines")
+        assert known.find(model, name)
+    size = known._cache[f"model_files/{model.card.id}/calibrations/web-0.json"].bytes
+    arrays = sum(one.statistics.nbytes + one.scores.nbytes for one in OTHER.buckets)
+    assert size == arrays + len(blobs.read(f"model_files/{model.card.id}/calibrations/web-0.json"))
+    monkeypatch.setattr(module, "MAX_CACHED_BYTES", 3 * size + 100)
+    monkeypatch.setattr(module, "_CACHE_S", 0.0)
+    for name in [*names, *names]:
+        assert known.find(model, name)
+        assert sum(one.bytes for one in known._cache.values()) <= 3 * size + 100
+    assert len(known._cache) > 1

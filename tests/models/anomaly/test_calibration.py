@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from models.anomaly import calibration_format
 from models.anomaly.calibration import SCORE_TOLERANCE, lines_needed
 from models.anomaly.calibration_builder import calibrate
 from models.anomaly.calibration_format import dump, load
@@ -152,6 +153,17 @@ def test_every_field_survives_a_round_trip() -> None:
 def test_damaged_records_are_refused(damage: bytes) -> None:
     with pytest.raises(Unavailable, match="calibrate again"):
         load(damage, where="calibration x")
+
+
+def test_the_arrays_of_all_buckets_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = calibrate(random_lines(np.random.default_rng(0), 300), buckets=3)
+    data = dump(made)
+    total = sum(4 * (one.statistics.size + one.scores.size) for one in made.buckets)
+    monkeypatch.setattr(calibration_format, "MAX_BYTES", total)
+    assert load(data, where="calibration x")[0].lines == 300
+    monkeypatch.setattr(calibration_format, "MAX_BYTES", total - 1)
+    with pytest.raises(Unavailable, match="calibrate again"):
+        load(data, where="calibration x")
 
 
 def test_records_of_another_format_version_are_refused() -> None:
