@@ -4,6 +4,7 @@ The caller feeds pieces of the body; the lines that end in a piece are scored as
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,8 +24,13 @@ from store.calibrations import StoredCalibration
 from store.streams import StreamLock
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
-_MAX_CACHED_LINES = 4_000  # whose scores are cached, because logs repeat lines
 _MAX_CACHED_CHARACTERS = 500  # of a cached line
+
+MAX_CACHED_BYTES = 4 << 20
+"""Of the lines whose scores a stream caches, because logs repeat lines: 2,500 lines of 100 characters."""
+
+SCORE_BYTES = 1_500
+"""The approximate memory of a cached score, without its line."""
 
 
 class StreamScorer:
@@ -72,6 +78,7 @@ class StreamScorer:
         self._splitter = LineSplitter(offset=offset)
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
         self._cache: dict[str, LineScore] = {}
+        self._cached_bytes = 0
         self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
         self._state: State | None = None
         self._stream: StreamBody | None = None
@@ -150,17 +157,22 @@ class StreamScorer:
             [(read[text], score) for text, score in zip(texts, scores, strict=True) if score.anomalous]
         )
         if self._query.detail != "character":
-            if len(cache) > _MAX_CACHED_LINES:
-                cache.clear()
-            cache.update(
-                (text, score)
-                for text, score in scored.items()
-                if len(text) <= _MAX_CACHED_CHARACTERS and score.alert_id is None  # a label may change
-            )
+            for text, score in scored.items():
+                if len(text) <= _MAX_CACHED_CHARACTERS and score.alert_id is None:  # a label may change
+                    self._keep(text, score)
         return [
             self._scorer.without_repeat(score, read.get(text))
             for text, score in zip(texts, scores, strict=True)
         ]
+
+    def _keep(self, text: str, score: LineScore) -> None:
+        """Cache the score of a line; a full cache is emptied first."""
+        needed_bytes = sys.getsizeof(text) + SCORE_BYTES
+        if self._cached_bytes + needed_bytes > MAX_CACHED_BYTES:
+            self._cache.clear()
+            self._cached_bytes = 0
+        self._cache[text] = score
+        self._cached_bytes += needed_bytes
 
     def _record_alerts(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
         if self._query.alerts and self._alerts:

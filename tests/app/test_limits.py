@@ -15,9 +15,12 @@ from app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from app.http.event_streams import UNREAD_S
 from app.http.middleware import BodyLimit
 from app.main import create_app
+from app.services import score_stream
 from app.services.limited_work import LimitedWork
 from app.settings import ApiSettings
+from models.anomaly import calibration_format
 from models.errors import Busy
+from store import calibrations
 from store.blobs import MAX_RECORD_BYTES
 from store.logs import MAX_EXCEPTION_CHARACTERS, MAX_MESSAGE_CHARACTERS
 from tests.app.service import Service, error_of
@@ -90,6 +93,11 @@ def test_times_and_lengths_are_as_stated() -> None:
     assert times["a download that its client does not read"] == [
         f"{PIECE_TIMEOUT_S:.0f} seconds for each MiB"
     ]
+    cached = rows("Memory")["scores of repeated lines that a stream of lines caches"][0]
+    assert cached.startswith(f"{score_stream.MAX_CACHED_BYTES >> 20} MiB")
+    numbers = [int(n) for n in re.findall(r"\d+", rows("Memory")["a calibration"][0])]
+    limits = (calibration_format.MAX_BYTES, calibration_format.MAX_BYTES, calibrations.MAX_CACHED_BYTES)
+    assert numbers == [one >> 20 for one in limits]
     assert rows("Memory")["a record in the storage"][0].startswith(f"{MAX_RECORD_BYTES >> 20} MiB")
     lengths = rows("Logs and records")["a log record"][0]
     assert f"{MAX_MESSAGE_CHARACTERS:,}" in lengths and f"{MAX_EXCEPTION_CHARACTERS:,}" in lengths

@@ -87,8 +87,8 @@ KNOWN = (
     Mutant(
         "cached lines grow without bound",
         "app/services/score_stream.py",
-        "            if len(cache) > _MAX_CACHED_LINES:\n                cache.clear()\n",
-        "",
+        "            self._cache.clear()\n            self._cached_bytes = 0\n",
+        "            self._cached_bytes = 0\n",
         (
             "tests/app/services/test_score_stream.py::test_the_scores_that_are_kept_for_repeated_lines_are_bounded",
         ),

@@ -1,6 +1,9 @@
+import gc
 import gzip
 import http.client
 import json
+import sys
+import tracemalloc
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,9 +11,10 @@ import httpx
 import pytest
 import redis
 
+from app.schemas.scores import LineScore
 from app.services import score_stream
 from app.services.line_input import MAX_LINE_CHARACTERS
-from app.services.score_stream import StreamScorer
+from app.services.score_stream import SCORE_BYTES, StreamScorer
 from app.services.scoring import CalibratedScorer
 from store.streams import Streams
 from tests.app.fakes import publish
@@ -262,21 +266,41 @@ def test_id_nested_too_deeply_makes_its_line_malformed(service: Service, depth: 
     assert second["characters"] == 1 and json.dumps(second["id"]) == "[" * 100 + "]" * 100
 
 
+@pytest.mark.parametrize("line", ["ab" * 200, "é", "😀" * 400])
 def test_the_scores_that_are_kept_for_repeated_lines_are_bounded(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(score_stream, "_MAX_CACHED_LINES", 20)
+    monkeypatch.setattr(score_stream, "MAX_CACHED_BYTES", 100_000)
     score, kept = StreamScorer._score_texts, []
 
-    def counted(self: StreamScorer, texts: list[str], turn: Any) -> Any:
+    def measured(self: StreamScorer, texts: list[str], turn: Any) -> Any:
         found = score(self, texts, turn)
-        kept.append((len(texts), len(self._cache)))
+        kept.append(sum(sys.getsizeof(text) + SCORE_BYTES for text in self._cache))
         return found
 
-    monkeypatch.setattr(StreamScorer, "_score_texts", counted)
-    lines = b"".join(b"%s%d\n" % (b"ab" * 200, i) for i in range(8_000))
-    assert stream(service, lines, only="anomalous")[-1]["lines"] == 8_000
-    assert len(kept) > 2 and max(size for _, size in kept) <= 20 + max(count for count, _ in kept)
+    monkeypatch.setattr(StreamScorer, "_score_texts", measured)
+    lines = "".join(f"{line}{i}\n" for i in range(3_000)).encode()
+    assert stream(service, lines, only="anomalous")[-1]["lines"] == 3_000
+    assert 0 < max(kept) <= 100_000
+
+
+def test_a_cached_score_takes_about_as_much_memory_as_stated() -> None:
+    floats = (i / 7 for i in range(10_000_000))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        scores = [
+            LineScore(
+                characters=100, bits_per_character=next(floats), peak_bits=next(floats),
+                total_bits=next(floats), score=next(floats), p_value=next(floats), anomalous=False,
+                repeated=False,
+            )
+            for _ in range(1_000)
+        ]  # fmt: skip
+        took_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert SCORE_BYTES / 2 < took_bytes / len(scores) < SCORE_BYTES * 1.1
 
 
 def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> None:
