@@ -15,6 +15,7 @@ process works on what is agreed in Redis, and losing that loses only time:
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
@@ -37,6 +38,9 @@ ALL = "all"
 
 COMPLETED, FAILED = b"+", b"-"
 """The first byte of an answer: whether the request succeeded."""
+
+MAX_INPUT_BYTES = 32 << 20
+"""Of the requests of a chunk. A line has at most 16 MiB, and a chunk of several lines 1 MiB."""
 
 _COUNTS_S = 30 * 86400
 _CREATED = "nextchar:batches:created"
@@ -207,8 +211,17 @@ class Batches:
         self._blobs.write(_chunk_path(batch_id, chunk, "input.jsonl"), b"".join(b"%s\n" % x for x in lines))
 
     def read_input(self, batch_id: str, chunk: int) -> list[bytes]:
-        """Return the requests of a chunk. Raises FileNotFoundError: the batch has ended meanwhile."""
-        return self._blobs.read(_chunk_path(batch_id, chunk, "input.jsonl")).split(b"\n")[:-1]
+        """Return the requests of a chunk.
+
+        Raises:
+            FileNotFoundError: the batch has ended meanwhile.
+            Unavailable: the chunk is larger than any (code `batch_damaged`).
+        """
+        path = _chunk_path(batch_id, chunk, "input.jsonl")
+        data = self._blobs.read_record(path, max_bytes=MAX_INPUT_BYTES)
+        if len(data) > MAX_INPUT_BYTES:
+            raise Unavailable(f"{path} is damaged; cancel the batch and create another", code="batch_damaged")
+        return data.split(b"\n")[:-1]
 
     def create_answers(self, batch: Batch, chunk: int, answers: Iterable[bytes]) -> bool:
         """Write the answers of a chunk, unless another process was faster; return whether they were written.
@@ -218,12 +231,12 @@ class Batches:
         data = b"".join(b"%s\n" % answer for answer in answers)
         is_first = self._blobs.create(_chunk_path(batch.id, chunk, "answers"), data)
         if is_first:
-            self._count(batch.id, chunk, data)
+            self._count(batch.id, chunk, data.split(b"\n")[:-1])
         return is_first
 
     def read_answers(self, batch_id: str, chunk: int) -> Iterator[bytes]:
-        """Yield the answers of a chunk, as they were written. Raises FileNotFoundError."""
-        yield from self._blobs.read(_chunk_path(batch_id, chunk, "answers")).split(b"\n")[:-1]
+        """Yield the answers of a chunk, as they were written, one in memory. Raises FileNotFoundError."""
+        yield from _lines(self._blobs.stream(_chunk_path(batch_id, chunk, "answers")))
 
     def answered_chunks(self, batch_id: str) -> list[int]:
         """Return the chunks that have answers, in order."""
@@ -258,7 +271,7 @@ class Batches:
         """Count the chunks whose process was killed before it did, or whose counts were lost."""
         counted: Any = self._redis.hkeys(_key(batch_id, "counts"))
         for chunk in set(answered) - set(map(int, counted)):
-            self._count(batch_id, chunk, self._blobs.read(_chunk_path(batch_id, chunk, "answers")))
+            self._count(batch_id, chunk, self.read_answers(batch_id, chunk))
 
     def acquire_lease(self, batch_id: str, what: int | str, token: str) -> bool:
         """Acquire or renew the lease of a chunk, or of ALL; return False if another process holds it."""
@@ -268,11 +281,11 @@ class Batches:
         """Release the lease if `token` holds it."""
         lease.release(self._redis, _key(batch_id, f"lease:{what}"), token)
 
-    def _count(self, batch_id: str, chunk: int, answers: bytes) -> None:
-        lines = answers.split(b"\n")[:-1]
-        completed = sum(line.startswith(COMPLETED) for line in lines)
+    def _count(self, batch_id: str, chunk: int, answers: Iterable[bytes]) -> None:
+        kinds = Counter(answer[:1] for answer in answers)
         with self._redis.pipeline() as pipe:
-            pipe.hset(_key(batch_id, "counts"), str(chunk), f"{completed} {len(lines) - completed}")
+            completed = kinds[COMPLETED]
+            pipe.hset(_key(batch_id, "counts"), str(chunk), f"{completed} {kinds.total() - completed}")
             pipe.expire(_key(batch_id, "counts"), _COUNTS_S)
             pipe.execute()
 
@@ -300,6 +313,17 @@ class Batches:
         if batch.has_ended:
             self._ended[batch_id] = batch
         return batch
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file that comes in pieces, without their newlines."""
+    held: list[bytes] = []
+    for piece in pieces:
+        first, *rest = piece.split(b"\n")
+        held.append(first)
+        for line in rest:
+            yield b"".join(held)
+            held = [line]
 
 
 def no_such_batch(reference: str) -> NotFound:

@@ -286,11 +286,10 @@ class BatchProcessing:
             ):
                 for chunk in range(len(batch.chunk_sizes)):
                     self._renew(batch, ALL)
-                    responses = list(self._final_responses(batch, chunk))
-                    for kind, upload in ((COMPLETED, output), (FAILED, errors)):
-                        lines = [line[1:] + b"\n" for line in responses if line.startswith(kind)]
-                        upload.feed(b"".join(lines))
-                        counts[kind] += len(lines)
+                    for response in self._final_responses(batch, chunk):
+                        kind = COMPLETED if response.startswith(COMPLETED) else FAILED
+                        (output if kind == COMPLETED else errors).feed(response[1:] + b"\n")
+                        counts[kind] += 1
                 files = {
                     "output_file": self._add_file(batch, output, "output") if counts[COMPLETED] else None,
                     "error_file": self._add_file(batch, errors, "error") if counts[FAILED] else None,

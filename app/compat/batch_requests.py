@@ -23,9 +23,19 @@ MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_ERRORS = 100
 """Errors that are reported for one file."""
 
-_CHUNK_REQUESTS = 64
-_CHUNK_BYTES = 1 << 20
-_LARGE_RESPONSE = 16  # a request whose response may be large counts as this many
+CHUNK_REQUESTS = 64
+"""The most requests of a chunk."""
+
+CHUNK_BYTES = 1 << 20
+"""The most bytes of a chunk of several requests."""
+
+CHUNK_RESPONSE_BYTES = 16 << 20
+"""The most bytes of the responses to a chunk of several requests, estimated: all are in memory until the last
+has ended."""
+
+_MAX_GENERATED = 100_000  # characters of one request; a request for more is refused
+_CHARACTER_BYTES = 4
+_LOGPROB_BYTES = 40  # of a character's log-probability, and of each alternative
 
 _FIELDS = {"custom_id", "method", "url", "body"}
 
@@ -38,9 +48,17 @@ class BatchRequest:
     body: dict[str, Any]
 
     @property
-    def has_large_response(self) -> bool:
-        """Whether the response may take many times the memory of its text."""
-        return self.body.get("logprobs") is not None or bool(self.body.get("echo"))
+    def max_response_bytes(self) -> int:
+        """About the most bytes that its response may have. The body has not been checked yet."""
+        prompt = self.body.get("prompt")
+        prompts = prompt if isinstance(prompt, list) and not all(map(_is_count, prompt)) else [prompt]
+        made = _count(self.body.get("n"), 1)
+        characters = min(_MAX_GENERATED, made * len(prompts) * _count(self.body.get("max_tokens"), 16))
+        if self.body.get("echo"):
+            characters += made * sum(len(one) for one in prompts if isinstance(one, str | list))
+        alternatives = self.body.get("logprobs")
+        logprobs = 0 if alternatives is None else 1 + _count(alternatives, 0)
+        return characters * (_CHARACTER_BYTES + logprobs * _LOGPROB_BYTES)
 
 
 class InvalidLine(Exception):
@@ -80,7 +98,7 @@ def parse_request(data: bytes, *, endpoint: str, line: int | None = None) -> Bat
 def divide(pieces: Iterable[bytes], *, endpoint: str, errors: list[BatchError]) -> Iterator[list[bytes]]:
     """Yield the lines of each chunk of a file. Adds to `errors`; after the first, only looks for more."""
     chunk: list[bytes] = []
-    weight = size = 0
+    size = response_size = 0
     seen: set[str] = set()
     for number, data in _lines(pieces, errors):
         try:
@@ -99,12 +117,13 @@ def divide(pieces: Iterable[bytes], *, endpoint: str, errors: list[BatchError]) 
         seen.add(request.custom_id)
         if errors:
             continue
-        chunk.append(data)
-        weight += _LARGE_RESPONSE if request.has_large_response else 1
         size += len(data)
-        if weight >= _CHUNK_REQUESTS or size >= _CHUNK_BYTES:
+        response_size += request.max_response_bytes
+        is_full = len(chunk) == CHUNK_REQUESTS or size > CHUNK_BYTES or response_size > CHUNK_RESPONSE_BYTES
+        if chunk and is_full:
             yield chunk
-            chunk, weight, size = [], 0, 0
+            chunk, size, response_size = [], len(data), request.max_response_bytes
+        chunk.append(data)
     if chunk and not errors:
         yield chunk
 
@@ -121,3 +140,12 @@ def _lines(pieces: Iterable[bytes], errors: list[BatchError]) -> Iterator[tuple[
                 errors.append(BatchError(code="line_too_long", message=message, line=number))
             elif line.data.strip():
                 yield number, line.data.rstrip(b"\r")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _count(value: object, default: int) -> int:
+    """Return a number that a body gives, or the default for one that will be refused."""
+    return min(value, _MAX_GENERATED) if isinstance(value, int) and _is_count(value) else default

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from starlette.types import Scope
 
+from app.compat import batch_requests
+from app.compat.json_lines import MAX_LINE_BYTES
 from app.composition import build_services
 from app.http import connections
 from app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
@@ -98,6 +100,9 @@ def test_times_and_lengths_are_as_stated() -> None:
     numbers = [int(n) for n in re.findall(r"\d+", rows("Memory")["a calibration"][0])]
     limits = (calibration_format.MAX_BYTES, calibration_format.MAX_BYTES, calibrations.MAX_CACHED_BYTES)
     assert numbers == [one >> 20 for one in limits]
+    numbers = [int(n) for n in re.findall(r"\d+", rows("Memory")["a chunk of a batch"][0])]
+    megabytes = (batch_requests.CHUNK_BYTES, batch_requests.CHUNK_RESPONSE_BYTES, MAX_LINE_BYTES)
+    assert numbers == [batch_requests.CHUNK_REQUESTS, *(one >> 20 for one in megabytes)]
     assert rows("Memory")["a record in the storage"][0].startswith(f"{MAX_RECORD_BYTES >> 20} MiB")
     lengths = rows("Logs and records")["a log record"][0]
     assert f"{MAX_MESSAGE_CHARACTERS:,}" in lengths and f"{MAX_EXCEPTION_CHARACTERS:,}" in lengths

@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from app.settings import ApiSettings
+from models.errors import Unavailable
 from store.batches import ALL, Batch, Batches, BatchStatus
 from tests.app.fakes import BROKEN, ENDLESS, publish
 from tests.app.service import Service, error_of, serving, until
@@ -363,6 +364,20 @@ def test_answers_are_created_once_and_their_counts_are_restored(idle: Service) -
     assert batches.counts(batch) == (0, 0)
     batches.count_answered(batch_id, [0])
     assert batches.counts(batch) == (1, 1)
+
+
+def test_chunks_are_read_as_they_were_written_and_no_more_than_one_may_have(
+    idle: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, batch_id = store_of(idle), create(idle, lines(request()))
+    written = [b"", b"+" + b"a" * (3 << 20), b"-b"]
+    assert batches.create_answers(batches.get(batch_id), 0, written)
+    assert list(batches.read_answers(batch_id, 0)) == written
+    batches.write_input(batch_id, 0, written)
+    assert batches.read_input(batch_id, 0) == written
+    monkeypatch.setattr("store.batches.MAX_INPUT_BYTES", 3 << 20)
+    with pytest.raises(Unavailable, match="is damaged"):
+        batches.read_input(batch_id, 0)
 
 
 def test_damaged_record_blocks_no_other_batch(service: Service, sdk: openai.OpenAI) -> None:
