@@ -34,6 +34,7 @@ class Decode:
         self.sequences: list[Sequence] = []  # (B,)
         self.waiting: list[tuple[Sequence, Floats, State]] = []  # with logits (1, V) and state (1, S)
         self.step_s = 0.0  # duration of the last step
+        self.call_s = 0.0  # of its longest call of the network
         self.steps_by_batch_size = [0] * (MAX_BATCH + 1)  # [B]
         self._network, self._counters = network, counters
         self._generator = network if isinstance(network, GeneratingNetwork) else None
@@ -118,10 +119,9 @@ class Decode:
             state = np.concatenate([state, *(request.state for request in piggybacked)])
         rows = len(ids)
         step_s = self._step_s.get(rows.bit_length(), float("inf"))
-        if rows > CALL_ROWS and step_s > MAX_CALL_S and is_due_within(step_s):
-            logits, state = self._step_in_calls(np.array([ids], np.int32), state, end_due)
-        else:
-            logits, state = self._network.step(np.array([ids], np.int32), state)
+        is_long = rows > CALL_ROWS and step_s > MAX_CALL_S
+        call_rows = CALL_ROWS if is_long and is_due_within(step_s) else rows
+        logits, state = self._step_in_calls(np.array([ids], np.int32), state, call_rows, end_due)
         if self.sequences is sequences:
             self._logits, self._state = logits[0, :b], state[:b]
         else:  # some have been removed since
@@ -135,6 +135,8 @@ class Decode:
         self._counters["steps"] += 1
         self.steps_by_batch_size[b] += 1
         self.step_s = time.perf_counter() - started
+        if call_rows == rows:
+            self.call_s = self.step_s
         self._observe(rows, self.step_s)
         return None
 
@@ -146,15 +148,19 @@ class Decode:
             self._keep(kept)
 
     def _step_in_calls(
-        self, ids: NDArray[np.int32], state: State, end_due: Callable[[], None]
+        self, ids: NDArray[np.int32], state: State, rows: int, end_due: Callable[[], None]
     ) -> tuple[Floats, State]:
-        """Step ids (1, B) from state (B, S), CALL_ROWS rows at a time; `end_due` between the calls."""
+        """Step ids (1, B) from state (B, S), so many rows at a time; `end_due` between the calls."""
+        if rows == ids.shape[1]:
+            return self._network.step(ids, state)
         parts = []
-        for at in range(0, ids.shape[1], CALL_ROWS):
+        for at in range(0, ids.shape[1], rows):
             if at:
                 end_due()
-            part = slice(at, at + CALL_ROWS)
+            started = time.perf_counter()
+            part = slice(at, at + rows)
             parts.append(self._network.step(np.ascontiguousarray(ids[:, part]), state[part]))
+            self.call_s = max(self.call_s if at else 0.0, time.perf_counter() - started)
         logits, states = zip(*parts, strict=True)
         return np.concatenate(logits, axis=1), np.concatenate(states)
 
@@ -173,7 +179,7 @@ class Decode:
         ids = np.array([sequence.last_id for sequence in self.sequences], np.int32)
         sampling = self._sampler.sampling(count)
         chosen, logits, self._state = self._generator.generate(ids, self._state, *sampling)
-        self.step_s = time.perf_counter() - started
+        self.step_s = self.call_s = time.perf_counter() - started
         self._observe(b, self.step_s / (count + 1))
         self._logits = logits[-1]
         self._counters["steps"] += count + 1

@@ -45,6 +45,7 @@ class Prefill:
         self, network: StepNetwork, cache: StateCache, inbox: Inbox, counters: MutableMapping[str, float]
     ) -> None:
         self.requests: list[ScheduledRequest] = []
+        self.call_s = 0.0  # duration of the last chunk
         self._completed: list[tuple[ScheduledRequest, Floats, State]] = []
         self._network, self._cache, self._inbox, self._counters = network, cache, inbox, counters
         self._generator = network if isinstance(network, GeneratingNetwork) else None
@@ -122,7 +123,7 @@ class Prefill:
         for i, request in enumerate(batch):
             last = logits[-1, i : i + 1] if completes else None
             self.advance(request, steps, last, state[i : i + 1])
-        elapsed_s = time.perf_counter() - started
+        self.call_s = elapsed_s = time.perf_counter() - started
         self._budget_s -= elapsed_s
         measured = elapsed_s / steps
         self._step_s[size] = 0.7 * step_s + 0.3 * measured if size in self._step_s else measured

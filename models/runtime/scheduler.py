@@ -156,8 +156,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         decode, prefill = self._decode, self._prefill
-        # A deadline that falls into the first half of the next call ends a request before it.
-        self._end_due(within_s=min(decode.step_s, MAX_CALL_S) / 2 if decode.sequences else 0.0)
+        self._end_before_call()
         if self._has_changed:
             self._has_changed = False
             if self._backlog.requests:
@@ -173,7 +172,7 @@ class Scheduler:
                     prefill,
                     may_generate=may_generate,
                     is_due_within=self._is_due_within,
-                    end_due=self._end_due,
+                    end_due=self._end_before_call,
                 )
             )
             prefill.grant(decode.step_s)
@@ -193,6 +192,11 @@ class Scheduler:
         """Whether a deadline passes within so many seconds."""
         until = time.perf_counter() + seconds
         return any(request.deadline < until for request in (*self._running, *self._backlog.requests))
+
+    def _end_before_call(self) -> None:
+        """A deadline that falls into the first half of the next call ends a request before it."""
+        call_s = self._prefill.call_s if self._prefill.requests else 0.0
+        self._end_due(within_s=(self._decode.call_s if self._decode.sequences else call_s) / 2)
 
     def _end_due(self, *, within_s: float = 0.0) -> None:
         """End requests that are cancelled or whose deadline passes within so many seconds."""
