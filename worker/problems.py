@@ -5,13 +5,15 @@ from models.report import Report
 _MAX_UNIGRAM_RATIO = 0.95  # a model above this has learned hardly more than character frequencies
 _MARGIN_BITS = 0.01  # smaller differences are not reported: the printed figures would be equal
 _GOOD_BITS = 0.05  # a text that is predicted this well is no problem
+_UNLIKE_RATIO = 1.15  # of the network's bits on both halves of the held-out text; 0.96 to 1.10 is usual
+_UNLIKE_BITS = 0.25
 
 
 def find_problems(report: Report) -> list[str]:
-    """Return a sentence, with figures and advice, if a model has learned too little; else nothing.
+    """Return a sentence, with figures and advice, if a model or its text has a problem; else nothing.
 
-    That is if it is not clearly better than character frequencies alone, or worse than the best of the n-gram
-    model and xz on the same held-out text.
+    That is if the model is not clearly better than character frequencies alone, or worse than the best of the
+    n-gram model and xz on the same held-out text, or if the end of the text is unlike what precedes it.
     """
     bits, baselines = report["validation_bits_per_character"], report.get("baselines", {})
     if bits < _GOOD_BITS:
@@ -31,10 +33,30 @@ def find_problems(report: Report) -> list[str]:
             f" where the {name_by_bits[min(name_by_bits)]} reaches {min(name_by_bits):.2f}"
         )
         return [f"{sentence}; {_advice(report)}"]
-    return []
+    return [unlike] if (unlike := _unlike_end(report)) else []
+
+
+def _unlike_end(report: Report) -> str | None:
+    """Return a sentence if the network is far worse on the half of the held-out text that judges the model.
+
+    That is, worse than on the half before, on which its best step was chosen.
+    """
+    curve, judged = report.get("curve", []), report.get("experts", {}).get("lstm")
+    if not curve or judged is None:
+        return None
+    chosen = min(point["validation_bits_per_character"] for point in curve)
+    if judged < chosen + _UNLIKE_BITS or judged < chosen * _UNLIKE_RATIO:
+        return None
+    return (
+        "the end of the text, by which the model is judged, is unlike what precedes it: the network alone"
+        f" has {judged:.2f} bits per character there, and {chosen:.2f} before; look at the end, and leave out"
+        " what does not belong to the text, such as a license or an index"
+    )
 
 
 def _advice(report: Report) -> str:
+    if unlike := _unlike_end(report):
+        return unlike
     if (turned := report.get("validation_turned_at_step")) is not None:
         return f"validation was best at step {turned}: train on more text, or use a smaller preset"
     if report.get("ended_early"):

@@ -50,6 +50,27 @@ def test_advice_depends_on_the_cause() -> None:
     assert "train for more seconds or on more text" in find_problems({**worse, "epochs": 7.1})[0]
 
 
+def _with_network_bits(chosen: float, judged: float) -> dict[str, Any]:
+    curve = [{"validation_bits_per_character": bits} for bits in (6.8, chosen, chosen + 0.1)]
+    return {**REPORT, "curve": curve, "experts": {"lstm": judged}}
+
+
+def test_an_end_that_is_unlike_the_text_is_reported_also_if_the_model_is_good() -> None:
+    (sentence,) = find_problems(_with_network_bits(3.63, 4.72))
+    assert sentence == (
+        "the end of the text, by which the model is judged, is unlike what precedes it: the network alone has"
+        " 4.72 bits per character there, and 3.63 before; look at the end, and leave out what does not belong"
+        " to the text, such as a license or an index"
+    )
+    (advice,) = find_problems({**_with_network_bits(3.63, 4.72), "validation_bits_per_character": 2.6})
+    assert advice.startswith("the model is worse than a simple predictor") and advice.endswith(sentence)
+
+
+@pytest.mark.parametrize(("chosen", "judged"), [(2.0, 2.2), (0.5, 0.62), (3.63, 2.9)])
+def test_usual_differences_of_the_held_out_halves_are_no_problem(chosen: float, judged: float) -> None:
+    assert find_problems(_with_network_bits(chosen, judged)) == []
+
+
 def test_a_predictable_text_and_a_tie_are_no_problems() -> None:
     dull = {"validation_bits_per_character": 0.01, "baselines": {"unigram": 0.0, "ngram": 0.0, "xz": 0.0}}
     assert find_problems({**REPORT, **dull}) == []
