@@ -123,7 +123,10 @@ class CorpusStatistics:
         if self._counts.distinct == 1:
             warnings.append("the text repeats one character; there is nothing to learn")
         if self._sample.startswith("\ufeff"):
-            warnings.append("the text starts with a byte order mark, which counts as a character")
+            warnings.append(
+                "the text starts with a byte order mark, which counts as a character; to train without it,"
+                " remove it (`sed '1s/^\\xef\\xbb\\xbf//' FILE`) and upload the text again"
+            )
         if carriage_returns := int(counts[ord("\r")]):
             plural = "" if carriage_returns == 1 else "s"
             warnings.append(
@@ -146,8 +149,15 @@ class CorpusStatistics:
                 " (`sed 's/\\x1b\\[[0-9;]*m//g' FILE`) and upload the text again"
             )
         if counts[0xFFFD]:
-            warnings.append(f"{counts[0xFFFD]:,} replacement characters (U+FFFD): a conversion lost text")
+            plural = "" if counts[0xFFFD] == 1 else "s"
+            warnings.append(
+                f"{counts[0xFFFD]:,} replacement character{plural} (U+FFFD): a conversion lost text; convert"
+                " the original from its true encoding and upload it again"
+            )
         rare = int(np.count_nonzero((counts > 0) & (counts < _RARE)))
         if rare > _MAX_RARE_CHARACTERS:
-            warnings.append(f"{rare:,} characters occur fewer than five times and will be learned badly")
+            warnings.append(
+                f"{rare:,} characters occur fewer than five times and will be learned badly; a job's"
+                " coverage, such as 0.9995, leaves the rarest out"
+            )
         return warnings

@@ -207,7 +207,8 @@ def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float
     length = corpus.bytes if alphabet == "bytes" else corpus.characters
     if length < MINIMUM_CHARACTERS:
         raise InvalidInput(
-            f"the corpus has {length} characters and training needs at least {MINIMUM_CHARACTERS}",
+            f"the corpus has {length} character{'' if length == 1 else 's'}, and training needs at least"
+            f" {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
             param="corpus",
         )

@@ -79,12 +79,15 @@ def test_so_many_marks_belong_to_one_letter_and_no_more(monkeypatch: pytest.Monk
     ("text", "warning"),
     [
         ("aaaa", "repeats one character"),
-        ("\ufeffab", "starts with a byte order mark"),
+        (
+            "\ufeffab",
+            "starts with a byte order mark, which counts as a character; to train without it, remove",
+        ),
         ("ab\r\n", "1 carriage return: "),
         ("ab\r\ncd\r\n", "2 carriage returns: "),
         ("ab\0", "1 NUL characters"),
-        ("ab\ufffd\ufffd", "2 replacement characters"),
-        ("".join(map(chr, range(97, 118))), "21 characters occur fewer than five times"),
+        ("ab\ufffd\ufffd", "2 replacement characters (U+FFFD): a conversion lost text; convert the original"),
+        ("".join(map(chr, range(97, 118))), "21 characters occur fewer than five times and will be"),
         ("".join(map(chr, range(97, 118))) * 4, "21 characters occur fewer than five times"),
     ],
 )

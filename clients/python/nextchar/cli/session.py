@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import typer
 from rich.console import Console
@@ -73,9 +73,16 @@ class Session:
             self.print_note(if_empty)
 
 
+def standard_input() -> BinaryIO:
+    """Return standard input. Raises OSError if the shell has closed it."""
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer
+
+
 def read_bytes(file: Path) -> bytes:
-    """Return the content of a file, or of standard input for `-`."""
-    return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    """Return the content of a file, or of standard input for `-`. Raises OSError."""
+    return standard_input().read() if str(file) == "-" else file.read_bytes()
 
 
 def read_text(file: Path) -> str:
