@@ -1,6 +1,5 @@
 """`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,13 @@ from rich.text import Text
 from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.repl import run_repl
-from nextchar.cli.session import Session, command, print_unknown_characters, read_text
+from nextchar.cli.session import (
+    Session,
+    command,
+    print_unknown_characters,
+    read_text,
+    standard_input,
+)
 from nextchar.connection import omit_none
 from nextchar.options import Expert
 from nextchar.types import Distribution
@@ -82,7 +87,7 @@ def complete(
         until=until,
         expert=expert,
     )
-    if interactive or (prompt is None and sys.stdin.isatty()):
+    if interactive or (prompt is None and standard_input().isatty()):
         if prompt is not None or options.get("n", 1) != 1:
             raise typer.BadParameter("--interactive reads the prompt line by line; leave out PROMPT and --n")
         run_repl(session, model, options)
@@ -171,4 +176,4 @@ def _read_prompt(prompt: str | None) -> str:
     if prompt is not None:
         return prompt
     # A command that silently waits for input at a terminal looks as if it hung.
-    return "" if sys.stdin.isatty() else read_text(Path("-")).removesuffix("\n")
+    return "" if standard_input().isatty() else read_text(Path("-")).removesuffix("\n")

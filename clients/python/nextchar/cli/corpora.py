@@ -1,6 +1,5 @@
 """`nextchar corpus`: upload, list, show, change and delete corpora."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from nextchar.cli.formatting import (
     printable,
 )
 from nextchar.cli.names import CorpusArgument
-from nextchar.cli.session import Session, command
+from nextchar.cli.session import Session, command, standard_input
 from nextchar.types import Corpus, TextKind
 from nextchar.upload import archive_format
 
@@ -61,6 +60,8 @@ def add(
 
     Example: nextchar corpus add notes.txt --name notes
     """
+    if not file:  # Path("") is the current folder
+        raise typer.BadParameter("the file's name is empty")
     encoding = "bytes" if as_bytes else None
     if "://" in file:
         corpus = session.client.import_corpus(
@@ -145,7 +146,7 @@ def upload(
     lines: Literal["lines"] | None = "lines" if deduplicate else None
     add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
     if str(file) == "-":
-        return add(sys.stdin.buffer, name=name)
+        return add(standard_input(), name=name)
     if file.is_dir():
         return add(file, name=name or name_of(file.resolve()))
     with file.open("rb") as text:

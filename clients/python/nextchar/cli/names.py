@@ -12,6 +12,7 @@ import typer
 from nextchar.cli.options import shared_option
 from nextchar.client import DEFAULT_SERVER, Client
 from nextchar.errors import NextcharError
+from nextchar.types import Job
 
 _COMPLETION_TIMEOUT_S = 1.0
 _MAX_SUGGESTIONS = 3
@@ -49,12 +50,20 @@ _NAMES_OF_CODE: dict[str, Callable[[Client], Names]] = {
 
 
 def with_suggestion(error: NextcharError, client: Client) -> str:
-    """Return an error's sentence; where a name was not found, with the known names closest to it."""
-    list_names = _NAMES_OF_CODE.get(getattr(error, "code", ""))
+    """Return an error's sentence; where a name was not found, with the known names closest to it.
+
+    Of a model that is not trained yet it names the job.
+    """
+    code = getattr(error, "code", "")
+    list_names = _NAMES_OF_CODE.get(code)
     unknown = re.search(r"'(.+)'", str(error))
     if list_names is None or unknown is None:
         return str(error)
     try:
+        if code == "model_not_found" and (job := _unfinished_job(client, unknown[1])):
+            return (
+                f"{error} yet; {job['id']} trains it and is {job['status']}: nextchar jobs follow {job['id']}"
+            )
         known = list_names(client)
     except NextcharError:  # the key may not list them
         return str(error)
@@ -64,6 +73,11 @@ def with_suggestion(error: NextcharError, client: Client) -> str:
         return str(error)
     suggestions = dict.fromkeys(repr(known[label]) for label in closest)
     return f"{error}; did you mean {' or '.join(suggestions)}?"
+
+
+def _unfinished_job(client: Client, name: str) -> Job | None:
+    unfinished = ("queued", "running", "paused")
+    return next((job for job in client.jobs() if job["name"] == name and job["status"] in unfinished), None)
 
 
 def complete_corpus(context: typer.Context, incomplete: str) -> list[str]:

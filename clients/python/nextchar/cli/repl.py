@@ -1,13 +1,12 @@
 """`nextchar complete MODEL --interactive`: a text by turns, a line typed, then a completion of it."""
 
 import contextlib
-import sys
 from typing import Any
 
 from rich.text import Text
 
 from nextchar.cli.formatting import printable
-from nextchar.cli.session import Session
+from nextchar.cli.session import Session, standard_input
 from nextchar.errors import ServerError
 
 HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start over. Ctrl-D: end."
@@ -36,7 +35,7 @@ def run_repl(session: Session, model: str, options: dict[str, Any]) -> None:
 
 def _read_line() -> str | None:
     try:
-        return input(_INPUT_PROMPT if sys.stdin.isatty() else "")
+        return input(_INPUT_PROMPT if standard_input().isatty() else "")
     except EOFError:
         return None
 

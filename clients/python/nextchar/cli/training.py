@@ -188,9 +188,7 @@ def train(
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
-    name = name or (corpora.name_of(file) if file else None)
-    if not name:
-        raise typer.BadParameter("name the model with --name")
+    name = name or _name_of(session, source, file)
     request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
     request |= omit_none(architecture=architecture, preset=preset)
     request |= omit_none(validation_fraction=validation_fraction, seed=seed)
@@ -251,6 +249,8 @@ def _file_of(session: Session, source: str) -> Path | None:
 
     What contains a slash is a file. Any other word is a file if there is one and no corpus of that name.
     """
+    if not source:  # Path("") is the current folder
+        raise typer.BadParameter("the name of the file or corpus is empty")
     file = Path(source)
     if source == "-" or os.sep in source:
         return file
@@ -266,6 +266,15 @@ def _file_of(session: Session, source: str) -> Path | None:
         f"{source} is both a corpus and a file; using the corpus (write ./{source} for the file)"
     )
     return None
+
+
+def _name_of(session: Session, source: str, file: Path | None) -> str:
+    """Return the name of a model after its file."""
+    if file is None:
+        session.client.corpus(source)  # raises if there is none: a misspelled file is no corpus either
+    elif name := corpora.name_of(file):
+        return name
+    raise typer.BadParameter("name the model with --name")
 
 
 def _upload(session: Session, file: Path) -> str:

@@ -44,6 +44,24 @@ def test_the_kind_is_shown_sent_and_changed(run: Run, server: FakeServer, tmp_pa
     assert run("corpus", "add", str(file), "--kind", "poem").status == 2
 
 
+@pytest.mark.parametrize("command", [("corpus", "add", ""), ("train", "")])
+def test_an_empty_name_is_not_the_current_folder(
+    run: Run, server: FakeServer, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    refused = run(*command)
+    assert refused.status == 2
+    assert "is empty" in refused.err
+    assert server.uploads == []
+
+
+@pytest.mark.parametrize("command", ["corpus add -", "complete fake", "score fake"])
+def test_a_closed_standard_input_is_an_error(server: FakeServer, command: str) -> None:
+    done = in_shell(server, f"{command} <&-")
+    assert (done.returncode, done.stderr) == (1, "nextchar: standard input is closed\n")
+
+
 @pytest.mark.parametrize("source", ["- < <(printf hello)", "<(printf hello) --name x", "- <<< hello"])
 def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
     done = in_shell(server, f"corpus add {source}")

@@ -77,6 +77,14 @@ def test_shared_options_stand_before_or_after_the_command(run: Run, server: Fake
     )  # the last wins
 
 
+def test_an_error_names_the_job_that_trains_the_model(run: Run, server: FakeServer) -> None:
+    server.models.clear()
+    server.training.status_asked = "running"
+    assert run("complete", "fake", "x").err == (
+        "nextchar: there is no model 'fake' yet; job_1 trains it and is running: nextchar jobs follow job_1\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
     [

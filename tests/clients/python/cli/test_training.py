@@ -121,6 +121,12 @@ def test_train_takes_the_corpus_where_a_file_has_its_name_and_says_so(
     assert (old["name"], new["name"]) == ("words", None)  # the name is taken by the text before
 
 
+def test_train_names_what_is_missing(run: Run, server: FakeServer) -> None:
+    run("corpus", "add", "-", "--name", "words", stdin="words")
+    assert "name the model with --name" in run("train", "words").err
+    assert run("train", "words.txt").err.startswith("nextchar: there is no corpus 'words.txt'")
+
+
 def test_train_takes_a_file_where_no_corpus_has_its_name(
     run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
