@@ -188,7 +188,7 @@ def train(
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
-    name = name or _name_of(session, source, file)
+    name = name or _name_of(source, file)
     request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
     request |= omit_none(architecture=architecture, preset=preset)
     request |= omit_none(validation_fraction=validation_fraction, seed=seed)
@@ -268,11 +268,13 @@ def _file_of(session: Session, source: str) -> Path | None:
     return None
 
 
-def _name_of(session: Session, source: str, file: Path | None) -> str:
+def _name_of(source: str, file: Path | None) -> str:
     """Return the name of a model after its file."""
-    if file is None:
-        session.client.corpus(source)  # raises if there is none: a misspelled file is no corpus either
-    elif name := corpora.name_of(file):
+    if file is None and not Path(source).exists():
+        raise typer.BadParameter(
+            f"there is no file {source!r}; if it is a corpus, name the model with --name"
+        )
+    if file is not None and (name := corpora.name_of(file)):
         return name
     raise typer.BadParameter("name the model with --name")
 

@@ -121,10 +121,20 @@ def test_train_takes_the_corpus_where_a_file_has_its_name_and_says_so(
     assert (old["name"], new["name"]) == ("words", None)  # the name is taken by the text before
 
 
-def test_train_names_what_is_missing(run: Run, server: FakeServer) -> None:
-    run("corpus", "add", "-", "--name", "words", stdin="words")
-    assert "name the model with --name" in run("train", "words").err
-    assert run("train", "words.txt").err.startswith("nextchar: there is no corpus 'words.txt'")
+def test_train_names_what_is_missing(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = run("train", "words.txt")
+    assert refused.status == 2
+    assert "there is no file 'words.txt'" in refused.err
+    assert "--name" in refused.err
+    Path("words").write_text("words\n")
+    run("corpus", "add", "words")
+    both = run("train", "words")
+    assert "words is both a corpus and a file" in both.err
+    assert "name the model with --name" in both.err
+    assert "no file" not in both.err
 
 
 def test_train_takes_a_file_where_no_corpus_has_its_name(
