@@ -10,28 +10,27 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nextchar.client import Client, TrainingJob
-from nextchar.errors import (
-    ClientError,
-    Conflict,
-    Forbidden,
-    InvalidRequest,
-    NextcharError,
-    NotFound,
-    RateLimited,
-    ServerError,
-    ServerUnreachable,
-    Timeout,
-    TrainingFailed,
-    Unauthorized,
-    Unavailable,
-)
-from nextchar.training import AsyncTrainingJob
-
 if TYPE_CHECKING:
     from nextchar.async_client import AsyncClient
+    from nextchar.client import Client, TrainingJob
+    from nextchar.errors import (
+        ClientError,
+        Conflict,
+        Forbidden,
+        InvalidRequest,
+        NextcharError,
+        NotFound,
+        RateLimited,
+        ServerError,
+        ServerUnreachable,
+        Timeout,
+        TrainingFailed,
+        Unauthorized,
+        Unavailable,
+    )
     from nextchar.local import Heatmap, Model, load
     from nextchar.local_training import train
+    from nextchar.training import AsyncTrainingJob
 
 __all__ = [
     "AsyncClient",
@@ -59,13 +58,29 @@ __all__ = [
 
 _MODULE_OF = {
     "AsyncClient": "nextchar.async_client",
+    "AsyncTrainingJob": "nextchar.training",
+    "Client": "nextchar.client",
+    "ClientError": "nextchar.errors",
+    "Conflict": "nextchar.errors",
+    "Forbidden": "nextchar.errors",
     "Heatmap": "nextchar.local",
+    "InvalidRequest": "nextchar.errors",
     "Model": "nextchar.local",
+    "NextcharError": "nextchar.errors",
+    "NotFound": "nextchar.errors",
+    "RateLimited": "nextchar.errors",
+    "ServerError": "nextchar.errors",
+    "ServerUnreachable": "nextchar.errors",
+    "Timeout": "nextchar.errors",
+    "TrainingFailed": "nextchar.errors",
+    "TrainingJob": "nextchar.client",
+    "Unauthorized": "nextchar.errors",
+    "Unavailable": "nextchar.errors",
     "load": "nextchar.local",
     "train": "nextchar.local_training",
 }
-"""Names that are imported on first use: asyncio would slow each start of the command down, and what runs
-models in this process need not be installed."""
+"""Names are imported on first use: the command starts faster and handles Ctrl-C before it imports more, and
+what runs models in this process need not be installed."""
 
 
 def __getattr__(name: str) -> Any:

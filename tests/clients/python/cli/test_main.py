@@ -134,3 +134,23 @@ def test_the_command_line_needs_no_tensorflow_and_nothing_of_the_service() -> No
     assert not {"tensorflow", "keras", "onnxruntime", "fastapi", "app", "store", "models"} & set(
         done.stdout.split()
     )
+
+
+@pytest.mark.parametrize("module", ["httpx", "typer", "nextchar.cli.training"])
+def test_ctrl_c_while_the_command_starts_ends_it_without_a_traceback(module: str) -> None:
+    code = f"""
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from nextchar.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=500
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
