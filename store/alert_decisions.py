@@ -16,22 +16,20 @@ import time
 from collections.abc import Callable, Sequence
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from models.anomaly.alerts import PARAMETER, Label
 from models.errors import Conflict, NotFound
 from store.blobs import Blobs
 from store.ids import is_id, new_id
-from store.records import Record, read_record
+from store.records import ImmutableRecord, Record, read_record
 
 _CACHE_S = 2.0  # a decision of another process is visible after this long
 _MAX_ATTEMPTS = 10
 
 
-class SpanRecord(BaseModel):
+class SpanRecord(ImmutableRecord):
     """Anomalous characters line[start:end] of an example."""
-
-    model_config = ConfigDict(frozen=True, from_attributes=True)
 
     start: int
     end: int
@@ -39,10 +37,8 @@ class SpanRecord(BaseModel):
     expected: str | None = None
 
 
-class Example(BaseModel):
+class Example(ImmutableRecord):
     """A line of an alert."""
-
-    model_config = ConfigDict(frozen=True)
 
     line: str
     score: float
@@ -53,7 +49,7 @@ class Example(BaseModel):
     source: str = ""
 
 
-class AlertFigures(BaseModel):
+class AlertFigures(ImmutableRecord):
     """An alert without its decision. Times are Unix seconds.
 
     Attributes:
@@ -62,8 +58,6 @@ class AlertFigures(BaseModel):
         arrived in each interval of `interval_s` seconds since `first_seen`. estimated_p: the lowest estimated
         p-value of its lines, which severity is made of; None of an alert from before there was one.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     model: str
@@ -85,15 +79,13 @@ class AlertFigures(BaseModel):
     sources: tuple[str, ...] = ()
 
 
-class Decision(BaseModel):
+class Decision(ImmutableRecord):
     """The decision on one alert, after the `sequence`-th change.
 
     Attributes:
         changed_by: the name of the API key that made this change; None without keys. label_score: with label
         `normal`, the highest score that the group had when it was labeled. figures: the alert at this change.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     sequence: int = 0
     changed_at: float
@@ -107,14 +99,12 @@ class Decision(BaseModel):
     figures: AlertFigures
 
 
-class Suppression(BaseModel):
+class Suppression(ImmutableRecord):
     """Alerts of a model that are counted but not reported until a time, in Unix seconds.
 
     `template` and `span` are patterns, in which `*` stands for any text, except in `<*>`, which stands for
     itself. `alert_id` is the alert it was made from, if it was made from one.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     model: str

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
 from models.anomaly.alerts import AlertKey, AlertLabel, Label, Occurrence, Severity, severity_of
@@ -34,6 +33,7 @@ from store.alert_recording import (
 )
 from store.blobs import Blobs
 from store.ids import is_id
+from store.records import ImmutableRecord
 
 AlertState = Literal["open", "acknowledged", "suppressed"]
 
@@ -53,10 +53,8 @@ redis.call('zrem', '{OF_MODEL}' .. model, old)
 """
 
 
-class Alert(BaseModel):
+class Alert(ImmutableRecord):
     """An alert with its decision; its fields besides `figures` are explained in `Decision`."""
-
-    model_config = ConfigDict(frozen=True)
 
     figures: AlertFigures
     decision: Decision | None = None

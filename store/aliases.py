@@ -12,11 +12,12 @@ import re
 import time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from store.blobs import Blobs
 from store.ids import check_name
+from store.records import ImmutableRecord
 
 log = logging.getLogger("nextchar.store")
 
@@ -28,7 +29,7 @@ _VERSION_LIKE = re.compile(r"(?i)v\d+|latest|newest")
 Action = Literal["set", "rollback", "delete"]
 
 
-class Check(BaseModel):
+class Check(ImmutableRecord):
     """What was required of a version before an alias moved to it, with the figure, and that it passed.
 
     Attributes:
@@ -36,15 +37,13 @@ class Check(BaseModel):
         to know about the figure.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     name: str
     value: float | None = None
     limit: float | None = None
     note: str | None = None
 
 
-class AliasMove(BaseModel):
+class AliasMove(ImmutableRecord):
     """One move of an alias. Times are Unix seconds.
 
     Attributes:
@@ -52,8 +51,6 @@ class AliasMove(BaseModel):
         the move that a rollback restores; None: there is none. moved_by: the name of the API key; None
         without keys. checks: what was required of the version, and passed.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     alias: str

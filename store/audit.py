@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from models.errors import InvalidInput
 from store.blobs import Blobs
 from store.ids import is_id, new_id, time_of_id
+from store.records import ImmutableRecord
 
 MAX_READ = 5_000
 """The most entries that one call reads to find those about something."""
@@ -23,7 +24,7 @@ MAX_READ = 5_000
 _DAY_S = 86_400.0
 
 
-class AuditEntry(BaseModel):
+class AuditEntry(ImmutableRecord):
     """One call that was answered.
 
     Attributes:
@@ -31,8 +32,6 @@ class AuditEntry(BaseModel):
         as in the OpenAPI description. about: the path of what it was about, as `/v1/models/names@2`; of what
         was made, if something was. to: what it became, as the new name of a model.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     at: float

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -29,6 +29,7 @@ from models.record_errors import UPGRADE, is_of_newer_version
 from store import lease
 from store.blobs import Blobs
 from store.ids import is_id, new_id
+from store.records import ImmutableRecord
 
 LEASE_S = 10
 """A process that has not renewed its lease for this long counts as dead."""
@@ -74,10 +75,8 @@ TRANSITIONS: dict[BatchStatus, frozenset[BatchStatus]] = {
 }
 
 
-class BatchError(BaseModel):
+class BatchError(ImmutableRecord):
     """What is wrong with the input file; `line` counts from 1."""
-
-    model_config = ConfigDict(frozen=True)
 
     code: str
     message: str
@@ -85,10 +84,8 @@ class BatchError(BaseModel):
     param: str | None = None
 
 
-class Batch(BaseModel):
+class Batch(ImmutableRecord):
     """One batch as of its `sequence`-th transition. Times are Unix seconds, UTC."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     sequence: int = 0
@@ -101,7 +98,7 @@ class Batch(BaseModel):
     key_models: tuple[str, ...] = ()
     created_at: int
     expires_at: int
-    moved_at: dict[BatchStatus, int] = {}  # when it first entered each other state
+    moved_at: dict[BatchStatus, int] = Field(default_factory=dict)  # when it first entered each other state
     chunk_sizes: tuple[int, ...] = ()  # the requests in each chunk
     is_expired: bool = False  # it is finalized because its time is over
     included: tuple[int, ...] | None = None  # the chunks whose answers its files have, once that is decided
@@ -201,7 +198,7 @@ class Batches:
         self.delete_chunks(batch.id)
         paths = self._blobs.paths(f"batches/{batch.id}")
         self._blobs.delete(*paths[:-1])
-        self._blobs.delete(*paths[-1:])  # last: an interrupted deletion is repeated
+        self._blobs.delete(_path(batch))  # last: an interrupted deletion is repeated
         self._ended.pop(batch.id, None)
 
     # Chunks

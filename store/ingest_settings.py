@@ -11,25 +11,21 @@ import contextlib
 import threading
 import time
 
-from pydantic import BaseModel, ConfigDict
-
 from models.errors import Conflict
 from store.blobs import Blobs
 from store.ingest_records import Recalibrate
-from store.records import read_record
+from store.records import ImmutableRecord, read_record
 
 _CACHE_S = 2.0  # a change by another process is visible after this long
 _MAX_ATTEMPTS = 10
 _FOLDER = "ingest_settings"
 
 
-class SettingsChange(BaseModel):
+class SettingsChange(ImmutableRecord):
     """The settings of a model's name after a change, in Unix seconds.
 
     `changed_by` is the name of the API key; None without keys.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     recalibrate: Recalibrate
     changed_at: float

@@ -11,7 +11,7 @@ import time
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from models.auto_preset import Candidate
 from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
@@ -21,6 +21,7 @@ from models.text.kind_detection import Purpose, TextKind
 from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
 from store.ids import is_id, new_id
+from store.records import ImmutableRecord
 
 
 class JobStatus(StrEnum):
@@ -52,13 +53,13 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 
 
-class JobRequest(BaseModel):
+class JobRequest(ImmutableRecord):
     """What to train, with all defaults filled in.
 
     A job of preset `auto` has the candidates instead of one network, until its worker has chosen.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     corpus: str
     name: str
@@ -98,19 +99,17 @@ STORAGE_CODES = frozenset({"storage_full", "storage_unavailable"})
 """Codes of a pause that ends automatically when the storage works again."""
 
 
-class JobError(BaseModel):
+class JobError(ImmutableRecord):
     """Why a job failed or was paused: a stable code, and a message with what to do."""
-
-    model_config = ConfigDict(frozen=True)
 
     code: str
     message: str
 
 
-class Job(BaseModel):
+class Job(ImmutableRecord):
     """One job as of its `sequence`-th transition. Times are Unix seconds, UTC."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     id: str
     sequence: int = 0

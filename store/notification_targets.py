@@ -12,14 +12,12 @@ import time
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from models.anomaly.alerts import SEVERITIES, Severity
 from models.errors import NotFound
 from store.blobs import Blobs
 from store.events import ALERT_EVENTS, EventType
 from store.ids import is_id, new_id
-from store.records import read_record
+from store.records import ImmutableRecord, read_record
 
 TargetKind = Literal["webhook", "alertmanager"]
 
@@ -27,7 +25,7 @@ _SECRET_BYTES = 32  # the specification asks for 24 to 64
 _SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with
 
 
-class NotificationTarget(BaseModel):
+class NotificationTarget(ImmutableRecord):
     """A receiver of events.
 
     Attributes:
@@ -36,8 +34,6 @@ class NotificationTarget(BaseModel):
         the types of events that are sent; an Alertmanager gets alerts only. secret: signs the messages of a
         webhook. is_trusted: from the settings, so it may be in a private network.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     kind: TargetKind

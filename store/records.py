@@ -3,13 +3,19 @@
 import logging
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from store.blobs import Blobs
 
 log = logging.getLogger("nextchar.store")
 
 Record = TypeVar("Record", bound=BaseModel)
+
+
+class ImmutableRecord(BaseModel):
+    """A record whose fields cannot be assigned: readers share one object of it."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 def read_record(blobs: Blobs, path: str, kind: type[Record]) -> Record | None:

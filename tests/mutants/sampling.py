@@ -103,7 +103,7 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
-    "store/batches.py": ("tests/store/test_durability.py", "tests/app/compat/test_openai_batches.py"),
+    "store/batches.py": ("tests/store/test_batches.py", "tests/app/compat/test_openai_batches.py"),
     "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
     "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),

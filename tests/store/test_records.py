@@ -3,10 +3,10 @@
 import logging
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from store.open_blobs import open_blobs
-from store.records import read_record
+from store.records import ImmutableRecord, read_record
 
 
 class Thing(BaseModel):
@@ -23,3 +23,13 @@ def test_a_damaged_record_is_logged_and_omitted(caplog: pytest.LogCaptureFixture
     assert "things/b.json is damaged" in caplog.text
     with pytest.raises(FileNotFoundError):
         read_record(blobs, "things/c.json", Thing)
+
+
+def test_a_record_that_readers_share_cannot_be_changed() -> None:
+    class Shared(ImmutableRecord):
+        count: int
+
+    record = Shared(count=2)
+    with pytest.raises(ValidationError, match="frozen"):
+        record.count = 3
+    assert record.count == 2 and hash(record) == hash(Shared(count=2))
