@@ -217,7 +217,7 @@ class Alerts:
 
     def _read(self, ids: Sequence[str]) -> list[AlertFigures]:
         """Return the alerts with these ids that have not expired."""
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:
             for alert_id in ids:
                 pipe.hgetall(ALERT + alert_id)
             stored = pipe.execute()
@@ -228,7 +228,7 @@ class Alerts:
         figures = alert.figures
 
         def change(current: Decision | None) -> Decision:
-            base = current or Decision(changed_at=0.0, figures=figures)
+            base = current or Decision(changed_at=time.time(), figures=figures)
             changed = {"changed_at": time.time(), "changed_by": by, "figures": figures, **fields}
             if fields.get("label") == "normal":
                 changed["label_score"] = max(figures.score, base.label_score)

@@ -7,7 +7,6 @@ Entries are created once and never changed. Only `Audit.sweep` deletes them, by 
 in the path, so that a filter by them reads the entries that match only.
 """
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -63,9 +62,11 @@ class Audit:
     ) -> AuditEntry:
         """Add an entry; it is stored when this returns. Raises as Blobs does."""
         entry_id = new_id("audit")
+        at = time_of_id("audit", entry_id)
+        assert at is not None, "a new id has its time"
         entry = AuditEntry(
             id=entry_id,
-            at=time_of_id("audit", entry_id) or time.time(),
+            at=at,
             key=key,
             address=address,
             action=action,

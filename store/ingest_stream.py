@@ -268,11 +268,11 @@ class IngestStreams:
 
     def batch_lines(self, model: str, *, max_lines: int, max_bytes: int) -> int:
         """Return how many lines take about `max_bytes`, by the average of those that wait; at least 1."""
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:
             pipe.xlen(lines_key(model))
             pipe.memory_usage(lines_key(model))
             waiting, size = pipe.execute()
-        return max(1, min(max_lines, max_bytes * int(waiting) // max(1, int(size or 0))))
+        return max(1, min(max_lines, max_bytes * waiting // size)) if size else 1
 
     def read(self, model: str, consumer: str, *, max_lines: int) -> list[Entry]:
         """Deliver new lines to a consumer."""

@@ -105,7 +105,7 @@ class TrainingQueue:
     def live_workers(self) -> int:
         """Return the number of workers with a heartbeat in the last WORKER_SILENT_S seconds."""
         keys = worker_registration.get_keys(queue=self._queue)
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:
             for key in keys:
                 pipe.hget(key, "last_heartbeat")
             beats = [utcparse(raw.decode()) for raw in pipe.execute() if raw]

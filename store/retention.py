@@ -41,11 +41,11 @@ _ORPHAN_FILES_S = _DAY_S  # longer than any publication takes
 class RetentionPeriods:
     """How long records are kept, in days; 0 keeps them forever."""
 
-    failed_checkpoint_days: float = 7.0
-    job_days: float = 90.0
-    idempotency_days: float = 7.0
-    audit_days: float = 365.0
-    corpus_days: float = 0.0  # without an upload; corpora that a job or a model names are kept
+    failed_checkpoint_days: float
+    job_days: float
+    idempotency_days: float
+    audit_days: float
+    corpus_days: float  # without an upload; corpora that a job or a model names are kept
 
 
 class Retention:
@@ -188,7 +188,7 @@ class Retention:
                 self._blobs.delete(*self._blobs.paths(f"checkpoints/{job.id}"))
                 self._jobs.delete(job)
                 count += 1
-            elif job.sequence and now - job.updated_at > _OLD_TRANSITIONS_S:
+            elif now - job.updated_at > _OLD_TRANSITIONS_S:
                 self._jobs.delete_old_transitions(job)
         return count
 
@@ -241,7 +241,7 @@ class Retention:
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError):  # damaged: the key cannot be used until it is deleted
-                created_at = 0.0
+                created_at = float("-inf")
             if created_at is not None and _is_due(created_at, self._periods.idempotency_days, now):
                 self._blobs.delete(path)
                 count += 1

@@ -3,6 +3,7 @@
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,9 @@ from store.jobs import Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
 from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention, RetentionPeriods
+from store.retention import Retention
 from tests.app.service import serving_real
+from tests.store.test_retention import PERIODS
 
 _FIXTURE = Path(__file__).parents[1] / "fixtures/installation.tar.gz"
 
@@ -106,7 +108,7 @@ def test_it_is_backed_up_and_swept_as_a_whole(settings: ApiSettings) -> None:
     folders = {folder.name for folder in (settings.data_dir / "store").iterdir()} - {"health"}
     assert folders <= set(FOLDERS)
     redis = Redis.from_url(settings.redis_url, decode_responses=True)
-    periods = RetentionPeriods(corpus_days=1e-9)
+    periods = replace(PERIODS, corpus_days=1e-9)
     swept = Retention(
         blobs,
         Jobs(blobs),

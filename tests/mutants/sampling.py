@@ -103,6 +103,11 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
+    "store/alerts.py": (
+        "tests/store/test_alerts.py",
+        "tests/store/test_alert_decisions.py",
+        "tests/store/test_model_alerts.py",
+    ),
     "store/batches.py": ("tests/store/test_batches.py", "tests/app/compat/test_openai_batches.py"),
     "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
     "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
@@ -116,13 +121,17 @@ _TESTS = {
 
 
 def mirror_tests(file: str) -> tuple[str, ...]:
-    """Return the files of tests that must find the faults of a file.
+    """Return the tests that must find the faults of a file: files, and the examples in its docstrings.
 
     >>> mirror_tests("store/live.py")
     ('tests/store/test_live.py',)
     """
     path = Path(file)
-    return _TESTS.get(file, (str("tests" / path.with_name(f"test_{path.name}")),))
+    tests = _TESTS.get(file, (str("tests" / path.with_name(f"test_{path.name}")),))
+    if ">>> " not in (ROOT / file).read_text(encoding="utf-8"):
+        return tests
+    module = ".".join(path.with_suffix("").parts)
+    return (f"tests/test_docstrings.py::test_examples_give_what_they_say[{module}]", *tests)
 
 
 def files_of(group: str) -> list[str]:

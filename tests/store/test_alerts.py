@@ -5,9 +5,10 @@ from redis import Redis
 
 from models.anomaly.alerts import AlertKey
 from models.errors import NotFound
+from store.alert_recording import Limits
 from store.alerts import Alerts
 from store.open_blobs import open_blobs
-from tests.store.occurrences import NOW, one
+from tests.store.occurrences import GROUP, NOW, one
 
 
 @pytest.fixture
@@ -66,3 +67,103 @@ def test_severity_is_that_of_the_lowest_estimated_p_value(alerts: Alerts, redis:
     assert alerts.all("m")[0].severity == "info"
     alerts.record([one(p_value=0.0074, estimated_p=0.002)])
     assert alerts.all("m")[0].figures.estimated_p == 0.002
+
+
+OTHER = AlertKey("disk <*> full", "1:<*>")
+
+
+def test_evicted_alerts_are_counted_by_model(redis: Redis, tmp_path: Path) -> None:
+    alerts = Alerts(redis, open_blobs(tmp_path.as_uri()), Limits(max_per_model=2))
+    for i in range(5):
+        alerts.record([one(group=AlertKey(f"template {i}", ""), at=NOW + i)])
+    assert (alerts.evicted("m"), alerts.evicted("n")) == (3, 0)
+
+
+def test_alerts_of_all_models_are_found_from_a_time_on(alerts: Alerts) -> None:
+    alerts.record([one(at=NOW), one(group=OTHER, at=NOW - 10), one(model="n", at=NOW + 5)])
+    alerts.acknowledge("m", GROUP.alert_id("m"), by="ann")
+    alerts.suppress("n", GROUP.alert_id("n"), until=NOW + 1e6, by=None)
+    found = {(alert.figures.model, alert.state) for alert in alerts.seen_since(NOW)}
+    assert found == {("m", "acknowledged"), ("n", "suppressed")}
+    assert len(alerts.seen_since(NOW - 10)) == 3
+    assert alerts.seen_since(NOW + 6) == []
+
+
+def test_alerts_are_listed_most_recently_seen_first_also_those_that_redis_has_lost(
+    alerts: Alerts, redis: Redis
+) -> None:
+    alerts.record([one(at=NOW), one(group=OTHER, at=NOW + 1)])
+    alerts.label("m", GROUP.alert_id("m"), "incident", by=None)
+    newest = AlertKey("new", "0:new")
+    redis.flushall()
+    alerts.record([one(group=newest, at=NOW + 2)])
+    assert [alert.figures.template for alert in alerts.all("m")] == ["new", "user <*> failed"]
+    assert alerts.get("m", GROUP.alert_id("m")).label == "incident"
+    with pytest.raises(NotFound) as caught:
+        alerts.get("m", OTHER.alert_id("m"))
+    assert caught.value.code == "alert_not_found" and "30 days" in caught.value.message
+
+
+def test_lines_of_labeled_alerts_are_in_order_of_arrival_with_their_labels(alerts: Alerts) -> None:
+    for line, group, at in (("b", GROUP, NOW + 1), ("a", GROUP, NOW), ("c", OTHER, NOW + 0.5)):
+        alerts.record([one(line, group=group, at=at)])
+    alerts.record([one("no one has looked at this", group=AlertKey("new", "0:new"))])
+    assert alerts.labeled_lines("m") == [] and alerts.labels("m") == {}
+    alerts.label("m", GROUP.alert_id("m"), "incident", by=None)
+    alerts.label("m", OTHER.alert_id("m"), "normal", by=None)
+    assert alerts.labeled_lines("m") == [("a", True), ("c", False), ("b", True)]
+    assert {alert_id: label.label for alert_id, label in alerts.labels("m").items()} == {
+        GROUP.alert_id("m"): "incident",
+        OTHER.alert_id("m"): "normal",
+    }
+
+
+def test_the_score_up_to_which_an_alert_is_normal_only_rises(alerts: Alerts, redis: Redis) -> None:
+    def label_normal(score: float) -> float:
+        redis.flushall()
+        alerts.record([one(score=score)])
+        decision = alerts.label("m", GROUP.alert_id("m"), "normal", by="ann").decision
+        assert decision
+        return decision.label_score
+
+    alerts.record([one(score=20.0)])
+    incident = alerts.label("m", GROUP.alert_id("m"), "incident", by="ann").decision
+    assert incident and incident.label_score == 0.0
+    assert [label_normal(score) for score in (12.0, 8.0, 13.0)] == [12.0, 12.0, 13.0]
+
+
+def test_a_decision_says_who_and_when(alerts: Alerts, monkeypatch: pytest.MonkeyPatch) -> None:
+    alerts.record([one()])
+    monkeypatch.setattr("store.alerts.time.time", lambda: NOW + 5)
+    labeled = alerts.label("m", GROUP.alert_id("m"), "incident", by="ann").decision
+    assert labeled and (labeled.sequence, labeled.changed_at, labeled.changed_by) == (0, NOW + 5, "ann")
+    assert (labeled.label, labeled.labeled_at, labeled.labeled_by) == ("incident", NOW + 5, "ann")
+    assert labeled.acknowledged_at is None
+    monkeypatch.setattr("store.alerts.time.time", lambda: NOW + 6)
+    acknowledged = alerts.acknowledge("m", GROUP.alert_id("m"), by="bob").decision
+    assert acknowledged and (acknowledged.sequence, acknowledged.changed_by) == (1, "bob")
+    assert (acknowledged.acknowledged_at, acknowledged.acknowledged_by) == (NOW + 6, "bob")
+    assert (acknowledged.label, acknowledged.labeled_at) == ("incident", NOW + 5)
+    unlabeled = alerts.label("m", GROUP.alert_id("m"), None, by="cem").decision
+    assert unlabeled and (unlabeled.label, unlabeled.labeled_at, unlabeled.labeled_by) == (None, None, "cem")
+
+
+def test_an_alert_moves_to_another_name_with_its_figures(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one(), one(), one(group=OTHER)])
+    alerts.move_all("m", "n", 7)
+    assert alerts.all("m") == [] and redis.zcard("nextchar:alerts:of:m") == 0
+    found = {
+        alert.id: (alert.figures.model, alert.figures.version, alert.figures.count)
+        for alert in alerts.all("n")
+    }
+    assert found == {GROUP.alert_id("n"): ("n", 7, 2), OTHER.alert_id("n"): ("n", 7, 1)}
+    assert len(alerts.seen_since(0)) == 2
+    alerts.delete_all("n")
+    assert alerts.all("n") == [] and redis.keys("nextchar:alert:*") == []
+
+
+def test_an_alert_of_which_the_whole_template_is_not_kept_does_not_move(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one(group=AlertKey("long " * 1000, "0:x")), one()])
+    alerts.move_all("m", "n", 1)
+    assert [alert.figures.template for alert in alerts.all("n")] == ["user <*> failed"]
+    assert len(redis.keys("nextchar:alert:*")) == 1

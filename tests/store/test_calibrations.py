@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,15 @@ from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from models.saved_model import SavedModel, describe_files
 from store import calibrations as module
 from store.blobs import Blobs
-from store.calibrations import MAX_REBUILDS, MODEL_FILE, Calibrations, validation_file
+from store.calibrations import (
+    MAX_REBUILDS,
+    MODEL_FILE,
+    Calibrations,
+    is_rolling_name,
+    rolling_name,
+    validation_file,
+)
+from store.open_blobs import open_blobs
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
 
@@ -137,3 +147,116 @@ def test_cached_calibrations_are_bounded_by_their_memory(
         assert known.find(model, name)
         assert sum(one.bytes for one in known._cache.values()) <= 3 * size + 100
     assert len(known._cache) > 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, for what is remembered: a list of one number."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def memory() -> Blobs:
+    return open_blobs("memory:///")
+
+
+def test_a_calibration_of_another_process_is_used_after_a_second(
+    memory: Blobs, model: SavedModel, clock: list[float]
+) -> None:
+    ours, theirs = Calibrations(memory), Calibrations(memory)
+    assert ours.get(model, "default") is None
+    first = theirs.save(model, "default", OTHER, source="lines")
+    clock[0] += 0.75
+    assert ours.get(model, "default") is None, "not yet read again"
+    clock[0] += 0.25
+    assert (found := ours.get(model, "default")) and found.created_at == first.created_at
+    theirs.delete(model, "default")
+    clock[0] += 0.75
+    assert ours.get(model, "default") is found
+    clock[0] += 0.25
+    assert ours.get(model, "default") is None
+
+
+def test_what_a_process_saves_or_deletes_it_sees_at_once(
+    memory: Blobs, model: SavedModel, clock: list[float]
+) -> None:
+    known = Calibrations(memory)
+    assert known.get(model, "default") is None
+    saved = known.save(model, "default", OTHER, source="lines")
+    assert (found := known.get(model, "default")) and found.calibration.lines == 50
+    assert (found.name, found.source, found.created_at) == (saved.name, "lines", saved.created_at)
+    assert found.rolling is None and saved.rolling is None
+    known.save(model, "default", NORMAL, source="others")
+    assert (found := known.get(model, "default")) and (found.calibration.lines, found.source) == (
+        40,
+        "others",
+    )
+    known.delete(model, "default")
+    assert known.get(model, "default") is None
+
+
+def test_few_calibrations_are_remembered(
+    memory: Blobs, model: SavedModel, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_CACHED", 2)
+    known = Calibrations(memory)
+    for name in ("a", "b", "c"):
+        known.save(model, name, OTHER, source="lines")
+        known.get(model, name)
+        assert 1 <= len(known._cache) <= 2
+
+
+def test_names_that_are_reserved_are_refused_with_a_reason(memory: Blobs, model: SavedModel) -> None:
+    known = Calibrations(memory)
+    for name in ("validation", "rolling", "rolling-web-1"):
+        with pytest.raises(Conflict) as caught:
+            known.save(model, name, OTHER, source="lines")
+        assert (caught.value.code, caught.value.param) == ("calibration_reserved", "name")
+    known.save(model, "rollings", OTHER, source="lines")
+    with pytest.raises(Conflict) as caught:
+        known.delete(model, "validation")
+    assert caught.value.code == "calibration_reserved"
+    with pytest.raises(NotFound) as missing:
+        known.delete(model, "web-1")
+    assert (missing.value.code, missing.value.param) == ("calibration_not_found", "calibration")
+    assert [one.name for one in known.all(model)] == ["rollings", "validation"]
+
+
+def test_names_of_rolling_calibrations_are_as_long_as_names_may_be_and_distinct() -> None:
+    assert rolling_name("x" * 56) == "rolling-" + "x" * 56
+    long = [rolling_name("x" * 56 + end) for end in ("a", "b", "ab")]
+    assert {len(name) for name in long} == {64} and len(set(long)) == 3
+    assert all(map(is_rolling_name, long))
+
+
+def test_a_rolling_calibration_counts_only_for_the_one_that_it_began_with(
+    memory: Blobs, model: SavedModel
+) -> None:
+    known = Calibrations(memory)
+    base = known.save(model, "web", OTHER, source="lines")
+    assert known.find_rolling(model, base) is None
+    saved = known.save_rolling(model, base, OTHER, ScoreSample((), np.zeros(0)), [])
+    assert (found := known.find_rolling(model, base)) and found.name == saved.name == "rolling-web"
+    assert found.rolling and (found.rolling.base, found.rolling.drift) == ("web", None)
+    assert found.source == "ingested lines, from web"
+    assert known.find_rolling(model, replace(base, created_at=base.created_at + 1)) is None
+    default = known.save(model, "default", OTHER, source="lines")
+    assert known.find_rolling(model, default) is None
+    known.save_rolling(model, default, OTHER, ScoreSample((), np.zeros(0)), [])
+    validation = known.get(model, "validation")
+    assert (
+        validation and known.find_rolling(model, replace(validation, created_at=default.created_at)) is None
+    )
+    known.save(model, "rollings", OTHER, source="lines")
+    assert known.find(model, "rolling-web") is not None
+
+
+def test_drift_is_that_of_the_newest_rebuild(memory: Blobs, model: SavedModel) -> None:
+    known = Calibrations(memory)
+    base = known.save(model, "default", OTHER, source="lines")
+    rebuilds = [Rebuild(1.0, 2, 1, 1, 0.01, (6.0,), (7.0,), drift) for drift in ("drift", None, "more")]
+    for count, drift in ((1, "drift"), (2, None), (3, "more")):
+        saved = known.save_rolling(model, base, OTHER, ScoreSample((), np.zeros(0)), rebuilds[:count])
+        assert saved.rolling and saved.rolling.drift == drift

@@ -1,15 +1,18 @@
+import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from launcher.valkey import EmbeddedValkey
-from models.errors import Busy, Conflict, TooLarge
+from models.errors import Busy, Conflict, TooLarge, Unavailable
 from store.ingest_keys import lines_key
 from store.ingest_records import Batch, Entry, IngestLimits, LineMeta, NewLine, Request
 from store.ingest_stream import GROUP, MAX_DELIVERIES, IngestStreams
@@ -51,12 +54,16 @@ def test_each_line_is_delivered_to_one_consumer(streams: IngestStreams) -> None:
 
 
 def test_a_batch_is_of_as_many_lines_as_take_its_bytes_on_average_but_at_least_one(
-    streams: IngestStreams,
+    streams: IngestStreams, redis: Redis
 ) -> None:
     assert streams.batch_lines("m", max_lines=100, max_bytes=10**6) == 1  # no line waits
     streams.accept([batch(*("x" * 20_000 for _ in range(8)))])
     assert streams.batch_lines("m", max_lines=100, max_bytes=1_000) == 1
     assert 3 <= streams.batch_lines("m", max_lines=100, max_bytes=100_000) <= 5
+    size = redis.memory_usage(lines_key("m"))
+    assert size and streams.batch_lines("m", max_lines=100, max_bytes=size) == 8
+    assert streams.batch_lines("m", max_lines=100, max_bytes=size - 1) == 7
+    assert streams.batch_lines("m", max_lines=100, max_bytes=2 * size) == 16
     assert streams.batch_lines("m", max_lines=2, max_bytes=100_000) == 2
 
 
@@ -233,3 +240,165 @@ def test_a_model_is_forgotten_once_no_line_of_it_waits(streams: IngestStreams, r
     assert [key for key in redis.keys("nextchar:ingest:m:*") if b":minute:" not in key] == []
     assert not streams.forget("m")
     assert streams.accept([batch("c")]) and streams.waiting("m") == 1
+
+
+class Answering:
+    """A Redis that gives these answers to the commands of one pipeline, and notes them."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers, self.commands = answers, list[Sequence[Any]]()
+
+    @contextlib.contextmanager
+    def pipeline(self, *, transaction: bool) -> Iterator["Answering"]:
+        assert not transaction, "WAITAOF does not wait in a transaction"
+        yield self
+
+    def eval(self, *arguments: object) -> None:
+        self.commands.append(arguments)
+
+    def execute_command(self, *arguments: object) -> None:
+        self.commands.append(arguments)
+
+    def execute(self, *, raise_on_error: bool) -> Sequence[object]:
+        errors = [answer for answer in self.answers if isinstance(answer, Exception)]
+        if raise_on_error and errors:
+            raise errors[0]
+        return self.answers
+
+
+def accepting(*answers: object) -> tuple[IngestStreams, Answering]:
+    redis = Answering(*answers)
+    return IngestStreams(redis), redis  # type: ignore[arg-type]
+
+
+def test_accepted_lines_are_on_the_disk_of_this_redis_within_five_seconds() -> None:
+    streams, redis = accepting([b"accepted", 1], [1, 0])
+    assert streams.accept([batch("a")]).lines == 1
+    assert redis.commands[1] == ("WAITAOF", 1, 0, 5000)
+
+
+def test_lines_that_are_not_on_the_disk_in_time_are_not_accepted() -> None:
+    streams, _ = accepting([b"accepted", 1], [0, 0])
+    with pytest.raises(Unavailable, match="with the same Idempotency-Key") as caught:
+        streams.accept([batch("a")])
+    assert caught.value.code == "ingest_not_durable"
+
+
+def test_a_server_that_cannot_wait_for_the_disk_accepts_lines_and_other_errors_are_raised() -> None:
+    streams, _ = accepting([b"accepted", 1], ResponseError("unknown command 'WAITAOF'"))
+    assert streams.accept([batch("a")]).lines == 1
+    for answers in (
+        ([b"accepted", 1], RedisConnectionError("gone")),
+        (RedisConnectionError("gone"), [1, 0]),
+        (ResponseError("OOM command not allowed"), [1, 0]),
+    ):
+        with pytest.raises((RedisConnectionError, ResponseError), match=r"gone|OOM"):
+            accepting(*answers)[0].accept([batch("a")])
+
+
+def test_as_many_lines_and_bytes_as_may_wait_are_accepted(redis: Redis) -> None:
+    streams = IngestStreams(redis, IngestLimits(max_lines=3, max_bytes=20_000))
+    assert streams.accept([batch("a", "b", "c")]).lines == 3
+    with pytest.raises(Busy) as busy:
+        streams.accept([batch("d")])
+    assert (busy.value.code, busy.value.retry_after_s) == ("ingest_full", 5.0)
+    with pytest.raises(
+        Busy, match="take"
+    ) as busy:  # all that may wait, without what entries take in addition
+        streams.accept([batch("x" * 20_000, model="n")])
+    with pytest.raises(TooLarge, match="1 lines and 20,001 bytes") as refused:
+        streams.accept([batch("x" * 20_001, model="n")])
+    assert (refused.value.code, refused.value.param) == ("batch_too_large", "body")
+    with pytest.raises(TooLarge, match="4 lines"):
+        streams.accept([batch("a", "b", "c", "d", model="n")])
+
+
+def test_a_key_that_comes_with_another_body_says_so(streams: IngestStreams) -> None:
+    assert not streams.accept([batch("a")], Request("key", "a b")).is_repeated
+    with pytest.raises(Conflict) as caught:
+        streams.accept([batch("a")], Request("key", "a"))
+    assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
+    assert streams.accept([batch("a")], Request("key", "a b")).is_repeated
+
+
+def test_a_line_is_delivered_as_often_as_allowed(streams: IngestStreams) -> None:
+    streams.accept([batch("bad")])
+    deliveries = len(streams.read("m", "c", max_lines=1))
+    while claimed := streams.claim("m", "c", idle_s=0, max_lines=10):
+        deliveries += len(claimed)
+    assert deliveries == MAX_DELIVERIES
+    assert (streams.waiting("m"), streams.status("m").counts["failed"]) == (0, 1)
+
+
+def test_lines_that_are_still_worked_on_are_not_claimed_and_not_counted_as_delivered(
+    streams: IngestStreams, redis: Redis
+) -> None:
+    streams.accept([batch("a", "b")])
+    taken = ids(streams.read("m", "c", max_lines=2))
+    for _ in range(3 * MAX_DELIVERIES):
+        redis.xclaim(lines_key("m"), GROUP, "c", 0, taken, idle=100_000, justid=True)
+        streams.keep("m", "c", taken)
+    assert streams.claim("m", "d", idle_s=60, max_lines=10) == []
+    redis.xclaim(lines_key("m"), GROUP, "c", 0, taken, idle=59_000, justid=True)
+    assert streams.claim("m", "d", idle_s=60, max_lines=10) == []
+    redis.xclaim(lines_key("m"), GROUP, "c", 0, taken, idle=61_000, justid=True)
+    assert ids(streams.claim("m", "d", idle_s=60, max_lines=10)) == taken
+
+
+def test_a_failed_line_is_kept_with_the_beginning_of_the_reason(streams: IngestStreams, redis: Redis) -> None:
+    streams.accept([batch("a", "b")])
+    taken = ids(streams.read("m", "c", max_lines=2))
+    assert streams.fail("m", taken[:1], "why " * 100) == 1
+    assert streams.fail("m", taken[:1], "again") == 0
+    [(_, failed)] = redis.xrange("nextchar:ingest:m:failed")
+    assert failed[b"reason"] == b"why " * 50
+    assert (streams.waiting("m"), streams.status("m").counts["failed"]) == (1, 1)
+
+
+def test_consumers_that_hold_nothing_and_have_not_read_for_long_are_removed(
+    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams.accept([batch("a")])
+    streams.read("m", "holds", max_lines=1)
+    redis.xgroup_createconsumer(lines_key("m"), GROUP, "idle")
+    streams.remove_idle_consumers("m")
+    assert [one.name for one in streams.status("m").consumers] == ["holds", "idle"], "for an hour"
+    monkeypatch.setattr("store.ingest_stream._CONSUMER_TTL_MS", -1)
+    streams.remove_idle_consumers("m")
+    assert [one.name for one in streams.status("m").consumers] == ["holds"]
+    redis.xadd(lines_key("no group"), {"line": "a"})
+    streams.remove_idle_consumers("no group")
+    redis.set(lines_key("no stream"), "")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        streams.remove_idle_consumers("no stream")
+
+
+def test_idle_time_of_a_consumer_is_in_seconds(
+    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [{"name": b"c", "pending": 3, "idle": 2500}]
+    monkeypatch.setattr(redis, "xinfo_consumers", lambda *_: listed)
+    [consumer] = streams.status("m").consumers
+    assert (consumer.name, consumer.pending, consumer.idle_s) == ("c", 3, 2.5)
+
+
+def test_a_problem_is_reported_until_lines_are_scored_again(streams: IngestStreams, redis: Redis) -> None:
+    assert streams.status("m").problem is None
+    problem = {"code": "model_not_found", "message": "there is no model m"}
+    streams.set_problem("m", problem)
+    assert streams.status("m").problem == problem
+    assert 0 < redis.ttl("nextchar:ingest:m:problem") <= 120, "unless the process that scores them has ended"
+    streams.set_problem("m", None)
+    assert streams.status("m").problem is None
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_lines_are_read_by_either_protocol(clean_redis_url: str, protocol: int) -> None:
+    with Redis.from_url(clean_redis_url, protocol=protocol) as redis:
+        streams = IngestStreams(redis)
+        streams.accept([batch("a", "b", "c")])
+        assert [entry.data for entry in streams.read("m", "c", max_lines=2)] == [b"a", b"b"]
+        assert [entry.data for entry in streams.read("m", "c", max_lines=2)] == [b"c"]
+        assert streams.read("m", "c", max_lines=2) == []
+        claimed = streams.claim("m", "d", idle_s=0, max_lines=2)
+        assert [entry.data for entry in claimed] == [b"a", b"b"]

@@ -1,3 +1,5 @@
+import logging
+import runpy
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,11 +80,16 @@ def test_second_installation_on_a_prefix_is_refused_while_the_first_runs(
 
 
 def test_storage_of_an_installation_that_no_longer_runs_is_taken_over(
-    blobs: Blobs, redis: Redis, other_redis: Redis
+    blobs: Blobs, redis: Redis, other_redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = Installation(blobs, redis), Installation(blobs, other_redis)
     first.claim()
-    second.claim(wait_s=WAIT_S)
+    with caplog.at_level(logging.WARNING):
+        second.claim(wait_s=WAIT_S)
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "the storage was used with another Redis",
+        "the storage was used with another Redis, which is gone: it is taken over",
+    ], "it says once that it waits"
     second.renew()
     with pytest.raises(StorageRefused, match="has taken over"):
         first.renew()
@@ -190,3 +197,13 @@ def test_start_without_redis_is_possible(s3_url: str, caplog: pytest.LogCaptureF
 def test_folder_is_not_checked(tmp_path: Path, clean_redis_url: str) -> None:
     check_storage(StoreSettings(data_dir=tmp_path, redis_url=clean_redis_url))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_can_be_run_as_a_program_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEXTCHAR_STORE_URL", "az://container/x")
+    with pytest.warns(RuntimeWarning, match="store.installation"), pytest.raises(SystemExit) as caught:
+        runpy.run_module("store.installation", run_name="__main__")
+    assert caught.value.code == 2
+    assert "Account must be specified" in capsys.readouterr().err

@@ -16,11 +16,12 @@ from store.model_alerts import follow_model
 from store.models import Models
 from store.open_blobs import open_blobs
 from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention, RetentionPeriods
+from store.retention import Retention
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
+from tests.store.test_retention import PERIODS
 
 OTHER = AlertKey("disk <*> failed", "1:<*>")
 
@@ -127,9 +128,7 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
             follow_model(Models(interrupted), alerts, settings, "m")
         alerts, batches = Alerts(world.redis, world.blobs), Batches(world.blobs, world.redis)
         prompts = RecordedPrompts(world.redis, 1)
-        Retention(
-            world.blobs, Jobs(world.blobs), alerts, batches, prompts, periods=RetentionPeriods()
-        ).sweep()
+        Retention(world.blobs, Jobs(world.blobs), alerts, batches, prompts, periods=PERIODS).sweep()
         assert world.everything("m") == ([], [], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1

@@ -209,6 +209,66 @@ def test_a_job_that_loses_worker_after_worker_is_restarted_ever_more_slowly(worl
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
 
 
+@pytest.mark.parametrize(
+    ("stepless", "without_progress", "patiences"),
+    [(0, 0, 1), (0, 3, 1), (0, 4, 2), (0, 8, 4), (2, 0, 4), (2, 4, 8), (3, 7, 16), (4, 19, 64)],
+)
+def test_the_delay_doubles_with_each_lost_start_and_each_fourth_lost_attempt(
+    world: World, stepless: int, without_progress: int, patiences: int
+) -> None:
+    job = world.running(stepless_attempts=stepless, attempts_without_progress=without_progress)
+    world.reconciler.run()
+    world.now_s += patiences * PATIENCE_S - 0.5
+    world.reconciler.run()
+    assert world.jobs.get(job.id).status is JobStatus.RUNNING
+    world.now_s += 0.5
+    world.reconciler.run()
+    assert world.jobs.get(job.id).status is not JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    "progress", [{"attempt": 1}, {"attempt": 1, "step": None}, {"attempt": 1, "step": 5}]
+)
+def test_an_attempt_that_only_reached_its_checkpoint_has_taken_no_step(
+    world: World, progress: dict[str, Any]
+) -> None:
+    step = progress.get("step") or 0
+    job = world.running(resumed_at_step=step)
+    if step:
+        world.jobs.blobs.write(f"checkpoints/{job.id}/{step:010d}.npz", b"")
+    world.live.set_progress(job.id, progress)
+    world.suspect_for_long(job)
+    queued = world.jobs.get(job.id)
+    assert (queued.stepless_attempts, queued.attempts_without_progress) == (1, 1)
+
+
+def test_jobs_that_continue_come_before_those_that_wait(world: World) -> None:
+    waiting = world.jobs.create(REQUEST)
+    world.queue.enqueue(waiting)
+    paused, lost = paused_for_storage(world), world.running()
+    world.look_patiently()
+    assert world.queue.waiting() == [lost.id, paused.id, waiting.id]
+
+
+@pytest.mark.parametrize(
+    ("signals", "said"),
+    [
+        ([], "the worker was lost 5 times before its first step; see the logs"),
+        ([9, 11], "the worker was lost 5 times, 2 of them by a kill (signal 9, 11) before its first step"),
+        ([6] * 7, "the worker's process was killed 5 times (signal 6) before its first step; see the logs"),
+    ],
+)
+def test_the_reason_of_the_pause_says_how_the_worker_was_lost(
+    world: World, signals: list[int], said: str
+) -> None:
+    job = world.running(stepless_attempts=MAX_STEPLESS_ATTEMPTS - 1, attempts_without_progress=7)
+    for signal in signals:
+        world.live.add_kill(job.id, {"at": 1.0, "signal": signal, "out_of_memory": False})
+    world.suspect_for_long(job)
+    reason = world.jobs.get(job.id).pause_reason
+    assert reason and said in reason.message
+
+
 def test_a_job_is_not_lost_while_redis_refuses_writes(world: World, clean_redis_url: str) -> None:
     job = world.running()
     world.reconciler.run()
@@ -263,6 +323,45 @@ def test_jobs_paused_for_other_reasons_stay_paused(world: World, fields: dict[st
     job = paused_for_storage(world, **fields)
     world.reconciler.run()
     assert world.jobs.get(job.id) == job
+
+
+@pytest.mark.parametrize(("short_bytes", "status"), [(0, JobStatus.QUEUED), (1, JobStatus.PAUSED)])
+def test_a_job_needs_room_for_what_it_writes_and_16_mebibytes_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, short_bytes: int, status: JobStatus
+) -> None:
+    job = paused_for_storage(world, needed_bytes=1000)
+    free = 1000 + (16 << 20) - short_bytes
+    monkeypatch.setattr(type(world.blobs), "free_bytes", lambda _: free)
+    world.reconciler.run()
+    assert world.jobs.get(job.id).status is status
+
+
+def test_a_storage_that_does_not_say_how_much_is_free_has_room(world: World) -> None:
+    world.blobs = open_blobs("memory:///")
+    world.jobs = Jobs(world.blobs)
+    job = paused_for_storage(world, needed_bytes=1 << 60)
+    world.new_reconciler().run()
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "status"),
+    [
+        (-1.0, JobStatus.QUEUED),  # the clock was set back
+        (0.0, JobStatus.PAUSED),
+        (0.5, JobStatus.PAUSED),
+        (4.5, JobStatus.PAUSED),
+        (5.0, JobStatus.QUEUED),
+    ],
+)
+def test_the_first_retry_after_a_pause_for_storage_is_after_five_seconds(
+    world: World, monkeypatch: pytest.MonkeyPatch, waited_s: float, status: JobStatus
+) -> None:
+    job = paused_for_storage(world)
+    now = SimpleNamespace(monotonic=lambda: world.now_s, time=lambda: job.updated_at + waited_s)
+    monkeypatch.setattr("store.reconcile.time", now)
+    world.reconciler.run()
+    assert world.jobs.get(job.id).status is status
 
 
 def test_a_job_that_waits_for_storage_does_not_wait_for_a_clock_that_was_set_back(world: World) -> None:

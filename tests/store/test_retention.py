@@ -3,6 +3,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from redis.retry import Retry
 from models.config import Mix
 from models.errors import Unavailable
 from store.alerts import Alerts
+from store.audit import Audit
 from store.batches import Batches, BatchStatus
 from store.blobs import Blobs
 from store.corpora import Corpora
@@ -31,6 +33,10 @@ from tests.store.test_models import _card as card
 
 DAY_S = 86400.0
 NOW = time.time()
+MODEL = new_id("model")
+PERIODS = RetentionPeriods(
+    failed_checkpoint_days=7, job_days=90, idempotency_days=7, audit_days=365, corpus_days=0
+)
 
 
 class Attic:
@@ -44,7 +50,7 @@ class Attic:
         nowhere = Redis(unix_socket_path=str(folder / "no.sock"), retry=Retry(NoBackoff(), 0))
         self.redis = redis or nowhere  # needed for chunks of batches and recorded prompts
         self.jobs = Jobs(self.blobs)
-        self.periods = RetentionPeriods(**periods)
+        self.periods = replace(PERIODS, **periods)
 
     def sweep(self, *, days: float = 0.0) -> dict[str, int]:
         """Sweep as a process does that has just started."""
@@ -120,6 +126,104 @@ def test_failed_job_keeps_its_checkpoint_for_the_time_of_the_setting(tmp_path: P
     assert attic.has_checkpoint(job)
     attic.sweep(days=3.1)
     assert not attic.has_checkpoint(job)
+
+
+def test_what_is_exactly_as_old_as_its_period_is_kept(tmp_path: Path) -> None:
+    attic = Attic(tmp_path, failed_checkpoint_days=1, job_days=2)
+    job = attic.job(RUNNING, FAILED)
+
+    def sweep(age_s: float) -> dict[str, int]:
+        return attic.sweep(days=(job.updated_at - NOW + age_s) / DAY_S)
+
+    assert sweep(DAY_S) == {}
+    assert sweep(DAY_S + 0.1) == {"checkpoints": 1}
+    assert sweep(2 * DAY_S) == {}
+    assert sweep(2 * DAY_S + 0.1) == {"jobs": 1}
+
+
+def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
+    retention = Retention(
+        attic.blobs,
+        attic.jobs,
+        Alerts(attic.redis, attic.blobs),
+        Batches(attic.blobs, attic.redis),
+        RecordedPrompts(attic.redis, 1),
+        periods=attic.periods,
+    )
+
+    def sweep(seconds: float) -> dict[str, int]:
+        path = f"model_files/{MODEL}/model.onnx"
+        if not attic.blobs.exists(path):
+            attic.blobs.write(path, b"")
+        attic.blobs.write(f"checkpoints/{gone}/0000000001.npz", b"orphan")
+        return dict(retention.sweep(now=NOW + 3 * DAY_S + seconds))
+
+    gone = new_id("job")
+    attic.job(RUNNING)
+    assert sweep(0.0) == {"model files": 1, "checkpoints": 1}
+    assert sweep(3599.0) == {"checkpoints": 1}
+    assert sweep(3600.0) == {"model files": 1, "checkpoints": 1}
+
+
+def test_a_sweep_without_a_time_is_of_now(attic: Attic, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = attic.job(RUNNING, SUCCEEDED)
+    retention = Retention(
+        attic.blobs,
+        attic.jobs,
+        Alerts(attic.redis, attic.blobs),
+        Batches(attic.blobs, attic.redis),
+        RecordedPrompts(attic.redis, 1),
+        periods=attic.periods,
+    )
+    monkeypatch.setattr("store.retention.time.time", lambda: NOW + 200 * DAY_S)
+    assert dict(retention.sweep()) == {"checkpoints": 1, "jobs": 1}
+    assert not attic.jobs.blobs.paths(f"jobs/{job.id}")
+
+
+def test_audit_entries_are_deleted_after_their_period_and_kept_for_ever_at_0(tmp_path: Path) -> None:
+    for days, deleted in ((0.0, {}), (1.0, {"audit entries": 2}), (20.0, {})):
+        attic = Attic(tmp_path / str(days), audit_days=days)
+        for action in ("delete_model", "stop_job"):
+            Audit(attic.blobs).record(
+                key=None, address="::1", action=action, about="/v1/x", status=200, request_id="r"
+            )
+        assert attic.sweep(days=10) == deleted
+
+
+def test_checkpoints_and_chunks_are_kept_while_no_record_at_all_is_there(
+    tmp_path: Path, clean_redis_url: str
+) -> None:
+    """The folder of the records may be on a disk that is not mounted."""
+    attic = Attic(tmp_path, redis=Redis.from_url(clean_redis_url, decode_responses=True))
+    attic.blobs.write(f"checkpoints/{new_id('job')}/0000000001.npz", b"")
+    attic.blobs.write(f"batch_chunks/{new_id('batch')}/000000.input.jsonl", b"")
+    assert attic.sweep(days=10_000) == {}
+    assert attic.blobs.paths("checkpoints") and attic.blobs.paths("batch_chunks")
+
+
+def test_a_damaged_idempotency_record_is_deleted_so_that_its_key_can_be_used(attic: Attic) -> None:
+    for name, record in (("a", b"{"), ("b", b"[]"), ("c", b"{}"), ("d", b'{"job": 3}'), ("e", b"[" * 10**5)):
+        attic.blobs.write(f"idempotency/{name}", record)
+    attic.blobs.write("idempotency/other", b'{"job": "job_1"}')  # of an unknown time
+    assert attic.sweep() == {"idempotency keys": 5}
+    assert attic.blobs.paths("idempotency") == ["idempotency/other"]
+
+
+def test_files_of_a_model_are_kept_for_a_day_after_its_making_and_after_its_job(attic: Attic) -> None:
+    made_at = time_of_id("model", MODEL)
+    assert made_at is not None
+    attic.blobs.write(f"model_files/{MODEL}/model.onnx", b"")
+    assert attic.sweep(days=(made_at - NOW) / DAY_S + 1) == {}
+    job = attic.job(RUNNING, FAILED)
+    attic.blobs.write(f"model_files/{job.id.replace('job_', 'model_')}/model.onnx", b"")
+    attic.blobs.write("model_files/of-an-unknown-time/model.onnx", b"")
+    resumed = attic.jobs.move(attic.jobs.move(attic.jobs.move(job, QUEUED), RUNNING), FAILED)
+    late = attic.jobs.move(resumed, QUEUED, updated_at=NOW + 5 * DAY_S)
+    late = attic.jobs.move(late, CANCELLED, updated_at=NOW + 5 * DAY_S)
+    assert attic.sweep(days=2)["model files"] == 1, "the one without a job"
+    assert attic.sweep(days=6).get("model files", 0) == 0
+    assert attic.sweep(days=6 + 1e-6)["model files"] == 1
+    assert attic.blobs.paths("model_files") == ["model_files/of-an-unknown-time/model.onnx"]
 
 
 def test_a_setting_of_0_keeps_for_ever(tmp_path: Path) -> None:
@@ -309,6 +413,7 @@ def test_abandoned_uploads_are_removed(attic: Attic) -> None:
         (spool / name).write_bytes(b"")
     for name in ("upload-dead", "other"):
         os.utime(spool / name, (NOW - 7200, NOW - 7200))
+    os.utime(spool / "upload-live", (int(NOW) - 3599, int(NOW) - 3599))
     assert attic.sweep() == {"spooled uploads": 1}
     assert sorted(path.name for path in spool.iterdir()) == ["other", "upload-live"]
 
