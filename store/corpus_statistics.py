@@ -78,8 +78,7 @@ class CorpusStatistics:
         if not text:
             return
         self._counts.add(text)
-        if len(self._sample) < _SAMPLE_CHARACTERS:
-            self._sample = (self._sample + text)[:_SAMPLE_CHARACTERS]
+        self._sample += text[: _SAMPLE_CHARACTERS - len(self._sample)]
         if not self._is_bytes:
             self._lines.feed(text)
         first, *rest = text.split("\n")

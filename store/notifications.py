@@ -251,11 +251,12 @@ class Notifications:
                 f"target {target} has no delivery {delivery_id!r}; it may have arrived",
                 code="delivery_not_found",
             )
-        delivery = replace(Delivery(**json.loads(stored)), attempts=0, next_at=time.time())
+        now = time.time()
+        delivery = replace(Delivery(**json.loads(stored)), attempts=0, next_at=now)
         with self.redis.pipeline() as pipe:
             pipe.set(f"{_P}delivery:{delivery_id}", _dumps(asdict(delivery)))
             pipe.zrem(f"{_P}dead:{target}", delivery_id)
-            pipe.zadd(f"{_P}due:{target}", {delivery_id: delivery.next_at or 0.0})
+            pipe.zadd(f"{_P}due:{target}", {delivery_id: now})
             pipe.execute()
         return delivery
 

@@ -91,7 +91,7 @@ class TrainingQueue:
 
     def waiting(self) -> list[str]:
         """Return the ids of the jobs in the queue, next first."""
-        return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
+        return [message.rpartition("-")[0] for message in self._queue.get_job_ids()]
 
     def reorder(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
         """Put the messages of waiting jobs in the order of `round_robin_by_key`."""

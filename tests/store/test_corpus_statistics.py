@@ -124,3 +124,36 @@ def test_a_text_may_be_as_large_as_its_limit(tmp_path: Path, pieces: tuple[bytes
     with Upload(tmp_path, limit_bytes=7) as upload, pytest.raises(TooLarge, match="larger than 7 bytes"):
         for piece in pieces:
             upload.feed(piece)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "source"),
+    [
+        (("é".encode("utf-16-le"),), "windows-1252"),
+        ((b"\xff\xfea\x00",), "utf-16"),
+        ((b"\xfe\xff\x00a",), "utf-16"),
+        ((b"\xffa",), "windows-1252"),
+        ((b"ab", b"\xff\xfea\x00"), "windows-1252"),
+        ((b"ab\xff\xfe",), "windows-1252"),
+    ],
+)
+def test_the_advice_names_utf_16_where_the_text_starts_with_its_mark(
+    pieces: tuple[bytes, ...], source: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"iconv -f {source} -t utf-8"):
+        summary(*pieces)
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("a\x1b[31m", "1 escape character: "),
+        ("a\x1b[31mb\x1b[0m", "2 escape characters: "),
+        ("abcdefgh\0\0", "2 NUL characters; the text may be UTF-16"),
+        ("abcdefghij\0\0", "2 NUL characters; is this a text?"),
+        ("a\x00", "1 NUL characters; the text may be UTF-16"),
+    ],
+)
+def test_characters_that_are_no_text_are_warned_of(text: str, warning: str) -> None:
+    [found] = summary(text.encode())["warnings"]
+    assert found.startswith(warning)

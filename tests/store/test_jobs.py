@@ -9,7 +9,7 @@ from models.auto_preset import Candidate
 from models.config import PRESETS, Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
 from store.blobs import Blobs
-from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
+from store.jobs import TRANSITIONS, Job, JobError, JobRequest, Jobs, JobStatus
 from store.open_blobs import open_blobs
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
@@ -166,3 +166,85 @@ def test_a_running_job_keeps_the_choice_of_its_preset(jobs: Jobs) -> None:
 def test_job_reads_its_corpus_and_the_one_mixed_in() -> None:
     assert REQUEST.corpora == ("corpus_1",)
     assert REQUEST.model_copy(update={"mix": Mix(corpus="corpus_2")}).corpora == ("corpus_1", "corpus_2")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "waits"),
+    [
+        (JobStatus.PAUSED, "storage_full", True),
+        (JobStatus.PAUSED, "storage_unavailable", True),
+        (JobStatus.PAUSED, "worker_lost", False),
+        (JobStatus.PAUSED, None, False),
+        (JobStatus.QUEUED, "storage_full", False),
+        (JobStatus.FAILED, "storage_full", False),
+    ],
+)
+def test_a_job_waits_for_storage_if_it_was_paused_for_that(
+    jobs: Jobs, status: JobStatus, code: str | None, waits: bool
+) -> None:
+    reason = JobError(code=code, message="") if code else None
+    job = jobs.create(REQUEST).model_copy(update={"status": status, "pause_reason": reason})
+    assert job.waits_for_storage == waits
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_final_state_is_one_that_a_job_ends_in(status: JobStatus) -> None:
+    ends = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+    assert status.is_final == (status in ends)
+
+
+def test_earlier_releases_know_attempts_without_progress_by_another_name(jobs: Jobs) -> None:
+    job = jobs.move(jobs.create(REQUEST), JobStatus.RUNNING, attempts_without_progress=3)
+    [*_, path] = jobs.blobs.paths(f"jobs/{job.id}")
+    record = json.loads(jobs.blobs.read(path))
+    assert record["fruitless_attempts"] == 3 and "attempts_without_progress" not in record
+    assert Jobs(jobs.blobs).get(job.id).attempts_without_progress == 3
+    assert Job(**record | {"attempts_without_progress": 4}).attempts_without_progress == 3
+    del record["fruitless_attempts"]
+    assert Job(**record | {"attempts_without_progress": 4}).attempts_without_progress == 4
+
+
+def test_a_request_without_options_covers_all_characters_and_trains_a_mixture() -> None:
+    assert (REQUEST.coverage, REQUEST.mixture) == (1.0, True)
+    assert JobRequest.model_validate_json(REQUEST.model_dump_json()) == REQUEST
+
+
+def test_records_that_do_not_change_are_read_once(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = Jobs(jobs.blobs), Jobs(jobs.blobs)
+    job = theirs.create(REQUEST)
+    assert ours.get(job.id) is ours.get(job.id) is ours.all()[0]
+    ended = theirs.move(job, JobStatus.CANCELLED)
+    assert ours.get(job.id) == ended
+    monkeypatch.setattr(ours, "_paths", lambda _: pytest.fail("an ended job is looked up"))
+    assert ours.get(job.id) == ended
+    monkeypatch.undo()
+    theirs.delete(ended)
+    assert ours.all() == []
+    with pytest.raises(NotFound):
+        ours.get(job.id)
+
+
+def test_a_job_may_have_an_id_that_was_chosen_before(jobs: Jobs) -> None:
+    chosen = jobs.create(REQUEST, job_id="job_" + "1" * 21)
+    assert chosen.id == "job_" + "1" * 21
+    other = jobs.create(REQUEST)
+    assert other.id != chosen.id and {job.id for job in jobs.all()} == {chosen.id, other.id}
+
+
+def test_the_step_of_a_checkpoint_is_that_of_the_newest(jobs: Jobs) -> None:
+    job = jobs.create(REQUEST)
+    assert jobs.checkpoint_step(job.id) is None
+    for step in (7, 120, 1100):
+        jobs.blobs.write(f"checkpoints/{job.id}/{step:010d}.npz", b"")
+    assert jobs.checkpoint_step(job.id) == 1100
+
+
+def test_of_an_ended_job_the_newest_record_stays(jobs: Jobs) -> None:
+    done = jobs.move(jobs.move(jobs.create(REQUEST), JobStatus.RUNNING), JobStatus.SUCCEEDED)
+    for _ in range(2):
+        jobs.delete_old_transitions(done)
+        assert jobs.blobs.paths(f"jobs/{done.id}") == [f"jobs/{done.id}/000002.json"]
+    other = jobs.move(jobs.create(REQUEST), JobStatus.CANCELLED)
+    jobs.blobs.write(f"jobs/{other.id}/000001.json", b"")
+    jobs.delete_old_transitions(other)
+    assert len(jobs.blobs.paths(f"jobs/{other.id}")) == 2, "an empty record needs the one before"

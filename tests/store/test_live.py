@@ -4,7 +4,7 @@ import time
 import pytest
 from redis import Redis
 
-from store.live import LEASE_S, EventLog, Live
+from store.live import _MAX_KILLS, LEASE_S, EventLog, Live, add_message
 from store.open_blobs import open_blobs
 
 
@@ -100,3 +100,51 @@ def test_ended_attempts_are_counted_by_outcome_and_code(live: Live) -> None:
     live.count_attempt("succeeded", seconds=2.25)
     live.count_attempt("failed", code="diverged", seconds=60)
     assert live.attempts() == {("succeeded", ""): (2, 3.75), ("failed", "diverged"): (1, 60.0)}
+
+
+def test_the_last_kills_of_a_job_are_kept_oldest_first(live: Live) -> None:
+    assert live.kills("job_1") == []
+    for number in range(_MAX_KILLS + 3):
+        live.add_kill("job_1", {"at": float(number), "signal": 9, "out_of_memory": False})
+    assert [kill["at"] for kill in live.kills("job_1")] == [float(n) for n in range(3, _MAX_KILLS + 3)]
+
+
+def test_an_attempt_is_counted_with_its_seconds_to_the_millisecond(live: Live) -> None:
+    live.count_attempt("lost", code="worker_lost")
+    live.count_attempt("failed", code="diverged", seconds=1.23456)
+    assert live.attempts() == {("lost", "worker_lost"): (1, 0.0), ("failed", "diverged"): (1, 1.235)}
+
+
+def test_a_message_follows_the_newest_event_of_log_and_redis(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.live.time.time", lambda: 5.00049)
+    log = EventLog(open_blobs("memory:///"))
+    add_message(live, log, "job_1", "first")
+    first = {"id": 1, "at": 5.0, "type": "message", "data": {"text": "first"}}
+    assert log.read("job_1") == live.events("job_1") == [first]
+    add_message(live, log, "job_1", "second")
+    assert [event["id"] for event in log.read("job_1")] == [1, 2]
+    live.add_events("job_1", [first | {"id": 7}])
+    add_message(live, log, "job_1", "third")
+    assert [event["id"] for event in log.read("job_1")] == [1, 2, 8]
+    log.write("job_2", [first | {"id": 4}, first | {"id": 9}])
+    add_message(live, log, "job_2", "after the log's")
+    assert [event["id"] for event in log.read("job_2")] == [4, 9, 10]
+    assert [event["id"] for event in live.events("job_2")] == [10]
+
+
+def test_the_event_log_has_one_event_per_line() -> None:
+    blobs = open_blobs("memory:///")
+    event = {"id": 1, "at": 1, "type": "message", "data": {"text": "é\n"}}
+    EventLog(blobs).write("job_1", [event, event | {"id": 2}])
+    lines = blobs.read("events/job_1.jsonl").split(b"\n")
+    assert [json.loads(line)["id"] for line in lines[:-1]] == [1, 2] and lines[-1] == b""
+
+
+@pytest.mark.parametrize("broken", [{"id": "1"}, {"at": "now"}, {"type": 3}, {"data": []}])
+def test_an_event_with_a_field_of_another_type_is_none(broken: dict[str, object]) -> None:
+    blobs = open_blobs("memory:///")
+    event = {"id": 1, "at": 1.5, "type": "message", "data": {}}
+    EventLog(blobs).write("job_1", [event | broken, event])
+    assert EventLog(blobs).read("job_1") == [event]

@@ -186,3 +186,87 @@ def test_a_target_gets_the_events_of_its_types_and_models() -> None:
 def test_secrets_have_the_form_of_the_specification(text: str) -> None:
     assert not is_secret(text)
     assert is_secret(new_secret())
+
+
+def test_a_state_is_compared_whatever_the_order_of_its_fields(outbox: Notifications) -> None:
+    assert outbox.queue("t", "a", before=None, after={"x": 1, "y": None}, body="1", now=1.0)
+    assert outbox.queue("t", "a", before={"y": None, "x": 1}, after={"x": 2}, body="2", now=2.0)
+    assert not outbox.queue("t", "a", before={"x": 1, "y": None}, after=None, body="3", now=3.0)
+    assert [delivery.body for delivery in outbox.waiting("t")] == ["1", "2"]
+
+
+def test_states_are_saved_and_those_of_ended_alerts_are_removed(outbox: Notifications) -> None:
+    outbox.save_sent_states("t", {}, [])
+    assert outbox.sent_states("t") == {}
+    outbox.save_sent_states("t", {"a": [1], "b": {"x": None}}, [])
+    outbox.save_sent_states("t", {"c": 3}, ["a"])
+    assert outbox.sent_states("t") == {"b": {"x": None}, "c": 3}
+    outbox.save_sent_states("t", {}, ["b", "c"])
+    assert outbox.sent_states("t") == {}
+
+
+def test_an_event_is_queued_once_for_each_target_under_the_same_id(outbox: Notifications) -> None:
+    assert outbox.queue_event("t", "jobs/job_1/2", "{}", now=1.0)
+    assert not outbox.queue_event("t", "jobs/job_1/2", "{}", now=2.0)
+    assert outbox.queue_event("u", "jobs/job_1/2", "{}", now=1.0)
+    assert outbox.queue_event("t", "jobs/job_1/3", "{}", now=3.0)
+    first, second = outbox.waiting("t")
+    assert first.id == "msg_6af478ef8091829e9236807612137ece", "as in earlier releases"
+    assert second.id != first.id != outbox.waiting("u")[0].id
+
+
+def test_deliveries_are_due_by_their_time_and_only_so_many_are_returned(outbox: Notifications) -> None:
+    for number in (3, 1, 2):
+        queue(outbox, str(number), alert=str(number), now=float(number))
+    assert [one.body for one in outbox.due("t", now=2.0, limit=9)] == ["1", "2"]
+    assert [one.body for one in outbox.due("t", now=9.0, limit=2)] == ["1", "2"]
+    assert [one.body for one in outbox.waiting("t")] == ["1", "2", "3"]
+    assert outbox.due("t", now=0.5, limit=9) == outbox.due("other", now=9.0, limit=9) == []
+
+
+def test_a_replayed_delivery_is_due_now(outbox: Notifications, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    outbox.failed(delivery, "no", now=5e9)
+    monkeypatch.setattr("store.notifications.time.time", lambda: 7.5)
+    replayed = outbox.replay("t", delivery.id)
+    assert (replayed.next_at, replayed.attempts, replayed.last_error) == (7.5, 0, "no")
+    assert outbox.due("t", now=7.0, limit=1) == [] and outbox.due("t", now=7.5, limit=1) == [replayed]
+
+
+def test_a_message_that_redis_has_lost_does_not_hide_the_others(outbox: Notifications) -> None:
+    for number in range(3):
+        queue(outbox, str(number), alert=str(number), now=float(number))
+    lost = outbox.waiting("t")[1]
+    outbox.redis.delete(f"nextchar:notifications:delivery:{lost.id}")
+    assert [one.body for one in outbox.waiting("t")] == ["0", "2"]
+    assert outbox.health("t").waiting == 2
+
+
+def test_a_new_target_has_no_history(outbox: Notifications) -> None:
+    health = outbox.health("t")
+    assert (health.last_success_at, health.last_error_at, health.last_error) == (None, None, None)
+    assert (health.waiting, health.dead) == (0, 0) and outbox.outcomes() == {}
+    assert notifications.Health() == health
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    assert (delivery.attempts, delivery.next_at, delivery.last_error) == (0, None, None)
+    outbox.succeeded(delivery)
+    assert outbox.waiting("t") == [] and outbox.outcomes() == {("t", "delivered"): 1}
+    assert outbox.redis.keys("nextchar:notifications:delivery:*") == []
+
+
+def test_records_are_looked_at_once(outbox: Notifications) -> None:
+    assert not outbox.has_records() and outbox.unseen_records([]) == []
+    outbox.mark_records_seen([])
+    assert outbox.has_records() and outbox.seen_records() == set()
+    outbox.mark_records_seen(["a", "b"])
+    assert outbox.unseen_records(["a", "c", "b", "d"]) == ["c", "d"]
+    outbox.mark_records_seen(["c"], deleted=["a"])
+    assert outbox.seen_records() == {"b", "c"}
+    outbox.forget_records()
+    assert not outbox.has_records() and outbox.unseen_records(["b"]) == ["b"]
+
+
+def test_the_password_of_redis_is_not_shown(outbox: Notifications) -> None:
+    assert "redis" not in repr(outbox).casefold()
