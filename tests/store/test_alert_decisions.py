@@ -3,13 +3,22 @@ import threading
 import time
 
 import pytest
+from pydantic import ValidationError
 from redis import Redis
 
 from models.anomaly.alerts import AlertKey
-from models.errors import NotFound
-from store.alert_decisions import AlertFigures, Suppression
+from models.errors import Conflict, NotFound
+from store.alert_decisions import (
+    _CACHE_S,
+    AlertDecisions,
+    AlertFigures,
+    Decision,
+    Suppression,
+    suppressed_until,
+)
 from store.alerts import Alerts
 from store.blobs import Blobs
+from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one
 
@@ -198,3 +207,102 @@ def test_decisions_under_the_other_name_stay(alerts: Alerts, blobs: Blobs) -> No
     assert [decision.label for decision in alerts.decisions.all("n").values()] == ["incident"]
     assert len(blobs.paths("alert_decisions/n")) == 1
     assert [suppression.alert_id for suppression in alerts.decisions.suppressions("n")] == [None]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, for what is remembered: a list of one number."""
+    now = [1000.0]
+    monkeypatch.setattr("store.alert_decisions.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_suppressions_of_another_process_hold_after_as_long_as_the_list_is_remembered(
+    clock: list[float],
+) -> None:
+    blobs = open_blobs("memory:///")
+    ours, theirs = AlertDecisions(blobs), AlertDecisions(blobs)
+    assert ours.suppressions("m") == []
+    made = theirs.suppress("m", template="a *", span="*", until=TOMORROW, by="ann")
+    clock[0] += 0.75 * _CACHE_S
+    assert ours.suppressions("m") == []
+    clock[0] += 0.25 * _CACHE_S
+    assert ours.suppressions("m") == [made]
+    theirs.delete_suppression("m", made.id)
+    clock[0] += 0.75 * _CACHE_S
+    assert ours.suppressions("m") == [made]
+    clock[0] += 0.25 * _CACHE_S
+    assert ours.suppressions("m") == []
+
+
+def test_alerts_are_suppressed_until_the_last_of_their_suppressions_ends() -> None:
+    def one_until(until: float, template: str = "*", span: str = "*") -> Suppression:
+        return Suppression(id="", model="m", template=template, span=span, until=until, created_at=0.0)
+
+    found = [
+        one_until(5.0),
+        one_until(9.0),
+        one_until(7.0),
+        one_until(99.0, "b"),
+        one_until(99.0, "*", "2:*"),
+    ]
+    for now, until in ((4.0, 9.0), (8.5, 9.0), (9.0, None), (10.0, None)):
+        assert suppressed_until(found, "a", "1:x", now=now) == until
+    assert suppressed_until(found, "b", "1:x", now=0.0) == 99.0
+    assert suppressed_until([], "a", "1:x", now=0.0) is None
+
+
+def test_a_pattern_is_of_the_template_and_of_the_span() -> None:
+    made = Suppression(id="", model="m", template="a *", span="1:*", until=0.0, created_at=0.0)
+    assert made.matches("a b", "1:x")
+    assert not made.matches("a b", "2:x") and not made.matches("b", "1:x")
+    assert not made.matches_everything
+
+
+@pytest.mark.parametrize("length", [1000, 1001])
+def test_a_pattern_is_bounded(length: int) -> None:
+    def make() -> Suppression:
+        return Suppression(id="", model="m", template="x" * length, until=0.0, created_at=0.0)
+
+    if length > 1000:
+        with pytest.raises(ValidationError):
+            make()
+    else:
+        assert make().span == "*"
+
+
+@pytest.mark.parametrize("suppression_id", ["suppression_0123456789ab", "../x", "", "alert_0123456789ab"])
+def test_a_suppression_that_is_not_there_cannot_be_deleted(suppression_id: str) -> None:
+    blobs = open_blobs("memory:///")
+    decisions = AlertDecisions(blobs)
+    made = decisions.suppress("m", template="a", span="*", until=TOMORROW, by=None)
+    blobs.write("alert_suppressions/m/alert_0123456789ab.json", b"{}")
+    with pytest.raises(NotFound) as caught:
+        decisions.delete_suppression("m", suppression_id)
+    assert caught.value.code == "suppression_not_found"
+    with pytest.raises(NotFound):
+        decisions.delete_suppression("n", made.id)
+    assert decisions.suppressions("m") == [made]
+
+
+def test_records_are_read_once_and_their_sequence_goes_on(alerts: Alerts, blobs: Blobs) -> None:
+    alerts.record([one()])
+    decided = [alerts.label("m", ID, "incident", by=str(i)).decision for i in range(12)]
+    assert [decision and decision.sequence for decision in decided] == list(range(12))
+    assert blobs.paths("alert_decisions")[-1].endswith("/00000011.json")
+    newest = alerts.decisions.all("m")[ID]
+    assert newest.changed_by == "11" and alerts.decisions.all("m")[ID] is newest
+
+
+def test_an_alert_that_others_change_again_and_again_is_a_conflict(alerts: Alerts, blobs: Blobs) -> None:
+    class Taken(Interrupted):
+        def create(self, path: str, data: bytes) -> bool:
+            return not super().create(path, data)
+
+    alerts.record([one()])
+    figures = alerts.get("m", ID).figures
+    with pytest.raises(Conflict, match="is being changed by others") as caught:
+        AlertDecisions(Taken(blobs, 99, lambda: None)).change(
+            "m", ID, lambda _: Decision(changed_at=0.0, figures=figures)
+        )
+    assert caught.value.code == "alert_changed"

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from models.errors import Conflict, DomainError, InvalidInput, NotFound, Unavailable
-from store.aliases import Aliases
+from store.aliases import Aliases, Check
 from store.blobs import Blobs
 from store.models import Models
 from store.open_blobs import open_blobs
+from tests.store.refusing import Refusing, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
 
@@ -161,3 +162,74 @@ def test_an_alias_of_no_model_is_unknown(models: Models) -> None:
         with pytest.raises(DomainError) as caught:
             models.resolve(reference)
         assert caught.value.code == "model_not_found"
+
+
+def test_moves_say_what_happened_and_why(models: Models) -> None:
+    aliases = models.aliases
+    check = Check(name="max_bits", value=1.5, limit=2.0)
+    first = aliases.move("m", "champion", 1, after=None, by="ann", checks=(check,))
+    assert (first.sequence, first.action, first.previous, first.moved_by) == (0, "set", None, "ann")
+    assert (first.target, first.checks) == ("m@1", (check,))
+    second = aliases.move("m", "champion", 2, after=first)
+    assert (second.sequence, second.previous, second.moved_by, second.checks) == (1, 0, None, ())
+    deleted = aliases.delete("m", "champion", by="bob")
+    assert (deleted.sequence, deleted.action, deleted.version, deleted.target) == (2, "delete", None, None)
+    assert (deleted.previous, deleted.moved_by) == (1, "bob")
+    again = aliases.move("m", "champion", 3, after=deleted)
+    assert (again.sequence, again.previous) == (3, 1)
+    assert Aliases(models._blobs).history("m", "champion") == [again, deleted, second, first]
+
+
+def test_who_comes_too_late_learns_that_the_alias_is_deleted(models: Models) -> None:
+    put(models.aliases, 1)
+    after = models.aliases.newest("m", "champion")
+    models.aliases.delete("m", "champion")
+    with pytest.raises(Conflict, match="by another request and is deleted now") as caught:
+        models.aliases.move("m", "champion", 2, after=after)
+    assert (caught.value.code, caught.value.param) == ("alias_moved", "alias")
+    with pytest.raises(Conflict, match="is deleted now"):
+        models.aliases.move("m", "champion", 2, after=None)
+
+
+def test_aliases_of_all_names_are_listed_in_order(models: Models) -> None:
+    models.publish(card("n", number=4), FILES)
+    for model, alias in (("n", "b"), ("m", "z"), ("n", "a")):
+        models.aliases.move(model, alias, 1, after=None)
+    assert [(one.model, one.alias) for one in models.aliases.current()] == [
+        ("m", "z"),
+        ("n", "a"),
+        ("n", "b"),
+    ]
+    assert [one.alias for one in models.aliases.current("n")] == ["a", "b"]
+    models.aliases.delete("n", "a")
+    assert [one.alias for one in models.aliases.current("n")] == ["b"]
+    models.aliases.move("n", "b", 7, after=models.aliases.newest("n", "b"))
+    assert [one.version for one in models.aliases.current("n")] == [7]
+
+
+def test_an_alias_that_never_was_and_one_that_is_deleted_are_not_found(models: Models) -> None:
+    for call in (models.aliases.get, models.aliases.history):
+        with pytest.raises(NotFound, match="model m has no alias 'champion'") as caught:
+            call("m", "champion")
+        assert (caught.value.code, caught.value.param) == ("alias_not_found", "alias")
+    put(models.aliases, 1)
+    assert models.aliases.get("m", "champion").version == 1
+    models.aliases.delete("m", "champion")
+    with pytest.raises(NotFound):
+        models.aliases.get("m", "champion")
+    assert len(models.aliases.history("m", "champion")) == 2
+    for name in ("../m", ""):
+        assert models.aliases.newest(name, "champion") is None
+
+
+def test_aliases_are_not_skipped_while_the_storage_does_not_answer(models: Models, blobs: Blobs) -> None:
+    put(models.aliases, 1)
+    with pytest.raises(Unavailable) as caught:
+        Aliases(Refusing(blobs, read=("aliases",), error=unavailable)).current()
+    assert caught.value.code == "storage_unavailable"
+
+
+@pytest.mark.parametrize("alias", ["a", "Z", "x" * 32, "v", "v3a", "latest-2", "a.b_c-d", "version"])
+def test_names_of_aliases(models: Models, alias: str) -> None:
+    models.aliases.move("m", alias, 2, after=None)
+    assert models.resolve(f"m@{alias}") == ("m", 2)

@@ -1,5 +1,7 @@
 import json
 import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 from models.errors import InvalidInput, NotFound, Unavailable
 from store.blobs import Blobs
 from store.corpora import Corpora
-from store.corpus import Corpus
+from store.corpus import Corpus, dump_corpus
+from store.corpus_upload import Upload
 from store.open_blobs import open_blobs
 from tests.logs import syslog
 from tests.store.uploads import add
@@ -241,3 +244,134 @@ def test_a_text_is_stored_before_its_record_and_deleted_after_it_and_its_names(t
     blobs.changes.clear()
     corpora.delete("mine")
     assert blobs.changes[:3] == ["delete mine", "delete corpus.json", "delete text"]
+
+
+DAY_S = 86400
+
+
+def test_the_last_upload_of_a_corpus_is_noted_to_the_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000_000_000]
+    monkeypatch.setattr("time.time", lambda: float(now[0]))
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, b"text")
+    assert corpora.uploaded_at(corpus) == corpus.created_at == now[0]
+    now[0] += DAY_S
+    assert add(corpora, tmp_path, b"text") == (corpus, False)
+    now[0] += 1
+    again, is_new = add(corpora, tmp_path, b"text")
+    assert not is_new and again == corpora.get(corpus.id) == replace(corpus, uploaded_again_at=now[0])
+    assert corpora.uploaded_at(again) == now[0]
+    now[0] += DAY_S
+    assert add(corpora, tmp_path, b"text") == (again, False)
+
+
+def test_a_corpus_that_is_deleted_while_it_is_uploaded_again_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, b"text")
+    path = f"corpora/{corpus.id}/corpus.json"
+    corpora._blobs.write(path, dump_corpus(replace(corpus, created_at=0)))
+
+    def is_intact(_: Corpus) -> bool:
+        corpora._blobs.delete(f"corpora/{corpus.id}/text")
+        return True
+
+    monkeypatch.setattr(corpora, "_is_intact", is_intact)
+    with pytest.raises(NotFound) as caught:
+        add(corpora, tmp_path, b"text")
+    assert caught.value.code == "corpus_not_found" and corpora.all() == []
+
+
+def test_of_two_texts_uploaded_under_a_name_at_once_each_knows_its_version(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+
+    def meanwhile(_: Corpus) -> None:
+        assert add(corpora, tmp_path, b"other", name="mine")[0].version == 1
+
+    with Upload(tmp_path, limit_bytes=100) as upload:
+        upload.feed(b"text")
+        corpus, is_new = corpora.add(upload, name="mine", check=meanwhile)
+    assert is_new and (corpus.name, corpus.version) == ("mine", 2)
+    assert corpora.get(corpus.id) == corpora.get("mine@2") == corpus
+
+
+def test_a_check_that_refuses_leaves_nothing(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+
+    def refuse(corpus: Corpus) -> None:
+        assert (corpus.name, corpus.version, corpus.characters) == ("mine", 1, 4)
+        raise InvalidInput("too many corpora")
+
+    with Upload(tmp_path, limit_bytes=100) as upload:
+        upload.feed(b"text")
+        with pytest.raises(InvalidInput):
+            corpora.add(upload, name="mine", check=refuse)
+    assert corpora.all() == [] and corpora.names() == {} and corpora._blobs.paths("corpora") == []
+
+
+def test_corpora_are_listed_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpora, seconds = Corpora(open_blobs("memory:///")), iter((5.0, 3.0, 7.0, 7.0))
+    made = []
+    for text in (b"a", b"b", b"c", b"d"):
+        at = next(seconds)
+        monkeypatch.setattr("time.time", lambda at=at: at)
+        made.append(add(corpora, tmp_path, text)[0])
+    a, b, *newest = made
+    assert corpora.all() == [*sorted(newest, key=lambda corpus: corpus.id, reverse=True), a, b]
+
+
+def test_each_key_may_have_its_own_kind_of_a_corpus(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, b"text")
+    assert corpora.kind_for(corpus.id, "ann") is None
+    corpora.set_kind(corpus.id, "log", key_name="ann")
+    corpora.set_kind(corpus.id, "code", key_name="bob")
+    assert [corpora.kind_for(corpus.id, name) for name in ("ann", "bob", "cem")] == ["log", "code", None]
+    assert corpora.get(corpus.id) == corpus
+    corpora.remove_kind(corpus.id, "ann")
+    assert [corpora.kind_for(corpus.id, name) for name in ("ann", "bob")] == [None, "code"]
+    for damaged in (b"table", b"\xff"):
+        corpora._blobs.write(f"corpus_kinds/{corpus.id}/key-bob", damaged)
+        assert corpora.kind_for(corpus.id, "bob") is None
+    corpora.delete(corpus.id)
+    assert corpora._blobs.paths("corpus_kinds") == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "alphabet", "expected"),
+    [
+        ("utf-8", "characters", "é\n"),
+        ("utf-8", "bytes", "e\u00cc\u0081\n"),
+        ("bytes", "characters", "e\u00cc\u0081\n"),
+        ("bytes", "bytes", "e\u00cc\u0081\n"),
+    ],
+)
+def test_characters_are_bytes_if_the_alphabet_or_the_corpus_says_so(
+    tmp_path: Path, encoding: Any, alphabet: Any, expected: str
+) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, "e\u0301\n".encode(), encoding=encoding)
+    reads: list[Callable[[], str]] = [
+        lambda: "".join(corpora.pieces(corpus.id, alphabet)),
+        lambda: "".join(text for _, text in corpora.chunks(corpus.id, alphabet, chunk_bytes=100)),
+        lambda: corpora.chunk(corpus.id, alphabet, 0, None),
+        lambda: corpora.chunk(corpus.id, alphabet, 0, 4),
+    ]
+    assert [read() for read in reads] == [expected] * 4
+    assert (
+        corpora.chunk(corpus.id, alphabet, 3, None) == "\n" and corpora.chunk(corpus.id, "bytes", 0, 1) == "e"
+    )
+
+
+def test_removing_another_name_keeps_that_of_the_record(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, b"one", name="mine")
+    add(corpora, tmp_path, b"one", name="another")
+    corpora.remove_names(corpus.id, ["another"])
+    assert corpora.get(corpus.id) == corpus and corpora.names() == {"mine": corpus.id}
+    corpora.remove_names("corpus_" + "0" * 24, ["nothing"])
+    corpora.remove_names(corpus.id, ["mine"])
+    assert corpora.get(corpus.id) == replace(corpus, name=None, version=None)

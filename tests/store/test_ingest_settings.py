@@ -2,7 +2,8 @@ import pytest
 
 from store.blobs import Blobs
 from store.ingest_records import LineMeta
-from store.ingest_settings import IngestSettings
+from store.ingest_settings import _CACHE_S, IngestSettings
+from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 
 
@@ -65,3 +66,60 @@ def test_what_a_request_says_is_stored_with_its_lines(stored: bytes, recalibrate
     meta = LineMeta.load(stored)
     assert meta.recalibrate == recalibrate
     assert meta.dump() == stored.decode()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, for what is remembered: a list of one number."""
+    now = [1000.0]
+    monkeypatch.setattr("store.ingest_settings.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_settings_are_read_again_after_as_long_as_they_are_remembered(clock: list[float]) -> None:
+    blobs = open_blobs("memory:///")
+    ours, theirs = IngestSettings(blobs), IngestSettings(blobs)
+    assert ours.current("m") is None
+    change = theirs.change("m", "rolling", by="ann")
+    clock[0] += 0.75 * _CACHE_S
+    assert ours.current("m") is None
+    clock[0] += 0.25 * _CACHE_S
+    assert ours.current("m") == change
+    theirs.change("m", "never", by="ann")
+    clock[0] += 0.75 * _CACHE_S
+    assert ours.current("m") == change
+    clock[0] += 0.25 * _CACHE_S
+    assert (found := ours.current("m")) and found.recalibrate == "never"
+
+
+def test_a_change_that_changes_nothing_is_the_one_before() -> None:
+    blobs = open_blobs("memory:///")
+    settings = IngestSettings(blobs)
+    first = settings.change("m", "rolling", by="ann")
+    assert settings.change("m", "rolling", by="bob") == first
+    assert blobs.paths("ingest_settings") == ["ingest_settings/m/00000000.json"]
+    settings.change("m", "never", by="bob")
+    settings.change("m", "rolling", by="cem")
+    assert blobs.paths("ingest_settings")[-1] == "ingest_settings/m/00000002.json"
+    assert [one.changed_by for one in settings.history("m", limit=2)] == ["cem", "bob"]
+
+
+def test_settings_move_to_another_name_with_their_history_unless_that_has_its_own() -> None:
+    blobs = open_blobs("memory:///")
+    settings = IngestSettings(blobs)
+    settings.change("m", "rolling", by="ann")
+    settings.change("m", "never", by="bob")
+    records = {path.rpartition("/")[2]: blobs.read(path) for path in blobs.paths("ingest_settings/m")}
+    for _ in range(2):  # it can be repeated
+        settings.move_all("m", "n")
+        assert settings.current("m") is None and (now := settings.current("n")) and now.recalibrate == "never"
+        assert changes(blobs, "n") == [("never", "bob"), ("rolling", "ann")] and settings.models() == {"n"}
+        for name, data in records.items():
+            blobs.write(f"ingest_settings/m/{name}", data)
+    settings.delete_all("m")
+    settings.change("o", "rolling", by="dan")
+    settings.move_all("n", "o")
+    assert changes(blobs, "o") == [("rolling", "dan")] and settings.models() == {"o"}
+    settings.move_all("nothing", "o")
+    settings.move_all("o", "p")
+    assert changes(blobs, "p") == [("rolling", "dan")]

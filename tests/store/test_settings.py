@@ -47,3 +47,32 @@ def test_an_instruction_set_that_the_processor_lacks_stops_every_program_with_on
 def test_a_level_of_the_processor_is_accepted() -> None:
     for level in ("", "auto", available_levels()[-1]):
         assert StoreSettings(isa=level).isa == level
+
+
+def test_a_storage_url_that_is_empty_is_none_given(tmp_path: Path) -> None:
+    settings = StoreSettings(store_url="", data_dir=tmp_path)
+    assert settings.store_url is None and settings.blobs_url == (tmp_path / "store").as_uri()
+    for url in ("file:///x", "memory:///", "s3://b", "s3a://b", "gs://b", "az://c", "azure://c", "abfss://c"):
+        assert StoreSettings(store_url=url).blobs_url == url
+    with pytest.raises(ValueError, match="not a storage URL"):
+        StoreSettings(store_url="http://bucket/x")
+
+
+def test_an_embedded_redis_is_started_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
+    assert StoreSettings().given_redis_url is None
+    assert StoreSettings().redis_url == "redis://127.0.0.1:6379/0"
+    monkeypatch.setenv("NEXTCHAR_REDIS_URL", "redis://other/1")
+    assert StoreSettings().given_redis_url == "redis://other/1"
+
+
+def test_space_for_copies_of_model_files_is_4_gibibytes_and_may_be_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NEXTCHAR_MODEL_FILE_CACHE_BYTES", raising=False)
+    assert StoreSettings().model_file_cache_bytes == 4 * 1024**3
+    assert StoreSettings(model_file_cache_bytes=0).model_file_cache_bytes == 0
+    monkeypatch.setenv("NEXTCHAR_MODEL_FILE_CACHE_BYTES", "-1")
+    with pytest.raises(SystemExit):
+        StoreSettings.load()
+    assert capsys.readouterr().err.startswith("nextchar: NEXTCHAR_MODEL_FILE_CACHE_BYTES='-1': ")
