@@ -129,7 +129,7 @@ class ShuffledLines:
                 continue
             for piece in self._shuffled(number):
                 if start + len(piece) > position:
-                    return start + piece.rfind("\n", 0, position - start) + 1
+                    return start + piece[: position - start].rfind("\n") + 1
                 start += len(piece)
         return start
 

@@ -105,3 +105,27 @@ def test_a_loop_is_known_by_its_name_and_interval_and_a_long_round_can_say_that_
     with loop:  # the first round comes after an interval
         assert (loop.status().seconds_since_beat, loop.status().seconds_since_success) == (0, 0)
     assert "sweeper" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_process_can_end_while_a_round_of_its_loops_runs() -> None:
+    loop = BackgroundLoop("daemon of the test", lambda: None, interval_s=3600.0)
+    with loop:
+        [thread] = [one for one in threading.enumerate() if one.name == "daemon of the test"]
+        assert thread.daemon
+
+
+def test_stopping_without_a_time_does_not_wait_for_the_round() -> None:
+    runs, may_end = threading.Event(), threading.Event()
+
+    def run() -> None:
+        runs.set()
+        assert may_end.wait(120)
+
+    loop = BackgroundLoop("waits", run, interval_s=0.001)
+    loop.start()
+    assert runs.wait(120)
+    loop.stop()
+    assert loop._thread.is_alive()
+    may_end.set()
+    loop.stop(timeout_s=120)
+    assert not loop._thread.is_alive()

@@ -324,3 +324,130 @@ def test_a_backup_is_written_while_others_write(source: Installation, empty: Ins
         writer.join()
     restore(empty.blobs, empty.redis, file)
     empty.check_references()
+
+
+def test_totals_of_a_backup_and_of_its_restoration_are_what_is_in_it(
+    source: Installation, empty: Installation
+) -> None:
+    file = io.BytesIO()
+    made = back_up(source.blobs, source.redis, file)
+    stored = contents(source.blobs)
+    keys = [key for key in source.redis.scan_iter("nextchar:*") if b":job:" not in key]
+    restored = restore(empty.blobs, empty.redis, file)
+    for totals in (made, restored):
+        assert (totals.objects, totals.bytes) == (len(stored), sum(map(len, stored.values())))
+        assert totals.redis_keys == len(keys) > 3
+    assert sorted(empty.redis.keys()) == sorted(keys)  # type: ignore[type-var, arg-type]
+
+
+def test_keys_that_expire_keep_their_time_and_others_do_not_expire(
+    source: Installation, empty: Installation
+) -> None:
+    source.redis.set("nextchar:ingest:request:x", "1", px=5_000_000)
+    source.redis.set("nextchar:notifications:lease", "a process", ex=10)
+    restore(empty.blobs, empty.redis, backup_of(source))
+    assert 4_900_000 < empty.redis.pttl("nextchar:ingest:request:x") <= 5_000_000  # type: ignore[operator]
+    assert empty.redis.ttl("nextchar:ingest:fake") == -1
+    assert not empty.redis.exists("nextchar:notifications:lease")
+
+
+def test_what_a_new_service_makes_at_once_does_not_prevent_a_restoration(
+    source: Installation, empty: Installation
+) -> None:
+    file = backup_of(source)
+    empty.redis.set("nextchar:notifications:lease", "a process")
+    empty.redis.sadd("nextchar:notifications:records", "jobs/x/0")
+    restore(empty.blobs, empty.redis, file)
+    restore(empty.blobs, empty.redis, file)
+    empty.redis.set("nextchar:rolling:x", "something else")
+    with pytest.raises(Conflict, match="it has nextchar:rolling:x") as caught:
+        restore(empty.blobs, empty.redis, file)
+    assert caught.value.code == "not_empty"
+
+
+@pytest.mark.parametrize("kind", ["string", "list", "set", "zset", "hash", "stream"])
+def test_a_key_of_each_type_is_recognized_when_the_restoration_is_repeated(
+    source: Installation, empty: Installation, kind: str
+) -> None:
+    def put(redis: Redis, first: str, last: str, key: str = "nextchar:rolling:x") -> None:
+        members = [first, *(f"member {i}" for i in range(300)), last]
+        match kind:
+            case "string":
+                redis.set(key, first + last)
+            case "list":
+                redis.rpush(key, *members)
+            case "set":
+                redis.sadd(key, *members)
+            case "zset":
+                redis.zadd(key, {member: len(member) for member in members})
+            case "hash":
+                redis.hset(key, mapping=dict.fromkeys(members, "x"))
+            case "stream":
+                redis.xadd(key, {first: last}, id="1-1")
+
+    put(source.redis, "a", "b")
+    file = backup_of(source)
+    put(empty.redis, "a", "b")
+    restore(empty.blobs, empty.redis, file)
+    assert empty.redis.type("nextchar:rolling:x") == kind.encode()
+    assert not empty.redis.keys("nextchar:restore:*")
+    for other in (("a", "other"), ("other", "b")):
+        empty.redis.delete("nextchar:rolling:x")
+        put(empty.redis, *other)
+        with pytest.raises(Conflict, match="Redis is not empty"):
+            restore(empty.blobs, empty.redis, file)
+    empty.redis.delete("nextchar:rolling:x")
+    empty.redis.set("nextchar:rolling:x", "of another type") if kind != "string" else empty.redis.rpush(
+        "nextchar:rolling:x", "ab"
+    )
+    with pytest.raises(Conflict):
+        restore(empty.blobs, empty.redis, file)
+
+
+def test_scores_of_a_sorted_set_count(source: Installation, empty: Installation) -> None:
+    members = {f"member {i}": float(i) for i in range(300)}
+    source.redis.zadd("nextchar:rolling:z", members)
+    file = backup_of(source)
+    empty.redis.zadd("nextchar:rolling:z", members | {"member 299": 299.5})
+    with pytest.raises(Conflict):
+        restore(empty.blobs, empty.redis, file)
+
+
+def test_the_record_of_a_corpus_without_its_text_is_not_in_a_backup(
+    source: Installation, empty: Installation
+) -> None:
+    [corpus] = source.corpora.all()
+    other = source.upload(b"another text\n" * 9)
+    source.blobs.delete(f"corpora/{other}/text")
+    restore(empty.blobs, empty.redis, backup_of(source))
+    assert [found.id for found in empty.corpora.all()] == [corpus.id]
+    assert not empty.blobs.paths(f"corpora/{other}")
+
+
+def test_texts_come_before_the_records_and_names_of_corpora(source: Installation) -> None:
+    file = backup_of(source)
+    file.seek(0)
+    with tarfile.open(fileobj=file) as tar:
+        names = tar.getnames()
+    assert names[0] == "nextchar-backup.json" and names[-2:] == ["redis.jsonl", "manifest.jsonl"]
+    kinds = [name.rpartition("/")[2] for name in names if name.startswith("storage/corpora/")]
+    assert kinds == ["text", "corpus.json"]
+    folders = [name.split("/")[1] for name in names if name.startswith("storage/")]
+    assert folders == sorted(folders, key=lambda name: -FOLDERS.index(name))
+
+
+def test_an_archive_with_a_link_is_refused(source: Installation, empty: Installation) -> None:
+    file = backup_of(source)
+    out = io.BytesIO()
+    file.seek(0)
+    with tarfile.open(fileobj=file) as old, tarfile.open(fileobj=out, mode="w") as new:
+        for entry in old:
+            if entry.name.startswith("storage/model_files/"):
+                entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
+                new.addfile(entry)
+            else:
+                new.addfile(entry, old.extractfile(entry))
+    out.seek(0)
+    with pytest.raises(InvalidInput, match="that is no file") as caught:
+        restore(empty.blobs, empty.redis, out)
+    assert caught.value.code == "backup_invalid" and contents(empty.blobs) == {}

@@ -9,6 +9,7 @@ from models.errors import Unavailable
 from models.text.vocabulary import normalize
 from store.blobs import Blobs
 from store.corpora import Corpora
+from store.corpus_text import normalized
 from store.corpus_upload import Upload
 from store.open_blobs import open_blobs
 from tests.store.uploads import add
@@ -88,3 +89,10 @@ def test_chunks_of_whole_lines_end_after_a_newline_however_long_the_line(
         assert all(chunk.endswith("\n") for _, chunk in chunks[:-1])
         assert all(text[start:].startswith(chunk) for start, chunk in chunks)
         assert len(list(corpora.chunks(corpus.id, "characters", chunk_bytes=size))) > len(chunks)
+
+
+@pytest.mark.parametrize("chunks", [[b"ab\xe4\xbd"], [b"ab", b"\xe4"], [b"ab\xff"]])
+def test_bytes_that_are_no_text_to_their_end_are_damaged(chunks: list[bytes]) -> None:
+    with pytest.raises(Unavailable) as caught:
+        list(normalized(iter(chunks), where="corpus_1"))
+    assert caught.value.code == "corpus_damaged" and "corpus_1" in caught.value.message

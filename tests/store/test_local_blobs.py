@@ -168,3 +168,73 @@ def test_of_processes_that_create_the_same_objects_each_is_won_by_one(tmp_path: 
     blobs = LocalBlobs(tmp_path)
     for number, objects in enumerate(won):
         assert all(blobs.read(f"jobs/{n}/000001.json") == b"%d" % number for n in objects)
+
+
+def test_who_may_read_an_object_is_what_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        LocalBlobs(tmp_path).write("a/x", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a" / "x").stat().st_mode) == 0o640
+
+
+def test_ranges_of_an_object_are_read(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    blobs.write("x", b"abcdef")
+    assert [blobs.read_range("x", *pair) for pair in ((0, 2), (2, 4), (4, 99), (3, 3))] == [
+        b"ab",
+        b"cd",
+        b"ef",
+        b"",
+    ]
+
+
+def test_temporary_files_are_deleted_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LocalBlobs(tmp_path).write("x", b"x")
+    monkeypatch.setattr("store.local_blobs.time.time", lambda: 10_000.0)
+    for name, age_s in (("old", 3601), ("new", 3600), ("newer", 0)):
+        (tmp_path / ".tmp" / name).write_bytes(b"")
+        os.utime(tmp_path / ".tmp" / name, (10_000 - age_s, 10_000 - age_s))
+    LocalBlobs(tmp_path)
+    assert sorted(path.name for path in (tmp_path / ".tmp").iterdir()) == ["new", "newer"]
+
+
+def test_a_folder_above_the_storage_that_cannot_be_synced_does_not_matter(tmp_path: Path) -> None:
+    class Unreadable(Disk):
+        def open_folder(self, path: Path) -> int:
+            if path in tmp_path.parents or path == tmp_path:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return super().open_folder(path)
+
+    blobs = LocalBlobs(tmp_path / "store", disk=Unreadable())
+    assert blobs.create("a/x", b"x") and blobs.read("a/x") == b"x"
+
+    class Inside(Disk):
+        def open_folder(self, path: Path) -> int:
+            if path == tmp_path / "store":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return super().open_folder(path)
+
+    with pytest.raises(Unavailable):
+        LocalBlobs(tmp_path / "store", disk=Inside()).create("b/x", b"x")
+
+
+def test_folders_that_are_there_are_synced_once_and_those_above_the_storage_never(tmp_path: Path) -> None:
+    synced: list[Path] = []
+
+    class Noting(Disk):
+        def open_folder(self, path: Path) -> int:
+            synced.append(path)
+            return super().open_folder(path)
+
+    (tmp_path / "above").mkdir()
+    blobs = LocalBlobs(tmp_path / "above" / "store", disk=Noting())
+    assert synced == [tmp_path / "above"], "which has the entry of the storage's folder"
+    synced.clear()
+    blobs.write("a/b/x", b"x")
+    store = tmp_path / "above" / "store"
+    assert synced == [store, store, store / "a", store / "a" / "b"]
+    synced.clear()
+    blobs.write("a/b/y", b"y")
+    assert synced == [store / "a" / "b"]

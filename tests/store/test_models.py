@@ -11,7 +11,7 @@ import pytest
 
 import store.blobs
 from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from models.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, describe_files
 from store.blobs import Blobs
 from store.local_blobs import Disk, LocalBlobs
@@ -434,3 +434,76 @@ def test_a_card_from_before_attempts_is_read(blobs: Blobs) -> None:
 def test_a_name_that_is_none_is_refused(blobs: Blobs) -> None:
     with pytest.raises(InvalidInput):
         Models(blobs).publish(_card("a/b"), FILES)
+
+
+def test_a_name_is_listed_deleted_or_unknown() -> None:
+    models = Models(open_blobs("memory:///"))
+    assert not models.is_listed("m") and not models.is_deleted("m") and models.renamed_to("m") is None
+    for number in (1, 2):
+        models.publish(_card(number=number), FILES)
+    assert [models.is_listed("m", version) for version in (None, 1, 2, 3)] == [True, True, True, False]
+    models.delete("m@1")
+    assert [models.is_listed("m", version) for version in (None, 1, 2)] == [True, False, True]
+    assert not models.is_deleted("m") and models.renamed_to("m") is None
+    moved = models.rename("m@2", "n")
+    assert models.is_deleted("m") and not models.is_listed("m") and not models.is_deleted("n")
+    assert models.renamed_to("m") == moved and models.renamed_to("n") is None
+    models.delete("n")
+    assert models.renamed_to("m") is None and models.is_deleted("n")
+
+
+def test_what_the_newest_deleted_version_was_renamed_to_is_told() -> None:
+    models = Models(open_blobs("memory:///"))
+    for number in (1, 2):
+        models.publish(_card(number=number), FILES)
+    old = models.rename("m@1", "old")
+    assert models.renamed_to("m") == old
+    new = models.rename("m@2", "new")
+    assert models.renamed_to("m") == new
+
+
+def test_a_version_whose_deletion_was_cut_short_is_deleted() -> None:
+    blobs = open_blobs("memory:///")
+    models = Models(blobs)
+    for number in (1, 2):
+        models.publish(_card(number=number), FILES)
+    assert blobs.copy("model_cards/m/000002.json", "model_cards/m/000002.gone")
+    assert [card.reference for card in models.all()] == ["m@1"] == [models.get("m").card.reference]
+    assert models.resolve("m") == ("m", 1) and not models.is_listed("m", 2)
+    with pytest.raises(NotFound):
+        models.delete("m@2")
+    assert models.publish(_card(number=3), FILES).reference == "m@3"
+
+
+def test_models_made_at_the_same_time_are_listed_in_order_of_name_and_version() -> None:
+    models = Models(open_blobs("memory:///"))
+    for number, name in enumerate(("a", "b", "a", "c"), 1):
+        models.publish(_card(name, number=number).model_copy(update={"created_at": 5}), FILES)
+    assert [card.reference for card in models.all()] == ["c@1", "b@1", "a@2", "a@1"]
+
+
+def test_an_attempt_that_has_lost_its_job_publishes_nothing_and_leaves_no_files() -> None:
+    blobs = open_blobs("memory:///")
+    models = Models(blobs)
+    with pytest.raises(Conflict) as caught:
+        models.publish(_card(), FILES, attempt=1, is_still_ours=lambda: False)
+    assert caught.value.code == "publish_superseded"
+    assert models.all() == [] and blobs.paths("model_files") == []
+    published = models.publish(_card(), FILES, attempt=2)
+    assert published.files_folder == "attempt-2"
+    again = models.publish(_card(), {}, attempt=1, is_still_ours=lambda: False)
+    assert again == published and len(blobs.paths("model_files")) == len(FILES)
+
+
+def test_a_model_of_two_cards_keeps_the_files_of_all_attempts() -> None:
+    """A rename is under way: whoever publishes again cannot know which attempt's files are used."""
+    blobs = open_blobs("memory:///")
+    models = Models(blobs)
+    card = models.publish(_card(), FILES, attempt=2)
+    blobs.write(f"model_files/{card.id}/attempt-1/model.onnx", b"half")
+    other = card.model_copy(update={"name": "other"})
+    assert blobs.create("model_cards/other/000001.json", other.model_dump_json().encode())
+    models.publish(_card(), FILES, attempt=2)
+    assert blobs.exists(f"model_files/{card.id}/attempt-1/model.onnx")
+    models.delete("other")
+    blobs.write(f"model_files/{card.id}/attempt-2/model.onnx", b"graph")

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from models.errors import Unavailable
 from store.blobs import StorageRefused
 from store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs
-from store.object_store import RetryLimits
+from store.object_store import MAX_PAUSE_S, RetryLimits
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy, Request
 
@@ -342,3 +343,86 @@ def test_store_that_does_not_answer_is_not_refused_but_unavailable(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(Unavailable, match="cannot be reached"):
         ObjectBlobs.at(s3_url, HASTY).check()
+
+
+@pytest.fixture
+def memory() -> ObjectBlobs:
+    """A storage without a server."""
+    return ObjectBlobs.at("memory:///")
+
+
+def test_a_range_without_a_byte_is_empty(memory: ObjectBlobs) -> None:
+    memory.write("x", b"abcd")
+    assert [memory.read_range("x", 1, end) for end in (0, 1, 2, 3, 9)] == [b"", b"", b"b", b"bc", b"bcd"]
+
+
+@pytest.mark.parametrize(
+    ("call", "answers", "message"),
+    [
+        ("create", [False, False], "If-None-Match"),
+        ("create", [True, True], "If-None-Match"),
+        ("read", [b"second"], "If-None-Match"),
+        ("copy", [False, False], "AWS_COPY_IF_NOT_EXISTS"),
+        ("copy", [True, True], "AWS_COPY_IF_NOT_EXISTS"),
+        ("exists", [True], "allow DeleteObject"),
+    ],
+)
+def test_a_store_that_does_not_do_what_it_says_is_refused(
+    memory: ObjectBlobs, monkeypatch: pytest.MonkeyPatch, call: str, answers: list[object], message: str
+) -> None:
+    memory.check()
+    assert memory.paths("health") == []
+    left = iter(answers)
+    monkeypatch.setattr(memory, call, lambda *_: next(left))
+    with pytest.raises(StorageRefused, match=message):
+        memory.check()
+
+
+class Download:
+    """A download that breaks after each of some pieces; the next one continues after it."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.meta, self.range = {"e_tag": "1"}, (0, len(b"".join(pieces)))
+
+    def stream(self, *, min_chunk_size: int) -> Iterator[bytes]:
+        assert min_chunk_size == 7
+        if self.pieces and (piece := self.pieces.pop(0)):
+            yield piece
+        raise GenericError("HTTP error: broken")
+
+
+def read_with_pauses(
+    monkeypatch: pytest.MonkeyPatch, memory: ObjectBlobs, download: Download
+) -> tuple[list[bytes], list[float]]:
+    """Read with a clock that goes on only while the reader waits; return the pieces and the pauses."""
+    now, pauses = [0.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(round(seconds, 3))
+        now[0] += seconds
+
+    monkeypatch.setattr("store.object_blobs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("store.object_blobs.time.sleep", sleep)
+    monkeypatch.setattr(memory, "_rest", lambda *_: download)
+    return list(memory._chunks("x", download, 7)), pauses
+
+
+def test_pauses_before_a_download_is_continued_double_until_a_byte_comes(
+    memory: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces, pauses = read_with_pauses(monkeypatch, memory, Download(b"a", b"", b"", b"", b"bc", b"", b"d"))
+    assert pieces == [b"a", b"bc", b"d"]
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 0.2, 0.4]
+
+
+def test_a_download_that_does_not_go_on_is_given_up_after_its_time_without_a_byte(
+    memory: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory._limits = replace(PATIENT, stream_s=100.0)
+    pieces, pauses = read_with_pauses(
+        monkeypatch, memory, Download(*[b"a", *[b""] * 5] * 20)
+    )  # longer in all, never between two bytes
+    assert pieces == [b"a"] * 20 and sum(pauses) > 100 and max(pauses) <= MAX_PAUSE_S
+    with pytest.raises(Unavailable):
+        read_with_pauses(monkeypatch, memory, Download(b"a", *[b""] * 500, b"b"))

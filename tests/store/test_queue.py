@@ -1,12 +1,16 @@
+import json
+import zlib
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from redis import Redis
 from rq import Queue
+from rq.utils import utcformat
 
 from store.blobs import Blobs
 from store.jobs import Job, Jobs, JobStatus
-from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue, round_robin_by_key
+from store.queue import QUEUE_NAME, WORKER_SILENT_S, AllowedJob, TrainingQueue, round_robin_by_key
 from tests.store.test_jobs import REQUEST
 
 
@@ -140,3 +144,26 @@ def test_a_message_that_names_another_function_is_refused(redis: Any, function: 
     message = foreign.enqueue(function, "echo hello", **callbacks)
     with pytest.raises(PermissionError, match="not allowed"):
         AllowedJob.fetch(message.id, connection=redis, serializer="json")
+
+
+def test_workers_count_as_alive_for_some_time_after_their_last_sign(redis: Any) -> None:
+    queue = TrainingQueue(redis)
+    assert queue.live_workers() == 0
+    for name, age_s in (("new", 0), ("old", WORKER_SILENT_S - 30), ("silent", WORKER_SILENT_S + 30)):
+        beat = datetime.now(UTC) - timedelta(seconds=age_s)
+        redis.sadd(f"rq:workers:{QUEUE_NAME}", f"rq:worker:{name}")
+        redis.hset(f"rq:worker:{name}", "last_heartbeat", utcformat(beat))
+    redis.sadd(f"rq:workers:{QUEUE_NAME}", "rq:worker:expired")
+    assert queue.live_workers() == 2
+
+
+def test_a_message_to_an_object_is_refused(redis: Any, jobs: Jobs) -> None:
+    [job] = _created(jobs, 1)
+    TrainingQueue(redis).enqueue(job)
+    [message] = Queue(QUEUE_NAME, connection=redis, serializer="json").job_ids
+    assert AllowedJob.fetch(message, connection=redis, serializer="json").args == [job.id]
+    [data] = [redis.hget(f"rq:job:{message}", "data")]
+    name, _, *rest = json.loads(zlib.decompress(data))
+    redis.hset(f"rq:job:{message}", "data", zlib.compress(json.dumps([name, "an object", *rest]).encode()))
+    with pytest.raises(PermissionError, match="not allowed"):
+        AllowedJob.fetch(message, connection=redis, serializer="json")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from store.shuffled_lines import ShuffledLines
 
@@ -114,3 +115,23 @@ def test_pieces_are_whole_lines_and_their_length_does_not_change_the_order(
 def test_the_order_of_a_seed_is_that_of_earlier_releases() -> None:
     text = "".join(shuffled("\n".join(WORDS), part_bytes=700))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ed3e54bbc10d6b53"
+
+
+def test_the_order_of_a_text_that_is_shuffled_at_once_is_that_of_earlier_releases() -> None:
+    text = "".join(shuffled("\n".join(WORDS)))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a953cf8b0356e794"
+
+
+def test_a_small_text_is_one_piece() -> None:
+    with ShuffledLines([TEXT], size_bytes=len(TEXT), validation_fraction=0.1, seed=1) as lines:
+        assert len(list(lines.pieces())) == 1
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_half_of_the_shortest_text_must_be_left_to_train_on(missing: int) -> None:
+    line = "x" * (MINIMUM_CHARACTERS // 2 - 1 - missing) + "\n"  # one is held out, the other left
+    if missing:
+        with pytest.raises(InvalidInput, match="2 lines that are not empty"):
+            shuffled(line * 2, fraction=0.01)
+    else:
+        assert shuffled(line * 2, fraction=0.01) == (line, line)

@@ -258,3 +258,36 @@ def test_a_lock_whose_call_redis_did_not_answer_is_released_once_it_does(tmp_pat
         for stream_id in ("held", "new"):
             with locked(streams, "m@1", stream_id, size=2, wait_s=5) as turn:
                 turn.save(STATE, lines=1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "of_owner"),
+    [
+        (Limits(10, 1000, 0.25), (2, 250)),
+        (Limits(10, 1000), (10, 1000)),
+        (Limits(3, 1000, 0.1), (1, 100)),
+        (Limits(7, 999, 0.5), (3, 499)),
+    ],
+)
+def test_an_owner_has_its_fraction_of_the_limits_and_at_least_one_stream(
+    limits: Limits, of_owner: tuple[int, int]
+) -> None:
+    assert limits.of_owner == of_owner
+
+
+def test_limits_are_those_that_are_documented() -> None:
+    assert Limits() == Limits(max_streams=10_000, max_bytes=64 * 1024**2, owner_fraction=1.0)
+    assert not Owner().is_private
+
+
+def test_a_stream_whose_lines_were_not_stored_begins_to_count(redis: Redis) -> None:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
+        saved = turn.save(STATE, lines=3)
+    assert (saved.id, saved.lines, saved.restarted) == ("s", 3, "new")
+    redis.hdel("nextchar:stream:m:s", "lines")
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
+        assert (turn.stream.lines, turn.stream.restarted) == (0, None)
+        assert turn.save(STATE, lines=2).lines == 2
+    redis.hdel("nextchar:stream:m:s", "state_f4")
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
+        assert (turn.stream.state, turn.stream.lines, turn.stream.restarted) == (None, 0, "new")

@@ -1,4 +1,7 @@
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from store import tracing
 from store.settings import StoreSettings
@@ -57,3 +60,71 @@ def test_a_wrong_variable_stops_the_start_and_is_named(
 def test_a_span_outside_of_tracing_is_nothing() -> None:
     with tracing.span("nothing", attributes={"a": 1}) as span:
         assert span is None and tracing.traceparent() is None and tracing.trace_id() == ""
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans that have ended, while traces are on."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(tracing, "_provider", provider)
+    return exporter
+
+
+def test_a_span_has_its_name_kind_attributes_start_and_parent(spans: InMemorySpanExporter) -> None:
+    above = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with tracing.span("outer", parent=above, kind="CONSUMER", started_at=1.5, attributes={"a": 1}):
+        inside = tracing.traceparent()
+        assert inside and tracing.trace_id() == "0af7651916cd43dd8448eb211c80319c" == tracing.trace_id_of(
+            inside
+        )
+        with tracing.span("inner"):
+            assert tracing.traceparent() not in (inside, None)
+    inner, outer = spans.get_finished_spans()
+    assert (outer.name, outer.kind.name, dict(outer.attributes or {})) == ("outer", "CONSUMER", {"a": 1})
+    assert outer.start_time == 1_500_000_000
+    assert outer.parent and f"{outer.parent.span_id:016x}" == "b7ad6b7169203331"
+    assert inner.parent and inner.parent.span_id == outer.context.span_id
+    assert inner.kind.name == "INTERNAL" and inner.start_time and inner.start_time > 10**18, "it begins now"
+    assert tracing.traceparent() is None and tracing.trace_id() == ""
+
+
+def test_a_failed_span_has_the_class_of_its_error_and_never_its_message(spans: InMemorySpanExporter) -> None:
+    with pytest.raises(ValueError, match="a user's text"), tracing.span("fails"):
+        raise ValueError("a user's text")
+    [span] = spans.get_finished_spans()
+    assert span.status.status_code.name == "ERROR" and not span.status.description
+    assert dict(span.attributes or {}) == {"error.type": "ValueError"} and span.events == ()
+
+
+def test_after_the_end_no_spans_are_made(spans: InMemorySpanExporter) -> None:
+    with tracing.span("first"):
+        pass
+    tracing.stop()
+    tracing.stop()
+    with tracing.span("second") as span:
+        assert span is None
+    assert [span.name for span in spans.get_finished_spans()] == ["first"]
+
+
+def test_traces_are_started_once_and_only_if_they_are_asked_for(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = tracing._provider
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    tracing.start("worker")
+    assert tracing._provider is provider
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    monkeypatch.setattr(tracing, "_provider", None)
+    tracing.start("worker")
+    assert tracing._provider is None
+
+
+@pytest.mark.parametrize("url", ["http://collector:4318", "https://c/v1/traces", ""])
+def test_variables_that_are_right_are_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    tracing.check_environment()
+    assert tracing.is_requested()
