@@ -162,7 +162,7 @@ class Aliases:
             moved_by=by,
             checks=checks,
         )
-        if not self._blobs.create(_path(model, alias, sequence), move.model_dump_json(indent=1).encode()):
+        if not self._blobs.create(_path(model, alias, sequence), move.model_dump_json().encode()):
             current = self.newest(model, alias)
             where = f"points to {current.target}" if current and current.target else "is deleted"
             raise Conflict(

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from models.errors import StorageFull, Unavailable
 
+CHUNK_BYTES = 1 << 20
+"""The size of the chunks in which objects are read and written."""
+
 MAX_RECORD_BYTES = 16 << 20
 """No record has so many."""
 
@@ -41,7 +44,7 @@ class Blobs(ABC):
         return b"".join(at_most(self.stream(path), max_bytes))
 
     @abstractmethod
-    def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
+    def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the object in chunks of about `chunk_bytes`. Raises FileNotFoundError at once."""
 
     @abstractmethod

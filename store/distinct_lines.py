@@ -8,6 +8,7 @@ again, without the lines that are repeated.
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Self
 
@@ -79,7 +80,7 @@ class DistinctLines:
         parts = (records["high"] % _PARTS).astype(np.intp)
         order = np.argsort(parts, kind="stable")
         ends = np.cumsum(np.bincount(parts, minlength=_PARTS))
-        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        for part, (start, end) in enumerate(pairwise([0, *ends])):
             if start < end:
                 self._parts[part].write(records[order[start:end]].tobytes())
 
@@ -101,6 +102,6 @@ class DistinctLines:
         while data := self._text.read(_PIECE_BYTES):
             *lines, rest = data.split(b"\n")
             parts = [*(line + b"\n" for line in lines), rest]
-            flags = is_repeated[number : number + len(parts)].tolist()
+            is_kept = (~is_repeated[number : number + len(parts)]).tolist()
             number += len(lines)
-            yield b"".join([part for part, flag in zip(parts, flags, strict=True) if not flag])
+            yield b"".join(compress(parts, is_kept))

@@ -23,12 +23,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import Unavailable
-from store.blobs import Blobs, domain_errors
+from store.blobs import CHUNK_BYTES, Blobs, domain_errors
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TEMPORARY = ".tmp"
 _STALE_S = 3600
-_CHUNK_BYTES = 1 << 20
 _RETRIES = 50  # of a write whose folder is deleted concurrently because it is empty
 
 _Commit = Callable[[Path, int, str], bool]
@@ -98,7 +97,7 @@ class LocalBlobs(Blobs):
         with self._reading():
             return self._path(path).read_bytes()
 
-    def stream(self, path: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes`. Raises FileNotFoundError at once."""
         chunks = self._stream(self._path(path), chunk_bytes)
         first = next(chunks, b"")  # opens the file; a generator that has started closes it in any case
@@ -244,7 +243,7 @@ class LocalBlobs(Blobs):
     def _write(self, path: Path, data: bytes | Path) -> None:
         descriptor = self._disk.open_new(path)
         try:
-            for chunk in _chunks(data, _CHUNK_BYTES) if isinstance(data, Path) else (data,):
+            for chunk in _chunks(data, CHUNK_BYTES) if isinstance(data, Path) else (data,):
                 self._disk.write(descriptor, chunk)
             self._disk.sync(descriptor)
         finally:

@@ -281,7 +281,7 @@ class Models:
     def _create(self, card: Card) -> bool:
         """Write a card unless its version exists; return whether it was written."""
         path = _card_path(card.name, card.version)
-        if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
+        if not self._blobs.create(path, card.model_dump_json().encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
             deleted_id = model_id_in(self._blobs.read_record(_tombstone(path)))

@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from typing import Any, cast
 
 from redis import Redis
@@ -183,7 +184,7 @@ class Notifications:
         if not paths:
             return []
         seen = cast(list[int], self.redis.smismember(_RECORDS, list(paths)))
-        return [path for path, is_seen in zip(paths, seen, strict=True) if not is_seen]
+        return list(compress(paths, [not is_seen for is_seen in seen]))
 
     def mark_records_seen(self, paths: Sequence[str], *, deleted: Sequence[str] = ()) -> None:
         """Mark records as looked at; forget deleted ones."""

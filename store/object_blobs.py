@@ -33,7 +33,7 @@ from obstore.exceptions import (
 from obstore.store import MemoryStore, ObjectStore
 
 from models.errors import Unavailable
-from store.blobs import Blobs, StorageRefused
+from store.blobs import CHUNK_BYTES, Blobs, StorageRefused
 from store.object_errors import (
     NO_COPY_ONCE,
     NO_CREATE_ONCE,
@@ -80,7 +80,7 @@ class ObjectBlobs(Blobs):
         """Return the object's bytes. Raises FileNotFoundError."""
         return b"".join(self.stream(path))
 
-    def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
+    def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes` or more. Raises FileNotFoundError at once."""
         with domain_errors_of_store():
             opened = obstore.get(self._store, path)

@@ -101,7 +101,8 @@ class RollingLines:
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the number of rebuilds so far, by model and outcome."""
         counts = cast(dict[str, str], self._redis.hgetall(_COUNTS))
-        return {(name.split(" ", 1)[1], name.split(" ", 1)[0]): int(n) for name, n in counts.items()}
+        names = {name: name.partition(" ") for name in counts}
+        return {(model, outcome): int(counts[name]) for name, (outcome, _, model) in names.items()}
 
 
 def _key(model_id: str, calibration: str, name: str) -> str:

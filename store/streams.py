@@ -281,13 +281,13 @@ class Streams:
     def _read(self, key: str, model: str, stream_id: str, size: int) -> Stream:
         execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
         fields = execute("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
-        stored = dict(zip(_FIELDS, cast(list[bytes | None], fields), strict=True))
-        state = _floats(stored["state_f4"], stored["state"])
-        if stored["model"] is None or state is None:
+        stored_model, lines, raw, base64_of = cast(list[bytes | None], fields)
+        state = _floats(raw, base64_of)
+        if stored_model is None or state is None:
             return Stream(stream_id, None, 0, "new")
-        if stored["model"].decode() != model or len(state) != size:
+        if stored_model.decode() != model or len(state) != size:
             return Stream(stream_id, None, 0, "model_replaced")
-        return Stream(stream_id, state[None], int(stored["lines"] or 0), None)
+        return Stream(stream_id, state[None], int(lines or 0), None)
 
 
 def stream_busy(stream_id: str, wait_s: float) -> Conflict:

@@ -114,6 +114,10 @@ _TESTS = {
         "tests/store/test_corpus.py",
         "tests/store/test_corpus_text.py",
     ),
+    "store/corpus_upload.py": (
+        "tests/store/test_corpus_upload.py",
+        "tests/store/test_corpus_statistics.py",
+    ),
     "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
     "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
     "store/local_blobs.py": (

@@ -1,3 +1,4 @@
+import json
 import threading
 from pathlib import Path
 
@@ -142,3 +143,55 @@ def test_an_alert_expires_after_its_last_line(alerts: Alerts, redis: Redis) -> N
     assert 0 < redis.ttl(f"nextchar:alert:{AlertKey('old', '').alert_id('m')}") <= TTL_S
     alerts.record([one()])
     assert [alert.figures.template for alert in alerts.all("m")] == ["user <*> failed"]
+
+
+def test_limits_are_those_that_are_documented() -> None:
+    assert Limits() == Limits(max_alerts=10_000, max_per_model=1_000)
+
+
+def test_lines_of_one_call_are_counted_by_their_seconds_and_severities(alerts: Alerts) -> None:
+    times = (NOW, NOW + 0.25, NOW + 59, NOW + 60, NOW + 130)
+    alerts.record([one(at=at, p_value=p) for at, p in zip(times, (0.005, 0.00001) * 3, strict=False)])
+    figures = alerts.all("m")[0].figures
+    assert (figures.count, figures.counts, figures.interval_s) == (5, (3, 1, 1), 60.0)
+    assert alerts.totals() == ({("m", "info"): 3, ("m", "critical"): 2}, {("m", "critical"): 1})
+
+
+def test_an_example_has_what_its_line_said(alerts: Alerts) -> None:
+    alerts.record([one("a", line_time=5.0, source="web", at=NOW + 1, score=3.0, p_value=0.001)])
+    alerts.record([one("b", at=NOW, score=2.0)])
+    first, second = alerts.all("m")[0].figures.examples
+    assert (first.line, first.line_time, first.source, first.time) == ("a", 5.0, "web", NOW + 1)
+    assert (first.score, first.p_value) == (3.0, 0.001)
+    assert (second.line, second.line_time, second.source) == ("b", None, "")
+
+
+def test_sources_are_listed_once_and_only_so_many(alerts: Alerts) -> None:
+    alerts.record([one(source=f"host {i:02}") for i in (3, 1, 3, 2)])
+    assert alerts.all("m")[0].figures.sources == ("host 01", "host 02", "host 03")
+    alerts.record([one(source=f"host {i:02}") for i in range(30)])
+    assert len(alerts.all("m")[0].figures.sources) == 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "calls"),
+    [
+        ([400, 400], 2),
+        ([200, 200], 1),
+        ([250, 249], 1),
+        ([250, 250], 2),
+        ([2000], 1),
+        ([0] * 1200, 3),
+        ([], 0),
+    ],
+)
+def test_entries_are_recorded_in_calls_of_about_500_lines(
+    alerts: Alerts, redis: Redis, monkeypatch: pytest.MonkeyPatch, sizes: list[int], calls: int
+) -> None:
+    recorded: list[list[dict[str, object]]] = []
+    monkeypatch.setattr(redis, "eval", lambda _, __, batch, *___: recorded.append(json.loads(batch)))
+    ids = [f"{number}-0" for number in range(len(sizes))]
+    lines = [one(entry=entry) for entry, size in zip(ids, sizes, strict=True) for _ in range(size)]
+    alerts.record(lines, acknowledge=StreamEntries("s", "g", ids))
+    assert len(recorded) == calls
+    assert [entry["id"] for batch in recorded for entry in batch] == ids

@@ -5,7 +5,7 @@ import obstore
 import pytest
 
 from models.errors import StorageFull, Unavailable
-from store.blobs import Blobs, as_domain_error
+from store.blobs import Blobs, as_domain_error, at_most
 from store.open_blobs import open_blobs
 
 
@@ -81,3 +81,42 @@ def test_a_full_disk_is_a_storage_full() -> None:
     generic = obstore.exceptions.GenericError("Unable to copy data: No space left on device (os error 28)")
     assert isinstance(as_domain_error(generic), StorageFull)
     assert isinstance(as_domain_error(obstore.exceptions.GenericError("timed out\nmore")), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "max_bytes", "expected"),
+    [
+        ([b"abc", b"def"], 4, [b"abc", b"de"]),
+        ([b"abc", b"def", b"g"], 5, [b"abc", b"def"]),
+        ([b"abc", b"def", b"g"], 6, [b"abc", b"def", b"g"]),
+        ([b"abc", b"def"], 9, [b"abc", b"def"]),
+        ([b"a", b"b", b"c"], 0, [b"a"]),
+    ],
+)
+def test_no_more_than_one_byte_beyond_the_limit_is_read(
+    chunks: list[bytes], max_bytes: int, expected: list[bytes]
+) -> None:
+    left = iter(chunks)
+    assert list(at_most(left, max_bytes)) == expected
+    assert list(left) == chunks[len(expected) :], "what follows is not read"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "the storage does not work: [Errno 5] Input/output error"),
+        (obstore.exceptions.GenericError("first\nsecond"), "the storage does not work: first"),
+        (MemoryError(), "the storage does not work: MemoryError"),
+    ],
+)
+def test_an_error_is_named_in_one_line(error: Exception, message: str) -> None:
+    found = as_domain_error(error)
+    assert isinstance(found, Unavailable)
+    assert (found.message, found.code) == (message, "storage_unavailable")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EDQUOT, "quota"), RuntimeError("x (os error 122)")])
+def test_a_quota_that_is_used_up_is_a_full_storage(error: Exception) -> None:
+    assert isinstance(as_domain_error(error), StorageFull)
+    missing = FileNotFoundError("x")
+    assert as_domain_error(missing) is missing

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from store.ingest_records import Entry, LineMeta
+from store.ingest_records import Entry, IngestLimits, LineMeta
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,7 @@ def test_metadata_of_a_line_survive_a_round_trip(meta: LineMeta, stored: dict[st
 
 def test_the_id_of_an_entry_tells_when_it_came() -> None:
     assert Entry("1795563600123-4", b"", LineMeta()).received_at == 1795563600.123
+
+
+def test_as_many_lines_and_bytes_wait_by_default_as_is_documented() -> None:
+    assert IngestLimits() == IngestLimits(max_lines=200_000, max_bytes=64 * 1024**2)

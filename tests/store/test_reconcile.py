@@ -437,3 +437,12 @@ def test_an_error_with_one_record_does_not_delay_other_jobs(
         world.now_s += PATIENCE_S
     assert set(world.queue.waiting()) == {paused.id, lost.id}
     assert world.jobs.get(stuck.id) == stuck
+
+
+def test_a_job_counts_as_lost_after_four_seconds(world: World) -> None:
+    job = world.running()
+    reconciler = Reconciler(world.jobs, world.live, world.queue)
+    for waited_s, status in ((0.0, JobStatus.RUNNING), (3.9, JobStatus.RUNNING), (4.0, JobStatus.QUEUED)):
+        world.now_s = 1000.0 + waited_s
+        reconciler.run()
+        assert world.jobs.get(job.id).status is status

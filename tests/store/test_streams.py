@@ -291,3 +291,8 @@ def test_a_stream_whose_lines_were_not_stored_begins_to_count(redis: Redis) -> N
     redis.hdel("nextchar:stream:m:s", "state_f4")
     with locked(Streams(redis), "m@1", "s", size=2) as turn:
         assert (turn.stream.state, turn.stream.lines, turn.stream.restarted) == (None, 0, "new")
+
+
+def test_a_process_can_end_while_it_holds_a_lock(redis: Redis) -> None:
+    with locked(Streams(redis), "m@1", "s", size=2):
+        assert {one.daemon for one in threading.enumerate() if one.name == "stream lock"} == {True}
