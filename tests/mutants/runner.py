@@ -26,9 +26,10 @@ ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "mutants"
 _OUTPUT = COPY / "build" / "output.txt"
 _IMPORTED = COPY / "build" / "imported.json"  # by the last run, of packages of others
-_OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "pytest_timeout")
-# What a failed test has left open is reported when pytest ends, which then ends with an error of its own.
-_OPTIONS += ("-p", "no:unraisableexception")
+_OPTIONS = (
+    *("-q", "-x", "-p", "no:cacheprovider", "-p", "pytest_timeout"),
+    *("-p", "no:unraisableexception"),  # what a failed test has left open: pytest would end with an error
+)
 _POLL_S = 0.05
 _READ_AT_IMPORT = ("CUDA_", "NUMBA_", "ORT_", "TF_", "XLA_")  # variables of packages
 

@@ -1,6 +1,9 @@
-"""Storages of every kind, for the tests of what is kept in them."""
+"""Storages of every kind and a Redis, for the tests of what is kept in them."""
+
+from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 
 from store.blobs import Blobs
 from store.open_blobs import open_blobs
@@ -23,3 +26,10 @@ def blobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "memory":
         return open_blobs("memory:///")
     return open_blobs(tmp_path_factory.mktemp("store").as_uri())
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Iterator[Redis]:
+    """An empty Redis, on a connection that decodes responses."""
+    with Redis.from_url(clean_redis_url, decode_responses=True) as connection:
+        yield connection

@@ -27,11 +27,6 @@ TOMORROW = time.time() + 86_400
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
 def alerts(redis: Redis, blobs: Blobs) -> Alerts:
     return Alerts(redis, blobs)
 

@@ -12,11 +12,6 @@ from tests.store.occurrences import GROUP, NOW, one
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
 def alerts(redis: Redis, tmp_path: Path) -> Alerts:
     return Alerts(redis, open_blobs(tmp_path.as_uri()))
 

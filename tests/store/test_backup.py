@@ -35,7 +35,8 @@ class Installation:
         self.blobs, self.spool = blobs, spool
         self.redis = Redis.from_url(redis_url)
         self.jobs, self.models, self.corpora = Jobs(blobs), Models(blobs), Corpora(blobs)
-        self.alerts = Alerts(Redis.from_url(redis_url, decode_responses=True), blobs)
+        self.decoding = Redis.from_url(redis_url, decode_responses=True)
+        self.alerts = Alerts(self.decoding, blobs)
 
     def fill(self) -> None:
         corpus = self.upload(b"a text\n" * 100)
@@ -52,6 +53,10 @@ class Installation:
         self.redis.xadd("nextchar:ingest:fake", {"lines": b"\x00\xff"})
         self.redis.xgroup_create("nextchar:ingest:fake", "scoring", "0")
         self.redis.set("nextchar:job:x:lease", "process")
+
+    def close(self) -> None:
+        self.redis.close()
+        self.decoding.close()
 
     def upload(self, text: bytes) -> str:
         with Upload(self.spool, limit_bytes=1 << 20) as upload:
@@ -77,17 +82,18 @@ def source(tmp_path: Path, clean_redis_url: str) -> Iterator[Installation]:
     made = Installation(open_blobs((tmp_path / "source").as_uri()), clean_redis_url, tmp_path)
     made.fill()
     yield made
-    made.redis.select(0)
+    made.close()
 
 
 @pytest.fixture
-def empty(tmp_path: Path, clean_redis_url: str) -> Installation:
+def empty(tmp_path: Path, clean_redis_url: str) -> Iterator[Installation]:
     """Another installation, on another database of the same Redis server."""
     url = clean_redis_url.replace("db=0", "db=1").removesuffix("/0")
     url = url if "db=1" in url else f"{url}/1"
     made = Installation(open_blobs("memory:///"), url, tmp_path)
     made.redis.flushdb()
-    return made
+    yield made
+    made.close()
 
 
 def backup_of(installation: Installation) -> io.BytesIO:

@@ -21,11 +21,6 @@ FIRST, SECOND, THIRD = (f"batch_{number:012x}" for number in (1, 2, 3))
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
 def blobs() -> Blobs:
     return open_blobs("memory:///")
 

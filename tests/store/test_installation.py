@@ -25,11 +25,6 @@ def other_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
 def other_redis(other_redis_url: str) -> Redis:
     other = Redis.from_url(other_redis_url, decode_responses=True)
     other.flushall()

@@ -9,8 +9,8 @@ from store.open_blobs import open_blobs
 
 
 @pytest.fixture
-def live(clean_redis_url: str) -> Live:
-    return Live(Redis.from_url(clean_redis_url, decode_responses=True))
+def live(redis: Redis) -> Live:
+    return Live(redis)
 
 
 def test_only_the_holder_renews_a_lease(live: Live) -> None:

@@ -18,11 +18,6 @@ from store.notifications import RETRY_DELAYS_S, Notifications
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
 def outbox(redis: Redis) -> Notifications:
     return Notifications(redis)
 

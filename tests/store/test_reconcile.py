@@ -1,5 +1,6 @@
 import errno
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +30,9 @@ class World:
         self.now_s = 1000.0
         self.blobs = open_blobs(folder.as_uri())
         self.jobs = Jobs(self.blobs)
-        self.live = Live(Redis.from_url(redis_url, decode_responses=True))
-        self.queue = TrainingQueue(Redis.from_url(redis_url))
+        self.connections = Redis.from_url(redis_url, decode_responses=True), Redis.from_url(redis_url)
+        self.live = Live(self.connections[0])
+        self.queue = TrainingQueue(self.connections[1])
         self.reconciler = self.new_reconciler()
 
     def running(self, **fields: int) -> Job:
@@ -51,11 +53,13 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World(tmp_path, clean_redis_url)
     clock = SimpleNamespace(monotonic=lambda: world.now_s, time=time.time)
     monkeypatch.setattr("store.reconcile.time", clock)
-    return world
+    yield world
+    for connection in world.connections:
+        connection.close()
 
 
 def test_a_running_job_without_a_lease_is_queued_again(world: World) -> None:

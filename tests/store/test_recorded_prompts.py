@@ -1,12 +1,6 @@
-import pytest
 from redis import Redis
 
 from store.recorded_prompts import TTL_S, RecordedPrompts
-
-
-@pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
 
 
 def test_the_newest_prompts_of_each_model_are_kept(redis: Redis) -> None:

@@ -12,11 +12,6 @@ FLAGGED = ObservedScore(3.0, 9.5, 0, 0.02, AlertReference("alert_1", "a <*> b", 
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
 def lines(redis: Redis) -> RollingLines:
     return RollingLines(redis)
 

@@ -21,11 +21,6 @@ STATE = np.array([[0.5, -1.5]], np.float32)
 PACKED = STATE.astype("<f4").tobytes()
 
 
-@pytest.fixture
-def redis(clean_redis_url: str) -> Redis:
-    return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
 def test_the_state_is_shared_by_all_processes(redis: Redis) -> None:
     with locked(Streams(redis), "m@1", "s", size=2) as turn:
         assert (turn.stream.state, turn.stream.restarted, turn.stream.lines) == (None, "new", 0)
