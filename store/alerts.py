@@ -178,7 +178,7 @@ class Alerts:
 
     def delete_all(self, model: str) -> None:
         """Delete the alerts of a model's name, and the decisions on them."""
-        self._move_figures(model, "", 0)
+        self._move_figures(model, "", "")
         self.decisions.delete_all(model)
 
     def move_all(self, model: str, to: str, version: int) -> None:
@@ -192,15 +192,16 @@ class Alerts:
             new_id = _id_under(to, figures) or figures.id
             return figures.model_copy(update={"id": new_id, "model": to, "version": version})
 
-        self._move_figures(model, to, version)
+        self._move_figures(model, to, str(version))
         self.decisions.move_all(model, to, moved)
 
-    def _move_figures(self, model: str, to: str, version: int) -> None:
+    def _move_figures(self, model: str, to: str, version: str) -> None:
+        """Move the alerts in Redis to a version of another name, or delete them if both are empty."""
         ids = cast(list[str], self._redis.zrange(OF_MODEL + model, 0, -1))
         known = {figures.id: figures for figures in self._read(ids)}
         for alert_id in ids:
             new_id = _id_under(to, known[alert_id]) if to and alert_id in known else ""
-            self._redis.eval(_MOVE, 0, alert_id, new_id, model, to, str(version))
+            self._redis.eval(_MOVE, 0, alert_id, new_id, model, to, version)
 
     def evicted(self, model: str) -> int:
         """Return how many alerts of a model were evicted because there were too many."""

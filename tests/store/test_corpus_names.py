@@ -69,3 +69,37 @@ def test_of_two_uploads_at_the_same_time_both_get_a_version(at: int) -> None:
         other.give("log", B)
     assert sorted([version, 5 - version]) == [2, 3]
     assert {other.resolve("log@2"), other.resolve("log@3")} == {B, C}
+
+
+def test_the_version_that_a_corpus_would_get_is_told_and_nothing_is_written() -> None:
+    blobs = open_blobs("memory:///")
+    names = CorpusNames(blobs)
+    for corpus in (A, B, C):
+        blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
+    assert [names.next_version("log", corpus) for corpus in (A, B)] == [1, 1]
+    assert [names.give("log", corpus) for corpus in (A, B)] == [1, 2]
+    before = blobs.paths("corpus_versions") + blobs.paths("corpus_names")
+    assert [names.next_version("log", corpus) for corpus in (A, B, C)] == [3, 2, 3]
+    assert blobs.paths("corpus_versions") + blobs.paths("corpus_names") == before
+    assert before == ["corpus_versions/log/000000002", "corpus_names/log"]
+
+
+def test_versions_of_a_name_whose_corpora_are_gone_stay_taken() -> None:
+    blobs = open_blobs("memory:///")
+    names = CorpusNames(blobs)
+    for corpus in (A, B, C):
+        blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
+    assert [names.give("log", corpus) for corpus in (A, B)] == [1, 2]
+    for corpus in (A, B):
+        blobs.delete(f"corpora/{corpus}/corpus.json")
+    assert names.next_version("log", C) == 3 == names.give("log", C)
+
+
+def test_versions_are_in_order_of_their_numbers() -> None:
+    blobs = open_blobs("memory:///")
+    names = CorpusNames(blobs)
+    for corpus in (A, B):
+        blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
+    assert [names.give("log", corpus) for corpus in (A, B) * 6] == list(range(1, 13))
+    assert names.resolve("log") == names.resolve("log@12") == B and names.resolve("log@11") == A
+    assert list(names.all()) == ["log", *(f"log@{number}" for number in range(2, 13))]
