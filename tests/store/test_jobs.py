@@ -244,6 +244,9 @@ def test_of_an_ended_job_the_newest_record_stays(jobs: Jobs) -> None:
     for _ in range(2):
         jobs.delete_old_transitions(done)
         assert jobs.blobs.paths(f"jobs/{done.id}") == [f"jobs/{done.id}/000002.json"]
+    cancelled = jobs.move(jobs.create(REQUEST), JobStatus.CANCELLED)
+    jobs.delete_old_transitions(cancelled)
+    assert jobs.blobs.paths(f"jobs/{cancelled.id}") == [f"jobs/{cancelled.id}/000001.json"]
     other = jobs.move(jobs.create(REQUEST), JobStatus.CANCELLED)
     jobs.blobs.write(f"jobs/{other.id}/000001.json", b"")
     jobs.delete_old_transitions(other)

@@ -21,3 +21,12 @@ def test_with_a_limit_of_0_nothing_is_recorded(redis: Redis) -> None:
     prompts = RecordedPrompts(redis, 0)
     prompts.add("m", ["a"])
     assert prompts.all("m") == [] == prompts.models()
+
+
+def test_models_are_found_among_many_other_keys(redis: Redis) -> None:
+    redis.mset({f"nextchar:other:{number}": "" for number in range(3000)})
+    prompts = RecordedPrompts(redis, 2)
+    for name in ("a", "b"):
+        prompts.add(name, ["x"])
+    assert sorted(prompts.models()) == ["a", "b"]
+    assert "redis" not in repr(prompts).casefold()
