@@ -165,11 +165,16 @@ def test_configuration_covers_our_loggers_warnings_of_others_and_uncaught_except
 import logging, sys, threading, warnings
 from store.logs import configure_logging
 from store.settings import StoreSettings
+early = logging.getLogger("early")
 configure_logging(StoreSettings(log_format=sys.argv[1]))
 logging.getLogger("nextchar.worker").info("ours")
 logging.getLogger("nextchar.worker").debug("too much")
 logging.getLogger("other").info("too much")
 logging.getLogger("other").warning("theirs")
+early.warning("made before")
+ending = threading.Thread(target=sys.exit)
+ending.start()
+ending.join()
 def broken():
     raise OSError("in a thread")
 thread = threading.Thread(target=broken, name="helper")
@@ -185,6 +190,7 @@ raise KeyError("at the end")
     assert [(r["level"], r["logger"], r["message"]) for r in records] == [
         ("INFO", "nextchar.worker", "ours"),
         ("WARNING", "other", "theirs"),
+        ("WARNING", "early", "made before"),
         ("ERROR", "nextchar.process", "the thread 'helper' ends"),
         ("CRITICAL", "nextchar.process", "the process ends"),
     ]

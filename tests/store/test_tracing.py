@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -128,3 +130,23 @@ def test_variables_that_are_right_are_accepted(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     tracing.check_environment()
     assert tracing.is_requested()
+
+
+def test_a_process_does_not_wait_for_a_collector_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end, sending = threading.Event(), list[threading.Thread]()
+
+    class Hanging:
+        def shutdown(self) -> None:
+            sending.append(threading.current_thread())
+            may_end.wait(120)
+
+    monkeypatch.setattr(tracing, "_provider", Hanging())
+    monkeypatch.setattr(tracing, "_FLUSH_S", 0.01)
+    tracing.stop()
+    try:
+        assert tracing._provider is None and [thread.daemon for thread in sending] == [True]
+    finally:
+        may_end.set()
+        sending[0].join(120)
