@@ -167,3 +167,16 @@ def test_a_message_to_an_object_is_refused(redis: Any, jobs: Jobs) -> None:
     redis.hset(f"rq:job:{message}", "data", zlib.compress(json.dumps([name, "an object", *rest]).encode()))
     with pytest.raises(PermissionError, match="not allowed"):
         AllowedJob.fetch(message, connection=redis, serializer="json")
+
+
+def test_a_queue_that_is_in_order_is_not_written(
+    redis: Any, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = TrainingQueue(redis)
+    a, unknown, b = _of(jobs, "aab")
+    for job in (a, unknown, b):
+        queue.enqueue(job)
+    monkeypatch.setattr(redis, "eval", lambda *_: pytest.fail("the queue is written"))
+    queue.reorder([a, b], [])
+    queue.reorder([], [])
+    assert queue.waiting() == [a.id, unknown.id, b.id]
