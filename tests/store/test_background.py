@@ -75,14 +75,14 @@ def test_ages_tell_a_loop_that_fails_from_one_that_hangs() -> None:
 def test_repeated_errors_are_logged_once_a_minute_with_one_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    now_s = 0.0
+    now_s = 1000.0
     errors = ErrorLog(logging.getLogger("nextchar.test"), clock=lambda: now_s)
     for _ in range(3):
         errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
     errors.add("reading failed", KeyError("other"))
-    now_s = LOG_EVERY_S - 0.5
+    now_s += LOG_EVERY_S - 0.5
     errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
-    now_s = LOG_EVERY_S
+    now_s += 0.5
     errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
     lines = [(record.getMessage(), bool(record.exc_info)) for record in caplog.records]
     assert lines == [

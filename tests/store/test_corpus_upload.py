@@ -84,3 +84,10 @@ def test_an_upload_whose_file_something_has_deleted_ends_without_an_error(tmp_pa
     with Upload(tmp_path, limit_bytes=9) as upload:
         upload.path.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_whose_file_is_gone_ends_well(tmp_path: Path) -> None:
+    with Upload(tmp_path, limit_bytes=100) as upload:
+        upload.feed(b"text")
+        upload.path.unlink()  # as the sweep of abandoned uploads does
+    assert list(tmp_path.iterdir()) == []

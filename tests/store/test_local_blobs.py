@@ -229,12 +229,14 @@ def test_folders_that_are_there_are_synced_once_and_those_above_the_storage_neve
             return super().open_folder(path)
 
     (tmp_path / "above").mkdir()
-    blobs = LocalBlobs(tmp_path / "above" / "store", disk=Noting())
-    assert synced == [tmp_path / "above"], "which has the entry of the storage's folder"
-    synced.clear()
-    blobs.write("a/b/x", b"x")
     store = tmp_path / "above" / "store"
-    assert synced == [store, store, store / "a", store / "a" / "b"]
-    synced.clear()
-    blobs.write("a/b/y", b"y")
-    assert synced == [store / "a" / "b"]
+    for _ in range(2):  # another process may have died before it synced the folders that it made
+        blobs = LocalBlobs(store, disk=Noting())
+        assert synced == [tmp_path / "above"], "which has the entry of the storage's folder"
+        synced.clear()
+        blobs.write("a/b/x", b"x")
+        assert synced == [store, store, store / "a", store / "a" / "b"]
+        synced.clear()
+        blobs.write("a/b/y", b"y")
+        assert synced == [store / "a" / "b"]
+        synced.clear()

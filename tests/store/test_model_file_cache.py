@@ -147,3 +147,19 @@ def test_there_is_a_cache_for_object_stores_only(
 ) -> None:
     settings = StoreSettings(data_dir=tmp_path, store_url=url, model_file_cache_bytes=max_bytes)
     assert (ModelFileCache.of(settings) is not None) is is_used
+
+
+def test_a_copy_that_another_process_evicts_at_the_same_time_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, download = ModelFileCache(tmp_path, max_bytes=10), Downloads(b"x" * 10)
+    cache.read(sha256(b"small"), Downloads(b"small"))
+    unlink = Path.unlink
+
+    def after_another(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=True)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", after_another)
+    assert cache.read(sha256(download.data), download) == download.data
+    assert download.count == 1 and [path.name for path in tmp_path.iterdir()] == [sha256(download.data)]
