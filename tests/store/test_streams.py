@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from launcher.valkey import EmbeddedValkey
 from models.errors import Conflict
-from store.streams import TTL_S, WAIT_S, Limits, Owner, Streams
+from store.streams import TTL_S, WAIT_S, Limits, Owner, Streams, _UnreleasedLocks
 from tests.store.locked_streams import locked
 from tests.waiting import eventually
 
@@ -291,3 +291,20 @@ def test_a_stream_whose_lines_were_not_stored_begins_to_count(redis: Redis) -> N
 def test_a_process_can_end_while_it_holds_a_lock(redis: Redis) -> None:
     with locked(Streams(redis), "m@1", "s", size=2):
         assert {one.daemon for one in threading.enumerate() if one.name == "stream lock"} == {True}
+
+
+def test_a_lock_is_released_after_redis_has_failed_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+
+    def release(_: Redis, key: str, token: str) -> bool:
+        calls.append((key, token))
+        if len(calls) < 4:
+            raise RedisError
+        return True
+
+    monkeypatch.setattr("store.streams.lease.release", release)
+    monkeypatch.setattr("store.streams._RELEASE_RETRY_S", 0.001)
+    unreleased = _UnreleasedLocks(Redis())
+    unreleased.add("key", "token")
+    eventually(lambda: not unreleased._expire_at_s, what="the lock is released")
+    assert calls == [("key", "token")] * 4
