@@ -302,7 +302,7 @@ class Notifications:
         if not ids:
             return []
         stored = cast(list[str | None], self.redis.mget([f"{_P}delivery:{i}" for i in ids]))
-        if lost := [i for i, value in zip(ids, stored, strict=True) if value is None]:
+        if lost := list(compress(ids, [value is None for value in stored])):
             self.redis.zrem(key, *lost)
         return [Delivery(**json.loads(value)) for value in stored if value is not None]
 
