@@ -89,9 +89,7 @@ class Connections:
         max_unread_bytes: of all responses that are written and not read; one may have more.
     """
 
-    def __init__(
-        self, *, max_connections: int, header_timeout_s: float, max_unread_bytes: int = 256 << 20
-    ) -> None:
+    def __init__(self, *, max_connections: int, header_timeout_s: float, max_unread_bytes: int) -> None:
         self._max_connections = max_connections or default_max_connections()
         self._header_timeout_s = header_timeout_s
         self._open = 0
@@ -115,7 +113,7 @@ class Connections:
             sweeps += 1
             try:
                 self._close_overdue()
-                if sweeps * pause_s >= min(_UNREAD_SWEEP_S, UNREAD_S / 2):
+                if sweeps * pause_s >= _UNREAD_SWEEP_S:
                     sweeps = 0
                     self._close_unread()
             except Exception:  # this loop must continue, or slow clients would never be disconnected
@@ -162,9 +160,10 @@ class Connections:
             self._set_unread(connection, None)
         elif before is None or size <= before.bytes - MIN_READ_BYTES:
             self._set_unread(connection, _Unread(now, size))
-        elif size > before.bytes:  # more was written, nothing read
-            self._unread[connection] = _Unread(before.since, size)
-            self._unread_bytes += size - before.bytes
+        else:  # too little was read, or more was written
+            most = max(size, before.bytes)
+            self._unread[connection] = _Unread(before.since, most)
+            self._unread_bytes += most - before.bytes
         while self._unread_bytes > self._max_unread_bytes and len(self._unread) > 1:
             self._warn(_TOO_MUCH_UNREAD, self._max_unread_bytes)
             self._abort(next(iter(self._unread)))

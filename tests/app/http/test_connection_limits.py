@@ -1,16 +1,25 @@
 """Which connections are closed, and when, without sockets."""
 
 import asyncio
+import json
 import logging
 import resource
+import socket
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from app.http import connections as module
 from app.http.connections import (
+    MAX_HEADER_BYTES,
+    MIN_READ_BYTES,
+    UNREAD_S,
+    BoundedHttpProtocol,
     Connections,
     InvalidRequestFilter,
     default_max_connections,
@@ -24,7 +33,14 @@ class Connection:
     def __init__(self) -> None:
         self.needs_header, self.is_being_served = True, False
         self.log: list[object] = []
-        self.transport = SimpleNamespace(abort=lambda: self.log.append("aborted"))
+        self.unread_bytes = self.asked = 0
+        self.transport = SimpleNamespace(
+            abort=lambda: self.log.append("aborted"), get_write_buffer_size=self._buffer_size
+        )
+
+    def _buffer_size(self) -> int:
+        self.asked += 1
+        return self.unread_bytes
 
     def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         self.log.append((status, headers))
@@ -42,7 +58,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def opened(count: int, *, most: int = 3, **options: Any) -> tuple[Connections, list[Any]]:
-    connections = Connections(max_connections=most, **{"header_timeout_s": 10.0, **options})
+    limits = {"header_timeout_s": 10.0, "max_unread_bytes": 1000} | options
+    connections = Connections(max_connections=most, **limits)
     made: list[Any] = [Connection() for _ in range(count)]
     for one in made:
         connections.add(one)
@@ -146,6 +163,186 @@ def test_a_connection_that_cannot_be_closed_does_not_end_the_sweep(
     swept(connections, times=2)
     assert second.log == [(408, None)]
     assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def set_unread(connections: Connections, one: Any, size: int) -> None:
+    one.unread_bytes = size
+    connections.update_unread(one)
+
+
+def test_responses_that_are_not_read_may_take_as_much_as_the_limit(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections, (first, second, third) = opened(3, max_unread_bytes=1000)
+    for one in (first, second, third):
+        set_unread(connections, one, 0)
+    set_unread(connections, first, 100)
+    set_unread(connections, second, 600)
+    set_unread(connections, first, 400)  # 1000 together
+    assert first.log == second.log == [] and not caplog.records
+    set_unread(connections, third, 1)
+    assert first.log == ["aborted"] and second.log == third.log == []
+    assert "more than 1000 bytes" in caplog.text and "NEXTCHAR_BODY_MEMORY_BYTES" in caplog.text
+    set_unread(connections, third, 400)
+    assert second.log == []
+    set_unread(connections, third, 401)
+    assert second.log == ["aborted"]
+    set_unread(connections, third, 5000)
+    assert third.log == [], "one alone may have more"
+    connections.remove(third)
+    set_unread(connections, first, 999)
+    set_unread(connections, second, 1)
+    assert len(first.log) == len(second.log) == 1, "nothing is counted of what was read or closed"
+
+
+def test_a_client_has_five_minutes_for_each_piece_of_its_response(clock: Clock) -> None:
+    connections, (reads, reads_less, reads_nothing) = opened(3, max_unread_bytes=1 << 30)
+    size = 10 * MIN_READ_BYTES
+    for one in (reads, reads_less, reads_nothing):
+        set_state(connections, one, needs_header=False, is_served=True)
+        set_unread(connections, one, size)
+    clock.now_s += UNREAD_S - 0.5
+    set_unread(connections, reads, size - MIN_READ_BYTES)
+    set_unread(connections, reads_less, size - MIN_READ_BYTES + 1)
+    set_unread(connections, reads_nothing, size + 1)  # more was written
+    swept(connections, times=5)
+    assert reads.log == reads_less.log == reads_nothing.log == []
+    clock.now_s += 0.5
+    swept(connections, times=5)
+    assert reads.log == [] and reads_less.log == reads_nothing.log == ["aborted"]
+    clock.now_s += UNREAD_S - 0.5
+    swept(connections, times=5)
+    assert reads.log == ["aborted"]
+
+
+@pytest.mark.parametrize(("timeout_s", "pauses"), [(30.0, 5), (1.0, 10)])
+def test_unread_responses_are_looked_for_every_five_seconds(
+    clock: Clock, timeout_s: float, pauses: int
+) -> None:
+    for times in (pauses - 1, pauses, 2 * pauses - 1, 2 * pauses):
+        connections, (one,) = opened(1, header_timeout_s=timeout_s)
+        swept(connections, times=times)
+        assert one.asked == times // pauses
+
+
+class Transport(asyncio.Transport):
+    """A transport without a peer; `connection` is its socket."""
+
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        super().__init__({"socket": connection})
+        self.written = b""
+        self.log: list[str] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return bool(self.log)
+
+    def close(self) -> None:
+        self.log.append("closed")
+
+    def abort(self) -> None:
+        self.log.append("aborted")
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    @property
+    def error(self) -> tuple[int, str] | None:
+        """The status and the code of the error that was sent."""
+        if not self.written:
+            return None
+        header, _, body = self.written.partition(b"\r\n\r\n")
+        return int(header.split()[1]), json.loads(body)["error"]["code"]
+
+
+async def _never(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+def protocol(transport: Transport, connections: Connections | None = None, app: Any = _never) -> Any:
+    """The server's side of a new connection, in a running event loop."""
+    services = SimpleNamespace(connections=connections or opened(0)[0])
+    config = uvicorn.Config(app, log_config=None, lifespan="off")
+    made = BoundedHttpProtocol(config, ServerState(), {"services": services})
+    made.connection_made(transport)
+    return made
+
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "begins"),
+    [
+        ((), b"GET / HTTP/1.1\r\nX: "),
+        ((GET,), b"GET / HTTP/1.1\r\nX: "),
+        ((CHUNKED,), b"4;x="),
+        ((CHUNKED, b"4\r\nabcd"), b"\r\n4;x="),
+    ],
+    ids=["the first header", "the next header", "a chunk's frame", "the next chunk's frame"],
+)
+def test_a_header_or_the_frame_of_a_chunk_may_have_as_many_bytes_as_the_limit(
+    before: tuple[bytes, ...], begins: bytes
+) -> None:
+    async def run() -> None:
+        server = protocol(transport := Transport())
+        for piece in (*before, begins + b"x" * (MAX_HEADER_BYTES - len(begins))):
+            server.data_received(piece)
+        assert (transport.written, transport.log) == (b"", [])
+        server.data_received(b"x")
+        if before:  # a response is in progress
+            assert (transport.written, transport.log) == (b"", ["aborted"])
+        else:
+            assert (transport.error, transport.log) == ((431, "header_too_large"), ["closed"])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("more", "is_refused"), [(0, False), (1, True)])
+def test_target_names_and_values_together_may_be_as_long_as_the_limit(more: int, is_refused: bool) -> None:
+    async def run() -> None:
+        server = protocol(transport := Transport())
+        value = b"x" * (MAX_HEADER_BYTES - len(b"/" + b"Host" + b"localhost" + b"X") + more)
+        server.data_received(GET[:-2] + b"X: %b\r\n\r\n" % value)
+        assert transport.error == ((431, "header_too_large") if is_refused else None)
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_was_lost_during_the_first_of_two_requests_is_forgotten(clock: Clock) -> None:
+    async def run() -> None:
+        proceed = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await proceed.wait()
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        connections, _ = opened(0, most=1)
+        server = protocol(Transport(), connections, app)
+        server.data_received(GET + GET)
+        server.connection_lost(None)
+        proceed.set()
+        await asyncio.gather(*server.tasks)
+        connections.add(served := Connection())  # type: ignore[arg-type]
+        set_state(connections, served, needs_header=False, is_served=True)
+        connections.add(refused := Connection())  # type: ignore[arg-type]
+        assert served.log == [] and refused.log == [(503, {"Retry-After": "1"})]
+
+    asyncio.run(run())
+
+
+def test_a_unix_socket_has_no_options_of_tcp() -> None:
+    async def run(connection: socket.socket) -> None:
+        protocol(Transport(connection))
+
+    ours, peer = socket.socketpair(socket.AF_UNIX)
+    with ours, peer:
+        asyncio.run(run(ours))
+        assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_the_maximum_is_logged_once_a_minute(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

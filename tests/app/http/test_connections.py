@@ -203,6 +203,7 @@ def test_response_that_is_not_read_is_broken_off(
     settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.http.connections.UNREAD_S", 1.0)
+    monkeypatch.setattr("app.http.connections._UNREAD_SWEEP_S", 0.5)
     with service_with(settings, header_timeout_s=0.2) as service, contextlib.ExitStack() as held:
         client = unread(service, held, requests=1000)
         slow = unread(service, held)  # reads, slowly
