@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.types import Message, Scope
 
-from app.http.auth import Auth, scopes_for
+from app.http.auth import Auth, model_in_path, scopes_for
 from app.keys import KeyFile, new_key, read_keys
 from app.main import create_app
 from app.services.rate_limits import RateLimits
@@ -27,6 +29,100 @@ KEYS = {
     "team": new_key("team", scopes="admin", models="fake*"),
     "slow": new_key("slow", scopes="read", rate="3/minute"),
 }
+
+
+@pytest.mark.parametrize(
+    ("calls", "scopes"),
+    [
+        ("GET /, GET /docs, GET /healthz, GET /console/app.js, OPTIONS /v1/models, OPTIONS /nothing", None),
+        ("GET /metrics, GET /v1/architectures", "read"),
+        ("POST /infill, POST /tokenize/, POST /v1/completions, GET /v1/batches/a", "complete"),
+        ("POST /v1/batches", "complete"),
+        ("POST /v1/logs, POST /v1/models/m/ingest", "ingest"),
+        ("GET /props, HEAD /tokenizer_info, GET /v1/models, GET /v1/models/m", "complete read"),
+        ("HEAD /v1/models/m, GET /v1/models/m/props, GET /v1/models/m/metrics", "complete read"),
+        ("GET /v1/models/m/report, GET /v1/models/m/files/a, HEAD /v1/models/m/aliases", "read"),
+        ("GET /v1/jobs, HEAD /v1/corpora/c/text, GET /v1/files, GET /v1/fine_tuning/jobs/j", "read train"),
+        ("POST /v1/jobs, DELETE /v1/corpora/c, POST /v1/files, POST /v1/jobs/j/cancel", "train"),
+        ("GET /v1/models/m/alerts, HEAD /v1/models/m/suppressions, GET /v1/models/m/alerts/a", "read train"),
+        ("POST /v1/models/m/alerts/a/label, DELETE /v1/models/m/suppressions/s", "train"),
+        ("PUT /v1/models/m/ingest/settings, DELETE /v1/models/m/calibrations/c", "train"),
+        ("POST /v1/models/m/calibrate", "train"),
+        ("GET /v1/models/m/ingest/settings, GET /v1/models/m/ingest", "read"),
+        ("POST /v1/models/m/complete, POST /v1/models/m/v1/completions, POST /v1/models/m/score", "complete"),
+        ("DELETE /v1/models/m/streams/s, DELETE /v1/models/m/streams/of/s", "complete"),
+        ("DELETE /v1/models/m, PATCH /v1/models/m, POST /v1/models/import, POST /v1/models/m", "admin"),
+        ("DELETE /v1/models, POST /v1/models, PUT /v1/models/m/complete", "admin"),
+        (
+            "DELETE /v1/models/m/streams, PUT /v1/models/m/aliases/a, POST /v1/models/m/aliases/a/rollback, GET /v1, GET /v1/",
+            "admin",
+        ),
+        ("GET /v1/audit, GET /v1/notification_targets, POST /v1/models/m/nothing, GET /nothing", "admin"),
+        ("PUT /v1/models/m/ingest, PUT /v1/models/ingest/settings", "admin"),
+    ],
+)
+def test_the_scopes_of_which_a_call_needs_one(calls: str, scopes: str | None) -> None:
+    for call in calls.split(", "):
+        assert scopes_for(*call.split()) == (set(scopes.split()) if scopes else None), call
+
+
+@pytest.mark.parametrize(
+    ("call", "model"),
+    [
+        ("GET /v1/models", None),
+        ("GET /v1/models/m@2/", "m@2"),
+        ("DELETE /v1/models/m", "m"),
+        ("POST /v1/models/m/score", "m"),
+        ("POST /v1/models/m/alerts/a/label", "m"),
+        ("POST /v1/models/import", None),
+        ("GET /v1/jobs/m/events", None),
+        ("GET /models/m/score", None),
+    ],
+)
+def test_the_model_that_a_path_names(call: str, model: str | None) -> None:
+    assert model_in_path(*call.split()) == model
+
+
+def test_the_key_is_in_either_header_and_a_wrong_one_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("\n".join(line for _, line in KEYS.values()))
+    secret, other = (KEYS[name][0].encode() for name in ("typist", "reader"))
+
+    async def authorized(*headers: tuple[bytes, bytes], path: str = "/v1/completions") -> str:
+        """Return the name of the key of a call, or the code of the error."""
+        sent: list[Message] = []
+
+        async def app(scope: Scope, *_: object) -> None:
+            sent.append(scope["state"])
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "state": {}}
+        await Auth(app, keys=KeyFile(tmp_path / "keys"))(scope, None, send)  # type: ignore[arg-type]
+        return str(json.loads(sent[-1]["body"])["error"]["code"] if len(sent) > 1 else sent[0]["key"].name)
+
+    async def run() -> None:
+        host = (b"host", b"localhost")
+        for name, value in (
+            (b"x-api-key", secret),
+            (b"x-api-key", b" %b " % secret),
+            (b"authorization", b"Bearer " + secret),
+            (b"authorization", b"bearer  " + secret),
+        ):
+            assert await authorized(host, (name, value)) == "typist"
+        assert await authorized((b"authorization", b"Basic x"), (b"x-api-key", secret)) == "typist"
+        assert await authorized((b"x-api-key", other)) == "scope_missing"
+        assert await authorized((b"x-api-key", secret[:-1])) == "api_key_wrong"
+        for headers in ((), (host,), ((b"cookie", secret),), ((b"authorization", secret),)):
+            assert await authorized(*headers) == "api_key_missing"
+        owner = KEYS["owner"][0].encode(), KEYS["team"][0].encode()
+        assert await authorized((b"x-api-key", owner[0]), path="/metrics") == "owner"
+        assert await authorized((b"x-api-key", owner[1]), path="/metrics") == "model_not_permitted"
+        assert await authorized((b"x-api-key", owner[1])) == "team"
+        for path, found in (("fake@1/score", "team"), ("other/score", "model_not_permitted")):
+            assert await authorized((b"x-api-key", owner[1]), path=f"/v1/models/{path}") == found
+
+    asyncio.run(run())
 
 
 @pytest.fixture
