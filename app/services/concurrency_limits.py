@@ -66,7 +66,7 @@ class ConcurrencyLimits:
         Raises:
             Busy: the key has as many as it may have (code `too_many_requests` or `too_many_streams`).
         """
-        member, name = secrets.token_hex(8), f"nextchar:in_progress:{kind}:{key_name}"
+        member, name = secrets.token_hex(), f"nextchar:in_progress:{kind}:{key_name}"
         if not await self._acquire(name, limit, member):
             raise Busy(
                 f"this key may have {limit} {kind} in progress at once; wait until one has ended",

@@ -74,6 +74,6 @@ class RateLimits:
         return SlidingWindowCounterRateLimiter(storage)
 
     def _warn(self, error: Exception) -> None:
-        if time.monotonic() - self._warned_at >= _WARN_EVERY_S:
-            self._warned_at = time.monotonic()
+        if self._failed_at - self._warned_at >= _WARN_EVERY_S:
+            self._warned_at = self._failed_at
             log.warning("rate limits are not enforced while Redis does not respond: %s", error)

@@ -53,8 +53,14 @@ _TESTS = {
         "tests/app/http/test_connections.py",
     ),
     "app/services/access.py": ("tests/app/services/test_access.py", "tests/app/services/test_quotas.py"),
-    "app/services/concurrency_limits.py": ("tests/app/http/test_concurrency.py",),
-    "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),
+    "app/http/concurrency.py": (
+        "tests/app/services/test_concurrency_limits.py",
+        "tests/app/http/test_concurrency.py",
+    ),
+    "app/services/concurrency_limits.py": (
+        "tests/app/services/test_concurrency_limits.py",
+        "tests/app/http/test_concurrency.py",
+    ),
     "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",

@@ -1,6 +1,5 @@
 """Quotas of API keys and the disk watermark, over HTTP."""
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +9,8 @@ import httpx
 import pytest
 
 from app.keys import new_key
-from app.services.disk_watermark import DiskWatermark
 from app.settings import ApiSettings
-from models.errors import StorageFull
 from store.jobs import JobStatus
-from store.open_blobs import open_blobs
 from tests.app.service import Service, error_of, serving
 
 KEYS = {
@@ -192,19 +188,3 @@ def test_below_the_watermark_uploads_and_jobs_are_refused_and_nothing_else(setti
         assert ready.status_code == 200 and ready.json()["status"] == "degraded"
         problems = [one["problem"] for one in ready.json()["degraded"]]
         assert "has less space free than the disk watermark" in problems
-
-
-def test_an_upload_must_fit_above_the_watermark(tmp_path: Path) -> None:
-    blobs = open_blobs(tmp_path.as_uri())
-    free_bytes = blobs.free_bytes()
-    assert free_bytes is not None
-    watermark = DiskWatermark(blobs, tmp_path, free_bytes // 2)
-    watermark.check(needed_bytes=free_bytes // 4)
-    with pytest.raises(StorageFull) as caught:
-        watermark.check(needed_bytes=free_bytes * 3 // 4)
-    assert caught.value.code == "storage_low"
-    DiskWatermark(blobs, tmp_path, 0).check(needed_bytes=1 << 60)
-    store = DiskWatermark(open_blobs("memory:///"), tmp_path, 1 << 60)
-    with contextlib.suppress(StorageFull):  # an object store has no end, the spool has
-        store.check()
-        pytest.fail("the disk of uploads is not checked")
