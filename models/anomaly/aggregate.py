@@ -59,7 +59,8 @@ def statistics(lines: Sequence[LineSurprisal]) -> NDArray[np.float64]:
     if has_ngram:
         ngram_bits = [line.ngram_bits for line in lines if line.ngram_bits is not None]
         measures.append(np.concatenate(ngram_bits, dtype=float))
-    for first, values in zip(range(0, len(characters), len(_MEANS)), measures, strict=True):
+    for i, values in enumerate(measures):
+        first = i * len(_MEANS)
         for column, window in enumerate(WINDOWS, first):
             result[:, column] = _highest_means(values, lengths, window)
         result[:, first + len(WINDOWS)] = _sums(values, lengths) / np.maximum(lengths, 1)

@@ -37,7 +37,8 @@ class CalibrationBuilder:
         self._statistics: list[Floats] = []  # (n, k) of each batch
         self._lengths: list[NDArray[np.intp]] = []
         self._excess: list[NDArray[np.float32]] = []  # of each character
-        self._network_bits = self._ngram_bits = 0.0
+        self._network_bits = 0.0
+        self._ngram_bits = 0.0
         self._characters = 0  # with the newlines that were read
         self._fixed_fractions = 0.0  # of the lines' tokens, those that templates fix
         self._lines = 0
@@ -103,7 +104,7 @@ class CalibrationBuilder:
         - Of templates: the larger, the more of the lines they fix. Templates of lines without fixed words,
           such as domains or system calls, say nothing and have no weight.
         """
-        windows = np.minimum(1.0, MAX_LINE_PER_WINDOW * np.array(WINDOWS) / max(length, 1.0))
+        windows = 1 / np.maximum(1.0, length / (MAX_LINE_PER_WINDOW * np.array(WINDOWS)))
         means = np.append(windows, 1.0)
         network: Floats = np.concatenate([means, means]) / (2 * means.sum())
         if count == len(STATISTICS):
@@ -114,7 +115,7 @@ class CalibrationBuilder:
         characters = np.concatenate([network_weight * network, (1 - network_weight) * ngram / ngram.sum()])
         if count == len(STATISTICS) + len(NGRAM_STATISTICS):
             return characters
-        templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_fractions / max(1, self._lines)
+        templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_fractions / self._lines
         return np.concatenate([(1 - templates.sum()) * characters, templates])
 
 
@@ -166,6 +167,4 @@ def _same_rates(count: int, of: int) -> NDArray[np.intp]:
 
 
 def _kept_indices(lines: int) -> NDArray[np.intp]:
-    if lines <= MAX_KEPT:
-        return np.arange(lines)
-    return np.linspace(0, lines - 1, MAX_KEPT).round().astype(np.intp)
+    return np.linspace(0, lines - 1, min(lines, MAX_KEPT)).round().astype(np.intp)

@@ -36,7 +36,7 @@ def with_ngram(
     """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
     texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
     bits = model.surprisals(texts)
-    return [replace(s, ngram_bits=b.astype(np.float32)) for s, b in zip(surprisals, bits, strict=True)]
+    return [replace(s, ngram_bits=bits[i].astype(np.float32)) for i, s in enumerate(surprisals)]
 
 
 def with_templates(

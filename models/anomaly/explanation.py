@@ -81,7 +81,7 @@ def _advance(
 def _run_steps(network: StepNetwork, steps: Sequence[Step]) -> list[tuple[Logits, State]]:
     """Run all steps, those of the same padded length in one call, within the bounds of a slice."""
     results: list[tuple[Logits, State] | None] = [None] * len(steps)
-    kind = {index: (_padded_length(step), step.first > 0) for index, step in enumerate(steps)}
+    kind = {index: (_padded_length(step), bool(step.first)) for index, step in enumerate(steps)}
     for (length, is_without_logits), group in groupby(sorted(kind, key=kind.__getitem__), kind.__getitem__):
         indices = list(group)
         max_rows = max(1, SLICE_LOGITS // (length * network.V))
@@ -105,7 +105,8 @@ def _padded_length(step: Step) -> int:
 
 
 def _padded(ids: NDArray[np.int32], length: int) -> NDArray[np.int32]:
-    return np.pad(ids, ((0, length - len(ids)), (0, 0))) if len(ids) < length else ids
+    missing = length - len(ids)
+    return np.pad(ids, ((0, missing), (0, 0))) if missing else ids
 
 
 def _parts(rows: Sequence[int], max_rows: int) -> Iterator[slice]:

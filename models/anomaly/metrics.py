@@ -52,7 +52,7 @@ def recall_at(scores: Floats, anomalous: Labels, rate: float) -> float:
     """Return the recall at the lowest threshold that flags at most a share `rate` of the normal lines."""
     found, flagged = _counts(scores, anomalous)
     normal = flagged - found
-    allowed = np.flatnonzero(normal <= rate * max(1, normal[-1]) + 1e-9)
+    allowed = np.flatnonzero(normal <= rate * normal[-1] + 1e-9)
     return float(found[allowed[-1]] / found[-1]) if allowed.size else 0.0
 
 
@@ -65,7 +65,7 @@ def roc(scores: Floats, anomalous: Labels, *, points: int = 200) -> list[tuple[f
         distance = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
         chosen = np.unique(distance.searchsorted(np.linspace(0, distance[-1], points)).clip(0, len(x) - 1))
         x, y = x[chosen], y[chosen]
-    return [(round(float(a), 6), round(float(b), 6)) for a, b in zip(x, y, strict=True)]
+    return [(a, b) for a, b in np.stack([x, y], 1).round(6).tolist()]
 
 
 def _counts(scores: Floats, anomalous: Labels) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -146,8 +146,8 @@ def _best_hypothesis(
         costs = yield from _costs(size, hypotheses, surprising, limit)
         min_cost = min(costs, default=math.inf)
         if min_cost < limit:  # of equal ones, the first
-            pairs = zip(hypotheses, costs, strict=True)
-            best = next(hypothesis for hypothesis, cost in pairs if cost < min_cost + _ROUNDING)
+            first = next(i for i, cost in enumerate(costs) if cost < min_cost + _ROUNDING)
+            best = hypotheses[first]
     mark, corrected = None, window
     if best:
         start = position + 1 - len(window) + best.offset
@@ -199,8 +199,8 @@ def _edits(
 
     For the last character of a line only substitutions: no character after it distinguishes the other edits.
     """
-    likely = np.argsort(-logprobs, kind="stable")[: _CANDIDATES + 1] + 1
-    candidates = [int(i) for i in likely if i != an_id][:_CANDIDATES]
+    likely = np.argsort(-logprobs, kind="stable") + 1
+    candidates = likely[likely != an_id][:_CANDIDATES].tolist()
     yield from ((vocabulary.characters[c - 1], [c]) for c in candidates)
     if not is_last:
         yield "", []
@@ -217,16 +217,17 @@ def _costs(
     states = [surprising.state]  # before each character of the window
     for character in [surprising.last, *surprising.window[:-1]]:
         states.append((yield from _read(np.array([character], np.int32), states[-1])))
-    lengths = np.array([len(hypothesis.rest) - 1 for hypothesis in hypotheses])
-    longest = int(lengths.max())
-    ids = np.zeros((longest + 1, len(hypotheses)), np.int32)
+    sizes = [len(hypothesis.rest) for hypothesis in hypotheses]
+    ids = np.zeros((max(sizes), len(hypotheses)), np.int32)
     for column, hypothesis in enumerate(hypotheses):
         ids[: len(hypothesis.rest), column] = hypothesis.rest
+    lengths = np.array(sizes) - 1  # without the last, which is only predicted
+    longest = len(ids) - 1
     costs = np.array([hypothesis.cost for hypothesis in hypotheses])
     rows = np.arange(len(hypotheses))  # those that are still read
     state = np.concatenate([states[1 + hypothesis.offset] for hypothesis in hypotheses])
     for at in range(0, longest, PIECE):
-        is_open = (lengths[rows] > at) & (costs[rows] < limit + _ROUNDING)
+        is_open = (lengths[rows] > at) & (costs[rows] < limit)
         rows, state = rows[is_open], state[is_open]
         if not len(rows):
             break
@@ -234,7 +235,7 @@ def _costs(
         logits, state = yield Step(ids[at:end, rows], state, needs_state=end < longest)
         bits = _bits(log_softmax(logits), ids[at + 1 : end + 1, rows], size)  # (T, B)
         costs[rows] += np.where(np.arange(at, end)[:, None] < lengths[rows], bits, 0.0).sum(0)
-    return [float(cost) if cost < limit + _ROUNDING else math.inf for cost in costs]
+    return [float(cost) if cost < limit else math.inf for cost in costs]
 
 
 def _surprisal(

@@ -6,7 +6,6 @@ which are stable on small samples. Goodness of fit is tested by the Anderson-Dar
 parametric bootstrap, because the parameters are estimated from the same data.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +40,8 @@ class Tail:
 
     def quantile(self, probability: float) -> float:
         """Return the score that is exceeded with `probability`, which is at most `share`."""
-        ratio = probability / self.share
-        if abs(self.shape) < _NEARLY_0:
-            return self.start - self.scale * math.log(ratio)
-        return self.start + self.scale / self.shape * (math.pow(ratio, -self.shape) - 1)
+        excess = _quantile(np.array(probability / self.share), self.shape, self.scale)
+        return self.start + float(excess)
 
 
 def fit_tail(scores: NDArray[np.float64]) -> Tail | None:
@@ -61,7 +58,7 @@ def fit_tail(scores: NDArray[np.float64]) -> Tail | None:
     random = np.random.default_rng(0)
     worse = 0
     for _ in range(_BOOTSTRAPS):
-        drawn = np.sort(_draw(random, count, shape, scale))
+        drawn = np.sort(_quantile(1 - random.random(count), shape, scale))
         worse += _anderson_darling(drawn, *_fit(drawn)) >= distance
     fit_p = (1 + worse) / (1 + _BOOTSTRAPS)
     if fit_p < SIGNIFICANCE:
@@ -92,11 +89,11 @@ def _survival(y: NDArray[np.float64], shape: float, scale: float) -> NDArray[np.
     return result
 
 
-def _draw(random: np.random.Generator, count: int, shape: float, scale: float) -> NDArray[np.float64]:
-    u = 1 - random.random(count)
+def _quantile(probability: NDArray[np.float64], shape: float, scale: float) -> NDArray[np.float64]:
+    """Return the excesses that are exceeded with these probabilities."""
     if abs(shape) < _NEARLY_0:
-        return -scale * np.log(u)
-    result: NDArray[np.float64] = scale / shape * (u**-shape - 1)
+        return -scale * np.log(probability)
+    result: NDArray[np.float64] = scale / shape * (probability**-shape - 1)
     return result
 
 
