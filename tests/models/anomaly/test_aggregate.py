@@ -48,3 +48,8 @@ def test_empty_lines_have_statistics_of_zero() -> None:
     assert not statistics([surprisal([]), surprisal([])]).any()
     assert peak_bits(np.empty(0, np.float32)) == 0
     assert peak_bits(np.array([3.0], np.float32)) == 3
+
+
+def test_peak_is_the_mean_of_the_two_highest_characters() -> None:
+    assert peak_bits(np.array([1, 9, 2, 5], np.float32)) == 7
+    assert peak_bits(np.array([1, 9, 2, 6], np.float32), count=3) == pytest.approx(17 / 3)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from models.anomaly.alerts import (
     MAX_LINE_CHARACTERS,
     AlertKey,
+    AlertLabel,
     alert_key_of,
     occurrence,
     severity_of,
@@ -115,3 +118,40 @@ def test_what_is_kept_of_a_line_is_bounded() -> None:
 )
 def test_the_rarer_the_more_severe(p_value: float, severity: str) -> None:
     assert severity_of(p_value) == severity
+
+
+def test_the_id_of_an_alert_stays_the_same_in_all_versions_of_nextchar() -> None:
+    """Stored labels and suppressions name it."""
+    key = AlertKey("a <*>", "0:a")
+    assert key.alert_id("m") == "alert_927fc271d66ed6abce548f65"
+    assert key.template_id == "d4514bf5585958aa21eeda64"
+
+
+def test_a_line_of_a_normal_alert_counts_by_how_much_it_exceeds_the_labeled_ones() -> None:
+    assert [AlertLabel("normal", 5.0).lowered(score) for score in (4.0, 5.0, 5.5, 9.0)] == [0, 0, 0.5, 4]
+    assert AlertLabel("normal").lowered(4.0) == 4.0
+    assert AlertLabel("anomalous", 5.0).lowered(4.0) == 4.0
+
+
+def test_an_estimated_p_value_decides_the_severity_if_there_is_one() -> None:
+    line = occurrence(
+        AlertKey("a", "0:a"), model="m", version=1, line="a", score=1.0, p_value=0.01, spans=[], time=0.0
+    )
+    assert (line.rarity, line.severity) == (0.01, "info")
+    assert replace(line, estimated_p=1e-5).severity == "critical"
+
+
+def test_spans_are_kept_up_to_the_end_of_the_kept_line() -> None:
+    end = MAX_LINE_CHARACTERS
+    spans = [
+        Span(end - 1, end + 5, 1.0, "e" * 101),
+        Span(end, end + 1, 1.0),
+        Span(0, 1, 1.0, ""),
+        Span(0, 1, 1.0, "e" * 100),
+    ]
+    kept = occurrence(
+        AlertKey("a", "0:a"), model="m", version=1, line="a", score=1.0, p_value=0.01, spans=spans, time=0.0
+    ).spans
+    assert [(span.start, span.end, span.expected) for span in kept] == [
+        (end - 1, end, "e" * 100), (0, 1, None), (0, 1, "e" * 100)
+    ]  # fmt: skip

@@ -3,6 +3,7 @@ import random
 import numpy as np
 
 from models.anomaly.baselines import NAMES, baseline_scores
+from models.text.ngram import NgramModel
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "log", "hat", "ran", "far"]
 
@@ -35,3 +36,31 @@ def test_empty_training_lines_are_ignored() -> None:
     train = [line for some in lines(10_001) for line in ("", some)]  # more than a forest is fitted to
     scores = baseline_scores(train, ["the cat sat on a hat", "tac a"])["isolation_forest"]
     assert np.isfinite(scores).all() and len(set(scores)) == 2
+
+
+def test_punctuation_is_what_is_no_letter_digit_or_space() -> None:
+    found = baseline_scores(["a"], ["a b\t7é", "a-b.c", ""])
+    assert found["punctuation"].tolist() == [0, 2, 0] and found["length"].tolist() == [6, 5, 0]
+
+
+def test_n_grams_are_of_five_characters_and_lines_begin_after_a_newline() -> None:
+    train = lines(50)
+    model = NgramModel.fit("\n" + "\n".join(train) + "\n", order=5)
+    scores = baseline_scores(train, ["the cat sat", ""])["ngram_5"]
+    assert scores.tolist() == [model.surprisal("the cat sat").mean(), 0]
+
+
+def test_the_forest_is_that_of_character_1_to_3_grams() -> None:
+    from sklearn.ensemble import IsolationForest
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    train = ["The cat sat", "the dog ran", "a Cat and a dog"] * 5
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), lowercase=False, dtype=np.float32)
+    forest = IsolationForest(random_state=0).fit(vectorizer.fit_transform(train))
+    new = ["THE CAT SAT", "the cat sat"]
+    expected = -forest.score_samples(vectorizer.transform(new))
+    np.testing.assert_array_equal(baseline_scores(train, new)["isolation_forest"], expected)
+
+
+def test_no_lines_have_no_scores() -> None:
+    assert {len(scores) for scores in baseline_scores(["a b", "b a"], []).values()} == {0}

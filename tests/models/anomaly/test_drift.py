@@ -25,5 +25,6 @@ def test_changed_lines_are_reported_with_advice() -> None:
 
 def test_few_lines_and_a_small_unusual_share_are_no_drift() -> None:
     assert drift(99, 99) is None
+    assert drift(100, 100) is not None
     assert drift(1000, 300) is None
     assert drift(1000, 301) is not None

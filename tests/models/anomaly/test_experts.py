@@ -6,7 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, statistics
+from models.anomaly.aggregate import (
+    NEW_TEMPLATE_BITS,
+    NGRAM_STATISTICS,
+    STATISTICS,
+    TEMPLATE_STATISTICS,
+    statistics,
+)
 from models.anomaly.calibration_builder import NETWORK_WEIGHT, calibrate
 from models.anomaly.calibration_format import dump, load
 from models.anomaly.experts import with_ngram, with_ngram_and_templates, with_templates
@@ -135,3 +141,19 @@ def test_peaks_count_less_in_long_lines() -> None:
     )
     np.testing.assert_allclose(short, 1 / 8)
     assert long[0] < long[1] < long[2] < long[3] and long.sum() == pytest.approx(1)
+
+
+def test_every_line_needs_its_surprisal() -> None:
+    lines = ["the cat", "the dog"]
+    for some in ([], surprisals(lines[:1], bits=1.0), surprisals([*lines, ""], bits=1.0)):
+        with pytest.raises(ValueError, match="argument"):
+            with_ngram(some, lines, COUNTED)
+        with pytest.raises(ValueError, match="argument"):
+            with_templates(some, lines, TEMPLATES)
+
+
+def test_a_new_template_is_rarer_than_it_is_estimated_to_be() -> None:
+    known, new = read(["session 7 opened", "session 7 closed"])
+    assert known.parsed and new.parsed and new.parsed.template.is_new and not known.parsed.template.is_new
+    expected = [known.parsed.template_bits, new.parsed.template_bits + NEW_TEMPLATE_BITS]
+    np.testing.assert_allclose(statistics([known, new])[:, -2], expected)

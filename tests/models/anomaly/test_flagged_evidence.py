@@ -125,3 +125,18 @@ def test_a_burst_is_the_narrowest_half_of_the_flagged_lines_without_values() -> 
     found = without_burst(batch)
     assert [line.alert.alert_id for line in found if line.alert] == ["0", "90", "180", "270", "has a value"]
     assert len(found) == 995
+
+
+def test_a_burst_begins_where_more_than_half_of_the_lines_are_nearest_to_each_other() -> None:
+    positions = (300, 301, 302, 303, 500, 510, 520, 530, 540)
+    batch = [flagged(f"{i}") if i in positions else NORMAL for i in range(1000)]
+    found = without_burst(batch)
+    assert [line.alert.alert_id for line in found if line.alert] == ["300", "301", "302", "303"]
+
+
+def test_the_age_of_an_alert_is_that_of_its_last_line() -> None:
+    batch = [replace(NORMAL, time=MIN_DRIFT_S) for _ in range(1000)]
+    for position, time in ((100, 0.0), (500, 1.0), (900, MIN_DRIFT_S)):
+        batch[position] = replace(flagged("a", f"user {position}"), time=time)
+    found = without_values_of_bursts(batch, ScoreSample((), np.zeros(0)))
+    assert [line.alert.value for line in found if line.alert] == ["user 100", "user 500", "user 900"]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from models.anomaly.aggregate import statistics
 from models.anomaly.calibration_builder import calibrate
@@ -37,3 +38,17 @@ def test_duplicates_stay_normal_in_the_other_precision() -> None:
     assert (alone.score(int8)[1] <= 0.01).any()
     assert not (both.score(int8)[1] <= 0.01).any()
     assert not (both.score(kinds)[1] <= 0.01).any()
+
+
+def test_both_precisions_must_have_read_the_same_lines() -> None:
+    lines = random_lines(np.random.default_rng(3), 3)
+    for fewer in (lines[:2], []):
+        with pytest.raises(ValueError, match="argument"):
+            higher(lines, fewer)
+
+
+def test_the_higher_surprisal_and_the_higher_excess_count_apart() -> None:
+    first = LineSurprisal(*(np.array([v], np.float32) for v in (3.0, 1.0)), True, 5.0, 4.0)
+    second = LineSurprisal(*(np.array([v], np.float32) for v in (2.5, 0.25)), True, 4.5, 2.0)
+    [both] = higher([first], [second])
+    assert (both.bits[0], both.entropy[0], both.end_bits, both.end_entropy) == (3.0, 0.75, 5.0, 2.5)
