@@ -84,8 +84,10 @@ _TESTS = {
         "tests/models/anomaly/test_rolling.py",
     ),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
-    "models/anomaly/rolling_format.py": ("tests/models/anomaly/test_rolling.py",),
-    "models/anomaly/scorer.py": ("tests/app/services/test_scoring.py",),
+    "models/anomaly/scorer.py": (
+        "tests/models/anomaly/test_scorer.py",
+        "tests/app/services/test_scoring.py",
+    ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",
         "tests/models/runtime/test_lstm_network.py",

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from models.anomaly import calibration_builder
+from models.anomaly.aggregate import statistics
 from models.anomaly.calibration import MIN_LINES
 from models.anomaly.calibration_builder import CalibrationBuilder, calibrate
+from models.anomaly.statistic_rarity import leave_one_out_rarity
 from models.errors import InvalidInput
 from models.text.templates import ParsedLine, Template
 from tests.models.anomaly.surprisals import random_lines, surprisal
@@ -146,3 +148,38 @@ def test_weights_and_character_thresholds_are_those_of_the_newest_lines() -> Non
     made, alone = calibrate(newest, older=older), calibrate(newest)
     assert made.character_excess == alone.character_excess
     np.testing.assert_array_equal(made.buckets[0].weights, alone.buckets[0].weights)
+
+
+def test_without_older_lines_scores_are_those_of_each_line_against_the_others() -> None:
+    lines = random_lines(np.random.default_rng(8), 200)
+    [bucket] = calibrate(lines).buckets
+    values = statistics(lines)
+    rarities = leave_one_out_rarity(values, np.sort(values, 0).T, values.std(0))
+    np.testing.assert_array_equal(bucket.scores, np.sort(rarities @ bucket.weights))
+
+
+@pytest.mark.parametrize(("older", "newest"), [(10, 9), (31, 4), (3, 96), (97, 2)])
+def test_thresholds_are_the_higher_ones_of_all_lines_and_of_the_newest(older: int, newest: int) -> None:
+    random = np.random.default_rng(9)
+    lines = random_lines(random, older) + random_lines(random, newest, scale=4.0)
+    [bucket] = calibrate(lines[older:], older=lines[:older]).buckets
+    values = statistics(lines)
+    scores = leave_one_out_rarity(values, np.sort(values, 0).T, values.std(0)) @ bucket.weights
+    every, own = sorted(scores), sorted(scores[older:])
+    for k in range(1, older + newest + 1):  # the rate k / (n + 1), by the lines of each
+        rank = max(1, k * (newest + 1) // (older + newest + 1))
+        assert bucket.scores[-k] == max(every[-k], own[-rank])
+
+
+def test_lines_without_characters_are_calibrated_by_those_with_some() -> None:
+    lines = [replace(surprisal(bits), ngram_bits=np.full(len(bits), 1.7, np.float32)) for bits in ([1.5], [])]
+    [bucket] = calibrate(lines).buckets
+    assert bucket.weights[:8].sum() == pytest.approx(0.6)
+    [bucket] = calibrate(lines[1:] * 2).buckets
+    assert bucket.weights[:8].sum() == pytest.approx(0.5) and bucket.lines == 2
+
+
+def test_a_builder_makes_one_bucket_unless_it_is_told_otherwise() -> None:
+    builder = CalibrationBuilder()
+    builder.add([surprisal([1.0] * length) for length in (5, 5, 9, 9)])
+    assert len(builder.build().buckets) == 1 and len(builder.build(buckets=2).buckets) == 2

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -235,3 +236,34 @@ def test_an_incident_of_several_new_alerts_does_not_move_the_threshold() -> None
             lines[500:500] = [hit.line(9.0, f"incident {n % 10}") for n in range(40)]
         assert hit.learn(lines).drift is None
     assert hit.threshold == pytest.approx(calm.threshold, abs=0.2)
+
+
+def test_flagged_lines_get_the_scores_of_an_exponential_tail() -> None:
+    stream = Stream(3, lines=300)
+    level = censored(stream.threshold)
+    flagged = [stream.line(9.0, f"alert {i}") for i in range(4)]
+    normal = [ObservedScore(0.0, score, 0, RATE) for score in np.linspace(0.0, level, 396)]
+    assert stream.learn(normal + flagged).drift is None  # 4 are expected
+    observed = [line.score for line in stream.sample.lines if line.alert is None]
+    levels = [line.score for line in stream.sample.lines if line.alert]
+    assert levels == [level] * 4
+    start = min(float(np.quantile(observed + levels, 0.9)), level)
+    excess = sum(score - start for score in observed + levels if score > start)
+    scale = excess / sum(score > start for score in observed)
+    assert 0.2 < scale < 1.5
+    tail = [level - scale * math.log(1 - i / 4) for i in range(4)]
+    np.testing.assert_allclose(stream.current.buckets[0].scores, sorted(observed + tail), rtol=1e-12)
+
+
+def test_a_bucket_with_too_few_lines_for_the_rate_stays_the_stored_one() -> None:
+    for count, is_renewed in ((99, True), (98, False)):
+        stream = Stream(lines=1000)
+        other = replace(stream.stored.buckets[0], longest=5)
+        stream.stored = stream.current = replace(stream.stored, buckets=(other, stream.stored.buckets[0]))
+        lines = [replace(line, bucket=0) for line in stream.sample.lines[:count]]
+        stream.sample = ScoreSample(
+            (*lines, *(replace(line, bucket=1) for line in lines)), np.zeros(2 * count)
+        )
+        assert stream.learn([]).drift is None
+        kept = [bucket.kept for bucket in stream.current.buckets]
+        assert kept == ([count] * 2 if is_renewed else [1000] * 2)

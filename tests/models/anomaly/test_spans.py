@@ -37,5 +37,6 @@ def test_highest_window_is_that_of_the_excess() -> None:
     bits = np.array([9, 9, 9, 1, 4, 4, 1], np.float32)
     entropy = np.array([9, 9, 9, 1, 1, 1, 1], np.float32)
     assert highest_window(bits, entropy, 2) == [Span(4, 6, 8.0)]
+    assert highest_window(np.array([2.0, 1.5], np.float32), np.zeros(2, np.float32), 1) == [Span(0, 1, 2.0)]
     twelve = np.array([0, 5, *[1] * 12, 0], np.float32)
     assert highest_window(twelve, np.zeros(15, np.float32)) == [Span(1, 13, 16.0)]

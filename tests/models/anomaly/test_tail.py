@@ -97,3 +97,10 @@ def test_a_tail_has_at_least_half_as_many_distinct_scores_as_it_needs(copies: in
     top = scores[-MIN_EXCESSES:]
     top[:] = np.repeat(top[::copies], copies)[:MIN_EXCESSES]
     assert (fit_tail(scores) is not None) == has_tail
+
+
+def test_scores_that_equal_the_start_of_the_tail_are_no_excesses() -> None:
+    scores = np.sort(np.random.default_rng(1).exponential(1.0, 10 * MIN_EXCESSES))
+    assert fit_tail(scores) is not None
+    scores[-MIN_EXCESSES - 1] = scores[-MIN_EXCESSES]
+    assert fit_tail(scores) is None
