@@ -203,8 +203,10 @@ class Access:
         """Undo an upload if a concurrent one made both exceed the quota."""
         assert self.key is not None
         limit = self.key.max_corpus_bytes
-        used = sum(self._corpus_sizes(self.key.name).values()) if limit is not None else 0
-        if limit is None or used <= limit:
+        if limit is None:
+            return
+        used = sum(self._corpus_sizes(self.key.name).values())
+        if used <= limit:
             return
         if self.corpora.owners.is_only(corpus.id, self.key.name):
             self.corpora.delete(corpus.id)

@@ -1,4 +1,6 @@
 import asyncio
+import itertools
+from collections.abc import Sequence
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -77,8 +79,14 @@ class _ManualTime(asyncio.SelectorEventLoop):
         return self.now_s
 
 
-def pieces_before_timeout(*, piece_s: float, size: int, max_bytes: int | None, most: int = 20) -> int:
-    """Return how many pieces of a body are received, of which each takes so long; the timeout is 30 s."""
+def pieces_before_timeout(
+    *, piece_s: float, size: int | Sequence[int], max_bytes: int | None, most: int = 20
+) -> int:
+    """Return how many pieces of a body are received, of which each takes so long; the timeout is 30 s.
+
+    `size` is that of each piece, or of one after the other.
+    """
+    sizes = itertools.repeat(size) if isinstance(size, int) else iter(size)
 
     async def run() -> int:
         loop = asyncio.get_running_loop()
@@ -88,7 +96,7 @@ def pieces_before_timeout(*, piece_s: float, size: int, max_bytes: int | None, m
             loop.now_s += piece_s
             for _ in range(3):  # the loop looks for timeouts
                 await asyncio.sleep(0)
-            return piece(size)
+            return piece(next(sizes))
 
         memory = BodyMemory(limit_bytes=LIMIT)
         body = IncomingBody(receive, memory=memory, timeout_s=30, max_bytes=max_bytes)
@@ -166,5 +174,74 @@ def test_small_bodies_are_not_refused_for_what_larger_ones_hold() -> None:
         assert error.value.status_code == 503
         queues[0].put_nowait(piece(0))
         await small.receive()
+
+    asyncio.run(run())
+
+
+def test_a_part_begins_where_the_last_one_was_complete() -> None:
+    assert pieces_before_timeout(piece_s=20, size=MIN_BYTES - 1, max_bytes=None) == 1
+    assert pieces_before_timeout(piece_s=29.5, size=MIN_BYTES + 1, max_bytes=None) == 20
+    sizes = [MIN_BYTES, MIN_BYTES - 1, MIN_BYTES]
+    assert pieces_before_timeout(piece_s=20, size=sizes, max_bytes=None) == 2
+
+
+def test_four_timeouts_are_the_whole_time_of_a_body_in_memory() -> None:
+    assert pieces_before_timeout(piece_s=29.9, size=MIN_BYTES, max_bytes=LIMIT) == 4
+
+
+def test_a_complete_body_is_neither_late_nor_refused() -> None:
+    memory = BodyMemory(limit_bytes=LIMIT)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _ManualTime)
+        queues = [asyncio.Queue[Message]() for _ in range(2)]
+        first, second = (
+            IncomingBody(queue.get, memory=memory, timeout_s=30, max_bytes=2 * LIMIT) for queue in queues
+        )
+        queues[0].put_nowait({"type": "http.request", "body": bytes(LIMIT)})  # without `more_body`
+        await first.receive()
+        disconnect = asyncio.create_task(first.receive())
+        await asyncio.sleep(0)
+        loop.now_s += 1000
+        queues[1].put_nowait(piece(LIMIT))
+        with pytest.raises(HTTPException) as error:
+            await second.receive()
+        assert error.value.status_code == 503
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not disconnect.done()
+        queues[0].put_nowait({"type": "http.disconnect"})
+        assert (await disconnect)["type"] == "http.disconnect"
+
+    with asyncio.Runner(loop_factory=_ManualTime) as runner:
+        runner.run(run())
+
+
+def test_a_refused_body_is_answered_as_soon_as_more_of_it_is_waited_for() -> None:
+    async def run() -> None:
+        memory = BodyMemory(limit_bytes=LIMIT)
+        body = IncomingBody(asyncio.Queue[Message]().get, memory=memory, timeout_s=30, max_bytes=2 * LIMIT)
+        body.refuse()
+        waiting = asyncio.create_task(body.receive())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert waiting.done(), "without any time"
+        with pytest.raises(HTTPException) as error:
+            await waiting
+        assert error.value.status_code == 503
+
+    with asyncio.Runner(loop_factory=_ManualTime) as runner:
+        runner.run(run())
+
+
+def test_a_slow_client_is_told_that_its_connection_is_closed() -> None:
+    async def run() -> None:
+        body = IncomingBody(
+            asyncio.Queue[Message]().get, memory=BodyMemory(limit_bytes=LIMIT), timeout_s=0, max_bytes=None
+        )
+        with pytest.raises(HTTPException) as error:
+            await body.receive()
+        assert (error.value.status_code, error.value.headers) == (408, {"Connection": "close"})
 
     asyncio.run(run())

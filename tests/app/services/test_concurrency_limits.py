@@ -104,12 +104,13 @@ def test_after_a_failure_redis_is_left_alone_for_two_seconds_and_a_warning_comes
             (1002.0, 2, 1),
             (1059.9, 3, 1),
             (1061.9, 4, 2),
+            (1121.9, 5, 3),
         ):
             now_s = at_s
             async with limits.hold("requests", "key", 0):  # nothing is limited
                 assert (redis.calls, len(caplog.records)) == (calls, warnings)
         redis.is_away = False
-        now_s = 1063.9
+        now_s = 1123.9
         with pytest.raises(Busy):
             await limits.hold("requests", "key", 0).__aenter__()
         assert "concurrency of keys is not limited while Redis does not respond: gone" in caplog.text
@@ -155,7 +156,9 @@ def test_what_is_in_progress_is_renewed_three_times_in_its_life_until_it_ends(
     assert set(slept) == {TTL_S / 3}
 
 
-def messages(kind: str, *, max_requests: int | None, max_streams: int | None, limits: Any) -> list[Message]:
+def messages(
+    kind: str, *, max_requests: int | None, max_streams: int | None, limits: Any, has_key: bool = True
+) -> list[Message]:
     """Return what a client gets of a response of two parts to a key with these limits."""
     got: list[Message] = []
 
@@ -174,8 +177,9 @@ def messages(kind: str, *, max_requests: int | None, max_streams: int | None, li
     async def send(message: Message) -> None:
         got.append(message)
 
-    key = Key("key", b"", frozenset(), max_requests=max_requests, max_streams=max_streams)
-    state = {"key": key, "services": type("Services", (), {"concurrency": limits})}
+    state: dict[str, Any] = {"services": type("Services", (), {"concurrency": limits})}
+    if has_key:
+        state["key"] = Key("key", b"", frozenset(), max_requests=max_requests, max_streams=max_streams)
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "state": state}
     asyncio.run(ConcurrencyLimit(app)(scope, receive, send))
     return got
@@ -192,6 +196,7 @@ def test_nothing_of_a_stream_that_is_one_too_many_reaches_the_client(
         messages(kind, max_requests=1, max_streams=1, limits=limits),
         messages("application/json", max_requests=None, max_streams=0, limits=limits),
         messages(kind, max_requests=None, max_streams=None, limits=None),
+        messages(kind, max_requests=None, max_streams=None, limits=None, has_key=False),
     ):
         assert [one.get("status", one.get("body")) for one in all_of_it] == [200, b"a", b"a"]
 
