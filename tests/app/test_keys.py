@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.keys import RELOAD_S, KeyFile, new_key, read_keys
+from app.keys import RELOAD_S, KeyFile, main, new_key, read_keys
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def write(path: Path, *lines: str) -> Path:
 
 def test_file_holds_hashes_and_never_keys(tmp_path: Path) -> None:
     secret, line = new_key("laptop", scopes="read,complete", models="a*,b", rate="10/second")
-    assert secret not in line and len(secret) > 40
+    assert secret not in line and len(secret) == len("nck_") + 43  # 256 bits in base64
     [key] = read_keys(write(tmp_path / "keys", "# mine", "", line + "  # since May"))
     assert key.name == "laptop" and key.scopes == {"read", "complete"} and key.models == ("a*", "b")
     assert key.digest == hashlib.sha256(secret.encode()).digest()
@@ -242,3 +242,38 @@ def test_command_prints_the_line_apart_from_the_key(tmp_path: Path) -> None:
         [*command[:4], "site", "--scopes", "root"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1 and "scopes=" in refused.stderr and not refused.stdout
+
+
+def test_file_is_read_after_a_second_and_a_problem_is_logged_after_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("app.keys.time.monotonic", lambda: now_s)
+    (_, other), (secret, line) = (new_key(name, scopes="read") for name in ("other", "laptop"))
+    keys = KeyFile(write(tmp_path / "keys", "bad", other))
+    assert keys.problems and len(caplog.records) == 1
+    write(tmp_path / "keys", "bad", other, line)
+    for at_s, is_valid, records in (
+        (1000.9, False, 1),
+        (1001.0, True, 1),
+        (1059.9, True, 1),
+        (1061.0, True, 2),
+        (1121.0, True, 3),
+    ):
+        now_s = at_s
+        assert (keys.find(secret) is not None, len(caplog.records)) == (is_valid, records)
+
+
+def test_command_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["new", "site", "--rate", "5/second", "--max-jobs", "3", "--max-corpus-bytes", "2kB"])
+    printed = capsys.readouterr()
+    secret = printed.err.strip().rpartition(" ")[2]
+    found = KeyFile(write(tmp_path / "keys", printed.out)).find(secret)
+    assert found and found.scopes == {"read", "complete"} and found.models == ()
+    assert (found.max_jobs, found.max_corpus_bytes, found.max_streams) == (3, 2000, None)
+    assert found.rate is not None and found.rate.amount == 5
+    with pytest.raises(SystemExit, match="nextchar: scopes="):
+        main(["new", "site", "--scopes", "root"])
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2 and "new" in capsys.readouterr().err
