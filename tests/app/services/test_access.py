@@ -12,13 +12,17 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.keys import new_key
+from app.keys import Key, new_key
 from app.main import create_app
+from app.services.access import Access
 from app.settings import ApiSettings
 from models.anomaly.alerts import AlertKey, occurrence
 from store.alerts import Alerts
+from store.corpora import Corpora
 from store.corpus_upload import Upload
-from store.jobs import JobStatus
+from store.jobs import Jobs, JobStatus
+from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
 
@@ -508,3 +512,24 @@ def test_evaluation_that_reads_the_training_text_needs_a_key_that_may_read_it(te
 def test_without_keys_no_owner_is_recorded(service: Service) -> None:
     service.upload()
     assert service.blobs.paths("corpus_owners") == []
+
+
+def test_a_limited_key_lists_corpora_by_the_time_of_its_own_upload(tmp_path: Path) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    uploaded = {"old": 3000, "middle": 1000, "new": 2000}
+    ids = {}
+    for text, time_s in uploaded.items():
+        with Upload(tmp_path, limit_bytes=100) as upload:
+            upload.feed(text.encode())
+            ids[text] = corpora.add(upload)[0].id
+        blobs.write(f"corpus_owners/{ids[text]}/key-owl", str(time_s).encode())
+    with Upload(tmp_path, limit_bytes=100) as upload:
+        upload.feed(b"of another key")
+        corpora.add(upload, name="fox-log")
+    key = Key("owl", b"", frozenset({"train"}), models=("owl*",))
+    access = Access(key, Models(blobs), Jobs(blobs), corpora)
+    listed = [(corpus.id, corpus.created_at) for corpus in access.list_corpora()]
+    assert listed == [(ids[text], uploaded[text]) for text in ("old", "new", "middle")]
+    everything = Access(None, Models(blobs), Jobs(blobs), corpora)
+    assert len(everything.list_corpora()) == 4 and everything.limited_key is everything.key_name is None
