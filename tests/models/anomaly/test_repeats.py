@@ -53,3 +53,25 @@ def test_new_lines_with_few_words_in_common_are_all_flagged() -> None:
     ]
     assert not any(KNOWN.parse(line).template.count for line in attack)
     assert repeats(attack) == [False] * len(attack)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "values", "are_alike"),
+    [(3, 1, False), (4, 1, True), (4, 2, True), (4, 3, False), (6, 4, True), (6, 5, False)],
+)
+def test_lines_are_alike_by_four_words_and_six_tenths_of_their_template(
+    fixed: int, values: int, are_alike: bool
+) -> None:
+    words = ["disk", "fails", "with", "error", "in", "the"][:fixed]
+    names = [a + b for a in "abcde" for b in ("lpha", "ravo", "arol", "elta", "cho", "oxe")]
+    lines = [
+        " ".join([*words, *(names[(i * (2 * k + 1) + k) % 30] for k in range(values))]) for i in range(26)
+    ]
+    assert all(KNOWN.parse(line).template.is_new for line in lines)
+    assert repeats(lines) == [False] * MIN_FLAGGED + [are_alike] * 6
+
+
+def test_kinds_beyond_the_limit_are_flagged_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.anomaly.repeats._MAX_KINDS", 2)
+    found = repeats([*["fan 1 stopped"] * MIN_FLAGGED, "door 1 open", "lamp 1 off"] * 2)
+    assert found[-3:] == [True, True, False]
