@@ -58,8 +58,8 @@ def explain(
         requested = list(running.items())
         read += sum(step.ids.size for _, (_, step) in requested)
         results = _run_steps(network, [step for _, (_, step) in requested])
-        for (index, (generator, _)), result in zip(requested, results, strict=True):
-            _advance(running, spans, index, generator, result)
+        for i, (index, (generator, _)) in enumerate(requested):
+            _advance(running, spans, index, generator, results[i])
     return spans
 
 
@@ -91,9 +91,10 @@ def _run_steps(network: StepNetwork, steps: Sequence[Step]) -> list[tuple[Logits
             state = np.concatenate([step.state for step in batch])
             logits, state = network.step(ids, state, length if is_without_logits else 0)
             at = 0
-            for index, step in zip(indices[part], batch, strict=True):
-                end = at + step.ids.shape[1]
-                results[index] = logits[: len(step.ids), at:end], state[at:end]
+            for index in indices[part]:
+                characters, rows = steps[index].ids.shape
+                end = at + rows
+                results[index] = logits[:characters, at:end], state[at:end]
                 at = end
     return [result for result in results if result is not None]
 

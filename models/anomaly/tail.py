@@ -22,6 +22,7 @@ SIGNIFICANCE = 0.05
 """A fit with a smaller p-value is rejected."""
 
 _BOOTSTRAPS = 200
+_MIN_PROBABILITY = 1e-12  # so that each has a logarithm
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ def _quantile(probability: NDArray[np.float64], shape: float, scale: float) -> N
 def _anderson_darling(excesses: NDArray[np.float64], shape: float, scale: float) -> float:
     """Return the distance of ascending excesses from the distribution (Anderson and Darling 1954)."""
     n = len(excesses)
-    below = np.clip(1 - _survival(excesses, shape, scale), 1e-12, 1 - 1e-12)
+    above = _survival(excesses, shape, scale)
     weights = 2 * np.arange(1, n + 1) - 1
-    return float(-n - (weights * (np.log(below) + np.log(1 - below[::-1]))).mean())
+    return float(-n - (weights * (_log(1 - above) + _log(above[::-1]))).mean())
+
+
+def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(np.maximum(probabilities, _MIN_PROBABILITY))
