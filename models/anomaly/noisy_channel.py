@@ -65,7 +65,7 @@ def find_spans(
     marks: list[Span] = []
     max_marks = MAX_MARKS * (1 + line.count("\n"))
     at = examined = 0
-    while at < len(ids) and len(marks) < max_marks:
+    while len(marks) < max_marks:
         min_excess = min(threshold, _MIN_EXCESS) if examined < MAX_EXAMINED else threshold
         surprising = yield from _next_surprising(size, ids[at:], last, state, min_excess)
         if surprising is None:
@@ -145,7 +145,7 @@ def _best_hypothesis(
         hypotheses = [hypothesis for hypothesis in every if hypothesis.cost < limit]
         costs = yield from _costs(size, hypotheses, surprising, limit)
         min_cost = min(costs, default=math.inf)
-        if min_cost < limit:  # of equal ones, the first
+        if math.isfinite(min_cost):  # of equal ones, the first
             first = next(i for i, cost in enumerate(costs) if cost < min_cost + _ROUNDING)
             best = hypotheses[first]
     mark, corrected = None, window
