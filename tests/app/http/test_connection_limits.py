@@ -335,6 +335,98 @@ def test_a_connection_that_was_lost_during_the_first_of_two_requests_is_forgotte
     asyncio.run(run())
 
 
+async def _answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+
+
+def test_what_a_connection_waits_for_follows_from_what_was_sent() -> None:
+    async def run() -> None:
+        server = protocol(Transport())
+
+        def state() -> tuple[bool, bool]:
+            return server.needs_header, server.is_being_served
+
+        needs_header, waits, is_served = (True, False), (False, False), (False, True)
+        assert state() == needs_header
+        server.data_received(POST[:20])
+        assert state() == needs_header
+        server.data_received(POST[20:] + b"ab")
+        assert state() == waits, "for the rest of its body"
+        server.data_received(b"cd")
+        assert state() == is_served
+        server.pause_writing()
+        assert state() == waits, "for the client to read"
+        server.resume_writing()
+        assert state() == is_served
+        server = protocol(Transport(), app=_answer_at_once)
+        server.data_received(GET)
+        await asyncio.gather(*server.tasks)
+        assert state() == waits, "it is idle"
+        server.data_received(GET[:20])
+        assert state() == needs_header
+        server.transport.close()
+        assert state() == waits, "for its end"
+
+    asyncio.run(run())
+
+
+def test_who_has_begun_a_request_or_may_not_connect_is_told_why() -> None:
+    async def refused(sent: bytes, status: int, app: Any = _never, **headers: str) -> Transport:
+        server = protocol(transport := Transport(), app=app)
+        if sent:
+            server.data_received(sent)
+        await asyncio.gather(*(server.tasks if app is _answer_at_once else ()))
+        transport.written = b""
+        server.refuse(status, headers or None)
+        return transport
+
+    async def run() -> None:
+        for sent, status, told in (
+            (b"", 408, None),
+            (b"GET", 408, (408, "request_timeout")),
+            (b"", 503, (503, "overloaded")),
+        ):
+            transport = await refused(sent, status)
+            assert (transport.error, transport.log) == (told, ["closed"])
+        transport = await refused(b"", 503, **{"Retry-After": "1"})
+        assert b"connection: close\r\n" in transport.written and b"retry-after: 1\r\n" in transport.written
+        transport = await refused(GET, 408)
+        assert (transport.written, transport.log) == (b"", ["aborted"]), "in the middle of its response"
+        transport = await refused(GET + b"GET", 408, _answer_at_once)
+        assert transport.error == (408, "request_timeout")
+        transport = await refused(POST, 408, _answer_at_once)
+        assert (transport.written, transport.log) == (b"", ["closed"]), "the rest of a refused body"
+        server = protocol(transport := Transport())
+        server.data_received(b"GET")
+        transport.close()
+        server.refuse(408)
+        assert transport.written == b""
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"/a", b"localhost"),
+        (b"http://example.org/a", b"example.org"),
+        (b"http://example.org:80/a", b"example.org:80"),
+        (b"http://[::1]:8000/a", b"[::1]:8000"),
+    ],
+)
+def test_the_host_is_that_of_the_target_or_else_of_the_header(target: bytes, host: bytes) -> None:
+    async def run() -> None:
+        server = protocol(Transport())
+        server.data_received(b"GET %b HTTP/1.1\r\nAccept: */*\r\nHost: localhost\r\n\r\n" % target)
+        assert sorted(server.scope["headers"]) == [(b"accept", b"*/*"), (b"host", host)]
+
+    asyncio.run(run())
+
+
 def test_a_unix_socket_has_no_options_of_tcp() -> None:
     async def run(connection: socket.socket) -> None:
         protocol(Transport(connection))
