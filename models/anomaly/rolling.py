@@ -107,8 +107,8 @@ def rebuild(
     grown = newest(known, without_repeats(learnable), random)
     made = _calibration(stored, grown, rate)
     after = made.thresholds(rate)
-    limits = [limit + MAX_RISE_BITS for limit in stored.thresholds(rate)]
-    if any(threshold > limit for threshold, limit in zip(after, limits, strict=True)):
+    limits = np.array(stored.thresholds(rate)) + MAX_RISE_BITS
+    if (np.array(after) > limits).any():
         drift = (
             f"The threshold would rise more than {MAX_RISE_BITS:g} bits above that of the stored calibration."
             " If these lines are normal, calibrate on recent ones or train again."
