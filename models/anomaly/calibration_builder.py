@@ -135,9 +135,9 @@ def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np
     bucket_of = np.searchsorted(np.array(edges, np.intp), lengths, "left")
     filled = [(np.flatnonzero(bucket_of == i), edge) for i, edge in enumerate([*edges, None])]
     kept = [(own, edge) for own, edge in filled if len(own) >= MIN_LINES]
-    if len(kept) < len(filled):  # one length dominates: its lines would fill several buckets
-        return [(np.arange(len(lengths)), None)] if not kept or kept[-1][1] is not None else kept
-    return kept
+    if kept and kept[-1][1] is None:
+        return kept
+    return [(np.arange(len(lengths)), None)]  # one length dominates: its lines would fill several buckets
 
 
 def _bucket(values: Floats, longest: int | None, weights: Floats, is_newest: NDArray[np.bool]) -> Bucket:

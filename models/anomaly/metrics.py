@@ -52,7 +52,8 @@ def recall_at(scores: Floats, anomalous: Labels, rate: float) -> float:
     """Return the recall at the lowest threshold that flags at most a share `rate` of the normal lines."""
     found, flagged = _counts(scores, anomalous)
     normal = flagged - found
-    allowed = np.flatnonzero(normal <= rate * normal[-1] + 1e-9)
+    max_alarms = int(rate * normal[-1] + 1e-9)
+    allowed = np.flatnonzero(normal <= max_alarms)
     return float(found[allowed[-1]] / found[-1]) if allowed.size else 0.0
 
 
