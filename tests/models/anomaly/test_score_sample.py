@@ -71,3 +71,8 @@ def test_lines_of_a_sample_keep_their_order_and_their_keys() -> None:
 
 def test_the_score_of_a_flagged_line_is_not_above_what_it_exceeded() -> None:
     assert censored(5.0) == 5.0 - SCORE_TOLERANCE
+
+
+def test_a_bucket_of_very_few_lines_has_one_of_them_in_the_first_sample() -> None:
+    sample = initial_sample(calibration(20_000, 3), now=0.0, random=np.random.default_rng(0))
+    assert Counter(line.bucket for line in sample.lines) == {0: 4999, 1: 1}

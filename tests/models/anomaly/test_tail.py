@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import genpareto
 
-from models.anomaly.tail import MAX_EXCESSES, MIN_EXCESSES, SIGNIFICANCE, Tail, fit_tail
+from models.anomaly.tail import MAX_EXCESSES, MIN_EXCESSES, SIGNIFICANCE, Tail, _fit, fit_tail
 
 
 @pytest.mark.parametrize("shape", [-0.4, 0.0, 1e-7, 0.3])
@@ -104,3 +104,12 @@ def test_scores_that_equal_the_start_of_the_tail_are_no_excesses() -> None:
     assert fit_tail(scores) is not None
     scores[-MIN_EXCESSES - 1] = scores[-MIN_EXCESSES]
     assert fit_tail(scores) is None
+
+
+def test_a_distribution_that_ends_before_the_largest_score_is_replaced_by_an_exponential_one() -> None:
+    excesses = np.linspace(0.02, 1.0, 50)
+    shape, scale = _fit(excesses)
+    assert shape < -0.5 and -scale / shape > 1.0
+    excesses[-1] = 1.4
+    assert reference_fit(excesses)[0] == 0
+    assert _fit(excesses) == (0.0, excesses.mean())
