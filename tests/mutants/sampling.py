@@ -141,7 +141,11 @@ _TESTS = {
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
-    "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),
+    "worker/attempt.py": (
+        "tests/worker/test_attempt.py",
+        "tests/worker/test_two_attempts.py",
+        "tests/worker/test_tasks.py",
+    ),
     "worker/evaluator.py": ("tests/worker/test_training.py",),
     "worker/trainer.py": ("tests/worker/test_training.py",),
 }

@@ -38,13 +38,14 @@ class Refusing(Blobs):
             "create": set(write),
         }
         self.error = error
+        self.refusals = 0  # so far
 
     def refuse_writes(self, *prefixes: str) -> None:
         """From now on refuse to write below these prefixes alone."""
         self.refused["write"] = self.refused["create"] = set(prefixes)
 
     def __getattribute__(self, name: str) -> Any:
-        mine = ("blobs", "refused", "error", "refuse_writes")
+        mine = ("blobs", "refused", "error", "refusals", "refuse_writes")
         if name.startswith("__") or name in mine:
             return object.__getattribute__(self, name)
         call = getattr(self.blobs, name)
@@ -52,6 +53,7 @@ class Refusing(Blobs):
         def guarded(*arguments: Any, **options: Any) -> Any:
             refused = self.refused.get(name, ())
             if arguments and any(str(arguments[0]).startswith(prefix) for prefix in refused):
+                self.refusals += 1
                 raise self.error()
             return call(*arguments, **options)
 

@@ -1,17 +1,13 @@
 """Jobs run by real worker processes, and what becomes of them when those are killed."""
 
-import errno
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +15,6 @@ from redis import Redis
 
 from models.auto_preset import Candidate
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
-from models.errors import InvalidInput, NotFound, Unavailable
 from models.kernels.instruction_sets import available_levels
 from models.text import mask_values
 from store.corpora import Corpora
@@ -30,15 +25,9 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
-from tests.store.refusing import Refusing, full, unavailable
-from tests.store.test_models import FILES
-from tests.store.test_models import _card as card
 from tests.waiting import eventually
 from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP, WarmWorker
-from worker import attempt as attempt_module
 from worker import tasks
-from worker.attempt import Attempt
-from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME
 from worker.settings import WorkerSettings
 
@@ -482,290 +471,16 @@ def test_a_damaged_checkpoint_costs_some_steps_and_not_the_job(world: World) -> 
     assert any("is damaged" in str(event["data"]) for event in world.events(job))
 
 
-def trained(attempt: Attempt, *, stopped: str | None = None) -> Any:
-    """Return the outcome of training that has come to step 7."""
-    attempt._save(Checkpoint(7, {}, {"step": 7}))
-    attempt._set_progress({"step": 7})
-    return SimpleNamespace(stopped=stopped, card=card("fox"), files=FILES)
-
-
-class Desk:
-    """One attempt at a job, run in this process, at training that is over at once."""
-
-    def __init__(self, folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(attempt_module, "_QUICK_RETRIES_S", (0.0, 0.0))
-        monkeypatch.setattr(attempt_module, "_MAX_RETRY_S", 0.2)
-        monkeypatch.setattr(attempt_module, "_MAX_SHUTDOWN_RETRY_S", 0.1)
-        self.monkeypatch = monkeypatch
-        self.storage = Refusing(open_blobs((folder / "store").as_uri()))
-        self.blobs = self.storage.blobs
-        self.jobs, self.models = Jobs(self.blobs), Models(self.blobs)
-        redis = Redis.from_url(redis_url, decode_responses=True)
-        self.live, self.queue = Live(redis), TrainingQueue(Redis.from_url(redis_url))
-        self.reconciler = Reconciler(self.jobs, self.live, self.queue, patience_s=0)
-        self.settings = WorkerSettings(data_dir=folder, redis_url=redis_url)
-        training = TrainingConfig(budget=Budget(steps=7))
-        request = JobRequest(corpus="corpus_1", name="fox", network=NETWORK, training=training)
-        self.job = self.jobs.create(request)
-        self.outcomes = 0
-
-    @property
-    def now(self) -> Job:
-        return self.jobs.get(self.job.id)
-
-    @property
-    def messages(self) -> list[str]:
-        return [event["data"]["text"] for event in self.live.events(self.job.id)]
-
-    def attempt(
-        self, outcome: Callable[[Attempt], Any], *, meanwhile: Callable[[Attempt], None] | None = None
-    ) -> None:
-        """Take the job, have `outcome` for training, and do `meanwhile` while it waits for storage."""
-
-        def train(attempt: Attempt, resume: Any) -> Any:
-            self.outcomes += 1
-            return outcome(attempt)
-
-        self.monkeypatch.setattr(Attempt, "_outcome", train)
-        token = "me"
-        assert self.live.acquire_lease(self.job.id, token)
-        attempt = tasks._take(self.job.id, self.settings, self.live, self.storage, token)
-        assert attempt is not None
-        with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(self._when_waiting, attempt, meanwhile) if meanwhile else None
-            attempt.run()
-            if done:
-                done.result()
-        self.live.release_lease(self.job.id, token)
-
-    def attempt_after_wait(self, outcome: Callable[[Attempt], Any] = trained) -> None:
-        """Have the reconciler look when the job has waited long enough, and take the job again."""
-        self.monkeypatch.setattr("store.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
-        self.reconciler.run()
-        assert self.now.status is JobStatus.QUEUED
-        self.attempt(outcome)
-
-    def _when_waiting(self, attempt: Attempt, meanwhile: Callable[[Attempt], None]) -> None:
-        eventually(
-            lambda: "waiting_for_storage" in (self.live.progress(self.job.id) or {}),
-            what="the attempt says that it waits for storage",
-        )
-        meanwhile(attempt)
-
-
-def cannot_train(error: Exception) -> Callable[[Attempt], Any]:
-    def outcome(attempt: Attempt) -> Any:
-        attempt._save(Checkpoint(3, {}, {"step": 3}))
-        attempt._set_progress({"step": 3})
-        raise error
-
-    return outcome
-
-
-@pytest.fixture
-def desk(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(tmp_path, clean_redis_url, monkeypatch)
-
-
-def test_attempts_are_counted_and_progress_has_checkpoint_and_memory(desk: Desk) -> None:
-    began = time.time()
-    desk.storage.refuse_writes("model_files")
-    desk.attempt(trained)
-    progress = desk.live.progress(desk.job.id)
-    assert progress is not None and began <= progress["checkpoint_at"] <= time.time()
-    assert progress["peak_memory_bytes"] > 1 << 20
-    desk.storage.refuse_writes()
-    desk.attempt_after_wait()
-    counted = desk.live.attempts()
-    assert {key: count for key, (count, _) in counted.items()} == {
-        ("paused", "storage_full"): 1,
-        ("succeeded", ""): 1,
-    }
-    assert all(0 <= seconds < 60 for _, seconds in counted.values())
-
-
-@pytest.mark.parametrize("error", [full, unavailable])
-def test_a_model_that_cannot_be_published_pauses_its_job_and_keeps_the_checkpoint(
-    desk: Desk, error: Callable[[], Exception]
-) -> None:
-    desk.storage.error = error
-    desk.storage.refuse_writes("model_files")
-    desk.attempt(trained)
-    paused = desk.now
-    assert (paused.status, paused.error, paused.waits_for_storage) == (JobStatus.PAUSED, None, True)
-    assert paused.pause_reason is not None
-    assert paused.pause_reason.message in str(error())
-    assert paused.needed_bytes >= sum(map(len, FILES.values()))
-    assert desk.jobs.checkpoint_step(desk.job.id) == 7
-    assert "continues when the storage works" in desk.messages[-1]
-    desk.storage.refuse_writes()
-    desk.attempt_after_wait()
-    assert (desk.now.status, desk.now.model, desk.now.pause_reason) == (JobStatus.SUCCEEDED, "fox@1", None)
-    assert desk.blobs.paths("checkpoints") == []
-
-
-def test_storage_that_fails_for_a_moment_pauses_nothing(desk: Desk) -> None:
-    refusals = iter([full(), unavailable()])
-
-    def outcome(attempt: Attempt) -> Any:
-        for error in refusals:
-            raise error
-        return trained(attempt)
-
-    desk.attempt(outcome)
-    assert (desk.now.status, desk.now.attempt, desk.outcomes) == (JobStatus.SUCCEEDED, 1, 3)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
-def test_scratch_folder_that_fails_pauses_the_job(desk: Desk, number: int) -> None:
-    desk.attempt(cannot_train(OSError(number, os.strerror(number))))
-    assert desk.now.waits_for_storage
-    assert desk.jobs.checkpoint_step(desk.job.id) == 3
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (InvalidInput("it diverged", code="diverged"), "diverged"),
-        (NotFound("the corpus is gone", code="corpus_not_found"), "corpus_not_found"),
-        (Unavailable("the corpus is damaged", code="corpus_damaged"), "corpus_damaged"),
-        (MemoryError(), "out_of_memory"),
-        (RuntimeError("a bug"), "internal_error"),
-    ],
-)
-def test_other_errors_fail_the_job_and_keep_its_checkpoint(desk: Desk, error: Exception, code: str) -> None:
-    desk.attempt(cannot_train(error))
-    failed = desk.now
-    assert failed.error is not None
-    assert (failed.status, failed.error.code) == (JobStatus.FAILED, code)
-    assert desk.jobs.checkpoint_step(desk.job.id) == 3
-
-
-def test_checkpoint_that_cannot_be_read_pauses_the_job_and_is_kept(desk: Desk) -> None:
-    Checkpoints(desk.blobs, desk.job.id).save(Checkpoint(5, {}, {"step": 5}))
-    desk.storage.refused["stream"] = {"checkpoints"}
-    desk.attempt(trained)
-    assert (desk.now.waits_for_storage, desk.outcomes) == (True, 0)
-    assert desk.jobs.checkpoint_step(desk.job.id) == 5
-
-
-def test_checkpoint_that_cannot_be_kept_does_not_stop_training(desk: Desk) -> None:
-    desk.storage.refuse_writes("checkpoints")
-    desk.attempt(trained)
-    assert (desk.now.status, desk.now.model) == (JobStatus.SUCCEEDED, "fox@1")
-    assert sum("no checkpoint at step 7" in text for text in desk.messages) == 1
-
-
-def test_a_worker_keeps_its_job_until_its_record_is_stored(desk: Desk) -> None:
-    def make_room(attempt: Attempt) -> None:
-        assert desk.live.has_lease(desk.job.id)
-        assert desk.now.status is JobStatus.RUNNING
-        desk.storage.refuse_writes()
-
-    desk.storage.refuse_writes("jobs", "events", "model_files", "checkpoints")
-    # The record that says running is written before.
-    desk.storage.refused["create"] = set()
-
-    def outcome(attempt: Attempt) -> Any:
-        desk.storage.refuse_writes("jobs", "events", "model_files", "checkpoints")
-        return trained(attempt)
-
-    desk.attempt(outcome, meanwhile=make_room)
-    # What it had learned was in no storage: it was stored before the job was left.
-    assert desk.now.waits_for_storage
-    assert desk.jobs.checkpoint_step(desk.job.id) == 7
-    assert any("waiting for storage" in text for text in desk.messages)
-    assert "waiting_for_storage" not in (desk.live.progress(desk.job.id) or {})
-
-
-@pytest.mark.parametrize(
-    ("asked", "status", "kept"), [("cancel", JobStatus.CANCELLED, False), ("pause", JobStatus.PAUSED, True)]
-)
-def test_a_worker_waiting_for_storage_applies_stop_requests(
-    desk: Desk, asked: Any, status: JobStatus, kept: bool
-) -> None:
-    def ask(attempt: Attempt) -> None:
-        desk.live.request_stop(desk.job.id, asked)
-        attempt._renew_lease()
-        desk.storage.refuse_writes()
-
-    def outcome(attempt: Attempt) -> Any:
-        desk.storage.refuse_writes("jobs", "events", "model_files", "checkpoints")
-        return trained(attempt)
-
-    desk.attempt(outcome, meanwhile=ask)
-    assert (desk.now.status, desk.now.pause_reason) == (status, None)
-    assert (desk.jobs.checkpoint_step(desk.job.id) is not None) == kept
-
-
-def test_a_worker_waiting_for_storage_stops_on_shutdown(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        desk.storage.refuse_writes("jobs", "events", "model_files")
-        return trained(attempt)
-
-    desk.attempt(outcome, meanwhile=lambda attempt: attempt._shutdown.set())
-    assert desk.now.status is JobStatus.RUNNING
-    assert not desk.live.has_lease(desk.job.id)
-    desk.reconciler.run()
-    assert desk.now.status is JobStatus.QUEUED
-    assert desk.jobs.checkpoint_step(desk.job.id) == 7
-
-
-def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage(desk: Desk) -> None:
-    desk.live.request_stop(desk.job.id, "cancel_keep_best")
-
-    def outcome(attempt: Attempt) -> Any:
-        attempt._renew_lease()
-        return trained(attempt, stopped="cancel_keep_best")
-
-    desk.storage.refuse_writes("model_files")
-    desk.attempt(outcome)
-    assert desk.now.waits_for_storage
-    desk.storage.refuse_writes()
-    desk.attempt_after_wait(outcome)
-    assert (desk.now.status, desk.now.model) == (JobStatus.CANCELLED, "fox@1")
-    assert desk.live.pending_stop(desk.job.id) is None
-
-
-@pytest.mark.parametrize("why", ["storage", "owner"])
-@pytest.mark.parametrize(
-    ("asked", "status", "left"),
-    [
-        ("cancel", JobStatus.CANCELLED, None),
-        ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
-    ],
-)
-def test_a_cancel_during_a_pause_is_applied(
-    desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None
-) -> None:
-    write_record = Attempt._write_record
-
-    def ask_and_write(attempt: Attempt, *arguments: Any) -> Job:
-        desk.live.request_stop(desk.job.id, asked)  # the record says running, so the API only asks
-        return write_record(attempt, *arguments)
-
-    desk.monkeypatch.setattr(Attempt, "_write_record", ask_and_write)
-    if why == "storage":
-        desk.storage.refuse_writes("model_files")
-        desk.attempt(trained)
-    else:
-        desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
-    assert desk.live.pending_stop(desk.job.id) == left
-    if desk.now.waits_for_storage:
-        assert asked == "cancel_keep_best"  # which is done when the storage works again
-    else:
-        assert desk.now.status is status
-
-
 def test_lease_is_released_where_there_is_nothing_to_do(
-    desk: Desk, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(desk.settings.data_dir))
-    monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(world.folder))
+    monkeypatch.setenv("NEXTCHAR_REDIS_URL", world.redis_url)
     monkeypatch.setattr(tasks, "_die_with_parent", lambda: None)
-    desk.jobs.move(desk.job, JobStatus.PAUSED)
-    tasks.train(desk.job.id)
-    assert not desk.live.has_lease(desk.job.id)
+    job = world.send(Budget(steps=1))
+    world.jobs.move(job, JobStatus.PAUSED)
+    tasks.train(job.id)
+    assert not world.live.has_lease(job.id)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there children are told of their parent's death")
@@ -796,27 +511,6 @@ def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world:
     steps = [event["data"]["step"] for event in world.events(worker_job) if event["type"] == "metrics"]
     assert steps == sorted(set(steps))
     assert any("the storage works again" in str(event["data"]) for event in world.events(worker_job))
-
-
-def test_a_process_that_has_lost_the_job_does_not_record_what_auto_chose(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        desk.jobs.move(desk.now, JobStatus.QUEUED)
-        attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
-        raise AssertionError("unreachable")
-
-    desk.attempt(outcome)
-    assert (desk.now.status, desk.now.request) == (JobStatus.QUEUED, desk.job.request)
-
-
-def test_a_choice_that_the_storage_refused_is_recorded_when_it_is_repeated(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        if not attempt.job.request.chosen_preset:
-            desk.storage.refuse_writes(*(["jobs"] if desk.outcomes == 1 else []))
-            attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
-        return trained(attempt)
-
-    desk.attempt(outcome)
-    assert (desk.now.status, desk.now.request.chosen_preset) == (JobStatus.SUCCEEDED, "tiny")
 
 
 def test_a_worker_that_is_older_than_the_record_leaves_the_job_to_others(

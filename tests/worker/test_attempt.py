@@ -1,0 +1,618 @@
+"""One attempt at a job, in this process: how it ends, and what it does while the storage does not work."""
+
+import errno
+import itertools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from models.config import Budget, NetworkConfig, TrainingConfig
+from models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from store.jobs import Job, JobRequest, Jobs, JobStatus
+from store.live import Live
+from store.models import Models
+from store.open_blobs import open_blobs
+from store.queue import TrainingQueue
+from store.reconcile import Reconciler
+from tests.store.refusing import Refusing, full, unavailable
+from tests.store.test_models import FILES
+from tests.store.test_models import _card as card
+from tests.waiting import eventually
+from worker import attempt as attempt_module
+from worker import tasks
+from worker.attempt import Attempt
+from worker.checkpoints import Checkpoint, Checkpoints
+from worker.settings import WorkerSettings
+
+NETWORK = NetworkConfig(units=32, embedding=8)
+
+
+def trained(attempt: Attempt, *, stopped: str | None = None) -> Any:
+    """Return the outcome of training that has come to step 7."""
+    attempt._save(Checkpoint(7, {}, {"step": 7}))
+    attempt._set_progress({"step": 7})
+    return SimpleNamespace(stopped=stopped, card=card("fox"), files=FILES)
+
+
+class Desk:
+    """One attempt at a job, run in this process, at training that is over at once."""
+
+    def __init__(self, folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(attempt_module, "_QUICK_RETRIES_S", (0.0, 0.0))
+        monkeypatch.setattr(attempt_module, "_MAX_RETRY_S", 0.2)
+        monkeypatch.setattr(attempt_module, "_MAX_SHUTDOWN_RETRY_S", 0.1)
+        self.monkeypatch = monkeypatch
+        self.storage = Refusing(open_blobs((folder / "store").as_uri()))
+        self.blobs = self.storage.blobs
+        self.jobs, self.models = Jobs(self.blobs), Models(self.blobs)
+        redis = Redis.from_url(redis_url, decode_responses=True)
+        self.live, self.queue = Live(redis), TrainingQueue(Redis.from_url(redis_url))
+        self.reconciler = Reconciler(self.jobs, self.live, self.queue, patience_s=0)
+        self.settings = WorkerSettings(data_dir=folder, redis_url=redis_url)
+        training = TrainingConfig(budget=Budget(steps=7))
+        request = JobRequest(corpus="corpus_1", name="fox", network=NETWORK, training=training)
+        self.job = self.jobs.create(request)
+        self.outcomes = 0
+
+    @property
+    def now(self) -> Job:
+        return self.jobs.get(self.job.id)
+
+    @property
+    def messages(self) -> list[str]:
+        return [event["data"]["text"] for event in self.live.events(self.job.id)]
+
+    def attempt(
+        self, outcome: Callable[[Attempt], Any], *, meanwhile: Callable[[Attempt], None] | None = None
+    ) -> Attempt:
+        """Take the job, have `outcome` for training, and do `meanwhile` while it waits for storage."""
+
+        def train(attempt: Attempt, resume: Any) -> Any:
+            self.outcomes += 1
+            return outcome(attempt)
+
+        self.monkeypatch.setattr(Attempt, "_outcome", train)
+        token = "me"
+        assert self.live.acquire_lease(self.job.id, token)
+        attempt = tasks._take(self.job.id, self.settings, self.live, self.storage, token)
+        assert attempt is not None
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(self._when_waiting, attempt, meanwhile) if meanwhile else None
+            attempt.run()
+            if done:
+                done.result()
+        self.live.release_lease(self.job.id, token)
+        return attempt
+
+    def attempt_after_wait(self, outcome: Callable[[Attempt], Any] = trained) -> None:
+        """Have the reconciler look when the job has waited long enough, and take the job again."""
+        self.monkeypatch.setattr("store.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
+        self.reconciler.run()
+        assert self.now.status is JobStatus.QUEUED
+        self.attempt(outcome)
+
+    def _when_waiting(self, attempt: Attempt, meanwhile: Callable[[Attempt], None]) -> None:
+        eventually(
+            lambda: "waiting_for_storage" in (self.live.progress(self.job.id) or {}),
+            what="the attempt says that it waits for storage",
+        )
+        meanwhile(attempt)
+
+
+def cannot_train(error: Exception) -> Callable[[Attempt], Any]:
+    def outcome(attempt: Attempt) -> Any:
+        attempt._save(Checkpoint(3, {}, {"step": 3}))
+        attempt._set_progress({"step": 3})
+        raise error
+
+    return outcome
+
+
+@pytest.fixture
+def desk(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, clean_redis_url, monkeypatch)
+
+
+def test_attempts_are_counted_and_progress_has_checkpoint_and_memory(desk: Desk) -> None:
+    began = time.time()
+    desk.storage.refuse_writes("model_files")
+    desk.attempt(trained)
+    progress = desk.live.progress(desk.job.id)
+    assert progress is not None and began <= progress["checkpoint_at"] <= time.time()
+    assert progress["peak_memory_bytes"] > 1 << 20
+    desk.storage.refuse_writes()
+    desk.attempt_after_wait()
+    counted = desk.live.attempts()
+    assert {key: count for key, (count, _) in counted.items()} == {
+        ("paused", "storage_full"): 1,
+        ("succeeded", ""): 1,
+    }
+    assert all(0 <= seconds < 60 for _, seconds in counted.values())
+
+
+@pytest.mark.parametrize("error", [full, unavailable])
+def test_a_model_that_cannot_be_published_pauses_its_job_and_keeps_the_checkpoint(
+    desk: Desk, error: Callable[[], Exception]
+) -> None:
+    desk.storage.error = error
+    desk.storage.refuse_writes("model_files")
+    desk.attempt(trained)
+    paused = desk.now
+    assert (paused.status, paused.error, paused.waits_for_storage) == (JobStatus.PAUSED, None, True)
+    assert paused.pause_reason is not None
+    assert paused.pause_reason.message in str(error())
+    assert paused.needed_bytes >= sum(map(len, FILES.values()))
+    assert desk.jobs.checkpoint_step(desk.job.id) == 7
+    assert "continues when the storage works" in desk.messages[-1]
+    desk.storage.refuse_writes()
+    desk.attempt_after_wait()
+    assert (desk.now.status, desk.now.model, desk.now.pause_reason) == (JobStatus.SUCCEEDED, "fox@1", None)
+    assert desk.blobs.paths("checkpoints") == []
+
+
+def test_storage_that_fails_for_a_moment_pauses_nothing(desk: Desk) -> None:
+    refusals = iter([full(), unavailable()])
+
+    def outcome(attempt: Attempt) -> Any:
+        for error in refusals:
+            raise error
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.attempt, desk.outcomes) == (JobStatus.SUCCEEDED, 1, 3)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_scratch_folder_that_fails_pauses_the_job(desk: Desk, number: int) -> None:
+    desk.attempt(cannot_train(OSError(number, os.strerror(number))))
+    assert desk.now.waits_for_storage
+    assert desk.jobs.checkpoint_step(desk.job.id) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidInput("it diverged", code="diverged"), "diverged"),
+        (NotFound("the corpus is gone", code="corpus_not_found"), "corpus_not_found"),
+        (Unavailable("the corpus is damaged", code="corpus_damaged"), "corpus_damaged"),
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("a bug"), "internal_error"),
+    ],
+)
+def test_other_errors_fail_the_job_and_keep_its_checkpoint(desk: Desk, error: Exception, code: str) -> None:
+    desk.attempt(cannot_train(error))
+    failed = desk.now
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == (JobStatus.FAILED, code)
+    assert desk.jobs.checkpoint_step(desk.job.id) == 3
+
+
+def test_checkpoint_that_cannot_be_read_pauses_the_job_and_is_kept(desk: Desk) -> None:
+    Checkpoints(desk.blobs, desk.job.id).save(Checkpoint(5, {}, {"step": 5}))
+    desk.storage.refused["stream"] = {"checkpoints"}
+    desk.attempt(trained)
+    assert (desk.now.waits_for_storage, desk.outcomes) == (True, 0)
+    assert desk.jobs.checkpoint_step(desk.job.id) == 5
+
+
+def test_checkpoint_that_cannot_be_kept_does_not_stop_training(desk: Desk) -> None:
+    desk.storage.refuse_writes("checkpoints")
+    desk.attempt(trained)
+    assert (desk.now.status, desk.now.model) == (JobStatus.SUCCEEDED, "fox@1")
+    assert sum("no checkpoint at step 7" in text for text in desk.messages) == 1
+
+
+def test_a_worker_keeps_its_job_until_its_record_is_stored(desk: Desk) -> None:
+    def make_room(attempt: Attempt) -> None:
+        assert desk.live.has_lease(desk.job.id)
+        assert desk.now.status is JobStatus.RUNNING
+        desk.storage.refuse_writes()
+
+    desk.storage.refuse_writes("jobs", "events", "model_files", "checkpoints")
+    # The record that says running is written before.
+    desk.storage.refused["create"] = set()
+
+    def outcome(attempt: Attempt) -> Any:
+        desk.storage.refuse_writes("jobs", "events", "model_files", "checkpoints")
+        return trained(attempt)
+
+    desk.attempt(outcome, meanwhile=make_room)
+    # What it had learned was in no storage: it was stored before the job was left.
+    assert desk.now.waits_for_storage
+    assert desk.jobs.checkpoint_step(desk.job.id) == 7
+    assert any("waiting for storage" in text for text in desk.messages)
+    assert "waiting_for_storage" not in (desk.live.progress(desk.job.id) or {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "kept"), [("cancel", JobStatus.CANCELLED, False), ("pause", JobStatus.PAUSED, True)]
+)
+def test_a_worker_waiting_for_storage_applies_stop_requests(
+    desk: Desk, asked: Any, status: JobStatus, kept: bool
+) -> None:
+    def ask(attempt: Attempt) -> None:
+        desk.live.request_stop(desk.job.id, asked)
+        attempt._renew_lease()
+        desk.storage.refuse_writes()
+
+    def outcome(attempt: Attempt) -> Any:
+        desk.storage.refuse_writes("jobs", "events", "model_files", "checkpoints")
+        return trained(attempt)
+
+    desk.attempt(outcome, meanwhile=ask)
+    assert (desk.now.status, desk.now.pause_reason) == (status, None)
+    assert (desk.jobs.checkpoint_step(desk.job.id) is not None) == kept
+
+
+def test_a_worker_waiting_for_storage_stops_on_shutdown(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        desk.storage.refuse_writes("jobs", "events", "model_files")
+        return trained(attempt)
+
+    desk.attempt(outcome, meanwhile=lambda attempt: attempt._shutdown.set())
+    assert desk.now.status is JobStatus.RUNNING
+    assert not desk.live.has_lease(desk.job.id)
+    desk.reconciler.run()
+    assert desk.now.status is JobStatus.QUEUED
+    assert desk.jobs.checkpoint_step(desk.job.id) == 7
+
+
+def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage(desk: Desk) -> None:
+    desk.live.request_stop(desk.job.id, "cancel_keep_best")
+
+    def outcome(attempt: Attempt) -> Any:
+        attempt._renew_lease()
+        return trained(attempt, stopped="cancel_keep_best")
+
+    desk.storage.refuse_writes("model_files")
+    desk.attempt(outcome)
+    assert desk.now.waits_for_storage
+    desk.storage.refuse_writes()
+    desk.attempt_after_wait(outcome)
+    assert (desk.now.status, desk.now.model) == (JobStatus.CANCELLED, "fox@1")
+    assert desk.live.pending_stop(desk.job.id) is None
+
+
+@pytest.mark.parametrize("why", ["storage", "owner"])
+@pytest.mark.parametrize(
+    ("asked", "status", "left"),
+    [
+        ("cancel", JobStatus.CANCELLED, None),
+        ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
+    ],
+)
+def test_a_cancel_during_a_pause_is_applied(
+    desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None
+) -> None:
+    write_record = Attempt._write_record
+
+    def ask_and_write(attempt: Attempt, *arguments: Any) -> Job:
+        desk.live.request_stop(desk.job.id, asked)  # the record says running, so the API only asks
+        return write_record(attempt, *arguments)
+
+    desk.monkeypatch.setattr(Attempt, "_write_record", ask_and_write)
+    if why == "storage":
+        desk.storage.refuse_writes("model_files")
+        desk.attempt(trained)
+    else:
+        desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
+    assert desk.live.pending_stop(desk.job.id) == left
+    if desk.now.waits_for_storage:
+        assert asked == "cancel_keep_best"  # which is done when the storage works again
+    else:
+        assert desk.now.status is status
+
+
+def test_a_process_that_has_lost_the_job_does_not_record_what_auto_chose(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        desk.jobs.move(desk.now, JobStatus.QUEUED)
+        attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
+        raise AssertionError("unreachable")
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.request) == (JobStatus.QUEUED, desk.job.request)
+
+
+def test_a_choice_that_the_storage_refused_is_recorded_when_it_is_repeated(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        if not attempt.job.request.chosen_preset:
+            desk.storage.refuse_writes(*(["jobs"] if desk.outcomes == 1 else []))
+            attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.request.chosen_preset) == (JobStatus.SUCCEEDED, "tiny")
+
+
+def saves(*steps: int, error: Exception | None = None) -> Callable[[Attempt], Any]:
+    """Save checkpoints of steps; then raise the error, or end."""
+
+    def outcome(attempt: Attempt) -> Any:
+        for step in steps:
+            attempt._save(Checkpoint(step, {"weight/0": np.zeros(1000, np.float32)}, {"step": step}))
+        attempt._set_progress({"step": 9})
+        if error:
+            raise error
+        return SimpleNamespace(stopped=None, card=card("fox"), files=FILES)
+
+    return outcome
+
+
+def test_pauses_without_a_new_checkpoint_are_counted(desk: Desk) -> None:
+    counts = []
+    for steps in ((), (), (3,), (3,), (4,), ()):
+        if desk.now.status is JobStatus.PAUSED:
+            desk.attempt_after_wait(saves(*steps, error=full()))
+        else:
+            desk.attempt(saves(*steps, error=full()))
+        counts.append(desk.now.storage_pauses)
+    assert counts == [1, 2, 1, 2, 1, 2]
+
+
+def test_a_checkpoint_that_is_saved_during_the_pause_is_progress(desk: Desk) -> None:
+    desk.attempt(saves(error=full()))
+
+    def outcome(attempt: Attempt) -> Any:
+        desk.storage.refuse_writes("checkpoints")
+        attempt._save(Checkpoint(3, {}, {"step": 3}))
+        desk.storage.refuse_writes()
+        attempt._set_progress({"step": 3})
+        raise full()
+
+    desk.attempt_after_wait(outcome)
+    assert (desk.now.storage_pauses, desk.jobs.checkpoint_step(desk.job.id)) == (1, 3)
+
+
+def test_a_paused_job_needs_room_for_two_checkpoints_or_its_model(desk: Desk) -> None:
+    desk.attempt(saves(error=full()))
+    assert desk.now.needed_bytes == 0
+    desk.attempt_after_wait(saves(3, error=full()))
+    size = len(desk.blobs.read(desk.blobs.paths("checkpoints")[-1]))
+    assert desk.now.needed_bytes == 2 * size > sum(map(len, FILES.values()))
+
+
+def test_a_job_is_given_back_to_the_queue_only_if_it_is_to_go_on(desk: Desk) -> None:
+    assert desk.attempt(lambda attempt: trained(attempt, stopped="shutdown")).is_given_back
+    assert desk.now.status is JobStatus.QUEUED
+    assert not desk.attempt(trained).is_given_back
+    assert desk.now.status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(("asked", "is_given_back"), [("cancel", False), ("cancel_keep_best", True)])
+def test_a_job_whose_pause_became_a_wish_for_its_model_is_given_back(
+    desk: Desk, asked: Any, is_given_back: bool
+) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        ended = trained(attempt, stopped="pause")
+        desk.live.request_stop(desk.job.id, asked)
+        return ended
+
+    assert desk.attempt(outcome).is_given_back == is_given_back
+
+
+def test_a_pause_is_acknowledged_and_a_newer_request_is_not(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        desk.live.request_stop(desk.job.id, "pause")
+        attempt._renew_lease()
+        return trained(attempt, stopped="pause")
+
+    desk.attempt(outcome)
+    assert desk.now.status is JobStatus.PAUSED and desk.live.pending_stop(desk.job.id) is None
+    assert desk.now.pause_reason is None
+    assert desk.blobs.paths("checkpoints"), "it can be resumed"
+
+
+@pytest.mark.parametrize("asked", ["pause", "cancel"])
+def test_a_request_that_comes_when_the_model_is_published_is_too_late(desk: Desk, asked: Any) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        ended = trained(attempt)
+        desk.live.request_stop(desk.job.id, asked)
+        attempt._renew_lease()
+        return ended
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.model) == (JobStatus.SUCCEEDED, "fox@1")
+    assert desk.live.pending_stop(desk.job.id) is None
+
+
+def test_a_request_that_was_withdrawn_stops_nothing(desk: Desk) -> None:
+    stops = []
+
+    def outcome(attempt: Attempt) -> Any:
+        for asked in ("pause", None):
+            if asked:
+                desk.live.request_stop(desk.job.id, "pause")
+            else:
+                desk.live.acknowledge_stop(desk.job.id)
+            attempt._renew_lease()
+            stops.append(attempt._stop_reason())
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert stops == ["pause", None]
+
+
+def test_a_record_that_was_written_although_the_storage_failed_is_not_written_again(desk: Desk) -> None:
+    create, failures = desk.blobs.create, iter([unavailable()])
+
+    def create_and_fail(path: str, data: bytes) -> bool:
+        created = create(path, data)
+        if b'"succeeded"' in data:
+            for error in failures:
+                raise error
+        return created
+
+    desk.monkeypatch.setattr(desk.blobs, "create", create_and_fail)
+    desk.attempt(trained)
+    assert (desk.now.status, desk.now.model, desk.now.sequence) == (JobStatus.SUCCEEDED, "fox@1", 2)
+    assert desk.live.attempts().keys() == {("succeeded", "")}
+    assert desk.blobs.paths("checkpoints") == []
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.FAILED])
+def test_a_record_of_another_process_is_not_taken_for_that_of_this_one(
+    desk: Desk, status: JobStatus, is_failing: bool
+) -> None:
+    create, failures = desk.blobs.create, iter([unavailable()] * is_failing)
+    moved: list[Job] = []
+
+    def another_first(path: str, data: bytes) -> bool:
+        if b'"paused"' in data:
+            if not moved:
+                moved.append(desk.jobs.move(desk.now, status))
+            for error in failures:
+                raise error
+        return create(path, data)
+
+    desk.monkeypatch.setattr(desk.blobs, "create", another_first)
+    desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
+    assert desk.now == moved[0]
+    assert desk.live.attempts() == {}, "the other process counts it"
+
+
+def test_a_wait_for_storage_is_told_once_and_keeps_the_progress(desk: Desk) -> None:
+    def look(attempt: Attempt) -> None:
+        waiting = desk.live.progress(desk.job.id)
+        assert waiting and waiting["step"] == 7 and waiting["waiting_for_storage"] == full().args[0]
+        eventually(lambda: desk.storage.refusals > 2, what="it has tried again")
+        desk.storage.refuse_writes()
+
+    def outcome(attempt: Attempt) -> Any:
+        desk.storage.refuse_writes("jobs")
+        return trained(attempt)
+
+    desk.attempt(outcome, meanwhile=look)
+    assert desk.now.status is JobStatus.SUCCEEDED
+    assert [text for text in desk.messages if "waiting" in text] == [f"waiting for storage: {full()}"]
+    assert desk.live.progress(desk.job.id) == desk.now.progress and desk.now.progress["step"] == 7
+
+
+def test_checkpoints_that_fail_are_told_once_and_when_they_are_saved_again(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        for step in (1, 2, 3, 4, 5, 6, 7):
+            desk.storage.refuse_writes(*(["checkpoints"] if step in (2, 3, 5) else []))
+            attempt._save(Checkpoint(step, {}, {"step": step}))
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert [text.partition(":")[0] for text in desk.messages] == [
+        "no checkpoint at step 2",
+        "checkpoints are saved again, since step 4",
+        "no checkpoint at step 5",
+        "checkpoints are saved again, since step 6",
+    ]
+
+
+@pytest.mark.parametrize("folder", ["events", "checkpoints"])
+def test_reading_what_the_last_attempt_stored_is_tried_again(desk: Desk, folder: str) -> None:
+    desk.attempt(saves(5, error=InvalidInput("it diverged", code="diverged")))
+    desk.jobs.move(desk.now, JobStatus.QUEUED)
+    failed: set[str] = set()
+
+    def failing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*arguments: Any, **options: Any) -> Any:
+            if str(arguments[0]).startswith(folder) and not failed:
+                failed.add(name)
+                raise unavailable()
+            return call(*arguments, **options)
+
+        return once
+
+    for name in ("read", "stream", "read_range"):
+        desk.monkeypatch.setattr(desk.blobs, name, failing(name, getattr(desk.blobs, name)))
+    desk.attempt(trained)
+    assert (desk.now.status, desk.now.attempt) == (JobStatus.SUCCEEDED, 2)
+    assert len(failed) == 1 and any("from the checkpoint of step 5" in text for text in desk.messages)
+
+
+def test_the_time_of_a_checkpoint_is_in_milliseconds(desk: Desk) -> None:
+    seen = []
+
+    def outcome(attempt: Attempt) -> Any:
+        attempt._set_progress({"step": 1})
+        seen.append(desk.live.progress(desk.job.id) or {})
+        with desk.monkeypatch.context() as patched:
+            patched.setattr(attempt_module.time, "time", lambda: 1234.56789)
+            attempt._save(Checkpoint(1, {}, {"step": 1}))
+        attempt._set_progress({"step": 2})
+        seen.append(desk.live.progress(desk.job.id) or {})
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert "checkpoint_at" not in seen[0] and seen[1]["checkpoint_at"] == 1234.568
+
+
+class Waiting:
+    """An attempt that waits for storage, with a clock that only its sleep moves."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.now_s, self.sleeps = 100.0, list[float]()
+        self.on_sleep: Callable[[], None] = lambda: None
+        clock = SimpleNamespace(monotonic=lambda: self.now_s, time=time.time, sleep=self._sleep)
+        desk.monkeypatch.setattr(attempt_module, "time", clock)
+        assert desk.live.acquire_lease(desk.job.id, "me")
+        attempt = tasks._take(desk.job.id, desk.settings, desk.live, desk.storage, "me")
+        assert attempt is not None
+        self.attempt = attempt
+
+    def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now_s += seconds
+        self.on_sleep()
+
+    def wait(self, seconds: float) -> list[float]:
+        self.sleeps = []
+        self.attempt._wait_for_storage(full(), seconds)  # type: ignore[arg-type]
+        return self.sleeps
+
+
+def test_a_wait_lasts_as_long_as_it_is_to_and_looks_each_tenth_of_a_second(desk: Desk) -> None:
+    waiting = Waiting(desk)
+    assert waiting.wait(0.25) == pytest.approx([0.1, 0.1, 0.05])
+    assert waiting.wait(0.0) == []
+
+
+def test_a_wait_ends_with_the_next_request(desk: Desk) -> None:
+    waiting = Waiting(desk)
+    waiting.attempt._stop_request = "pause"
+    assert len(waiting.wait(0.35)) == 4, "this one is known"
+
+    def ask() -> None:
+        waiting.attempt._stop_request = "cancel"
+
+    waiting.on_sleep = ask
+    assert len(waiting.wait(30.0)) == 1
+
+
+def test_a_wait_ends_when_the_job_is_lost(desk: Desk) -> None:
+    waiting = Waiting(desk)
+    waiting.on_sleep = waiting.attempt._lost.set
+    with pytest.raises(Conflict) as caught:
+        waiting.wait(30.0)
+    assert caught.value.code == "job_moved" and len(waiting.sleeps) == 1
+
+
+def test_a_worker_that_stops_waits_for_short_retries_only(desk: Desk) -> None:
+    longest = attempt_module._MAX_SHUTDOWN_RETRY_S
+    waiting = Waiting(desk)
+    assert len(waiting.wait(2 * longest)) > 1
+    waiting.attempt._shutdown.set()
+    assert sum(waiting.wait(longest)) == pytest.approx(longest)
+    with pytest.raises(attempt_module._NotRecorded):
+        waiting.wait(longest + 0.01)
+    assert waiting.sleeps == []
+
+
+def test_retries_of_a_write_come_twice_as_late_each_time_up_to_half_a_minute() -> None:
+    assert [*itertools.islice(attempt_module._retry_waits_s(), 10)] == pytest.approx(
+        [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
+    )
