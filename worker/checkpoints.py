@@ -124,7 +124,7 @@ class Checkpoints:
             try:
                 return self._with_rollback(self._read(path)), problems
             except (ValueError, KeyError, FileNotFoundError) as error:
-                step = int(path.rsplit("/", 1)[-1].split(".")[0])
+                step = int(Path(path).stem)
                 problems.append(f"the checkpoint of step {step} is damaged ({error}); using the one before")
                 self._blobs.delete(path)
         return None, problems
@@ -173,10 +173,11 @@ class Checkpoints:
 
 def _parse(file: IO[bytes]) -> Checkpoint:
     computed = _digest(file)
+    size = file.tell()
     file.seek(0)
     if file.read(_DIGEST_BYTES) != computed:
         raise ValueError("its hash differs")
-    arrays = read_arrays(file, max_bytes=file.seek(0, 2))
+    arrays = read_arrays(file, max_bytes=size)
     meta = json.loads(arrays.pop(_META).tobytes())
     if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
         raise ValueError("its metadata is incomplete")

@@ -32,7 +32,7 @@ class LossBound:
         """Return the bound in nats per character."""
         # The loss of a uniform prediction counts too: a warm start begins far below it.
         uniform = float(np.log(self.vocabulary_size))
-        return _MAX_LOSS_RATIO * max(state.first_loss or 0.0, uniform, 1.0)
+        return _MAX_LOSS_RATIO * max(state.first_loss or 1.0, uniform, 1.0)
 
     def is_exceeded(self, loss: float, previous_bits: Sequence[float], state: RunState) -> bool:
         """Return whether a step's `loss`, in nats per character, means divergence.

@@ -19,6 +19,8 @@ from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 from worker.prepared_text import Ids
 
 _MAX_STEPS = 64  # whose logits are in memory at once
+_ROWS = 64  # read in parallel by default
+_WARM_UP = 256  # characters, by default
 
 
 def bits_per_character(
@@ -26,8 +28,8 @@ def bits_per_character(
     ids: NDArray[np.int32],
     *,
     before: Ids,
-    rows: int = 64,
-    warm_up: int = 256,
+    rows: int = _ROWS,
+    warm_up: int = _WARM_UP,
 ) -> float:
     """Return the mean surprisal of `ids` in bits per character; see `bits_by_expert`."""
     return bits_by_expert(network, {}, ids, before=before, rows=rows, warm_up=warm_up)["lstm"]
@@ -39,8 +41,8 @@ def bits_by_expert(
     ids: NDArray[np.int32],
     *,
     before: Ids,
-    rows: int = 64,
-    warm_up: int = 256,
+    rows: int = _ROWS,
+    warm_up: int = _WARM_UP,
 ) -> dict[str, float]:
     """Return the mean surprisal of `ids` in bits per character by the network, `lstm`, and by its mixtures.
 
@@ -63,16 +65,15 @@ def bits_by_expert(
     # Row r predicts ids[r * length : (r + 1) * length], having read the `lead` characters before those.
     starts = np.arange(rows) * length
     positions = starts[None, :] + np.arange(lead + length - 1)[:, None]  # (T, rows), into `text`
-    inputs = text[np.minimum(positions, len(text) - 1)]
-    targets = text[np.minimum(positions + 1, len(text) - 1)]
-    counts = (positions >= lead - 1) & (positions + 1 < len(text))
+    inputs, targets = text.take(positions, mode="clip"), text.take(positions + 1, mode="clip")
+    counts = positions + 1 < len(text)
     counts[: lead - 1] = False
     state = network.initial_state(rows)
     read = {name: np.zeros((rows, mixed.state_columns), np.float32) for name, mixed in mixtures.items()}
     bits = dict.fromkeys(("lstm", *mixtures), 0.0)
     steps = max(1, min(_MAX_STEPS, SLICE_LOGITS // (rows * network.V)))
-    bounds = {*range(0, lead - 1, steps), *range(lead - 1, len(inputs), steps), len(inputs)}
-    for start, end in pairwise(sorted(bounds)):
+    bounds = (*range(0, lead - 1, steps), *range(lead - 1, len(inputs), steps), len(inputs))
+    for start, end in pairwise(bounds):
         part = slice(start, end)
         first = 0 if counts[part].any() else end - start  # the warm-up needs no logits
         logits, state = network.step(inputs[part], state, first)
@@ -96,12 +97,10 @@ def sample(network: StepNetwork, vocabulary: Vocabulary, *, prompt: str, charact
     """Return text generated after `prompt` at temperature 1."""
     random = np.random.default_rng(seed)
     state = network.initial_state(1)
-    logits, state = network.step(vocabulary.encode(prompt)[:, None], state, len(prompt) - 1)
+    logits, state = network.step(vocabulary.encode(prompt)[:, None], state)
     ids = []
     for _ in range(characters):
-        scores = logits[-1, 0].astype(np.float64)
-        scores[0] = -np.inf  # id 0 is never generated
-        p = np.exp(scores - scores.max())
-        ids.append(int(random.choice(len(p), p=p / p.sum())))
+        p = np.exp(log_softmax(logits[-1, 0]))  # of id 1 and up
+        ids.append(int(random.choice(len(p), p=p)) + 1)
         logits, state = network.step(np.array([[ids[-1]]], np.int32), state)
     return vocabulary.to_text(vocabulary.decode(ids))

@@ -13,6 +13,8 @@ from worker.run_state import RunState
 PATIENCE = 2  # evaluations in a row without a new best: the network overfits
 
 _SAMPLE_CHARACTERS = 240
+_THREADS = 2
+_ROWS, _WARM_UP = 32, 64  # see worker.evaluation
 
 
 class Evaluator:
@@ -31,9 +33,11 @@ class Evaluator:
 
     def evaluate(self, state: RunState) -> float:
         """Return the held-out bits per character of the network now; note in `state` if they are the best."""
-        self._graph = Network(graph_of(self._network), threads=2)
+        self._graph = Network(graph_of(self._network), threads=_THREADS)
         held_out = self._text.selection[: state.evaluation_characters]
-        bits = bits_per_character(self._graph, held_out, before=self._text.train, rows=32, warm_up=64)
+        bits = bits_per_character(
+            self._graph, held_out, before=self._text.train, rows=_ROWS, warm_up=_WARM_UP
+        )
         state.evaluations_since_best += bits > state.best_bits
         if bits < state.best_bits or self.best is None:
             state.best_bits, state.best_step, state.evaluations_since_best = bits, state.step, 0

@@ -52,19 +52,17 @@ class KernelStep:
             if training.preconditioning and name.endswith("recurrent")
         }
         self._steps, self._learning_rate = 0, training.learning_rate
-        shape = self._rows, network.config.units
+        layers = np.zeros((network.config.layers, 2, rows, network.config.units), np.float32)  # of h and c
+        self._all_states = layers.reshape(-1, rows, network.config.units)  # (2L, B, H)
         self._states: list[State] = [
-            [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(network.config.layers)]
-            for _ in range(self.replicas)
+            [(h[own], c[own]) for h, c in layers] for own in slices(rows, self.replicas)
         ]
         self._windows: list[LSTMWindow] = []
         self._length = 0  # T of the windows
 
     def reset_states(self, rows: slice = slice(None)) -> None:
         """Set the states of some rows to zero, by default of all."""
-        for row in range(*rows.indices(self._rows * self.replicas)):
-            for part in _flat(self._states[row // self._rows]):
-                part[row % self._rows] = 0
+        self._all_states[:, rows] = 0
 
     def run(
         self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
@@ -101,8 +99,7 @@ class KernelStep:
         arrays["optimizer/0"] = np.array(self._steps, np.int64)
         arrays["optimizer/1"] = np.array(self._learning_rate, np.float32)
         arrays |= {f"optimizer/{i}": moment.numpy() for i, moment in enumerate(self._moments(), 2)}
-        for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
-            arrays[f"state/{i}"] = np.concatenate(shares)
+        arrays |= {f"state/{i}": state.copy() for i, state in enumerate(self._all_states)}
         return arrays | preconditioner.arrays_of(one.preconditioner for one in self._preconditioners.values())
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -112,9 +109,8 @@ class KernelStep:
         self._steps, self._learning_rate = int(arrays["optimizer/0"]), float(arrays["optimizer/1"])
         for i, moment in enumerate(self._moments(), 2):
             moment.assign(arrays[f"optimizer/{i}"])
-        for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
-            for share, part in zip(shares, np.split(arrays[f"state/{i}"], self.replicas), strict=True):
-                share[...] = part
+        for i, state in enumerate(self._all_states):
+            state[...] = arrays[f"state/{i}"]
         preconditioner.restore((one.preconditioner for one in self._preconditioners.values()), arrays)
         for one in self._preconditioners.values():
             one.load_root()
@@ -159,8 +155,6 @@ class KernelStep:
             for name, part in mean.parts.items():
                 is_decayed = not any(word in name for word in NOT_DECAYED)
                 own = slice(max(part.start, some.start), min(part.stop, some.stop))
-                if own.start >= own.stop:
-                    continue
                 adamw(
                     *(
                         array.flat[own]
@@ -181,7 +175,3 @@ class KernelStep:
         for name in self.network.arrays.arrays:
             yield self.network.keras_variable(name, self._momentum[name])
             yield self.network.keras_variable(name, self._velocity[name], sign=1)
-
-
-def _flat(state: State) -> list[Floats]:
-    return [part for pair in state for part in pair]

@@ -79,7 +79,7 @@ class Pace:
         self._budget_s = budget_s
         self._created_at_s = clock()
         self._began_at_s: float | None = None  # the first step, minus the duration of earlier attempts
-        self._retimed_at_s = 0.0  # elapsed
+        self._retimed_at_s: float  # elapsed
 
     @property
     def elapsed_s(self) -> float:
@@ -103,12 +103,15 @@ class Pace:
     def affordable_end(self, state: RunState, step_s: float) -> int:
         """Return the step at which a budget in seconds is used up, if a step takes `step_s`."""
         evaluations_left = max(0, state.evaluations_planned + 1 - state.evaluations)
-        left_s = (self._budget_s or 0.0) - self.elapsed_s - evaluations_left * state.evaluation_s
+        assert self._budget_s is not None
+        left_s = self._budget_s - self.elapsed_s - evaluations_left * state.evaluation_s
         return state.step + max(1, int(left_s / step_s))
 
     def should_retime(self) -> bool:
         """Return whether a twentieth of a budget in seconds has passed since the last call of `retimed`."""
-        return self.elapsed_s - self._retimed_at_s > _RETIME_FRACTION * (self._budget_s or float("inf"))
+        if self._budget_s is None:
+            return False
+        return self.elapsed_s - self._retimed_at_s > _RETIME_FRACTION * self._budget_s
 
     def retimed(self, state: RunState) -> Schedule:
         """Return the schedule, with its rest fitted to the measured speed if the budget is in seconds.

@@ -146,8 +146,13 @@ _TESTS = {
         "tests/worker/test_two_attempts.py",
         "tests/worker/test_tasks.py",
     ),
-    "worker/evaluator.py": ("tests/worker/test_training.py",),
-    "worker/trainer.py": ("tests/worker/test_training.py",),
+    "worker/evaluator.py": ("tests/worker/test_evaluator.py", "tests/worker/test_training.py"),
+    "worker/trainer.py": (
+        "tests/worker/test_training.py",
+        "tests/worker/test_early_stopping.py",
+        "tests/worker/test_numerics.py",
+    ),
+    "worker/training.py": ("tests/worker/test_training.py", "tests/worker/test_precision.py"),
 }
 """The tests of files that have none of their own, or not these alone."""
 

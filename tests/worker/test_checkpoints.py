@@ -11,7 +11,7 @@ from store.jobs import Jobs
 from store.open_blobs import open_blobs
 from tests.store.refusing import Refusing, unavailable
 from worker import checkpoints as checkpoints_module
-from worker.checkpoints import Checkpoint, Checkpoints
+from worker.checkpoints import Checkpoint, Checkpoints, CheckpointSaver
 
 
 def _checkpoint(step: int) -> Checkpoint:
@@ -32,6 +32,7 @@ def test_a_checkpoint_is_loaded_as_saved() -> None:
     assert loaded is not None
     assert problems == []
     assert (loaded.step, loaded.meta) == (7, {"step": 7, "run": {"k": 4}})
+    assert loaded.rollback is None and loaded.rollback_step == 7, "it is restored itself"
     np.testing.assert_array_equal(loaded.arrays["weight/0"], np.full((2, 3), 7, np.float32))
 
 
@@ -75,7 +76,7 @@ def test_a_checkpoint_that_does_not_name_its_step_is_damaged(meta: dict[str, Any
 
 def test_without_checkpoints_there_is_nothing_to_load() -> None:
     blobs, checkpoints = _saved()
-    assert checkpoints.load() == (None, [])
+    assert checkpoints.load() == (None, []) and checkpoints.newest_bytes == 0
     assert Jobs(blobs).checkpoint_step("job_1") is None
 
 
@@ -130,3 +131,80 @@ def test_a_large_checkpoint_is_written_and_read_through_the_scratch_folder(
     with pytest.raises(Unavailable):
         checkpoints.save(Checkpoint(4, {"weight/0": array}, {"step": 4}))
     assert checkpoints.newest_bytes == array.nbytes
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_scratch_folder_is_made_and_files_of_running_processes_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    array = np.zeros(1000, np.float32)
+    monkeypatch.setattr(checkpoints_module, "_IN_MEMORY_BYTES", array.nbytes - is_large)
+    blobs, scratch = open_blobs("memory:///"), tmp_path / "of" / "nobody"
+    checkpoints = Checkpoints(blobs, "job_1", scratch=scratch)
+    checkpoints.save(Checkpoint(1, {"weight/0": array}, {"step": 1}))
+    assert scratch.exists() == is_large, "what is small needs none"
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "checkpoint-of-another").write_bytes(b"half")
+    checkpoints.save(Checkpoint(2, {"weight/0": array}, {"step": 2}))
+    assert checkpoints.load()[0] is not None
+    assert [path.name for path in scratch.iterdir()] == ["checkpoint-of-another"]
+
+
+def test_objects_are_not_pickled() -> None:
+    _, checkpoints = _saved()
+    with pytest.raises(ValueError, match=r"Object arrays cannot be saved"):
+        checkpoints.save(Checkpoint(1, {"weight/0": np.array([object()])}, {"step": 1}))
+    assert checkpoints.load() == (None, [])
+
+
+class Saving:
+    """A saver with a clock of its own; saving takes `takes_s`."""
+
+    def __init__(self, every_s: float) -> None:
+        self.now_s, self.takes_s = 50.0, 0.0
+        self.saved: list[tuple[int, int]] = []  # (step, step of the rollback)
+        self.saver = CheckpointSaver(self._save, every_s, lambda: self.now_s)
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        self.now_s += self.takes_s
+        self.saved.append((checkpoint.step, checkpoint.rollback_step))
+
+    def interval_s(self) -> float:
+        """Return after how many eighths of a second the next one is due."""
+        began = self.now_s
+        while not self.saver.is_due():
+            self.now_s += 0.125
+        return self.now_s - began - 0.125
+
+    def save(self, step: int, *, is_rollback: bool = False) -> None:
+        self.saver.save(Checkpoint(step, {}, {"step": step}), is_rollback=is_rollback)
+
+
+def test_intervals_double_up_to_the_setting() -> None:
+    saving = Saving(5.0)
+    intervals = []
+    for step in range(5):
+        intervals.append(saving.interval_s())
+        saving.save(step, is_rollback=True)
+    assert intervals == [1, 2, 4, 5, 5]
+    assert Saving(0.5).interval_s() == 0.5
+
+
+def test_saving_takes_no_more_than_a_tenth_of_the_time_while_intervals_are_short() -> None:
+    saving = Saving(100.0)
+    saving.takes_s = 0.5
+    saving.save(1, is_rollback=True)
+    assert saving.interval_s() == 5
+    saving.save(2)
+    assert saving.interval_s() == 10
+    saving.takes_s = 30
+    saving.save(3)
+    assert saving.interval_s() == 100, "the setting"
+
+
+def test_what_is_restored_after_a_divergence_is_the_last_that_was_named_so() -> None:
+    saving = Saving(5.0)
+    for step in (0, 3, 5, 6):
+        saving.save(step, is_rollback=step in (0, 5))
+    assert saving.saved == [(0, 0), (3, 0), (5, 5), (6, 5)]
+    assert saving.saver.rollback.step == 5

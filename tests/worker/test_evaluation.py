@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
+from models.runtime.decoding import log_softmax
+from models.runtime.mixture import experts_of, mix_logits
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary, unknown_bits
+from tests.models.runtime.mixtures import ADAPTATION, random_mixture_weights
 from worker import evaluation
-from worker.evaluation import bits_per_character, sample
+from worker.evaluation import bits_by_expert, bits_per_character, sample
 
 V, E, H = 6, 3, 4
 
@@ -60,10 +63,13 @@ def test_each_row_is_read_after_the_characters_before_it(count: int, rows: int, 
     assert found == pytest.approx(sum(naive) / count, abs=1e-5)
 
 
-def test_large_alphabets_are_judged_in_smaller_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("steps", "slices"), [(3, 3), (1, 1), (1, 0.5)])
+def test_large_alphabets_are_judged_in_smaller_slices(
+    monkeypatch: pytest.MonkeyPatch, steps: int, slices: float
+) -> None:
     text = np.random.default_rng(2).integers(1, V, 400).astype(np.int32)
     whole = bits_per_character(_network(), text[200:], before=text[:200], rows=4)
-    monkeypatch.setattr(evaluation, "SLICE_LOGITS", 3 * 4 * V)
+    monkeypatch.setattr(evaluation, "SLICE_LOGITS", int(slices * 4 * V))
     longest = 0
 
     class Watched(Network):
@@ -77,7 +83,7 @@ def test_large_alphabets_are_judged_in_smaller_slices(monkeypatch: pytest.Monkey
     assert bits_per_character(network, text[200:], before=text[:200], rows=4) == pytest.approx(
         whole, abs=1e-6
     )
-    assert longest == 3
+    assert longest == steps
 
 
 def test_a_held_out_text_shorter_than_the_rows_is_read_completely() -> None:
@@ -118,3 +124,25 @@ def test_an_unknown_character_costs_what_it_costs_in_a_score() -> None:
         for an_id in (1, 0)
     )
     assert unknown == pytest.approx(unknown_bits(network.V)) != known
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("warm_up", [1, 2, 63, 65, 150])
+def test_a_mixture_adapts_to_the_characters_of_each_row_and_not_to_its_warm_up(
+    rows: int, warm_up: int
+) -> None:
+    text = np.tile(np.random.default_rng(3).integers(1, V, 40), 9).astype(np.int32)
+    network, before, ids = _network(), text[:160], text[160:]
+    experts = experts_of(before, random_mixture_weights(), size=V, adaptation=ADAPTATION)
+    length, nats = -(-len(ids) // rows), 0.0
+    for at in range(160, len(text), length):
+        read = text[at - warm_up : min(at + length, len(text))]
+        inputs, own = read[:-1, None], np.zeros((1, experts.state_columns), np.float32)
+        logits, _ = network.step(inputs, network.initial_state(), warm_up - 1)
+        mix_logits(experts, inputs[: warm_up - 1], own, 0, warm_up - 1, logits[:0])
+        mix_logits(experts, inputs[warm_up - 1 :], own, 0, 0, logits)
+        nats -= np.take_along_axis(log_softmax(logits[:, 0]), read[warm_up:, None] - 1, 1).sum()
+    found = bits_by_expert(network, {"mixed": experts}, ids, before=before, rows=rows, warm_up=warm_up)
+    assert found["mixed"] == pytest.approx(nats / np.log(2) / len(ids), abs=1e-4)
+    alone = bits_per_character(network, ids, before=before, rows=rows, warm_up=warm_up)
+    assert found["lstm"] == pytest.approx(alone, abs=1e-6) != found["mixed"]

@@ -3,12 +3,16 @@
 `test_distributed.py` compares it with the step for GPUs.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from models.architectures.kernel_lstm import KernelLSTM
 from models.config import NetworkConfig, TrainingConfig
 from worker.kernel_step import KernelStep
+from worker.optimizer import BETA_1, BETA_2, EPSILON
+from worker.preconditioner import START
 
 B, T, V, STEPS = 6, 5, 7, 16
 IDS = np.random.default_rng(3).integers(1, V, (STEPS, T + 1, B)).astype(np.int32)
@@ -109,3 +113,130 @@ def test_it_learns_a_repeated_line() -> None:
     losses = [trained.run(ids[:-1], ids[1:], step=i, learning_rate=1e-2) for i in range(1, 201)]
     assert losses[0] > 1.5
     assert losses[-1] < 0.2
+
+
+def plain_step(*, units: int = 6, coupled_gates: bool = False, **recipe: Any) -> KernelStep:
+    """A step without dropout, in float32, by one thread; all ids are frequent, id 0 too."""
+    config = NetworkConfig(layers=2, units=units, embedding=3, dropout=0.0, coupled_gates=coupled_gates)
+    training = TrainingConfig(rows=B, window=T, **{"weight_decay": 0.0, "preconditioning": False} | recipe)
+    return KernelStep(
+        KernelLSTM(config, np.full(V, 1 / V), seed=2), training, rows=B, cores=1, dtype="float32"
+    )
+
+
+def weights_of(trained: KernelStep) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in trained.network.arrays.arrays.items()}
+
+
+def moments_of(trained: KernelStep) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return both moments of each weight, as a checkpoint has them."""
+    arrays = trained.arrays()
+    return {
+        name: (arrays[f"optimizer/{2 + 2 * i}"], arrays[f"optimizer/{3 + 2 * i}"])
+        for i, name in enumerate(trained.network.arrays.arrays)
+    }
+
+
+WITH_UNKNOWN = np.random.default_rng(4).integers(0, V, (STEPS, T + 1, B)).astype(np.int32)
+
+
+def run(trained: KernelStep, number: int, *, learning_rate: float = 1e-2) -> float:
+    ids = WITH_UNKNOWN[number % STEPS]
+    return trained.run(ids[:-1], ids[1:], step=number + 1, learning_rate=learning_rate)
+
+
+def test_each_step_is_one_of_adam_with_its_bias_corrected() -> None:
+    trained = plain_step()
+    for number in range(4):
+        before, rate = weights_of(trained), 1e-2 / (number + 1)
+        run(trained, number, learning_rate=rate)
+        t = number + 1
+        for name, (m, v) in moments_of(trained).items():
+            corrected = rate * np.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)  # as in Keras
+            expected = before[name] - corrected * m / (np.sqrt(v) + EPSILON)
+            np.testing.assert_allclose(weights_of(trained)[name], expected, rtol=1e-4, atol=2e-6)
+            assert (v >= 0).all() and m.any(), name
+        arrays = trained.arrays()
+        assert arrays["optimizer/0"] == t and arrays["optimizer/1"] == np.float32(rate)
+
+
+def test_before_the_first_step_nothing_has_moved() -> None:
+    trained = plain_step(learning_rate=3e-3)
+    arrays = trained.arrays()
+    assert arrays["optimizer/0"] == 0 and arrays["optimizer/1"] == np.float32(3e-3)
+    names = [name for name in arrays if name.startswith(("optimizer", "state"))]
+    assert len(names) == 2 + 2 * len(trained.network.variables) + 4
+    assert not any(arrays[name].any() for name in names[2:])
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e3])
+def test_a_gradient_longer_than_the_limit_is_clipped_to_it(clip_norm: float) -> None:
+    trained = plain_step(clip_norm=clip_norm)
+    run(trained, 0)
+    gradients = [m / (1 - BETA_1) for m, _ in moments_of(trained).values()]
+    norm = float(np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients)))
+    if clip_norm < 1:
+        assert norm == pytest.approx(clip_norm, rel=1e-3)
+    else:
+        assert 0.01 < norm < 10
+        exact = plain_step(clip_norm=1.0)
+        run(exact, 0)
+        if norm < 1:
+            np.testing.assert_allclose(moments_of(exact)["dense/kernel"][0] / (1 - BETA_1), gradients[-2])
+
+
+def test_only_matrices_lose_weight_by_the_decay() -> None:
+    decayed, plain = plain_step(weight_decay=0.5), plain_step(weight_decay=0.0)
+    before = weights_of(plain)
+    for trained in (decayed, plain):
+        run(trained, 0, learning_rate=0.1)
+    for name, array in weights_of(plain).items():
+        lost = array - weights_of(decayed)[name]
+        is_matrix = name.endswith(("kernel", "recurrent"))
+        np.testing.assert_allclose(lost, 0.1 * 0.5 * before[name] if is_matrix else 0, atol=1e-6)
+
+
+def test_the_moments_of_recurrent_weights_begin_anew_when_they_are_preconditioned() -> None:
+    trained = plain_step(preconditioning=True)
+    for number in range(START + 1):
+        run(trained, number)
+        for name, (m, v) in moments_of(trained).items():
+            is_first = np.allclose(v / (1 - BETA_2), (m / (1 - BETA_1)) ** 2, rtol=1e-3, atol=1e-12)
+            begins = number == 0 or (number + 1 == START and name.endswith("recurrent"))
+            assert is_first == begins, (number, name)
+
+
+@pytest.mark.parametrize("preconditioning", [False, True])
+def test_only_recurrent_weights_have_a_preconditioner(preconditioning: bool) -> None:
+    names = [name for name in plain_step(preconditioning=preconditioning).arrays() if "precondition" in name]
+    assert bool(names) == preconditioning
+    sizes = {array.shape for name, array in plain_step(preconditioning=True).arrays().items()
+             if "precondition" in name}  # fmt: skip
+    assert sizes == {(6, 6)}
+
+
+def test_squared_gradients_of_coupled_gates_keep_their_sign_in_a_checkpoint() -> None:
+    trained = plain_step(coupled_gates=True)
+    run(trained, 0)
+    for name, (m, v) in moments_of(trained).items():
+        assert (v >= 0).all(), name
+        np.testing.assert_allclose(v / (1 - BETA_2), (m / (1 - BETA_1)) ** 2, rtol=1e-3, atol=1e-12)
+
+
+def test_windows_may_have_any_length_and_targets_may_be_distributions() -> None:
+    by_id, by_distribution = plain_step(), plain_step()
+    for steps in (1, T, 2):
+        ids = WITH_UNKNOWN[0, : steps + 1]
+        distributions = np.eye(V, dtype=np.float32)[ids[1:]]
+        losses = [
+            trained.run(ids[:-1], targets, step=1, learning_rate=1e-2)
+            for trained, targets in ((by_id, ids[1:]), (by_distribution, distributions))
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] > 0
+    assert losses[0] == pytest.approx(np.log(V), rel=0.3)  # it is the mean over rows and steps
+
+
+def test_a_state_of_other_rows_is_rejected() -> None:
+    arrays = step().arrays()
+    with pytest.raises(ValueError, match="broadcast"):
+        step().restore(arrays | {"state/0": np.zeros((B + 1, 6), np.float32)})

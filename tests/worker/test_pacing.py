@@ -131,3 +131,20 @@ def test_a_budget_in_steps_is_never_retimed() -> None:
     state = RunState(Schedule(end=50))
     assert not pace.should_retime()
     assert pace.retimed(state) is state.schedule
+
+
+def test_a_run_that_ends_early_keeps_its_schedule() -> None:
+    clock = Clock()
+    pace = Pace(100, clock)
+    pace.start(elapsed_before_s=0)
+    pace.add_step(0.5)
+    clock.now_s += 50
+    state = RunState(Schedule(end=50), step=10, ended_early="it overfits")
+    assert pace.retimed(state) is state.schedule
+
+
+def test_without_a_budget_in_seconds_three_steps_are_measured() -> None:
+    clock = Clock()
+    step: Any = _Step(clock, 0.001)
+    assert seconds_per_step(step, step, clock) == pytest.approx(0.001)
+    assert step.windows == [0, 1, 2]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.rows import Rows
+from worker.rows import Rows, replicas_of
 
 IDS = np.arange(1000, dtype=np.int32)
 
@@ -60,3 +60,10 @@ def test_all_rows_restart_at_the_start_of_every_epoch() -> None:
     for epoch in range(3):
         assert list(rows.starting_rows(epoch=epoch, index=0)) == [slice(0, 3)]
         assert list(rows.starting_rows(epoch=epoch, index=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "at_most", "replicas"), [(7, 4, 1), (7, 7, 7), (6, 4, 3), (4, 4, 4), (4, 3, 2), (1, 8, 1)]
+)
+def test_replicas_have_equally_many_rows_each(rows: int, at_most: int, replicas: int) -> None:
+    assert replicas_of(rows, at_most=at_most) == replicas

@@ -13,8 +13,10 @@ def test_a_new_run_has_done_nothing() -> None:
         "best_step",
         "evaluations",
         "evaluations_since_best",
+        "evaluation_s",
     )
     assert [meta[name] for name in counts] == [0] * len(counts)
+    assert meta["rate_scale"] == 1
 
 
 def test_windows_are_counted_in_each_epoch_and_steps_over_all() -> None:

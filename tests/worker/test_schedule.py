@@ -6,6 +6,7 @@ from worker.schedule import Schedule, dropout
 def test_progress_is_a_straight_line_to_the_end() -> None:
     schedule = Schedule(end=10)
     assert [schedule.at(s) for s in (0, 5, 10, 11)] == [0.0, 0.5, 1.0, 1.0]
+    assert Schedule(end=10, step=10, progress=0.9).at(10) == 1.0  # it ends where it is
 
 
 def test_a_retimed_schedule_is_continuous_and_ends_at_the_new_end() -> None:
@@ -37,3 +38,4 @@ def test_the_rate_by_hand() -> None:
 
 def test_dropout_grows_with_the_epochs_beyond_four_up_to_a_half() -> None:
     assert [dropout(epochs) for epochs in (0, 4, 6.5, 9, 100)] == [0, 0, 0.25, 0.5, 0.5]
+    assert dropout(5.23456) == 0.123
