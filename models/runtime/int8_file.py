@@ -72,20 +72,19 @@ def check_int8(arrays: Arrays) -> list[int]:
         raise ValueError(f"an int8 network of {layers} LSTM layers cannot have the arrays {sorted(arrays)}")
     if any(array.ndim == 0 for array in arrays.values()):
         raise ValueError("an array is a single number")
-    vocabulary_size, width = len(arrays["table"]), 0
+    vocabulary_size = len(arrays["table"])
     units: list[int] = []
     for i in range(layers):
         h = len(arrays[f"lstm_{i}/recurrent"])
         if i:
-            _check_array(arrays, f"lstm_{i}/kernel", (width, 4 * h), np.int8)
+            _check_array(arrays, f"lstm_{i}/kernel", (units[-1], 4 * h), np.int8)
             _check_array(arrays, f"lstm_{i}/bias", (4 * h,), np.float32)
         else:
             _check_array(arrays, "table", (vocabulary_size, 4 * h), np.float32)
         _check_array(arrays, f"lstm_{i}/recurrent", (h, 4 * h), np.int8)
         _check_array(arrays, f"lstm_{i}/scale", (4 * h,), np.float32)
         units.append(h)
-        width = h
-    _check_array(arrays, "dense/kernel", (width, vocabulary_size), np.int8)
+    _check_array(arrays, "dense/kernel", (units[-1], vocabulary_size), np.int8)
     _check_array(arrays, "dense/scale", (vocabulary_size,), np.float32)
     _check_array(arrays, "dense/bias", (vocabulary_size,), np.float32)
     return units

@@ -93,10 +93,14 @@ _TESTS = {
         "tests/models/runtime/test_lstm_network.py",
     ),
     "models/runtime/batch_sampler.py": (
+        "tests/models/runtime/test_batch_sampler.py",
         "tests/models/runtime/test_decoding.py",
         "tests/models/runtime/test_scheduler.py",
     ),
-    "models/runtime/decode.py": ("tests/models/runtime/test_scheduler.py",),
+    "models/runtime/decode.py": (
+        "tests/models/runtime/test_decode.py",
+        "tests/models/runtime/test_scheduler.py",
+    ),
     "models/runtime/generation.py": (
         "tests/models/runtime/test_generation.py",
         "tests/models/runtime/test_scheduler.py",
@@ -108,8 +112,13 @@ _TESTS = {
         "tests/models/runtime/test_engine.py",
     ),
     "models/runtime/requests.py": (
+        "tests/models/runtime/test_requests.py",
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
+    ),
+    "models/runtime/state_cache.py": (
+        "tests/models/runtime/test_state_cache.py",
+        "tests/models/runtime/test_state_cache_machine.py",
     ),
     "store/alerts.py": (
         "tests/store/test_alerts.py",

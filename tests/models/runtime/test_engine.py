@@ -8,8 +8,9 @@ import pytest
 
 from models.architectures.onnx_graph import quantize
 from models.errors import InvalidInput, Unavailable
-from models.runtime.engine import Engine
+from models.runtime.engine import Engine, _cache_limits
 from models.runtime.lstm_network import LstmNetwork
+from models.runtime.model_networks import NetworkKey
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from models.runtime.session import Network
 from models.saved_model import SavedModel, describe_files
@@ -23,6 +24,12 @@ def engine() -> Iterator[Engine]:
     engine = Engine(saved_model())
     yield engine
     engine.close()
+
+
+def test_the_cache_is_shared_out_and_a_mixture_gets_most() -> None:
+    assert _cache_limits([("float32", "lstm")], 800) == {("float32", "lstm"): 800}
+    both: list[NetworkKey] = [("int8", "lstm"), ("int8", "mixture")]
+    assert _cache_limits(both, 807) == {("int8", "lstm"): 100, ("int8", "mixture"): 706}
 
 
 def naive_greedy(prompt: str, characters: int) -> str:
@@ -377,3 +384,47 @@ def test_closing_waits_no_longer_than_its_timeout() -> None:
 def test_request_is_a_value() -> None:
     request = CompletionRequest(prompt="a")
     assert replace(request, n=2) != request
+
+
+def test_figures_are_summed_over_precisions_and_experts() -> None:
+    saved = saved_model(int8=True)
+    engine = Engine(saved)
+    assert engine.stats() == {"weight_bytes": engine.weight_bytes, "batch_invariant": True}
+    assert engine.steps_by_batch_size() == []
+    assert engine.state_size == 2 * 24
+    complete(engine, "ab", max_characters=3, seed=1, precision="int8")
+    complete(engine, "ab", max_characters=5, seed=1, precision="float32")
+    stats = engine.stats()
+    assert (stats["requests"], stats["generated_characters"], stats["cache_lookups"]) == (2, 8, 2)
+    assert stats["cache_asked_characters"] == 2 and stats["cache_entries"] > 0
+    assert stats["steps"] == sum(engine.steps_by_batch_size()) == engine.steps_by_batch_size()[1] > 0
+    engine.close()
+
+
+@pytest.mark.parametrize("expert", ["lstm", "mixture"])
+def test_an_expert_that_there_is_not_is_refused(engine: Engine, expert: Any) -> None:
+    assert complete(engine, "ab", seed=1, expert=expert).text() == complete(engine, "ab", seed=1).text()
+    for call in (
+        lambda: complete(engine, "ab", expert="ngram"),
+        lambda: engine.text_logprobs("ab", top=1, expert="ngram"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidInput, match=r'expert is .ngram.; it can be "mixture" or "lstm"') as caught:
+            call()
+        assert caught.value.param == "expert"
+
+
+def test_lines_have_their_newline_and_stop_when_the_check_says_so(engine: Engine) -> None:
+    [line] = engine.line_surprisal(["ab"])
+    assert line.has_end and len(line.bits) == 2 and line.end_bits > 0
+
+    def check() -> None:
+        raise TimeoutError
+
+    for call in (
+        lambda: engine.line_surprisal(["ab"], check=check),
+        lambda: engine.stream_surprisal(["ab"], None, check=check),
+        lambda: engine.text_logprobs("ab", top=1, check=check),
+        lambda: engine.top_characters("ab", top=1, check=check),
+    ):
+        with pytest.raises(TimeoutError):
+            call()

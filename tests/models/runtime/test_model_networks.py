@@ -23,6 +23,35 @@ def test_rounding_by_batch_size_is_recognized() -> None:
     assert not is_batch_invariant(Rounding(stateful_lstm_graph(random_weights(61, 19, [33]))))
 
 
+@pytest.mark.parametrize("by", ["rows", "steps"])
+@pytest.mark.parametrize("result", [0, 1])
+def test_logits_or_states_that_differ_by_batch_or_chunk_are_recognized(by: str, result: int) -> None:
+    class Rounding(Network):
+        def step(self, ids, state, first=0):  # type: ignore[no-untyped-def]
+            results = list(super().step(ids, state, first))
+            if (len(ids) if by == "steps" else ids.shape[1]) > 1:
+                results[result] = results[result] * np.float32(1 + 1e-6)
+            return tuple(results)
+
+    assert not is_batch_invariant(Rounding(stateful_lstm_graph(random_weights(61, 19, [33]))))
+
+
+def test_networks_of_each_precision_are_loaded_alone_and_mixed() -> None:
+    text = "the fox jumps over the dog. " * 20
+    for int8, mixed_text in ((False, None), (True, None), (False, text), (True, text)):
+        saved = saved_model(int8=int8, mixed_text=mixed_text)
+        loaded = load_networks(saved, threads=1)
+        precisions = ["float32", "int8"] if int8 else ["float32"]
+        kinds = ["lstm", "mixture"] if mixed_text else ["lstm"]
+        assert sorted(loaded.networks) == sorted((p, kind) for p in precisions for kind in kinds)
+        files = ["model.onnx", "model.int8.npz"] if int8 else ["model.onnx"]
+        expected = sum(saved.card.files[name].bytes for name in files)
+        if mixed_text:
+            experts = loaded.networks["float32", "mixture"].experts  # type: ignore[attr-defined]
+            expected += sum(array.nbytes for array in experts)
+        assert loaded.weight_bytes == expected
+
+
 def test_damaged_int8_file_makes_the_model_unavailable() -> None:
     whole = saved_model(int8=True)
 
