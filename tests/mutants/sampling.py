@@ -111,6 +111,10 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
+    "models/runtime/scheduler.py": (
+        "tests/models/runtime/test_scheduler_turns.py",
+        "tests/models/runtime/test_scheduler.py",
+    ),
     "models/runtime/requests.py": (
         "tests/models/runtime/test_requests.py",
         "tests/models/runtime/test_scheduler.py",
