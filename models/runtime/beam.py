@@ -53,7 +53,8 @@ class BeamSearch(GenerationRequest):
     ) -> None:
         super().__init__(options, vocabulary, id_of, on_event, seed=0, starts_line=starts_line)
         self._network = network
-        self._width = options.beam or 1
+        assert options.beam is not None
+        self._width = options.beam
         ending = Ending(
             stop=options.stop, until=options.until, is_word_character=vocabulary.is_word_character
         )

@@ -2,15 +2,142 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from models.runtime.beam import BeamSearch, Hypothesis
 from models.runtime.decoding import Ending
 from models.runtime.engine import Engine
-from models.runtime.requests import CompletionRequest
+from models.runtime.requests import CompletionRequest, Event, Finished, Piece
+from models.text.vocabulary import Vocabulary
 from tests.models.runtime.engine_calls import bits_of, complete, start
 from tests.models.runtime.networks import saved_model
+
+CHARACTERS = "\nabc"
+P = np.array([0.1, 0.5, 0.25, 0.15])  # of these, whatever was read
+
+
+class Constant:
+    """A network of constant probabilities, which notes how many rows its steps have."""
+
+    V = 5
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def initial_state(self, rows: int = 1) -> np.ndarray:
+        return np.zeros((rows, 1), np.float32)
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        assert len(state) == ids.shape[1]
+        self.rows.append(len(state))
+        logits = np.log(np.array([9, *P], np.float32))
+        return np.tile(logits, (len(ids) - first, len(state), 1)), state + ids.sum(0)[:, None]
+
+
+class Search:
+    """A beam search by hand, and its events."""
+
+    def __init__(self, *, prompt: str = "ab", starts_line: bool | None = None, **options: Any) -> None:
+        self.events: list[Event] = []
+        self.network = Constant()
+        id_of = {character: i for i, character in enumerate(CHARACTERS, 1)}
+        line = {} if starts_line is None else {"starts_line": starts_line}
+        self.search = BeamSearch(
+            CompletionRequest(prompt=prompt, **options),
+            Vocabulary(CHARACTERS),
+            id_of,
+            self.events.append,
+            self.network,
+            **line,
+        )
+        logits, state = self.network.step(np.array([[1]], np.int32), self.network.initial_state())
+        assert self.search.begin(logits[0, 0], state) == []
+        self.network.rows.clear()
+
+    def run(self) -> list[tuple[str, str, float, int]]:
+        """Return (text, reason, bits, characters) of each completion."""
+        for _ in range(100):
+            if self.search.advance():
+                return self.found()
+        raise AssertionError("it does not end")
+
+    def found(self) -> list[tuple[str, str, float, int]]:
+        texts = {event.index: event.text for event in self.events if isinstance(event, Piece)}
+        return [
+            (texts.get(event.index, ""), event.reason, round(event.bits, 3), event.characters)
+            for event in self.events
+            if isinstance(event, Finished)
+        ]
+
+
+def bits(text: str) -> float:
+    return round(float(-sum(np.log2(P[CHARACTERS.index(character)]) for character in text)), 3)
+
+
+def test_a_score_is_the_total_by_the_characters_to_the_power_of_the_penalty() -> None:
+    ending = Ending(stop=(), until=None)
+
+    def score(taken: int, penalty: float) -> float:
+        return Hypothesis("", (), -6.0, taken, ending).score(penalty)
+
+    assert [score(1, 2.0), score(3, 1.0), score(4, 0.5), score(3, 0.0)] == [-6, -2, -3, -6]
+    assert score(0, 2.0) == -6
+
+
+@pytest.mark.parametrize(("width", "n"), [(1, 1), (2, 2), (4, 3), (16, 5)])
+def test_a_beam_has_the_best_texts_and_no_more_hypotheses_than_its_width(width: int, n: int) -> None:
+    search = Search(beam=width, n=n, max_characters=3)
+    found = search.run()
+    texts = ["".join(letters) for letters in itertools.product(CHARACTERS, repeat=3)]
+    best = sorted(bits(text) for text in texts)[:n]
+    assert [one[2] for one in found] == pytest.approx(best, abs=2e-3)
+    assert len({one[0] for one in found}) == n
+    assert all((reason, count, bits(text)) == ("length", 3, number) for text, reason, number, count in found)
+    assert max(search.network.rows) == min(width, 16) and len(search.network.rows) == 2
+
+
+def test_completions_that_there_are_not_are_empty() -> None:
+    found = Search(beam=6, n=6, max_characters=1).run()
+    assert found == [
+        *[(character, "length", bits(character), 1) for character in "abc\n"],
+        *[("", "length", 0.0, 0)] * 2,
+    ]
+
+
+def test_text_that_is_cut_off_counts_for_the_rank_and_not_for_the_bits() -> None:
+    found = Search(beam=12, n=3, max_characters=2, until="line", length_penalty=0.0).run()
+    assert found == [("aa", "length", 2.0, 2), ("ab", "length", 3.0, 2), ("ba", "length", 3.0, 2)]
+    by_line = Search(beam=40, n=40, max_characters=2, until="line", length_penalty=0.0).run()
+    assert ("", "line", 0.0, 0) in by_line and ("a", "line", 1.0, 1) in by_line
+    assert by_line.index(("", "line", 0.0, 0)) < by_line.index(("a", "line", 1.0, 1))
+
+
+def test_a_search_that_is_stopped_sends_its_live_texts_best_first() -> None:
+    search = Search(beam=3, n=4, max_characters=50)
+    for _ in range(2):
+        assert not search.search.advance()
+    search.search.stop("timeout")
+    found = search.found()
+    assert [one[1:] for one in found] == [
+        ("timeout", 2.0, 2), ("timeout", 3.0, 2), ("timeout", 3.0, 2), ("timeout", 0.0, 0)
+    ]  # fmt: skip
+    assert found[0][0] == "aa"
+
+
+def test_a_text_that_ended_is_not_said_to_be_stopped() -> None:
+    search = Search(beam=2, n=2, max_characters=50, stop=("a",))
+    assert not search.search.advance()
+    search.search.stop("cancelled")
+    assert [(one[0], one[1]) for one in search.found()] == [("", "stop"), ("b", "cancelled")]
+
+
+@pytest.mark.parametrize(("starts_line", "text"), [(None, "ab"), (False, "ab"), (True, "\nab")])
+def test_a_prompt_is_read_as_a_line_only_if_it_is_to_be(starts_line: bool | None, text: str) -> None:
+    search = Search(beam=2, starts_line=starts_line).search
+    assert search.text == text and search.is_self_stepping
 
 
 @pytest.fixture(scope="module")

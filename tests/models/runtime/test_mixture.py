@@ -23,8 +23,9 @@ from models.kernels.mixture_arguments import (
 )
 from models.runtime import mixture
 from models.runtime.int8_file import quantize_lstm
-from models.runtime.lstm_network import LstmNetwork
+from models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
 from models.runtime.mixture import GeneratingMixture, MixtureNetwork, make_mixture
+from models.runtime.second_thread import SecondThread
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import ADAPTATION as ADAPTIVE
@@ -255,6 +256,55 @@ def test_vocabularies_above_16_bits() -> None:
     mixture.mix_logits(experts, vocabulary.encode(text[-43:-23])[:, None], read, 0, 0, logits)
     expected = vocabulary.encode(text[-23])
     assert logits[-1, 0, 1:].argmax() + 1 == expected
+
+
+@pytest.mark.parametrize(("rows", "is_shared"), [(2 * ROWS_OF_A_PART - 1, False), (2 * ROWS_OF_A_PART, True)])
+def test_steps_of_two_parts_and_more_are_shared(
+    network: MixtureNetwork, monkeypatch: pytest.MonkeyPatch, rows: int, is_shared: bool
+) -> None:
+    shared: list[int] = []
+    share = SecondThread.share
+
+    def noted(self: SecondThread, *arguments: Any, rows: int) -> Any:
+        if self is network._second:
+            shared.append(rows)
+        return share(self, *arguments, rows=rows)
+
+    monkeypatch.setattr(SecondThread, "share", noted)
+    network.step(np.ones((1, rows), np.int32), network.initial_state(rows))
+    assert shared == [ROWS_OF_A_PART] * is_shared
+
+
+def test_a_state_has_the_networks_columns_and_those_of_the_experts(network: MixtureNetwork) -> None:
+    columns = 2 * 8 + network.experts.state_columns
+    assert network.initial_state().shape == (1, columns)
+    assert network.initial_state(3).shape == (3, columns) and not network.initial_state(3).any()
+
+
+@pytest.mark.parametrize("adaptation", [ADAPTIVE, mixture.FIXED])
+def test_what_was_read_when_reading_ended_early_is_returned(
+    monkeypatch: pytest.MonkeyPatch, adaptation: np.ndarray
+) -> None:
+    network = int8()
+    network = make_mixture(network.network, network.experts._replace(adaptation=adaptation))  # type: ignore[assignment]
+    ids, ends, read = VOCABULARY.encode(READ), [10, 30, 64], network.network.read
+    monkeypatch.setattr(network.network, "read", lambda *a, **options: read(*a, **options)[:2])
+    states = network.read(ids, ends, network.initial_state(), np.zeros(1, np.int64))
+    assert len(states) == 2
+    for end, state in zip(ends, states, strict=False):
+        _, expected = network.step(ids[:end, None], network.initial_state())
+        np.testing.assert_array_equal(state.view(np.int32), expected.view(np.int32))
+    assert network.read(ids, [], network.initial_state(), np.zeros(1, np.int64)) == []
+
+
+def test_unigrams_leave_room_for_characters_that_the_text_has_not() -> None:
+    counted = np.array([1, 1, 2, 1, 3, 3])  # of ids 1 to 5
+    logarithms = mixture._unigrams(mixture.ngrams_of(counted, size=6))
+    # Witten and Bell: as if the three distinct ones had been seen once more, divided among all.
+    expected = (np.array([0, 3, 1, 2, 0, 0]) + 3 / 5) / (6 + 3)
+    np.testing.assert_allclose(logarithms[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(logarithms[1], np.log(expected), rtol=1e-6)
+    assert logarithms[0, 1:].sum() == pytest.approx(1)
 
 
 # ---- the file

@@ -184,3 +184,21 @@ def test_an_evicted_text_is_not_matched_though_it_was_the_last_to_be() -> None:
     read(cache, texts[2])
     assert cache.evictions == 1
     assert cache.match(texts[0]).length == 0
+
+
+@pytest.mark.parametrize("length", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1])
+def test_tails_of_any_length_below_a_chunk_are_matched(length: int) -> None:
+    cache, text = StateCache(1 << 20), document(length)
+    read(cache, text)
+    assert cache.match(text).length == cache.match(text + "x").length == length
+    assert cache.match("#" + text).length == 0
+
+
+def test_a_new_cache_is_empty_and_entries_cost_their_text_and_state() -> None:
+    cache = StateCache(1 << 20)
+    counts = ("bytes", "entries", "lookups", "evictions", "asked_characters", "hit_characters")
+    assert [getattr(cache, name) for name in counts] == [0] * 6
+    read(cache, "abc")
+    assert (cache.bytes, cache.entries) == (OVERHEAD_BYTES + 4 * 3 + 4 * S, 1)
+    cache.clear()
+    assert (cache.bytes, cache.entries) == (0, 0)
