@@ -85,11 +85,13 @@ def _import_share(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest files first: what takes long and begins last leaves the other cores idle.
+    """Have several processes run the slowest files first: what begins last leaves the other cores idle.
 
     A process that has nothing left to do takes tests from the end of another's. So these are not divided, and
     what the tests of a file share is made once.
     """
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # one process keeps the order that was asked for
+        return
     rank = {name: place for place, name in enumerate(_FIRST)}
 
     def place(item: pytest.Item) -> int:
