@@ -324,8 +324,8 @@ KNOWN = (
     Mutant(
         "a reset of some rows resets all in the kernels",
         "worker/kernel_step.py",
-        "in range(*rows.indices(self._rows * self.replicas)):",
-        "in range(self._rows * self.replicas):",
+        "self._all_states[:, rows] = 0",
+        "self._all_states[:] = 0",
         ("tests/worker/test_kernel_step.py",),
     ),
     Mutant(
