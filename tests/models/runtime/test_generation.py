@@ -207,6 +207,8 @@ def test_taking_many_characters_is_taking_each(options: dict[str, Any]) -> None:
         completion.finish("length")
     for found in (events, others):
         assert "".join(e.text for e in found if isinstance(e, Piece)) == text
+        described = [one.character for e in found if isinstance(e, Piece) for one in e.logprobs]
+        assert "".join(described) == (text if "logprobs" in options else "")
     assert events[-1] == others[-1] == Finished(0, "length", bits(8), 8)
 
 
