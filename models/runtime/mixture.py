@@ -108,7 +108,7 @@ def _unigrams(ngram: NgramModel) -> Floats:
 def dump(text: Ids, weights: Floats, adaptation: Floats = FIXED) -> bytes:
     """Return the contents of FILE for the ids (N,) of a training text; the rest as for `experts_of`."""
     text = np.asarray(text[-MAX_CHARACTERS:])
-    kind = np.min_scalar_type(int(text.max(initial=0)))
+    kind = np.min_scalar_type(int(text.max()))
     file = io.BytesIO()
     np.savez_compressed(
         file,

@@ -66,8 +66,7 @@ class Prefill:
         """Stop reading a request's prompt, if it is being read; the same prompt later goes on from there."""
         if request in self.requests:
             self.requests.remove(request)
-            if request.position > request.cached:
-                self._cache.insert(request.prefix, request.text, request.position, request.state[0])
+            self._cache.insert(request.prefix, request.text, request.position, request.state[0])
 
     def take_completed(self) -> list[tuple[ScheduledRequest, Floats, State]]:
         """Return the requests whose prompts are complete, once, with logits (1, V) and state (1, S)."""
