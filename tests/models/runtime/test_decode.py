@@ -53,7 +53,13 @@ class Bench:
 
     def turn(self, *, may_generate: bool = False) -> list[list[Any] | None]:
         self.decode.rebalance()
-        return [self.decode.choose(), self.decode.step(self.prefill, may_generate=may_generate)]
+        return [self.decode.choose(), self.step(may_generate=may_generate)]
+
+    def step(self, *, may_generate: bool = False) -> list[Any] | None:
+        """Step without any deadline."""
+        return self.decode.step(
+            self.prefill, may_generate=may_generate, is_due_within=lambda _: False, end_due=lambda: None
+        )
 
     def text(self, request: GenerationRequest, index: int = 0) -> str:
         pieces = (event for event in self.events[request] if isinstance(event, Piece))
@@ -68,7 +74,7 @@ def test_sequences_that_fit_join_and_finished_ones_leave(monkeypatch: pytest.Mon
     bench.decode.rebalance()
     assert bench.decode.choose() == [short]
     assert [sequence.request for sequence in bench.decode.sequences] == [long, long]
-    bench.decode.step(bench.prefill, may_generate=False)
+    bench.step()
     bench.turn()
     assert bench.text(short) == expected("ab", 2)
     assert [bench.text(long, index) for index in range(2)] == [expected("c", 3)] * 2
@@ -83,7 +89,7 @@ def test_a_request_is_over_when_its_last_sequence_is(monkeypatch: pytest.MonkeyP
     two = bench.start("b", n=2, max_characters=2, stop=("zz",))
     bench.decode.rebalance()
     assert bench.decode.choose() == [one]
-    assert not bench.decode.step(bench.prefill, may_generate=False)
+    assert not bench.step()
     assert bench.decode.choose() == [two] and bench.decode.sequences == []
     assert sum(isinstance(event, Finished) for event in bench.events[two]) == 2
 
@@ -173,28 +179,28 @@ def test_an_idle_network_chooses_by_itself_for_as_long_as_it_may(
         before = bench.counters["generated_characters"]
         bench.turn(may_generate=True)
         counts.append(bench.counters["generated_characters"] - before)
-    # One by sampling, and those between steps: of 4 steps by the first guess, of 6 as measured.
-    assert counts == [1 + 3, 1 + 5, 1 + 5]
-    assert bench.counters["steps"] == bench.decode.steps_by_batch_size[1] == 4 + 6 + 6
+    # One by sampling, and those between steps: of one step while its duration is unknown, then of 6.
+    assert counts == [1, 1 + 5, 1 + 5]
+    assert bench.counters["steps"] == bench.decode.steps_by_batch_size[1] == 1 + 6 + 6
     assert bench.decode.step_s == pytest.approx(6 * bench.step_s)
-    assert bench.text(request) == expected("ab", 16)
+    assert bench.text(request) == expected("ab", 13)
     bench.step_s *= 10
     bench.turn(may_generate=True)
     bench.turn(may_generate=True)
     # An outlier counts as twice as slow: by then 3 steps fit, then 1.
-    assert bench.counters["steps"] == 16 + 6 + 3
-    assert bench.text(request) == expected("ab", 16 + 6 + 3)
+    assert bench.counters["steps"] == 13 + 6 + 3
+    assert bench.text(request) == expected("ab", 13 + 6 + 3)
 
 
 def test_the_network_does_not_choose_beyond_the_last_character(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch, step_s=GENERATE_AHEAD_S / 100, kind=Generating)
-    request = bench.start("ab", max_characters=3)
-    bench.decode.rebalance()
+    request = bench.start("ab", max_characters=4)
+    bench.turn()
     bench.decode.choose()
-    assert bench.decode.step(bench.prefill, may_generate=True) is None
-    assert bench.text(request) == expected("ab", 2)
-    assert bench.decode.choose() == [request]
+    assert bench.step(may_generate=True) is None
     assert bench.text(request) == expected("ab", 3)
+    assert bench.decode.choose() == [request]
+    assert bench.text(request) == expected("ab", 4)
 
 
 def test_the_network_chooses_by_itself_only_if_it_may_and_can(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_a_deadline_in_the_first_half_of_the_next_step_ends_a_request_before_it(
 ) -> None:
     request = turns.submit(characters=1000)
     turns.turns_until(Piece, request)
-    turns.scheduler._decode.step_s = 1.0
+    turns.scheduler._decode.call_s = 1.0
     calls = len(turns.network.calls)
     request.deadline = turns.now_s + left_s
     turns.turn()
@@ -208,9 +208,9 @@ def test_the_network_may_generate_by_itself_when_there_is_nothing_else(
     may: list[bool] = []
     step = turns.scheduler._decode.step
 
-    def noted(prefill: Any, *, may_generate: bool) -> Any:
+    def noted(prefill: Any, *, may_generate: bool, **options: Any) -> Any:
         may.append(may_generate)
-        return step(prefill, may_generate=may_generate)
+        return step(prefill, may_generate=may_generate, **options)
 
     monkeypatch.setattr(turns.scheduler._decode, "step", noted)
     request = turns.submit(characters=1000)
