@@ -134,11 +134,11 @@ class Suggestions:
         end = line.end() if line else start
         if logprobs is None:
             return end
-        word = len(first_word(text[start:end])) if self.accepts_words else 0
+        word = len(first_word(text[start:end])) if self.accepts_words else 1
         return start + likely_length(logprobs[start:end], word, worth=self._worth)
 
 
-def likely_length(logprobs: Sequence[float], word_length: int = 0, *, worth: float = MIN_SAVED_KEYS) -> int:
+def likely_length(logprobs: Sequence[float], word_length: int = 1, *, worth: float = MIN_SAVED_KEYS) -> int:
     """Return how many characters to show, so that the expected number of saved keys is highest.
 
     Accepting n characters costs one key, so it saves n - 1, if all of them are right. For a user who accepts
@@ -157,7 +157,7 @@ def likely_length(logprobs: Sequence[float], word_length: int = 0, *, worth: flo
         if i + 1 == word_length:
             word = whole
         saved = i * whole
-        if i + 1 > word_length > 0:
+        if i >= word_length:
             saved += (word_length - 1) * (word - whole)
         if saved > most:
             most, length = saved, i + 1

@@ -18,15 +18,14 @@ export function promptOf(before) {
   return before.slice(/[\udc00-\udfff]/.test(before[from]) ? from + 1 : from);
 }
 
-// Maximizes the expected number of keys saved: n characters for one key save n - 1, if all are right. For a user who
-// accepts words, the first word saves its length - 1 if only it is right.
-export function likelyLength(logprobs, wordLength = 0) {
+// Maximizes the expected number of keys saved: n characters for one key save n - 1, if all (or only a word) are right.
+export function likelyLength(logprobs, wordLength = 1) {
   let sum = 0, best = MIN_SAVED_KEYS, length = 0, word = 0;
   logprobs.forEach((logprob, i) => {
     sum += logprob;
     const all = Math.exp(sum);
     if (i + 1 === wordLength) word = all;
-    const saved = i * all + (i + 1 > wordLength && wordLength > 0 ? (wordLength - 1) * (word - all) : 0);
+    const saved = i * all + (i < wordLength ? 0 : (wordLength - 1) * (word - all));
     if (saved > best) [best, length] = [saved, i + 1];
   });
   return length;
@@ -42,7 +41,7 @@ export function firstWord(text) {
 }
 
 export class Suggester {
-  acceptsWords = false; // whether the user has accepted a first word alone; only then the first word counts by itself
+  acceptsWords = false;
   #completer;
   #cached = null; // {prompt, text, logprobs or null, end}: text.slice(0, end) is what was suggested
 
@@ -87,7 +86,7 @@ export class Suggester {
     if (!logprobs) return line;
     const skip = [...text.slice(0, start)].length; // one log-probability per code point
     const characters = [...text.slice(start, line)];
-    const word = this.acceptsWords ? [...firstWord(characters.join(""))].length : 0;
+    const word = this.acceptsWords ? [...firstWord(characters.join(""))].length : 1;
     const length = likelyLength(logprobs.slice(skip, skip + characters.length), word);
     return start + characters.slice(0, length).join("").length;
   }

@@ -5,6 +5,7 @@ A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs b
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -157,8 +158,12 @@ MIN_SHARED_IDS = 32
 
 
 def _load(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    # In a thread of its own, because the first session of a process makes its thread flush subnormal numbers to
+    # zero, for good.
+    make = partial(onnxruntime.InferenceSession, graph, _options(threads), providers=["CPUExecutionProvider"])
     try:
-        return onnxruntime.InferenceSession(graph, _options(threads), providers=["CPUExecutionProvider"])
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(make).result()
     except Exception as error:  # ONNX Runtime raises a private class for each kind of damage
         raise ValueError(f"ONNX Runtime cannot load the graph: {error}") from error
 

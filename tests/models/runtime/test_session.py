@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -160,3 +162,15 @@ def test_a_check_comes_before_each_step_and_ends_the_work() -> None:
             np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(TimeoutError):
         checked.step(ids, state)
+
+
+def test_loading_a_graph_leaves_the_arithmetic_of_its_thread_alone() -> None:
+    # Only the first session of a process has this effect.
+    program = (
+        "from models.runtime.session import open_network\n"
+        "from tests.models.runtime.networks import saved_model\n"
+        "open_network('model.onnx', saved_model().file('model.onnx'))\n"
+        "print(2.0**-1060 * 0.5 > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
