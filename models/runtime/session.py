@@ -158,7 +158,7 @@ MIN_SHARED_IDS = 32
 
 
 def _load(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
-    # In a thread of its own, because the first session of a process makes its thread flush subnormal numbers to
+    # In its own thread, because the first session of a process makes its thread flush subnormal numbers to
     # zero, for good.
     make = partial(onnxruntime.InferenceSession, graph, _options(threads), providers=["CPUExecutionProvider"])
     try:
