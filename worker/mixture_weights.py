@@ -21,6 +21,7 @@ from models.kernels.mixture_arguments import (
     MAX_ADAPTED_VOCABULARY,
     RECENT_WEIGHT,
     REPEAT_BOOSTS,
+    RESUMED_BOOSTS,
     SET_PRECISION,
     STATE_COLUMNS,
     WEIGHTS,
@@ -48,7 +49,8 @@ def default_weights(*, has_repeats: bool = True) -> Floats:
     boosts = 0.25 * np.arange(LENGTHS)
     weights[MATCH_BOOSTS : MATCH_BOOSTS + LENGTHS] = np.maximum(0, boosts - 0.5)
     if has_repeats:
-        weights[REPEAT_BOOSTS : REPEAT_BOOSTS + LENGTHS] = boosts
+        weights[REPEAT_BOOSTS:RESUMED_BOOSTS] = boosts
+    weights[RESUMED_BOOSTS:] = np.tile([0, 0.25, 0.5, 1], 4) + np.repeat([0, 0.25, 0.5, 0.75], 4)
     return weights
 
 
@@ -86,7 +88,7 @@ def learned_weights(
     logits = _logits(network, lead, targets)
     features = _features(experts, lead, targets)
     fixed = np.zeros(WEIGHTS, bool)
-    fixed[REPEAT_BOOSTS:] = not has_repeats
+    fixed[REPEAT_BOOSTS:RESUMED_BOOSTS] = not has_repeats
     past = _past(lead, targets)
     return _descend(experts, features, past, logits, targets, defaults, fixed)
 

@@ -1,4 +1,4 @@
-"""A mixture of a network with n-grams and two match models, compiled when first imported.
+"""A mixture of a network with n-grams and match models, compiled when first imported.
 
 The probability of a character c is proportional to
 
@@ -6,9 +6,10 @@ The probability of a character c is proportional to
 
 the logarithmic opinion pool that PAQ calls mixing in the logistic domain (Mahoney 2005). A match model finds
 the last occurrence of the characters just read, in the training text or in what the row itself has read, and
-boosts the character that followed there. The weights w and v depend on the longest context that the n-grams
-know, a boost on the length of its match. That they also depend on the network's confidence changes nothing
-(docs/engineering/mixture.md).
+boosts the character that followed there. Where the one in the training text is wrong it is looked up anew,
+and the old one goes on as well, as the resumed match, until it is wrong too often: texts repeat with small
+changes. The weights w and v depend on the longest context that the n-grams know, a boost on the length of its
+match. That they also depend on the network's confidence changes nothing (docs/engineering/mixture.md).
 
 What a row reads changes its predictions in two more ways, unless `Experts.adaptation` is zero: the n-grams of
 its history are added to those of the training text, and its weights adapt to which expert is right.
@@ -45,6 +46,11 @@ from models.kernels.mixture_arguments import (
     REPEAT_DISTANCE,
     REPEAT_ID,
     REPEAT_LENGTH,
+    RESUMED_AT,
+    RESUMED_BUCKET,
+    RESUMED_ID,
+    RESUMED_QUALITY,
+    RESUMED_RUN,
     SET_PRECISION,
     STATE_COLUMNS,
 )
@@ -104,6 +110,32 @@ def _follow_match(text, row, past, is_predicted, at):  # type: ignore[no-untyped
         row[MATCH_AT] = row[MATCH_LENGTH] = 0
 
 
+@inline_borrowing
+def _after_error(quality):  # type: ignore[no-untyped-def]
+    """Return the quality of a match after an error; at 0 it is given up."""
+    return max(0, quality * 3 // 4 - 2)
+
+
+@inline_borrowing
+def _follow_resumed(text, row, c):  # type: ignore[no-untyped-def]
+    """Move the resumed match beyond id c, and begin one where the match in the training text was wrong.
+
+    The better of the two goes on.
+    """
+    at, quality = row[RESUMED_AT], row[RESUMED_QUALITY]
+    if at > 0:
+        is_right = c > 0 and text[at] == c
+        row[RESUMED_QUALITY] = quality = min(quality + 1, MAX_MATCH) if is_right else _after_error(quality)
+        row[RESUMED_RUN] = min(row[RESUMED_RUN] + 1, MAX_MATCH) if is_right else 0
+        row[RESUMED_AT] = at + 1 if quality > 0 else 0
+    interrupted = row[MATCH_AT]
+    if interrupted > 0 and text[interrupted] != c and _after_error(row[MATCH_LENGTH]) > quality:
+        row[RESUMED_AT], row[RESUMED_QUALITY] = interrupted + 1, _after_error(row[MATCH_LENGTH])
+        row[RESUMED_RUN] = 0
+    if row[RESUMED_AT] == 0 or row[RESUMED_AT] >= len(text):
+        row[RESUMED_AT] = row[RESUMED_QUALITY] = 0
+
+
 @compiled(
     "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], uint16[::1], uint64[::1],int64)",
     is_internal=True,
@@ -124,6 +156,7 @@ def read_character(contexts, nodes, text, positions, row, past, pairs, c):  # ty
     past[HISTORY - 1] = short
     at = row[MATCH_AT]
     is_match_over = at == 0 or text[at] != c
+    _follow_resumed(text, row, c)
     slot = _slot_of_text(positions, past)
     prefetch(positions, slot)
     for n in range(ORDER - 2, 0, -1):
@@ -155,6 +188,13 @@ def _length_bucket(length):  # type: ignore[no-untyped-def]
     return min(LENGTHS - 1, 12 + length // 32)
 
 
+@inline_borrowing
+def _resumed_bucket(quality, run):  # type: ignore[no-untyped-def]
+    """Return 0 to 15, four for each of four steps of quality."""
+    by_quality = (quality >= 8) + (quality >= 16) + (quality >= 32)
+    return 4 * by_quality + (run > 0) + (run > 2) + (run > 7)
+
+
 @compiled("void(int32[::1], int32[::1], uint16[::1], int32[::1])", is_internal=True, is_borrowing=True)
 def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
     """Write what the experts know after the characters read into features (FEATURES,)."""
@@ -165,6 +205,9 @@ def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
     features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
     features[REPEAT_ID] = past[HISTORY - distance] if distance > 0 else 0
     features[REPEAT_BUCKET] = _length_bucket(row[REPEAT_LENGTH])
+    resumed = row[RESUMED_AT]
+    features[RESUMED_ID] = text[resumed] if resumed > 0 and resumed != at else 0
+    features[RESUMED_BUCKET] = _resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN])
 
 
 # ---- what comes next

@@ -21,6 +21,9 @@ from models.kernels.mixture_arguments import (
     REPEAT_BOOSTS,
     REPEAT_BUCKET,
     REPEAT_ID,
+    RESUMED_BOOSTS,
+    RESUMED_BUCKET,
+    RESUMED_ID,
     SET_PRECISION,
     SHIFTS,
     WEIGHTS,
@@ -39,6 +42,7 @@ def write_indices(context, features, indices):  # type: ignore[no-untyped-def]
     indices[1] = indices[0] + 1
     indices[2] = MATCH_BOOSTS + features[MATCH_BUCKET]
     indices[3] = REPEAT_BOOSTS + features[REPEAT_BUCKET]
+    indices[4] = RESUMED_BOOSTS + features[RESUMED_BUCKET]
 
 
 @inline_borrowing
@@ -67,6 +71,8 @@ def apply_weights(now, features, ngrams, logits):  # type: ignore[no-untyped-def
         logits[features[MATCH_ID]] += now[2]
     if features[REPEAT_ID] > 0:
         logits[features[REPEAT_ID]] += now[3]
+    if features[RESUMED_ID] > 0:
+        logits[features[RESUMED_ID]] += now[4]
 
 
 @inline_borrowing
@@ -158,7 +164,7 @@ def adapt(weights, adaptation, indices, size, features, numbers, scratch, now, c
         _move(numbers, WEIGHTS + k, of_all, slope, curvature, max_step)
     own, of_all = adaptation[BOOST_PRECISION], adaptation[ALL_BOOSTS_PRECISION]
     for k in range(2, GROUPS):
-        predicted = features[MATCH_ID if k == 2 else REPEAT_ID]
+        predicted = features[MATCH_ID + 2 * (k - 2)]
         if predicted > 0:
             hit = exp(p[predicted] - best) / total
             slope = hit - (np.float32(1) if predicted == c else np.float32(0))

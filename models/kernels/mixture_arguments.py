@@ -41,7 +41,13 @@ MATCH_LENGTH = MATCH_AT + 1
 REPEAT_DISTANCE = MATCH_AT + 2
 """How many characters before the next one the same characters occurred in the history; 0 if nowhere."""
 REPEAT_LENGTH = MATCH_AT + 3
-PAST = MATCH_AT + 4
+RESUMED_AT = MATCH_AT + 4
+"""The position in the training text of the character that the resumed match predicts; 0 without one."""
+RESUMED_QUALITY = MATCH_AT + 5
+"""0 to MAX_MATCH: one more for each character that it predicts, a quarter and two less for an error."""
+RESUMED_RUN = MATCH_AT + 6
+"""How many characters it has predicted since its last error, up to MAX_MATCH."""
+PAST = MATCH_AT + 7
 """HISTORY uint16 ids, newest last; 0 for unknown ids and those above 65535."""
 STATE_COLUMNS = PAST + HISTORY // 2
 
@@ -56,7 +62,10 @@ MATCH_BUCKET = MATCH_ID + 1
 REPEAT_ID = MATCH_ID + 2
 """The character that the match in the history predicts, or 0."""
 REPEAT_BUCKET = MATCH_ID + 3
-FEATURES = MATCH_ID + 4
+RESUMED_ID = MATCH_ID + 4
+"""The character that the resumed match predicts, or 0."""
+RESUMED_BUCKET = MATCH_ID + 5
+FEATURES = MATCH_ID + 6
 
 # Sizes of the tables of weights, and where each begins in the vector of all.
 CONTEXTS = 6 * ORDER
@@ -68,10 +77,13 @@ MATCH_BOOSTS = BY_CONTEXT + 2 * CONTEXTS
 """(LENGTHS,) added to the logit of the character that a match in the training text predicts, by length."""
 REPEAT_BOOSTS = MATCH_BOOSTS + LENGTHS
 """(LENGTHS,) the same for a match in the history."""
-WEIGHTS = REPEAT_BOOSTS + LENGTHS
+RESUMED_BOOSTS = REPEAT_BOOSTS + LENGTHS
+"""(16,) the same for the resumed match, by four steps of its quality and four of its run."""
+WEIGHTS = RESUMED_BOOSTS + 16
 
-GROUPS = 4
-"""Weights of the network, of the n-grams, boosts by matches in the training text, and in the history."""
+GROUPS = 5
+"""Weights of the network, of the n-grams, boosts by matches in the training text, in the history, and by
+resumed ones. What the last three predict is in every second column of the features from MATCH_ID on."""
 SHIFTS = CONTEXT + 1
 """(WEIGHTS + GROUPS,) float32: what adapting has added to each weight, and to all of a group."""
 CURVATURES = SHIFTS + WEIGHTS + GROUPS

@@ -15,7 +15,6 @@ from models.kernels.mixture_arguments import (
     ORDER,
     PAST,
     RECENT_WEIGHT,
-    REPEAT_ID,
 )
 from models.kernels.mixture_history import mark_pairs
 from models.kernels.mixture_ngrams import write_ngrams
@@ -94,7 +93,7 @@ def add_gradients(  # type: ignore[no-untyped-def]
         gradients[indices[0]] += by_network
         gradients[indices[1]] += by_ngrams
         for k in range(2, GROUPS):
-            predicted = known[MATCH_ID if k == 2 else REPEAT_ID]
+            predicted = known[MATCH_ID + 2 * (k - 2)]
             if predicted > 0:
                 gradients[indices[k]] += mixed[predicted] / total - (1.0 if predicted == target else 0.0)
     return loss

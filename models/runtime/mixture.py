@@ -27,6 +27,7 @@ from models.kernels.mixture_arguments import (
     FIRST_CHILD,
     ID,
     ORDER,
+    RESUMED_BOOSTS,
     SET_PRECISION,
     TOTAL,
     WEIGHTS,
@@ -129,6 +130,8 @@ def load(data: bytes, *, size: int) -> Experts:
     try:
         arrays = read_arrays(data, max_bytes=_MAX_BYTES)
         text, weights, adaptation = arrays["text"], arrays["weights"], arrays.get("adaptation", FIXED)
+        if weights.shape == (RESUMED_BOOSTS,):  # of an older model
+            weights = np.append(weights, np.zeros(WEIGHTS - RESUMED_BOOSTS, weights.dtype))
         _check(text, weights, adaptation, size)
     except (ValueError, KeyError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None

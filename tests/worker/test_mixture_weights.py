@@ -9,7 +9,9 @@ from models.kernels.mixture_arguments import (
     CONTEXTS,
     FEATURES,
     MATCH_BOOSTS,
+    MATCH_ID,
     REPEAT_BOOSTS,
+    RESUMED_BOOSTS,
     WEIGHTS,
     Experts,
 )
@@ -73,7 +75,7 @@ def test_gradients_are_those_of_the_loss() -> None:
     logits = _logits(network_for(text), text.train[-50:], ids)
     features, past = _features(experts, text.train[-50:], ids), _past(text.train[-50:], ids)
     assert features.shape == (300, FEATURES)
-    assert features[:, -4].any() and features[:, -2].any()  # both kinds of matches
+    assert features[:, MATCH_ID::2].any(0).all()  # all three kinds of matches
     weights = random.uniform(0.1, 1, WEIGHTS)
 
     def loss(weights: np.ndarray, gradients: np.ndarray) -> float:
@@ -85,7 +87,11 @@ def test_gradients_are_those_of_the_loss() -> None:
     loss(weights, gradients)
     checked = np.flatnonzero(np.abs(gradients) > 0.5)
     assert len(checked) > 10
-    for parts in (range(CONTEXTS * 2), range(MATCH_BOOSTS, REPEAT_BOOSTS), range(REPEAT_BOOSTS, WEIGHTS)):
+    for parts in (
+        range(CONTEXTS * 2),
+        range(MATCH_BOOSTS, REPEAT_BOOSTS),
+        range(REPEAT_BOOSTS, RESUMED_BOOSTS),
+    ):
         assert set(parts) & set(checked.tolist())
     for i in checked:
         step = np.zeros(WEIGHTS)
@@ -156,7 +162,8 @@ def test_records_have_no_repetitions() -> None:
     text = text_of(PROSE.replace(" ", "\n"))
     made = Mixture.make(network_for(text), text, is_records=True)
     assert made.has_learned_weights
-    assert not made.experts.weights[REPEAT_BOOSTS:].any()
+    assert not made.experts.weights[REPEAT_BOOSTS:RESUMED_BOOSTS].any()
+    assert made.experts.weights[RESUMED_BOOSTS + 1 :].all()
     assert made.experts.weights[:MATCH_BOOSTS].all()
     assert not made.experts.adaptation.any()
     assert "without_adaptation" not in made.bits(network_for(text), text, characters=500)

@@ -16,6 +16,7 @@ from models.kernels.mixture_arguments import (
     ORDER,
     REPEAT_BOOSTS,
     REPEAT_CHARACTERS,
+    RESUMED_BOOSTS,
     WEIGHTS,
     Experts,
 )
@@ -69,11 +70,12 @@ class SlowMixture:
         self.unigrams = Counter(text)
         self.read = ""
         self.match, self.repeat = (0, 0), (0, 0)  # position or distance, and length
-        self.of_groups = np.zeros(4)  # added to all weights of each group
+        self.resumed = (0, 0, 0)  # position, quality, run
+        self.of_groups = np.zeros(5)  # added to all weights of each group
         by_set, boost, all_sets, all_boosts = precisions
         self.precision = np.full(WEIGHTS, boost)
         self.precision[:MATCH_BOOSTS] = by_set
-        self.group_precision = np.array([all_sets, all_sets, all_boosts, all_boosts])
+        self.group_precision = np.array([all_sets] * 2 + [all_boosts] * 3)
         self.limits = 20 * self.precision, 20 * self.group_precision
         self.adapts = by_set > 0
         self.last: tuple[NDArray[np.float64], list[int], NDArray[np.float64]] | None = None
@@ -81,6 +83,7 @@ class SlowMixture:
     def push(self, character: str) -> None:
         if self.adapts and self.last:
             self.adapt(self.vocabulary.encode(character)[0])
+        self.resume(character)
         at, length = self.match
         repeat, repeated = self.repeat
         is_repeated = bool(repeat) and self.read[-repeat] == character
@@ -104,18 +107,36 @@ class SlowMixture:
         if longest[0] >= REPEAT_CHARACTERS:
             self.repeat = len(past) - longest[1], longest[0]
 
+    def resume(self, character: str) -> None:
+        """Move the resumed match; begin one if that of the text is wrong now."""
+        at, quality, run = self.resumed
+        if at and self.text[at] == character:
+            at, quality, run = at + 1, min(quality + 1, MAX_MATCH), run + 1
+        elif at:
+            at, quality, run = at + 1, quality * 3 // 4 - 2, 0
+        match, length = self.match
+        after = length * 3 // 4 - 2
+        if match and self.text[match] != character and after > max(0, quality):
+            at, quality, run = match + 1, after, 0
+        self.resumed = (at, quality, run) if quality > 0 and at < len(self.text) else (0, 0, 0)
+
     def logits(self, network: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mix logits (V,) of the network; those of id 0 are not compared."""
         context, ngrams = self.ngrams()
-        columns = np.zeros((4, self.vocabulary_size))  # what each of four weights is multiplied with
+        columns = np.zeros((5, self.vocabulary_size))  # what each of five weights is multiplied with
         columns[0], columns[1, 1:] = network, ngrams
-        indices = [2 * context, 2 * context + 1, MATCH_BOOSTS, REPEAT_BOOSTS]
+        indices = [2 * context, 2 * context + 1, MATCH_BOOSTS, REPEAT_BOOSTS, RESUMED_BOOSTS]
         if self.match[0]:
             columns[2, self.vocabulary.encode(self.text[self.match[0]])[0]] = 1
             indices[2] += length_bucket(self.match[1])
         if self.repeat[0]:
             columns[3, self.vocabulary.encode(self.read[-self.repeat[0]])[0]] = 1
             indices[3] += length_bucket(self.repeat[1])
+        at, quality, run = self.resumed
+        if at and at != self.match[0]:
+            columns[4, self.vocabulary.encode(self.text[at])[0]] = 1
+            indices[4] += 4 * sum(quality >= least for least in (8, 16, 32))
+            indices[4] += sum(run >= least for least in (1, 3, 8))
         now = self.weights[indices] + self.of_groups
         now[:2] = np.maximum(now[:2], 0)
         mixed: NDArray[np.float64] = now @ columns

@@ -12,11 +12,15 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.errors import Unavailable
 from models.kernels.mixture_arguments import (
     ADAPTATION,
+    GROUPS,
     HISTORY,
     MATCH_AT,
+    MATCH_BOOSTS,
     MAX_ADAPTED_VOCABULARY,
     MAX_RECENT,
     RECENT_WEIGHT,
+    REPEAT_BOOSTS,
+    RESUMED_BOOSTS,
     SHIFTS,
     STATE_COLUMNS,
     WEIGHTS,
@@ -24,7 +28,7 @@ from models.kernels.mixture_arguments import (
 from models.runtime import mixture
 from models.runtime.int8_file import quantize_lstm
 from models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
-from models.runtime.mixture import GeneratingMixture, MixtureNetwork, make_mixture
+from models.runtime.mixture import GeneratingMixture, MixtureNetwork, experts_of, make_mixture
 from models.runtime.second_thread import SecondThread
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary
@@ -38,6 +42,7 @@ VOCABULARY = Vocabulary(TEXT)
 V = len(VOCABULARY)
 WEIGHTS_OF_NETWORK = random_weights(V, 5, [8])
 READ = "A long line that is copied word for word.\nthe cat sat on tac eht. the cat sat on tac eht. the dog"
+CHANGED = "A long line thaf is copied word for word. A long linn that is copiid word for word.\nthe dog sat"
 
 
 def float32() -> MixtureNetwork:
@@ -77,16 +82,17 @@ RECENT_ONLY = np.where(np.arange(ADAPTATION) == RECENT_WEIGHT, ADAPTIVE, 0).asty
 @pytest.mark.parametrize("adaptation", [ADAPTIVE, RECENT_ONLY, mixture.FIXED])
 def test_logits_are_those_of_the_definition(network: MixtureNetwork, adaptation: np.ndarray) -> None:
     network = make_mixture(network.network, network.experts._replace(adaptation=adaptation))
-    ids = ids_of(READ)
+    ids = ids_of(READ + CHANGED)
     mixed, _ = network.step(ids, network.initial_state())
     alone, _ = network.network.step(ids, network.network.initial_state())
     slow = SlowMixture(TEXT, VOCABULARY, random_mixture_weights(), adaptation)
-    longest = 0
-    for t, character in enumerate(READ):
+    longest = longest_resumed = 0
+    for t, character in enumerate(READ + CHANGED):
         slow.push(character)
         longest = max(longest, slow.match[1], slow.repeat[1])
+        longest_resumed = max(longest_resumed, slow.resumed[2])
         np.testing.assert_allclose(softmax(mixed[t, 0]), softmax(slow.logits(alone[t, 0])), atol=2e-5)
-    assert longest > 40
+    assert longest > 40 and longest_resumed > 10
 
 
 def test_the_whole_history_counts() -> None:
@@ -191,7 +197,29 @@ def test_unknown_characters_end_matches_and_contexts(network: MixtureNetwork) ->
     ids = ids_of("?" * 50 + "the cat ? sat" + "?" * 5)
     logits, state = network.step(ids, network.initial_state())
     assert np.isfinite(logits).all()
-    assert not read_by_experts(network, state)[: MATCH_AT + 4].any()
+    assert not read_by_experts(network, state)[: MATCH_AT + 7].any()
+
+
+def test_a_match_goes_on_after_an_error() -> None:
+    """A list that the text has too, with other numbers before its words."""
+    words = "".join(f"{chr(97 + i % 26)}{chr(97 + i // 3)}{chr(97 + i * 7 % 26)}mnop" for i in range(40))
+    lines = [words[i : i + 7] for i in range(0, len(words), 7)]
+    vocabulary = Vocabulary("".join(f"({n}, " for n in range(10)) + words + "),\n")
+    text = "".join(f"(1, {line}),\n" for line in lines)
+    read = "".join(f"(8, {line}),\n" for line in lines)
+    alone = Network(stateful_lstm_graph(random_weights(len(vocabulary), 5, [8])))
+    wrong = []
+    for boost in (0, 9):
+        weights = np.zeros(WEIGHTS, np.float32)
+        weights[MATCH_BOOSTS:REPEAT_BOOSTS] = 9
+        weights[RESUMED_BOOSTS:] = boost
+        experts = experts_of(vocabulary.encode(text), weights, size=len(vocabulary), adaptation=mixture.FIXED)
+        network = make_mixture(alone, experts)
+        logits, _ = network.step(vocabulary.encode(read)[:, None], network.initial_state())
+        predicted = "".join(vocabulary.characters[i] for i in logits[:-1, 0, 1:].argmax(-1))
+        wrong.append("".join(c for c, found in zip(read[1:], predicted, strict=True) if c != found))
+    assert wrong[1].count("8") == len(lines), "the digit that is another"
+    assert len(wrong[1]) < len(wrong[0]) / 4 and len(wrong[1]) < 2 * len(lines)
 
 
 def test_the_weights_follow_the_expert_that_is_right() -> None:
@@ -217,7 +245,7 @@ def test_adapting_is_bounded() -> None:
     random = np.random.default_rng(0)
     ids = np.concatenate([np.tile(ids_of("the cat "), (500, 1)), random.integers(0, V, (4000, 1), np.int32)])
     logits, state = network.step(ids, network.initial_state())
-    shifts = read_by_experts(network, state).view(np.float32)[SHIFTS : SHIFTS + WEIGHTS + 4]
+    shifts = read_by_experts(network, state).view(np.float32)[SHIFTS : SHIFTS + WEIGHTS + GROUPS]
     assert np.isfinite(logits[..., 1:]).all() and np.isfinite(shifts).all()
     assert np.abs(shifts).max() <= 8
 
@@ -328,6 +356,13 @@ def test_files_of_older_versions_have_fixed_weights() -> None:
     np.testing.assert_array_equal(experts.adaptation, mixture.FIXED)
 
 
+def test_models_of_older_versions_have_no_boosts_of_resumed_matches() -> None:
+    weights = random_mixture_weights()[:RESUMED_BOOSTS]
+    loaded = mixture.load(damaged(weights=weights, adaptation=ADAPTIVE), size=V).weights
+    np.testing.assert_array_equal(loaded[:RESUMED_BOOSTS], weights)
+    assert len(loaded) == WEIGHTS and not loaded[RESUMED_BOOSTS:].any()
+
+
 def test_kept_text_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixture, "MAX_CHARACTERS", 30)
     assert file_of() == file_of(TEXT[-30:])
@@ -351,6 +386,7 @@ def damaged(**changes: Any) -> bytes:
         damaged(text=np.array([[1]])),
         damaged(text=np.zeros(0, np.int32)),
         damaged(weights=np.zeros(WEIGHTS - 1, np.float32)),
+        damaged(weights=np.zeros((RESUMED_BOOSTS, 1), np.float32)),
         damaged(weights=np.full(WEIGHTS, np.nan, np.float32)),
         damaged(adaptation=np.ones(ADAPTATION + 1, np.float32)),
         damaged(adaptation=np.full(ADAPTATION, np.inf, np.float32)),
