@@ -16,7 +16,7 @@ COMPILE_ALL := -W ignore -m compileall -qq -j 0 $(VENV)/lib
 PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 ROLES := api worker serve build dev gpu
 # How many tests run at once; more than there are cores pays where tests wait.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 
 .PHONY: help
 help: ## Show this list
