@@ -178,7 +178,7 @@ class Connections:
 
     def _abort(self, connection: "BoundedHttpProtocol") -> None:
         self._set_unread(connection, None)
-        connection.transport.abort()
+        connection.abort()
 
     def _set_unread(self, connection: "BoundedHttpProtocol", unread: "_Unread | None") -> None:
         before = self._unread.pop(connection, None)
@@ -203,7 +203,7 @@ class Connections:
         for connections in (self._without_header, self._waiting):
             if connections:
                 connection, _ = connections.popitem(last=False)
-                connection.transport.abort()
+                connection.abort()
                 return True
         return False
 
@@ -338,7 +338,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """
         request = self._request
         if request is not None and not request.response_complete:
-            self.transport.abort()
+            self.abort()
             return
         has_begun = self._has_sent and not self._sends_refused_body
         if (has_begun or status == 503) and not self.transport.is_closing():
@@ -348,6 +348,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
             self.transport.write(b"".join([*lines, b"\r\n", bytes(response.body)]))
         self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once; what its request still sends is dropped."""
+        if self._request is not None:
+            self._request.disconnected = True  # the superclass says so an iteration of the loop later
+        self.transport.abort()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: an upgrade request may be ignored, and anyone can send many of them."""

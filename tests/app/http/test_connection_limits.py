@@ -34,9 +34,10 @@ class Connection:
         self.needs_header, self.is_being_served = True, False
         self.log: list[object] = []
         self.unread_bytes = self.asked = 0
-        self.transport = SimpleNamespace(
-            abort=lambda: self.log.append("aborted"), get_write_buffer_size=self._buffer_size
-        )
+        self.transport = SimpleNamespace(get_write_buffer_size=self._buffer_size)
+
+    def abort(self) -> None:
+        self.log.append("aborted")
 
     def _buffer_size(self) -> int:
         self.asked += 1
@@ -370,6 +371,27 @@ def test_what_a_connection_waits_for_follows_from_what_was_sent() -> None:
         assert state() == needs_header
         server.transport.close()
         assert state() == waits, "for its end"
+
+    asyncio.run(run())
+
+
+def test_what_a_request_sends_after_an_abort_is_dropped() -> None:
+    async def run() -> None:
+        is_aborted = asyncio.Event()
+
+        async def late(scope: Scope, receive: Receive, send: Send) -> None:
+            await is_aborted.wait()
+            await _answer_at_once(scope, receive, send)
+
+        server = protocol(transport := Transport(), app=late)
+        server.data_received(GET)
+        tasks = [*server.tasks]
+        server.abort()
+        is_aborted.set()
+        await asyncio.gather(*tasks)
+        assert (transport.written, transport.log) == (b"", ["aborted"])
+        protocol(transport := Transport()).abort()  # without a request
+        assert transport.log == ["aborted"]
 
     asyncio.run(run())
 

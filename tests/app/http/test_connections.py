@@ -200,7 +200,7 @@ def has_unread(client: socket.socket) -> bool:
 
 
 def test_response_that_is_not_read_is_broken_off(
-    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("app.http.connections.UNREAD_S", 1.0)
     monkeypatch.setattr("app.http.connections._UNREAD_SWEEP_S", 0.5)
@@ -215,6 +215,7 @@ def test_response_that_is_not_read_is_broken_off(
             select.select([], [], [], 0.02)  # a hundred times, since the kernel has a few KiB at a time
         assert time.monotonic() - began > 1.0  # it took longer than a pause may
         until(lambda: at_server(client) is None)
+    assert "Exception in ASGI application" not in caplog.text
 
 
 def test_responses_that_are_not_read_share_a_memory_limit_and_the_oldest_is_broken_off(
