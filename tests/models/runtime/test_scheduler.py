@@ -343,7 +343,9 @@ def test_a_long_step_is_made_in_several_calls_only_if_a_deadline_passes_meanwhil
 
     def step_past_deadlines(*arguments: Any) -> Any:
         result = step(*arguments)
-        if has_deadlines and len(network.calls) >= 300 and len(due) < 40:
+        # Not before a long step: on a busy machine prompts may wait for long, and few sequences are decoded.
+        is_long = network.calls[-1][1] == CALL_ROWS or bool(due)
+        if has_deadlines and is_long and len(network.calls) >= 300 and len(due) < 40:
             for i in range(len(due), len(due) + 3):  # of those that read and those that write
                 started[i].request.deadline = 0.0
                 due[i] = len(network.calls)
@@ -369,7 +371,7 @@ def test_a_long_step_is_made_in_several_calls_only_if_a_deadline_passes_meanwhil
         assert answer.finished().reason == ("timeout" if i in due else "length")
     assert {i: ended[i] for i in due} == due
     largest = max(rows for _, rows in network.calls)
-    assert largest == CALL_ROWS if has_deadlines else largest > CALL_ROWS
+    assert largest == CALL_ROWS if has_deadlines else largest > CALL_ROWS, largest
     bench.scheduler.close()
 
 
