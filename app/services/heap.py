@@ -8,8 +8,8 @@ is done.
 import ctypes
 from collections.abc import Callable
 
-TRIM_S = 20.0
-"""Between two calls of `trim_heap`."""
+TRIM_S = 4.0
+"""Between two calls of `trim_heap`: the more there is to give back, the longer one holds up other threads."""
 
 
 def trim_heap() -> None:
