@@ -496,7 +496,7 @@ def test_an_attempt_that_has_lost_its_job_publishes_nothing_and_leaves_no_files(
 
 
 def test_a_model_of_two_cards_keeps_the_files_of_all_attempts() -> None:
-    """A rename is under way: whoever publishes again cannot know which attempt's files are used."""
+    """A rename is under way: a second publication cannot know which attempt's files are used."""
     blobs = open_blobs("memory:///")
     models = Models(blobs)
     card = models.publish(_card(), FILES, attempt=2)

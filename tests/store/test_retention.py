@@ -141,8 +141,8 @@ def test_what_is_exactly_as_old_as_its_period_is_kept(tmp_path: Path) -> None:
     assert sweep(2 * DAY_S + 0.1) == {"jobs": 1}
 
 
-def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
-    retention = Retention(
+def retention_of(attic: Attic) -> Retention:
+    return Retention(
         attic.blobs,
         attic.jobs,
         Alerts(attic.redis, attic.blobs),
@@ -150,6 +150,10 @@ def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
         RecordedPrompts(attic.redis, 1),
         periods=attic.periods,
     )
+
+
+def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
+    retention = retention_of(attic)
 
     def sweep(seconds: float) -> dict[str, int]:
         path = f"model_files/{MODEL}/model.onnx"
@@ -167,14 +171,7 @@ def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
 
 def test_a_sweep_without_a_time_is_of_now(attic: Attic, monkeypatch: pytest.MonkeyPatch) -> None:
     job = attic.job(RUNNING, SUCCEEDED)
-    retention = Retention(
-        attic.blobs,
-        attic.jobs,
-        Alerts(attic.redis, attic.blobs),
-        Batches(attic.blobs, attic.redis),
-        RecordedPrompts(attic.redis, 1),
-        periods=attic.periods,
-    )
+    retention = retention_of(attic)
     monkeypatch.setattr("store.retention.time.time", lambda: NOW + 200 * DAY_S)
     assert dict(retention.sweep()) == {"checkpoints": 1, "jobs": 1}
     assert not attic.jobs.blobs.paths(f"jobs/{job.id}")

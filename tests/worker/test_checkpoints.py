@@ -139,7 +139,7 @@ def test_the_scratch_folder_is_made_and_files_of_running_processes_stay(
 ) -> None:
     array = np.zeros(1000, np.float32)
     monkeypatch.setattr(checkpoints_module, "_IN_MEMORY_BYTES", array.nbytes - is_large)
-    blobs, scratch = open_blobs("memory:///"), tmp_path / "of" / "nobody"
+    blobs, scratch = open_blobs("memory:///"), tmp_path / "not" / "made"
     checkpoints = Checkpoints(blobs, "job_1", scratch=scratch)
     checkpoints.save(Checkpoint(1, {"weight/0": array}, {"step": 1}))
     assert scratch.exists() == is_large, "what is small needs none"

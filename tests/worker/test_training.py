@@ -511,8 +511,8 @@ def test_training_loss_is_the_mean_in_bits_since_the_last_evaluation(monkeypatch
     _with_losses(monkeypatch, lambda call, _: np.log(2) * (2 + call % 2))
     recorder = Recorder()
     fit(NETWORK, _training(budget=Budget(steps=40)), TEXT, hooks=recorder.hooks)
-    told = [one["train_bits_per_character"] for one in recorder.of_type("metrics")]
-    assert told == [None, *[pytest.approx(2.5)] * 20]
+    reported = [one["train_bits_per_character"] for one in recorder.of_type("metrics")]
+    assert reported == [None, *[pytest.approx(2.5)] * 20]
     assert recorder.progress[-1]["train_bits_per_character"] == pytest.approx(2.5)
     assert all(
         one.meta["run"]["first_loss"] == pytest.approx(2 * np.log(2)) for one in recorder.checkpoints[1:]
@@ -539,7 +539,7 @@ def _with_evaluations(monkeypatch: pytest.MonkeyPatch, bits: Sequence[float]) ->
 
 
 @pytest.mark.parametrize(
-    ("bits", "told"),
+    ("bits", "reported"),
     [
         ([3, 2, 2.5, 2.6, 2.7, 2.8], [(1, 2.0)]),
         ([3, 2, 2.5, 1.9, 2.5, 2.0, 2.6], [(3, 1.9)]),
@@ -548,8 +548,8 @@ def _with_evaluations(monkeypatch: pytest.MonkeyPatch, bits: Sequence[float]) ->
         ([3, 2, 1, 1, 1], []),
     ],
 )
-def test_a_loss_that_has_stopped_improving_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, bits: list[float], told: list[tuple[int, float]]
+def test_a_loss_that_has_stopped_improving_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch, bits: list[float], reported: list[tuple[int, float]]
 ) -> None:
     _with_evaluations(monkeypatch, bits)
     recorder = Recorder(stop_at=len(bits) - 1)
@@ -557,7 +557,7 @@ def test_a_loss_that_has_stopped_improving_is_told_once(
     assert [message["text"] for message in recorder.of_type("message")] == [
         f"validation stopped improving: it was best at step {step} ({best:.3f} bits per character), and those"
         " weights are kept"
-        for step, best in told
+        for step, best in reported
     ]
     assert replace(result, evaluations_since_best=2).has_overfitted
     assert not replace(result, evaluations_since_best=1).has_overfitted
@@ -568,7 +568,7 @@ def test_a_budget_of_a_small_part_of_an_epoch_is_one_step() -> None:
 
 
 @pytest.mark.parametrize(("rows", "window"), [(400, 3), (1, 3000)])
-def test_fewer_rows_and_shorter_windows_are_both_told(rows: int, window: int) -> None:
+def test_fewer_rows_and_shorter_windows_are_both_reported(rows: int, window: int) -> None:
     recorder = Recorder()
     result = fit(
         NETWORK, _training(rows=rows, window=window, budget=Budget(steps=1)), TEXT, hooks=recorder.hooks
@@ -580,7 +580,7 @@ def test_fewer_rows_and_shorter_windows_are_both_told(rows: int, window: int) ->
     )
 
 
-def test_a_long_preparation_is_told_of_a_budget_in_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_preparation_is_reported_for_a_budget_in_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
     first, again = Recorder(stop_at=1), Recorder()
     training = _training(budget=Budget(steps=3))
     fit(NETWORK, training, TEXT, hooks=first.hooks)
@@ -631,15 +631,17 @@ def test_the_precision_is_the_setting_or_measured_where_the_kernels_train(
     assert asked == ([sizes] if precision == "measured" else [])
 
 
-@pytest.mark.parametrize(("speedup", "is_told"), [(None, False), (1.5, True)])
-def test_a_measured_precision_is_told_when_a_run_begins(
-    monkeypatch: pytest.MonkeyPatch, speedup: float | None, is_told: bool
+@pytest.mark.parametrize(("speedup", "is_reported"), [(None, False), (1.5, True)])
+def test_a_measured_precision_is_reported_when_a_run_begins(
+    monkeypatch: pytest.MonkeyPatch, speedup: float | None, is_reported: bool
 ) -> None:
     choice = PrecisionChoice("float32", speedup)
     monkeypatch.setattr(training_module, "choose_precision", lambda *_, **__: choice)
     first, again = Recorder(stop_at=1), Recorder()
     training = _training(budget=Budget(steps=3))
     fit(NETWORK, training, TEXT, hooks=first.hooks, precision="auto")
-    assert [message["text"] for message in first.of_type("message")] == ([choice.sentence] if is_told else [])
+    assert [message["text"] for message in first.of_type("message")] == (
+        [choice.sentence] if is_reported else []
+    )
     fit(NETWORK, training, TEXT, resume=first.checkpoints[-1], hooks=again.hooks, precision="auto")
     assert again.of_type("message") == []

@@ -396,7 +396,7 @@ def test_what_a_request_sends_after_an_abort_is_dropped() -> None:
     asyncio.run(run())
 
 
-def test_who_has_begun_a_request_or_may_not_connect_is_told_why() -> None:
+def test_clients_that_have_begun_a_request_or_may_not_connect_get_the_reason() -> None:
     async def refused(sent: bytes, status: int, app: Any = _never, **headers: str) -> Transport:
         server = protocol(transport := Transport(), app=app)
         if sent:
@@ -407,13 +407,13 @@ def test_who_has_begun_a_request_or_may_not_connect_is_told_why() -> None:
         return transport
 
     async def run() -> None:
-        for sent, status, told in (
+        for sent, status, error in (
             (b"", 408, None),
             (b"GET", 408, (408, "request_timeout")),
             (b"", 503, (503, "overloaded")),
         ):
             transport = await refused(sent, status)
-            assert (transport.error, transport.log) == (told, ["closed"])
+            assert (transport.error, transport.log) == (error, ["closed"])
         transport = await refused(b"", 503, **{"Retry-After": "1"})
         assert b"connection: close\r\n" in transport.written and b"retry-after: 1\r\n" in transport.written
         transport = await refused(GET, 408)

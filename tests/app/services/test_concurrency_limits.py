@@ -169,7 +169,7 @@ def messages(
             if (await receive())["type"] == "http.request":
                 await send({"type": "http.response.body", "body": b"a", "more_body": not is_last})
             else:
-                await send({"type": "http.response.body", "body": b"for nobody", "more_body": True})
+                await send({"type": "http.response.body", "body": b"not read", "more_body": True})
 
     async def receive() -> Message:
         return {"type": "http.request"}

@@ -21,7 +21,7 @@ KEYS = {name: new_key(name, scopes="read") for name in ("flood", "modest")}
 
 
 class Calls:
-    """Calls of clients, each in a task of its own, that hold a thread until they are told to end."""
+    """Calls of clients, each in a task of its own, that hold a thread until the test ends them."""
 
     def __init__(self, threads: FairThreads) -> None:
         self.threads = threads
