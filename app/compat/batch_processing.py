@@ -258,7 +258,12 @@ class BatchProcessing:
             try:
                 async with self.engines.use_async(body.model) as loaded:
                     return await complete(
-                        self.engines, self.echoing, loaded, body, client=f"batch {batch.id}"
+                        self.engines,
+                        self.echoing,
+                        loaded,
+                        body,
+                        client=f"batch {batch.id}",
+                        arrived_s=time.perf_counter(),
                     )
             except Busy as error:
                 await asyncio.sleep(min(error.retry_after_s, _MAX_BUSY_S))

@@ -16,7 +16,7 @@ from app.compat.openai_choices import Chunks, choice_of, usage_of
 from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, resolve
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import model_or_default
-from app.http.dependencies import ServicesDep, client_of
+from app.http.dependencies import ServicesDep, arrived_s_of, client_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -52,16 +52,18 @@ async def create_completion(
 ) -> Response:
     """Complete one prompt or several, in OpenAI's shape. A token is a character."""
     model = await model_or_default(services, request, body.model)
-    client = client_of(request)
+    client, arrived_s = client_of(request), arrived_s_of(request)
     check_is_supported(body)
     async with services.engines.use_async(model) as loaded:
         if body.stream:
-            resolving = resolve(body, loaded, services.echoing, client)
+            resolving = resolve(body, loaded, services.echoing, client=client, arrived_s=arrived_s)
             is_slow = body.echo and body.logprobs is not None
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             running = _start_all(services.engines, resolved)
             return EventStream(_stream(resolved, running), on_close=lambda: _close(running), named=False)
-        completing = complete(services.engines, services.echoing, loaded, body, client=client)
+        completing = complete(
+            services.engines, services.echoing, loaded, body, client=client, arrived_s=arrived_s
+        )
         content = await cancel_on_disconnect(request, completing)
     return Response(content, media_type="application/json")
 
@@ -77,16 +79,23 @@ def check_is_supported(body: OpenAICompletionCreate) -> None:
 
 
 async def complete(
-    engines: Engines, echoing: LimitedWork, loaded: Loaded, body: OpenAICompletionCreate, *, client: str
+    engines: Engines,
+    echoing: LimitedWork,
+    loaded: Loaded,
+    body: OpenAICompletionCreate,
+    *,
+    client: str,
+    arrived_s: float,
 ) -> str:
     """Return the whole response to a request that is no stream, as JSON.
 
-    `client` identifies the caller for fair scheduling.
+    `client` identifies the caller for fair scheduling; the request arrived at `arrived_s` on
+    `time.perf_counter`.
 
     Raises:
         InvalidInput, Busy, Unavailable: as `resolve` and `Engine.complete`.
     """
-    resolved = await resolve(body, loaded, echoing, client)
+    resolved = await resolve(body, loaded, echoing, client=client, arrived_s=arrived_s)
     results = await _run_all(engines, resolved)
     completions = [completion for finished, _ in results for completion in finished]
     echoed = sum(len(prompt.characters) for prompt in resolved.prompts) * resolved.n if body.echo else 0

@@ -16,7 +16,7 @@ from app.compat.fim import unwrap
 from app.compat.openai_logprobs import logprobs_of
 from app.compat.token_ids import UNKNOWN, characters_of, token
 from app.schemas.openai import Logprobs, OpenAIChoice, OpenAICompletion, OpenAICompletionCreate, OpenAIUsage
-from app.services.completion_requests import check_size, run_echo
+from app.services.completion_requests import check_size, remaining_s, run_echo
 from app.services.engines import Loaded
 from app.services.limited_work import Check, LimitedWork
 from app.services.prompts import prepare
@@ -44,6 +44,7 @@ class ResolvedRequest:
     body: OpenAICompletionCreate
     loaded: Loaded
     client: str
+    arrived_s: float
     prompts: Sequence[ResolvedPrompt]
     n: int
     max_tokens: int
@@ -75,7 +76,7 @@ class ResolvedRequest:
             stop=tuple(map(self.loaded.vocabulary.to_characters, stop)),
             stream=bool(body.stream),
             client=self.client,
-            timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
+            timeout_s=remaining_s(body.timeout_ms, self.arrived_s),
             logit_bias=_logit_bias(body.logit_bias or {}),
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
@@ -84,7 +85,7 @@ class ResolvedRequest:
 
 
 async def resolve(
-    body: OpenAICompletionCreate, loaded: Loaded, echoing: LimitedWork, client: str
+    body: OpenAICompletionCreate, loaded: Loaded, echoing: LimitedWork, *, client: str, arrived_s: float
 ) -> ResolvedRequest:
     """Return the request with its defaults, and its prompts as characters.
 
@@ -111,6 +112,7 @@ async def resolve(
         body=body,
         loaded=loaded,
         client=client,
+        arrived_s=arrived_s,
         prompts=[await _resolve_prompt(prompt, body, loaded, echoing) for prompt in prompts],
         n=n,
         max_tokens=max_tokens,

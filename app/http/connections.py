@@ -299,6 +299,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         if not self.url.startswith(b"/"):
             self._take_host_from_target()
+        self._note_arrival()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -311,6 +312,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """End a body."""
         self._header_bytes = 0
         if not self.transport.is_closing():
+            self._note_arrival()
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -354,6 +356,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._request is not None:
             self._request.disconnected = True  # the superclass says so an iteration of the loop later
         self.transport.abort()
+
+    def _note_arrival(self) -> None:
+        """Set the request's `state.arrived_s`: many requests that arrive at once wait for each other."""
+        self.scope["state"]["arrived_s"] = time.perf_counter()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: an upgrade request may be ignored, and anyone can send many of them."""

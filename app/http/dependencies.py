@@ -1,6 +1,7 @@
 """The long-lived services of the application, and the dependency by which routes get them."""
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -119,6 +120,11 @@ def client_of(request: Request) -> str:
     if key is not None:
         return f"key {key.name}"
     return request.client.host if request.client else ""
+
+
+def arrived_s_of(request: Request) -> float:
+    """Return when the last byte of a request was received (by a server that notes it), as `perf_counter`."""
+    return cast(float, getattr(request.state, "arrived_s", None) or time.perf_counter())
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -7,7 +7,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep, client_of
+from app.http.dependencies import ServicesDep, arrived_s_of, client_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -48,7 +48,14 @@ _COMPLETION_RESPONSE = stream_responses(
 @router.post("/{model}/complete", response_model=CompletionBody, responses=_COMPLETION_RESPONSE | _ERRORS)
 async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
-    starting = start_completion(services.engines, services.echoing, model, body, client=client_of(request))
+    starting = start_completion(
+        services.engines,
+        services.echoing,
+        model,
+        body,
+        client=client_of(request),
+        arrived_s=arrived_s_of(request),
+    )
     is_slow = body.echo and body.logprobs is not None
     running = await (cancel_on_disconnect(request, starting) if is_slow else starting)
     if body.stream:

@@ -37,17 +37,22 @@ MAX_ECHOED_CHARACTERS = 2_000_000
 
 
 async def start_completion(
-    engines: Engines, echoing: LimitedWork, model: str, body: CompletionCreate, *, client: str = ""
+    engines: Engines,
+    echoing: LimitedWork,
+    model: str,
+    body: CompletionCreate,
+    *,
+    client: str,
+    arrived_s: float,
 ) -> RunningCompletion:
     """Start a completion on `model`; `client` identifies the caller for fair scheduling.
 
-    Log-probabilities of a long echoed prompt are computed by `echoing`. A `timeout_ms` counts from here, so
-    that it includes loading the model.
+    Log-probabilities of a long echoed prompt are computed by `echoing`. A `timeout_ms` counts from
+    `arrived_s`, so that it includes loading the model.
 
     Raises:
         InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
     """
-    began_s = time.perf_counter()
     check_options(body)
     async with engines.use_async(model) as loaded:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
@@ -55,8 +60,7 @@ async def start_completion(
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))
         echoed = await _echo(echoing, loaded, prompt, body) if body.echo else None
-        spent_s = time.perf_counter() - began_s
-        request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s, client=client)
+        request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client)
         keep = body.n if body.best_of is not None else None
         return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
@@ -113,6 +117,11 @@ def check_size(
         )
 
 
+def remaining_s(timeout_ms: int | None, arrived_s: float) -> float | None:
+    """Return how many seconds are left to a request that arrived at `arrived_s`, on `time.perf_counter`."""
+    return None if timeout_ms is None else max(0.0, arrived_s + timeout_ms / 1000 - time.perf_counter())
+
+
 async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
     logprobs = body.logprobs
     if logprobs is None:
@@ -147,14 +156,14 @@ async def serialize(
 
 
 def _request(
-    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, spent_s: float, client: str
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, arrived_s: float, client: str
 ) -> CompletionRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return CompletionRequest(
         prompt=prompt,
         n=body.n if body.best_of is None else body.best_of,
         stop=tuple(map(vocabulary.to_characters, stop)),
-        timeout_s=None if body.timeout_ms is None else max(0.0, body.timeout_ms / 1000 - spent_s),
+        timeout_s=remaining_s(body.timeout_ms, arrived_s),
         client=client,
         **{name: getattr(body, name) for name in _SAME_FIELDS},
     )

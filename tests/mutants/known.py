@@ -41,8 +41,8 @@ KNOWN = (
     Mutant(
         "the timeout does not include loading",
         "app/services/completion_requests.py",
-        "body.timeout_ms / 1000 - spent_s)",
-        "body.timeout_ms / 1000)",
+        "arrived_s + timeout_ms / 1000",
+        "time.perf_counter() + timeout_ms / 1000",
         (
             "tests/app/routes/test_completions.py::test_time_spent_before_the_engine_counts_against_the_deadline",
         ),

@@ -1,4 +1,5 @@
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -219,12 +220,15 @@ def test_a_completion_that_cannot_start_does_not_hold_its_model(service: Service
     until(engine.closed.is_set)
 
 
+@pytest.mark.parametrize("path", [COMPLETE, "/v1/completions"])
 def test_time_spent_before_the_engine_counts_against_the_deadline(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    spent_s = iter([100.0, 103.0])
-    clock = SimpleNamespace(perf_counter=lambda: next(spent_s))
-    monkeypatch.setattr("app.services.completion_requests.time", clock)
+    # The header arrives first, then the body, from which the deadline counts.
+    arrivals_s = iter([90.0, 100.0])
+    arriving = SimpleNamespace(perf_counter=lambda: next(arrivals_s), monotonic=time.monotonic)
+    monkeypatch.setattr("app.http.connections.time", arriving)
+    monkeypatch.setattr("app.services.completion_requests.time", SimpleNamespace(perf_counter=lambda: 103.0))
     asked: list[float | None] = []
     complete = FakeEngine.complete
 
@@ -233,5 +237,5 @@ def test_time_spent_before_the_engine_counts_against_the_deadline(
         return complete(engine, request, on_event)
 
     monkeypatch.setattr(FakeEngine, "complete", noted)
-    assert service.http.post(COMPLETE, json={"prompt": "a", "timeout_ms": 10_000}).status_code == 200
+    assert service.http.post(path, json={"prompt": "a", "timeout_ms": 10_000}).status_code == 200
     assert asked == [pytest.approx(7.0)]
