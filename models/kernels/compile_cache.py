@@ -138,7 +138,7 @@ def is_compiling() -> bool:
     """Return whether a process of this machine compiles or measures kernels that are not in the cache yet."""
     if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
         return False
-    names = [module for module in _KERNELS if not _is_compiled(module)]
+    names = [module for module in _KERNELS if not is_compiled(module)]
     if not variants.is_complete():
         names.append(_VARIANTS)
     return any(_is_locked(Path(folder, f"{name}.lock")) for name in names)
@@ -165,7 +165,7 @@ def compile_in_child_process(*modules: str) -> None:
     the child. A failure is logged and raises nothing: the process that needs a module compiles it. What the
     child prints is logged in the format of this process.
     """
-    missing = [module for module in modules if not _is_compiled(module)]
+    missing = [module for module in modules if not is_compiled(module)]
     if not missing and variants.is_complete():
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
@@ -195,7 +195,8 @@ def _import(module: str) -> None:
         importlib.import_module(module)
 
 
-def _is_compiled(module: str) -> bool:
+def is_compiled(module: str) -> bool:
+    """Return whether the kernels of a module are in the cache."""
     folder = os.environ.get("NUMBA_CACHE_DIR", "")
     return folder != "" and _mark(folder, module).exists()
 
@@ -206,7 +207,7 @@ def _mark(folder: str | Path, module: str) -> Path:
 
 def _mark_compiled(module: str) -> None:
     """Mark a module as compiled, once its files are synced and survive a power failure."""
-    if _is_compiled(module) or not (cache_dir := os.environ.get("NUMBA_CACHE_DIR")):
+    if is_compiled(module) or not (cache_dir := os.environ.get("NUMBA_CACHE_DIR")):
         return
     folder = Path(cache_dir)
     with contextlib.suppress(OSError):

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from models.errors import InvalidInput, Unavailable
+from models.kernels.compile_cache import RUNTIME_KERNELS, is_compiled
 from models.runtime.beam import BeamSearch
 from models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from models.runtime.lstm_network import LstmNetwork
@@ -48,6 +49,9 @@ from models.runtime.surprisal import (
 from models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
+
+_LOAD_KERNELS_S = 5.0
+"""How long loading a model waits for kernels that are in the cache: half a second in a new process."""
 
 
 class Ticket:
@@ -104,10 +108,14 @@ class Engine:
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
         if self._compiled:
-            # The first time on a machine this takes seconds, in which float32 answers.
-            threading.Thread(
+            compiling = threading.Thread(
                 target=self._compile, args=(self._compiled,), name="compile", daemon=True
-            ).start()
+            )
+            compiling.start()
+            # The first time on a machine this takes many seconds, in which float32 answers. Later it is waited
+            # for: requests that float32 has begun would compete with those in int8 for the cores.
+            if is_compiled(RUNTIME_KERNELS):
+                compiling.join(_LOAD_KERNELS_S)
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> Ticket:
         """Start a completion. `on_event` is called from the scheduler's thread, last with Usage or Failed.

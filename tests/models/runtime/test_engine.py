@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -320,6 +321,7 @@ def test_float32_answers_unseeded_requests_until_int8_is_compiled(monkeypatch: p
         prepare(network)
 
     monkeypatch.setattr(LstmNetwork, "prepare", slowly)
+    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda module: False)
     engine = Engine(saved_model(int8=True))
     complete(engine, "a")
     assert answered_by(engine) == (1, 0)
@@ -328,6 +330,23 @@ def test_float32_answers_unseeded_requests_until_int8_is_compiled(monkeypatch: p
     seeded.answer()
     complete(engine, "a")
     assert answered_by(engine) == (1, 2)
+    engine.close()
+
+
+def test_a_model_is_loaded_with_its_int8_kernels_if_they_are_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare = LstmNetwork.prepare
+
+    def slowly(network: LstmNetwork) -> None:
+        time.sleep(0.3)
+        prepare(network)
+
+    monkeypatch.setattr(LstmNetwork, "prepare", slowly)
+    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda module: True)
+    engine = Engine(saved_model(int8=True))
+    complete(engine, "a")
+    assert answered_by(engine) == (0, 1)
     engine.close()
 
 
