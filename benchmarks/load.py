@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import statistics
 import sys
@@ -31,6 +32,7 @@ import httpx
 
 from benchmarks import machine
 from benchmarks.networks import CHARACTERS, random_model
+from benchmarks.our_kernels import our_kernels
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import ROOT, Api, running_api
 from launcher.processes import start_bound, stop
@@ -66,7 +68,12 @@ def main() -> None:
     parser.add_argument("--network", default="1x256", help="layers x units (default 1x256)")
     parser.add_argument("--timeout-ms", type=int, help="only completions that end by deadlines about this")
     parser.add_argument("--no-training", action="store_true", help="without a training job")
+    parser.add_argument(
+        "--cold", action="store_true", help="from the first second on a new machine: kernels are compiled"
+    )
     options = parser.parse_args()
+    if not options.cold and (folder := our_kernels({})["folder"]):
+        os.environ["NUMBA_CACHE_DIR"] = folder
     layers, units = map(int, options.network.split("x"))
     saved = random_model(layers, units)
     print(machine.described(machine.machine()))

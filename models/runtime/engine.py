@@ -112,8 +112,8 @@ class Engine:
                 target=self._compile, args=(self._compiled,), name="compile", daemon=True
             )
             compiling.start()
-            # The first time on a machine this takes many seconds, in which float32 answers. Later it is waited
-            # for: requests that float32 has begun would compete with those in int8 for the cores.
+            # The first time on a machine this takes many seconds, in which float32 answers. Later the model
+            # waits for it: requests that float32 has begun would compete with those in int8 for the cores.
             if is_compiled(RUNTIME_KERNELS):
                 compiling.join(_LOAD_KERNELS_S)
 

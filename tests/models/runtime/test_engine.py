@@ -321,7 +321,7 @@ def test_float32_answers_unseeded_requests_until_int8_is_compiled(monkeypatch: p
         prepare(network)
 
     monkeypatch.setattr(LstmNetwork, "prepare", slowly)
-    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda module: False)
+    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda _: False)
     engine = Engine(saved_model(int8=True))
     complete(engine, "a")
     assert answered_by(engine) == (1, 0)
@@ -343,7 +343,7 @@ def test_a_model_is_loaded_with_its_int8_kernels_if_they_are_in_the_cache(
         prepare(network)
 
     monkeypatch.setattr(LstmNetwork, "prepare", slowly)
-    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda module: True)
+    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda _: True)
     engine = Engine(saved_model(int8=True))
     complete(engine, "a")
     assert answered_by(engine) == (0, 1)
