@@ -78,7 +78,9 @@ class FormText:
         name = options.get(b"name", b"").decode("latin-1")
         is_other = name in self._others and name not in self.values
         if not is_other and (name != "file" or self._has_file):
-            also = f", and each of {', '.join(self._others)} once" if self._others else ""
+            also = "; options go into the query, as ?name=NAME"
+            if self._others:
+                also = f", and each of {', '.join(self._others)} once"
             raise InvalidInput(
                 f"the form has a field {name!r}; it must have one field named file, with the text{also}",
                 code="form_broken",
