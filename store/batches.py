@@ -207,18 +207,19 @@ class Batches:
         """Write the requests of a chunk, lines without newlines. Writing it again changes nothing."""
         self._blobs.write(_chunk_path(batch_id, chunk, "input.jsonl"), b"".join(b"%s\n" % x for x in lines))
 
-    def read_input(self, batch_id: str, chunk: int) -> list[bytes]:
-        """Return the requests of a chunk.
+    def read_input(self, batch_id: str, chunk: int, *, count: int) -> list[bytes]:
+        """Return the `count` requests of a chunk.
 
         Raises:
             FileNotFoundError: the batch has ended meanwhile.
-            Unavailable: the chunk is larger than any (code `batch_damaged`).
+            Unavailable: the chunk has another number of them, or is larger than any (code `batch_damaged`).
         """
         path = _chunk_path(batch_id, chunk, "input.jsonl")
         data = self._blobs.read_record(path, max_bytes=MAX_INPUT_BYTES)
-        if len(data) > MAX_INPUT_BYTES:
+        lines = data.split(b"\n")[:-1]
+        if len(data) > MAX_INPUT_BYTES or len(lines) != count:
             raise Unavailable(f"{path} is damaged; cancel the batch and create another", code="batch_damaged")
-        return data.split(b"\n")[:-1]
+        return lines
 
     def create_answers(self, batch: Batch, chunk: int, answers: Iterable[bytes]) -> bool:
         """Write the answers of a chunk, unless another process was faster; return whether they were written.

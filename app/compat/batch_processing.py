@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.compat.batch_requests import MAX_ERRORS, BatchRequest, divide, parse_request
+from app.compat.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from app.compat.openai_completions import check_is_supported, complete
 from app.compat.openai_files import BATCH_OUTPUT, write_metadata
 from app.http.errors import invalid_fields, status_and_body
@@ -28,7 +28,7 @@ from app.schemas.openai import OpenAICompletionCreate
 from app.services.access import Access
 from app.services.engines import Engines
 from app.services.limited_work import LimitedWork
-from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound
+from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
 from store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
 from store.blobs import Blobs
 from store.corpora import Corpora
@@ -37,6 +37,8 @@ from store.jobs import STORAGE_CODES, Jobs
 from store.models import Models
 
 log = logging.getLogger("nextchar.api")
+
+_DAMAGED = ("batch_damaged", "this request is damaged in the storage; send it again in another batch")
 
 INTERVAL_S = 1.0
 """Between two rounds: how long a new batch waits."""
@@ -187,7 +189,14 @@ class BatchProcessing:
         return False
 
     async def _run_chunk(self, batch: Batch, chunk: int) -> None:
-        lines = self.batches.read_input(batch.id, chunk)
+        try:
+            lines = self.batches.read_input(batch.id, chunk, count=batch.chunk_sizes[chunk])
+        except Unavailable as error:
+            if error.code != "batch_damaged":
+                raise
+            log.warning("%s; its requests are answered with errors", error)
+            self.batches.create_answers(batch, chunk, self._errors(batch, chunk, *_DAMAGED))
+            return
         working = asyncio.create_task(self._responses(batch, sum(batch.chunk_sizes[:chunk]), lines))
         renew_at = time.monotonic() + _RENEW_S
         try:
@@ -226,7 +235,10 @@ class BatchProcessing:
 
     async def _respond(self, batch: Batch, number: int, line: bytes) -> bytes:
         """Return the response to one request; an error of the request is its response."""
-        request = parse_request(line, endpoint=batch.endpoint)
+        try:
+            request = parse_request(line, endpoint=batch.endpoint)
+        except InvalidLine:  # it was valid when the chunk was written
+            return _error(batch, number, None, *_DAMAGED)
         status, content = 200, ""
         try:
             content = await self._complete(batch, request)
@@ -322,12 +334,22 @@ class BatchProcessing:
             if batch.is_expired
             else ("batch_cancelled", "the batch was cancelled before this request was run")
         )
-        error = json.dumps({"code": code, "message": message})
-        first = sum(batch.chunk_sizes[:chunk])
-        for number, line in enumerate(self.batches.read_input(batch.id, chunk), first):
-            request = parse_request(line, endpoint=batch.endpoint)
-            head = _head(batch, number, request.custom_id)
-            yield FAILED + f'{head},"response":null,"error":{error}}}'.encode()
+        yield from self._errors(batch, chunk, code, message)
+
+    def _errors(self, batch: Batch, chunk: int, code: str, message: str) -> Iterator[bytes]:
+        """Yield an error for each request of a chunk; those that are damaged have no `custom_id`."""
+        count = batch.chunk_sizes[chunk]
+        try:
+            lines = self.batches.read_input(batch.id, chunk, count=count)
+        except Unavailable as unreadable:
+            if unreadable.code != "batch_damaged":
+                raise
+            lines = [b""] * count
+        for number, line in enumerate(lines, sum(batch.chunk_sizes[:chunk])):
+            custom_id = None
+            with contextlib.suppress(InvalidLine):
+                custom_id = parse_request(line, endpoint=batch.endpoint).custom_id
+            yield _error(batch, number, custom_id, code, message)
 
     def _add_file(self, batch: Batch, upload: Upload, kind: str) -> str:
         """Save a file of a batch as a corpus of the key that created the batch; return its id."""
@@ -344,5 +366,11 @@ def _request_id(batch: Batch, number: int) -> str:
     return f"batch_req_{batch.id.removeprefix('batch_')}_{number}"
 
 
-def _head(batch: Batch, number: int, custom_id: str) -> str:
+def _error(batch: Batch, number: int, custom_id: str | None, code: str, message: str) -> bytes:
+    """Return the response to a request that was not run."""
+    error = json.dumps({"code": code, "message": message})
+    return FAILED + f'{_head(batch, number, custom_id)},"response":null,"error":{error}}}'.encode()
+
+
+def _head(batch: Batch, number: int, custom_id: str | None) -> str:
     return f'{{"id":"{_request_id(batch, number)}","custom_id":{json.dumps(custom_id)}'

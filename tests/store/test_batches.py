@@ -202,13 +202,13 @@ def test_requests_and_answers_of_a_chunk_are_read_as_they_were_written(batches: 
     batch = batches.create(**ABOUT)
     lines = [b'{"a": "\xc3\xbc"}', b"", b"last"]
     batches.write_input(batch.id, 7, lines)
-    assert batches.read_input(batch.id, 7) == lines
+    assert batches.read_input(batch.id, 7, count=3) == lines
     assert batches.create_answers(batch, 7, [b"+1", b"-2", b"+3"])
     assert list(batches.read_answers(batch.id, 7)) == [b"+1", b"-2", b"+3"]
     assert batches.batches_with_chunks() == [batch.id]
     assert batches.delete_chunks(batch.id) == 2
     with pytest.raises(FileNotFoundError):
-        batches.read_input(batch.id, 7)
+        batches.read_input(batch.id, 7, count=3)
     with pytest.raises(FileNotFoundError):
         list(batches.read_answers(batch.id, 7))
 

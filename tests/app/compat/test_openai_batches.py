@@ -374,16 +374,39 @@ def test_chunks_are_read_as_they_were_written_and_no_more_than_one_may_have(
     assert batches.create_answers(batches.get(batch_id), 0, written)
     assert list(batches.read_answers(batch_id, 0)) == written
     batches.write_input(batch_id, 0, written)
-    assert batches.read_input(batch_id, 0) == written
+    assert batches.read_input(batch_id, 0, count=3) == written
+    with pytest.raises(Unavailable, match="is damaged"):
+        batches.read_input(batch_id, 0, count=4)
     monkeypatch.setattr("store.batches.MAX_INPUT_BYTES", 3 << 20)
     with pytest.raises(Unavailable, match="is damaged"):
-        batches.read_input(batch_id, 0)
+        batches.read_input(batch_id, 0, count=3)
 
 
 def test_damaged_record_blocks_no_other_batch(service: Service, sdk: openai.OpenAI) -> None:
     service.blobs.write("batches/batch_000000000000/000000.json", b"{")
     assert error_of(service.http.get("/v1/batches/batch_000000000000"), 503)["code"] == "batch_damaged"
     assert ended(service, create(service, lines(request())))["status"] == "completed"
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_requests_of_a_damaged_chunk_end_with_errors(idle: Service, is_cancelled: bool) -> None:
+    batches, batch_id = store_of(idle), create(idle, lines(request()))
+    batches.write_input(batch_id, 0, [])  # truncated
+    batches.write_input(batch_id, 1, [json.dumps(request("whole")).encode(), b"{broken"])
+    batches.move(batches.get(batch_id), BatchStatus.IN_PROGRESS, chunk_sizes=(1, 2))
+    if is_cancelled:
+        assert idle.http.post(f"/v1/batches/{batch_id}/cancel").json()["status"] == "cancelling"
+    with serving(idle.settings.model_copy(update={"batch_processing": True})) as working:
+        batch = ended(working, batch_id)
+        errors = content(working, batch["error_file_id"])
+    codes = [(error["custom_id"], error["error"]["code"]) for error in errors]
+    if is_cancelled:
+        assert batch["status"] == "cancelled"
+        assert codes == [(name, "batch_cancelled") for name in (None, "whole", None)]
+    else:
+        assert batch["status"] == "completed"
+        assert batch["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
+        assert codes == 2 * [(None, "batch_damaged")]
 
 
 def test_final_record_is_moved_no_more(idle: Service) -> None:
