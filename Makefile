@@ -1,4 +1,4 @@
-# Everything starts here. Needs make and one Python of 3.11, 3.12 or 3.13; all else goes into .venv.
+# Needs make and Python 3.11, 3.12 or 3.13; everything else is installed into .venv.
 # PYTHON=/path/to/python picks another interpreter for a new .venv.
 
 .DEFAULT_GOAL := help
