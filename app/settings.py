@@ -245,7 +245,9 @@ class ApiSettings(StoreSettings):
     @classmethod
     def _are_events(cls, events: str) -> str:
         if unknown := {name.strip() for name in events.split(",")} - set(EVENT_TYPES):
-            raise ValueError(f"{min(unknown)!r} is no type of event; there are {', '.join(EVENT_TYPES)}")
+            raise ValueError(
+                f"{min(unknown)!r} is not a type of event; the types are {', '.join(EVENT_TYPES)}"
+            )
         return events
 
     @property

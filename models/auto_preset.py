@@ -45,10 +45,11 @@ RULES = (
     Rule("medium", 2500, min_characters=300_000),
     Rule("large", 5000, min_characters=2_000_000),
 )
-"""From the smallest to the largest; `auto` chooses the last for which steps and text suffice."""
+"""The rules, from the smallest network to the largest; `auto` chooses the last for which steps and text
+suffice."""
 
 WITHOUT_SECONDS: Preset = "small"
-"""Chosen for a budget in steps or epochs, which leaves no time to fit."""
+"""The choice for a budget in steps or epochs, which has no time limit to fit."""
 
 
 class Candidate(Frozen):

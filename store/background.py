@@ -29,7 +29,7 @@ class LoopStatus:
 
     name: str
     interval_s: float
-    """Between the end of a round and the start of the next."""
+    """Pause between the end of a round and the start of the next."""
     seconds_since_beat: float
     """Since the last round ended, with or without an error. It grows while a round hangs."""
     seconds_since_success: float

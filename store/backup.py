@@ -300,7 +300,7 @@ def _keys(lines: IO[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     if not entry.isfile():
-        raise _invalid(f"it has an entry {entry.name!r} that is no file")
+        raise _invalid(f"it has an entry {entry.name!r} that is not a file")
     return tar.extractfile(entry) or io.BytesIO()
 
 

@@ -41,7 +41,7 @@ COMPLETED, FAILED = b"+", b"-"
 """The first byte of an answer: whether the request succeeded."""
 
 MAX_INPUT_BYTES = 32 << 20
-"""Of the requests of a chunk. A line has at most 16 MiB, and a chunk of several lines 1 MiB."""
+"""Maximum size of the requests of a chunk. A line has at most 16 MiB, and a chunk of several lines 1 MiB."""
 
 _COUNTS_S = 30 * 86400
 _CREATED = "nextchar:batches:created"
@@ -138,7 +138,7 @@ class Batches:
         """Record a new batch; its `id` may be given. Raises Conflict: there is one with this id."""
         batch = Batch(**{"id": new_id("batch")} | fields)
         if not self._blobs.create(_path(batch), batch.model_dump_json().encode()):
-            raise Conflict(f"there is a batch {batch.id}", code="batch_exists")
+            raise Conflict(f"batch {batch.id} already exists", code="batch_exists")
         with contextlib.suppress(RedisError):  # then it is found later
             self._redis.incr(_CREATED)
         return batch

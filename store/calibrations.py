@@ -40,7 +40,8 @@ MAX_REBUILDS = 100
 log = logging.getLogger("nextchar.calibrations")
 
 MAX_CACHED_BYTES = 256 << 20
-"""Of the calibrations that a process caches. One has at most MAX_BYTES as JSON, and twice that in arrays."""
+"""Maximum size of the calibrations that a process caches. One has at most MAX_BYTES as JSON, and twice that
+in arrays."""
 
 _CACHE_S = 1.0  # a calibration from another process is visible after this long
 _MAX_CACHED = 64

@@ -42,7 +42,7 @@ EventType = Literal[
     "fine_tuning.job.failed",
     "fine_tuning.job.cancelled",
 ]
-"""What a message can be about. Those of `fine_tuning` are the job's, named as OpenAI's clients know them."""
+"""The types of events. Those of `fine_tuning` are events of jobs under OpenAI's names."""
 
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 ALERT_EVENTS: tuple[EventType, ...] = ("alert.firing", "alert.resolved")

@@ -245,7 +245,7 @@ class IngestStreams:
                 assert request is not None
                 if digest != request.body:
                     raise Conflict(
-                        "this Idempotency-Key came with another body; use a new key for each batch",
+                        "this Idempotency-Key was used with another body; use a new key for each batch",
                         code="idempotency_key_reused",
                         param="Idempotency-Key",
                     )
@@ -253,7 +253,7 @@ class IngestStreams:
             case [b"lines", bytes(model), int(waiting)]:
                 what = f"{waiting:,} lines wait to be scored by {model.decode()}"
             case [_, _, int(used)]:
-                what = f"the lines that wait, with these, take {used:,} bytes"
+                what = f"the waiting lines and these take {used:,} bytes together"
             case _:
                 raise AssertionError(result)
         raise Busy(f"{what}; send again later", retry_after_s=RETRY_AFTER_S, code="ingest_full")
@@ -305,7 +305,7 @@ class IngestStreams:
             raise
         deliveries = {one["message_id"]: one["times_delivered"] for one in pending}
         if lost := [entry for entry, times in deliveries.items() if times >= MAX_DELIVERIES]:
-            self.fail(model, [entry.decode() for entry in lost], "scoring it did not end several times")
+            self.fail(model, [entry.decode() for entry in lost], "scoring it was interrupted several times")
         ids = [entry for entry in deliveries if entry not in lost]
         fresh = [entry for entry in ids if deliveries[entry] < SUSPECT_DELIVERIES]
         ids = fresh or ids[:1]

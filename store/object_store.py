@@ -17,7 +17,7 @@ _ENVIRONMENTS = {"s3": "AWS", "s3a": "AWS", "gs": "GOOGLE", "az": "AZURE", "azur
     "abfs": "AZURE", "abfss": "AZURE"
 }  # fmt: skip
 SCHEMES = frozenset(_ENVIRONMENTS)
-"""Of URLs of object stores."""
+"""The schemes of URLs of object stores."""
 
 # Options of connections that the environment may set, such as AWS_ALLOW_HTTP. obstore ignores the environment
 # once it is given any option.
@@ -36,13 +36,13 @@ class RetryLimits:
 
     connect_s: float = 5.0
     stall_s: float = 20.0
-    """Without a byte from the store; then the request is repeated."""
+    """Time without a byte from the store after which a request is repeated."""
     request_s: float = 45.0
-    """After this a failed request is not repeated."""
+    """Time after which a failed request is not repeated any more."""
     upload_s: float = 120.0
-    """Without a response while a part of an upload is sent, or an object is made of its parts or copied."""
+    """The same as `stall_s`, while a part of an upload is sent, or an object is completed or copied."""
     stream_s: float = 120.0
-    """Without a byte of a download, over all its requests."""
+    """Time without a byte of a download, over all its requests, after which it fails."""
 
 
 def open_store(

@@ -20,7 +20,7 @@ NGRAM_ORDERS = 6
 """n-gram models are measured with contexts of 0 to 5 characters."""
 
 MAX_CHARACTERS = 5_000_000
-"""At the end of the text before, which the n-gram models are counted in: 2 s of one core."""
+"""Maximum number of characters before the held-out text in which the n-gram models count: 2 s of one core."""
 
 _COMPRESSED_CHARACTERS = 2_000_000  # from its end: xz compresses 1 MB per second and core, twice
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text

@@ -49,7 +49,7 @@ class Numerics:
             " that of an uninterrupted run"
         )
         if has_dropout and (self.replicas != before.replicas or len({*is_tensorflow}) > 1):
-            sentence += "; dropout draws other masks, too"
+            sentence += "; dropout masks differ, too"
         return sentence
 
 

@@ -223,7 +223,7 @@ def _int8(
             warm_up=_WARM_UP_CHARACTERS,
         )
     except Exception:  # a compiler may fail on some machine: the float32 model is still good
-        log.exception("the model has no int8 form")
+        log.exception("the model gets no int8 weights")
         return None, {}, None
     lost_nats = (bits - float32_bits) * math.log(2)
     kept = lost_nats <= _MAX_INT8_NATS

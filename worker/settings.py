@@ -20,7 +20,8 @@ class WorkerSettings(StoreSettings):
     )
     precision: PrecisionSetting = Field(
         "auto",
-        description="Of the matrix products in training: 16 bits where the machine supports them, or float32;"
+        description="Precision of matrix products in training: 16 bits where the machine supports"
+        " them, or float32;"
         " by default the faster one, which is measured.",
     )
     tensorboard_dir: Path | None = Field(

@@ -152,8 +152,8 @@ class Trainer:
         self._set_dropout()
         if self.state.dropout:
             self._message(
-                f"the text will be read about {epochs:.3g} times: training drops {self.state.dropout:.0%} of"
-                " the LSTMs' outputs against overfitting"
+                f"the text will be read about {epochs:.3g} times: dropout is {self.state.dropout:.0%},"
+                " to prevent overfitting"
             )
 
     def _set_dropout(self) -> None:

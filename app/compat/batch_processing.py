@@ -41,7 +41,7 @@ log = logging.getLogger("nextchar.api")
 _DAMAGED = ("batch_damaged", "this request is damaged in the storage; send it again in another batch")
 
 INTERVAL_S = 1.0
-"""Between two rounds: how long a new batch waits."""
+"""Interval between two rounds, for which a new batch waits."""
 
 MAX_CONCURRENT_REQUESTS = 16
 """Requests of a chunk that run at a time, so that other clients get slots of the engine."""
@@ -262,9 +262,11 @@ class BatchProcessing:
         body = OpenAICompletionCreate.model_validate(request.body)
         check_is_supported(body)
         if body.stream:
-            raise InvalidInput("a request of a batch cannot be a stream; leave stream out", param="stream")
+            raise InvalidInput("a request in a batch cannot be a stream; leave out stream", param="stream")
         if not body.model:
-            raise InvalidInput("a request of a batch names its model", param="model")
+            raise InvalidInput(
+                "a request in a batch must name its model; set model in its body", param="model"
+            )
         self._access(batch).check_model(body.model)
         while True:
             try:

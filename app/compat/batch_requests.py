@@ -16,7 +16,7 @@ from app.services.line_input import LineSplitter
 from store.batches import BatchError
 
 MAX_REQUESTS = 50_000
-"""In one batch, as OpenAI has it."""
+"""Maximum number of requests in one batch, as in OpenAI's API."""
 
 MAX_CUSTOM_ID_CHARACTERS = 512
 
@@ -62,7 +62,7 @@ class BatchRequest:
 
 
 class InvalidLine(Exception):
-    """A line is no request; `error` says why."""
+    """A line is not a valid request; `error` says why."""
 
     def __init__(self, code: str, message: str, line: int | None = None, param: str | None = None) -> None:
         super().__init__(message)

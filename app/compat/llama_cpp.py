@@ -42,7 +42,7 @@ from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 
 MIN_CONTEXT_CHARACTERS = 1000
-"""Of a longer prefix at least this many characters are read, and less than twice as many."""
+"""At least this many characters of a longer prefix are read, and less than twice as many."""
 
 _RESPONSE = stream_responses(
     "With `stream` server-sent events of pieces; the last is the whole response without its text. With"

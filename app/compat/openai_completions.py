@@ -72,7 +72,7 @@ def check_is_supported(body: OpenAICompletionCreate) -> None:
     """Raise InvalidInput if the request needs what these models cannot do."""
     if body.suffix:
         raise InvalidInput(
-            "these models read left to right and cannot fill in before a suffix; leave it out",
+            "suffix is not supported, because the models read left to right; leave it out",
             code="suffix_not_supported",
             param="suffix",
         )
@@ -87,7 +87,7 @@ async def complete(
     client: str,
     arrived_s: float,
 ) -> str:
-    """Return the whole response to a request that is no stream, as JSON.
+    """Return the whole response to a request without `stream`, as JSON.
 
     `client` identifies the caller for fair scheduling; the request arrived at `arrived_s` on
     `time.perf_counter`.

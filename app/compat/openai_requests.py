@@ -170,6 +170,6 @@ def _logit_bias(body: dict[str, float]) -> tuple[tuple[int, float], ...]:
                 param="logit_bias",
             )
         if not -100 <= bias <= 100:
-            raise InvalidInput("a bias in logit_bias is from -100 to 100", param="logit_bias")
+            raise InvalidInput("a bias in logit_bias must be from -100 to 100", param="logit_bias")
         biases.append((int(character_id[:12]), bias))
     return tuple(biases)

@@ -46,7 +46,7 @@ UNRECORDED = frozenset(
         "tokenize_with_model",
     }
 )
-"""Operations that are no GET and are not recorded: they compute, or bring the lines of agents."""
+"""Operations other than GET that are not recorded: they compute, or accept lines of agents."""
 
 _READING = ("GET", "HEAD", "OPTIONS")
 

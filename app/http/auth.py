@@ -81,7 +81,8 @@ class Auth(HttpMiddleware):
             check_model(key, model)
         if key.models and scope["path"].strip("/") in _UNLIMITED_KEYS_ONLY:
             raise Forbidden(
-                "this call reports on all models, and this key is limited to some", code="model_not_permitted"
+                "this call reports on all models, and this key is limited to some; use a key without models=",
+                code="model_not_permitted",
             )
         return key
 

@@ -29,7 +29,7 @@ from app.http.errors import error_response
 log = logging.getLogger("nextchar.api")
 
 MAX_HEADER_BYTES = 64 << 10
-"""Of a request's header, of the trailer of its body, and of the frame of a chunk of it."""
+"""Maximum size of a request's header, of the trailer of its body, and of the framing of one of its chunks."""
 
 MAX_HEADERS = 256
 """Every check of a request looks through all of them."""

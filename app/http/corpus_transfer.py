@@ -33,7 +33,7 @@ MAX_FORM_OVERHEAD_BYTES = 65536
 """A form, or gzip, may make a body this much longer than its text."""
 
 Deduplication = Literal["lines"]
-"""What is removed of a text where it is repeated."""
+"""The unit whose repetitions are removed from a text."""
 
 _UTF8_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 _MAX_DRAIN_BYTES = 64 << 20
@@ -292,7 +292,8 @@ class _HeaderDecoder:
         charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
         if is_text and media_type.startswith(b"text/") and charset not in _UTF8_CHARSETS:
             raise UnsupportedMedia(
-                f"the text is declared as {charset!r}; convert it to UTF-8 first, as with iconv -t utf-8",
+                f"the text is declared as {charset!r}; convert it to UTF-8 first, for example with"
+                f" iconv -t utf-8",
                 code="unsupported_charset",
                 param="body",
             )

@@ -24,7 +24,7 @@ MAX_SMALL_BYTES = 1 << 20
 """A smaller file is sent from memory and needs no place."""
 
 PIECE_TIMEOUT_S = 30.0
-"""In which a client must read each MiB."""
+"""Time within which a client must read each MiB."""
 
 _PIECE_BYTES = 1 << 20
 _RETRY_AFTER_S = 10.0

@@ -25,7 +25,7 @@ MAX_JSON_BYTES = 32 << 20
 """The default limit: a million characters, each up to 12 bytes as JSON, and room to spare."""
 
 MAX_SMALL_JSON_BYTES = 1 << 20
-"""For calls without documents: validation errors take memory in proportion to a body's fields."""
+"""The limit for calls without documents: validation errors take memory in proportion to a body's fields."""
 
 _METHODS_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body with these
 _VALID_REQUEST_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
@@ -38,7 +38,7 @@ class HttpMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; pass on what is no HTTP request."""
+        """Serve one request; pass on other connections."""
         await (self._serve if scope["type"] == "http" else self._app)(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,8 +25,8 @@ BROWSER_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of every response that does not set them itself: a browser runs nothing in it, guesses no other type for
-it, and lets no page of another origin embed or frame it."""
+"""Headers of every response that does not set them itself: a browser runs nothing in it, does not guess its
+type, and lets no page of another origin embed or frame it."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _MAX_QUOTED_CHARACTERS = 200  # of a header in an error

@@ -219,7 +219,8 @@ async def export_logs(
     try:
         if media_type not in (otlp_logs.PROTOBUF, otlp_logs.JSON):
             raise UnsupportedMedia(
-                f"send OTLP as {otlp_logs.PROTOBUF} or {otlp_logs.JSON}, not as {media_type or 'nothing'}",
+                f"send OTLP as {otlp_logs.PROTOBUF} or {otlp_logs.JSON}, not"
+                f" {media_type or 'without a Content-Type'}",
                 param="body",
             )
         gunzip = gunzip_of(request.headers.get("content-encoding", "identity"))

@@ -78,7 +78,7 @@ class AlertBody(BaseModel):
     id: str
     object: Literal["alert"] = "alert"
     model: str = Field(description="The model's name; its versions share alerts.")
-    version: int = Field(description="Of the model that flagged the newest line.")
+    version: int = Field(description="Version of the model that flagged the newest line.")
     state: AlertState = Field(
         description="`acknowledged` once somebody has acknowledged or labeled it; `suppressed`: counted, but"
         " not reported."

@@ -26,7 +26,7 @@ class AuditEntryBody(BaseModel):
     id: str
     at: float = Field(description="Unix seconds.")
     key: str | None = Field(description="The name of the API key; null without keys.")
-    address: str = Field(description="Of the client, or of the proxy in front of the service.")
+    address: str = Field(description="IP address of the client, or of the proxy in front of the service.")
     action: str = Field(description="The operation's name, as `operationId` in /openapi.json.")
     about: str = Field(description="What it was about, or what it made, as a path.")
     to: str | None = Field(description="What it became, such as a renamed model.")

@@ -88,10 +88,10 @@ class RebuildBody(BaseModel):
 
     at: float = Field(description="When, in Unix seconds.")
     lines: int = Field(description="Lines since the last time.")
-    flagged: int = Field(description="Of these, the flagged ones. They are not learned.")
+    flagged: int = Field(description="The flagged ones among them, which are not learned.")
     learned: int = Field(description="Lines that were learned; 0 if drift was reported.")
     rate: float = Field(description="The false-alarm rate of the thresholds.")
-    old_thresholds: list[float] = Field(description="Of each bucket.")
+    old_thresholds: list[float] = Field(description="The thresholds of each bucket before the rebuild.")
     new_thresholds: list[float]
     drift: str | None = Field(description="Why nothing was learned.")
 

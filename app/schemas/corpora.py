@@ -66,7 +66,7 @@ class CorpusBody(BaseModel):
         description="The version of that name: another text under a name is its next version, and the bare"
         " name means the newest. Null without a name.",
     )
-    sha256: str = Field(description="Of the uploaded bytes, after decompression; 64 hexadecimal digits.")
+    sha256: str = Field(description="Hash of the uploaded bytes, after decompression; 64 hexadecimal digits.")
     created_at: int = Field(description="Unix seconds, UTC.")
     bytes: int
     characters: int

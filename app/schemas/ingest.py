@@ -246,7 +246,7 @@ class FlaggedLine(BaseModel):
     entry: str = Field(description="The accepted line's id; a line has one.")
     at: float = Field(description="When it was flagged, in Unix seconds.")
     received_at: float
-    time: float | None = Field(description="Of the line, if the agent sent it.")
+    time: float | None = Field(description="The time of the line, if the agent sent it.")
     source: str | None
     model: str = Field(description="`name@version`.")
     calibration: str

@@ -69,7 +69,7 @@ class BatchErrorBody(BaseModel):
 
     code: str
     message: str
-    line: int | None = Field(description="Of the file, from 1.")
+    line: int | None = Field(description="The number of the line in the file, from 1.")
     param: str | None
 
 

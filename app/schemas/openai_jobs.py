@@ -84,7 +84,9 @@ class FileBody(BaseModel):
 
     id: str
     object: Literal["file"] = "file"
-    bytes: int = Field(description="Of the text; for JSON Lines, of the text that they were converted to.")
+    bytes: int = Field(
+        description="Size of the text; for JSON Lines, of the text that they were converted to."
+    )
     created_at: int = Field(description="Unix seconds, UTC.")
     filename: str
     purpose: str

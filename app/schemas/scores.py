@@ -12,8 +12,8 @@ from models.anomaly.alerts import Label
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
-"""Of texts for which expected characters are requested; `CalibratedScorer.check_expected` limits the
-size of the response too, once the model's characters are known."""
+"""Maximum length of texts for which expected characters are requested; `CalibratedScorer.check_expected`
+limits the size of the response too, once the model's characters are known."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]
@@ -203,7 +203,9 @@ class ScoreBody(BaseModel):
     characters: int
     total_bits: float
     bits_per_character: float
-    score: float | None = Field(None, description="Of `text`, if it is one line; see the fields of a line.")
+    score: float | None = Field(
+        None, description="The score of `text`, if it is one line; see the fields of a line."
+    )
     p_value: float | None = None
     anomalous: bool | None = None
     spans: list[Span] | None = Field(
@@ -212,13 +214,15 @@ class ScoreBody(BaseModel):
     explained: bool | None = Field(
         None, description="Whether `text` was explained; see the fields of a line."
     )
-    alert_id: str | None = Field(None, description="Of `text`; see the fields of a line.")
+    alert_id: str | None = Field(None, description="The alert of `text`; see the fields of a line.")
     label: Label | None = None
     bits: list[float] | None = Field(
         None,
-        description="Of each character of `text`; null for lines, or if not requested.",
+        description="Surprisal of each character of `text`; null for lines, or if not requested.",
     )
-    expected: list[list[CandidateBody]] | None = Field(None, description="At each character of `text`.")
+    expected: list[list[CandidateBody]] | None = Field(
+        None, description="The likeliest characters at each position of `text`."
+    )
     lines: list[LineScore] | None = Field(None, description="In the order of the request; null for `text`.")
     false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
     threshold: float | None = Field(

@@ -161,8 +161,9 @@ class Access:
         """Raise Forbidden if the caller may not give a corpus this name."""
         if not self.allows(name):
             raise Forbidden(
-                f"this key may give corpora only names that match its patterns, and {name!r} does not; use"
-                " such a name, or none",
+                f"the corpus name {name!r} does not match the patterns of this key; use a name that"
+                f" matches, or no"
+                " name",
                 code="corpus_name_not_permitted",
                 param="name",
             )
@@ -286,7 +287,8 @@ class Access:
 def _quota_reached(used: int, limit: int, new: Corpus | None) -> Forbidden:
     more = f", and this one has {new.bytes:,}" if new else ""
     return Forbidden(
-        f"this key may have {limit:,} bytes of corpora and has {used:,}{more}; delete some that it uploaded",
+        f"this key may store {limit:,} bytes of corpora and uses {used:,}{more}; delete corpora"
+        f" that it uploaded",
         code="corpus_quota_reached",
     )
 

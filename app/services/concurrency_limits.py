@@ -22,7 +22,7 @@ from models.errors import Busy
 log = logging.getLogger("nextchar.api")
 
 TTL_S = 60
-"""Time after which what a killed process served is no longer counted."""
+"""Time after which the requests of a killed process are no longer counted."""
 
 Kind = Literal["requests", "streams"]
 

@@ -16,7 +16,8 @@ from store.notification_targets import NotificationTarget
 from store.notifications import Notifications
 
 FIRST_LOOK_S = 86_400.0
-"""How old an event may be that is sent when no record was noted before: at first, or Redis lost its data."""
+"""Maximum age of events that are sent if no record was noted before: at the first start, or if Redis lost its
+data."""
 
 _STEP_S = 1e-3  # between the times when two messages are due, so that they are sent in order
 _BATCH = 500  # records noted in one call of Redis

@@ -9,7 +9,8 @@ import ctypes
 from collections.abc import Callable
 
 TRIM_S = 4.0
-"""Between two calls of `trim_heap`: the more there is to give back, the longer one holds up other threads."""
+"""Interval between two calls of `trim_heap`: the more memory a call gives back, the longer it blocks other
+threads."""
 
 
 def trim_heap() -> None:

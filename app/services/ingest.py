@@ -91,8 +91,9 @@ class Ingest:
         if is_missing:
             problem = {
                 "code": "model_not_found",
-                "message": f"there is no model {model!r} any more; lines that wait are kept until it is there"
-                " again or they expire, or until DELETE drops them",
+                "message": f"model {model!r} does not exist any more; its waiting lines are kept"
+                " until it exists"
+                " again, they expire, or DELETE drops them",
             }
         return IngestStatusBody(
             model=model,
@@ -124,7 +125,7 @@ class Ingest:
         found = self.streams.recent.read(model)
         if not found:
             raise InvalidInput(
-                f"no line that was sent to {model} is kept; send lines to POST …/ingest first, or give lines",
+                f"no ingested lines of {model} are stored; send lines to POST …/ingest first, or give lines",
                 code="no_ingested_lines",
                 param="ingested",
             )
@@ -181,7 +182,7 @@ def check_calibration(
     stored = calibrations.find(saved, name)
     if stored is None:
         raise InvalidInput(
-            f"model {saved.card.reference} has no calibration, so that none of its lines can be flagged; make"
+            f"model {saved.card.reference} has no calibration, so none of its lines can be flagged; make"
             " one with POST …/calibrate",
             code="no_calibration",
         )

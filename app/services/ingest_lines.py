@@ -19,10 +19,10 @@ from models.errors import InvalidInput, TooLarge
 from store.ingest_records import LineMeta, NewLine
 
 MAX_BODY_BYTES = 16 << 20
-"""Of a request's body after decompression."""
+"""Maximum size of a request's body after decompression."""
 
 MAX_BATCH_LINES = 100_000
-"""Of one request."""
+"""Maximum number of lines in one request."""
 
 TEXT_TYPES = ("text/plain",)
 JSON_LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -147,7 +147,7 @@ def parse_lines(data: bytes, media_type: str, query: IngestQuery) -> ParsedLines
             parsed.add(partial(reader.line, value))
     else:
         raise UnsupportedMedia(
-            f"send lines as {', '.join(MEDIA_TYPES)}, not as {media_type or 'nothing that is named'}",
+            f"send lines as {', '.join(MEDIA_TYPES)}, not {media_type or 'without a Content-Type'}",
             param="body",
         )
     return parsed

@@ -41,7 +41,7 @@ from store.recent_lines import RecentLine
 log = logging.getLogger("nextchar.api")
 
 INTERVAL_S = 0.25
-"""Between two rounds: how long a line waits when there were none."""
+"""Interval between two rounds, for which a line waits if no others did."""
 
 _ROUND_S = 5.0  # a round ends after this long, so that the health of the loop can be seen
 _CLAIM_INTERVAL_S = 1.0
@@ -322,6 +322,6 @@ def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
 
 def _no_calibration() -> InvalidInput:
     return InvalidInput(
-        "the model has no calibration, so that no line can be flagged; make one with POST …/calibrate",
+        "the model has no calibration, so no line can be flagged; make one with POST …/calibrate",
         code="no_calibration",
     )

@@ -226,7 +226,8 @@ def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float
 def _check_lines(corpus: Corpus, kind: TextKind | None) -> None:
     if kind == "records" and corpus.lines < 2:
         raise InvalidInput(
-            f"the kind is records, of which some lines are held out, and the corpus has {corpus.lines} line;"
+            f"the kind records needs at least two lines, because some are held out, and the corpus"
+            f" has {corpus.lines};"
             ' use the kind "text", or a corpus with more lines',
             code="too_few_records",
             param="kind",

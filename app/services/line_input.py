@@ -11,7 +11,7 @@ from typing import Any
 from models.text.vocabulary import Vocabulary
 
 MAX_LINE_CHARACTERS = 50_000
-"""Longer lines are truncated, which their record reports."""
+"""Longer lines are truncated, and their record says so."""
 
 MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 _MAX_ID_DEPTH = 100  # nested lists and objects; json.dumps fails on some thousands

@@ -34,7 +34,8 @@ from store.notification_targets import NotificationTarget, NotificationTargets, 
 from store.notifications import Delivery, Notifications
 
 RESEND_S = 60.0
-"""How often an Alertmanager gets a firing alert; it resolves one that it has not got for four times that."""
+"""Interval at which an Alertmanager gets a firing alert; it resolves an alert that it has not got for four
+intervals."""
 
 _MAX_ALERTS_PER_REQUEST = 100  # to an Alertmanager
 _MAX_DELIVERIES = 50  # to a webhook in one round

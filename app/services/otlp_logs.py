@@ -100,7 +100,7 @@ def _protobuf_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Messag
     try:
         request.ParseFromString(data)
     except DecodeError:
-        raise _malformed("the body is no ExportLogsServiceRequest in protobuf") from None
+        raise _malformed("the body is not an ExportLogsServiceRequest in protobuf") from None
     for resource_logs in request.resource_logs:
         resource = _attributes(resource_logs.resource.attributes)
         for scope_logs in resource_logs.scope_logs:

@@ -18,7 +18,7 @@ import httpx
 from models.errors import InvalidInput
 
 TIMEOUT_S = 10.0
-"""For a whole request, with the resolution of the name."""
+"""Time limit of a whole request, including the resolution of the name."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _MAX_SHOWN = 200  # characters of a response that a message of an error quotes

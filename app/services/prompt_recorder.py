@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from store.recorded_prompts import RecordedPrompts
 
 MAX_CHARACTERS = 1_000
-"""Of a prompt that is kept: its end."""
+"""Maximum length of a recorded prompt; only its end is recorded."""
 
 MAX_NOTED_CHARACTERS = 20_000
-"""Of a prompt that is compared with others: its end."""
+"""Maximum length of a prompt that is compared with others; only its end is compared."""
 
 _COMPARED = 32  # prompts of a model that a new one may extend: those of clients that type at the same time
 

@@ -17,7 +17,7 @@ _PATHS = ("/", "/search?q=lamp", "/search?q=chair", "/cart", "/items/{n}", "/ite
 _USERS = ("amira", "bo", "chen", "dana", "elif", "farid", "grace", "hugo")
 _JOBS = ("send-newsletter", "rotate-keys", "reindex-search", "expire-carts")
 _EVENTS = "view " * 31 + "order " * 8 + "session " * 4 + "cache " * 4 + "job " * 2 + "slow"
-"""What happens, as often as it is named."""
+"""The events; one that is listed twice is twice as frequent."""
 
 
 def sample_log() -> str:

@@ -27,7 +27,8 @@ _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected chara
 _MAX_CACHED_CHARACTERS = 500  # of a cached line
 
 MAX_CACHED_BYTES = 4 << 20
-"""Of the lines whose scores a stream caches, because logs repeat lines: 2,500 lines of 100 characters."""
+"""Memory for the scores that a stream caches, because logs repeat lines: those of 2,500 lines of 100
+characters."""
 
 SCORE_BYTES = 1_500
 """The approximate memory of a cached score, without its line."""

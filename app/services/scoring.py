@@ -31,7 +31,7 @@ from store.calibrations import StoredCalibration
 from store.streams import StreamLock
 
 DECIMALS = 4
-"""Of bits in a response; float32 logits are not more precise."""
+"""Decimal places of bits in a response; float32 logits are not more precise."""
 
 _CHARACTER_RATE = 3
 """Index into CHARACTER_RATES of the threshold for single characters: 3 in 10,000 normal ones exceed it."""

@@ -46,8 +46,8 @@ class StreamLocks:
     async def _wait(self, model: str, stream_id: str, *, size: int, owner: Owner) -> StreamLock:
         if self._waiting >= _MAX_WAITING:
             raise Busy(
-                f"{self._waiting} calls wait for locks of streams; send the lines of one stream in one call"
-                " after the other"
+                f"{self._waiting} calls wait for locks of streams; for each stream, send a call only when the"
+                " one before has ended"
             )
         self._waiting += 1
         try:

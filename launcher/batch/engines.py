@@ -160,7 +160,7 @@ def _stream(ray: Any, work: Work, parts: Sequence[Part], workers: int) -> Iterat
     cores = ray.cluster_resources().get("CPU", 0)
     if cores < work.threads:
         raise InvalidInput(
-            f"the cluster has {cores:.0f} cores, and each worker takes {work.threads}; reduce --threads",
+            f"the cluster has {cores:.0f} cores, and each worker needs {work.threads}; reduce --threads",
             code="cluster_size",
         )
     context = ray.data.DataContext.get_current()

@@ -22,7 +22,7 @@ from store.open_blobs import is_known_url
 GZIP_SUFFIX = ".gz"
 
 PIECE_BYTES = 256 << 10
-"""What is read at a time."""
+"""Size of one read."""
 
 _BUFFER_BYTES = 4 << 20  # of a request to an object store
 
@@ -245,7 +245,8 @@ def _open(file: InputFile) -> IO[bytes]:
             return path.open("rb")
         except FileNotFoundError:
             raise NotFound(
-                f"{file.name} is not there; on a cluster, files must be on storage that all machines see",
+                f"{file.name} does not exist; on a cluster, files must be on storage that all"
+                f" machines can read",
                 code="no_input",
             ) from None
     import obstore

@@ -36,7 +36,7 @@ def check_memory(
     if needed > limit_bytes:
         raise InvalidInput(
             f"training this network needs about {needed / 2**30:.1f} GiB and the limit is"
-            f" {limit_bytes / 2**30:.1f} GiB; take fewer units, layers, rows or a shorter window",
+            f" {limit_bytes / 2**30:.1f} GiB; use fewer units, layers or rows, or a shorter window",
             code="network_too_large",
             param="network",
         )

@@ -24,7 +24,7 @@ from models.kernels.jit import declare_function, inline_jit
 from models.kernels.tile import Arithmetic, element_address
 
 PREFIX = "llvm.x86."
-"""Of the names of the instructions; tests replace it, to emulate them."""
+"""Prefix of the names of the instructions; tests replace it, to emulate them."""
 
 TILE = 16
 """Rows of a tile, and 32-bit words of its rows."""

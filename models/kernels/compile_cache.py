@@ -40,10 +40,10 @@ OPTIMIZER_KERNELS = f"{__package__}.adamw"
 WEIGHTS_KERNELS = f"{__package__}.mixture_training"
 
 SERVING = (RUNTIME_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS)
-"""What the API's processes need."""
+"""The kernels that API processes need."""
 
 TRAINING = (TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
-"""What a training needs."""
+"""The kernels that training needs."""
 
 _KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))
 _VARIANTS = "variants"  # the name of the lock

@@ -35,7 +35,8 @@ LEVELS: Mapping[str, Mapping[str, str]] = {
     },
     "aarch64": {"dotprod": "dotprod", "neon": "neon"},
 }
-"""By architecture: the levels, highest first, each with the LLVM feature that marks a processor of it."""
+"""The levels of each architecture, highest first, each with the LLVM feature that identifies a processor of
+it."""
 
 _ABOVE = {
     "amx": (),
@@ -49,7 +50,7 @@ _ABOVE = {
     "dotprod": (),
     "neon": ("dotprod", "i8mm", "bf16", "fullfp16", "fp16fml", "sve", "sme"),
 }
-"""By level: how the names of the features begin that it takes away."""
+"""The prefixes of the names of the features that each level disables."""
 
 _LINUX_NAMES = {"neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm", "bf16": "bf16"}
 """ARM64: LLVM's and Linux's names of features. Of these LLVM 22 detects neon only."""

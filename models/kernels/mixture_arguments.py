@@ -21,13 +21,13 @@ BLOCK = 64
 """Positions of the history that are compared at once; the oldest ones do not fill a block."""
 
 BLOCKS = HISTORY // BLOCK - 1
-"""Of the history, block 0 the newest. The last position, that of the last character read, is in none."""
+"""Blocks of the history, block 0 the newest. The position of the last character read is in none."""
 
 RECENT_CHARACTERS = 2
 """The n-grams of the history that count have so many characters and one more, or more."""
 
 MAX_RECENT = 32
-"""So many places in the history, the newest, add to the n-grams."""
+"""The newest places in the history that add to the n-grams, at most this many."""
 
 MAX_MATCH = 64
 """Longer matches count as this long."""
@@ -92,7 +92,7 @@ PREDICTIONS = CURVATURES + WEIGHTS + GROUPS
 """(2, V) float32: the network's logits, and the logarithms of the n-grams, in the last prediction."""
 
 MAX_ADAPTED_VOCABULARY = 512
-"""For a larger one the weights stay fixed, because a row's state holds two numbers for each of its ids."""
+"""With a larger vocabulary the weights stay fixed, because a row's state has two numbers for each id."""
 
 RECENT_WEIGHT, SET_PRECISION, BOOST_PRECISION, ALL_SETS_PRECISION, ALL_BOOSTS_PRECISION = range(5)
 """Elements of `Experts.adaptation`."""

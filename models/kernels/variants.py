@@ -26,7 +26,8 @@ log = logging.getLogger("nextchar.kernels")
 FILE_NAME = "variants.json"
 
 _TIMEOUT_S = 300.0
-"""Of one run of the child, which takes about 5 s of processor time, under an emulator many times that.
+"""Time limit of one run of the child, which takes about 5 s of processor time, and much longer under an
+emulator.
 
 Not longer, because a worker waits, and a container's health check gives it that time to start.
 """

@@ -18,13 +18,14 @@ MAX_BATCH = 64
 """The most sequences in one step."""
 
 MIN_PIGGYBACKED = 4
-"""So many prompts may read along in a step of fewer sequences."""
+"""A step of fewer sequences than this can have this many piggybacked prompts."""
 
 GENERATE_AHEAD_S = 0.5e-3
 """The approximate maximum time for which the network generates by itself: new requests wait for it."""
 
 CALL_ROWS = 32
-"""The rows of a call if a long step is made in several. Threads share no fewer, so those take as long."""
+"""Rows per call if a long step is divided into several. Fewer rows take as long, because threads do not share
+them."""
 
 
 class Decode:

@@ -41,8 +41,8 @@ from models.text.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 LINE_START = "\n"
-"""What an empty prompt is replaced by, because a text begins like a line; and what the model of independent
-records reads before every prompt."""
+"""Replaces an empty prompt, because a text begins like a line; a model of records reads it before every
+prompt."""
 
 UNIFORMS = 64  # random numbers drawn per batch
 

@@ -43,7 +43,8 @@ FILE = "mixture.npz"
 """The name of its file in a saved model. Older models have none."""
 
 MAX_CHARACTERS = 2_000_000
-"""Of the training text, from its end, that the file keeps. To count their n-grams takes 0.2 seconds."""
+"""Maximum number of characters, from the end of the training text, in the file. Counting their n-grams takes
+0.2 s."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
 
@@ -141,7 +142,7 @@ def load(data: bytes, *, size: int) -> Experts:
 def _check(text: NDArray[Any], weights: NDArray[Any], adaptation: NDArray[Any], size: int) -> None:
     """Raise ValueError if the arrays of a file are not what `dump` writes for V = `size` ids."""
     if text.dtype.kind not in "iu" or text.ndim != 1 or not 0 < text.size <= MAX_CHARACTERS:
-        raise ValueError("the text is no ids, or too long")
+        raise ValueError("the text has invalid ids, or is too long")
     if text.min() < 0 or text.max() >= size:
         raise ValueError("an id is out of range")
     if weights.dtype.kind != "f" or weights.shape != (WEIGHTS,) or not np.isfinite(weights).all():

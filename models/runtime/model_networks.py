@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 FLOAT32_FILE = "model.onnx"
 INT8_FILE = "model.int8.npz"
 INT8_GRAPH_FILE = "model.int8.onnx"
-"""For architectures without int8 kernels."""
+"""The int8 file of architectures without int8 kernels."""
 
 NetworkKey = tuple[str, Expert]
 """A precision, and `lstm` for the network alone or `mixture`."""

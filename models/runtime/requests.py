@@ -6,7 +6,7 @@ from typing import Literal
 
 Precision = Literal["auto", "float32", "int8"]
 Expert = Literal["mixture", "lstm"]
-"""Which predictor answers: the mixture of the network and the other experts, or the network alone."""
+"""The predictor: the mixture of the network and the other experts, or the network alone."""
 Until = Literal["word", "line", "confidence"]
 FinishReason = Literal["length", "stop", "word", "line", "confidence", "timeout", "cancelled"]
 

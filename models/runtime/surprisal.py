@@ -24,7 +24,7 @@ MAX_ROWS = 512
 """The most lines read side by side."""
 
 SHARED_STEPS = 16
-"""Lines are compared every so many characters: those with the same characters so far share a row."""
+"""Lines are compared after this many characters each: those with the same characters so far share a row."""
 
 _MAX_STEPS = 256
 _MAX_GROUP_IDS = 1 << 22  # of lines read side by side, padded to the longest: 16 MB

@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 MAX_BYTES = 1 << 30
-"""Of all arrays of one file together."""
+"""Maximum size of all arrays of one file together."""
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # zipfile raises RuntimeError for encrypted entries; numpy parses headers as Python literals.

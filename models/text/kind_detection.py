@@ -320,14 +320,22 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     (lambda a: a.log.kind == "log", "log", ""),
     (lambda a: a.log.clock is not None, "text", "its lines have timestamps or numbers that increase"),
-    (lambda a: len(a.raw) < _MIN_LINES, "text", f"fewer than {_MIN_LINES} lines are too few to tell more"),
+    (
+        lambda a: len(a.raw) < _MIN_LINES,
+        "text",
+        f"fewer than {_MIN_LINES} lines are too few to detect another kind",
+    ),
     # Signs that the order of the lines matters
     (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),
     (_is_indented, "text", "lines are indented"),
     (_is_repetitive, "text", "many of its lines are repeated"),
-    (_is_numeric, "text", "its lines differ in little but numbers"),
+    (_is_numeric, "text", "its lines are alike except for numbers"),
     (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table"),
-    (lambda a: _is_dialogue(a.stripped), "text", "its lines start with recurring labels, as of speakers"),
+    (
+        lambda a: _is_dialogue(a.stripped),
+        "text",
+        "its lines start with recurring labels, such as names of speakers",
+    ),
     (lambda a: _is_wrapped(a.stripped), "text", "its lines have the same length, as if wrapped"),
     (lambda a: _is_sorted(a.stripped), "records", "its lines are sorted"),
     (lambda a: a.fraction(_starts_with_bracket) > _MAX_BRACKETED, "text", "its lines are structured data"),
@@ -335,13 +343,13 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     (
         lambda a: _spaced(a.stripped) < _MIN_SPACED,
         "text",
-        "in a script without spaces a list cannot be told from sentences",
+        "in a script without spaces a list cannot be distinguished from sentences",
     ),
     (_is_tokenized, "text", "it has one word or punctuation mark per line"),
     (
         lambda a: a.fraction(_has_no_space) >= _MIN_SINGLE,
         "records",
-        "its lines are single words or identifiers, and most differ",
+        "its lines are single words or identifiers, most of them distinct",
     ),
     # Lines of several words
     (

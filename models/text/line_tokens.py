@@ -9,7 +9,7 @@ WILDCARD = "<*>"
 """Stands for a value in a pattern."""
 
 MAX_TOKENS = 128
-"""Of a line; what follows counts as one value."""
+"""Maximum number of tokens of a line; the rest counts as one value."""
 
 _MAX_TOKEN_CHARACTERS = 64  # a longer word is a value
 

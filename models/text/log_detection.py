@@ -171,7 +171,8 @@ _ADDED = ("loose_time", "hostname", "alphanumeric")
 with numbers in them would hide that the numbers in other places drift."""
 
 _SPLIT_BY = {"long_numbers": {"uuid", "hex"}, "digits": {"uuid", "hex", "ip", "mac"}}
-"""By a mask of numbers, the classes whose values it would mask in part: it leaves the letters of a hash."""
+"""For each mask of numbers, the classes whose values it would mask in part, such as only the digits of a
+hash."""
 
 _OTHERS, _ALL = Masks([name for name in CLASSES if name not in _ADDED]), Masks(CLASSES)
 

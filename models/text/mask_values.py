@@ -40,13 +40,14 @@ FORMAT_VERSION = 2
 """Version 1 does not count short numbers, and has other formats of times, which are not compared."""
 
 MAX_CHARACTERS = 5_000_000
-"""At the end of the corpus, from which values are learned."""
+"""Maximum number of characters, at the end of the corpus, from which values are learned."""
 
 MIN_VALUES = 100
-"""Of a field, or of a mask."""
+"""Minimum number of values of a field, or of a mask, to learn rules from."""
 
 MAX_FIELDS = 1_000
-"""That are kept, those with the most values. Values of others are compared with those of their mask."""
+"""Maximum number of fields, those with the most values. Values of others are compared with those of their
+mask."""
 
 MAX_FORMATS = 32
 """Maximum formats per field; with more, formats are not checked."""

@@ -24,7 +24,7 @@ Ids = NDArray[np.integer[Any]]
 Counts = NDArray[np.int64]
 
 MAX_COUNT = 1 << 32
-"""Of one n-gram; a model with a larger one is damaged."""
+"""Maximum count of an n-gram; a model with a larger one is damaged."""
 
 _UNSEEN = -1
 _CHUNK = 1 << 18  # characters that are scored at a time

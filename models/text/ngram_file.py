@@ -18,7 +18,9 @@ FILE = "ngram.npz"
 
 ORDER = 5
 MAX_CHARACTERS = 1_000_000
-"""At the end of the training text. The file of a log is some hundred kilobytes, of prose two megabytes."""
+"""Maximum number of characters, at the end of the training text. The file has some hundred kilobytes for a
+log, two
+megabytes for prose."""
 
 _MAX_BYTES = 256 << 20  # of the arrays; five orders of MAX_CHARACTERS n-grams have at most 80 MB
 

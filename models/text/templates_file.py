@@ -15,7 +15,7 @@ FILE = "templates.json"
 FORMAT_VERSION = 1
 
 MAX_CHARACTERS = 1_000_000
-"""At the end of the training text, as of the n-grams."""
+"""Maximum number of characters, at the end of the training text, as for the n-grams."""
 
 
 def templates_of(text: str) -> Templates:

@@ -454,6 +454,6 @@ def test_an_archive_with_a_link_is_refused(source: Installation, empty: Installa
             else:
                 new.addfile(entry, old.extractfile(entry))
     out.seek(0)
-    with pytest.raises(InvalidInput, match="that is no file") as caught:
+    with pytest.raises(InvalidInput, match="that is not a file") as caught:
         restore(empty.blobs, empty.redis, out)
     assert caught.value.code == "backup_invalid" and contents(empty.blobs) == {}

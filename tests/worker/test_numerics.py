@@ -72,7 +72,7 @@ def test_a_run_that_is_resumed_on_the_same_processor_says_nothing_and_has_the_sa
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-@pytest.mark.parametrize(("dropout", "end"), [(0.0, "uninterrupted run"), (0.2, "draws other masks, too")])
+@pytest.mark.parametrize(("dropout", "end"), [(0.0, "uninterrupted run"), (0.2, "dropout masks differ, too")])
 def test_another_number_of_cores_is_reported(dropout: float, end: str) -> None:
     network = NETWORK.model_copy(update={"dropout": dropout})
     recorder = Recorder()
@@ -133,7 +133,7 @@ def test_from_kernels_to_a_gpu_dropout_changes() -> None:
     here = replace(HERE, variant="NVIDIA H100", tensorflow="2.22.0")
     sentence = here.sentence_after(HERE, has_dropout=True)
     assert "(from float32 avx2 to float32 NVIDIA H100), so" in sentence
-    assert sentence.endswith("dropout draws other masks, too")
+    assert sentence.endswith("dropout masks differ, too")
 
 
 def test_16_bits_are_named_where_the_processor_has_them() -> None:

@@ -161,7 +161,7 @@ def test_default_dropout_depends_on_epochs_is_reported_and_survives_a_resume() -
     often, chosen, stopped = _training(budget=Budget(epochs=7)), Recorder(), Recorder(stop_at=200)
     whole = fit(shape, often, TEXT, hooks=chosen.hooks)
     assert whole.dropout == pytest.approx(0.3)
-    assert "read about 7 times: training drops 30%" in chosen.of_type("message")[0]["text"]
+    assert "read about 7 times: dropout is 30%" in chosen.of_type("message")[0]["text"]
     fit(shape, often, TEXT, hooks=stopped.hooks)
     resumed = fit(shape, often, TEXT, resume=stopped.checkpoints[-1])
     assert resumed.dropout == whole.dropout

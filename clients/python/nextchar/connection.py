@@ -54,7 +54,9 @@ class Connection:
         try:
             return cast(T, loads(body))
         except (JSONDecodeError, UnicodeDecodeError):
-            raise NextcharError(f"what responds at {self.server} is not nextchar; give its address") from None
+            raise NextcharError(
+                f"the server at {self.server} is not nextchar; give the address of nextchar"
+            ) from None
 
     async def _get(self, kind: type[T], path: str, **params: str | float) -> T:
         return await self._fetch(kind, "GET", path, params=params, can_retry=True)

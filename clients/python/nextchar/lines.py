@@ -13,7 +13,8 @@ from typing import Protocol
 from nextchar.errors import NextcharError
 
 MAX_LINE_BYTES = 200_004
-"""Of a longer line the rest is not sent: 50,000 characters are scored, 4 bytes more show that it is cut."""
+"""The rest of a longer line is not sent: 50,000 characters are scored, and 4 more bytes show that it is
+truncated."""
 
 _MAX_AHEAD_BYTES = 1 << 20
 _LINE_BYTES = 100  # that a line counts in addition to its own, so that empty ones are bounded, too

@@ -44,7 +44,7 @@ MODEL_FILE_NAME = "model.json"
 """The file that makes a folder a model."""
 
 STORE_PREFIX = "store:"
-"""What precedes the name of a model in the storage."""
+"""Prefix of the name of a model in the storage."""
 
 CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
 _COOL_BITS, _HOT_BITS = 2.0, 12.0  # the ends of a heat map's scale

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 from nextchar.types import TextKind
 
 Expert = Literal["mixture", "lstm"]
-"""What predicts: the network together with n-grams and matches, or the network alone."""
+"""The predictor: the network together with n-grams and matches, or the network alone."""
 
 
 class CompletionOptions(TypedDict, total=False):

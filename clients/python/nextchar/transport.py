@@ -115,7 +115,7 @@ def http_errors(server: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise Timeout(f"{server} did not respond in time; retry, or request less") from error
     except (httpx.TransportError, httpx.StreamError, httpx.DecodingError) as error:
-        raise ServerUnreachable(f"the connection to {server} broke; ask again") from error
+        raise ServerUnreachable(f"the connection to {server} was lost; retry") from error
     except UnicodeEncodeError:
         raise NextcharError("the request holds bytes that are not UTF-8") from None
     except (RuntimeError, ValueError, TypeError, httpx.InvalidURL) as error:

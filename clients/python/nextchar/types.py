@@ -10,7 +10,7 @@ FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 
 TextKind = Literal["log", "records", "code", "text"]
-"""What a text is; the lines of `records` are independent of each other."""
+"""The kind of a text; the lines of `records` are independent of each other."""
 
 
 class Corpus(TypedDict):

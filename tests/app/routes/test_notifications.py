@@ -178,7 +178,7 @@ def test_a_webhook_of_settings_gets_the_events_of_settings(settings: ApiSettings
     with serving(settings.model_copy(update=changes)) as running:
         [made] = running.http.get(PATH).json()["data"]
         assert made["events"] == ["alert.firing", "job.failed"]
-    with pytest.raises(ValueError, match=r"'job\.done' is no type of event"):
+    with pytest.raises(ValueError, match=r"'job\.done' is not a type of event"):
         ApiSettings(webhook_events="job.done")
 
 

@@ -533,7 +533,7 @@ def test_a_limited_key_lists_corpora_by_the_time_of_its_own_upload(tmp_path: Pat
     listed = [(corpus.id, corpus.created_at) for corpus in access.list_corpora()]
     assert listed == [(ids[text], uploaded[text]) for text in ("old", "new", "middle")]
     replace(access, key=replace(key, max_corpus_bytes=13)).check_corpus_quota()  # it has 12
-    with pytest.raises(Forbidden, match="may have 12 bytes of corpora and has 12"):
+    with pytest.raises(Forbidden, match="may store 12 bytes of corpora and uses 12"):
         replace(access, key=replace(key, max_corpus_bytes=12)).check_corpus_quota()
     everything = Access(None, Models(blobs), Jobs(blobs), corpora)
     assert len(everything.list_corpora()) == 4 and everything.limited_key is everything.key_name is None

@@ -208,7 +208,7 @@ def test_auto_masks_nothing_where_nothing_changes_from_line_to_line(tmp_path: Pa
 def test_records_of_one_line_are_refused(tmp_path: Path) -> None:
     line = _corpus(tmp_path, b"x" * 5000)
     assert _plan(line).kind == "text"
-    with pytest.raises(InvalidInput, match="has 1 line") as refused:
+    with pytest.raises(InvalidInput, match="the corpus has 1;") as refused:
         _plan(line, kind="records")
     assert (refused.value.code, refused.value.param) == ("too_few_records", "kind")
 

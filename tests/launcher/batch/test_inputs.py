@@ -108,7 +108,7 @@ def test_changed_or_deleted_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="has changed since the run began"):
         whole(part)
     path.unlink()
-    with pytest.raises(NotFound, match="is not there"):
+    with pytest.raises(NotFound, match="does not exist; on a cluster"):
         whole(part)
 
 
