@@ -217,7 +217,7 @@ def _lifespan(
         for loop in services.loops:
             loop.start()
         threading.Thread(target=services.engines.load_pinned, name="load pinned models", daemon=True).start()
-        services.record_threads.use_by_default()
+        services.record_threads.set_as_default()
         gc.freeze()  # objects made until now live as long as the process; scanning them would delay requests
         tasks = [
             asyncio.ensure_future(task)

@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.concurrent_clients import crowd
+from benchmarks.concurrent_clients import run_clients
 from benchmarks.machine import described, machine, other_cores_busy
 from benchmarks.networks import CHARACTERS, COMPLETED, random_model
 from benchmarks.report import print_json_line, print_table
@@ -78,7 +78,7 @@ def measured(saved: SavedModel, options: argparse.Namespace) -> dict[str, Any]:
         for clients in CLIENTS:
             each = max(2, options.requests // clients)
             event_loop, own = thread_cpu_s(api.pid), time.thread_time()
-            took_s, times, errors = crowd(api.port, path, clients, each=each, characters=PROMPT)
+            took_s, times, errors = run_clients(api.port, path, clients, each=each, characters=PROMPT)
             if errors:
                 raise RuntimeError(f"{errors} of {len(times)} requests failed")
             times.sort()

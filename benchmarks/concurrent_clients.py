@@ -11,7 +11,7 @@ from benchmarks.networks import CHARACTERS, COMPLETED
 
 
 @dataclass
-class _Typist:
+class _TypingClient:
     socket: socket.socket
     document: str
     left: int
@@ -37,7 +37,7 @@ class _Typist:
         return int(head[9:12])
 
 
-def crowd(
+def run_clients(
     port: int, path: str, clients: int, *, each: int, characters: int, **options: object
 ) -> tuple[float, list[float], int]:
     """Let `clients` type `each` characters into documents; return the total and single seconds, and errors.
@@ -45,27 +45,29 @@ def crowd(
     The first answer of every client, for which the document has to be read, is not counted.
     """
     selector = selectors.DefaultSelector()
-    typists = []
+    typing_clients = []
     for _ in range(clients):
         connection = socket.create_connection(("127.0.0.1", port), timeout=120)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        typists.append(_Typist(connection, "".join(random.choices(CHARACTERS, k=characters)), each))
-        selector.register(connection, selectors.EVENT_READ, typists[-1])
-    _run(selector, typists, path, options)
-    for typist in typists:
-        typist.left = each
+        typing_clients.append(
+            _TypingClient(connection, "".join(random.choices(CHARACTERS, k=characters)), each)
+        )
+        selector.register(connection, selectors.EVENT_READ, typing_clients[-1])
+    _run(selector, typing_clients, path, options)
+    for client in typing_clients:
+        client.left = each
     began = time.perf_counter()
-    times, errors = _run(selector, typists, path, options, again=True)
+    times, errors = _run(selector, typing_clients, path, options, again=True)
     took_s = time.perf_counter() - began
-    for typist in typists:
-        typist.socket.close()
+    for client in typing_clients:
+        client.socket.close()
     selector.close()
     return took_s, times, errors
 
 
 def _run(
     selector: selectors.BaseSelector,
-    typists: list[_Typist],
+    typing_clients: list[_TypingClient],
     path: str,
     options: dict[str, object],
     *,
@@ -73,20 +75,20 @@ def _run(
 ) -> tuple[list[float], int]:
     times: list[float] = []
     errors = 0
-    for typist in typists:
-        typist.send(path, options)
-    waiting = len(typists)
+    for client in typing_clients:
+        client.send(path, options)
+    waiting = len(typing_clients)
     while waiting:
         for key, _ in selector.select():
-            typist = key.data
-            status = typist.receive()
+            client = key.data
+            status = client.receive()
             if status is None:
                 continue
-            times.append(time.perf_counter() - typist.began_s)
+            times.append(time.perf_counter() - client.began_s)
             errors += status != 200
-            typist.left -= 1
-            if again and typist.left > 0:
-                typist.send(path, options)
+            client.left -= 1
+            if again and client.left > 0:
+                client.send(path, options)
             else:
                 waiting -= 1
     return times, errors

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.machine import ROOT, busy_cpu_seconds
 from launcher.processes import last_lines, start_bound, stop
 
-_A_LOT = 0.2  # cores
+_MIN_NOTABLE_LOAD = 0.2  # cores
 
 Turn = Callable[[float], dict[str, Any]]
 """Called with seconds, works for so long and returns what was found.
@@ -45,7 +45,7 @@ class ContestantDied(RuntimeError):
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         self.reason = lines[-1] if lines else "its log is empty"
         if status < 0:
-            self.reason = killed_by(status)
+            self.reason = describe_kill(status)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Contestant:
     gpu: bool = False
 
     @property
-    def can_take_part(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether its package is installed."""
         return not self.package or importlib.util.find_spec(self.package) is not None
 
@@ -125,15 +125,15 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
             stop(process, grace_s=2)
 
 
-def killed_by(status: int) -> str:
+def describe_kill(status: int) -> str:
     """Return how a process ended with this negative status of `subprocess`."""
     return f"its process was killed by {signal.Signals(-status).name}"
 
 
-def other_load(cores: float) -> str:
+def describe_other_load(cores: float) -> str:
     """Return a sentence on how many cores other processes used, with advice."""
     sentence = f"other processes kept {cores:.2f} cores busy meanwhile"
-    if cores < _A_LOT or os.environ.get("OMP_WAIT_POLICY"):
+    if cores < _MIN_NOTABLE_LOAD or os.environ.get("OMP_WAIT_POLICY"):
         return sentence
     return (
         f"{sentence}; torch's threads wait for each other in a loop and suffer most from that:"

@@ -28,17 +28,17 @@ def floor_ms(weights: Weights) -> dict[str, float]:
 
 def _copy_bytes_per_s(size: int) -> float:
     source, target = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)
-    took_s = _least(lambda: np.copyto(target, source), times=200)
+    took_s = _min_duration_s(lambda: np.copyto(target, source), times=200)
     return 2 * size / took_s  # read and write
 
 
 def _sgemm_flops_per_s() -> float:
     a = np.ones((768, 768), np.float32)
     out = np.empty_like(a)
-    return 2 * 768**3 / _least(lambda: np.matmul(a, a, out), times=20)
+    return 2 * 768**3 / _min_duration_s(lambda: np.matmul(a, a, out), times=20)
 
 
-def _least(call: object, *, times: int) -> float:
+def _min_duration_s(call: object, *, times: int) -> float:
     assert callable(call)
     best = float("inf")
     for _ in range(times):

@@ -32,7 +32,7 @@ FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component
 _SURENESS = 14_000.0  # over the root of the units: makes one of nearly equal random logits stand out
 _WARM_UP = 10  # keys before the measurement
 _PATIENCE = 20  # keys without ghost text before it fails
-_ALONG = 3  # characters typed along each suggestion
+_ACCEPTED_BY_TYPING = 3  # characters typed along each suggestion
 _LETTERS = "etaoinshrdlu"
 _FRAME_S = 1 / 60
 _MOMENTS = random.Random(1)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, one in figures.items()
     ]
     print_table(("key", "p50 ms", "p95 ms", "max ms"), rows)
-    print(f"requests for {_ALONG} characters typed along a right suggestion: {requests:.2f}")
+    print(f"requests for {_ACCEPTED_BY_TYPING} characters typed along a right suggestion: {requests:.2f}")
     print_json_line(
         "keystroke_latency",
         browser=version,
@@ -124,10 +124,10 @@ def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float]
         silent = 0 if shown else silent + 1
         if shown:
             asked.append(taken)
-        if len(shown) <= _ALONG:
+        if len(shown) <= _ACCEPTED_BY_TYPING:
             continue
         before = len(requests)
-        for _ in range(_ALONG):
+        for _ in range(_ACCEPTED_BY_TYPING):
             taken, shown = press(page, shown[0])
             along.append(taken)
         along_requests += len(requests) - before

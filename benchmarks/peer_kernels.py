@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.contestants import killed_by
+from benchmarks.contestants import describe_kill
 from benchmarks.machine import ROOT
 
 _TIMEOUT_S = 300.0
@@ -97,7 +97,7 @@ def peer_kernels(module: str, options: Mapping[str, Any], limits: Mapping[str, s
     except subprocess.TimeoutExpired:
         return f"not known: it took longer than {_TIMEOUT_S:.0f} s"
     if done.returncode < 0:
-        return f"cannot run here: {killed_by(done.returncode)}"
+        return f"cannot run here: {describe_kill(done.returncode)}"
     if done.returncode:
         said = [f"its process ended with status {done.returncode}", *done.stderr.splitlines()]
         return f"cannot run here: {[line.strip() for line in said if line.strip()][-1]}"

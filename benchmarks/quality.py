@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import ROOT, Contestant, other_load, prepared
+from benchmarks.contestants import ROOT, Contestant, describe_other_load, prepared
 from benchmarks.report import print_json_line, print_table
-from benchmarks.texts import Halves
+from benchmarks.texts import SplitText
 from models.config import MINIMUM_CHARACTERS, PRESETS
 from worker import baselines
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seconds < 1:
         parser.error(f"--seconds {options.seconds:g}: at least 1")
     try:
-        halves = Halves.read(options.text)
+        halves = SplitText.read(options.text)
     except (OSError, UnicodeDecodeError) as error:
         parser.error(f"--text {options.text}: {error}")
     size = len(halves.train) + len(halves.held_out)
@@ -68,9 +68,9 @@ def contestants(text: Path, preset: str) -> list[Contestant]:
         Contestant("ours", "ours_fit", options | {"preset": preset}),
         Contestant("char-rnn", "char_rnn", options, package="torch"),
     ]
-    for absent in (one for one in everyone if not one.can_take_part):
+    for absent in (one for one in everyone if not one.is_installed):
         print(f"{absent.name} is left out: {absent.package} is not installed", file=sys.stderr)
-    return [one for one in everyone if one.can_take_part]
+    return [one for one in everyone if one.is_installed]
 
 
 def run(contestant: Contestant, seconds: float) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def print_final(runs: dict[str, dict[str, Any]], trivial: dict[str, float]) -> N
     heads = ("", "nats", "bits", "train nats", "seconds", "epochs", "characters/s")
     print_table(heads, rows)
     for name, found in runs.items():
-        print(f"{name}: {other_load(found['cores_others_kept_busy'])}")
+        print(f"{name}: {describe_other_load(found['cores_others_kept_busy'])}")
 
 
 if __name__ == "__main__":

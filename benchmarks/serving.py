@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.concurrent_clients import crowd
+from benchmarks.concurrent_clients import run_clients
 from benchmarks.hardware_limits import floor_ms
 from benchmarks.machine import add_isa_argument, limits
 from benchmarks.networks import CHARACTERS, COMPLETED, random_weights, saved_model
@@ -105,7 +105,7 @@ def measure(layers: int, units: int, options: argparse.Namespace) -> tuple[Figur
         figures["clients"] = {
             precision: _clients(api, saved, options, precision) for precision in ("float32", "int8")
         }
-        figures["beside_a_huge_prompt"] = _beside_huge(api, saved, options)
+        figures["beside_a_huge_prompt"] = _during_huge_prompt(api, saved, options)
         figures["resident_mb"] = api.resident_bytes() / 1e6
         figures["event_loop"] = late_timers(api.metrics())
     return figures, known.missing
@@ -193,7 +193,7 @@ def _clients(api: Api, saved: SavedModel, options: argparse.Namespace, precision
     each = max(2, options.requests // 20)
 
     def measured(clients: int, times: int) -> tuple[float, list[float], int]:
-        return crowd(api.port, _path(saved), clients, each=times, characters=SHORT, precision=precision)
+        return run_clients(api.port, _path(saved), clients, each=times, characters=SHORT, precision=precision)
 
     alone_s, alone, _ = measured(1, 4 * each)
     together_s, together, errors = measured(options.clients, each)
@@ -211,7 +211,7 @@ def _clients(api: Api, saved: SavedModel, options: argparse.Namespace, precision
     }
 
 
-def _beside_huge(api: Api, saved: SavedModel, options: argparse.Namespace) -> Figures:
+def _during_huge_prompt(api: Api, saved: SavedModel, options: argparse.Namespace) -> Figures:
     """Keystrokes alone, and during the prefill of another client's prompt of a million characters."""
     path, typist = _path(saved), random.Random(2)
     keystroke = over_http(api, path, precision="float32")

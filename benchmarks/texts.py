@@ -12,7 +12,7 @@ HELD_OUT = 0.1  # of the text, at its end
 
 
 @dataclass(frozen=True)
-class Halves:
+class SplitText:
     """Both parts as ids of the training part's vocabulary, (N,) int32."""
 
     vocabulary: Vocabulary
@@ -20,7 +20,7 @@ class Halves:
     held_out: NDArray[np.int32]
 
     @classmethod
-    def read(cls, path: Path) -> "Halves":
+    def read(cls, path: Path) -> "SplitText":
         """Read a UTF-8 file. Raises OSError, UnicodeDecodeError."""
         text = normalize(path.read_bytes().decode())
         count = max(1, round(len(text) * HELD_OUT))

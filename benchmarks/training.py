@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Contestant, ContestantDied, Turn, other_load, prepared
+from benchmarks.contestants import Contestant, ContestantDied, Turn, describe_other_load, prepared
 from benchmarks.machine import add_isa_argument, limits
 from benchmarks.our_kernels import our_kernels
 from benchmarks.report import print_json_line, print_table, print_what_runs
@@ -176,13 +176,13 @@ def _shape(size: Size) -> dict[str, Any]:
 
 def _installed(everyone: list[Contestant]) -> list[Contestant]:
     for one in everyone:
-        if not one.can_take_part:
-            _say_absent(one.name, one.package)
-    return [one for one in everyone if one.can_take_part]
+        if not one.is_installed:
+            _print_missing(one.name, one.package)
+    return [one for one in everyone if one.is_installed]
 
 
 @functools.cache
-def _say_absent(name: str, package: str) -> None:
+def _print_missing(name: str, package: str) -> None:
     print(f"{name} is left out: {package} is not installed", file=sys.stderr)
 
 
@@ -281,7 +281,7 @@ def print_figures(size: Size, found: dict[str, Any]) -> None:
     print_table(heads, rows)
     for name, reason in found["cannot_run"].items():
         print(f"{name} cannot run here: {reason}")
-    print(f"{size}: {other_load(found['cores_others_kept_busy'])}")
+    print(f"{size}: {describe_other_load(found['cores_others_kept_busy'])}")
 
 
 if __name__ == "__main__":

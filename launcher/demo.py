@@ -68,7 +68,7 @@ def main(file: Path | None = None) -> int:
         print("nextchar: stopped", file=sys.stderr)
         return 130
     _head(console, f"all stopped after {format_duration(time.monotonic() - began)}; the model is kept")
-    _say(console, "continue with `nextchar serve`, then `nextchar --help`")
+    _print(console, "continue with `nextchar serve`, then `nextchar --help`")
     return 0
 
 
@@ -79,7 +79,7 @@ def demonstrate(
     _head(console, f"uploading {name}")
     corpus = _upload(client, name, text)
     characters = format_integer(corpus["characters"])
-    _say(console, f"{characters} characters, {corpus['distinct_characters']} of them distinct")
+    _print(console, f"{characters} characters, {corpus['distinct_characters']} of them distinct")
     [(unit, amount)] = budget.items()
     _head(console, f"training for {amount:.0f} {unit}; the last tenth of the text is held out")
     model = _train(client, console, corpus, name, budget)
@@ -127,7 +127,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     if not job["model"]:
         raise NextcharError(f"the job ended as {job['status']}")
     console.print()
-    _say(console, live_view.outcome(client, job))
+    _print(console, live_view.outcome(client, job))
     return job["model"]
 
 
@@ -172,8 +172,8 @@ def _show_damage(
         line = Text(f"character {error.position + 1}, {new} in place of {old}: ")
         line.append(f"{after[error.position]:.1f} bits", style="bold")
         line.append(f" instead of {before[error.position]:.1f}")
-        _say(console, line)
-    _say(console, verdict({error.position for error in damages}, *spans), style="bold")
+        _print(console, line)
+    _print(console, verdict({error.position for error in damages}, *spans), style="bold")
 
 
 def verdict(damaged: set[int], before: list[AnomalousSpan], after: list[AnomalousSpan]) -> str:
@@ -287,9 +287,9 @@ def _lines(text: str, begin: int) -> Iterator[tuple[int, int]]:
 
 def _head(console: Console, title: str) -> None:
     console.print()
-    _say(console, title, style="bold")
+    _print(console, title, style="bold")
 
 
-def _say(console: Console, sentence: str | Text, *, style: str = "") -> None:
+def _print(console: Console, sentence: str | Text, *, style: str = "") -> None:
     """Print a sentence, wrapped between words in a terminal, else on one line."""
     console.print(Text(style=style).append(sentence), soft_wrap=not console.is_terminal)

@@ -42,7 +42,7 @@ _BATCH = 500  # occurrences per call of the script, unless one entry has more
 ALERTS, LINES, OPENED, EVICTED = (
     f"nextchar:alerts{suffix}" for suffix in ("", ":lines", ":opened", ":evicted")
 )
-OF_MODEL = "nextchar:alerts:of:"
+ALERTS_OF_MODEL = "nextchar:alerts:of:"
 ALERT = "nextchar:alert:"
 
 _RECORD = f"""
@@ -87,7 +87,7 @@ local function evict(of, max_alerts)
     redis.call('zrem', '{ALERTS}', oldest)
     redis.call('zrem', of, oldest)
     if model then
-      redis.call('zrem', '{OF_MODEL}' .. model, oldest)
+      redis.call('zrem', '{ALERTS_OF_MODEL}' .. model, oldest)
       redis.call('hincrby', '{EVICTED}', model, 1)
     end
   end
@@ -129,15 +129,15 @@ local function record(group)
   redis.call('hincrby', key, 'count', group.count)
   redis.call('expire', key, {TTL_S})
   redis.call('zadd', '{ALERTS}', last_seen, group.id)
-  redis.call('zadd', '{OF_MODEL}' .. group.model, last_seen, group.id)
+  redis.call('zadd', '{ALERTS_OF_MODEL}' .. group.model, last_seen, group.id)
   for severity, count in pairs(group.severities) do
     redis.call('hincrby', '{LINES}', severity .. ' ' .. group.model, count)
   end
   if not old.count then redis.call('hincrby', '{OPENED}', group.severity .. ' ' .. group.model, 1) end
   local expired = redis.call('time')[1] - {TTL_S}
   redis.call('zremrangebyscore', '{ALERTS}', '-inf', expired)
-  redis.call('zremrangebyscore', '{OF_MODEL}' .. group.model, '-inf', expired)
-  evict('{OF_MODEL}' .. group.model, tonumber(ARGV[2]))
+  redis.call('zremrangebyscore', '{ALERTS_OF_MODEL}' .. group.model, '-inf', expired)
+  evict('{ALERTS_OF_MODEL}' .. group.model, tonumber(ARGV[2]))
   evict('{ALERTS}', tonumber(ARGV[3]))
 end
 

@@ -22,9 +22,9 @@ from store.alert_decisions import (
 from store.alert_recording import (
     ALERT,
     ALERTS,
+    ALERTS_OF_MODEL,
     EVICTED,
     LINES,
-    OF_MODEL,
     OPENED,
     TTL_S,
     Limits,
@@ -45,11 +45,11 @@ local is_there = redis.call('exists', '{ALERT}' .. old) == 1
 if is_there and score and new ~= '' and redis.call('renamenx', '{ALERT}' .. old, '{ALERT}' .. new) == 1 then
   redis.call('hset', '{ALERT}' .. new, 'model', to, 'version', version)
   redis.call('zadd', '{ALERTS}', score, new)
-  redis.call('zadd', '{OF_MODEL}' .. to, score, new)
+  redis.call('zadd', '{ALERTS_OF_MODEL}' .. to, score, new)
 end
 redis.call('del', '{ALERT}' .. old)
 redis.call('zrem', '{ALERTS}', old)
-redis.call('zrem', '{OF_MODEL}' .. model, old)
+redis.call('zrem', '{ALERTS_OF_MODEL}' .. model, old)
 """
 
 
@@ -110,7 +110,7 @@ class Alerts:
 
         An alert that Redis no longer has is included as recorded with its last decision.
         """
-        ids = cast(list[str], self._redis.zrevrange(OF_MODEL + model, 0, -1))
+        ids = cast(list[str], self._redis.zrevrange(ALERTS_OF_MODEL + model, 0, -1))
         figures = {one.id: one for one in self._read(ids)}
         decisions = self.decisions.all(model)
         for alert_id, decision in decisions.items():
@@ -197,7 +197,7 @@ class Alerts:
 
     def _move_figures(self, model: str, to: str, version: str) -> None:
         """Move the alerts in Redis to a version of another name, or delete them if both are empty."""
-        ids = cast(list[str], self._redis.zrange(OF_MODEL + model, 0, -1))
+        ids = cast(list[str], self._redis.zrange(ALERTS_OF_MODEL + model, 0, -1))
         known = {figures.id: figures for figures in self._read(ids)}
         for alert_id in ids:
             new_id = _id_under(to, known[alert_id]) if to and alert_id in known else ""

@@ -41,7 +41,7 @@ class Blobs(ABC):
         Of an object that is larger than any record, which this program did not write, only the beginning: its
         reader finds that it is damaged.
         """
-        return b"".join(at_most(self.stream(path), max_bytes))
+        return b"".join(read_limited(self.stream(path), max_bytes))
 
     @abstractmethod
     def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -107,7 +107,7 @@ class Blobs(ABC):
         return None
 
 
-def at_most(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+def read_limited(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
     """Yield chunks, of which the last is cut, until one more byte than `max_bytes`."""
     left = max_bytes + 1
     for chunk in chunks:

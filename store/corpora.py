@@ -78,7 +78,7 @@ class Corpora:
             existing = replace(existing, uploaded_again_at=int(time.time()))
             self._rewrite(existing)
         if name is not None:
-            version = self._names.give(name, corpus.id)
+            version = self._names.assign(name, corpus.id)
             if existing is None and version != corpus.version:  # another upload got that one
                 corpus = replace(corpus, version=version)
                 self._rewrite(corpus)

@@ -42,7 +42,7 @@ class CorpusNames:
         """Return the version that `give` would give a corpus now."""
         return self._next(name, corpus_id)[0]
 
-    def give(self, name: str, corpus_id: str) -> int:
+    def assign(self, name: str, corpus_id: str) -> int:
         """Give a corpus a name and return the version: the newest one if it is this corpus, or the next."""
         while True:
             version, is_taken = self._next(name, corpus_id)

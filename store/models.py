@@ -24,7 +24,7 @@ from models.errors import Conflict, DomainError, InvalidInput, NotFound, Storage
 from models.record_errors import load_record
 from models.saved_model import Card, SavedModel, parse_card
 from store.aliases import Aliases
-from store.blobs import Blobs, at_most
+from store.blobs import Blobs, read_limited
 from store.ids import check_name
 from store.model_file_cache import ModelFileCache
 
@@ -177,9 +177,9 @@ class Models:
 
     def all(self) -> list[Card]:
         """Return the cards of all versions of all models, newest first, except damaged ones."""
-        return self.survey()[0]
+        return self.scan()[0]
 
-    def survey(self) -> tuple[list[Card], list[DamagedModel]]:
+    def scan(self) -> tuple[list[Card], list[DamagedModel]]:
         """Return the result of `all`, and the versions whose cards are damaged or of a newer format.
 
         One damaged card does not hide the others; each is logged once. Cards that have been read before come
@@ -248,7 +248,7 @@ class Models:
         entry = card.files[name]
 
         def read() -> Iterator[bytes]:
-            return at_most(self._blobs.stream(path), entry.bytes)
+            return read_limited(self._blobs.stream(path), entry.bytes)
 
         return self._cache.read(entry.sha256, read) if self._cache else b"".join(read())
 

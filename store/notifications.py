@@ -41,8 +41,8 @@ MAX_WAITING = 1_000
 MAX_DEAD = 1_000
 """Dead deliveries kept for one target; the oldest are deleted."""
 
-_P = "nextchar:notifications:"
-_RECORDS = f"{_P}records"
+_PREFIX = "nextchar:notifications:"
+_RECORDS = f"{_PREFIX}records"
 
 # KEYS: sent states, due, dead; ARGV: alert id (none: of a record), the state sent before, the new state,
 # delivery id, its JSON, its JSON if it is dead at once, now, limits, prefix of deliveries.
@@ -116,15 +116,15 @@ class Notifications:
 
     def acquire_lease(self, token: str) -> bool:
         """Acquire or renew the lease; return False if another process sends."""
-        return lease.acquire_or_renew(self.redis, f"{_P}lease", token, LEASE_S)
+        return lease.acquire_or_renew(self.redis, f"{_PREFIX}lease", token, LEASE_S)
 
     def release_lease(self, token: str) -> None:
         """Release the lease if `token` holds it."""
-        lease.release(self.redis, f"{_P}lease", token)
+        lease.release(self.redis, f"{_PREFIX}lease", token)
 
     def sent_states(self, target: str) -> dict[str, Any]:
         """Return the state last sent to a target, by alert id."""
-        stored = cast(dict[str, str], self.redis.hgetall(f"{_P}known:{target}"))
+        stored = cast(dict[str, str], self.redis.hgetall(f"{_PREFIX}known:{target}"))
         return {alert_id: json.loads(value) for alert_id, value in stored.items()}
 
     def save_sent_states(self, target: str, states: dict[str, Any], ended: list[str]) -> None:
@@ -132,10 +132,10 @@ class Notifications:
         with self.redis.pipeline() as pipe:
             if states:
                 pipe.hset(
-                    f"{_P}known:{target}", mapping={key: _dumps(value) for key, value in states.items()}
+                    f"{_PREFIX}known:{target}", mapping={key: _dumps(value) for key, value in states.items()}
                 )
             if ended:
-                pipe.hdel(f"{_P}known:{target}", *ended)
+                pipe.hdel(f"{_PREFIX}known:{target}", *ended)
             pipe.execute()
 
     def queue(self, target: str, alert_id: str, *, before: Any, after: Any, body: str, now: float) -> bool:
@@ -156,7 +156,7 @@ class Notifications:
 
     def _queue(self, delivery: Delivery, alert_id: str = "", before: str = "", after: str = "") -> bool:
         target = delivery.target
-        keys = (f"{_P}known:{target}", f"{_P}due:{target}", f"{_P}dead:{target}")
+        keys = (f"{_PREFIX}known:{target}", f"{_PREFIX}due:{target}", f"{_PREFIX}dead:{target}")
         if_dead = replace(delivery, last_error=f"{MAX_WAITING:,} other messages wait for this target")
         queued = self.redis.eval(
             _QUEUE,
@@ -171,7 +171,7 @@ class Notifications:
             str(delivery.created_at),
             str(MAX_WAITING),
             str(MAX_DEAD),
-            f"{_P}delivery:",
+            f"{_PREFIX}delivery:",
         )
         return bool(queued)
 
@@ -204,39 +204,41 @@ class Notifications:
 
     def due(self, target: str, *, now: float, limit: int) -> list[Delivery]:
         """Return the deliveries whose next attempt is due, the one due longest first."""
-        ids = cast(list[str], self.redis.zrangebyscore(f"{_P}due:{target}", "-inf", now, 0, limit))
-        return self._deliveries(f"{_P}due:{target}", ids)
+        ids = cast(list[str], self.redis.zrangebyscore(f"{_PREFIX}due:{target}", "-inf", now, 0, limit))
+        return self._deliveries(f"{_PREFIX}due:{target}", ids)
 
     def waiting(self, target: str) -> list[Delivery]:
         """Return all deliveries that wait, by their next attempt."""
-        return self._deliveries(f"{_P}due:{target}", self._ids(f"{_P}due:{target}"))
+        return self._deliveries(f"{_PREFIX}due:{target}", self._ids(f"{_PREFIX}due:{target}"))
 
     def dead(self, target: str) -> list[Delivery]:
         """Return the deliveries that were given up, newest first."""
-        return self._deliveries(f"{_P}dead:{target}", self._ids(f"{_P}dead:{target}"))[::-1]
+        return self._deliveries(f"{_PREFIX}dead:{target}", self._ids(f"{_PREFIX}dead:{target}"))[::-1]
 
     def succeeded(self, delivery: Delivery) -> None:
         """Delete a delivery that has arrived."""
         with self.redis.pipeline() as pipe:
-            pipe.zrem(f"{_P}due:{delivery.target}", delivery.id)
-            pipe.delete(f"{_P}delivery:{delivery.id}")
+            pipe.zrem(f"{_PREFIX}due:{delivery.target}", delivery.id)
+            pipe.delete(f"{_PREFIX}delivery:{delivery.id}")
             pipe.execute()
         self.count(delivery.target, None)
 
     def failed(self, delivery: Delivery, error: str, *, now: float) -> None:
         """Schedule the next attempt of a delivery, or give it up after the last one."""
         failed = replace(delivery, attempts=delivery.attempts + 1, last_error=error, next_at=None)
-        due, dead = f"{_P}due:{delivery.target}", f"{_P}dead:{delivery.target}"
+        due, dead = f"{_PREFIX}due:{delivery.target}", f"{_PREFIX}dead:{delivery.target}"
         if failed.attempts > len(RETRY_DELAYS_S):
             stored = _dumps(asdict(failed))
             self.redis.eval(
-                _MOVE_TO_DEAD, 2, due, dead, delivery.id, stored, str(now), MAX_DEAD, f"{_P}delivery:"
+                _MOVE_TO_DEAD, 2, due, dead, delivery.id, stored, str(now), MAX_DEAD, f"{_PREFIX}delivery:"
             )
         else:
             next_at = now + RETRY_DELAYS_S[failed.attempts - 1]
             with self.redis.pipeline() as pipe:
                 pipe.set(
-                    f"{_P}delivery:{delivery.id}", _dumps(asdict(replace(failed, next_at=next_at))), xx=True
+                    f"{_PREFIX}delivery:{delivery.id}",
+                    _dumps(asdict(replace(failed, next_at=next_at))),
+                    xx=True,
                 )
                 pipe.zadd(due, {delivery.id: next_at}, xx=True)  # unless the target was deleted
                 pipe.execute()
@@ -246,7 +248,7 @@ class Notifications:
         """Queue a delivery again, now: one that is dead or waits. Raises NotFound."""
         stored = None
         if is_id("msg", delivery_id):
-            stored = cast(str | None, self.redis.get(f"{_P}delivery:{delivery_id}"))
+            stored = cast(str | None, self.redis.get(f"{_PREFIX}delivery:{delivery_id}"))
         if stored is None or json.loads(stored)["target"] != target:
             raise NotFound(
                 f"target {target} has no delivery {delivery_id!r}; it may have arrived",
@@ -255,17 +257,17 @@ class Notifications:
         now = time.time()
         delivery = replace(Delivery(**json.loads(stored)), attempts=0, next_at=now)
         with self.redis.pipeline() as pipe:
-            pipe.set(f"{_P}delivery:{delivery_id}", _dumps(asdict(delivery)))
-            pipe.zrem(f"{_P}dead:{target}", delivery_id)
-            pipe.zadd(f"{_P}due:{target}", {delivery_id: now})
+            pipe.set(f"{_PREFIX}delivery:{delivery_id}", _dumps(asdict(delivery)))
+            pipe.zrem(f"{_PREFIX}dead:{target}", delivery_id)
+            pipe.zadd(f"{_PREFIX}due:{target}", {delivery_id: now})
             pipe.execute()
         return delivery
 
     def count(self, target: str, error: str | None) -> None:
         """Count a delivery attempt, with its error or as successful."""
-        health = f"{_P}health:{target}"
+        health = f"{_PREFIX}health:{target}"
         with self.redis.pipeline() as pipe:
-            pipe.hincrby(f"{_P}outcomes", f"{target} {'failed' if error else 'delivered'}", 1)
+            pipe.hincrby(f"{_PREFIX}outcomes", f"{target} {'failed' if error else 'delivered'}", 1)
             if error:
                 pipe.hset(health, mapping={"last_error_at": time.time(), "last_error": error})
             else:
@@ -274,26 +276,28 @@ class Notifications:
 
     def health(self, target: str) -> Health:
         """Return the health of a target."""
-        stored = cast(dict[str, str], self.redis.hgetall(f"{_P}health:{target}"))
+        stored = cast(dict[str, str], self.redis.hgetall(f"{_PREFIX}health:{target}"))
         times = {name: float(stored[name]) for name in ("last_success_at", "last_error_at") if name in stored}
         return Health(
             last_error=stored.get("last_error"),
-            waiting=self.redis.zcard(f"{_P}due:{target}"),
-            dead=self.redis.zcard(f"{_P}dead:{target}"),
+            waiting=self.redis.zcard(f"{_PREFIX}due:{target}"),
+            dead=self.redis.zcard(f"{_PREFIX}dead:{target}"),
             **times,
         )
 
     def outcomes(self) -> dict[tuple[str, str], int]:
         """Return the attempts so far, by target and outcome."""
-        stored = cast(dict[str, str], self.redis.hgetall(f"{_P}outcomes"))
+        stored = cast(dict[str, str], self.redis.hgetall(f"{_PREFIX}outcomes"))
         return {(name.split(" ")[0], name.split(" ")[1]): int(count) for name, count in stored.items()}
 
     def forget(self, target: str) -> None:
         """Delete all that is stored for a target."""
-        ids = [*self._ids(f"{_P}due:{target}"), *self._ids(f"{_P}dead:{target}")]
+        ids = [*self._ids(f"{_PREFIX}due:{target}"), *self._ids(f"{_PREFIX}dead:{target}")]
         parts = ("known", "due", "dead", "health")
-        self.redis.delete(*(f"{_P}{part}:{target}" for part in parts), *(f"{_P}delivery:{i}" for i in ids))
-        self.redis.hdel(f"{_P}outcomes", f"{target} failed", f"{target} delivered")
+        self.redis.delete(
+            *(f"{_PREFIX}{part}:{target}" for part in parts), *(f"{_PREFIX}delivery:{i}" for i in ids)
+        )
+        self.redis.hdel(f"{_PREFIX}outcomes", f"{target} failed", f"{target} delivered")
 
     def _ids(self, key: str) -> list[str]:
         return cast(list[str], self.redis.zrange(key, 0, -1))
@@ -301,7 +305,7 @@ class Notifications:
     def _deliveries(self, key: str, ids: list[str]) -> list[Delivery]:
         if not ids:
             return []
-        stored = cast(list[str | None], self.redis.mget([f"{_P}delivery:{i}" for i in ids]))
+        stored = cast(list[str | None], self.redis.mget([f"{_PREFIX}delivery:{i}" for i in ids]))
         if lost := list(compress(ids, [value is None for value in stored])):
             self.redis.zrem(key, *lost)
         return [Delivery(**json.loads(value)) for value in stored if value is not None]

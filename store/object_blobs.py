@@ -106,9 +106,9 @@ class ObjectBlobs(Blobs):
             part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
             upload = partial(obstore.put, self._uploads if size > PART_BYTES else self._store, path, data)
             # If the response to its last request was lost, the store may not know the upload any more.
-            _twice(
+            _retry_once(
                 partial(upload, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS),
-                is_repeatable=lambda error: not is_missing_bucket(error),
+                is_retryable=lambda error: not is_missing_bucket(error),
             )
 
     def create(self, path: str, data: bytes) -> bool:
@@ -140,7 +140,7 @@ class ObjectBlobs(Blobs):
         with domain_errors_of_store():
             try:
                 copy = partial(obstore.copy, self._uploads, source, path, overwrite=False)
-                _twice(copy, is_repeatable=_may_be_repeated)
+                _retry_once(copy, is_retryable=_is_retryable)
             except AlreadyExistsError:
                 return False
         return True
@@ -167,7 +167,7 @@ class ObjectBlobs(Blobs):
         """Delete the objects that exist among `paths`."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError), domain_errors_of_store():
-                _twice(partial(obstore.delete, self._store, path), is_repeatable=_may_be_repeated)
+                _retry_once(partial(obstore.delete, self._store, path), is_retryable=_is_retryable)
 
     def check(self) -> None:
         """Check that the store can be used, and that it creates and copies an object only once.
@@ -215,7 +215,7 @@ class ObjectBlobs(Blobs):
         while offset < end:
             try:
                 if chunks is None:
-                    chunks = self._rest(path, etag, offset).stream(min_chunk_size=chunk_bytes)
+                    chunks = self._get_from(path, etag, offset).stream(min_chunk_size=chunk_bytes)
                 chunk = bytes(next(chunks, b""))
                 if not chunk:
                     raise GenericError("HTTP error: the download ended early")
@@ -231,20 +231,20 @@ class ObjectBlobs(Blobs):
             offset += len(chunk)
             failures, waiting_since_s = 0, time.monotonic()
 
-    def _rest(self, path: str, etag: str | None, offset: int) -> Any:
+    def _get_from(self, path: str, etag: str | None, offset: int) -> Any:
         """Open the same object at an offset. Raises PreconditionError if it was replaced."""
         return obstore.get(self._store, path, options={"range": {"offset": offset}, "if_match": etag})
 
 
-def _twice(call: Callable[[], object], *, is_repeatable: Callable[[Exception], bool]) -> None:
+def _retry_once(call: Callable[[], object], *, is_retryable: Callable[[Exception], bool]) -> None:
     """Call once more after an error of a request that obstore does not repeat, such as a deletion."""
     try:
         call()
     except (BaseError, FileNotFoundError) as error:
-        if not is_repeatable(error):
+        if not is_retryable(error):
             raise
         call()
 
 
-def _may_be_repeated(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     return isinstance(error, GenericError)

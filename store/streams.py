@@ -50,7 +50,7 @@ _RELEASE_RETRY_S = 0.5
 _MAX_UNRELEASED = 1_000
 
 _SIZE_KEYS = ("nextchar:streams", "nextchar:streams:size", "nextchar:streams:bytes")
-_OF = "nextchar:streams:of:"
+_STREAMS_OF = "nextchar:streams:of:"
 
 _UNCOUNT = f"""
 local function uncount(stream)
@@ -58,7 +58,7 @@ local function uncount(stream)
   if not bytes then return end
   redis.call('hdel', '{_SIZE_KEYS[1]}', stream)
   redis.call('zrem', '{_SIZE_KEYS[0]}', stream)
-  redis.call('zrem', '{_OF}' .. owner, stream)
+  redis.call('zrem', '{_STREAMS_OF}' .. owner, stream)
   redis.call('hincrby', '{_SIZE_KEYS[2]}', 'all', -bytes)
   if redis.call('hincrby', '{_SIZE_KEYS[2]}', owner, -bytes) <= 0 then
     redis.call('hdel', '{_SIZE_KEYS[2]}', owner)
@@ -84,7 +84,7 @@ uncount(stream)
 local bytes = #state + 3 * #stream + 2 * #owner + 400
 redis.call('hset', '{_SIZE_KEYS[1]}', stream, bytes .. ' ' .. owner)
 redis.call('zadd', '{_SIZE_KEYS[0]}', now_us, stream)
-redis.call('zadd', '{_OF}' .. owner, now_us, stream)
+redis.call('zadd', '{_STREAMS_OF}' .. owner, now_us, stream)
 redis.call('hincrby', '{_SIZE_KEYS[2]}', 'all', bytes)
 redis.call('hincrby', '{_SIZE_KEYS[2]}', owner, bytes)
 
@@ -97,7 +97,7 @@ local function evict(whose, of, max_streams, max_bytes)
     uncount(oldest)
   end
 end
-evict(owner, '{_OF}' .. owner, tonumber(ARGV[7]), tonumber(ARGV[8]))
+evict(owner, '{_STREAMS_OF}' .. owner, tonumber(ARGV[7]), tonumber(ARGV[8]))
 evict('all', '{_SIZE_KEYS[0]}', tonumber(ARGV[9]), tonumber(ARGV[10]))
 return 1
 """

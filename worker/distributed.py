@@ -49,7 +49,7 @@ class DistributedStep(SplitStep):
         devices: Sequence[str],
         mixed: bool,
     ) -> None:
-        self.replicas = replicas_of(rows, at_most=len(devices))
+        self.replicas = replicas_of(rows, max_replicas=len(devices))
         self._strategy = _strategy(tuple(devices[: self.replicas]))
         with self._strategy.scope(), dtype_policy(_MIXED if mixed else "float32"):
             self.network = build()

@@ -8,7 +8,7 @@ from models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
 from models.kernels.mixture_arguments import (
     ALL_BOOSTS_PRECISION,
     BOOST_PRECISION,
-    REPEAT_BOOSTS,
+    HISTORY_MATCH_BOOSTS,
     Experts,
 )
 from models.runtime import mixture
@@ -45,7 +45,7 @@ class Mixture:
         """
         compile_kernels(WEIGHTS_KERNELS)  # waits if another process is compiling
         size = network.V
-        weights = default_weights(has_repeats=not is_records)
+        weights = default_weights(has_history_matches=not is_records)
         adaptation = default_adaptation(size, is_records=is_records)
         if not text.is_undivided:
             weights = learned_weights(
@@ -55,7 +55,7 @@ class Mixture:
                 ),
                 text.selection,
                 before=text.train,
-                has_repeats=not is_records,
+                has_history_matches=not is_records,
             )
         kept = text.before_test(mixture.MAX_CHARACTERS)
         experts = mixture.experts_of(kept, weights, size=size, adaptation=adaptation)
@@ -75,7 +75,7 @@ class Mixture:
         mixtures: dict[str, Experts] = {}
         if self.experts:
             weights = self.experts.weights.copy()
-            weights[REPEAT_BOOSTS:] = 0
+            weights[HISTORY_MATCH_BOOSTS:] = 0
             adaptation = self.experts.adaptation.copy()
             if self.experts.adapts:
                 adaptation[[BOOST_PRECISION, ALL_BOOSTS_PRECISION]] = np.inf  # no matches are learned

@@ -38,7 +38,7 @@ class KernelStep:
     def __init__(
         self, network: KernelLSTM, training: TrainingConfig, *, rows: int, cores: int, dtype: str
     ) -> None:
-        self.network, self.replicas = network, replicas_of(rows, at_most=cores)
+        self.network, self.replicas = network, replicas_of(rows, max_replicas=cores)
         self._training, self._dtype, self._rows = training, dtype, rows // self.replicas
         self._pool = ThreadPoolExecutor(self.replicas)
         size = network.arrays.flat.size

@@ -125,7 +125,7 @@ class TrainingWorker(Worker):
 
     def fork_work_horse(self, job: RQJob, queue: Queue) -> None:
         """Start the child, and remember the number of out-of-memory kills before."""
-        self._memory_kills = memory_kills()
+        self._memory_kills = count_memory_kills()
         os.environ[PARENT_PID] = str(os.getpid())
         super().fork_work_horse(job, queue)
         if self.is_stopping:  # the signal came before the child existed
@@ -135,7 +135,7 @@ class TrainingWorker(Worker):
         """Record the death of a child, for the message of the reconciler."""
         if not os.WIFSIGNALED(ret_val) or os.WTERMSIG(ret_val) == STOP_SIGNAL:
             return
-        number, out_of_memory = os.WTERMSIG(ret_val), memory_kills() > self._memory_kills
+        number, out_of_memory = os.WTERMSIG(ret_val), count_memory_kills() > self._memory_kills
         log.warning(
             "%s: the process that trained it was killed by signal %d%s",
             job.args[0],
@@ -171,7 +171,7 @@ def _redis_may_fail(consequence: str) -> Iterator[None]:
         log.info("Redis does not work (%s); %s", error, consequence)
 
 
-def memory_kills() -> int:
+def count_memory_kills() -> int:
     """Return the number of out-of-memory kills on this machine or in this container; 0 if unknown.
 
     The count does not say which processes were killed.

@@ -15,12 +15,12 @@ from models.kernels.mixture_arguments import (
     BY_CONTEXT,
     CONTEXTS,
     FEATURES,
-    HISTORY,
+    HISTORY_CHARACTERS,
+    HISTORY_MATCH_BOOSTS,
     LENGTHS,
     MATCH_BOOSTS,
     MAX_ADAPTED_VOCABULARY,
     RECENT_WEIGHT,
-    REPEAT_BOOSTS,
     RESUMED_BOOSTS,
     SET_PRECISION,
     STATE_COLUMNS,
@@ -41,15 +41,15 @@ _SLICE_CHARACTERS = 256
 Floats = NDArray[np.float32]
 
 
-def default_weights(*, has_repeats: bool = True) -> Floats:
+def default_weights(*, has_history_matches: bool = True) -> Floats:
     """Return weights (WEIGHTS,) for any text; without repeats, those of matches in the history are zero."""
     weights = np.zeros(WEIGHTS, np.float32)
     by_context = weights[BY_CONTEXT : BY_CONTEXT + 2 * CONTEXTS].reshape(-1, 2)
     by_context[:] = 0.55, 0.35
     boosts = 0.25 * np.arange(LENGTHS)
     weights[MATCH_BOOSTS : MATCH_BOOSTS + LENGTHS] = np.maximum(0, boosts - 0.5)
-    if has_repeats:
-        weights[REPEAT_BOOSTS:RESUMED_BOOSTS] = boosts
+    if has_history_matches:
+        weights[HISTORY_MATCH_BOOSTS:RESUMED_BOOSTS] = boosts
     weights[RESUMED_BOOSTS:] = np.tile([0, 0.25, 0.5, 1], 4) + np.repeat([0, 0.25, 0.5, 0.75], 4)
     return weights
 
@@ -71,7 +71,7 @@ def default_adaptation(size: int, *, is_records: bool = False) -> Floats:
 
 
 def learned_weights(
-    network: StepNetwork, experts: Experts, ids: Ids, *, before: Ids, has_repeats: bool = True
+    network: StepNetwork, experts: Experts, ids: Ids, *, before: Ids, has_history_matches: bool = True
 ) -> Floats:
     """Return the weights (WEIGHTS,) that predict `ids` best.
 
@@ -80,23 +80,23 @@ def learned_weights(
         experts: the other experts; their weights are ignored, and do not adapt here.
         ids: (N,) held-out text; the beginning of a longer one is read.
         before: the text before it.
-        has_repeats: whether matches in the history may count: not for records, which stand alone.
+        has_history_matches: whether matches in the history may count: not for records, which stand alone.
     """
-    defaults = default_weights(has_repeats=has_repeats)
+    defaults = default_weights(has_history_matches=has_history_matches)
     targets = ids[: min(_MAX_CHARACTERS, _MAX_LOGITS // network.V)]
-    lead = before[-HISTORY:]
+    lead = before[-HISTORY_CHARACTERS:]
     logits = _logits(network, lead, targets)
     features = _features(experts, lead, targets)
     fixed = np.zeros(WEIGHTS, bool)
-    fixed[REPEAT_BOOSTS:RESUMED_BOOSTS] = not has_repeats
+    fixed[HISTORY_MATCH_BOOSTS:RESUMED_BOOSTS] = not has_history_matches
     past = _past(lead, targets)
     return _descend(experts, features, past, logits, targets, defaults, fixed)
 
 
 def _past(lead: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.uint16]:
-    """Return the HISTORY ids before `ids`, as a row keeps them, followed by those (HISTORY + N,)."""
-    past = np.zeros(HISTORY + len(ids), np.int32)
-    past[HISTORY - len(lead) :] = np.concatenate([lead, ids])
+    """Return the last HISTORY_CHARACTERS ids of `lead`, padded with 0, followed by `ids` (N,)."""
+    past = np.zeros(HISTORY_CHARACTERS + len(ids), np.int32)
+    past[HISTORY_CHARACTERS - len(lead) :] = np.concatenate([lead, ids])
     return np.where(past <= np.iinfo(np.uint16).max, past, 0).astype(np.uint16)
 
 

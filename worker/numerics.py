@@ -57,7 +57,7 @@ def numerics_here(config: NetworkConfig, precision: Precision, *, rows: int, cor
     """Return the numerics of training B = `rows` in this process, on GPUs or on at most `cores` cores."""
     kind = architecture(config.architecture)
     devices = [] if kind.step else gpus()
-    replicas = 1 if kind.step else replicas_of(rows, at_most=len(devices) or cores)
+    replicas = 1 if kind.step else replicas_of(rows, max_replicas=len(devices) or cores)
     if kind.build_for_kernels and not devices:
         return Numerics(*_kernel(precision), replicas, None, installed_version())
     import tensorflow as tf  # takes seconds

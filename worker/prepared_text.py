@@ -143,7 +143,7 @@ class StoredText:
                     dtype = self._add(np.unique(points[numbers == 0]))
                     if dtype != numbers.dtype:
                         wider = stack.enter_context(temporary_file(scratch))
-                        file = _widened(file, wider, numbers.dtype, dtype)
+                        file = _widen(file, wider, numbers.dtype, dtype)
                     numbers = self._number_of_point.take(points)
                 self._counts += np.bincount(numbers, minlength=len(self._counts))
                 file.write(numbers.tobytes())
@@ -183,7 +183,7 @@ class StoredText:
         return dtype
 
 
-def _widened(file: IO[bytes], wider: IO[bytes], old: np.dtype[Any], new: np.dtype[Any]) -> IO[bytes]:
+def _widen(file: IO[bytes], wider: IO[bytes], old: np.dtype[Any], new: np.dtype[Any]) -> IO[bytes]:
     """Return the file `wider`, with the numbers in `file`, which is closed, in another type."""
     file.seek(0)
     while data := file.read(_COUNTED * old.itemsize):

@@ -68,7 +68,7 @@ class ReplicatedStep(SplitStep):
     """
 
     def __init__(self, network: Differentiable, training: TrainingConfig, *, rows: int, cores: int) -> None:
-        self.replicas = replicas_of(rows, at_most=cores)
+        self.replicas = replicas_of(rows, max_replicas=cores)
         self.network = network
         self._clip_norm = training.clip_norm
         self._rows = rows

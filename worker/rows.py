@@ -74,6 +74,6 @@ class Rows:
         """Do nothing: there is no state."""
 
 
-def replicas_of(rows: int, *, at_most: int) -> int:
+def replicas_of(rows: int, *, max_replicas: int) -> int:
     """Return the largest number of replicas that gives each the same number of rows."""
-    return max(n for n in range(1, at_most + 1) if rows % n == 0)
+    return max(n for n in range(1, max_replicas + 1) if rows % n == 0)

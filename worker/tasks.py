@@ -53,7 +53,7 @@ def _train(job_id: str, settings: WorkerSettings) -> None:
         log.info("another worker has the lease of %s", job_id)
         return
     try:
-        attempt = _take(job_id, settings, live, blobs, token)
+        attempt = _acquire_job(job_id, settings, live, blobs, token)
         if attempt is None:
             return
         log.info("attempt %d at %s begins", attempt.job.attempt, job_id)
@@ -70,7 +70,9 @@ def _train(job_id: str, settings: WorkerSettings) -> None:
             log.warning("%s is queued, but Redis is unavailable: %s", job_id, error)
 
 
-def _take(job_id: str, settings: WorkerSettings, live: Live, blobs: Blobs, token: str) -> Attempt | None:
+def _acquire_job(
+    job_id: str, settings: WorkerSettings, live: Live, blobs: Blobs, token: str
+) -> Attempt | None:
     """Move a queued job to running and return an attempt at it; None if that is not possible."""
     jobs = Jobs(blobs)
     checkpoints = Checkpoints(blobs, job_id, scratch=settings.data_dir / "scratch")

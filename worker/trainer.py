@@ -105,7 +105,7 @@ class Trainer:
             if not RunState.from_meta(resume.meta["run"]).is_finished:
                 seconds_per_step(self.step, self.rows, self.pace.clock)  # compiles
             self._restore(resume)
-            self._report_other_numerics()
+            self._report_changed_numerics()
             self.checkpoints.rollback = resume.rollback or resume
         else:
             self._initialize()
@@ -161,7 +161,7 @@ class Trainer:
             assert isinstance(self.network, StatefulLSTM | KernelLSTM)
             self.network.set_dropout(self.state.dropout)
 
-    def _report_other_numerics(self) -> None:
+    def _report_changed_numerics(self) -> None:
         if self.state.is_finished or not self.numerics or self.numerics[-1] == self.numerics_here:
             return
         before = self.numerics[-1]

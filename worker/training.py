@@ -124,7 +124,7 @@ def _precision_choice(
         return PrecisionChoice("mixed")
     return choose_precision(
         config,
-        rows=rows.rows // replicas_of(rows.rows, at_most=cores),
+        rows=rows.rows // replicas_of(rows.rows, max_replicas=cores),
         window=rows.window,
         vocabulary_size=len(text.vocabulary),
         folder=measurements,

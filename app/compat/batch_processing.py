@@ -48,7 +48,7 @@ MAX_CONCURRENT_REQUESTS = 16
 
 _ROUND_S = 5.0  # no chunk is begun after this long, so that new batches are seen
 _IDLE_S = 30.0  # between two lists of the batches while none is created, since a list costs a request
-_LOOK_S = 0.2  # between two looks whether to stop
+_STOP_POLL_S = 0.2  # between two looks whether to stop
 _RENEW_S = LEASE_S / 5
 _MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
 _UNLIMITED_BYTES = 1 << 60
@@ -200,7 +200,7 @@ class BatchProcessing:
         working = asyncio.create_task(self._responses(batch, sum(batch.chunk_sizes[:chunk]), lines))
         renew_at = time.monotonic() + _RENEW_S
         try:
-            while not (await asyncio.wait([working], timeout=_LOOK_S))[0]:
+            while not (await asyncio.wait([working], timeout=_STOP_POLL_S))[0]:
                 if self.stopping.is_set():
                     raise _Abandoned  # noqa: TRY301
                 if time.monotonic() >= renew_at:

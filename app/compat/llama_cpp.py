@@ -97,7 +97,7 @@ async def infill(
     """Complete the line at the cursor, for llama.cpp's editor plug-ins."""
     name = await model_or_default(services, request, model or body.model)
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
-    prefix = recent(before)
+    prefix = recent_context(before)
     truncated = len(prefix) < len(before)
     async with services.engines.use_async(name) as loaded:
         progress = _Progress(time.perf_counter())
@@ -109,7 +109,7 @@ async def infill(
             return EventStream(stream, on_close=running.close, named=False)
         with running:
             await cancel_on_disconnect(request, _run(running, body, progress))
-    return _selected(body, _infilled(progress, loaded.reference, body, truncated=truncated))
+    return _selected(body, _infill_response(progress, loaded.reference, body, truncated=truncated))
 
 
 @dataclass
@@ -123,7 +123,7 @@ class _Progress:
     usage: Usage | None = None
 
 
-def recent(text: str) -> str:
+def recent_context(text: str) -> str:
     r"""Return the end of a long text, from the beginning of a line that stays the same while one types.
 
     The state cache matches texts by their beginning, but editors send a window of lines that moves with the
@@ -196,11 +196,11 @@ async def _stream(
 ) -> Events:
     async for event in _pieces(running, body, progress):
         yield event
-    response = _infilled(progress, running.model, body, truncated=truncated)
+    response = _infill_response(progress, running.model, body, truncated=truncated)
     yield ServerEvent("", response.model_copy(update={"content": ""}))
 
 
-def _infilled(progress: _Progress, model: str, body: InfillCreate, *, truncated: bool) -> Infill:
+def _infill_response(progress: _Progress, model: str, body: InfillCreate, *, truncated: bool) -> Infill:
     now_s = time.perf_counter()
     first_s = now_s if progress.first_character_s is None else progress.first_character_s
     count = progress.usage.completion_characters if progress.usage and body.n_predict else len(progress.text)
@@ -218,14 +218,14 @@ def _infilled(progress: _Progress, model: str, body: InfillCreate, *, truncated:
         timings=Timings(
             cache_n=cached,
             prompt_n=read - cached,
-            **_times("prompt", first_s - progress.started_s, read - cached),
+            **_timings("prompt", first_s - progress.started_s, read - cached),
             predicted_n=count,
-            **_times("predicted", now_s - first_s, count),
+            **_timings("predicted", now_s - first_s, count),
         ),
     )
 
 
-def _times(what: str, seconds: float, count: int) -> dict[str, Any]:
+def _timings(what: str, seconds: float, count: int) -> dict[str, Any]:
     return {
         f"{what}_ms": round(seconds * 1000, 3),
         f"{what}_per_token_ms": round(seconds * 1000 / max(1, count), 4),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 from app.compat.openai_files import BATCH, get_file, purpose_of
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
@@ -72,7 +72,7 @@ def create_batch(
         created_at=now,
         expires_at=now + int(window.total_seconds()),
     )
-    note_audit(request, about=f"/v1/batches/{batch.id}")
+    set_audit_details(request, about=f"/v1/batches/{batch.id}")
     return _body(services, batch)
 
 

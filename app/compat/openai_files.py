@@ -20,7 +20,7 @@ from app.compat.json_lines import JsonLines
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.compat.validation_files import delete_joined, joined_corpora
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.corpus_transfer import MAX_FORM_OVERHEAD_BYTES, receive_corpus, text_response
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
@@ -85,7 +85,7 @@ async def create_file(services: ServicesDep, access: AccessDep, request: Request
     corpus, is_new = await receive_corpus(services, access, request, decoder=form)
     describe = partial(write_metadata, services.blobs, access, corpus.id, replace=is_new)
     await run_in_threadpool(describe, filename=form.filename, purpose=form.purpose)
-    note_audit(request, about=f"/v1/files/{corpus.id}")
+    set_audit_details(request, about=f"/v1/files/{corpus.id}")
     return await run_in_threadpool(_body, services.blobs, access, corpus)
 
 
@@ -123,7 +123,7 @@ def get_file_content(
 ) -> StreamingResponse:
     """Download a file's text: for JSON Lines, the text that they were converted to."""
     corpus = access.get_corpus(file)
-    note_audit(request, about=f"/v1/files/{corpus.id}/content")
+    set_audit_details(request, about=f"/v1/files/{corpus.id}/content")
     return text_response(services, corpus)
 
 
@@ -137,7 +137,7 @@ def delete_file(request: Request, services: ServicesDep, access: AccessDep, file
     access.delete_corpus(file_id)
     of_limited_keys = [] if access.limited_key else blobs.paths(f"openai_files/{file_id}")
     blobs.delete(_metadata_path(file_id, access), *of_limited_keys)
-    note_audit(request, about=f"/v1/files/{file_id}")
+    set_audit_details(request, about=f"/v1/files/{file_id}")
     return Deleted(id=file_id, object="file")
 
 

@@ -19,7 +19,7 @@ from app.compat.openai_job_bodies import (
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.compat.validation_files import joined_corpus
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
@@ -83,7 +83,7 @@ def create_fine_tuning_job(
         metadata=body.metadata,
     )
     services.blobs.write(_extras_path(job.id), extras.model_dump_json().encode())
-    note_audit(request, about=f"/v1/fine_tuning/jobs/{job.id}")
+    set_audit_details(request, about=f"/v1/fine_tuning/jobs/{job.id}")
     return fine_tuning_job(services.job_bodies.one(job), extras)
 
 

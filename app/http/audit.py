@@ -74,8 +74,8 @@ class AuditTrail(HttpMiddleware):
             await error_response(error)(scope, receive, send)
 
 
-def note_audit(request: Request, *, about: str, to: str | None = None) -> None:
-    """Say exactly what a call is about, where its path has a name that can mean another thing later.
+def set_audit_details(request: Request, *, about: str, to: str | None = None) -> None:
+    """Set what the entry of a call is about, if its path has a name that can mean another thing later.
 
     `about` and `to` are paths, as in `AuditEntry`.
     """

@@ -39,7 +39,7 @@ UNREAD_S = 300.0
 
 MIN_READ_BYTES = 16 << 10
 
-VANISHED_S = 120
+KEEPALIVE_TIMEOUT_S = 120
 """A connection without traffic, whose peer does not acknowledge TCP's probes for so long, is closed."""
 
 _MAX_UNSENT_BYTES = 16 << 10
@@ -395,8 +395,8 @@ def _set_socket_options(transport: asyncio.Transport) -> None:
         return  # such as a Unix socket
     options = {
         "TCP_NOTSENT_LOWAT": _MAX_UNSENT_BYTES,
-        "TCP_KEEPIDLE": VANISHED_S // 2,
-        "TCP_KEEPINTVL": VANISHED_S // 2 // _PROBES,
+        "TCP_KEEPIDLE": KEEPALIVE_TIMEOUT_S // 2,
+        "TCP_KEEPINTVL": KEEPALIVE_TIMEOUT_S // 2 // _PROBES,
         "TCP_KEEPCNT": _PROBES,
     }
     with contextlib.suppress(OSError):

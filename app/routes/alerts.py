@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
@@ -129,7 +129,7 @@ def suppress_alert(
     """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
     name = access.model_name(model)
     made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
-    note_audit(request, about=f"/v1/models/{name}/suppressions/{made.id}")
+    set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 
 
@@ -156,7 +156,7 @@ def create_suppression(
         until=body.until,
         by=access.key_name,
     )
-    note_audit(request, about=f"/v1/models/{name}/suppressions/{made.id}")
+    set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []
     with suppress(RedisError):  # it is made, with or without a warning
         alerts = services.alerts.all(name)

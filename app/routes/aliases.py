@@ -4,7 +4,7 @@ import anyio
 from fastapi import APIRouter, Request
 
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import ServicesDep
 from app.http.disconnects import cancel_on_disconnect
@@ -62,7 +62,9 @@ async def set_alias(
         moved = await anyio.to_thread.run_sync(work)
     else:
         moved = await cancel_on_disconnect(request, services.evaluating.run(work))
-    note_audit(request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}")
+    set_audit_details(
+        request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}"
+    )
     return AliasBody.of(moved)
 
 

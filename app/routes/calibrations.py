@@ -6,7 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request
 
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
@@ -39,7 +39,7 @@ async def make_calibration(
     made = await cancel_on_disconnect(
         request, services.calibrating.run(partial(_make, services, access, model, body))
     )
-    note_audit(request, about=f"/v1/models/{model}/calibrations/{made.name}")
+    set_audit_details(request, about=f"/v1/models/{model}/calibrations/{made.name}")
     return made
 
 

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.corpus_transfer import Deduplication, read_corpus, receive_corpus, text_response
 from app.http.dependencies import ServicesDep
@@ -186,7 +186,7 @@ def get_corpus(access: AccessDep, corpus: str) -> CorpusBody:
 def change_corpus(request: Request, access: AccessDep, corpus: str, body: CorpusChange) -> CorpusBody:
     """Set the kind of a corpus, which decides how jobs that name none split it. The text stays."""
     changed = access.set_corpus_kind(corpus, body.kind)
-    note_audit(request, about=f"{_PATH}/{changed.id}")
+    set_audit_details(request, about=f"{_PATH}/{changed.id}")
     return CorpusBody.model_validate(changed)
 
 
@@ -198,7 +198,7 @@ def change_corpus(request: Request, access: AccessDep, corpus: str, body: Corpus
 def get_text(request: Request, services: ServicesDep, access: AccessDep, corpus: str) -> StreamingResponse:
     """Download the text, byte for byte as it was uploaded."""
     found = access.get_corpus(corpus)
-    note_audit(request, about=f"{_PATH}/{found.id}/text")
+    set_audit_details(request, about=f"{_PATH}/{found.id}/text")
     return text_response(services, found)
 
 
@@ -206,5 +206,5 @@ def get_text(request: Request, services: ServicesDep, access: AccessDep, corpus:
 def delete_corpus(request: Request, access: AccessDep, corpus: str) -> Deleted:
     """Delete a corpus and its names. Models trained on it stay; so does another key's upload of it."""
     deleted = access.delete_corpus(corpus)
-    note_audit(request, about=f"{_PATH}/{deleted}")
+    set_audit_details(request, about=f"{_PATH}/{deleted}")
     return Deleted(id=deleted, object="corpus")

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from app.errors import Forbidden, UnsupportedMedia
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep, client_of
 from app.http.errors import error_response, error_responses, status_and_body
@@ -161,7 +161,7 @@ def change_ingest_settings(
     """Change the settings of the lines that are sent to a model, also of those that wait."""
     name = access.model_name(model)
     services.ingest.settings.change(name, body.recalibrate, by=access.key_name)
-    note_audit(request, about=f"/v1/models/{name}/ingest/settings", to=body.recalibrate)
+    set_audit_details(request, about=f"/v1/models/{name}/ingest/settings", to=body.recalibrate)
     return services.ingest.settings_of(name)
 
 

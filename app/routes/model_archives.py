@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.errors import UnsupportedMedia
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.corpus_transfer import RequestBody
 from app.http.dependencies import Services, ServicesDep
 from app.http.downloads import download
@@ -57,7 +57,7 @@ Name = Annotated[
 def export_model(request: Request, services: ServicesDep, model: str) -> Response:
     """Download a model as one file, which `/v1/models/import` of another service accepts."""
     saved = services.models.get(model)
-    note_audit(request, about=f"/v1/models/{saved.card.reference}/export")
+    set_audit_details(request, about=f"/v1/models/{saved.card.reference}/export")
     return download(
         services.downloads,
         partial(model_archives.write_archive, saved),

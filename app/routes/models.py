@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.downloads import MAX_SMALL_BYTES, download
@@ -83,7 +83,7 @@ def rename_model(
     access.check_model(body.name)
     old = services.models.get(model).card
     card = services.models.rename(old.reference, body.name, force=force)
-    note_audit(request, about=f"/v1/models/{old.reference}", to=f"/v1/models/{card.reference}")
+    set_audit_details(request, about=f"/v1/models/{old.reference}", to=f"/v1/models/{card.reference}")
     if card.reference != old.reference:
         services.engines.drop(old.reference)
         _follow(services, old.name)
@@ -97,7 +97,7 @@ def delete_model(request: Request, services: ServicesDep, model: str, force: For
     With the last version of a name its alerts are deleted, and the decisions on them.
     """
     deleted = services.models.delete(model, force=force)
-    note_audit(request, about=f"/v1/models/{deleted}")
+    set_audit_details(request, about=f"/v1/models/{deleted}")
     services.engines.drop(deleted)
     _follow(services, deleted.partition("@")[0])
     return Deleted(id=deleted, object="model")
@@ -118,7 +118,7 @@ def get_file(
     """Download `model.json` or a file that it names; together they are the complete model."""
     saved = services.models.get(model)
     entry = saved.card.files.get(name)
-    note_audit(request, about=f"/v1/models/{saved.card.reference}/files/{name}")
+    set_audit_details(request, about=f"/v1/models/{saved.card.reference}/files/{name}")
     data = None if entry and entry.bytes > MAX_SMALL_BYTES else _file(saved, name)
     digest = hashlib.sha256(data).hexdigest() if data is not None else saved.card.files[name].sha256
     headers = {

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
@@ -43,7 +43,7 @@ async def create_target(
         min_severity=body.min_severity,
         events=tuple(body.events),
     )
-    note_audit(request, about=f"/v1/notification_targets/{made.id}")
+    set_audit_details(request, about=f"/v1/notification_targets/{made.id}")
     return await run_in_threadpool(_target_body, services, made, secret=made.secret)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from app.http.audit import note_audit
+from app.http.audit import set_audit_details
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from models.errors import NotFound
@@ -65,7 +65,7 @@ def get_report(
 ) -> Response:
     """Get a training run's report: its results as JSON, a page, or a picture of the training curves."""
     saved = services.models.get(model)
-    note_audit(request, about=f"/v1/models/{saved.card.reference}/report")
+    set_audit_details(request, about=f"/v1/models/{saved.card.reference}/report")
     format_ = format_ or preferred(accept)
     data = _json(saved) if format_ == "json" else _file(saved, f"report.{format_}")
     headers = _HEADERS | {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}

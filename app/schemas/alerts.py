@@ -140,7 +140,7 @@ class SuppressAlert(RequestBody):
     until: Until
 
     @model_validator(mode="after")
-    def _in_the_future(self) -> Self:
+    def _check_until(self) -> Self:
         if self.until <= time.time():
             raise ValueError("until must be in the future")
         return self

@@ -65,7 +65,7 @@ class CalibrateCreate(RequestBody):
     )
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.lines is not None) + (self.corpus is not None) + self.ingested != 1:
             raise ValueError("give exactly one of lines, corpus and ingested")
         return self

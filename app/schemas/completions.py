@@ -170,7 +170,7 @@ class CompletionCreate(RequestBody):
     stream: bool = Field(False, description="Respond with server-sent events, as characters are generated.")
 
     @model_validator(mode="after")
-    def _bounded_work(self) -> Self:
+    def _check_work(self) -> Self:
         if max(self.n, self.best_of or 0, self.beam or 0) * self.max_characters > 100_000:
             raise ValueError("n (or best_of, or beam) times max_characters may be at most 100,000")
         return self

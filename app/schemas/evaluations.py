@@ -48,7 +48,7 @@ class EvaluateCreate(RequestBody):
     baselines: bool = Field(True, description="Whether to evaluate baselines on the same lines.")
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_lines(self) -> Self:
         if len(self.lines) != len(self.anomalous):
             raise ValueError(f"there are {len(self.lines)} lines and {len(self.anomalous)} labels")
         if len(self.lines) < 2 and not self.alert_labels:

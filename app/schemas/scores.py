@@ -102,7 +102,7 @@ class ScoreCreate(RequestBody):
     source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.text is None) == (self.lines is None):
             raise ValueError("give exactly one of text and lines")
         size = len(self.text or "") + sum(map(len, self.lines or ()))
@@ -271,7 +271,7 @@ class StreamQuery(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_options(self) -> Self:
         if self.expected and (self.detail != "character" or self.context == "stream"):
             raise ValueError("expected needs detail character and context line")
         if self.stream_id and self.context != "stream":

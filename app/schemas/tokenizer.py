@@ -29,7 +29,7 @@ class TokenizeCreate(BaseModel):
     content: Text | None = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.prompt is None) == (self.content is None):
             raise ValueError("give exactly one of prompt and content")
         return self

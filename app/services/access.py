@@ -70,7 +70,7 @@ class Access:
 
     def list_models(self) -> tuple[list[Card], list[DamagedModel]]:
         """Return the cards of the accessible models, newest first, and the damaged models."""
-        cards, damaged = self.models.survey()
+        cards, damaged = self.models.scan()
         return (
             [card for card in cards if self.allows(card.reference)],
             [model for model in damaged if self.allows(model.reference)],

@@ -68,7 +68,7 @@ class AliasControl:
                 action="rollback",
                 restores=newest,
             )
-            raise _no_version(name, version)
+            raise _version_not_found(name, version)
         self.engines.resolve_again(f"{name}@{alias}")
         return move
 
@@ -179,20 +179,21 @@ def _check_bits(card: Card, limit: float) -> tuple[Check, str | None]:
     """Return a check of the bits per character of a version's held-out text, and the problem, if any."""
     bits = _bits(card)
     is_met = bits is not None and bits <= limit
-    problem = f"its held-out text costs {_shown(bits)} per character, above {limit:g}"
+    problem = f"its held-out text costs {_format_bits(bits)} per character, above {limit:g}"
     return Check(name="max_bits_per_character", value=bits, limit=limit), None if is_met else problem
 
 
 def _check_regression(card: Card, current: Card, limit: float) -> tuple[Check, str | None]:
-    """Do the same for the difference to the version where the alias is."""
+    """Do the same for the difference from the alias's current version."""
     bits, before = _bits(card), _bits(current)
     change = None if bits is None or before is None else bits - before
     note = None
     if current.corpus != card.corpus:
         note = f"measured on different texts: {current.reference} has another corpus"
     problem = (
-        f"its held-out text costs {_shown(bits)} per character and that of {current.reference}, where the"
-        f" alias is, {_shown(before)}: more than {limit:g} bits worse{f' ({note})' if note else ''}"
+        f"its held-out text costs {_format_bits(bits)} per character and that of {current.reference}, the"
+        f" current version, {_format_bits(before)}: more than {limit:g} bits worse"
+        f"{f' ({note})' if note else ''}"
     )
     check = Check(name="max_regression_bits", value=change, limit=limit, note=note)
     return check, None if change is not None and change <= limit else problem
@@ -203,9 +204,9 @@ def _bits(card: Card) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _shown(bits: float | None) -> str:
+def _format_bits(bits: float | None) -> str:
     return "an unknown number of bits" if bits is None else f"{bits:.4g} bits"
 
 
-def _no_version(name: str, version: int) -> NotFound:
+def _version_not_found(name: str, version: int) -> NotFound:
     return NotFound(f"there is no model '{name}@{version}'", code="model_not_found", param="version")

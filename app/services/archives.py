@@ -145,7 +145,7 @@ class TarArchive(Archive):
         if self._compression:
             self._compression.finish()
         if self._start or self._held or self._left or self._padding or self._extended:
-            raise _broken("it ends too early")
+            raise _invalid_archive("it ends too early")
         self._check_has_files()
         return iter(())
 
@@ -181,7 +181,7 @@ class TarArchive(Archive):
         try:
             info = tarfile.TarInfo.frombuf(data, "utf-8", "replace")
         except tarfile.HeaderError as error:
-            raise _broken(str(error)) from None
+            raise _invalid_archive(str(error)) from None
         if info.type in (
             tarfile.XHDTYPE,
             tarfile.SOLARIS_XHDTYPE,
@@ -190,15 +190,15 @@ class TarArchive(Archive):
             tarfile.GNUTYPE_LONGLINK,
         ):
             if not 0 < info.size <= _MAX_HEADER_BYTES:
-                raise _broken(f"an extended header of {info.size:,} bytes")
+                raise _invalid_archive(f"an extended header of {info.size:,} bytes")
             self._extended = info.type, info.size
             return
         fields, self._next = self._next, {}
         name, size = fields.get("path", info.name), int(fields.get("size", info.size))
         if size < 0:
-            raise _broken(f"{name!r} has a negative size")
+            raise _invalid_archive(f"{name!r} has a negative size")
         if info.type == tarfile.GNUTYPE_SPARSE or any(field.startswith("GNU.sparse") for field in fields):
-            raise _broken(f"{name!r} is stored as a sparse file; make the archive without --sparse")
+            raise _invalid_archive(f"{name!r} is stored as a sparse file; make the archive without --sparse")
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
         self._left = size if has_data else 0
         self._padding = -self._left % _BLOCK
@@ -240,9 +240,9 @@ class ZipArchive(Archive):
                     if info.is_dir() or _is_hidden(info.filename) or not info.file_size:
                         continue
                     if info.flag_bits & 1:
-                        raise _broken(f"{info.filename!r} is encrypted")
+                        raise _invalid_archive(f"{info.filename!r} is encrypted")
                     if info.compress_type not in _ZIP_METHODS:
-                        raise _broken(
+                        raise _invalid_archive(
                             f"{info.filename!r} is not compressed with deflate, as zip does by default"
                         )
                     yield from self._begin(info.filename)
@@ -252,7 +252,7 @@ class ZipArchive(Archive):
                             yield from self._text(data)
                     self._end()
         except _ZIP_ERRORS as error:
-            raise _broken(str(error) or "it ends too early") from None
+            raise _invalid_archive(str(error) or "it ends too early") from None
         self._check_has_files()
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ class _BoundedReads:
     def read(self, size: int = -1) -> bytes:
         """Read up to `size` bytes. Raises InvalidInput: the table of contents is too large."""
         if size > _MAX_ZIP_DIRECTORY_BYTES:
-            raise _broken(
+            raise _invalid_archive(
                 f"its table of contents has {size:,} bytes, more than {_MAX_ZIP_DIRECTORY_BYTES:,}; send that"
                 " many files as a tar"
             )
@@ -328,12 +328,12 @@ def _pax_fields(data: bytes) -> dict[str, str]:
         record = data[at : at + int(length)] if length.isdigit() else b""
         key, equals, value = record[len(length) + 1 : -1].partition(b"=")
         if not equals or record[-1:] != b"\n" or len(record) != int(length):
-            raise _broken("an extended header is invalid")
+            raise _invalid_archive("an extended header is invalid")
         fields[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
         at += len(record)
     size = fields.get("size", "0")
     if not (size.isascii() and size.isdigit() and len(size) <= _MAX_SIZE_DIGITS):
-        raise _broken("an extended header is invalid")
+        raise _invalid_archive("an extended header is invalid")
     return fields
 
 
@@ -342,5 +342,5 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in parts) or "__MACOSX" in parts
 
 
-def _broken(why: str) -> InvalidInput:
+def _invalid_archive(why: str) -> InvalidInput:
     return InvalidInput(f"the archive cannot be read: {why}", code="archive_broken", param="body")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from app.services.engines import Engines, Loaded
-from app.services.prompt_recorder import MAX_NOTED_CHARACTERS
+from app.services.prompt_recorder import MAX_COMPARED_CHARACTERS
 from models.runtime.engine import Ticket
 from models.runtime.requests import (
     CharacterLogprobs,
@@ -89,7 +89,7 @@ class RunningCompletion:
         try:
             self._ticket = loaded.engine.complete(request, self._on_event)
             if engines.note_prompt:
-                prompt = loaded.vocabulary.to_text(request.prompt[-MAX_NOTED_CHARACTERS:])
+                prompt = loaded.vocabulary.to_text(request.prompt[-MAX_COMPARED_CHARACTERS:])
                 engines.note_prompt(loaded.reference, prompt)
         except BaseException:
             self.close()

@@ -25,7 +25,7 @@ Numbered = tuple[int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class News:
+class NewEvents:
     """What a source has after a number, and its end, if it has ended."""
 
     events: list[Numbered] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Source(Protocol):
         """Return up to `limit` events with numbers above `after`, oldest first."""
         ...
 
-    def poll(self, after: int) -> News:
+    def poll(self, after: int) -> NewEvents:
         """Return the events with numbers above `after`, and the end; called every POLL_S."""
         ...
 

@@ -15,7 +15,7 @@ from store.logs import utc
 from store.notification_targets import NotificationTarget
 from store.notifications import Notifications
 
-FIRST_LOOK_S = 86_400.0
+FIRST_LOOKBACK_S = 86_400.0
 """Maximum age of events that are sent if no record was noted before: at the first start, or if Redis lost its
 data."""
 
@@ -52,7 +52,7 @@ class EventMessages:
         new = [path for path in paths if path not in self._seen]
         if not is_first:
             new = self._unseen(new)
-        since = now - FIRST_LOOK_S if is_first else None
+        since = now - FIRST_LOOKBACK_S if is_first else None
         found = [event for path in new if (event := self._event(path, since))]
         for i, event in enumerate(sorted(found, key=lambda event: event.at)):
             due = now - (len(found) - i) * _STEP_S

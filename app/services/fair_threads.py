@@ -34,8 +34,8 @@ class FairThreads(anyio.CapacityLimiter):
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by client, the next one first
 
-    def use_by_default(self) -> None:
-        """Limit the functions that this event loop runs in threads without a limiter of their own."""
+    def set_as_default(self) -> None:
+        """Limit all functions that this event loop runs in threads without their own limiter."""
         _default_thread_limiter.set(self)  # type: ignore[arg-type]  # the type is that of anyio's own
 
     async def __aenter__(self) -> None:

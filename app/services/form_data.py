@@ -20,7 +20,7 @@ class FormText:
 
     def __init__(self, boundary: bytes, *, others: Sequence[str] = ()) -> None:
         if not boundary:
-            raise _broken_form("its Content-Type names no boundary")
+            raise _invalid_form("its Content-Type names no boundary")
         self._text: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
         self._field = b""
@@ -45,14 +45,14 @@ class FormText:
                 },
             )
         except FormParserError as error:  # the boundary is too long
-            raise _broken_form(str(error)) from None
+            raise _invalid_form(str(error)) from None
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the file's bytes in the next bytes of the form. Raises InvalidInput for an invalid form."""
         try:
             self._parser.write(data)
         except MultipartParseError as error:
-            raise _broken_form(str(error)) from None
+            raise _invalid_form(str(error)) from None
         text = self._text[:]
         self._text.clear()
         return text
@@ -60,7 +60,7 @@ class FormText:
     def finish(self) -> None:
         """Check that the form is complete and has the field. Raises InvalidInput."""
         if not self.has_ended:
-            raise _broken_form("it ends too early")
+            raise _invalid_form("it ends too early")
         if not self._has_file:
             raise InvalidInput(
                 "the form has no field named file; send the text in it", code="form_broken", param="file"
@@ -109,5 +109,5 @@ class FormText:
         self.has_ended = True
 
 
-def _broken_form(why: str) -> InvalidInput:
+def _invalid_form(why: str) -> InvalidInput:
     return InvalidInput(f"the body is not valid multipart/form-data: {why}", code="form_broken", param="body")

@@ -39,7 +39,7 @@ class Gunzip:
             try:
                 plain = self._inflate.decompress(data, PIECE_BYTES)
             except zlib.error as error:
-                raise _broken_gzip(str(error)) from None
+                raise _invalid_gzip(str(error)) from None
             if plain:
                 yield plain
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
@@ -47,7 +47,7 @@ class Gunzip:
     def finish(self) -> None:
         """Check that the last member is complete. Raises InvalidInput."""
         if self._fed and not self._inflate.eof:
-            raise _broken_gzip("it ends too early")
+            raise _invalid_gzip("it ends too early")
 
 
 def gunzip_of(content_encoding: str) -> Gunzip | None:
@@ -66,5 +66,5 @@ def gunzip_of(content_encoding: str) -> Gunzip | None:
     return Gunzip() if encoding != "identity" else None
 
 
-def _broken_gzip(why: str) -> InvalidInput:
+def _invalid_gzip(why: str) -> InvalidInput:
     return InvalidInput(f"the body is not valid gzip: {why}", code="gzip_broken", param="body")

@@ -2,7 +2,7 @@
 
 from redis.exceptions import RedisError
 
-from app.services.event_feeds import News, Numbered
+from app.services.event_feeds import NewEvents, Numbered
 from store.flagged_lines import FlaggedLines
 
 _MAX_POLLED = 500
@@ -22,7 +22,7 @@ class FlaggedSource:
         """Return up to `limit` flagged lines with numbers above `after`, oldest first."""
         return self._lines.read(self._model, after=after, limit=limit)
 
-    def poll(self, after: int) -> News:
+    def poll(self, after: int) -> NewEvents:
         """Return flagged lines with numbers above `after`; Redis keeps more than those of one poll.
 
         Raises RedisError: their numbers have started again; clients that connect again get all of them.
@@ -30,4 +30,4 @@ class FlaggedSource:
         events = self.read(after, _MAX_POLLED)
         if not events and self.last_number() < after:
             raise RedisError("the flagged lines are lost, and their numbers start again")
-        return News(events)
+        return NewEvents(events)

@@ -197,7 +197,7 @@ def _json_line(line: bytes, reader: LineReader) -> tuple[bytes, LineMeta]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"not JSON: {_why(error)}", code="malformed_line") from None
+        raise InvalidInput(f"not JSON: {_reason(error)}", code="malformed_line") from None
     return reader.line(value)
 
 
@@ -207,14 +207,14 @@ def _json_records(data: bytes) -> Sequence[Any]:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"the body is not JSON: {_why(error)}; JSON lines need the type application/x-ndjson",
+            f"the body is not JSON: {_reason(error)}; JSON lines need the type application/x-ndjson",
             code="malformed_json",
             param="body",
         ) from None
     return value if isinstance(value, list) else [value]
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
 
 

@@ -226,7 +226,7 @@ class IngestScoring:
         default = self.calibrations.find(loaded.saved, None)
         labels = partial(self.alerts.labels, loaded.saved.card.name)
         # The last is for a default that was replaced by one of fewer lines since the line was accepted.
-        choices = [(self._named(loaded, name), rate), (default, rate), (default, None)]
+        choices = [(self._find_calibration(loaded, name), rate), (default, rate), (default, None)]
         if is_rolling:
             rolled = [(c and self.recalibration.current(loaded.saved, c), wanted) for c, wanted in choices]
             choices = [choice for pair in zip(rolled, choices, strict=True) for choice in pair]
@@ -237,7 +237,7 @@ class IngestScoring:
                     return CalibratedScorer(loaded, calibration, options, check, labels)
         raise _no_calibration()
 
-    def _named(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:
+    def _find_calibration(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:
         try:
             return self.calibrations.find(loaded.saved, name)
         except (
@@ -267,14 +267,14 @@ class IngestScoring:
             if one.entry
         }
         self.streams.recent.add(
-            model, [_recent(one) for one in scored if _base(one) in (DEFAULT, VALIDATION)]
+            model, [_recent(one) for one in scored if _base_name(one) in (DEFAULT, VALIDATION)]
         )
         self.recalibration.observe(
             (one.scorer, one.line, one.score, groups.get(one.entry.id)) for one in scored if one.is_rolling
         )
 
 
-def _base(one: _Scored) -> str:
+def _base_name(one: _Scored) -> str:
     """Return the stored calibration that a line was compared with, or with what has become of it."""
     calibration = one.scorer.calibration
     assert calibration is not None, "lines are scored with one"

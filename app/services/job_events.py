@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from app.services.event_feeds import News, Numbered
+from app.services.event_feeds import NewEvents, Numbered
 from store.jobs import Job, Jobs
 from store.live import EventLog, Live
 
@@ -40,15 +40,15 @@ class JobEventSource:
         """Return up to `limit` events with numbers above `after`."""
         return self._so_far(after=after)[:limit]
 
-    def poll(self, after: int) -> News:
+    def poll(self, after: int) -> NewEvents:
         """Return the events with numbers above `after`, and the job if it is final."""
         if time.monotonic() - self._read_at >= _RECORD_POLL_S:
             self._job, self._read_at = self._jobs.get(self._job_id), time.monotonic()
         if self._job and self._job.status.is_final:  # the last events were written before it became final
-            return News(self._so_far(after=after), self._job)
+            return NewEvents(self._so_far(after=after), self._job)
         with contextlib.suppress(RedisError, OSError):  # the log is read at the end
-            return News([(event["id"], event) for event in self._live.events(self._job_id, after=after)])
-        return News()
+            return NewEvents([(event["id"], event) for event in self._live.events(self._job_id, after=after)])
+        return NewEvents()
 
     def _so_far(self, *, after: int) -> list[Numbered]:
         events = events_so_far(self._event_log, self._live, self._job_id, after=after)

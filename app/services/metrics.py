@@ -101,7 +101,7 @@ class Metrics:
         ).set(time.time())
         ProcessCollector(registry=self._registry)
         self._batches_read = BoundedRead(self._read_batches, STORAGE_READ_S)
-        self._survey = BoundedRead(self.models.survey, STORAGE_READ_S)
+        self._scan = BoundedRead(self.models.scan, STORAGE_READ_S)
         for collector in (
             self.engines.first_character_s,
             self.rates.limited,
@@ -145,7 +145,7 @@ class Metrics:
                 "Unreadable records in storage, which are omitted from lists.",
                 labels=["kind"],
             )
-            family.add_metric(["model"], len(self._survey()[1]))
+            family.add_metric(["model"], len(self._scan()[1]))
             yield family
 
     def _loops(self) -> Iterator[Metric]:

@@ -13,10 +13,12 @@ from store.recorded_prompts import RecordedPrompts
 MAX_CHARACTERS = 1_000
 """Maximum length of a recorded prompt; only its end is recorded."""
 
-MAX_NOTED_CHARACTERS = 20_000
+MAX_COMPARED_CHARACTERS = 20_000
 """Maximum length of a prompt that is compared with others; only its end is compared."""
 
-_COMPARED = 32  # prompts of a model that a new one may extend: those of clients that type at the same time
+_COMPARED_PROMPTS = (
+    32  # prompts of a model that a new one may extend: those of clients that type at the same time
+)
 
 
 @dataclass
@@ -33,12 +35,12 @@ class PromptRecorder:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, model: str, prompt: str) -> None:
-        """Note a prompt of the model `name@version`, of at most MAX_NOTED_CHARACTERS."""
+        """Note a prompt of the model `name@version`, of at most MAX_COMPARED_CHARACTERS."""
         if not prompt:
             return
         with self._lock:
             noted = self._noted.setdefault(model.partition("@")[0], deque(maxlen=self.prompts.limit))
-            for i in range(len(noted) - 1, max(-1, len(noted) - 1 - _COMPARED), -1):
+            for i in range(len(noted) - 1, max(-1, len(noted) - 1 - _COMPARED_PROMPTS), -1):
                 if prompt.startswith(noted[i]):
                     noted[i] = prompt
                     return

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, one_hot
 
-from benchmarks.peers.quality_figures import nats_in_one_pass, nats_on_the_way
-from benchmarks.texts import Halves
+from benchmarks.peers.quality_figures import curve_nats, nats_in_one_pass
+from benchmarks.texts import SplitText
 from worker.rows import Rows
 
 LAYERS, UNITS = 2, 128
@@ -71,7 +71,7 @@ class CharRNN(torch.nn.Module):
 class Recipe:
     """Training by windows."""
 
-    def __init__(self, halves: Halves) -> None:
+    def __init__(self, halves: SplitText) -> None:
         torch.manual_seed(SEED)
         self.rows = Rows.cut(halves.train, rows=ROWS, window=WINDOW)
         self.network = CharRNN(len(halves.vocabulary))
@@ -110,7 +110,7 @@ class Recipe:
 
 def prepare(*, text: str) -> Callable[[float], dict[str, Any]]:
     """Return the Turn: one run."""
-    halves = Halves.read(Path(text))
+    halves = SplitText.read(Path(text))
 
     def turn(seconds: float) -> dict[str, Any]:
         recipe = Recipe(halves)
@@ -122,7 +122,7 @@ def prepare(*, text: str) -> Callable[[float], dict[str, Any]]:
             losses.append(recipe.step())
             trained_s += time.perf_counter() - began
             if trained_s >= seconds * (len(points) + 1) / EVALUATIONS:
-                nats = nats_on_the_way(recipe.network, halves)
+                nats = curve_nats(recipe.network, halves)
                 if all(nats < point["held_out_nats"] for point in points):
                     best = copy.deepcopy(recipe.network.state_dict())
                 points.append(

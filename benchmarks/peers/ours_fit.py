@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.quality_figures import nats_in_one_pass
-from benchmarks.texts import HELD_OUT, Halves
+from benchmarks.texts import HELD_OUT, SplitText
 from models.config import PRESETS, Budget, Preset
 from models.machine import available_cores
 from models.runtime.session import Network
@@ -18,7 +18,7 @@ from worker.training import fit
 
 def prepare(*, text: str, preset: Preset) -> Callable[[float], dict[str, Any]]:
     """Return the Turn: one run. Its seconds include compilation and the evaluations on the way."""
-    halves = Halves.read(Path(text))
+    halves = SplitText.read(Path(text))
     prompt = halves.vocabulary.decode(halves.train[-100:])
     corpus = Text(halves.vocabulary, halves.train, halves.held_out, prompt)
     network, recipe = PRESETS[preset]

@@ -103,8 +103,8 @@ class RunFolder:
             if before.get(key) != run.get(key):
                 raise Conflict(
                     f"{self.url} has the results of a run with another {key.replace('_', ' ')}"
-                    f" ({_shown(before.get(key))}, and now {_shown(run.get(key))}): choose another output, or"
-                    " repeat that run to complete it",
+                    f" ({_format_value(before.get(key))}, and now {_format_value(run.get(key))}): choose"
+                    " another output, or repeat that run to complete it",
                     code="other_run",
                 )
         files = {file["name"]: file for file in before["files"]}
@@ -122,5 +122,5 @@ class RunFolder:
             )
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)[:200]

@@ -70,11 +70,11 @@ class Totals:
     errors: list[str] = field(default_factory=list)  # of the parts that have no results
 
 
-Show = Callable[[Totals, PartResult | None], None]
+OnProgress = Callable[[Totals, PartResult | None], None]
 """Called with the totals so far, when the parts are known and as each of them ends."""
 
 
-def score(options: RunOptions, show: Show, *, calibration: str | None = None, **query: Any) -> Totals:
+def score(options: RunOptions, show: OnProgress, *, calibration: str | None = None, **query: Any) -> Totals:
     """Score lines as `POST /v1/models/{model}/score` does for a stream; `query` has fields of StreamQuery.
 
     Repeats of flagged lines are flagged too: so the result of a line does not depend on where parts begin.
@@ -97,7 +97,7 @@ def score(options: RunOptions, show: Show, *, calibration: str | None = None, **
     return _run(options, saved, "score", about, show, query=wanted, calibration=stored)
 
 
-def complete(options: RunOptions, show: Show, request: dict[str, Any]) -> Totals:
+def complete(options: RunOptions, show: OnProgress, request: dict[str, Any]) -> Totals:
     """Complete each line, as a prompt; `request` has fields of CompletionRequest. Raises as `score`."""
     wanted = CompletionRequest(prompt="", **request)
     check_request(wanted)
@@ -105,7 +105,12 @@ def complete(options: RunOptions, show: Show, request: dict[str, Any]) -> Totals
 
 
 def _run(
-    options: RunOptions, saved: SavedModel, operation: str, about: dict[str, Any], show: Show, **work: Any
+    options: RunOptions,
+    saved: SavedModel,
+    operation: str,
+    about: dict[str, Any],
+    show: OnProgress,
+    **work: Any,
 ) -> Totals:
     check_format(options.format)
     files = find_files(options.inputs)

@@ -38,7 +38,7 @@ LEVELS: Mapping[str, Mapping[str, str]] = {
 """The levels of each architecture, highest first, each with the LLVM feature that identifies a processor of
 it."""
 
-_ABOVE = {
+_DISABLED_FEATURES = {
     "amx": (),
     "avx512": ("amx", "avx10"),
     "avxvnni": ("amx", "avx10", "avx512"),
@@ -121,7 +121,7 @@ def limit_target(environment: Mapping[str, str] = os.environ) -> None:
             return
         level = available_levels()[0]
     features = (
-        f"{'+' if present and not name.startswith(_ABOVE[level]) else '-'}{name}"
+        f"{'+' if present and not name.startswith(_DISABLED_FEATURES[level]) else '-'}{name}"
         for name, present in sorted(_host_features().items())
     )
     os.environ["NUMBA_CPU_NAME"] = _host_name()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ONE = 127
+QUANTIZED_ONE = 127
 """The quantized activation of 1.0."""
 
 UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS, CORRECTIONS, ZERO_POINT = range(8)

@@ -26,7 +26,7 @@ from models.kernels.lstm_arguments import (
     LOWER,
     NO_PIPELINE,
     NO_SAMPLING,
-    ONE,
+    QUANTIZED_ONE,
     RECURRENT_WEIGHTS,
     SCALES,
     TANH_EXPONENT,
@@ -57,7 +57,7 @@ def _dequantize(z, bias, scale, sums):  # type: ignore[no-untyped-def]
 @inline_jit
 def _quantize(h, zero_point):  # type: ignore[no-untyped-def]
     """Return h, within [-1, 1], as a byte: rounded to 1/127, plus the zero point."""
-    return np.uint8(np.int32(h * np.float32(ONE) + np.float32(128.5)) - np.int32(128) + zero_point)
+    return np.uint8(np.int32(h * np.float32(QUANTIZED_ONE) + np.float32(128.5)) - np.int32(128) + zero_point)
 
 
 @inline_jit

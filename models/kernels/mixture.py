@@ -27,7 +27,12 @@ from models.kernels.mixture_arguments import (
     FEATURES,
     FIRST_CHILD,
     GROUPS,
-    HISTORY,
+    HISTORY_CHARACTERS,
+    HISTORY_IDS,
+    HISTORY_MATCH_BUCKET,
+    HISTORY_MATCH_DISTANCE,
+    HISTORY_MATCH_ID,
+    HISTORY_MATCH_LENGTH,
     ID,
     LENGTHS,
     MATCH_AT,
@@ -39,13 +44,8 @@ from models.kernels.mixture_arguments import (
     MAX_RECENT,
     NODES,
     ORDER,
-    PAST,
     PREDICTIONS,
     RECENT_WEIGHT,
-    REPEAT_BUCKET,
-    REPEAT_DISTANCE,
-    REPEAT_ID,
-    REPEAT_LENGTH,
     RESUMED_AT,
     RESUMED_BUCKET,
     RESUMED_ID,
@@ -54,7 +54,7 @@ from models.kernels.mixture_arguments import (
     SET_PRECISION,
     STATE_COLUMNS,
 )
-from models.kernels.mixture_history import common_length, find_repeat, mark_pairs
+from models.kernels.mixture_history import common_length, find_history_match, mark_pairs
 from models.kernels.mixture_ngrams import write_ngrams
 from models.kernels.vector_operations import prefetch
 
@@ -92,7 +92,7 @@ def _hash_of(ids, end):  # type: ignore[no-untyped-def]
 @inline_borrowing
 def _slot_of_text(positions, past):  # type: ignore[no-untyped-def]
     """Return the index in `positions` for the last of `past`."""
-    return np.int64(_hash_of(past, HISTORY) & np.uint64(len(positions) - 1))
+    return np.int64(_hash_of(past, HISTORY_CHARACTERS) & np.uint64(len(positions) - 1))
 
 
 @inline_borrowing
@@ -149,11 +149,11 @@ def read_character(contexts, nodes, text, positions, row, past, pairs, c):  # ty
     """
     # Nodes of the last level have no children, so none of them is in the state.
     short = np.uint16(c if c <= _MAX_ID else 0)
-    distance = row[REPEAT_DISTANCE]
-    was_predicted = distance > 0 and short != 0 and past[HISTORY - distance] == short
-    for i in range(HISTORY - 1):
+    distance = row[HISTORY_MATCH_DISTANCE]
+    was_predicted = distance > 0 and short != 0 and past[HISTORY_CHARACTERS - distance] == short
+    for i in range(HISTORY_CHARACTERS - 1):
         past[i] = past[i + 1]
-    past[HISTORY - 1] = short
+    past[HISTORY_CHARACTERS - 1] = short
     at = row[MATCH_AT]
     is_match_over = at == 0 or text[at] != c
     _follow_resumed(text, row, c)
@@ -172,9 +172,9 @@ def read_character(contexts, nodes, text, positions, row, past, pairs, c):  # ty
     for n in range(ORDER - 1):
         prefetch(nodes, contexts[row[NODES + n], FIRST_CHILD])
     if was_predicted:
-        row[REPEAT_LENGTH] = min(row[REPEAT_LENGTH] + 1, MAX_MATCH)
+        row[HISTORY_MATCH_LENGTH] = min(row[HISTORY_MATCH_LENGTH] + 1, MAX_MATCH)
     else:
-        find_repeat(row, past, pairs)
+        find_history_match(row, past, pairs)
     _follow_match(text, row, past, not is_match_over, at)
 
 
@@ -200,11 +200,11 @@ def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
     """Write what the experts know after the characters read into features (FEATURES,)."""
     for n in range(ORDER - 1):
         features[n] = row[NODES + n]
-    at, distance = row[MATCH_AT], row[REPEAT_DISTANCE]
+    at, distance = row[MATCH_AT], row[HISTORY_MATCH_DISTANCE]
     features[MATCH_ID] = text[at] if 0 < at < len(text) else 0
     features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
-    features[REPEAT_ID] = past[HISTORY - distance] if distance > 0 else 0
-    features[REPEAT_BUCKET] = _length_bucket(row[REPEAT_LENGTH])
+    features[HISTORY_MATCH_ID] = past[HISTORY_CHARACTERS - distance] if distance > 0 else 0
+    features[HISTORY_MATCH_BUCKET] = _length_bucket(row[HISTORY_MATCH_LENGTH])
     resumed = row[RESUMED_AT]
     features[RESUMED_ID] = text[resumed] if resumed > 0 and resumed != at else 0
     features[RESUMED_BUCKET] = _resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN])
@@ -234,7 +234,7 @@ def _parts_of(state, b, at):  # type: ignore[no-untyped-def]
     Views, so only functions that do not count references may call this.
     """
     numbers = state[b, at:]
-    return numbers.view(np.int32), numbers[PAST:STATE_COLUMNS].view(np.uint16), numbers
+    return numbers.view(np.int32), numbers[HISTORY_IDS:STATE_COLUMNS].view(np.uint16), numbers
 
 
 @inline_borrowing

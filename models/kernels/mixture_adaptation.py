@@ -14,13 +14,13 @@ from models.kernels.mixture_arguments import (
     BY_CONTEXT,
     CURVATURES,
     GROUPS,
+    HISTORY_MATCH_BOOSTS,
+    HISTORY_MATCH_BUCKET,
+    HISTORY_MATCH_ID,
     MATCH_BOOSTS,
     MATCH_BUCKET,
     MATCH_ID,
     PREDICTIONS,
-    REPEAT_BOOSTS,
-    REPEAT_BUCKET,
-    REPEAT_ID,
     RESUMED_BOOSTS,
     RESUMED_BUCKET,
     RESUMED_ID,
@@ -41,7 +41,7 @@ def write_indices(context, features, indices):  # type: ignore[no-untyped-def]
     indices[0] = BY_CONTEXT + 2 * context
     indices[1] = indices[0] + 1
     indices[2] = MATCH_BOOSTS + features[MATCH_BUCKET]
-    indices[3] = REPEAT_BOOSTS + features[REPEAT_BUCKET]
+    indices[3] = HISTORY_MATCH_BOOSTS + features[HISTORY_MATCH_BUCKET]
     indices[4] = RESUMED_BOOSTS + features[RESUMED_BUCKET]
 
 
@@ -69,8 +69,8 @@ def apply_weights(now, features, ngrams, logits):  # type: ignore[no-untyped-def
         logits[c] = network_weight * logits[c] + ngram_weight * ngrams[c]
     if features[MATCH_ID] > 0:
         logits[features[MATCH_ID]] += now[2]
-    if features[REPEAT_ID] > 0:
-        logits[features[REPEAT_ID]] += now[3]
+    if features[HISTORY_MATCH_ID] > 0:
+        logits[features[HISTORY_MATCH_ID]] += now[3]
     if features[RESUMED_ID] > 0:
         logits[features[RESUMED_ID]] += now[4]
 

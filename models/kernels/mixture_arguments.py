@@ -11,16 +11,16 @@ ORDER = 6
 MATCH_CHARACTERS = 7
 """A match in the training text begins when so many characters are the same."""
 
-REPEAT_CHARACTERS = 4
+HISTORY_MATCH_CHARACTERS = 4
 """A match in a row's own history begins when so many characters are the same; `mixture` compares four."""
 
-HISTORY = 2048
+HISTORY_CHARACTERS = 2048
 """Characters of its own history that a row keeps."""
 
 BLOCK = 64
 """Positions of the history that are compared at once; the oldest ones do not fill a block."""
 
-BLOCKS = HISTORY // BLOCK - 1
+BLOCKS = HISTORY_CHARACTERS // BLOCK - 1
 """Blocks of the history, block 0 the newest. The position of the last character read is in none."""
 
 RECENT_CHARACTERS = 2
@@ -38,18 +38,18 @@ NODES = 0
 MATCH_AT = ORDER - 1
 """The position in the training text of the predicted character; 0 without a match."""
 MATCH_LENGTH = MATCH_AT + 1
-REPEAT_DISTANCE = MATCH_AT + 2
+HISTORY_MATCH_DISTANCE = MATCH_AT + 2
 """How many characters before the next one the same characters occurred in the history; 0 if nowhere."""
-REPEAT_LENGTH = MATCH_AT + 3
+HISTORY_MATCH_LENGTH = MATCH_AT + 3
 RESUMED_AT = MATCH_AT + 4
 """The position in the training text of the character that the resumed match predicts; 0 without one."""
 RESUMED_QUALITY = MATCH_AT + 5
 """0 to MAX_MATCH: one more for each character that it predicts, a quarter and two less for an error."""
 RESUMED_RUN = MATCH_AT + 6
 """How many characters it has predicted since its last error, up to MAX_MATCH."""
-PAST = MATCH_AT + 7
-"""HISTORY uint16 ids, newest last; 0 for unknown ids and those above 65535."""
-STATE_COLUMNS = PAST + HISTORY // 2
+HISTORY_IDS = MATCH_AT + 7
+"""HISTORY_CHARACTERS uint16 ids, newest last; 0 for unknown ids and those above 65535."""
+STATE_COLUMNS = HISTORY_IDS + HISTORY_CHARACTERS // 2
 
 # More columns, if the weights adapt to what is read.
 CONTEXT = STATE_COLUMNS
@@ -59,9 +59,9 @@ CONTEXT = STATE_COLUMNS
 MATCH_ID = ORDER - 1
 """The character that the match in the training text predicts, or 0."""
 MATCH_BUCKET = MATCH_ID + 1
-REPEAT_ID = MATCH_ID + 2
+HISTORY_MATCH_ID = MATCH_ID + 2
 """The character that the match in the history predicts, or 0."""
-REPEAT_BUCKET = MATCH_ID + 3
+HISTORY_MATCH_BUCKET = MATCH_ID + 3
 RESUMED_ID = MATCH_ID + 4
 """The character that the resumed match predicts, or 0."""
 RESUMED_BUCKET = MATCH_ID + 5
@@ -75,9 +75,9 @@ BY_CONTEXT = 0
 length, how many different characters followed it, and whether it is frequent."""
 MATCH_BOOSTS = BY_CONTEXT + 2 * CONTEXTS
 """(LENGTHS,) added to the logit of the character that a match in the training text predicts, by length."""
-REPEAT_BOOSTS = MATCH_BOOSTS + LENGTHS
+HISTORY_MATCH_BOOSTS = MATCH_BOOSTS + LENGTHS
 """(LENGTHS,) the same for a match in the history."""
-RESUMED_BOOSTS = REPEAT_BOOSTS + LENGTHS
+RESUMED_BOOSTS = HISTORY_MATCH_BOOSTS + LENGTHS
 """(16,) the same for the resumed match, by four steps of its quality and four of its run."""
 WEIGHTS = RESUMED_BOOSTS + 16
 

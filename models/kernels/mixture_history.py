@@ -6,11 +6,11 @@ from models.kernels.jit import inline_borrowing
 from models.kernels.mixture_arguments import (
     BLOCK,
     BLOCKS,
-    HISTORY,
+    HISTORY_CHARACTERS,
+    HISTORY_MATCH_CHARACTERS,
+    HISTORY_MATCH_DISTANCE,
+    HISTORY_MATCH_LENGTH,
     MAX_MATCH,
-    REPEAT_CHARACTERS,
-    REPEAT_DISTANCE,
-    REPEAT_LENGTH,
 )
 from models.kernels.vector_operations import equal_mask, highest_bit
 
@@ -18,7 +18,7 @@ from models.kernels.vector_operations import equal_mask, highest_bit
 @inline_borrowing
 def first_of_block(block):  # type: ignore[no-untyped-def]
     """Return the first position of a block of the history."""
-    return HISTORY - 1 - (block + 1) * BLOCK
+    return HISTORY_CHARACTERS - 1 - (block + 1) * BLOCK
 
 
 @inline_borrowing
@@ -27,7 +27,7 @@ def mark_pairs(past, pairs):  # type: ignore[no-untyped-def]
 
     Unknown characters are never the same.
     """
-    c0, c1 = past[HISTORY - 1], past[HISTORY - 2]
+    c0, c1 = past[HISTORY_CHARACTERS - 1], past[HISTORY_CHARACTERS - 2]
     if c0 == 0 or c1 == 0:
         pairs[:] = 0
         return
@@ -45,17 +45,17 @@ def common_length(text, at, past):  # type: ignore[no-untyped-def]
     length = 0
     while length < MAX_MATCH and length < at:
         c = text[at - 1 - length]
-        if c == 0 or c != past[HISTORY - 1 - length]:
+        if c == 0 or c != past[HISTORY_CHARACTERS - 1 - length]:
             break
         length += 1
     return length
 
 
 @inline_borrowing
-def find_repeat(row, past, pairs):  # type: ignore[no-untyped-def]
+def find_history_match(row, past, pairs):  # type: ignore[no-untyped-def]
     """Set the match in the history to the longest, and of equals the newest; see `mark_pairs`."""
-    row[REPEAT_DISTANCE] = row[REPEAT_LENGTH] = 0
-    c2, c3 = past[HISTORY - 3], past[HISTORY - 4]
+    row[HISTORY_MATCH_DISTANCE] = row[HISTORY_MATCH_LENGTH] = 0
+    c2, c3 = past[HISTORY_CHARACTERS - 3], past[HISTORY_CHARACTERS - 4]
     for block in range(BLOCKS):
         start = first_of_block(block)
         mask = pairs[block]
@@ -65,7 +65,10 @@ def find_repeat(row, past, pairs):  # type: ignore[no-untyped-def]
             k = highest_bit(mask)
             mask ^= np.uint64(1) << np.uint64(k)
             length = common_length(past, start + k + 1, past)
-            if length >= REPEAT_CHARACTERS and length > row[REPEAT_LENGTH]:
-                row[REPEAT_DISTANCE], row[REPEAT_LENGTH] = HISTORY - 1 - start - k, length
-        if row[REPEAT_LENGTH] >= MAX_MATCH // 2:
+            if length >= HISTORY_MATCH_CHARACTERS and length > row[HISTORY_MATCH_LENGTH]:
+                row[HISTORY_MATCH_DISTANCE], row[HISTORY_MATCH_LENGTH] = (
+                    HISTORY_CHARACTERS - 1 - start - k,
+                    length,
+                )
+        if row[HISTORY_MATCH_LENGTH] >= MAX_MATCH // 2:
             return

@@ -12,7 +12,7 @@ from models.kernels.mixture_arguments import (
     BLOCKS,
     COUNT,
     FIRST_CHILD,
-    HISTORY,
+    HISTORY_CHARACTERS,
     ID,
     MAX_RECENT,
     ORDER,
@@ -56,7 +56,7 @@ def _same_characters(past, i):  # type: ignore[no-untyped-def]
     """
     length, is_same = 2, True
     for n in range(2, ORDER - 1):  # without branches, which would often be predicted wrong
-        c = past[HISTORY - 1 - n]
+        c = past[HISTORY_CHARACTERS - 1 - n]
         is_same &= (c != 0) & (past[i - n] == c)
         length += is_same
     return length

@@ -9,11 +9,11 @@ from models.kernels.mixture_adaptation import apply_weights, write_indices
 from models.kernels.mixture_arguments import (
     BLOCKS,
     GROUPS,
-    HISTORY,
+    HISTORY_CHARACTERS,
+    HISTORY_IDS,
     MATCH_ID,
     MAX_RECENT,
     ORDER,
-    PAST,
     RECENT_WEIGHT,
 )
 from models.kernels.mixture_history import mark_pairs
@@ -32,7 +32,7 @@ def collect_features(  # type: ignore[no-untyped-def]
     `contexts` to `positions` are fields of `Experts`. `state` (STATE_COLUMNS,) is changed in place;
     `history` is the same memory.
     """
-    past = history[2 * PAST : 2 * PAST + HISTORY]
+    past = history[2 * HISTORY_IDS : 2 * HISTORY_IDS + HISTORY_CHARACTERS]
     pairs = np.empty(BLOCKS, np.uint64)
     for i in range(len(ids)):
         write_features(text, state, past, features[i])
@@ -49,9 +49,9 @@ def add_gradients(  # type: ignore[no-untyped-def]
     """Add the gradients of the loss at some positions; return the sum of their losses, in nats.
 
     `contexts` to `adaptation` are fields of `Experts`; the weights do not adapt. `features` (N, FEATURES),
-    `logits` (N, V) of the network and `targets` (N,) are those of all positions, `past` (HISTORY + N,) the
-    HISTORY ids before the first of them and all of them. Positions in `chosen` (n,) count, except unknown
-    targets.
+    `logits` (N, V) of the network and `targets` (N,) are those of all positions. `past`, of shape
+    (HISTORY_CHARACTERS + N,), has the ids before the first of them and all of them. Positions in `chosen`
+    (n,) count, except unknown targets.
     """
     size = logits.shape[1]
     scratch = np.empty((3, size), np.float32)
@@ -64,7 +64,7 @@ def add_gradients(  # type: ignore[no-untyped-def]
         target, known, z = targets[i], features[i], logits[i]
         if target == 0:
             continue
-        read = past[i : i + HISTORY]
+        read = past[i : i + HISTORY_CHARACTERS]
         mark_pairs(read, pairs)
         context = write_ngrams(
             contexts, nodes, unigrams, known, read, pairs, adaptation[RECENT_WEIGHT], ngrams, scratch, recent,

@@ -39,14 +39,14 @@ class BatchSampler:
         if self._single:
             return self._choose_single(self._single, logits)
         sequences = self._sequences
-        unsure = {i for i in self._until_confidence if sequences[i].is_unsure(logits[i])}
+        uncertain = {i for i in self._until_confidence if sequences[i].is_uncertain(logits[i])}
         permitted = self._adjust(logits) if self._adjusted else logits
         permitted = self._ban_repeats(permitted) if self._no_repeat else permitted
         ids = self._sampler.choose(permitted, [sequence.next_uniform() for sequence in sequences])
         self._pending.append((logits, ids))
         finished: dict[int, FinishReason] = {}
         for i, sequence in enumerate(sequences):
-            reason = "confidence" if i in unsure else sequence.take(ids[i], logits[i])
+            reason = "confidence" if i in uncertain else sequence.append(ids[i], logits[i])
             if reason:
                 finished[i] = reason
         return self._finish(finished)
@@ -55,7 +55,7 @@ class BatchSampler:
         """`choose` for the most common batch, one plain sequence, in half the time."""
         ids = self._sampler.choose(logits, [sequence.next_uniform()])
         self._pending.append((logits, ids))
-        reason = sequence.take(ids[0], logits[0])
+        reason = sequence.append(ids[0], logits[0])
         if reason:
             return self._finish({0: reason})
         if len(self._pending) >= self._max_pending:
@@ -80,7 +80,7 @@ class BatchSampler:
         self._pending += zip(logits, chosen.tolist(), strict=True)
         finished: dict[int, FinishReason] = {}
         for i, (sequence, ids) in enumerate(zip(self._sequences, chosen.T.tolist(), strict=True)):
-            reason = sequence.take_all(ids, logits[:, i])
+            reason = sequence.extend(ids, logits[:, i])
             if reason:
                 finished[i] = reason
         return self._finish(finished)

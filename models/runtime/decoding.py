@@ -211,7 +211,7 @@ class StopMatcher:
     """Finds stop strings in a text, character by character (Knuth, Morris and Pratt 1977)."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [(stop, _borders(stop)) for stop in stops if stop]
+        self._stops = [(stop, _prefix_function(stop)) for stop in stops if stop]
         self._matched = [0] * len(self._stops)
 
     def push(self, character: str) -> tuple[int, bool]:
@@ -235,7 +235,7 @@ class StopMatcher:
         return (matched, True) if matched else (held, False)
 
 
-def _borders(stop: str) -> list[int]:
+def _prefix_function(stop: str) -> list[int]:
     """Return for each prefix of `stop` the length of its longest proper suffix that is also a prefix."""
     borders = [0] * len(stop)
     n = 0

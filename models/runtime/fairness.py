@@ -4,7 +4,8 @@ Clients take turns (round-robin), so a client gains nothing by sending more requ
 one client the oldest comes first, so that it finishes; the others are ordered by remaining work (shortest
 remaining processing time), so that a completion of forty characters does not wait for books. Work is compared
 by its order of magnitude, in powers of two; requests of similar size are served in order of arrival. A factor
-of two counts like PATIENCE arrivals, so that long requests do not wait as long as short ones keep coming.
+of two counts like ARRIVALS_PER_DOUBLING arrivals, so that long requests do not wait as long as short ones
+keep arriving.
 """
 
 from collections import deque
@@ -16,8 +17,8 @@ from models.runtime.generation import ScheduledRequest
 MAX_SHORT_CHARACTERS = 1_000
 """A request that can generate at most this many characters, over all its completions, counts as short."""
 
-PATIENCE = 64
-"""A request is served before those of half its work that arrived so many requests later."""
+ARRIVALS_PER_DOUBLING = 64
+"""A request with twice the work is served as if it had arrived this many requests later."""
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ def _order_of_client(items: list[T], request_of: Callable[[T], ScheduledRequest]
     oldest = min(items, key=lambda item: request_of(item).arrival)
     requests = {request_of(item) for item in items}
     ranks = {
-        request: request.arrival + PATIENCE * request.remaining_work.bit_length() for request in requests
+        request: request.arrival + ARRIVALS_PER_DOUBLING * request.remaining_work.bit_length()
+        for request in requests
     }
     return sorted(items, key=lambda item: (item is not oldest, ranks[request_of(item)]))

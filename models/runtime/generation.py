@@ -282,7 +282,7 @@ class Sequence:
             self._uniforms_start, offset = self._taken, 0
         return self._uniforms[offset : offset + count]
 
-    def take(self, chosen: int, logits: Floats) -> FinishReason | None:
+    def append(self, chosen: int, logits: Floats) -> FinishReason | None:
         """Take the character of id `chosen`, sampled from logits (V,); return the finish reason, if any."""
         self.last_id = chosen
         self._taken += 1
@@ -309,7 +309,7 @@ class Sequence:
             self._send(len(self._held) - unsettled)
         return None
 
-    def take_all(self, chosen: list[int], logits: Floats) -> FinishReason | None:
+    def extend(self, chosen: list[int], logits: Floats) -> FinishReason | None:
         """`take` ids (T,), sampled from logits (T, V), until all are taken or the completion finishes."""
         if self._ending.always_settled and self.options.logprobs is None:
             self.last_id = chosen[-1]
@@ -319,12 +319,12 @@ class Sequence:
                 self._send(len(self._held))
             return None if self.remaining else "length"
         for an_id, step_logits in zip(chosen, logits, strict=True):
-            reason = self.take(an_id, step_logits)
+            reason = self.append(an_id, step_logits)
             if reason:
                 return reason
         return None
 
-    def is_unsure(self, logits: Floats) -> bool:
+    def is_uncertain(self, logits: Floats) -> bool:
         """Whether `until="confidence"` finishes the completion before sampling from logits (V,)."""
         return float(entropy_bits(log_softmax(logits))) > self.options.confidence_bits
 

@@ -21,7 +21,7 @@ from models.kernels.lstm_arguments import (
     LOWER,
     NO_PIPELINE,
     NO_SAMPLING,
-    ONE,
+    QUANTIZED_ONE,
     ROWS_AT_ONCE,
     UPPER,
     PackedNetwork,
@@ -45,7 +45,7 @@ CACHE_LINE_BYTES = 64
 _SLICES_AHEAD = 2
 """The lower layers are at most this many slices ahead of the upper ones."""
 
-_NEVER = np.zeros(1, np.int64)
+_NO_STOP = np.zeros(1, np.int64)
 
 
 class LstmNetwork:
@@ -92,7 +92,7 @@ class LstmNetwork:
                 except Exception as error:
                     self._failure = error  # another attempt would take as long and fail, too
                     raise
-                self._network = _laid_out(self._arrays, self._units, INT8_KERNEL)
+                self._network = _pack_network(self._arrays, self._units, INT8_KERNEL)
                 if self._middle < len(self._units):
                     layout = self._network.layout
                     self._halves = (
@@ -146,7 +146,7 @@ class LstmNetwork:
         ids: NDArray[np.int32],
         ends: Sequence[int],
         state: Floats,
-        stop: NDArray[np.int64] = _NEVER,
+        stop: NDArray[np.int64] = _NO_STOP,
         *,
         logits: Floats | None = None,
     ) -> list[Floats]:
@@ -274,7 +274,7 @@ class LstmNetwork:
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
 
 
-def _laid_out(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:
+def _pack_network(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:
     """Return the arrays of a file as a kernel reads them."""
     blocks: list[NDArray[np.int8]] = []
     floats: list[Floats] = []
@@ -287,7 +287,7 @@ def _laid_out(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> Pack
         return at
 
     def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
-        scale = scale / np.float32(ONE)
+        scale = scale / np.float32(QUANTIZED_ONE)
         correction = np.zeros(padded_columns(len(scale), kernel.panel), np.int32)
         for matrix in matrices:
             correction[: len(scale)] -= kernel.zero_point * matrix.sum(axis=0, dtype=np.int32)

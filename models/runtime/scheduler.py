@@ -122,7 +122,7 @@ class Scheduler:
                 if not self._receive():
                     self.cache.clear()
                     return
-                self._turn()
+                self._run_once()
             except Exception as error:  # the thread must outlive any one request
                 log.exception("a step of model %s failed", self._name)
                 self._fail_all(error)
@@ -154,7 +154,7 @@ class Scheduler:
         deadline = min([self._close_deadline, *(request.deadline for request in requests)])
         return min(1.0, max(0.0, deadline - time.perf_counter()))
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         decode, prefill = self._decode, self._prefill
         self._end_before_call()
         if self._has_changed:

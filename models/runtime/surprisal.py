@@ -94,7 +94,7 @@ def line_surprisal(
         bits, entropy = _read_group(network, group, logits, state)
         for column, (index, ids) in enumerate(zip(order[part], group, strict=True)):
             n = len(ids) - len(end)
-            surprisals[index] = _first(n, bits[:, column], entropy[:, column], has_end=len(end) > 0)
+            surprisals[index] = _slice_line(n, bits[:, column], entropy[:, column], has_end=len(end) > 0)
     return surprisals
 
 
@@ -130,7 +130,7 @@ def split_by_line(
     """Return the surprisal of each line, from bits and entropy (N,) of the lines with their newlines."""
     surprisals, at = [], 0
     for line in lines:
-        surprisals.append(_first(len(line), bits[at:], entropy[at:], has_end=has_end))
+        surprisals.append(_slice_line(len(line), bits[at:], entropy[at:], has_end=has_end))
         at += len(line) + 1
     return surprisals
 
@@ -185,7 +185,7 @@ def _predictions(
 _EMPTY = LineSurprisal(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
-def _first(
+def _slice_line(
     n: int, bits: NDArray[np.float32], entropy: NDArray[np.float32], *, has_end: bool
 ) -> LineSurprisal:
     """Return the surprisal of a line: the first n figures, and with `has_end` the next, of its newline."""

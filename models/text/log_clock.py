@@ -115,7 +115,7 @@ def find_clock(lines: Sequence[str], timestamped: Mapping[str, set[int]]) -> Log
     """
     if not lines:
         return None
-    if (elapsed := timestamped.get(_ELAPSED)) and not _recur(lines):
+    if (elapsed := timestamped.get(_ELAPSED)) and not _are_recurring(lines):
         timestamped = {mask: own for mask, own in timestamped.items() if own is not elapsed}
     if len(set[int]().union(*timestamped.values())) >= _MIN_TIMESTAMPED * len(lines):
         masks = frozenset(m for m, own in timestamped.items() if len(own) >= _MIN_TIMESTAMPED * len(lines))
@@ -166,7 +166,7 @@ def _time_of_events(lines: Sequence[str]) -> LogClock | None:
             break
         orders = _orders(of_field)
         has_traces = of_field is times and is_traced and len(orders) >= _MIN_TRACED and not _falls(orders)
-        if has_traces or (_is_everywhere(orders, lines) and rises(orders)):
+        if has_traces or (_is_in_all_parts(orders, lines) and rises(orders)):
             counts = Counter(of_field[n].mask for n in orders)
             masks = frozenset(mask for mask, n in counts.items() if n >= _MIN_OF_TIMES * len(orders))
             return LogClock("time", masks, is_in_most_lines=False)
@@ -182,7 +182,7 @@ def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -
         if len(found) < _MIN_HEADS * len(lines):
             return None
         is_in_most_lines = len(found) >= _MIN_OF_FIELD * len(lines)
-        if rises(_values(found)) and (is_in_most_lines or _is_everywhere(found, lines)):
+        if rises(_values(found)) and (is_in_most_lines or _is_in_all_parts(found, lines)):
             return _counter_clock(found, is_in_most_lines=len(found) >= _MIN_TIMESTAMPED * len(lines))
     return None
 
@@ -217,16 +217,16 @@ def _values(found: Mapping[int, _Number]) -> dict[int, float]:
     return {n: number.value for n, number in found.items()}
 
 
-def _is_everywhere(found: Iterable[int], lines: Sequence[str]) -> bool:
+def _is_in_all_parts(found: Iterable[int], lines: Sequence[str]) -> bool:
     """Return whether all parts of the text have lines with these numbers, and the other lines recur."""
     heads = set(found)
     if len(heads) < _MIN_HEADS * len(lines) or len({n * _PARTS // len(lines) for n in heads}) < _PARTS:
         return False
     others = [line for n, line in enumerate(lines) if n not in heads and _LETTER.search(line)]
-    return len(heads) >= _MIN_COUNTED * len(lines) or _recur(others)
+    return len(heads) >= _MIN_COUNTED * len(lines) or _are_recurring(others)
 
 
-def _recur(lines: Sequence[str]) -> bool:
+def _are_recurring(lines: Sequence[str]) -> bool:
     """Return whether most lines recur apart from their numbers, unlike those of a transcript."""
     forms = Counter(_DIGITS.sub("0", line.strip()) for line in lines)
     return sum(n for n in forms.values() if n > 1) >= _MIN_RECURRING * len(lines)

@@ -88,7 +88,7 @@ def test_times_and_lengths_are_as_stated() -> None:
         f"{connections.UNREAD_S:.0f} seconds for each {connections.MIN_READ_BYTES >> 10} KiB"
     ]
     assert times["a connection without traffic, whose client has vanished"] == [
-        f"{connections.VANISHED_S} seconds"
+        f"{connections.KEEPALIVE_TIMEOUT_S} seconds"
     ]
     header = f"{connections.MAX_HEADER_BYTES >> 10} KiB, {connections.MAX_HEADERS} fields"
     assert rows("Memory")["the header of a request"][0].startswith(header)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import main
-from benchmarks.texts import HELD_OUT, Halves
+from benchmarks.texts import HELD_OUT, SplitText
 from models.config import PRESETS
 from worker.prepared_text import Text
 
@@ -38,7 +38,7 @@ def test_both_train_and_the_last_line_is_json(text: Path, capsys: pytest.Capture
 
 
 def test_the_text_is_cut_as_the_worker_cuts_it(text: Path) -> None:
-    halves = Halves.read(text)
+    halves = SplitText.read(text)
     theirs = Text.split(text.read_bytes().decode(), validation_fraction=HELD_OUT)
     assert halves.vocabulary == theirs.vocabulary
     assert np.array_equal(halves.train, theirs.train)
@@ -68,7 +68,7 @@ def test_char_rnn_learns_and_slows_down_after_the_tenth_epoch(tmp_path: Path) ->
 
     path = tmp_path / "text.txt"
     path.write_text("to be or not to be\n" * 20)
-    recipe = Recipe(Halves.read(path))
+    recipe = Recipe(SplitText.read(path))
     windows = recipe.rows.windows_per_epoch
     losses = [recipe.step() for _ in range(10 * windows - 1)]
     assert recipe.optimizer.param_groups[0]["lr"] == RATE

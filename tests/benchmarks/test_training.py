@@ -19,7 +19,7 @@ THEIRS = {"torch", "torch, bfloat16"}
 
 
 def test_everybody_takes_part_and_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    training._say_absent.cache_clear()  # another test may have had it said
+    training._print_missing.cache_clear()  # another test may have had it said
     main(["--networks", "2x5/3", "--rounds", "2", "--seconds", "0.01"])
     printed = capsys.readouterr()
     result = json.loads(printed.out.splitlines()[-1])

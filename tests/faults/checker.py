@@ -109,7 +109,7 @@ class Checker:
 
     def _models(self) -> Iterator[str]:
         models = Models(self.blobs)
-        cards, damaged = models.survey()
+        cards, damaged = models.scan()
         for model in damaged:
             yield f"model {model.reference} is damaged: {model.reason}"
         for card in cards:

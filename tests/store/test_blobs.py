@@ -5,7 +5,7 @@ import obstore
 import pytest
 
 from models.errors import StorageFull, Unavailable
-from store.blobs import Blobs, as_domain_error, at_most
+from store.blobs import Blobs, as_domain_error, read_limited
 from store.open_blobs import open_blobs
 
 
@@ -97,7 +97,7 @@ def test_no_more_than_one_byte_beyond_the_limit_is_read(
     chunks: list[bytes], max_bytes: int, expected: list[bytes]
 ) -> None:
     left = iter(chunks)
-    assert list(at_most(left, max_bytes)) == expected
+    assert list(read_limited(left, max_bytes)) == expected
     assert list(left) == chunks[len(expected) :], "what follows is not read"
 
 

@@ -275,12 +275,12 @@ def test_of_a_file_that_is_larger_than_its_card_says_no_more_is_read(
     blobs.write(f"model_files/{card.id}/model.onnx", b"graph" * 100)
     read: list[int] = []
 
-    def at_most(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
-        for chunk in store.blobs.at_most(chunks, max_bytes):
+    def read_limited(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+        for chunk in store.blobs.read_limited(chunks, max_bytes):
             read.append(len(chunk))
             yield chunk
 
-    monkeypatch.setattr("store.models.at_most", at_most)
+    monkeypatch.setattr("store.models.read_limited", read_limited)
     for cache in (None, ModelFileCache(tmp_path / "cache", max_bytes=1000)):
         read.clear()
         with pytest.raises(Unavailable) as caught:
@@ -340,15 +340,15 @@ def test_a_damaged_card_blocks_neither_its_name_nor_the_others(
     assert models.publish(_card(number=3), FILES, attempt=1).reference == "m@3"
     assert models.rename("m@1", "other").id == first.id
     assert models.rename("other", "m").reference == "m@4"
-    cards, [damaged] = models.survey()
+    cards, [damaged] = models.scan()
     assert [card.reference for card in cards] == ["m@3", "m@4"]
     assert damaged.reference == "m@2" and "model_cards/m/000002.json" in damaged.reason
-    models.survey()
+    models.scan()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     with pytest.raises(Unavailable):
         models.rename("m@2", "elsewhere")
     assert models.delete("m@2") == "m@2"
-    assert models.survey()[1] == []
+    assert models.scan()[1] == []
     assert blobs.paths(f"model_files/{second.id}")  # for nobody can tell any more whose they are
 
 

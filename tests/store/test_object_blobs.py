@@ -404,7 +404,7 @@ def read_with_pauses(
 
     monkeypatch.setattr("store.object_blobs.time.monotonic", lambda: now[0])
     monkeypatch.setattr("store.object_blobs.time.sleep", sleep)
-    monkeypatch.setattr(memory, "_rest", lambda *_: download)
+    monkeypatch.setattr(memory, "_get_from", lambda *_: download)
     return list(memory._chunks("x", download, 7)), pauses
 
 

@@ -171,7 +171,7 @@ class RegistryMachine(RuleBasedStateMachine):
             for version, model in self.listed(name).items()
         }
         for models in self.processes:
-            cards, damaged = models.survey()
+            cards, damaged = models.scan()
             assert {(card.reference, card.id) for card in cards} == expected and not damaged
 
     @invariant()

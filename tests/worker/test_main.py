@@ -24,7 +24,7 @@ from tests.s3_server import S3Server
 from tests.waiting import eventually
 from tests.worker.test_tasks import World, _children
 from worker import main
-from worker.main import memory_kills
+from worker.main import count_memory_kills
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,9 +214,9 @@ def test_signal_that_kills_the_child_is_remembered(outage: Outage) -> None:
 
 
 def test_kills_for_want_of_memory_are_counted_where_the_kernel_tells() -> None:
-    before = memory_kills()
+    before = count_memory_kills()
     assert before >= 0
-    assert memory_kills() >= before
+    assert count_memory_kills() >= before
 
 
 def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

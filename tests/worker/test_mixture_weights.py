@@ -8,9 +8,9 @@ from models.kernels.mixture_arguments import (
     BY_CONTEXT,
     CONTEXTS,
     FEATURES,
+    HISTORY_MATCH_BOOSTS,
     MATCH_BOOSTS,
     MATCH_ID,
-    REPEAT_BOOSTS,
     RESUMED_BOOSTS,
     WEIGHTS,
     Experts,
@@ -89,8 +89,8 @@ def test_gradients_are_those_of_the_loss() -> None:
     assert len(checked) > 10
     for parts in (
         range(CONTEXTS * 2),
-        range(MATCH_BOOSTS, REPEAT_BOOSTS),
-        range(REPEAT_BOOSTS, RESUMED_BOOSTS),
+        range(MATCH_BOOSTS, HISTORY_MATCH_BOOSTS),
+        range(HISTORY_MATCH_BOOSTS, RESUMED_BOOSTS),
     ):
         assert set(parts) & set(checked.tolist())
     for i in checked:
@@ -162,7 +162,7 @@ def test_records_have_no_repetitions() -> None:
     text = text_of(PROSE.replace(" ", "\n"))
     made = Mixture.make(network_for(text), text, is_records=True)
     assert made.has_learned_weights
-    assert not made.experts.weights[REPEAT_BOOSTS:RESUMED_BOOSTS].any()
+    assert not made.experts.weights[HISTORY_MATCH_BOOSTS:RESUMED_BOOSTS].any()
     assert made.experts.weights[RESUMED_BOOSTS + 1 :].all()
     assert made.experts.weights[:MATCH_BOOSTS].all()
     assert not made.experts.adaptation.any()

@@ -63,7 +63,7 @@ def test_all_rows_restart_at_the_start_of_every_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "at_most", "replicas"), [(7, 4, 1), (7, 7, 7), (6, 4, 3), (4, 4, 4), (4, 3, 2), (1, 8, 1)]
+    ("rows", "max_replicas", "replicas"), [(7, 4, 1), (7, 7, 7), (6, 4, 3), (4, 4, 4), (4, 3, 2), (1, 8, 1)]
 )
-def test_replicas_have_equally_many_rows_each(rows: int, at_most: int, replicas: int) -> None:
-    assert replicas_of(rows, at_most=at_most) == replicas
+def test_replicas_have_equally_many_rows_each(rows: int, max_replicas: int, replicas: int) -> None:
+    assert replicas_of(rows, max_replicas=max_replicas) == replicas

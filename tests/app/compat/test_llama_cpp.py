@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.compat.llama_cpp import MIN_CONTEXT_CHARACTERS, recent
+from app.compat.llama_cpp import MIN_CONTEXT_CHARACTERS, recent_context
 from app.settings import ApiSettings
 from tests.app.fakes import ENDLESS, SLOW_S, publish
 from tests.app.service import Service, error_of, serving_real, until
@@ -154,19 +154,19 @@ def test_wrong_fields_are_422_and_named(http: httpx.Client, wrong: dict[str, Any
 
 
 def test_short_context_is_complete() -> None:
-    assert recent("") == "" and recent("ab\n" * 600) == "ab\n" * 600
+    assert recent_context("") == "" and recent_context("ab\n" * 600) == "ab\n" * 600
 
 
 def test_long_text_is_read_from_a_line_on() -> None:
     lines = [f"line {i} {'x' * (i % 40)}\n" for i in range(500)]
     text = "".join(lines)
-    found = recent(text)
+    found = recent_context(text)
     assert text.endswith(found) and found.startswith("line ")
     assert MIN_CONTEXT_CHARACTERS <= len(found) <= 2 * MIN_CONTEXT_CHARACTERS
 
 
 def test_one_endless_line_is_read_whole() -> None:
-    assert recent("x" * 10_000) == "x" * 10_000
+    assert recent_context("x" * 10_000) == "x" * 10_000
 
 
 def test_context_start_is_stable_while_the_window_moves() -> None:
@@ -175,6 +175,6 @@ def test_context_start_is_stable_while_the_window_moves() -> None:
     starts = []
     for cursor in range(200, 400):
         window = "".join(lines[cursor - 150 : cursor])  # as editors send it
-        starts.append(recent(window)[:20])
+        starts.append(recent_context(window)[:20])
     changes = sum(a != b for a, b in pairwise(starts))
     assert changes < 40  # of 200 lines typed

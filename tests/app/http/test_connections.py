@@ -16,9 +16,9 @@ import pytest
 
 from app.http.connections import (
     INVALID_REQUEST_FILTER,
+    KEEPALIVE_TIMEOUT_S,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
-    VANISHED_S,
     BoundedHttpProtocol,
     InvalidRequestFilter,
     default_max_connections,
@@ -244,7 +244,7 @@ def test_connection_of_a_client_that_has_vanished_is_noticed(service: Service) -
             kernel.getsockopt(socket.IPPROTO_TCP, option)
             for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         )
-        assert idle + interval * probes == VANISHED_S
+        assert idle + interval * probes == KEEPALIVE_TIMEOUT_S
 
 
 def test_connections_without_a_header_are_replaced_first_and_served_ones_never(settings: ApiSettings) -> None:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from app.services import event_feeds
-from app.services.event_feeds import WINDOW, Feeds, News, Numbered
+from app.services.event_feeds import WINDOW, Feeds, NewEvents, Numbered
 from models.errors import Unavailable
 
 
@@ -29,12 +29,12 @@ class FakeSource:
         self.reads += 1
         return [(number, {}) for number in range(after + 1, self.last + 1)][:limit]
 
-    def poll(self, after: int) -> News:
+    def poll(self, after: int) -> NewEvents:
         self.polls += 1
         if self.error:
             raise self.error
         end = self.end  # before the events, as they are written before it
-        return News([(number, {}) for number in range(after + 1, self.last + 1)], end)
+        return NewEvents([(number, {}) for number in range(after + 1, self.last + 1)], end)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from app.services.event_messages import FIRST_LOOK_S
+from app.services.event_messages import FIRST_LOOKBACK_S
 from models.errors import Unavailable
 from store.events import EVENT_TYPES
 from store.jobs import JobError, JobStatus
@@ -172,7 +172,7 @@ def test_when_redis_loses_its_data_the_last_day_is_sent_again_with_the_same_ids(
     world.run()
     assert [request.headers["webhook-id"] for request in receiver.requests] == [*ids, *ids]
     world.redis.flushdb()
-    world.run(after_s=FIRST_LOOK_S + LEASE_S)
+    world.run(after_s=FIRST_LOOKBACK_S + LEASE_S)
     assert len(receiver.requests) == 2 * len(ids)
 
 

@@ -130,7 +130,7 @@ def test_cancelled_calls_give_back_their_threads_and_places() -> None:
 def test_functions_without_a_limiter_of_their_own_use_the_default() -> None:
     async def run() -> float:
         threads = FairThreads(3, per_client=2)
-        threads.use_by_default()
+        threads.set_as_default()
         CLIENT.set("someone")
         return await anyio.to_thread.run_sync(lambda: threads.borrowed_tokens)
 

@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.services import job_events
-from app.services.event_feeds import News
+from app.services.event_feeds import NewEvents
 from app.services.job_events import JobEventSource, events_so_far
 from store.jobs import Job, JobStatus
 from tests.store.test_jobs import REQUEST
@@ -67,7 +67,7 @@ def test_polling_gets_new_events_and_ends_with_the_final_job(monkeypatch: pytest
     assert [number for number, _ in source.read(0, 1)] == [1]
     assert [number for number, _ in source.poll(2).events] == [3]
     live.is_down = True
-    assert source.poll(3) == News()
+    assert source.poll(3) == NewEvents()
     news = source.poll(3)
     assert [number for number, _ in news.events] == [4]
     assert isinstance(news.end, Job) and news.end.status is JobStatus.SUCCEEDED

@@ -67,7 +67,7 @@ def made(**parts: Any) -> Metrics:
         "live": SimpleNamespace(
             progress={"job_1": PROGRESS}.get, attempts=lambda: {("failed", "diverged"): (2, 61.5)}
         ),
-        "models": SimpleNamespace(survey=lambda: ([], ["damaged"])),
+        "models": SimpleNamespace(scan=lambda: ([], ["damaged"])),
         "queue": SimpleNamespace(waiting=lambda: ["job_1"], live_workers=lambda: 3),
         "engines": engines,
         "rates": RateLimits("redis://127.0.0.1:1/0"),
@@ -168,7 +168,7 @@ def test_without_storage_or_redis_the_other_gauges_remain() -> None:
     gone = Unavailable("gone")
     without_storage = metrics(
         jobs=SimpleNamespace(all=raising(gone), blobs=SimpleNamespace(free_bytes=raising(gone))),
-        models=SimpleNamespace(survey=raising(OSError())),
+        models=SimpleNamespace(scan=raising(OSError())),
     )
     assert "nextchar_storage_up 0.0" in without_storage and "nextchar_queue_depth 1.0" in without_storage
     assert "nextchar_jobs{" not in without_storage and "nextchar_damaged_records{" not in without_storage

@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 
 from models.kernels.mixture_arguments import (
     CONTEXTS,
-    HISTORY,
+    HISTORY_CHARACTERS,
+    HISTORY_MATCH_BOOSTS,
+    HISTORY_MATCH_CHARACTERS,
     LENGTHS,
     MATCH_BOOSTS,
     MATCH_CHARACTERS,
     MAX_MATCH,
     MAX_RECENT,
     ORDER,
-    REPEAT_BOOSTS,
-    REPEAT_CHARACTERS,
     RESUMED_BOOSTS,
     WEIGHTS,
     Experts,
@@ -100,11 +100,11 @@ class SlowMixture:
         if is_repeated:
             self.repeat = repeat, min(repeated + 1, MAX_MATCH)
             return
-        past = self.read[-HISTORY:]
+        past = self.read[-HISTORY_CHARACTERS:]
         found = [(common_suffix(past[:end], past), end) for end in range(1, len(past))]
         longest = max(found, default=(0, 0))
         self.repeat = (0, 0)
-        if longest[0] >= REPEAT_CHARACTERS:
+        if longest[0] >= HISTORY_MATCH_CHARACTERS:
             self.repeat = len(past) - longest[1], longest[0]
 
     def resume(self, character: str) -> None:
@@ -125,7 +125,7 @@ class SlowMixture:
         context, ngrams = self.ngrams()
         columns = np.zeros((5, self.vocabulary_size))  # what each of five weights is multiplied with
         columns[0], columns[1, 1:] = network, ngrams
-        indices = [2 * context, 2 * context + 1, MATCH_BOOSTS, REPEAT_BOOSTS, RESUMED_BOOSTS]
+        indices = [2 * context, 2 * context + 1, MATCH_BOOSTS, HISTORY_MATCH_BOOSTS, RESUMED_BOOSTS]
         if self.match[0]:
             columns[2, self.vocabulary.encode(self.text[self.match[0]])[0]] = 1
             indices[2] += length_bucket(self.match[1])
@@ -173,7 +173,7 @@ class SlowMixture:
 
     def places(self) -> list[tuple[str, int]]:
         """Return what followed the last characters in the history, and how many of them are the same."""
-        past = self.read[-HISTORY:]
+        past = self.read[-HISTORY_CHARACTERS:]
         found = [
             (past[end], min(ORDER - 1, common_suffix(past[:end], past)))
             for end in range(len(past) - 1, 1, -1)

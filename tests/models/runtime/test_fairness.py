@@ -1,4 +1,4 @@
-from models.runtime.fairness import PATIENCE, fair_order
+from models.runtime.fairness import ARRIVALS_PER_DOUBLING, fair_order
 from models.runtime.generation import GenerationRequest, ScheduledRequest
 from models.runtime.requests import CompletionRequest
 from models.text.vocabulary import Vocabulary
@@ -38,8 +38,8 @@ def test_work_of_the_same_magnitude_is_served_in_order_of_arrival() -> None:
 
 def test_a_long_request_is_not_overtaken_for_ever() -> None:
     oldest, long = scheduled(0, "", 10_000), scheduled(1, "", 1_000)
-    short = [scheduled(i, "", 60) for i in range(2, 8 * PATIENCE)]
+    short = [scheduled(i, "", 60) for i in range(2, 8 * ARRIVALS_PER_DOUBLING)]
     order = order_of(oldest, long, *short)
     assert order[:2] == [0, 2]
     # A prompt of one character and 1,000 new ones are four powers of two above 61: four times as patient.
-    assert order.index(1) == 4 * PATIENCE
+    assert order.index(1) == 4 * ARRIVALS_PER_DOUBLING

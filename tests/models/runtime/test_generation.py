@@ -49,7 +49,7 @@ def take(completion: Completion, text: str) -> str | None:
     """Take characters, each of a probability of a half; return the finish reason."""
     for character in text:
         completion.logprobs.append(math.log(0.5))
-        if reason := completion.take(ID_OF[character], LOGITS):
+        if reason := completion.append(ID_OF[character], LOGITS):
             return reason
     return None
 
@@ -199,9 +199,9 @@ def test_taking_many_characters_is_taking_each(options: dict[str, Any]) -> None:
     assert take(one, text) == "length"
     ids = [ID_OF[character] for character in text]
     other.logprobs = [math.log(0.5)] * 8
-    assert other.take_all(ids[:3], np.tile(LOGITS, (3, 1))) is None
+    assert other.extend(ids[:3], np.tile(LOGITS, (3, 1))) is None
     assert (other.last_id, other.remaining) == (ids[2], 5)
-    assert other.take_all(ids[3:], np.tile(LOGITS, (5, 1))) == "length"
+    assert other.extend(ids[3:], np.tile(LOGITS, (5, 1))) == "length"
     assert other.last_id == one.last_id == ids[-1]
     for completion in (one, other):
         completion.finish("length")
@@ -215,7 +215,7 @@ def test_taking_many_characters_is_taking_each(options: dict[str, Any]) -> None:
 def test_taking_many_characters_ends_at_a_stop_string() -> None:
     [completion], events = begun(max_characters=9, stop=("bc",))
     ids = [ID_OF[character] for character in "aabcab"]
-    assert completion.take_all(ids, np.tile(LOGITS, (6, 1))) == "stop"
+    assert completion.extend(ids, np.tile(LOGITS, (6, 1))) == "stop"
     completion.finish("stop")
     assert "".join(e.text for e in events if isinstance(e, Piece)) == "aa"
 
@@ -230,7 +230,7 @@ def test_random_numbers_are_those_of_the_position_however_they_are_taken() -> No
             assert completion.next_uniform() == expected[at]
             assert completion.next_uniforms(size) == expected[at : at + size]
             assert completion.next_uniform() == expected[at]
-            completion.take_all([1] * size, np.tile(LOGITS, (size, 1)))
+            completion.extend([1] * size, np.tile(LOGITS, (size, 1)))
     [greedy], _ = begun(temperature=0.0)
     assert greedy.next_uniform() == 0 and greedy.next_uniforms(3) == [0, 0, 0]
 
@@ -238,9 +238,9 @@ def test_random_numbers_are_those_of_the_position_however_they_are_taken() -> No
 def test_a_completion_is_unsure_above_its_entropy() -> None:
     p = np.array([1, 1, 2, 3, 1]) / 8
     entropy = float(-(p * np.log2(p)).sum())
-    for margin, is_unsure in ((-1e-3, True), (1e-3, False)):
+    for margin, is_uncertain in ((-1e-3, True), (1e-3, False)):
         [completion], _ = begun(until="confidence", confidence_bits=entropy + margin)
-        assert completion.is_unsure(LOGITS) == is_unsure
+        assert completion.is_uncertain(LOGITS) == is_uncertain
 
 
 def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion() -> None:

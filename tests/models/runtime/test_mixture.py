@@ -13,13 +13,13 @@ from models.errors import Unavailable
 from models.kernels.mixture_arguments import (
     ADAPTATION,
     GROUPS,
-    HISTORY,
+    HISTORY_CHARACTERS,
+    HISTORY_MATCH_BOOSTS,
     MATCH_AT,
     MATCH_BOOSTS,
     MAX_ADAPTED_VOCABULARY,
     MAX_RECENT,
     RECENT_WEIGHT,
-    REPEAT_BOOSTS,
     RESUMED_BOOSTS,
     SHIFTS,
     STATE_COLUMNS,
@@ -186,7 +186,7 @@ def test_long_texts_are_read_as_steps_are(units: list[int]) -> None:
 
 
 def test_repetitions_are_found_within_the_history_only() -> None:
-    network, filler = float32(), "on the mat " * (HISTORY // 11 + 1)
+    network, filler = float32(), "on the mat " * (HISTORY_CHARACTERS // 11 + 1)
     for between, is_found in ((filler[:200], True), (filler, False)):
         _, state = network.step(ids_of("AgfpyAgfpy" + between + "Agfp"), network.initial_state())
         distance = read_by_experts(network, state)[MATCH_AT + 2]
@@ -211,7 +211,7 @@ def test_a_match_goes_on_after_an_error() -> None:
     wrong = []
     for boost in (0, 9):
         weights = np.zeros(WEIGHTS, np.float32)
-        weights[MATCH_BOOSTS:REPEAT_BOOSTS] = 9
+        weights[MATCH_BOOSTS:HISTORY_MATCH_BOOSTS] = 9
         weights[RESUMED_BOOSTS:] = boost
         experts = experts_of(vocabulary.encode(text), weights, size=len(vocabulary), adaptation=mixture.FIXED)
         network = make_mixture(alone, experts)

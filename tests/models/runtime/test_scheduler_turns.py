@@ -60,7 +60,7 @@ class Turns:
 
     def turn(self) -> None:
         assert self.scheduler._receive()
-        self.scheduler._turn()
+        self.scheduler._run_once()
 
     def turns_until(self, kind: type, request: GenerationRequest) -> None:
         for _ in range(100):
@@ -220,7 +220,7 @@ def test_the_network_may_generate_by_itself_when_there_is_nothing_else(
     assert may == [True]
     assert turns.scheduler._receive()
     turns.scheduler._inbox.put(None)
-    turns.scheduler._turn()
+    turns.scheduler._run_once()
     assert may == [True, False], "something came"
     turns.submit("abcdefghij" * 500)
     turns.turn()

@@ -35,7 +35,7 @@ class AliasCalls(Connection):
             alias: its alias.
             version: that the alias points to from then on.
             max_bits_per_character: the most that the version's held-out text may cost.
-            max_regression_bits: by how many it may be worse than the version where the alias is.
+            max_regression_bits: by how many it may be worse than the alias's current version.
             max_prompt_regression_bits: likewise on the recorded prompts of the model: a shadow run.
             calibration: whether the version must have a calibration.
 
