@@ -27,7 +27,6 @@ from store.blobs import domain_errors
 from store.corpora import Corpora
 from store.temporary import temporary_file
 
-MIN_CACHE_BYTES = 64 << 20
 _CHUNKS = 1024  # that fit into the smallest cache; more than the rows of a job
 _MAX_CHUNK_BYTES = 1 << 20
 
@@ -37,7 +36,7 @@ class CorpusChunks:
     """The chunks of a stored corpus.
 
     Attributes:
-        cache_bytes: how much of the ids may be on the local disk; at least MIN_CACHE_BYTES.
+        cache_bytes: how much of the ids may be on the local disk.
         masks: that are applied to the text; then chunks are whole lines.
     """
 

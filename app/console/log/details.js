@@ -10,7 +10,7 @@ const MAX_KEPT = 400;
 const MAX_REQUEST_LINES = 100;
 const MAX_REQUEST_CHARACTERS = 100_000;
 const MAX_VIEW_CHARACTERS = 4_000; // of a line that is requested because it is in view
-export const MAX_DETAIL_CHARACTERS = 20_000; // of a line that is opened; the rest is not requested
+const MAX_DETAIL_CHARACTERS = 20_000; // of a line that is opened; the rest is not requested
 const EXPECTED_CHARACTERS = 6;
 const MAX_EXPECTED_LINE = 5_000;
 

@@ -20,7 +20,7 @@ const MAX_BITS = 2 ** 19 - 1;
 /** @typedef {import('./scored-log.js').ScoredLog} ScoredLog */
 
 /** Return a function that says whether a row is in what the filter selects, flagged or not. @param {Filter} filter */
-export function inFilter(log, { matches, template, range, positions }) {
+function inFilter(log, { matches, template, range, positions }) {
   return (row) =>
     (template === null || log.template[row] === template) &&
     (range === null || (positions[row] >= range[0] && positions[row] <= range[1])) &&
