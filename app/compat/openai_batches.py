@@ -97,7 +97,7 @@ def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchB
 
 @router.post("/{batch_id}/cancel", responses=NOT_422 | error_responses(404, 409, 503))
 def cancel_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
-    """Cancel a batch; what has run by then is in its files."""
+    """Cancel a batch; its files have the responses of the requests that have run by then."""
     return _body(services, services.batch_control.cancel(_get(services, access, batch_id)))
 
 

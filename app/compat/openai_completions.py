@@ -110,7 +110,7 @@ async def create_completion_with_model(
     body: OpenAICompletionCreate,
     model: Annotated[str, Path(max_length=128, description="Overrides the body's.")],
 ) -> Response:
-    """Do the same with the model in the path, for clients that only let one configure a base URL."""
+    """Do the same with the model in the path, for clients in which only a base URL can be configured."""
     return await create_completion(services, request, body.model_copy(update={"model": model}))
 
 

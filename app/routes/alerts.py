@@ -84,7 +84,7 @@ def export_alerts(
     model: str,
     format: Literal["json", "csv"] = "json",  # noqa: A002
 ) -> Response:
-    """Get all alerts with acknowledgements and labels; as JSON also the suppressions."""
+    """Get all alerts with their acknowledgements and labels; the JSON format also has the suppressions."""
     name = access.model_name(model)
     alerts = services.alerts.all(name)
     if format == "csv":
@@ -113,7 +113,7 @@ def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, aler
 def label_alert(
     services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
 ) -> AlertBody:
-    """Record what an alert is. `normal` lowers the score of its lines from now on."""
+    """Label an alert as normal or as an incident. `normal` lowers the score of its lines from now on."""
     name = access.model_name(model)
     return alert_body(services.alerts.label(name, alert, body.label, by=access.key_name))
 
@@ -147,7 +147,7 @@ def list_suppressions(
 def create_suppression(
     request: Request, services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
 ) -> SuppressionBody:
-    """Suppress the alerts that match patterns, also ones not seen yet, until a time."""
+    """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
     made = services.alerts.decisions.suppress(
         name,

@@ -41,7 +41,7 @@ def list_aliases(
 
 @router.get("/{alias}", responses=_ERRORS)
 def get_alias(services: ServicesDep, model: str, alias: str) -> AliasWithHistory:
-    """Get an alias with its history, also if it is deleted."""
+    """Get an alias with its history, even if it is deleted."""
     return _with_history(services.models.aliases.history(_name(model), alias))
 
 
@@ -49,7 +49,7 @@ def get_alias(services: ServicesDep, model: str, alias: str) -> AliasWithHistory
 async def set_alias(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alias: str, body: AliasSet
 ) -> AliasBody:
-    """Move an alias to a version, or make it, if the version meets what is required.
+    """Move an alias to a version, or create it, if the version meets the requirements.
 
     A shadow run is long: it is limited as evaluations are, and ends when the client disconnects.
     """

@@ -159,7 +159,10 @@ async def _added(
 async def import_corpus(
     services: ServicesDep, access: AccessDep, response: Response, body: CorpusSource
 ) -> CorpusBody:
-    """Read files in an object store as one corpus, in order of their paths. The response comes at the end."""
+    """Read files in an object store as one corpus, in order of their paths.
+
+    The response is sent when all are read.
+    """
     if body.name is not None:
         access.check_corpus_name(check_name(body.name))
     access.check_is_unlimited("it may not read from the object store")
@@ -184,7 +187,7 @@ def get_corpus(access: AccessDep, corpus: str) -> CorpusBody:
 
 @router.patch("/{corpus}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
 def change_corpus(request: Request, access: AccessDep, corpus: str, body: CorpusChange) -> CorpusBody:
-    """Set the kind of a corpus, which decides how jobs that name none split it. The text stays."""
+    """Set the kind of a corpus, which decides how jobs that set no kind split it. The text is unchanged."""
     changed = access.set_corpus_kind(corpus, body.kind)
     set_audit_details(request, about=f"{_PATH}/{changed.id}")
     return CorpusBody.model_validate(changed)

@@ -128,7 +128,7 @@ async def ingest_lines_of_agent(
     query: Annotated[IngestQuery, Query()],
     idempotency_key: IdempotencyKey = None,
 ) -> IngestBody:
-    """Accept lines of a log agent, to be scored soon. They are on disk when this call returns."""
+    """Accept lines of a log agent, to be scored in the background. They are on disk when the call returns."""
     gunzip = gunzip_of(request.headers.get("content-encoding", "identity"))
     media_type, data = content_type(request.headers), await request.body()
     sender = Sender(client_of(request), idempotency_key)
@@ -147,7 +147,7 @@ def get_ingest(services: ServicesDep, model: str) -> IngestStatusBody:
 
 @router.get("/v1/models/{model}/ingest/settings", responses=error_responses(404, 422, 503))
 def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) -> IngestSettingsBody:
-    """Get the settings of the lines that are sent to a model, with their history."""
+    """Get a model's settings for ingested lines, with their history."""
     return services.ingest.settings_of(access.model_name(model))
 
 
@@ -158,7 +158,7 @@ def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) ->
 def change_ingest_settings(
     request: Request, services: ServicesDep, access: AccessDep, model: str, body: IngestSettingsChange
 ) -> IngestSettingsBody:
-    """Change the settings of the lines that are sent to a model, also of those that wait."""
+    """Change a model's settings for ingested lines, including lines that wait."""
     name = access.model_name(model)
     services.ingest.settings.change(name, body.recalibrate, by=access.key_name)
     set_audit_details(request, about=f"/v1/models/{name}/ingest/settings", to=body.recalibrate)
@@ -167,7 +167,7 @@ def change_ingest_settings(
 
 @router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
 def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
-    """Delete the lines that wait."""
+    """Delete the waiting lines."""
     return IngestDropped(model=model, dropped=services.ingest.drop(model))
 
 
@@ -189,7 +189,7 @@ async def get_flagged_lines(
     limit: Annotated[int, Query(ge=1, le=MAX_FLAGGED_KEPT, description="The most lines in a page.")] = 1000,
     last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
 ) -> Response | Page[FlaggedLine]:
-    """Get the lines that were flagged last, as a list; or as a stream, as they are flagged."""
+    """Get the newest flagged lines, as a list; or follow them as a stream."""
     await anyio.to_thread.run_sync(services.ingest.check_known, model)
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):

@@ -126,13 +126,13 @@ def cancel_job(
 
 @router.post("/{job}/pause", responses=_CHANGED)
 def pause_job(services: ServicesDep, access: AccessDep, job: str, response: Response) -> JobBody:
-    """Pause a job; `resume` continues it from where it was."""
+    """Pause a job; `resume` continues it where it paused."""
     return _changed(services, services.job_control.pause(access.get_job(job).id), response)
 
 
 @router.post("/{job}/resume", responses=error_responses(404, 409, 422, 503, 507))
 def resume_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
-    """Queue a paused or failed job again; it continues from its last checkpoint, if that is kept."""
+    """Queue a paused or failed job again; it continues from its last checkpoint, if that still exists."""
     return services.job_bodies.one(creation.resume_job(services.job_control, access, job))
 
 

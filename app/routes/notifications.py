@@ -32,7 +32,7 @@ _ERRORS = error_responses(404, 422, 503)
 async def create_target(
     request: Request, services: ServicesDep, access: AccessDep, body: TargetCreate
 ) -> TargetBody:
-    """Report alerts or other events from now on. The response has a webhook's secret, once."""
+    """Create a target to which alerts or other events are reported. Only this response has its secret."""
     access.check_is_unlimited(_UNLIMITED)
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
     made = await run_in_threadpool(
@@ -60,7 +60,7 @@ def list_targets(
 
 @router.get("/{target}", responses=_ERRORS)
 def get_target(services: ServicesDep, access: AccessDep, target: str) -> TargetBody:
-    """Get a notification target, with how it works."""
+    """Get a notification target, with its last success and error and the number of waiting messages."""
     access.check_is_unlimited(_UNLIMITED)
     return _target_body(services, services.notification_targets.get(target))
 
@@ -113,7 +113,7 @@ def list_deliveries(
 
 @router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
 def replay_delivery(services: ServicesDep, access: AccessDep, target: str, delivery: str) -> DeliveryBody:
-    """Send a message again that was given up or waits: it has all its attempts, and is due now."""
+    """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
     access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
     replayed = services.notifications.replay(found.id, delivery)

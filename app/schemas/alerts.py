@@ -94,11 +94,10 @@ class AlertBody(BaseModel):
     last_seen: float
     first_line_time: float | None = Field(description="The earliest time in a line, if one could be read.")
     last_line_time: float | None
-    score: float = Field(description="The highest of its lines.")
-    p_value: float = Field(description="The lowest of its lines.")
+    score: float = Field(description="The highest score of its lines.")
+    p_value: float = Field(description="The lowest p-value of its lines.")
     estimated_p_value: float = Field(
-        description="The same, estimated below 1 / (n + 1) too, which bounds p-values by the number of"
-        " calibration lines."
+        description="The p-value, estimated also below 1 / (n + 1), the lowest with n calibration lines."
     )
     interval_s: float
     counts: list[int] = Field(description="Lines per interval of `interval_s` seconds since `first_seen`.")
@@ -115,8 +114,8 @@ class AlertPage(Page[AlertBody]):
     """A page of alerts, most recently seen first."""
 
     evicted: int = Field(
-        description="Alerts of the model that were deleted so far because there were too many: the ones not"
-        " seen for longest."
+        description="Alerts of the model that were deleted so far because there were too many: the least"
+        " recently seen ones."
     )
 
 

@@ -71,7 +71,9 @@ class AliasBody(BaseModel):
     id: str = Field(description="The alias; in calls, the model is `name@alias`.")
     object: Literal["alias"] = "alias"
     model: str = Field(description="The model's name.")
-    version: int | None = Field(description="That it points to; null: the alias is deleted.")
+    version: int | None = Field(
+        description="The version that the alias points to; null: the alias is deleted."
+    )
     target: str | None = Field(description="The same as `name@version`.")
     action: Action
     moved_at: float

@@ -170,7 +170,9 @@ class IngestStatusBody(BaseModel):
     waiting: int = Field(description="Accepted and not yet scored.")
     bytes: int = Field(description="Their memory in Redis.")
     oldest_age_s: float | None = Field(description="For how long the oldest of them has waited.")
-    accepted: int = Field(description="Since the first line, as the counters below.")
+    accepted: int = Field(
+        description="Lines accepted since the first one; the counters below count from then, too."
+    )
     scored: int
     flagged: int
     rejected: int = Field(description="Refused because they could not be read.")

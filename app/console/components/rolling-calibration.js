@@ -75,7 +75,7 @@ export function rollingCalibration({ signal }) {
     if (!isChanging) toggle.checked = isOn;
     const rebuilds = rebuildsOf(calibrations);
     state.textContent = stateText(isOn, rebuilds[0]);
-    scope.textContent = `The switch holds for all versions of ${settings.model}.`;
+    scope.textContent = `The switch applies to all versions of ${settings.model}.`;
     const changes = settings.history.map((one) => ({ at: one.changed_at, text: changeText(one) }));
     const all = [...changes, ...rebuilds.map((one) => ({ at: one.at, text: rebuildText(one) }))];
     all.sort((a, b) => b.at - a.at);

@@ -139,7 +139,7 @@ export async function alertsView(page) {
         h(
           "p",
           { class: "small muted" },
-          `There were too many alerts; the ${integer(evicted)} that were not seen for longest were deleted.`,
+          `There were too many alerts; the ${integer(evicted)} least recently seen ones were deleted.`,
         ),
     );
   }

@@ -51,7 +51,7 @@ export async function corpusView({ params, signal }) {
     status,
     corpus.warnings.length > 0 &&
       warningBox(
-        h("p", { class: "strong" }, "This corpus may train badly"),
+        h("p", { class: "strong" }, "This corpus may be hard to learn"),
         corpus.warnings.map((text) => h("p", {}, inlineCode(sentence(text)))),
       ),
     h(
