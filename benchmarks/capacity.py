@@ -1,4 +1,4 @@
-"""What a deployment needs for so many completions per second, and for so many bytes of logs per day.
+"""What a deployment needs for a rate of completions, and for an amount of logs per day.
 
 Measures the CPU time of each part on this machine: of the API's event loop for a request, of the scheduler
 for turns of 1 to 64 sequences, of HAProxy and of Redis for a request, and of the API and of Redis for an
@@ -101,7 +101,7 @@ def measured(saved: SavedModel, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def turn_s(saved: SavedModel, sequences: int) -> float:
-    """Return the seconds of one turn of the scheduler with so many sequences, in process."""
+    """Return the seconds of one step of the scheduler with this many sequences, in process."""
     engine = Engine(saved)
     took = []
     for attempt in range(12):

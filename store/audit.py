@@ -103,7 +103,7 @@ class Audit:
             until: those at or before this time.
 
         Raises:
-            InvalidInput: `after` is no id (code `unknown_cursor`), or more than MAX_READ entries would have
+            InvalidInput: invalid `after` (code `unknown_cursor`), or more than MAX_READ entries would have
                 to be read (code `audit_range_too_large`).
         """
         if after is not None and not is_id("audit", after):

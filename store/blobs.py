@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 20
 """The size of the chunks in which objects are read and written."""
 
 MAX_RECORD_BYTES = 16 << 20
-"""No record has so many."""
+"""Records are smaller; a larger object is damaged."""
 
 
 class StorageRefused(Exception):

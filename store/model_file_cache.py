@@ -54,7 +54,7 @@ class ModelFileCache:
         with self._locked(part):
             if (data := self._copy(path)) is not None:  # downloaded in the meantime
                 with contextlib.suppress(OSError):
-                    part.unlink()  # it was made anew for the lock
+                    part.unlink()  # it was created again for the lock
                 return data
             chunks = download()
             try:

@@ -237,7 +237,7 @@ class ObjectBlobs(Blobs):
 
 
 def _retry_once(call: Callable[[], object], *, is_retryable: Callable[[Exception], bool]) -> None:
-    """Call once more after an error of a request that obstore does not repeat, such as a deletion."""
+    """Retry once after an error of a request that obstore does not repeat, such as a deletion."""
     try:
         call()
     except (BaseError, FileNotFoundError) as error:

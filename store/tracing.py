@@ -29,14 +29,14 @@ _provider: "TracerProvider | None" = None
 
 
 def is_requested() -> bool:
-    """Return whether the environment asks for traces."""
+    """Return whether the environment switches traces on."""
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     has_exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() != "none"
     return has_exporter and not is_disabled and any(os.environ.get(name) for name in _ENDPOINTS)
 
 
 def check_environment() -> None:
-    """Raise ValueError, naming the variable, if the environment asks for what is not possible."""
+    """Raise ValueError, naming the variable, if a setting in the environment is not supported."""
     if not is_requested():
         return
     for name in _ENDPOINTS:
@@ -53,7 +53,7 @@ def check_environment() -> None:
 
 
 def start(service: str) -> None:
-    """Send the spans of this process from now on, if the environment asks for it.
+    """Send the spans of this process from now on, if the environment switches traces on.
 
     Call it once per process, after a fork: a thread sends the spans. `service` names the process unless
     OTEL_SERVICE_NAME does.
@@ -77,7 +77,7 @@ def start(service: str) -> None:
 
 
 def stop() -> None:
-    """Send what is left, for a few seconds at most, and no further spans."""
+    """Send the remaining spans, for a few seconds at most, and no further ones."""
     global _provider
     provider, _provider = _provider, None
     if provider:

@@ -66,7 +66,7 @@ class Mixture:
         return mixture.make_mixture(network, self.experts) if self.experts else network
 
     def bits(self, network: StepNetwork, text: Text, *, characters: int) -> dict[str, float]:
-        """Return the bits per character of so many characters of `text.test`, by each expert.
+        """Return the bits per character of the first `characters` of `text.test`, by each expert.
 
         `mixture` is the mixture, `lstm` the network, `ngram` the n-grams, `without_matches` the mixture of
         both, `without_adaptation` the mixture that does not adapt to what it reads. Without experts there are

@@ -156,7 +156,7 @@ def mask_values_files(request: JobRequest, corpora: Corpora, corpus: Corpus) -> 
 
 
 def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
-    """Yield the lines of the last `mask_values.MAX_CHARACTERS` of so many characters."""
+    """Yield the lines in the last `mask_values.MAX_CHARACTERS` of a text of `characters`."""
     held, skipped = "", max(0, characters - mask_values.MAX_CHARACTERS)
     for piece in pieces:
         kept = piece[skipped:]

@@ -207,7 +207,7 @@ def make_worker(redis: Redis) -> TrainingWorker:
 
 
 def work(redis_url: str, *, max_jobs: int = 0) -> None:
-    """Work until SIGTERM or SIGINT; with `max_jobs` until so many jobs are done or none waits.
+    """Work until SIGTERM or SIGINT; with `max_jobs` until that many jobs have ended or none waits.
 
     After an error, start a new RQ worker. The pauses before that grow while workers fail quickly.
     """

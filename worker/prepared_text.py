@@ -98,7 +98,7 @@ class Text:
         return _part(self.validation, self._middle, len(self.validation))
 
     def before_test(self, characters: int) -> NDArray[np.int32]:
-        """Return the last so many ids, or fewer, of the text before `test`."""
+        """Return the last ids, at most this many, of the text before `test`."""
         if self.is_undivided:
             return self.train[-characters:]
         selection = self.selection[-characters:]

@@ -4,7 +4,7 @@ from models.report import Report
 
 _MAX_UNIGRAM_RATIO = 0.95  # a model above this has learned hardly more than character frequencies
 _MARGIN_BITS = 0.01  # smaller differences are not reported: the printed figures would be equal
-_GOOD_BITS = 0.05  # a text that is predicted this well is no problem
+_GOOD_BITS = 0.05  # a text that is predicted this well is not a problem
 _UNLIKE_RATIO = 1.15  # of the network's bits on both halves of the held-out text; 0.96 to 1.10 is usual
 _UNLIKE_BITS = 0.25
 

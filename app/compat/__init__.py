@@ -1,1 +1,1 @@
-"""Other people's protocols on our engine, so that tools which speak them need no change."""
+"""Protocols of other services, so that their clients work unchanged."""

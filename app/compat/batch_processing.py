@@ -44,7 +44,7 @@ INTERVAL_S = 1.0
 """Interval between two rounds, for which a new batch waits."""
 
 MAX_CONCURRENT_REQUESTS = 16
-"""Requests of a chunk that run at a time, so that other clients get slots of the engine."""
+"""Number of requests of a chunk that run at the same time, so that other clients get slots of the engine."""
 
 _ROUND_S = 5.0  # no chunk is begun after this long, so that new batches are seen
 _IDLE_S = 30.0  # between two lists of the batches while none is created, since a list costs a request

@@ -1,4 +1,4 @@
-"""/infill, /health and /props as llama.vim and llama.vscode ask for them.
+"""/infill, /health and /props as llama.vim and llama.vscode call them.
 
 The models read left to right, so a completion continues the text before the cursor up to the end of the line.
 The text after the cursor, and the context that editors collect from other files, is ignored.

@@ -31,7 +31,7 @@ from models.runtime.requests import Event, Finished, Piece, Usage
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
 
 MAX_CONCURRENT_PROMPTS = 16
-"""Prompts of one request that run at a time, so that other requests get slots of the engine."""
+"""Number of prompts of a request that run at the same time: other requests get slots of the engine, too."""
 
 _QUEUED_EVENTS = 64  # of a stream of several prompts, between the engine and the client
 

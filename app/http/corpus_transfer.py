@@ -204,7 +204,7 @@ class _Sink:
         self._take(self.archive.feed(data) if self.archive else (data,))
 
     def finish(self) -> None:
-        """Give the upload what is left. Raises as `feed`."""
+        """Pass the rest to the upload. Raises as `feed`."""
         if self.archive:
             self._take(self.archive.finish())
             self._upload.files = self.archive.files

@@ -48,7 +48,7 @@ class PageFiles(StaticFiles):
 
 
 def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
-    """Serve the console and the reference. `max_corpus_bytes` is told to it, to refuse before an upload."""
+    """Serve the console and the reference. It gets `max_corpus_bytes`, to refuse files before an upload."""
     files = PageFiles(directory=_FOLDER)
 
     async def console(request: Request) -> Response:

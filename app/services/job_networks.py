@@ -22,7 +22,7 @@ def network_and_recipe(
     """Return the fields of the JobRequest that say which network is trained, and how.
 
     `start` is the model that training starts from, whose network the job has. A network that needs more
-    memory than the limit is no candidate of preset `auto`.
+    memory than the limit is not a candidate of preset `auto`.
 
     Raises:
         InvalidInput: no network fits the memory (code `network_too_large`), the architecture has no presets

@@ -125,7 +125,7 @@ def _masks(
 def _is_masked_by_default(purpose: Purpose | None, kind: TextKind | None) -> bool:
     """Whether a job that does not say which masks it wants gets those suggested for its corpus.
 
-    A log that is said to be another kind gets them only if anomalies are asked for.
+    A log whose kind is set to another one gets them only if the purpose includes anomalies.
     """
     if purpose is None:
         return kind == "log"

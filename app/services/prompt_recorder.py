@@ -54,5 +54,5 @@ class PromptRecorder:
             noted, self._noted = self._noted, {}
         for model, prompts in noted.items():
             self.prompts.add(model, [prompt[-MAX_CHARACTERS:] for prompt in prompts])
-            if not self.is_listed(model):  # checked last: whoever deletes the model now deletes them, too
+            if not self.is_listed(model):  # checked last: a later deletion of the model deletes them, too
                 self.prompts.delete(model)

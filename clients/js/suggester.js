@@ -1,4 +1,4 @@
-/** When to ask for a suggestion, and what to suggest. */
+/** When to request a suggestion, and what to suggest. */
 
 import { sleep } from "./client.js";
 

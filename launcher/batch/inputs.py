@@ -95,7 +95,7 @@ def read_part(part: Part) -> Iterator[tuple[int, bytes]]:
     """Yield the bytes of whole lines of a part, with the offset of each piece in the decompressed file.
 
     Raises:
-        NotFound: the file is gone. DamagedInput: it is no gzip file, or ends too early. Both name it.
+        NotFound: the file is missing. DamagedInput: it is not gzip, or ends too early. Both name it.
         InvalidInput: it has changed since the run began (code `input_changed`).
         Unavailable: the object store does not work.
     """

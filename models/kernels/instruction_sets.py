@@ -98,7 +98,7 @@ def check_level(level: str) -> None:
     """Check a value of NEXTCHAR_ISA; "" is auto.
 
     Raises:
-        UnknownInstructionSetError: it is no level, or one that this processor lacks.
+        UnknownInstructionSetError: it is not a level, or one that this processor lacks.
     """
     if level not in {"", "auto"} and level not in available_levels():
         raise UnknownInstructionSetError(

@@ -6,8 +6,8 @@ The probability of a character c is proportional to
 
 the logarithmic opinion pool that PAQ calls mixing in the logistic domain (Mahoney 2005). A match model finds
 the last occurrence of the characters just read, in the training text or in what the row itself has read, and
-boosts the character that followed there. Where the one in the training text is wrong it is looked up anew,
-and the old one goes on as well, as the resumed match, until it is wrong too often: texts repeat with small
+boosts the character that followed there. Where the one in the training text is wrong a new one is looked up,
+and the old one also continues, as the resumed match, until it is wrong too often: texts repeat with small
 changes. The weights w and v depend on the longest context that the n-grams know, a boost on the length of its
 match. That they also depend on the network's confidence changes nothing (docs/engineering/mixture.md).
 
@@ -120,7 +120,7 @@ def _after_error(quality):  # type: ignore[no-untyped-def]
 def _follow_resumed(text, row, c):  # type: ignore[no-untyped-def]
     """Move the resumed match beyond id c, and begin one where the match in the training text was wrong.
 
-    The better of the two goes on.
+    The better of the two continues.
     """
     at, quality = row[RESUMED_AT], row[RESUMED_QUALITY]
     if at > 0:

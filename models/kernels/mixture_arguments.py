@@ -9,10 +9,10 @@ ORDER = 6
 """Length of the longest n-grams, in characters."""
 
 MATCH_CHARACTERS = 7
-"""A match in the training text begins when so many characters are the same."""
+"""A match in the training text begins when this many characters are the same."""
 
 HISTORY_MATCH_CHARACTERS = 4
-"""A match in a row's own history begins when so many characters are the same; `mixture` compares four."""
+"""A match in a row's own history begins when this many characters are the same; `mixture` compares four."""
 
 HISTORY_CHARACTERS = 2048
 """Characters of its own history that a row keeps."""
@@ -24,7 +24,7 @@ BLOCKS = HISTORY_CHARACTERS // BLOCK - 1
 """Blocks of the history, block 0 the newest. The position of the last character read is in none."""
 
 RECENT_CHARACTERS = 2
-"""The n-grams of the history that count have so many characters and one more, or more."""
+"""The n-grams of the history that count have more than this many characters."""
 
 MAX_RECENT = 32
 """The newest places in the history that add to the n-grams, at most this many."""

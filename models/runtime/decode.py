@@ -101,7 +101,7 @@ class Decode:
             prefill: the prompts being read.
             may_generate: whether nothing else is to be done, so that the network may choose characters by
                 itself for GENERATE_AHEAD_S.
-            is_due_within: whether a deadline passes within so many seconds.
+            is_due_within: whether a deadline passes within a time in seconds.
             end_due: ends the requests whose deadlines have passed, between the calls of a long step. It may
                 remove requests.
 
@@ -151,7 +151,7 @@ class Decode:
     def _step_in_calls(
         self, ids: NDArray[np.int32], state: State, rows: int, end_due: Callable[[], None]
     ) -> tuple[Floats, State]:
-        """Step ids (1, B) from state (B, S), so many rows at a time; `end_due` between the calls."""
+        """Step ids (1, B) from state (B, S), CALL_ROWS rows at a time; `end_due` between the calls."""
         if rows == ids.shape[1]:
             return self._network.step(ids, state)
         parts = []

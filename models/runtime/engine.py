@@ -287,7 +287,9 @@ class Engine:
                 f"model {self.saved.card.reference} has no {precision} weights", param="precision"
             )
         if precision == "int8" and self._cannot_compile:
-            raise Unavailable("int8 cannot be compiled on this machine; ask for float32", code="no_compiler")
+            raise Unavailable(
+                "int8 cannot be compiled on this machine; use precision float32", code="no_compiler"
+            )
         return precision
 
     def _network(self, precision: str, expert: Expert) -> StepNetwork:

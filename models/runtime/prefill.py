@@ -63,7 +63,7 @@ class Prefill:
         self.requests.append(request)
 
     def remove(self, request: ScheduledRequest) -> None:
-        """Stop reading a request's prompt, if it is being read; the same prompt later goes on from there."""
+        """Stop reading a request's prompt, if it is being read; a request that repeats it continues there."""
         if request in self.requests:
             self.requests.remove(request)
             self._cache.insert(request.prefix, request.text, request.position, request.state[0])

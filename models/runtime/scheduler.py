@@ -189,7 +189,7 @@ class Scheduler:
             self._advance()
 
     def _is_due_within(self, seconds: float) -> bool:
-        """Whether a deadline passes within so many seconds."""
+        """Whether a deadline passes within this time."""
         until = time.perf_counter() + seconds
         return any(request.deadline < until for request in (*self._running, *self._backlog.requests))
 
@@ -199,7 +199,7 @@ class Scheduler:
         self._end_due(within_s=(self._decode.call_s if self._decode.sequences else call_s) / 2)
 
     def _end_due(self, *, within_s: float = 0.0) -> None:
-        """End requests that are cancelled or whose deadline passes within so many seconds."""
+        """End requests that are cancelled or whose deadline passes within this time."""
         now = time.perf_counter() + within_s
         ended = [r for r in self._running if r.is_cancelled or r.deadline < now]
         if self._backlog.requests:

@@ -37,7 +37,7 @@ class LineSurprisal:
     Attributes:
         bits: (N,) float32, surprisal of each character.
         entropy: (N,) float32, entropy of each prediction, that is the expected surprisal.
-        has_end: whether the newline after the line was read too; False if the network knows no newline.
+        has_end: whether the newline after the line was read too; False if the vocabulary has no newline.
         end_bits: surprisal of that newline.
         end_entropy: entropy of its prediction.
         ngram_bits: (N,) float32, or (N + 1,) with the newline, surprisal under the model's n-grams; None

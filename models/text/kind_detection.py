@@ -61,7 +61,7 @@ _MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short 
 _MAX_MEDIAN_WORDS = 12
 _MAX_RELATED = 1.3  # words that neighbors have in common, per those that distant lines have
 _NEIGHBORS = 3  # lines after each that it is compared with
-_RARE = 0.02  # of the lines: words in more of them are no sign of a subject
+_RARE = 0.02  # of the lines: words in more of them do not show a subject
 _MIN_RARE_LETTERS = 4
 
 _CLAUSE_ENDS = tuple(".,;:!?\u2026\u2014\u3002\uff0c\uff01\uff1f\uff1b\uff1a\u3001")

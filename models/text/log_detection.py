@@ -81,7 +81,7 @@ class LineSample:
 
     def __init__(self) -> None:
         self._blocks: list[list[str]] = []
-        self._stride = 1  # one block in so many is kept
+        self._stride = 1  # one block in this many is kept
         self._line_number = 0
         self._held = ""  # the start of an incomplete line
 
@@ -181,7 +181,7 @@ def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) 
     """Return the suggested masks in the order of CLASSES; `values` are those without _ADDED."""
     all_values = [value for number, line in enumerate(lines) for value in _values(number, line, _ALL)]
     suggested = {m for m in CLASSES if _drifts(m, all_values if m in _ADDED else values, len(lines))}
-    # A number in most lines that increases is no sign of a log by itself: paragraphs and rows are numbered.
+    # A number in most lines that increases is no proof of a log by itself: paragraphs and rows are numbered.
     evidence = suggested - clock.masks if clock.is_numbering else suggested
     if not evidence and clock.is_in_most_lines and clock.kind == "counter":
         return []

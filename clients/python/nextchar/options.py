@@ -10,7 +10,7 @@ Expert = Literal["mixture", "lstm"]
 
 
 class CompletionOptions(TypedDict, total=False):
-    """The options of a completion; what is left out is as the service has it, see its API reference."""
+    """The options of a completion; defaults are the service's, see its API reference."""
 
     max_characters: int
     n: int
@@ -34,7 +34,7 @@ class CompletionOptions(TypedDict, total=False):
 
 
 class TrainingOptions(TypedDict, total=False):
-    """The options of `train`; what is left out is as the service has it, see its API reference."""
+    """The options of `train`; defaults are the service's, see its API reference."""
 
     preset: Literal["auto", "tiny", "small", "medium", "large"]
     architecture: str

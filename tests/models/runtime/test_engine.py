@@ -360,7 +360,7 @@ def test_float32_answers_if_int8_cannot_be_compiled(monkeypatch: pytest.MonkeyPa
     complete(engine, "a")
     complete(engine, "a", seed=1)
     assert answered_by(engine) == (2, 0)
-    with pytest.raises(Unavailable, match="ask for float32"):
+    with pytest.raises(Unavailable, match="use precision float32"):
         complete(engine, "a", precision="int8")
     assert not engine.has_fast
     engine.close()
