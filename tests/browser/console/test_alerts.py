@@ -204,7 +204,7 @@ def test_rolling_calibration_is_switched_on_and_shows_what_it_learns(
     toggle = card.get_by_role("switch", name="Rolling calibration")
     expect(toggle).not_to_be_checked()
     expect(card).to_contain_text("Off: the calibration stays as it is")
-    expect(card).to_contain_text(f"holds for all versions of {name}")
+    expect(card).to_contain_text(f"applies to all versions of {name}")
     toggle.click()
     expect(card).to_contain_text("On. Nothing is learned yet")
     expect(toggle).to_be_checked()
