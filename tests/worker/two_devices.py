@@ -87,17 +87,18 @@ def losses(step: TrainingStep, numbers: Sequence[int] = range(STEPS)) -> list[fl
     return found
 
 
-def resumed(first: Make, then: Make) -> dict[str, Any]:
-    """Train some steps, and the others in a step that was restored from what the first one gave."""
-    before, after = first(), then()
-    begun = losses(before, range(3))
-    after.restore(before.arrays())
-    ended = losses(after, range(3, STEPS))
-    return {"losses": begun + ended, **after.arrays()}
+def whole_and_resumed(first: Make, *others: Make) -> list[dict[str, Any]]:
+    """Train all steps; and in each other step those after the third, from what the first one then gave."""
+    steps = [first(), *(make() for make in others)]
+    begun = losses(steps[0], range(3))
+    arrays = {name: np.array(array) for name, array in steps[0].arrays().items()}
+    for step in steps[1:]:
+        step.restore(arrays)
+    return [{"losses": begun + losses(step, range(3, STEPS)), **step.arrays()} for step in steps]
 
 
 def whole(make: Make) -> dict[str, Any]:
-    """Train all steps."""
+    """Train all steps, without a look at them on the way."""
     step = make()
     return {"losses": losses(step), **step.arrays()}
 
@@ -133,11 +134,13 @@ def preconditioned() -> dict[str, Any]:
     worker.preconditioner._FIRST_ROOTS = (2,)
     options: dict[str, Any] = {"coupled": True, "training": PRECONDITIONED}
     cores, devices = partial(on_cpu, **options), partial(distributed, **options)
+    on_cores, cores_then_devices = whole_and_resumed(cores, devices)
+    on_devices, devices_then_cores = whole_and_resumed(devices, cores)
     return {
-        "cpu_preconditioned": whole(cores),
-        "preconditioned": whole(devices),
-        "cpu_then_devices_preconditioned": resumed(cores, devices),
-        "devices_then_cpu_preconditioned": resumed(devices, cores),
+        "cpu_preconditioned": on_cores,
+        "preconditioned": on_devices,
+        "cpu_then_devices_preconditioned": cores_then_devices,
+        "devices_then_cpu_preconditioned": devices_then_cores,
     }
 
 
@@ -189,23 +192,19 @@ def main() -> None:
     dropped = partial(distributed, dropout=0.2)
     results = {"compiled": whole(distributed), "fitted": fitted()}
     tf.config.run_functions_eagerly(run_eagerly=True)
+    coupled, coupled_on_cpu = partial(distributed, coupled=True), partial(on_cpu, coupled=True)
+    for runs, made in (
+        ("cpu cpu_then_devices cpu_then_mixed", whole_and_resumed(on_cpu, distributed, mixed)),
+        ("eager devices_then_cpu", whole_and_resumed(distributed, on_cpu)),
+        ("dropped dropped_resumed", whole_and_resumed(dropped, dropped)),
+        ("mixed mixed_resumed", whole_and_resumed(mixed, mixed)),
+        ("cpu_coupled cpu_then_devices_coupled", whole_and_resumed(coupled_on_cpu, coupled)),
+    ):
+        results |= zip(runs.split(), made, strict=True)
     results |= {
-        "cpu": whole(on_cpu),
         "cpu_one_core": whole(partial(on_cpu, cores=1)),
-        "eager": whole(distributed),
-        "dropped": whole(dropped),
-        "dropped_resumed": resumed(dropped, dropped),
         "one_device": whole(partial(distributed, devices=DEVICES[:1])),
-        "cpu_then_devices": resumed(on_cpu, distributed),
-        "devices_then_cpu": resumed(distributed, on_cpu),
-        "mixed": whole(mixed),
-        "mixed_resumed": resumed(mixed, mixed),
-        "cpu_then_mixed": resumed(on_cpu, mixed),
-        "cpu_coupled": whole(partial(on_cpu, coupled=True)),
-        "coupled": whole(partial(distributed, coupled=True)),
-        "cpu_then_devices_coupled": resumed(
-            partial(on_cpu, coupled=True), partial(distributed, coupled=True)
-        ),
+        "coupled": whole(coupled),
         "overflown": overflown(),
         "loss_scale": loss_scales(),
         **preconditioned(),
