@@ -15,8 +15,8 @@ from tests.malformed_values import MALFORMED, MASKS, WELL_FORMED, log
 def model() -> Iterator[nextchar.Model]:
     """A model of a log in which all values are masked."""
     text = "".join(f"{line}\n" for line in log(2000))
-    options = {"preset": "tiny", "budget": {"steps": 60}, "masks": list(MASKS)}
-    with nextchar.train(text, progress=False, **options) as trained:
+    options = {"preset": "tiny", "network": {"units": 64}, "budget": {"steps": 60}}
+    with nextchar.train(text, progress=False, masks=list(MASKS), **options) as trained:
         yield trained
 
 

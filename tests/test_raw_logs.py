@@ -9,7 +9,7 @@ from benchmarks.raw_logs import measure
 from launcher.stack import Stack
 from tests.logs import LOGS
 
-_RECIPE = {"preset": "tiny", "budget": {"steps": 40}}
+_RECIPE = {"preset": "tiny", "network": {"units": 64}, "budget": {"steps": 40}}
 
 
 @pytest.mark.parametrize("name", ["syslog", "counting_log"])
