@@ -53,7 +53,7 @@ def test_corpus_job_model_and_scores_live_in_s3_through_throttling_and_a_killed_
     with FaultProxy(s3_server.url) as proxy:
         environment = s3_server.environment(endpoint=proxy.url) | {
             "NEXTCHAR_STORE_URL": f"s3://{bucket}/nextchar",
-            "NEXTCHAR_CHECKPOINT_SECONDS": "1",
+            "NEXTCHAR_CHECKPOINT_SECONDS": "0.4",
         }
         with stack(tmp_path, environment) as running, httpx.Client(base_url=running.url, timeout=60) as http:
             numbers = itertools.count()
@@ -61,7 +61,7 @@ def test_corpus_job_model_and_scores_live_in_s3_through_throttling_and_a_killed_
             proxy.faults.extend([Fault(status=503), Fault(lost_answer=True)] * 1000)
             corpus = http.post("/v1/corpora?name=fox", content=TEXT.encode())
             assert corpus.status_code == 201, corpus.text
-            body = {"corpus": "fox", "name": "fox", "preset": "tiny", "budget": {"seconds": 5}}
+            body = {"corpus": "fox", "name": "fox", "preset": "tiny", "budget": {"seconds": 2}}
             job = http.post("/v1/jobs", json=body).json()["id"]
             eventually(
                 lambda: status(http, job) not in ("queued", "running"), within_s=240, what="the job ends"
