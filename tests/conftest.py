@@ -24,6 +24,9 @@ settings.load_profile("nextchar")
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
 
+# Other tests keep the other cores busy: threads of a small product wait for each other in busy loops.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 _ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = (
     f"{_ROOT}:{_ROOT / 'clients' / 'python'}"  # programs that tests start run this checkout
