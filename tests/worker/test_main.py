@@ -179,7 +179,7 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     outage: Outage, kind: str
 ) -> None:
     worker = outage.start()
-    job = outage.send(Budget(seconds=600))
+    job = outage.send(Budget(steps=10**6))
     outage.trained(job, steps=20)
     outage.refuse_writes(kind)
     eventually(

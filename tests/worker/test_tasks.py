@@ -259,7 +259,7 @@ def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
 
 def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     worker = world.start_worker()
-    job = world.send(Budget(seconds=600))
+    job = world.send(Budget(steps=10**6))
     world.trained(job, steps=20)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(120) == 0
@@ -296,7 +296,7 @@ def test_a_job_that_moves_to_another_processor_says_so_and_succeeds(world: World
 )
 def test_a_running_job_applies_stop_requests(world: World, request_: Any, status: JobStatus) -> None:
     world.start_worker()
-    job = world.send(Budget(seconds=600))
+    job = world.send(Budget(steps=10**6))
     world.trained(job, steps=20)
     world.live.request_stop(job.id, request_)
     eventually(lambda: world.status(job) is status, what=f"the job is {status}")
