@@ -1,4 +1,4 @@
-"""The quality benchmark for a second or two: what it prints, and that its peer is what it says."""
+"""The quality benchmark for a second: what it prints, and that its peer is what it says."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_both_train_and_the_last_line_is_json(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--text", str(text), "--seconds", "2", "--preset", "tiny"])
+    main(["--text", str(text), "--seconds", "1", "--preset", "tiny"])
     printed = capsys.readouterr()
     result = json.loads(printed.out.splitlines()[-1])
     assert set(result["runs"]) == {"ours", "char-rnn"} if HAS_TORCH else {"ours"}

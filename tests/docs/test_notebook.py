@@ -20,11 +20,11 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("NOTEBOOK_SECONDS", "3")
+    monkeypatch.setenv("NOTEBOOK_SECONDS", "1")
     notebook = nbformat.read(FILE, as_version=4)
     nbclient.NotebookClient(notebook, timeout=500, kernel_name="python3").execute(cwd=tmp_path)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
     assert "bits per character on held-out text" in printed
-    assert printed.count("anomalous: ") == 2  # of which lines depends on how far three seconds go
+    assert printed.count("anomalous: ") == 2  # of which lines depends on how far a second goes
     assert any("<pre" in output.get("data", {}).get("text/html", "") for output in outputs)

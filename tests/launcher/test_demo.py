@@ -87,7 +87,7 @@ def test_the_demo_trains_completes_and_scores(stack: Stack) -> None:
     with Client(stack.url) as client, console.capture() as captured:
         demo.demonstrate(client, console, "demonstration", text, budget={"steps": 40})
         # The name is taken by then.
-        demo.demonstrate(client, console, "demonstration", text + "more", budget={"seconds": 2})
+        demo.demonstrate(client, console, "demonstration", text + "more", budget={"seconds": 1})
     shown = captured.get()
     assert "flagged: the damaged characters, and no others in either sentence" in shown
     assert "demonstration@1 is trained" in shown
