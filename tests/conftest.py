@@ -25,7 +25,8 @@ settings.load_profile("nextchar")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
 
 # Other tests keep the other cores busy: threads of a small product wait for each other in busy loops.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
 
 _ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = (
