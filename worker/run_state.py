@@ -7,6 +7,7 @@ from worker.schedule import Schedule
 
 MAX_EVALUATIONS = 20
 EVALUATION_CHARACTERS = 40_000  # of held-out text; the report at the end reads more
+COOLDOWN_EVALUATIONS = 4  # with the one at its end
 
 _STORED_NAMES = {"window_index": "k"}  # by field, where a checkpoint has another name
 
@@ -41,7 +42,10 @@ class RunState:
 
     @property
     def is_evaluation_due(self) -> bool:
-        """Whether the run has reached its next planned evaluation."""
+        """Whether the run has reached its next planned evaluation; in its cooldown, the end of a quarter."""
+        if self.ended_early:  # progress rises so fast that those planned would come at nearly every step
+            done, steps = self.step - self.schedule.step, self.schedule.end - self.schedule.step
+            return done * COOLDOWN_EVALUATIONS // steps > (done - 1) * COOLDOWN_EVALUATIONS // steps
         return int(self.schedule.at(self.step) * self.evaluations_planned) >= self.evaluations
 
     def advance(self, *, windows_per_epoch: int) -> None:

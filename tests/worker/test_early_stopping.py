@@ -50,6 +50,16 @@ def test_a_run_continues(change: dict) -> None:
     assert cooldown(replace(TURNED, **change)) is None
 
 
+def test_a_cooldown_is_evaluated_at_its_quarters_however_many_evaluations_were_planned() -> None:
+    end = cooldown(replace(TURNED, step=400, schedule=Schedule(end=800)))
+    assert end is not None and (end.schedule.step, end.schedule.end) == (400, 440)
+    state = replace(TURNED, schedule=end.schedule, ended_early=end.sentence, evaluations=10)
+    due = [step for step in range(401, 441) if replace(state, step=step).is_evaluation_due]
+    assert due == [410, 420, 430, 440]
+    short = replace(state, schedule=Schedule(end=402, step=400))
+    assert [step for step in (401, 402) if replace(short, step=step).is_evaluation_due] == [401, 402]
+
+
 def test_the_progress_of_the_best_step_is_never_negative() -> None:
     retimed = Schedule(end=200, step=100, progress=0.1)  # by now a step counts for more than at step 60
     end = cooldown(replace(TURNED, schedule=retimed, best_step=0))
