@@ -51,8 +51,9 @@ class Corpora:
 
         `check` gets the record before anything is saved, and may raise an exception.
 
-        The same bytes are the same corpus, which can have several names. Another text under a name is its
-        next version. If its record or text in storage is damaged or lost, it is replaced.
+        The same bytes are the same corpus, which can have several names; the returned record has the one that
+        was given. Another text under a name is its next version. If its record or text in storage is damaged
+        or lost, it is replaced.
 
         Raises:
             InvalidInput: the text is empty, or `name` is not a valid name.
@@ -82,6 +83,8 @@ class Corpora:
             if existing is None and version != corpus.version:  # another upload got that one
                 corpus = replace(corpus, version=version)
                 self._rewrite(corpus)
+            if existing is not None:
+                existing = replace(existing, name=name, version=version)
         return (corpus, True) if existing is None else (existing, False)
 
     def uploaded_at(self, corpus: Corpus) -> int:
@@ -89,7 +92,7 @@ class Corpora:
         return max(corpus.created_at, corpus.uploaded_again_at or 0)
 
     def get(self, reference: str) -> Corpus:
-        """Return the corpus with this id or name.
+        """Return the corpus with this id or name; by id with its first name, by a name with that name.
 
         Raises:
             NotFound: there is none (code `corpus_not_found`).
@@ -99,7 +102,15 @@ class Corpora:
         corpus = self._read(self._resolve(reference))
         if corpus is None:
             raise no_such_corpus(reference)
-        return corpus
+        return self.named(corpus, reference)
+
+    def named(self, corpus: Corpus, reference: str) -> Corpus:
+        """Return the record of a corpus with the name by which it was found; by its id, as it is."""
+        if is_id("corpus", reference):
+            return corpus
+        name, at, number = reference.partition("@")
+        version = int(number) if at else self._names.next_version(name, corpus.id)
+        return replace(corpus, name=name, version=version)
 
     def id_of(self, reference: str) -> str:
         """Return the id of a corpus, even if its record is damaged. Raises NotFound."""
@@ -185,7 +196,8 @@ class Corpora:
         if key_name is not None:
             self._blobs.write(_kind_path(corpus_id, key_name), kind.encode())
             return
-        self._rewrite(replace(self.get(corpus_id), kind=kind, kind_reason=CHOSEN))
+        corpus = self.get(self.id_of(corpus_id))  # its record keeps its first name
+        self._rewrite(replace(corpus, kind=kind, kind_reason=CHOSEN))
 
     def kind_for(self, corpus_id: str, key_name: str) -> TextKind | None:
         """Return the kind that an API key has set for a corpus; None if it has set none."""

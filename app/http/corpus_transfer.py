@@ -98,7 +98,7 @@ async def receive_corpus(
         corpus, is_new = await run_in_threadpool(
             services.corpora.add, upload, name=name, check=access.check_corpus_quota
         )
-    return await run_in_threadpool(access.record_upload, corpus, is_new=is_new)
+    return await run_in_threadpool(access.record_upload, corpus, is_new=is_new, name=name)
 
 
 async def read_corpus(
@@ -129,7 +129,7 @@ async def read_corpus(
         ):
             _Sink(upload, files, lines, limit_bytes=limit_bytes).finish()
             corpus, is_new = services.corpora.add(upload, name=name, check=access.check_corpus_quota)
-        return access.record_upload(corpus, is_new=is_new)
+        return access.record_upload(corpus, is_new=is_new, name=name)
 
     return await run_in_threadpool(read)
 

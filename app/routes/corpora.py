@@ -127,7 +127,7 @@ async def add_corpus(
     archive: ArchiveQuery = None,
     deduplicate: DeduplicateQuery = None,
 ) -> CorpusBody:
-    """Upload a text. The same bytes in the same encoding are the same corpus, whatever its name."""
+    """Upload a text. The same bytes in the same encoding are the same corpus, which can have many names."""
     if name is not None:
         access.check_corpus_name(check_name(name))
     corpus, is_new = await receive_corpus(
@@ -139,15 +139,21 @@ async def add_corpus(
         archive=archive,
         deduplicate=deduplicate,
     )
-    return await _added(access, response, corpus, is_new=is_new, kind=kind)
+    return await _added(access, response, corpus, name=name, is_new=is_new, kind=kind)
 
 
 async def _added(
-    access: Access, response: Response, corpus: Corpus, *, is_new: bool, kind: TextKind | None
+    access: Access,
+    response: Response,
+    corpus: Corpus,
+    *,
+    name: str | None,
+    is_new: bool,
+    kind: TextKind | None,
 ) -> CorpusBody:
     """Set the kind of a corpus that was just stored, and complete the response."""
     if kind is not None and kind != corpus.kind:
-        corpus = await run_in_threadpool(access.set_corpus_kind, corpus.id, kind)
+        corpus = await run_in_threadpool(access.set_corpus_kind, name or corpus.id, kind)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)
@@ -169,7 +175,7 @@ async def import_corpus(
     corpus, is_new = await read_corpus(
         services, access, body.url, name=body.name, encoding=body.encoding, deduplicate=body.deduplicate
     )
-    return await _added(access, response, corpus, is_new=is_new, kind=body.kind)
+    return await _added(access, response, corpus, name=body.name, is_new=is_new, kind=body.kind)
 
 
 @router.get("", responses=error_responses(422, 503))
@@ -181,7 +187,7 @@ def list_corpora(access: AccessDep, after: After = None, limit: Limit = DEFAULT_
 
 @router.get("/{corpus}", responses=error_responses(404, 422, 503))
 def get_corpus(access: AccessDep, corpus: str) -> CorpusBody:
-    """Get a corpus's statistics, by id or name."""
+    """Get a corpus's statistics, by id or by one of its names; `name` is then that one, or the first."""
     return CorpusBody.model_validate(access.get_corpus(corpus))
 
 

@@ -105,7 +105,7 @@ class Access:
         return f"{self.key.name}\n{header}" if self.key and header is not None else header
 
     def get_corpus(self, reference: str) -> Corpus:
-        """Return a corpus, by id or name.
+        """Return a corpus, by id or name; by a name with that name.
 
         Raises:
             NotFound: it does not exist or is not accessible.
@@ -113,7 +113,9 @@ class Access:
         """
         corpus_id = self.corpus_id(reference)
         corpus = self.corpora.get(corpus_id)
-        return self._visible_fields(corpus, self._names_of(corpus_id)) if self.limited_key else corpus
+        if self.limited_key:
+            corpus = self._visible_fields(corpus, self._names_of(corpus_id))
+        return self.corpora.named(corpus, reference)
 
     def set_corpus_kind(self, reference: str, kind: TextKind) -> Corpus:
         """Set the kind of a corpus and return it. A limited key sets only the kind that it sees itself.
@@ -123,7 +125,7 @@ class Access:
         """
         corpus_id, key = self.corpus_id(reference), self.limited_key
         self.corpora.set_kind(corpus_id, kind, key_name=key.name if key else None)
-        return self.get_corpus(corpus_id)
+        return self.get_corpus(reference)
 
     def corpus_id(self, reference: str) -> str:
         """Return the id of a corpus, even if its record is damaged. Raises NotFound as `get_corpus`."""
@@ -168,8 +170,10 @@ class Access:
                 param="name",
             )
 
-    def record_upload(self, corpus: Corpus, *, is_new: bool) -> tuple[Corpus, bool]:
-        """Record that this caller uploaded a corpus; return it, and whether it is new to this caller.
+    def record_upload(self, corpus: Corpus, *, is_new: bool, name: str | None = None) -> tuple[Corpus, bool]:
+        """Record that this caller uploaded a corpus, under a name if it gave one.
+
+        Return the corpus, and whether it is new to this caller.
 
         Raises:
             NotFound: it was deleted concurrently.
@@ -183,7 +187,7 @@ class Access:
         owners.add(corpus.id, self.key.name, is_new=is_new)
         if is_first:
             self._check_quota_again(corpus)
-        return self.get_corpus(corpus.id), is_new_here
+        return self.get_corpus(name or corpus.id), is_new_here
 
     def check_corpus_quota(self, new: Corpus | None = None) -> None:
         """Check that the caller's key may have one more corpus; without `new`: any at all.

@@ -31,6 +31,21 @@ def test_the_same_bytes_are_the_same_corpus(corpora: Corpora, tmp_path: Path) ->
     assert "".join(corpora.pieces(first.id)) == "hello\nworld\n"
 
 
+def test_the_same_bytes_under_another_name_have_both_names(corpora: Corpora, tmp_path: Path) -> None:
+    first, _ = add(corpora, tmp_path, b"text", name="first")
+    add(corpora, tmp_path, b"older", name="second")
+    second, is_new = add(corpora, tmp_path, b"text", name="second")
+    assert not is_new
+    assert (second.id, second.name, second.version) == (first.id, "second", 2)
+    assert corpora.get("second") == corpora.get("second@2") == second
+    assert corpora.get("first") == corpora.get(first.id) == first
+    corpora.set_kind("second", "records")
+    assert {corpus.id: (corpus.name, corpus.kind) for corpus in corpora.all()}[first.id] == (
+        "first",
+        "records",
+    )
+
+
 def test_statistics_count_characters_and_lines(corpora: Corpora, tmp_path: Path) -> None:
     corpus, _ = add(corpora, tmp_path, "ab\nlönger\n\nend".encode())
     assert (corpus.bytes, corpus.characters, corpus.distinct_characters) == (15, 14, 10)
@@ -78,7 +93,8 @@ def test_removing_names_keeps_the_corpus(corpora: Corpora, tmp_path: Path) -> No
     assert corpora.names(lambda name: name == "mine") == {"mine": corpus.id}
     corpora.remove_names(corpus.id, ["mine"])
     assert corpora.names() == {"another": corpus.id}
-    assert corpora.get("another").name is None and "".join(corpora.pieces(corpus.id)) == "one"
+    assert (corpora.get("another").name, corpora.get(corpus.id).name) == ("another", None)
+    assert "".join(corpora.pieces(corpus.id)) == "one"
     add(corpora, tmp_path, b"two", name="mine")
 
 

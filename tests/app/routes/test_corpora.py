@@ -42,6 +42,16 @@ def test_same_bytes_are_the_same_corpus(service: Service) -> None:
     assert first.json() == again.json() == zipped.json() == form.json()
 
 
+def test_the_same_bytes_under_another_name_are_returned_with_that_name(service: Service) -> None:
+    first = service.http.post("/v1/corpora?name=first", content=TEXT.encode()).json()
+    second = service.http.post("/v1/corpora?name=second&kind=records", content=TEXT.encode()).json()
+    assert (second["id"], second["name"], second["kind"]) == (first["id"], "second", "records")
+    names = [
+        service.http.get(f"/v1/corpora/{name}").json()["name"] for name in ("first", "second", first["id"])
+    ]
+    assert names == ["first", "second", "first"]
+
+
 def test_text_comes_back_byte_for_byte(service: Service) -> None:
     text = "cafe\u0301 — naïve\r\n\U0001f98a\n" * 30
     corpus = service.upload(text)
