@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.kernels.instruction_sets import check_level
+from models.validation_errors import requirement
 from store import tracing
 
 
@@ -85,5 +86,5 @@ class StoreSettings(BaseSettings):
             for problem in error.errors():
                 variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
                 value = "" if variable.endswith("_SECRET") else f"={problem['input']!r}"
-                print(f"nextchar: {variable}{value}: {problem['msg']}", file=sys.stderr)
+                print(f"nextchar: {variable}{value}: {requirement(problem)}", file=sys.stderr)
             raise SystemExit(2) from None

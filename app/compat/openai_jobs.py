@@ -39,6 +39,7 @@ from models.config import PresetOption
 from models.errors import DomainError, InvalidInput, NotFound
 from models.record_errors import load_record
 from models.text.kind_detection import TextKind
+from models.validation_errors import requirement
 from store.corpus import Corpus
 from store.jobs import Job
 
@@ -198,7 +199,7 @@ def _job_create(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInput(first["msg"], code="invalid_field", param=str(first["loc"][-1])) from None
+        raise InvalidInput(requirement(first), code="invalid_field", param=str(first["loc"][-1])) from None
 
 
 _OPENAI_PARAMS = {

@@ -6,7 +6,6 @@ with a 500 that reveals nothing.
 
 import logging
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +28,9 @@ from models.errors import (
     TooLarge,
     Unavailable,
 )
+from models.validation_errors import first_problem
 
 log = logging.getLogger("nextchar.api")
-
-_MAX_REPORTED_ERRORS = 1000  # of the validation errors of a body, which may be a million
 
 STATUS_OF: dict[type[DomainError], int] = {
     Unauthorized: 401,
@@ -176,67 +174,15 @@ def _invalid_request(request: Request, error: RequestValidationError) -> Respons
 
 def invalid_fields(errors: Sequence[Any]) -> ErrorBody:
     """Return the body for status 422 from pydantic's errors, whose `loc` begin with `body` or the like."""
-    errors = errors[:_MAX_REPORTED_ERRORS]
-    first = errors[0]
-    param, message = _first_problem(errors)
-    code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
-    more = len({p for e in errors if not _is_within(p := _param(e), _param(first))})
-    others = f" ({more} more field{'s are' if more > 1 else ' is'} invalid)" if more else ""
-    return _body(422, code, f"{param}: {message}{others}", param)
-
-
-def _first_problem(errors: Sequence[Any]) -> tuple[str, str]:
-    """Return the field of the first of pydantic's errors, and a message about it.
-
-    A field of a union type has errors for each member of the union. The message is about the member that
-    matched best; if none matched at all, it lists all of them.
-    """
-    candidates = [e for e in errors if _is_within(_param(e), _param(errors[0]))]
-    best = min(candidates, key=lambda e: (_is_other_type(e), -len(e["loc"])))
-    reported = [e for e in candidates if _param(e) == _param(best)] if _is_other_type(best) else [best]
-    first, *rest = dict.fromkeys(map(_sentence, reported))
-    return _param(best), " or ".join(
-        [first, *(sentence.removeprefix("Input should be ") for sentence in rest)]
-    )
-
-
-def _is_other_type(error: Any) -> bool:
-    return bool(error["type"].endswith("_type") or error["type"] == "literal_error")
-
-
-def _is_within(param: str, of: str) -> bool:
-    return param == of or param.startswith(f"{of}.")
-
-
-def _sentence(error: Any) -> str:
-    """Return an error's message, in terms of JSON instead of Python."""
-    match error["type"]:
-        case "extra_forbidden":
-            return "there is no such field"
-        case "model_attributes_type" | "model_type" | "dict_type":
-            return "Input should be an object"
-        case "missing" if tuple(error["loc"]) == ("body",):
-            return "the body is missing; send a JSON object"
-    return str(error["msg"]).removeprefix("Value error, ")
+    code = "unknown_field" if errors[0]["type"] == "extra_forbidden" else "invalid_field"
+    param, message = first_problem([{**error, "loc": error["loc"][1:] or error["loc"]} for error in errors])
+    return _body(422, code, message, param)
 
 
 def declares_json(request: Request) -> bool:
     """Return whether a request's content type is JSON."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     return media_type == "application/json" or media_type.endswith("+json")
-
-
-def _param(error: Any) -> str:
-    """Return a dotted field path, without the names of union members that pydantic adds to it."""
-    path = error["loc"][1:] if len(error["loc"]) > 1 else error["loc"]
-    names = [str(part) for part in path if _is_name(part)]
-    if error["type"] == "extra_forbidden" and not _is_name(path[-1]):
-        names.append(repr(path[-1][:100]))  # an unknown field may have any name
-    return ".".join(names)
-
-
-def _is_name(part: str | int) -> bool:
-    return re.fullmatch(r"[\w-]+", str(part)) is not None and part != "constrained-str"
 
 
 def _refusal(status: int, code: str, message: str, param: str) -> Response:

@@ -43,6 +43,27 @@ def test_several_wrong_fields_are_counted(service: Service) -> None:
     assert "2 more fields are invalid" in error_of(answer, 422)["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"promt": "a"}, "prompt: is missing; promt: there is no such field"),
+        ({"prompt": 3}, "prompt: must be a valid string"),
+        ({"prompt": "a", "temperature": -1}, "temperature: must be at least 0, not -1"),
+        ({"prompt": "a", "top_p": 2}, "top_p: must be at most 1, not 2"),
+        (
+            {"prompt": "a", "until": "soon"},
+            "until: must be 'word', 'line' or 'confidence', not \"soon\"",
+        ),
+        ({"prompt": "a", "n": 10**40}, "n: must be at most 64"),
+    ],
+)
+def test_a_message_says_what_a_field_must_be_and_what_it_is(
+    service: Service, fields: dict[str, object], message: str
+) -> None:
+    answer = service.http.post("/v1/models/any/complete", json=fields)
+    assert error_of(answer, 422)["message"] == message
+
+
 def test_of_many_invalid_fields_the_first_is_reported_and_of_very_many_their_number(service: Service) -> None:
     def message(count: int) -> str:
         fields = {"corpus": "a", "name": "b", **{f"k{i}": 1 for i in range(count)}}

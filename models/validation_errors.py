@@ -1,0 +1,110 @@
+"""pydantic's errors as sentences: which field is wrong, what it must be, and what it is.
+
+For the bodies of requests, the settings of the environment and the options of `nextchar.train`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_MAX_REPORTED_ERRORS = 1000  # of a body, which may have a million
+_MAX_VALUE_CHARACTERS = 40
+_MAX_SHOWN_INTEGER = 10**18
+
+_REQUIREMENTS = {
+    "Input should be ": "must be ",
+    "String should match pattern": "must match the pattern",
+    "String should ": "must ",
+    "List should ": "must ",
+    "Dictionary should ": "must ",
+    "Field required": "is missing",
+    "Value error, ": "",
+}
+"""How pydantic's messages begin, and what they begin with here."""
+
+_WITH_VALUE = frozenset("literal_error greater_than greater_than_equal less_than less_than_equal".split())  # noqa: SIM905
+
+
+def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
+    """Return the first wrong field, dotted for nested ones, and a sentence that names it and its problem.
+
+    `errors` are what pydantic's `errors()` returns. Of two wrong fields the sentence describes both, of more
+    it has their number. A field of a union type has errors for each member of the union: the sentence is
+    about the member that matched best; if none matched at all, it lists all of them.
+    """
+    errors = errors[:_MAX_REPORTED_ERRORS]
+    param, sentence = _problem_of(errors, param_of(errors[0]))
+    more = list(dict.fromkeys(p for e in errors if not _is_within(p := param_of(e), param_of(errors[0]))))
+    if len(more) == 1:
+        other, problem = _problem_of(errors, more[0])
+        return param, f"{param}: {sentence}; {other}: {problem}"
+    if not param:  # the whole is wrong
+        return param, sentence
+    others = f" ({len(more)} more fields are invalid)" if more else ""
+    return param, f"{param}: {sentence}{others}"
+
+
+def param_of(error: Any) -> str:
+    """Return the dotted path of an error's field, without the names of union members in it."""
+    path = error["loc"]
+    names = [str(part) for part in path if _is_name(part)]
+    if error["type"] == "extra_forbidden" and not _is_name(path[-1]):
+        names.append(repr(path[-1][:100]))  # an unknown field may have any name
+    return ".".join(names)
+
+
+def requirement(error: Any) -> str:
+    """Return what a value must be, in terms of JSON instead of Python.
+
+    >>> requirement({"type": "less_than", "msg": "Input should be less than 1", "loc": ("rate",)})
+    'must be less than 1'
+    """
+    kind, message = error["type"], str(error["msg"])
+    match kind:
+        case "extra_forbidden":
+            return "there is no such field"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return "must be an object"
+        case "missing" if not error["loc"] or tuple(error["loc"]) == ("body",):
+            return "the body is missing; send a JSON object"
+        case "greater_than_equal" | "less_than_equal":
+            bound = "at least" if kind == "greater_than_equal" else "at most"
+            message = f"must be {bound} {next(iter(error['ctx'].values())):g}"
+    begins = next((theirs for theirs in _REQUIREMENTS if message.startswith(theirs)), "")
+    return _REQUIREMENTS.get(begins, "") + message.removeprefix(begins)
+
+
+def _problem_of(errors: Sequence[Any], param: str) -> tuple[str, str]:
+    """Return the field that the errors of one field are about, and what is wrong with it."""
+    candidates = [e for e in errors if _is_within(param_of(e), param)]
+    best = min(candidates, key=lambda e: (_is_other_type(e), -len(e["loc"])))
+    field = param_of(best)
+    if not _is_other_type(best):
+        return field, f"{requirement(best)}{_value_of(best)}"
+    first, *rest = dict.fromkeys(requirement(e) for e in candidates if param_of(e) == field)
+    alternatives = " or ".join([first, *(sentence.removeprefix("must be ") for sentence in rest)])
+    return field, f"{alternatives}{_value_of(best)}"
+
+
+def _value_of(error: Any) -> str:
+    """Return the wrong value if it is a short string or a number outside of bounds; nothing for others."""
+    value = error["input"]
+    if error["type"] not in _WITH_VALUE or not isinstance(value, str | int | float):
+        return ""
+    if isinstance(value, int) and abs(value) > _MAX_SHOWN_INTEGER:
+        return ""
+    shown = json.dumps(value)
+    return f", not {shown}" if len(shown) <= _MAX_VALUE_CHARACTERS else ""
+
+
+def _is_other_type(error: Any) -> bool:
+    return bool(error["type"].endswith("_type") or error["type"] == "literal_error")
+
+
+def _is_within(param: str, of: str) -> bool:
+    return param == of or param.startswith(f"{of}.")
+
+
+def _is_name(part: str | int) -> bool:
+    return re.fullmatch(r"[\w-]+", str(part)) is not None and part != "constrained-str"
