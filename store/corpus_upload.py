@@ -74,7 +74,7 @@ class Upload:
         self._statistics.feed(b"", final=True)
         if not self._statistics.characters:
             raise InvalidInput(
-                "the text is empty; send it as the body of the request", code="corpus_empty", param="body"
+                "the text is empty; it needs at least one character", code="corpus_empty", param="body"
             )
         with domain_errors():
             self._file.flush()

@@ -3,6 +3,7 @@
 model = nextchar.train(Path("notes.txt").read_text(), seconds=60)
 """
 
+import difflib
 import os
 import tempfile
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn
 
 from app.schemas.jobs import JobCreate
@@ -20,8 +22,11 @@ from models.errors import InvalidInput
 from models.kernels.compile_cache import TRAINING, compile_in_child_process, machine_folder, use_cache_folder
 from models.machine import available_cores
 from models.saved_model import Card, SavedModel
+from models.validation_errors import first_problem
 from nextchar.local import CACHE_FOLDER, Model
 from store.corpora import Corpora
+from store.corpus import Corpus
+from store.corpus_statistics import Encoding
 from store.corpus_upload import Upload
 from store.jobs import Job, Jobs
 from store.models import Models
@@ -29,9 +34,11 @@ from store.open_blobs import open_blobs
 
 
 def train(
-    text: str,
+    text: str | bytes | Path,
     *,
     seconds: float | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
     name: str = "model",
     progress: bool = True,
     threads: int | None = None,
@@ -40,41 +47,42 @@ def train(
     """Train a model on a text in this process, with a progress bar; interrupt it to stop.
 
     Args:
-        text: at least some hundred characters; its last tenth is held out, or of a list
-            of names, terms or requests a tenth of the lines.
-        seconds: how long to train, 60 by default; `options` may have another `budget`.
+        text: at least some hundred characters, or a file's path; its last tenth is held out, or of a list
+            of names, terms or requests a tenth of the lines. With `alphabet="bytes"` it can be any bytes.
+        seconds: how long to train, 60 by default; or
+        epochs: passes over the text; or
+        steps: optimizer steps.
         name: the model's name.
         progress: whether to show the bar.
         threads: cores to train on; None: all.
         options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
-            training, budget ({"steps": 500}), masks, kind, mixture (False: the network alone),
-            seed, validation_fraction and more.
+            training, masks, kind, mixture (False: the network alone), seed, validation_fraction and more.
+            Not `start_from` and `mix`, which name what a service has.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.
+        OSError: the file cannot be read.
     """
+    body = _body(name, {"seconds": seconds, "epochs": epochs, "steps": steps}, options)
+    if threads is not None and threads < 1:
+        raise InvalidInput(f"train: threads: must be at least 1, not {threads}", param="threads")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices of TensorFlow's in the notebook
     from worker.hooks import Hooks
     from worker.pipeline import train_model
 
-    budget = {"seconds": 60.0 if seconds is None else seconds}
     cache = CACHE_FOLDER.expanduser()
     use_cache_folder(cache)
     with tempfile.TemporaryDirectory(prefix="nextchar-") as folder, _bar(is_shown=progress) as show:
-        show({"phase": "compiling kernels (once per machine and version)"})
-        compile_in_child_process(*TRAINING)
         show({"phase": "preparing"})
         data = Path(folder)
         blobs = open_blobs((data / "store").as_uri())
         corpora, models = Corpora(blobs), Models(blobs)
-        with Upload(data / "spool", limit_bytes=1 << 40) as upload:
-            upload.feed(text.encode())
-            corpus, _ = corpora.add(upload)
-        try:
-            body = JobCreate.model_validate({"budget": budget, **options, "corpus": corpus.id, "name": name})
-        except ValueError as error:
-            raise InvalidInput(f"train: {error}") from None
+        corpus = _add(corpora, text, data / "spool", is_bytes=body.alphabet == "bytes")
+        body = body.model_copy(update={"corpus": corpus.id})
         job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=machine_memory_bytes()))
+        show({"phase": "compiling kernels (once per machine and version)"})
+        compile_in_child_process(*TRAINING)
+        show({"phase": "preparing"})
         events: list[dict[str, Any]] = []
         outcome = train_model(
             job,
@@ -96,6 +104,46 @@ def train(
     assert outcome.card is not None, "nothing stops this job"
     card: Card = outcome.card
     return Model(SavedModel(card, outcome.files.__getitem__), threads=threads)
+
+
+def _body(name: str, budgets: dict[str, float | None], options: dict[str, Any]) -> JobCreate:
+    """Return the body of a job, without its corpus. Raises InvalidInput for a wrong option."""
+    budget = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    if len(budget) + ("budget" in options) > 1:
+        raise InvalidInput("train: give at most one of seconds, epochs, steps and budget", param="budget")
+    for option in ("corpus", "start_from", "mix"):
+        if options.get(option) is not None:
+            raise InvalidInput(
+                f"train: {option}: a text is trained here without a service, which has other corpora and"
+                f" models; use Client.train for {option}",
+                param=option,
+            )
+    for option in options.keys() - JobCreate.model_fields.keys():
+        closest = difflib.get_close_matches(option, [*JobCreate.model_fields, *budgets, "threads"], n=1)
+        advice = f"; did you mean {closest[0]}?" if closest else ""
+        raise InvalidInput(f"train: {option}: there is no such option{advice}", param=option)
+    fields = ({"budget": budget} if budget else {}) | options | {"corpus": "text", "name": name}
+    try:
+        return JobCreate.model_validate(fields)
+    except ValidationError as error:
+        param, sentence = first_problem(error.errors())
+        raise InvalidInput(f"train: {sentence}", param=param) from None
+
+
+def _add(corpora: Corpora, text: str | bytes | Path, spool: Path, *, is_bytes: bool) -> Corpus:
+    """Store the text. Raises InvalidInput: it is no text, empty or not UTF-8."""
+    if isinstance(text, Path):
+        text = text.read_bytes()
+    if not isinstance(text, str | bytes):
+        raise InvalidInput(f"train: text must be a str, bytes or a Path, not {type(text).__name__}")
+    encoding: Encoding = "bytes" if is_bytes and isinstance(text, bytes) else "utf-8"
+    try:
+        with Upload(spool, limit_bytes=1 << 40, encoding=encoding) as upload:
+            upload.feed(text.encode() if isinstance(text, str) else text)
+            return corpora.add(upload)[0]
+    except InvalidInput as error:
+        sentence = error.message.replace("upload it with encoding=bytes", 'train with alphabet="bytes"')
+        raise InvalidInput(f"train: {sentence}", code=error.code, param="text") from None
 
 
 @contextmanager

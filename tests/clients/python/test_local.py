@@ -142,13 +142,59 @@ def test_a_model_of_a_service_on_this_machine_is_loaded_by_name(
         nextchar.load("store:bears")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows_of": 1}, "train: rows_of: there is no such option"),
+        ({"presett": "tiny"}, "train: presett: there is no such option; did you mean preset?"),
+        ({"network": {"unit": 3}}, "train: network.unit: there is no such field"),
+        ({"seconds": 0}, "train: budget.seconds: must be at least 1, not 0"),
+        (
+            {"preset": "huge"},
+            "train: preset: must be 'auto', 'tiny', 'small', 'medium' or 'large', not \"huge\"",
+        ),
+        ({"seconds": 5, "steps": 3}, "train: give at most one of seconds, epochs, steps and budget"),
+        (
+            {"epochs": 5, "budget": {"steps": 3}},
+            "train: give at most one of seconds, epochs, steps and budget",
+        ),
+        ({"threads": 0}, "train: threads: must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_it_must_be(options: dict, message: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        nextchar.train(TEXT, progress=False, **options)
+    assert refused.value.message == message
+
+
+@pytest.mark.parametrize("option", ["corpus", "start_from", "mix"])
+def test_options_that_name_what_a_service_has_are_refused(option: str) -> None:
+    with pytest.raises(InvalidInput, match=f"use Client.train for {option}"):
+        nextchar.train(TEXT, progress=False, **{option: "x"})
+
+
+def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="text must be a str, bytes or a Path, not NoneType"):
+        nextchar.train(None, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="the text is empty"):
+        nextchar.train("", progress=False)
+    (tmp_path / "data").write_bytes(b"\xff" * 500)
+    with pytest.raises(InvalidInput, match=r'not UTF-8.* or train with alphabet="bytes"'):
+        nextchar.train(tmp_path / "data", progress=False)
+
+
+def test_a_file_of_any_bytes_is_trained_on_in_steps(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"\xff\x00ab" * 500)
+    options = {"alphabet": "bytes", "preset": "tiny", "steps": 3}
+    with nextchar.train(tmp_path / "data", progress=False, **options) as trained:
+        assert trained.report["steps"] == 3
+
+
 def test_what_cannot_be_done_is_said_plainly(model: nextchar.Model, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"has no model\.json.*store:"):
         nextchar.load(tmp_path)
     with pytest.raises(InvalidInput, match="5 characters"):
         nextchar.train("short", progress=False)
-    with pytest.raises(InvalidInput, match="rows_of"):
-        nextchar.train(TEXT, progress=False, rows_of=1)
     with pytest.raises(InvalidInput, match="wings"):
         model.complete("the ", wings=2)
     with pytest.raises(InvalidInput, match="temperature"):
