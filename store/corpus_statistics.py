@@ -156,7 +156,7 @@ class CorpusStatistics:
         rare = int(np.count_nonzero((counts > 0) & (counts < _RARE)))
         if rare > _MAX_RARE_CHARACTERS:
             warnings.append(
-                f"{rare:,} characters occur fewer than five times and will be learned badly; a job's"
-                " coverage, such as 0.9995, leaves the rarest out"
+                f"{rare:,} characters occur fewer than five times and will be learned badly; to leave the"
+                ' rarest out, train with "coverage": 0.9995'
             )
         return warnings

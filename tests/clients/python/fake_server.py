@@ -167,6 +167,7 @@ class FakeServer:
         self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
         self.queries: list[dict[str, str]] = []  # of requests that stream lines
         self.uploads: list[dict[str, str]] = []  # the queries of uploaded corpora
+        self.invalid_field: tuple[str, str] | None = None  # of every POST: its name and the message
         self.refusals: list[int] = []  # HTTP statuses of the next answers to lines
         self.refused_jobs: list[int] = []  # HTTP statuses of the next answers about a job, but for the first
         self._jobs_asked = 0
@@ -206,9 +207,9 @@ class FakeServer:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.param = status, code, message, param
 
 
 class _Server(QuietHTTPServer):
@@ -246,6 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self._read_body()
         self.fake.requests.append((self.command, address.path, dict(self.headers), self.body))
         try:
+            self._refuse_invalid()
             for method, pattern, answer in _ROUTES:
                 if method == self.command and (match := re.fullmatch(pattern, address.path)):
                     answer(self, *map(unquote, match.groups()))
@@ -253,7 +255,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._raw(b"<html>nothing here</html>", status=404)
         except _Refused as refused:
             error = {"type": "invalid_request_error", "code": refused.code, "message": refused.message}
-            self._json({"error": {**error, "param": None}}, status=refused.status)
+            self._json({"error": {**error, "param": refused.param}}, status=refused.status)
+
+    def _refuse_invalid(self) -> None:
+        if self.command == "POST" and (invalid := self.fake.invalid_field):
+            param, message = invalid
+            raise _Refused(422, "invalid_field", message, param)
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

@@ -16,6 +16,7 @@ from nextchar.cli.formatting import (
     printable,
 )
 from nextchar.cli.names import CorpusArgument
+from nextchar.cli.option_names import with_options
 from nextchar.cli.session import Session, command, standard_input
 from nextchar.types import Corpus, TextKind
 from nextchar.upload import archive_format
@@ -185,7 +186,7 @@ def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
         fields.append(("kind", f"{kind}: {reason}" if reason else kind))
     if corpus.get("suggested_masks"):
         fields.append(("masks", f"{', '.join(corpus['suggested_masks'])} (default for this log)"))
-    print_fields(session.out, fields + [("warning", warning) for warning in corpus["warnings"]])
+    print_fields(session.out, fields + [("warning", with_options(warning)) for warning in corpus["warnings"]])
 
 
 def _name(corpus: Corpus) -> str | None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from nextchar.cli import experts
 from nextchar.cli.formatting import format_bits, format_duration, printable
 from nextchar.cli.job_updates import JobUpdate, job_updates
+from nextchar.cli.option_names import with_options
 from nextchar.cli.screen import Screen
 from nextchar.cli.training_progress import (
     TrainingProgress,
@@ -101,7 +102,7 @@ def _permanent_text(
     if update.event["type"] == "sample":
         return sample_text(data, progress, width=width, ascii_only=ascii_only)
     if update.event["type"] == "message":
-        return Text(printable(str(data.get("text", ""))), style="yellow")
+        return Text(printable(with_options(str(data.get("text", "")))), style="yellow")
     return None
 
 

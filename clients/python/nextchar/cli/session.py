@@ -21,6 +21,7 @@ from rich.text import Text
 
 from nextchar.cli.formatting import print_table, printable
 from nextchar.cli.names import with_suggestion
+from nextchar.cli.option_names import error_with_options
 from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
 from nextchar.client import DEFAULT_SERVER, Client
 from nextchar.errors import NextcharError
@@ -141,7 +142,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(session, **{p.name: arguments[p.name] for p in own})
             except NextcharError as error:
-                raise fail(with_suggestion(error, session.client)) from None
+                sentence = with_suggestion(error, session.client)
+                param = getattr(error, "param", None)
+                raise fail(error_with_options(sentence, param, invocation)) from None
 
     parameters = [p.replace(kind=keyword) for p in own] + shared
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import typer
 
 from nextchar.cli import corpora, jobs
 from nextchar.cli.names import complete_corpus, complete_model
+from nextchar.cli.option_names import with_options
 from nextchar.cli.session import Session, command
 from nextchar.connection import omit_none
 from nextchar.errors import ServerError
@@ -189,7 +190,9 @@ def train(
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
     name = name or _name_of(source, file)
-    request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
+    request: dict[str, Any] = {"name": name}
+    encoding = "bytes" if alphabet == "bytes" else None
+    request["corpus"] = _upload(session, file, encoding=encoding) if file else source
     request |= omit_none(architecture=architecture, preset=preset)
     request |= omit_none(validation_fraction=validation_fraction, seed=seed)
     request |= omit_none(start_from=start_from, coverage=coverage, alphabet=alphabet, kind=kind)
@@ -215,7 +218,7 @@ def train(
     else:
         session.print_text(job["id"])
         if sentence := job.get("masked_by_default"):
-            session.print_note(sentence)
+            session.print_note(with_options(sentence))
 
 
 def parse_masks(options: Sequence[str]) -> list[str]:
@@ -279,12 +282,12 @@ def _name_of(source: str, file: Path | None) -> str:
     raise typer.BadParameter("name the model with --name")
 
 
-def _upload(session: Session, file: Path) -> str:
+def _upload(session: Session, file: Path, *, encoding: str | None) -> str:
     """Upload a file; return the id of its corpus."""
     try:
-        return corpora.upload(session, file, None)["id"]
+        return corpora.upload(session, file, None, encoding=encoding)["id"]
     except ServerError as error:
         if error.code != "name_taken":
             raise
         with file.open("rb") as text:  # an earlier text of this file has the name
-            return session.client.add_corpus(text)["id"]
+            return session.client.add_corpus(text, encoding=encoding)["id"]
