@@ -128,7 +128,8 @@ class _Watching:
         for log in self.logs:
             if log.state.printed is None:
                 log.save(printed=first)
-            log.file.open()  # a log that is watched from its end begins now
+            if not log.file.open():  # a log that is watched from its end begins now
+                self.session.print_note(f"{log.path} does not exist yet; waiting for it")
             log.save(position=log.file.position)
         threading.Thread(target=self._print_all, name="flagged lines", daemon=True).start()
         while True:

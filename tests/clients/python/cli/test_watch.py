@@ -193,6 +193,14 @@ def test_a_log_is_watched_by_one_command(monkeypatch: pytest.MonkeyPatch, tmp_pa
     StateFile("http://a", "m", tmp_path / "x.log").close()
 
 
+def test_a_log_that_does_not_exist_yet_is_waited_for_and_named(
+    watch: Callable[..., Watch], tmp_path: Path
+) -> None:
+    running = watch(tmp_path / "later.log")
+    running.until(lambda: running.notes)
+    assert running.notes == [f"{tmp_path / 'later.log'} does not exist yet; waiting for it"]
+
+
 def test_what_cannot_be_watched_ends_the_command_with_a_sentence(
     watch: Callable[..., Watch], service: Service, tmp_path: Path
 ) -> None:
