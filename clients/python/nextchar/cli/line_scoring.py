@@ -22,6 +22,7 @@ from nextchar.lines import Line, Lines
 from nextchar.types import Candidate
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
+_MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
 _MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
@@ -97,7 +98,7 @@ def _print_lines(
             record = _placed(score, line)
             if options.expected and record.get("anomalous") and record.get("spans"):
                 record["expected"] = _expected(session, model, line, options.expected, alphabet)
-            _warn(session, line, record)
+            _warn(session, line, record, totals)
             if session.as_json:
                 if options.show_all or record.get("anomalous") or "error" in record:
                     session.print_json(record | ({"file": line.file} if len(files) > 1 else {}), lines=True)
@@ -185,13 +186,17 @@ def _expected(
     return lines[0]["expected"] if lines else None
 
 
-def _warn(session: Session, line: Line, record: Mapping[str, Any]) -> None:
+def _warn(session: Session, line: Line, record: Mapping[str, Any], totals: Totals) -> None:
+    """Say what is wrong with a line; of many lines that are not UTF-8, only of the first."""
     if session.as_json:
         return
     where = "line" if line.file == "-" else f"{line.file}, line"
-    if invalid := record.get("not_utf8"):
+    invalid = record.get("not_utf8")
+    if invalid and totals.not_utf8 <= _MAX_REPORTED_LINES:
+        more = "; further such lines are only counted" if totals.not_utf8 == _MAX_REPORTED_LINES else ""
         session.print_note(
             f"{where} {line.number:,} is not UTF-8: byte {invalid['byte']} at offset {invalid['offset']:,}"
+            f"{more}"
         )
     if record.get("truncated"):
         session.print_note(

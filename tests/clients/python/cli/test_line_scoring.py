@@ -25,6 +25,13 @@ def test_flagged_lines_pass_through_a_pipe_as_they_came(run: Run, server: FakeSe
     assert "4 lines, 2 flagged, 1 not UTF-8; fake@2, calibration validation of 1,999 lines" in found.err
 
 
+def test_of_many_lines_that_are_not_utf8_the_first_are_reported(run: Run) -> None:
+    err = run("score", "--model", "fake", stdin=b"\xff\n" * 50).err
+    assert err.count(" is not UTF-8: byte") == 20
+    assert "line 20 is not UTF-8: byte 0xff at offset 38; further such lines are only counted\n" in err
+    assert "50 lines, 0 flagged, 50 not UTF-8" in err
+
+
 def test_exit_statuses_are_those_of_grep(run: Run, tmp_path: Path) -> None:
     assert run("score", "--model", "fake", stdin="odD\n").status == 0
     assert run("score", "--model", "fake", stdin="even\n").status == 1
