@@ -14,6 +14,7 @@ from models.text.vocabulary import Normalizer
 
 Encoding = Literal["utf-8", "bytes"]
 
+_GZIP_MAGIC = b"\x1f\x8b"
 _SAMPLE_CHARACTERS = 300
 _MAX_HELD_CHARACTERS = 1 << 20  # of consecutive combining marks, which are normalized together
 _MIN_UTF16_NULS = 0.2  # fraction of the characters of a text in UTF-16 without a byte order mark
@@ -62,6 +63,13 @@ class CorpusStatistics:
             text = self._decoder.decode(data, final)
         except UnicodeDecodeError as error:
             offset = self._decoded_bytes - pending + error.start
+            if offset == 1 and error.object[:2] == _GZIP_MAGIC:
+                raise InvalidInput(
+                    "the text is compressed with gzip; decompress it first, or send it with the header"
+                    " Content-Encoding: gzip",
+                    code="corpus_not_utf8",
+                    param="body",
+                ) from None
             is_utf16 = offset == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             source = "utf-16" if is_utf16 else "windows-1252"
             raise InvalidInput(

@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_texts_in_other_encodings_are_refused_with_a_remedy(
     with pytest.raises(InvalidInput, match=f"is not UTF-8: .* iconv -f {source} -t utf-8") as caught:
         add(corpora, tmp_path, "Größe".encode(encoding))
     assert caught.value.code == "corpus_not_utf8"
+
+
+def test_gzip_is_refused_with_what_to_do(corpora: Corpora, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="compressed with gzip; decompress it first, or send it with"):
+        add(corpora, tmp_path, gzip.compress(b"text"))
 
 
 def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: Path) -> None:

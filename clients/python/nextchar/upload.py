@@ -1,9 +1,11 @@
 """A text in any form as the body of a request."""
 
+import gzip
 import io
 import os
 import stat
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -36,14 +38,18 @@ def upload_body(text: Text) -> Content:
     return iter(lambda: _encoded(read(_PIECE_BYTES)), b"")
 
 
-def folder_archive(folder: Path) -> Iterator[bytes]:
-    """Yield a tar archive of the files below a folder, in order of their paths, without hidden ones.
+def folder_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder as they are found, without hidden ones. Raises OSError."""
+    return (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
+
+
+def folder_archive(folder: Path, files: Iterable[Path] | None = None) -> Iterator[bytes]:
+    """Yield a tar archive of files below a folder, by default all but hidden ones, in order of their paths.
 
     Raises:
         OSError: a file cannot be read, or has become shorter while it was.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
-    for path in paths:
+    for path in sorted(folder_files(folder) if files is None else files):
         with path.open("rb") as file:
             header = tarfile.TarInfo(path.relative_to(folder).as_posix())
             header.size = left = os.fstat(file.fileno()).st_size
@@ -56,6 +62,15 @@ def folder_archive(folder: Path) -> Iterator[bytes]:
                 yield piece
             yield bytes(-header.size % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def gunzip(path: Path) -> Iterator[bytes]:
+    """Yield what is in a file that is compressed with gzip. Raises OSError: it cannot be read."""
+    try:
+        with gzip.open(path) as file:
+            yield from iter(lambda: file.read(_PIECE_BYTES), b"")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise OSError(f"{path} cannot be decompressed: {error}") from None
 
 
 def archive_format(path: Path) -> ArchiveFormat | None:

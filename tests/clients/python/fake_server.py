@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         found = b""
-        while length := int(self.rfile.readline(), 16):
+        while length := int(self.rfile.readline() or b"0", 16):  # nothing: the client has given up
             found += self.rfile.read(length)
             self.rfile.readline()
         self.rfile.readline()

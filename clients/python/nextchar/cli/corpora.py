@@ -1,5 +1,6 @@
 """`nextchar corpus`: upload, list, show, change and delete corpora."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,11 @@ from nextchar.cli.formatting import (
 from nextchar.cli.names import CorpusArgument
 from nextchar.cli.option_names import with_options
 from nextchar.cli.session import Session, command, standard_input
+from nextchar.errors import NextcharError
 from nextchar.types import Corpus, TextKind
-from nextchar.upload import archive_format
+from nextchar.upload import archive_format, folder_archive, folder_files, gunzip
+
+_NOTE_EVERY_S = 2.0  # while a folder is listed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +48,8 @@ def add(
         str,
         typer.Argument(
             metavar="FILE",
-            help="A UTF-8 text file; a folder, or a .tar, .tar.gz or .zip file, whose files become one text;"
+            help="A UTF-8 text file, also compressed as .gz; a folder, or a .tar, .tar.gz or .zip file, whose"
+            " files become one text;"
             " a URL or pattern such as s3://logs/*.gz, which the service reads; - is standard input.",
         ),
     ],
@@ -142,16 +147,40 @@ def upload(
 ) -> Corpus:
     """Upload a file, the files of a folder or archive, or standard input for `-`.
 
-    The default name is the file's. Raises OSError.
+    A file named `*.gz` is decompressed, unless it is uploaded as bytes. The default name is the file's.
+    Raises OSError.
     """
     lines: Literal["lines"] | None = "lines" if deduplicate else None
     add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
     if str(file) == "-":
         return add(standard_input(), name=name)
     if file.is_dir():
-        return add(file, name=name or name_of(file.resolve()))
+        archive = folder_archive(file, _files_of(session, file))
+        return add(archive, name=name or name_of(file.resolve()), archive="tar")
+    if file.suffix.lower() == ".gz" and archive_format(file) is None and encoding is None:
+        return add(gunzip(file), name=name or name_of(file.with_suffix("")))
     with file.open("rb") as text:
         return add(text, name=name or name_of(file), archive=archive_format(file))
+
+
+def _files_of(session: Session, folder: Path) -> list[Path]:
+    """Return the files of a folder to upload; say how many there are, also while that takes long."""
+    resolved = folder.resolve()
+    if resolved == Path(resolved.anchor):
+        raise NextcharError(f"{folder} is the whole file system; name a folder of texts")
+    files: list[Path] = []
+    next_note_s = time.monotonic() + _NOTE_EVERY_S
+    for file in folder_files(folder):
+        files.append(file)
+        if time.monotonic() >= next_note_s:
+            count = format_integer(len(files))
+            session.print_note(f"listing {folder}: {count} files so far, now in {file.parent}")
+            next_note_s += _NOTE_EVERY_S
+    if not files:
+        raise NextcharError(f"{folder} has no files, or hidden ones only; put the texts into it")
+    size = format_size(sum(file.stat().st_size for file in files))
+    session.print_note(f"reading {format_integer(len(files))} files in {folder}, {size}")
+    return files
 
 
 def name_of(file: Path) -> str | None:

@@ -1,5 +1,6 @@
 """Corpora are named after files, and come from files, pipes and standard input."""
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -69,12 +70,48 @@ def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
     assert server.requests[-1][3].strip() == b"hello"
 
 
+def test_the_whole_file_system_and_empty_folders_are_refused(
+    run: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    assert "/ is the whole file system; name a folder of texts" in run("corpus", "add", "/").err
+    (tmp_path / ".hidden").write_text("no")
+    assert "has no files, or hidden ones only" in run("corpus", "add", str(tmp_path)).err
+    assert server.uploads == []
+
+
+def test_a_folder_that_takes_long_to_list_says_where_it_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextchar.cli.corpora._NOTE_EVERY_S", 0.0)
+    (tmp_path / "a.txt").write_text("text")
+    assert f"listing {tmp_path}: 1 files so far, now in {tmp_path}" in run("corpus", "add", str(tmp_path)).err
+
+
+def test_a_compressed_file_is_decompressed(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "app.log.gz"
+    file.write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
+    assert run("corpus", "add", str(file), "--json").json["name"] == "app"
+    assert server.requests[-1][3] == b"one\ntwo\n"
+    run("corpus", "add", str(file), "--bytes")
+    assert server.requests[-1][3] == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "data", [b"plain", gzip.compress(b"text" * 99, mtime=0)[:-9]], ids=["not gzip", "truncated"]
+)
+def test_a_file_that_cannot_be_decompressed_is_named(run: Run, tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "a.txt.gz"
+    file.write_bytes(data)
+    refused = run("corpus", "add", str(file))
+    assert refused.status == 1 and f"nextchar: {file} cannot be decompressed: " in refused.err
+
+
 def test_the_files_of_a_folder_are_sent_as_an_archive(run: Run, server: FakeServer, tmp_path: Path) -> None:
     folder = tmp_path / "my logs"
     (folder / "sub").mkdir(parents=True)
     for name, data in {"b.log": b"two\n", "a.log": b"one", "sub/c.log": b"x" * 600, ".hidden": b"no"}.items():
         (folder / name).write_bytes(data)
-    run("corpus", "add", str(folder))
+    assert f"reading 3 files in {folder}, " in run("corpus", "add", str(folder)).err
     _, path, headers, body = server.requests[-1]
     assert path == "/v1/corpora" and headers["Content-Type"] == "application/octet-stream"
     assert server.uploads == [{"name": "my-logs", "archive": "tar"}]
