@@ -35,6 +35,7 @@ def error_with_options(sentence: str, param: str | None, context: typer.Context)
         if "alphabet" in options:
             advice = "pass --alphabet bytes"
         sentence = sentence.replace(_UPLOAD_ADVICE, advice)
+    sentence = sentence.replace("or give another address", "or give another address with --server")
     if param and (option := _option_of(param, options)) and sentence.startswith(f"{param}: "):
         sentence = option + sentence.removeprefix(param)
     return with_options(sentence)

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nextchar.cli import corpora, jobs
-from nextchar.cli.names import complete_corpus, complete_model
+from nextchar.cli.names import complete_corpus, complete_model, with_suggestion
 from nextchar.cli.option_names import with_options
 from nextchar.cli.session import Session, command
 from nextchar.connection import omit_none
 from nextchar.errors import ServerError
-from nextchar.types import TextKind
+from nextchar.types import Corpus, TextKind
 
 _budget_option = partial(typer.Option, rich_help_panel="Budget")
 _network_option = partial(typer.Option, rich_help_panel="Network")
@@ -61,7 +61,7 @@ def train(
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model; each job adds a version. Default for a file: the file's name."),
+        typer.Option(help="Name of the model; each job adds a version. Default: that of the file or corpus."),
     ] = None,
     preset: Annotated[
         Preset | None,
@@ -189,7 +189,7 @@ def train(
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
-    name = name or _name_of(source, file)
+    name = name or _name_of(session, source, file)
     request: dict[str, Any] = {"name": name}
     encoding = "bytes" if alphabet == "bytes" else None
     request["corpus"] = _upload(session, file, encoding=encoding) if file else source
@@ -271,15 +271,22 @@ def _file_of(session: Session, source: str) -> Path | None:
     return None
 
 
-def _name_of(source: str, file: Path | None) -> str:
-    """Return the name of a model after its file."""
-    if file is None and not Path(source).exists():
-        raise typer.BadParameter(
-            f"there is no file {source!r}; if it is a corpus, name the model with --name"
-        )
-    if file is not None and (name := corpora.name_of(file)):
-        return name
-    raise typer.BadParameter("name the model with --name")
+def _name_of(session: Session, source: str, file: Path | None) -> str:
+    """Return the name of a model after its file or corpus."""
+    name = corpora.name_of(file) if file else _corpus_of(session, source)["name"]
+    if name is None:
+        raise typer.BadParameter("name the model with --name")
+    return name
+
+
+def _corpus_of(session: Session, source: str) -> Corpus:
+    try:
+        return session.client.corpus(source)
+    except ServerError as error:
+        if error.code != "corpus_not_found":
+            raise
+        advice = with_suggestion(error, session.client)
+        raise typer.BadParameter(f"there is no file {source!r}, and {advice}") from None
 
 
 def _upload(session: Session, file: Path, *, encoding: str | None) -> str:

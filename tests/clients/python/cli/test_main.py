@@ -113,7 +113,6 @@ def test_every_help_text_has_an_example_of_its_command(run: Run, path: tuple[str
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("train", "c"),
         ("train", "c", "--name", "n", "--steps", "1", "--seconds", "1"),
         ("complete", "fake", "p", "--until", "never"),
         ("complete", "fake", "p", "--stream", "-n", "2"),

@@ -127,14 +127,21 @@ def test_train_names_what_is_missing(
     monkeypatch.chdir(tmp_path)
     refused = run("train", "words.txt")
     assert refused.status == 2
-    assert "there is no file 'words.txt'" in refused.err
-    assert "--name" in refused.err
+    assert "there is no file 'words.txt', and there is no corpus" in refused.err
     Path("words").write_text("words\n")
     run("corpus", "add", "words")
-    both = run("train", "words")
-    assert "words is both a corpus and a file" in both.err
-    assert "name the model with --name" in both.err
-    assert "no file" not in both.err
+    assert "words is both a corpus and a file" in run("train", "words").err
+    assert "mean 'words'?" in run("train", "wrods").err
+    run("corpus", "add", "-", stdin="no name")
+    nameless = next(c for c in server.corpora.values() if c["name"] is None)["id"]
+    assert "name the model with --name" in run("train", nameless).err
+
+
+def test_a_model_is_named_after_its_corpus(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("words\n")
+    run("corpus", "add", str(tmp_path / "words"))
+    assert run("train", "words", "--no-follow").status == 0
+    assert server.bodies("POST", "/v1/jobs") == [{"corpus": "words", "name": "words"}]
 
 
 def test_train_takes_a_file_where_no_corpus_has_its_name(
