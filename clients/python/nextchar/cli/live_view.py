@@ -107,7 +107,9 @@ def _permanent_text(
 
 
 def _metrics_line(progress: TrainingProgress, event: Event) -> str:
-    known: dict[str, Any] = {**progress.record, **{k: v for k, v in event["data"].items() if v is not None}}
+    metrics = {name: value for name, value in event["data"].items() if value is not None}
+    is_later = (progress.record.get("step") or 0) > (metrics.get("step") or 0)  # of a job that has ended
+    known: dict[str, Any] = metrics if is_later else {**progress.record, **metrics}
     training_bits = format_bits(known.get("train_bits_per_character"))
     held_out_bits = format_bits(known.get("validation_bits_per_character"))
     parts = [*speed_parts(known), f"training {training_bits}", f"held-out {held_out_bits} bits per character"]

@@ -102,6 +102,14 @@ def test_without_a_terminal_plain_lines_report_every_evaluation(server: FakeServ
     assert "the corpus is cut into 16 rows" in shown
 
 
+def test_an_early_evaluation_of_a_finished_job_has_none_of_its_last_figures() -> None:
+    progress = training_progress.TrainingProgress()
+    progress.record = {"step": 900, "steps": 900, "train_bits_per_character": 1.5, "seconds_left": 0.0}
+    metrics = {"step": 0, "train_bits_per_character": None, "validation_bits_per_character": 6.5}
+    line = live_view._metrics_line(progress, {"id": 1, "type": "metrics", "at": 0.0, "data": metrics})
+    assert line == "step 0 · training – · held-out 6.50 bits per character"
+
+
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_following_ends_however_the_job_ends(server: FakeServer, status: str) -> None:
     server.training = FakeTraining(seconds=0.1, ends_as=status)
