@@ -94,7 +94,8 @@ def _value_of(error: Any) -> str:
         return ""
     if isinstance(value, int) and abs(value) > _MAX_SHOWN_INTEGER:
         return ""
-    shown = json.dumps(value)
+    is_number = error["type"] != "literal_error"  # of a query or an environment variable: in a string
+    shown = value if is_number and isinstance(value, str) else json.dumps(value)
     return f", not {shown}" if len(shown) <= _MAX_VALUE_CHARACTERS else ""
 
 

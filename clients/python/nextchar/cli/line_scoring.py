@@ -14,7 +14,6 @@ import typer
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
 from nextchar.cli.lines import read_lines
-from nextchar.cli.names import with_suggestion
 from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
@@ -63,7 +62,7 @@ def print_anomalous_lines(session: Session, model: str, files: Sequence[str], op
     except BrokenPipeError:
         drop_output()
     except NextcharError as error:
-        raise fail(with_suggestion(error, session.client), status=_ERROR) from None
+        raise fail(session.sentence_of(error), status=_ERROR) from None
     except OSError as error:
         raise fail_for(error, status=_ERROR) from None
     else:

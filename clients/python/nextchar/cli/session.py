@@ -35,7 +35,12 @@ class Session:
     out: Console
     err: Console
     as_json: bool
-    subcommand: str | None = None  # of a group: the command that follows
+    invocation: typer.Context
+
+    @property
+    def subcommand(self) -> str | None:
+        """Of a group: the command that follows."""
+        return self.invocation.invoked_subcommand
 
     def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
         """Print a response as JSON: indented, or on one line where more follow."""
@@ -49,6 +54,11 @@ class Session:
     def print_note(self, sentence: str) -> None:
         """Print a note, which is not part of the result, on standard error."""
         _print_sentence(self.err, sentence)
+
+    def sentence_of(self, error: NextcharError) -> str:
+        """Return the sentence for an error, with options instead of fields and names like an unknown one."""
+        sentence = with_suggestion(error, self.client)
+        return error_with_options(sentence, getattr(error, "param", None), self.invocation)
 
     def print_result(self, result: Mapping[str, Any], text: str) -> None:
         """Print a result as JSON, or a line that says the same."""
@@ -142,9 +152,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(session, **{p.name: arguments[p.name] for p in own})
             except NextcharError as error:
-                sentence = with_suggestion(error, session.client)
-                param = getattr(error, "param", None)
-                raise fail(error_with_options(sentence, param, invocation)) from None
+                raise fail(session.sentence_of(error)) from None
 
     parameters = [p.replace(kind=keyword) for p in own] + shared
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -175,9 +183,7 @@ def _open_session(invocation: typer.Context) -> Iterator[Session]:
     as_json = bool(shared_option(invocation, "as_json"))
     try:
         with Client(server, api_key=api_key) as client:
-            yield Session(
-                client, console(sys.stdout), console(sys.stderr), as_json, invocation.invoked_subcommand
-            )
+            yield Session(client, console(sys.stdout), console(sys.stderr), as_json, invocation)
     except NextcharError as error:
         raise fail(str(error)) from None
     except BrokenPipeError:
