@@ -59,6 +59,8 @@ def requirement(error: Any) -> str:
 
     >>> requirement({"type": "less_than", "msg": "Input should be less than 1", "loc": ("rate",)})
     'must be less than 1'
+    >>> requirement({"type": "less_than_equal", "msg": "", "loc": ("steps",), "ctx": {"le": 1e6}})
+    'must be at most 1000000'
     """
     kind, message = error["type"], str(error["msg"])
     match kind:
@@ -70,7 +72,8 @@ def requirement(error: Any) -> str:
             return "the body is missing; send a JSON object"
         case "greater_than_equal" | "less_than_equal":
             bound = "at least" if kind == "greater_than_equal" else "at most"
-            message = f"must be {bound} {next(iter(error['ctx'].values())):g}"
+            value = next(iter(error["ctx"].values()))
+            message = f"must be {bound} {int(value) if value == int(value) else value}"
     begins = next((theirs for theirs in _REQUIREMENTS if message.startswith(theirs)), "")
     return _REQUIREMENTS.get(begins, "") + message.removeprefix(begins)
 

@@ -82,7 +82,7 @@ class Desk:
         self.monkeypatch.setattr(Attempt, "_outcome", train)
         token = "me"
         assert self.live.acquire_lease(self.job.id, token)
-        attempt = tasks._take(self.job.id, self.settings, self.live, self.storage, token)
+        attempt = tasks._acquire_job(self.job.id, self.settings, self.live, self.storage, token)
         assert attempt is not None
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(self._when_waiting, attempt, meanwhile) if meanwhile else None
@@ -560,7 +560,7 @@ class Waiting:
         clock = SimpleNamespace(monotonic=lambda: self.now_s, time=time.time, sleep=self._sleep)
         desk.monkeypatch.setattr(attempt_module, "time", clock)
         assert desk.live.acquire_lease(desk.job.id, "me")
-        attempt = tasks._take(desk.job.id, desk.settings, desk.live, desk.storage, "me")
+        attempt = tasks._acquire_job(desk.job.id, desk.settings, desk.live, desk.storage, "me")
         assert attempt is not None
         self.attempt = attempt
 

@@ -19,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the command asks for; it gets one part with results and one without."""
     made: list[Any] = []
 
-    def score(options: runs.RunOptions, show: runs.Show, **query: Any) -> runs.Totals:
+    def score(options: runs.RunOptions, show: runs.OnProgress, **query: Any) -> runs.Totals:
         made.extend([options, query])
         totals = runs.Totals(parts=3, parts_before=1, bytes=30, bytes_before=10)
         show(totals, None)
