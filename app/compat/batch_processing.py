@@ -189,14 +189,7 @@ class BatchProcessing:
         return False
 
     async def _run_chunk(self, batch: Batch, chunk: int) -> None:
-        try:
-            lines = self.batches.read_input(batch.id, chunk, count=batch.chunk_sizes[chunk])
-        except Unavailable as error:
-            if error.code != "batch_damaged":
-                raise
-            log.warning("%s; its requests are answered with errors", error)
-            self.batches.create_answers(batch, chunk, self._errors(batch, chunk, *_DAMAGED))
-            return
+        lines = self._read_lines(batch, chunk)
         working = asyncio.create_task(self._responses(batch, sum(batch.chunk_sizes[:chunk]), lines))
         renew_at = time.monotonic() + _RENEW_S
         try:
@@ -336,22 +329,22 @@ class BatchProcessing:
             if batch.is_expired
             else ("batch_cancelled", "the batch was cancelled before this request was run")
         )
-        yield from self._errors(batch, chunk, code, message)
-
-    def _errors(self, batch: Batch, chunk: int, code: str, message: str) -> Iterator[bytes]:
-        """Yield an error for each request of a chunk; those that are damaged have no `custom_id`."""
-        count = batch.chunk_sizes[chunk]
-        try:
-            lines = self.batches.read_input(batch.id, chunk, count=count)
-        except Unavailable as unreadable:
-            if unreadable.code != "batch_damaged":
-                raise
-            lines = [b""] * count
-        for number, line in enumerate(lines, sum(batch.chunk_sizes[:chunk])):
+        for number, line in enumerate(self._read_lines(batch, chunk), sum(batch.chunk_sizes[:chunk])):
             custom_id = None
             with contextlib.suppress(InvalidLine):
                 custom_id = parse_request(line, endpoint=batch.endpoint).custom_id
             yield _error(batch, number, custom_id, code, message)
+
+    def _read_lines(self, batch: Batch, chunk: int) -> list[bytes]:
+        """Return the requests of a chunk; if it is damaged, as many empty lines, which are no requests."""
+        count = batch.chunk_sizes[chunk]
+        try:
+            return self.batches.read_input(batch.id, chunk, count=count)
+        except Unavailable as error:
+            if error.code != "batch_damaged":
+                raise
+            log.warning("%s; its requests end with errors", error)
+            return [b""] * count
 
     def _add_file(self, batch: Batch, upload: Upload, kind: str) -> str:
         """Save a file of a batch as a corpus of the key that created the batch; return its id."""
