@@ -15,7 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
@@ -28,9 +28,10 @@ from app.http.auth import Auth
 from app.http.concurrency import ConcurrencyLimit
 from app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
-from app.http.errors import add_error_handlers
+from app.http.errors import add_error_handlers, error_responses
 from app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
 from app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
+from app.http.query_parameters import check_query_parameters
 from app.keys import KeyFile
 from app.routes import (
     alerts,
@@ -70,7 +71,7 @@ _TELEMETRY: TelemetryConfig = {  # request spans, if `store.tracing` has started
     "operation_spans": False,
     "exclude": lambda scope: scope.get("path") in _UNTRACED,
 }
-_ROUTES: tuple[ModuleType, ...] = (  # matched in order, so those called at every keystroke come first
+_OWN_ROUTES: tuple[ModuleType, ...] = (  # matched in order, so those called at every keystroke come first
     completions,
     scores,
     ingest,
@@ -85,6 +86,8 @@ _ROUTES: tuple[ModuleType, ...] = (  # matched in order, so those called at ever
     reports,
     audit,
     architectures,
+)
+_OTHER_ROUTES: tuple[ModuleType, ...] = (  # their clients may send query parameters that we do not know
     health,
     openai_completions,
     llama_cpp,
@@ -120,13 +123,19 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         redirect_slashes=False,  # such a redirect would repeat any host that a client names
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in _ROUTES:
+    for module in _OWN_ROUTES:
+        app.include_router(
+            module.router,
+            dependencies=[Depends(check_query_parameters)],
+            responses=error_responses(422),
+        )
+    for module in _OTHER_ROUTES:
         app.include_router(module.router)
     add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last middleware added is the outermost.
-    rules = [module.BODY_RULE for module in _ROUTES if hasattr(module, "BODY_RULE")]
+    rules = [module.BODY_RULE for module in (*_OWN_ROUTES, *_OTHER_ROUTES) if hasattr(module, "BODY_RULE")]
     app.add_middleware(AuditTrail)
     app.add_middleware(BodyLimit, rules=rules)
     app.add_middleware(ClientTurns)

@@ -114,7 +114,7 @@ def _fast_path(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Respo
     validate = body_class.model_validate_json
 
     async def handle(request: Request) -> Response | None:
-        if request.headers.get("content-type") != "application/json":
+        if request.scope["query_string"] or request.headers.get("content-type") != "application/json":
             return None
         content = await request.body()
         if len(content) > LARGE_BYTES:
