@@ -117,10 +117,11 @@ def suppress(
         str | None, typer.Argument(metavar="ALERT", help="An alert; or give --template.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Until when, as 2026-12-31 or 2026-12-31T18:00.")
+        str | None,
+        typer.Option(metavar="DATE", help="Date of the end, such as 2026-12-31 or 2026-12-31T18:00."),
     ] = None,
     duration: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="For how long, as 30m, 12h, 7d or 2w.")
+        str | None, typer.Option("--for", metavar="DURATION", help="Duration, such as 30m, 12h, 7d or 2w.")
     ] = None,
     template: Annotated[
         str | None,

@@ -26,10 +26,10 @@ def audit(
     session: Session,
     key: Annotated[str | None, typer.Option(metavar="NAME", help="Calls with this API key.")] = None,
     action: Annotated[
-        str | None, typer.Option(metavar="ACTION", help="Calls of this operation, as delete_model.")
+        str | None, typer.Option(metavar="ACTION", help="Calls of this operation, such as delete_model.")
     ] = None,
     about: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Calls about something with this in its path.")
+        str | None, typer.Option(metavar="TEXT", help="Calls whose path contains this text.")
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="DATE", help="Calls at or after this time.")] = None,
     until: Annotated[str | None, typer.Option(metavar="DATE", help="Calls at or before this time.")] = None,

@@ -52,11 +52,12 @@ JsonLines = Annotated[
     typer.Option("--json-lines", help='Each line is a JSON string, or {"line": "…", "id": …}.'),
 ]
 FormatOption = Annotated[
-    Literal["jsonl", "parquet"], typer.Option("--format", help="Of the results: JSON lines or Parquet.")
+    Literal["jsonl", "parquet"],
+    typer.Option("--format", help="Format of the results: JSON lines or Parquet."),
 ]
 Engine = Annotated[
     Literal["ray", "local"],
-    _run_option("--engine", help="ray: Ray Data (pip install 'nextchar[ray]'); local: processes."),
+    _run_option("--engine", help="ray: Ray Data (pip install 'nextchar\\[ray]'); local: processes."),
 ]
 Actors = Annotated[
     int | None,
@@ -66,12 +67,16 @@ Threads = Annotated[int, _run_option("--threads", min=1, help="Cores of each wor
 Address = Annotated[
     str | None,
     _run_option(
-        "--address", metavar="HOST:PORT", help="Of a Ray cluster. Default: RAY_ADDRESS, or this machine."
+        "--address",
+        metavar="HOST:PORT",
+        help="Address of a Ray cluster. Default: RAY_ADDRESS, or this machine.",
     ),
 ]
 PartSize = Annotated[
     float,
-    _run_option("--part-size", metavar="MB", min=0.001, help="Of files that are not compressed, per part."),
+    _run_option(
+        "--part-size", metavar="MB", min=0.001, help="Size of a part of a file that is not compressed."
+    ),
 ]
 
 
@@ -102,7 +107,7 @@ def score(
     address: Address = None,
     part_size: PartSize = 8.0,
 ) -> None:
-    """Score each line of many files; the results have its file and its offset in bytes.
+    """Score each line of many files; each result has the line's file and offset in bytes.
 
     Example: nextchar batch score 's3://logs/2026/*.gz' --model sshd --output s3://scores/2026
     """
@@ -142,7 +147,7 @@ def complete(
     address: Address = None,
     part_size: PartSize = 1.0,
 ) -> None:
-    """Complete each line of many files, as a prompt; the results have its file and its offset in bytes.
+    """Complete each line of many files, as a prompt; each result has the line's file and offset in bytes.
 
     Example: nextchar batch complete prompts.txt --model names --output completions --engine local
     """

@@ -32,8 +32,7 @@ app = typer.Typer(
 )
 
 KIND_HELP = (
-    "What the text is: records (independent lines, as of a list of names, which training shuffles), log, code"
-    " or text."
+    "What the text is: records (independent lines such as names, which training shuffles), log, code or text."
 )
 KindOption = Annotated[
     TextKind | None, typer.Option(metavar="KIND", help=KIND_HELP + " Default: what the service detects.")

@@ -53,7 +53,9 @@ def add(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", metavar="PATTERN", help="Names of models, as web-*; repeatable. Default: all."
+            "--model",
+            metavar="PATTERN",
+            help="Names of models, such as web-*; can be repeated. Default: all.",
         ),
     ] = None,
     min_severity: Annotated[

@@ -55,7 +55,7 @@ def train(
         typer.Argument(
             metavar="FILE|CORPUS",
             help="A UTF-8 text file, which is uploaded first (- is standard input), or the name or id of a"
-            " corpus. Where there are both, the corpus is taken; write ./NAME for the file.",
+            " corpus. If both exist, the corpus is taken; write ./NAME for the file.",
             autocompletion=complete_corpus,
         ),
     ],
@@ -81,7 +81,9 @@ def train(
         ),
     ] = None,
     seconds: Annotated[float | None, _budget_option(help="Training time. Default: 60.")] = None,
-    epochs: Annotated[float | None, _budget_option(help="Or: number of passes over the text.")] = None,
+    epochs: Annotated[
+        float | None, _budget_option(help="Number of passes over the text, instead of --seconds.")
+    ] = None,
     steps: Annotated[
         int | None, _budget_option(help="Number of optimizer steps, instead of --seconds.")
     ] = None,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 
 from nextchar.cli.main import app
 from tests.clients.python.conftest import Run
@@ -108,6 +109,20 @@ def test_every_help_text_has_an_example_of_its_command(run: Run, path: tuple[str
         return  # it passes --help on to its own parser
     shown = " ".join(run(*path, "--help").out.split())
     assert re.search(rf"Examples?: (.*\| )?nextchar {' '.join(path)}", shown)
+
+
+def _help_texts(command: Any) -> Iterator[str]:
+    yield from (text for parameter in command.params if (text := getattr(parameter, "help", None)))
+    yield command.help or ""
+    for one in getattr(command, "commands", {}).values():
+        yield from _help_texts(one)
+
+
+def test_no_help_text_has_brackets_that_are_taken_for_markup() -> None:
+    texts = list(_help_texts(typer.main.get_command(app)))
+    assert len(texts) > 200
+    for text in texts:
+        assert not Text.from_markup(text).spans and "[/" not in text, text
 
 
 @pytest.mark.parametrize(
