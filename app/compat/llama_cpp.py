@@ -101,7 +101,7 @@ async def infill(
     truncated = len(prefix) < len(before)
     async with services.engines.use_async(name) as loaded:
         progress = _Progress(time.perf_counter())
-        characters, unknown = await prepare(prefix, loaded.vocabulary)
+        characters, unknown = await prepare(prefix, loaded)
         engine_request = _request(body, characters, loaded, client_of(request))
         running = RunningCompletion(services.engines, loaded, engine_request, unknown)
         if body.stream:

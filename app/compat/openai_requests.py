@@ -134,7 +134,7 @@ async def _resolve_prompt(
 ) -> ResolvedPrompt:
     vocabulary = loaded.vocabulary
     if isinstance(prompt, str):
-        characters, unknown = await prepare(unwrap(prompt), vocabulary)
+        characters, unknown = await prepare(unwrap(prompt), loaded)
     else:
         characters, unknown = await anyio.to_thread.run_sync(characters_of, prompt, vocabulary), []
     if not body.echo:

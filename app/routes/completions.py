@@ -74,7 +74,7 @@ async def next_character(
 ) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
     async with services.engines.use_async(model) as loaded:
-        prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
+        prompt, unknown = await prepare(body.prompt, loaded)
         predicting = predict(
             loaded,
             prompt,

@@ -55,7 +55,7 @@ async def start_completion(
     """
     check_options(body)
     async with engines.use_async(model) as loaded:
-        prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
+        prompt, unknown = await prepare(body.prompt, loaded)
         if body.echo:
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))

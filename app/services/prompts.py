@@ -1,34 +1,44 @@
-"""A prompt's text as characters of a vocabulary, without blocking the event loop."""
+"""A prompt's text as a model reads it, without blocking the event loop."""
 
 import anyio
 
+from app.services.engines import Loaded
+from models.anomaly.scorer import Scorer
 from models.text.vocabulary import Vocabulary
 
 _INLINE_CHARACTERS = 200_000  # a longer prompt is normalized in a worker thread, piece by piece
+_INLINE_MASKED_CHARACTERS = 2_000  # a longer one is masked in a worker thread, line by line
 _PIECE_CHARACTERS = 50_000
 
 
-async def prepare(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
-    """Return `text` as the vocabulary's characters, and the labels of those that are unknown."""
-    if len(text) <= _INLINE_CHARACTERS:
-        text = vocabulary.to_characters(text)
-        unknown = vocabulary.unknown(text)
+async def prepare(text: str, loaded: Loaded) -> tuple[str, list[str]]:
+    """Return `text` as the vocabulary's characters, masked, and the labels of those that are unknown."""
+    vocabulary, scorer = loaded.vocabulary, loaded.scorer
+    if len(text) <= (_INLINE_MASKED_CHARACTERS if scorer.masks else _INLINE_CHARACTERS):
+        text, unknown = _prepare(text, vocabulary, scorer)
     else:
-        text, unknown = await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary)
+        text, unknown = await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary, scorer)
     return text, list(map(vocabulary.label, unknown))
 
 
-def _prepare_in_pieces(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
-    """Do the same in small pieces, because each call holds the GIL and thereby blocks the event loop."""
+def _prepare(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, list[str]]:
+    text = scorer.mask_lines(vocabulary.to_characters(text))
+    return text, vocabulary.unknown(text)
+
+
+def _prepare_in_pieces(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, list[str]]:
+    """Do the same in small pieces or line by line, because each call holds the GIL and thereby blocks the event loop."""
     pieces: list[str] = []
-    unknown: set[str] = set()
     start = 0
     while start < len(text):
         end = _safe_cut(text, start + _PIECE_CHARACTERS)
         pieces.append(vocabulary.to_characters(text[start:end]))
-        unknown.update(vocabulary.unknown(pieces[-1]))
         start = end
-    return "".join(pieces), sorted(unknown)
+    text = scorer.mask_lines("".join(pieces))
+    unknown: set[str] = set()
+    for start in range(0, len(text), _PIECE_CHARACTERS):
+        unknown.update(vocabulary.unknown(text[start : start + _PIECE_CHARACTERS]))
+    return text, sorted(unknown)
 
 
 def _safe_cut(text: str, start: int) -> int:

@@ -176,7 +176,8 @@ def complete_prompts(
         def note(event: Event, index: int = index) -> None:
             events.put((index, event))
 
-        loaded.engine.complete(replace(request, prompt=prompt, stop=stop, stream=False), note)
+        masked = loaded.scorer.mask_lines(prompt)
+        loaded.engine.complete(replace(request, prompt=masked, stop=stop, stream=False), note)
     left = len(prompts)
     while left:
         index, event = events.get()

@@ -71,6 +71,10 @@ class Scorer:
         """Return a line with its values masked, except those that are malformed; see `mask_values`."""
         return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
 
+    def mask_lines(self, text: str) -> str:
+        """Return a text of any number of lines with the values of each masked."""
+        return "\n".join(self.mask(line).text for line in text.split("\n")) if self.masks else text
+
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
     ) -> list[LineReading]:

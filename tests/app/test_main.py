@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 V, E, H = 28, 8, 16
 
 
-def publish_real(data_dir: Path) -> None:
+def publish_real(data_dir: Path, *, masks: tuple[str, ...] = ()) -> None:
     """Publish a model `real` with random weights."""
     random = np.random.default_rng(0)
     shapes = {
@@ -57,6 +57,7 @@ def publish_real(data_dir: Path) -> None:
         created_at=1795563600,
         network=NetworkConfig(units=H, embedding=E),
         training=TrainingConfig(),
+        masks=masks,
         characters=Vocabulary("\nabcdefghijklmnopqrstuvwxyz").characters,
         parameters=1,
         files=describe_files(files),

@@ -101,7 +101,7 @@ class Model:
             InvalidInput: an option is out of range.
         """
         try:
-            request = CompletionRequest(prompt=self._characters_of(prompt), n=n, stream=False, **options)
+            request = CompletionRequest(prompt=self._prompt_of(prompt), n=n, stream=False, **options)
         except TypeError as error:
             raise InvalidInput(str(error).replace("CompletionRequest.__init__()", "complete")) from None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -122,7 +122,7 @@ class Model:
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         """Return the `top` likeliest next characters after `prompt` with their probabilities."""
         results: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
-        self._engine.predict(self._characters_of(prompt), results.put, top=top, expert=expert)
+        self._engine.predict(self._prompt_of(prompt), results.put, top=top, expert=expert)
         distribution = results.get()
         if isinstance(distribution, Exception):
             raise distribution
@@ -206,6 +206,9 @@ class Model:
             held_out += f" (LSTM alone {experts['lstm']:.2f})"
         network = f"{card.network.architecture}, {card.parameters:,} parameters"
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
+
+    def _prompt_of(self, text: str) -> str:
+        return self._scorer.mask_lines(self._characters_of(text))
 
     def _characters_of(self, text: str) -> str:
         return self._saved.vocabulary.to_characters(normalize(text))

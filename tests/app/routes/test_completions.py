@@ -56,6 +56,36 @@ def test_stream_brings_every_piece_and_ends_with_usage(service: Service) -> None
     assert events[-1][2] == {"model": "fake@1", "usage": usage, "unknown_characters": ["ü"]}
 
 
+def test_prompts_of_a_masked_model_are_masked_in_every_call(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(service.models, name="masked", masks=("numbers",), characters=CHARACTERS + "ⓝ")
+    read: list[str] = []
+    complete, predict = FakeEngine.complete, FakeEngine.predict
+
+    def completing(engine: FakeEngine, request: Any, on_event: Any) -> Any:
+        read.append(request.prompt)
+        return complete(engine, request, on_event)
+
+    def predicting(engine: FakeEngine, prompt: str, *arguments: Any, **options: Any) -> Any:
+        read.append(prompt)
+        return predict(engine, prompt, *arguments, **options)
+
+    monkeypatch.setattr(FakeEngine, "complete", completing)
+    monkeypatch.setattr(FakeEngine, "predict", predicting)
+    body = {"prompt": "a 12\nb 4711 c", "echo": True, "max_characters": 2}
+    answer = service.http.post("/v1/models/masked/complete", json=body).json()
+    assert answer["completions"][0]["text"] == "a ⓝ\nb ⓝ cab"
+    assert answer["usage"]["prompt_characters"] == 9 and not answer["unknown_characters"]
+    for path, body in (
+        ("/v1/models/masked/next", {"prompt": "a 12"}),
+        ("/v1/completions", {"model": "masked", "prompt": "a 12"}),
+        ("/v1/models/masked/infill", {"input_prefix": "a 12", "n_predict": 2}),
+    ):
+        assert service.http.post(path, json=body).status_code == 200
+    assert read == ["a ⓝ\nb ⓝ c", "a ⓝ", "a ⓝ", "a ⓝ"]
+
+
 def test_characters_the_model_never_saw_work_and_are_named(service: Service) -> None:
     prompt = "caf\u0065\u0301 → ok"  # e and a combining accent are one character
     answer = service.http.post(COMPLETE, json={"prompt": prompt, "max_characters": 1})

@@ -70,6 +70,14 @@ def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model
     assert usual.score < strange.score and strange.anomalous
 
 
+def test_prompts_of_a_masked_model_are_masked() -> None:
+    text = "".join(f"took {i * 37} ms\n" for i in range(400))
+    with nextchar.train(text, preset="tiny", steps=2, masks=["numbers"], progress=False) as model:
+        assert set(model.characters) == set("took ⓝms\n")
+        assert model.complete("took 12", seed=1) == model.complete("took 4711", seed=1)
+        assert model.next("took 12") == model.next("took 4711")
+
+
 def test_a_pickled_model_gives_the_same_where_it_is_loaded_again(model: nextchar.Model) -> None:
     with pickle.loads(pickle.dumps(model)) as copy:  # noqa: S301
         assert copy.complete("the ", seed=7, max_characters=12) == model.complete(

@@ -22,6 +22,7 @@ from models.errors import Conflict, DomainError, InvalidInput, NotFound
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import served
+from tests.app.test_main import publish_real
 from tests.launcher.batch.conftest import LINES, options, results, score
 from tests.s3_server import S3Server
 from tests.waiting import eventually
@@ -193,6 +194,17 @@ def test_prompts_are_completed_with_their_seed(tmp_path: Path) -> None:
     assert complete(tmp_path / "again", part_bytes=5_000) == records
     with pytest.raises(InvalidInput, match="top_p must be above 0"):
         runs.complete(options(prompts, tmp_path / "x"), lambda *_: None, {"top_p": 0.0})
+
+
+def test_prompts_of_a_masked_model_are_masked(storage: Path, tmp_path: Path) -> None:
+    publish_real(storage, masks=("numbers",))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("took 12 s\ntook 4711 s\n")
+    request: dict[str, Any] = {"max_characters": 7, "seed": 3, "stop": ()}
+    runs.complete(options(prompts, tmp_path / "out"), lambda *_: None, request)
+    records = results(tmp_path / "out")
+    assert [record["text"] for record in records] == ["took 12 s", "took 4711 s"]
+    assert records[0]["completions"] == records[1]["completions"]
 
 
 @pytest.mark.usefixtures("storage")
