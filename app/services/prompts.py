@@ -27,7 +27,7 @@ def _prepare(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, li
 
 
 def _prepare_in_pieces(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, list[str]]:
-    """Do the same in small pieces or line by line, because each call holds the GIL and thereby blocks the event loop."""
+    """Do the same in small pieces, because each call holds the GIL and thereby blocks the event loop."""
     pieces: list[str] = []
     start = 0
     while start < len(text):

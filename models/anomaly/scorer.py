@@ -73,7 +73,9 @@ class Scorer:
 
     def mask_lines(self, text: str) -> str:
         """Return a text of any number of lines with the values of each masked."""
-        return "\n".join(self.mask(line).text for line in text.split("\n")) if self.masks else text
+        if self._is_masked is None:
+            return self.masks.replace(text)
+        return "\n".join(self.mask(line).text for line in text.split("\n"))
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check

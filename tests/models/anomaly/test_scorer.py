@@ -102,3 +102,5 @@ def test_a_scorer_has_what_its_saved_model_has(engine: Any, has: tuple[str, ...]
     np.testing.assert_array_equal(one.surprisal.bits, 1)
     malformed = "user eve took 1234567 items"
     assert (scorer.mask(malformed).text == malformed) == ("values" in has)
+    lines = [malformed, "", "user eve took 17 items"]
+    assert scorer.mask_lines("\n".join(lines)) == "\n".join(scorer.mask(line).text for line in lines)
