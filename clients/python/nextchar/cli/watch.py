@@ -125,6 +125,7 @@ class _Watching:
         """Send lines until Ctrl-C. Raises NextcharError, and OSError for a log that cannot be read."""
         client = self.session.client
         first = _wait_for(self.session, lambda: client.ingest_status(self.model)["flagged"])
+        self._send(b"")  # wrong options are refused now, and not when the first line comes
         for log in self.logs:
             if log.state.printed is None:
                 log.save(printed=first)
@@ -144,22 +145,23 @@ class _Watching:
         if chunk is None:
             return False
         log.save(position=chunk.start, sending_to=chunk.end)
-        accepted = _wait_for(
-            self.session,
-            partial(
-                self.session.client.ingest,
-                self.model,
-                chunk.data,
-                source=log.source,
-                calibration=self.calibration,
-                false_alarms=self.false_alarms,
-                idempotency_key=_key(log, chunk),
-            ),
-        )
+        self.sent += self._send(chunk.data, source=log.source, idempotency_key=_key(log, chunk))
         log.file.advance(chunk)
         log.save(position=log.file.position, sending_to=None)
-        self.sent += accepted["accepted"]
         return True
+
+    def _send(self, lines: bytes, *, source: str | None = None, idempotency_key: str | None = None) -> int:
+        """Send lines; return how many were accepted."""
+        ingest = partial(
+            self.session.client.ingest,
+            self.model,
+            lines,
+            calibration=self.calibration,
+            false_alarms=self.false_alarms,
+            source=source,
+            idempotency_key=idempotency_key,
+        )
+        return _wait_for(self.session, ingest)["accepted"]
 
     def _print_all(self) -> None:
         try:

@@ -219,6 +219,18 @@ def test_what_cannot_be_watched_ends_the_command_with_a_sentence(
     assert "has no calibration" in plain.notes[-1]
 
 
+def test_a_rate_that_is_impossible_is_refused_before_the_first_line(
+    watch: Callable[..., Watch], tmp_path: Path
+) -> None:
+    log = tmp_path / "app.log"
+    log.touch()
+    refused = watch(log, "--false-alarms", "0.000001")
+    assert refused.process.wait(120) == 1
+    eventually(lambda: refused.notes)
+    assert "lines" in refused.notes[-1] and "calibration" in refused.notes[-1]
+    assert not list((tmp_path / "state" / "nextchar" / "watch").glob("*.json"))
+
+
 def test_it_waits_for_a_killed_service_through_a_rotation(tmp_path: Path, clean_redis_url: str) -> None:
     port = str(free_port("127.0.0.1"))
     settings = {"NEXTCHAR_PORT": port, "NEXTCHAR_INGEST_TAKEOVER_S": "2", "NEXTCHAR_LOG_LEVEL": "ERROR"}
