@@ -3,12 +3,14 @@
 Suggestions: after each key the completer returns a continuation of up to 40 characters with
 log-probabilities. The prefix that is expected to save the most keys (`likely_length`) is shown, up to the end
 of a line. It stays while the user types along it; the rest of the answer is used before the next request.
+The fewer right suggestions the user has accepted, the more keys a suggestion must save (`ACCEPTANCE`).
 
 The user: Tab accepts the suggestion, Ctrl + right arrow its first word (`first_word`); each is one key, as is
 each character typed. The user knows the text, and accepts all if it is correct, else the first word if that
-is correct and longer than one character, else types a character. Once the user has accepted a word, the
-suggestions are those for a user who does. Real users are less attentive, so the figures are upper bounds, for
-comparing completers.
+is correct and longer than one character, else types a character. With `accepts` below 1 the user accepts only
+this fraction of the suggestions that could be accepted, and types along the others. Once the user has
+accepted a word, the suggestions are those for a user who does. Real users are less attentive, so the figures
+are upper bounds, for comparing completers.
 
     saved = 1 - keys / characters
 
@@ -18,13 +20,17 @@ at most the last SEEN_LENGTH characters count.
 """
 
 import math
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 LONGEST = 40  # characters that a completer is asked for
-MIN_SAVED_KEYS = 0.2  # expected, for a suggestion to be shown
+MIN_SAVED_KEYS = 0.1  # expected for this user, for a suggestion to be shown
+ACCEPTANCE = 0.5  # at first: the fraction of right suggestions that the user accepts, a moving average
+MIN_ACCEPTANCE = 0.05  # to which it falls, so that something is shown still
+LEARNING_RATE = 0.1  # of the acceptance
 SEEN_LENGTH = 12  # characters of a prefix that is looked up in the training text
 
 _WORD = re.compile(r"\s*(?:[\w'’]+|[^\s\w'’]+)")
@@ -66,27 +72,40 @@ class Outcome(Keys):
     seen: Keys = field(default_factory=Keys)
     unseen: Keys = field(default_factory=Keys)
     shown: int = 0  # new suggestions
+    right: int = 0  # of these, those that are correct as a whole
     whole: int = 0  # accepted by Tab
     words: int = 0  # accepted by Ctrl + right arrow
     asked: int = 0  # requests to the completer
 
 
 def replay(
-    completer: Completer, text: str, *, context: str, training_text: str = "", worth: float = MIN_SAVED_KEYS
+    completer: Completer,
+    text: str,
+    *,
+    context: str,
+    training_text: str = "",
+    worth: float = MIN_SAVED_KEYS,
+    accepts: float = 1.0,
+    seed: int = 1,
 ) -> Outcome:
     """Write `text`, which follows `context`, with the suggestions of `completer`."""
     outcome = Outcome()
     suggestions = Suggestions(completer, context=context, worth=worth)
+    chance = random.Random(seed)
+    is_accepted = False
     at = 0
     while at < len(text):
         shown = suggestions.after(text[:at])
-        if shown and text.startswith(shown, at):
+        if suggestions.shown > outcome.shown:  # a new one
+            outcome.shown = suggestions.shown
+            outcome.right += text.startswith(shown, at)
+            is_accepted = chance.random() < accepts
+        if is_accepted and shown and text.startswith(shown, at):
             taken = shown
             outcome.whole += 1
-        elif (word := first_word(shown)) and len(word) > 1 and text.startswith(word, at):
+        elif is_accepted and (word := first_word(shown)) and len(word) > 1 and text.startswith(word, at):
             taken = word
             outcome.words += 1
-            suggestions.accepts_words = True
         else:
             taken = text[at]
         before = (context + text[:at])[-SEEN_LENGTH:]
@@ -95,7 +114,7 @@ def replay(
             part.characters += len(taken)
             part.keys += 1
         at += len(taken)
-    outcome.shown, outcome.asked = suggestions.shown, suggestions.asked
+    outcome.asked = suggestions.asked
     return outcome
 
 
@@ -104,15 +123,17 @@ class Suggestions:
 
     def __init__(self, completer: Completer, *, context: str = "", worth: float = MIN_SAVED_KEYS) -> None:
         self._completer, self._context, self._worth = completer, context, worth
-        self._prompt, self._known, self._end = "", Continuation(""), 0
-        self.accepts_words = False
+        self._prompt, self._known = "", Continuation("")
+        self._typed = self._end = 0  # characters of what is known that are typed, and that are shown
+        self._acceptance, self._accepts_words = ACCEPTANCE, False
         self.shown = self.asked = 0
 
     def after(self, prompt: str) -> str:
-        """Return the suggestion after `prompt`, or ""."""
+        """Return the suggestion after `prompt`, or "". Several characters at once have been accepted."""
         known = self._recall(prompt)
         if known is None:
-            self._prompt, self._known, self._end = prompt, self._completer.complete(self._context + prompt), 0
+            self._prompt, self._known = prompt, self._completer.complete(self._context + prompt)
+            self._typed = self._end = 0
             self.asked += 1
             known = self._recall(prompt) or ""
         return known
@@ -121,6 +142,7 @@ class Suggestions:
         typed = prompt[len(self._prompt) :]
         if not (self.asked and prompt.startswith(self._prompt) and self._known.text.startswith(typed)):
             return None
+        self._learn(len(typed))
         if len(typed) >= self._end:
             self._end = self._cut(len(typed))
             self.shown += self._end > len(typed)
@@ -128,21 +150,37 @@ class Suggestions:
             return None
         return self._known.text[len(typed) : self._end]
 
+    def _learn(self, typed: int) -> None:
+        """See whether what was shown is accepted now, or typed to its end."""
+        is_accepted, is_part = typed > self._typed + 1, typed < self._end
+        if self._typed < self._end and (is_accepted or not is_part):
+            self._acceptance += LEARNING_RATE * ((1 if is_accepted else MIN_ACCEPTANCE) - self._acceptance)
+            self._accepts_words = self._accepts_words or is_part
+        self._typed = typed
+
     def _cut(self, start: int) -> int:
         text, logprobs = self._known.text, self._known.logprobs
         line = _LINE.match(text, start)
         end = line.end() if line else start
         if logprobs is None:
             return end
-        word = len(first_word(text[start:end])) if self.accepts_words else 1
-        return start + likely_length(logprobs[start:end], word, worth=self._worth)
+        word = len(first_word(text[start:end])) if self._accepts_words else 1
+        return start + likely_length(logprobs[start:end], word, self._acceptance, worth=self._worth)
 
 
-def likely_length(logprobs: Sequence[float], word_length: int = 1, *, worth: float = MIN_SAVED_KEYS) -> int:
+def likely_length(
+    logprobs: Sequence[float],
+    word_length: int = 1,
+    acceptance: float = ACCEPTANCE,
+    *,
+    worth: float = MIN_SAVED_KEYS,
+) -> int:
     """Return how many characters to show, so that the expected number of saved keys is highest.
 
     Accepting n characters costs one key, so it saves n - 1, if all of them are right. For a user who accepts
-    words, the first word saves `word_length` - 1 if only it is right.
+    words, the first word saves `word_length` - 1 if only it is right. Keys that later suggestions from the
+    same answer save count too: it is divided where that saves the most, and the first part is returned, or 0
+    if this part itself saves less than `worth` keys, for a user of this `acceptance`.
 
     >>> likely_length([math.log(0.9)] * 3), likely_length([math.log(0.1)] * 3)
     (3, 0)
@@ -150,17 +188,20 @@ def likely_length(logprobs: Sequence[float], word_length: int = 1, *, worth: flo
     >>> likely_length(doubtful), likely_length(doubtful, 5)
     (5, 10)
     """
-    total, most, length, word = 0.0, worth, 0, 0.0
-    for i, logprob in enumerate(logprobs):
-        total += logprob
-        whole = math.exp(total)
-        if i + 1 == word_length:
-            word = whole
-        saved = i * whole
-        if i >= word_length:
-            saved += (word_length - 1) * (word - whole)
-        if saved > most:
-            most, length = saved, i + 1
+    chances = [math.exp(logprob) for logprob in logprobs]
+    best, length = [0.0] * (len(chances) + 1), 0  # `best` has the keys saved from each character on
+    for start in reversed(range(len(chances))):
+        whole, word, length = 1.0, 0.0, 0
+        for i, chance in enumerate(chances[start:], 1):
+            whole *= chance
+            saved = (i - 1) * whole
+            if i == word_length:
+                word = whole
+            if start == 0 and i > word_length:
+                saved += (word_length - 1) * (word - whole)
+            total = saved + whole * best[start + i]
+            if total > best[start]:
+                best[start], length = total, 0 if acceptance * saved < worth else i
     return length
 
 

@@ -99,8 +99,7 @@ export class Nextchar {
     }
   }
 
-  // A browser does not tell a page why a request failed. If the service responds to a request without CORS and none
-  // with it, CORS is why.
+  // The browser does not say why a request failed. If the service responds without CORS only, CORS is why.
   async #diagnose(cause) {
     const { origin, href } = globalThis.location ?? {};
     const isCrossOrigin = origin && new URL(this.#base, href).origin !== origin;

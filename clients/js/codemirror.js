@@ -84,10 +84,7 @@ export function codemirror(options, { state, view }) {
     return true;
   };
   const whole = accept((text) => text);
-  const word = accept((text) => {
-    suggester.acceptsWords = true;
-    return firstWord(text);
-  });
+  const word = accept(firstWord);
   const dismiss = (editor) => {
     if (!editor.state.field(ghost)) return false;
     suggester.forget();

@@ -13,8 +13,8 @@ const isRightToLeft = (field) => getComputedStyle(field).direction === "rtl";
 const isAtEnd = (field) => field.selectionEnd === field.value.length;
 
 export class GhostText extends FieldHelper {
-  #shown = null; // {text, value, caret}: what is drawn, and for which value and caret of the field
-  #announcedEnd = null; // the field's text with the suggestion that was announced last
+  #shown = null; // {text, value, caret}: what is drawn, for which value and caret
+  #announcedEnd = null; // the field's text with the last announced suggestion
   #checking = null;
 
   constructor(field, client, options) {
@@ -31,7 +31,7 @@ export class GhostText extends FieldHelper {
     if (before === null) return this.hide();
     const prompt = promptOf(before);
     const cached = this.suggester.recall(prompt);
-    if (cached) this.#show(cached); // before the key's event ends, so that it does not flicker while one types along
+    if (cached) this.#show(cached); // in the key's event, so that it does not flicker
     else this.#clear();
     const text = await this.suggester.suggest(prompt);
     if (text && text !== cached && this.#textBefore() === before) this.#show(text);
@@ -48,10 +48,8 @@ export class GhostText extends FieldHelper {
     const forward = isRightToLeft(this.field) ? "ArrowLeft" : "ArrowRight";
     const isByWord = IS_MAC ? altKey && !ctrlKey : ctrlKey && !altKey;
     const { text } = this.#shown;
-    if (key === forward && isByWord) {
-      this.suggester.acceptsWords = true;
-      this.#accept(firstWord(text));
-    } else if (ctrlKey || altKey) return false;
+    if (key === forward && isByWord) this.#accept(firstWord(text));
+    else if (ctrlKey || altKey) return false;
     else if (key === "Tab" || (key === forward && isAtEnd(this.field))) this.#accept(text);
     else if (key === "Escape") {
       this.suggester.forget(); // or the next key would bring it back
@@ -69,7 +67,6 @@ export class GhostText extends FieldHelper {
     return isAllowed ? value.slice(0, selectionEnd) : null;
   }
 
-  // As much of a suggestion as fits.
   #trim(text) {
     const { localName, maxLength, value } = this.field;
     if (localName === "input" || !isAtEnd(this.field)) [text] = text.split(/[\r\n]/, 1);
@@ -142,7 +139,7 @@ class GhostLayer {
     const ghost = create("span", { color: COLOR });
     ghost.textContent = text;
     if (isAtEnd(this.field)) {
-      // The line may break before the suggestion, so the word before it does not move.
+      // The line may break before the suggestion; no word moves.
       after.replaceWith(create("wbr"), ghost);
     } else {
       // It must move nothing, so it covers the text after the caret.
@@ -161,7 +158,7 @@ class GhostLayer {
     this.#mirror.scroll(this.#top);
   }
 
-  // A microtask later: in a blur event while a framework removes the field, the layer may be the sibling it visits next.
+  // A microtask later: while a framework removes the field, the layer may be the sibling it visits next.
   clear() {
     const { box, text } = this.#mirror;
     text.replaceChildren();

@@ -7,21 +7,34 @@ export function monaco(options, { languages }, selector = "*") {
   const client = options.client ?? new Nextchar(options);
   const suggesters = new WeakMap(); // by text, so that editors side by side do not cancel each other's requests
 
+  const promptAt = (model, { lineNumber, column }) => {
+    const range = { startLineNumber: 1, startColumn: 1, endLineNumber: lineNumber, endColumn: column };
+    return promptOf(model.getValueInRange(range).replaceAll("\r\n", "\n"));
+  };
+
+  function suggesterOf(model) {
+    if (!suggesters.has(model)) {
+      const suggester = new Suggester(client, options.model, options);
+      suggesters.set(model, suggester);
+      // Monaco asks once for several keys, and the suggester learns from each what the user accepts.
+      model.onDidChangeContent(({ changes: [change] }) => {
+        if (change) suggester.recall(promptAt(model, model.getPositionAt(change.rangeOffset + change.text.length)));
+      });
+    }
+    return suggesters.get(model);
+  }
+
   return languages.registerInlineCompletionsProvider(selector, {
-    async provideInlineCompletions(model, { lineNumber, column }, _, token) {
+    async provideInlineCompletions(model, position, _, token) {
       const none = { items: [] };
+      const { lineNumber, column } = position;
       if (model.getLineContent(lineNumber).slice(column - 1).trim()) return none;
-      if (!suggesters.has(model)) suggesters.set(model, new Suggester(client, options.model, options));
       const stop = new AbortController();
       token.onCancellationRequested(() => stop.abort());
-      const range = { startLineNumber: 1, startColumn: 1, endLineNumber: lineNumber, endColumn: column };
-      const before = model.getValueInRange(range).replaceAll("\r\n", "\n");
-      const insertText = await suggesters.get(model).suggest(promptOf(before), { signal: stop.signal });
+      const insertText = await suggesterOf(model).suggest(promptAt(model, position), { signal: stop.signal });
       if (!insertText) return none;
-      return { items: [{ insertText, range: { ...range, startLineNumber: lineNumber, startColumn: column } }], model };
-    },
-    handlePartialAccept({ model }) {
-      suggesters.get(model).acceptsWords = true;
+      const range = { startLineNumber: lineNumber, startColumn: column, endLineNumber: lineNumber, endColumn: column };
+      return { items: [{ insertText, range }], model };
     },
     freeInlineCompletions() {}, // the name before Monaco 0.54
     disposeInlineCompletions() {},

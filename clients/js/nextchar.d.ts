@@ -355,7 +355,12 @@ export interface SuggestionOptions {
   debounce?: number | null;
 }
 
-/** Suggests how a text continues, for editors of any kind. Typing what was suggested needs no request. */
+/**
+ * Suggests how a text continues, for editors of any kind. Typing what was suggested needs no request.
+ *
+ * It learns from the prompts what the user accepts: several more characters of a suggestion at once have been accepted.
+ * A user who accepts fewer of the right suggestions is shown fewer, and one who accepts first words alone longer ones.
+ */
 export class Suggester {
   constructor(
     client: Pick<Nextchar, "complete">,
@@ -365,11 +370,6 @@ export class Suggester {
       onError?: (error: NextcharError, pause: number) => void;
     },
   );
-  /**
-   * Whether the user accepts the first word of a suggestion alone. Then longer suggestions are worth showing. Set it
-   * when that happens.
-   */
-  acceptsWords: boolean;
   /** What follows, without a request: "" for nothing, null if it is not known. */
   recall(prompt: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
@@ -384,10 +384,11 @@ export class Suggester {
 export function promptOf(before: string): string;
 
 /**
- * How many characters with these natural log-probabilities save the most keystrokes, in expectation. With the length of
- * the first word, also where it is accepted alone.
+ * How many characters with these natural log-probabilities to show, so that they and the suggestions after them save the
+ * most keystrokes, in expectation; 0 if they save less than 0.1, for a user who accepts this fraction of right suggestions
+ * (default 0.5). With the length of the first word, also where it is accepted alone.
  */
-export function likelyLength(logprobs: number[], wordLength?: number): number;
+export function likelyLength(logprobs: number[], wordLength?: number, acceptance?: number): number;
 
 /** The first word of a suggestion, with the spaces before it. */
 export function firstWord(text: string): string;

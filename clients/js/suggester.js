@@ -2,14 +2,13 @@
 
 import { sleep } from "./client.js";
 
-const PROMPT_STEP = 8192; // UTF-16 code units; a prompt has between one and two steps
-const MIN_SAVED_KEYS = 0.2; // expected
+const PROMPT_STEP = 8192; // UTF-16 code units
+const MIN_SAVED_KEYS = 0.1; // expected
 const MAX_DEBOUNCE_MS = 250;
 const TIMEOUT_MS = 5000;
 const MAX_BACKOFF_MS = 30_000;
 
-// A text starts after a line break. The start of a long prompt moves in large steps: moved at each key, the prompt
-// would miss the service's prefix cache each time.
+// A text starts after a line break. The start of a long prompt moves in large steps, for the prefix cache.
 export function promptOf(before) {
   const from = (Math.floor(before.length / PROMPT_STEP) - 1) * PROMPT_STEP;
   if (from <= 0) return "\n" + before;
@@ -18,16 +17,22 @@ export function promptOf(before) {
   return before.slice(/[\udc00-\udfff]/.test(before[from]) ? from + 1 : from);
 }
 
-// Maximizes the expected number of keys saved: n characters for one key save n - 1, if all (or only a word) are right.
-export function likelyLength(logprobs, wordLength = 1) {
-  let sum = 0, best = MIN_SAVED_KEYS, length = 0, word = 0;
-  logprobs.forEach((logprob, i) => {
-    sum += logprob;
-    const all = Math.exp(sum);
-    if (i + 1 === wordLength) word = all;
-    const saved = i * all + (i < wordLength ? 0 : (wordLength - 1) * (word - all));
-    if (saved > best) [best, length] = [saved, i + 1];
-  });
+// n characters for one key save n - 1, if all (or a word) are right. Later suggestions save more.
+export function likelyLength(logprobs, wordLength = 1, acceptance = 0.5) {
+  const chances = logprobs.map(Math.exp), best = [...chances, 0].fill(0); // saved from a character on
+  let length = 0;
+  for (let start = chances.length; start--; ) {
+    let all = 1, word = 0;
+    length = 0;
+    for (let i = 0; start + i < chances.length; ) {
+      all *= chances[start + i];
+      let saved = i++ * all;
+      if (i === wordLength) word = all;
+      if (!start && i > wordLength) saved += (wordLength - 1) * (word - all);
+      const total = saved + all * best[start + i];
+      if (total > best[start]) [best[start], length] = [total, acceptance * saved < MIN_SAVED_KEYS ? 0 : i];
+    }
+  }
   return length;
 }
 
@@ -41,9 +46,10 @@ export function firstWord(text) {
 }
 
 export class Suggester {
-  acceptsWords = false;
+  #acceptance = 0.5; // the fraction of right suggestions that the user accepts
+  #acceptsWords = false;
   #completer;
-  #cached = null; // {prompt, text, logprobs or null, end}: text.slice(0, end) is what was suggested
+  #cached = null; // {prompt, text, logprobs, typed, end}: text.slice(0, end) was suggested
 
   constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, debounce = null, onError } = {}) {
     this.#completer = new DebouncedCompleter(client, model, { debounce, onError });
@@ -56,10 +62,17 @@ export class Suggester {
     if (!cached || !prompt.startsWith(cached.prompt)) return null;
     const typed = prompt.slice(cached.prompt.length);
     if (!cached.text.startsWith(typed)) return null;
-    if (typed.length >= cached.end) cached.end = this.#endOf(cached, typed.length);
-    // An empty suggestion is a response at its own prompt; after more typing it is used up.
-    if (typed && cached.end <= typed.length) return null;
-    return cached.text.slice(typed.length, cached.end);
+    const { length } = typed;
+    const isAccepted = length > cached.typed + 1, isPart = length < cached.end;
+    if (cached.typed < cached.end && (isAccepted || !isPart)) {
+      this.#acceptance += 0.1 * ((isAccepted || 0.05) - this.#acceptance);
+      this.#acceptsWords ||= isPart;
+    }
+    cached.typed = length;
+    if (!isPart) cached.end = this.#endOf(cached, length);
+    // An empty suggestion is for its prompt only.
+    if (typed && cached.end <= length) return null;
+    return cached.text.slice(length, cached.end);
   }
 
   async suggest(prompt, { signal } = {}) {
@@ -69,7 +82,7 @@ export class Suggester {
     const response = await this.#completer.complete(prompt, this.fields, signal);
     if (!response) return response === null ? null : "";
     const [{ text, logprobs }] = response.completions;
-    this.#cached = { prompt, text, logprobs: logprobs && logprobs.map((one) => one.logprob), end: 0 };
+    this.#cached = { prompt, text, logprobs: logprobs?.map((one) => one.logprob), typed: 0, end: 0 };
     return this.recall(prompt);
   }
 
@@ -86,8 +99,8 @@ export class Suggester {
     if (!logprobs) return line;
     const skip = [...text.slice(0, start)].length; // one log-probability per code point
     const characters = [...text.slice(start, line)];
-    const word = this.acceptsWords ? [...firstWord(characters.join(""))].length : 1;
-    const length = likelyLength(logprobs.slice(skip, skip + characters.length), word);
+    const word = this.#acceptsWords ? [...firstWord(characters.join(""))].length : 1;
+    const length = likelyLength(logprobs.slice(skip, skip + characters.length), word, this.#acceptance);
     return start + characters.slice(0, length).join("").length;
   }
 }
@@ -115,7 +128,6 @@ export class DebouncedCompleter {
     const own = (this.#inFlight = new AbortController());
     const signal = outer ? AbortSignal.any([own.signal, outer]) : own.signal;
     try {
-      // A fast service is asked at each key, a slow one when the typing pauses.
       const wait = this.debounce ?? Math.min(MAX_DEBOUNCE_MS, this.#latency);
       if (wait) await sleep(wait, signal);
       const start = performance.now();

@@ -79,24 +79,59 @@ def test_length_is_where_most_keys_can_be_expected_to_be_saved() -> None:
     assert likely_length([sure]) == 0, "one character saves nothing"
 
 
+def test_a_suggestion_ends_where_the_rest_is_better_suggested_next() -> None:
+    sure, doubt = math.log(0.9), math.log(0.5)
+    logprobs = [sure] * 5 + [doubt] + [0.0] * 9
+    assert likely_length(logprobs) == 5, "all 15 save 4.1 keys; the first 5 save 2.4, and then the rest 2.7"
+    assert likely_length(logprobs[5:]) == 10
+    assert likely_length([sure] * 2 + [math.log(0.6)] + [0.0] * 9) == 12, "5.3 keys; divided 0.8 and 4.4"
+
+
 def test_more_is_shown_to_a_user_who_accepts_words() -> None:
     sure, doubt = math.log(0.9), math.log(0.3)
-    logprobs = [sure] * 5 + [doubt] + [sure] * 5
+    logprobs = [sure] * 5 + [doubt] + [sure] * 2
     assert likely_length(logprobs) == 5
-    assert likely_length(logprobs, 5) == 11, "the first five can be accepted alone"
+    assert likely_length(logprobs, 5) == 8, "the first five can be accepted alone"
     assert likely_length(logprobs, 1) == 5, "one character saves nothing"
 
     class DoubtfulLater:
         def complete(self, prompt: str) -> Continuation:
-            rest = TEXT[len(prompt) :][:30]
-            word = len(first_word(rest))
-            wrong = rest[: 2 * word] + "###" if prompt.endswith(" ") else rest
-            return Continuation(wrong, [sure] * word + [doubt] + [sure] * (len(wrong) - word - 1))
+            rest = TEXT[len(prompt) :][:8]
+            return Continuation(rest, [sure] * 3 + [0.0 if len(prompt) < 4 else doubt] + [sure] * 4)
 
-    suggestions = Suggestions(DoubtfulLater())
-    before = suggestions.after("one ")
-    suggestions.accepts_words = True
-    assert before == "two" and suggestions.after("one two three, ").startswith("one ")
+    def shown_at_last(*prompts: str) -> str:
+        suggestions = Suggestions(DoubtfulLater())
+        return [suggestions.after(prompt) for prompt in prompts][-1]
+
+    assert shown_at_last("", "one two ", "one two t", "one two three, ") == "one"
+    assert shown_at_last("", "one", "one two three, ") == "one two ", "the first word of what was shown"
+
+
+def test_less_is_shown_to_a_user_who_accepts_less() -> None:
+    pair = [math.log(0.9), math.log(0.3 / 0.9)]  # is expected to save 0.3 keys
+    assert [likely_length(pair, 1, acceptance) for acceptance in (0.3, 0.4, 1.0)] == [0, 2, 2]
+
+    class Doubtful:
+        def complete(self, prompt: str) -> Continuation:
+            return Continuation(TEXT[len(prompt) :][:2], pair)
+
+    keen, some, none = (replay(Doubtful(), TEXT, context="", accepts=share) for share in (1.0, 0.5, 0.0))
+    assert keen.shown == keen.right == keen.whole > 40 and keen.saved > 0.4
+    assert 0 < some.whole < some.shown and 0 < some.saved < keen.saved
+    assert 0 < none.shown < some.shown / 2 and none.saved == 0
+
+
+def test_wrong_suggestions_do_not_change_what_is_shown() -> None:
+    pair = [math.log(0.9), math.log(0.3 / 0.9)]
+
+    class Often:
+        def complete(self, prompt: str) -> Continuation:
+            return Continuation("##" if len(prompt) < 60 else TEXT[len(prompt) :][:2], pair)
+
+    suggestions = Suggestions(Often())
+    assert all(suggestions.after(TEXT[:end]) for end in range(60))
+    typed = [suggestions.after(TEXT[:end]) for end in range(60, 80)]
+    assert typed[0] and not typed[-1], "right suggestions that are not accepted do"
 
 
 def test_ngram_goes_on_with_what_it_has_seen() -> None:

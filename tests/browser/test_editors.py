@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.browser.conftest import Site
+from tests.browser.reciting import following
 from tests.clients.js.node import PACKAGES, require_packages
 
 TYPES = {".js": "text/javascript", ".css": "text/css", ".ttf": "font/ttf"}
@@ -121,7 +123,7 @@ def test_codemirror_right_arrow_accepts_at_the_end_only(codemirror: Page) -> Non
 
 
 @pytest.fixture
-def monaco(page: Page, visit: Visit) -> Page:
+def monaco(page: Page, visit: Visit, request: pytest.FixtureRequest) -> Page:
     """A page with a Monaco editor, `editor`, that is focused and empty."""
     serve_packages(page, "monaco-editor")
     visit(
@@ -132,13 +134,13 @@ def monaco(page: Page, visit: Visit) -> Page:
         addEventListener("unhandledrejection", (e) => e.reason?.name === "Canceled" && e.preventDefault());
         require.config({ paths: { vs: "/node/monaco-editor/min/vs" } });
         require(["vs/editor/editor.main"], () => {
-          nextchar({ model: "line" }, monaco);
+          nextchar({ model: "MODEL" }, monaco);
           window.editor = monaco.editor.create(here, { language: "plaintext", quickSuggestions: false,
             wordBasedSuggestions: "off" });
           editor.getContribution("editor.contrib.inlineCompletionsController"); // otherwise created later
           editor.focus();
         });
-        </script>"""
+        </script>""".replace("MODEL", getattr(request, "param", "line"))
     )
     page.wait_for_function("window.editor?.hasTextFocus()")
     return page
@@ -162,3 +164,33 @@ def test_monaco_shows_ghost_text_and_accepts_a_word_and_all(monaco: Page, asked:
     assert asked == []
     monaco.keyboard.press("Tab")
     monaco_text(monaco, "lazy-fox bug")
+
+
+@pytest.fixture
+def words(site: Site) -> None:
+    """A model `words`, which is sure of "bcde" after "a" but not of "fghi" after that."""
+    pairs = ["ab", "bc", "cd", "de", " f", "fg", "gh", "hi", "i\n", "\na", "jk", "kl", "l "]
+    site.publish(
+        following(
+            "words", {pair[0]: {pair[1]: 1.0} for pair in pairs} | {"e": {" ": 0.34, "x": 0.33, "y": 0.33}}
+        )
+    )
+
+
+@pytest.mark.parametrize("monaco", ["words"], indirect=True)
+@pytest.mark.parametrize("is_typed", [True, False])
+@pytest.mark.usefixtures("words")
+def test_monaco_shows_more_to_a_user_who_accepts_words_and_not_to_one_who_types_fast(
+    monaco: Page, is_typed: bool
+) -> None:
+    ghost = monaco.locator(".ghost-text-decoration, .ghost-text").first
+    monaco.keyboard.type("j")
+    expect(ghost).to_have_text("kl\u00a0fghi")
+    if is_typed:
+        monaco.keyboard.type("kl")
+    else:
+        monaco.keyboard.press("Control+ArrowRight")
+    monaco_text(monaco, "jkl")
+    expect(ghost).to_have_text("\u00a0fghi")
+    monaco.keyboard.type("\na")
+    expect(ghost).to_have_text("bcde" if is_typed else "bcde\u00a0fghi")

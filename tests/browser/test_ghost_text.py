@@ -78,13 +78,17 @@ def test_control_and_right_accept_one_word_at_a_time(visit: Visit, asked: Asked)
 
 
 def test_a_user_who_accepts_words_is_shown_more(visit: Visit, site: Site) -> None:
-    sure = {a: {b: 1.0} for a, b in ["ab", "bc", "cd", "de", " f", "fg", "gh", "hi", "i\n", "\na"]}
+    pairs = ["ab", "bc", "cd", "de", " f", "fg", "gh", "hi", "i\n", "\na", "jk", "kl", "l "]
+    sure = {pair[0]: {pair[1]: 1.0} for pair in pairs}
     site.publish(following("doubtful", sure | {"e": {" ": 0.34, "x": 0.33, "y": 0.33}}))
     page = visit(TEXTAREA.replace("=line", "=doubtful"))
     write(page, "a")
     ghost(page, "bcde")
+    page.locator("#t").fill("")
+    write(page, "j")
+    ghost(page, "kl fghi")
     page.keyboard.press("Control+ArrowRight")
-    value(page, "abcde")
+    value(page, "jkl")
     page.locator("#t").fill("")
     write(page, "a")
     ghost(page, "bcde fghi")
