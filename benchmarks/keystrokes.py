@@ -8,9 +8,10 @@
 `benchmarks/suggestion_replay.py` defines suggestions, user and keys. The last tenth of each text is held out,
 and its first characters are typed. The lines of a text that is a list of records are shuffled first: the end
 of a sorted list is the end of the alphabet. "Seen" and "unseen" are the shares saved after prefixes that
-occur in the training text, and after others. Prints one table and one JSON line.
+occur in the training text, and after others; "right" is the share of shown suggestions that are correct as a
+whole. Prints one table and one JSON line.
 
-    python -m benchmarks.keystrokes [--seconds 120] [--characters 4000] [FILE ...]
+    python -m benchmarks.keystrokes [--seconds 120 | --steps 2500] [--characters 4000] [FILE ...]
 """
 
 import argparse
@@ -46,14 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, replay and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("texts", nargs="*", type=Path, default=DEFAULT_TEXTS, help="UTF-8 files")
-    parser.add_argument("--seconds", type=float, default=120.0, help="training seconds per text")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--seconds", type=float, default=120.0, help="training seconds per text")
+    budget.add_argument("--steps", type=int, help="training steps per text, which do not depend on the load")
     parser.add_argument("--characters", type=int, default=4000, help="held-out characters typed per text")
     parser.add_argument("--preset", default="auto", help="of ours")
     parser.add_argument(
-        "--worth", type=float, default=MIN_SAVED_KEYS, help="keys that a suggestion must save"
+        "--worth",
+        type=float,
+        default=MIN_SAVED_KEYS,
+        help="keys that a suggestion must save for this user",
+    )
+    parser.add_argument(
+        "--accepts", type=float, default=1.0, help="the share of suggestions that the user accepts if right"
     )
     options = parser.parse_args(arguments)
     texts = {path.stem: _read(parser, path) for path in options.texts}
+    budget_of_job = {"steps": options.steps} if options.steps else {"seconds": options.seconds}
     results = {}
     bits = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, text in texts.items():
                 cut = len(text) - round(len(text) * HELD_OUT)
                 before, unseen = text[:cut], text[cut : cut + options.characters]
-                print(f"training on {name} for {options.seconds:g} s ...", file=sys.stderr, flush=True)
-                model = train(client, name, before, seconds=options.seconds, preset=options.preset)
+                print(f"training on {name}: {budget_of_job} ...", file=sys.stderr, flush=True)
+                model = train(client, name, before, budget=budget_of_job, preset=options.preset)
                 bits[name] = client.model(model)["report"]["validation_bits_per_character"]
                 completers: dict[str, Completer] = {
                     "ours": Service(client, model),
@@ -77,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         context=before[-_CONTEXT:],
                         training_text=before,
                         worth=options.worth,
+                        accepts=options.accepts,
                     )
                     for who, one in completers.items()
                 }
@@ -92,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "keys",
         "of",
         "shown",
+        "right",
         "Tab",
         "Ctrl+right",
         "asked",
@@ -107,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{one.keys:,}",
             f"{one.characters:,}",
             f"{one.shown:,}",
+            f"{one.right / one.shown:.0%}" if one.shown else "",
             f"{one.whole:,}",
             f"{one.words:,}",
             f"{one.asked:,}",
@@ -117,10 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(heads, rows, words=2)
     print_json_line(
         "keystrokes",
-        seconds=options.seconds,
+        budget=budget_of_job,
         preset=options.preset,
         longest=LONGEST,
         worth_showing=options.worth,
+        accepts=options.accepts,
         bits_per_character_of_ours=bits,
         results={
             name: {
@@ -133,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def train(client: Client, name: str, text: str, *, seconds: float, preset: str) -> str:
+def train(client: Client, name: str, text: str, *, budget: dict[str, float], preset: str) -> str:
     """Train a model on a text by a job; return its `name@version`. Raises NextcharError, RuntimeError."""
     corpus = client.add_corpus(text, name=name)
     job = client.create_job(
@@ -141,7 +155,7 @@ def train(client: Client, name: str, text: str, *, seconds: float, preset: str) 
             "corpus": corpus["id"],
             "name": name,
             "preset": preset,
-            "budget": {"seconds": seconds},
+            "budget": budget,
             "validation_fraction": _VALIDATION,
         }
     )
