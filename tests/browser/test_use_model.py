@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from app.keys import new_key
 from app.main import create_app
 from tests.app.service import served
+from tests.browser.axe import violations
 from tests.browser.conftest import Site
 from tests.browser.reciting import reciting
 from tests.http_server import QuietHTTPServer
@@ -247,5 +247,4 @@ def test_axe_finds_nothing_and_nothing_sticks_out(service: Service, page: Page, 
     for name in ("HTML", "Command line", "openai SDK"):
         card.get_by_role("tab", name=name, exact=True).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        found = Axe().run(page, context="[aria-labelledby='use-model-title']").response["violations"]
-        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+        assert violations(page, "[aria-labelledby='use-model-title']") == {}

@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.browser.axe import COLOR_RULES, violations
 from tests.browser.console.windows import Open, open_view
 from tests.browser.populated_service import MARKUP, PopulatedService
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # A name that differs from what is shown: axe has the rule switched off.
     "light": {"rules": {"label-content-name-mismatch": {"enabled": True}}},
-    "dark": {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}},
+    "dark": COLOR_RULES,
 }
 """By color scheme: all rules, and those that depend on colors."""
 
@@ -41,8 +41,7 @@ def test_axe_finds_no_violation_in_any_view(
         if name == "reference":  # tests/browser/test_reference.py looks into an operation
             page.locator(".opblock").first.wait_for()
         page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
-        violations = Axe().run(page, options=OPTIONS[scheme]).response["violations"]
-        found |= {(name, v["id"]): [node["html"] for node in v["nodes"]] for v in violations}
+        found |= {(name, rule): elements for rule, elements in violations(page, **OPTIONS[scheme]).items()}
     assert found == {}
 
 
