@@ -17,8 +17,13 @@ LINES = 100_000
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     """A file of four megabytes; its last line is anomalous."""
-    path = tmp_path / "large.log"
-    path.write_text(LINE * (LINES - 1) + "lazxyyy-fox bug\n")
+    return write_log(tmp_path, LINES)
+
+
+def write_log(folder: Path, lines: int) -> Path:
+    """Write lines whose last one is anomalous; return the file."""
+    path = folder / "large.log"
+    path.write_text(LINE * (lines - 1) + "lazxyyy-fox bug\n")
     return path
 
 
@@ -59,8 +64,9 @@ def test_a_large_file_is_sent_in_pieces_and_only_rows_in_view_are_kept(
 
 
 def test_a_stopped_run_is_resumed_without_losing_or_repeating_a_line(
-    service: PopulatedService, open_window: Open, log: Path
+    service: PopulatedService, open_window: Open, tmp_path: Path
 ) -> None:
+    log = write_log(tmp_path, lines := 30_000)  # five pieces
     page = settled(open_window(service.url + service.views["anomalies"]))
     pieces: list[Route] = []
 
@@ -76,9 +82,9 @@ def test_a_stopped_run_is_resumed_without_losing_or_repeating_a_line(
     expect(page.get_by_text("Stopped after")).to_be_visible()
     page.unroute("**/score?*", hold_third)
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_role("status").filter(has_text=f"of {LINES:,} lines")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("status").filter(has_text=f"of {lines:,} lines")).to_be_visible(timeout=60_000)
     page.get_by_role("listbox").press("Control+End")
-    expect(page.locator(".log-line.current .line-number")).to_have_text(f"{LINES:,}")
+    expect(page.locator(".log-line.current .line-number")).to_have_text(f"{lines:,}")
     expect(page.locator(".log-line.current .log-text")).to_have_text("lazxyyy-fox bug")
 
 
