@@ -113,7 +113,7 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
           const { ScoredLog } = await import("/console/log/scored-log.js");
           const { lineTexts } = await import("/console/log/texts.js");
           const { pastedSource } = await import("/console/log/source.js");
-          const lines = Array.from({ length: 5000 }, (_, n) => `line ${n}`);
+          const lines = Array.from({ length: 2500 }, (_, n) => `line ${n}`);
           const source = pastedSource(lines.join("\\n"));
           const data = new Uint8Array(await source.blob.arrayBuffer());
           const log = new ScoredLog(source);
@@ -134,14 +134,14 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
             .reduce((sum, column) => sum + column.byteLength / column.length, 0);
           let keptTexts = 0;
           for (let row = 0; row < log.length; row += 1) keptTexts += Number(texts.kept(row) !== undefined);
-          return { objects, bytes, keptTexts, last: await texts.get(4999), templates: log.templates.texts };
+          return { objects, bytes, keptTexts, last: await texts.get(2499), templates: log.templates.texts };
         }"""
     )
     assert kept == {
         "objects": 0,
         "bytes": 32,
         "keptTexts": 2000,
-        "last": "line 4999",
+        "last": "line 2499",
         "templates": ["line *"],
     }
 
