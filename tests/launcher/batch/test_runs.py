@@ -24,6 +24,7 @@ from store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.app.test_main import publish_real
 from tests.launcher.batch.conftest import LINES, options, results, score
+from tests.launcher.processes import is_alive
 from tests.s3_server import S3Server
 from tests.waiting import eventually
 
@@ -298,7 +299,7 @@ def test_nothing_is_lost_or_doubled_when_the_command_and_a_worker_are_killed(
     assert running.poll() is None and len(children) == 2
     running.kill()
     running.wait()
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), within_s=20)
+    eventually(lambda: not any(map(is_alive, children)), within_s=20)
     # One worker is killed: the command says what to do.
     before = written()
     running = subprocess.Popen(
