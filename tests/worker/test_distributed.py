@@ -41,7 +41,7 @@ def _assert_equal(found: Found, run: str, other: str, *, atol: float, rtol: floa
         np.testing.assert_allclose(array, theirs[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-# Six windows with decay and clipping; some rows begin anew at the fourth, two have soft targets.
+# Four windows with decay and clipping; some rows begin anew at the third, one has soft targets.
 @pytest.mark.parametrize("run", ["eager", "compiled"])
 def test_two_devices_train_as_two_cores_do(run: str, found: Found) -> None:
     _assert_equal(found, run, "cpu", atol=1e-4)

@@ -27,7 +27,7 @@ from worker.prepared_text import Text
 from worker.replicas import ReplicatedStep
 from worker.training import fit
 
-B, T, V, STEPS = 4, 5, 7, 6
+B, T, V, STEPS = 4, 3, 7, 4
 DEVICES = ["CPU:0", "CPU:1"]
 # The norm of the gradients is larger: they are clipped.
 TRAINING = TrainingConfig(rows=B, window=T, learning_rate=1e-2, weight_decay=0.2, clip_norm=0.05)
@@ -77,24 +77,25 @@ def distributed(
 
 
 def losses(step: TrainingStep, numbers: Sequence[int] = range(STEPS)) -> list[float]:
-    """Train the steps of these numbers: the fourth begins some rows anew, the last two have soft targets."""
+    """Train the steps of these numbers: the third begins some rows anew, the last has soft targets."""
     found = []
     for i in numbers:
-        if i == 3:
+        if i == STEPS // 2:
             step.reset_states(slice(1, 3))
-        targets: Any = DISTRIBUTIONS[i] if i >= STEPS - 2 else IDS[i, 1:]
+        targets: Any = DISTRIBUTIONS[i] if i == STEPS - 1 else IDS[i, 1:]
         found.append(step.run(IDS[i, :-1], targets, step=i + 1, learning_rate=1e-2))
     return found
 
 
 def whole_and_resumed(first: Make, *others: Make) -> list[dict[str, Any]]:
-    """Train all steps; and in each other step those after the third, from what the first one then gave."""
+    """Train all steps; and in each other step the second half, from what the first one then gave."""
     steps = [first(), *(make() for make in others)]
-    begun = losses(steps[0], range(3))
+    half = STEPS // 2
+    begun = losses(steps[0], range(half))
     arrays = {name: np.array(array) for name, array in steps[0].arrays().items()}
     for step in steps[1:]:
         step.restore(arrays)
-    return [{"losses": begun + losses(step, range(3, STEPS)), **step.arrays()} for step in steps]
+    return [{"losses": begun + losses(step, range(half, STEPS)), **step.arrays()} for step in steps]
 
 
 def whole(make: Make) -> dict[str, Any]:
