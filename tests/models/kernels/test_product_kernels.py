@@ -3,6 +3,10 @@
 Those for ARM64 are compiled on every processor.
 """
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 from llvmlite import binding, ir
@@ -85,15 +89,21 @@ def sums_with_transposed_product(
     kernel: ProductKernel, x: np.ndarray, packed: np.ndarray, *, rows: int
 ) -> np.ndarray:
     """Return ones to which X' W was added, for packed X and W."""
+    sums = np.ones((rows, len(packed) * kernel.panel), np.float32)
+    compiled_transposed_product(kernel)(x, packed, sums)
+    return sums
+
+
+@cache
+def compiled_transposed_product(kernel: ProductKernel) -> Callable[..., Any]:
+    """Return the product for any number of rows, compiled once."""
     add_transposed_product = add_transposed_product_of(kernel)
 
     @njit
     def run(x, packed, sums):  # type: ignore[no-untyped-def]
         add_transposed_product(x, packed, sums)
 
-    sums = np.ones((rows, len(packed) * kernel.panel), np.float32)
-    run(x, packed, sums)
-    return sums
+    return run
 
 
 @pytest.mark.parametrize("kernel", available(FLOAT32), ids=lambda kernel: kernel.name)
