@@ -18,9 +18,9 @@ RUN = ("sh", "python")
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 _SHORTER = {  # budgets, networks and a text that suit a test
     r"--preset \w+ ": "",
-    r"(?<!--architecture nth_char )--(seconds|steps) \d+": "--preset tiny --steps 4",
+    r"(?<!--architecture nth_char )--(seconds|steps) \d+": "--preset tiny --units 32 --steps 4",
     r"--seconds \d+": "--steps 4",  # presets are LSTMs
-    r'"budget": \{"seconds": \d+\}': '"preset": "tiny", "budget": {"steps": 4}',
+    r'"budget": \{"seconds": \d+\}': '"preset": "tiny", "network": {"units": 32}, "budget": {"steps": 4}',
     r"topics\.values\(\)": "list(topics.values())[:12]",
 }
 _TIMEOUT_S = 500

@@ -17,8 +17,8 @@ TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump qu
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[nextchar.Model]:
-    """A model that has seen three steps."""
-    options = {"preset": "tiny", "budget": {"steps": 3}}
+    """A small model that has seen three steps."""
+    options = {"preset": "tiny", "network": {"units": 32}, "budget": {"steps": 3}}
     with nextchar.train(TEXT, name="foxes", progress=False, **options) as trained:
         yield trained
 
@@ -92,7 +92,7 @@ def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:
 
 
 def test_a_model_without_a_mixture_predicts_with_its_network(model: nextchar.Model) -> None:
-    options = {"preset": "tiny", "budget": {"steps": 3}, "mixture": False}
+    options = {"preset": "tiny", "network": {"units": 32}, "budget": {"steps": 3}, "mixture": False}
     with nextchar.train(TEXT, name="foxes", progress=False, **options) as alone:
         assert set(model._saved.card.files) - set(alone._saved.card.files) == {"mixture.npz"}
         report = alone.report
@@ -193,7 +193,7 @@ def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_any_bytes_is_trained_on_in_steps(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"\xff\x00ab" * 500)
-    options = {"alphabet": "bytes", "preset": "tiny", "steps": 3}
+    options = {"alphabet": "bytes", "preset": "tiny", "network": {"units": 32}, "steps": 3}
     with nextchar.train(tmp_path / "data", progress=False, **options) as trained:
         assert trained.report["steps"] == 3
 
