@@ -1,13 +1,18 @@
-"""Loads what a training job needs, before a process is forked for it (`warm_worker.py`)."""
+"""Loads what a training job needs, before a process is forked for it (`warm_worker.py`).
+
+Reports of its jobs are about fewer generated characters; `test_memorization.py` has as many as production.
+"""
 
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import tensorboardX
 
 import worker.main
+import worker.memorization
 import worker.pipeline
 import worker.tasks
 from models.kernels.compile_cache import SERVING, TRAINING, compile_kernels
 
 assert matplotlib and tensorboardX and worker
 compile_kernels(*TRAINING, *SERVING)  # or loads them
+worker.memorization.CHARACTERS = 400  # thousands take a third of a small job

@@ -22,6 +22,7 @@ from store.jobs import Job, JobRequest
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.models.architectures.networks import perturbed, small
+from worker import memorization
 from worker.checkpoints import Checkpoint
 from worker.export import graph_of, int8_file
 from worker.hooks import Hooks, StopReason
@@ -31,8 +32,9 @@ TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 12
 
 
 @pytest.fixture(autouse=True)
-def _uncompiled() -> Iterator[None]:
-    """Compiling takes seconds a network, and what is compiled computes the same."""
+def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compiling takes seconds a network, and what is compiled computes the same; and short reports."""
+    monkeypatch.setattr(memorization, "CHARACTERS", 400)
     tf.config.run_functions_eagerly(run_eagerly=True)
     yield
     tf.config.run_functions_eagerly(run_eagerly=False)
