@@ -84,12 +84,14 @@ class Backlog:
         """Remove and return the requests that may start in addition to those that are running."""
         running_of = Counter(request.client for request in running if not request.is_paused)
         count = running_of.total()
+        admitted: list[ScheduledRequest] = []
         if count + len(self.requests) <= MAX_RUNNING:
             admitted = self.requests[:]
-        else:
+        elif count < 2 * MAX_RUNNING:  # else none may start, whatever their order
             share = MAX_RUNNING // len(running_of.keys() | {request.client for request in self.requests})
-            admitted = []
             for request in fair_order(self.requests, lambda request: request):
+                if count == 2 * MAX_RUNNING:
+                    break
                 is_short = request.max_new_characters <= MAX_SHORT_CHARACTERS
                 has_priority = is_short or running_of[request.client] < max(1, share)
                 if count < MAX_RUNNING or (count < 2 * MAX_RUNNING and has_priority):
