@@ -94,7 +94,7 @@ class Backlog:
                     break
                 is_short = request.max_new_characters <= MAX_SHORT_CHARACTERS
                 has_priority = is_short or running_of[request.client] < max(1, share)
-                if count < MAX_RUNNING or (count < 2 * MAX_RUNNING and has_priority):
+                if count < MAX_RUNNING or has_priority:
                     admitted.append(request)
                     running_of[request.client] += 1
                     count += 1

@@ -67,7 +67,7 @@ def test_soak_finds_memory_flat_and_no_request_left_behind() -> None:
 
 def test_load_reports_statuses_latencies_and_how_late_deadlines_are() -> None:
     options = ("--clients", "4", "--seconds", "1", "--network", "1x16", "--no-training")
-    # No network writes 2,000 characters in 3 ms: every completion reaches its deadline.
+    # No network writes 2,000 characters in 2 ms: every completion reaches its deadline.
     table, found = run("benchmarks.load", *options, "--timeout-ms", "2")
     assert found["failures"] == 0 and list(found["statuses"]) == ["200"]  # type: ignore[call-overload]
     assert found["requests"]["complete"] and len(found["late_ms"]) == 4  # type: ignore[index,arg-type]
