@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,13 +18,24 @@ from launcher.ports import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+_PACKAGES = ("app", "clients", "launcher", "models", "store", "worker")
+_BUILD_FILES = ("LICENSE", "README.md", "pyproject.toml", "setup.py")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("dist")
-    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    """The wheel of this checkout, built from a copy.
+
+    A build writes `nextchar.egg-info` anew, where other processes read the version in the meantime.
+    """
+    copy, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
+    for name in (*_PACKAGES, *_BUILD_FILES):
+        source, target = ROOT / name, copy / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        else:
+            shutil.copy2(source, target)
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, copy)
     [built] = folder.glob("*.whl")
     return built
 
