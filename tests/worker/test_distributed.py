@@ -80,6 +80,10 @@ def test_gradients_are_preconditioned_on_devices_as_on_cores(run: str, found: Fo
     assert (found[f"{run}/losses"] != found["cpu_coupled/losses"]).any()
 
 
+def test_moments_of_recurrent_weights_begin_anew_when_they_are_preconditioned(found: Found) -> None:
+    _assert_equal(found, "anew_after_others", "anew", atol=0)
+
+
 def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:
     for run in ("mixed", "cpu_then_mixed"):
         losses = found[f"{run}/losses"]

@@ -145,6 +145,20 @@ def preconditioned() -> dict[str, Any]:
     }
 
 
+def begun_anew() -> dict[str, Any]:
+    """Take the first preconditioned step after the moments of one, and again after other moments."""
+    worker.preconditioner.START = 2
+    step = distributed(coupled=True, training=PRECONDITIONED)
+    losses(step, [0])
+    before = {name: np.array(array) for name, array in step.arrays().items()}
+    moments = [f"optimizer/{moment + 2 * i}" for i in step._recurrent for moment in (2, 3)]
+    found: dict[str, Any] = {}
+    for run, added in (("anew", 0), ("anew_after_others", 1)):
+        step.restore(before | {name: before[name] + added for name in moments})
+        found[run] = {"losses": losses(step, [1]), **step.arrays()}
+    return found
+
+
 def fitted() -> dict[str, Any]:
     """Train as a job does, on the devices instead of GPUs."""
     worker.devices.gpus = lambda: DEVICES
@@ -209,6 +223,7 @@ def main() -> None:
         "overflown": overflown(),
         "loss_scale": loss_scales(),
         **preconditioned(),
+        **begun_anew(),
         "architectures": every_architecture(),
     }
     flat = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
