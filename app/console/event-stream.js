@@ -3,10 +3,11 @@
 import { ApiError, connectionError, delay, isAbort, request } from "./api.js";
 
 const RECONNECT_MS = 1000;
+const PASSING = [0, 429, 502, 503, 504]; // the status while a service restarts behind a proxy, or is busy
 
 /**
  * Yield {id, event, data} from a stream until its `done` event. After a disconnection it reconnects and continues
- * behind the last event received. Raises ApiError for an error response or an `error` event.
+ * behind the last event received. Raises ApiError for an error response that does not pass, or an `error` event.
  *
  * @param {string} path
  * @param {{signal: AbortSignal}} options
@@ -22,7 +23,7 @@ export async function* followEvents(path, { signal }) {
         if (event.event === "done") return;
       }
     } catch (error) {
-      if (signal.aborted || (error.status ?? 0) !== 0) throw error;
+      if (signal.aborted || !PASSING.includes(error.status ?? 0)) throw error;
     }
     await delay(RECONNECT_MS, signal);
   }

@@ -1,7 +1,7 @@
 /** Uploads of corpora, with progress and cancellation. Files that are not text are rejected before they are sent. */
 
 import { keyHeaders, requestKey } from "./api-key.js";
-import { ApiError, connectionError, get } from "./api.js";
+import { ApiError, connectionError, get, request } from "./api.js";
 import { isGzip, knownFileType } from "./file-types.js";
 import { byteSize } from "./format.js";
 
@@ -40,9 +40,7 @@ export function uploadSampleLog(options) {
 }
 
 async function uploadSample(path, name, { signal, onProgress } = {}) {
-  const response = await fetch(path, { signal }).catch(() => {
-    throw connectionError();
-  });
+  const response = await request("GET", path, { signal });
   return send(await response.blob(), { name, signal, onProgress });
 }
 

@@ -56,7 +56,7 @@ export class Nextchar {
         for (const event of events) {
           const type = /^event: ?(.*)$/m.exec(event)?.[1];
           const data = /^data: ?(.*)$/m.exec(event)?.[1];
-          if (!data) continue; // a comment
+          if (!data) continue; // comment
           const body = JSON.parse(data);
           if (type === "error") throw errorFrom(body, 200);
           yield { type, ...body };
@@ -64,7 +64,7 @@ export class Nextchar {
         }
       }
     } finally {
-      reader.cancel().catch(() => {}); // the service stops generating
+      reader.cancel().catch(() => {}); // stops generating
     }
   }
 
@@ -72,39 +72,43 @@ export class Nextchar {
     const deadline = AbortSignal.timeout(timeout);
     try {
       const either = signal ? AbortSignal.any([signal, deadline]) : deadline;
-      const response = await this.#fetch(path, input && { ...input, ...fields }, { retries, signal: either });
+      const end = Date.now() + timeout;
+      const response = await this.#fetch(path, input && { ...input, ...fields }, { retries, signal: either, end });
       return await response.json();
     } catch (error) {
-      if (signal?.aborted) throw signal.reason;
+      signal?.throwIfAborted();
       if (deadline.aborted) throw new NextcharError(`no response within ${timeout} ms`, { code: "timeout", cause: error });
       throw error instanceof NextcharError ? error : connectionLost(error);
     }
   }
 
-  async #fetch(path, body, { signal, retries = this.retries }) {
+  async #fetch(path, body, { signal, retries = this.retries, end = Infinity }) {
     const headers = {};
     if (body) headers["Content-Type"] = "application/json";
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     const request = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
     for (let attempt = 0; ; attempt++) {
       const response = await fetch(`${this.#base}/v1/models${path}`, request).catch(async (cause) => {
-        const error = await this.#diagnose(cause);
-        throw signal?.aborted ? signal.reason : error;
+        signal?.throwIfAborted();
+        const error = await this.#diagnose(cause, signal);
+        signal?.throwIfAborted();
+        throw error;
       });
       if (response.ok) return response;
-      const retryAfter = Number(response.headers.get("Retry-After")) || null; // seconds
+      const retryAfter = Number(response.headers.get("Retry-After")) || null;
       const error = errorFrom(await response.json().catch(() => null), response.status, retryAfter);
-      if (response.status !== 429 || attempt >= retries) throw error;
-      await sleep(1000 * (retryAfter ?? 2 ** attempt / 2), signal);
+      const wait = 1000 * (retryAfter ?? 2 ** attempt / 2);
+      if (response.status !== 429 || attempt >= retries || Date.now() + wait > end) throw error;
+      await sleep(wait, signal);
     }
   }
 
-  // The browser does not say why a request failed. If the service responds without CORS only, CORS is why.
-  async #diagnose(cause) {
+  // The browser gives no reason: if the service responds without CORS only, it is CORS.
+  async #diagnose(cause, signal) {
     const { origin, href } = globalThis.location ?? {};
     const isCrossOrigin = origin && new URL(this.#base, href).origin !== origin;
     const setting = `NEXTCHAR_ALLOWED_ORIGINS=${origin === "null" ? "*" : origin}`;
-    const responds = (mode) => fetch(`${this.#base}/healthz`, { mode }).then(() => true, () => false);
+    const responds = (mode) => fetch(`${this.#base}/healthz`, { mode, signal }).then(() => true, () => false);
     if (isCrossOrigin && !(await responds("cors")) && (await responds("no-cors"))) {
       const message = `the page's origin ${origin} may not call ${this.#base}: start the service with ${setting}`;
       return new NextcharError(message, { code: "origin_not_allowed", cause });

@@ -6,7 +6,7 @@ export function emit(element, name, detail) {
   element.dispatchEvent(new CustomEvent(`nextchar:${name}`, { bubbles: true, composed: true, detail }));
 }
 
-// An error that a retry cannot fix is also logged, once, for the page's author.
+// Logs, once, what a retry cannot fix.
 export function emitError(element, error, pause) {
   const { code, status, message } = error;
   const isTemporary = status ? status === 429 || status >= 500 : code === "unreachable" || code === "timeout";

@@ -13,8 +13,8 @@ const isRightToLeft = (field) => getComputedStyle(field).direction === "rtl";
 const isAtEnd = (field) => field.selectionEnd === field.value.length;
 
 export class GhostText extends FieldHelper {
-  #shown = null; // {text, value, caret}: what is drawn, for which value and caret
-  #announcedEnd = null; // the field's text with the last announced suggestion
+  #shown = null; // {text, value, caret}: drawn for this value and caret
+  #announcedEnd = null; // the field's text with what was announced last
   #checking = null;
 
   constructor(field, client, options) {
@@ -31,7 +31,7 @@ export class GhostText extends FieldHelper {
     if (before === null) return this.hide();
     const prompt = promptOf(before);
     const cached = this.suggester.recall(prompt);
-    if (cached) this.#show(cached); // in the key's event, so that it does not flicker
+    if (cached) this.#show(cached); // at once: it does not flicker
     else this.#clear();
     const text = await this.suggester.suggest(prompt);
     if (text && text !== cached && this.#textBefore() === before) this.#show(text);

@@ -127,10 +127,35 @@ def test_busy_service_is_called_again_after_its_retry_after(run: Callable[[str],
     assert run("return client.next('line', 'l', { retries: 0 })")[:2] == ["busy", 429]
 
 
+def test_busy_service_that_asks_for_more_time_than_there_is_is_not_called_again(
+    run: Callable[[str], Any], page: Page
+) -> None:
+    error = {"type": "rate_limit_error", "code": "rate_limited", "message": "slow down", "param": None}
+    headers = {"Retry-After": "45"}
+    page.route("**/next", lambda route: route.fulfill(status=429, json={"error": error}, headers=headers))
+    assert run("return client.next('line', 'l')") == ["rate_limited", 429, "slow down"]
+
+
 def test_signal_and_timeout_end_a_call(run: Callable[[str], Any], page: Page) -> None:
     page.route("**/next", lambda _: None)  # never answered
     assert run("return client.next('line', 'l', { signal: AbortSignal.abort() })") == "AbortError"
     assert run("return client.next('line', 'l', { timeout: 50 })")[0] == "timeout"
+
+
+def test_call_that_was_ended_makes_no_other_request(run: Callable[[str], Any], page: Page) -> None:
+    others: list[str] = []
+
+    def answer(route: Route) -> None:
+        others.append(route.request.url)
+        route.abort()
+
+    page.route("http://other.example/v1/**", lambda _: None)  # never answered
+    page.route("http://other.example/healthz", answer)
+    other = "new Nextchar({ url: 'http://other.example' })"
+    ended = "const end = new AbortController(); setTimeout(() => end.abort(), 50);"
+    assert run(f"{ended} return {other}.next('line', 'l', {{ signal: end.signal }})") == "AbortError"
+    assert run(f"return {other}.next('line', 'l', {{ timeout: 50 }})")[0] == "timeout"
+    assert others == []
 
 
 def test_service_that_does_not_run_is_unreachable(run: Callable[[str], Any], page: Page) -> None:
