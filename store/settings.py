@@ -85,6 +85,8 @@ class StoreSettings(BaseSettings):
         except ValidationError as error:
             for problem in error.errors():
                 variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-                value = "" if variable.endswith("_SECRET") else f"={problem['input']!r}"
+                # The input of a check of several settings has all values, secrets included.
+                has_value = problem["loc"] and not variable.endswith("_SECRET")
+                value = f"={problem['input']!r}" if has_value else ""
                 print(f"nextchar: {variable}{value}: {requirement(problem)}", file=sys.stderr)
             raise SystemExit(2) from None

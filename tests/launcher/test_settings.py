@@ -66,3 +66,19 @@ def test_embedded_redis_has_room_beside_the_streams_of_lines():
         LauncherSettings(valkey_max_bytes=100_000_000)
     assert LauncherSettings(valkey_max_bytes=100_000_000, max_stream_bytes=50_000_000)
     assert LauncherSettings(valkey_max_bytes=100_000_000, redis_url="redis://127.0.0.1:1")
+
+
+def test_messages_about_invalid_settings_have_no_secret(monkeypatch, capsys):
+    secret = "whsec_" + "c2VjcmV0" * 6
+    monkeypatch.setenv("NEXTCHAR_WEBHOOK_SECRET", secret)
+    monkeypatch.setenv("NEXTCHAR_MAX_STREAM_BYTES", "200000000")
+    with pytest.raises(SystemExit):
+        LauncherSettings.load()
+    message = capsys.readouterr().err
+    assert message.startswith("nextchar: settings: NEXTCHAR_MAX_STREAM_BYTES=200000000 is more than half of")
+    assert secret not in message and "whsec_" not in message
+    monkeypatch.setenv("NEXTCHAR_WEBHOOK_SECRET", f"{secret}?")
+    with pytest.raises(SystemExit):
+        LauncherSettings.load()
+    message = capsys.readouterr().err
+    assert message.startswith("nextchar: NEXTCHAR_WEBHOOK_SECRET: not `whsec_`") and secret not in message
