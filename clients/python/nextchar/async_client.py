@@ -9,7 +9,7 @@ import httpx
 from nextchar.async_lines import AsyncLines, ThreadedLines
 from nextchar.async_transport import AsyncioTransport
 from nextchar.client import DEFAULT_SERVER, ServiceCalls
-from nextchar.lines import line_of
+from nextchar.lines import check_lines, line_of
 from nextchar.options import LineOptions
 from nextchar.transport import http_options, setup_errors
 from nextchar.types import ScoredLine
@@ -59,6 +59,7 @@ class AsyncClient(ServiceCalls):
         **options: Unpack[LineOptions],
     ) -> AsyncGenerator[ScoredLine, None]:
         """As `Client.score_lines`; an asynchronous iterable is read by a task, any other one by a thread."""
+        check_lines(lines)
         if isinstance(lines, AsyncIterable):
             return self._score_numbered(model, AsyncLines(lines), options)
         return self._score_numbered(model, ThreadedLines(map(line_of, count(1), lines)), options)

@@ -15,7 +15,7 @@ from nextchar.calls.models import ModelCalls
 from nextchar.calls.notification_targets import NotificationTargetCalls
 from nextchar.calls.service import ServiceStateCalls
 from nextchar.ingest import IngestCalls
-from nextchar.lines import Lines, line_of
+from nextchar.lines import Lines, check_lines, line_of
 from nextchar.options import LineOptions
 from nextchar.scored_lines import LineScoring
 from nextchar.training import AsyncTrainingJob, TrainingCalls
@@ -213,12 +213,14 @@ class Client:
             options: as for `score`; and `only="anomalous"` leaves out normal lines.
 
         Raises:
-            NextcharError: the model or server does not respond, or a line contains a newline.
+            NextcharError: the model or server does not respond, `lines` is one text, or a line contains a
+                newline.
 
         >>> tail = subprocess.Popen(["tail", "-F", "auth.log"], stdout=subprocess.PIPE)  # doctest: +SKIP
         >>> for found in client.score_lines("sshd", tail.stdout, only="anomalous", false_alarms=0.001):
         ...     print(found["line"], found["text"])  # doctest: +SKIP
         """
+        check_lines(lines)
         source = Lines(map(line_of, count(1), lines))
         return iterate(self.awaited._score_numbered(model, source, options))
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable
-from nextchar.lines import line_of
+from nextchar.lines import check_lines, line_of
 from nextchar.types import AnomalousSpan
 
 Recalibrate = Literal["never", "rolling"]
@@ -120,6 +120,7 @@ class IngestCalls(Connection):
         1
         """
         if not isinstance(lines, bytes):
+            check_lines(lines)
             lines = b"".join(line_of(number, line).data + b"\n" for number, line in enumerate(lines, 1))
         headers = {"Content-Type": "text/plain", "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return await self._fetch(

@@ -48,6 +48,14 @@ def line_of(number: int, text: str | bytes) -> Line:
     return Line(number, data[:MAX_LINE_BYTES], text.removesuffix("\n") if isinstance(text, str) else data)
 
 
+def check_lines(lines: object) -> None:
+    """Raise NextcharError if what is given as lines is one text, of which each character would be a line."""
+    if isinstance(lines, str | bytes):
+        raise NextcharError(
+            f"lines must be an iterable of lines, not {type(lines).__name__}; give text.splitlines()"
+        )
+
+
 class LineSource(Protocol):
     """Lines read ahead."""
 

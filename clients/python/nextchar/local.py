@@ -159,8 +159,11 @@ class Model:
             repeats: whether many lines like flagged ones are flagged too, or only counted as `repeated`.
 
         Raises:
-            InvalidInput: the model has no calibration, for it was trained on too few lines.
+            InvalidInput: the model has no calibration, for it was trained on too few lines; or `lines` is
+                one text.
         """
+        if isinstance(lines, str):
+            raise InvalidInput("score: lines must be a list of lines, not str; give text.splitlines()")
         calibration = Calibrations(open_blobs("memory://")).find(self._saved, None)
         options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
         scorer = CalibratedScorer(self._loaded, calibration, options)

@@ -59,6 +59,21 @@ def test_names_are_quoted(client: Any, server: FakeServer) -> None:
         client.corpus("a/b?c#d")
 
 
+@pytest.mark.parametrize("text", ["one\ntwo\n", b"one\ntwo\n"], ids=["str", "bytes"])
+def test_one_text_is_not_taken_for_lines(client: Any, server: FakeServer, text: str | bytes) -> None:
+    calls = [
+        lambda: client.calibrate("fake", text),
+        lambda: client.evaluate("fake", text, [True] * len(text)),
+        lambda: list(client.score_lines("fake", text)),
+    ]
+    if isinstance(text, str):  # ingest takes the bytes of several lines
+        calls.append(lambda: client.ingest("fake", text))
+    for call in calls:
+        with pytest.raises(NextcharError, match=r"not (str|bytes); give text\.splitlines\(\)"):
+            call()
+    assert not server.requests
+
+
 def test_another_program_at_the_address_is_told_apart(kind: str) -> None:
     page = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>"))
     with connected(kind, transport=page) as client, pytest.raises(NextcharError, match="is not nextchar"):

@@ -68,6 +68,8 @@ def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model
     usual, strange = model.score(["five boxing wizards jump quickly", "QQQQQQQQQQQQQQQ"], false_alarms=0.05)
     assert usual.score is not None and strange.score is not None
     assert usual.score < strange.score and strange.anomalous
+    with pytest.raises(InvalidInput, match="splitlines"):
+        model.score("five boxing wizards jump quickly")
 
 
 def test_prompts_of_a_masked_model_are_masked() -> None:

@@ -5,6 +5,7 @@ from typing import Any, Unpack, cast
 
 from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
 from nextchar.errors import NextcharError
+from nextchar.lines import check_lines
 from nextchar.options import ScoreOptions
 from nextchar.types import Calibration, Evaluation, Score
 
@@ -63,6 +64,7 @@ class ScoreCalls(Connection):
         >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP
         5000
         """
+        check_lines(lines)
         body = omit_none(
             lines=None if lines is None else list(lines),
             corpus=corpus,
@@ -94,6 +96,7 @@ class ScoreCalls(Connection):
         >>> client.evaluate("web", lines, labels, worst=5)["model_score"]["auroc"]  # doctest: +SKIP
         0.987
         """
+        check_lines(lines)
         body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **options}
         path = path_of("models", model, "evaluate")
         return await self._fetch(Evaluation, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)
