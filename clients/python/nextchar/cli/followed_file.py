@@ -2,11 +2,14 @@
 
 A log is rotated by renaming it and making a new one, or by copying and truncating it. Both are recognized by
 the file's identity (device and inode) and a fingerprint of its beginning, also if it happened while no
-program was watching: then the rest of the old log is read from where it is now, beside the new one.
+program was watching: then the rest of the old log is read from where it is now, beside the new one. If it was
+rotated several times, what was the log in between is read next.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +18,8 @@ from typing import Any
 
 _HEAD_BYTES = 1024
 _MIN_HEAD_BYTES = 16  # shorter beginnings are too much alike to recognize a copy by
+_ROTATED = (".#", "-#")  # forms of the names that logrotate gives, after the log's own name
+_MAX_INDEX = 999  # a larger number in a rotated file's name is a date
 _GRACE_S = 1.0  # for which a program may still write to a renamed log
 
 
@@ -158,11 +163,43 @@ class FollowedFile:
     def _open_next(self) -> bool:
         assert self.position is not None
         generation = self.position.generation + 1
-        file = _open_log(self.path)
+        file = _open_log(self._next_path())
         if file is not None:
             self.close()
             self._start(file, at_end=False, generation=generation)
         return file is not None
+
+    def _next_path(self) -> Path:
+        """Return where the file is that became the log after the finished one: a rotated one, or the log.
+
+        Rotated files are told by their names, which have one form and are in the order of rotation. If the
+        finished file is not beside the log any more, neither are those before it: then the order of the last
+        changes is that of rotation.
+        """
+        assert self._file is not None
+        finished, finished_form, finished_order = os.fstat(self._file), "", [0]
+        rotated = []
+        for path in self._neighbors():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                form, order = _rotation(path.name.removeprefix(self.path.name).removeprefix(self.path.stem))
+                rotated.append((form, order, status.st_mtime_ns, path))
+                if os.path.samestat(status, finished):
+                    finished_form, finished_order = form, order
+        since = finished.st_mtime_ns
+        if finished_form:
+            following = [
+                (order, path)
+                for form, order, changed, path in rotated
+                if form == finished_form and order > finished_order and changed >= since
+            ]
+        else:
+            following = [
+                ([changed], path)
+                for form, _, changed, path in rotated
+                if form in _ROTATED and changed > since
+            ]
+        return min(following)[1] if following else self.path
 
     def _find_old(self) -> int | None:
         """Return the file beside the log that is what the log was: the renamed one, or a copy of it."""
@@ -193,6 +230,17 @@ class FollowedFile:
             is_like = path.name != name and path.name.startswith(self.path.stem)
             if is_like and path.is_file() and os.access(path, os.R_OK):
                 yield path
+
+
+def _rotation(suffix: str) -> tuple[str, list[int]]:
+    """Return the form of what a rotated file's name adds, and what orders names of this form by age.
+
+    >>> _rotation(".2"), _rotation("-20261128.log")
+    (('.#', [-2]), ('-#.log', [20261128]))
+    """
+    numbers = [int(digits) for digits in re.findall(r"[0-9]+", suffix)]
+    is_index = len(numbers) == 1 and numbers[0] <= _MAX_INDEX  # the newest is 1
+    return re.sub(r"[0-9]+", "#", suffix), [-n for n in numbers] if is_index else numbers
 
 
 def _open_log(path: Path) -> int | None:

@@ -152,6 +152,49 @@ def test_two_rotations_in_a_row_are_followed(log: Path, follow: Callable[..., Fo
     assert read_all(followed) == "three\n"
 
 
+@pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.parametrize("names", ["app.log.3 app.log.2 app.log.1", "app-1127.log app-1128.log app-1129.log"])
+def test_what_the_log_was_between_two_rotations_is_read_next(
+    log: Path, follow: Callable[..., FollowedFile], names: str, is_watched: bool
+) -> None:
+    first, second, third = map(log.with_name, names.split())
+    followed = follow()
+    read_all(followed)
+    append(log, "one\n")
+    if not is_watched:
+        position = followed.position
+        followed.close()
+        followed = follow(position)
+    log.rename(first)
+    append(first, "late\n")
+    log.write_text("two\n")
+    log.rename(second)
+    log.write_text("three\n")
+    for name in ("application.log", "app-2.log", "app-2-1128.log", "app.log.4", "app.log.1.gz"):
+        log.with_name(name).write_text("of another log, or read before\n")
+    assert read_all(followed) == "one\nlate\ntwo\nthree\n"
+    append(first, "too late\n")
+    log.rename(third)
+    log.write_text("four\n")
+    assert read_all(followed) == "four\n"
+
+
+def test_what_the_log_was_is_found_though_the_file_before_it_was_compressed(
+    log: Path, follow: Callable[..., FollowedFile]
+) -> None:
+    followed = follow()
+    read_all(followed)
+    append(log, "one\n")
+    os.utime(log, (1, 1))
+    log.unlink()
+    for seconds, index in enumerate((3, 2, 1), 2):
+        rotated = log.with_name(f"app.log.{index}")
+        rotated.write_text(f"rotated {index}\n")
+        os.utime(rotated, (seconds, seconds))
+    log.write_text("new\n")
+    assert read_all(followed) == "one\nrotated 3\nrotated 2\nrotated 1\nnew\n"
+
+
 def test_a_truncated_log_that_has_grown_again_is_recognized_by_its_beginning(
     log: Path, follow: Callable[..., FollowedFile], notes: list[str]
 ) -> None:
