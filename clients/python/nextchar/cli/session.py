@@ -177,12 +177,19 @@ def command_of_group(group: typer.Typer) -> Callable[[Callable[[Session], None]]
 
 @contextmanager
 def _open_session(invocation: typer.Context) -> Iterator[Session]:
-    """Give a session with the shared options; end with a sentence and an exit status on an error."""
+    """Give a session with the shared options; end with a sentence and an exit status on an error.
+
+    For `score --model` 1 is no error, so what no client can be made of is wrong usage.
+    """
     server = shared_option(invocation, "server") or DEFAULT_SERVER
     api_key = shared_option(invocation, "api_key")
     as_json = bool(shared_option(invocation, "as_json"))
     try:
-        with Client(server, api_key=api_key) as client:
+        client = Client(server, api_key=api_key)
+    except NextcharError as error:
+        raise fail(str(error), status=2) from None
+    try:
+        with client:
             yield Session(client, console(sys.stdout), console(sys.stderr), as_json, invocation)
     except NextcharError as error:
         raise fail(str(error)) from None

@@ -38,6 +38,8 @@ def test_exit_statuses_are_those_of_grep(run: Run, tmp_path: Path) -> None:
     assert run("score", "--model", "nobody", stdin="odD\n").status == 2
     assert run("score", "--model", "fake", str(tmp_path / "missing")).status == 2
     assert run("score", "--model", "fake", "--server", "http://127.0.0.1:9", stdin="odD\n").status == 2
+    assert run("score", "--model", "fake", "--server", "http://[::1", stdin="odD\n").status == 2
+    assert run("score", "--model", "fake", "--api-key", "schlüssel", stdin="odD\n").status == 2
 
 
 def test_files_are_named_where_there_are_several(run: Run, tmp_path: Path) -> None:

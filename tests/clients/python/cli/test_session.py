@@ -49,7 +49,7 @@ def test_no_proxy_stands_between_a_machine_and_itself(server: FakeServer, proxy:
     name, _, value = proxy.partition("=")
     assert in_shell(server, "models", **{name: value}).returncode == 0
     away = in_shell(server, "models --server http://elsewhere.invalid", ALL_PROXY="socks5://h:1")
-    assert away.returncode == 1 and "Traceback" not in away.stderr
+    assert away.returncode == 2 and "Traceback" not in away.stderr
 
 
 def test_unsendable_arguments_are_errors_of_one_sentence(server: FakeServer) -> None:
