@@ -202,6 +202,26 @@ def test_each_kind_of_error_is_an_exception(status: int, name: str, kind: str, d
     )
 
 
+_LONG: dict[str, Callable[[Any], object]] = {
+    "an upload": lambda client: client.add_corpus("text"),
+    "an import": lambda client: client.import_model(b"tar"),
+    "a shadow run": lambda client: client.set_alias("fake", "champion", 2, max_prompt_regression_bits=0.1),
+    "scores": lambda client: client.score("fake", ["a"]),
+    "a calibration": lambda client: client.calibrate("fake", ["a"]),
+    "an evaluation": lambda client: client.evaluate("fake", ["a"], [True]),
+}
+
+
+@pytest.mark.parametrize("call", _LONG.values(), ids=_LONG)
+def test_calls_that_work_for_minutes_have_half_an_hour_to_respond(
+    call: Callable[[Any], object], kind: str
+) -> None:
+    server = Failing()
+    with connected(kind, transport=server.transport()) as client:
+        call(client)
+    assert server.requests[0].extensions["timeout"]["read"] == 1800
+
+
 def test_a_timeout_is_an_unreachable_server(kind: str) -> None:
     transport = Failing(httpx.ReadTimeout("slow")).transport()
     with connected(kind, transport=transport) as client, pytest.raises(ServerUnreachable) as caught:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from nextchar.connection import Connection, omit_none, path_of
+from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
 from nextchar.types import Alias, AliasWithHistory
 
 
@@ -51,7 +51,7 @@ class AliasCalls(Connection):
         )
         body = {"version": version, "require": require}
         path = path_of("models", model, "aliases", alias)
-        return await self._fetch(Alias, "PUT", path, json=body, can_retry=True)
+        return await self._fetch(Alias, "PUT", path, json=body, can_retry=True, timeout_s=LONG_TIMEOUT_S)
 
     async def roll_back_alias(self, model: str, alias: str) -> Alias:
         """Move an alias back to what it pointed to before; a second call goes one move further back."""

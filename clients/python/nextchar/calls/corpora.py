@@ -53,6 +53,7 @@ class CorpusCalls(Connection):
             ),
             content=upload_body(text),
             headers={"Content-Type": media_type},
+            timeout_s=LONG_TIMEOUT_S,
         )
 
     async def import_corpus(

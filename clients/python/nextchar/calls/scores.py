@@ -33,7 +33,8 @@ class ScoreCalls(Connection):
             )
         body = {"detail": "character"} | omit_none(**options)
         body |= {"text": text} if isinstance(text, str) else {"lines": list(text)}
-        return await self._fetch(Score, "POST", path_of("models", model, "score"), json=body)
+        path = path_of("models", model, "score")
+        return await self._fetch(Score, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)
 
     async def forget_stream(self, model: str, stream_id: str) -> None:
         """Delete what a model remembers of a stream of lines."""
