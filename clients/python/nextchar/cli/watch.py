@@ -36,6 +36,7 @@ _POLL_S = 0.25
 _BATCH_BYTES = 256 << 10
 _MAX_SOURCE_CHARACTERS = 200
 _RARITY_COLUMNS = 14
+_SAVE_AFTER = 200  # flagged lines of other sources; the service keeps more
 
 
 @command
@@ -101,6 +102,13 @@ class _Log:
             self.state = replace(self.state, **changes)  # type: ignore[arg-type]
             self.state_file.save(self.state)
 
+    def save_printed(self, number: int, *, if_behind_by: int = 1) -> None:
+        """Save that the flagged lines up to a number need not be printed, if that many more are not saved."""
+        with self._lock:
+            if number >= (self.state.printed or 0) + if_behind_by:
+                self.state = replace(self.state, printed=number)
+                self.state_file.save(self.state)
+
     def close(self) -> None:
         self.file.close()
         self.state_file.close()
@@ -119,6 +127,7 @@ class _Watching:
     sent: int = 0
     flagged: int = 0
     began_s: float = field(default_factory=time.monotonic)
+    _seen: int = 0  # number of the last flagged line that was printed, or is of another source
     _failure: BaseException | None = None
 
     def run(self) -> None:
@@ -133,12 +142,16 @@ class _Watching:
                 self.session.print_note(f"{log.path} does not exist yet; waiting for it")
             log.save(position=log.file.position)
         threading.Thread(target=self._print_all, name="flagged lines", daemon=True).start()
-        while True:
-            has_sent = [self._send_some(log) for log in self.logs]
-            if self._failure is not None:
-                raise self._failure
-            if not any(has_sent):
-                time.sleep(_POLL_S)
+        try:
+            while True:
+                has_sent = [self._send_some(log) for log in self.logs]
+                if self._failure is not None:
+                    raise self._failure
+                if not any(has_sent):
+                    time.sleep(_POLL_S)
+        finally:
+            for log in self.logs:
+                log.save_printed(self._seen)
 
     def _send_some(self, log: _Log) -> bool:
         chunk = log.read()
@@ -178,7 +191,9 @@ class _Watching:
                 if log and (line["id"] > (log.state.printed or 0) or line["id"] <= after):
                     self._print(line, log)
                     log.save(printed=line["id"])
-                after = line["id"]
+                after = self._seen = line["id"]
+                for one in self.logs:
+                    one.save_printed(after, if_behind_by=_SAVE_AFTER)
         except BaseException as error:  # noqa: BLE001 -- raised in the main thread
             self._failure = error
 

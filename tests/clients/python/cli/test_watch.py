@@ -11,13 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 import httpx
 import pytest
 
 from app.settings import ApiSettings
 from launcher.ports import free_port
+from nextchar.cli import watch as watch_module
 from nextchar.cli.watch_state import StateFile
 from nextchar.errors import NextcharError
 from tests.app.fakes import publish
@@ -191,6 +193,48 @@ def test_a_log_is_watched_by_one_command(monkeypatch: pytest.MonkeyPatch, tmp_pa
             StateFile("http://a", "m", tmp_path / "x.log")
         StateFile("http://a", "other", tmp_path / "x.log").close()
     StateFile("http://a", "m", tmp_path / "x.log").close()
+
+
+def test_flagged_lines_of_other_sources_are_not_missed_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(watch_module, "_POLL_S", 0)
+    path = tmp_path / "app.log"
+    path.touch()
+    own = f"{socket.gethostname()}:{path}"[-200:]
+    starts: list[int] = []
+    printed: list[int] = []
+    notes: list[str] = []
+
+    def saved() -> int:
+        [file] = (tmp_path / "nextchar" / "watch").glob("*.json")
+        return int(json.loads(file.read_text())["printed"])
+
+    def flagged_lines(_: str, *, after: int, is_patient: bool) -> Iterator[dict[str, Any]]:
+        assert is_patient
+        starts.append(after)
+        for number in range(after + 1, after + 451):
+            assert saved() < number, "a command that is killed now would not print this line"
+            yield {"id": number, "source": own if number == 100 else "other"}
+            assert saved() > number - 200
+        raise KeyboardInterrupt
+
+    client: Any = SimpleNamespace(
+        server="http://a",
+        ingest_status=lambda _: {"flagged": 0},
+        ingest=lambda *_, **__: {"accepted": 0},
+        flagged_lines=flagged_lines,
+    )
+    session: Any = SimpleNamespace(client=client, print_note=notes.append)
+    monkeypatch.setattr(watch_module._Watching, "_print", lambda _, line, __: printed.append(line["id"]))
+    for _ in range(2):
+        with (
+            contextlib.closing(watch_module._Log(session, "m", path, from_start=False)) as log,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            watch_module._Watching(session, "m", [log], "characters", None, None).run()
+    assert (starts, printed, notes, saved()) == ([0, 450], [100], [], 900)
 
 
 def test_a_log_that_does_not_exist_yet_is_waited_for_and_named(
