@@ -83,7 +83,10 @@ def test(session: Session, target: TargetArgument) -> None:
     """
     result = session.client.test_notification_target(target)
     body = f": {result['answer']}" if result["answer"] else ""
-    session.print_result(result, f"delivered in {result['seconds']:g} s, status {result['status']}{body}")
+    if session.as_json:
+        session.print_json(result)
+    elif result["delivered"]:
+        session.print_text(f"delivered in {result['seconds']:g} s, status {result['status']}{body}")
     if not result["delivered"]:
         raise fail(f"the test message was not delivered: {result['error']}")
 

@@ -40,7 +40,8 @@ def test_a_target_is_added_tested_and_deleted(
     assert json.loads(receiver.requests[0].body)["type"] == "test"
     receiver.status, receiver.body = 500, b"out of order"
     failed = run("targets", "test", target)
-    assert failed.status == 1 and "out of order" in failed.err
+    assert (failed.status, failed.out) == (1, "") and "out of order" in failed.err
+    assert run("targets", "test", target, "--json").json["delivered"] is False
     assert "no message was given up" in run("targets", "deliveries", target).err
     assert "no message waits" in run("targets", "deliveries", target, "--waiting").err
     assert "no delivery" in run("targets", "deliveries", target, "--replay", "msg_000000000000").err
