@@ -54,6 +54,16 @@ def test_every_variable_that_the_code_names_is_documented():
     assert named - _DOCUMENTED == set()
 
 
+def test_documented_settings_are_passed_on_by_docker_compose():
+    compose = (_ROOT / "docker-compose.yml").read_text()
+    passed = set(re.findall(r"^ +([A-Z]\w+): \$\{\1:-", compose, re.MULTILINE))
+    page = (_ROOT / "docs/reference/settings.md").read_text()
+    section = page.partition("These settings are passed on")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z]\w+)`", section)) == passed
+    events = LauncherSettings.model_fields["webhook_events"].default
+    assert f"${{NEXTCHAR_WEBHOOK_EVENTS:-{events}}}" in compose
+
+
 def test_embedded_redis_is_used_unless_one_is_given(monkeypatch):
     monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
     assert LauncherSettings.load().given_redis_url is None

@@ -81,8 +81,8 @@ class Client:
     """A connection to one server. Use it as a context manager, or `close` it; threads may share it.
 
     A request is sent again, up to `max_retries` times, when the server is away or busy (429, 502, 503, 504;
-    `Retry-After` is honored), if that is safe: a GET, a DELETE of one thing, or a new job, which carries an
-    idempotency key. No other POST is.
+    `Retry-After` is honored), if that is safe: a GET, a DELETE of one thing, a call that sets a value, or new
+    jobs and ingested lines, which have an idempotency key. No other POST is.
 
     Methods that return a generator are streams: leaving a loop early and closing the generator closes the
     connection, and the server stops its work.

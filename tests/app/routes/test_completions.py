@@ -1,12 +1,15 @@
+import re
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
 
 from app.services.engines import RESOLVE_S
+from models.runtime.requests import FinishReason
 from store.local_blobs import Disk
 from tests.app.fakes import BROKEN, CHARACTERS, ENDLESS, FULL, FakeEngine, publish
 from tests.app.service import Service, error_of, read_stream, until
@@ -30,6 +33,12 @@ def test_completion_has_text_reason_bits_and_usage(service: Service) -> None:
         "usage": {"prompt_characters": 4, "cached_characters": 0, "completion_characters": 6},
         "unknown_characters": [],
     }
+
+
+def test_every_finish_reason_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "completions.md").read_text()
+    table = page.partition("| `finish_reason` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(get_args(FinishReason))
 
 
 def test_logprobs_are_reported_when_asked_for(service: Service) -> None:

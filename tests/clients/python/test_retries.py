@@ -81,7 +81,12 @@ _SAFE: dict[str, Callable[[Any], object]] = {
     "training": lambda client: client.train("c", name="n"),
     "DELETE of a version": lambda client: client.delete_model("fake@1"),
     "DELETE of a corpus": lambda client: client.delete_corpus("c"),
+    "DELETE of a calibration": lambda client: client.delete_calibration("fake", "c"),
+    "DELETE of a suppression": lambda client: client.delete_suppression("fake", "s"),
     "PATCH of a corpus": lambda client: client.set_corpus_kind("c", "records"),
+    "an alias": lambda client: client.set_alias("fake", "champion", 2),
+    "settings": lambda client: client.change_ingest_settings("fake", recalibrate="never"),
+    "ingested lines": lambda client: client.ingest("fake", ["a"]),
 }
 _UNSAFE: dict[str, Callable[[Any], object]] = {
     "an upload": lambda client: client.add_corpus("text"),
@@ -92,6 +97,9 @@ _UNSAFE: dict[str, Callable[[Any], object]] = {
     "a new name": lambda client: client.rename_model("fake@1", "other"),
     "an import": lambda client: client.import_model(b"tar"),
     "DELETE of the newest version": lambda client: client.delete_model("fake"),
+    "DELETE of a target": lambda client: client.delete_notification_target("t"),
+    "DELETE of an alias": lambda client: client.delete_alias("fake", "champion"),
+    "a rollback": lambda client: client.roll_back_alias("fake", "champion"),
     "a probe": lambda client: client.ready(),
 }
 _PASSING = (refusal(503), refusal(429), httpx.ConnectError("nobody"), httpx.ReadError("it broke"))
