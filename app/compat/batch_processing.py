@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from app.compat.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from app.compat.openai_completions import check_is_supported, complete
@@ -29,6 +30,7 @@ from app.services.access import Access
 from app.services.engines import Engines
 from app.services.limited_work import LimitedWork
 from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
+from store.background import ErrorLog
 from store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
 from store.blobs import Blobs
 from store.corpora import Corpora
@@ -85,9 +87,12 @@ class BatchProcessing:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     _idle_since: int | None = None  # how many batches had been created when there was nothing to do
     _look_at_s: float = 0.0  # by time.monotonic: when to list the batches even so
+    _errors: ErrorLog = field(default_factory=lambda: ErrorLog(log))
 
     def run(self) -> None:
         """Advance all batches until there is nothing to do, or for some seconds.
+
+        Another error of one batch is logged, and the others go on.
 
         Raises redis.exceptions.RedisError, and Unavailable or StorageFull if the storage does not work.
         """
@@ -107,18 +112,19 @@ class BatchProcessing:
         """Do one piece of work for a batch; return whether there was any."""
         if self.stopping.is_set():
             return False
+        steps = {BatchStatus.VALIDATING: self._validate, BatchStatus.IN_PROGRESS: self._run_next_chunk}
         try:
-            match batch.status:
-                case BatchStatus.VALIDATING:
-                    return self._validate(batch)
-                case BatchStatus.IN_PROGRESS:
-                    return self._run_next_chunk(batch)
-                case _:
-                    return self._finalize(batch)
+            return steps.get(batch.status, self._finalize)(batch)
         except (_Abandoned, FileNotFoundError):  # no file: another process has deleted the chunks
             return False
         except Conflict:  # another process, or a request to cancel, has moved the batch: look again
             return True
+        except Exception as error:
+            is_storage = isinstance(error, DomainError) and error.code in STORAGE_CODES
+            if is_storage or isinstance(error, RedisError):
+                raise
+            self._errors.add(f"processing batch {batch.id}", error)
+            return False
 
     @contextlib.contextmanager
     def _lease(self, batch: Batch, what: int | str) -> Iterator[bool]:

@@ -80,7 +80,8 @@ def parse_request(data: bytes, *, endpoint: str, line: int | None = None) -> Bat
     for name in sorted(_FIELDS - value.keys()):
         raise InvalidLine("missing_required_parameter", f"the request has no {name}", line, name)
     for name in sorted(value.keys() - _FIELDS):
-        raise InvalidLine("unknown_parameter", f"there is no field {name[:100]!r}", line, name[:100])
+        param = name[:100].encode("utf-8", "backslashreplace").decode()  # JSON may have lone surrogates
+        raise InvalidLine("unknown_parameter", f"there is no field {name[:100]!r}", line, param)
     custom_id, body = value["custom_id"], value["body"]
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MAX_CUSTOM_ID_CHARACTERS:
         message = f"custom_id is a string of 1 to {MAX_CUSTOM_ID_CHARACTERS} characters"

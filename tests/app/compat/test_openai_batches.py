@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +9,11 @@ import httpx
 import openai
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.compat.batch_processing import BatchProcessing
 from app.settings import ApiSettings
-from models.errors import Unavailable
+from models.errors import StorageFull, Unavailable
 from store.batches import ALL, Batch, Batches, BatchStatus
 from tests.app.fakes import BROKEN, ENDLESS, publish
 from tests.app.service import Service, error_of, serving, until
@@ -163,6 +166,7 @@ GOOD = json.dumps(request())
         ("[1]", "invalid_json_line", None),
         (json.dumps({k: v for k, v in request().items() if k != "url"}), "missing_required_parameter", "url"),
         (json.dumps(request("b") | {"more": 1}), "unknown_parameter", "more"),
+        (json.dumps(request("b") | {"\ud800": 1}), "unknown_parameter", "\\ud800"),
         (json.dumps(request(7)), "invalid_custom_id", "custom_id"),
         (json.dumps(request("")), "invalid_custom_id", "custom_id"),
         (json.dumps(request("b") | {"method": "GET"}), "invalid_method", "method"),
@@ -386,6 +390,58 @@ def test_damaged_record_blocks_no_other_batch(service: Service, sdk: openai.Open
     service.blobs.write("batches/batch_000000000000/000000.json", b"{")
     assert error_of(service.http.get("/v1/batches/batch_000000000000"), 503)["code"] == "batch_damaged"
     assert ended(service, create(service, lines(request())))["status"] == "completed"
+
+
+def processing_of(idle: Service, batches: Batches) -> BatchProcessing:
+    """Process batches in this thread, with what validation needs."""
+    return BatchProcessing(
+        batches,
+        idle.blobs,
+        idle.corpora,
+        idle.models,
+        idle.jobs,
+        engines=None,  # type: ignore[arg-type]
+        echoing=None,  # type: ignore[arg-type]
+        spool=idle.settings.data_dir,
+        stopping=threading.Event(),
+    )
+
+
+def test_failing_batch_blocks_no_other(idle: Service, caplog: pytest.LogCaptureFixture) -> None:
+    batches = store_of(idle)
+    failing = create(idle, lines(request()))
+    idle.blobs.write(f"batch_chunks/{failing}/nonsense.answers", b"")
+    batches.move(batches.get(failing), BatchStatus.IN_PROGRESS, chunk_sizes=(1,))
+    damaged = create(idle, lines(request("b")))
+    idle.blobs.write(f"corpora/{batches.get(damaged).input_file}/text", b"")
+    other = create(idle, lines(request(), [1]))
+    processing_of(idle, batches).run()
+    assert batches.get(other).status == "failed"
+    assert batches.get(failing).status == "in_progress" and batches.get(damaged).status == "validating"
+    logged = [record.message for record in caplog.records if record.name == "nextchar.api"]
+    assert any(failing in message for message in logged) and any(damaged in message for message in logged)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("the storage does not work", code="storage_unavailable"),
+        StorageFull("the disk is full"),
+        RedisConnectionError("no Redis"),
+    ],
+)
+def test_round_ends_when_the_storage_does_not_work(
+    idle: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    batches = store_of(idle)
+    create(idle, lines(request()))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(batches, "acquire_lease", fail)
+    with pytest.raises(type(error)):
+        processing_of(idle, batches).run()
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
