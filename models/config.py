@@ -109,7 +109,7 @@ class TrainingConfig(Frozen):
 class Mix(Frozen):
     """A second text in a fraction of each batch's rows: the lecture notes' MixIterator."""
 
-    corpus: str = Field(description="The id or name of an uploaded corpus.")
+    corpus: str = Field(max_length=128, description="The id or name of an uploaded corpus.")
     teacher: str | None = Field(
         None,
         max_length=128,

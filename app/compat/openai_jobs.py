@@ -58,6 +58,14 @@ def create_fine_tuning_job(
     hyperparameters = _hyperparameters(body)
     multiplier = hyperparameters.learning_rate_multiplier
     training = get_file(access, body.training_file, param="training_file")
+    extras = OpenAIExtras(
+        model=body.model,
+        training_file=training.id,
+        validation_file=body.validation_file,
+        learning_rate_multiplier=None if multiplier == "auto" else multiplier,
+        metadata=body.metadata,
+    )
+    stored_extras = extras.model_dump_json().encode()  # before there is a job
     source: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
         validation = get_file(access, body.validation_file, param="validation_file")
@@ -76,14 +84,7 @@ def create_fine_tuning_job(
             )
         except (InvalidInput, NotFound) as error:
             raise _rename_params(error) from None
-    extras = OpenAIExtras(
-        model=body.model,
-        training_file=training.id,
-        validation_file=body.validation_file,
-        learning_rate_multiplier=None if multiplier == "auto" else multiplier,
-        metadata=body.metadata,
-    )
-    services.blobs.write(_extras_path(job.id), extras.model_dump_json().encode())
+    services.blobs.write(_extras_path(job.id), stored_extras)
     set_audit_details(request, about=f"/v1/fine_tuning/jobs/{job.id}")
     return fine_tuning_job(services.job_bodies.one(job), extras)
 

@@ -1,8 +1,13 @@
-"""The base class of request bodies, and examples for OpenAPI."""
+"""The base class of request bodies, a type that several of them share, and examples for OpenAPI."""
 
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+"""What clients of OpenAI's API store with a batch or a job, with OpenAI's bounds."""
 
 
 class RequestBody(BaseModel):

@@ -3,11 +3,11 @@
 docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import RequestBody, with_examples
+from app.schemas.base import Metadata, RequestBody, with_examples
 from store.batches import BatchStatus
 
 EXAMPLE_CREATE: dict[str, Any] = {
@@ -54,13 +54,7 @@ class BatchCreate(RequestBody):
         pattern=r"^[1-9]\d{0,2}[mhd]$",
         description="Requests that have not run by then are not run; such as `24h`, `30m` or `7d`.",
     )
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = Field(None, description="Stored and returned unchanged.")
+    metadata: Metadata | None = Field(None, description="Stored and returned unchanged.")
     output_expires_after: None = Field(None, description="Not available: files are kept until deleted.")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import RequestBody, with_examples
+from app.schemas.base import Metadata, RequestBody, with_examples
 from store.jobs import JobStatus
 
 EXAMPLE_FILE: dict[str, Any] = {
@@ -147,7 +147,7 @@ class FineTuningJobCreate(RequestBody):
     hyperparameters: Hyperparameters | None = Field(
         None, description="Deprecated by OpenAI in favor of `method`."
     )
-    metadata: dict[str, str] | None = Field(None, max_length=16, description="Stored and returned unchanged.")
+    metadata: Metadata | None = Field(None, description="Stored and returned unchanged.")
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
         None, description="Not available: must be empty or omitted."
     )

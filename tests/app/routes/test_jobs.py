@@ -1,3 +1,4 @@
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -341,14 +342,16 @@ def test_a_second_text_and_its_teacher_are_settled_when_the_job_is_queued(servic
         ({"targets": "argmax"}, 422, "invalid_field", "mix"),
         ({"teacher": "nobody"}, 404, "model_not_found", "mix.teacher"),
         ({"corpus": "nowhere"}, 404, "corpus_not_found", "mix.corpus"),
+        ({"corpus": "\ud800"}, 422, "invalid_field", "mix.corpus"),
     ],
 )
 def test_what_cannot_be_mixed_is_named(
     service: Service, mix: dict[str, object], status: int, code: str, param: str
 ) -> None:
     corpus = service.upload()
-    body = {"corpus": corpus, "name": "fox", "mix": {"corpus": corpus} | mix}
-    error = error_of(service.http.post("/v1/jobs", json=body), status)
+    body = json.dumps({"corpus": corpus, "name": "fox", "mix": {"corpus": corpus} | mix})
+    headers = {"Content-Type": "application/json"}
+    error = error_of(service.http.post("/v1/jobs", content=body, headers=headers), status)
     assert (error["code"], error["param"]) == (code, param)
 
 
