@@ -103,7 +103,7 @@ async def infill(
         progress = _Progress(time.perf_counter())
         characters, unknown = await prepare(prefix, loaded)
         engine_request = _request(body, characters, loaded, client_of(request))
-        running = RunningCompletion(services.engines, loaded, engine_request, unknown)
+        running = RunningCompletion(services.engines, loaded, engine_request, unknown, unmasked_prompt=prefix)
         if body.stream:
             stream = _stream(running, body, progress, truncated=truncated)
             return EventStream(stream, on_close=running.close, named=False)

@@ -121,7 +121,9 @@ _Result = tuple[list[Completion], Usage]
 def _start(engines: Engines, resolved: ResolvedRequest, prompt: ResolvedPrompt) -> RunningCompletion:
     keep = resolved.n if resolved.body.best_of is not None else None
     request = resolved.engine_request(prompt)
-    return RunningCompletion(engines, resolved.loaded, request, prompt.unknown, keep=keep)
+    return RunningCompletion(
+        engines, resolved.loaded, request, prompt.unknown, unmasked_prompt=prompt.unmasked, keep=keep
+    )
 
 
 def _start_all(engines: Engines, resolved: ResolvedRequest) -> list[RunningCompletion]:

@@ -22,6 +22,7 @@ from app.services.limited_work import Check, LimitedWork
 from app.services.prompts import prepare
 from models.errors import InvalidInput
 from models.runtime.requests import CompletionRequest, Expert
+from models.text.vocabulary import Vocabulary
 
 _SEED_RANGE = 2**63
 _SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "expert"}
@@ -29,10 +30,14 @@ _SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "ex
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """One prompt in the model's characters; choices begin with `echo` and `echo_logprobs`, if requested."""
+    """One prompt in the model's characters; choices begin with `echo` and `echo_logprobs`, if requested.
+
+    `unmasked` is its text as the client sent it.
+    """
 
     characters: str
     unknown: list[str]
+    unmasked: str
     echo: str = ""
     echo_logprobs: Logprobs | None = None
 
@@ -134,16 +139,23 @@ async def _resolve_prompt(
 ) -> ResolvedPrompt:
     vocabulary = loaded.vocabulary
     if isinstance(prompt, str):
-        characters, unknown = await prepare(unwrap(prompt), loaded)
+        unmasked = unwrap(prompt)
+        characters, unknown = await prepare(unmasked, loaded)
     else:
         characters, unknown = await anyio.to_thread.run_sync(characters_of, prompt, vocabulary), []
+        unmasked = _text(characters, vocabulary)
     if not body.echo:
-        return ResolvedPrompt(characters, unknown)
-    text = vocabulary.to_text(characters.replace(UNKNOWN, "\ufffd"))
+        return ResolvedPrompt(characters, unknown, unmasked)
+    echo = _text(characters, vocabulary)
     if body.logprobs is None:
-        return ResolvedPrompt(characters, unknown, text)
+        return ResolvedPrompt(characters, unknown, unmasked, echo)
     describe = partial(_describe, characters, body.logprobs, loaded, body.expert)
-    return ResolvedPrompt(characters, unknown, text, await run_echo(echoing, len(characters), describe))
+    logprobs = await run_echo(echoing, len(characters), describe)
+    return ResolvedPrompt(characters, unknown, unmasked, echo, logprobs)
+
+
+def _text(characters: str, vocabulary: Vocabulary) -> str:
+    return vocabulary.to_text(characters.replace(UNKNOWN, "\ufffd"))
 
 
 def _describe(characters: str, top: int, loaded: Loaded, expert: Expert, check: Check) -> Logprobs:

@@ -157,9 +157,10 @@ class AliasControl:
         return check, problem if bits - before > limit else None
 
     def _bits_of(self, reference: str, prompts: Sequence[str], check: RunCheck) -> float:
-        """Return the bits that a version assigns to texts, in all."""
+        """Return the bits that a version assigns to texts, in all, masked as it masks prompts."""
         with self.engines.use(reference) as loaded:
-            texts = map(loaded.vocabulary.to_characters, prompts)
+            mask, to_characters = loaded.scorer.mask_lines, loaded.vocabulary.to_characters
+            texts = (mask(to_characters(prompt)) for prompt in prompts)
             logprobs = (
                 one.logprob for text in texts for one in loaded.engine.text_logprobs(text, top=0, check=check)
             )

@@ -61,10 +61,13 @@ class RunningCompletion:
         request: CompletionRequest,
         unknown: list[str],
         *,
+        unmasked_prompt: str,
         echoed: Piece | None = None,
         keep: int | None = None,
     ) -> None:
         """Start it; a plain response keeps the `keep` likeliest completions, or all if None.
+
+        `unmasked_prompt` is the prompt as the client sent it, which may be recorded for shadow runs.
 
         Raises:
             InvalidInput, Busy, Unavailable: as `Engine.complete`; nothing is retained then.
@@ -89,8 +92,7 @@ class RunningCompletion:
         try:
             self._ticket = loaded.engine.complete(request, self._on_event)
             if engines.note_prompt:
-                prompt = loaded.vocabulary.to_text(request.prompt[-MAX_COMPARED_CHARACTERS:])
-                engines.note_prompt(loaded.reference, prompt)
+                engines.note_prompt(loaded.reference, unmasked_prompt[-MAX_COMPARED_CHARACTERS:])
         except BaseException:
             self.close()
             raise

@@ -1,5 +1,6 @@
 """Prompts are recorded only if the setting says so, and a shadow run compares versions on them."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from app.services.prompt_recorder import MAX_CHARACTERS, PromptRecorder
 from app.settings import ApiSettings
 from models.runtime.requests import CharacterLogprobs
 from store.recorded_prompts import TTL_S, RecordedPrompts
-from tests.app.fakes import FakeEngine, publish
+from tests.app.fakes import CHARACTERS, FakeEngine, publish
 from tests.app.service import Service, error_of, serving, until
 
 CHAMPION = "/v1/models/fake/aliases/champion"
@@ -100,3 +101,43 @@ def test_a_shadow_run_decides_whether_an_alias_moves(
         for version in (1, 2, 3):
             running.http.delete(f"/v1/models/fake@{version}?force=true")
         assert recorded.all("fake") == []
+
+
+def test_prompts_are_recorded_unmasked_and_each_version_masks_them_as_its_own(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def logprobs(_: FakeEngine, text: str, **__: Any) -> list[CharacterLogprobs]:
+        read.append(text)
+        return []
+
+    store, are_sent = PromptRecorder.store, threading.Event()
+    monkeypatch.setattr(PromptRecorder, "store", lambda recorder: are_sent.is_set() and store(recorder))
+    monkeypatch.setattr(FakeEngine, "text_logprobs", logprobs)
+    monkeypatch.setattr(composition, "RECORD_PROMPTS_S", 0.05)
+    with serving(settings.model_copy(update={"recorded_prompts": 10})) as running:
+        publish(running.models, masks=("numbers",), characters=CHARACTERS + "ⓝ")
+        publish(running.models)
+        publish(running.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
+        assert running.http.put(CHAMPION, json={"version": 1}).status_code == 200
+        for path, body in (
+            *(("/v1/models/fake@1/complete", {"prompt": prompt}) for prompt in ("p 1", "p 12", "p 12x")),
+            (
+                "/v1/completions",
+                {"model": "fake@1", "prompt": ["q 12x", "<fim_prefix>r 1<fim_suffix><fim_middle>"]},
+            ),
+            ("/infill", {"model": "fake@1", "input_prefix": "s 1", "prompt": "2"}),
+            ("/v1/completions", {"model": "raw", "prompt": [0, 98]}),  # 0 is unknown
+        ):
+            answer = running.http.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+        are_sent.set()
+        recorded = RecordedPrompts(running.live._redis, 10)
+        until(lambda: recorded.all("raw") and len(recorded.all("fake")) == 4)
+        assert recorded.all("raw") == ["\ufffda"]
+        assert sorted(recorded.all("fake")) == ["p 12x", "q 12x", "r 1", "s 12"]
+        body = {"version": 2, "require": {"max_prompt_regression_bits": 0.0}}
+        assert running.http.put(CHAMPION, json=body).status_code == 200
+        assert sorted(read[:4]) == ["p 12x", "q 12x", "r 1", "s 12"]
+        assert sorted(read[4:]) == ["p 12x", "q 12x", "r ⓝ", "s ⓝ"]
