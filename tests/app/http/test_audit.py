@@ -79,6 +79,8 @@ def test_calls_that_fail_compute_or_only_read_are_not_recorded(service: Service)
     publish(service.models)
     service.http.post("/v1/models/fake/complete", json={"prompt": "a"})
     service.http.post("/v1/models/fake/score", json={"lines": ["a"]})
+    lines = service.http.post("/v1/models/fake/score", content=b"a\n", headers={"Content-Type": "text/plain"})
+    assert lines.status_code == 200
     service.http.delete("/v1/models/none")
     service.http.get("/v1/models/none/export")
     service.http.get("/v1/models")
