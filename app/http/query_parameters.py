@@ -1,4 +1,4 @@
-"""Unknown query parameters are errors, as unknown fields of a body are."""
+"""Unknown query parameters are errors, as unknown fields of a body are; not in calls of other protocols."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +10,9 @@ from pydantic import BaseModel
 
 from models.errors import InvalidInput
 
+OPENAI = frozenset({"list_models", "get_model", "delete_model"})
+"""Operations that are OpenAI's, too: its clients may send query parameters that we do not know."""
+
 
 class UnknownParameter(InvalidInput):
     """A call has no query parameter of this name."""
@@ -18,14 +21,15 @@ class UnknownParameter(InvalidInput):
 
 
 async def check_query_parameters(request: Request) -> None:
-    """Refuse query parameters that the route does not have.
+    """Refuse query parameters that the route does not have, except of OpenAI's operations.
 
     Raises:
         UnknownParameter: there is one, for example because its name is misspelled.
     """
-    if not request.scope["query_string"]:
+    route = request.scope["route"]
+    if not request.scope["query_string"] or route.name in OPENAI:
         return
-    known = _names(request.scope["route"])
+    known = _names(route)
     for name in request.query_params:
         if known is not None and name not in known:
             it_has = ", ".join(known) or "none"
