@@ -6,7 +6,8 @@ time.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+import itertools
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -59,8 +60,9 @@ async def create_completion(
             resolving = resolve(body, loaded, services.echoing, client=client, arrived_s=arrived_s)
             is_slow = body.echo and body.logprobs is not None
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
-            running = _start_all(services.engines, resolved)
-            return EventStream(_stream(resolved, running), on_close=lambda: _close(running), named=False)
+            running, others = _start_first(services.engines, resolved)
+            events = _stream(resolved, running, others)
+            return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
             services.engines, services.echoing, loaded, body, client=client, arrived_s=arrived_s
         )
@@ -126,15 +128,21 @@ def _start(engines: Engines, resolved: ResolvedRequest, prompt: ResolvedPrompt) 
     )
 
 
-def _start_all(engines: Engines, resolved: ResolvedRequest) -> list[RunningCompletion]:
-    """Start every prompt of a stream, so that errors are raised before the response's header is sent."""
+def _start_first(
+    engines: Engines, resolved: ResolvedRequest
+) -> tuple[list[RunningCompletion], Iterator[RunningCompletion]]:
+    """Start the first prompts of a stream; return them, and an iterator that starts one of the others each.
+
+    So errors in the options, which all prompts share, are raised before the response's header is sent.
+    """
+    starts = (_start(engines, resolved, prompt) for prompt in resolved.prompts if resolved.max_tokens)
     running: list[RunningCompletion] = []
     try:
-        running.extend(_start(engines, resolved, p) for p in resolved.prompts if resolved.max_tokens)
+        running.extend(itertools.islice(starts, MAX_CONCURRENT_PROMPTS))
     except BaseException:
         _close(running)
         raise
-    return running
+    return running, starts
 
 
 def _close(running: Sequence[RunningCompletion]) -> None:
@@ -173,14 +181,16 @@ def _to_json(resolved: ResolvedRequest, results: Sequence[_Result]) -> str:
     return resolved.response(choices, usage_of([usage for _, usage in results])).model_dump_json()
 
 
-async def _stream(resolved: ResolvedRequest, running: Sequence[RunningCompletion]) -> Events:
+async def _stream(
+    resolved: ResolvedRequest, running: list[RunningCompletion], others: Iterator[RunningCompletion]
+) -> Events:
     chunks = Chunks(resolved)
     usages: list[Usage] = []
     for choice in chunks.first():
         yield ServerEvent("", resolved.response([choice], None))
     if not running:
         usages = [Usage(len(prompt.characters), 0, 0) for prompt in resolved.prompts]
-    async for prompt_index, event in _merge(running):
+    async for prompt_index, event in _merge(running, others):
         if isinstance(event, Usage):
             usages.append(event)
         elif isinstance(event, Piece | Finished):
@@ -191,8 +201,13 @@ async def _stream(resolved: ResolvedRequest, running: Sequence[RunningCompletion
     yield ServerEvent("", "[DONE]")
 
 
-async def _merge(running: Sequence[RunningCompletion]) -> AsyncGenerator[tuple[int, Event], None]:
-    """Yield (index, event) of all completions as they arrive. Raises the error that stopped the engine."""
+async def _merge(
+    running: list[RunningCompletion], others: Iterator[RunningCompletion]
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield (index, event) of all completions as they arrive. Raises the error that stopped the engine.
+
+    When one ends, the next of the others is started and added to `running`, which the caller closes.
+    """
     if len(running) == 1:
         async for event in running[0].events():
             yield 0, event
@@ -207,15 +222,19 @@ async def _merge(running: Sequence[RunningCompletion]) -> AsyncGenerator[tuple[i
         except Exception as error:  # noqa: BLE001  raised by the reader of the queue
             await queue.put((index, error))
 
-    tasks = [asyncio.create_task(forward(index, completion)) for index, completion in enumerate(running)]
-    left = len(running)
+    tasks: list[asyncio.Task[None]] = []
+    ended = 0
     try:
-        while left:
+        while ended < len(running):
+            new = range(len(tasks), len(running))
+            tasks.extend(asyncio.create_task(forward(index, running[index])) for index in new)
             index, item = await queue.get()
             if isinstance(item, Exception):
                 raise item
-            left -= isinstance(item, Usage)
             yield index, item
+            if isinstance(item, Usage):
+                ended += 1
+                running.extend(itertools.islice(others, 1))
     finally:
         for task in tasks:
             task.cancel()

@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from app.compat.openai_completions import MAX_CONCURRENT_PROMPTS
 from app.settings import ApiSettings
 from tests.app.fakes import BROKEN, ENDLESS, FULL, publish
 from tests.app.raw_http import connected
@@ -105,6 +106,14 @@ def test_stream_is_the_same_text_and_ends_with_the_usage(sdk: openai.OpenAI, pro
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert all(chunk.usage is None for chunk in chunks[:-1])
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_stream_of_more_prompts_than_may_wait_is_complete(sdk: openai.OpenAI) -> None:
+    asked = {"model": "random", "prompt": ["a", "b", "c", "d"] * 256, "temperature": 0, "max_tokens": 2}
+    whole = sdk.completions.create(**asked)
+    texts, chunks = streamed(sdk, **asked, stream_options={"include_usage": True})
+    assert texts == {choice.index: choice.text for choice in whole.choices} and len(texts) == 1024
+    assert chunks[-1].usage and chunks[-1].usage.completion_tokens == 2048
 
 
 def test_stream_ends_with_done_and_names_no_events(http: httpx.Client) -> None:
@@ -231,6 +240,8 @@ def test_empty_model_is_the_default_and_a_model_in_the_path_wins(http: httpx.Cli
         ({"best_of": 2, "stream": True}, None),
         ({"stream_options": {"include_usage": True}}, None),
         ({"prompt": ["a"] * 60, "max_tokens": 2000}, None),
+        ({"prompt": [*[[1]] * 50, [99]], "stream": True}, "prompt"),
+        ({"prompt": ["a"] * 50, "logit_bias": {"100": 1}, "stream": True}, "logit_bias"),
     ],
 )
 def test_wrong_requests_are_400_and_name_the_field(
@@ -275,12 +286,13 @@ def test_errors_of_full_and_broken_engines_are_those_of_the_native_api(service: 
 def test_disconnect_frees_every_slot(service: Service, stream: bool) -> None:
     publish(service.models)
     service.http.post(CALL, json={"model": "fake", "prompt": "a"})  # so that it is loaded
-    body = {"model": "fake", "prompt": ["a", ENDLESS, ENDLESS], "stream": stream}
+    body = {"model": "fake", "prompt": ["a", *[ENDLESS] * 2 * MAX_CONCURRENT_PROMPTS], "stream": stream}
+    begun = 1 + MAX_CONCURRENT_PROMPTS  # one begins when "a" has ended
     sent = json.dumps(body).encode()
     head = f"POST {CALL} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with connected(service, f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent):
-        until(lambda: len(service.engines[0].tickets) == 4)
-    until(lambda: [t.cancelled.is_set() for t in service.engines[0].tickets[1:]] == [True] * 3)
+        until(lambda: len(service.engines[0].tickets) == 1 + begun)
+    until(lambda: [t.cancelled.is_set() for t in service.engines[0].tickets[1:]] == [True] * begun)
     assert service.http.delete("/v1/models/fake").status_code == 200
     until(service.engines[0].closed.is_set)
 
