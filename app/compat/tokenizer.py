@@ -5,8 +5,6 @@ so each also exists below /v1/models/{model}, and so does /v1/completions: with
 `base_url=…/v1/models/NAME/v1/completions` all of the harness's requests go to one model.
 """
 
-from functools import partial
-
 import anyio
 from fastapi import APIRouter, Request, Response
 
@@ -17,6 +15,7 @@ from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
+from app.services.prompts import prepare
 from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
@@ -47,10 +46,12 @@ async def tokenizer_info(
 async def tokenize(
     services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelReference = ""
 ) -> Response:
-    """Get the id of each character of a text."""
-    _, vocabulary = await _vocabulary(services, request, model or body.model)
+    """Get the id of each character of a text, as the model reads it in a prompt."""
+    name = await model_or_default(services, request, model or body.model)
     text = body.prompt if body.prompt is not None else body.content or ""
-    return await anyio.to_thread.run_sync(partial(_tokens, vocabulary, text))
+    async with services.engines.use_async(name) as loaded:
+        characters, _ = await prepare(text, loaded)
+        return await anyio.to_thread.run_sync(_tokens, loaded.vocabulary, characters)
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=_ERRORS)
@@ -76,7 +77,7 @@ async def _vocabulary(services: Services, request: Request, model: str) -> tuple
         return loaded.reference, loaded.vocabulary
 
 
-def _tokens(vocabulary: Vocabulary, text: str) -> Response:
-    tokens = vocabulary.encode(vocabulary.to_characters(text)).tolist()
+def _tokens(vocabulary: Vocabulary, characters: str) -> Response:
+    tokens = vocabulary.encode(characters).tolist()
     response = Tokens(count=len(tokens), max_model_len=MAX_PROMPT_CHARACTERS, tokens=tokens)
     return Response(response.model_dump_json(), media_type="application/json")

@@ -36,7 +36,7 @@ class TokenizeCreate(BaseModel):
 
 
 class Tokens(BaseModel):
-    """One id per character of the text in Unicode NFC."""
+    """One id per character of the text in Unicode NFC, after the model's masks."""
 
     model_config = with_examples({"count": 4, "max_model_len": 1000000, "tokens": [70, 66, 72, 63]})
 

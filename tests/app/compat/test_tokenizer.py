@@ -4,7 +4,9 @@ import httpx
 import pytest
 
 from app.settings import ApiSettings
-from tests.app.service import error_of, serving_real
+from tests.app.fakes import CHARACTERS as FAKE_CHARACTERS
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, serving_real
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 
@@ -29,6 +31,15 @@ def test_texts_go_to_ids_and_back(http: httpx.Client, base: str) -> None:
 def test_llama_cpps_name_for_the_text_is_understood(http: httpx.Client) -> None:
     ours = http.post("/tokenize?model=random", json={"prompt": "you"}).json()
     assert http.post("/tokenize", json={"content": "you", "model": "random"}).json() == ours
+
+
+def test_ids_of_a_text_are_those_that_the_model_reads_in_a_prompt(service: Service) -> None:
+    publish(service.models, masks=("numbers",), characters=FAKE_CHARACTERS + "ⓝ")
+    tokens = service.http.post("/tokenize", json={"prompt": "port 4045\n12x 7"}).json()["tokens"]
+    back = service.http.post("/detokenize", json={"tokens": tokens}).json()["prompt"]
+    assert back == "port ⓝ\n\ufffd\ufffdx ⓝ"
+    body = {"prompt": tokens, "max_tokens": 0, "echo": True}
+    assert service.http.post("/v1/completions", json=body).json()["choices"][0]["text"] == back
 
 
 def test_info_is_what_the_harness_looks_for(http: httpx.Client) -> None:
