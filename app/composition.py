@@ -123,7 +123,7 @@ def build_services(
     feed_threads = anyio.CapacityLimiter(_FEED_THREADS)
     alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     batches, corpora = Batches(blobs, redis), Corpora(blobs)
-    echoing = LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5)
+    long_prompts = LimitedWork("long prompts", running=2, waiting=64, retry_after_s=5)
     retention = Retention(
         blobs,
         jobs,
@@ -183,7 +183,7 @@ def build_services(
             models,
             jobs,
             engines,
-            echoing,
+            long_prompts,
             spool=settings.data_dir / "spool",
             stopping=stopping,
         )
@@ -261,7 +261,7 @@ def build_services(
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
         parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),
         ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
-        echoing=echoing,
+        long_prompts=long_prompts,
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),

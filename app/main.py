@@ -243,7 +243,7 @@ def _lifespan(
                 if unfinished:  # what it has taken would otherwise wait to be taken over
                     await run_in_threadpool(unfinished.stop, _FINISH_LINES_S)
             for work in (
-                services.echoing,
+                services.long_prompts,
                 services.long_scores,
                 services.calibrating,
                 services.evaluating,

@@ -68,7 +68,7 @@ class BatchProcessing:
         batches: the records and chunks.
         blobs, corpora, models, jobs: the storage.
         engines: the loaded models.
-        echoing: log-probabilities of long echoed prompts.
+        long_prompts: masking long prompts, and log-probabilities of echoed ones.
         spool: folder of the files under way.
         stopping: set when the process stops.
         on_progress: called while a long round makes progress.
@@ -80,7 +80,7 @@ class BatchProcessing:
     models: Models
     jobs: Jobs
     engines: Engines
-    echoing: LimitedWork
+    long_prompts: LimitedWork
     spool: Path
     stopping: threading.Event
     on_progress: Callable[[], None] = lambda: None
@@ -272,7 +272,7 @@ class BatchProcessing:
                 async with self.engines.use_async(body.model) as loaded:
                     return await complete(
                         self.engines,
-                        self.echoing,
+                        self.long_prompts,
                         loaded,
                         body,
                         client=f"batch {batch.id}",

@@ -35,7 +35,7 @@ from app.schemas.llama_cpp import (
 )
 from app.services.completion import RunningCompletion
 from app.services.engines import Loaded
-from app.services.prompts import prepare
+from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
 from models.runtime.decode import MAX_BATCH
 from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
 
@@ -101,7 +101,9 @@ async def infill(
     truncated = len(prefix) < len(before)
     async with services.engines.use_async(name) as loaded:
         progress = _Progress(time.perf_counter())
-        characters, unknown = await prepare(prefix, loaded)
+        preparing = prepare(prefix, loaded, services.long_prompts)
+        is_long = len(prefix) > LONG_PROMPT_CHARACTERS
+        characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         engine_request = _request(body, characters, loaded, client_of(request))
         running = RunningCompletion(services.engines, loaded, engine_request, unknown, unmasked_prompt=prefix)
         if body.stream:

@@ -14,7 +14,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.compat.openai_choices import Chunks, choice_of, usage_of
-from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, resolve
+from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, has_long_prompt, resolve
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import model_or_default
 from app.http.dependencies import ServicesDep, arrived_s_of, client_of
@@ -57,14 +57,14 @@ async def create_completion(
     check_is_supported(body)
     async with services.engines.use_async(model) as loaded:
         if body.stream:
-            resolving = resolve(body, loaded, services.echoing, client=client, arrived_s=arrived_s)
-            is_slow = body.echo and body.logprobs is not None
+            resolving = resolve(body, loaded, services.long_prompts, client=client, arrived_s=arrived_s)
+            is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             running, others = _start_first(services.engines, resolved)
             events = _stream(resolved, running, others)
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
-            services.engines, services.echoing, loaded, body, client=client, arrived_s=arrived_s
+            services.engines, services.long_prompts, loaded, body, client=client, arrived_s=arrived_s
         )
         content = await cancel_on_disconnect(request, completing)
     return Response(content, media_type="application/json")
@@ -82,7 +82,7 @@ def check_is_supported(body: OpenAICompletionCreate) -> None:
 
 async def complete(
     engines: Engines,
-    echoing: LimitedWork,
+    long_prompts: LimitedWork,
     loaded: Loaded,
     body: OpenAICompletionCreate,
     *,
@@ -97,7 +97,7 @@ async def complete(
     Raises:
         InvalidInput, Busy, Unavailable: as `resolve` and `Engine.complete`.
     """
-    resolved = await resolve(body, loaded, echoing, client=client, arrived_s=arrived_s)
+    resolved = await resolve(body, loaded, long_prompts, client=client, arrived_s=arrived_s)
     results = await _run_all(engines, resolved)
     completions = [completion for finished, _ in results for completion in finished]
     echoed = sum(len(prompt.characters) for prompt in resolved.prompts) * resolved.n if body.echo else 0

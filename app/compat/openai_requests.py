@@ -19,7 +19,7 @@ from app.schemas.openai import Logprobs, OpenAIChoice, OpenAICompletion, OpenAIC
 from app.services.completion_requests import check_size, remaining_s, run_echo
 from app.services.engines import Loaded
 from app.services.limited_work import Check, LimitedWork
-from app.services.prompts import prepare
+from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
 from models.errors import InvalidInput
 from models.runtime.requests import CompletionRequest, Expert
 from models.text.vocabulary import Vocabulary
@@ -90,13 +90,13 @@ class ResolvedRequest:
 
 
 async def resolve(
-    body: OpenAICompletionCreate, loaded: Loaded, echoing: LimitedWork, *, client: str, arrived_s: float
+    body: OpenAICompletionCreate, loaded: Loaded, long_prompts: LimitedWork, *, client: str, arrived_s: float
 ) -> ResolvedRequest:
     """Return the request with its defaults, and its prompts as characters.
 
     Raises:
         InvalidInput: the response could become too large, or a prompt has an id that the model does not have.
-        Busy: too many long prompts wait for their echoed log-probabilities.
+        Busy: too many long prompts wait to be masked or for their echoed log-probabilities.
     """
     n = 1 if body.n is None else body.n
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
@@ -118,12 +118,17 @@ async def resolve(
         loaded=loaded,
         client=client,
         arrived_s=arrived_s,
-        prompts=[await _resolve_prompt(prompt, body, loaded, echoing) for prompt in prompts],
+        prompts=[await _resolve_prompt(prompt, body, loaded, long_prompts) for prompt in prompts],
         n=n,
         max_tokens=max_tokens,
         id=f"cmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
     )
+
+
+def has_long_prompt(body: OpenAICompletionCreate) -> bool:
+    """Return whether masking a prompt of the request can take long."""
+    return any(isinstance(p, str) and len(p) > LONG_PROMPT_CHARACTERS for p in _prompts(body))
 
 
 def _prompts(body: OpenAICompletionCreate) -> Sequence[str | list[int]]:
@@ -135,12 +140,12 @@ def _prompts(body: OpenAICompletionCreate) -> Sequence[str | list[int]]:
 
 
 async def _resolve_prompt(
-    prompt: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, echoing: LimitedWork
+    prompt: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, long_prompts: LimitedWork
 ) -> ResolvedPrompt:
     vocabulary = loaded.vocabulary
     if isinstance(prompt, str):
         unmasked = unwrap(prompt)
-        characters, unknown = await prepare(unmasked, loaded)
+        characters, unknown = await prepare(unmasked, loaded, long_prompts)
     else:
         characters, unknown = await anyio.to_thread.run_sync(characters_of, prompt, vocabulary), []
         unmasked = _text(characters, vocabulary)
@@ -150,7 +155,7 @@ async def _resolve_prompt(
     if body.logprobs is None:
         return ResolvedPrompt(characters, unknown, unmasked, echo)
     describe = partial(_describe, characters, body.logprobs, loaded, body.expert)
-    logprobs = await run_echo(echoing, len(characters), describe)
+    logprobs = await run_echo(long_prompts, len(characters), describe)
     return ResolvedPrompt(characters, unknown, unmasked, echo, logprobs)
 
 

@@ -12,16 +12,17 @@ from app.compat.token_ids import characters_of
 from app.http.access import ModelReference, model_or_default
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
+from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
-from app.services.prompts import prepare
+from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
 from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 
 _READ_ERRORS = error_responses(404, 422, 503)
-_ERRORS = error_responses(400, 404, 413, 415, 422, 503)
+_ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
 
 
 @router.get("/tokenizer_info", responses=_READ_ERRORS)
@@ -50,7 +51,9 @@ async def tokenize(
     name = await model_or_default(services, request, model or body.model)
     text = body.prompt if body.prompt is not None else body.content or ""
     async with services.engines.use_async(name) as loaded:
-        characters, _ = await prepare(text, loaded)
+        preparing = prepare(text, loaded, services.long_prompts)
+        is_long = len(text) > LONG_PROMPT_CHARACTERS
+        characters, _ = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         return await anyio.to_thread.run_sync(_tokens, loaded.vocabulary, characters)
 
 

@@ -94,7 +94,7 @@ class Services:
     line_threads: anyio.CapacityLimiter  # for batches of many streamed lines
     parse_threads: anyio.CapacityLimiter  # for parsing the requests of log agents, which takes memory
     ingest_threads: anyio.CapacityLimiter  # for accepting lines, which waits for the disk
-    echoing: LimitedWork  # log-probabilities of long echoed prompts
+    long_prompts: LimitedWork  # masking long prompts, and log-probabilities of echoed ones
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork

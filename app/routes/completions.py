@@ -29,13 +29,11 @@ from app.schemas.completions import (
 from app.services.completion import Completion, RunningCompletion
 from app.services.completion_requests import serialize, start_completion
 from app.services.prediction import predict
-from app.services.prompts import prepare
+from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
 from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
 from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
-
-_SHORT_PROMPT = 10_000  # characters; reading a shorter prompt is not cancelled when its client disconnects
 
 _ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
 _COMPLETION_RESPONSE = stream_responses(
@@ -50,13 +48,13 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(
         services.engines,
-        services.echoing,
+        services.long_prompts,
         model,
         body,
         client=client_of(request),
         arrived_s=arrived_s_of(request),
     )
-    is_slow = body.echo and body.logprobs is not None
+    is_slow = len(body.prompt) > LONG_PROMPT_CHARACTERS or (body.echo and body.logprobs is not None)
     running = await (cancel_on_disconnect(request, starting) if is_slow else starting)
     if body.stream:
         return EventStream(_stream(running), on_close=running.close)
@@ -74,7 +72,9 @@ async def next_character(
 ) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
     async with services.engines.use_async(model) as loaded:
-        prompt, unknown = await prepare(body.prompt, loaded)
+        is_long = len(body.prompt) > LONG_PROMPT_CHARACTERS  # is cancelled when its client disconnects
+        preparing = prepare(body.prompt, loaded, services.long_prompts)
+        prompt, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         predicting = predict(
             loaded,
             prompt,
@@ -83,7 +83,6 @@ async def next_character(
             client=client_of(request),
             expert=body.expert,
         )
-        is_long = len(prompt) > _SHORT_PROMPT
         distribution = await (cancel_on_disconnect(request, predicting) if is_long else predicting)
     label = loaded.vocabulary.label
     return DistributionBody(

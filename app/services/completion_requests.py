@@ -38,7 +38,7 @@ MAX_ECHOED_CHARACTERS = 2_000_000
 
 async def start_completion(
     engines: Engines,
-    echoing: LimitedWork,
+    long_prompts: LimitedWork,
     model: str,
     body: CompletionCreate,
     *,
@@ -47,19 +47,19 @@ async def start_completion(
 ) -> RunningCompletion:
     """Start a completion on `model`; `client` identifies the caller for fair scheduling.
 
-    Log-probabilities of a long echoed prompt are computed by `echoing`. A `timeout_ms` counts from
-    `arrived_s`, so that it includes loading the model.
+    A long prompt is masked, and its log-probabilities are computed, by `long_prompts`. A `timeout_ms` counts
+    from `arrived_s`, so that it includes loading the model.
 
     Raises:
         InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
     """
     check_options(body)
     async with engines.use_async(model) as loaded:
-        prompt, unknown = await prepare(body.prompt, loaded)
+        prompt, unknown = await prepare(body.prompt, loaded, long_prompts)
         if body.echo:
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))
-        echoed = await _echo(echoing, loaded, prompt, body) if body.echo else None
+        echoed = await _echo(long_prompts, loaded, prompt, body) if body.echo else None
         request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client)
         keep = body.n if body.best_of is not None else None
         return RunningCompletion(
@@ -124,7 +124,7 @@ def remaining_s(timeout_ms: int | None, arrived_s: float) -> float | None:
     return None if timeout_ms is None else max(0.0, arrived_s + timeout_ms / 1000 - time.perf_counter())
 
 
-async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
+async def _echo(long_prompts: LimitedWork, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
     logprobs = body.logprobs
     if logprobs is None:
         return Piece(0, prompt)
@@ -132,14 +132,14 @@ async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, body: Complet
     def describe(check: Check) -> list[CharacterLogprobs]:
         return loaded.engine.text_logprobs(prompt, top=logprobs, expert=body.expert, check=check)
 
-    return Piece(0, prompt, tuple(await run_echo(echoing, len(prompt), describe)))
+    return Piece(0, prompt, tuple(await run_echo(long_prompts, len(prompt), describe)))
 
 
-async def run_echo(echoing: LimitedWork, characters: int, work: Callable[[Check], T]) -> T:
+async def run_echo(long_prompts: LimitedWork, characters: int, work: Callable[[Check], T]) -> T:
     """Return the result of `work` on a prompt of this length; a long one is queued. Raises Busy."""
     if characters <= _SHORT_ECHO_CHARACTERS:
         return await anyio.to_thread.run_sync(work, lambda: None)
-    return await echoing.run(work)
+    return await long_prompts.run(work)
 
 
 async def serialize(

@@ -1,23 +1,35 @@
 """A prompt's text as a model reads it, without blocking the event loop."""
 
+from functools import partial
+
 import anyio
 
 from app.services.engines import Loaded
+from app.services.limited_work import Check, LimitedWork
 from models.anomaly.scorer import Scorer
+from models.runtime.session import no_check
 from models.text.vocabulary import Vocabulary
+
+LONG_PROMPT_CHARACTERS = 10_000
+"""A longer prompt of a model with masks is masked in the pool of long prompts: that can take seconds."""
 
 _INLINE_CHARACTERS = 200_000  # a longer prompt is normalized in a worker thread, piece by piece
 _INLINE_MASKED_CHARACTERS = 2_000  # a longer one is masked in a worker thread, line by line
 _PIECE_CHARACTERS = 50_000
 
 
-async def prepare(text: str, loaded: Loaded) -> tuple[str, list[str]]:
-    """Return `text` as the vocabulary's characters, masked, and the labels of those that are unknown."""
+async def prepare(text: str, loaded: Loaded, long_prompts: LimitedWork) -> tuple[str, list[str]]:
+    """Return `text` as the vocabulary's characters, masked, and the labels of those that are unknown.
+
+    Raises Busy: too many long prompts wait to be masked.
+    """
     vocabulary, scorer = loaded.vocabulary, loaded.scorer
     if len(text) <= (_INLINE_MASKED_CHARACTERS if scorer.masks else _INLINE_CHARACTERS):
         text, unknown = _prepare(text, vocabulary, scorer)
+    elif scorer.masks and len(text) > LONG_PROMPT_CHARACTERS:
+        text, unknown = await long_prompts.run(partial(_prepare_in_pieces, text, vocabulary, scorer))
     else:
-        text, unknown = await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary, scorer)
+        text, unknown = await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary, scorer, no_check)
     return text, list(map(vocabulary.label, unknown))
 
 
@@ -26,15 +38,18 @@ def _prepare(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, li
     return text, vocabulary.unknown(text)
 
 
-def _prepare_in_pieces(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, list[str]]:
+def _prepare_in_pieces(
+    text: str, vocabulary: Vocabulary, scorer: Scorer, check: Check
+) -> tuple[str, list[str]]:
     """Do the same in small pieces, because each call holds the GIL and thereby blocks the event loop."""
     pieces: list[str] = []
     start = 0
     while start < len(text):
+        check()
         end = _safe_cut(text, start + _PIECE_CHARACTERS)
         pieces.append(vocabulary.to_characters(text[start:end]))
         start = end
-    text = scorer.mask_lines("".join(pieces))
+    text = scorer.mask_lines("".join(pieces), check=check)
     unknown: set[str] = set()
     for start in range(0, len(text), _PIECE_CHARACTERS):
         unknown.update(vocabulary.unknown(text[start : start + _PIECE_CHARACTERS]))

@@ -18,7 +18,7 @@ from models.runtime.surprisal import LineSurprisal
 from models.saved_model import SavedModel
 from models.text import mask_values, ngram_file, templates_file
 from models.text.mask_values import MaskValues
-from models.text.masks import Masked, Masks
+from models.text.masks import Masked, Masks, pieces
 from models.text.ngram import NgramModel
 from models.text.templates import Templates
 
@@ -71,11 +71,13 @@ class Scorer:
         """Return a line with its values masked, except those that are malformed; see `mask_values`."""
         return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
 
-    def mask_lines(self, text: str) -> str:
-        """Return a text of any number of lines with the values of each masked."""
-        if self._is_masked is None:
-            return self.masks.replace(text)
-        return "\n".join(self.mask(line).text for line in text.split("\n"))
+    def mask_lines(self, text: str, *, check: Check = no_check) -> str:
+        """Return a text of any number of lines with the values of each masked; `check` is called between."""
+        masked: list[str] = []
+        for piece in pieces(text):
+            check()
+            masked.append(self.masks.replace(piece) if self._is_masked is None else self.mask(piece).text)
+        return "".join(masked)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check

@@ -4,8 +4,9 @@ A mask is a name from NAMED or a custom regular expression. Of overlapping match
 mask that is listed first. The same masks are applied to the corpus of a model and to each line it scores; a
 masked line maps its characters back to the original.
 
-Expressions run in RE2, in time linear in the length of the text; RE2 has no look-around and no
-back-references. A match never spans lines and is never empty.
+Expressions run in RE2, where one search takes time linear in the length of the text; RE2 has no look-around
+and no back-references. A match never spans lines and is never empty. A line of more than MAX_PIECE_CHARACTERS
+is masked in pieces, because each of its many searches can read it to its end.
 
 >>> masked = Masks(["numbers"]).apply("port 40454 ssh2")
 >>> masked.text, masked.origin(6)
@@ -97,6 +98,9 @@ CUSTOM_PLACEHOLDER = "ⓞ"
 
 FIELD_CHARACTERS = 6
 """Characters before a value that tell which field it is in; `#` stands for each value among them."""
+
+MAX_PIECE_CHARACTERS = 50_000
+"""Maximum length of what is masked at once; of a stream, longer lines are truncated to as many characters."""
 
 MAX_MASKS = 16
 MAX_PATTERN_CHARACTERS = 500
@@ -217,11 +221,13 @@ class Masks:
         placeholders = [placeholder.encode() for placeholder in self._placeholders]
         parts: list[bytes] = []
         for line in text.encode("utf-8", "surrogatepass").split(b"\n"):
-            at = 0
-            for start, end, mask in self._found_in_bytes(line, self._utf8_pattern):
-                parts += (line[at:start], placeholders[mask])
-                at = end
-            parts += (line[at:], b"\n")
+            for piece in _divide_bytes(line):
+                at = 0
+                for start, end, mask in self._found_in_bytes(piece, self._utf8_pattern):
+                    parts += (piece[at:start], placeholders[mask])
+                    at = end
+                parts.append(piece[at:])
+            parts.append(b"\n")
         return b"".join(parts[:-1]).decode("utf-8", "surrogatepass")
 
     def values(
@@ -251,14 +257,16 @@ class Masks:
         utf8_pattern = self._utf8_pattern_with_short if with_short else self._utf8_pattern
         base = 0
         for line in text.split("\n"):
-            if utf8_pattern is not None and line.isascii():  # its bytes have the positions of its characters
-                found = self._found_in_bytes(line.encode(), utf8_pattern)
-            else:
-                found = self._found_in_text(line, pattern)
-            for start, end, mask in found:
-                is_short = mask < 0
-                yield (base + start, base + end, self._long_numbers if is_short else mask), is_short
-            base += len(line) + 1
+            for piece in _divide(line):
+                if utf8_pattern is not None and piece.isascii():  # its bytes have its characters' positions
+                    found = self._found_in_bytes(piece.encode(), utf8_pattern)
+                else:
+                    found = self._found_in_text(piece, pattern)
+                for start, end, mask in found:
+                    is_short = mask < 0
+                    yield (base + start, base + end, self._long_numbers if is_short else mask), is_short
+                base += len(piece)
+            base += 1
 
     def _found_in_text(self, line: str, pattern: Any) -> Iterator[tuple[int, int, int]]:
         """Yield the matches that are not empty; the mask is -1 for a short number."""
@@ -282,6 +290,41 @@ class Masks:
                 position = end
             else:  # an empty match
                 position = start + 1
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces of at most MAX_PIECE_CHARACTERS, which when masked make the masked text."""
+    start = 0
+    while len(text) - start > MAX_PIECE_CHARACTERS:
+        end = text.rfind("\n", start, start + MAX_PIECE_CHARACTERS) + 1
+        if not end:  # within a longer line
+            newline = text.find("\n", start)
+            end = newline if newline >= 0 else len(text)
+            yield from _divide(text[start:end])
+        else:
+            yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _divide(line: str) -> Iterator[str]:
+    """Yield a line in pieces, where possible divided at spaces, so that few values are."""
+    start = 0
+    while len(line) - start > MAX_PIECE_CHARACTERS:
+        middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
+        end = line.rfind(" ", middle, end) + 1 or end
+        yield line[start:end]
+        start = end
+    yield line[start:]
+
+
+def _divide_bytes(line: bytes) -> Iterable[bytes]:
+    """Return the pieces of a line in UTF-8, those of `_divide`."""
+    if len(line) <= MAX_PIECE_CHARACTERS:
+        return (line,)
+    return (
+        piece.encode("utf-8", "surrogatepass") for piece in _divide(line.decode("utf-8", "surrogatepass"))
+    )
 
 
 def _checked(pattern: str) -> str:

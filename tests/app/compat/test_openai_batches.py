@@ -401,7 +401,7 @@ def processing_of(idle: Service, batches: Batches) -> BatchProcessing:
         idle.models,
         idle.jobs,
         engines=None,  # type: ignore[arg-type]
-        echoing=None,  # type: ignore[arg-type]
+        long_prompts=None,  # type: ignore[arg-type]
         spool=idle.settings.data_dir,
         stopping=threading.Event(),
     )

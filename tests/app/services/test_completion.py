@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,13 +18,12 @@ import pytest
 
 from app.services.completion import MAX_UNREAD_EVENTS, RunningCompletion
 from app.services.engines import Engines, Loaded
-from app.services.prompts import prepare
 from app.settings import ApiSettings
 from models.anomaly.scorer import Scorer
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event
 from models.text.masks import Masks
-from models.text.vocabulary import Vocabulary, normalize
+from models.text.vocabulary import normalize
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import error_of, read_stream, serving_real, until
@@ -378,26 +376,6 @@ def test_documents_of_a_million_characters_do_not_hold_up_others(http: httpx.Cli
     typing.join()
     # Preparing a document takes most of the time of its request.
     assert longest_s < max(0.5, taken_s / 2)
-
-
-def _loaded(vocabulary: Vocabulary, masks: tuple[str, ...] = ()) -> Any:
-    return SimpleNamespace(vocabulary=vocabulary, scorer=Scorer(None, Masks(masks)))  # type: ignore[arg-type]
-
-
-def test_masked_texts_of_any_length_are_prepared_line_by_line() -> None:
-    vocabulary = Vocabulary("port ⓝ\n")
-    for lines in (1, 100, 70_000):  # at once, in a worker thread, and in several pieces there
-        text = "port 40454 ü 7\n" * lines
-        prepared = asyncio.run(prepare(text, _loaded(vocabulary, ("numbers",))))
-        assert prepared == ("port ⓝ ü ⓝ\n" * lines, ["ü"])
-
-
-def test_long_texts_are_prepared_as_short_ones_are() -> None:
-    vocabulary = Vocabulary("abc é")
-    for piece in ("abc e\u0301 ", "e\u0301", "가", "Ж", "\u0301"):
-        text = piece * (600_000 // len(piece))
-        prepared = asyncio.run(prepare(text, _loaded(vocabulary)))
-        assert prepared == (normalize(text), vocabulary.unknown(normalize(text)))
 
 
 def test_body_larger_than_any_document_is_413(http: httpx.Client) -> None:

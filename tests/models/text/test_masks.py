@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import InvalidInput
-from models.text.masks import MAX_MASKS, NAMED, Masks
+from models.text.masks import MAX_MASKS, MAX_PIECE_CHARACTERS, NAMED, Masks, pieces
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,29 @@ _CUSTOM = (r"\b(?P<a>x*)(é?)", r"[^a]b|\w+$", r"(é)(x)?", r"\B[0-9]", r"^é+",
 def test_replacing_gives_the_text_of_the_positions(masks: list[str], parts: list[str]) -> None:
     compiled, text = Masks(masks), "".join(parts)
     assert compiled.replace(text) == "\n".join(compiled.apply(line).text for line in text.split("\n"))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text(alphabet="a1 é.\n", max_size=60))
+def test_long_lines_are_masked_in_the_same_pieces_everywhere(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.text.masks.MAX_PIECE_CHARACTERS", 7)
+        masks = Masks(["hostname", "digits", r"a.*\."])
+        divided = list(pieces(text))
+        assert "".join(divided) == text and all(len(piece) <= 7 for piece in divided)
+        expected = masks.replace(text)
+        assert masks.apply(text).text == expected
+        assert "".join(masks.replace(piece) for piece in divided) == expected
+
+
+def test_search_reads_a_bounded_part_of_a_long_line() -> None:
+    masks = Masks([r"a.*b"])
+    longest = "a" + "x" * (MAX_PIECE_CHARACTERS - 2) + "b"
+    assert masks.replace(longest) == masks.apply(longest).text == "ⓞ"
+    longer = "a" + longest[:-1] + "b"
+    assert masks.replace(longer) == masks.apply(longer).text == longer
+    spaced = "é" + "x" * (MAX_PIECE_CHARACTERS - 3) + " ab"
+    assert masks.replace(spaced) == masks.apply(spaced).text == spaced[:-2] + "ⓞ", "divided at the space"
 
 
 def test_matches_stay_within_a_line() -> None:
