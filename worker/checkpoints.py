@@ -2,9 +2,10 @@
 
     checkpoints/<job id>/<step>.npz   SHA-256 of the rest, then a NumPy archive (never unpickled)
 
-The newest two are kept, and the one to restore if the loss diverges. A damaged checkpoint is skipped with a
-message, and the one before it is used. A large one is in a file in the scratch folder while it is written and
-read, so that memory holds its arrays only.
+The newest two are kept, and the one to restore if the loss diverges; none of a step later than the one saved
+last, because that is from before a rollback. A damaged checkpoint is skipped with a message, and the one
+before it is used. A large one is in a file in the scratch folder while it is written and read, so that memory
+holds its arrays only.
 """
 
 import contextlib
@@ -97,7 +98,12 @@ class Checkpoints:
         self.newest_bytes = 0  # size of the last checkpoint that was saved, loaded, or could not be saved
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint and delete those no longer needed. Raises StorageFull, Unavailable."""
+        """Keep a checkpoint, and delete those of later steps and old ones. Raises StorageFull, Unavailable.
+
+        Checkpoints of later steps are from before a rollback. They are deleted once this one is written. If
+        the process is killed in between, `load` returns the latest of them: the run then continues from
+        there, diverges as before, and rolls back again.
+        """
         meta = np.frombuffer(json.dumps(checkpoint.meta).encode(), np.uint8)
         self.newest_bytes = sum(array.nbytes for array in checkpoint.arrays.values())
         with domain_errors(), self._file(self.newest_bytes) as file:
@@ -110,8 +116,11 @@ class Checkpoints:
             file.flush()
             data = file.getvalue() if isinstance(file, io.BytesIO) else Path(file.name)
             self._blobs.write(self._path(checkpoint.step), data)
-        rollback = self._path(checkpoint.rollback_step)
-        self._blobs.delete(*(p for p in self._blobs.paths(self._folder)[:-_KEEP] if p != rollback))
+        saved, rollback = self._path(checkpoint.step), self._path(checkpoint.rollback_step)
+        paths = self._blobs.paths(self._folder)
+        self._blobs.delete(*(p for p in paths if p > saved))  # first: they may roll back to an old one
+        old = [p for p in paths if p <= saved][:-_KEEP]
+        self._blobs.delete(*(p for p in old if p != rollback))
 
     def load(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest undamaged checkpoint, if any, and a message for each damaged one.

@@ -230,7 +230,7 @@ class Trainer:
         return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * warmup
 
     def _roll_back(self, loss: float) -> None:
-        """Restore the last evaluation and continue at half the learning rate. Raises Diverged."""
+        """Go back to the last evaluation, halve the learning rate, and save that. Raises Diverged."""
         step, retries, scale = self.state.step, self.state.retries + 1, self.state.rate_scale / 2
         if retries > MAX_RETRIES:
             raise Diverged(
@@ -243,6 +243,7 @@ class Trainer:
             f"the loss diverged at step {step} ({loss:.3g}); back to step {self.state.step} with"
             f" {scale:g} times the learning rate"
         )
+        self._save()  # a run that is resumed from a later checkpoint would diverge again
 
     def _evaluate(self) -> None:
         state = self.state

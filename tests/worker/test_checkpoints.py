@@ -95,6 +95,44 @@ def test_the_rollback_checkpoint_is_kept_and_loaded() -> None:
     assert loaded and loaded.rollback is None and problems == []
 
 
+def _save_with_rollback(checkpoints: Checkpoints, step: int, *, rollback: int) -> None:
+    checkpoint = _checkpoint(step)
+    checkpoint.meta["safe"] = rollback
+    checkpoints.save(checkpoint)
+
+
+def test_checkpoints_from_before_a_rollback_are_deleted_by_the_next_save() -> None:
+    blobs, checkpoints = _saved(60, 80)
+    for step in (100, 140, 150, 120):
+        _save_with_rollback(checkpoints, step, rollback=100)
+    assert [int(path[-9:-4]) for path in blobs.paths("checkpoints")] == [100, 120]
+    loaded, problems = checkpoints.load()
+    assert loaded and loaded.rollback and (loaded.step, loaded.rollback.step, problems) == (120, 100, [])
+    _save_with_rollback(checkpoints, 100, rollback=100)
+    assert Jobs(blobs).checkpoint_step("job_1") == 100
+
+
+def test_a_process_killed_before_it_deletes_leaves_what_can_be_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blobs, checkpoints = _saved()
+    for step in (100, 140, 150):
+        _save_with_rollback(checkpoints, step, rollback=100)
+    deleted: list[str] = []
+
+    def killed(_: Blobs, *paths: str) -> None:
+        deleted.extend(paths)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(blobs), "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _save_with_rollback(checkpoints, 120, rollback=120)
+    assert [int(path[-9:-4]) for path in deleted] == [140, 150], "before the one that these roll back to"
+    loaded, _ = checkpoints.load()
+    assert loaded and loaded.rollback and (loaded.step, loaded.rollback.step) == (150, 100)
+
+
 def test_storage_that_does_not_answer_damages_no_checkpoint() -> None:
     blobs, _ = _saved(1, 2)
     refusing = Refusing(blobs, read=("checkpoints",), error=unavailable)

@@ -358,6 +358,31 @@ def test_a_resumed_run_rolls_back_to_the_same_step_as_an_uninterrupted_one(
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_process_that_is_killed_after_a_rollback_continues_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge_once() -> None:
+        monkeypatch.undo()
+        _with_losses(monkeypatch, lambda call, loss: 99.0 if call == 32 else loss)
+
+    def kill() -> None:
+        if recorder.of_type("message"):
+            raise KeyboardInterrupt
+
+    blobs, recorder = Checkpoints(open_blobs("memory:///"), "job_1"), Recorder()
+    diverge_once()
+    hooks = replace(recorder.hooks, checkpoint=blobs.save, checkpoint_every_s=0.0, stop=kill)
+    with pytest.raises(KeyboardInterrupt):
+        fit(NETWORK, _training(), TEXT, hooks=hooks)
+    left, _ = blobs.load()
+    assert left and left.step == 30 and "at step 32 (99); back to step 30" in str(recorder.events)
+    assert (left.meta["run"]["retries"], left.meta["run"]["rate_scale"]) == (1, 0.5)
+    diverge_once()
+    expected = fit(NETWORK, _training(), TEXT)
+    monkeypatch.undo()
+    result = fit(NETWORK, _training(), TEXT, resume=left)
+    for ours, theirs in zip(_weights(result), _weights(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_loss_that_is_always_nan_fails_as_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
     _with_losses(monkeypatch, lambda *_: float("nan"))
     with pytest.raises(Diverged) as caught:
