@@ -20,7 +20,7 @@ from store.shuffled_lines import ShuffledLines
 from worker import advice
 from worker.chunked_ids import CorpusChunks, narrowest_type
 from worker.mixing import SecondText
-from worker.prepared_text import Text, read_ids, read_text, trained_characters
+from worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
 
 _SHUFFLED = (
     "the lines are records: they are shuffled with the job's seed, and lines drawn at random are held out; if"
@@ -117,6 +117,14 @@ def masked_pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterabl
     return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
 
 
+def second_characters(request: JobRequest, corpora: Corpora) -> str:
+    """Return the characters of the text to mix in that the vocabulary must have; see `second_text`."""
+    if request.mix is None or request.mix.corpus == request.corpus:
+        return ""
+    pieces = masked_pieces(request, corpora, request.mix.corpus)
+    return covering_characters(pieces, coverage=request.coverage)
+
+
 def second_text(
     request: JobRequest,
     corpora: Corpora,
@@ -128,14 +136,21 @@ def second_text(
     cores: int,
     on_event: Callable[[str, dict[str, Any]], None],
 ) -> SecondText | None:
-    """Return the text to mix in. Raises NotFound: its corpus or the teacher was deleted."""
+    """Return the text to mix in; of the job's own corpus the training part.
+
+    Raises:
+        NotFound: its corpus or the teacher was deleted.
+    """
     mix = request.mix
     if mix is None:
         return None
-    corpus = corpora.get(mix.corpus)
-    chunks = chunks_of(corpus, unmasked_characters(request, corpus))
-    pieces = masked_pieces(request, corpora, corpus.id)
-    ids = read_ids(pieces, text.vocabulary, scratch=scratch, chunks=chunks)
+    if mix.corpus == request.corpus:
+        ids = text.train
+    else:
+        corpus = corpora.get(mix.corpus)
+        chunks = chunks_of(corpus, unmasked_characters(request, corpus))
+        pieces = masked_pieces(request, corpora, corpus.id)
+        ids = read_ids(pieces, text.vocabulary, scratch=scratch, chunks=chunks)
     if mix.teacher is None:
         return SecondText(ids, mix.fraction, mix.targets)
     saved = models.get(mix.teacher)

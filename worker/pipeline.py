@@ -33,10 +33,11 @@ from worker.job_text import (
     masked_pieces,
     notes_on_text,
     read_job_text,
+    second_characters,
     second_text,
     unmasked_characters,
 )
-from worker.prepared_text import Text, covering_characters
+from worker.prepared_text import Text
 from worker.report import write_report
 from worker.settings import PrecisionSetting
 from worker.trainer import Result
@@ -98,9 +99,7 @@ def train_model(
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
     required = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
-    if request.mix:
-        second_pieces = masked_pieces(request, corpora, request.mix.corpus)
-        required += covering_characters(second_pieces, coverage=request.coverage)
+    required += second_characters(request, corpora)
     with tracing.span("prepare text"):
         text = read_job_text(
             request,
