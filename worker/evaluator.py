@@ -32,12 +32,17 @@ class Evaluator:
         self._graph: Network
 
     def evaluate(self, state: RunState) -> float:
-        """Return the held-out bits per character of the network now; note in `state` if they are the best."""
+        """Return the held-out bits per character of the network now; note in `state` if they are the best.
+
+        If they are not finite, nothing is noted: the run has diverged.
+        """
         self._graph = Network(graph_of(self._network), threads=_THREADS)
         held_out = self._text.selection[: state.evaluation_characters]
         bits = bits_per_character(
             self._graph, held_out, before=self._text.train, rows=_ROWS, warm_up=_WARM_UP
         )
+        if not np.isfinite(bits):
+            return bits
         state.evaluations_since_best += bits > state.best_bits
         if bits < state.best_bits or self.best is None:
             state.best_bits, state.best_step, state.evaluations_since_best = bits, state.step, 0

@@ -1,4 +1,4 @@
-"""The loop of a training run: steps, evaluations, checkpoints, and rollbacks when the loss diverges."""
+"""The loop of a training run: steps, evaluations, checkpoints, and rollbacks when it diverges."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -109,16 +109,14 @@ class Trainer:
             self.checkpoints.rollback = resume.rollback or resume
         else:
             self._initialize()
+            if self.evaluator.best is None:
+                raise Diverged("the weights that training starts from are not finite; use another start_from")
             self._save(is_rollback=True)
         self._start_clock()
-        stopped = None
-        while not self.state.is_finished:
-            if stopped := self.hooks.stop():
-                break
-            self._train_one_window()
-        keeps_model = stopped in (None, "cancel_keep_best")
-        if self.evaluator.best is None or (keeps_model and self.state.curve[-1]["step"] != self.state.step):
-            self._evaluate()
+        stopped = self._train_windows()
+        while stopped in (None, "cancel_keep_best") and self.state.curve[-1]["step"] != self.state.step:
+            if not self._evaluate_or_roll_back():
+                stopped = self._train_windows()
         if not (resume and resume.step == self.state.step):
             self._save()  # also at the end: until the model is published, only this holds the weights
         self._report_progress(force=True)
@@ -181,6 +179,14 @@ class Trainer:
                 f" evaluation); the budget of {budget_s:g} s counts from the first step"
             )
 
+    def _train_windows(self) -> StopReason | None:
+        """Train until the budget is used up, or a stop is requested, and return which."""
+        while not self.state.is_finished:
+            if stopped := self.hooks.stop():
+                return stopped
+            self._train_one_window()
+        return None
+
     def _train_one_window(self) -> None:
         state = self.state
         if self.numerics[-1:] != [self.numerics_here]:
@@ -201,18 +207,23 @@ class Trainer:
         state.advance(windows_per_epoch=self.rows.windows_per_epoch)
         self.pace.add_step(self.pace.clock() - began)
         if state.is_evaluation_due and not state.is_finished:
-            self._evaluate()
-            if not (self.training.early_stopping and self._stop_early()):
-                state.schedule = self.pace.retimed(state)
-            if state.curve[-1]["validation_bits_per_character"] * _NATS_PER_BIT <= self.loss_bound.nats(
-                state
-            ):
-                self._save(is_rollback=True)
+            self._evaluate_between_steps()
         elif self.checkpoints.is_due():
             self._save()
-        if self.pace.should_retime() and not state.is_finished:
-            state.schedule = self.pace.retimed(state)
+        if self.pace.should_retime() and not self.state.is_finished:
+            self.state.schedule = self.pace.retimed(self.state)
         self._report_progress()
+
+    def _evaluate_between_steps(self) -> None:
+        """Evaluate the network, fit the schedule, and save the checkpoint to roll back to."""
+        if not self._evaluate_or_roll_back():
+            return
+        state = self.state
+        if not (self.training.early_stopping and self._stop_early()):
+            state.schedule = self.pace.retimed(state)
+        bits = state.curve[-1]["validation_bits_per_character"]
+        if bits * _NATS_PER_BIT <= self.loss_bound.nats(state):
+            self._save(is_rollback=True)
 
     def _stop_early(self) -> bool:
         """Begin the cooldown from the best weights if held-out loss has turned; return whether it began."""
@@ -245,10 +256,21 @@ class Trainer:
         )
         self._save()  # a run that is resumed from a later checkpoint would diverge again
 
-    def _evaluate(self) -> None:
+    def _evaluate_or_roll_back(self) -> bool:
+        """Evaluate the network; roll back if the result is not finite, and return whether it is."""
+        bits = self._evaluate()
+        if np.isfinite(bits):
+            return True
+        self._roll_back(bits)
+        return False
+
+    def _evaluate(self) -> float:
+        """Return the held-out bits per character, and report them and a sample if they are finite."""
         state = self.state
         with tracing.span("evaluate", attributes={"nextchar.step": state.step}):
             bits = self.evaluator.evaluate(state)
+        if not np.isfinite(bits):
+            return bits
         metrics = {
             "step": state.step,
             "epoch": self._epochs(),
@@ -267,6 +289,7 @@ class Trainer:
                 f" ({state.best_bits:.3f} bits per character), and those weights are kept"
             )
         self.hooks.event("sample", {"step": state.step, "text": self.evaluator.write_sample()})
+        return bits
 
     def _report_progress(self, *, force: bool = False) -> None:
         now = self.pace.clock()

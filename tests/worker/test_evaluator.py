@@ -72,6 +72,17 @@ def test_the_best_weights_are_kept_and_loaded(monkeypatch: pytest.MonkeyPatch) -
         world.evaluator.load_best()
 
 
+@pytest.mark.parametrize("bits", [np.nan, np.inf])
+def test_an_evaluation_that_is_not_finite_is_not_noted(monkeypatch: pytest.MonkeyPatch, bits: float) -> None:
+    world = World(monkeypatch, bits, 3.0, bits)
+    world.evaluate_at(0)
+    assert (world.evaluator.best, world.state) == (None, RunState(Schedule(end=100)))
+    world.evaluate_at(1)
+    world.evaluate_at(2)
+    state = world.state
+    assert (state.best_bits, state.best_step, state.evaluations, state.evaluations_since_best) == (3, 1, 1, 0)
+
+
 def test_without_weights_of_its_own_an_evaluator_keeps_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, 3.0)
     world.state.best_bits = 2.0

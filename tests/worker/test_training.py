@@ -1,13 +1,14 @@
 """`fit` as a whole, on small networks and texts."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from models.architectures.kernel_lstm import KernelLSTM
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.session import Network
 from models.text.vocabulary import unknown_bits
@@ -520,6 +521,61 @@ def test_a_run_never_rolls_back_to_an_evaluation_that_had_diverged(monkeypatch: 
     fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
     (message,) = recorder.of_type("message")
     assert "at step 31 (99); back to step 27 with" in message["text"]
+
+
+def _with_weights_not_finite(monkeypatch: pytest.MonkeyPatch, *, after: Container[int]) -> None:
+    """Let some calls of a training step, numbered from 0, set weights to NaN; their losses are finite."""
+    real, calls = KernelStep.run, itertools.count()
+
+    def run(self: KernelStep, *args: np.ndarray, step: int, learning_rate: float) -> float:
+        loss = real(self, *args, step=step, learning_rate=learning_rate)
+        if next(calls) in after:
+            for weights in self.network.variables:
+                weights.assign(np.full_like(weights.numpy(), np.nan))
+        return loss
+
+    monkeypatch.setattr(KernelStep, "run", run)
+
+
+@pytest.mark.parametrize(("step", "back"), [(30, 27), (60, 57)])
+def test_an_evaluation_of_weights_that_are_not_finite_rolls_back(
+    monkeypatch: pytest.MonkeyPatch, step: int, back: int
+) -> None:
+    _with_weights_not_finite(monkeypatch, after={step - 1})
+    recorder = Recorder()
+    result = fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    (message,) = recorder.of_type("message")
+    assert f"at step {step} (nan); back to step {back} with 0.5 times" in message["text"]
+    steps = [one["step"] for one in recorder.of_type("metrics")]
+    assert steps == [one["step"] for one in recorder.of_type("sample")] == list(range(0, 61, 3))
+    assert result.steps == recorder.checkpoints[-1].step == 60
+    assert all(np.isfinite(one["validation_bits_per_character"]) for one in result.curve)
+    assert all(np.isfinite(array).all() for array in recorder.checkpoints[-1].arrays.values())
+
+
+def test_a_run_that_is_cancelled_with_weights_that_are_not_finite_keeps_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _with_weights_not_finite(monkeypatch, after={46})
+    recorder = Recorder(stop_at=47, reason="cancel_keep_best")
+    result = fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    assert (result.stopped, result.steps, result.best_step) == ("cancel_keep_best", 45, 45)
+    assert all(np.isfinite(weights).all() for weights in _weights(result))
+
+
+def test_weights_that_are_never_finite_after_the_last_step_fail_as_diverged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _with_weights_not_finite(monkeypatch, after=range(100))
+    with pytest.raises(Diverged, match=r"at step 1 \(loss nan\) and again 3 times"):
+        fit(NETWORK, _training(budget=Budget(steps=1)), TEXT)
+
+
+def test_weights_to_start_from_that_are_not_finite_fail_as_diverged() -> None:
+    weights = KernelLSTM(NETWORK, TEXT.frequencies(), seed=1).weights()
+    start = {name: np.full_like(array, np.nan) for name, array in weights.items()}
+    with pytest.raises(Diverged, match="that training starts from are not finite"):
+        fit(NETWORK, _training(), TEXT, start=start)
 
 
 def test_figures_are_rounded_as_people_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
