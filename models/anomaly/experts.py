@@ -12,7 +12,8 @@ import numpy as np
 
 from models.runtime.surprisal import LineSurprisal
 from models.text.ngram import NgramModel
-from models.text.templates import Templates
+from models.text.templates import ParsedLine, Templates
+from models.text.vocabulary import Vocabulary
 
 
 def with_ngram_and_templates(
@@ -20,13 +21,17 @@ def with_ngram_and_templates(
     lines: Sequence[str],
     ngram: NgramModel | None,
     templates: Templates | None,
+    vocabulary: Vocabulary | None = None,
 ) -> list[LineSurprisal]:
-    """Return the surprisal of masked lines with the figures of n-grams and templates, if there are any."""
+    """Return the surprisal of masked lines with the figures of n-grams and templates, if there are any.
+
+    `vocabulary`: see `with_templates`.
+    """
     result = list(surprisals)
     if ngram:
         result = with_ngram(result, lines, ngram)
     if templates:
-        result = with_templates(result, lines, templates)
+        result = with_templates(result, lines, templates, vocabulary)
     return result
 
 
@@ -40,8 +45,21 @@ def with_ngram(
 
 
 def with_templates(
-    surprisals: Sequence[LineSurprisal], lines: Sequence[str], templates: Templates
+    surprisals: Sequence[LineSurprisal],
+    lines: Sequence[str],
+    templates: Templates,
+    vocabulary: Vocabulary | None = None,
 ) -> list[LineSurprisal]:
-    """Return the surprisal of masked lines with `parsed`, their templates."""
-    parsed = {line: templates.parse(line) for line in set(lines)}
+    """Return the surprisal of masked lines with `parsed`, their templates.
+
+    `vocabulary` is the model's, if the lines may have characters that it lacks. The templates were learned
+    with U+FFFD for those, so a line is compared with them likewise. A new template has the line's characters.
+    """
+    parsed = {line: _parse(line, templates, vocabulary) for line in set(lines)}
     return [replace(s, parsed=parsed[line]) for s, line in zip(surprisals, lines, strict=True)]
+
+
+def _parse(line: str, templates: Templates, vocabulary: Vocabulary | None) -> ParsedLine:
+    read = vocabulary.replace_unknown(line) if vocabulary else line
+    parsed = templates.parse(read)
+    return templates.parse(line) if parsed.template.is_new and read != line else parsed

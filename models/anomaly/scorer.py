@@ -115,5 +115,7 @@ class Scorer:
         self, originals: Sequence[str], masked: Sequence[Masked], surprisals: Sequence[LineSurprisal]
     ) -> list[LineReading]:
         texts = [line.text for line in masked]
-        surprisals = with_ngram_and_templates(surprisals, texts, self._ngram, self.templates)
+        surprisals = with_ngram_and_templates(
+            surprisals, texts, self._ngram, self.templates, self.engine.vocabulary
+        )
         return [LineReading(*parts) for parts in zip(originals, masked, surprisals, strict=True)]

@@ -169,6 +169,11 @@ class Vocabulary:
         """Return the characters of `ids`; id 0 becomes U+FFFD."""
         return "".join(self._character_of_id[i] for i in ids)
 
+    def replace_unknown(self, text: str) -> str:
+        """Return `decode(encode(text))`: the text with U+FFFD for each unknown character."""
+        unknown = self.unknown(text)
+        return text.translate(dict.fromkeys(map(ord, unknown), self._character_of_id[0])) if unknown else text
+
     def unknown(self, text: str) -> list[str]:
         """Return the distinct characters of `text` that are not in the vocabulary, in code point order."""
         # Called with a whole document at every keystroke, so a set of its characters would be too slow.

@@ -22,6 +22,7 @@ class Engine:
     """Every character costs 1 bit in float32 and 2 in int8."""
 
     has_fast = True
+    vocabulary = Vocabulary(TEXT)
 
     def __init__(self) -> None:
         self.read: list[tuple[list[str], bool]] = []
@@ -104,3 +105,15 @@ def test_a_scorer_has_what_its_saved_model_has(engine: Any, has: tuple[str, ...]
     assert (scorer.mask(malformed).text == malformed) == ("values" in has)
     lines = [malformed, "", "user eve took 17 items"]
     assert scorer.mask_lines("\n".join(lines)) == "\n".join(scorer.mask(line).text for line in lines)
+
+
+def test_characters_outside_the_vocabulary_make_no_new_template(engine: Any) -> None:
+    names = ("ann", "bob", "eve")
+    learned = [f"caf\ufffd opens for {name}" for name in names] * 9 + ["disk full"] * 27
+    scorer = Scorer(engine, Masks(()), templates=Templates.fit(learned))
+    engine.vocabulary = Vocabulary("caf opens for ann bob eve disk full")
+    found = [one.surprisal.parsed for one in scorer.read(["café opens for zoe", "cafè closes at Ñ"])]
+    assert [one and (one.template.pattern, one.template.count) for one in found] == [
+        ("caf\ufffd opens for <*>", 27),
+        ("cafè closes at Ñ", 0),  # as people read it
+    ]

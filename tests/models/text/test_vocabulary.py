@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.text.vocabulary import UNKNOWN_ID, Normalizer, Vocabulary, is_normalization_boundary, normalize
+from models.text.vocabulary import (
+    UNKNOWN_ID,
+    Alphabet,
+    Normalizer,
+    Vocabulary,
+    is_normalization_boundary,
+    normalize,
+)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
@@ -19,6 +26,15 @@ def test_a_character_has_id_zero_exactly_when_the_vocabulary_lacks_it(alphabet: 
     vocabulary = Vocabulary(alphabet)
     for character, i in zip(text, vocabulary.encode(text), strict=True):
         assert (i == UNKNOWN_ID) == (character not in alphabet)
+
+
+@pytest.mark.parametrize("alphabet", ["characters", "bytes"])
+@given(st.text(st.characters(max_codepoint=255)), st.text())
+def test_unknown_characters_are_replaced_as_decoding_replaces_them(
+    alphabet: Alphabet, known: str, text: str
+) -> None:
+    vocabulary = Vocabulary(known, alphabet)
+    assert vocabulary.replace_unknown(text) == vocabulary.decode(vocabulary.encode(text))
 
 
 def test_ids_follow_code_points_and_start_at_one() -> None:
