@@ -1,4 +1,4 @@
-"""Problems of a finished model, found by the baselines of its report, with advice."""
+"""Problems of a finished model, found by its report, with advice."""
 
 from models.report import Report
 
@@ -7,14 +7,25 @@ _MARGIN_BITS = 0.01  # smaller differences are not reported: the printed figures
 _GOOD_BITS = 0.05  # a text that is predicted this well is not a problem
 _UNLIKE_RATIO = 1.15  # of the network's bits on both halves of the held-out text; 0.96 to 1.10 is usual
 _UNLIKE_BITS = 0.25
+_MAY_BE_SEEN = (
+    "the model that training started from may have been trained on some of the held-out lines, because those"
+    " of records are drawn at random: held-out figures and the calibration can look too good; to compare"
+    " models, train without start_from"
+)
 
 
 def find_problems(report: Report) -> list[str]:
     """Return a sentence, with figures and advice, if a model or its text has a problem; else nothing.
 
     That is if the model is not clearly better than character frequencies alone, or worse than the best of the
-    n-gram model and xz on the same held-out text, or if the end of the text is unlike what precedes it.
+    n-gram model and xz on the same held-out text, or if the end of the text is unlike what precedes it; and
+    also if the model that training started from may know held-out records.
     """
+    may_be_seen = report.get("kind") == "records" and report.get("started_from")
+    return [*([_MAY_BE_SEEN] if may_be_seen else []), *_found_by_figures(report)]
+
+
+def _found_by_figures(report: Report) -> list[str]:
     bits, baselines = report["validation_bits_per_character"], report.get("baselines", {})
     if bits < _GOOD_BITS:
         return []

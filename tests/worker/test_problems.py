@@ -50,6 +50,15 @@ def test_advice_depends_on_the_cause() -> None:
     assert "train for more seconds or on more text" in find_problems({**worse, "epochs": 7.1})[0]
 
 
+def test_held_out_records_that_the_start_model_may_know_are_reported_in_any_case() -> None:
+    (sentence,) = find_problems({**REPORT, "kind": "records", "started_from": "m@1"})
+    assert "started from may have been trained on some of the held-out lines" in sentence
+    worse = {**REPORT, "kind": "records", "started_from": "m@1", "validation_bits_per_character": 2.6}
+    assert [sentence, *find_problems({**worse, "started_from": None})] == find_problems(worse)
+    for other in ({"kind": "records", "started_from": None}, {"kind": "text", "started_from": "m@1"}):
+        assert find_problems({**REPORT, **other}) == []
+
+
 def _with_network_bits(chosen: float, judged: float) -> dict[str, Any]:
     curve = [{"validation_bits_per_character": bits} for bits in (6.8, chosen, chosen + 0.1)]
     return {**REPORT, "curve": curve, "experts": {"lstm": judged}}
