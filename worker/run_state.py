@@ -64,4 +64,5 @@ class RunState:
         """Return the state that `to_meta` returned `meta` for."""
         field_names = {stored: name for name, stored in _STORED_NAMES.items()}
         values = {field_names.get(name, name): value for name, value in meta.items()}
-        return cls(**{**values, "schedule": Schedule(**values["schedule"])})
+        own = {"schedule": Schedule(**values["schedule"]), "curve": list(values["curve"])}
+        return cls(**{**values, **own})

@@ -43,3 +43,9 @@ def test_a_stored_state_is_read_as_it_was() -> None:
     meta = state.to_meta()
     assert meta["k"] == 2  # its name in checkpoints
     assert RunState.from_meta(meta) == state
+
+
+def test_evaluations_after_a_rollback_are_not_added_to_what_is_stored() -> None:
+    meta = RunState(Schedule(end=9), curve=[{"step": 1}]).to_meta()
+    RunState.from_meta(meta).curve.append({"step": 2})
+    assert meta["curve"] == [{"step": 1}]
