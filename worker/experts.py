@@ -86,8 +86,13 @@ class Mixture:
             if adaptation.any():
                 mixtures["without_adaptation"] = self.experts._replace(adaptation=mixture.FIXED)
         ids, before = text.test[:characters], text.before_test(_WARM_UP_CHARACTERS)
-        rows = min(_MAX_ROWS, max(1, len(ids) // _MIN_ROW_CHARACTERS))
+        rows = rows_to_judge(len(ids))
         bits = bits_by_expert(network, mixtures, ids, before=before, rows=rows, warm_up=_WARM_UP_CHARACTERS)
         ngrams = mixture.ngrams_of(text.before_test(mixture.MAX_CHARACTERS), size=network.V)
         bits["ngram"] = float(ngrams.bits_by_order(ids, before=before)[-1])
         return bits
+
+
+def rows_to_judge(characters: int) -> int:
+    """Return how many parallel rows of held-out text the figures of the report are measured in."""
+    return min(_MAX_ROWS, max(1, characters // _MIN_ROW_CHARACTERS))

@@ -23,7 +23,7 @@ from worker.auto_preset import choose_preset
 from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
-from worker.experts import Mixture
+from worker.experts import Mixture, rows_to_judge
 from worker.export import int8_file, saved_files
 from worker.hooks import Hooks, StopReason
 from worker.job_text import (
@@ -215,10 +215,12 @@ def _int8(
     try:
         name, data = int8_file(graph)
         network = open_network(name, data, threads=cores)
+        ids = text.test[:_JUDGED_CHARACTERS]
         bits = bits_per_character(
             network,
-            text.test[:_JUDGED_CHARACTERS],
+            ids,
             before=text.before_test(_WARM_UP_CHARACTERS),
+            rows=rows_to_judge(len(ids)),  # as float32_bits
             warm_up=_WARM_UP_CHARACTERS,
         )
     except Exception:  # a compiler may fail on some machine: the float32 model is still good

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
+from models.runtime.model_networks import FLOAT32_FILE
+from models.runtime.session import open_network
 from tests.models.runtime.networks import CHARACTERS, random_weights
-from worker import pipeline
+from worker import experts, pipeline
 from worker.prepared_text import Text
 
 
@@ -26,3 +28,20 @@ def test_int8_weights_are_kept_if_they_cost_little_in_nats(
     assert measured is not None
     assert measured["lost_nats"] == pytest.approx(lost_nats)
     assert measured["kept"] is kept
+
+
+def test_int8_and_float32_are_measured_in_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    def bits(*_: Any, rows: int, **__: Any) -> Any:
+        counts.append(rows)
+        return {"lstm": 2.0} if len(counts) == 1 else 2.0
+
+    monkeypatch.setattr(experts, "bits_by_expert", bits)
+    monkeypatch.setattr(pipeline, "bits_per_character", bits)
+    text = Text.split("ab" * 20_000, validation_fraction=0.9)
+    graph = stateful_lstm_graph(random_weights(len(text.vocabulary), 4, [8]))
+    network = open_network(FLOAT32_FILE, graph, threads=1)
+    float32_bits = experts.Mixture().bits(network, text, characters=1_000_000)["lstm"]
+    pipeline._int8(graph, text, float32_bits, cores=1)
+    assert counts == [len(text.test) // 4096] * 2 == [4, 4]
