@@ -77,6 +77,16 @@ class TrainingWorker(Worker):
     def unsubscribe(self) -> None:
         """Do nothing."""
 
+    def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001 -- RQ's signature
+        """Wait while RQ's workers are suspended. Raises StopRequested on Redis errors."""
+        with self._stop_if_redis_fails():
+            super().check_for_suspension(burst)
+
+    def run_maintenance_tasks(self) -> None:
+        """Clean up RQ's registries. Raises StopRequested on Redis errors."""
+        with self._stop_if_redis_fails():
+            super().run_maintenance_tasks()
+
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[RQJob, Queue] | None:

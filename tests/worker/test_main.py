@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import rq.worker.base
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from rq.exceptions import StopRequested
@@ -158,6 +159,21 @@ def test_a_worker_for_some_jobs_does_the_rest_after_it_has_lost_redis(
     replace_sleep(monkeypatch, lambda _: None)
     main.work("redis://127.0.0.1:1/0", max_jobs=2)
     assert limits == [2, 2, 1]
+
+
+@pytest.mark.parametrize("call", ["is_suspended", "clean_registries"])
+def test_worker_that_loses_redis_between_jobs_is_not_done(
+    call: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ResponseError("no memory")
+
+    monkeypatch.setattr(rq.worker.base, call, refuse)
+    with Redis.from_url(redis_url) as redis:
+        worker = main.make_worker(redis)
+        worker.work(logging_level="WARNING", burst=True)
+    assert worker.has_lost_redis
+    assert [one.getMessage() for one in caplog.records] == ["Redis does not work: no memory"]
 
 
 def test_worker_waits_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
