@@ -107,6 +107,11 @@ class Health:
     waiting: int = 0
     dead: int = 0
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last request to the target failed."""
+        return (self.last_error_at or 0.0) > (self.last_success_at or 0.0)
+
 
 @dataclass(frozen=True)
 class Notifications:

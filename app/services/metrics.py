@@ -250,9 +250,17 @@ class Metrics:
         sent = CounterMetricFamily(
             "nextchar_notifications", "Requests to notification targets.", labels=["target", "outcome"]
         )
+        failing = GaugeMetricFamily(
+            "nextchar_notifications_failing",
+            "1 if the last request to the notification target failed.",
+            labels=["target"],
+        )
         with contextlib.suppress(RedisError, OSError):
             totals = self.alerts.totals()
             outcomes = self.notifications.outcomes()
+            for target in sorted({target for target, _ in outcomes}):
+                failing.add_metric([target], self.notifications.health(target).is_failing)
+            yield failing
             for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
                 for labels, count in counts.items():
                     family.add_metric(labels, count)

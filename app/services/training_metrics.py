@@ -87,7 +87,9 @@ class TrainingCollector:
             "Seconds that these attempts took; 0 for lost ones.",
             labels=["outcome", "code"],
         )
-        for (outcome, code), (count, spent_s) in sorted(self.live.attempts().items()):
+        lost = {("lost", "worker_lost"): (0, 0.0)}  # from the start, so that the first one is an increase
+        ended = lost | self.live.attempts()
+        for (outcome, code), (count, spent_s) in sorted(ended.items()):
             attempts.add_metric([outcome, code], count)
             seconds.add_metric([outcome, code], spent_s)
         yield from (attempts, seconds)

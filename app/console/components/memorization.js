@@ -62,7 +62,7 @@ function comparisonTable({ generated, held_out: heldOut }) {
       h("th", { scope: "row" }, name),
       h("td", { class: "number" }, percent(texts.copied)),
       h("td", { class: "number" }, integer(texts.longest)),
-      lengths.map((n) => h("td", { class: "number" }, percent(texts.novel[n]))),
+      lengths.map((n) => h("td", { class: "number" }, n in texts.novel ? percent(texts.novel[n]) : "–")),
     );
   return h(
     "div",

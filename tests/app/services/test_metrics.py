@@ -16,6 +16,7 @@ from store.background import LoopStatus
 from store.batches import Batch, BatchStatus
 from store.jobs import JobStatus
 from store.models import Models
+from store.notifications import Health
 from store.open_blobs import open_blobs
 
 
@@ -75,7 +76,10 @@ def made(**parts: Any) -> Metrics:
         "loops": [SimpleNamespace(status=lambda: loop)],
         "ingest": SimpleNamespace(models=lambda: ["a"], status=lambda _: ingested),
         "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
-        "notifications": SimpleNamespace(outcomes=lambda: {("t", "failed"): 2}),
+        "notifications": SimpleNamespace(
+            outcomes=lambda: {("t", "failed"): 2, ("u", "failed"): 1, ("u", "delivered"): 1},
+            health={"t": Health(last_error_at=9.0), "u": Health(8.0, last_error_at=7.0)}.__getitem__,
+        ),
         "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
         "batches": SimpleNamespace(all=lambda: [BATCH], counts=lambda _: (5, 1)),
         "keys": SimpleNamespace(problems=("a line",)),
@@ -106,6 +110,8 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_alert_lines_total{model="web",severity="info"} 5.0',
         'nextchar_alerts_opened_total{model="web",severity="info"} 1.0',
         'nextchar_notifications_total{outcome="failed",target="t"} 2.0',
+        'nextchar_notifications_failing{target="t"} 1.0',
+        'nextchar_notifications_failing{target="u"} 0.0',
         'nextchar_ingest_recalibrations_total{model="a",outcome="held"} 2.0',
     } <= set(lines)
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)
@@ -123,6 +129,7 @@ def test_a_running_job_has_its_workers_figures() -> None:
         f"nextchar_training_peak_memory_bytes{{{job}}} 1.073741824e+09",
         f"nextchar_training_waiting_for_storage{{{job}}} 0.0",
         'nextchar_training_attempts_total{code="diverged",outcome="failed"} 2.0',
+        'nextchar_training_attempts_total{code="worker_lost",outcome="lost"} 0.0',
         'nextchar_training_attempt_seconds_total{code="diverged",outcome="failed"} 61.5',
     } <= set(metrics().splitlines())
 
