@@ -77,7 +77,7 @@ class TrainingWorker(Worker):
     def unsubscribe(self) -> None:
         """Do nothing."""
 
-    def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001 -- RQ's signature
+    def check_for_suspension(self, burst: bool) -> None:
         """Wait while RQ's workers are suspended. Raises StopRequested on Redis errors."""
         with self._stop_if_redis_fails():
             super().check_for_suspension(burst)

@@ -56,6 +56,7 @@ REPORT: dict[str, Any] = {
             {
                 "temperature": 1.0,
                 **_COPIES,
+                "novel": {"4": 0.1},  # no text was as long as 8 characters
                 "passages": [{"length": 40, "offset": 3, "text": f"copied {MARKUP}"}],
             }
         ],

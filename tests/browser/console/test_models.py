@@ -91,6 +91,16 @@ def test_experts_of_a_model_are_compared(service: PopulatedService, open_window:
     expect(page.get_by_role("heading", name="Experts")).to_have_count(0)
 
 
+def test_generated_texts_shorter_than_a_passage_have_no_figure_for_it(
+    service: PopulatedService, open_window: Open
+) -> None:
+    page = settled(open_window(f"{service.url}/#/models/line@1"))
+    rows = page.get_by_role("region", name="Copied and new text").get_by_role("row")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1).get_by_role("cell")).to_have_text(["20 %", "40", "10 %", "–"])
+    expect(rows.nth(2).get_by_role("cell")).to_have_text(["20 %", "40", "10 %", "60 %"])
+
+
 @pytest.mark.parametrize("view", ["model", "job"])
 def test_problems_of_a_model_show_in_its_view_and_its_job(
     view: str, service: PopulatedService, open_window: Open
