@@ -63,9 +63,12 @@ FOLDERS = (
 """All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed
 last and copied first, because running jobs replace them all the time."""
 
-REDIS_KEYS = ("nextchar:alert*", "nextchar:notifications:*", "nextchar:ingest:*", "nextchar:rolling:*")
+# In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
+REDIS_KEYS = ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*")
 _NOT_COPIED = (b"nextchar:notifications:lease",)
 _MAY_EXIST = (*_NOT_COPIED, b"nextchar:notifications:records")  # a service that has just started makes them
+
+_NO_KEY = -2  # what PTTL returns for a key that is not there
 
 _HEADER, _REDIS, _MANIFEST = "nextchar-backup.json", "redis.jsonl", "manifest.jsonl"
 _STORAGE = "storage/"
@@ -166,7 +169,7 @@ def _redis_dumps(redis: Redis) -> Iterator[dict[str, Any]]:
             if key in _NOT_COPIED:
                 continue
             dump, ttl_ms = redis.dump(key), redis.pttl(key)
-            if dump is not None:  # it has expired meanwhile
+            if dump is not None and ttl_ms != _NO_KEY:  # it has expired meanwhile
                 yield {
                     "key": base64.b64encode(key).decode(),
                     "ttl_ms": max(0, ttl_ms),

@@ -151,7 +151,7 @@ class Retention:
                 yield parse_card(self._blobs.read_record(path), where=path)
 
     def _sweep_corpora(self, now: float) -> int:
-        """Delete corpora that are due, unless a job, finished or not, or a model names them."""
+        """Delete corpora that are due, except those that a job, a model or an unfinished batch names."""
         if not self._periods.corpus_days:
             return 0
         corpora = Corpora(self._blobs)
@@ -159,8 +159,13 @@ class Retention:
         count = 0
         try:
             for corpus_id in due:
-                if corpus_id not in self._named_corpora():  # read again: jobs are created meanwhile
-                    with contextlib.suppress(NotFound):  # deleted by another process
+                if corpus_id in self._named_corpora():  # read again: jobs are created meanwhile
+                    continue
+                with contextlib.suppress(NotFound):  # deleted by another process
+                    uploaded_at = corpora.uploaded_at(
+                        corpora.get(corpus_id)
+                    )  # perhaps uploaded again meanwhile
+                    if _is_due(uploaded_at, self._periods.corpus_days, now):
                         corpora.delete(corpus_id)
                         count += 1
         except Unavailable as error:
@@ -168,8 +173,11 @@ class Retention:
         return count
 
     def _named_corpora(self) -> set[str]:
-        """Return the ids of the corpora that jobs and models name. Raises Unavailable: one is damaged."""
-        named: set[str] = set()
+        """Return the ids of the corpora that jobs, models and unfinished batches name.
+
+        Raises Unavailable: the record of a job or model is damaged.
+        """
+        named = {batch.input_file for batch in self._batches.unfinished()}
         for card in self._cards():
             named |= {corpus for corpus in (card.corpus, card.mix and card.mix.corpus) if corpus}
         for job_id in self._blobs.folders("jobs"):

@@ -33,8 +33,11 @@ _PREFIX = "nextchar:rolling:"
 _COUNTS = f"{_PREFIX}counts"
 _ADD = f"""
 redis.call('rpush', KEYS[1], ARGV[1])
-redis.call('ltrim', KEYS[1], -{MAX_BATCHES}, -1)
-local lines = redis.call('hincrby', KEYS[2], 'lines', ARGV[2])
+local added = tonumber(ARGV[2])
+while redis.call('llen', KEYS[1]) > {MAX_BATCHES} do
+  added = added - #cjson.decode(redis.call('lpop', KEYS[1]))
+end
+local lines = redis.call('hincrby', KEYS[2], 'lines', added)
 redis.call('hsetnx', KEYS[2], 'since', ARGV[3])
 redis.call('expire', KEYS[1], {_KEEP_S})
 redis.call('expire', KEYS[2], {_KEEP_S})

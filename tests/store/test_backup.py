@@ -1,5 +1,6 @@
 """An installation is backed up while it changes, and restored into an empty one."""
 
+import base64
 import io
 import json
 import tarfile
@@ -100,6 +101,14 @@ def backup_of(installation: Installation) -> io.BytesIO:
     file = io.BytesIO()
     back_up(installation.blobs, installation.redis, file)
     return file
+
+
+def redis_keys(backup: io.BytesIO) -> list[bytes]:
+    """Return the keys of Redis in a backup, in their order."""
+    backup.seek(0)
+    with tarfile.open(fileobj=backup) as tar:
+        lines = (tar.extractfile("redis.jsonl") or io.BytesIO()).readlines()
+    return [base64.b64decode(json.loads(line)["key"]) for line in lines]
 
 
 def contents(blobs: Blobs) -> dict[str, bytes]:
@@ -355,6 +364,29 @@ def test_keys_that_expire_keep_their_time_and_others_do_not_expire(
     assert 4_900_000 < empty.redis.pttl("nextchar:ingest:request:x") <= 5_000_000  # type: ignore[operator]
     assert empty.redis.ttl("nextchar:ingest:fake") == -1
     assert not empty.redis.exists("nextchar:notifications:lease")
+
+
+def test_waiting_lines_are_copied_before_the_alerts_that_they_may_become(source: Installation) -> None:
+    kinds = [key.split(b":")[1] for key in redis_keys(backup_of(source))]
+    ingested = kinds.count(b"ingest")
+    assert 0 < ingested < len(kinds) and set(kinds[:ingested]) == {b"ingest"}
+
+
+def test_a_key_that_expires_during_a_backup_is_not_in_it(
+    source: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.redis.set("nextchar:ingest:request:x", "1", px=5_000_000)
+    dump = source.redis.dump
+
+    def dump_and_expire(key: bytes) -> object:
+        dumped = dump(key)
+        if key.endswith(b"request:x"):
+            source.redis.delete(key)
+        return dumped
+
+    monkeypatch.setattr(source.redis, "dump", dump_and_expire)
+    keys = redis_keys(backup_of(source))
+    assert keys and b"nextchar:ingest:request:x" not in keys
 
 
 def test_what_a_new_service_makes_at_once_does_not_prevent_a_restoration(

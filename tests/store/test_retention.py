@@ -493,6 +493,34 @@ def test_a_corpus_that_is_uploaded_again_is_kept_as_long_again(
     assert attic.sweep(days=51) == {"corpora": 1}
 
 
+def test_a_corpus_that_is_uploaded_during_a_sweep_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attic = Attic(tmp_path, corpus_days=30)
+    for text in ("a", "b"):
+        corpus(attic, text)
+    named_corpora = Retention._named_corpora
+
+    def upload_and_list(retention: Retention) -> set[str]:
+        monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 31 * DAY_S)
+        corpus(attic, "b")
+        return named_corpora(retention)
+
+    monkeypatch.setattr(Retention, "_named_corpora", upload_and_list)
+    assert attic.sweep(days=31) == {"corpora": 1}
+    assert set(Corpora(attic.blobs).names()) == {"b"}
+
+
+def test_the_input_of_a_batch_that_has_not_ended_is_kept(tmp_path: Path, clean_redis_url: str) -> None:
+    redis = Redis.from_url(clean_redis_url, decode_responses=True)
+    attic = Attic(tmp_path, redis=redis, corpus_days=30)
+    batches, about = Batches(attic.blobs, redis), {"endpoint": "/v1/completions", "completion_window": "24h"}
+    batch = batches.create(**about, input_file=corpus(attic, "a"), created_at=1, expires_at=2)
+    assert "corpora" not in attic.sweep(days=31)
+    batches.move(batch, BatchStatus.CANCELLED)
+    assert attic.sweep(days=31)["corpora"] == 1
+
+
 def test_corpora_are_kept_while_a_record_of_a_job_or_model_cannot_be_read(tmp_path: Path) -> None:
     attic = Attic(tmp_path, corpus_days=30)
     corpus(attic, "a")

@@ -62,6 +62,8 @@ def test_one_process_takes_while_it_has_the_lease(lines: RollingLines, redis: Re
 def test_the_newest_batches_are_kept(lines: RollingLines) -> None:
     for i in range(MAX_BATCHES + 2):
         lines.add("m", "c", [ObservedScore(float(i), 0.0, 0, 0.01)])
+    waiting = lines.waiting("m", "c")
+    assert waiting and waiting.lines == MAX_BATCHES
     lines.acquire_lease("m", "c", "me")
     times = [line.time for line in lines.take("m", "c", "me")]
     assert times == [float(i) for i in range(2, MAX_BATCHES + 2)]
