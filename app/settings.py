@@ -176,7 +176,7 @@ class ApiSettings(StoreSettings):
     corpus_retention_days: float = Field(
         0.0,
         ge=0,
-        description="Days after its last upload for which a corpus is kept that no job and no model names; 0:"
+        description="Days after its last upload for which a corpus is kept that no job, model or batch names; 0:"
         " forever.",
     )
     processes: int = Field(

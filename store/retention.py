@@ -162,9 +162,7 @@ class Retention:
                 if corpus_id in self._named_corpora():  # read again: jobs are created meanwhile
                     continue
                 with contextlib.suppress(NotFound):  # deleted by another process
-                    uploaded_at = corpora.uploaded_at(
-                        corpora.get(corpus_id)
-                    )  # perhaps uploaded again meanwhile
+                    uploaded_at = corpora.uploaded_at(corpora.get(corpus_id))  # perhaps again meanwhile
                     if _is_due(uploaded_at, self._periods.corpus_days, now):
                         corpora.delete(corpus_id)
                         count += 1
