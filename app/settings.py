@@ -176,8 +176,8 @@ class ApiSettings(StoreSettings):
     corpus_retention_days: float = Field(
         0.0,
         ge=0,
-        description="Days after its last upload for which a corpus is kept that no job, model or batch names; 0:"
-        " forever.",
+        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
+        " 0: forever.",
     )
     processes: int = Field(
         1,
