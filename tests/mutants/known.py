@@ -268,8 +268,8 @@ KNOWN = (
     Mutant(
         "the second text is not masked",
         "worker/job_text.py",
-        "    pieces = masked_pieces(request, corpora, corpus.id)\n    ids",
-        "    pieces = corpora.pieces(corpus.id, request.alphabet)\n    ids",
+        "        pieces = masked_pieces(request, corpora, corpus.id)\n        ids",
+        "        pieces = corpora.pieces(corpus.id, request.alphabet)\n        ids",
         ("tests/worker/test_job_text.py",),
     ),
     Mutant(
@@ -415,8 +415,8 @@ KNOWN = (
     Mutant(
         "an unsafe checkpoint is one to roll back to",
         "worker/trainer.py",
-        '            if state.curve[-1]["validation_bits_per_character"] * _NATS_PER_BIT <= self.loss_bound.nats(\n                state\n            ):\n                self._save(is_rollback=True)',
-        "            self._save(is_rollback=True)",
+        "        if bits * _NATS_PER_BIT <= self.loss_bound.nats(state):\n            self._save(is_rollback=True)",
+        "        self._save(is_rollback=True)",
         ("tests/worker/test_training.py",),
     ),
     Mutant(
