@@ -2,8 +2,8 @@
 
 A log is rotated by renaming it and making a new one, or by copying and truncating it. Both are recognized by
 the file's identity (device and inode) and a fingerprint of its beginning, also if it happened while no
-program was watching: then the rest of the old log is read from where it is now, beside the new one. If it was
-rotated several times, what was the log in between is read next.
+program was watching: then the rest of the old log is read from where it is now, beside the new one. After
+several rotations the files in between are read next, in their order.
 """
 
 import contextlib
@@ -170,11 +170,11 @@ class FollowedFile:
         return file is not None
 
     def _next_path(self) -> Path:
-        """Return where the file is that became the log after the finished one: a rotated one, or the log.
+        """Return the path of the file that was the log after the finished one: a rotated file, or the log.
 
-        Rotated files are told by their names, which have one form and are in the order of rotation. If the
-        finished file is not beside the log any more, neither are those before it: then the order of the last
-        changes is that of rotation.
+        Rotated files are recognized by their names, which have one form and give the order of rotation. If
+        the finished file is no longer beside the log, the files before it are gone too: then the times of the
+        last changes give the order.
         """
         assert self._file is not None
         finished, finished_form, finished_order = os.fstat(self._file), "", [0]
