@@ -46,23 +46,24 @@ def check_url(url: str) -> httpx.URL:
     """Return a URL that requests can be sent to.
 
     Raises:
-        InvalidInput: it is not an http or https URL with a host, or has a user name or a fragment.
+        InvalidInput: it is not an http or https URL with a host, or has a user name or a fragment. The message
+            does not repeat the URL, whose path is often a secret.
     """
     try:
         parsed = httpx.URL(url)
         host = parsed.host
     except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a label of the host is invalid
-        raise InvalidInput(f"{url!r} is not a URL: {error}", code="invalid_url", param="url") from None
+        raise InvalidInput(f"not a URL: {error}", code="invalid_url", param="url") from None
     is_callable = parsed.scheme in ("http", "https") and bool(host)
     if not is_callable or not 0 < (80 if parsed.port is None else parsed.port) < 1 << 16:
         raise InvalidInput(
-            f"{url!r} is not a URL that can be called; write https://host/path",
+            "not a URL that can be called; write https://host/path",
             code="invalid_url",
             param="url",
         )
     if parsed.userinfo or parsed.fragment:
         raise InvalidInput(
-            f"{url!r} has a user name or a fragment, which is not sent; leave it out",
+            "the URL has a user name or a fragment, which is not sent; leave it out",
             code="invalid_url",
             param="url",
         )

@@ -20,13 +20,14 @@ def test_a_wrong_setting_stops_start_up_naming_variable_and_value(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NEXTCHAR_TRAINING_THREADS", "many")
-    monkeypatch.setenv("NEXTCHAR_STORE_URL", "bucket/prefix")
+    monkeypatch.setenv("NEXTCHAR_STORE_URL", "key:secret@bucket/prefix")
     with pytest.raises(SystemExit) as caught:
         WorkerSettings.load()
     assert caught.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert any("NEXTCHAR_TRAINING_THREADS='many'" in line for line in lines)
-    assert any("NEXTCHAR_STORE_URL='bucket/prefix': " in line and "s3://" in line for line in lines)
+    assert any("NEXTCHAR_STORE_URL: not a storage URL" in line and "s3://" in line for line in lines)
+    assert not any("secret" in line for line in lines)
 
 
 @pytest.mark.parametrize("command", [["app.main"], ["worker.main"], ["nextchar", "serve"]])
