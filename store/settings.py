@@ -85,7 +85,7 @@ class StoreSettings(BaseSettings):
         except ValidationError as error:
             for problem in error.errors():
                 variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-                # A check of several settings has all values as its input; URLs often contain a password or token.
+                # A check of several settings has all values as its input, and URLs may contain passwords.
                 has_value = problem["loc"] and not variable.endswith(("_SECRET", "_URL"))
                 value = f"={problem['input']!r}" if has_value else ""
                 print(f"nextchar: {variable}{value}: {requirement(problem)}", file=sys.stderr)

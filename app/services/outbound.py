@@ -46,8 +46,8 @@ def check_url(url: str) -> httpx.URL:
     """Return a URL that requests can be sent to.
 
     Raises:
-        InvalidInput: it is not an http or https URL with a host, or has a user name or a fragment. The message
-            does not repeat the URL, whose path is often a secret.
+        InvalidInput: it is not an http or https URL with a host, or has a user name or a fragment.
+            The message does not repeat the URL, whose path is often a secret.
     """
     try:
         parsed = httpx.URL(url)

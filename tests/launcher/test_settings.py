@@ -92,7 +92,11 @@ def test_messages_about_invalid_settings_have_no_secret(monkeypatch, capsys):
         LauncherSettings.load()
     message = capsys.readouterr().err
     assert message.startswith("nextchar: NEXTCHAR_WEBHOOK_SECRET: not `whsec_`") and secret not in message
-    for url in ("hooks.example/token", "https://user@hooks.example/token", "https://hooks.example:port/token"):
+    for url in (
+        "hooks.example/token",
+        "https://user@hooks.example/token",
+        "https://hooks.example:port/token",
+    ):
         monkeypatch.setenv("NEXTCHAR_WEBHOOK_URL", url)
         with pytest.raises(SystemExit):
             LauncherSettings.load()
