@@ -1,13 +1,16 @@
 """Decisions about alerts: acknowledgements, labels and suppressions. Records in the blob store.
 
-    alert_decisions/<model name>/<alert id>/<sequence>.json   the decision on an alert after its
-                                                              <sequence>-th change, and how it was then
+    alert_decisions/<model name>/<alert id>/<sequence>.json   the decision on an alert after a change, and how
+                                                              the alert was then
     alert_suppressions/<model name>/<suppression id>.json     one suppression, until it is deleted
 
 A change of an alert's decision creates the next file, which succeeds for one of several writers; the others
-read again and retry. The files before it stay as the history of decisions. They outlive the alert, which
-Redis forgets, and single versions of the model; the model's name is what they belong to. With its last
-version they are deleted or move to another name (`store.model_alerts`).
+read again and retry. The files before it stay as the history of decisions. The first number is the time at
+which the alert was first seen: an alert of a new model with the name and the template of a former one has its
+id, and must not have its paths, whose records processes remember. (Older files are numbered from 0.)
+
+Decisions outlive the alert, which Redis forgets, and single versions of the model; the model's name is what
+they belong to. With its last version they are deleted or move to another name (`store.model_alerts`).
 """
 
 import contextlib
@@ -80,11 +83,13 @@ class AlertFigures(ImmutableRecord):
 
 
 class Decision(ImmutableRecord):
-    """The decision on one alert, after the `sequence`-th change.
+    """The decision on one alert after a change.
 
     Attributes:
-        changed_by: the name of the API key that made this change; None without keys. label_score: with label
-        `normal`, the highest score that the group had when it was labeled. figures: the alert at this change.
+        sequence: of the first change, the time at which the alert was first seen, in microseconds; then one
+        more for each change. changed_by: the name of the API key that made this change; None without keys.
+        label_score: with label `normal`, the highest score that the group had when it was labeled. figures:
+        the alert at this change.
     """
 
     sequence: int = 0
@@ -137,7 +142,7 @@ class AlertDecisions:
         self._blobs = blobs
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[float, list[str]]] = {}  # the paths below a folder, and when
-        self._records: dict[str, BaseModel | None] = {}  # by path; a file never changes; None: damaged
+        self._records: dict[str, BaseModel | None] = {}  # by path, which is used once; None: damaged
 
     def all(self, model: str) -> dict[str, Decision]:
         """Return the newest decision on each alert of a model's name that has one, by the alert's id."""
@@ -162,8 +167,10 @@ class AlertDecisions:
         for _ in range(_MAX_ATTEMPTS):
             paths = self._blobs.paths(f"{folder}/{alert_id}")
             current = self._read(paths[-1], Decision) if paths else None
-            number = int(paths[-1].rsplit("/", 1)[1].removesuffix(".json")) + 1 if paths else 0
-            decision = change(current).model_copy(update={"sequence": number})
+            decision = change(current)
+            # All processes make the same first number.
+            number = _sequence(paths[-1]) + 1 if paths else int(decision.figures.first_seen * 1e6)
+            decision = decision.model_copy(update={"sequence": number})
             path = f"{folder}/{alert_id}/{number:08d}.json"
             if self._blobs.create(path, decision.model_dump_json().encode("utf-8", "backslashreplace")):
                 self._forget(folder)
@@ -278,6 +285,10 @@ class AlertDecisions:
                 self._records[path] = read_record(self._blobs, path, kind)
         found = self._records.get(path)
         return found if isinstance(found, kind) else None
+
+
+def _sequence(path: str) -> int:
+    return int(path.rpartition("/")[2].removesuffix(".json"))
 
 
 def suppressed_until(

@@ -20,9 +20,10 @@ from store.alerts import Alerts
 from store.blobs import Blobs
 from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
-from tests.store.occurrences import GROUP, one
+from tests.store.occurrences import GROUP, NOW, one
 
 ID = GROUP.alert_id("m")
+FIRST = int(NOW * 1e6)  # the number of the first decision on an alert
 TOMORROW = time.time() + 86_400
 
 
@@ -62,7 +63,7 @@ def test_every_change_is_kept(alerts: Alerts, blobs: Blobs) -> None:
     alerts.record([one()])
     alerts.acknowledge("m", ID, by=None)
     alerts.label("m", ID, "incident", by=None)
-    assert blobs.paths("alert_decisions") == [f"alert_decisions/m/{ID}/{n:08d}.json" for n in (0, 1)]
+    assert blobs.paths("alert_decisions") == [f"alert_decisions/m/{ID}/{FIRST + n}.json" for n in (0, 1)]
 
 
 def test_of_concurrent_changes_none_is_lost(redis: Redis, blobs: Blobs) -> None:
@@ -179,7 +180,7 @@ def test_decisions_and_suppressions_move_to_another_name(
     for _ in range(2):  # it can be repeated
         alerts.decisions.move_all("m", "n", moved)
         [(alert_id, decision)] = alerts.decisions.all("n").items()
-        assert (alert_id, decision.sequence, decision.label) == (GROUP.alert_id("n"), 1, "normal")
+        assert (alert_id, decision.sequence, decision.label) == (GROUP.alert_id("n"), FIRST + 1, "normal")
         assert (decision.acknowledged_by, decision.figures.model) == ("ann", "n")
         assert len(blobs.paths("alert_decisions/n")) == 2, "with its history"
         suppressions = alerts.decisions.suppressions("n")
@@ -283,10 +284,59 @@ def test_a_suppression_that_is_not_there_cannot_be_deleted(suppression_id: str) 
 def test_records_are_read_once_and_their_sequence_goes_on(alerts: Alerts, blobs: Blobs) -> None:
     alerts.record([one()])
     decided = [alerts.label("m", ID, "incident", by=str(i)).decision for i in range(12)]
-    assert [decision and decision.sequence for decision in decided] == list(range(12))
-    assert blobs.paths("alert_decisions")[-1].endswith("/00000011.json")
+    assert [decision and decision.sequence for decision in decided] == list(range(FIRST, FIRST + 12))
+    assert blobs.paths("alert_decisions")[-1].endswith(f"/{FIRST + 11}.json")
     newest = alerts.decisions.all("m")[ID]
     assert newest.changed_by == "11" and alerts.decisions.all("m")[ID] is newest
+
+
+def test_decisions_that_are_numbered_from_0_go_on(alerts: Alerts, blobs: Blobs) -> None:
+    """As an older version has numbered them."""
+    alerts.record([one()])
+    alerts.label("m", ID, "normal", by="ann")
+    [path] = blobs.paths("alert_decisions")
+    blobs.write(f"alert_decisions/m/{ID}/00000009.json", blobs.read(path))
+    blobs.delete(path)
+    decision = AlertDecisions(blobs).change("m", ID, lambda current: current or pytest.fail("none"))
+    assert (decision.sequence, decision.label) == (10, "normal")
+    assert blobs.paths("alert_decisions")[-1].endswith("/00000010.json")
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_label_on_an_alert_of_a_new_model_is_not_that_of_a_former_model(
+    alerts: Alerts, redis: Redis, blobs: Blobs, clock: list[float], is_renamed: bool
+) -> None:
+    other_process = Alerts(redis, blobs)
+    alerts.record([one()])
+    alerts.label("m", ID, "normal", by="ann")
+    assert [process.labels("m")[ID].label for process in (alerts, other_process)] == ["normal"] * 2
+    if is_renamed:
+        alerts.move_all("m", "n", 1)
+    else:
+        alerts.delete_all("m")
+    alerts.record([one(at=NOW + 1.0)])
+    alerts.label("m", ID, "incident", by="ann")
+    clock[0] += _CACHE_S
+    assert [process.labels("m")[ID].label for process in (alerts, other_process)] == ["incident"] * 2
+    other_process.acknowledge("m", ID, by="bob")
+    assert Alerts(redis, blobs).labels("m")[ID].label == "incident"
+    assert [label.label for label in alerts.labels("n").values()] == ["normal"] * is_renamed
+
+
+def test_the_first_decisions_of_two_processes_on_an_alert_are_both_kept(
+    alerts: Alerts, redis: Redis, blobs: Blobs
+) -> None:
+    """At each step of the first decision another process makes one."""
+    for at in itertools.count():
+        alerts.delete_all("m")
+        alerts.record([one(at=NOW + at)])
+        interrupted = Interrupted(blobs, at, lambda: alerts.acknowledge("m", ID, by="ann"))
+        Alerts(redis, interrupted).label("m", ID, "incident", by="bob")
+        if not interrupted.was_interrupted:
+            assert at > 2
+            return
+        decision = Alerts(redis, blobs).get("m", ID).decision
+        assert decision and (decision.label, decision.acknowledged_by) == ("incident", "ann")
 
 
 def test_an_alert_that_others_change_again_and_again_is_a_conflict(alerts: Alerts, blobs: Blobs) -> None:
