@@ -19,12 +19,11 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from models.errors import NotFound, Unavailable
-from models.record_errors import load_record
 from models.saved_model import parse_card
 from store.aliases import parse_move
 from store.blobs import Blobs
 from store.jobs import Job, Jobs, JobStatus
-from store.models import Models, model_id_in
+from store.models import Models, deleted_at, model_id_in
 
 log = logging.getLogger("nextchar.store")
 
@@ -118,7 +117,7 @@ class Events:
         if path.endswith(".gone"):
             renamed = next((c for c in self._models.all() if c.id == model_id_in(data)), None)
             about |= {"renamed_to": renamed.reference if renamed else None}
-            return Event(path, ("model.deleted",), name, _deleted_at(data), about)
+            return Event(path, ("model.deleted",), name, min(deleted_at(data), time.time()), about)
         card = parse_card(data, where=path)
         about |= {"job": card.job, "corpus": card.corpus, "created_at": card.created_at}
         return Event(path, ("model.published",), name, float(card.created_at), about)
@@ -149,10 +148,3 @@ def _of_move(path: str, data: bytes) -> Event:
     fields = {"model", "alias", "version", "target", "action", "moved_by"}
     about = {"id": f"{move.model}@{move.alias}"} | move.model_dump(include=fields) | {"target": move.target}
     return Event(path, ("alias.moved",), move.model, move.moved_at, about)
-
-
-def _deleted_at(tombstone: bytes) -> float:
-    try:
-        return float(load_record(tombstone)["deleted_at"])
-    except (ValueError, KeyError, TypeError):  # a copy of the card, which may be damaged
-        return time.time()

@@ -226,12 +226,15 @@ class Models:
         return bool(numbers) and not _listed(numbers)
 
     def renamed_to(self, name: str) -> Card | None:
-        """Return what the newest deleted version of a name was renamed to; None if it is deleted."""
-        deleted = [number for number, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
-        if not deleted:
-            return None
-        model_id = model_id_in(self._blobs.read_record(_tombstone(_card_path(name, max(deleted)))))
-        return next((card for card in self.all() if card.id == model_id), None)
+        """Return what the version of a name that was deleted last was renamed to; None if it is deleted."""
+        paths = [_card_path(name, n) for n, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
+        tombstones = [self._blobs.read_record(_tombstone(path)) for path in paths]
+        renamed = {card.id: card for card in self.all()}  # read after the tombstones, which are made later
+
+        def newest(tombstone: bytes) -> tuple[float, bool]:
+            return deleted_at(tombstone), model_id_in(tombstone) in renamed
+
+        return renamed.get(model_id_in(max(tombstones, key=newest)) or "") if tombstones else None
 
     def _check_has_no_alias(self, name: str, version: int) -> None:
         aliases = [move.alias for move in self.aliases.current(name) if move.version == version]
@@ -306,7 +309,7 @@ class Models:
         if model_id and not self._is_listed(model_id):  # listed while it is being renamed
             self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}"))
         with contextlib.suppress(StorageFull):  # then the copy of the card stays, which works as well
-            tombstone = {"model": model_id, "deleted_at": int(time.time())}
+            tombstone = {"model": model_id, "deleted_at": time.time()}
             self._blobs.write(_tombstone(path), json.dumps(tombstone).encode())
         return True
 
@@ -366,6 +369,17 @@ def model_id_in(card: bytes) -> str | None:
         if re.fullmatch(r"model_[A-Za-z0-9_-]+", model_id):
             return str(model_id)
     return None
+
+
+def deleted_at(tombstone: bytes) -> float:
+    """Return when a version was deleted, in Unix seconds.
+
+    Infinity for a tombstone that is still a copy of the card, as a deletion under way leaves it.
+    """
+    try:
+        return float(load_record(tombstone)["deleted_at"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _card_path(name: str, version: int) -> str:

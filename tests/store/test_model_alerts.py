@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,10 @@ class World:
 
 
 @pytest.fixture
-def world(clean_redis_url: str, tmp_path: Path) -> World:
-    return World(clean_redis_url, open_blobs(tmp_path.as_uri()))
+def world(clean_redis_url: str, tmp_path: Path) -> Iterator[World]:
+    made = World(clean_redis_url, open_blobs(tmp_path.as_uri()))
+    yield made
+    made.redis.close()
 
 
 def test_alerts_stay_while_their_name_has_a_version(world: World) -> None:
@@ -97,6 +100,18 @@ def test_alerts_move_with_a_name_that_is_renamed(world: World) -> None:
     assert [change.recalibrate for change in world.settings.history("n", limit=9)] == ["rolling"]
     world.alerts.record([one(model="n")])
     assert world.alerts.get("n", labeled.id).figures.count == 2, "further lines are counted there"
+
+
+def test_alerts_follow_the_version_that_is_deleted_or_renamed_last(world: World) -> None:
+    world.models.delete("m@2")
+    world.models.rename("m@1", "n")
+    world.follow("m")
+    assert [label.label for label in world.alerts.labels("n").values()] == ["normal"]
+    world.models.publish(card("n", number=3), FILES)
+    world.models.rename("n@2", "unrelated")
+    world.models.delete("n@1")
+    assert world.follow("n")
+    assert world.everything("n") == world.everything("unrelated") == ([], [], [], [])
 
 
 def test_what_the_other_name_has_already_stays(world: World) -> None:

@@ -462,6 +462,38 @@ def test_what_the_newest_deleted_version_was_renamed_to_is_told() -> None:
     assert models.renamed_to("m") == new
 
 
+def test_the_newest_deletion_need_not_be_of_the_highest_version() -> None:
+    models = Models(open_blobs("memory:///"))
+    for number in (1, 2):
+        models.publish(_card("a", number=number), FILES)
+        models.publish(_card("b", number=10 + number), FILES)
+    models.delete("a@2")
+    renamed = models.rename("a@1", "other")
+    assert models.renamed_to("a") == renamed
+    models.rename("b@2", "other")
+    models.delete("b@1")
+    assert models.is_deleted("b") and models.renamed_to("b") is None
+
+
+@pytest.mark.parametrize("times", [(5, 5), (5, None), (4, 5.5)])
+def test_of_two_deletions_at_the_same_second_that_by_a_renaming_is_the_newest(
+    times: tuple[float, float | None],
+) -> None:
+    """Older versions stored whole seconds; a tombstone that is still a copy of the card has no time."""
+    blobs = open_blobs("memory:///")
+    models = Models(blobs)
+    for number in (1, 2):
+        models.publish(_card(number=number), FILES)
+    copies = [blobs.read(f"model_cards/m/{number:06d}.json") for number in (1, 2)]
+    renamed = models.rename("m@1", "n")
+    models.delete("m@2")
+    for number, deleted_at in zip((2, 1), times, strict=True):
+        tombstone = json.dumps({"model": _card(number=number).id, "deleted_at": deleted_at}).encode()
+        path = f"model_cards/m/{number:06d}.gone"
+        blobs.write(path, copies[number - 1] if deleted_at is None else tombstone)
+    assert models.renamed_to("m") == renamed
+
+
 def test_a_version_whose_deletion_was_cut_short_is_deleted() -> None:
     blobs = open_blobs("memory:///")
     models = Models(blobs)
