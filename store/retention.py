@@ -158,8 +158,9 @@ class Retention:
         due = [c.id for c in corpora.all() if _is_due(corpora.uploaded_at(c), self._periods.corpus_days, now)]
         count = 0
         try:
+            kept = self._named_corpora() if due else set()
             for corpus_id in due:
-                if corpus_id in self._named_corpora():  # read again: jobs are created meanwhile
+                if corpus_id in kept or corpus_id in self._named_corpora():  # jobs are created meanwhile
                     continue
                 with contextlib.suppress(NotFound):  # deleted by another process
                     uploaded_at = corpora.uploaded_at(corpora.get(corpus_id))  # perhaps again meanwhile

@@ -511,6 +511,29 @@ def test_a_corpus_that_is_uploaded_during_a_sweep_is_kept(
     assert set(Corpora(attic.blobs).names()) == {"b"}
 
 
+def test_the_records_are_not_read_for_each_corpus_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calls_of_a_sweep(*, corpora: int, cards: int) -> int:
+        attic = Attic(tmp_path / f"{corpora} {cards}", corpus_days=30)
+        for number in range(corpora):
+            request = REQUEST.model_copy(update={"corpus": corpus(attic, str(number))})
+            attic.job(JobStatus.CANCELLED, request=request)
+        models = Models(attic.blobs)
+        for number in range(cards):
+            models.publish(card(number=number), FILES)
+        calls = Interrupted(attic.blobs, 10**6, lambda: None)
+        attic.blobs = calls
+        assert "corpora" not in attic.sweep(days=31)
+        return 10**6 - calls._left
+
+    def calls_per_corpus(*, cards: int) -> float:
+        more, fewer = calls_of_a_sweep(corpora=20, cards=cards), calls_of_a_sweep(corpora=10, cards=cards)
+        return (more - fewer) / 10
+
+    assert calls_per_corpus(cards=20) == calls_per_corpus(cards=2)
+
+
 def test_the_input_of_a_batch_that_has_not_ended_is_kept(tmp_path: Path, clean_redis_url: str) -> None:
     redis = Redis.from_url(clean_redis_url, decode_responses=True)
     attic = Attic(tmp_path, redis=redis, corpus_days=30)
