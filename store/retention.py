@@ -76,7 +76,8 @@ class Retention:
         if self._spool:
             swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
         swept["checkpoints"] = self._sweep_checkpoints(now)
-        if now - self._full_sweep_at >= _HOUR_S:  # this part reads many records
+        # This part reads many records. The time is in the future if the clock was set back.
+        if not 0 <= now - self._full_sweep_at < _HOUR_S:
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)
             swept["batches"] = self._sweep_batches(now)

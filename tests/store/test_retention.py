@@ -169,6 +169,13 @@ def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
     assert sweep(3600.0) == {"model files": 1, "checkpoints": 1}
 
 
+def test_records_are_read_although_the_clock_was_set_back(attic: Attic) -> None:
+    retention = retention_of(attic)
+    retention.sweep(now=NOW + 30 * DAY_S)
+    attic.blobs.write(f"model_files/{MODEL}/model.onnx", b"")
+    assert dict(retention.sweep(now=NOW + 3 * DAY_S)) == {"model files": 1}
+
+
 def test_a_sweep_without_a_time_is_of_now(attic: Attic, monkeypatch: pytest.MonkeyPatch) -> None:
     job = attic.job(RUNNING, SUCCEEDED)
     retention = retention_of(attic)
