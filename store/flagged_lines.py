@@ -27,7 +27,12 @@ for i = 3, #ARGV, 2 do
   if #redis.call('xrange', stream, entry, entry) == 1
     and redis.call('zadd', announced, 'NX', string.match(entry, '^%d+'), entry) == 1 then
     count(model, 'flagged', 1)
-    local number = redis.call('hget', '{PREFIX}' .. model .. ':counts', 'flagged')
+    local counts = '{PREFIX}' .. model .. ':counts'
+    -- Of a restored backup the count may be behind the stream: they were copied at different moments.
+    local last = redis.call('xrevrange', flagged, '+', '-', 'COUNT', 1)[1] or {{'0-0'}}
+    local number = tonumber(redis.call('hget', counts, 'flagged'))
+    number = math.max(number, string.match(last[1], '^%d+') + 1)
+    redis.call('hset', counts, 'flagged', number)
     redis.call('xadd', flagged, 'MAXLEN', '~', ARGV[2], number .. '-0', 'entry', entry, 'event', ARGV[i + 1])
     added = added + 1
   end
