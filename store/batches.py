@@ -211,7 +211,7 @@ class Batches:
         """Return the `count` requests of a chunk.
 
         Raises:
-            FileNotFoundError: the batch has ended meanwhile.
+            FileNotFoundError: the batch has ended meanwhile, or the chunk is lost.
             Unavailable: the chunk has another number of them, or is larger than any (code `batch_damaged`).
         """
         path = _chunk_path(batch_id, chunk, "input.jsonl")

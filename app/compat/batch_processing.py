@@ -115,7 +115,7 @@ class BatchProcessing:
         steps = {BatchStatus.VALIDATING: self._validate, BatchStatus.IN_PROGRESS: self._run_next_chunk}
         try:
             return steps.get(batch.status, self._finalize)(batch)
-        except (_Abandoned, FileNotFoundError):  # no file: another process has deleted the chunks
+        except (_Abandoned, FileNotFoundError):  # no file: deleted by another process since it was listed
             return False
         except Conflict:  # another process, or a request to cancel, has moved the batch: look again
             return True
@@ -141,6 +141,15 @@ class BatchProcessing:
         if self.stopping.is_set() or not self.batches.acquire_lease(batch.id, what, self.token):
             raise _Abandoned
         self.on_progress()
+
+    def _check_is_current(self, batch: Batch) -> None:
+        """Leave a batch that has been moved or deleted: its chunks are deleted after its last move."""
+        try:
+            is_current = self.batches.get(batch.id).sequence == batch.sequence
+        except NotFound:
+            is_current = False
+        if not is_current:
+            raise _Abandoned
 
     # From the file to chunks
 
@@ -204,8 +213,8 @@ class BatchProcessing:
                     raise _Abandoned  # noqa: TRY301
                 if time.monotonic() >= renew_at:
                     self._renew(batch, chunk)
-                    is_current = self.batches.get(batch.id).sequence == batch.sequence
-                    if not is_current or time.time() >= batch.expires_at:
+                    self._check_is_current(batch)
+                    if time.time() >= batch.expires_at:
                         raise _Abandoned  # noqa: TRY301
                     renew_at = time.monotonic() + _RENEW_S
         except BaseException:
@@ -327,14 +336,18 @@ class BatchProcessing:
     def _final_responses(self, batch: Batch, chunk: int) -> Iterator[bytes]:
         """Yield the responses of a chunk, or errors that say that its requests were not run."""
         assert batch.included is not None
-        if chunk in batch.included:
-            yield from self.batches.read_answers(batch.id, chunk)
-            return
         code, message = (
             ("batch_expired", "the completion window ended before this request was run")
             if batch.is_expired
             else ("batch_cancelled", "the batch was cancelled before this request was run")
         )
+        if chunk in batch.included:
+            try:
+                yield from self.batches.read_answers(batch.id, chunk)
+                return
+            except FileNotFoundError:
+                self._check_is_current(batch)
+                code, message = _DAMAGED
         for number, line in enumerate(self._read_lines(batch, chunk), sum(batch.chunk_sizes[:chunk])):
             custom_id = None
             with contextlib.suppress(InvalidLine):
@@ -342,15 +355,18 @@ class BatchProcessing:
             yield _error(batch, number, custom_id, code, message)
 
     def _read_lines(self, batch: Batch, chunk: int) -> list[bytes]:
-        """Return the requests of a chunk; if it is damaged, as many empty lines, which are no requests."""
+        """Return the requests of a chunk; if it is damaged or missing, as many empty lines."""
         count = batch.chunk_sizes[chunk]
         try:
             return self.batches.read_input(batch.id, chunk, count=count)
+        except FileNotFoundError:
+            self._check_is_current(batch)
+            log.warning("chunk %d of batch %s is missing; its requests end with errors", chunk, batch.id)
         except Unavailable as error:
             if error.code != "batch_damaged":
                 raise
             log.warning("%s; its requests end with errors", error)
-            return [b""] * count
+        return [b""] * count  # which are no requests
 
     def _add_file(self, batch: Batch, upload: Upload, kind: str) -> str:
         """Save a file of a batch as a corpus of the key that created the batch; return its id."""

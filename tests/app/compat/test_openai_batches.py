@@ -444,10 +444,12 @@ def test_round_ends_when_the_storage_does_not_work(
         processing_of(idle, batches).run()
 
 
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_requests_of_a_damaged_chunk_end_with_errors(idle: Service, is_cancelled: bool) -> None:
+def test_requests_of_a_damaged_chunk_end_with_errors(idle: Service, is_cancelled: bool, damage: str) -> None:
     batches, batch_id = store_of(idle), create(idle, lines(request()))
-    batches.write_input(batch_id, 0, [])  # truncated
+    if damage == "truncated":
+        batches.write_input(batch_id, 0, [])
     batches.write_input(batch_id, 1, [json.dumps(request("whole")).encode(), b"{broken"])
     batches.move(batches.get(batch_id), BatchStatus.IN_PROGRESS, chunk_sizes=(1, 2))
     if is_cancelled:
@@ -463,6 +465,42 @@ def test_requests_of_a_damaged_chunk_end_with_errors(idle: Service, is_cancelled
         assert batch["status"] == "completed"
         assert batch["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
         assert codes == 2 * [(None, "batch_damaged")]
+
+
+def test_requests_whose_responses_are_missing_end_with_errors(idle: Service) -> None:
+    batches, batch_id = store_of(idle), create(idle, lines(request()))
+    batch = batches.move(batches.get(batch_id), BatchStatus.IN_PROGRESS, chunk_sizes=(1, 2, 1))
+    for chunk, ids in ((0, ["a"]), (2, ["d"])):  # the second has neither requests nor responses
+        batches.write_input(batch_id, chunk, [json.dumps(request(custom_id)).encode() for custom_id in ids])
+    batches.create_answers(batch, 2, [b'+{"id":"x","custom_id":"d","response":{},"error":null}'])
+    batches.move(batch, BatchStatus.FINALIZING, included=(0, 1, 2))
+    processing_of(idle, batches).run()
+    found = batch_of(idle, batch_id)
+    assert (found["status"], found["request_counts"]) == (
+        "completed",
+        {"total": 4, "completed": 1, "failed": 3},
+    )
+    errors = content(idle, found["error_file_id"])
+    assert [(error["custom_id"], error["error"]["code"]) for error in errors] == [
+        ("a", "batch_damaged"),
+        (None, "batch_damaged"),
+        (None, "batch_damaged"),
+    ]
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_chunks_of_a_batch_that_another_process_has_ended_are_not_damaged(
+    idle: Service, caplog: pytest.LogCaptureFixture, is_deleted: bool
+) -> None:
+    batches = store_of(idle)
+    batch = batches.get(create(idle, lines(request())))
+    stale = batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=(1,))
+    cancelling = batches.move(stale, BatchStatus.CANCELLING)
+    done = batches.move(cancelling, BatchStatus.CANCELLED)
+    if is_deleted:
+        batches.delete(done)
+    assert not processing_of(idle, batches)._advance(stale)
+    assert batches.batches_with_chunks() == [] and caplog.messages == []
 
 
 def test_final_record_is_moved_no_more(idle: Service) -> None:
