@@ -85,8 +85,8 @@ class Models:
                 published = self._publish(card.model_copy(update={"files_folder": folder}), is_still_ours)
         except (Conflict, StorageFull):
             with contextlib.suppress(DomainError):
-                if folder and self._published(card) is None:
-                    self._delete_folder(card.id, folder)
+                if self._published(card) is None:
+                    self._blobs.delete(*(_file_path(card.id, folder, name) for name in files))
             raise
         if not folder:
             return published

@@ -82,7 +82,7 @@ async def import_model(
     body, max_bytes = RequestBody(request), services.settings.max_model_bytes
     with await run_in_threadpool(temporary_file, spool_folder(services)) as file:
         try:
-            await run_in_threadpool(services.watermark.check, needed_bytes=body.declared_bytes)
+            await run_in_threadpool(_check_room, services, body.declared_bytes)
             _check_headers(request)
             await _receive(body, file, max_bytes=max_bytes)
         except DomainError:
@@ -105,6 +105,12 @@ async def import_model(
 def spool_folder(services: Services) -> Path:
     """Return the folder of temporary files."""
     return services.settings.data_dir / "spool"
+
+
+def _check_room(services: Services, archive_bytes: int) -> None:
+    """Check that an archive fits in the spool and, if that is a folder, the storage. Raises StorageFull."""
+    copies = 1 if services.blobs.free_bytes() is None else 2
+    services.watermark.check(needed_bytes=copies * archive_bytes)
 
 
 def _check_headers(request: Request) -> None:

@@ -419,6 +419,25 @@ def test_a_full_disk_leaves_nothing_of_a_publication(blobs: Blobs, monkeypatch: 
     assert models.publish(_card(), FILES, attempt=1).reference == "m@1"
 
 
+@pytest.mark.parametrize("attempt", [None, 1])
+@pytest.mark.parametrize("full_at", ["model.onnx", "model.keras"])
+def test_a_model_whose_files_fill_the_disk_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str, attempt: int | None
+) -> None:
+    blobs = open_blobs(tmp_path.as_uri())
+    put = LocalBlobs._put_once
+
+    def refuse_one(self: LocalBlobs, target: Path, *arguments: Any) -> bool:
+        if target.name == full_at:
+            raise StorageFull("full")
+        return put(self, target, *arguments)
+
+    monkeypatch.setattr(LocalBlobs, "_put_once", refuse_one)
+    with pytest.raises(StorageFull):
+        Models(blobs).publish(_card(), FILES, attempt=attempt)
+    assert blobs.paths("model_files") == []
+
+
 def test_a_card_from_before_attempts_is_read(blobs: Blobs) -> None:
     models = Models(blobs)
     card = models.publish(_card(), FILES)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from app.keys import new_key
+from app.services.disk_watermark import DiskWatermark
 from app.settings import ApiSettings
 from models.saved_model import describe_files
 from tests.app.fakes import publish
@@ -190,6 +192,19 @@ def test_archives_over_the_limit_and_of_other_kinds_are_refused(settings: ApiSet
         for headers in ({"content-type": "application/json"}, TAR | {"content-encoding": "gzip"}):
             answer = service.http.post(IMPORT, content=archive, headers=headers)
             assert error_of(answer, 415)["code"] == "unsupported_media_type"
+
+
+def test_an_import_needs_room_in_the_spool_and_in_the_storage(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(settings.model_copy(update={"min_free_bytes": 10**6})) as service:
+        archive = packed(exported(service))
+        for free_bytes, status in ((2 * len(archive) - 1, 507), (2 * len(archive), 201)):
+            monkeypatch.setattr(DiskWatermark, "free_bytes", lambda _, free=free_bytes: 10**6 + free)
+            assert post(service.http, archive).status_code == status
+        monkeypatch.setattr(type(service.blobs), "free_bytes", lambda _: None)  # as of an object store
+        monkeypatch.setattr(DiskWatermark, "free_bytes", lambda _: 10**6 + len(archive))
+        assert post(service.http, archive).status_code == 201
 
 
 def test_export_of_a_damaged_model_is_refused(service: Service) -> None:
