@@ -12,6 +12,10 @@ all that a listed record refers to is listed after it. Contents are copied first
 there when it is copied, last, was not deleted, so neither were its contents, which are deleted after it. What
 is created during the backup is not in it.
 
+A model that is renamed gets another card, and then the records of its alerts and ingest settings get other
+paths. So these are read when they are listed. What has moved since is in the backup under its old path; where
+the card is in it under another name, the retention sweep after the restoration moves the rest.
+
 Not in it is what Redis can lose: the queue, leases and progress of jobs (the reconciler queues them again
 from their records), rate limits, and the states of streams of lines.
 """
@@ -33,6 +37,7 @@ from redis import Redis
 
 from models.errors import Conflict, InvalidInput
 from store.blobs import Blobs
+from store.models import Models, model_id_in, tombstone_path
 
 FORMAT_VERSION = 1
 
@@ -63,6 +68,14 @@ FOLDERS = (
 """All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed
 last and copied first, because running jobs replace them all the time."""
 
+_CARDS = "model_cards"
+_MOVING = (
+    "alert_suppressions",
+    "alert_decisions",
+    "ingest_settings",
+    _CARDS,
+)  # records that a renaming moves
+
 # In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
 REDIS_KEYS = ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*")
 _NOT_COPIED = (b"nextchar:notifications:lease",)
@@ -92,14 +105,26 @@ def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
     Raises redis.exceptions.RedisError, OSError, and as Blobs does; the file is then no backup.
     """
     totals = Totals()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with (
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as file,
+    ):
+
+        def add(path: str, chunks: Iterator[bytes] | list[bytes]) -> None:
+            totals.bytes += _add(tar, totals, _STORAGE + path, chunks)
+            totals.objects += 1
+
         header = {"format_version": FORMAT_VERSION, "created_at": int(time.time())}
         _add(tar, totals, _HEADER, [json.dumps(header).encode()])
-        for path in _listed(blobs):
-            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                chunks = blobs.stream(path, _CHUNK_BYTES)
-                totals.bytes += _add(tar, totals, _STORAGE + path, chunks)
-                totals.objects += 1
+        read = _ReadRecords(file)
+        for folder, paths in _listed(blobs, read):
+            if folder in _MOVING:
+                for path, data in _read_before(folder, paths, blobs, read):
+                    add(path, [data])
+                continue
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    add(path, blobs.stream(path, _CHUNK_BYTES))
         dumps = list(_redis_dumps(redis))
         totals.redis_keys = len(dumps)
         _add(tar, totals, _REDIS, [json.dumps(dump).encode() + b"\n" for dump in dumps])
@@ -133,10 +158,60 @@ def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
     return totals
 
 
-def _listed(blobs: Blobs) -> list[str]:
-    """Return the paths to copy, in the order of copying: the reverse of that of listing."""
-    listed = [blobs.paths(folder) for folder in FOLDERS]
-    everything = {path for paths in listed for path in paths}
+@dataclass
+class _ReadRecords:
+    """Records that were read when they were listed, one after the other in a temporary file."""
+
+    file: IO[bytes]
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # where each begins and ends
+
+    def add(self, blobs: Blobs, folder: str) -> list[str]:
+        """Read the records of a folder; return their paths."""
+        added = []
+        for _ in range(2):  # one listing can miss a record that is being moved
+            for path in blobs.paths(folder):
+                if path not in self.places:
+                    with contextlib.suppress(FileNotFoundError):
+                        start = self.file.tell()
+                        self.file.writelines(blobs.stream(path, _CHUNK_BYTES))
+                        self.places[path] = start, self.file.tell()
+                        added.append(path)
+        return sorted(added)
+
+    def content(self, path: str) -> bytes:
+        start, end = self.places[path]
+        self.file.seek(start)
+        return self.file.read(end - start)
+
+
+def _read_before(
+    folder: str, paths: list[str], blobs: Blobs, read: _ReadRecords
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the paths and contents of the records of a folder that were read when they were listed.
+
+    Of the cards that are gone since: a model that still has a card gets the one that was read, unless another
+    of its cards is in the backup. For others there are tombstones, by which the sweep finds what belongs to
+    the name.
+    """
+    present = set(blobs.paths(folder)) if folder == _CARDS else set(paths)
+    yield from ((path, read.content(path)) for path in paths if path in present)
+    live = [path for path in paths if path.endswith(".json") and tombstone_path(path) not in read.places]
+    gone = [path for path in live if path not in present]
+    copied = {model_id_in(read.content(path)) for path in live if path in present} if gone else set()
+    for path in gone:
+        card, tombstone = read.content(path), tombstone_path(path)
+        model_id = model_id_in(card)
+        if model_id and model_id not in copied and Models(blobs).has_card(model_id):
+            copied.add(model_id)
+            yield path, card
+        else:
+            yield tombstone, blobs.read(tombstone)
+
+
+def _listed(blobs: Blobs, read: _ReadRecords) -> list[tuple[str, list[str]]]:
+    """Return folders and the paths to copy, in the order of copying: the reverse of that of listing."""
+    listed = {f: read.add(blobs, f) if f in _MOVING else blobs.paths(f) for f in FOLDERS}
+    everything = {path for paths in listed.values() for path in paths}
 
     def is_corpus(path: str) -> bool:
         return path.startswith("corpora/") and path.endswith("/corpus.json")
@@ -145,7 +220,10 @@ def _listed(blobs: Blobs) -> list[str]:
         return not is_corpus(path) or path.replace("/corpus.json", "/text") in everything
 
     # The text of a corpus before its record.
-    return [path for paths in listed[::-1] for path in sorted(paths, key=is_corpus) if is_whole(path)]
+    return [
+        (folder, [path for path in sorted(paths, key=is_corpus) if is_whole(path)])
+        for folder, paths in reversed(listed.items())
+    ]
 
 
 def _add(tar: tarfile.TarFile, totals: Totals, name: str, chunks: Iterator[bytes] | list[bytes]) -> int:

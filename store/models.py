@@ -220,6 +220,10 @@ class Models:
         versions = _listed(self._numbers(name))
         return bool(versions) if version is None else version in versions
 
+    def has_card(self, model_id: str) -> bool:
+        """Return whether a card has this id. Lists twice: one listing can miss a model being renamed."""
+        return model_id in self._listed_ids() or model_id in self._listed_ids()
+
     def is_deleted(self, name: str) -> bool:
         """Return whether all versions of a name that existed are deleted or renamed."""
         numbers = self._numbers(name)
@@ -228,7 +232,7 @@ class Models:
     def renamed_to(self, name: str) -> Card | None:
         """Return what the version of a name that was deleted last was renamed to; None if it is deleted."""
         paths = [_card_path(name, n) for n, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
-        tombstones = [self._blobs.read_record(_tombstone(path)) for path in paths]
+        tombstones = [self._blobs.read_record(tombstone_path(path)) for path in paths]
         renamed = {card.id: card for card in self.all()}  # read after the tombstones, which are made later
 
         def newest(tombstone: bytes) -> tuple[float, bool]:
@@ -287,7 +291,7 @@ class Models:
         if not self._blobs.create(path, card.model_dump_json().encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
-            deleted_id = model_id_in(self._blobs.read_record(_tombstone(path)))
+            deleted_id = model_id_in(self._blobs.read_record(tombstone_path(path)))
             self._blobs.delete(path)  # the number was used and deleted while this process was suspended
             return deleted_id == card.id
         return True
@@ -300,17 +304,17 @@ class Models:
         """
         path = _card_path(name, version)
         try:
-            if not self._blobs.copy(path, _tombstone(path)):
+            if not self._blobs.copy(path, tombstone_path(path)):
                 return False
-            model_id = model_id_in(self._blobs.read_record(_tombstone(path)))
+            model_id = model_id_in(self._blobs.read_record(tombstone_path(path)))
         except FileNotFoundError:
             return False
         self._blobs.delete(path)
-        if model_id and not self._is_listed(model_id):  # listed while it is being renamed
+        if model_id and not self.has_card(model_id):  # listed while it is being renamed
             self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}"))
         with contextlib.suppress(StorageFull):  # then the copy of the card stays, which works as well
             tombstone = {"model": model_id, "deleted_at": time.time()}
-            self._blobs.write(_tombstone(path), json.dumps(tombstone).encode())
+            self._blobs.write(tombstone_path(path), json.dumps(tombstone).encode())
         return True
 
     def _delete_folder(self, model_id: str, folder: str) -> None:
@@ -335,16 +339,12 @@ class Models:
         """Return the paths of the cards that have no tombstone."""
         paths = self._blobs.paths("model_cards")
         tombstones = {path for path in paths if path.endswith(_TOMBSTONE)}
-        return [path for path in paths if path.endswith(".json") and _tombstone(path) not in tombstones]
+        return [path for path in paths if path.endswith(".json") and tombstone_path(path) not in tombstones]
 
     def _listed_ids(self) -> Iterator[str | None]:
         for path in self.listed_paths():
             with contextlib.suppress(FileNotFoundError):
                 yield model_id_in(self._blobs.read_record(path))
-
-    def _is_listed(self, model_id: str) -> bool:
-        """Return whether a card has this id. Lists twice: one listing can miss a model being renamed."""
-        return model_id in self._listed_ids() or model_id in self._listed_ids()
 
     def _numbers(self, name: str) -> list[tuple[int, str]]:
         """Return the versions of a name, each with the suffix of its file: `json` or `gone`."""
@@ -386,7 +386,8 @@ def _card_path(name: str, version: int) -> str:
     return f"model_cards/{name}/{version:06d}.json"
 
 
-def _tombstone(card_path: str) -> str:
+def tombstone_path(card_path: str) -> str:
+    """Return the path of the tombstone of a version, by that of its card."""
     return card_path.removesuffix(".json") + _TOMBSTONE
 
 

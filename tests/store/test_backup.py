@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import tarfile
 import threading
@@ -14,12 +15,15 @@ import pytest
 from redis import Redis
 
 from models.errors import Conflict, InvalidInput
+from store.alert_decisions import Decision
 from store.alerts import Alerts
 from store.backup import FOLDERS, back_up, restore
 from store.blobs import Blobs
 from store.corpora import Corpora
 from store.corpus_upload import Upload
+from store.ingest_settings import IngestSettings
 from store.jobs import Jobs, JobStatus
+from store.model_alerts import follow_model
 from store.models import Models
 from store.notification_targets import NotificationTargets
 from store.open_blobs import open_blobs
@@ -37,7 +41,7 @@ class Installation:
         self.redis = Redis.from_url(redis_url)
         self.jobs, self.models, self.corpora = Jobs(blobs), Models(blobs), Corpora(blobs)
         self.decoding = Redis.from_url(redis_url, decode_responses=True)
-        self.alerts = Alerts(self.decoding, blobs)
+        self.alerts, self.settings = Alerts(self.decoding, blobs), IngestSettings(blobs)
 
     def fill(self) -> None:
         corpus = self.upload(b"a text\n" * 100)
@@ -207,6 +211,54 @@ def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
         if not interrupted.was_interrupted:
             return
     pytest.fail("the backup had more steps than were tried")
+
+
+@pytest.mark.parametrize("names", [("b",), ("zz",), ("b", "zz"), ("zz", "c"), ("b", "")])
+def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
+    tmp_path: Path, clean_redis_url: str, names: tuple[str, ...]
+) -> None:
+    """At each step a model is renamed, perhaps again, or deleted then; its alerts and settings follow."""
+    first = Installation(open_blobs("memory:///"), clean_redis_url, tmp_path)
+    first.alerts.record([one()])
+    [alert] = first.alerts.all("m")
+    decision = Decision(changed_at=1.0, label="incident", figures=alert.figures)
+    first.redis.flushdb()
+    first.close()
+    for at in itertools.count():
+        source, restored = (
+            Installation(open_blobs("memory:///"), clean_redis_url, tmp_path) for _ in range(2)
+        )
+        card = publish(source.models, name="m")
+        source.alerts.decisions.change("m", alert.id, lambda _: decision)
+        source.alerts.decisions.suppress("m", template="x", span="*", until=1.0, by="ann")
+        source.settings.change("m", "rolling", by="ann")
+
+        def rename(made: Installation = source) -> None:
+            for last, name in itertools.pairwise(("m", *names)):
+                made.models.rename(last, name) if name else made.models.delete(last)
+                follow_model(made.models, made.alerts, made.settings, last)
+
+        interrupted = Interrupted(source.blobs, at, rename)
+        file = io.BytesIO()
+        back_up(interrupted, source.redis, file)
+        restore(restored.blobs, restored.redis, file)
+        restored.check_references()
+        for name in restored.alerts.decisions.models() | restored.settings.models():
+            follow_model(restored.models, restored.alerts, restored.settings, name)
+        found = restored.models.all()
+        assert {model.id for model in found} == {card.id} or (names[-1] == "" and not found)
+        assert len(found) <= 1
+        for name in (model.name for model in found):
+            assert [label.label for label in restored.alerts.labels(name).values()] == ["incident"]
+            assert len(restored.alerts.decisions.suppressions(name)) == 1
+            assert [change.changed_by for change in restored.settings.history(name, limit=9)] == ["ann"]
+        left = restored.alerts.decisions.models() | restored.settings.models()
+        assert left <= {model.name for model in found}
+        source.close()
+        restored.close()
+        if not interrupted.was_interrupted:
+            assert at > 20
+            return
 
 
 def test_a_restoration_that_was_interrupted_can_be_repeated(
