@@ -178,6 +178,7 @@ class Stack:
             "NEXTCHAR_REDIS_URL": self.redis_url,
             "NEXTCHAR_PORT": str(port),
             "PYTHONPATH": path,
+            "PYTHONSAFEPATH": "1",  # `-m` would put the working directory, with the user's files, before it
             "PYTHONUNBUFFERED": "1",
             **self._extra,
         }

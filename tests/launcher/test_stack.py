@@ -172,6 +172,17 @@ def test_stack_serves_while_its_valkey_does_not_start_and_takes_it_when_it_does(
         eventually(lambda: "redis" not in degraded(http))
 
 
+def test_files_of_the_folder_it_starts_in_are_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(stack_module, "_MAX_FAILED_STARTS", 1)
+    for name in ("app", "launcher", "models", "nextchar", "redis", "store", "worker"):
+        (tmp_path / f"{name}.py").write_text('raise SystemExit("not this one")\n')
+    monkeypatch.chdir(tmp_path)
+    with Stack(settings(tmp_path / "data")) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+        eventually(lambda: degraded(http) == set())
+    for log in ("api.log", "worker.log"):
+        assert "not this one" not in (tmp_path / "data" / "logs" / log).read_text()
+
+
 def degraded(http: httpx.Client) -> set[str]:
     answer = http.get("/readyz")
     assert answer.status_code == 200, answer.text
