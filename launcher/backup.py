@@ -33,9 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     restoring.add_argument("file", type=Path, metavar="FILE", help="an archive that `admin backup` wrote")
     options = parser.parse_args(arguments)
     settings = StoreSettings.load()
-    spool = settings.data_dir.resolve() / "spool"
-    spool.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(spool)  # for large objects: the system's folder may be in memory, as in containers
     is_backup = options.command == "backup"
     try:
         totals = (back_up_to if is_backup else restore_from)(options.file, settings)
@@ -52,15 +49,22 @@ def back_up_to(file: Path, settings: StoreSettings) -> backup.Totals:
     """Write a backup of the installation to a new file; it may be running.
 
     Raises:
-        LauncherError: the file exists, or the installation's Redis does not respond or start.
+        LauncherError: the file exists, there is no installation or nothing in its storage, or its Redis does
+            not respond or start.
         redis.exceptions.RedisError, OSError, DomainError: as `store.backup.back_up`; there is no file then.
     """
     if file.exists():
         raise LauncherError(f"{file} exists; name a new file, or delete it first")
+    data_dir = settings.data_dir.resolve()
+    if settings.store_url is None and not (data_dir / "store").is_dir():
+        raise LauncherError(f"{data_dir} has no installation; set NEXTCHAR_DATA_DIR to the service's")
+    _spool_in(data_dir)
     partial = file.with_name(f"{file.name}.partial")
     try:
         with _redis_of(settings) as redis, partial.open("wb") as out:
             totals = backup.back_up(open_blobs(settings.blobs_url), redis, out)
+            if totals.objects == 0:
+                raise LauncherError("the storage is empty; set the NEXTCHAR_ variables of the service")
             out.flush()
             os.fsync(out.fileno())
         partial.rename(file)
@@ -74,8 +78,16 @@ def restore_from(file: Path, settings: StoreSettings) -> backup.Totals:
 
     Raises as `back_up_to` and `store.backup.restore`.
     """
+    _spool_in(settings.data_dir.resolve())
     with file.open("rb") as source, _redis_of(settings) as redis:
         return backup.restore(open_blobs(settings.blobs_url), redis, source)
+
+
+def _spool_in(data_dir: Path) -> None:
+    """Write temporary files to the data folder: the system's folder may be in memory, as in containers."""
+    spool = data_dir / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(spool)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import launcher.backup
 import store.backup
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
+from store.open_blobs import open_blobs
 from tests.app.test_main import publish_real
 from tests.waiting import eventually
 
@@ -81,6 +82,7 @@ def test_large_objects_are_spooled_in_the_data_folder(
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)
     monkeypatch.setenv("NEXTCHAR_API_KEYS_FILE", str(tmp_path / "lost"))  # settings of the API do not matter
     folders = []
+    open_blobs((tmp_path / "old" / "store").as_uri()).write("corpora/one", b"text")
     for command, name in (("back_up", "old"), ("restore", "new")):
         monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / name))
         done = getattr(store.backup, command)
@@ -92,6 +94,17 @@ def test_large_objects_are_spooled_in_the_data_folder(
         monkeypatch.setattr(store.backup, command, noting)
         launcher.backup.main([command.replace("_", ""), str(tmp_path / "backup.tar")])
     assert folders == [str(tmp_path / "old/spool"), str(tmp_path / "new/spool")]
+
+
+def test_without_an_installation_there_is_no_backup(tmp_path: Path) -> None:
+    data, file = tmp_path / "data", tmp_path / "backup.tar"
+    missing = admin(data, "backup", file)
+    assert missing.returncode == 1 and f"{data} has no installation" in missing.stderr
+    assert list(tmp_path.iterdir()) == []
+    (data / "store").mkdir(parents=True)
+    empty = admin(data, "backup", file)
+    assert empty.returncode == 1 and "the storage is empty" in empty.stderr
+    assert list(tmp_path.iterdir()) == [data]
 
 
 def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
