@@ -58,10 +58,10 @@ def back_up_to(file: Path, settings: StoreSettings) -> backup.Totals:
     data_dir = settings.data_dir.resolve()
     if settings.store_url is None and not (data_dir / "store").is_dir():
         raise LauncherError(f"{data_dir} has no installation; set NEXTCHAR_DATA_DIR to the service's")
-    _spool_in(data_dir)
     partial = file.with_name(f"{file.name}.partial")
     try:
         with _redis_of(settings) as redis, partial.open("wb") as out:
+            _spool_in(data_dir)
             totals = backup.back_up(open_blobs(settings.blobs_url), redis, out)
             if totals.objects == 0:
                 raise LauncherError("the storage is empty; set the NEXTCHAR_ variables of the service")
@@ -78,13 +78,16 @@ def restore_from(file: Path, settings: StoreSettings) -> backup.Totals:
 
     Raises as `back_up_to` and `store.backup.restore`.
     """
-    _spool_in(settings.data_dir.resolve())
     with file.open("rb") as source, _redis_of(settings) as redis:
+        _spool_in(settings.data_dir.resolve())
         return backup.restore(open_blobs(settings.blobs_url), redis, source)
 
 
 def _spool_in(data_dir: Path) -> None:
-    """Write temporary files to the data folder: the system's folder may be in memory, as in containers."""
+    """Write temporary files to the data folder: the system's folder may be in memory, as in containers.
+
+    Not before the embedded Valkey is found, whose socket may be in the system's folder.
+    """
     spool = data_dir / "spool"
     spool.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(spool)

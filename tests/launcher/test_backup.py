@@ -16,6 +16,7 @@ import launcher.backup
 import store.backup
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
+from launcher.valkey import EmbeddedValkey
 from store.open_blobs import open_blobs
 from tests.app.test_main import publish_real
 from tests.waiting import eventually
@@ -105,6 +106,19 @@ def test_without_an_installation_there_is_no_backup(tmp_path: Path) -> None:
     empty = admin(data, "backup", file)
     assert empty.returncode == 1 and "the storage is empty" in empty.stderr
     assert list(tmp_path.iterdir()) == [data]
+
+
+def test_a_running_service_whose_socket_is_in_the_temporary_folder_is_backed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / ("long" * 25)
+    open_blobs((data / "store").as_uri()).write("corpora/one", b"text")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with EmbeddedValkey(data) as valkey:
+        assert f"@{tmp_path}/nextchar-" in valkey.url
+        made = admin(data, "backup", tmp_path / "backup.tar")
+    assert made.returncode == 0, made.stderr
 
 
 def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
