@@ -10,7 +10,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from launcher.processes import LauncherError
+from launcher.processes import LauncherError, cannot_write
 from launcher.valkey import EmbeddedValkey, running_url
 from models.errors import DomainError
 from store import backup
@@ -49,8 +49,8 @@ def back_up_to(file: Path, settings: StoreSettings) -> backup.Totals:
     """Write a backup of the installation to a new file; it may be running.
 
     Raises:
-        LauncherError: the file exists, there is no installation or nothing in its storage, or its Redis does
-            not respond or start.
+        LauncherError: the file exists, there is no installation or nothing in its storage, its folder cannot
+            be written, or its Redis does not respond or start.
         redis.exceptions.RedisError, OSError, DomainError: as `store.backup.back_up`; there is no file then.
     """
     if file.exists():
@@ -89,7 +89,10 @@ def _spool_in(data_dir: Path) -> None:
     Not before the embedded Valkey is found, whose socket may be in the system's folder.
     """
     spool = data_dir / "spool"
-    spool.mkdir(parents=True, exist_ok=True)
+    try:
+        spool.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(data_dir, error) from error
     tempfile.tempdir = str(spool)
 
 

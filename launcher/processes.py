@@ -18,6 +18,14 @@ class LauncherError(Exception):
     """The stack cannot run; the message says what to do."""
 
 
+def cannot_write(data_dir: Path, error: OSError) -> LauncherError:
+    """Return the error for a data folder that cannot be written."""
+    return LauncherError(
+        f"cannot write to the data folder {data_dir}: {error.strerror}; "
+        "make it writable or set NEXTCHAR_DATA_DIR to another folder"
+    )
+
+
 def start_bound(
     command: Sequence[str],
     *,

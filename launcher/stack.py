@@ -25,7 +25,7 @@ from typing import Self
 
 from launcher.output import Output
 from launcher.ports import address_to_reach, free_port, require_free
-from launcher.processes import LauncherError, start_bound
+from launcher.processes import LauncherError, cannot_write, start_bound
 from launcher.settings import LauncherSettings
 from launcher.supervised_process import SupervisedProcess
 from launcher.valkey import EmbeddedValkey
@@ -166,7 +166,10 @@ class Stack:
         log = self._data_dir / "logs" / f"{name.lower()}.log"
         command = [sys.executable, "-m", module]
         start = partial(start_bound, command, log=log, environment=environment)
-        return SupervisedProcess(name, start, log, self._output)
+        try:
+            return SupervisedProcess(name, start, log, self._output)
+        except OSError as error:
+            raise cannot_write(self._data_dir, error) from error
 
     def _environment(self, port: int) -> dict[str, str]:
         path = os.pathsep.join(p for p in (_SEARCH_PATH, os.environ.get("PYTHONPATH", "")) if p)

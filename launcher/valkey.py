@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from redis import Redis, exceptions
 
-from launcher.processes import LauncherError, last_lines, prepare_log, start_bound, stop
+from launcher.processes import LauncherError, cannot_write, last_lines, prepare_log, start_bound, stop
 
 _SOCKET_PATH_BYTES = 100  # the kernel takes 107 (Linux) or 103 (macOS)
 _MIN_MAJOR_VERSION = 7  # older servers have another append-only file format
@@ -116,10 +116,7 @@ class EmbeddedValkey:
             self._socket = _socket_path(self._folder)
         except OSError as error:
             self.close()
-            raise LauncherError(
-                f"cannot write to the data folder {self._data_dir}: {error.strerror}; "
-                "make it writable or set NEXTCHAR_DATA_DIR to another folder"
-            ) from error
+            raise cannot_write(self._data_dir, error) from error
 
     def close(self) -> None:
         """Stop the server and unlock the folder. Can be called again."""

@@ -121,6 +121,18 @@ def test_a_running_service_whose_socket_is_in_the_temporary_folder_is_backed_up(
     assert made.returncode == 0, made.stderr
 
 
+def test_a_data_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_redis_url: str
+) -> None:
+    data, file = tmp_path / "data", tmp_path / "backup.tar"
+    data.touch()
+    file.touch()
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(data))
+    monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)  # the embedded one checks the folder itself
+    with pytest.raises(SystemExit, match=f"^nextchar: not restored: cannot write to the .* {data}: .*$"):
+        launcher.backup.main(["restore", str(file)])
+
+
 def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
     missing = admin(tmp_path / "data", "restore", tmp_path / "missing.tar")
     assert missing.returncode == 1 and "missing.tar" in missing.stderr

@@ -183,6 +183,19 @@ def test_files_of_the_folder_it_starts_in_are_not_run(tmp_path, monkeypatch):
         assert "not this one" not in (tmp_path / "data" / "logs" / log).read_text()
 
 
+@pytest.mark.parametrize("redis_url", [None, "redis://127.0.0.1:1"])
+def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capfd, redis_url):
+    (tmp_path / "data").touch()
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
+    if redis_url:
+        monkeypatch.setenv("NEXTCHAR_REDIS_URL", redis_url)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert stack_module.main() == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert f"cannot write to the data folder {tmp_path / 'data'}: Not a directory" in last
+
+
 def degraded(http: httpx.Client) -> set[str]:
     answer = http.get("/readyz")
     assert answer.status_code == 200, answer.text
