@@ -11,11 +11,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from launcher.processes import LauncherError, cannot_write
+from launcher.settings import InstallationSettings
 from launcher.valkey import EmbeddedValkey, running_url
 from models.errors import DomainError
 from store import backup
 from store.open_blobs import open_blobs
-from store.settings import StoreSettings
 
 _REDIS_TIMEOUT_S = 30.0
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     restoring = commands.add_parser("restore", help="restore an archive into an empty, stopped installation")
     restoring.add_argument("file", type=Path, metavar="FILE", help="an archive that `admin backup` wrote")
     options = parser.parse_args(arguments)
-    settings = StoreSettings.load()
+    settings = InstallationSettings.load()
     is_backup = options.command == "backup"
     try:
         totals = (back_up_to if is_backup else restore_from)(options.file, settings)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def back_up_to(file: Path, settings: StoreSettings) -> backup.Totals:
+def back_up_to(file: Path, settings: InstallationSettings) -> backup.Totals:
     """Write a backup of the installation to a new file; it may be running.
 
     Raises:
@@ -73,7 +73,7 @@ def back_up_to(file: Path, settings: StoreSettings) -> backup.Totals:
     return totals
 
 
-def restore_from(file: Path, settings: StoreSettings) -> backup.Totals:
+def restore_from(file: Path, settings: InstallationSettings) -> backup.Totals:
     """Restore a backup into the empty installation that the settings name, which must not be running.
 
     Raises as `back_up_to` and `store.backup.restore`.
@@ -97,14 +97,15 @@ def _spool_in(data_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _redis_of(settings: StoreSettings) -> Iterator[Redis]:
+def _redis_of(settings: InstallationSettings) -> Iterator[Redis]:
     """Connect to the installation's Redis: the one of the settings, or the embedded one, running or not."""
     url = settings.given_redis_url or running_url(settings.data_dir)
     if url is not None:
         with _connected(url) as redis:
             yield redis
         return
-    with EmbeddedValkey(settings.data_dir) as valkey, _connected(valkey.url) as redis:
+    embedded = EmbeddedValkey(settings.data_dir, max_bytes=settings.valkey_max_bytes)
+    with embedded as valkey, _connected(valkey.url) as redis:
         yield redis
 
 

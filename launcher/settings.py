@@ -6,17 +6,22 @@ from pydantic import Field, model_validator
 
 from app.settings import ApiSettings
 from launcher.valkey import MAX_BYTES
+from store.settings import StoreSettings
 
 
-class LauncherSettings(ApiSettings):
+class InstallationSettings(StoreSettings):
+    """What `nextchar admin` needs: the storage and its Redis, which may be the embedded Valkey."""
+
+    valkey_max_bytes: int = Field(
+        MAX_BYTES, ge=16 << 20, description="Memory of the embedded Valkey for data."
+    )
+
+
+class LauncherSettings(ApiSettings, InstallationSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
     stop_grace_s: float = Field(
         30.0, ge=0, description="Seconds that the worker has to save a checkpoint when the stack stops."
-    )
-
-    valkey_max_bytes: int = Field(
-        MAX_BYTES, ge=16 << 20, description="Memory of the embedded Valkey for data."
     )
 
     @model_validator(mode="after")

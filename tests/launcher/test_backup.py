@@ -7,16 +7,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
+from redis import Redis
 
 import launcher.backup
 import store.backup
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from launcher.valkey import EmbeddedValkey
+from store.blobs import Blobs
 from store.open_blobs import open_blobs
 from tests.app.test_main import publish_real
 from tests.waiting import eventually
@@ -131,6 +133,25 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)  # the embedded one checks the folder itself
     with pytest.raises(SystemExit, match=f"^nextchar: not restored: cannot write to the .* {data}: .*$"):
         launcher.backup.main(["restore", str(file)])
+
+
+def test_the_embedded_valkey_has_the_memory_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    def note_limit(_blobs: Blobs, redis: Redis, _file: IO[bytes]) -> store.backup.Totals:
+        limits.append(redis.config_get("maxmemory"))
+        return store.backup.Totals()
+
+    monkeypatch.setattr(store.backup, "restore", note_limit)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NEXTCHAR_VALKEY_MAX_BYTES", str(300 << 20))
+    (tmp_path / "backup.tar").touch()
+    launcher.backup.main(["restore", str(tmp_path / "backup.tar")])
+    assert limits == [{"maxmemory": str(300 << 20)}]
 
 
 def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
