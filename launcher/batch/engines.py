@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -32,11 +33,21 @@ class RunFailed(DomainError):
 
 
 def run_in_processes(work: Work, parts: Sequence[Part], *, workers: int) -> Iterator[PartResult]:
-    """Process parts in worker processes. Raises RunFailed if one was killed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, max(1, len(parts))), mp_context=context, initializer=_begin, initargs=(work, os.getpid())
-    ) as pool:
+    """Process parts in worker processes, which are killed when the iterator is closed.
+
+    Raises RunFailed if one was killed.
+    """
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="nextchar-"
+        ) as scratch,  # here, because killed workers delete nothing
+        ProcessPoolExecutor(
+            min(workers, max(1, len(parts))),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(work, os.getpid(), scratch),
+        ) as pool,
+    ):
         waiting = iter(parts)
         running: set[Future[PartResult]] = set()
         try:
@@ -54,12 +65,14 @@ def run_in_processes(work: Work, parts: Sequence[Part], *, workers: int) -> Iter
                 " the same command again to do the rest"
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):  # public from Python 3.14: kill_workers
+                process.kill()  # instead of waiting for its part; results of a part are written as a whole
 
 
-def _begin(work: Work, parent: int) -> None:
+def _begin(work: Work, parent: int, scratch: str) -> None:
     bind_to_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    tempfile.tempdir = scratch
     global _worker  # noqa: PLW0603 -- the pool calls functions
     _worker = PartWorker(work)
 

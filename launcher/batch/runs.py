@@ -1,5 +1,6 @@
 """Scoring or completing the lines of files with one model: `nextchar batch`."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -141,11 +142,12 @@ def _run(
             threads=options.threads,
             **work,
         )
-        for result in _results(options, to_do, missing):
-            totals.counts.update(result.counts)
-            if result.error:
-                totals.errors.append(result.error)
-            show(totals, result)
+        with contextlib.closing(_results(options, to_do, missing)) as results:
+            for result in results:
+                totals.counts.update(result.counts)
+                if result.error:
+                    totals.errors.append(result.error)
+                show(totals, result)
     if not totals.errors:
         folder.finish({"parts": len(parts), "bytes": totals.bytes})
     return totals

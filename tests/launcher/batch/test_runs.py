@@ -269,6 +269,16 @@ def command(log: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
+def workers(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_child = int((path / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            if is_child and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_or_doubled_when_the_command_and_a_worker_are_killed(
     storage: Path, tmp_path: Path
@@ -282,15 +292,6 @@ def test_nothing_is_lost_or_doubled_when_the_command_and_a_worker_are_killed(
 
     def written() -> int:
         return len(list((output / "parts").glob("*"))) if (output / "parts").exists() else 0
-
-    def workers(parent: int) -> list[int]:
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                is_child = int((path / "stat").read_text().rpartition(")")[2].split()[1]) == parent
-                if is_child and b"spawn_main" in (path / "cmdline").read_bytes():
-                    found.append(int(path.name))
-        return found
 
     # The command itself is killed: its workers end with it.
     running = subprocess.Popen(command(log, output), env=environment, cwd=tmp_path)
@@ -322,3 +323,27 @@ def test_nothing_is_lost_or_doubled_when_the_command_and_a_worker_are_killed(
     assert 0 < answer["parts_before"] < answer["parts"] == answer["parts_before"] + answer["parts_done"]
     records = results(output)
     assert [record["text"] for record in records] == log.read_text().splitlines()
+
+
+def test_ctrl_c_ends_the_command_and_its_workers_at_once(storage: Path, tmp_path: Path) -> None:
+    log, output, scratch = tmp_path / "large.log", tmp_path / "out", tmp_path / "scratch"
+    log.write_text("".join(f"{line}\n" for line in LINES * 2_000))  # minutes of work
+    scratch.mkdir()
+    environment = os.environ | {
+        "NEXTCHAR_DATA_DIR": str(storage),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients' / 'python'}",
+        "TMPDIR": str(scratch),
+    }
+    running = subprocess.Popen(
+        command(log, output, "--part-size", "1000"), env=environment, cwd=tmp_path, start_new_session=True
+    )
+    eventually(lambda: list(scratch.rglob("results")) or running.poll() is not None, within_s=100)
+    children = workers(running.pid)
+    assert running.poll() is None and children
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    try:
+        assert running.wait(5) == 130
+    finally:
+        running.kill()
+    assert not any(map(is_alive, children))
+    assert not list((output / "parts").glob("*")) and not list(scratch.iterdir())
