@@ -81,7 +81,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     row = {key: _without_surrogates(value) for key, value in record.items()}
     error = record.get("error")
     return row | {
-        "id": None if record.get("id") is None else str(record["id"]),
+        "id": None if record.get("id") is None else _without_surrogates(str(record["id"])),
         "is_utf8": "not_utf8" not in record,
         "error": error["message"] if error else None,
     }

@@ -94,7 +94,7 @@ class RunFolder:
     def _path(self, part: Part) -> str:
         name = part.file.name
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition("/")[2])[-_MAX_STEM:].lstrip(".") or "file"
-        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
         return f"{_PARTS}/{stem}-{digest}-{part.start:015d}-{part.end:015d}{self.suffix}"
 
     def _check_same(self, before: dict[str, Any], run: dict[str, Any]) -> None:

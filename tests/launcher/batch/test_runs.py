@@ -144,18 +144,52 @@ def test_json_lines_keep_their_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("storage", "in_this_process")
-def test_parquet_has_the_same_rows(log: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+def test_lines_of_a_file_whose_name_is_not_utf8_have_records(tmp_path: Path, format_: str) -> None:
+    if format_ == "parquet":
+        pytest.importorskip("pyarrow")
+    log = tmp_path / os.fsdecode(b"caf\xe9.log")
+    log.write_text("".join(f"{line}\n" for line in LINES[:60]))
+    for _ in range(2):  # the second time it is recognized in the folder
+        totals = score(log, tmp_path / "out", format=format_)
+    assert totals.parts == totals.parts_before > 0 and totals.errors == []
+    if format_ == "jsonl":
+        records = results(tmp_path / "out")
+        assert {record["file"] for record in records} == {str(log)}
+    else:
+        records = rows(tmp_path / "out")
+        assert {record["file"] for record in records} == {str(tmp_path / "caf?.log")}
+    assert [record["text"] for record in records] == LINES[:60]
+
+
+@pytest.mark.usefixtures("storage", "in_this_process")
+def test_json_lines_whose_ids_have_surrogates_have_rows(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    log = tmp_path / "in.jsonl"
+    log.write_text('{"line": "abc", "id": "\\ud800"}\n{"line": "abd", "id": {"a": "\\ud800"}}\n"\\ud800"\n')
+    score(log, tmp_path / "out", is_json=True, format="parquet")
+    assert [row["id"] for row in rows(tmp_path / "out")] == ["?", r"{'a': '\ud800'}", None]
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    """Return the rows of all parts in Parquet."""
     parquet = pytest.importorskip("pyarrow.parquet")
+    tables = [parquet.read_table(path) for path in sorted((output / "parts").iterdir())]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+@pytest.mark.usefixtures("storage", "in_this_process")
+def test_parquet_has_the_same_rows(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
     score(log, tmp_path / "lines")
     score(log, tmp_path / "table", format="parquet")
-    tables = [parquet.read_table(path) for path in sorted((tmp_path / "table" / "parts").iterdir())]
-    rows = [row for table in tables for row in table.to_pylist()]
+    table = rows(tmp_path / "table")
     expected = results(tmp_path / "lines")
-    assert [(row["file"], row["offset"], row["text"]) for row in rows] == [
+    assert [(row["file"], row["offset"], row["text"]) for row in table] == [
         (record["file"], record["offset"], record["text"]) for record in expected
     ]
-    assert [row["total_bits"] for row in rows] == [record["total_bits"] for record in expected]
-    assert all(row["is_utf8"] and row["error"] is None for row in rows)
+    assert [row["total_bits"] for row in table] == [record["total_bits"] for record in expected]
+    assert all(row["is_utf8"] and row["error"] is None for row in table)
 
 
 @pytest.mark.usefixtures("storage", "in_this_process")
