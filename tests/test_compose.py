@@ -104,6 +104,17 @@ def test_worker_is_not_unhealthy_while_it_compiles() -> None:
     assert int(check) >= compile_cache._LOCK_TIMEOUT_S + 2 * compiling_s
 
 
+def test_the_file_of_settings_moves_neither_the_port_nor_the_data_of_a_container() -> None:
+    services = composed(NEXTCHAR_HOST="127.0.0.1", NEXTCHAR_PORT="9000", NEXTCHAR_DATA_DIR="data")
+    port, folder = "8000", "/data"  # those of the published port and of the volume
+    of_api, of_worker = services["api"], services["worker"]
+    assert of_api["environment"]["NEXTCHAR_HOST"] == "0.0.0.0"  # noqa: S104  inside the container
+    assert of_api["environment"]["NEXTCHAR_PORT"] == port and of_api["ports"][0].endswith(f":{port}")
+    for service in (of_api, of_worker):
+        assert service["environment"]["NEXTCHAR_DATA_DIR"] == folder
+        assert service["volumes"] == [f"data:{folder}"]
+
+
 def test_object_store_and_its_variables_reach_the_api_and_the_worker() -> None:
     services = yaml.safe_load((ROOT / "deploy" / "docker-compose.s3.yml").read_text())["services"]
     assert set(services) == {"api", "worker"}
