@@ -156,6 +156,19 @@ def test_documents_stay_with_their_process_and_limits_and_idempotency_hold_over_
     assert replicas.is_used("api1")
 
 
+@pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
+def test_keys_of_one_address_are_divided_and_each_stays_with_its_process(
+    replicas: Replicas, header: str
+) -> None:
+    def server(number: int) -> str:  # HAProxy does not check keys
+        answer = replicas.http.get("/v1/models", headers={header: f"key{number}"})
+        return str(answer.headers["x-served-by"])
+
+    servers = [server(number) for number in range(20)]
+    assert set(servers) == {"api1", "api2"}
+    assert servers == [server(number) for number in range(20)]
+
+
 def test_killed_process_fails_no_request_that_is_sent_once_more(replicas: Replicas) -> None:
     stopping = threading.Event()
 
