@@ -1,6 +1,7 @@
 """The workflow files: they parse, and run what everybody runs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,23 @@ def test_ci_runs_the_script_for_every_supported_python() -> None:
     [job] = jobs("ci.yml").values()
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert "bash .ci/run" in commands(job)
+
+
+def test_ci_fails_before_the_tests_if_the_setup_fails(tmp_path: Path) -> None:
+    programs, script, called = tmp_path / "bin", tmp_path / ".ci" / "run", tmp_path / "called"
+    script.parent.mkdir()
+    script.write_text((WORKFLOWS.parents[1] / ".ci" / "run").read_text())
+    programs.mkdir()
+    (programs / "make").write_text(f'#!/bin/sh\necho "$1" >> {called}\n[ "$1" != setup ]\n')
+    # Those that it would install.
+    for name in re.findall(r"command -v ([a-z-]+)", script.read_text()):
+        (programs / name).write_text("#!/bin/sh\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", str(script)], env={"PATH": path}, check=False)
+    assert done.returncode == 1
+    assert sorted(called.read_text().split()) == [".venv/.dev", "lint", "setup"]
 
 
 def test_nothing_is_released_before_the_tests_have_passed() -> None:
