@@ -38,9 +38,7 @@ def run_in_processes(work: Work, parts: Sequence[Part], *, workers: int) -> Iter
     Raises RunFailed if one was killed.
     """
     with (
-        tempfile.TemporaryDirectory(
-            prefix="nextchar-"
-        ) as scratch,  # here, because killed workers delete nothing
+        tempfile.TemporaryDirectory(prefix="nextchar-") as scratch,  # killed workers delete nothing
         ProcessPoolExecutor(
             min(workers, max(1, len(parts))),
             mp_context=multiprocessing.get_context("spawn"),
