@@ -5,7 +5,6 @@ log-probability / characters ** length_penalty (Wu et al. 2016, without their co
 no live hypothesis can still reach the best ones.
 """
 
-import copy
 import heapq
 import math
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ class BeamSearch(GenerationRequest):
         return parents
 
     def _extended(self, h: Hypothesis, index: int, logprob: float) -> Hypothesis:
-        ending = copy.deepcopy(h.ending)
+        ending = h.ending.copy()
         unsettled, reason = ending.push(self.characters[index])
         text, logprobs = h.text + self.characters[index], (*h.logprobs, logprob)
         if reason:

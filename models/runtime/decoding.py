@@ -7,6 +7,7 @@ stream, so the order of requests does not matter either.
 Id 0, the unknown character, is never chosen; probabilities are over the known characters.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -214,6 +215,12 @@ class StopMatcher:
         self._stops = [(stop, _prefix_function(stop)) for stop in stops if stop]
         self._matched = [0] * len(self._stops)
 
+    def copy(self) -> "StopMatcher":
+        """Return a matcher that continues from here independently of this one."""
+        matcher = copy.copy(self)
+        matcher._matched = self._matched.copy()
+        return matcher
+
     def push(self, character: str) -> tuple[int, bool]:
         """Take one more character.
 
@@ -267,6 +274,12 @@ class Ending:
         self._word, self._line = until == "word", until == "line"
         self._in_word = False
         self.always_settled = self._matcher is None and not self._word and not self._line
+
+    def copy(self) -> "Ending":
+        """Return an ending that continues from here independently of this one; both use one vocabulary."""
+        ending = copy.copy(self)
+        ending._matcher = self._matcher and self._matcher.copy()
+        return ending
 
     def push(self, character: str) -> tuple[int, FinishReason | None]:
         """Take one more character.

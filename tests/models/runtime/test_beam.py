@@ -99,6 +99,21 @@ def test_a_beam_has_the_best_texts_and_no_more_hypotheses_than_its_width(width: 
     assert max(search.network.rows) == min(width, 16) and len(search.network.rows) == 2
 
 
+def test_hypotheses_share_the_vocabulary_and_have_their_own_endings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Vocabulary, "__deepcopy__", lambda *_: pytest.fail("copied"), raising=False)
+    for options in ({"until": "word"}, {"stop": ("aba", "ba")}, {"until": "line", "stop": ("bc",)}):
+        found = Search(beam=64, n=64, max_characters=3, **options).run()
+        expected = set()
+        for letters in itertools.product(CHARACTERS, repeat=3):
+            ending = Ending(stop=options.get("stop", ()), until=options.get("until"))
+            pushed = [ending.push(character) for character in letters]
+            end, (unsettled, reason) = next(
+                ((n, one) for n, one in enumerate(pushed, 1) if one[1]), (3, (0, "length"))
+            )
+            expected.add(("".join(letters[: end - unsettled]), reason))
+        assert {(text, reason) for text, reason, *_ in found} - {("", "length")} == expected  # fillers
+
+
 def test_completions_that_there_are_not_are_empty() -> None:
     found = Search(beam=6, n=6, max_characters=1).run()
     assert found == [
