@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.decoding import BITS, Ending, Floats, log_softmax
+from models.runtime.decoding import BITS, Ending, Floats, largest, log_softmax
 from models.runtime.generation import GenerationRequest, Sequence
 from models.runtime.requests import CompletionRequest, Finished, FinishReason, OnEvent, Piece
 from models.runtime.session import State, StepNetwork
@@ -87,7 +87,7 @@ class BeamSearch(GenerationRequest):
         logprobs = self._logprobs
         assert logprobs is not None
         totals = np.array([h.total for h in self._live])[:, None] + logprobs  # (live, V - 1)
-        best = np.argsort(-totals.ravel(), kind="stable")[: 2 * self._width]
+        best = largest(totals.ravel(), 2 * self._width)
         live: list[Hypothesis] = []
         parents: list[int] = []
         for parent, index in zip(*map(list, np.unravel_index(best, totals.shape)), strict=True):

@@ -204,8 +204,20 @@ def entropy_bits(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def likeliest(logprobs: NDArray[np.float64], count: int) -> list[tuple[int, float]]:
     """Return (id, log-probability) of the `count` likeliest of logprobs (V - 1,), ties by lower id."""
-    order = np.argsort(-logprobs, kind="stable")[:count]
-    return [(int(i) + 1, float(logprobs[i])) for i in order]
+    return [(int(i) + 1, float(logprobs[i])) for i in largest(logprobs, count)]
+
+
+def largest(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Return the indices of the `count` largest of values (N,), the largest first, ties by lower index.
+
+    It is `np.argsort(-values, kind="stable")[:count]`, without sorting the other values.
+    """
+    costs = -values
+    kept = np.arange(len(costs))
+    if count < len(costs):
+        threshold = np.partition(costs, count - 1)[count - 1]
+        kept = np.flatnonzero(~(costs > threshold))  # NaN is kept, and sorted last
+    return kept[np.argsort(costs[kept], kind="stable")[:count]]
 
 
 class StopMatcher:

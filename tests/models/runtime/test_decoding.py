@@ -14,6 +14,7 @@ from models.runtime.decoding import (
     Sampler,
     StopMatcher,
     entropy_bits,
+    largest,
     likeliest,
     log_softmax,
     logprobs_of,
@@ -189,6 +190,23 @@ def test_logprobs_and_entropy_by_hand() -> None:
         (1, pytest.approx(math.log(0.25))),
     ]
     assert logprobs_of(logits[None], np.array([[3]]))[0, 0] == pytest.approx(math.log(0.5))
+
+
+@given(
+    st.lists(st.sampled_from([-math.inf, -2.5, -0.0, 0.0, math.nan]) | st.floats(), min_size=1, max_size=30),
+    st.integers(0, 40),
+)
+def test_the_largest_are_the_first_of_a_stable_sort(numbers: list[float], count: int) -> None:
+    values = np.array(numbers)
+    assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+
+
+def test_only_the_largest_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).permutation(5000).astype(np.float64)
+    sort, sorted_sizes = np.argsort, []
+    monkeypatch.setattr(np, "argsort", lambda x, **kind: (sorted_sizes.append(len(x)), sort(x, **kind))[1])
+    assert values[largest(values, 3)].tolist() == [4999, 4998, 4997]
+    assert sorted_sizes == [3]
 
 
 def test_log_probabilities_of_chosen_ids_are_those_of_log_softmax() -> None:
