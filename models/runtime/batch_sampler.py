@@ -113,26 +113,8 @@ class BatchSampler:
     def _ban_repeats(self, logits: Floats) -> Floats:
         logits = logits.copy()
         for i in self._no_repeat:
-            sequence = self._sequences[i]
-            characters = sequence.request.characters
-            banned = repeats(sequence.written, sequence.no_repeat or 0)
-            ids = [n for n, character in enumerate(characters, 1) if character in banned]
-            if len(ids) < len(characters):
-                logits[i, ids] = -np.inf
+            no_repeat = self._sequences[i].no_repeat
+            banned = no_repeat.banned() if no_repeat else ()
+            if len(banned) < logits.shape[1] - 1:
+                logits[i, list(banned)] = -np.inf
         return logits
-
-
-def repeats(text: str, length: int) -> set[str]:
-    """Return the characters that would repeat a run of `length` characters of `text` at its end.
-
-    >>> sorted(repeats("abcab", 3)), sorted(repeats("xaxbx", 2))
-    (['c'], ['a', 'b'])
-    """
-    if len(text) < length:
-        return set()
-    suffix = text[len(text) - length + 1 :]
-    found, at = set(), text.find(suffix)
-    while 0 <= at < len(text) - len(suffix):
-        found.add(text[at + len(suffix)])
-        at = text.find(suffix, at + 1)
-    return found

@@ -21,7 +21,7 @@ from models.runtime.decoding import (
     log_softmax,
     uniforms,
 )
-from models.runtime.logits_processors import adjustment_of
+from models.runtime.logits_processors import NoRepeat, adjustment_of
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -202,7 +202,11 @@ class GenerationRequest(ScheduledRequest):
 
     def begin(self, logits: Floats, state: State) -> list["Sequence"]:  # noqa: ARG002
         """Split into sequences."""
-        self._sequences = [Sequence(self, index) for index in range(self.options.n)]
+        size = self.options.no_repeat
+        no_repeat = NoRepeat(size, self.text[-MAX_NO_REPEAT_CONTEXT:], self._id_of) if size else None
+        self._sequences = [
+            Sequence(self, index, no_repeat and no_repeat.copy()) for index in range(self.options.n)
+        ]
         return self._sequences
 
     def has_finished(self) -> bool:
@@ -237,7 +241,7 @@ class GenerationRequest(ScheduledRequest):
 class Sequence:
     """One completion: the characters it has taken, and those that may be sent."""
 
-    def __init__(self, request: GenerationRequest, index: int) -> None:
+    def __init__(self, request: GenerationRequest, index: int, no_repeat: NoRepeat | None) -> None:
         options = request.options
         self.request, self.index, self.options = request, index, options
         self.last_id = 0
@@ -253,9 +257,8 @@ class Sequence:
         self._described: list[CharacterLogprobs] = []  # of the held characters, if requested
         self._uniforms: list[float] = []  # of the positions from `_uniforms_start` on
         self._uniforms_start = 0
-        self.no_repeat = options.no_repeat
+        self.no_repeat = no_repeat
         self.adjustment = adjustment_of(options, len(request.characters) + 1)
-        self.written = request.text[-MAX_NO_REPEAT_CONTEXT:] if options.no_repeat else ""
 
     @property
     def remaining(self) -> int:
@@ -289,7 +292,7 @@ class Sequence:
         character = self._characters[chosen - 1]
         is_last = self._taken == self.options.max_characters
         if self.no_repeat:
-            self.written += character
+            self.no_repeat.append(character, chosen)
         if self.adjustment:
             self.adjustment.count(chosen)
         if self._sends_at_once:

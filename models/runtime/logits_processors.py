@@ -1,4 +1,4 @@
-"""Changes to the logits before a character is sampled: a bias per id, and penalties for repeated use.
+"""Changes to the logits before a character is sampled: biases, penalties for repeated use, banned repeats.
 
     adjusted[id] = logits[id] + bias[id] - frequency * uses[id] - presence * (uses[id] > 0)
 
@@ -6,10 +6,14 @@
 are the network's own, without these changes.
 """
 
+import copy
+from collections.abc import Mapping
+
 import numpy as np
 
 from models.runtime.decoding import Floats
 from models.runtime.requests import CompletionRequest
+from models.text.vocabulary import UNKNOWN_ID
 
 
 class Adjustment:
@@ -37,3 +41,35 @@ def adjustment_of(request: CompletionRequest, vocabulary_size: int) -> Adjustmen
     if request.logit_bias or request.presence_penalty or request.frequency_penalty:
         return Adjustment(request, vocabulary_size)
     return None
+
+
+class NoRepeat:
+    """Finds the characters that would repeat an n-gram of a text, in a time independent of its length.
+
+    The ids that followed each (n - 1)-gram are kept by its 64-bit hash, because n-grams may be long. In the
+    improbable case that two have the same hash, a character is banned that would repeat nothing.
+    """
+
+    def __init__(self, size: int, text: str, id_of: Mapping[str, int]) -> None:
+        """Take n-grams of `size` characters, and the text so far, whose characters may have no id."""
+        self._length = size - 1
+        self._end = ""  # the last n - 1 characters
+        self._followers: dict[int, tuple[int, ...]] = {}  # distinct ids
+        for character in text:
+            self.append(character, id_of.get(character, UNKNOWN_ID))
+
+    def copy(self) -> "NoRepeat":
+        """Return one that continues from here independently."""
+        other = copy.copy(self)
+        other._followers = self._followers.copy()
+        return other
+
+    def append(self, character: str, an_id: int) -> None:
+        """Add a character to the text."""
+        if an_id != UNKNOWN_ID and an_id not in (banned := self.banned()):
+            self._followers[hash(self._end)] = (*banned, an_id)
+        self._end = (self._end + character)[-self._length :] if self._length else ""
+
+    def banned(self) -> tuple[int, ...]:
+        """Return the ids of the characters that would repeat an n-gram."""
+        return self._followers.get(hash(self._end), ())

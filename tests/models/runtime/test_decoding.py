@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.runtime.batch_sampler import repeats
 from models.runtime.decoding import (
     MAX_SORTED_CHARACTERS,
     Ending,
@@ -285,11 +284,3 @@ def test_text_is_settled_at_once_only_if_nothing_ends_it_early() -> None:
 def test_stop_and_until_work_together() -> None:
     assert _run("ab;cd\n", Ending(stop=(";c",), until="line")) == ("ab", "stop")
     assert _run("ab;\nc", Ending(stop=(";c",), until="line")) == ("ab;", "line")
-
-
-@given(st.text("ab", max_size=12), st.integers(1, 5))
-def test_repeats_are_the_characters_that_would_repeat_a_run(text: str, length: int) -> None:
-    runs = {text[i : i + length] for i in range(len(text) - length + 1)}
-    end = text[max(0, len(text) - length + 1) :]
-    expected = {c for c in "ab" if end + c in runs}
-    assert repeats(text, length) == expected

@@ -244,13 +244,20 @@ def test_a_completion_is_unsure_above_its_entropy() -> None:
 
 
 def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion() -> None:
-    prompt = "a" + "b" * MAX_NO_REPEAT_CONTEXT
-    [completion], _ = begun(prompt=prompt, no_repeat=3, max_characters=5)
-    take(completion, "ca")
-    assert completion.written == "b" * MAX_NO_REPEAT_CONTEXT + "ca"
-    [completion], _ = begun(prompt=prompt, max_characters=5)
-    take(completion, "ca")
-    assert completion.written == ""
+    prompt = "bca" + "b" * (MAX_NO_REPEAT_CONTEXT - 1)  # without its first two characters
+    completions, _ = begun(prompt=prompt, no_repeat=3, n=2, max_characters=9)
+
+    def banned(completion: Completion) -> set[int]:
+        assert completion.no_repeat
+        return set(completion.no_repeat.banned())
+
+    assert [banned(completion) for completion in completions] == [{ID_OF["b"]}] * 2
+    take(completions[0], "c")
+    assert banned(completions[0]) == set()
+    take(completions[0], "abb")
+    assert banned(completions[0]) == {ID_OF["b"], ID_OF["c"]}
+    assert banned(completions[1]) == {ID_OF["b"]}
+    assert begun(prompt=prompt)[0][0].no_repeat is None
 
 
 def test_a_prediction_is_the_distribution_at_its_temperature() -> None:

@@ -1,9 +1,15 @@
+import sys
+from types import FrameType
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.errors import InvalidInput
 from models.runtime.engine import Engine
-from models.runtime.logits_processors import Adjustment, adjustment_of
+from models.runtime.logits_processors import Adjustment, NoRepeat, adjustment_of
 from models.runtime.requests import CompletionRequest
 from tests.models.runtime.engine_calls import bits_of, complete
 from tests.models.runtime.networks import CHARACTERS, saved_model
@@ -85,3 +91,43 @@ def test_beam_refuses_bias_and_penalties(engine: Engine) -> None:
     for options in ({"logit_bias": ((1, 1.0),)}, {"presence_penalty": 1.0}, {"frequency_penalty": 1.0}):
         with pytest.raises(InvalidInput, match="beam"):
             complete(engine, "abc", beam=2, **options)
+
+
+@given(st.text("ab?", max_size=12), st.text("ab", max_size=12), st.integers(1, 5))
+def test_banned_are_the_characters_that_would_repeat_an_n_gram(prompt: str, written: str, size: int) -> None:
+    ids = {"a": 1, "b": 2}
+    no_repeat = NoRepeat(size, prompt, ids)
+    for character in written:
+        no_repeat.append(character, ids[character])
+    text = prompt + written
+    n_grams = {text[i : i + size] for i in range(len(text) - size + 1)}
+    end = text[max(0, len(text) - size + 1) :]
+    assert set(no_repeat.banned()) == {ids[c] for c in "ab" if end + c in n_grams}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 20])
+def test_a_character_takes_as_many_operations_in_a_long_text_as_in_a_short_one(size: int) -> None:
+    counts = []
+    for length in (100, 10_000):
+        no_repeat = NoRepeat(size, "ab" * (length // 2), {"a": 1, "b": 2})
+        counts.append(operations(lambda: (no_repeat.banned(), no_repeat.append("a", 1))))  # noqa: B023
+        assert len(no_repeat._end) == size - 1 and len(no_repeat._followers) <= size + 1
+    assert counts[0] == counts[1] < 200
+
+
+def operations(call: Any) -> int:
+    """Return how many bytecode instructions a call executes."""
+    count, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
