@@ -16,7 +16,6 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import pickle
 import shutil
 import stat
 import subprocess
@@ -120,7 +119,7 @@ def compile_kernels(*modules: str) -> float:
     _choose_variants(modules)
     for module in modules:
         with _lock(module):
-            _import(module)
+            importlib.import_module(module)
             _mark_compiled(module)
     seconds = time.monotonic() - started
     if seconds > _LOG_S:
@@ -181,18 +180,6 @@ def compile_in_child_process(*modules: str) -> None:
         log.log(logging.WARNING if child.returncode else logging.INFO, "%s", printed)
     if child.returncode:
         log.warning("kernels could not be compiled in advance (exit status %d)", child.returncode)
-
-
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except (EOFError, pickle.UnpicklingError):  # numba does not handle truncated files
-        if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
-            raise
-        log.warning("the compiled kernels in %s are damaged; compiling them again", folder)
-        for path in Path(folder).glob("*/*.nb[ci]"):
-            path.unlink(missing_ok=True)
-        importlib.import_module(module)
 
 
 def is_compiled(module: str) -> bool:

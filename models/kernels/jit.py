@@ -17,11 +17,15 @@ Every function has explicit signatures, so that processes that start at the same
 
 import contextlib
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import binding, ir
 from numba import njit
+from numba.core.caching import FunctionCache
+
+log = logging.getLogger("nextchar.kernels")
 
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
@@ -65,15 +69,33 @@ def compiled(
 
     def compile_(function: Any) -> Any:
         function.__qualname__ += f"_{variant}" if variant else ""
-        dispatcher = None
-        # A folder that is not writable or a damaged cache file must not stop the process.
-        with contextlib.suppress(Exception):
-            dispatcher = njit(list(signatures), cache=True, **options)(function)
-        dispatcher = dispatcher or njit(list(signatures), **options)(function)
+        dispatcher = _cached(function, signatures, options) or njit(list(signatures), **options)(function)
         _call_by_address(dispatcher)
         return dispatcher
 
     return compile_
+
+
+def _cached(function: Any, signatures: Sequence[Any], options: dict[str, Any]) -> Any:
+    """Load a function from the cache, or compile and save it; return None if there is no usable cache.
+
+    A folder that is not writable or a damaged file must not stop the process. Damaged files are replaced.
+    """
+    cached = njit(list(signatures), cache=True, **options)
+    try:
+        return cached(function)
+    except Exception as error:  # noqa: BLE001 -- reading a damaged file may raise anything
+        with contextlib.suppress(Exception):
+            # Raises where nothing can be written.
+            FunctionCache(function).flush()  # type: ignore[no-untyped-call]
+            log.warning(
+                "the compiled code of %s.%s in the cache is damaged; compiling it again: %r",
+                function.__module__,
+                function.__qualname__,
+                error,
+            )
+            return cached(function)
+    return None
 
 
 def _call_by_address(dispatcher: Any) -> None:
