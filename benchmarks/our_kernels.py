@@ -25,7 +25,7 @@ def our_kernels(limits: Mapping[str, str]) -> dict[str, Any]:
         folder: the NUMBA_CACHE_DIR that makes other processes use the same; None: there is none
     """
     environment = {**os.environ, **limits}
-    if limits:  # measurements are kept by level below the data folder; a folder that is given has one level
+    if limits:  # measurements are kept by level below the data folder; an inherited folder has one level
         environment.pop("NUMBA_CACHE_DIR", None)
     command = [sys.executable, "-m", "benchmarks.our_kernels"]
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -4,7 +4,8 @@
 
 Machine code is valid for one processor type, compiler version and set of sources, so it is cached in
 `<data folder>/compiled/<fingerprint>`, whose fingerprint depends on all of them; machines and versions can
-share a data folder. The environment variable NUMBA_CACHE_DIR takes precedence.
+share a data folder. If the environment variable NUMBA_CACHE_DIR is set, it is cached in
+`<NUMBA_CACHE_DIR>/nextchar-<fingerprint>`.
 
 Numba reads that variable when it is imported, so call `use_cache_folder` before anything imports it.
 """
@@ -53,43 +54,66 @@ _LOG_S = 2.0  # longer than loading from the cache takes
 
 
 def use_cache_folder(data_dir: Path) -> None:
-    """Set NUMBA_CACHE_DIR to a folder in the data folder, unless it is set already.
+    """Set NUMBA_CACHE_DIR to a folder of this fingerprint, in the folder that it names or in the data folder.
 
-    If that folder cannot be used, a warning is logged and numba uses its default.
+    Child processes inherit it and keep it. If the folder cannot be used, a warning is logged and numba uses
+    its default.
     """
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        return
-    if folder := machine_folder(data_dir):
+    if folder := _cache_folder(data_dir):
         os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def _cache_folder(data_dir: Path) -> Path | None:
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    if not given:
+        return machine_folder(data_dir)
+    folder = Path(given).resolve()
+    if folder.name.endswith(fingerprint()):
+        return folder  # set by a parent process
+    folder /= f"nextchar-{fingerprint()}"
+    if not _make_private(folder):
+        return None
+    _delete_unused(folder.parent.glob("nextchar-*"))
+    return folder
 
 
 def machine_folder(data_dir: Path) -> Path | None:
     """Create and return the folder for data that is valid for this type of machine only.
 
-    It holds code that this process will run, so it must belong to this user and be writable by no other.
     Folders of other fingerprints are deleted after 30 days without use.
 
     Returns:
         None, after a logged warning, if the folder cannot be used.
     """
     folder = data_dir.resolve() / "compiled" / fingerprint()
+    if not _make_private(folder.parent, folder):
+        return None
+    _delete_unused(folder.parent.iterdir())
+    return folder
+
+
+def _make_private(*folders: Path) -> bool:
+    """Create folders and mark the last one as used; return whether it can be used, after a warning if not.
+
+    It holds code that this process will run, so each must belong to this user and be writable by no other.
+    """
+    folder = folders[-1]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for private in (folder.parent, folder):
+        for private in folders:
             if private.stat().st_uid == os.geteuid():
                 private.chmod(stat.S_IRWXU)
             status = private.stat()
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
                 raise PermissionError(f"{private} belongs to another user or is writable by others")
         tempfile.TemporaryFile(dir=folder).close()
-        os.utime(folder)  # marks it as used
+        os.utime(folder)
     except OSError as error:
         log.warning(
             "compiled kernels cannot be cached in %s; every process may compile them: %s", folder, error
         )
-        return None
-    _delete_unused(folder.parent)
-    return folder
+        return False
+    return True
 
 
 def fingerprint() -> str:
@@ -129,7 +153,7 @@ def compile_kernels(*modules: str) -> float:
 
 def needs_compiling(data_dir: Path) -> bool:
     """Return whether kernels are not in the cache yet, so that the first processes compile them."""
-    folder = os.environ.get("NUMBA_CACHE_DIR") or machine_folder(data_dir)
+    folder = _cache_folder(data_dir)
     return not all(folder and _mark(folder, module).exists() for module in _KERNELS)
 
 
@@ -243,8 +267,8 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _delete_unused(folder: Path) -> None:
-    for other in folder.iterdir():
+def _delete_unused(folders: Iterable[Path]) -> None:
+    for other in folders:
         with contextlib.suppress(OSError):
             if time.time() - other.stat().st_mtime > _UNUSED_S:
                 shutil.rmtree(other)

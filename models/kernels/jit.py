@@ -5,8 +5,8 @@ each function that calls them. Compiled functions call each other by address, so
 call takes some tens of nanoseconds, an inlined copy some tenths of a second of compiling.
 
 Machine code is cached on disk for the next process: in the folder of `models.kernels.compile_cache`, in
-NUMBA_CACHE_DIR, or else in `__pycache__`. If nothing can be written, every process compiles, which takes
-seconds.
+NUMBA_CACHE_DIR if a program does not set that folder, or else in `__pycache__`. If nothing can be written,
+every process compiles, which takes seconds.
 
 Numba invalidates its cache when the file of the compiled function changes, not when a file that it imports
 changes. The folder of `models.kernels.compile_cache` covers all files of this package. Without that folder

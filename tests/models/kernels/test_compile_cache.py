@@ -4,6 +4,7 @@ import fcntl
 import importlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from models.kernels import compile_cache, variants
 from models.kernels.compile_cache import (
+    _KERNELS,
     RUNTIME_KERNELS,
     SERVING,
     TRAINING,
@@ -45,11 +47,58 @@ def test_compiled_code_is_cached_in_a_private_folder_of_the_data_folder(tmp_path
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_environment_variable_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "/elsewhere")
-    use_cache_folder(tmp_path)
-    assert os.environ["NUMBA_CACHE_DIR"] == "/elsewhere"
-    assert list(tmp_path.iterdir()) == []
+def test_each_version_has_its_own_folder_in_the_one_that_the_user_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "named"
+    for version in ("0123456789abcdef", "fedcba9876543210"):
+        monkeypatch.setattr(compile_cache, "fingerprint", lambda version=version: version)
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(named))
+        for module in _KERNELS:
+            assert needs_compiling(tmp_path)
+            (named / f"nextchar-{version}" / f"{module}.compiled").touch()
+        assert not needs_compiling(tmp_path)
+        for _ in range(2):
+            use_cache_folder(tmp_path)
+            assert os.environ["NUMBA_CACHE_DIR"] == str(named / f"nextchar-{version}")
+    assert list(tmp_path.iterdir()) == [named]
+
+
+@pytest.mark.parametrize("isa", ["auto", "generic" if platform.machine() == "x86_64" else "neon"])
+def test_a_child_process_keeps_the_folder_of_its_parent(tmp_path: Path, isa: str) -> None:
+    program = """
+import os, pathlib, subprocess, sys
+from models.kernels.compile_cache import use_cache_folder
+use_cache_folder(pathlib.Path("data"))
+print(os.environ["NUMBA_CACHE_DIR"], flush=True)
+if len(sys.argv) < 2:
+    subprocess.run([sys.executable, "-c", os.environ["PROGRAM"], "child"], check=True)
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PROGRAM": program, "NEXTCHAR_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    (folder,) = tmp_path.iterdir()
+    assert done.stdout.split() == [str(folder)] * 2
+
+
+def test_a_folder_of_the_user_keeps_its_mode_and_its_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    for name in ("nextchar-old", "other"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - 31 * 86400,) * 2)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    use_cache_folder(tmp_path / "data")
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert sorted(tmp_path.iterdir()) == sorted([folder, tmp_path / "other"])
+    assert (tmp_path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o755, 0o700)
 
 
 @pytest.mark.parametrize("source", ["jit.py", "tile.py", "lstm_training.py", "lstm_inference.py"])
