@@ -142,7 +142,7 @@ def described(one: Measurement) -> str:
 
 
 def _measured_in_child(*options: str) -> list[Measurement]:
-    """Run `models.kernels.measurement`, again without a variant that crashed it."""
+    """Run `models.kernels.measurement`, again without a variant that crashed it; [] if it cannot start."""
     measurements: list[Measurement] = []
     while True:
         known = [f"{one.product}:{one.variant}" for one in measurements]
@@ -156,6 +156,9 @@ def _measured_in_child(*options: str) -> list[Measurement]:
         except subprocess.TimeoutExpired as error:
             ended, is_complete, said = f"it took longer than {_TIMEOUT_S:.0f} s", False, ""
             printed = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
+        except OSError as error:  # of starting it, which says nothing about the variants
+            log.warning("kernels could not be measured: %s", error)
+            return []
         running: Measurement | None = None
         for line in printed.splitlines():
             with contextlib.suppress(ValueError, TypeError):

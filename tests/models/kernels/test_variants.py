@@ -128,6 +128,25 @@ def test_an_interpreter_that_fails_at_once_is_a_warning(
     assert "kernels could not be measured: its process ended with status 1 no module" in caplog.text
 
 
+def test_a_child_process_that_cannot_be_started_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/no-such-program")
+    variants.check("int8")
+    variants.measure()
+    assert not variants.is_checked("int8") and not variants.is_complete()
+    assert caplog.text.count("kernels could not be measured: [Errno 2]") == 2
+
+
+def test_a_crash_is_not_kept_if_the_child_process_cannot_be_started_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = line("int8", "wide") + 'rm "$0"; kill -ILL $$\n'
+    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
+    variants.check("int8")
+    assert not variants.is_checked("int8")
+
+
 def test_a_variant_with_wrong_products_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = available(INT8)[-1]
     assert not measurement.measured("int8", kernel).failure
