@@ -19,7 +19,8 @@ MAX_BYTES = 1 << 30
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # zipfile raises RuntimeError for encrypted entries; numpy parses headers as Python literals.
 _ERRORS = (
-    ValueError, EOFError, KeyError, RuntimeError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error
+    ValueError, EOFError, KeyError, OverflowError, RuntimeError, SyntaxError, TypeError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_hostile_checkpoints_are_skipped_with_a_message(tmp_path: Path, checkpoi
     hostile = [archive_bytes(arrays | {"w": array_bytes(edit(np.ones(6)))}) for edit in (EDITS["pickled"],)]
     hostile += [
         archive_bytes(arrays | {"w": array_header(shape)})
-        for shape in ((1 << 38,), (1 << 33, 1 << 33), (-1,))
+        for shape in ((1 << 38,), (1 << 33, 1 << 33), (-1,), (0, 1 << 70))
     ]
     hostile += [
         archive_bytes(arrays | {"w": array_bytes(np.zeros(300 << 20, np.uint8))})
