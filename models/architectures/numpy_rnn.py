@@ -9,6 +9,8 @@ Backward, from the last step to the first, with d for the derivative of the loss
     dh[t] = dy[t] Wy' + dz[t+1] Wh'             from this step's prediction and from the next step
     dz[t] = dh[t] where h[t] > 0                through the relu
 
+An unknown character, id 0, is skipped: h[t] = h[t-1], dz[t] = 0, and dh[t] is passed on to h[t-1] as it is.
+
 The gradient of a weight is the sum over t of its input times the gradient of its output. The tests compare
 each with TensorFlow's.
 """
@@ -29,9 +31,10 @@ from models.config import NetworkConfig, TrainingConfig
 def forward(w: dict[str, Floats], ids: NDArray[np.int32]) -> tuple[Floats, Floats]:
     """Read ids (T, B) from a zero state: return the hidden units (T, B, H) and the logits (T, B, V)."""
     hs = w["Wx"][ids] + w["bh"]  # a row of Wx is the product of a one-hot character with Wx
+    known = (ids != 0)[..., None]  # (T, B, 1)
     h = np.zeros_like(hs[0])
     for t in range(len(ids)):
-        h = np.maximum(hs[t] + h @ w["Wh"], 0)
+        h = np.where(known[t], np.maximum(hs[t] + h @ w["Wh"], 0), h)
         hs[t] = h
     return hs, hs @ w["Wy"] + w["by"]
 
@@ -51,11 +54,13 @@ def backward(
     dy[target_indices] -= 1
     dy /= T * B
     dhs = dy @ w["Wy"].T
+    known = (ids != 0)[..., None]
     dz = np.empty_like(hs)
     from_next = np.zeros_like(hs[0])
     for t in reversed(range(T)):
-        dz[t] = (dhs[t] + from_next) * (hs[t] > 0)
-        from_next = dz[t] @ w["Wh"].T
+        dh = dhs[t] + from_next
+        dz[t] = dh * (known[t] & (hs[t] > 0))
+        from_next = np.where(known[t], dz[t] @ w["Wh"].T, dh)
 
     dWx = np.zeros_like(w["Wx"])
     np.add.at(dWx, ids, dz)

@@ -58,7 +58,9 @@ class ScanRNN:
         w, b = self._weights, ids.shape[1]
 
         def step(before: tuple[tf.Tensor, tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            h = tf.nn.relu(tf.matmul(x, w["Wx"]) + tf.matmul(before[0], w["Wh"]) + w["bh"])
+            new = tf.nn.relu(tf.matmul(x, w["Wx"]) + tf.matmul(before[0], w["Wh"]) + w["bh"])
+            unknown = x[:, :1]  # (B, 1): 1 for id 0, which is skipped
+            h = unknown * before[0] + (1 - unknown) * new
             return h, tf.matmul(h, w["Wy"]) + w["by"]
 
         zeros = (tf.zeros((b, self.config.units)), tf.zeros((b, self.vocabulary_size)))

@@ -26,10 +26,11 @@ class SequenceRNN(simple_rnn.SimpleRNN):
         """Predict after each of ids (T, B), from those before it in this window: logits (T, B, V)."""
         t, b = ids.shape
         x = tf.reshape(lookup(self._table(), tf.reshape(ids, (-1,))), (t, b, -1))
+        known = tf.cast(ids != 0, tf.float32)[..., None]  # (T, B, 1)
         h, has_begun = tf.zeros((b, self.config.units)), tf.zeros((b, 1))
         outputs = []
         for step in range(t):  # T is the network's context, at most 64
-            h = self._cell(x[step], h, has_begun)
+            h = known[step] * self._cell(x[step], h, has_begun) + (1 - known[step]) * h
             outputs.append(h)
         return self._output_logits(tf.concat(outputs, 0), t, b), state
 

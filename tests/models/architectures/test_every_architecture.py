@@ -62,6 +62,16 @@ def test_runtime_and_keras_give_the_training_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_training_treats_unknown_characters_as_the_runtime_does(name: str) -> None:
+    network = perturbed(small(name))
+    ids = random_ids(network.config.context or 9, B)
+    ids[0, 0] = ids[2, :2] = ids[-1, 1:] = 0
+    runtime = runtime_of(network)
+    logits, _ = runtime.step(ids, runtime.initial_state(B))
+    np.testing.assert_allclose(logits, training_logits(network, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_step_by_step_equals_one_pass(name: str) -> None:
     runtime, ids = runtime_of(perturbed(small(name))), random_ids(21, B, min_id=0)
     whole, end = runtime.step(ids, runtime.initial_state(B))
