@@ -5,7 +5,7 @@
 Machine code is valid for one processor type, compiler version and set of sources, so it is cached in
 `<data folder>/compiled/<fingerprint>`, whose fingerprint depends on all of them; machines and versions can
 share a data folder. If the environment variable NUMBA_CACHE_DIR is set, it is cached in
-`<NUMBA_CACHE_DIR>/nextchar-<fingerprint>`.
+`<NUMBA_CACHE_DIR>/nextchar-kernels-<fingerprint>`.
 
 Numba reads that variable when it is imported, so call `use_cache_folder` before anything imports it.
 """
@@ -70,10 +70,10 @@ def _cache_folder(data_dir: Path) -> Path | None:
     folder = Path(given).resolve()
     if folder.name.endswith(fingerprint()):
         return folder  # set by a parent process
-    folder /= f"nextchar-{fingerprint()}"
+    folder /= f"nextchar-kernels-{fingerprint()}"
     if not _make_private(folder):
         return None
-    _delete_unused(folder.parent.glob("nextchar-*"))
+    _delete_unused(folder.parent.glob("nextchar-kernels-*"))
     return folder
 
 

@@ -122,7 +122,7 @@ compile_in_child_process("nextchar.models.errors")
         timeout=500,
     )
     assert done.stderr == ""
-    assert list(tmp_path.glob("numba/nextchar-*/nextchar.models.errors.compiled"))
+    assert list(tmp_path.glob("numba/nextchar-kernels-*/nextchar.models.errors.compiled"))
 
 
 def test_the_installed_service_trains_and_completes(installed: Path, tmp_path: Path) -> None:

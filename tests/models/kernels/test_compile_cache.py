@@ -56,11 +56,11 @@ def test_each_version_has_its_own_folder_in_the_one_that_the_user_names(
         monkeypatch.setenv("NUMBA_CACHE_DIR", str(named))
         for module in _KERNELS:
             assert needs_compiling(tmp_path)
-            (named / f"nextchar-{version}" / f"{module}.compiled").touch()
+            (named / f"nextchar-kernels-{version}" / f"{module}.compiled").touch()
         assert not needs_compiling(tmp_path)
         for _ in range(2):
             use_cache_folder(tmp_path)
-            assert os.environ["NUMBA_CACHE_DIR"] == str(named / f"nextchar-{version}")
+            assert os.environ["NUMBA_CACHE_DIR"] == str(named / f"nextchar-kernels-{version}")
     assert list(tmp_path.iterdir()) == [named]
 
 
