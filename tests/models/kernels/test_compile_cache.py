@@ -91,13 +91,13 @@ def test_a_folder_of_the_user_keeps_its_mode_and_its_other_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o755)
-    for name in ("nextchar-old", "other"):
+    for name in ("nextchar-kernels-old", "nextchar-data", "other"):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - 31 * 86400,) * 2)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     use_cache_folder(tmp_path / "data")
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
-    assert sorted(tmp_path.iterdir()) == sorted([folder, tmp_path / "other"])
+    assert sorted(tmp_path.iterdir()) == sorted([folder, tmp_path / "nextchar-data", tmp_path / "other"])
     assert (tmp_path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o755, 0o700)
 
 
