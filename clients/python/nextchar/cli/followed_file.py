@@ -27,7 +27,8 @@ _GRACE_S = 1.0  # for which a program may still write to a renamed log
 class Position:
     """How far a log was read: `offset` bytes of the file with this identity.
 
-    `head` is the SHA-256 of its first `head_bytes`; `generation` counts the files that the log was.
+    `head` is the SHA-256 of its first `head_bytes`, which were read; `generation` counts the files that the
+    log was.
     """
 
     device: int
@@ -74,7 +75,9 @@ class FollowedFile:
             self._file = None
 
     def read(self, max_bytes: int, *, end: int | None = None) -> Chunk | None:
-        """Return the next complete lines, or None if there are none yet; up to the offset `end`, if given.
+        """Return the next complete lines, or None if there are none yet.
+
+        With `end`, the offset where a chunk that was read before ends, return that chunk again.
 
         Raises:
             OSError: the file cannot be read.
@@ -83,16 +86,18 @@ class FollowedFile:
             return None
         assert self._file is not None and self.position is not None
         position = self.position
-        limit = max_bytes if end is None else max(0, end - position.offset)
+        if end is not None and not 0 < end - position.offset <= max_bytes:
+            end = None  # no chunk
+        limit = max_bytes if end is None else end - position.offset
         data = os.pread(self._file, limit, position.offset)
-        if end is not None and len(data) == limit > 0:
-            return Chunk(data if data.endswith(b"\n") else data + b"\n", position, end)
+        if end is not None and len(data) == limit:
+            return self._chunk(data)
         complete = data.rfind(b"\n") + 1
         if complete:
-            return Chunk(data[:complete], position, position.offset + complete)
+            return self._chunk(data[:complete])
         # A line without end and the last one of a log that was rotated away are not waited for.
         if len(data) == max_bytes or (data and self._is_finished()):
-            return Chunk(data + b"\n", position, position.offset + len(data))
+            return self._chunk(data)
         has_next = not data and self._is_finished() and self._open_next()
         return self.read(max_bytes) if has_next else None
 
@@ -104,11 +109,17 @@ class FollowedFile:
 
     def advance(self, chunk: Chunk) -> None:
         """Advance past a chunk."""
-        assert self._file is not None
-        position = replace(chunk.start, offset=chunk.end)
-        if position.head_bytes < min(_HEAD_BYTES, position.offset):
-            position = _with_head(self._file, position)
-        self.position = position
+        self.position = replace(chunk.start, offset=chunk.end)
+
+    def _chunk(self, data: bytes) -> Chunk:
+        """Return what was read at the position as a chunk.
+
+        Its start has a fingerprint of its lines, too: once the file is deleted, another can have its inode.
+        """
+        assert self._file is not None and self.position is not None
+        end = self.position.offset + len(data)
+        start = _with_head(self._file, self.position, end)
+        return Chunk(data if data.endswith(b"\n") else data + b"\n", start, end)
 
     def _open(self) -> bool:
         """Open the file that the position is in, or the one at the path; return whether there is one."""
@@ -129,7 +140,7 @@ class FollowedFile:
             return True
         if file is None:
             return False
-        if self.position.offset:
+        if self.position.head_bytes:
             self._note(
                 f"{self.path} was rotated and the rotated file was not found; lines after byte"
                 f" {self.position.offset:,} may be missing"
@@ -141,7 +152,7 @@ class FollowedFile:
         status = os.fstat(file)
         offset = _end_of_lines(file, status.st_size) if at_end else 0
         position = Position(status.st_dev, status.st_ino, offset, generation=generation)
-        self.position = _with_head(file, position)
+        self.position = _with_head(file, position, offset)
         self._file, self._is_old, self._replaced_at_s = file, False, None
 
     def _is_whole(self) -> bool:
@@ -262,8 +273,8 @@ def _has_head(file: int, position: Position) -> bool:
     return os.fstat(file).st_size >= position.offset and _head(file, position.head_bytes) == position.head
 
 
-def _with_head(file: int, position: Position) -> Position:
-    count = min(_HEAD_BYTES, position.offset)
+def _with_head(file: int, position: Position, read_bytes: int) -> Position:
+    count = min(_HEAD_BYTES, read_bytes)
     return replace(position, head=_head(file, count), head_bytes=count)
 
 

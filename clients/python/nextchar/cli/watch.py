@@ -92,10 +92,14 @@ class _Log:
 
     def read(self) -> Chunk | None:
         """Return the lines to send next: those that may have been sent before, or new ones."""
-        chunk = None
-        if self.state.sending_to is not None:
-            chunk = self.file.read(_BATCH_BYTES, end=self.state.sending_to)
-        return chunk or self.file.read(_BATCH_BYTES)
+        return self.file.read(_BATCH_BYTES, end=self.state.sending_to) if self.open() else None
+
+    def open(self) -> bool:
+        """Open the log; return whether there is one. Forget what was being sent if that is another file."""
+        exists = self.file.open()
+        if self.file.position != self.state.position:
+            self.save(position=self.file.position, sending_to=None)
+        return exists
 
     def save(self, **changes: object) -> None:
         with self._lock:
@@ -138,9 +142,8 @@ class _Watching:
         for log in self.logs:
             if log.state.printed is None:
                 log.save(printed=first)
-            if not log.file.open():  # a log that is watched from its end begins now
+            if not log.open():  # a log that is watched from its end begins now
                 self.session.print_note(f"{log.path} does not exist yet; waiting for it")
-            log.save(position=log.file.position)
         threading.Thread(target=self._print_all, name="flagged lines", daemon=True).start()
         try:
             while True:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -184,6 +185,52 @@ def test_a_killed_command_sends_the_same_request_again(
     second = watch(log)
     second.until_printed("→→")
     assert sent(service) == 4
+
+
+def test_a_pending_request_of_a_deleted_log_is_not_one_of_the_next_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = tmp_path / "app.log"
+    notes: list[str] = []
+    session: Any = SimpleNamespace(client=SimpleNamespace(server="http://a"), print_note=notes.append)
+
+    def opened() -> contextlib.closing[watch_module._Log]:
+        return contextlib.closing(watch_module._Log(session, "m", path, from_start=True))
+
+    append(path, "a line of the first log", "another")
+    with opened() as log:
+        chunk = log.read()
+        assert chunk is not None
+        log.save(position=chunk.start, sending_to=chunk.end)  # and killed before the response
+    path.unlink()
+    append(path, *(f"line {i} of a longer log" for i in range(40_000)))
+    for _ in range(2):  # the second command reads what the first has saved
+        with opened() as log:
+            assert log.open()
+            first = log.read()
+            assert first is not None and log.state.sending_to is None
+            data = path.read_bytes()[: first.end]
+            assert (first.start.offset, first.data) == (0, data)
+            assert data.endswith(b"\n") and len(data) <= watch_module._BATCH_BYTES
+    assert [note for note in notes if "lines after byte 0 may be missing" in note]
+
+
+@pytest.mark.parametrize("pending", [2 * watch_module._BATCH_BYTES, 7, 0])
+def test_a_pending_request_that_no_command_has_sent_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pending: int
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = tmp_path / "app.log"
+    append(path, *(f"line {i}" for i in range(80_000)))
+    session: Any = SimpleNamespace(client=SimpleNamespace(server="http://a"), print_note=print)
+    with contextlib.closing(watch_module._Log(session, "m", path, from_start=True)) as log:
+        assert log.open()
+        log.save(position=log.file.position and replace(log.file.position, offset=7), sending_to=pending)
+    with contextlib.closing(watch_module._Log(session, "m", path, from_start=True)) as log:
+        chunk = log.read()
+        assert chunk is not None and 0 < len(chunk.data) <= watch_module._BATCH_BYTES
+        assert chunk.data == path.read_bytes()[7 : chunk.end]
 
 
 def test_a_log_is_watched_by_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
