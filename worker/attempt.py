@@ -26,7 +26,7 @@ from worker.hooks import Hooks, StopReason
 from worker.job_events import JobEvents, try_redis
 from worker.main import STOP_SIGNAL
 from worker.settings import WorkerSettings
-from worker.storage_errors import storage_problem
+from worker.storage_errors import ScratchFull, storage_problem
 
 if TYPE_CHECKING:  # heavy
     from opentelemetry.trace import Span
@@ -206,11 +206,12 @@ class Attempt:
         self._events.add_message(f"{problem.message}; the job continues when the storage works again")
         self._save_unsaved()
         pauses = 1 if self._has_saved else self.job.storage_pauses + 1
+        scratch_bytes = problem.needed_bytes if isinstance(problem, ScratchFull) else 0
         self._finish(
             JobStatus.PAUSED,
             pause_reason=JobError(code=problem.code, message=problem.message),
             storage_pauses=pauses,
-            needed_bytes=max(self._needed_bytes, 2 * self.checkpoints.newest_bytes),
+            needed_bytes=max(self._needed_bytes, 2 * self.checkpoints.newest_bytes, scratch_bytes),
         )
 
     def _fail(self, code: str, message: str) -> None:
@@ -317,7 +318,7 @@ class Attempt:
             try:
                 return call()
             except Exception as error:
-                if storage_problem(error) is None or unless():
+                if storage_problem(error) is None or isinstance(error, ScratchFull) or unless():
                     raise
                 log.info("%s: retrying in %g s: %s", self.job.id, wait_s, error)
             self._shutdown.wait(wait_s)

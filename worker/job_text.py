@@ -1,5 +1,7 @@
 """Reads the texts of a job: its corpus as ids, the text to mix in, and what its masked values look like."""
 
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from models.runtime.session import open_network
 from models.text import mask_values
 from models.text.mask_values import MaskValues
 from models.text.masks import Masks
+from store.blobs import domain_errors
 from store.corpora import Corpora
 from store.corpus import Corpus
 from store.jobs import JobRequest
@@ -21,6 +24,9 @@ from worker import advice
 from worker.chunked_ids import CorpusChunks, narrowest_type
 from worker.mixing import SecondText
 from worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
+from worker.storage_errors import ScratchFull
+
+_UTF8_BYTE_VALUES = 243  # bytes that occur in UTF-8
 
 _SHUFFLED = (
     "the lines are records: they are shuffled with the job's seed, and lines drawn at random are held out; if"
@@ -51,6 +57,7 @@ def read_job_text(
     pieces: Iterable[str],
     *,
     characters: int | None,
+    distinct: int,
     size_bytes: int,
     required: str,
     scratch: Path,
@@ -58,13 +65,14 @@ def read_job_text(
 ) -> Text:
     """Return the text of a job as ids; of records, its lines in an order that depends on the seed alone.
 
-    `characters` is the length of the text, if it is known.
+    `characters` is the length of the text, if it is known; it has at most `distinct` distinct characters.
 
     Raises:
         InvalidInput: the text is too short, or records have too few lines.
     """
     fraction = request.training.validation_fraction
     options: dict[str, Any] = {
+        "distinct": distinct,
         "alphabet": request.alphabet,
         "coverage": request.coverage,
         "required": required,
@@ -101,14 +109,42 @@ def check_length(characters: int) -> None:
         )
 
 
+def max_distinct(request: JobRequest, corpus: Corpus) -> int:
+    """Return how many distinct characters the text of a job has at most, placeholders of masks included."""
+    if request.alphabet == "bytes" and corpus.encoding == "utf-8":
+        return _UTF8_BYTE_VALUES
+    return corpus.distinct_characters + len(request.masks)
+
+
+def check_scratch(
+    request: JobRequest, corpora: Corpora, corpus: Corpus, *, scratch: Path, cache_bytes: int | None
+) -> None:
+    """Raise ScratchFull if the texts of a job do not fit in the scratch folder."""
+    limit = sys.maxsize if cache_bytes is None else cache_bytes
+    needed = _max_ids_bytes(request, corpus)
+    needed = needed + corpus.bytes if request.kind == "records" else min(needed, limit)
+    if request.mix and request.mix.corpus != request.corpus:
+        needed += min(_max_ids_bytes(request, corpora.get(request.mix.corpus)), limit)
+    with domain_errors():
+        scratch.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(scratch).free
+    if free < needed:
+        raise ScratchFull(scratch, needed_bytes=needed, free_bytes=free)
+
+
 def chunks_beyond_cache(
-    request: JobRequest, corpora: Corpora, corpus: Corpus, characters: int, *, cache_bytes: int | None
+    request: JobRequest, corpora: Corpora, corpus: Corpus, *, cache_bytes: int | None
 ) -> CorpusChunks | None:
     """Return the chunks of a corpus whose ids do not fit into the cache; None if they do."""
-    bytes_per_id = narrowest_type(corpus.distinct_characters + 1).itemsize
-    if cache_bytes is None or characters * bytes_per_id <= cache_bytes:
+    if cache_bytes is None or _max_ids_bytes(request, corpus) <= cache_bytes:
         return None
     return CorpusChunks(corpora, corpus.id, request.alphabet, cache_bytes, tuple(request.masks))
+
+
+def _max_ids_bytes(request: JobRequest, corpus: Corpus) -> int:
+    """Return how many bytes the ids of a corpus take; with masks at most, as these shorten the text."""
+    bytes_per_id = narrowest_type(max_distinct(request, corpus) + 1).itemsize
+    return unmasked_characters(request, corpus) * bytes_per_id
 
 
 def masked_pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
@@ -132,7 +168,7 @@ def second_text(
     text: Text,
     *,
     scratch: Path,
-    chunks_of: Callable[[Corpus, int], CorpusChunks | None],
+    chunks_of: Callable[[Corpus], CorpusChunks | None],
     cores: int,
     on_event: Callable[[str, dict[str, Any]], None],
 ) -> SecondText | None:
@@ -148,9 +184,9 @@ def second_text(
         ids = text.train
     else:
         corpus = corpora.get(mix.corpus)
-        chunks = chunks_of(corpus, unmasked_characters(request, corpus))
+        chunks, distinct = chunks_of(corpus), max_distinct(request, corpus)
         pieces = masked_pieces(request, corpora, corpus.id)
-        ids = read_ids(pieces, text.vocabulary, scratch=scratch, chunks=chunks)
+        ids = read_ids(pieces, text.vocabulary, distinct=distinct, scratch=scratch, chunks=chunks)
     if mix.teacher is None:
         return SecondText(ids, mix.fraction, mix.targets)
     saved = models.get(mix.teacher)

@@ -28,9 +28,11 @@ from worker.export import int8_file, saved_files
 from worker.hooks import Hooks, StopReason
 from worker.job_text import (
     check_length,
+    check_scratch,
     chunks_beyond_cache,
     mask_values_files,
     masked_pieces,
+    max_distinct,
     notes_on_text,
     read_job_text,
     second_characters,
@@ -83,16 +85,17 @@ def train_model(
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.
         NotFound: the corpus, or the model to start from, was deleted.
-        StorageFull: `scratch` has no room for the ids of the corpus.
+        StorageFull: `scratch` has no room for the ids of the corpus (ScratchFull: nothing was read).
     """
     began = time.monotonic()
     request, on_event = job.request, hooks.event
     corpus = corpora.get(request.corpus)
     characters = unmasked_characters(request, corpus)
     check_length(characters)
+    check_scratch(request, corpora, corpus, scratch=scratch, cache_bytes=corpus_cache_bytes)
     pieces = partial(masked_pieces, request, corpora, corpus.id)
     chunks_of = partial(chunks_beyond_cache, request, corpora, cache_bytes=corpus_cache_bytes)
-    chunks = chunks_of(corpus, characters) if request.kind != "records" else None
+    chunks = chunks_of(corpus) if request.kind != "records" else None
     if not resume:
         for sentence in notes_on_text(request, pieces, chunks):
             on_event("message", {"text": sentence})
@@ -105,6 +108,7 @@ def train_model(
             request,
             pieces(),
             characters=None if request.masks else characters,
+            distinct=max_distinct(request, corpus),
             size_bytes=corpus.bytes,
             required=required,
             scratch=scratch,

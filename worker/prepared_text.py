@@ -129,11 +129,14 @@ def _part(ids: Ids, start: int, end: int) -> Ids:
 class StoredText:
     """A text in a file, as numbers from 1 on, which characters get as they are first seen."""
 
-    def __init__(self, pieces: Iterable[str], scratch: Path | None = None) -> None:
-        """Read a text; its file is in the folder `scratch`, by default the system's. Raises StorageFull."""
+    def __init__(self, pieces: Iterable[str], scratch: Path | None = None, *, distinct: int = 0) -> None:
+        """Read a text; its file is in the folder `scratch`, by default the system's. Raises StorageFull.
+
+        The file is written again, with wider numbers, if there are more than `distinct` distinct characters.
+        """
         self._points = np.zeros(1, np.int64)  # the code point of each number
         self._counts = np.zeros(1, np.int64)  # of each number
-        self._number_of_point = np.zeros(CODE_POINTS, np.uint8)
+        self._number_of_point: NDArray[Any] = np.zeros(CODE_POINTS, narrowest_type(distinct + 1))
         with domain_errors(), ExitStack() as stack:
             file = stack.enter_context(temporary_file(scratch))
             for piece in pieces:
@@ -177,7 +180,7 @@ class StoredText:
         first = len(self._points)
         self._points = np.concatenate([self._points, points.astype(np.int64)])
         self._counts = np.concatenate([self._counts, np.zeros(len(points), np.int64)])
-        dtype = narrowest_type(len(self._points))
+        dtype = max(self._number_of_point.dtype, narrowest_type(len(self._points)))
         self._number_of_point = self._number_of_point.astype(dtype, copy=False)
         self._number_of_point[points] = np.arange(first, len(self._points))
         return dtype
@@ -197,6 +200,7 @@ def read_text(
     *,
     trained: Callable[[int], int],
     characters: int | None = None,
+    distinct: int = 0,
     alphabet: Alphabet = "characters",
     coverage: float = 1.0,
     required: str = "",
@@ -210,6 +214,7 @@ def read_text(
         trained: returns, for the length of the text, that of the part that is trained on; what follows is
             held out.
         characters: the length of the text, if it is known.
+        distinct: the number of its distinct characters, or more, if it is known.
         alphabet: what a character is.
         coverage: the fraction of the training part that the vocabulary must cover; rarer ones are unknown.
         required: characters that the vocabulary has in any case.
@@ -226,7 +231,7 @@ def read_text(
         counts, held_out_counts = _count(index.pieces(chunks), first=trained(length))
         total = int(counts.sum() + held_out_counts.sum())
     else:
-        stored = StoredText(pieces, scratch)
+        stored = StoredText(pieces, scratch, distinct=distinct)
         total = len(stored)
     if characters is not None and total != characters:
         raise Unavailable(
@@ -272,12 +277,13 @@ def read_ids(
     pieces: Iterable[str],
     vocabulary: Vocabulary,
     *,
+    distinct: int = 0,
     scratch: Path | None = None,
     chunks: CorpusChunks | None = None,
 ) -> StoredIds | ChunkedIds:
-    """Return the ids of a text in a given vocabulary; with `chunks` as `read_text`. Raises StorageFull."""
+    """Return the ids of a text in a given vocabulary; arguments as of `read_text`. Raises StorageFull."""
     if chunks is None:
-        return StoredText(pieces, scratch).ids(vocabulary)
+        return StoredText(pieces, scratch, distinct=distinct).ids(vocabulary)
     index = ChunkIndex()
     for _ in index.pieces(chunks):
         pass

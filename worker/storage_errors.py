@@ -1,6 +1,7 @@
 """Recognizes errors of the storage and the scratch folder, after which a job can be retried."""
 
 import errno
+from pathlib import Path
 
 from models.errors import DomainError, StorageFull, Unavailable
 from store.blobs import as_domain_error
@@ -21,6 +22,17 @@ _STORAGE_ERRNOS = frozenset(
         errno.ETIMEDOUT,
     }
 )
+
+
+class ScratchFull(StorageFull):
+    """The scratch folder has too little room for the texts of a job, of which none was read yet."""
+
+    def __init__(self, scratch: Path, *, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(
+            f"the job needs {needed_bytes:,} bytes in {scratch}, where {free_bytes:,} are free; free disk"
+            " space there"
+        )
+        self.needed_bytes = needed_bytes
 
 
 def storage_problem(error: Exception) -> DomainError | None:

@@ -31,6 +31,7 @@ from worker import tasks
 from worker.attempt import Attempt
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.settings import WorkerSettings
+from worker.storage_errors import ScratchFull
 
 NETWORK = NetworkConfig(units=32, embedding=8)
 
@@ -175,6 +176,27 @@ def test_scratch_folder_that_fails_pauses_the_job(desk: Desk, number: int) -> No
     desk.attempt(cannot_train(OSError(number, os.strerror(number))))
     assert desk.now.waits_for_storage
     assert desk.jobs.checkpoint_step(desk.job.id) == 3
+
+
+def test_a_scratch_folder_that_is_too_small_pauses_the_job_until_there_is_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(_: Attempt) -> Any:
+        raise ScratchFull(Path("/data/scratch"), needed_bytes=5_000_000_000, free_bytes=1_000)
+
+    desk.attempt(outcome)
+    paused = desk.now
+    assert desk.outcomes == 1, "another attempt a second later has no more room"
+    assert paused.pause_reason is not None and paused.pause_reason.code == "storage_full"
+    assert "5,000,000,000 bytes in /data/scratch, where 1,000 are free" in paused.pause_reason.message
+    assert paused.needed_bytes == 5_000_000_000
+    monkeypatch.setattr("store.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
+    monkeypatch.setattr(type(desk.blobs), "free_bytes", lambda _: 5_000_000_000)
+    desk.reconciler.run()
+    assert desk.now == paused
+    monkeypatch.setattr(type(desk.blobs), "free_bytes", lambda _: 6_000_000_000)
+    desk.attempt_after_wait()
+    assert desk.now.status is JobStatus.SUCCEEDED
 
 
 @pytest.mark.parametrize(

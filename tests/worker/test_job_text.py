@@ -1,16 +1,23 @@
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from store.corpora import Corpora
 from store.corpus_upload import Upload
-from store.jobs import JobRequest
+from store.jobs import JobRequest, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
+from worker.hooks import Hooks
 from worker.job_text import masked_pieces, second_characters, second_text
 from worker.mixing import SecondText
+from worker.pipeline import train_model
 from worker.prepared_text import Text
+from worker.storage_errors import ScratchFull
 
 
 def _add(corpora: Corpora, text: bytes, scratch: Path) -> str:
@@ -66,3 +73,74 @@ def test_of_a_text_mixed_with_itself_nothing_held_out_is_trained_on(tmp_path: Pa
     text = Text.split(characters, validation_fraction=0.1)
     mixed = _second_text(_request(own, own), corpora, text, tmp_path)
     np.testing.assert_array_equal(np.asarray(mixed.ids), np.asarray(text.train))
+
+
+WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) * 2 + "\n"
+"""601 characters, 301 of them distinct, in 1,801 bytes."""
+PLAIN = "a line of a text\n" * 40
+"""680 characters."""
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "cache_bytes", "needed_bytes"),
+    [
+        (PLAIN, {}, None, 680),
+        (PLAIN, {}, 1000, 680),
+        (PLAIN, {}, 500, 500),
+        (PLAIN, {"masks": ("timestamp", "digits")}, None, 680),
+        (PLAIN, {"kind": "records"}, 500, 680 + 680),
+        (WIDE, {}, None, 2 * 601),
+        (WIDE, {"alphabet": "bytes"}, None, 1801),
+        (WIDE, {"kind": "records"}, None, 2 * 601 + 1801),
+        (WIDE[:255] * 3, {"masks": ("digits",)}, None, 2 * 765),
+        (PLAIN, {"mix": WIDE}, None, 680 + 2 * 601),
+        (PLAIN, {"mix": WIDE}, 1000, 680 + 1000),
+        (PLAIN, {"mix": PLAIN}, None, 680),
+    ],
+)
+def test_a_text_that_does_not_fit_in_the_scratch_folder_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str,
+    fields: dict[str, Any],
+    cache_bytes: int | None,
+    needed_bytes: int,
+) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    corpus = _add(corpora, text.encode(), tmp_path)
+    if "mix" in fields:
+        other = _add(corpora, fields["mix"].encode(), tmp_path)
+        fields = {"mix": Mix(corpus=other, targets="text")}
+    request = JobRequest(
+        corpus=corpus, name="m", network=NetworkConfig(), training=TrainingConfig(), **fields
+    )
+    free_bytes = needed_bytes - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+
+    class Read(Exception):
+        """The corpus was read."""
+
+    def read(*_: Any, **__: Any) -> Any:
+        raise Read
+
+    def train() -> None:
+        train_model(
+            Jobs(blobs).create(request),
+            corpora=corpora,
+            models=Models(blobs),
+            scratch=tmp_path / "scratch",
+            cores=1,
+            corpus_cache_bytes=cache_bytes,
+            resume=None,
+            hooks=Hooks(),
+        )
+
+    monkeypatch.setattr(corpora, "pieces", read)
+    monkeypatch.setattr(corpora, "chunks", read)
+    with pytest.raises(ScratchFull) as caught:
+        train()
+    assert caught.value.needed_bytes == needed_bytes
+    free_bytes += 1
+    with pytest.raises(Read):
+        train()

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
 from models.errors import StorageFull, Unavailable
 from models.text.vocabulary import Vocabulary
+from worker import prepared_text
 from worker.prepared_text import Text, read_text, trained_characters
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,27 @@ def test_numbers_are_widened_when_another_character_does_not_fit(tmp_path: Path)
     pieces = [characters[:200], characters[:260], characters[250:65_000], "a", characters, "a"]
     text = read_text(pieces, trained=lambda length: length - 1, scratch=tmp_path)
     assert text.train.mapped.itemsize == 4
+    assert text.vocabulary.decode(np.concatenate([text.train[:], text.validation[:]])) == "".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("distinct", "bytes_per_id"), [(255, 1), (256, 2), (65_535, 2), (65_536, 4), (70_000, 4)]
+)
+def test_numbers_are_not_widened_if_the_count_of_characters_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distinct: int, bytes_per_id: int
+) -> None:
+    opened: list[object] = []
+
+    def temporary_file(folder: Path | None) -> IO[bytes]:
+        opened.append(folder)
+        return tempfile.TemporaryFile(dir=folder)
+
+    monkeypatch.setattr(prepared_text, "temporary_file", temporary_file)
+    characters = "".join(map(chr, range(0x20000, 0x20000 + distinct)))
+    pieces = [characters[:200], characters[:260], characters, "".join(reversed(characters))]
+    text = read_text(pieces, trained=lambda length: length - 1, scratch=tmp_path, distinct=distinct)
+    assert opened == [tmp_path]
+    assert text.train.mapped.itemsize == bytes_per_id
     assert text.vocabulary.decode(np.concatenate([text.train[:], text.validation[:]])) == "".join(pieces)
 
 
