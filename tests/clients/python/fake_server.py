@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Self
@@ -160,6 +161,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.training = FakeTraining()
         self.corpora: dict[str, dict[str, Any]] = {}
+        self.permitted_names = "*"  # of corpora
         self.models = ["fake@2", "fake@1"]
         self.damaged_models: list[dict[str, str]] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []  # method, path, headers, body
@@ -524,8 +526,8 @@ def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, An
     except UnicodeDecodeError as error:
         raise _Refused(422, "corpus_not_utf8", f"the text is not UTF-8 at offset {error.start}") from None
     digest = hashlib.sha256(body).hexdigest()
-    if name and any(c["name"] == name and c["sha256"] != digest for c in fake.corpora.values()):
-        raise _Refused(409, "name_taken", f"the name {name!r} is taken")
+    if name and not fnmatch(name, fake.permitted_names):
+        raise _Refused(403, "corpus_name_not_permitted", f"the corpus name {name!r} does not match")
     fake.corpora[digest] = {
         "id": f"corpus_{digest[:24]}",
         "object": "corpus",

@@ -143,23 +143,27 @@ def upload(
     encoding: str | None = None,
     kind: TextKind | None = None,
     deduplicate: bool = False,
+    is_named: bool = True,
 ) -> Corpus:
     """Upload a file, the files of a folder or archive, or standard input for `-`.
 
-    A file named `*.gz` is decompressed, unless it is uploaded as bytes. The default name is the file's.
-    Raises OSError.
+    A file named `*.gz` is decompressed, unless it is uploaded as bytes. Without a name it has the file's, if
+    `is_named`. Raises OSError.
     """
     lines: Literal["lines"] | None = "lines" if deduplicate else None
     add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
     if str(file) == "-":
         return add(standard_input(), name=name)
-    if file.is_dir():
-        archive = folder_archive(file, _files_of(session, file))
-        return add(archive, name=name or name_of(file.resolve()), archive="tar")
-    if file.suffix.lower() == ".gz" and archive_format(file) is None and encoding is None:
-        return add(gunzip(file), name=name or name_of(file.with_suffix("")))
+    is_folder = file.is_dir()
+    is_compressed = file.suffix.lower() == ".gz" and archive_format(file) is None and encoding is None
+    if not name and is_named:
+        name = name_of(file.resolve() if is_folder else file.with_suffix("") if is_compressed else file)
+    if is_folder:
+        return add(folder_archive(file, _files_of(session, file)), name=name, archive="tar")
+    if is_compressed:
+        return add(gunzip(file), name=name)
     with file.open("rb") as text:
-        return add(text, name=name or name_of(file), archive=archive_format(file))
+        return add(text, name=name, archive=archive_format(file))
 
 
 def _files_of(session: Session, folder: Path) -> list[Path]:

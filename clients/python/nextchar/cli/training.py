@@ -292,11 +292,11 @@ def _corpus_of(session: Session, source: str) -> Corpus:
 
 
 def _upload(session: Session, file: Path, *, encoding: str | None) -> str:
-    """Upload a file; return the id of its corpus."""
+    """Upload a file; return the id of its corpus, which is named after the file if the key permits that."""
     try:
         return corpora.upload(session, file, None, encoding=encoding)["id"]
     except ServerError as error:
-        if error.code != "name_taken":
+        if error.code != "corpus_name_not_permitted":
             raise
-        with file.open("rb") as text:  # an earlier text of this file has the name
-            return session.client.add_corpus(text, encoding=encoding)["id"]
+        session.print_note(f"{error}; uploading {file} again without a name")
+        return corpora.upload(session, file, None, encoding=encoding, is_named=False)["id"]

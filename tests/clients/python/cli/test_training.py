@@ -1,5 +1,6 @@
 """`nextchar train` sends the options that were given, uploads files, and reports the result."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -118,7 +119,31 @@ def test_train_takes_the_corpus_where_a_file_has_its_name_and_says_so(
     run("train", "./words", "--name", "n", "--no-follow")
     old, new = server.corpora.values()
     assert [body["corpus"] for body in server.bodies("POST", "/v1/jobs")] == ["words", new["id"]]
-    assert (old["name"], new["name"]) == ("words", None)  # the name is taken by the text before
+    assert (old["name"], new["name"]) == ("words", "words")  # which is its next version
+
+
+@pytest.mark.parametrize("source", ["words.txt", "words.log.gz", "words"])
+def test_train_uploads_without_a_name_if_the_key_does_not_permit_that_of_the_file(
+    run: Run, server: FakeServer, tmp_path: Path, source: str
+) -> None:
+    server.permitted_names = "team-*"
+    path = tmp_path / source
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(b"some words\n"))
+    elif path.suffix:
+        path.write_text("some words\n")
+    else:
+        path.mkdir()
+        (path / "a.txt").write_text("some words\n")
+    found = run("train", str(path), "--name", "team-a", "--no-follow")
+    assert (found.status, found.out) == (0, "job_1\n")
+    assert "words" in found.err and "without a name" in found.err
+    (corpus,) = server.corpora.values()
+    assert corpus["name"] is None
+    assert path.is_dir() or corpus["sample"] == "some words\n"
+    assert server.bodies("POST", "/v1/jobs") == [{"corpus": corpus["id"], "name": "team-a"}]
+    archive = {"archive": "tar"} if path.is_dir() else {}
+    assert server.uploads[-1] == archive
 
 
 def test_train_names_what_is_missing(
