@@ -13,6 +13,7 @@ is masked in pieces, because each of its many searches can read it to its end.
 ('port ⓝ ssh2', 10)
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,7 @@ MAX_MASKS = 16
 MAX_PATTERN_CHARACTERS = 500
 _MAX_LINE_CHARACTERS = 1 << 24  # in a corpus
 _MAX_COMPILED_BYTES = 2 << 20  # of an expression; RE2 rejects larger ones
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # an invalid byte in a string; RE2 searches UTF-8
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class Masks:
 
     def _found_in_text(self, line: str, pattern: Any) -> Iterator[tuple[int, int, int]]:
         """Yield the matches that are not empty; the mask is -1 for a short number."""
-        for match in pattern.finditer(line):
+        for match in pattern.finditer(_LONE_SURROGATE.sub("\ufffd", line)):
             start, end = match.span()
             if start < end:
                 yield start, end, next((i for g, i in self._group_of.items() if match.start(g) >= 0), -1)

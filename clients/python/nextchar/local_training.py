@@ -24,6 +24,7 @@ from models.machine import available_cores
 from models.saved_model import Card, SavedModel
 from models.validation_errors import first_problem
 from nextchar.local import CACHE_FOLDER, Model
+from nextchar.upload import surrogate_advice
 from store.corpora import Corpora
 from store.corpus import Corpus
 from store.corpus_statistics import Encoding
@@ -141,6 +142,9 @@ def _add(corpora: Corpora, text: str | bytes | Path, spool: Path, *, is_bytes: b
         with Upload(spool, limit_bytes=1 << 40, encoding=encoding) as upload:
             upload.feed(text.encode() if isinstance(text, str) else text)
             return corpora.add(upload)[0]
+    except UnicodeEncodeError as error:
+        message = f"train: {surrogate_advice(error)}"
+        raise InvalidInput(message, code="corpus_not_utf8", param="text") from None
     except InvalidInput as error:
         sentence = error.message.replace("upload it with encoding=bytes", 'train with alphabet="bytes"')
         raise InvalidInput(f"train: {sentence}", code=error.code, param="text") from None

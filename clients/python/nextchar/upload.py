@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from nextchar.errors import NextcharError
+
 Content = bytes | IO[bytes] | Iterable[bytes]
 """The body of a request."""
 
@@ -23,11 +25,12 @@ _PIECE_BYTES = 1 << 16
 
 
 def upload_body(text: Text) -> Content:
-    """Return a body that httpx sends with the right length or in chunks."""
-    if isinstance(text, str):
-        return text.encode()
-    if isinstance(text, bytes):
-        return text
+    """Return a body that httpx sends with the right length or in chunks.
+
+    Raises NextcharError, perhaps when the body is read: a text has a lone surrogate.
+    """
+    if isinstance(text, str | bytes):
+        return _encoded(text)
     if isinstance(text, Path):
         return _file_pieces(text)
     read: Callable[[int], str | bytes] | None = getattr(text, "read", None)
@@ -90,7 +93,18 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _encoded(piece: str | bytes) -> bytes:
-    return piece.encode() if isinstance(piece, str) else piece
+    try:
+        return piece.encode() if isinstance(piece, str) else piece
+    except UnicodeEncodeError as error:
+        raise NextcharError(surrogate_advice(error)) from None
+
+
+def surrogate_advice(error: UnicodeEncodeError) -> str:
+    """Return a sentence that says what to do with a text that has a lone surrogate."""
+    return (
+        f"the text has {error.object[error.start]!r}, a lone surrogate, which UTF-8 cannot encode; if it"
+        ' is from a file with invalid bytes, read that with errors="replace", or give its bytes'
+    )
 
 
 def _file_pieces(path: Path) -> Iterator[bytes]:

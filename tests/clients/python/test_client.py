@@ -198,6 +198,16 @@ def test_a_job_is_waited_for_with_its_progress(client: Any, server: FakeServer) 
     assert [event["type"] for event in job][:2] == ["message", "metrics"]
 
 
+def test_a_text_with_an_invalid_byte_is_refused_with_advice(client: Any, server: FakeServer) -> None:
+    text = "é\udce9 12"  # as open(…, errors="surrogateescape") reads it
+    for given in (text, ["a", text], io.StringIO(text)):
+        with pytest.raises(NextcharError, match=r"'\\udce9'.*errors=\"replace\""):
+            client.add_corpus(given)
+    with pytest.raises(NextcharError, match=r"'\\udce9'.*errors=\"replace\""):
+        client.train(name="n", text=text)
+    assert not server.bodies("POST", "/v1/jobs")
+
+
 def test_a_text_is_uploaded_before_it_is_trained_on(client: Any, server: FakeServer) -> None:
     client.train(text="new text", name="mine")
     [body] = server.bodies("POST", "/v1/jobs")

@@ -72,12 +72,23 @@ def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model
         model.score("five boxing wizards jump quickly")
 
 
+def test_text_with_an_invalid_byte_is_refused_with_advice() -> None:
+    text = TEXT + "é\udce9 12"  # as open(…, errors="surrogateescape") reads it
+    with pytest.raises(InvalidInput, match=r"'\\udce9'.*errors=\"replace\"") as caught:
+        nextchar.train(text, preset="tiny", steps=2, progress=False)
+    assert (caught.value.code, caught.value.param) == ("corpus_not_utf8", "text")
+
+
 def test_prompts_of_a_masked_model_are_masked() -> None:
     text = "".join(f"took {i * 37} ms\n" for i in range(400))
     with nextchar.train(text, preset="tiny", steps=2, masks=["numbers"], progress=False) as model:
         assert set(model.characters) == set("took ⓝms\n")
         assert model.complete("took 12", seed=1) == model.complete("took 4711", seed=1)
         assert model.next("took 12") == model.next("took 4711")
+        line = "é\udce9 12"  # with an invalid byte
+        assert len(model.complete(line, max_characters=3)) == 3
+        assert len(model.surprisal(line)) == len(line)
+        assert len(model.score([line])) == 1
 
 
 def test_a_pickled_model_gives_the_same_where_it_is_loaded_again(model: nextchar.Model) -> None:

@@ -165,3 +165,15 @@ def test_matches_in_bytes_are_those_in_text(text: str) -> None:
         assert [value.is_short for _, value in masks.values(line, short_numbers=True)] == [
             mask < 0 for *_, mask in in_text
         ]
+
+
+@pytest.mark.parametrize("masks", [["numbers"], [r"é.\s(\d+)"], [r"[^x]\s", r"\C1"]])
+def test_a_lone_surrogate_is_searched_as_another_character(masks: list[str]) -> None:
+    text = "é\udce9 12"  # é, and an invalid byte in a file that is read with errors="surrogateescape"
+    compiled = Masks(masks)
+    other = "é\ufffd 12"
+    assert list(compiled.matches(text)) == list(compiled.matches(other)) != []
+    assert compiled.apply(text).text == compiled.apply(other).text.replace("\ufffd", "\udce9")
+    [(*_, (_, value))] = [list(compiled.values(text))]
+    start, end, _ = list(compiled.matches(text))[-1]
+    assert value.text == text[start:end]
