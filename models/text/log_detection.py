@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from models.text.log_clock import TIMES, LogClock, find_clock, rises
@@ -48,6 +49,7 @@ _MIN_EARLIER = 5  # earlier values of a field, below which a later one does not 
 _BLOCK_LINES = 16  # adjacent lines that are sampled together
 _MAX_BLOCKS = 96
 _MAX_LINE_CHARACTERS = 2000  # of a sampled line; the rest is cut off
+_MAX_VALUES = 40  # per line
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,11 @@ class _Value:
 
 def detect_log(lines: Sequence[str]) -> LogDetection:
     """Return whether the text that these lines are sampled from, in order, is a log, and masks for it."""
-    values = [value for number, line in enumerate(lines) for value in _values(number, line, _OTHERS)]
+    examined = [_beginning(line) for line in lines]
+    values = [value for number, line in enumerate(examined) for value in _values(number, line, _OTHERS)]
     timestamped = {mask: {v.line for v in values if v.mask == mask} for mask in _TIMESTAMPS}
     clock = find_clock(lines, timestamped)
+    lines = examined
     if clock is None:
         return LogDetection("text", len(lines))
     suggested = Masks(_suggested(lines, values, clock))
@@ -154,7 +158,7 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
             matched_lines[suggested.masks[mask]] += 1
     example = max(lines[: 4 * _BLOCK_LINES], key=lambda line: len({m for *_, m in suggested.matches(line)}))
     matches = {m: [(start, end) for start, end, _ in Masks([m]).matches(example)] for m in CLASSES}
-    kept = sum(len(suggested.apply(line).text) for line in lines) / sum(map(len, lines))
+    kept = sum(len(suggested.replace(line)) for line in lines) / sum(map(len, lines))
     return LogDetection(
         "log",
         len(lines),
@@ -191,6 +195,12 @@ def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) 
     split = {name for numbers in suggested for name in _SPLIT_BY.get(numbers, ())}
     suggested |= {value.mask for value in values if value.mask in split}
     return [m for m in CLASSES if m in suggested]
+
+
+def _beginning(line: str) -> str:
+    """Return the part of a line with its first values, so that one of many numbers does not take long."""
+    after = next(islice(_ALL.matches(line), _MAX_VALUES, None), None)
+    return line[: after[0]] if after else line
 
 
 def _values(number: int, line: str, masks: Masks) -> list[_Value]:

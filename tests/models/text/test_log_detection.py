@@ -1,5 +1,7 @@
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,26 @@ def test_masks_are_suggested_for_values_that_change(name: str, masks: tuple[str,
     assert (detection.kind, detection.masks, detection.sampled_lines) == ("log", masks, 600)
     assert detection.lines[masks[0]] == 600
     assert set(masks) <= set(detection.matches)
+
+
+@pytest.mark.parametrize("value", ["7", "a1b", "10.0.0.1", "db.eu.example.com", "10:11:12"])
+def test_of_a_line_with_many_values_the_first_ones_are_examined(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    count, found = 0, Masks._found
+
+    def counted(masks: Masks, text: str, **options: bool) -> Iterator[Any]:
+        nonlocal count
+        for match in found(masks, text, **options):
+            count += 1
+            assert count < 1_000_000
+            yield match
+
+    monkeypatch.setattr(Masks, "_found", counted)
+    lines = (f"2026-11-28 10:{i // 60 % 60:02}:{i % 60:02} {i} {f'{value} ' * 2000}" for i in range(1536))
+    detection = detected("\n".join(lines))
+    assert (detection.kind, detection.sampled_lines) == ("log", 1536)
+    assert "timestamp" in detection.masks
 
 
 def test_recurring_values_are_not_masked() -> None:
