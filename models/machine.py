@@ -49,6 +49,11 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory was exhausted: that of this process, or of a GPU, which TensorFlow reports."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
 def _sysctl(key: str) -> str:
     """Return what macOS reports about its processor; "" if it does not, and elsewhere."""
     command = ["/usr/sbin/sysctl", "-n", f"machdep.cpu.{key}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from models.errors import Conflict, DomainError
 from models.kernels.compile_cache import machine_folder
-from models.machine import peak_memory_bytes
+from models.machine import is_out_of_memory, peak_memory_bytes
 from models.saved_model import Card
 from store import tracing
 from store.background import BackgroundLoop
@@ -107,10 +107,11 @@ class Attempt:
             self._train()
         except (Conflict, _NotRecorded):
             raise
-        except MemoryError:
-            self._fail("out_of_memory", "training ran out of memory; use fewer units, layers or rows")
         except Exception as error:
-            if problem := storage_problem(error):
+            if is_out_of_memory(error):
+                log.warning("%s: %s", self.job.id, error)
+                self._fail("out_of_memory", "training ran out of memory; use fewer units, layers or rows")
+            elif problem := storage_problem(error):
                 self._pause_for_storage(problem)
             elif isinstance(error, DomainError):
                 self._fail(error.code, error.message)

@@ -1,10 +1,12 @@
 """Measures the presets that `auto` chooses from on this machine, and chooses one."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from models.auto_preset import Candidate, Choice, choose
+from models.machine import is_out_of_memory
 from worker.mixing import SecondText
 from worker.pacing import Clock, seconds_per_step
 from worker.prepared_text import Text
@@ -27,20 +29,25 @@ def choose_preset(
     """Return the choice among candidates, whose budgets are in seconds, by their measured seconds per step.
 
     The other arguments are those of `worker.training.fit`. A large network is measured only if the smaller
-    ones are fast enough.
+    ones are fast enough, and not chosen if it does not fit in memory.
     """
 
     def measure(candidate: Candidate) -> float:
-        prepared = prepare(
-            candidate.network,
-            candidate.training,
-            text,
-            second=second,
-            cores=cores,
-            precision=precision,
-            measurements=measurements,
-        )
-        return seconds_per_step(prepared.step, prepared.rows, clock, budget_s=_BUDGET_S)
+        try:
+            prepared = prepare(
+                candidate.network,
+                candidate.training,
+                text,
+                second=second,
+                cores=cores,
+                precision=precision,
+                measurements=measurements,
+            )
+            return seconds_per_step(prepared.step, prepared.rows, clock, budget_s=_BUDGET_S)
+        except Exception as error:
+            if candidate == candidates[0] or not is_out_of_memory(error):
+                raise
+            return math.inf  # too slow: the smaller one is chosen
 
     budget_s = candidates[0].training.budget.seconds
     assert budget_s is not None

@@ -43,6 +43,10 @@ def trained(attempt: Attempt, *, stopped: str | None = None) -> Any:
     return SimpleNamespace(stopped=stopped, card=card("fox"), files=FILES)
 
 
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's, by its name."""
+
+
 class Desk:
     """One attempt at a job, run in this process, at training that is over at once."""
 
@@ -206,6 +210,7 @@ def test_a_scratch_folder_that_is_too_small_pauses_the_job_until_there_is_room(
         (NotFound("the corpus is gone", code="corpus_not_found"), "corpus_not_found"),
         (Unavailable("the corpus is damaged", code="corpus_damaged"), "corpus_damaged"),
         (MemoryError(), "out_of_memory"),
+        (ResourceExhaustedError("OOM when allocating tensor"), "out_of_memory"),
         (RuntimeError("a bug"), "internal_error"),
     ],
 )

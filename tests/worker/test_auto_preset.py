@@ -1,10 +1,14 @@
+from typing import Any
+
 import pytest
 
 from models.auto_preset import Candidate
 from models.config import Budget, NetworkConfig, Preset, TrainingConfig
+from worker import auto_preset
 from worker.auto_preset import choose_preset
 from worker.mixing import SecondText
 from worker.prepared_text import Text
+from worker.training import prepare
 
 SIZES: dict[Preset, tuple[int, int]] = {"tiny": (4, 0), "small": (8, 100), "medium": (16, 300)}
 """Units and the least number of steps."""
@@ -58,3 +62,26 @@ def test_a_second_text_takes_part_in_the_measurement() -> None:
     text = Text.split("the quick brown fox " * 100, validation_fraction=0.1)
     second = SecondText(text.train, 0.5, "text")
     assert choose_preset(_candidates(1), text, second=second).candidate.preset in SIZES
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's, by its name."""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ResourceExhaustedError("OOM when allocating tensor")])
+def test_a_candidate_that_does_not_fit_in_memory_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def choose(max_units: int) -> Preset:
+        def prepare_if_it_fits(network: NetworkConfig, *arguments: Any, **options: Any) -> Any:
+            if network.units > max_units:
+                raise error
+            return prepare(network, *arguments, **options)
+
+        monkeypatch.setattr(auto_preset, "prepare", prepare_if_it_fits)
+        text = Text.split("the quick brown fox " * 100, validation_fraction=0.1)
+        return choose_preset(_candidates(60), text, clock=Clock(0.01)).candidate.preset
+
+    assert [choose(max_units) for max_units in (4, 8, 16)] == ["tiny", "small", "medium"]
+    with pytest.raises(type(error)):
+        choose(max_units=0)
