@@ -136,7 +136,7 @@ class Attempt:
         elif outcome.stopped == "pause":
             self._save_unsaved()
             self._finish(JobStatus.PAUSED)
-        elif outcome.stopped == "cancel":
+        elif outcome.stopped == "cancel" or self._newest_request() == "cancel":  # during the evaluation
             self._finish(JobStatus.CANCELLED)
         else:
             assert outcome.card is not None
@@ -201,6 +201,10 @@ class Attempt:
         if self._shutdown.is_set() or self._lost.is_set():
             return "shutdown"
         return cast(StopReason | None, self._stop_request)
+
+    def _newest_request(self) -> str | None:
+        self._renew_lease()
+        return self._stop_request
 
     def _pause_for_storage(self, problem: DomainError) -> None:
         """Pause the job with its newest checkpoint saved; the reconciler queues it again."""

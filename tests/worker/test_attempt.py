@@ -437,16 +437,27 @@ def test_a_pause_is_acknowledged_and_a_newer_request_is_not(desk: Desk) -> None:
     assert desk.blobs.paths("checkpoints"), "it can be resumed"
 
 
-@pytest.mark.parametrize("asked", ["pause", "cancel"])
-def test_a_request_that_comes_when_the_model_is_published_is_too_late(desk: Desk, asked: Any) -> None:
+@pytest.mark.parametrize(
+    ("asked", "status", "model"),
+    [
+        ("pause", JobStatus.SUCCEEDED, "fox@1"),
+        ("cancel_keep_best", JobStatus.SUCCEEDED, "fox@1"),
+        ("cancel", JobStatus.CANCELLED, None),
+    ],
+)
+@pytest.mark.parametrize("stopped", [None, "cancel_keep_best"])
+def test_of_requests_that_come_while_the_model_is_evaluated_a_cancel_is_applied(
+    desk: Desk, asked: Any, status: JobStatus, model: str | None, stopped: str | None
+) -> None:
     def outcome(attempt: Attempt) -> Any:
-        ended = trained(attempt)
-        desk.live.request_stop(desk.job.id, asked)
-        attempt._renew_lease()
+        ended = trained(attempt, stopped=stopped)
+        desk.live.request_stop(desk.job.id, asked)  # after training has last looked
         return ended
 
     desk.attempt(outcome)
-    assert (desk.now.status, desk.now.model) == (JobStatus.SUCCEEDED, "fox@1")
+    expected = JobStatus.CANCELLED if stopped else status
+    assert (desk.now.status, desk.now.model) == (expected, model)
+    assert bool(desk.blobs.paths("model_cards")) == (model is not None)
     assert desk.live.pending_stop(desk.job.id) is None
 
 
