@@ -42,6 +42,7 @@ from worker.job_text import (
 from worker.prepared_text import Text
 from worker.report import write_report
 from worker.settings import PrecisionSetting
+from worker.storage_errors import storage_problem
 from worker.trainer import Result
 from worker.training import fit
 from worker.warm_start import WarmStart
@@ -227,7 +228,9 @@ def _int8(
             rows=rows_to_judge(len(ids)),  # as float32_bits
             warm_up=_WARM_UP_CHARACTERS,
         )
-    except Exception:  # a compiler may fail on some machine: the float32 model is still good
+    except Exception as error:  # a compiler may fail on some machine: the float32 model is still good
+        if storage_problem(error):
+            raise
         log.exception("the model gets no int8 weights")
         return None, {}, None
     lost_nats = (bits - float32_bits) * math.log(2)

@@ -1,7 +1,7 @@
 """Writes the report of a finished job: report.json, report.svg, report.html and a TensorBoard event file.
 
 The time of each part is bounded, and each part can fail alone: the model is kept, and the report says what is
-missing.
+missing. If the storage fails, so does the report, and the job waits for the storage.
 """
 
 import json
@@ -19,6 +19,7 @@ from worker.event_files import FILE_NAME, EventFile
 from worker.plots import curves_svg
 from worker.prepared_text import Text
 from worker.report_page import baseline_name, page
+from worker.storage_errors import storage_problem
 
 log = logging.getLogger("nextchar.worker")
 
@@ -120,11 +121,13 @@ class _Parts:
         self.problems: list[str] = []
 
     def run(self, name: str, part: Callable[[], T]) -> T | None:
-        """Return the result of `part`, or None if it fails."""
+        """Return the result of `part`, or None if it fails. Raises an error of the storage: jobs wait."""
         began = time.monotonic()
         try:
             return part()
         except Exception as error:
+            if storage_problem(error):
+                raise
             log.exception("the report's part %r failed", name)
             self.problems.append(
                 f"the {name} is missing because of an error ({type(error).__name__}); see the worker's log"

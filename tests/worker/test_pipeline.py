@@ -1,11 +1,13 @@
 """Parts of a job that tests of whole jobs would not tell apart."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
+from models.errors import Unavailable
 from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
 from tests.models.runtime.networks import CHARACTERS, random_weights
@@ -45,3 +47,20 @@ def test_int8_and_float32_are_measured_in_as_many_rows(monkeypatch: pytest.Monke
     float32_bits = experts.Mixture().bits(network, text, characters=1_000_000)["lstm"]
     pipeline._int8(graph, text, float32_bits, cores=1)
     assert counts == [len(text.test) // 4096] * 2 == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_storage"),
+    [(Unavailable("no response", code="storage_unavailable"), True), (RuntimeError("no compiler"), False)],
+)
+def test_a_storage_that_fails_does_not_cost_the_int8_weights(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, is_storage: bool
+) -> None:
+    def bits(*_: Any, **__: Any) -> float:
+        raise error
+
+    monkeypatch.setattr(pipeline, "bits_per_character", bits)
+    text = Text.split(CHARACTERS * 20, validation_fraction=0.1)
+    graph = stateful_lstm_graph(random_weights(len(text.vocabulary), 4, [8]))
+    with pytest.raises(Unavailable) if is_storage else nullcontext():
+        assert pipeline._int8(graph, text, 2.0, cores=1) == (None, {}, None)

@@ -1,5 +1,6 @@
 """The report of networks that were really trained: one that learned by heart, and one that learned well."""
 
+import errno
 import json
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
+from models.errors import Unavailable
 from models.runtime.session import Network
 from worker import memorization, report
 from worker.event_files import FILE_NAME
@@ -154,6 +156,20 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(
     assert key is None or key not in told
     lost = {"_picture": {"report.svg"}, "_event_file": {FILE_NAME}, "page": {"report.html"}}.get(part, set())
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("no response", code="storage_unavailable"), OSError(errno.ENOSPC, "no space")]
+)
+def test_a_storage_that_fails_is_no_gap_in_the_report(
+    learned: tuple[Result, Text, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("worker.report.baselines.measure", broken)
+    with pytest.raises(type(error)):
+        _written(learned)
 
 
 def test_the_page_has_the_experts_if_there_are_any(
