@@ -24,6 +24,11 @@ SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}
 TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not packed_arrays.HAS_BFLOAT16, reason="this processor has no bfloat16 products"
+)
+
+
 class Processor:
     """In the place of the kernels: seconds of a window by dtype, and how often each was asked for."""
 
@@ -158,6 +163,7 @@ def test_the_measured_precision_is_reported_and_kept_by_a_resumed_run(
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+@needs_bfloat16
 def test_an_older_checkpoint_continues_in_mixed_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -170,7 +176,7 @@ def test_an_older_checkpoint_continues_in_mixed_precision(
     assert processor.asked == []
 
 
-@pytest.mark.parametrize("forced", ["mixed", "float32"])
+@pytest.mark.parametrize("forced", [pytest.param("mixed", marks=needs_bfloat16), "float32"])
 def test_a_given_precision_is_not_measured(forced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
     recorder = Recorder()
