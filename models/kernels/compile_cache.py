@@ -17,6 +17,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -51,6 +52,7 @@ _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
 _LOG_S = 2.0  # longer than loading from the cache takes
+_SET_BY_PARENT = re.compile(r"(nextchar-kernels-)?[0-9a-f]{16}")  # name of a folder with a fingerprint
 
 
 def use_cache_folder(data_dir: Path) -> None:
@@ -68,8 +70,8 @@ def _cache_folder(data_dir: Path) -> Path | None:
     if not given:
         return machine_folder(data_dir)
     folder = Path(given).resolve()
-    if folder.name.endswith(fingerprint()):
-        return folder  # set by a parent process
+    if _SET_BY_PARENT.fullmatch(folder.name):  # the fingerprint takes 40 ms and 40 MB
+        return folder
     folder /= f"nextchar-kernels-{fingerprint()}"
     if not _make_private(folder):
         return None
