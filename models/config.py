@@ -47,7 +47,8 @@ class NetworkConfig(Frozen):
         0.0,
         ge=0,
         lt=0.95,
-        description="Dropout rate of each LSTM's output in training; null: chosen by the number of epochs.",
+        description="Dropout rate of each LSTM's output in training; null: chosen by the number of epochs and"
+        " the size of the network for the length of the text.",
     )
     coupled_gates: bool = Field(
         False,
@@ -60,6 +61,12 @@ class NetworkConfig(Frozen):
         le=64,
         description="Context length of a window network in characters; null: a recurrent state, no limit.",
     )
+
+    @property
+    def lstm_weights(self) -> int:
+        """The number of weights of the LSTM layers, without biases and one-hot inputs."""
+        gates = (3 if self.coupled_gates else 4) * self.units
+        return gates * ((self.embedding or 0) + self.units + 2 * self.units * (self.layers - 1))
 
 
 class Budget(Frozen):

@@ -9,17 +9,24 @@ _FINAL_RATE = 0.01  # share of the peak rate at the end
 _EPOCHS_WITHOUT_DROPOUT = 4.0  # up to here dropout makes the network worse
 _DROPOUT_PER_EPOCH = 0.1
 _MAX_DROPOUT = 0.5
+_LOG_WEIGHTS = (-0.5, 3.5)  # log2 of the weights per character from which on there is dropout, and all of it
 
 
-def dropout(epochs: float) -> float:
+def dropout(epochs: float, *, weights_per_character: float) -> float:
     """Return the fraction of outputs to drop when a text is read `epochs` times.
 
-    docs/engineering/training-recipes.md has the measurements.
+    A network that has few weights for the length of the text does not overfit it. The measurements are in
+    docs/engineering/training-recipes.md.
 
-    >>> dropout(4), dropout(6), dropout(20)
-    (0.0, 0.2, 0.5)
+    >>> [dropout(epochs, weights_per_character=16) for epochs in (4, 6, 20)]
+    [0.0, 0.2, 0.5]
+    >>> [dropout(8, weights_per_character=weights) for weights in (0.5, 2, 8)]
+    [0.0, 0.15, 0.35]
     """
-    return round(min(max(0.0, _DROPOUT_PER_EPOCH * (epochs - _EPOCHS_WITHOUT_DROPOUT)), _MAX_DROPOUT), 3)
+    by_epochs = min(max(0.0, _DROPOUT_PER_EPOCH * (epochs - _EPOCHS_WITHOUT_DROPOUT)), _MAX_DROPOUT)
+    none, full = _LOG_WEIGHTS
+    by_size = (math.log2(max(weights_per_character, 2**none)) - none) / (full - none)
+    return round(by_epochs * min(by_size, 1.0), 3)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ class Trainer:
 
     def _choose_dropout(self) -> None:
         epochs = self.state.schedule.end / self.rows.windows_per_epoch
-        self.state.dropout = dropout(epochs)
+        weights_per_character = self.network.config.lstm_weights / len(self.text.train)
+        self.state.dropout = dropout(epochs, weights_per_character=weights_per_character)
         self._set_dropout()
         if self.state.dropout:
             self._message(

@@ -79,7 +79,7 @@ class NetworkOverride(RequestBody):
         ge=0,
         lt=0.95,
         description="Fraction of each LSTM output dropped during training; the presets' default increases"
-        " with the number of epochs.",
+        " with the number of epochs and with the size of the network for the length of the text.",
     )
     coupled_gates: bool | None = Field(
         None,

@@ -37,5 +37,11 @@ def test_the_rate_by_hand() -> None:
 
 
 def test_dropout_grows_with_the_epochs_beyond_four_up_to_a_half() -> None:
-    assert [dropout(epochs) for epochs in (0, 4, 6.5, 9, 100)] == [0, 0, 0.25, 0.5, 0.5]
-    assert dropout(5.23456) == 0.123
+    rates = [dropout(epochs, weights_per_character=100) for epochs in (0, 4, 6.5, 9, 100)]
+    assert rates == [0, 0, 0.25, 0.5, 0.5]
+    assert dropout(5.23456, weights_per_character=12) == 0.123
+
+
+def test_dropout_grows_with_the_size_of_the_network_for_the_text() -> None:
+    rates = [dropout(100, weights_per_character=weights) for weights in (0, 0.1, 0.7, 2, 4, 8, 11.4)]
+    assert rates == [0, 0, 0, 0.188, 0.312, 0.438, 0.5]

@@ -153,13 +153,14 @@ def test_a_budget_in_epochs_reads_the_text_that_many_times() -> None:
     assert result.epochs == pytest.approx(1.5, abs=0.02)
 
 
-def test_default_dropout_depends_on_epochs_is_reported_and_survives_a_resume() -> None:
-    shape = NetworkConfig(layers=2, units=6, embedding=5, dropout=None)
+def test_default_dropout_depends_on_epochs_and_size_is_reported_and_survives_a_resume() -> None:
+    shape = NetworkConfig(layers=2, units=60, embedding=5, dropout=None)
     few = Recorder()
     assert fit(shape, _training(budget=Budget(epochs=2)), TEXT, hooks=few.hooks).dropout == 0
     assert not few.of_type("message")
 
     often, chosen, stopped = _training(budget=Budget(epochs=7)), Recorder(), Recorder(stop_at=200)
+    assert fit(shape.model_copy(update={"units": 6}), often, TEXT).dropout == 0
     whole = fit(shape, often, TEXT, hooks=chosen.hooks)
     assert whole.dropout == pytest.approx(0.3)
     assert "read about 7 times: dropout is 30%" in chosen.of_type("message")[0]["text"]
