@@ -23,10 +23,10 @@ def dropout(epochs: float, *, weights_per_character: float) -> float:
     >>> [dropout(8, weights_per_character=weights) for weights in (0.5, 2, 8)]
     [0.0, 0.15, 0.35]
     """
-    by_epochs = min(max(0.0, _DROPOUT_PER_EPOCH * (epochs - _EPOCHS_WITHOUT_DROPOUT)), _MAX_DROPOUT)
     none, full = _LOG_WEIGHTS
     by_size = (math.log2(max(weights_per_character, 2**none)) - none) / (full - none)
-    return round(by_epochs * min(by_size, 1.0), 3)
+    by_epochs = _DROPOUT_PER_EPOCH * max(0.0, epochs - _EPOCHS_WITHOUT_DROPOUT)
+    return round(min(by_epochs * min(by_size, 1.0), _MAX_DROPOUT), 3)
 
 
 @dataclass(frozen=True)

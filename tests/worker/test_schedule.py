@@ -43,5 +43,6 @@ def test_dropout_grows_with_the_epochs_beyond_four_up_to_a_half() -> None:
 
 
 def test_dropout_grows_with_the_size_of_the_network_for_the_text() -> None:
-    rates = [dropout(100, weights_per_character=weights) for weights in (0, 0.1, 0.7, 2, 4, 8, 11.4)]
-    assert rates == [0, 0, 0, 0.188, 0.312, 0.438, 0.5]
+    rates = [dropout(8, weights_per_character=weights) for weights in (0, 0.1, 0.7, 2, 4, 8, 11.4)]
+    assert rates == [0, 0, 0, 0.15, 0.25, 0.35, 0.4]
+    assert [dropout(epochs, weights_per_character=2) for epochs in (12, 20, 100)] == [0.3, 0.5, 0.5]
