@@ -20,7 +20,7 @@ from app.routes.console import sample_text
 from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
-from nextchar import Client, NextcharError, ServerError
+from nextchar import Client, NextcharError
 from nextchar.cli import live_view
 from nextchar.cli.corpora import name_of
 from nextchar.cli.flagged_lines import highlighted
@@ -77,7 +77,7 @@ def demonstrate(
 ) -> None:
     """Upload, train, complete and score on a running service; `budget` is the job's. Raises NextcharError."""
     _head(console, f"uploading {name}")
-    corpus = _upload(client, name, text)
+    corpus = client.add_corpus(text, name=name)
     characters = format_integer(corpus["characters"])
     _print(console, f"{characters} characters, {corpus['distinct_characters']} of them distinct")
     [(unit, amount)] = budget.items()
@@ -102,15 +102,6 @@ def _read(file: Path | None) -> tuple[str, str]:
             f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start};"
             " convert it first, for example with iconv -t utf-8"
         ) from None
-
-
-def _upload(client: Client, name: str, text: str) -> Corpus:
-    try:
-        return client.add_corpus(text, name=name)
-    except ServerError as error:
-        if error.code != "name_taken":
-            raise
-        return client.add_corpus(text)  # the name is taken by another text: use the id
 
 
 def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: Mapping[str, float]) -> str:

@@ -104,8 +104,8 @@ async function send(body, options) {
     return await post(body, options);
   } catch (error) {
     if (error.status === 401 && (await requestKey())) return send(body, options);
-    // Another corpus has this name, or the key may not use it: upload without a name.
-    if (["name_taken", "corpus_name_not_permitted"].includes(error.code)) return send(body, { ...options, name: null });
+    // The key may not use this name: upload without one.
+    if (error.code === "corpus_name_not_permitted") return send(body, { ...options, name: null });
     throw error;
   }
 }
