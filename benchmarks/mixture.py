@@ -3,7 +3,8 @@
 For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the
 second half of its held-out text: of the mixture that the model predicts with, of the same mixture when it
 does not adapt to what it reads, of the network and of the n-grams alone, and of the best baseline of the
-report (n-grams of the best order, gzip, xz), with the network that was trained. A machine of half the speed
+report (n-grams of the best order, gzip, xz), with the network that was trained. With several seeds these are
+medians; "spread" is the difference between the best and the worst mixture. A machine of half the speed
 makes in as many seconds what this one makes in half of them: --speed 0.5.
 
     python -m benchmarks.mixture [FILE ...] [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5]
@@ -21,7 +22,14 @@ from nextchar import local, local_training
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [
     _DATA / name
-    for name in ("nietzsche.txt", "lua_c.txt", "names.txt", "openssh_2k.log", "chinese_poems.txt")
+    for name in (
+        "nietzsche.txt",
+        "lua_c.txt",
+        "names.txt",
+        "openssh_2k.log",
+        "chinese_poems.txt",
+        "http_params_labelled.tsv",
+    )
 ]
 
 
@@ -45,6 +53,7 @@ def main() -> None:
         "text",
         "s",
         "mixture",
+        "spread",
         "not adapting",
         "LSTM",
         "n-grams",
@@ -54,8 +63,8 @@ def main() -> None:
         "steps",
     )
     rows = [
-        [name, seconds, f"{f['mixture']:.3f}", f"{f['without_adaptation']:.3f}", f"{f['lstm']:.3f}",
-         f"{f['ngram']:.3f}",
+        [name, seconds, f"{f['mixture']:.3f}", f"{f['spread']:.3f}", f"{f['without_adaptation']:.3f}",
+         f"{f['lstm']:.3f}", f"{f['ngram']:.3f}",
          f"{f['best_baseline']:.3f}", f["baseline"], f["network"], f"{f['steps']:,}"]
         for name, by_seconds in found.items()
         for seconds, f in by_seconds.items()
