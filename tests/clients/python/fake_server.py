@@ -325,10 +325,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(self.fake.training.job())
 
     def models(self) -> None:
-        self._page([_model(m) for m in self.fake.models], damaged=self.fake.damaged_models)
+        self._page([model_record(m) for m in self.fake.models], damaged=self.fake.damaged_models)
 
     def model(self, name: str) -> None:
-        self._json(_model(_resolve(self.fake, name)))
+        self._json(model_record(_resolve(self.fake, name)))
 
     def delete_model(self, name: str) -> None:
         model = _resolve(self.fake, name)
@@ -348,14 +348,14 @@ class _Handler(BaseHTTPRequestHandler):
         model = _resolve(self.fake, name)
         renamed = f"{json.loads(self.body)['name']}@1"
         self.fake.models[self.fake.models.index(model)] = renamed
-        self._json(_model(renamed))
+        self._json(model_record(renamed))
 
     def export_model(self, name: str) -> None:
         self._raw(f"archive of {_resolve(self.fake, name)}".encode())
 
     def import_model(self) -> None:
         self.fake.imports.append((self.query, self.body))
-        self._json(_model(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
+        self._json(model_record(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
 
     def report(self, name: str) -> None:
         if self.query.get("format") == "json":
@@ -561,7 +561,7 @@ def _resolve(fake: FakeServer, name: str) -> str:
     raise _Refused(404, "model_not_found", f"there is no model {name!r}")
 
 
-def _model(model: str) -> dict[str, Any]:
+def model_record(model: str) -> dict[str, Any]:
     name, _, version = model.partition("@")
     return {
         "id": model,

@@ -105,5 +105,10 @@ class CorpusCalls(Connection):
         return await self._fetch(Corpus, "PATCH", path_of("corpora", corpus), json=body, can_retry=True)
 
     async def delete_corpus(self, corpus: str) -> dict[str, Any]:
-        """Delete a corpus that no unfinished job needs. Models trained on it stay."""
-        return await self._fetch(dict[str, Any], "DELETE", path_of("corpora", corpus), can_retry=True)
+        """Delete a corpus that no unfinished job needs: the newest version for a bare name.
+
+        Models trained on it stay.
+        """
+        # For a bare name a second copy of the request would delete the version before.
+        is_exact = corpus.startswith("corpus_") or corpus.partition("@")[2].isdecimal()
+        return await self._fetch(dict[str, Any], "DELETE", path_of("corpora", corpus), can_retry=is_exact)

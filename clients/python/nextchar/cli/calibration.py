@@ -122,7 +122,6 @@ def _rarest(calibration: Calibration) -> str:
 
 def _read_lines(file: Path) -> list[str]:
     lines = read_bytes(file).decode(errors="replace").removesuffix("\n").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
-    if lines == [""]:
+    if lines in ([""], ["\r"]):
         raise NextcharError("there are no lines to calibrate on; the text is empty")
     return lines

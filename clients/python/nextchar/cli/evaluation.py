@@ -78,15 +78,9 @@ def evaluate(
     """
     if roc_file is not None and not roc.is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
-    labeled = LabeledLines([], [], None)
-    if file is not None:
-        text = read_bytes(file).decode(errors="replace")
-        try:
-            labeled = read_labeled_lines(text, normal=normal or (), has_kinds=kind)
-        except InvalidTable as error:
-            raise fail(f"{file}: {error}") from None
-    elif not alerts:
+    if file is None and not alerts:
         raise typer.BadParameter("give a file of labeled lines, or --alerts")
+    labeled = LabeledLines([], [], None, []) if file is None else _read(file, normal or (), has_kinds=kind)
     options = omit_none(
         alert_labels=alerts or None,
         split=split,
@@ -94,7 +88,9 @@ def evaluate(
         false_alarms=false_alarms,
         calibration=calibration,
     )
-    alphabet = session.client.model(model)["alphabet"]
+    known = session.client.model(model)
+    if "\r" not in known["characters"]:  # as in streams
+        labeled = labeled.without_carriage_returns()
     if not session.as_json and session.err.is_terminal:
         also = " and those of labeled alerts" if alerts else ""
         session.print_note(f"evaluating {len(labeled.lines):,} lines{also} …")
@@ -104,7 +100,7 @@ def evaluate(
     if session.as_json:
         session.print_json(result)
     else:
-        _show(session.out, result, labeled, alphabet=alphabet)
+        _show(session.out, result, labeled, alphabet=known["alphabet"])
     if roc_file is not None:
         lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
         source = file.name if file else "labeled alerts"
@@ -116,6 +112,14 @@ def evaluate(
             raise fail(f"{roc_file}: {error}") from None
         if not session.as_json:
             session.print_note(f"ROC curves written to {roc_file}")
+
+
+def _read(file: Path, normal: Sequence[str], *, has_kinds: bool | None) -> LabeledLines:
+    text = read_bytes(file).decode(errors="replace")
+    try:
+        return read_labeled_lines(text, normal=normal, has_kinds=has_kinds)
+    except InvalidTable as error:
+        raise fail(f"{file}: {error}") from None
 
 
 def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +195,8 @@ def _show_lines(
         if is_of_file and labeled.kinds:
             kind = f", {printable(labeled.kinds[line['index']], inline=True)}"
         p_value = "" if line["p_value"] is None else f", {rarity(line['p_value'])} normal lines"
-        head = f"line {line['index'] + 1:,}{kind}, score {line['score']:.1f}{p_value}"
+        number = labeled.numbers[line["index"]] if is_of_file else line["index"] + 1
+        head = f"line {number:,}{kind}, score {line['score']:.1f}{p_value}"
         console.print(Text(head, style="dim"), soft_wrap=True)
         bits = line["bits"]
         if alphabet == "bytes":

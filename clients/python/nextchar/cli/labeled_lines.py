@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 NORMAL_LABELS = frozenset(
     {"0", "-", "normal", "norm", "ok", "benign", "good", "false", "no", "none", "negative"}
@@ -18,11 +19,23 @@ class InvalidTable(ValueError):
 
 @dataclass(frozen=True)
 class LabeledLines:
-    """Lines in their order, whether each is anomalous, and its kind where the file has a column of kinds."""
+    """Lines in their order; carriage returns before line ends belong to them.
+
+    Attributes:
+        lines: their texts.
+        anomalous: whether each is anomalous.
+        kinds: the kind of each where the file has a column of kinds.
+        numbers: the number of each in the file, from 1.
+    """
 
     lines: list[str]
     anomalous: list[bool]
     kinds: list[str] | None
+    numbers: list[int]
+
+    def without_carriage_returns(self) -> Self:
+        """Return the lines for a model that does not know carriage returns."""
+        return replace(self, lines=[line.removesuffix("\r") for line in self.lines])
 
 
 def read_labeled_lines(
@@ -39,10 +52,10 @@ def read_labeled_lines(
     Raises InvalidTable.
 
     >>> read_labeled_lines("ok\tGET /\nbad\tGET /'--\n")
-    LabeledLines(lines=['GET /', "GET /'--"], anomalous=[False, True], kinds=None)
+    LabeledLines(lines=['GET /', "GET /'--"], anomalous=[False, True], kinds=None, numbers=[1, 2])
     """
     rows = [
-        (n, row.removesuffix("\r").split("\t"))
+        (n, row.split("\t"))
         for n, row in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
         if row.strip()
     ]
@@ -73,6 +86,7 @@ def read_labeled_lines(
         lines=["\t".join(row[at:]) for _, row in rows],
         anomalous=[row[0] not in known for _, row in rows],
         kinds=[row[1] for _, row in rows] if has_kinds else None,
+        numbers=[number for number, _ in rows],
     )
 
 

@@ -21,7 +21,7 @@ def test_calibrations_are_made_listed_and_deleted(run: Run, server: FakeServer, 
     assert made.status == 0 and "1 in 2,000, rarer by a fitted tail" in made.out
     run("calibrate", "fake", "--corpus", "words", "--buckets", "2", "--json")
     assert server.bodies("POST", "/v1/models/fake/calibrate") == [
-        {"name": "host1", "false_alarms": 0.01, "lines": ["one", "two", "", "three"]},
+        {"name": "host1", "false_alarms": 0.01, "lines": ["one\r", "two", "", "three"]},
         {"corpus": "words", "buckets": 2},
     ]
     run("calibrate", "fake", "--ingested", "--name", "recent")
@@ -34,6 +34,7 @@ def test_calibrations_are_made_listed_and_deleted(run: Run, server: FakeServer, 
     assert run("calibrate", "fake", "--delete", "default", "--json").json["deleted"] is True
     assert server.calibrations == ["validation"]
     assert run("calibrate", "fake", stdin="").status == 1
+    assert run("calibrate", "fake", stdin="\r\n").status == 1
 
 
 def test_rolling_calibration_is_switched_on_and_off(

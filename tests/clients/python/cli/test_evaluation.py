@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from nextchar.cli import roc
+from tests.clients.python import fake_server
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
 
@@ -34,6 +35,23 @@ def test_evaluate_prints_the_table_and_draws_the_curves(run: Run, server: FakeSe
     texts = " ".join(picture.itertext())
     assert "fake@2 on t.tsv, 3 lines, 1 anomalous" in texts and "AUROC 0.7500" in texts
     assert run("evaluate", "fake", str(tmp_path / "t.tsv"), "--json").json["object"] == "evaluation"
+
+
+def test_the_numbers_of_the_worst_lines_are_those_of_the_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("label\ttext\n\n0\tfine\n1\tBad\n")
+    assert "line 4, score 3.0" in run("evaluate", "fake", str(tmp_path / "t.tsv")).out
+
+
+@pytest.mark.parametrize(("characters", "end"), [("\n abc", ""), ("\n\r abc", "\r")])
+def test_carriage_returns_are_evaluated_if_the_model_knows_them(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: str, end: str
+) -> None:
+    record = fake_server.model_record
+    monkeypatch.setattr(fake_server, "model_record", lambda name: record(name) | {"characters": characters})
+    (tmp_path / "t.tsv").write_bytes(b"0\tfine\r\n1\tBad\r\n")
+    assert run("evaluate", "fake", str(tmp_path / "t.tsv")).status == 0
+    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
+    assert body["lines"] == [f"fine{end}", f"Bad{end}"]
 
 
 def test_a_file_that_is_not_a_table_is_refused(run: Run, server: FakeServer, tmp_path: Path) -> None:

@@ -7,9 +7,14 @@ from nextchar.cli.labeled_lines import InvalidTable, read_labeled_lines
 
 def test_kinds_are_found_by_their_column() -> None:
     found = read_labeled_lines("1\tsqli\ta' or 1\n0\tnorm\tplain\n0\tnorm\ta\tb\n1\tsqli\tx\r\n\n")
-    assert found.lines == ["a' or 1", "plain", "a\tb", "x"]
+    assert found.lines == ["a' or 1", "plain", "a\tb", "x\r"]
+    assert found.without_carriage_returns().lines == ["a' or 1", "plain", "a\tb", "x"]
     assert found.anomalous == [True, False, False, True]
     assert found.kinds == ["sqli", "norm", "norm", "sqli"]
+
+
+def test_lines_keep_their_numbers_in_the_file() -> None:
+    assert read_labeled_lines("label\ttext\n\n0\ta\n \n1\tb\n").numbers == [3, 5]
 
 
 def test_a_tab_in_every_text_is_no_column_of_kinds() -> None:
