@@ -26,6 +26,7 @@ export async function anomaliesView(page) {
   let model = selected;
   let calibration = query.get("calibration") ?? ""; // "" is the default one
   /** @type {ScoringRun | null} */ let run = null;
+  let requests = 0; // to score: only the latest makes a run
 
   const draft = loadDraft();
   const area = h("textarea", {
@@ -88,16 +89,22 @@ export async function anomaliesView(page) {
   /** Score a source; `makeSource` gets what the model's lines end with. */
   async function score(makeSource) {
     run?.stop();
+    requests += 1;
+    const request = requests;
+    const requested = model;
     replace(messages, h("p", { class: "muted" }, "Reading the log…"));
     try {
       modelInfo = modelInfo.catch(loadModelInfo);
       const { calibrations, lineEnd } = await modelInfo;
       const source = await makeSource(lineEnd);
+      if (request !== requests) return;
+      if (requested !== model) return score(makeSource);
       lastRun = new ScoringRun(source, { model, calibration, isCalibrated: calibrations.length > 0, lineEnd });
       show(lastRun);
       await lastRun.run(signal);
     } catch (error) {
-      if (!signal.aborted) replace(messages, errorBox(error, { retry: () => score(makeSource) }));
+      if (signal.aborted || request !== requests) return;
+      replace(messages, errorBox(error, { retry: () => score(makeSource) }));
     }
   }
 

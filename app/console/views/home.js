@@ -102,7 +102,7 @@ function illustration() {
 }
 
 function jobList(jobs) {
-  return jobs.map((job) => jobCard(job));
+  return jobs.map((job) => jobCard(job).node);
 }
 
 function section(title, content, link = null) {

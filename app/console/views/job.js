@@ -23,10 +23,12 @@ export async function jobView({ params, signal }) {
   /** @type {string[]} */ const log = [];
   let outcomeStatus = "";
   let drawnPreset = "";
+  let drawnActions = "";
 
   const chart = lineChart({ label: "Learning curves", yLabel: "Bits per character", ...axisOptions("seconds") });
+  const heading = h("h1", {}); // stays while its job changes: it is focused when the view opens
   const sections = {
-    head: h("div", { class: "row apart" }),
+    actions: h("div", { class: "row" }),
     error: h("div", {}),
     outcome: h("div", { class: "stack" }),
     progress: h("div", { class: "stack" }),
@@ -56,14 +58,15 @@ export async function jobView({ params, signal }) {
     replace(sections.configuration, details);
   }
 
+  /** Draw name, status and buttons, again once they change: one of them may be pressed or focused. */
   function drawHead() {
-    const focused = sections.head.contains(document.activeElement) ? document.activeElement?.textContent : null;
-    replace(
-      sections.head,
-      h("h1", {}, job.name, " ", statusBadge(job)),
-      h("div", { class: "row" }, jobActions(job, requestAction)),
-    );
-    if (focused) [...sections.head.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
+    const actions = `${job.status} ${job.asked}`;
+    if (drawnActions === actions) return;
+    drawnActions = actions;
+    const focused = sections.actions.contains(document.activeElement) ? document.activeElement?.textContent : null;
+    replace(heading, job.name, " ", statusBadge(job));
+    replace(sections.actions, jobActions(job, requestAction));
+    if (focused) [...sections.actions.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
   }
 
   function drawEvents() {
@@ -141,7 +144,7 @@ export async function jobView({ params, signal }) {
     "div",
     { class: "view" },
     h("p", { class: "breadcrumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", job.id),
-    sections.head,
+    h("div", { class: "row apart" }, heading, sections.actions),
     sections.error,
     sections.outcome,
     job.masked_by_default && hintBox(h("p", { class: "small" }, sentence(job.masked_by_default))),

@@ -12,11 +12,17 @@ export async function jobsView({ signal }) {
   const entries = h("div", { class: "list" });
   let jobs = await listAll("/v1/jobs", { signal });
 
+  /** @type {Map<string, ReturnType<typeof jobCard>>} */ let cards = new Map();
+
   function draw() {
+    const shown = [...cards.keys()].join();
+    cards = new Map(jobs.map((job) => [job.id, cards.get(job.id) ?? jobCard(job, "h2")]));
+    for (const job of jobs) cards.get(job.id)?.update(job);
+    if (jobs.length && shown === [...cards.keys()].join()) return;
     replace(
       entries,
       jobs.length
-        ? jobs.map((job) => jobCard(job, "h2"))
+        ? [...cards.values()].map(({ node }) => node)
         : emptyState(
             "No job yet",
             "A job trains a model on a corpus.",

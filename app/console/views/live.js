@@ -81,10 +81,14 @@ export async function liveView(page) {
     followStatus(model, abort);
   }
 
+  function showAllAlerts() {
+    only = "";
+    setQuery({ alert: "" });
+  }
+
   function oneAlert() {
     const showAll = () => {
-      only = "";
-      setQuery({ alert: "" });
+      showAllAlerts();
       follow();
     };
     return hintBox(
@@ -156,6 +160,7 @@ export async function liveView(page) {
       name: "model",
       label: "Model",
       control: modelSelect(models, model, (id) => {
+        if (id.split("@")[0] !== model.split("@")[0]) showAllAlerts(); // no other model has lines of this alert
         model = id;
         follow();
       }),

@@ -258,6 +258,22 @@ def test_an_alert_leads_to_its_flagged_lines(
     expect(page.get_by_role("heading", name="No such line")).to_be_visible()  # it was in a request to score
 
 
+def test_the_filter_for_one_alert_ends_with_its_model(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    other = f"{model.partition('@')[0]}other"
+    service.publish(reciting(other, LINE))
+    normal = [LINE.strip()[n % 9 :] for n in range(120)]
+    assert httpx.post(f"{service.url}/v1/models/{other}/calibrate", json={"lines": normal}).status_code == 201
+    record(service, model, "quick brown")
+    [alert] = alerts_of(service, model)
+    page = settled(open_window(f"{service.url}/#/live?model={model}&alert={alert['id']}"))
+    page.get_by_label("Model", exact=True).select_option(other)
+    ingest(service, other, "lazxyyy-fox bug")
+    expect(page.locator(".live-lines .log-text")).to_have_text(["lazxyyy-fox bug"])
+    assert "alert=" not in page.url
+
+
 def test_links_to_what_is_gone_say_so(service: PopulatedService, open_window: Open, model: str) -> None:
     record(service, model, "quick brown")
     [alert] = alerts_of(service, model)

@@ -113,6 +113,32 @@ def test_calibration_of_few_lines_can_be_used(service: PopulatedService, open_wi
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_only_the_last_chosen_model_scores(service: PopulatedService, open_window: Open) -> None:
+    names = ["first", "second", "third"]
+    for name in names:
+        service.publish(reciting(name, LINE))
+    page = settled(open_window(f"{service.url}/#/anomalies?model=first@1"))
+    scored = []
+    page.on("request", lambda request: scored.append(request.url) if "/score?" in request.url else None)
+    score(page, "lazy-fox bug\n")
+    expect(page.locator(".log-line")).to_have_count(1)
+    page.evaluate(
+        """() => {
+          const answered = window.fetch;
+          window.fetch = async (url, options) => {
+            const delay_ms = String(url).includes("/calibrations") ? 500 : 0;
+            await new Promise((resolve) => setTimeout(resolve, delay_ms));
+            return answered(url, options);
+          };
+        }"""
+    )
+    for name in names[1:]:
+        page.get_by_label("Model", exact=True).select_option(f"{name}@1")
+    page.wait_for_timeout(1500)
+    expect(page.locator(".log-line")).to_have_count(1)
+    assert [name for url in scored for name in names if name in url] == ["first", "third"]
+
+
 def test_scores_per_byte_show_per_character(service: PopulatedService, open_window: Open) -> None:
     line = {
         "characters": 8,

@@ -1,5 +1,7 @@
 """The console's view of a job: its actions, failures and pauses."""
 
+import re
+
 from playwright.sync_api import expect
 from redis import Redis
 
@@ -76,3 +78,33 @@ def test_the_configuration_follows_the_choice_of_preset_auto(
     service.jobs.move(running, JobStatus.RUNNING, request=request)
     expect(details).to_contain_text("auto, which chose large")
     expect(details.locator("dl").first).to_contain_text("1024")
+
+
+def test_what_is_pressed_or_focused_stays_while_a_job_is_polled(
+    service: PopulatedService, open_window: Open
+) -> None:
+    job = service.jobs.move(service.jobs.get(service.queue()), JobStatus.RUNNING, attempt=1)
+    polled = re.compile(r"/v1/jobs(/job_[0-9a-f]+)?(\?.*)?$")
+    with Redis.from_url(service.settings.redis_url, decode_responses=True) as redis:
+        live = Live(redis)
+        live.acquire_lease(job.id, "some worker")  # or the reconciler would queue it again
+        page = settled(open_window(f"{service.url}/#/jobs"))
+        page.locator(f"a[href='#/jobs/{job.id}']").hover()
+        page.mouse.down()
+        for step in (1, 2):
+            live.set_progress(job.id, {"step": step, "steps": 50})
+            page.wait_for_event("requestfinished", lambda request: bool(polled.search(request.url)))
+        expect(page.get_by_role("progressbar", name=f"Progress of {job.request.name}").first).to_be_visible()
+        page.mouse.up()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("running")
+        for step in (3, 4):
+            live.set_progress(job.id, {"step": step, "steps": 50})
+            page.wait_for_event("requestfinished", lambda request: request.url.endswith(job.id))
+        assert page.evaluate("document.activeElement.tagName") == "H1"
+        page.get_by_role("button", name="Pause").hover()
+        page.mouse.down()
+        page.wait_for_event("requestfinished", lambda request: request.url.endswith(job.id))
+        page.wait_for_event("requestfinished", lambda request: request.url.endswith(job.id))
+        page.mouse.up()
+        expect(page.locator(".badge")).to_have_text("pausing")
+    service.jobs.move(service.jobs.get(job.id), JobStatus.CANCELLED)
