@@ -115,8 +115,10 @@ def test_an_overlay_renders_to_valid_manifests_with_pushed_images(overlay: str) 
     assert all(m["metadata"].get("namespace") == "nextchar" for m in found if m["kind"] != "Namespace")
     images = {name: container(pod)["image"] for name, pod in pods(found).items()}
     assert images["redis"] == composed()["redis"]["image"]
+    page = (ROOT / "docs/how-to/deploy.md").read_text()
     for name in ("api", "worker"):
         assert re.fullmatch(r"registry\.example\.org/nextchar-[a-z-]+:[\d.]+", images[name])
+        assert f"$ docker push {images[name]}\n" in page
     assert images["worker"].endswith("worker-gpu:0.2.0") == (overlay == "gpu")
 
 
