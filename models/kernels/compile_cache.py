@@ -194,14 +194,18 @@ def compile_in_child_process(*modules: str) -> None:
     if not missing and variants.is_complete():
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
-    child = subprocess.run(
-        command,
-        cwd=variants.IMPORT_FOLDER,
-        check=False,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+    try:
+        child = subprocess.run(
+            command,
+            cwd=variants.IMPORT_FOLDER,
+            check=False,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:  # no more processes may be started, for example
+        log.warning("kernels could not be compiled in advance: %s", error)
+        return
     if printed := child.stderr.strip():
         log.log(logging.WARNING if child.returncode else logging.INFO, "%s", printed)
     if child.returncode:
