@@ -6,6 +6,7 @@ Closing early frees the engine's slot.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
@@ -175,7 +176,12 @@ class RunningCompletion:
     def _best(self, completions: list[Completion]) -> list[Completion]:
         if self._keep is None:
             return completions
-        return sorted(completions, key=lambda c: c.bits / max(1, c.characters))[: self._keep]
+        return sorted(completions, key=_mean_bits)[: self._keep]
+
+
+def _mean_bits(completion: Completion) -> float:
+    """Return the bits per character; infinity for an empty text, which has no mean."""
+    return completion.bits / completion.characters if completion.characters else math.inf
 
 
 def _merge_pieces(arrived: deque[Event]) -> Iterator[Event]:

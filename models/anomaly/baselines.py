@@ -39,7 +39,7 @@ def baseline_scores(
     length = np.array([len(line) for line in lines], np.float64)
     punctuation = [sum(not (c.isalnum() or c.isspace()) for c in line) for line in lines]
     check()
-    templates = Templates.fit(line for line in train if line)
+    templates = Templates.fit(train)
     template = [templates.parse(line).template_bits for line in lines]
     check()
     ngram = _ngram(train, lines)

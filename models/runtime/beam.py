@@ -1,13 +1,15 @@
 """Beam search: the completions with the highest total probability.
 
 In each turn of the scheduler all hypotheses of the beam take one step. They are ranked by
-log-probability / characters ** length_penalty (Wu et al. 2016, without their constant). The search ends when
-no live hypothesis can still reach the best ones.
+log-probability / characters ** length_penalty (Wu et al. 2016, without their constant). A text that several
+endings leave, such as a word before a space or a comma, is one hypothesis, whose probability is their sum.
+The search ends when no live hypothesis can still reach the best ones.
 """
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from models.runtime.generation import GenerationRequest, Sequence
 from models.runtime.requests import CompletionRequest, Finished, FinishReason, OnEvent, Piece
 from models.runtime.session import State, StepNetwork
 from models.text.vocabulary import Vocabulary
+
+_MORE = 64  # extensions that are looked at if the best ones end: about the number of ways to end a word
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Hypothesis:
     def score(self, length_penalty: float) -> float:
         """The rank; larger is better."""
         return self.total / math.pow(max(1, self.taken), length_penalty)
+
+    def merged(self, other: Self) -> Self:
+        """Return this hypothesis with the sum of the probabilities of both, which have the same text."""
+        return replace(self, total=float(np.logaddexp(self.total, other.total)))
 
 
 class BeamSearch(GenerationRequest):
@@ -87,19 +95,23 @@ class BeamSearch(GenerationRequest):
         logprobs = self._logprobs
         assert logprobs is not None
         totals = np.array([h.total for h in self._live])[:, None] + logprobs  # (live, V - 1)
-        best = largest(totals.ravel(), 2 * self._width)
+        best = largest(totals.ravel(), 2 * self._width + _MORE)
         live: list[Hypothesis] = []
         parents: list[int] = []
-        for parent, index in zip(*map(list, np.unravel_index(best, totals.shape)), strict=True):
+        done = {h.text: h for h in self._done}
+        for rank, (parent, index) in enumerate(zip(*np.unravel_index(best, totals.shape), strict=True)):
+            if rank >= 2 * self._width and len(live) == self._width:
+                break
             extended = self._extended(self._live[parent], int(index), float(logprobs[parent, index]))
             if extended.reason:
-                self._done.append(extended)
+                same = done.get(extended.text)
+                done[extended.text] = same.merged(extended) if same else extended
             elif len(live) < self._width:
                 live.append(extended)
                 parents.append(int(parent))
         self._live = live
         penalty = self.options.length_penalty
-        self._done = heapq.nlargest(self._width, self._done, key=lambda h: h.score(penalty))
+        self._done = heapq.nlargest(self._width, done.values(), key=lambda h: h.score(penalty))
         return parents
 
     def _extended(self, h: Hypothesis, index: int, logprob: float) -> Hypothesis:

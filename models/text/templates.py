@@ -163,7 +163,8 @@ class Templates:
         for tokens, count in parsed:
             for word in {token.value for token in tokens if token.is_word}:
                 words[word] += count
-        common = frozenset(word for word, count in words.items() if count > _COMMON * total)
+        not_empty = sum(count for tokens, count in parsed if tokens)
+        common = frozenset(word for word, count in words.items() if count > _COMMON * not_empty)
         builder = TemplateBuilder(common)
         for tokens, _ in parsed:
             builder.add(tokens)

@@ -21,7 +21,7 @@ MAX_CHARACTERS = 1_000_000
 def templates_of(text: str) -> Templates:
     """Return the templates of the complete lines at the end of a training text."""
     lines = text[-MAX_CHARACTERS:].split("\n")[:-1]
-    return Templates.fit(line for line in (lines[1:] if len(text) > MAX_CHARACTERS else lines) if line)
+    return Templates.fit(lines[1:] if len(text) > MAX_CHARACTERS else lines)
 
 
 def dump(templates: Templates) -> bytes:

@@ -25,8 +25,8 @@ KNOWN = (
     Mutant(
         "best_of by total bits",
         "app/services/completion.py",
-        "key=lambda c: c.bits / max(1, c.characters)",
-        "key=lambda c: c.bits",
+        "return completion.bits / completion.characters if",
+        "return completion.bits if",
         ("tests/app/services/test_completion.py::test_best_of_keeps_those_with_the_fewest_bits_a_character",),
     ),
     Mutant(
@@ -173,6 +173,13 @@ KNOWN = (
         "        self._decode.clear()\n        self._self",
         "        self._self",
         ("tests/models/runtime/test_scheduler.py",),
+    ),
+    Mutant(
+        "a text once for each of its endings",
+        "models/runtime/beam.py",
+        "done[extended.text] = same.merged(extended) if same else extended",
+        "done[f'{extended.text}{rank}'] = extended",
+        ("tests/models/runtime/test_beam.py",),
     ),
     Mutant(
         "beam ends too early",

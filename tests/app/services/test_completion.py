@@ -161,6 +161,16 @@ def test_best_of_keeps_those_with_the_fewest_bits_a_character(http: httpx.Client
     assert answer["usage"]["completion_characters"] == sum(len(c["text"]) for c in everything)
 
 
+def test_best_of_takes_an_empty_text_only_if_there_is_no_other(http: httpx.Client) -> None:
+    body = {"prompt": "the ", "max_characters": 3, "stop": ["t", "f", "q", "b", "l"], "temperature": 1.5}
+    for seed in range(20):
+        everything = complete(http, **body, seed=seed, n=4)["completions"]
+        if 0 < sum(not c["text"] for c in everything) < 4:
+            assert texts(complete(http, **body, seed=seed, best_of=4))[0]
+            return
+    pytest.fail("no seed has both empty texts and others")
+
+
 def test_echo_begins_with_the_prompt_and_describes_it(http: httpx.Client) -> None:
     body = {"prompt": "the cafe\u0301 → ", "seed": 5, "max_characters": 4, "logprobs": 2}
     plain = complete(http, **body)

@@ -111,7 +111,17 @@ def test_hypotheses_share_the_vocabulary_and_have_their_own_endings(monkeypatch:
                 ((n, one) for n, one in enumerate(pushed, 1) if one[1]), (3, (0, "length"))
             )
             expected.add(("".join(letters[: end - unsettled]), reason))
-        assert {(text, reason) for text, reason, *_ in found} - {("", "length")} == expected  # fillers
+        endings = {(text, reason) for text, reason, *_ in found} - {("", "length")}  # fillers
+        assert endings <= expected and {text for text, _ in endings} == {text for text, _ in expected}
+
+
+def test_a_text_that_ends_in_several_ways_is_one_completion_with_the_sum_of_their_probabilities() -> None:
+    # Without its stop string each text is "" or begins with c, "a" and "b" end it.
+    found = Search(beam=3, n=3, max_characters=8, stop=("a", "b", "\n"), length_penalty=0.0).run()
+    assert found == [("", "stop", 0.0, 0), ("c", "stop", bits("c"), 1), ("cc", "stop", bits("cc"), 2)]
+    search = Search(beam=3, n=1, max_characters=8, stop=("a", "b", "\n"), length_penalty=0.0)
+    search.search.advance()
+    assert search.search._done[0].total == pytest.approx(np.log(P[[0, 1, 2]].sum()))
 
 
 def test_completions_that_there_are_not_are_empty() -> None:

@@ -179,4 +179,12 @@ def test_a_file_of_another_format_says_so() -> None:
 
 def test_only_the_end_of_a_long_text_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates_file, "MAX_CHARACTERS", 30)
-    assert templates_file.templates_of("old words here\n" * 50 + "new line\n\nnew line\n").lines == 2
+    assert templates_file.templates_of("old words here\n" * 50 + "new line\n\nnew line\n").lines == 3
+
+
+def test_an_empty_line_has_a_template_if_the_training_text_has_empty_lines() -> None:
+    log = "".join(f"login of user {n}\n\n" for n in range(200))
+    with_empty, without = (templates_file.templates_of(text) for text in (log, log.replace("\n\n", "\n")))
+    assert not with_empty.parse("").template.is_new and without.parse("").template.is_new
+    assert not templates_file.load(templates_file.dump(with_empty)).parse("").template.is_new
+    assert with_empty.common == without.common == {"login", "of", "user"}
