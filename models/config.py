@@ -104,7 +104,7 @@ class TrainingConfig(Frozen):
     early_stopping: bool = Field(
         False,
         description="Whether a run ends before its budget is used up if held-out loss has not been better at"
-        " four evaluations in a row.",
+        " four evaluations in a row and their median rises.",
     )
     budget: Budget = Budget(seconds=60)
     validation_fraction: float = Field(

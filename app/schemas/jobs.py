@@ -111,7 +111,7 @@ class TrainingOverride(RequestBody):
     early_stopping: bool | None = Field(
         None,
         description="Whether training ends before its budget is used up if held-out loss has not been better"
-        " at four evaluations in a row; in the presets it does.",
+        " at four evaluations in a row and their median rises; in the presets it does.",
     )
 
 

@@ -50,6 +50,20 @@ def test_a_run_continues(change: dict) -> None:
     assert cooldown(replace(TURNED, **change)) is None
 
 
+@pytest.mark.parametrize(
+    ("bits", "has_turned"),
+    [
+        pytest.param([2.02, 2.08, 1.97, 1.89, 1.95, 1.99, 1.95, 1.96], False, id="an exceptional evaluation"),
+        pytest.param([2.52, 2.52, 2.52, 2.48, 2.52, 2.55, 2.54, 2.58], True, id="the loss rises"),
+        pytest.param([2.59, 2.58, 2.56, 2.57, 2.60, 2.69, 2.75], True, id="it rises soon"),
+        pytest.param([2.1, 2.2, 2.3, 2.4], True, id="it only rises"),
+    ],
+)
+def test_a_run_ends_once_the_median_of_four_evaluations_rises(bits: list[float], has_turned: bool) -> None:
+    curve = [{"validation_bits_per_character": one} for one in (6.5, *bits)]
+    assert (cooldown(replace(TURNED, curve=curve)) is not None) == has_turned
+
+
 def test_a_cooldown_is_evaluated_at_its_quarters_however_many_evaluations_were_planned() -> None:
     end = cooldown(replace(TURNED, step=400, schedule=Schedule(end=800)))
     assert end is not None and (end.schedule.step, end.schedule.end) == (400, 440)
