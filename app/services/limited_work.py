@@ -61,13 +61,16 @@ class LimitedWork:
             if is_cancelled.is_set():
                 raise Cancelled
 
-        future = self._threads.submit(work, check)
+        # The pool keeps a cancelled call until a thread is free; it must not keep what the work holds.
+        held = [work]
+        future = self._threads.submit(lambda: held.pop()(check))
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         try:
             return await asyncio.wrap_future(future)
         finally:
             is_cancelled.set()
+            held.clear()
 
     def close(self) -> None:
         """Drop queued work; running work ends at its next check."""

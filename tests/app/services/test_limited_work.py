@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any
@@ -64,6 +66,39 @@ async def test_work_that_is_cancelled_never_begins_or_ends_at_its_next_check() -
     await asyncio.gather(running, waiting, return_exceptions=True)
     assert await asyncio.to_thread(ended.wait, DEADLINE_S)
     assert await asyncio.wait_for(work.run(lambda _: "free again"), DEADLINE_S) == "free again"
+    work.close()
+
+
+@in_a_loop
+async def test_work_that_is_cancelled_while_it_waits_is_freed_before_a_thread_is_free() -> None:
+    work = LimitedWork("sums", running=1, waiting=1, retry_after_s=1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Body:
+        """What a request has sent."""
+
+        def sum(self, _: Check) -> None:
+            pytest.fail("nobody waits for it")
+
+    def wait(_: Check) -> None:
+        begun.set()
+        assert go_on.wait(DEADLINE_S)
+
+    running = asyncio.create_task(work.run(wait))
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    body = Body()
+    freed = weakref.ref(body)
+    waiting = asyncio.create_task(work.run(body.sum))
+    del body
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    del waiting
+    gc.collect()
+    assert freed() is None and not running.done()
+    go_on.set()
+    await running
+    assert await work.run(lambda _: 5) == 5
     work.close()
 
 
