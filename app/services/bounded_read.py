@@ -23,8 +23,9 @@ class BoundedRead(Generic[T]):
         """Return what `read` returns. Raises what it raises, and TimeoutError."""
         with self._lock:
             if self._reading is None or self._reading.done():
-                self._reading = Future()
-                threading.Thread(target=self._run, args=(self._reading,), daemon=True).start()
+                reading = Future[T]()
+                threading.Thread(target=self._run, args=(reading,), daemon=True).start()
+                self._reading = reading  # after the start, which fails if there are too many threads
             reading = self._reading
         return reading.result(timeout=self._timeout_s)
 
