@@ -28,39 +28,35 @@ def choice_of(
 
 
 class Chunks:
-    """Turns a stream's events into chunks; counts the characters of each choice."""
+    """Turns a stream's events into chunks; counts the characters of each choice. It keeps no prompts."""
 
     def __init__(self, resolved: ResolvedRequest) -> None:
-        self._resolved = resolved
-        vocabulary, count = resolved.loaded.vocabulary, len(resolved.prompts) * resolved.n
-        self._decoders = [vocabulary.text_decoder() for _ in range(count)]
-        self._offsets = [len(prompt.characters) for prompt in resolved.prompts for _ in range(resolved.n)]
+        self.resolved = resolved.without_prompts()
+        self.prompt_lengths = [len(prompt.characters) for prompt in resolved.prompts]
+        self._echoes = [(prompt.echo, prompt.echo_logprobs) for prompt in resolved.prompts]
+        self._offsets = [length for length in self.prompt_lengths for _ in range(resolved.n)]
+        self._decoders = [resolved.loaded.vocabulary.text_decoder() for _ in self._offsets]
 
     def first(self) -> list[OpenAIChoice]:
         """Return the chunks that need no generation: the echoed prompts; with max_tokens=0, the ends."""
-        resolved = self._resolved
-        reason = None if resolved.max_tokens else _finish_reason("length")
+        n = self.resolved.n
+        reason = None if self.resolved.max_tokens else _finish_reason("length")
         return [
-            OpenAIChoice(
-                index=i * resolved.n + j,
-                text=prompt.echo,
-                finish_reason=reason,
-                logprobs=prompt.echo_logprobs,
-            )
-            for i, prompt in enumerate(resolved.prompts)
-            for j in range(resolved.n)
-            if prompt.echo or reason
+            OpenAIChoice(index=i * n + j, text=echo, finish_reason=reason, logprobs=logprobs)
+            for i, (echo, logprobs) in enumerate(self._echoes)
+            for j in range(n)
+            if echo or reason
         ]
 
     def of(self, prompt_index: int, event: Piece | Finished) -> list[OpenAIChoice]:
         """Return the chunk of an event of a prompt; none if it has neither text nor log-probabilities."""
-        index = prompt_index * self._resolved.n + event.index
+        index = prompt_index * self.resolved.n + event.index
         if isinstance(event, Finished):
             rest = self._decoders[index].feed("", final=True)
             return [OpenAIChoice(index=index, text=rest, finish_reason=_finish_reason(event.reason))]
-        text, logprobs, top = self._decoders[index].feed(event.text), None, self._resolved.body.logprobs
+        text, logprobs, top = self._decoders[index].feed(event.text), None, self.resolved.body.logprobs
         if top is not None:
-            vocabulary, start = self._resolved.loaded.vocabulary, self._offsets[index]
+            vocabulary, start = self.resolved.loaded.vocabulary, self._offsets[index]
             logprobs = logprobs_of(event.logprobs, vocabulary, top, start=start)
             self._offsets[index] += len(event.logprobs)
         return [OpenAIChoice(index=index, text=text, logprobs=logprobs)] if text or logprobs else []

@@ -60,8 +60,9 @@ async def create_completion(
             resolving = resolve(body, loaded, services.long_prompts, client=client, arrived_s=arrived_s)
             is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
+            chunks = Chunks(resolved)
             running, others = _start_first(services.engines, resolved)
-            events = _stream(resolved, running, others)
+            events = _stream(chunks, running, others)
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
             services.engines, services.long_prompts, loaded, body, client=client, arrived_s=arrived_s
@@ -182,14 +183,14 @@ def _to_json(resolved: ResolvedRequest, results: Sequence[_Result]) -> str:
 
 
 async def _stream(
-    resolved: ResolvedRequest, running: list[RunningCompletion], others: Iterator[RunningCompletion]
+    chunks: Chunks, running: list[RunningCompletion], others: Iterator[RunningCompletion]
 ) -> Events:
-    chunks = Chunks(resolved)
+    resolved = chunks.resolved
     usages: list[Usage] = []
     for choice in chunks.first():
         yield ServerEvent("", resolved.response([choice], None))
     if not running:
-        usages = [Usage(len(prompt.characters), 0, 0) for prompt in resolved.prompts]
+        usages = [Usage(length, 0, 0) for length in chunks.prompt_lengths]
     async for prompt_index, event in _merge(running, others):
         if isinstance(event, Usage):
             usages.append(event)

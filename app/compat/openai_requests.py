@@ -7,7 +7,7 @@ has none. Those of the expert `lstm` are what /score reports for the text after 
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
@@ -67,6 +67,10 @@ class ResolvedRequest:
             choices=choices,
             usage=usage,
         )
+
+    def without_prompts(self) -> "ResolvedRequest":
+        """Return what a stream needs once its prompts are started: they may be as large as the body."""
+        return replace(self, body=self.body.model_copy(update={"prompt": None}), prompts=())
 
     def engine_request(self, prompt: ResolvedPrompt) -> CompletionRequest:
         """Return the engine's request for one prompt."""

@@ -3,7 +3,7 @@
     memory = BodyMemory(limit_bytes=256 << 20)
     body = IncomingBody(receive, memory=memory, timeout_s=30, max_bytes=32 << 20)
     await app(scope, body.receive, send)
-    body.release()
+    body.release()  # earlier, if the application no longer holds it
 
 A client has `timeout_s` for each MIN_BYTES of a body; only the time that the application waits for the client
 counts. A body that is held in memory until it is complete (`max_bytes` is given) must be complete after four
@@ -75,7 +75,7 @@ class IncomingBody:
         self._total_waited_s = 0.0
         self._part_bytes = 0
         self._received_bytes = 0
-        self._is_complete = False
+        self.is_complete = False
         self._is_refused = False
         self._waiting: asyncio.Timeout | None = None
         self.held_bytes = 0  # as counted by `memory`
@@ -87,14 +87,14 @@ class IncomingBody:
             HTTPException: 413 for too many bytes, 408 for a client that is too slow, 503 if all bodies
                 together take too much memory. FastAPI passes on only this exception while it reads a body.
         """
-        if self._is_complete:
+        if self.is_complete:
             return await self._receive()  # the disconnect
         message = await self._next()
         data = message.get("body", b"")
         if self._max_bytes is not None:
             self._count(len(data))
         if not message.get("more_body", False):
-            self._is_complete = True
+            self.is_complete = True
             self._memory.complete(self)
         return message
 
@@ -106,7 +106,7 @@ class IncomingBody:
                 self._waiting.reschedule(asyncio.get_running_loop().time())
 
     def release(self) -> None:
-        """Stop counting the body, which is no longer held."""
+        """Stop counting the body, which is no longer held. A second call does nothing."""
         self._memory.remove(self)
 
     async def _next(self) -> Message:

@@ -158,8 +158,15 @@ class BodyLimit(HttpMiddleware):
         services = scope["state"]["services"]
         timeout_s, memory = services.settings.body_timeout_s, services.body_memory
         body = IncomingBody(receive, memory=memory, timeout_s=timeout_s, max_bytes=rule.max_bytes)
+
+        async def send_and_release(message: Message) -> None:
+            # The route has returned and its request is freed; a stream can go on for as long as it likes.
+            if message["type"] == "http.response.start" and body.is_complete:
+                body.release()
+            await send(message)
+
         try:
-            await self._app(scope, body.receive, send)
+            await self._app(scope, body.receive, send_and_release)
         finally:
             body.release()
 

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.compat.openai_requests import ResolvedPrompt
+from app.http.bodies import DocumentRequest
 from app.http.connections import (
     INVALID_REQUEST_FILTER,
     KEEPALIVE_TIMEOUT_S,
@@ -25,7 +27,7 @@ from app.http.connections import (
     raise_open_files_limit,
 )
 from app.settings import ApiSettings
-from tests.app.fakes import publish
+from tests.app.fakes import ENDLESS, publish
 from tests.app.raw_http import answer_in, connected, is_answer, read_all, read_answer
 from tests.app.service import Service, error_of, serving, until
 
@@ -358,6 +360,18 @@ def test_incomplete_bodies_share_a_memory_limit_and_the_oldest_is_refused(settin
             == 200
         )
         assert service.http.post(COMPLETE, json={"prompt": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [COMPLETE, "/v1/completions"])
+def test_the_bodies_of_streams_neither_count_nor_stay_in_memory(settings: ApiSettings, path: str) -> None:
+    fields = {"prompt": ENDLESS, "stream": True} | ({} if path == COMPLETE else {"model": "fake"})
+    body = json.dumps(fields).encode() + b" " * 900_000
+    with service_with(settings, body_memory_bytes=1 << 20) as service, contextlib.ExitStack() as held:
+        for _ in range(3):
+            stream = held.enter_context(connected(service, request(path, body)))
+            assert read_answer(stream).status_code == 200
+        bodies = (DocumentRequest, ResolvedPrompt)
+        until(lambda: not any(type(one) in bodies for one in gc.get_objects()), deadline_s=20)
 
 
 def test_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.incoming_body import BodyMemory
+from app.http.incoming_body import SMALL_BYTES, BodyMemory
 from app.http.middleware import MAX_JSON_BYTES, BodyLimit, BodyRule, RequestId, RequestMetrics
 
 RULES = (
@@ -105,6 +105,25 @@ def test_undeclared_bodies_are_counted_and_passed_on() -> None:
     assert call(app, "/small", [b"12345", b"67890"]) == (200, {}, b"1234567890")
     with pytest.raises(Exception, match="413"):
         call(app, "/small", [b"12345", b"67890", b"1"])
+
+
+@pytest.mark.parametrize(("pieces_read", "held"), [(2, b"100000 0"), (1, b"100000 100000")])
+def test_a_complete_body_is_counted_until_its_response_begins(pieces_read: int, held: bytes) -> None:
+    piece = bytes(SMALL_BYTES + 100_000)
+    memories: list[BodyMemory] = []
+
+    async def streams(scope: Scope, receive: Receive, send: Send) -> None:
+        memory = scope["state"]["services"].body_memory
+        memories.append(memory)
+        for _ in range(pieces_read):
+            await receive()
+        before = memory.held_bytes
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d %d" % (before, memory.held_bytes)})
+
+    _, _, body = call(BodyLimit(streams, rules=RULES), "/", [piece, b""])
+    assert body == held
+    assert memories[0].held_bytes == 0
 
 
 @pytest.mark.parametrize(("header", "is_kept"), [(b"a.b-c_1", True), (b"a b", False), (b"x" * 129, False)])
