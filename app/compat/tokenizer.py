@@ -5,6 +5,8 @@ so each also exists below /v1/models/{model}, and so does /v1/completions: with
 `base_url=…/v1/models/NAME/v1/completions` all of the harness's requests go to one model.
 """
 
+from collections.abc import Sequence
+
 import anyio
 from fastapi import APIRouter, Request, Response
 
@@ -69,9 +71,7 @@ async def detokenize(
 ) -> Response:
     """Get the text of ids; 0 becomes U+FFFD."""
     _, vocabulary = await _vocabulary(services, request, model or body.model)
-    characters_of(body.tokens, vocabulary, param="tokens")  # raises InvalidInput for unknown ids
-    text = vocabulary.to_text(vocabulary.decode(body.tokens))
-    return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")
+    return await anyio.to_thread.run_sync(_text, vocabulary, body.tokens)
 
 
 async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:
@@ -84,3 +84,9 @@ def _tokens(vocabulary: Vocabulary, characters: str) -> Response:
     tokens = vocabulary.encode(characters).tolist()
     response = Tokens(count=len(tokens), max_model_len=MAX_PROMPT_CHARACTERS, tokens=tokens)
     return Response(response.model_dump_json(), media_type="application/json")
+
+
+def _text(vocabulary: Vocabulary, tokens: Sequence[int]) -> Response:
+    characters_of(tokens, vocabulary, param="tokens")  # raises InvalidInput for unknown ids
+    text = vocabulary.to_text(vocabulary.decode(tokens))
+    return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")

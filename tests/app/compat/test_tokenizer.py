@@ -1,9 +1,11 @@
+import asyncio
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from app.settings import ApiSettings
+from models.text.vocabulary import Vocabulary
 from tests.app.fakes import CHARACTERS as FAKE_CHARACTERS
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving_real
@@ -48,6 +50,20 @@ def test_info_is_what_the_harness_looks_for(http: httpx.Client) -> None:
         assert info["eos_token"] == "\n" and info["bos_token"] is None
         assert info["vocab_size"] == len(CHARACTERS) + 1 and info["model"] == "random@1"
     assert http.post("/tokenize", json={"prompt": info["eos_token"]}).json()["tokens"] == [1]
+
+
+def test_ids_are_decoded_in_a_worker_thread(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(service.models)
+    in_loop: list[bool] = []
+    to_text = Vocabulary.to_text
+
+    def record(vocabulary: Vocabulary, characters: str) -> str:
+        in_loop.append(asyncio._get_running_loop() is not None)
+        return to_text(vocabulary, characters)
+
+    monkeypatch.setattr(Vocabulary, "to_text", record)
+    assert service.http.post("/detokenize", json={"tokens": [3, 4]}).json()["content"] == "ab"
+    assert in_loop == [False]
 
 
 def test_wrong_requests_are_refused_by_name(http: httpx.Client) -> None:
