@@ -3,7 +3,7 @@
 What only OpenAI's jobs have (metadata, the validation file) is stored with the job.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request
@@ -41,6 +41,7 @@ from models.record_errors import load_record
 from models.text.kind_detection import TextKind
 from models.validation_errors import requirement
 from store.corpus import Corpus
+from store.ids import new_id
 from store.jobs import Job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
@@ -65,7 +66,6 @@ def create_fine_tuning_job(
         learning_rate_multiplier=None if multiplier == "auto" else multiplier,
         metadata=body.metadata,
     )
-    stored_extras = extras.model_dump_json().encode()  # before there is a job
     source: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
         validation = get_file(access, body.validation_file, param="validation_file")
@@ -73,6 +73,9 @@ def create_fine_tuning_job(
     with source as (corpus, held_out):
         # The validation file is the end of the corpus only in the order of its lines.
         keeps_order = body.validation_file is not None and corpus.kind == "records"
+        # Stored before the job: the SDKs repeat a request that fails, so no error may follow a queued job.
+        job_id = new_id("job")
+        services.blobs.write(_extras_path(job_id), extras.model_dump_json().encode())
         try:
             job = create_job(
                 services.job_control,
@@ -81,10 +84,14 @@ def create_fine_tuning_job(
                 watermark=services.watermark,
                 memory_limit_bytes=services.settings.training_memory_bytes,
                 learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
+                job_id=job_id,
             )
-        except (InvalidInput, NotFound) as error:
-            raise _rename_params(error) from None
-    services.blobs.write(_extras_path(job.id), stored_extras)
+        except Exception as error:
+            with suppress(DomainError):
+                services.blobs.delete(_extras_path(job_id))
+            if isinstance(error, InvalidInput | NotFound):
+                raise _rename_params(error) from None
+            raise
     set_audit_details(request, about=f"/v1/fine_tuning/jobs/{job.id}")
     return fine_tuning_job(services.job_bodies.one(job), extras)
 

@@ -48,9 +48,11 @@ class JobControl:
         body: bytes,
         created_by: str | None = None,
         max_jobs: int | None = None,
+        job_id: str | None = None,
     ) -> Job:
         """Record a job and queue it; requests with the same key create it only once.
 
+        Without a key the job can get a `job_id` that the caller has made.
         `created_by` is the name of the caller's API key, and `max_jobs` how many queued and running jobs it
         may have. The jobs are counted before and after the job is recorded, so concurrent requests never
         exceed it.
@@ -65,7 +67,7 @@ class JobControl:
         try:
             job = self.jobs.create(
                 request,
-                job_id=self._keys.id_for(key, body),
+                job_id=job_id or self._keys.id_for(key, body),
                 created_by=created_by,
                 request_id=REQUEST_ID.get() or None,
                 traceparent=tracing.traceparent(),

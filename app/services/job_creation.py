@@ -21,10 +21,11 @@ def create_job(
     memory_limit_bytes: int,
     learning_rate_multiplier: float = 1.0,
     idempotency_key: str | None = None,
+    job_id: str | None = None,
 ) -> Job:
     """Queue a job of this caller; return it, or the one that the idempotency key has created before.
 
-    `learning_rate_multiplier` multiplies the rate of the preset.
+    `learning_rate_multiplier` multiplies the rate of the preset; `job_id` is as in `JobControl.submit`.
 
     Raises:
         Forbidden: the caller may not use a model that the request names.
@@ -60,7 +61,9 @@ def create_job(
         learning_rate_multiplier=learning_rate_multiplier,
     )
     max_jobs = access.key.max_jobs if access.key else None
-    return control.submit(request, key=key, body=text, created_by=access.key_name, max_jobs=max_jobs)
+    return control.submit(
+        request, key=key, body=text, created_by=access.key_name, max_jobs=max_jobs, job_id=job_id
+    )
 
 
 def resume_job(control: JobControl, access: Access, job_id: str) -> Job:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,7 +9,9 @@ import pytest
 
 from models.auto_preset import RULES
 from models.config import PRESETS
+from models.errors import StorageFull
 from store.jobs import JobError, JobStatus
+from store.local_blobs import LocalBlobs
 from tests.app.service import TEXT, Service, error_of
 from tests.logs import syslog
 
@@ -136,11 +139,33 @@ def test_corpus_made_for_a_validation_file_goes_with_either_file(
     assert service.blobs.paths("openai_joined") == [] == service.corpora.all()
 
 
-def test_refused_job_leaves_no_corpus_behind(service: Service) -> None:
+def test_refused_job_leaves_nothing_behind(service: Service) -> None:
     files = [service.upload(), service.upload("the lazy dog sleeps, and the fox jumps\n" * 3)]
     body = {"model": "nobody", "training_file": files[0], "validation_file": files[1]}
     error_of(service.http.post("/v1/fine_tuning/jobs", json=body), 404)
     assert {corpus.id for corpus in service.corpora.all()} == set(files)
+    assert service.blobs.paths("openai_jobs") == []
+
+
+def test_failing_write_of_what_only_openais_jobs_have_leaves_no_job(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [service.upload(), service.upload("the lazy dog sleeps, and the fox jumps\n" * 3)]
+    body = {"model": "tiny", "training_file": files[0], "validation_file": files[1], "metadata": {"a": "b"}}
+    write = LocalBlobs.write
+
+    def refuse(blobs: LocalBlobs, path: str, data: bytes | Path) -> None:
+        if path.startswith("openai_jobs/"):
+            raise StorageFull("the storage is full")
+        write(blobs, path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBlobs, "write", refuse)
+        error_of(service.http.post("/v1/fine_tuning/jobs", json=body), 507)
+    assert service.jobs.all() == []
+    assert {corpus.id for corpus in service.corpora.all()} == set(files)
+    assert service.http.post("/v1/fine_tuning/jobs", json=body).json()["metadata"] == {"a": "b"}
+    assert len(service.jobs.all()) == len(service.blobs.paths("openai_jobs")) == 1
 
 
 def test_text_that_was_uploaded_stays_though_it_is_also_made_of_two_files(
