@@ -11,6 +11,7 @@ and has enough fixed words: requests of an attack, which have little in common, 
 
 import math
 import re
+from hashlib import blake2b
 
 from models.text.line_tokens import Tokens, is_wildcard, tokenize
 from models.text.template_tree import TemplateBuilder
@@ -39,7 +40,7 @@ class RepeatFilter:
     def __init__(self, rate: float, common: frozenset[str]) -> None:
         self._rate = rate
         self._new = TemplateBuilder(common)
-        self._flagged_kinds: set[int | str] = set()
+        self._flagged_kinds: set[int | bytes] = set()
         self._lines = self._flagged = 0
 
     def count(self) -> None:
@@ -57,11 +58,13 @@ class RepeatFilter:
         self._flagged += 1
         return False
 
-    def _kind(self, text: str, parsed: ParsedLine) -> int | str:
+    def _kind(self, text: str, parsed: ParsedLine) -> int | bytes:
         index = self._new.add(tokenize(text)) if parsed.template.is_new else None
         if index is not None and _is_specific(self._new.tokens(index)):
             return index
-        return _NUMBER.sub("0", text)
+        # A digest, because texts have up to 50,000 characters; they may have unpaired surrogates.
+        masked = _NUMBER.sub("0", text).encode("utf-8", "surrogatepass")
+        return blake2b(masked, digest_size=16).digest()
 
     def _allowed(self) -> float:
         """Return how many of the lines so far may be flagged before repeats are not."""

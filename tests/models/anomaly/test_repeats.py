@@ -1,6 +1,7 @@
 """Which flagged lines are repeats."""
 
 import math
+import tracemalloc
 
 import pytest
 
@@ -75,3 +76,19 @@ def test_kinds_beyond_the_limit_are_flagged_each_time(monkeypatch: pytest.Monkey
     monkeypatch.setattr("models.anomaly.repeats._MAX_KINDS", 2)
     found = repeats([*["fan 1 stopped"] * MIN_FLAGGED, "door 1 open", "lamp 1 off"] * 2)
     assert found[-3:] == [True, True, False]
+
+
+def test_long_lines_are_remembered_in_little_memory() -> None:
+    found = RepeatFilter(0.01, KNOWN.common)
+
+    def is_repeat(number: int) -> bool:
+        line = chr(0x4E00 + number) * 49_999 + "\ud800"
+        return found.is_repeat(line, KNOWN.parse(line))
+
+    tracemalloc.start()
+    try:
+        assert not any(map(is_repeat, range(100)))
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert all(map(is_repeat, range(100)))
