@@ -122,7 +122,10 @@ class ScoreStreamResponse(Response):
         # Expected characters are a hundred times as long as the lines, so their batches are smaller.
         max_bytes = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
         while True:
-            data, is_last = await body.take(self._services.stopping.is_set, max_bytes)
+            taken = await body.take(self._services.stopping.is_set, max_bytes)
+            if taken is None:  # the line that has not ended is left out: its client sends it again
+                return
+            data, is_last = taken
             records = await self._score(data, is_last=is_last)
             if records:
                 await self._send(send, records)
@@ -194,8 +197,10 @@ class BodyBuffer:
         if is_message and received.result()["type"] == "http.disconnect":
             self._is_gone.set()
 
-    async def take(self, is_stopping: Callable[[], bool], max_bytes: int) -> tuple[bytes, bool]:
+    async def take(self, is_stopping: Callable[[], bool], max_bytes: int) -> tuple[bytes, bool] | None:
         """Wait for bytes and take up to `max_bytes`; also return whether they are the last.
+
+        Returns None if the server is stopping.
 
         Raises:
             DomainError: the body is malformed.
@@ -208,7 +213,7 @@ class BodyBuffer:
                         await self._changed.wait()
                 except TimeoutError:
                     if is_stopping():
-                        return b"", True
+                        return None
             if self._error:
                 raise self._error
             if self._is_gone.is_set():

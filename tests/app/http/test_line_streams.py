@@ -1,13 +1,23 @@
 import asyncio
 import gzip
+import http.client
+import json
 import threading
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from starlette.types import Message
 
 from app.http import line_streams
 from app.http.line_streams import BodyBuffer
+from app.main import create_app
 from app.services.gunzip import Gunzip
+from app.settings import ApiSettings
+from store.models import Models
+from store.open_blobs import open_blobs
+from tests.app.fakes import FakeEngine, FakeScorer, publish
+from tests.app.service import served
 
 
 def test_empty_members_of_gzip_do_not_block_the_event_loop() -> None:
@@ -94,3 +104,26 @@ def test_a_client_that_is_gone_is_noticed_while_its_body_is_decompressed() -> No
         reading.cancel()
 
     asyncio.run(read())
+
+
+def test_a_service_that_stops_leaves_out_the_line_that_has_not_ended(settings: ApiSettings) -> None:
+    def load(saved: Any) -> Any:
+        engine = FakeEngine(saved)
+        return engine, FakeScorer(engine, saved)
+
+    publish(Models(open_blobs(settings.blobs_url)))
+    app = create_app(settings, load_engine=load)
+    with served(app) as url:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        connection.putrequest("POST", "/v1/models/fake/score")
+        connection.putheader("Content-Type", "text/plain")
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders()
+        connection.send(b"whole\nhal")
+        response = connection.getresponse()
+        records = [json.loads(response.readline()) for _ in range(2)]
+        app.state.stopping.set()
+        records += map(json.loads, response)
+        connection.close()
+    assert [record["object"] for record in records] == ["score.start", "score.line", "score.end"]
+    assert (records[1]["characters"], records[2]["lines"], records[2]["characters"]) == (5, 1, 5)
