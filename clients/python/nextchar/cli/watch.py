@@ -139,9 +139,13 @@ class _Watching:
         client = self.session.client
         first = _wait_for(self.session, lambda: client.ingest_status(self.model)["flagged"])
         self._send(b"")  # wrong options are refused now, and not when the first line comes
+        # Numbers start again when Redis has lost its data, or the model was deleted and trained again.
+        starts_again = any((log.state.printed or 0) > first for log in self.logs)
         for log in self.logs:
             if log.state.printed is None:
                 log.save(printed=first)
+            elif starts_again:
+                log.save(printed=0)
             if not log.open():  # a log that is watched from its end begins now
                 self.session.print_note(f"{log.path} does not exist yet; waiting for it")
         threading.Thread(target=self._print_all, name="flagged lines", daemon=True).start()
@@ -190,8 +194,12 @@ class _Watching:
                         f"{line['id'] - after - 1:,} flagged lines are no longer kept for this command; the"
                         " model's alerts count them"
                     )
+                if line["id"] <= after:  # numbers start again
+                    self._seen = 0
+                    for one in self.logs:
+                        one.save(printed=0)
                 log = by_source.get(line["source"] or "")
-                if log and (line["id"] > (log.state.printed or 0) or line["id"] <= after):
+                if log and line["id"] > (log.state.printed or 0):
                     self._print(line, log)
                     log.save(printed=line["id"])
                 after = self._seen = line["id"]

@@ -269,7 +269,7 @@ def test_flagged_lines_of_other_sources_are_not_missed_after_a_restart(
 
     client: Any = SimpleNamespace(
         server="http://a",
-        ingest_status=lambda _: {"flagged": 0},
+        ingest_status=lambda _: {"flagged": 450 * len(starts)},
         ingest=lambda *_, **__: {"accepted": 0},
         flagged_lines=flagged_lines,
     )
@@ -282,6 +282,56 @@ def test_flagged_lines_of_other_sources_are_not_missed_after_a_restart(
         ):
             watch_module._Watching(session, "m", [log], "characters", None, None).run()
     assert (starts, printed, notes, saved()) == ([0, 450], [100], [], 900)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "events", "printed"),
+    [
+        (5_000, ["1 a", "2 b", "3 b", "4 a"], ["1 a", "2 b", "3 b", "4 a"]),
+        (5_000, ["1 other", "2 a", "3 a"], ["2 a", "3 a"]),
+        (5_000, ["5001 a", "1 b", "2 a"], ["5001 a", "1 b", "2 a"]),
+        (3, ["1 a", "2 other", "3 b", "4 a"], ["1 a", "3 b", "4 a"]),
+    ],
+)
+def test_lines_are_printed_when_their_numbers_start_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flagged: int, events: list[str], printed: list[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(watch_module, "_POLL_S", 0)
+    found: list[str] = []
+
+    def flagged_lines(_: str, **__: Any) -> Iterator[dict[str, Any]]:
+        for event in events:
+            number, source = event.split()
+            yield {"id": int(number), "source": source}
+        raise KeyboardInterrupt
+
+    client: Any = SimpleNamespace(
+        server="http://a",
+        ingest_status=lambda _: {"flagged": flagged},
+        ingest=lambda *_, **__: {"accepted": 0},
+        flagged_lines=flagged_lines,
+    )
+    session: Any = SimpleNamespace(client=client, print_note=print)
+    monkeypatch.setattr(
+        watch_module._Watching,
+        "_print",
+        lambda _, line, log: found.append(f"{line['id']} {log.source}"),
+    )
+    with contextlib.ExitStack() as stack:
+        logs = [
+            stack.enter_context(
+                contextlib.closing(watch_module._Log(session, "m", tmp_path / name, from_start=False))
+            )
+            for name in "ab"
+        ]
+        for log, saved in zip(logs, (5_000, 4_990), strict=True):
+            log.source = log.path.name
+            log.save(printed=saved)
+        with pytest.raises(KeyboardInterrupt):
+            watch_module._Watching(session, "m", logs, "characters", None, None).run()
+        last = int(events[-1].split()[0])
+        assert (found, [log.state.printed for log in logs]) == (printed, [last, last])
 
 
 def test_a_log_that_does_not_exist_yet_is_waited_for_and_named(
