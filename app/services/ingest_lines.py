@@ -34,6 +34,7 @@ LINE_FIELDS = ("message", "MESSAGE", "log", "body", "msg", "line")
 TIME_FIELDS = ("timestamp", "@timestamp", "time", "date", "ts", "ISODATE")
 SOURCE_FIELDS = ("host.name", "host", "hostname", "HOST", "service.name", "source")
 
+_MAX_JSON_CONTAINERS = 10 * MAX_BATCH_LINES  # lists and objects; each takes up to 200 bytes
 _MAX_FIELD_CHARACTERS = 200  # of a source, and of the name of a calibration
 _UNIX_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # larger numbers are in nano-, micro-, milliseconds
 
@@ -67,11 +68,7 @@ class ParsedLines:
             parts = data.removesuffix(b"\n").split(b"\n", MAX_BATCH_LINES)
             self.lines += (NewLine(part[:MAX_LINE_BYTES], meta) for part in parts)
         if len(self.lines) + self.rejected > MAX_BATCH_LINES:
-            raise TooLarge(
-                f"a request has at most {MAX_BATCH_LINES:,} lines; send smaller batches",
-                code="batch_too_large",
-                param="body",
-            )
+            raise batch_too_large(f"{MAX_BATCH_LINES:,} lines")
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,26 @@ def parse_lines(data: bytes, media_type: str, query: IngestQuery) -> ParsedLines
     return parsed
 
 
+def load_json(data: bytes) -> Any:
+    """Return the value of JSON.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+        TooLarge: it has so many lists and objects that they would take 24 times its memory.
+        ValueError: it is not JSON.
+    """
+    if data.count(b"[") + data.count(b"{") > _MAX_JSON_CONTAINERS:  # or as many in strings
+        raise batch_too_large(f"{_MAX_JSON_CONTAINERS:,} lists and objects")
+    return json.loads(data)
+
+
+def batch_too_large(limit: str) -> TooLarge:
+    """Return the error of a request that exceeds a limit."""
+    return TooLarge(
+        f"a request has at most {limit}; send smaller batches", code="batch_too_large", param="body"
+    )
+
+
 def unix_time(value: Any) -> float | None:
     """Return a time as Unix seconds; None if it is none. Without a zone it is UTC.
 
@@ -195,7 +212,7 @@ def _pair(line: bytes, meta: LineMeta) -> tuple[bytes, LineMeta]:
 
 def _json_line(line: bytes, reader: LineReader) -> tuple[bytes, LineMeta]:
     try:
-        value = json.loads(line)
+        value = load_json(line)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"not JSON: {_reason(error)}", code="malformed_line") from None
     return reader.line(value)
@@ -204,7 +221,7 @@ def _json_line(line: bytes, reader: LineReader) -> tuple[bytes, LineMeta]:
 def _json_records(data: bytes) -> Sequence[Any]:
     """Return the records of a JSON list, or the one that the body is."""
     try:
-        value = json.loads(data)
+        value = load_json(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"the body is not JSON: {_reason(error)}; JSON lines need the type application/x-ndjson",

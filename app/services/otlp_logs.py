@@ -1,13 +1,14 @@
 """The log records of an OTLP export request, in protobuf or JSON, as lines per model.
 
 The messages are those of `opentelemetry-proto`. In protobuf, strings are read as bytes: agents send invalid
-UTF-8, which would otherwise refuse the whole request instead of being replaced in one line.
+UTF-8, which would otherwise refuse the whole request instead of being replaced in one line. Records are
+parsed one after the other: an empty one has two bytes in a request, and takes 128 when parsed.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import count
 from typing import Any, cast
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
@@ -18,7 +19,14 @@ from opentelemetry.proto.logs.v1 import logs_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 
 from app.schemas.ingest import OtlpQuery
-from app.services.ingest_lines import Fields, LineReader, ParsedLines
+from app.services.ingest_lines import (
+    MAX_BATCH_LINES,
+    Fields,
+    LineReader,
+    ParsedLines,
+    batch_too_large,
+    load_json,
+)
 from models.errors import InvalidInput
 from store.ingest_records import LineMeta
 
@@ -28,6 +36,8 @@ PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MODEL_ATTRIBUTE = "nextchar.model"
 """The attribute of a resource that names the model for its records."""
 
+_MAX_FIELDS = 10 * MAX_BATCH_LINES  # around records; one that has its own resource and scope has seven
+_MAX_MESSAGE_BYTES = 4 << 20  # of a record or resource, which takes up to 25 times as much when parsed
 _MAX_DEPTH = 20  # of nested values
 _MAX_STATUS_BYTES = 1_000
 
@@ -44,7 +54,7 @@ def parse_otlp(data: bytes, media_type: str, query: OtlpQuery, default_model: st
     """Return the lines of an export request.
 
     Raises:
-        InvalidInput: the body is not such a message (code `malformed_otlp`).
+        InvalidInput: the body is not such a message (code `malformed_otlp`), or a resource is too large.
         TooLarge: it has too many lines.
     """
     reader = LineReader(query)
@@ -96,21 +106,90 @@ def _line(reader: LineReader, resource: Fields, read: Callable[[], Message]) -> 
 
 
 def _protobuf_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Message]]]:
-    request: Any = _request_of_bytes()()
     try:
-        request.ParseFromString(data)
-    except DecodeError:
+        split = _split(memoryview(data))
+    except (DecodeError, IndexError):
         raise _malformed("the body is not an ExportLogsServiceRequest in protobuf") from None
-    for resource_logs in request.resource_logs:
-        resource = _attributes(resource_logs.resource.attributes)
-        for scope_logs in resource_logs.scope_logs:
-            for record in scope_logs.log_records:
-                yield resource, partial(_same, record)
+    resource_class, record_class = _classes_of_bytes()
+    for resource, records in split:
+        attributes = _attributes(_parse(resource_class, resource).attributes)
+        for record in records:
+            yield attributes, partial(_parse, record_class, record)
+
+
+def _split(request: memoryview) -> list[tuple[bytes, list[bytes]]]:
+    """Return each resource of a request with its log records, not parsed.
+
+    Raises:
+        DecodeError, IndexError: it is malformed.
+        TooLarge: it has too many of them.
+    """
+    split: list[tuple[bytes, list[bytes]]] = []
+    counter = count(1)
+    for number, resource_logs in _fields(request, counter):
+        if number != 1:  # resource_logs
+            continue
+        resource = bytearray()
+        records: list[bytes] = []
+        for inner, value in _fields(resource_logs, counter):
+            if inner == 1:  # resource; the parts of a message are merged
+                resource += value
+            elif inner == 2:  # scope_logs, with its log_records
+                records += (bytes(record) for field, record in _fields(value, counter) if field == 2)
+        split.append((bytes(resource), records))
+    return split
+
+
+def _fields(message: memoryview, counter: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
+    """Yield number and bytes of each field that is a string or a message; `counter` counts all fields."""
+    at = 0
+    while at < len(message):
+        if next(counter) > _MAX_FIELDS:
+            raise batch_too_large(f"{_MAX_FIELDS:,} resources, scopes and records")
+        tag, at = _varint(message, at)
+        wire_type = tag & 7
+        if wire_type == 0:
+            _, at = _varint(message, at)
+        elif wire_type == 1:
+            at += 8
+        elif wire_type == 2:
+            length, at = _varint(message, at)
+            yield tag >> 3, message[at : at + length]
+            at += length
+        elif wire_type == 5:
+            at += 4
+        else:
+            raise DecodeError("a group, or no wire type")
+    if at > len(message):
+        raise DecodeError("a field ends after its message")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Return a varint and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise DecodeError("a varint of more than ten bytes")
+
+
+def _parse(kind: type[Message], data: bytes) -> Any:
+    if len(data) > _MAX_MESSAGE_BYTES:
+        raise InvalidInput(
+            f"a record and a resource have at most {_MAX_MESSAGE_BYTES >> 20} MiB", code="record_too_large"
+        )
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise _malformed("a record or resource is not valid protobuf") from None
 
 
 def _json_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Message]]]:
     try:
-        request = json.loads(data)
+        request = load_json(data)
     except (ValueError, RecursionError):
         raise _malformed("the body is not JSON") from None
     for resource_logs in _list_of(request, "resourceLogs", "resource_logs"):
@@ -169,15 +248,11 @@ def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _same(record: Message) -> Message:
-    return record
-
-
 @cache
-def _request_of_bytes() -> type[Message]:
-    """Return the class of export requests whose strings are bytes, which are the same on the wire."""
+def _classes_of_bytes() -> tuple[type[Message], type[Message]]:
+    """Return the classes of resources and log records whose strings are bytes, the same on the wire."""
     pool = descriptor_pool.DescriptorPool()
-    for module in (common_pb2, resource_pb2, logs_pb2, logs_service_pb2):
+    for module in (common_pb2, resource_pb2, logs_pb2):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         for message in file.message_type:
@@ -185,8 +260,9 @@ def _request_of_bytes() -> type[Message]:
                 if one.type == one.TYPE_STRING:
                     one.type = one.TYPE_BYTES
         pool.Add(file)
-    name = logs_service_pb2.ExportLogsServiceRequest.DESCRIPTOR.full_name
-    return cast(type[Message], message_factory.GetMessageClass(pool.FindMessageTypeByName(name)))
+    names = (kind.DESCRIPTOR.full_name for kind in (resource_pb2.Resource, logs_pb2.LogRecord))
+    resource, record = (message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names)
+    return cast(type[Message], resource), cast(type[Message], record)
 
 
 def _malformed(why: str) -> InvalidInput:

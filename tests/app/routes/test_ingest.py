@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 from redis import Redis
 
+from app.services import ingest_lines, otlp_logs
 from app.settings import ApiSettings
 from store.ingest_keys import lines_key
 from tests.app.fakes import publish
@@ -68,6 +69,14 @@ def export(*bodies: str | None, resource: dict[str, str] | None = None) -> Expor
         if body is not None:
             record.body.string_value = body
     return request
+
+
+def message(tag: int, data: bytes) -> bytes:
+    """Return a field of a message in protobuf that is a message or a string."""
+    length, rest = len(data), b""
+    while length > 127:
+        rest, length = rest + bytes([length & 127 | 128]), length >> 7
+    return bytes([tag]) + rest + bytes([length]) + data
 
 
 @pytest.mark.parametrize(
@@ -324,6 +333,9 @@ def test_an_otlp_request_without_a_model_is_refused_with_what_to_do(service: Ser
     [
         (b"\xff\xff\xff", PROTOBUF),
         (b"\x0a\xff\xff\xff\xff\x0f", PROTOBUF),
+        (b"\xff" * (16 << 20), PROTOBUF),
+        (b"\x0a\x04\x12\x02\x12\x01", PROTOBUF),  # a record that ends after its scope
+        (b"\x0b\x0c", PROTOBUF),  # a group
         (b"nope", "application/json"),
         (b'{"resourceLogs": 7}', "application/json"),
         (b'{"resourceLogs": [7]}', "application/json"),
@@ -334,6 +346,86 @@ def test_an_otlp_request_without_a_model_is_refused_with_what_to_do(service: Ser
 def test_malformed_otlp_is_refused(service: Service, data: bytes, kind: str) -> None:
     answer = send(service, data, kind, path=LOGS, model="fake")
     assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        message(0x0A, message(0x12, b"\x12\0" * 2_000_000)),  # records
+        message(0x0A, b"\x12\0" * 2_000_000),  # scopes
+        b"\x0a\0" * 2_000_000,  # resources
+        b"\x10\0" * 2_000_000,  # numbers in a field that does not exist
+    ],
+)
+def test_protobuf_of_too_many_records_is_refused_before_it_is_parsed(
+    service: Service, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(otlp_logs, "_parse", None)
+    headers = {"Content-Encoding": "gzip"}
+    answer = send(service, gzip.compress(data), PROTOBUF, path=LOGS, model="fake", headers=headers)
+    assert answer.status_code == 413
+    assert b"at most 1,000,000 resources, scopes and records" in answer.content
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [(LOGS, "application/json"), (INGEST, "application/json"), (INGEST, "application/x-ndjson")],
+)
+def test_json_of_too_many_lists_and_objects_is_refused_before_it_is_parsed(
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    monkeypatch.setattr(ingest_lines, "json", None)
+    data = gzip.compress(b"[" + b"[],{}," * 600_000 + b"0]")
+    answer = send(service, data, kind, path=path, headers={"Content-Encoding": "gzip"})
+    assert error_of(answer, 413)["code"] == "batch_too_large"
+
+
+def test_the_largest_otlp_batches_are_not_refused() -> None:
+    body = message(0x2A, message(0x0A, b"a"))
+    record = message(0x12, body + b"\x4a\0\x52\0")
+    resource = message(0x0A, b"\x0a\0" + message(0x12, b"\x0a\0" + record + b"\x1a\0") + b"\x1a\0")
+    assert len(otlp_logs._split(memoryview(resource * ingest_lines.MAX_BATCH_LINES))) == 100_000
+    attribute = message(0x32, message(0x0A, b"k") + message(0x12, message(0x0A, b"v")))
+    record = message(0x12, body + attribute * 30)
+    count = ingest_lines.MAX_BODY_BYTES // len(record)
+    [(_, records)] = otlp_logs._split(memoryview(message(0x0A, message(0x12, record * count))))
+    assert len(records) == count
+    pair = {"key": "k", "value": {"stringValue": "v"}}
+    line = json.dumps({"body": {"stringValue": "a"}, "attributes": [pair] * 30}, separators=(",", ":"))
+    count = ingest_lines.MAX_BODY_BYTES // (len(line) + 1)
+    assert len(ingest_lines.load_json(b"[" + b",".join([line.encode()] * count) + b"]")) == count
+
+
+def test_a_huge_otlp_record_is_rejected_and_the_others_are_kept(service: Service, redis: Redis) -> None:
+    huge = message(0x12, message(0x2A, message(0x0A, b"ab")) + b"\x32\0" * (2 << 20))
+    data = export("ab").SerializeToString() + message(0x0A, message(0x12, huge))
+    answer = send(service, data, PROTOBUF, path=LOGS, model="fake")
+    partial = _decoded(answer).partial_success
+    assert (answer.status_code, partial.rejected_log_records) == (200, 1)
+    assert "record 2: a record and a resource have at most 4 MiB" in partial.error_message
+    assert [line for line, _ in stored(redis)] == [b"ab"]
+    resource = message(0x0A, message(0x0A, b"\x0a\0" * (2 << 20)) + message(0x0A, b"\x0a\0"))
+    assert send(service, data + resource, PROTOBUF, path=LOGS, model="fake").status_code == 422
+
+
+def test_a_malformed_otlp_record_is_rejected_and_the_others_are_kept(service: Service, redis: Redis) -> None:
+    malformed = message(0x0A, message(0x12, message(0x12, b"\x2a\x7f")))
+    data = malformed + export("ab").SerializeToString()
+    partial = _decoded(send(service, data, PROTOBUF, path=LOGS, model="fake")).partial_success
+    assert partial.rejected_log_records == 1 and "record 1" in partial.error_message
+    assert [line for line, _ in stored(redis)] == [b"ab"]
+
+
+def test_parts_of_an_otlp_resource_are_merged(service: Service, redis: Redis) -> None:
+    parts = [
+        message(0x0A, part.resource_logs[0].resource.SerializeToString())
+        for part in (export(resource={"host.name": "web-1"}), export(resource={"nextchar.model": "fake"}))
+    ]
+    scope = message(0x12, message(0x12, message(0x2A, message(0x0A, b"ab"))))
+    for order in (parts[0] + scope + parts[1], scope + parts[1] + parts[0]):
+        unknown = b"\x18\x01" + b"\x21" + b"8bytes.." + b"\x25" + b"four" + message(0x4A, b"x")
+        assert send(service, message(0x0A, order + unknown), PROTOBUF, path=LOGS).status_code == 200
+    assert [(line, meta["s"]) for line, meta in stored(redis)] == [(b"ab", "web-1")] * 2
 
 
 def test_deeply_nested_otlp_values_do_no_harm(service: Service) -> None:
