@@ -265,11 +265,12 @@ class _BoundedReads:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._bytes = file.seek(0, os.SEEK_END)
         self.tell, self.seekable = file.tell, file.seekable
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move. Raises BadZipFile: the table of contents names a place before the file's beginning."""
-        if whence == os.SEEK_SET and offset < 0:
+        """Move. Raises BadZipFile: the table of contents names a place outside of the file."""
+        if whence == os.SEEK_SET and not 0 <= offset <= self._bytes:
             raise zipfile.BadZipFile("its table of contents is invalid")
         return self._file.seek(offset, whence)
 

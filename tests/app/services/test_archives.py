@@ -214,6 +214,17 @@ def test_a_zip_of_very_many_files_is_refused_before_they_are_in_memory(tmp_path:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("offset", [2**63 - 1, 2**64 - 1])
+def test_a_zip_with_a_file_far_beyond_its_end_is_broken(offset: int, tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("a.txt", b"text\n")
+        archive.infolist()[0].header_offset = offset  # in the table of contents, which is written at the end
+    with pytest.raises(InvalidInput) as caught:
+        read(ZipArchive(tmp_path, adds_newlines=True), made.getvalue())
+    assert caught.value.code == "archive_broken"
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 @settings(max_examples=300, deadline=2000)
 @given(data=st.data())
