@@ -16,13 +16,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
 from redis.exceptions import RedisError
 
 from app.compat.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from app.compat.openai_completions import check_is_supported, complete
 from app.compat.openai_files import BATCH_OUTPUT, write_metadata
+from app.http.bodies import validate_body
 from app.http.errors import invalid_fields, status_and_body
 from app.keys import Key
 from app.schemas.openai import OpenAICompletionCreate
@@ -39,6 +42,8 @@ from store.jobs import STORAGE_CODES, Jobs
 from store.models import Models
 
 log = logging.getLogger("nextchar.api")
+
+_BODY = TypeAdapter[Any](OpenAICompletionCreate)
 
 _DAMAGED = ("batch_damaged", "this request is damaged in the storage; send it again in another batch")
 
@@ -250,9 +255,8 @@ class BatchProcessing:
         status, content = 200, ""
         try:
             content = await self._complete(batch, request)
-        except ValidationError as error:
-            invalid = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-            status, content = 400, invalid_fields(invalid).model_dump_json()
+        except RequestValidationError as error:
+            status, content = 400, invalid_fields(error.errors()).model_dump_json()
         except Exception as error:
             if isinstance(error, DomainError) and error.code in STORAGE_CODES:
                 raise  # the whole chunk is run again later
@@ -267,7 +271,7 @@ class BatchProcessing:
         return kind + f'{head},"response":{response},"error":null}}'.encode("utf-8", "backslashreplace")
 
     async def _complete(self, batch: Batch, request: BatchRequest) -> str:
-        body = OpenAICompletionCreate.model_validate(request.body)
+        body: OpenAICompletionCreate = validate_body(_BODY, request.body)
         check_is_supported(body)
         if body.stream:
             raise InvalidInput("a request in a batch cannot be a stream; leave out stream", param="stream")

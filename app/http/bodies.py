@@ -89,10 +89,16 @@ async def _validate(request: DocumentRequest, adapter: TypeAdapter[Any]) -> None
         value = await request.json()
     except (ValueError, RecursionError):
         return  # not JSON, as FastAPI will answer
-    request.set_json(await anyio.to_thread.run_sync(_validated, adapter, value))
+    request.set_json(await anyio.to_thread.run_sync(validate_body, adapter, value))
 
 
-def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
+def validate_body(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """Return the model of a parsed body.
+
+    Raises:
+        RequestValidationError: it has errors, which are listed.
+        InvalidInput: it has more than MAX_ERRORS.
+    """
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

@@ -130,13 +130,14 @@ def test_errors_of_requests_are_in_the_error_file(service: Service, sdk: openai.
         "unknown": {"nonsense": 1},
         "type": {"max_tokens": "many"},
         "n": {"n": 0},
+        "very many": {f"field{i}": 1 for i in range(1001)},
         "engine": {"prompt": BROKEN},
     }
     batch = ended(
         service, create(service, lines(request("good"), *(request(k, **v) for k, v in wrong.items())))
     )
     assert batch["status"] == "completed"
-    assert batch["request_counts"] == {"total": 9, "completed": 1, "failed": 8}
+    assert batch["request_counts"] == {"total": 10, "completed": 1, "failed": 9}
     assert [one["custom_id"] for one in content(service, batch["output_file_id"])] == ["good"]
     errors = {one["custom_id"]: one["response"] for one in content(service, batch["error_file_id"])}
     found = {k: (v["status_code"], v["body"]["error"]["param"]) for k, v in errors.items()}
@@ -148,11 +149,13 @@ def test_errors_of_requests_are_in_the_error_file(service: Service, sdk: openai.
         "unknown": (400, "nonsense"),
         "type": (400, "max_tokens"),
         "n": (400, "n"),
+        "very many": (400, "body"),
         "engine": (500, None),
     } | {"other model": (404, errors["other model"]["body"]["error"]["param"])}
     assert errors["other model"]["body"]["error"]["code"] == "model_not_found"
     assert "secret" not in json.dumps(errors)
     assert "there is no such field" in errors["unknown"]["body"]["error"]["message"]
+    assert "has 1,001 errors" in errors["very many"]["body"]["error"]["message"]  # they are not listed
 
 
 GOOD = json.dumps(request())

@@ -327,7 +327,7 @@ def test_just_as_many_errors_as_the_limit_are_listed(
 
     adapter = TypeAdapter[Any](Numbers)
     with pytest.raises(RequestValidationError if are_listed else InvalidInput) as caught:
-        bodies._validated(adapter, {"numbers": ["x"] * errors})
+        bodies.validate_body(adapter, {"numbers": ["x"] * errors})
     if isinstance(caught.value, RequestValidationError):
         assert [one["loc"] for one in caught.value.errors()] == [("body", "numbers", i) for i in range(3)]
         assert all("url" not in one for one in caught.value.errors())
