@@ -1,11 +1,13 @@
 """Removes repeated lines of a text of any length, with bounded memory.
 
-The text is kept in an unnamed file. The hashes of its lines are written to several files, so that those of
-equal lines are in the same one; the files are sorted in memory one after the other. Then the text is read
+The text is divided into pieces of about a mebibyte, and lines that are repeated within a piece are removed at
+once. The rest is kept in an unnamed file. The hashes of its lines are written to several files, so that those
+of equal lines are in the same one; the files are sorted in memory one after the other. Then the text is read
 again, without the lines that are repeated.
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import compress, pairwise
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from store.blobs import domain_errors
 from store.temporary import temporary_file
 
-_PARTS = 64  # of a billion lines each has 16 million hashes, some 400 MB
+_PART_BITS = 6
+_PARTS = 1 << _PART_BITS  # of a billion lines each has 16 million hashes, some 400 MB
 _PIECE_BYTES = 1 << 20
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("line", "<i8")])
 
@@ -38,7 +41,10 @@ class DistinctLines:
     def __init__(self, folder: Path) -> None:
         """Keep files in `folder`, on a disk with room for the text and 24 bytes per line."""
         self._count = self.removed = self.bytes = 0
-        self._held: list[bytes] = []  # of a line that is not complete
+        self._buffer = bytearray()
+        self._long_line: hashlib._Hash | None = None  # of a line whose beginning has left the buffer
+        # Random, so that no text can be made whose lines are all in one part.
+        self._multiplier = np.uint64(secrets.randbits(64) | 1)
         with ExitStack() as stack:
             files = [stack.enter_context(temporary_file(folder)) for _ in range(1 + _PARTS)]
             self._text, *self._parts = files
@@ -53,31 +59,69 @@ class DistinctLines:
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises StorageFull."""
         self.bytes += len(data)
-        with domain_errors():
-            self._text.write(data)
-            *lines, rest = data.split(b"\n")
-            if lines:
-                lines[0] = b"".join([*self._held, lines[0]])
-                self._held = []
-                self._add(lines)
-            self._held.append(rest)
+        self._buffer += data
+        if len(self._buffer) >= _PIECE_BYTES:
+            with domain_errors():
+                self._write_lines()
+                if len(self._buffer) >= _PIECE_BYTES:
+                    self._write_long_line()
 
     def finish(self) -> Iterator[bytes]:
         """Yield the text without repeated lines, once; then `removed` is the number of lines left out."""
         with domain_errors():
-            self._add([b"".join(self._held)])
+            self._write_lines()
+            if self._buffer:
+                self._write_long_line()
+            if self._long_line:
+                self._write_records([self._long_line.digest()], [self._count])
+            self._count += 1
             is_repeated = self._repeated()
-            self.removed = int(is_repeated.sum())
+            self.removed += int(is_repeated.sum())
             yield from self._kept(is_repeated)
 
-    def _add(self, lines: list[bytes]) -> None:
-        numbers = np.flatnonzero([len(line) > 0 for line in lines])
-        digests = b"".join([hashlib.sha256(lines[i]).digest()[:16] for i in numbers.tolist()])
+    def _write_lines(self) -> None:
+        """Move the complete lines of the buffer to the files; those that are repeated in it are left out."""
+        *lines, rest = bytes(self._buffer).split(b"\n")
+        if not lines:
+            return
+        self._buffer = bytearray(rest)
+        kept: list[bytes] = []
+        digests: list[bytes] = []  # of those that are not empty
+        numbers: list[int] = []
+        if self._long_line:
+            self._long_line.update(lines[0])
+            digests.append(self._long_line.digest())
+            numbers.append(self._count)
+            kept.append(lines.pop(0))
+            self._long_line = None
+        seen: set[bytes] = set()
+        for line in lines:
+            if line in seen:
+                self.removed += 1
+                continue
+            if line:
+                seen.add(line)
+                digests.append(hashlib.sha256(line).digest())
+                numbers.append(self._count + len(kept))
+            kept.append(line)
+        self._text.writelines((b"\n".join(kept), b"\n"))
+        self._write_records(digests, numbers)
+        self._count += len(kept)
+
+    def _write_long_line(self) -> None:
+        """Move the buffer, which is a part of one line, to the file of the text."""
+        self._long_line = self._long_line or hashlib.sha256()
+        self._long_line.update(self._buffer)
+        self._text.write(self._buffer)
+        self._buffer.clear()
+
+    def _write_records(self, digests: list[bytes], numbers: list[int]) -> None:
+        """Write the hashes of lines, and the numbers of these lines in the file of the text, to the parts."""
         records = np.empty(len(numbers), _RECORD)
-        records["high"], records["low"] = np.frombuffer(digests, "<u8").reshape(-1, 2).T
-        records["line"] = numbers + self._count
-        self._count += len(lines)
-        parts = (records["high"] % _PARTS).astype(np.intp)
+        words = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 4)  # (lines, 4) of SHA-256
+        records["high"], records["low"] = words[:, :2].T
+        records["line"] = numbers
+        parts = (records["high"] * self._multiplier >> np.uint64(64 - _PART_BITS)).astype(np.intp)
         order = np.argsort(parts, kind="stable")
         ends = np.cumsum(np.bincount(parts, minlength=_PARTS))
         for part, (start, end) in enumerate(pairwise([0, *ends])):
