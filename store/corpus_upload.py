@@ -1,6 +1,7 @@
 """An upload in progress, from the first byte to the record of the corpus."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -40,6 +41,8 @@ class Upload:
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
         self.path = Path(name)
         self._file: IO[bytes] = os.fdopen(descriptor, "wb")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # so that retention sees that it is in use
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,9 @@ and then the records that reference them, so an object created in between is not
 """
 
 import contextlib
+import fcntl
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -257,11 +259,15 @@ class Retention:
 
 
 def remove_stale_uploads(spool: Path, *, now: float) -> int:
-    """Delete spool files of killed processes: those not written to for an hour. Return their number."""
+    """Delete spool files of killed processes: old ones that no process has locked. Return their number.
+
+    An upload in progress may write nothing for hours, as while its repeated lines are looked for.
+    """
     count = 0
     for path in spool.glob("upload-*"):
-        with contextlib.suppress(OSError):  # already deleted, or of another user
-            if now - path.stat().st_mtime > _HOUR_S:
+        with contextlib.suppress(OSError), path.open("r+b") as file:  # locked, deleted, or of another user
+            if now - os.fstat(file.fileno()).st_mtime > _HOUR_S:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
                 count += 1
     return count

@@ -24,7 +24,7 @@ from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
 from store.open_blobs import open_blobs
 from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention, RetentionPeriods
+from store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
@@ -420,6 +420,15 @@ def test_abandoned_uploads_are_removed(attic: Attic) -> None:
     os.utime(spool / "upload-live", (int(NOW) - 3599, int(NOW) - 3599))
     assert attic.sweep() == {"spooled uploads": 1}
     assert sorted(path.name for path in spool.iterdir()) == ["other", "upload-live"]
+
+
+def test_upload_is_abandoned_only_when_its_process_has_ended(tmp_path: Path) -> None:
+    later = time.time() + 7200
+    with Upload(tmp_path, limit_bytes=9) as upload:
+        assert remove_stale_uploads(tmp_path, now=later) == 0
+        upload._file.close()  # as the system does with those of a killed process
+        assert remove_stale_uploads(tmp_path, now=later) == 1
+        assert not upload.path.exists()
 
 
 def test_nothing_is_deleted_while_the_storage_cannot_be_read(attic: Attic, tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """Bodies of uploads, decoded as their headers declare."""
 
 import asyncio
+import contextlib
 import gzip
+import io
 import random
+import time
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
@@ -11,8 +16,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from app.errors import UnsupportedMedia
-from app.http.corpus_transfer import RequestBody, _HeaderDecoder
+from app.http.corpus_transfer import RequestBody, _HeaderDecoder, _Sink
+from app.services.archives import ZipArchive
 from models.errors import InvalidInput, TooLarge
+from store.corpora import Corpora
+from store.corpus_upload import Upload
+from store.distinct_lines import DistinctLines
+from store.local_blobs import LocalBlobs
+from store.retention import remove_stale_uploads
 from tests.app.raw_http import connected, read_answer
 from tests.app.service import Service, error_of
 
@@ -78,6 +89,25 @@ def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disco
     messages[-1] = {"type": "http.disconnect"}
     with pytest.raises(ClientDisconnect):
         asyncio.run(read())
+
+
+def test_upload_whose_text_is_complete_only_after_hours_is_stored(tmp_path: Path) -> None:
+    zipped, spool = io.BytesIO(), tmp_path / "spool"
+    with zipfile.ZipFile(zipped, "w") as made:
+        made.writestr("a.txt", b"one\ntwo\none\n")
+    with (
+        Upload(spool, limit_bytes=100) as upload,
+        contextlib.closing(ZipArchive(spool, adds_newlines=True)) as archive,
+        DistinctLines(spool) as lines,
+    ):
+        sink = _Sink(upload, archive, lines, limit_bytes=100)
+        sink.feed(zipped.getvalue())
+        remove_stale_uploads(spool, now=time.time() + 3601)
+        sink.finish()
+        remove_stale_uploads(spool, now=time.time() + 3601)
+        corpus, _ = Corpora(LocalBlobs(tmp_path / "store")).add(upload)
+    assert (corpus.bytes, corpus.repeated_lines) == (8, 1)
+    assert list(spool.iterdir()) == []
 
 
 def test_body_without_a_length_that_decodes_to_nothing_is_bounded(service: Service) -> None:
