@@ -6,7 +6,8 @@ themselves. What is wrong with one line is reported and does not affect the othe
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -77,7 +78,7 @@ class LineReader:
 
     query: IngestQuery
 
-    def line(self, value: Any, around: Fields | None = None) -> tuple[bytes, LineMeta]:
+    def line(self, value: Any, around: MutableMapping[str, Any] | None = None) -> tuple[bytes, LineMeta]:
         """Return the line of a record, which is a string or an object, and what is known of it.
 
         `around` has fields of what contains the record.
@@ -85,7 +86,7 @@ class LineReader:
         Raises:
             InvalidInput: the record has no line.
         """
-        fields = {**(around or {}), **(value if isinstance(value, Mapping) else {})}
+        fields = ChainMap(value if isinstance(value, dict) else {}, {} if around is None else around)
         return self.bytes_of(value), self.meta(fields)
 
     def bytes_of(self, value: Any) -> bytes:

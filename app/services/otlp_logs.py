@@ -5,6 +5,7 @@ UTF-8, which would otherwise refuse the whole request instead of being replaced 
 parsed one after the other: an empty one has two bytes in a request, and takes 128 when parsed.
 """
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,7 +22,6 @@ from opentelemetry.proto.resource.v1 import resource_pb2
 from app.schemas.ingest import OtlpQuery
 from app.services.ingest_lines import (
     MAX_BATCH_LINES,
-    Fields,
     LineReader,
     ParsedLines,
     batch_too_large,
@@ -92,9 +92,11 @@ def status_of(message: str) -> bytes:
     return b"\x12" + bytes([len(text) & 127 | 128, len(text) >> 7]) + text
 
 
-def _line(reader: LineReader, resource: Fields, read: Callable[[], Message]) -> tuple[bytes, LineMeta]:
+def _line(
+    reader: LineReader, resource: dict[str, Any], read: Callable[[], Message]
+) -> tuple[bytes, LineMeta]:
     record: Any = read()
-    fields = {**resource, **_attributes(record.attributes)}
+    fields = ChainMap(_attributes(record.attributes), resource)  # not copied: a resource can have 100,000
     body = _value(record.body)
     if body is None:
         raise InvalidInput("the record has no body", code="no_line")
@@ -105,7 +107,7 @@ def _line(reader: LineReader, resource: Fields, read: Callable[[], Message]) -> 
     return data, meta
 
 
-def _protobuf_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Message]]]:
+def _protobuf_records(data: bytes) -> Iterator[tuple[dict[str, Any], Callable[[], Message]]]:
     try:
         split = _split(memoryview(data))
     except (DecodeError, IndexError):
@@ -187,7 +189,7 @@ def _parse(kind: type[Message], data: bytes) -> Any:
         raise _malformed("a record or resource is not valid protobuf") from None
 
 
-def _json_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Message]]]:
+def _json_records(data: bytes) -> Iterator[tuple[dict[str, Any], Callable[[], Message]]]:
     try:
         request = load_json(data)
     except (ValueError, RecursionError):

@@ -7,7 +7,7 @@
 
 import { ApiError, apiPath, connectionError, delay, request } from "../api.js";
 import { readJsonLines } from "./json-lines.js";
-import { readLines } from "./source.js";
+import { lineCount, readLines } from "./source.js";
 
 const FIRST_BYTES = 64 << 10;
 const MAX_BYTES = 1 << 20;
@@ -75,7 +75,7 @@ async function scorePiece(path, data, { position, signal, onStart, onLines }) {
     position.lastLine = lines.at(-1).line;
     onLines(lines, { data, offset });
   }
-  if (!end) throw connectionError(); // the response ended early
+  if (!end || end.lines < lineCount(data)) throw connectionError(); // the response ended early: the service stops
   return end;
 }
 

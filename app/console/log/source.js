@@ -57,6 +57,12 @@ export async function readLines(blob, offset, maxBytes) {
   }
 }
 
+/** Return the number of lines in `data`; the last one may have no newline. @param {Uint8Array} data */
+export function lineCount(data) {
+  const newlines = data.reduce((count, byte) => count + Number(byte === NEWLINE), 0);
+  return newlines + Number(data.length > 0 && data.at(-1) !== NEWLINE);
+}
+
 /** Return the text of the line that begins at `start` in `data`, without its newline. Invalid bytes become U+FFFD. */
 export function lineAt(data, start) {
   const newline = data.indexOf(NEWLINE, start);

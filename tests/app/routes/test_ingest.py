@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 from redis import Redis
 
+from app.schemas.ingest import OtlpQuery
 from app.services import ingest_lines, otlp_logs
 from app.settings import ApiSettings
 from store.ingest_keys import lines_key
@@ -406,6 +407,18 @@ def test_a_huge_otlp_record_is_rejected_and_the_others_are_kept(service: Service
     assert [line for line, _ in stored(redis)] == [b"ab"]
     resource = message(0x0A, message(0x0A, b"\x0a\0" * (2 << 20)) + message(0x0A, b"\x0a\0"))
     assert send(service, data + resource, PROTOBUF, path=LOGS, model="fake").status_code == 422
+
+
+def test_attributes_of_a_resource_are_not_copied_for_each_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attributes(dict[str, Any]):
+        def __iter__(self) -> Any:
+            pytest.fail("copied")
+
+    read = otlp_logs._attributes
+    monkeypatch.setattr(otlp_logs, "_attributes", lambda pairs: Attributes(read(pairs)))
+    data = export("ab", "cd", resource={"host.name": "web-1"}).SerializeToString()
+    [parsed] = otlp_logs.parse_otlp(data, PROTOBUF, OtlpQuery(), "fake").by_model.values()
+    assert [line.meta.source for line in parsed.lines] == ["web-1"] * 2
 
 
 def test_a_malformed_otlp_record_is_rejected_and_the_others_are_kept(service: Service, redis: Redis) -> None:

@@ -113,6 +113,21 @@ def test_calibration_of_few_lines_can_be_used(service: PopulatedService, open_wi
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_lines_that_a_stopping_service_left_out_are_scored_again(
+    service: PopulatedService, open_window: Open
+) -> None:
+    page = settled(open_window(service.url + service.views["anomalies"]))
+
+    def answer_early(route: Route) -> None:
+        route.fulfill(body=route.fetch(post_data=b"lazy-fox bug\n").body())
+
+    page.route(STREAM, answer_early, times=1)
+    score(page, "lazy-fox bug\nlazxyyy-fox bug\n")
+    expect(page.locator(".log-line")).to_have_count(1)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".log-line .log-text")).to_have_text(["lazy-fox bug", "lazxyyy-fox bug"])
+
+
 def test_only_the_last_chosen_model_scores(service: PopulatedService, open_window: Open) -> None:
     names = ["first", "second", "third"]
     for name in names:
