@@ -1,8 +1,9 @@
 """Counts occurrences in their alerts, in Redis, by one script.
 
     nextchar:alert:<id>              a hash: the fields of an alert; expires a while after its last occurrence
-    nextchar:alerts                  a sorted set: all alerts by their last occurrence, in Unix seconds
-    nextchar:alerts:of:<model name>  the same for one model
+    nextchar:alerts                  a sorted set: all alerts by when an occurrence was last recorded, in Unix
+                                     seconds; later than it arrived, if it waited to be scored
+    nextchar:alerts:of:<model name>  a sorted set: those of one model by the arrival of their last occurrence
     nextchar:alerts:lines            a hash: "<severity> <model name>" -> occurrences so far
     nextchar:alerts:opened           a hash: "<severity> <model name>" -> alerts so far, by their first line
     nextchar:alerts:evicted          a hash: <model name> -> alerts that were evicted
@@ -128,7 +129,7 @@ local function record(group)
     'counts', cjson.encode(counts), 'sources', #sources > 0 and cjson.encode(sources) or '[]')
   redis.call('hincrby', key, 'count', group.count)
   redis.call('expire', key, {TTL_S})
-  redis.call('zadd', '{ALERTS}', last_seen, group.id)
+  redis.call('zadd', '{ALERTS}', 'GT', ARGV[4], group.id)
   redis.call('zadd', '{ALERTS_OF_MODEL}' .. group.model, last_seen, group.id)
   for severity, count in pairs(group.severities) do
     redis.call('hincrby', '{LINES}', severity .. ' ' .. group.model, count)
@@ -143,9 +144,9 @@ end
 
 for _, entry in ipairs(batch) do
   local is_new = true
-  if ARGV[4] then
-    is_new = redis.call('xack', ARGV[4], ARGV[5], entry.id) == 1
-    if is_new then redis.call('xdel', ARGV[4], entry.id) end
+  if ARGV[5] then
+    is_new = redis.call('xack', ARGV[5], ARGV[6], entry.id) == 1
+    if is_new then redis.call('xdel', ARGV[5], entry.id) end
   end
   if is_new then
     for _, group in ipairs(entry.groups) do record(group) end
@@ -176,9 +177,10 @@ def record(
     occurrences: Sequence[Occurrence],
     *,
     limits: Limits,
+    recorded_at: float,
     acknowledge: StreamEntries | None = None,
 ) -> None:
-    """Count occurrences, each in its alert.
+    """Count occurrences, each in its alert. `recorded_at` is now, in Unix seconds.
 
     With `acknowledge`, each occurrence names one of the entries in its field `entry`, and is counted only
     if this call acknowledges that entry; entries without occurrences are acknowledged too. The call can
@@ -194,10 +196,10 @@ def record(
             raise ValueError(f"occurrences of entries that are not acknowledged: {unknown}")
     for one in occurrences:
         by_entry.setdefault(one.entry if acknowledge else None, []).append(one)
-    maxima = (str(limits.max_per_model), str(limits.max_alerts))
+    arguments = (str(limits.max_per_model), str(limits.max_alerts), repr(recorded_at))
     stream = (acknowledge.stream, acknowledge.group) if acknowledge else ()
     for batch in _batches(by_entry):
-        redis.eval(_RECORD, 0, json.dumps(batch), *maxima, *stream)
+        redis.eval(_RECORD, 0, json.dumps(batch), *arguments, *stream)
 
 
 def _batches(by_entry: dict[str | None, list[Occurrence]]) -> list[list[dict[str, Any]]]:

@@ -40,12 +40,13 @@ AlertState = Literal["open", "acknowledged", "suppressed"]
 # ARGV: id, new id, model, new model, version. An alert that the new name has already stays as it is.
 _MOVE = f"""
 local old, new, model, to, version = unpack(ARGV)
-local score = redis.call('zscore', '{ALERTS}', old)
-local is_there = redis.call('exists', '{ALERT}' .. old) == 1
-if is_there and score and new ~= '' and redis.call('renamenx', '{ALERT}' .. old, '{ALERT}' .. new) == 1 then
+local recorded = redis.call('zscore', '{ALERTS}', old)
+local seen = redis.call('zscore', '{ALERTS_OF_MODEL}' .. model, old)
+local is_there = redis.call('exists', '{ALERT}' .. old) == 1 and recorded and seen
+if is_there and new ~= '' and redis.call('renamenx', '{ALERT}' .. old, '{ALERT}' .. new) == 1 then
   redis.call('hset', '{ALERT}' .. new, 'model', to, 'version', version)
-  redis.call('zadd', '{ALERTS}', score, new)
-  redis.call('zadd', '{ALERTS_OF_MODEL}' .. to, score, new)
+  redis.call('zadd', '{ALERTS}', recorded, new)
+  redis.call('zadd', '{ALERTS_OF_MODEL}' .. to, seen, new)
 end
 redis.call('del', '{ALERT}' .. old)
 redis.call('zrem', '{ALERTS}', old)
@@ -101,9 +102,16 @@ class Alerts:
         self._limits = limits or Limits()
         self.decisions = AlertDecisions(blobs)
 
-    def record(self, occurrences: Sequence[Occurrence], *, acknowledge: StreamEntries | None = None) -> None:
-        """Count occurrences, each in its alert: see `store.alert_recording.record`."""
-        record(self._redis, occurrences, limits=self._limits, acknowledge=acknowledge)
+    def record(
+        self,
+        occurrences: Sequence[Occurrence],
+        *,
+        acknowledge: StreamEntries | None = None,
+        recorded_at: float | None = None,
+    ) -> None:
+        """Count occurrences, each in its alert: see `store.alert_recording.record`. None: recorded now."""
+        now = time.time() if recorded_at is None else recorded_at
+        record(self._redis, occurrences, limits=self._limits, recorded_at=now, acknowledge=acknowledge)
 
     def all(self, model: str) -> list[Alert]:
         """Return the alerts of the model with this name, most recently seen first.
@@ -119,8 +127,8 @@ class Alerts:
         alerts = [_alert(one, decisions.get(one.id), suppressions) for one in figures.values()]
         return sorted(alerts, key=lambda alert: (alert.figures.last_seen, alert.id), reverse=True)
 
-    def seen_since(self, since: float) -> list[Alert]:
-        """Return the alerts of all models that had an occurrence at or after this time, in Unix seconds."""
+    def recorded_since(self, since: float) -> list[Alert]:
+        """Return the alerts of all models of which an occurrence was recorded at or after this Unix time."""
         figures = self._read(cast(list[str], self._redis.zrangebyscore(ALERTS, since, "+inf")))
         decisions = {model: self.decisions.all(model) for model in {one.model for one in figures}}
         suppressions = {model: self.decisions.suppressions(model) for model in decisions}

@@ -1,9 +1,10 @@
 """Reports alerts and other events to their targets: a loop of every API process; one at a time sends.
 
-An alert is *firing* while it is open or acknowledged, not labeled normal, and had a line in the last
-`quiet_s` seconds; then it is *resolved*. A webhook gets a message when an alert begins to fire, becomes more
-severe, and is resolved; it gets none about an alert that was acknowledged before. An Alertmanager gets all
-firing alerts every minute, as it expects of its clients, and each resolved one once, with the time.
+An alert is *firing* while it is open or acknowledged, not labeled normal, and one of its lines was recorded
+in the last `quiet_s` seconds, whenever it arrived; then it is *resolved*. A webhook gets a message when an
+alert begins to fire, becomes more severe, and is resolved; it gets none about an alert that was acknowledged
+before. An Alertmanager gets all firing alerts every minute, as it expects of its clients, and each resolved
+one once, with the time.
 `app/services/event_messages.py` queues the messages about jobs, models and aliases.
 """
 
@@ -81,7 +82,7 @@ class Notifier:
 
     def _report(self, targets: Sequence[NotificationTarget], now: float) -> None:
         if targets:
-            firing = [a for a in self.alerts.seen_since(now - self.quiet_s) if _is_firing(a)]
+            firing = [a for a in self.alerts.recorded_since(now - self.quiet_s) if _is_firing(a)]
             asyncio.run(self._notify_all(targets, firing, now))
 
     def close(self) -> None:

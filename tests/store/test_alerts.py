@@ -74,14 +74,17 @@ def test_evicted_alerts_are_counted_by_model(redis: Redis, tmp_path: Path) -> No
     assert (alerts.evicted("m"), alerts.evicted("n")) == (3, 0)
 
 
-def test_alerts_of_all_models_are_found_from_a_time_on(alerts: Alerts) -> None:
-    alerts.record([one(at=NOW), one(group=OTHER, at=NOW - 10), one(model="n", at=NOW + 5)])
+def test_alerts_of_all_models_are_found_by_when_a_line_was_recorded(alerts: Alerts) -> None:
+    alerts.record([one(at=NOW - 1_000)], recorded_at=NOW)
+    alerts.record([one(group=OTHER)], recorded_at=NOW - 10)
+    alerts.record([one(model="n")], recorded_at=NOW + 5)
+    alerts.record([one(model="n")], recorded_at=NOW - 20)  # by a process whose clock is behind
     alerts.acknowledge("m", GROUP.alert_id("m"), by="ann")
     alerts.suppress("n", GROUP.alert_id("n"), until=NOW + 1e6, by=None)
-    found = {(alert.figures.model, alert.state) for alert in alerts.seen_since(NOW)}
+    found = {(alert.figures.model, alert.state) for alert in alerts.recorded_since(NOW)}
     assert found == {("m", "acknowledged"), ("n", "suppressed")}
-    assert len(alerts.seen_since(NOW - 10)) == 3
-    assert alerts.seen_since(NOW + 6) == []
+    assert len(alerts.recorded_since(NOW - 10)) == 3
+    assert alerts.recorded_since(NOW + 6) == []
 
 
 def test_alerts_are_listed_most_recently_seen_first_also_those_that_redis_has_lost(
@@ -152,9 +155,17 @@ def test_an_alert_moves_to_another_name_with_its_figures(alerts: Alerts, redis: 
         for alert in alerts.all("n")
     }
     assert found == {GROUP.alert_id("n"): ("n", 7, 2), OTHER.alert_id("n"): ("n", 7, 1)}
-    assert len(alerts.seen_since(0)) == 2
+    assert len(alerts.recorded_since(0)) == 2
     alerts.delete_all("n")
     assert alerts.all("n") == [] and redis.keys("nextchar:alert:*") == []
+
+
+def test_an_alert_that_moves_keeps_both_its_times(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one(at=NOW - 1_000)], recorded_at=NOW)
+    alerts.move_all("m", "n", 1)
+    alert_id = GROUP.alert_id("n")
+    assert redis.zscore("nextchar:alerts", alert_id) == NOW
+    assert redis.zscore("nextchar:alerts:of:n", alert_id) == NOW - 1_000
 
 
 def test_an_alert_of_which_the_whole_template_is_not_kept_does_not_move(alerts: Alerts, redis: Redis) -> None:

@@ -50,7 +50,12 @@ class Setting:
     now: float
 
     def record(
-        self, *, p_value: float = 0.005, model: str = "sshd", template: str = "user <*> failed"
+        self,
+        *,
+        p_value: float = 0.005,
+        model: str = "sshd",
+        template: str = "user <*> failed",
+        waited_s: float = 0.0,
     ) -> None:
         one = occurrence(
             AlertKey(template, "1:<*>"),
@@ -60,9 +65,9 @@ class Setting:
             score=9.0,
             p_value=p_value,
             spans=[],
-            time=self.now,
+            time=self.now - waited_s,
         )
-        self.alerts.record([one])
+        self.alerts.record([one], recorded_at=self.now)
 
     def run(self, *, after_s: float = 0.0) -> None:
         self.now += after_s
@@ -151,6 +156,22 @@ def test_a_webhook_gets_each_change_of_an_alert_once(world: Setting, receiver: R
     world.record()
     world.run(after_s=5)
     assert kinds(receiver)[3:] == ["alert.firing"], "it fires again"
+
+
+def test_a_line_that_waited_long_to_be_scored_is_reported(
+    clean_redis_url: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    targets = (target(f"{receiver.url}/hook"), target(f"{receiver.url}/manager", "alertmanager"))
+    world = setting(clean_redis_url, tmp_path, *targets)
+    waited_s = QUIET_S + 60
+    world.record(waited_s=waited_s)
+    world.run()
+    found = {request.path: json.loads(request.body) for request in receiver.requests}
+    assert found["/hook"]["type"] == "alert.firing"
+    assert found["/hook"]["data"]["last_seen"] == pytest.approx(world.now - waited_s)
+    assert [alert["labels"]["model"] for alert in found["/manager/api/v2/alerts"]] == ["sshd"]
+    world.run(after_s=QUIET_S + 1)
+    assert "alert.resolved" in [json.loads(r.body)["type"] for r in receiver.requests if r.path == "/hook"]
 
 
 def test_messages_are_signed(world: Setting, receiver: Receiver) -> None:
