@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 
 from app.schemas.scores import LineScore
-from app.services.scoring import CalibratedScorer
+from app.services.scoring import DECIMALS, CalibratedScorer
 from models.anomaly import alerts
 from models.anomaly.alerts import Occurrence
 from models.anomaly.scorer import LineReading
@@ -31,7 +31,8 @@ def occurrence_of(
     """Return the occurrence of one flagged line.
 
     `arrived` is when it arrived, in Unix seconds, by default now; `source` says where it comes from; `entry`
-    is the id of the entry of a Redis stream that brought it. Positions in it are those of `score`.
+    is the id of the entry of a Redis stream that brought it. Positions in it are those of `score`. Its score
+    is not lowered by a label of its group, since the next label lowers scores by it; its p-values are.
     """
     assert score.score is not None and score.p_value is not None, "only lines with a calibration are flagged"
     card = scorer.loaded.saved.card
@@ -43,7 +44,7 @@ def occurrence_of(
         model=card.name,
         version=card.version,
         line=text,
-        score=score.score,
+        score=_unlowered(scorer, line) if score.label == "normal" else score.score,
         p_value=score.p_value,
         estimated_p=_estimated_p(scorer, line, score.score),
         spans=[Span(span.start, span.end, span.bits, span.expected) for span in spans],
@@ -52,6 +53,12 @@ def occurrence_of(
         source=source,
         entry=entry,
     )
+
+
+def _unlowered(scorer: CalibratedScorer, line: LineReading) -> float:
+    assert scorer.calibration is not None, "only lines with a calibration are flagged"
+    scores, _ = scorer.calibration.calibration.score([line.surprisal])
+    return round(float(scores[0]), DECIMALS)
 
 
 def _estimated_p(scorer: CalibratedScorer, line: LineReading, score: float) -> float:

@@ -314,7 +314,7 @@ def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
         "calibration": calibration.name,
         "alert_id": occurrence.alert_id,
         "line": occurrence.line,
-        "score": occurrence.score,
+        "score": one.score.score,
         "p_value": occurrence.p_value,
         "spans": [asdict(span) for span in occurrence.spans],
     }

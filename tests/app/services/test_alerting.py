@@ -130,6 +130,21 @@ def test_a_line_far_above_what_was_labeled_normal_is_flagged(service: Service, a
     assert not same["anomalous"]
 
 
+def test_a_group_that_is_labeled_normal_again_is_no_longer_flagged(service: Service, alerts: Alerts) -> None:
+    line, normal = LINES[1], ["ab" * (1 + i % 9) for i in range(120)]
+    calibrate(service, [text + "→" * (i % 5) for i, text in enumerate(normal)])
+    [first] = score(service, [line], alerts=True)
+    label(service, first["alert_id"], "normal")
+    calibrate(service, normal)  # which makes the line much more unusual
+    [raised] = score(service, [line], alerts=True)
+    assert (raised["anomalous"], raised["label"]) == (True, "normal")
+    unlowered = first["score"] + raised["score"]
+    assert only(alerts).figures.score == pytest.approx(unlowered, abs=1e-3)
+    label(service, first["alert_id"], "normal")
+    [again] = score(service, [line])
+    assert (again["anomalous"], again["label"], again["score"]) == (False, "normal", 0.0)
+
+
 def test_alerts_need_lines(service: Service) -> None:
     error = error_of(service.http.post(SCORE, json={"text": "ab", "alerts": True}), 422)
     assert "alerts needs lines" in error["message"]

@@ -88,6 +88,21 @@ def test_a_line_has_the_score_that_a_stream_of_lines_gives_it(service: Service) 
     ]
 
 
+def test_a_flagged_line_of_a_group_labeled_normal_has_the_lowered_score(service: Service) -> None:
+    normal = ["ab" * (1 + i % 9) for i in range(120)]
+    calibrate(service, [line + "→" * (i % 5) for i, line in enumerate(normal)])
+    send(service, "→→→→→→")
+    until_scored(service, 1)
+    path = f"/v1/models/fake/alerts/{flagged(service)[0]['alert_id']}"
+    assert service.http.post(f"{path}/label", json={"label": "normal"}).status_code == 200
+    calibrate(service, normal)
+    send(service, "→→→→→→")
+    until_scored(service, 2)
+    before, after = flagged(service)
+    recorded = service.http.get(path).json()["score"]
+    assert recorded == pytest.approx(before["score"] + after["score"], abs=1e-3)
+
+
 def test_a_field_chooses_the_calibration_if_there_is_one_of_its_name(service: Service) -> None:
     calibrate(service, ["→" * (1 + i % 9) for i in range(120)], name="web-1")
     calibrate(service, ["a→"] * 20, name="small")  # too few lines for the rate
