@@ -29,7 +29,7 @@ from app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from models.anomaly.alerts import Occurrence
 from models.anomaly.score_sample import AlertReference
 from models.anomaly.scorer import LineReading
-from models.errors import DomainError, InvalidInput, NotFound
+from models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from store.alert_recording import StreamEntries
 from store.alerts import Alerts
 from store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
@@ -219,7 +219,7 @@ class IngestScoring:
         explain: bool,
         is_rolling: bool,
     ) -> CalibratedScorer:
-        """Return a scorer with the named calibration if it exists and allows the rate, else the default's.
+        """Return a scorer with the named calibration if one allows the rate, else the default's.
 
         With `is_rolling` with what it has become, if that allows the rate.
         """
@@ -238,12 +238,15 @@ class IngestScoring:
         raise _no_calibration()
 
     def _find_calibration(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:
+        """Return the named calibration, or None if there is none that can be used."""
         try:
             return self.calibrations.find(loaded.saved, name)
-        except (
-            InvalidInput,
-            NotFound,
-        ):  # no name of a calibration, such as an address; or of none that exists
+        except (InvalidInput, NotFound):  # not a calibration's name, such as an address; or none has it
+            return None
+        except Unavailable as error:
+            if error.code == "storage_unavailable":
+                raise
+            log.warning("lines are compared with the default calibration: %s", error.message)
             return None
 
     def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:

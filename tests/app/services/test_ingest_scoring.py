@@ -119,6 +119,16 @@ def test_a_field_chooses_the_calibration_if_there_is_one_of_its_name(service: Se
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("damaged", [b"{", b'{"format_version": 99, "statistics": []}'])
+def test_a_damaged_calibration_that_a_field_chooses_is_not_used(service: Service, damaged: bytes) -> None:
+    service.blobs.write(f"model_files/{service.models.get('fake').card.id}/calibrations/web-1.json", damaged)
+    send(service, *({"message": "→→", "host": host} for host in ("web-1", "web-2")), calibration_by="host")
+    until(lambda: status(service)["waiting"] == 0)
+    now = status(service)
+    assert (now["scored"], now["failed"], now["problem"]) == (2, 0, None)
+    assert [line["calibration"] for line in flagged(service)] == ["default", "default"]
+
+
 def test_lines_of_a_model_that_is_deleted_wait_for_the_next(service: Service, settings: ApiSettings) -> None:
     publish(service.models, name="other")
     streams = IngestStreams(Redis.from_url(settings.redis_url))
