@@ -18,6 +18,7 @@ from app.services.access import Access
 from app.services.calibration import calibrate, lines_of
 from app.services.evaluation import evaluate, reads_training_text
 from app.services.limited_work import Check
+from app.services.line_input import LineParser, RawLine
 from app.services.scoring import calibration_body
 from models.errors import InvalidInput
 
@@ -90,11 +91,14 @@ def _make(
             corpus = access.get_corpus(body.corpus)
             lines: Iterable[str] = lines_of(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters, source = corpus.characters, f"corpus {corpus.id}"
+        elif body.ingested:
+            recent, parser = services.ingest.recent_lines(model), LineParser(loaded.vocabulary, is_json=False)
+            lines = [parser.parse(RawLine(1, line)).text or "" for line in recent]  # as they were scored
+            characters, source = sum(map(len, lines)), "ingested lines"
         else:
-            given = services.ingest.recent_lines(model) if body.ingested else body.lines or []
+            given = body.lines or []
             lines = map(loaded.vocabulary.to_characters, given)
-            characters = sum(map(len, given))
-            source = "ingested lines" if body.ingested else "lines in the request"
+            characters, source = sum(map(len, given)), "lines in the request"
         made = calibrate(loaded, lines, characters=characters, buckets=body.buckets, check=check)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines

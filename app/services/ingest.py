@@ -120,7 +120,7 @@ class Ingest:
             history=list(map(SettingsChangeBody.model_validate, history)),
         )
 
-    def recent_lines(self, model: str) -> list[str]:
+    def recent_lines(self, model: str) -> list[bytes]:
         """Return the newest scored lines. Raises InvalidInput: there are none."""
         found = self.streams.recent.read(model)
         if not found:
@@ -129,7 +129,7 @@ class Ingest:
                 code="no_ingested_lines",
                 param="ingested",
             )
-        return [line.decode("utf-8", "replace") for line in found]
+        return found
 
     def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:
         """Forget the lines that were compared with a calibration that is replaced; without Redis they expire.

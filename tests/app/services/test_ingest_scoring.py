@@ -15,6 +15,7 @@ from tests.app.service import Service, read_stream, until
 
 INGEST = "/v1/models/fake/ingest"
 JSON_LINES = {"Content-Type": "application/x-ndjson"}
+PLAIN = {"Content-Type": "text/plain"}
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +195,22 @@ def test_lines_that_drift_are_told_and_can_become_the_calibration(service: Servi
     until_scored(service, 320)
     assert status(service)["drift"] is None
     assert len(flagged(service)) == 100  # those before
+
+
+def test_a_model_of_bytes_is_calibrated_on_the_bytes_that_were_ingested(service: Service) -> None:
+    card = publish(service.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
+    given = service.http.post("/v1/models/raw/calibrate", json={"lines": ["ab"] * 120})
+    assert given.status_code == 201, given.text
+    lines = [b"caf\xe9" * (1 + i % 9) for i in range(120)]
+    accepted = service.http.post("/v1/models/raw/ingest", content=b"\n".join(lines), headers=PLAIN)
+    assert accepted.json()["accepted"] == 120
+    until(lambda: service.http.get("/v1/models/raw/ingest").json()["scored"] == 120)
+    recent = IngestStreams(Redis.from_url(service.settings.redis_url)).recent
+    until(lambda: len(recent.read("raw")) == 120)
+    made = service.http.post("/v1/models/raw/calibrate", json={"ingested": True})
+    assert made.status_code == 201, made.text
+    stored = json.loads(service.blobs.read(f"model_files/{card.id}/calibrations/default.json"))
+    assert stored["characters"] == sum(map(len, lines))
 
 
 def test_lines_of_a_named_calibration_do_not_count_as_drift(service: Service) -> None:
