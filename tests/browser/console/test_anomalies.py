@@ -129,10 +129,10 @@ def test_lines_that_a_stopping_service_left_out_are_scored_again(
 
 
 def test_only_the_last_chosen_model_scores(service: PopulatedService, open_window: Open) -> None:
-    names = ["first", "second", "third"]
+    names = ["choice-a", "choice-b", "choice-c"]
     for name in names:
         service.publish(reciting(name, LINE))
-    page = settled(open_window(f"{service.url}/#/anomalies?model=first@1"))
+    page = settled(open_window(f"{service.url}/#/anomalies?model=choice-a@1"))
     scored = []
     page.on("request", lambda request: scored.append(request.url) if "/score?" in request.url else None)
     score(page, "lazy-fox bug\n")
@@ -151,7 +151,7 @@ def test_only_the_last_chosen_model_scores(service: PopulatedService, open_windo
         page.get_by_label("Model", exact=True).select_option(f"{name}@1")
     page.wait_for_timeout(1500)
     expect(page.locator(".log-line")).to_have_count(1)
-    assert [name for url in scored for name in names if name in url] == ["first", "third"]
+    assert [name for url in scored for name in names if name in url] == ["choice-a", "choice-c"]
 
 
 def test_scores_per_byte_show_per_character(service: PopulatedService, open_window: Open) -> None:
