@@ -168,6 +168,14 @@ def path_of(collection: str, name: str, *more: str) -> str:
     return "/".join(["/v1", collection, *quoted])
 
 
+def is_exact(reference: str) -> bool:
+    """Return whether a reference is the id of a corpus or `name@version`.
+
+    A bare name means its newest version, so a second DELETE would delete the version before.
+    """
+    return reference.startswith("corpus_") or reference.partition("@")[2].isdecimal()
+
+
 def omit_none(**fields: Any) -> dict[str, Any]:
     """Return the fields that are not None; the service has the defaults of the others."""
     return {name: value for name, value in fields.items() if value is not None}

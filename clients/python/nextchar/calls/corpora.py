@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Literal
 
-from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
+from nextchar.connection import LONG_TIMEOUT_S, Connection, is_exact, omit_none, path_of
 from nextchar.types import Corpus, TextKind
 from nextchar.upload import ArchiveFormat, Text, folder_archive, upload_body
 
@@ -109,6 +109,5 @@ class CorpusCalls(Connection):
 
         Models trained on it stay.
         """
-        # For a bare name a second copy of the request would delete the version before.
-        is_exact = corpus.startswith("corpus_") or corpus.partition("@")[2].isdecimal()
-        return await self._fetch(dict[str, Any], "DELETE", path_of("corpora", corpus), can_retry=is_exact)
+        path, can_retry = path_of("corpora", corpus), is_exact(corpus)
+        return await self._fetch(dict[str, Any], "DELETE", path, can_retry=can_retry)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
+from nextchar.connection import LONG_TIMEOUT_S, Connection, is_exact, omit_none, path_of
 from nextchar.types import DamagedModel, Model, ModelSummary
 from nextchar.upload import upload_body
 
@@ -38,11 +38,9 @@ class ModelCalls(Connection):
 
         `force` deletes a version that an alias points to; calls of the alias then fail.
         """
-        # For a bare name a second copy of the request would delete the version before.
-        is_exact = model.partition("@")[2].isdecimal()
-        params = omit_none(force=force or None)
+        params, can_retry = omit_none(force=force or None), is_exact(model)
         path = path_of("models", model)
-        return await self._fetch(dict[str, Any], "DELETE", path, params=params, can_retry=is_exact)
+        return await self._fetch(dict[str, Any], "DELETE", path, params=params, can_retry=can_retry)
 
     def download(self, model: str, file: str) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of one file of a model, in pieces."""
