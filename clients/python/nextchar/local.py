@@ -87,21 +87,31 @@ class Model:
         """What its training run measured: held-out bits per character, baselines and more."""
         return self._saved.card.report
 
-    def complete(self, prompt: str, *, n: int = 1, **options: Any) -> str | list[str]:
+    def complete(
+        self, prompt: str, *, n: int = 1, stop: str | Sequence[str] | None = None, **options: Any
+    ) -> str | list[str]:
         """Return a completion of `prompt`; with `n` above 1 a list of them.
 
         Args:
             prompt: the text before it.
             n: how many.
+            stop: end before this text, or before the first of these.
             options: other fields of `models.runtime.requests.CompletionRequest`, as max_characters,
-                temperature, top_k, top_p, min_p, seed, stop (a tuple of strings), beam, until ("word",
-                "line" or "confidence"), and expert ("lstm": the network alone).
+                temperature, top_k, top_p, min_p, seed, beam, until ("word", "line" or "confidence"), and
+                expert ("lstm": the network alone).
 
         Raises:
             InvalidInput: an option is out of range.
         """
+        stops = [stop] if isinstance(stop, str) else stop or ()
         try:
-            request = CompletionRequest(prompt=self._prompt_of(prompt), n=n, stream=False, **options)
+            request = CompletionRequest(
+                prompt=self._prompt_of(prompt),
+                n=n,
+                stop=tuple(map(self._saved.vocabulary.to_characters, stops)),
+                stream=False,
+                **options,
+            )
         except TypeError as error:
             raise InvalidInput(str(error).replace("CompletionRequest.__init__()", "complete")) from None
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -120,19 +130,24 @@ class Model:
         return texts if n > 1 else texts[0]
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
-        """Return the `top` likeliest next characters after `prompt` with their probabilities."""
+        r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
+
+        A model of bytes has \xNN for a byte above 127.
+        """
         results: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
         self._engine.predict(self._prompt_of(prompt), results.put, top=top, expert=expert)
         distribution = results.get()
         if isinstance(distribution, Exception):
             raise distribution
-        return list(distribution.candidates)
+        label = self._saved.vocabulary.label
+        return [(label(character), probability) for character, probability in distribution.candidates]
 
     def surprisal(self, text: str, *, expert: Expert = "mixture") -> NDArray[np.float32]:
         """Return the surprisal -log2 p of each character of `text` after NFC, in bits, (N,) float32.
 
-        The text is read after a newline. What the model masks is masked, and the first character of a masked
-        value has all its bits. The expert "lstm" is the network alone, from which scores are made.
+        For a model of bytes, of each byte of its UTF-8. The text is read after a newline. What the model
+        masks is masked, and the first character of a masked value has all its bits. The expert "lstm" is the
+        network alone, from which scores are made.
         """
         characters = self._characters_of(text)
         masked = self._scorer.mask(characters)
@@ -172,7 +187,11 @@ class Model:
 
     def heatmap(self, text: str) -> "Heatmap":
         """Return a picture of `text` for a notebook's cell: the more bits a character cost, the hotter."""
-        return Heatmap(normalize(text), self.surprisal(text))
+        bits = self.surprisal(text)
+        if self._saved.vocabulary.alphabet == "characters":
+            return Heatmap(normalize(text), bits)
+        sizes = np.array([len(self._characters_of(character)) for character in text], np.intp)  # in bytes
+        return Heatmap(text, np.add.reduceat(bits, np.cumsum(sizes) - sizes))
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a folder that `load`, and `nextchar models import`, read; return the folder.
@@ -214,7 +233,7 @@ class Model:
         return self._scorer.mask_lines(self._characters_of(text))
 
     def _characters_of(self, text: str) -> str:
-        return self._saved.vocabulary.to_characters(normalize(text))
+        return self._saved.vocabulary.to_characters(text)
 
 
 @dataclass(frozen=True)

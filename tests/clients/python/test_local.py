@@ -1,18 +1,23 @@
 """Models in this process: trained, used, saved and loaded again, with the service's own results."""
 
 import pickle
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import nextchar
+from app.settings import ApiSettings
 from models.errors import InvalidInput, NotFound
 from store.models import Models
 from store.open_blobs import open_blobs
+from tests.app.service import serving_real
 
 TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 200
+ACCENTS = "le café est fermé\nla forêt est brûlée\n" * 300
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +25,14 @@ def model() -> Iterator[nextchar.Model]:
     """A small model that has seen three steps."""
     options = {"preset": "tiny", "network": {"units": 32}, "budget": {"steps": 3}}
     with nextchar.train(TEXT, name="foxes", progress=False, **options) as trained:
+        yield trained
+
+
+@pytest.fixture(scope="module", params=["characters", "bytes"])
+def french(request: pytest.FixtureRequest) -> Iterator[nextchar.Model]:
+    """A small model of characters or of bytes."""
+    options = {"alphabet": request.param, "preset": "tiny", "network": {"units": 32}, "steps": 3}
+    with nextchar.train(ACCENTS, name="french", progress=False, **options) as trained:
         yield trained
 
 
@@ -35,6 +48,60 @@ def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Mo
     assert isinstance(first, str) and len(first) == 12
     assert model.complete("the ", seed=7, max_characters=12) == first
     assert len(model.complete("the ", n=3, max_characters=2)) == 3
+
+
+def test_one_stop_or_several_end_a_completion(model: nextchar.Model) -> None:
+    for stop in (" fox", [" fox"], ("wizards", " fox")):
+        assert model.complete("the quic", temperature=0, stop=stop) == "k brown"
+    with pytest.raises(InvalidInput, match="stop"):
+        model.complete("the quic", stop="")
+
+
+def test_text_with_accents_gives_what_the_service_returns(
+    french: nextchar.Model, tmp_path: Path, clean_redis_url: str
+) -> None:
+    settings = ApiSettings(data_dir=tmp_path, redis_url=clean_redis_url, port=0)
+    with serving_real(settings, french._saved) as http:
+
+        def ask(call: str, **body: Any) -> Any:
+            response = http.post(f"/v1/models/french/{call}", json=body)
+            assert response.status_code == 200, response.text
+            return response.json()
+
+        for form in ("NFC", "NFD"):
+            prompt, stop, line = (
+                unicodedata.normalize(form, text) for text in ("le caf", "fermé", "forêt fermée")
+            )
+            options: dict[str, Any] = {"max_characters": 16, "temperature": 0, "stop": stop}
+            [completion] = ask("complete", prompt=prompt, **options)["completions"]
+            assert french.complete(prompt, **options) == completion["text"]
+            likely = [
+                (c["character"], c["probability"]) for c in ask("next", prompt=line, top=3)["candidates"]
+            ]
+            found = french.next(line, top=3)
+            assert [character for character, _ in found] == [character for character, _ in likely]
+            assert [p for _, p in found] == pytest.approx([p for _, p in likely], rel=1e-4)
+            [scored] = ask("score", lines=[line], detail="line")["lines"]
+            [score] = french.score([line])
+            assert score.characters == scored["characters"] == len(french.surprisal(line))
+            assert score.total_bits == pytest.approx(scored["total_bits"], rel=1e-4)
+
+
+def test_a_stop_string_is_read_as_the_text_was(french: nextchar.Model) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_characters": 16}
+    assert french.complete("le caf", stop="fermé", **options) == "é est "
+    if french._saved.card.alphabet == "characters":
+        assert french.complete("le caf", stop=unicodedata.normalize("NFD", "fermé"), **options) == "é est "
+    else:
+        assert french.next("le caf", top=1)[0][0] == r"\xc3"
+
+
+def test_a_heat_map_has_the_bits_of_each_character(french: nextchar.Model) -> None:
+    shown, bits = french.heatmap("é!"), french.surprisal("é!")
+    assert shown.text == "é!" and len(shown.bits) == 2
+    assert shown.bits == pytest.approx([bits[:-1].sum(), bits[-1]])
+    assert shown._repr_html_().count("<span") == 2
+    assert french.heatmap("")._repr_html_().count("<span") == 0
 
 
 def test_next_gives_probabilities_likeliest_first(model: nextchar.Model) -> None:
