@@ -180,6 +180,12 @@ class Model:
         if isinstance(lines, str):
             raise InvalidInput("score: lines must be a list of lines, not str; give text.splitlines()")
         calibration = Calibrations(open_blobs("memory://")).find(self._saved, None)
+        if calibration is None:
+            raise InvalidInput(
+                f"{self._saved.card.reference} has no calibration, so no line can be called anomalous; train"
+                " it on more lines, or use surprisal",
+                code="no_calibration",
+            )
         options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
         scorer = CalibratedScorer(self._loaded, calibration, options)
         read = scorer.read([self._characters_of(line) for line in lines])

@@ -12,6 +12,8 @@ import pytest
 import nextchar
 from app.settings import ApiSettings
 from models.errors import InvalidInput, NotFound
+from models.saved_model import SavedModel
+from store.calibrations import MODEL_FILE
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import serving_real
@@ -137,6 +139,17 @@ def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model
     assert usual.score < strange.score and strange.anomalous
     with pytest.raises(InvalidInput, match="splitlines"):
         model.score("five boxing wizards jump quickly")
+
+
+def test_a_model_without_a_calibration_does_not_score(model: nextchar.Model) -> None:
+    saved = model._saved
+    files = {name: entry for name, entry in saved.card.files.items() if name != MODEL_FILE}
+    card = saved.card.model_copy(update={"files": files})
+    with nextchar.Model(SavedModel(card, saved.file)) as alone:
+        for false_alarms in (None, 0.01):
+            with pytest.raises(InvalidInput, match=r"foxes.* has no calibration.* more lines") as refused:
+                alone.score(["five boxing"], false_alarms=false_alarms)
+            assert refused.value.code == "no_calibration"
 
 
 def test_text_with_an_invalid_byte_is_refused_with_advice() -> None:
