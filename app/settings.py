@@ -36,6 +36,11 @@ def machine_memory_bytes() -> int:
         return physical
 
 
+def default_training_memory_bytes() -> int:
+    """Return the memory that a job may need by default: 80 % of this machine's."""
+    return machine_memory_bytes() * 8 // 10
+
+
 class ApiSettings(StoreSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
@@ -75,7 +80,7 @@ class ApiSettings(StoreSettings):
         " docker-compose.yml sets it.",
     )
     training_memory_bytes: int = Field(
-        default_factory=lambda: machine_memory_bytes() * 8 // 10,
+        default_factory=default_training_memory_bytes,
         ge=1,
         description="A job that would need more memory is refused. Default: 80 % of this machine's.",
     )

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from app.schemas.jobs import JobCreate
 from app.services.job_plans import plan
-from app.settings import machine_memory_bytes
+from app.settings import default_training_memory_bytes
 from models.errors import InvalidInput
 from models.kernels.compile_cache import TRAINING, compile_in_child_process, machine_folder, use_cache_folder
 from models.machine import available_cores
@@ -80,7 +80,7 @@ def train(
         corpora, models = Corpora(blobs), Models(blobs)
         corpus = _add(corpora, text, data / "spool", is_bytes=body.alphabet == "bytes")
         body = body.model_copy(update={"corpus": corpus.id})
-        job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=machine_memory_bytes()))
+        job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=default_training_memory_bytes()))
         show({"phase": "compiling kernels (once per machine and version)"})
         compile_in_child_process(*TRAINING)
         show({"phase": "preparing"})
@@ -91,6 +91,7 @@ def train(
             models=models,
             scratch=data / "scratch",
             cores=threads or available_cores(),
+            precision="auto",
             measurements=machine_folder(cache),
             resume=None,
             hooks=Hooks(

@@ -13,6 +13,7 @@ import nextchar
 from app.settings import ApiSettings
 from models.errors import InvalidInput, NotFound
 from models.saved_model import SavedModel
+from nextchar import local_training
 from store.calibrations import MODEL_FILE
 from store.models import Models
 from store.open_blobs import open_blobs
@@ -150,6 +151,21 @@ def test_a_model_without_a_calibration_does_not_score(model: nextchar.Model) -> 
             with pytest.raises(InvalidInput, match=r"foxes.* has no calibration.* more lines") as refused:
                 alone.score(["five boxing"], false_alarms=false_alarms)
             assert refused.value.code == "no_calibration"
+
+
+def test_precision_and_memory_limit_are_the_services_defaults(
+    model: nextchar.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = model.report
+    assert report["precision"] == "float32" or report["bfloat16_speedup"] is not None  # it was measured
+
+    def plan(*_: object, memory_limit_bytes: int) -> None:
+        raise InvalidInput(str(memory_limit_bytes))
+
+    monkeypatch.setattr(local_training, "plan", plan)
+    with pytest.raises(InvalidInput) as refused:
+        nextchar.train(TEXT, progress=False)
+    assert refused.value.message == str(ApiSettings().training_memory_bytes)
 
 
 def test_text_with_an_invalid_byte_is_refused_with_advice() -> None:
