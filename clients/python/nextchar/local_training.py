@@ -5,6 +5,7 @@ model = nextchar.train(Path("notes.txt").read_text(), seconds=60)
 
 import difflib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from app.schemas.jobs import JobCreate
 from app.services.job_plans import plan
@@ -33,6 +35,8 @@ from store.jobs import Job, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
 
+_FIELD = re.compile(r'"(purpose|masks|kind|coverage)": ')  # in advice of the service
+
 
 def train(
     text: str | bytes | Path,
@@ -45,7 +49,7 @@ def train(
     threads: int | None = None,
     **options: Any,
 ) -> Model:
-    """Train a model on a text in this process, with a progress bar; interrupt it to stop.
+    """Train a model on a text in this process, with a progress bar and messages; interrupt it to stop.
 
     Args:
         text: at least some hundred characters, or a file's path; its last tenth is held out, or of a list
@@ -54,7 +58,7 @@ def train(
         epochs: passes over the text; or
         steps: optimizer steps.
         name: the model's name.
-        progress: whether to show the bar.
+        progress: whether to show the bar, and above it what the job reports: masks, warnings, its end.
         threads: cores to train on; None: all.
         options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
             training, masks, kind, mixture (False: the network alone), seed, validation_fraction and more.
@@ -73,7 +77,10 @@ def train(
 
     cache = CACHE_FOLDER.expanduser()
     use_cache_folder(cache)
-    with tempfile.TemporaryDirectory(prefix="nextchar-") as folder, _bar(is_shown=progress) as show:
+    with (
+        tempfile.TemporaryDirectory(prefix="nextchar-") as folder,
+        _bar(is_shown=progress) as (show, print_message),
+    ):
         show({"phase": "preparing"})
         data = Path(folder)
         blobs = open_blobs((data / "store").as_uri())
@@ -85,6 +92,12 @@ def train(
         compile_in_child_process(*TRAINING)
         show({"phase": "preparing"})
         events: list[dict[str, Any]] = []
+
+        def add_event(kind: str, fields: dict[str, Any]) -> None:
+            events.append({"at": time.time(), "type": kind, "data": fields})
+            if kind == "message":
+                print_message(fields["text"])
+
         outcome = train_model(
             job,
             corpora=corpora,
@@ -96,7 +109,7 @@ def train(
             resume=None,
             hooks=Hooks(
                 progress=show,
-                event=lambda kind, data: events.append({"at": time.time(), "type": kind, "data": data}),
+                event=add_event,
                 checkpoint=lambda _: None,
                 stop=lambda: None,
                 checkpoint_every_s=float("inf"),
@@ -152,8 +165,11 @@ def _add(corpora: Corpora, text: str | bytes | Path, spool: Path, *, is_bytes: b
 
 
 @contextmanager
-def _bar(*, is_shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a progress bar; give a function that takes a job's progress, or its `phase` before it trains."""
+def _bar(*, is_shown: bool) -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[str], None]]]:
+    """Show a progress bar; give two functions, which do nothing if it is not shown.
+
+    One takes a job's progress, or its `phase` before it trains. The other prints a message of the job.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, disable=not is_shown) as bar:
         task = bar.add_task("preparing", total=None, figures="")
@@ -170,4 +186,8 @@ def _bar(*, is_shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
                 figures=held_out + (f"{left:.0f} s left" if left is not None else ""),
             )
 
-        yield show
+        def print_message(sentence: str) -> None:
+            if is_shown:
+                bar.console.print(Text(_FIELD.sub(r"\1=", sentence), style="yellow"))
+
+        yield show, print_message

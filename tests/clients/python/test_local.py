@@ -168,6 +168,20 @@ def test_precision_and_memory_limit_are_the_services_defaults(
     assert refused.value.message == str(ApiSettings().training_memory_bytes)
 
 
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_messages_of_the_job_are_printed_with_the_progress_bar(
+    capsys: pytest.CaptureFixture[str], *, is_shown: bool
+) -> None:
+    log = "".join(f"2026-01-02T03:{i // 60:02}:{i % 60:02} took {i * 37} ms\n" for i in range(900))
+    options: dict[str, Any] = {"preset": "tiny", "network": {"units": 32}, "steps": 2, "kind": "log"}
+    with nextchar.train(log, progress=is_shown, **options) as trained:
+        assert trained._saved.card.masks
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("masked, because these values change" in shown) is is_shown
+    assert ('to generate text, pass purpose="complete" or masks=[]' in shown) is is_shown
+    assert is_shown or not shown
+
+
 def test_text_with_an_invalid_byte_is_refused_with_advice() -> None:
     text = TEXT + "é\udce9 12"  # as open(…, errors="surrogateescape") reads it
     with pytest.raises(InvalidInput, match=r"'\\udce9'.*errors=\"replace\"") as caught:
