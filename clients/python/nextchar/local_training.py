@@ -35,6 +35,7 @@ from store.jobs import Job, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
 
+_PIECE_BYTES = 1 << 20
 _FIELD = re.compile(r'"(purpose|masks|kind|coverage)": ')  # in advice of the service
 
 
@@ -147,14 +148,17 @@ def _body(name: str, budgets: dict[str, float | None], options: dict[str, Any]) 
 
 def _add(corpora: Corpora, text: str | bytes | Path, spool: Path, *, is_bytes: bool) -> Corpus:
     """Store the text. Raises InvalidInput: it is no text, empty or not UTF-8."""
-    if isinstance(text, Path):
-        text = text.read_bytes()
-    if not isinstance(text, str | bytes):
+    if not isinstance(text, str | bytes | Path):
         raise InvalidInput(f"train: text must be a str, bytes or a Path, not {type(text).__name__}")
-    encoding: Encoding = "bytes" if is_bytes and isinstance(text, bytes) else "utf-8"
+    encoding: Encoding = "bytes" if is_bytes and not isinstance(text, str) else "utf-8"
     try:
         with Upload(spool, limit_bytes=1 << 40, encoding=encoding) as upload:
-            upload.feed(text.encode() if isinstance(text, str) else text)
+            if isinstance(text, Path):
+                with text.open("rb") as file:
+                    while piece := file.read(_PIECE_BYTES):
+                        upload.feed(piece)
+            else:
+                upload.feed(text.encode() if isinstance(text, str) else text)
             return corpora.add(upload)[0]
     except UnicodeEncodeError as error:
         message = f"train: {surrogate_advice(error)}"

@@ -15,6 +15,8 @@ from models.errors import InvalidInput, NotFound
 from models.saved_model import SavedModel
 from nextchar import local_training
 from store.calibrations import MODEL_FILE
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import serving_real
@@ -180,6 +182,23 @@ def test_messages_of_the_job_are_printed_with_the_progress_bar(
     assert ("masked, because these values change" in shown) is is_shown
     assert ('to generate text, pass purpose="complete" or masks=[]' in shown) is is_shown
     assert is_shown or not shown
+
+
+def test_a_file_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[int] = []
+    feed = Upload.feed
+
+    def noted(upload: Upload, data: bytes) -> None:
+        pieces.append(len(data))
+        feed(upload, data)
+
+    monkeypatch.setattr(Upload, "feed", noted)
+    file = tmp_path / "long"
+    file.write_bytes(ACCENTS.encode() * 200)
+    corpora = Corpora(open_blobs((tmp_path / "store").as_uri()))
+    corpus = local_training._add(corpora, file, tmp_path / "spool", is_bytes=False)
+    assert corpus.characters == len(ACCENTS) * 200
+    assert sum(pieces) == corpus.bytes and max(pieces) == 1 << 20
 
 
 def test_text_with_an_invalid_byte_is_refused_with_advice() -> None:
