@@ -1,5 +1,6 @@
 """Flagged lines: in a terminal with their anomalous spans highlighted, into a pipe as they came."""
 
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class LineView:
 
     def _print_unchanged(self, line: Line) -> None:
         file = self._console.file
-        prefix = f"{line.file}:".encode() if self._has_several_files else b""
+        prefix = os.fsencode(f"{line.file}:") if self._has_several_files else b""
         file.flush()
         file.buffer.write(prefix + line.data + b"\n")  # type: ignore[attr-defined]
 

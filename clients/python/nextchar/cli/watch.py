@@ -6,6 +6,7 @@ flagged lines. Both wait for a service that is away.
 
 import hashlib
 import math
+import os
 import socket
 import threading
 import time
@@ -84,7 +85,8 @@ class _Log:
         if path.is_dir():
             raise NextcharError(f"{path} is a folder; name the logs in it")
         self.path = path
-        self.source = f"{socket.gethostname()}:{path}"[-_MAX_SOURCE_CHARACTERS:]
+        name = os.fsencode(path).decode(errors="backslashreplace")  # which no other log's name becomes
+        self.source = f"{socket.gethostname()}:{name}"[-_MAX_SOURCE_CHARACTERS:]
         self.state_file = StateFile(session.client.server, model, path)
         self.state = self.state_file.load()
         self.file = FollowedFile(path, self.state.position, from_start=from_start, note=session.print_note)

@@ -50,6 +50,15 @@ def test_files_are_named_where_there_are_several(run: Run, tmp_path: Path) -> No
     assert run("score", "-m", "fake", files[0]).out == "file A\n"
 
 
+def test_a_file_whose_name_is_not_utf8_is_named(run: Run, tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("a", "b\udcff")]
+    for file in files:
+        Path(file).write_text("file A\n")
+    found = run("score", "-m", "fake", *files)
+    assert found.status == 0
+    assert found.out == f"{files[0]}:file A\n{tmp_path}/b\ufffd:file A\n"
+
+
 def test_json_is_one_record_per_line_and_the_totals_last(run: Run, server: FakeServer) -> None:
     found = run("score", "-m", "fake", "--json", "--expected", "1", stdin=LOG)
     first, second, end = map(json.loads, found.out.splitlines())

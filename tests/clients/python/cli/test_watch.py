@@ -152,6 +152,17 @@ def test_several_logs_are_followed_and_named(
     assert sorted(running.lines) == [f"{logs[0]}:→ a", f"{logs[1]}:→ b"]
 
 
+def test_a_log_whose_name_is_not_utf8_is_watched(watch: Callable[..., Watch], tmp_path: Path) -> None:
+    logs = [tmp_path / "a\udcfe.log", tmp_path / "a\udcff.log"]
+    append(logs[0], "→ a")
+    append(logs[1], "→ b")
+    running = watch(*logs, "--from-start", "--json")
+    running.until(lambda: len(running.lines) == 2)
+    found = {line["source"]: line["line"] for line in map(json.loads, running.lines)}
+    name = f"{socket.gethostname()}:{tmp_path}/a\\x{{}}.log"
+    assert found == {name.format("fe")[-200:]: "→ a", name.format("ff")[-200:]: "→ b"}
+
+
 def test_json_has_the_score_and_the_source(watch: Callable[..., Watch], tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     append(log, "→")
