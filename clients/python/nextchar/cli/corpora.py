@@ -154,13 +154,11 @@ def upload(
     add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
     if str(file) == "-":
         return add(standard_input(), name=name)
-    is_folder = file.is_dir()
-    is_compressed = file.suffix.lower() == ".gz" and archive_format(file) is None and encoding is None
     if not name and is_named:
-        name = name_of(file.resolve() if is_folder else file.with_suffix("") if is_compressed else file)
-    if is_folder:
+        name = default_name(file, encoding=encoding)
+    if file.is_dir():
         return add(folder_archive(file, _files_of(session, file)), name=name, archive="tar")
-    if is_compressed:
+    if _is_compressed(file, encoding):
         return add(gunzip(file), name=name)
     with file.open("rb") as text:
         return add(text, name=name, archive=archive_format(file))
@@ -184,6 +182,18 @@ def _files_of(session: Session, folder: Path) -> list[Path]:
     size = format_size(sum(file.stat().st_size for file in files))
     session.print_note(f"reading {format_integer(len(files))} files in {folder}, {size}")
     return files
+
+
+def default_name(file: Path, *, encoding: str | None = None) -> str | None:
+    """Return the name of a corpus or model that is made from a file or folder; None if it can have none."""
+    if file.is_dir():
+        return name_of(file.resolve())
+    return name_of(file.with_suffix("") if _is_compressed(file, encoding) else file)
+
+
+def _is_compressed(file: Path, encoding: str | None) -> bool:
+    """Return whether a file is decompressed when it is uploaded with this encoding."""
+    return file.suffix.lower() == ".gz" and archive_format(file) is None and encoding is None
 
 
 def name_of(file: Path) -> str | None:

@@ -191,9 +191,9 @@ def train(
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
-    name = name or _name_of(session, source, file)
-    request: dict[str, Any] = {"name": name}
     encoding = "bytes" if alphabet == "bytes" else None
+    name = name or _name_of(session, source, file, encoding=encoding)
+    request: dict[str, Any] = {"name": name}
     request["corpus"] = _upload(session, file, encoding=encoding) if file else source
     request |= omit_none(architecture=architecture, preset=preset)
     request |= omit_none(validation_fraction=validation_fraction, seed=seed)
@@ -252,12 +252,13 @@ def _is_word(mask: str) -> bool:
 def _file_of(session: Session, source: str) -> Path | None:
     """Return the file to upload; None where `source` is the name or id of a corpus.
 
-    What contains a slash is a file. Any other word is a file if there is one and no corpus of that name.
+    What contains a slash, or dots only, is a file. Any other word is one if it exists and no corpus has its
+    name.
     """
     if not source:  # Path("") is the current folder
         raise typer.BadParameter("the name of the file or corpus is empty")
     file = Path(source)
-    if source == "-" or os.sep in source:
+    if source == "-" or os.sep in source or not source.strip("."):
         return file
     if not file.exists():
         return None
@@ -273,9 +274,9 @@ def _file_of(session: Session, source: str) -> Path | None:
     return None
 
 
-def _name_of(session: Session, source: str, file: Path | None) -> str:
+def _name_of(session: Session, source: str, file: Path | None, *, encoding: str | None) -> str:
     """Return the name of a model after its file or corpus."""
-    name = corpora.name_of(file) if file else _corpus_of(session, source)["name"]
+    name = corpora.default_name(file, encoding=encoding) if file else _corpus_of(session, source)["name"]
     if name is None:
         raise typer.BadParameter("name the model with --name")
     return name

@@ -101,6 +101,31 @@ def test_train_uploads_a_file_and_names_corpus_and_model_after_it(
     assert server.bodies("POST", "/v1/jobs") == [{"corpus": corpus["id"], "name": "My-notes"}]
 
 
+@pytest.mark.parametrize("options", [[], ["--alphabet", "bytes"]], ids=["text", "bytes"])
+def test_the_model_of_a_compressed_file_is_named_as_its_corpus(
+    run: Run, server: FakeServer, tmp_path: Path, options: list[str]
+) -> None:
+    file = tmp_path / "app.log.gz"
+    file.write_bytes(b"some words\n" if options else gzip.compress(b"some words\n"))
+    assert run("train", str(file), "--no-follow", *options).status == 0
+    (corpus,) = server.corpora.values()
+    [job] = server.bodies("POST", "/v1/jobs")
+    assert job["name"] == corpus["name"] == ("app.log" if options else "app")
+
+
+def test_train_takes_the_current_folder_and_names_the_model_after_it(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "letters"
+    (folder / "old").mkdir(parents=True)
+    (folder / "a.txt").write_text("some words\n")
+    for source, place in ((".", folder), ("..", folder / "old")):
+        monkeypatch.chdir(place)
+        assert run("train", source, "--no-follow").status == 0
+    assert [corpus["name"] for corpus in server.corpora.values()] == ["letters"]
+    assert [job["name"] for job in server.bodies("POST", "/v1/jobs")] == ["letters", "letters"]
+
+
 def test_train_uploads_standard_input(run: Run, server: FakeServer) -> None:
     assert run("train", "-", "--name", "n", "--no-follow", stdin="some words").status == 0
     (corpus,) = server.corpora.values()
