@@ -14,11 +14,12 @@ is bounded for texts of any length.
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
-from models.errors import NotFound, Unavailable
+from models.errors import DomainError, NotFound, StorageFull, Unavailable
 from models.record_errors import UPGRADE, is_of_newer_version
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
@@ -58,7 +59,7 @@ class Corpora:
         Raises:
             InvalidInput: the text is empty, or `name` is not a valid name.
             Unavailable: a newer version of nextchar has written its record (code `corpus_format_unknown`).
-            StorageFull: nothing was saved.
+            StorageFull: nothing was saved, or the corpus without the name.
         """
         if name is not None:
             check_name(name)
@@ -73,8 +74,7 @@ class Corpora:
             if error.code != "corpus_damaged":
                 raise
         if existing is None or not self._is_intact(existing):
-            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
-            self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))
+            self._save(corpus, upload.path)
         elif time.time() - self.uploaded_at(existing) > _DAY_S:
             existing = replace(existing, uploaded_again_at=int(time.time()))
             self._rewrite(existing)
@@ -113,9 +113,12 @@ class Corpora:
         return replace(corpus, name=name, version=version)
 
     def id_of(self, reference: str) -> str:
-        """Return the id of a corpus, even if its record is damaged. Raises NotFound."""
+        """Return the id of a corpus, even if its record is damaged or only its text is left.
+
+        Raises NotFound.
+        """
         corpus_id = self._resolve(reference)
-        if not self._blobs.exists(f"corpora/{corpus_id}/corpus.json"):
+        if not any(self._blobs.exists(f"corpora/{corpus_id}/{file}") for file in ("corpus.json", "text")):
             raise no_such_corpus(reference)
         return corpus_id
 
@@ -212,15 +215,29 @@ class Corpora:
         self._blobs.delete(_kind_path(corpus_id, key_name))
 
     def delete(self, reference: str) -> str:
-        """Delete a corpus, its names and owners; return its id. The caller checks that no job uses it."""
+        """Delete a corpus, its names and owners; return its id. The caller checks that no job uses it.
+
+        By its id, an interrupted deletion can be repeated.
+        """
         corpus_id = self.id_of(reference)
-        # In this order, so that no name is ever without a corpus and no record without its text.
-        self._names.remove([name for name, target in self.names().items() if target == corpus_id])
-        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
-        self._blobs.delete(f"corpora/{corpus_id}/text")
-        self._blobs.delete(*self._blobs.paths(f"corpus_kinds/{corpus_id}"))
-        self.owners.remove_all(corpus_id)
+        self._delete(corpus_id, self.names())
         return corpus_id
+
+    def incomplete(self) -> list[str]:
+        """Return the ids of texts without a record: uploads and deletions in progress or interrupted."""
+        paths = set(self._blobs.paths("corpora"))
+        texts = [path.removesuffix("/text") for path in sorted(paths) if path.endswith("/text")]
+        return [folder.rpartition("/")[2] for folder in texts if f"{folder}/corpus.json" not in paths]
+
+    def delete_incomplete(self, corpus_id: str, names: Mapping[str, str]) -> bool:
+        """Delete a text without a record; return False if it has a record now.
+
+        `names` are those of all corpora, as `names` returns them.
+        """
+        if self._blobs.exists(f"corpora/{corpus_id}/corpus.json"):
+            return False
+        self._delete(corpus_id, names)
+        return True
 
     def names(self, is_included: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
         """Return names with the ids of their corpora: all, or those for which `is_included` is true.
@@ -237,6 +254,25 @@ class Corpora:
             if corpus and corpus.reference in names:
                 unnamed = replace(corpus, name=None, version=None)
                 self._blobs.write(f"corpora/{corpus_id}/corpus.json", dump_corpus(unnamed))
+
+    def _save(self, corpus: Corpus, text: Path) -> None:
+        self._blobs.write(f"corpora/{corpus.id}/text", text)
+        try:
+            self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))
+        except StorageFull:
+            with contextlib.suppress(DomainError):  # retention deletes what is left
+                if not self._blobs.exists(f"corpora/{corpus.id}/corpus.json"):
+                    self._blobs.delete(f"corpora/{corpus.id}/text")
+            raise
+
+    def _delete(self, corpus_id: str, names: Mapping[str, str]) -> None:
+        own_names = [name for name, target in names.items() if target == corpus_id]
+        # In this order, so that no name is ever without a corpus and no record without its text.
+        self._names.remove([name for name in own_names if self._names.refers_to(name, corpus_id)])
+        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
+        self._blobs.delete(f"corpora/{corpus_id}/text")
+        self._blobs.delete(*self._blobs.paths(f"corpus_kinds/{corpus_id}"))
+        self.owners.remove_all(corpus_id)
 
     def _blobs_stream(self, corpus_id: str, chunk_bytes: int) -> Iterator[bytes]:
         try:

@@ -38,6 +38,10 @@ class CorpusNames:
         targets = (self._target(name, version) for version in reversed(self._numbers(name)))
         return next(filter(None, targets), None)
 
+    def refers_to(self, reference: str, corpus_id: str) -> bool:
+        """Return whether a reference that `all` has returned still stands for a corpus."""
+        return self._target(*split_reference(reference)) == corpus_id
+
     def next_version(self, name: str, corpus_id: str) -> int:
         """Return the version that `give` would give a corpus now."""
         return self._next(name, corpus_id)[0]

@@ -67,6 +67,7 @@ class Retention:
         self._alerts, self._batches, self._prompts = alerts, batches, prompts
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self._full_sweep_at = float("-inf")
+        self._incomplete_since: dict[str, float] = {}  # by corpus id: when a sweep first saw its text alone
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
         """Delete what is due at `now` (Unix seconds); return counts by kind.
@@ -84,6 +85,7 @@ class Retention:
             swept["jobs"] = self._sweep_jobs(now)
             swept["batches"] = self._sweep_batches(now)
             swept["corpora"] = self._sweep_corpora(now)
+            swept["texts of incomplete corpora"] = self._sweep_incomplete_corpora(now)
             swept["alerts of former models"] = self._sweep_alerts()
             swept["prompts of former models"] = self._sweep_prompts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
@@ -173,6 +175,15 @@ class Retention:
         except Unavailable as error:
             log.info("corpora are not swept while a record cannot be read: %s", error)
         return count
+
+    def _sweep_incomplete_corpora(self, now: float) -> int:
+        """Delete texts that had no record an hour ago, either: an upload or a deletion was interrupted."""
+        corpora, before = Corpora(self._blobs), self._incomplete_since
+        # The time is in the future if the clock was set back.
+        self._incomplete_since = {c: min(now, before.get(c, now)) for c in corpora.incomplete()}
+        due = [c for c, since in self._incomplete_since.items() if now - since >= _HOUR_S]
+        names = corpora.names() if due else {}
+        return sum(corpora.delete_incomplete(corpus_id, names) for corpus_id in due)
 
     def _named_corpora(self) -> set[str]:
         """Return the ids of the corpora that jobs, models and unfinished batches name.

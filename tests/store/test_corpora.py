@@ -1,3 +1,6 @@
+import contextlib
+import hashlib
+import itertools
 import json
 import unicodedata
 from collections.abc import Callable
@@ -7,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from models.errors import InvalidInput, NotFound, Unavailable
+from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from store.blobs import Blobs
 from store.corpora import Corpora
 from store.corpus import Corpus, dump_corpus
 from store.corpus_upload import Upload
 from store.open_blobs import open_blobs
 from tests.logs import syslog
+from tests.store.interleaving import Interrupted
+from tests.store.refusing import Refusing
 from tests.store.uploads import add
 
 
@@ -260,6 +265,63 @@ def test_a_text_is_stored_before_its_record_and_deleted_after_it_and_its_names(t
     blobs.changes.clear()
     corpora.delete("mine")
     assert blobs.changes[:3] == ["delete mine", "delete corpus.json", "delete text"]
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _die() -> None:
+    raise _Killed
+
+
+def test_a_deletion_that_was_interrupted_can_be_repeated_by_id(tmp_path: Path) -> None:
+    for at in itertools.count():
+        blobs = open_blobs("memory:///")
+        corpora = Corpora(blobs)
+        corpus, _ = add(corpora, tmp_path, b"text", name="mine")
+        interrupted = Interrupted(blobs, at, _die)
+        with contextlib.suppress(_Killed):
+            Corpora(interrupted).delete("mine")
+        with contextlib.suppress(NotFound):
+            assert corpora.delete(corpus.id) == corpus.id
+        assert blobs.paths("corpora") == [], f"interrupted before call {at}"
+        if not interrupted.was_interrupted:
+            break
+    assert at > 5
+
+
+def test_what_is_left_of_a_corpus_is_deleted_with_its_kinds_and_owners(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, b"text")
+    corpora.owners.add(corpus.id, "ann", is_new=True)
+    corpora.set_kind(corpus.id, "log", key_name="ann")
+    corpora._blobs.delete(f"corpora/{corpus.id}/corpus.json")
+    with pytest.raises(NotFound):
+        corpora.get(corpus.id)
+    assert corpora.delete(corpus.id) == corpus.id
+    for folder in ("corpora", "corpus_kinds", "corpus_owners"):
+        assert corpora._blobs.paths(folder) == []
+    with pytest.raises(NotFound):
+        corpora.delete(corpus.id)
+
+
+def test_an_upload_whose_record_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    blobs = open_blobs("memory:///")
+    record = f"corpora/corpus_{hashlib.sha256(b'text').hexdigest()[:24]}/corpus.json"
+    with pytest.raises(StorageFull):
+        add(Corpora(Refusing(blobs, write=[record])), tmp_path, b"text")
+    assert blobs.paths("corpora") == []
+
+
+def test_a_damaged_corpus_that_cannot_be_replaced_keeps_its_record(tmp_path: Path) -> None:
+    blobs = open_blobs("memory:///")
+    corpus, _ = add(Corpora(blobs), tmp_path, b"text")
+    record = f"corpora/{corpus.id}/corpus.json"
+    blobs.write(record, b"damaged")
+    with pytest.raises(StorageFull):
+        add(Corpora(Refusing(blobs, write=[record])), tmp_path, b"text")
+    assert blobs.paths("corpora") == [record, f"corpora/{corpus.id}/text"]
 
 
 DAY_S = 86400

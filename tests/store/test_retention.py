@@ -527,6 +527,43 @@ def test_a_corpus_that_is_uploaded_during_a_sweep_is_kept(
     assert set(Corpora(attic.blobs).names()) == {"b"}
 
 
+def test_the_text_of_an_interrupted_upload_is_deleted_by_the_second_full_sweep_that_sees_it(
+    tmp_path: Path,
+) -> None:
+    attic = Attic(tmp_path)
+    whole, interrupted = corpus(attic, "a"), corpus(attic, "b")
+    Corpora(attic.blobs).owners.add(interrupted, "ann", is_new=True)
+    attic.blobs.delete(f"corpora/{interrupted}/corpus.json")
+    retention = retention_of(attic)
+    assert retention.sweep(now=NOW) == {}
+    assert retention.sweep(now=NOW - 7200) == {}, "the clock was set back"
+    assert retention.sweep(now=NOW - 3601) == {}
+    assert retention.sweep(now=NOW - 3600) == {"texts of incomplete corpora": 1}
+    assert attic.blobs.folders("corpora") == [whole]
+    assert attic.blobs.paths("corpus_owners") == [] and set(Corpora(attic.blobs).names()) == {"a"}
+    assert attic.sweep(days=1) == {}
+
+
+def test_a_corpus_that_is_uploaded_again_while_what_was_left_of_it_is_looked_for_is_kept(
+    tmp_path: Path,
+) -> None:
+    lost = 0
+    for at in itertools.count():
+        attic = Attic(tmp_path / str(at))
+        corpus_id = corpus(attic, "a")
+        attic.blobs.delete(f"corpora/{corpus_id}/corpus.json", "corpus_names/a")
+        interrupted = Interrupted(attic.blobs, at, lambda attic=attic: corpus(attic, "a"), is_armed=False)
+        retention = retention_of(Attic(tmp_path / str(at), blobs=interrupted))
+        retention.sweep(now=NOW)
+        interrupted.is_armed = True
+        retention.sweep(now=NOW + 3600)
+        left = attic.blobs.paths(f"corpora/{corpus_id}")
+        lost += interrupted.was_interrupted and not left
+        if not interrupted.was_interrupted:
+            break
+    assert at > 5 and lost <= 2, "only if it ends between the last look and the deletion"
+
+
 def test_the_records_are_not_read_for_each_corpus_that_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
