@@ -60,6 +60,7 @@ class Corpora:
             InvalidInput: the text is empty, or `name` is not a valid name.
             Unavailable: a newer version of nextchar has written its record (code `corpus_format_unknown`).
             StorageFull: nothing was saved, or the corpus without the name.
+            NotFound: it was deleted concurrently.
         """
         if name is not None:
             check_name(name)
@@ -249,16 +250,22 @@ class Corpora:
     def remove_names(self, corpus_id: str, names: Collection[str]) -> None:
         """Remove names, as `names` returns them, from a corpus."""
         self._names.remove(names)
-        with contextlib.suppress(Unavailable):  # a damaged record has no name
+        with contextlib.suppress(Unavailable, NotFound):  # a damaged or deleted record has no name
             corpus = self._read(corpus_id)
             if corpus and corpus.reference in names:
-                unnamed = replace(corpus, name=None, version=None)
-                self._blobs.write(f"corpora/{corpus_id}/corpus.json", dump_corpus(unnamed))
+                self._rewrite(replace(corpus, name=None, version=None))
 
     def _save(self, corpus: Corpus, text: Path) -> None:
+        try:
+            self._save_once(corpus, text)
+        except NotFound:  # it was deleted meanwhile
+            self._save_once(corpus, text)
+
+    def _save_once(self, corpus: Corpus, text: Path) -> None:
+        """Write the text of a corpus, then its record. Raises NotFound: it was deleted concurrently."""
         self._blobs.write(f"corpora/{corpus.id}/text", text)
         try:
-            self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))
+            self._rewrite(corpus)
         except StorageFull:
             with contextlib.suppress(DomainError):  # retention deletes what is left
                 if not self._blobs.exists(f"corpora/{corpus.id}/corpus.json"):
@@ -266,11 +273,14 @@ class Corpora:
             raise
 
     def _delete(self, corpus_id: str, names: Mapping[str, str]) -> None:
+        record, text = f"corpora/{corpus_id}/corpus.json", f"corpora/{corpus_id}/text"
         own_names = [name for name, target in names.items() if target == corpus_id]
         # In this order, so that no name is ever without a corpus and no record without its text.
         self._names.remove([name for name in own_names if self._names.refers_to(name, corpus_id)])
-        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
-        self._blobs.delete(f"corpora/{corpus_id}/text")
+        self._blobs.delete(record)
+        self._blobs.delete(text)
+        if self._blobs.exists(record) and not self._blobs.exists(text):  # it was written in between
+            self._blobs.delete(record)
         self._blobs.delete(*self._blobs.paths(f"corpus_kinds/{corpus_id}"))
         self.owners.remove_all(corpus_id)
 

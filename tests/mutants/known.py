@@ -219,15 +219,15 @@ KNOWN = (
     Mutant(
         "a corpus's record is deleted before its names",
         "store/corpora.py",
-        '        self._names.remove([name for name in own_names if self._names.refers_to(name, corpus_id)])\n        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")\n',
-        '        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")\n        self._names.remove([name for name in own_names if self._names.refers_to(name, corpus_id)])\n',
+        "        self._names.remove([name for name in own_names if self._names.refers_to(name, corpus_id)])\n        self._blobs.delete(record)\n",
+        "        self._blobs.delete(record)\n        self._names.remove([name for name in own_names if self._names.refers_to(name, corpus_id)])\n",
         ("tests/store/test_corpora.py",),
     ),
     Mutant(
         "a corpus's record is written before its text",
         "store/corpora.py",
-        '        self._blobs.write(f"corpora/{corpus.id}/text", text)\n        try:\n            self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))\n',
-        '        self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))\n        try:\n            self._blobs.write(f"corpora/{corpus.id}/text", text)\n',
+        '        self._blobs.write(f"corpora/{corpus.id}/text", text)\n        try:\n            self._rewrite(corpus)\n',
+        '        self._rewrite(corpus)\n        try:\n            self._blobs.write(f"corpora/{corpus.id}/text", text)\n',
         ("tests/store/test_corpora.py",),
     ),
     Mutant(

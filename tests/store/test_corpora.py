@@ -5,6 +5,7 @@ import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,70 @@ def test_a_deletion_that_was_interrupted_can_be_repeated_by_id(tmp_path: Path) -
         with contextlib.suppress(NotFound):
             assert corpora.delete(corpus.id) == corpus.id
         assert blobs.paths("corpora") == [], f"interrupted before call {at}"
+        if not interrupted.was_interrupted:
+            break
+    assert at > 5
+
+
+def _change(corpora: Corpora, corpus: Corpus, folder: Path, change: str) -> None:
+    with contextlib.suppress(NotFound):
+        match change:
+            case "upload":
+                add(corpora, folder, b"text")
+            case "kind":
+                corpora.set_kind(corpus.id, "log")
+            case "names":
+                corpora.remove_names(corpus.id, ["mine"])
+            case "delete":
+                corpora.delete(corpus.id)
+
+
+def _assert_is_whole_or_deleted(blobs: Blobs, at: int) -> None:
+    left = [path.rpartition("/")[2] for path in blobs.paths("corpora")]
+    assert left in ([], ["corpus.json", "text"]), f"interrupted before call {at}"
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ("upload", ()),
+        ("upload", ("text",)),
+        ("upload", ("corpus.json",)),
+        ("upload", ("corpus.json", "text")),
+        ("kind", ()),
+        ("names", ()),
+    ],
+)
+@pytest.mark.parametrize("is_deletion_interrupted", [False, True])
+def test_a_corpus_that_is_deleted_while_it_is_changed_is_whole_or_deleted(
+    tmp_path: Path, change: str, lost: tuple[str, ...], is_deletion_interrupted: bool
+) -> None:
+    outer, inner = ("delete", change) if is_deletion_interrupted else (change, "delete")
+    for at in itertools.count():
+        blobs = open_blobs("memory:///")
+        corpus, _ = add(Corpora(blobs), tmp_path, b"text", name="mine")
+        blobs.delete(*(f"corpora/{corpus.id}/{file}" for file in lost))
+        meanwhile = partial(_change, Corpora(blobs), corpus, tmp_path, inner)
+        interrupted = Interrupted(blobs, at, meanwhile)
+        _change(Corpora(interrupted), corpus, tmp_path, outer)
+        _assert_is_whole_or_deleted(blobs, at)
+        if not interrupted.was_interrupted:
+            break
+    assert at > 1
+
+
+@pytest.mark.parametrize("change", ["kind", "names"])
+def test_a_change_that_has_read_the_record_before_a_deletion_leaves_no_record_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    for at in itertools.count():
+        blobs = open_blobs("memory:///")
+        corpus, _ = add(Corpora(blobs), tmp_path, b"text", name="mine")
+        late = Corpora(blobs)
+        monkeypatch.setattr(late, "_read", lambda _, corpus=corpus: corpus)
+        interrupted = Interrupted(blobs, at, partial(_change, late, corpus, tmp_path, change))
+        Corpora(interrupted).delete(corpus.id)
+        _assert_is_whole_or_deleted(blobs, at)
         if not interrupted.was_interrupted:
             break
     assert at > 5
