@@ -162,9 +162,11 @@ def build_services(
         retention_s=settings.ingest_retention_hours * 3600,
         claim_after_s=settings.ingest_takeover_s,
     )
+    retention_loop = BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S)
+    retention.on_progress = retention_loop.beat
     loops: tuple[BackgroundLoop, ...] = (
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
-        BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
+        retention_loop,
         BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
         BackgroundLoop("memory", trim_heap, interval_s=TRIM_S),
     )

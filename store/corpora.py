@@ -224,6 +224,24 @@ class Corpora:
         self._delete(corpus_id, self.names())
         return corpus_id
 
+    def delete_unless(self, corpus: Corpus, is_used: Callable[[str], bool], names: Mapping[str, str]) -> bool:
+        """Delete a corpus unless `is_used` returns True for its id; return whether it was deleted.
+
+        It is called while the record is away; the record is written again if it returns True or raises an
+        exception. So a job that is created concurrently is found by `is_used`, or finds no corpus.
+        `names` are those of all corpora, as `names` returns them.
+
+        Raises NotFound: it was deleted concurrently.
+        """
+        self._blobs.delete(f"corpora/{corpus.id}/corpus.json")
+        is_kept = True
+        try:
+            is_kept = is_used(corpus.id)
+        finally:
+            if is_kept:
+                self._rewrite(corpus)
+        return not is_kept and self.delete_incomplete(corpus.id, names)
+
     def incomplete(self) -> list[str]:
         """Return the ids of texts without a record: uploads and deletions in progress or interrupted."""
         paths = set(self._blobs.paths("corpora"))

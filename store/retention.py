@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from store.audit import Audit
 from store.batches import Batches
 from store.blobs import Blobs
 from store.corpora import Corpora
+from store.corpus import Corpus
 from store.ids import time_of_id
 from store.ingest_settings import IngestSettings
 from store.jobs import Job, Jobs, JobStatus
@@ -66,6 +67,8 @@ class Retention:
     ) -> None:
         self._alerts, self._batches, self._prompts = alerts, batches, prompts
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called while a long sweep makes progress."""
         self._full_sweep_at = float("-inf")
         self._incomplete_since: dict[str, float] = {}  # by corpus id: when a sweep first saw its text alone
 
@@ -160,18 +163,24 @@ class Retention:
         if not self._periods.corpus_days:
             return 0
         corpora = Corpora(self._blobs)
-        due = [c.id for c in corpora.all() if _is_due(corpora.uploaded_at(c), self._periods.corpus_days, now)]
+
+        def is_due(corpus: Corpus) -> bool:
+            return _is_due(corpora.uploaded_at(corpus), self._periods.corpus_days, now)
+
+        due = [corpus.id for corpus in corpora.all() if is_due(corpus)]
         count = 0
         try:
             kept = self._named_corpora() if due else set()
+            due = [corpus_id for corpus_id in due if corpus_id not in kept]
+            names = corpora.names() if due else {}
             for corpus_id in due:
-                if corpus_id in kept or corpus_id in self._named_corpora():  # jobs are created meanwhile
+                self.on_progress()
+                if self._is_used(corpus_id):  # by a job that was created meanwhile
                     continue
                 with contextlib.suppress(NotFound):  # deleted by another process
-                    uploaded_at = corpora.uploaded_at(corpora.get(corpus_id))  # perhaps again meanwhile
-                    if _is_due(uploaded_at, self._periods.corpus_days, now):
-                        corpora.delete(corpus_id)
-                        count += 1
+                    corpus = corpora.get(corpus_id)  # perhaps it was uploaded again meanwhile
+                    if is_due(corpus):
+                        count += corpora.delete_unless(corpus, self._is_used, names)
         except Unavailable as error:
             log.info("corpora are not swept while a record cannot be read: %s", error)
         return count
@@ -183,20 +192,34 @@ class Retention:
         self._incomplete_since = {c: min(now, before.get(c, now)) for c in corpora.incomplete()}
         due = [c for c, since in self._incomplete_since.items() if now - since >= _HOUR_S]
         names = corpora.names() if due else {}
-        return sum(corpora.delete_incomplete(corpus_id, names) for corpus_id in due)
+        count = 0
+        for corpus_id in due:
+            self.on_progress()
+            count += corpora.delete_incomplete(corpus_id, names)
+        return count
 
     def _named_corpora(self) -> set[str]:
         """Return the ids of the corpora that jobs, models and unfinished batches name.
 
-        Raises Unavailable: the record of a job or model is damaged.
+        Raises Unavailable: the record of a job, model or batch is damaged.
         """
-        named = {batch.input_file for batch in self._batches.unfinished()}
+        named: set[str] = set()
         for card in self._cards():
             named |= {corpus for corpus in (card.corpus, card.mix and card.mix.corpus) if corpus}
+        for batch_id in self._blobs.folders("batches"):
+            with contextlib.suppress(NotFound):
+                batch = self._batches.get(batch_id)
+                named |= set() if batch.has_ended else {batch.input_file}
         for job_id in self._blobs.folders("jobs"):
             with contextlib.suppress(NotFound):
                 named |= set(self._jobs.get(job_id).request.corpora)
         return named
+
+    def _is_used(self, corpus_id: str) -> bool:
+        """Return whether a job or an unfinished batch names a corpus, as far as their records can be read."""
+        return any(corpus_id in job.request.corpora for job in self._jobs.all()) or any(
+            corpus_id == batch.input_file for batch in self._batches.unfinished()
+        )
 
     def _sweep_jobs(self, now: float) -> int:
         """Delete ended jobs that are due, with their events and checkpoints, and old transitions."""

@@ -12,9 +12,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.services.idempotency import IdempotencyKeys
-from models.errors import Busy, Conflict, Unavailable
+from models.errors import Busy, Conflict, NotFound, Unavailable
 from store import tracing
 from store.blobs import Blobs
+from store.corpora import Corpora
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import Live
 from store.logs import REQUEST_ID
@@ -59,6 +60,7 @@ class JobControl:
 
         Raises:
             Busy: the API key has that many (code `job_quota_reached`); nothing was written.
+            NotFound: a corpus was deleted concurrently; nothing was written.
             Unavailable: the queue does not respond (code `queue_unavailable`); nothing was written.
             Conflict: a concurrent request has used the key with another body.
         """
@@ -79,7 +81,8 @@ class JobControl:
             return earlier
         try:
             self.check_quota(created_by, max_jobs, but=job)
-        except Busy:
+            self._check_corpora(request)
+        except (Busy, NotFound):
             self.jobs.delete(job)  # not in the queue yet
             raise
         log.info("%s is queued", job.id, extra={"job_id": job.id})
@@ -190,6 +193,13 @@ class JobControl:
                 "the job queue does not respond; nothing was changed; try again in a moment",
                 code="queue_unavailable",
             ) from error
+
+    def _check_corpora(self, request: JobRequest) -> None:
+        """Raise NotFound if a corpus was deleted since the request was checked."""
+        for corpus_id in request.corpora:
+            # The job is recorded: after another error, clients would repeat the request.
+            with contextlib.suppress(Unavailable):
+                Corpora(self.blobs).get(corpus_id)
 
     def _send(self, job: Job) -> None:
         # On failure the reconciler sends it later, because its record says queued.

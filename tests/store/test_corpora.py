@@ -356,6 +356,26 @@ def test_a_change_that_has_read_the_record_before_a_deletion_leaves_no_record_wi
     assert at > 5
 
 
+def test_a_corpus_is_deleted_unless_it_is_used_or_uploaded_meanwhile(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    corpus, _ = add(corpora, tmp_path, b"text", name="mine")
+
+    def use(corpus_id: str) -> bool:
+        assert corpora.all() == [] and corpus_id == corpus.id
+        return True
+
+    def upload(_: str) -> bool:
+        add(corpora, tmp_path, b"text")
+        return False
+
+    for is_used in (use, upload):
+        assert not corpora.delete_unless(corpus, is_used, corpora.names())
+        assert corpora.get("mine").id == corpus.id
+        assert "".join(corpora.pieces("mine")) == "text"
+    assert corpora.delete_unless(corpus, lambda _: False, corpora.names())
+    assert corpora._blobs.paths("corpora") == [] and corpora.names() == {}
+
+
 def test_what_is_left_of_a_corpus_is_deleted_with_its_kinds_and_owners(tmp_path: Path) -> None:
     corpora = Corpora(open_blobs("memory:///"))
     corpus, _ = add(corpora, tmp_path, b"text")

@@ -101,7 +101,8 @@ def make_every_record(recording: Recording, spool: Path, redis: Redis) -> None:
     do("note the owner of a corpus", lambda: CorpusOwners(blobs).add(corpus, "ann", is_new=False))
 
     control = JobControl(blobs, jobs, Live(redis), TrainingQueue(redis), redis)
-    do("submit a job", lambda: control.submit(REQUEST, key="key", body=b"{}"))
+    request = REQUEST.model_copy(update={"corpus": corpus})
+    do("submit a job", lambda: control.submit(request, key="key", body=b"{}"))
     (job,) = jobs.all()
     do("move a job", lambda: jobs.move(job, JobStatus.RUNNING, attempt=1))
     checkpoints = Checkpoints(blobs, job.id)

@@ -2,8 +2,10 @@ import contextlib
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from models.config import Mix
-from models.errors import Unavailable
+from models.errors import NotFound, Unavailable
 from store.alerts import Alerts
 from store.audit import Audit
 from store.batches import Batches, BatchStatus
@@ -477,6 +479,13 @@ def corpus(attic: Attic, text: str) -> str:
         return Corpora(attic.blobs).add(upload, name=text)[0].id
 
 
+def upload_again(attic: Attic, text: str) -> None:
+    """Upload a text 31 days later."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 31 * DAY_S)
+        corpus(attic, text)
+
+
 def test_corpora_are_kept_unless_their_retention_is_set(tmp_path: Path) -> None:
     attic = Attic(tmp_path)
     corpus(attic, "unused")
@@ -563,6 +572,117 @@ def test_a_corpus_that_is_uploaded_again_while_what_was_left_of_it_is_looked_for
         if not interrupted.was_interrupted:
             break
     assert at > 5 and lost <= 2, "only if it ends between the last look and the deletion"
+
+
+def test_a_job_that_is_accepted_during_a_sweep_keeps_its_corpus(tmp_path: Path) -> None:
+    for at in itertools.count():
+        attic = Attic(tmp_path / str(at), corpus_days=30)
+        corpora, corpus_id = Corpora(attic.blobs), corpus(attic, "a")
+        accepted: list[Job] = []
+
+        def submit(
+            attic: Attic = attic,
+            corpora: Corpora = corpora,
+            corpus_id: str = corpus_id,
+            accepted: list[Job] = accepted,
+        ) -> None:
+            """Record a job and look for its corpus, as `JobControl.submit` does."""
+            job = attic.jobs.create(REQUEST.model_copy(update={"corpus": corpus_id}))
+            try:
+                corpora.get(corpus_id)
+            except NotFound:
+                attic.jobs.delete(job)
+            else:
+                accepted.append(job)
+
+        interrupted = Interrupted(attic.blobs, at, submit)
+        Attic(attic.folder, blobs=interrupted, corpus_days=30).sweep(days=31)
+        if accepted:
+            assert "".join(corpora.pieces(corpus_id)) == "a", f"interrupted before call {at}"
+        else:
+            assert attic.blobs.paths("corpora") == []
+        if not interrupted.was_interrupted:
+            break
+    assert at > 10
+
+
+def test_a_corpus_is_kept_if_it_is_not_known_whether_a_new_job_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attic = Attic(tmp_path, corpus_days=30)
+    corpus_id = corpus(attic, "a")
+
+    def is_used(_: Retention, corpus_id: str) -> bool:
+        if attic.blobs.exists(f"corpora/{corpus_id}/corpus.json"):
+            return False
+        raise unavailable()
+
+    monkeypatch.setattr(Retention, "_is_used", is_used)
+    assert attic.sweep(days=31) == {}
+    assert "".join(Corpora(attic.blobs).pieces(corpus_id)) == "a"
+
+
+def test_a_corpus_that_is_uploaded_while_it_is_deleted_is_whole_or_deleted(tmp_path: Path) -> None:
+    for at in itertools.count():
+        attic = Attic(tmp_path / str(at), corpus_days=30)
+        corpus(attic, "a")
+        interrupted = Interrupted(attic.blobs, at, partial(upload_again, attic, "a"))
+        Attic(attic.folder, blobs=interrupted, corpus_days=30).sweep(days=31)
+        left = [path.rpartition("/")[2] for path in attic.blobs.paths("corpora")]
+        assert left in ([], ["corpus.json", "text"]), f"interrupted before call {at}"
+        if not interrupted.was_interrupted:
+            break
+    assert at > 10
+
+
+def test_corpora_are_kept_while_the_record_of_a_batch_cannot_be_read(tmp_path: Path) -> None:
+    attic = Attic(tmp_path, corpus_days=30)
+    corpus(attic, "a")
+    attic.blobs.write(f"batches/{new_id('batch')}/000000.json", b"damaged")
+    assert attic.sweep(days=31) == {}
+    assert len(Corpora(attic.blobs).all()) == 1
+
+
+def test_a_name_that_another_corpus_has_since_got_is_kept(tmp_path: Path) -> None:
+    corpora = Corpora(Attic(tmp_path).blobs)
+    old, new = corpus(Attic(tmp_path), "old"), corpus(Attic(tmp_path), "new")
+    names = corpora.names()
+    corpora.remove_names(old, ["old"])
+    corpora._names.assign("old", new)
+    assert corpora.delete_unless(corpora.get(old), lambda _: False, names)
+    assert corpora.names() == {"new": new, "old": new}
+
+
+def test_the_calls_of_a_deletion_depend_on_no_other_record(tmp_path: Path) -> None:
+    def calls_of_a_sweep(*, corpora: int, others: int) -> int:
+        attic = Attic(tmp_path / f"{corpora} {others}", corpus_days=30)
+        of_jobs = corpus(attic, "of-jobs")
+        for number in range(others):
+            attic.job(JobStatus.CANCELLED, request=REQUEST.model_copy(update={"corpus": of_jobs}))
+            Models(attic.blobs).publish(card(number=number), FILES)
+        for number in range(corpora):
+            corpus(attic, str(number))
+        calls = Interrupted(attic.blobs, 10**6, lambda: None)
+        attic.blobs = calls
+        assert attic.sweep(days=31)["corpora"] == corpora
+        return 10**6 - calls._left
+
+    def calls_per_deletion(*, corpora: int, others: int) -> int:
+        more = calls_of_a_sweep(corpora=corpora + 1, others=others)
+        return more - calls_of_a_sweep(corpora=corpora, others=others)
+
+    expected = calls_per_deletion(corpora=1, others=1)
+    assert calls_per_deletion(corpora=10, others=1) == expected
+    assert calls_per_deletion(corpora=1, others=10) == expected
+
+
+def test_a_sweep_shows_its_progress_at_each_corpus_that_it_deletes(tmp_path: Path) -> None:
+    attic, progress = Attic(tmp_path, corpus_days=30), Counter[str]()
+    for text in ("a", "b", "c"):
+        corpus(attic, text)
+    retention = retention_of(attic)
+    retention.on_progress = lambda: progress.update(["corpora"])
+    assert retention.sweep(now=NOW + 31 * DAY_S)["corpora"] == progress["corpora"] == 3
 
 
 def test_the_records_are_not_read_for_each_corpus_that_is_kept(

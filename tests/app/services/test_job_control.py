@@ -7,11 +7,15 @@ import pytest
 from redis import Redis
 
 from app.services.job_control import JobControl
-from store.jobs import Job, JobError, Jobs, JobStatus
+from models.errors import NotFound
+from store.corpora import Corpora
+from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from store.live import Live
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
+from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
+from tests.store.uploads import add
 
 FULL = JobError(code="storage_full", message="the storage is full")
 
@@ -84,3 +88,30 @@ def test_pause_that_redis_could_not_forget_does_not_pause_a_resumed_job(desk: De
     desk.jobs.move(desk.job, JobStatus.PAUSED)
     assert desk.control().resume(desk.job.id).status is JobStatus.QUEUED
     assert desk.live.pending_stop(desk.job.id) is None
+
+
+def request_of_a_new_corpus(desk: Desk, folder: Path) -> JobRequest:
+    corpus, _ = add(Corpora(desk.blobs), folder, b"text")
+    return REQUEST.model_copy(update={"corpus": corpus.id})
+
+
+def test_a_job_whose_corpus_was_deleted_since_it_was_checked_is_not_recorded(
+    desk: Desk, tmp_path: Path
+) -> None:
+    request = request_of_a_new_corpus(desk, tmp_path)
+    job = desk.control().submit(request, key=None, body=b"")
+    Corpora(desk.blobs).delete(request.corpus)
+    with pytest.raises(NotFound) as refused:
+        desk.control().submit(request, key=None, body=b"")
+    assert refused.value.code == "corpus_not_found"
+    assert {recorded.id for recorded in desk.jobs.all()} == {job.id, desk.job.id}
+
+
+def test_a_job_that_is_recorded_is_queued_although_its_corpus_cannot_be_read_again(
+    desk: Desk, tmp_path: Path
+) -> None:
+    request = request_of_a_new_corpus(desk, tmp_path)
+    refusing = Refusing(desk.blobs, read=["corpora"], error=unavailable)
+    control = JobControl(refusing, desk.jobs, desk.live, desk.queue, desk.redis)
+    job = control.submit(request, key=None, body=b"")
+    assert desk.jobs.get(job.id) == job
