@@ -8,7 +8,7 @@ from typing import Any
 
 from models.auto_preset import describe
 from models.config import MINIMUM_CHARACTERS
-from models.errors import InvalidInput
+from models.errors import InvalidInput, NotFound
 from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
 from models.text import mask_values
@@ -175,7 +175,7 @@ def second_text(
     """Return the text to mix in; of the job's own corpus the training part.
 
     Raises:
-        NotFound: its corpus or the teacher was deleted.
+        NotFound: its corpus was deleted, or the teacher (code `teacher_deleted`).
     """
     mix = request.mix
     if mix is None:
@@ -189,7 +189,14 @@ def second_text(
         ids = read_ids(pieces, text.vocabulary, distinct=distinct, scratch=scratch, chunks=chunks)
     if mix.teacher is None:
         return SecondText(ids, mix.fraction, mix.targets)
-    saved = models.get(mix.teacher)
+    try:
+        saved = models.get(mix.teacher)
+    except NotFound:
+        raise NotFound(
+            f"model {mix.teacher}, the teacher of this job, was deleted or renamed after the job was queued;"
+            " train with another teacher",
+            code="teacher_deleted",
+        ) from None
     teacher = saved.vocabulary
     if unknown := "".join(teacher.unknown(text.vocabulary.characters)):
         message = f"the teacher {mix.teacher} does not know {unknown!r} and never predicts these characters"

@@ -29,15 +29,15 @@ class WarmStart:
         """Read the model `name@version`.
 
         Raises:
-            NotFound: it was deleted after the job was queued (code `start_from_deleted`).
+            NotFound: it was deleted or renamed after the job was queued (code `start_from_deleted`).
             Unavailable: a file is damaged, or its graph is not of a StatefulLSTM (code `model_damaged`).
         """
         try:
             saved = models.get(reference)
         except NotFound:
             raise NotFound(
-                f"model {reference}, which this job starts from, was deleted after the job was queued; train"
-                " without start_from, or start from another model",
+                f"model {reference}, which this job starts from, was deleted or renamed after the job was"
+                " queued; train without start_from, or start from another model",
                 code="start_from_deleted",
             ) from None
         try:

@@ -30,7 +30,11 @@ BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH"
 _CARD = "model.json"
 
 Force = Annotated[
-    bool, Query(description="Proceed even if an alias points to the version; calls of that alias then fail.")
+    bool,
+    Query(
+        description="Proceed even if an alias points to the version or an unfinished job needs it; calls of"
+        " that alias, and the job, then fail."
+    ),
 ]
 
 _LIMIT = 1000  # OpenAI's clients read only the first page
@@ -82,6 +86,8 @@ def rename_model(
     """
     access.check_model(body.name)
     old = services.models.get(model).card
+    if body.name != old.name and not force:
+        access.check_model_unused(old.reference)
     card = services.models.rename(old.reference, body.name, force=force)
     set_audit_details(request, about=f"/v1/models/{old.reference}", to=f"/v1/models/{card.reference}")
     if card.reference != old.reference:
@@ -91,15 +97,20 @@ def rename_model(
 
 
 @router.delete("/{model}", responses=error_responses(404, 409, 422, 503, 507))
-def delete_model(request: Request, services: ServicesDep, model: str, force: Force = False) -> Deleted:
+def delete_model(
+    request: Request, services: ServicesDep, access: AccessDep, model: str, force: Force = False
+) -> Deleted:
     """Delete one version. A bare name means its newest version.
 
     With the last version of a name its alerts are deleted, and the decisions on them.
     """
-    deleted = services.models.delete(model, force=force)
+    name, version = services.models.resolve(model)
+    if not force:
+        access.check_model_unused(f"{name}@{version}")
+    deleted = services.models.delete(f"{name}@{version}", force=force)
     set_audit_details(request, about=f"/v1/models/{deleted}")
     services.engines.drop(deleted)
-    _follow(services, deleted.partition("@")[0])
+    _follow(services, name)
     return Deleted(id=deleted, object="model")
 
 

@@ -243,6 +243,31 @@ class Access:
             )
         return bool(using)
 
+    def check_model_unused(self, reference: str) -> None:
+        """Check that no unfinished job needs the version `name@version` of a model.
+
+        A job needs its teacher until its end, and the model that it starts from until its first checkpoint.
+
+        Raises:
+            Conflict: a job needs it (code `model_in_use`).
+        """
+        using = [job for job in self.jobs.unfinished() if self._needs_model(job, reference)]
+        if not using:
+            return
+        accessible = [job.id for job in using if self.allows(job.request.name)]
+        raise Conflict(
+            f"model {reference} is used by {', '.join(accessible) or 'a job of another API key'}; cancel the"
+            " job or wait for its end, or send force=true, after which the job fails",
+            code="model_in_use",
+            param="model",
+        )
+
+    def _needs_model(self, job: Job, reference: str) -> bool:
+        request = job.request
+        is_teacher = request.mix is not None and request.mix.teacher == reference
+        is_start = request.start_from == reference and self.jobs.checkpoint_step(job.id) is None
+        return is_teacher or is_start
+
     def delete_corpus(self, reference: str) -> str:
         """Delete a corpus; return its id.
 

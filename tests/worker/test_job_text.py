@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models.config import Mix, NetworkConfig, TrainingConfig
+from models.errors import NotFound
 from store.corpora import Corpora
 from store.corpus_upload import Upload
 from store.jobs import JobRequest, Jobs
@@ -73,6 +74,17 @@ def test_of_a_text_mixed_with_itself_nothing_held_out_is_trained_on(tmp_path: Pa
     text = Text.split(characters, validation_fraction=0.1)
     mixed = _second_text(_request(own, own), corpora, text, tmp_path)
     np.testing.assert_array_equal(np.asarray(mixed.ids), np.asarray(text.train))
+
+
+def test_a_teacher_that_was_deleted_is_named(tmp_path: Path) -> None:
+    corpora = Corpora(open_blobs("memory:///"))
+    request = _request("corpus_1", "corpus_1")
+    assert request.mix is not None
+    mix = request.mix.model_copy(update={"teacher": "large@3"})
+    text = Text.split("abc " * 250, validation_fraction=0.1)
+    with pytest.raises(NotFound, match="large@3, the teacher of this job, was deleted") as caught:
+        _second_text(request.model_copy(update={"mix": mix}), corpora, text, tmp_path)
+    assert caught.value.code == "teacher_deleted"
 
 
 WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) * 2 + "\n"

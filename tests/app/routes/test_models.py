@@ -1,5 +1,8 @@
 import hashlib
 import json
+from typing import Any
+
+import pytest
 
 from models.saved_model import parse_card
 from tests.app.fakes import CHARACTERS, publish
@@ -78,6 +81,37 @@ def test_deleted_version_is_gone_and_its_number_is_not_given_again(service: Serv
     assert error_of(service.http.get("/v1/models/fake@2"), 404)["code"] == "model_not_found"
     assert service.http.get("/v1/models/fake").json()["id"] == "fake@1"
     assert publish(service.models).reference == "fake@3"
+
+
+@pytest.mark.parametrize("needed_as", ["start_from", "teacher"])
+def test_model_that_a_job_needs_is_neither_deleted_nor_renamed(service: Service, needed_as: str) -> None:
+    publish(service.models)
+    corpus = service.upload()
+    fields: dict[str, object] = {"start_from": "fake"}
+    if needed_as == "teacher":
+        fields = {"mix": {"corpus": corpus, "teacher": "fake", "fraction": 0.5}}
+    job = service.submit(**fields)
+    publish(service.models)
+    calls: list[dict[str, Any]] = [{"method": "DELETE"}, {"method": "PATCH", "json": {"name": "other"}}]
+    for call in calls:
+        error = error_of(service.http.request(url="/v1/models/fake@1", **call), 409)
+        assert error["code"] == "model_in_use" and job in error["message"]
+    assert service.http.patch("/v1/models/fake@1", json={"name": "fake"}).status_code == 200
+    assert service.http.delete("/v1/models/fake").json()["id"] == "fake@2", "no job needs this version"
+    service.blobs.write(f"checkpoints/{job}/0000000001.npz", b"")
+    renamed = service.http.patch("/v1/models/fake", json={"name": "other"})
+    if needed_as == "start_from":
+        assert renamed.status_code == 200, "the weights are in the checkpoint"
+        return
+    assert error_of(renamed, 409)["code"] == "model_in_use"
+    service.http.post(f"/v1/jobs/{job}/cancel")
+    assert service.http.delete("/v1/models/fake").status_code == 200
+
+
+def test_model_that_a_job_needs_is_deleted_by_force(service: Service) -> None:
+    publish(service.models)
+    service.submit(start_from="fake")
+    assert service.http.delete("/v1/models/fake?force=true").status_code == 200
 
 
 def test_damaged_models_are_503_and_can_be_deleted(service: Service) -> None:

@@ -414,6 +414,14 @@ def test_text_from_before_owners_were_recorded_survives_a_limited_key(
     assert tenants.ids("operator", "/v1/corpora") == [old.id]
 
 
+def test_model_used_by_an_inaccessible_job_stays(tenants: Tenants) -> None:
+    publish(tenants.service.models, name="fox")
+    job = tenants.train("operator", corpus=tenants.upload("operator"), name="secret", start_from="fox")
+    error = error_of(tenants.call("fox", "DELETE", "/v1/models/fox"), 409)
+    assert error["code"] == "model_in_use"
+    assert job not in error["message"] and "a job of another API key" in error["message"]
+
+
 def test_corpus_used_by_an_inaccessible_job_stays(tenants: Tenants) -> None:
     corpus = tenants.upload("fox")
     job = tenants.train("operator", corpus=corpus, name="secret")

@@ -28,7 +28,8 @@ class ModelCalls(Connection):
     async def rename_model(self, model: str, name: str, *, force: bool = False) -> Model:
         """Rename one version: it becomes the next version of `name`. Return its card.
 
-        `force` renames a version that an alias points to; calls of the alias then fail.
+        `force` renames a version that an alias points to or an unfinished job needs; calls of the alias, and
+        the job, then fail.
         """
         params, body = omit_none(force=force or None), {"name": name}
         return await self._fetch(Model, "PATCH", path_of("models", model), params=params, json=body)
@@ -36,7 +37,8 @@ class ModelCalls(Connection):
     async def delete_model(self, model: str, *, force: bool = False) -> dict[str, Any]:
         """Delete one version of a model: the newest for a bare name.
 
-        `force` deletes a version that an alias points to; calls of the alias then fail.
+        `force` deletes a version that an alias points to or an unfinished job needs; calls of the alias, and
+        the job, then fail.
         """
         params, can_retry = omit_none(force=force or None), is_exact(model)
         path = path_of("models", model)

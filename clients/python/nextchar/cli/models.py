@@ -35,7 +35,9 @@ AliasArgument = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", help="Proceed even if an alias points to the version; calls of that alias then fail."
+        "--force",
+        help="Proceed even if an alias points to the version or an unfinished job needs it; calls of that"
+        " alias, and the job, then fail.",
     ),
 ]
 
