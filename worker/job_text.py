@@ -122,7 +122,11 @@ def check_scratch(
     """Raise ScratchFull if the texts of a job do not fit in the scratch folder."""
     limit = sys.maxsize if cache_bytes is None else cache_bytes
     needed = _max_ids_bytes(request, corpus)
-    needed = needed + corpus.bytes if request.kind == "records" else min(needed, limit)
+    if request.kind == "records":
+        # A byte above 127 is shuffled as a character of two bytes.
+        needed += corpus.bytes * (2 if request.alphabet == "bytes" else 1)
+    else:
+        needed = min(needed, limit)
     if request.mix and request.mix.corpus != request.corpus:
         needed += min(_max_ids_bytes(request, corpora.get(request.mix.corpus)), limit)
     with domain_errors():

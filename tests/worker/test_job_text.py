@@ -104,6 +104,7 @@ PLAIN = "a line of a text\n" * 40
         (WIDE, {}, None, 2 * 601),
         (WIDE, {"alphabet": "bytes"}, None, 1801),
         (WIDE, {"kind": "records"}, None, 2 * 601 + 1801),
+        (WIDE, {"kind": "records", "alphabet": "bytes"}, None, 1801 + 2 * 1801),
         (WIDE[:255] * 3, {"masks": ("digits",)}, None, 2 * 765),
         (PLAIN, {"mix": WIDE}, None, 680 + 2 * 601),
         (PLAIN, {"mix": WIDE}, 1000, 680 + 1000),
