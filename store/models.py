@@ -26,6 +26,7 @@ from models.saved_model import Card, SavedModel, parse_card
 from store.aliases import Aliases
 from store.blobs import Blobs, read_limited
 from store.ids import check_name
+from store.jobs import STORAGE_CODES
 from store.model_file_cache import ModelFileCache
 
 log = logging.getLogger("nextchar.store")
@@ -233,7 +234,8 @@ class Models:
         """Return what the version of a name that was deleted last was renamed to; None if it is deleted."""
         paths = [_card_path(name, n) for n, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
         tombstones = [self._blobs.read_record(tombstone_path(path)) for path in paths]
-        renamed = {card.id: card for card in self.all()}  # read after the tombstones, which are made later
+        # Read after the tombstones, which are made later.
+        renamed = {card.id: card for card in self._complete_list()}
 
         def newest(tombstone: bytes) -> tuple[float, bool]:
             return deleted_at(tombstone), model_id_in(tombstone) in renamed
@@ -283,7 +285,15 @@ class Models:
 
     def _published(self, card: Card) -> Card | None:
         """Return the card of a model's id, under any name, if there is one."""
-        return next((published for published in self.all() if published.id == card.id), None)
+        return next((published for published in self._complete_list() if published.id == card.id), None)
+
+    def _complete_list(self) -> list[Card]:
+        """Return the result of `all`. Raises Unavailable: the storage failed while a card was read."""
+        cards, damaged = self.scan()
+        for one in damaged:
+            if one.code in STORAGE_CODES:
+                raise Unavailable(one.reason, code=one.code)
+        return cards
 
     def _create(self, card: Card) -> bool:
         """Write a card unless its version exists; return whether it was written."""

@@ -19,6 +19,7 @@ from store.model_file_cache import ModelFileCache
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
+from tests.store.refusing import Refusing, unavailable
 
 FILES = {"model.onnx": b"graph", "model.keras": b"layers"}
 
@@ -544,6 +545,19 @@ def test_an_attempt_that_has_lost_its_job_publishes_nothing_and_leaves_no_files(
     assert published.files_folder == "attempt-2"
     again = models.publish(_card(), {}, attempt=1, is_still_ours=lambda: False)
     assert again == published and len(blobs.paths("model_files")) == len(FILES)
+
+
+def test_a_card_that_the_storage_does_not_return_is_not_taken_for_missing() -> None:
+    blobs = open_blobs("memory:///")
+    Models(blobs).publish(_card(), FILES)
+    failing = Models(Refusing(blobs, read=["model_cards/m/000001.json"], error=unavailable))
+    with pytest.raises(Unavailable, match="no answer"):
+        failing.publish(_card(), FILES)
+    assert blobs.paths("model_cards") == ["model_cards/m/000001.json"], "one version of one model"
+    Models(blobs).rename("m", "other")
+    failing = Models(Refusing(blobs, read=["model_cards/other"], error=unavailable))
+    with pytest.raises(Unavailable, match="no answer"):
+        failing.renamed_to("m")
 
 
 def test_a_model_of_two_cards_keeps_the_files_of_all_attempts() -> None:
