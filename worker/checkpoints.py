@@ -4,16 +4,15 @@
 
 The newest two are kept, and the one to restore if the loss diverges; none of a step later than the one saved
 last, because that is from before a rollback. A damaged checkpoint is skipped with a message, and the one
-before it is used. A large one is in a file in the scratch folder while it is written and read, so that memory
-holds its arrays only.
+before it is used. A large one is in an unnamed file in the scratch folder while it is written and read, so
+that memory holds its arrays only. The file disappears with the process.
 """
 
-import contextlib
 import hashlib
 import io
 import json
+import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +23,12 @@ from numpy.typing import NDArray
 
 from models.text.array_file import read_arrays
 from store.blobs import Blobs, domain_errors
+from store.temporary import temporary_file
 
 _DIGEST_BYTES = 32
 _KEEP = 2
 _IN_MEMORY_BYTES = 64 << 20
 _PIECE_BYTES = 1 << 20
-_PREFIX = "checkpoint-"  # of files in the scratch folder
-_STALE_S = 3600.0  # after which such a file belongs to a process that was killed
 _META = "meta"
 _ROLLBACK = "safe"  # the key of the rollback step in the metadata
 _FIRST_INTERVAL_S = 1.0  # early checkpoints are frequent, so that a process that is killed soon loses little
@@ -114,8 +112,7 @@ class Checkpoints:
             file.seek(0)
             file.write(digest)
             file.flush()
-            data = file.getvalue() if isinstance(file, io.BytesIO) else Path(file.name)
-            self._blobs.write(self._path(checkpoint.step), data)
+            self._blobs.write(self._path(checkpoint.step), _contents(file))
         saved, rollback = self._path(checkpoint.step), self._path(checkpoint.rollback_step)
         paths = self._blobs.paths(self._folder)
         self._blobs.delete(*(p for p in paths if p > saved))  # first: they may roll back to an old one
@@ -149,7 +146,8 @@ class Checkpoints:
     def _read(self, path: str) -> Checkpoint:
         with domain_errors():
             chunks = self._blobs.stream(path)
-            self._make_scratch()
+            if self._scratch:
+                self._scratch.mkdir(parents=True, exist_ok=True)
             scratch = str(self._scratch) if self._scratch else None
             with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, dir=scratch) as file:
                 for chunk in chunks:
@@ -159,18 +157,7 @@ class Checkpoints:
 
     def _file(self, size: int) -> IO[bytes]:
         """Open a file for a checkpoint of about `size` bytes, in memory if it is small."""
-        if size <= _IN_MEMORY_BYTES:
-            return io.BytesIO()
-        self._make_scratch()
-        return tempfile.NamedTemporaryFile(dir=self._scratch, prefix=_PREFIX)
-
-    def _make_scratch(self) -> None:
-        if self._scratch:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            for path in self._scratch.glob(f"{_PREFIX}*"):  # of processes that were killed
-                with contextlib.suppress(OSError):
-                    if time.time() - path.stat().st_mtime > _STALE_S:
-                        path.unlink()
+        return io.BytesIO() if size <= _IN_MEMORY_BYTES else temporary_file(self._scratch)
 
     def _path(self, step: int) -> str:
         return f"{self._folder}/{step:010d}.npz"
@@ -191,6 +178,14 @@ def _parse(file: IO[bytes]) -> Checkpoint:
     if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
         raise ValueError("its metadata is incomplete")
     return Checkpoint(step=meta["step"], arrays=arrays, meta=meta)
+
+
+def _contents(file: IO[bytes]) -> bytes | Path:
+    """Return the contents of an open file, or if it is not in memory a path by which it can be read."""
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # on macOS the path shares the position
+    return Path(f"/dev/fd/{file.fileno()}")
 
 
 def _digest(file: IO[bytes]) -> bytes:
