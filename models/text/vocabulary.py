@@ -91,8 +91,8 @@ def code_points(text: str) -> NDArray[np.unsignedinteger]:
 def unknown_bits(vocabulary_size: int) -> float:
     """Return the surprisal, in bits, charged for a character outside a vocabulary of V ids.
 
-    log2(V - 1), a uniform guess among the known characters, plus UNKNOWN_EXTRA_BITS. A network cannot predict
-    it, because it is never trained on id 0 as a target.
+    log2(V - 1), a uniform guess among the known characters, plus UNKNOWN_EXTRA_BITS. Predictions are over the
+    known characters alone, so it has no probability, although id 0 is a target in training.
     """
     return math.log2(max(2, vocabulary_size - 1)) + UNKNOWN_EXTRA_BITS
 
