@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.architectures.memory import count_parameters
+from models.errors import DomainError
 from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
@@ -177,6 +178,7 @@ def train_model(
             events=events,
             seed=request.training.seed,
             cores=cores,
+            start=_start_card(models, request),
         )
         report |= report_fields
         files |= report_files
@@ -191,6 +193,18 @@ def train_model(
         **cast(dict[str, Any], origin),
     )
     return Outcome(result.stopped, card, files)
+
+
+def _start_card(models: Models, request: JobRequest) -> Card | None:
+    """Return the card of the model that training started from; None: none, or it was deleted since."""
+    if request.start_from is None:
+        return None
+    try:
+        return models.get(request.start_from).card
+    except DomainError as error:
+        if storage_problem(error):
+            raise
+        return None
 
 
 def _origin(job: Job, request: JobRequest, *, vocabulary_size: int) -> Report:

@@ -1,6 +1,7 @@
 """Problems of a finished model, found by its report, with advice."""
 
 from models.report import Report
+from models.saved_model import Card
 
 _MAX_UNIGRAM_RATIO = 0.95  # a model above this has learned hardly more than character frequencies
 _MARGIN_BITS = 0.01  # smaller differences are not reported: the printed figures would be equal
@@ -12,17 +13,36 @@ _MAY_BE_SEEN = (
     " of records are drawn at random: held-out figures and the calibration can look too good; to compare"
     " models, train without start_from"
 )
+_IS_SEEN = (
+    "the model that training started from was trained on some of the held-out text, because it was trained on"
+    " the same corpus and held out less of it, or other parts: held-out figures and the calibration can look"
+    " too good; to compare models, train without start_from"
+)
 
 
-def find_problems(report: Report) -> list[str]:
+def find_problems(report: Report, start: Card | None = None) -> list[str]:
     """Return a sentence, with figures and advice, if a model or its text has a problem; else nothing.
 
     That is if the model is not clearly better than character frequencies alone, or worse than the best of the
     n-gram model and xz on the same held-out text, or if the end of the text is unlike what precedes it; and
-    also if the model that training started from may know held-out records.
+    also if the model that training started from, whose card is `start`, may know held-out text.
     """
-    may_be_seen = report.get("kind") == "records" and report.get("started_from")
-    return [*([_MAY_BE_SEEN] if may_be_seen else []), *_found_by_figures(report)]
+    overlap = _overlap_with_start(report, start)
+    return [*([overlap] if overlap else []), *_found_by_figures(report)]
+
+
+def _overlap_with_start(report: Report, start: Card | None) -> str | None:
+    """Return a sentence if the model that training started from may have been trained on held-out text."""
+    if not report.get("started_from"):
+        return None
+    if report.get("kind") == "records":
+        return _MAY_BE_SEEN
+    if start is None:
+        return None
+    if start.corpus != report["corpus"]:
+        return _IS_SEEN if start.mix and start.mix.corpus == report["corpus"] else None
+    held_out_less = start.training.validation_fraction < report["training"]["validation_fraction"]
+    return _IS_SEEN if start.kind == "records" or held_out_less else None
 
 
 def _found_by_figures(report: Report) -> list[str]:

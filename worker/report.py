@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from models.report import CopyCounts, Evaluation, GeneratedText, Report, Sample
 from models.runtime.session import StepNetwork
+from models.saved_model import Card
 from worker import baselines, memorization, problems, repeated_lines
 from worker.event_files import FILE_NAME, EventFile
 from worker.plots import curves_svg
@@ -42,6 +43,7 @@ def write_report(
     events: Iterable[Event],
     seed: int,
     cores: int,
+    start: Card | None = None,
 ) -> tuple[Report, dict[str, bytes]]:
     """Return the fields that the card's report has in addition to `measured`, and the report's files by name.
 
@@ -53,6 +55,7 @@ def write_report(
         events: the job's events.
         seed: of generated text.
         cores: used in training, and available here.
+        start: the card of the model that training started from, if there is one and it is known.
     """
     parts, vocabulary = _Parts(), text.vocabulary
     report: Report = {"object": "report", **origin, **measured}
@@ -80,7 +83,7 @@ def write_report(
         )
     ):
         report["held_out_lines"] = lines
-    parts.problems += problems.find_problems(report)
+    parts.problems += problems.find_problems(report, start)
     seconds = _MEMORIZATION_FRACTION * measured["training_seconds"]
     seconds = min(max(seconds, _MIN_MEMORIZATION_S), _MAX_MEMORIZATION_S)
     memory = parts.run(

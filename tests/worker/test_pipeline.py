@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
+from models.config import NetworkConfig, TrainingConfig
 from models.errors import Unavailable
 from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
+from store.jobs import JobRequest
+from store.models import Models
+from store.open_blobs import open_blobs
+from tests.app.fakes import publish
 from tests.models.runtime.networks import CHARACTERS, random_weights
+from tests.store.refusing import Refusing, unavailable
 from worker import experts, pipeline
 from worker.prepared_text import Text
 
@@ -47,6 +53,19 @@ def test_int8_and_float32_are_measured_in_as_many_rows(monkeypatch: pytest.Monke
     float32_bits = experts.Mixture().bits(network, text, characters=1_000_000)["lstm"]
     pipeline._int8(graph, text, float32_bits, cores=1)
     assert counts == [len(text.test) // 4096] * 2 == [4, 4]
+
+
+def test_the_card_of_the_start_model_is_known_unless_it_was_deleted() -> None:
+    blobs = open_blobs("memory:///")
+    request = JobRequest(corpus="c", name="m", network=NetworkConfig(), training=TrainingConfig())
+    assert pipeline._start_card(Models(blobs), request) is None
+    request = request.model_copy(update={"start_from": "fake@1"})
+    assert pipeline._start_card(Models(blobs), request) is None
+    card = publish(Models(blobs))
+    assert pipeline._start_card(Models(blobs), request) == card
+    failing = Models(Refusing(blobs, read=["model_cards"], error=unavailable))
+    with pytest.raises(Unavailable):
+        pipeline._start_card(failing, request)
 
 
 @pytest.mark.parametrize(

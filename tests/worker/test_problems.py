@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from models.config import Mix, NetworkConfig, TrainingConfig
+from models.saved_model import Card
 from worker.problems import find_problems
 
 REPORT: dict[str, Any] = {
@@ -57,6 +59,40 @@ def test_held_out_records_that_the_start_model_may_know_are_reported_in_any_case
     assert [sentence, *find_problems({**worse, "started_from": None})] == find_problems(worse)
     for other in ({"kind": "records", "started_from": None}, {"kind": "text", "started_from": "m@1"}):
         assert find_problems({**REPORT, **other}) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "is_known"),
+    [
+        ({}, False),
+        ({"training": TrainingConfig(validation_fraction=0.05)}, True),
+        ({"training": TrainingConfig(validation_fraction=0.2)}, False),
+        ({"kind": "records"}, True),
+        ({"corpus": "corpus_2", "training": TrainingConfig(validation_fraction=0.05)}, False),
+        ({"corpus": "corpus_2", "mix": Mix(corpus="corpus_1")}, True),
+        ({"mix": Mix(corpus="corpus_1")}, False),
+        ({"mix": Mix(corpus="corpus_2")}, False),
+    ],
+)
+def test_held_out_text_that_the_start_model_was_trained_on_is_reported(
+    start: dict[str, Any], is_known: bool
+) -> None:
+    card = Card(
+        id="model_1",
+        name="m",
+        created_at=1795563600,
+        corpus="corpus_1",
+        network=NetworkConfig(),
+        training=TrainingConfig(validation_fraction=0.1),
+        characters="ab",
+        parameters=1,
+        files={},
+    ).model_copy(update=start)
+    training = {"validation_fraction": 0.1}
+    report = {**REPORT, "kind": "text", "started_from": "m@1", "corpus": "corpus_1", "training": training}
+    problems = find_problems(report, card)
+    assert len(problems) == is_known
+    assert all("was trained on some of the held-out text" in sentence for sentence in problems)
 
 
 def _with_network_bits(chosen: float, judged: float) -> dict[str, Any]:
