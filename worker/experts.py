@@ -12,7 +12,7 @@ from models.kernels.mixture_arguments import (
     Experts,
 )
 from models.runtime import mixture
-from models.runtime.session import SharedNetwork, StepNetwork
+from models.runtime.session import Check, SharedNetwork, StepNetwork, no_check
 from worker.evaluation import bits_by_expert
 from worker.mixture_weights import default_adaptation, default_weights, learned_weights
 from worker.prepared_text import Text
@@ -37,11 +37,13 @@ class Mixture:
     files: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, network: StepNetwork, text: Text, *, is_records: bool) -> "Mixture":
+    def make(
+        cls, network: StepNetwork, text: Text, *, is_records: bool, check: Check = no_check
+    ) -> "Mixture":
         """Return the mixture of a trained network, with weights learned on `text.selection`.
 
         The experts whose weights are learned know the training text alone. Those of the mixture also know the
-        text that the weights were learned on, which is more and newer text.
+        text that the weights were learned on, which is more and newer text. `check` as in `learned_weights`.
         """
         compile_kernels(WEIGHTS_KERNELS)  # waits if another process is compiling
         size = network.V
@@ -56,6 +58,7 @@ class Mixture:
                 text.selection,
                 before=text.train,
                 has_history_matches=not is_records,
+                check=check,
             )
         kept = text.before_test(mixture.MAX_CHARACTERS)
         experts = mixture.experts_of(kept, weights, size=size, adaptation=adaptation)

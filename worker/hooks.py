@@ -10,6 +10,14 @@ from worker.checkpoints import Checkpoint
 StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
 
 
+class Stopped(BaseException):  # not an Exception: no part that may fail must catch it
+    """A stop was requested while a trained network is evaluated."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def _ignore(*_: Any) -> None:
     return None
 
@@ -24,3 +32,9 @@ class Hooks:
     checkpoint: Callable[[Checkpoint], None] = _ignore
     stop: Callable[[], StopReason | None] = _ignore
     checkpoint_every_s: float = 10.0
+
+    def check(self) -> None:
+        """Raise Stopped if a stop is requested, except for one that keeps the model."""
+        reason = self.stop()
+        if reason and reason != "cancel_keep_best":
+            raise Stopped(reason)

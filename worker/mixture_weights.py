@@ -27,7 +27,7 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.session import StepNetwork
+from models.runtime.session import Check, StepNetwork, no_check
 from worker.prepared_text import Ids
 
 _MAX_CHARACTERS = 40_000
@@ -71,7 +71,13 @@ def default_adaptation(size: int, *, is_records: bool = False) -> Floats:
 
 
 def learned_weights(
-    network: StepNetwork, experts: Experts, ids: Ids, *, before: Ids, has_history_matches: bool = True
+    network: StepNetwork,
+    experts: Experts,
+    ids: Ids,
+    *,
+    before: Ids,
+    has_history_matches: bool = True,
+    check: Check = no_check,
 ) -> Floats:
     """Return the weights (WEIGHTS,) that predict `ids` best.
 
@@ -81,6 +87,7 @@ def learned_weights(
         ids: (N,) held-out text; the beginning of a longer one is read.
         before: the text before it.
         has_history_matches: whether matches in the history may count: not for records, which stand alone.
+        check: called before each step of the gradient descent.
     """
     defaults = default_weights(has_history_matches=has_history_matches)
     targets = ids[: min(_MAX_CHARACTERS, _MAX_LOGITS // network.V)]
@@ -90,7 +97,7 @@ def learned_weights(
     fixed = np.zeros(WEIGHTS, bool)
     fixed[HISTORY_MATCH_BOOSTS:RESUMED_BOOSTS] = not has_history_matches
     past = _past(lead, targets)
-    return _descend(experts, features, past, logits, targets, defaults, fixed)
+    return _descend(experts, features, past, logits, targets, defaults, fixed, check)
 
 
 def _past(lead: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.uint16]:
@@ -135,6 +142,7 @@ def _descend(
     targets: NDArray[np.int32],
     defaults: Floats,
     fixed: NDArray[np.bool_],
+    check: Check,
 ) -> Floats:
     from models.kernels.mixture_training import add_gradients
 
@@ -148,6 +156,7 @@ def _descend(
     for _ in range(epochs):
         order = random.permutation(len(targets))
         for at in range(0, len(order), _BATCH):
+            check()
             chosen = order[at : at + _BATCH]
             gradients = np.zeros(WEIGHTS)
             current = weights.astype(np.float32)

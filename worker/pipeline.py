@@ -14,7 +14,7 @@ from models.errors import DomainError
 from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
-from models.runtime.session import SharedNetwork, StepNetwork, open_network
+from models.runtime.session import Check, CheckedNetwork, StepNetwork, no_check, open_network
 from models.saved_model import Card, describe_files
 from store import tracing
 from store.corpora import Corpora
@@ -26,7 +26,7 @@ from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.experts import Mixture, rows_to_judge
 from worker.export import int8_file, saved_files
-from worker.hooks import Hooks, StopReason
+from worker.hooks import Hooks, Stopped, StopReason
 from worker.job_text import (
     check_length,
     check_scratch,
@@ -148,42 +148,46 @@ def train_model(
         )
     if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
-    with tracing.span("evaluate model"):
-        files = saved_files(result.network)
-        network = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
-        mixture = Mixture()
-        if request.mixture:
-            mixture = Mixture.make(network, text, is_records=request.kind == "records")
-        files |= mixture.files
-        report = _measured(result, text, network, mixture)
-        int8, int8_files, report["int8"] = _int8(
-            files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
-        )
-        files |= int8_files
-        files |= anomaly_files(
-            network,
-            text,
-            int8=int8,
-            is_log=bool(request.masks),
-            is_for_anomalies=request.purpose != "complete",
-            on_message=lambda sentence: on_event("message", {"text": sentence}),
-        )
-        files |= mask_values_files(request, corpora, corpus)
-        origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
-        report_fields, report_files = write_report(
-            report,
-            origin,
-            text=text,
-            network=mixture.with_network(network),
-            events=events,
-            seed=request.training.seed,
-            cores=cores,
-            start=_start_card(models, request),
-        )
-        report |= report_fields
-        files |= report_files
-        for problem in report["problems"]:
-            on_event("message", {"text": problem})
+    try:
+        with tracing.span("evaluate model"):
+            files = saved_files(result.network)
+            float32 = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
+            network = CheckedNetwork(float32, hooks.check)
+            mixture = Mixture()
+            if request.mixture:
+                mixture = Mixture.make(network, text, is_records=request.kind == "records", check=hooks.check)
+            files |= mixture.files
+            report = _measured(result, text, network, mixture)
+            int8, int8_files, report["int8"] = _int8(
+                files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores, check=hooks.check
+            )
+            files |= int8_files
+            files |= anomaly_files(
+                network,
+                text,
+                int8=int8,
+                is_log=bool(request.masks),
+                is_for_anomalies=request.purpose != "complete",
+                on_message=lambda sentence: on_event("message", {"text": sentence}),
+            )
+            files |= mask_values_files(request, corpora, corpus)
+            origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
+            report_fields, report_files = write_report(
+                report,
+                origin,
+                text=text,
+                network=CheckedNetwork(mixture.with_network(float32), hooks.check),
+                events=events,
+                seed=request.training.seed,
+                cores=cores,
+                start=_start_card(models, request),
+            )
+            report |= report_fields
+            files |= report_files
+            for problem in report["problems"]:
+                on_event("message", {"text": problem})
+    except Stopped as stop:
+        return Outcome(stop.reason)
     report["job_seconds"] = round(time.monotonic() - began, 1)
     card = Card(
         id="model_" + job.id.removeprefix("job_"),
@@ -228,12 +232,12 @@ def _origin(job: Job, request: JobRequest, *, vocabulary_size: int) -> Report:
 
 
 def _int8(
-    graph: bytes, text: Text, float32_bits: float, *, cores: int
-) -> tuple[SharedNetwork | None, dict[str, bytes], Int8Measurement | None]:
+    graph: bytes, text: Text, float32_bits: float, *, cores: int, check: Check = no_check
+) -> tuple[StepNetwork | None, dict[str, bytes], Int8Measurement | None]:
     """Return the int8 network and its file, if it is accurate enough, and the measurement."""
     try:
         name, data = int8_file(graph)
-        network = open_network(name, data, threads=cores)
+        network = CheckedNetwork(open_network(name, data, threads=cores), check)
         ids = text.test[:_JUDGED_CHARACTERS]
         bits = bits_per_character(
             network,

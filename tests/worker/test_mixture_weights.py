@@ -109,6 +109,19 @@ def test_unknown_targets_do_not_count() -> None:
     assert np.isfinite(weights).all()
 
 
+def test_learning_calls_check_before_each_step() -> None:
+    text = text_of(PROSE[:6000])
+    checks: list[None] = []
+    learned_weights(
+        network_for(text),
+        experts_for(text),
+        text.selection,
+        before=text.train,
+        check=lambda: checks.append(None),
+    )
+    assert len(checks) >= 400
+
+
 def test_logits_of_the_held_out_text_follow_the_text_before() -> None:
     text = text_of()
     network, lead, ids = network_for(text), text.train[-300:], text.selection[:700]

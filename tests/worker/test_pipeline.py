@@ -2,22 +2,27 @@
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.architectures import resolve_training
 from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import NetworkConfig, TrainingConfig
+from models.config import Budget, NetworkConfig, TrainingConfig
 from models.errors import Unavailable
 from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
-from store.jobs import JobRequest
+from store.corpora import Corpora
+from store.corpus_upload import Upload
+from store.jobs import JobRequest, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
-from tests.app.fakes import publish
 from tests.models.runtime.networks import CHARACTERS, random_weights
 from tests.store.refusing import Refusing, unavailable
+from tests.store.test_models import FILES, _card
 from worker import experts, pipeline
+from worker.hooks import Hooks, Stopped, StopReason
 from worker.prepared_text import Text
 
 
@@ -55,13 +60,59 @@ def test_int8_and_float32_are_measured_in_as_many_rows(monkeypatch: pytest.Monke
     assert counts == [len(text.test) // 4096] * 2 == [4, 4]
 
 
+@pytest.mark.parametrize("part", ["Mixture.make", "_measured", "_int8", "anomaly_files", "write_report"])
+def test_a_stop_is_applied_in_each_part_of_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
+    blobs = open_blobs("memory:///")
+    with Upload(tmp_path, limit_bytes=10**6) as upload:
+        upload.feed("".join(f"{n * 7919 % 1000} cats sat\n" for n in range(2000)).encode())
+        corpus, _ = Corpora(blobs).add(upload)
+    network = NetworkConfig(units=8, layers=1, embedding=4)
+    budget = TrainingConfig(rows=4, window=16, budget=Budget(steps=2))
+    training = resolve_training(network, budget)
+    job = Jobs(blobs).create(JobRequest(corpus=corpus.id, name="m", network=network, training=training))
+    requests: list[StopReason] = []
+    checkpoints: list[int] = []
+    whole = experts.Mixture.make if part == "Mixture.make" else getattr(pipeline, part)
+
+    def requested_meanwhile(*arguments: Any, **options: Any) -> Any:
+        assert checkpoints[-1] == 2, "the next attempt need not train"
+        requests.append("pause")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(f"worker.pipeline.{part}", requested_meanwhile)
+    outcome = pipeline.train_model(
+        job,
+        corpora=Corpora(blobs),
+        models=Models(blobs),
+        scratch=tmp_path / "scratch",
+        cores=1,
+        precision="float32",
+        resume=None,
+        hooks=Hooks(
+            checkpoint=lambda checkpoint: checkpoints.append(checkpoint.step),
+            stop=lambda: requests[-1] if requests else None,
+        ),
+    )
+    assert outcome == pipeline.Outcome("pause")
+
+
+def test_a_stop_that_keeps_the_model_does_not_end_its_evaluation() -> None:
+    Hooks(stop=lambda: None).check()
+    Hooks(stop=lambda: "cancel_keep_best").check()
+    with pytest.raises(Stopped) as caught:
+        Hooks(stop=lambda: "shutdown").check()
+    assert caught.value.reason == "shutdown"
+
+
 def test_the_card_of_the_start_model_is_known_unless_it_was_deleted() -> None:
     blobs = open_blobs("memory:///")
     request = JobRequest(corpus="c", name="m", network=NetworkConfig(), training=TrainingConfig())
     assert pipeline._start_card(Models(blobs), request) is None
-    request = request.model_copy(update={"start_from": "fake@1"})
+    request = request.model_copy(update={"start_from": "fox@1"})
     assert pipeline._start_card(Models(blobs), request) is None
-    card = publish(Models(blobs))
+    card = Models(blobs).publish(_card("fox"), FILES)
     assert pipeline._start_card(Models(blobs), request) == card
     failing = Models(Refusing(blobs, read=["model_cards"], error=unavailable))
     with pytest.raises(Unavailable):
