@@ -24,10 +24,10 @@ from worker.prepared_text import Text
 from worker.rows import Rows
 from worker.run_state import RunState
 from worker.schedule import Schedule, dropout
+from worker.step_losses import StepLosses
 
 _LONG_PREPARATION_S = 10.0  # about 4 s is usual on an idle machine
 _PROGRESS_EVERY_S = 0.3
-_PROGRESS_STEPS = 50  # whose losses are averaged for the progress
 _NATS_PER_BIT = float(np.log(2))
 
 
@@ -91,7 +91,7 @@ class Trainer:
         self.loss_bound = LossBound(len(text.vocabulary), self.characters_per_step)
         self.checkpoints = CheckpointSaver(hooks.checkpoint, hooks.checkpoint_every_s, pace.clock)
         self.state: RunState
-        self.train_bits: list[float] = []  # per character, of each step since the last evaluation
+        self.losses = StepLosses()  # since the last evaluation
         self.progress_at_s = float("-inf")
 
     def run(self, resume: Checkpoint | None) -> Result:
@@ -201,10 +201,10 @@ class Trainer:
         )
         if state.first_loss is None:
             state.first_loss = loss
-        if self.loss_bound.is_exceeded(loss, self.train_bits, state):
+        if self.loss_bound.is_exceeded(loss, self.losses.recent_bits, state):
             self._roll_back(loss)
             return
-        self.train_bits.append(loss / _NATS_PER_BIT)
+        self.losses.add(loss / _NATS_PER_BIT)
         state.advance(windows_per_epoch=self.rows.windows_per_epoch)
         self.pace.add_step(self.pace.clock() - began)
         if state.is_evaluation_due and not state.is_finished:
@@ -275,13 +275,13 @@ class Trainer:
         metrics = {
             "step": state.step,
             "epoch": self._epochs(),
-            "train_bits_per_character": float(np.mean(self.train_bits)) if self.train_bits else None,
+            "train_bits_per_character": self.losses.mean_bits,
             "validation_bits_per_character": bits,
             "learning_rate": self._learning_rate(),
             "characters_per_second": self._characters_per_second(),
             "elapsed_seconds": round(self.pace.elapsed_s, 2),
         }
-        self.train_bits = []
+        self.losses = StepLosses()
         state.curve.append(metrics)
         self.hooks.event("metrics", metrics)
         if bits > state.best_bits and state.evaluations_since_best == PATIENCE:
@@ -299,7 +299,7 @@ class Trainer:
         self.progress_at_s = now
         state, speed = self.state, self._characters_per_second()
         characters_left = (state.schedule.end - state.step) * self.characters_per_step
-        recent_bits = self.train_bits[-_PROGRESS_STEPS:]
+        recent_bits = self.losses.recent_bits
         last = state.curve[-1]
         self.hooks.progress(
             {
@@ -325,7 +325,7 @@ class Trainer:
         meta = {
             "step": self.state.step,
             "run": self.state.to_meta(),
-            "losses": self.train_bits[:],
+            **self.losses.to_meta(),
             "precision": asdict(self.precision),
             "numerics": [asdict(one) for one in self.numerics],
             "characters": self.text.vocabulary.characters,
@@ -338,7 +338,7 @@ class Trainer:
         self.step.restore(checkpoint.arrays)
         self.rows.restore(checkpoint.arrays)
         self.evaluator.best = [checkpoint.arrays[f"best/{i}"] for i in range(len(self.network.variables))]
-        self.train_bits = list(checkpoint.meta["losses"])
+        self.losses = StepLosses.from_meta(checkpoint.meta)
         self.numerics = [Numerics(**one) for one in checkpoint.meta.get("numerics", ())]
         self._set_dropout()
 

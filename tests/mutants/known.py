@@ -401,8 +401,8 @@ KNOWN = (
     Mutant(
         "a resumed run forgets its losses",
         "worker/trainer.py",
-        '        self.train_bits = list(checkpoint.meta["losses"])\n',
-        "        self.train_bits = []\n",
+        "        self.losses = StepLosses.from_meta(checkpoint.meta)\n",
+        "        self.losses = StepLosses()\n",
         ("tests/worker/test_training.py",),
     ),
     Mutant(

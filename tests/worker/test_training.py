@@ -113,6 +113,19 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(stop_at: int, wh
         assert [point[name] for point in resumed.curve] == [point[name] for point in whole.curve]
 
 
+def test_the_mean_loss_after_a_resume_is_of_all_steps_though_a_checkpoint_has_the_last_ones_only() -> None:
+    training = _training(budget=Budget(steps=2000))  # an evaluation per 100 steps
+    whole = fit(NETWORK, training, TEXT, hooks=Recorder(stop_at=220).hooks)
+    stopped = Recorder(stop_at=180)
+    fit(NETWORK, training, TEXT, hooks=stopped.hooks)
+    checkpoint = stopped.checkpoints[-1]
+    assert (len(checkpoint.meta["losses"]), checkpoint.meta["loss_count"]) == (50, 80)
+    resumed = fit(NETWORK, training, TEXT, resume=checkpoint, hooks=Recorder(stop_at=40).hooks)
+    assert [point["step"] for point in resumed.curve] == [0, 100, 200]
+    name = "train_bits_per_character"
+    assert [point[name] for point in resumed.curve] == [point[name] for point in whole.curve]
+
+
 def test_states_are_reset_at_the_start_of_each_epoch_and_never_else(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     reset, run = KernelStep.reset_states, KernelStep.run
