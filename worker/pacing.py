@@ -16,7 +16,7 @@ MIN_EVALUATION_CHARACTERS = 10_000  # if a budget in seconds allows no more
 _EVALUATION_FRACTION = 0.04  # the most of a budget in seconds that evaluations may take
 _RETIME_FRACTION = 0.05  # of a budget in seconds: how often its number of steps is computed again
 _MAX_MEASUREMENT_S = 5.0  # a run cannot be stopped while its speed is measured
-_SMOOTHING = 0.02  # weight of the latest step in the moving average of the speed
+_SMOOTHING = 0.02  # weight of the latest step in the moving average of the durations
 
 Clock = Callable[[], float]
 
@@ -75,7 +75,8 @@ class Pace:
 
     def __init__(self, budget_s: float | None, clock: Clock) -> None:
         self.clock = clock
-        self.steps_per_second: float | None = None  # a moving average
+        self._step_s: float | None = None  # a moving average of the durations of steps
+        self._steps = 0
         self._budget_s = budget_s
         self._created_at_s = clock()
         self._began_at_s: float | None = None  # the first step, minus the duration of earlier attempts
@@ -93,12 +94,23 @@ class Pace:
         self._retimed_at_s = elapsed_before_s
         return now - self._created_at_s
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """The reciprocal of the average duration of a step; None before the first one."""
+        return None if self._step_s is None else 1 / self._step_s
+
     def add_step(self, duration_s: float) -> None:
-        """Take the duration of a step into the average speed."""
-        latest, average = 1 / max(duration_s, 1e-6), self.steps_per_second
-        self.steps_per_second = (
-            latest if average is None else (1 - _SMOOTHING) * average + _SMOOTHING * latest
-        )
+        """Take the duration of a step into the average, which one step at most doubles.
+
+        Otherwise a process that was suspended during one step would plan almost no more steps.
+        """
+        duration_s = max(duration_s, 1e-6)
+        self._steps += 1
+        if self._step_s is None or self._steps <= 2:  # the first step may compile
+            self._step_s = duration_s
+        else:
+            latest_s = min(duration_s, self._step_s / _SMOOTHING)
+            self._step_s = (1 - _SMOOTHING) * self._step_s + _SMOOTHING * latest_s
 
     def affordable_end(self, state: RunState, step_s: float) -> int:
         """Return the step at which a budget in seconds is used up, if a step takes `step_s`."""
@@ -118,8 +130,8 @@ class Pace:
 
         A run that ends early keeps its schedule.
         """
-        if self._budget_s is None or self.steps_per_second is None or state.ended_early:
+        if self._budget_s is None or self._step_s is None or state.ended_early:
             return state.schedule
         self._retimed_at_s = self.elapsed_s
-        end = self.affordable_end(state, 1 / self.steps_per_second)
+        end = self.affordable_end(state, self._step_s)
         return state.schedule.retimed(step=state.step, end=end)

@@ -110,16 +110,33 @@ def test_the_schedule_is_fitted_to_the_average_speed_at_each_twentieth_of_the_bu
     state = RunState(Schedule(end=50), step=10, evaluations=21)
     pace.start(elapsed_before_s=20)
     assert pace.retimed(state) is state.schedule  # no step has been measured
+    pace.add_step(30.0)
+    assert pace.steps_per_second == pytest.approx(1 / 30)
     pace.add_step(0.5)
-    assert pace.steps_per_second == 2
+    assert pace.steps_per_second == 2, "the first step may compile"
     pace.add_step(1.0)
-    assert pace.steps_per_second == pytest.approx(1.98)
+    assert pace.steps_per_second == pytest.approx(1 / 0.51)
     clock.now_s += 5
     assert not pace.should_retime()
     clock.now_s += 0.5
     assert pace.should_retime()
-    assert pace.retimed(state) == Schedule(end=10 + 147, step=10, progress=0.2)  # 74.5 s
+    assert pace.retimed(state) == Schedule(end=10 + 146, step=10, progress=0.2)  # 74.5 s
     assert not pace.should_retime()
+
+
+def test_the_speed_is_the_number_of_steps_by_their_durations() -> None:
+    pace = Pace(100, Clock())
+    for _ in range(500):
+        pace.add_step(0.01)
+        pace.add_step(0.03)
+    assert pace.steps_per_second == pytest.approx(50, rel=0.02)
+
+
+def test_one_step_at_most_doubles_the_average_duration() -> None:
+    pace = Pace(100, Clock())
+    for duration_s in (0.01, 0.01, 600.0):
+        pace.add_step(duration_s)
+    assert pace.steps_per_second == pytest.approx(1 / 0.0198)
 
 
 def test_a_budget_in_steps_is_never_retimed() -> None:
