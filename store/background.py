@@ -57,7 +57,7 @@ class BackgroundLoop:
         self._run = run
         self._interval_s = interval_s
         self._clock = clock
-        self._stopped = threading.Event()
+        self._woken, self._is_stopped = threading.Event(), False
         self._thread = threading.Thread(target=self._keep_running, name=name, daemon=True)
         self._beat_at_s = self._success_at_s = clock()
         self._errors = ErrorLog(logging.getLogger("nextchar.background"), clock=clock)
@@ -67,9 +67,14 @@ class BackgroundLoop:
         self._beat_at_s = self._success_at_s = self._clock()
         self._thread.start()
 
+    def run_soon(self) -> None:
+        """Start the next round now, or as soon as the current one is over."""
+        self._woken.set()
+
     def stop(self, timeout_s: float = 0.0) -> None:
         """Start no further round, and wait up to `timeout_s` seconds for the current one."""
-        self._stopped.set()
+        self._is_stopped = True
+        self._woken.set()
         if timeout_s:
             self._thread.join(timeout_s)
 
@@ -96,7 +101,11 @@ class BackgroundLoop:
         self._beat_at_s = self._success_at_s = self._clock()
 
     def _keep_running(self) -> None:
-        while not self._stopped.wait(self._interval_s):
+        while True:
+            self._woken.wait(self._interval_s)
+            self._woken.clear()
+            if self._is_stopped:  # read after `clear`, which may have cleared what `stop` set
+                return
             try:
                 self._run()
             except Exception as error:  # noqa: BLE001 -- logged and counted; the thread must survive

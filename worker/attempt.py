@@ -76,6 +76,7 @@ class Attempt:
     def run(self) -> None:
         """Train, and record how that ended, as soon as the storage works."""
         signal.signal(STOP_SIGNAL, lambda *_: self._shutdown.set())
+        self._events.start()
         try:
             with self._span() as span:
                 self._train_and_record_errors()
@@ -229,7 +230,7 @@ class Attempt:
             self._apply_last_stop_request()
         self._count()
         if self._is_waiting:
-            try_redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
+            self._events.set_progress(self._progress or {})
         if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
             with contextlib.suppress(DomainError):  # the retention sweep deletes what is left
                 self.checkpoints.delete()
@@ -308,7 +309,7 @@ class Attempt:
             log.warning("%s waits for storage: %s", self.job.id, problem.message)
             self._events.add_message(f"waiting for storage: {problem.message}")
         progress = {**(self._progress or {}), "waiting_for_storage": problem.message}
-        try_redis(lambda: self.live.set_progress(self.job.id, progress))
+        self._events.set_progress(progress)
         request, deadline = self._stop_request, time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0 and self._stop_request == request:
             if self._lost.is_set():
@@ -365,7 +366,7 @@ class Attempt:
         }
         if self._checkpoint_at is not None:
             progress["checkpoint_at"] = round(self._checkpoint_at, 3)
-        try_redis(lambda: self.live.set_progress(self.job.id, progress))
+        self._events.set_progress(progress)
 
     def _renew_lease(self) -> None:
         if try_redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:

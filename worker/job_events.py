@@ -1,12 +1,14 @@
-"""The events of the job that this process trains, in storage, in Redis and in a TensorBoard log."""
+"""The progress of this process's job in Redis; its events there, in storage and in a TensorBoard log."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
+from store.background import BackgroundLoop
 from store.jobs import Job
 from store.live import EventLog, Live
 from worker.event_files import FILE_NAME, LiveLog
@@ -16,50 +18,85 @@ log = logging.getLogger("nextchar.worker")
 
 T = TypeVar("T")
 
+_RETRY_S = 2.0  # after Redis has failed, unless more is added before
+
 
 class JobEvents:
-    """The numbered events of a job, those of earlier attempts included.
+    """The numbered events of a job, those of earlier attempts included, and its newest progress.
 
-    `add` sends them to Redis as far as it works; `write` writes all of them to the storage.
+    A thread sends them to Redis, in order and as far as it works, so that training never waits for Redis;
+    `write` writes all events to the storage.
     """
 
     def __init__(self, job: Job, live: Live, event_log: EventLog, settings: WorkerSettings) -> None:
         self.all: list[dict[str, Any]] = []
         self._job_id, self._is_first_attempt = job.id, job.attempt <= 1
         self._live, self._event_log = live, event_log
-        self._unsent: list[dict[str, Any]] = []
+        self._last_id = 0  # in storage or in Redis
+        self._progress: dict[str, Any] | None = None
+        self._sent_count = 0  # of `all`, what Redis has or need not have
+        self._sent_progress: dict[str, Any] | None = None
+        self._sending = threading.Lock()
+        self._sender = BackgroundLoop("job events", self.flush, interval_s=_RETRY_S)
         self._live_log = _open_live_log(job, settings)
 
     def load(self) -> None:
         """Read the events of earlier attempts. Raises as Blobs does."""
-        self.all = self._event_log.read(self._job_id)
+        if not self._is_first_attempt:  # an earlier attempt may have sent events that are not in storage
+            self._last_id = try_redis(lambda: self._live.last_event(self._job_id)) or 0
+        with self._sending:
+            self.all = self._event_log.read(self._job_id)
+            self._sent_count = len(self.all)
+        if self.all:
+            self._last_id = max(self._last_id, self.all[-1]["id"])
+
+    def start(self) -> None:
+        """Start the thread that sends what is added."""
+        self._sender.start()
 
     def add(self, kind: str, data: dict[str, Any]) -> None:
         """Add an event."""
-        last = self.all[-1]["id"] if self.all else 0
-        if not self._is_first_attempt:  # an earlier attempt may have sent events that are not in storage
-            last = max(last, try_redis(lambda: self._live.last_event(self._job_id)) or 0)
-        event = {"id": last + 1, "at": round(time.time(), 3), "type": kind, "data": data}
+        self._last_id += 1
+        event = {"id": self._last_id, "at": round(time.time(), 3), "type": kind, "data": data}
         self.all.append(event)
-        self._unsent.append(event)
         self._live_log.add(event)
-        try_redis(self._send)
+        self._sender.run_soon()
 
     def add_message(self, sentence: str) -> None:
         """Add a message."""
         self.add("message", {"text": sentence})
 
+    def set_progress(self, progress: dict[str, Any]) -> None:
+        """Publish the newest progress, which must not be changed afterwards."""
+        self._progress = progress
+        self._sender.run_soon()
+
     def write(self) -> None:
         """Write all events to the storage. Raises as Blobs does."""
         self._event_log.write(self._job_id, self.all)
 
+    def flush(self) -> None:
+        """Send what Redis does not have yet, if it works."""
+        with self._sending:
+            try_redis(self._send)
+
     def close(self) -> None:
-        """Close the TensorBoard log."""
+        """Send the rest, and close the TensorBoard log."""
+        self._sender.stop()
+        self.flush()
         self._live_log.close()
 
     def _send(self) -> None:
-        self._live.add_events(self._job_id, self._unsent)
-        self._unsent = []
+        count, progress = len(self.all), self._progress
+        if count > self._sent_count:
+            # An earlier call may have added some although its response was lost.
+            newest = self._live.last_event(self._job_id)
+            unsent = [event for event in self.all[self._sent_count : count] if event["id"] > newest]
+            self._live.add_events(self._job_id, unsent)
+            self._sent_count = count
+        if progress is not None and progress is not self._sent_progress:
+            self._live.set_progress(self._job_id, progress)
+            self._sent_progress = progress
 
 
 def _open_live_log(job: Job, settings: WorkerSettings) -> LiveLog:

@@ -107,6 +107,19 @@ def test_a_loop_is_known_by_its_name_and_interval_and_a_long_round_can_say_that_
     assert "sweeper" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_loop_that_is_woken_starts_a_round_at_once_and_stops_at_once() -> None:
+    has_run = threading.Event()
+    loop = BackgroundLoop("woken", has_run.set, interval_s=3600.0)
+    loop.start()
+    for _ in range(2):
+        loop.run_soon()
+        assert has_run.wait(120)
+        has_run.clear()
+    loop.stop(timeout_s=120)
+    assert not loop._thread.is_alive()
+    assert not has_run.is_set()
+
+
 def test_a_process_can_end_while_a_round_of_its_loops_runs() -> None:
     loop = BackgroundLoop("daemon of the test", lambda: None, interval_s=3600.0)
     with loop:

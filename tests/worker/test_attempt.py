@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -550,6 +551,38 @@ def test_checkpoints_that_fail_are_told_once_and_when_they_are_saved_again(desk:
     ]
 
 
+def test_training_makes_no_call_of_redis(desk: Desk) -> None:
+    callers: list[threading.Thread] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def note_and_call(*arguments: Any) -> Any:
+            callers.append(threading.current_thread())
+            return call(*arguments)
+
+        return note_and_call
+
+    for name in ("add_events", "last_event", "set_progress"):
+        desk.monkeypatch.setattr(desk.live, name, noted(getattr(desk.live, name)))
+    has_called: list[bool] = []
+
+    def outcome(attempt: Attempt) -> Any:
+        callers.clear()
+        for step in range(1, 8):
+            attempt._events.add("metrics", {"step": step})
+            attempt._save(Checkpoint(step, {}, {"step": step}))
+            attempt._set_progress({"step": step})
+        has_called.append(threading.current_thread() in callers)
+        return SimpleNamespace(stopped=None, card=card("fox"), files=FILES)
+
+    desk.attempt(cannot_train(full()))
+    desk.attempt_after_wait(outcome)
+    assert has_called == [False]
+    events, progress = desk.live.events(desk.job.id), desk.live.progress(desk.job.id)
+    assert [event["id"] for event in events] == [*range(1, len(events) + 1)]
+    assert [event["data"]["step"] for event in events if event["type"] == "metrics"] == [*range(1, 8)]
+    assert progress and progress["step"] == 7
+
+
 @pytest.mark.parametrize("folder", ["events", "checkpoints"])
 def test_reading_what_the_last_attempt_stored_is_tried_again(desk: Desk, folder: str) -> None:
     desk.attempt(saves(5, error=InvalidInput("it diverged", code="diverged")))
@@ -577,11 +610,13 @@ def test_the_time_of_a_checkpoint_is_in_milliseconds(desk: Desk) -> None:
 
     def outcome(attempt: Attempt) -> Any:
         attempt._set_progress({"step": 1})
+        attempt._events.flush()
         seen.append(desk.live.progress(desk.job.id) or {})
         with desk.monkeypatch.context() as patched:
             patched.setattr(attempt_module.time, "time", lambda: 1234.56789)
             attempt._save(Checkpoint(1, {}, {"step": 1}))
         attempt._set_progress({"step": 2})
+        attempt._events.flush()
         seen.append(desk.live.progress(desk.job.id) or {})
         return trained(attempt)
 

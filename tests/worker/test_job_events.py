@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ def test_events_continue_those_of_an_earlier_attempt(live: Live, tmp_path: Path)
     first.add_message("in storage")
     first.write()
     first.add_message("in Redis only")
+    first.flush()
     second = JobEvents(job(attempt=2), live, log, settings)
     second.load()
     second.add_message("of the second attempt")
+    second.flush()
     second.write()
     assert [event["data"]["text"] for event in log.read("job_1")] == ["in storage", "of the second attempt"]
     assert [event["id"] for event in log.read("job_1")] == [1, 3]
@@ -51,6 +54,51 @@ def test_events_that_redis_did_not_take_are_sent_with_the_next_one(
     with monkeypatch.context() as patch:
         patch.setattr(live, "add_events", fail)
         events.add_message("first")
+        events.flush()
     assert live.events("job_1") == []
     events.add_message("second")
+    events.flush()
     assert [event["data"]["text"] for event in live.events("job_1")] == ["first", "second"]
+
+
+def test_events_that_redis_took_without_a_response_are_not_sent_again(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
+    events = JobEvents(job(attempt=1), live, log, settings)
+    add_events, sent = live.add_events, list[str]()
+
+    def add_and_fail(job_id: str, added: list[dict[str, Any]]) -> None:
+        add_events(job_id, added)
+        sent.extend(event["data"]["text"] for event in added)
+        if sent == ["first"]:
+            raise RedisConnectionError
+
+    monkeypatch.setattr(live, "add_events", add_and_fail)
+    for text in ("first", "second", "third"):
+        events.add_message(text)
+        events.flush()
+    assert sent == [event["data"]["text"] for event in live.events("job_1")] == ["first", "second", "third"]
+
+
+def test_while_redis_hangs_events_wait_in_order_and_the_newest_progress_waits_with_them(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
+    events = JobEvents(job(attempt=1), live, log, settings)
+    add_events, may_respond, steps = live.add_events, threading.Event(), [*range(1, 101)]
+
+    def hang(*arguments: Any) -> None:
+        assert may_respond.wait(120)
+        add_events(*arguments)
+
+    monkeypatch.setattr(live, "add_events", hang)
+    events.start()
+    for step in steps:
+        events.add("metrics", {"step": step})
+        events.set_progress({"step": step})
+    assert live.progress("job_1") is None
+    may_respond.set()
+    events.close()
+    assert [event["data"]["step"] for event in live.events("job_1")] == steps
+    assert live.progress("job_1") == {"step": 100}
