@@ -21,7 +21,7 @@ from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from store.live import AttemptOutcome, EventLog, Live
 from store.model_file_cache import ModelFileCache
 from store.models import Models
-from worker.checkpoints import Checkpoint, Checkpoints
+from worker.checkpoints import MAX_SAVING_FRACTION, Checkpoint, Checkpoints
 from worker.hooks import Hooks, StopReason
 from worker.job_events import JobEvents, try_redis
 from worker.main import STOP_SIGNAL
@@ -61,15 +61,16 @@ class Attempt:
     is_given_back: bool = False
 
     def __post_init__(self) -> None:
+        self._began_s = time.monotonic()
         self._shutdown = threading.Event()
         self._lost = threading.Event()  # another process has the lease or has moved the record
         self._stop_request: str | None = None
         self._progress: dict[str, Any] | None = None
         self._unsaved: Checkpoint | None = None  # the newest checkpoint, if it could not be saved
+        self._save_again_at_s = self._began_s  # later, if saving has failed
         self._has_saved = False  # a checkpoint later than the one that this attempt started from
         self._needed_bytes = 0
         self._is_waiting = False  # for the storage; a message was sent
-        self._began_s = time.monotonic()
         self._checkpoint_at: float | None = None  # when a checkpoint was last saved, in Unix seconds
         self._events = JobEvents(self.job, self.live, EventLog(self.blobs), self.settings)
 
@@ -333,8 +334,15 @@ class Attempt:
     def _save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint. If the storage fails, training continues: stopping would lose more.
 
+        A storage that does not respond can block training for a minute: the next attempt then comes so late
+        that failed ones take a tenth of the time at most.
+
         A process that was suspended, and whose job another process has taken since, stops here.
         """
+        began_s = time.monotonic()
+        if began_s < self._save_again_at_s:
+            self._unsaved = checkpoint
+            return
         try:
             if not self._has_newest_record():
                 self._lost.set()
@@ -351,6 +359,8 @@ class Attempt:
                 text = f"no checkpoint at step {checkpoint.step}: {problem.message}; training continues"
                 self._events.add_message(text)
             self._unsaved = checkpoint
+            failed_s = time.monotonic()
+            self._save_again_at_s = failed_s + (failed_s - began_s) / MAX_SAVING_FRACTION
             return
         if self._unsaved is not None:
             self._events.add_message(f"checkpoints are saved again, since step {checkpoint.step}")

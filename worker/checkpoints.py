@@ -32,7 +32,8 @@ _PIECE_BYTES = 1 << 20
 _META = "meta"
 _ROLLBACK = "safe"  # the key of the rollback step in the metadata
 _FIRST_INTERVAL_S = 1.0  # early checkpoints are frequent, so that a process that is killed soon loses little
-_MAX_SAVING_FRACTION = 0.1  # of the time, while intervals are short
+MAX_SAVING_FRACTION = 0.1
+"""Of the time, while intervals are short, or while saving fails."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class CheckpointSaver:
         began = self._clock()
         self._save(checkpoint)
         self._saved_at_s = self._clock()
-        longer_s = max(2 * self._interval_s, (self._saved_at_s - began) / _MAX_SAVING_FRACTION)
+        longer_s = max(2 * self._interval_s, (self._saved_at_s - began) / MAX_SAVING_FRACTION)
         self._interval_s = min(longer_s, self._every_s)
 
 

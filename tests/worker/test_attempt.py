@@ -55,6 +55,7 @@ class Desk:
         monkeypatch.setattr(attempt_module, "_QUICK_RETRIES_S", (0.0, 0.0))
         monkeypatch.setattr(attempt_module, "_MAX_RETRY_S", 0.2)
         monkeypatch.setattr(attempt_module, "_MAX_SHUTDOWN_RETRY_S", 0.1)
+        monkeypatch.setattr(attempt_module, "MAX_SAVING_FRACTION", float("inf"))  # no wait after a failure
         self.monkeypatch = monkeypatch
         self.storage = Refusing(open_blobs((folder / "store").as_uri()))
         self.blobs = self.storage.blobs
@@ -622,6 +623,41 @@ def test_the_time_of_a_checkpoint_is_in_milliseconds(desk: Desk) -> None:
 
     desk.attempt(outcome)
     assert "checkpoint_at" not in seen[0] and seen[1]["checkpoint_at"] == 1234.568
+
+
+def test_checkpoints_that_fail_slowly_take_a_tenth_of_the_time(desk: Desk) -> None:
+    desk.monkeypatch.setattr(attempt_module, "MAX_SAVING_FRACTION", 0.1)
+    now_s, failed_s, saved = 0.0, 0.0, list[int]()
+    clock = SimpleNamespace(monotonic=lambda: now_s, time=time.time, sleep=time.sleep)
+    desk.monkeypatch.setattr(attempt_module, "time", clock)
+    has_recovered = False
+
+    def save(checkpoint: Checkpoint) -> None:
+        nonlocal now_s, failed_s
+        if not has_recovered:
+            now_s, failed_s = now_s + 16, failed_s + 16
+            raise unavailable()
+        saved.append(checkpoint.step)
+
+    def outcome(attempt: Attempt) -> Any:
+        nonlocal now_s, has_recovered
+        desk.monkeypatch.setattr(attempt.checkpoints, "save", save)
+        while now_s < 1000:
+            now_s += 10
+            attempt._save(Checkpoint(int(now_s), {}, {"step": int(now_s)}))
+        assert attempt._unsaved is not None
+        unsaved.append(attempt._unsaved.step)
+        has_recovered = True
+        for now_s in (1001, 1200, 1201):
+            attempt._save(Checkpoint(now_s, {}, {"step": now_s}))
+        return trained(attempt)
+
+    unsaved: list[int] = []
+    desk.attempt(outcome)
+    assert desk.now.status is JobStatus.SUCCEEDED
+    assert 0 < failed_s <= 0.1 * 1000 + 16
+    assert 990 <= unsaved[0] <= 1016, "the newest one is kept to be saved at the end"
+    assert saved == [1200, 1201, 7]
 
 
 class Waiting:
