@@ -34,6 +34,14 @@ _MAX_KILLS = 20
 _WRITABLE_KEY = "nextchar:writable"
 _ATTEMPTS_KEY, _ATTEMPT_SECONDS_KEY = "nextchar:attempts", "nextchar:attempt_seconds"
 
+# ARGV: the request, and how long it is kept.
+_REQUEST_STOP = """
+local pending = redis.call('get', KEYS[1])
+if ARGV[1] == 'cancel' or not pending or pending == 'pause' then
+  redis.call('set', KEYS[1], ARGV[1], 'EX', ARGV[2])
+end
+"""
+
 AttemptOutcome = Literal["succeeded", "failed", "cancelled", "paused", "queued", "lost"]
 """How a worker's attempt at a job ended: with this status of the job, or because the worker was lost."""
 
@@ -78,8 +86,7 @@ class Live:
 
     def request_stop(self, job_id: str, request: StopRequest) -> None:
         """Ask the job's worker to stop. `cancel` overrides `cancel_keep_best`, which overrides `pause`."""
-        if request == "cancel" or self.pending_stop(job_id) in (None, "pause"):
-            self._redis.set(_key(job_id, "asked"), request, ex=_KEEP_S)
+        self._redis.eval(_REQUEST_STOP, 1, _key(job_id, "asked"), request, _KEEP_S)
 
     def pending_stop(self, job_id: str) -> StopRequest | None:
         """Return the stop request that is not yet acknowledged, if any."""

@@ -240,8 +240,8 @@ KNOWN = (
     Mutant(
         "pause outranks cancel_keep_best",
         "store/live.py",
-        'self.pending_stop(job_id) in (None, "pause"):',
-        "True:",
+        "not pending or pending == 'pause' then",
+        "true then",
         ("tests/store/test_live.py",),
     ),
     Mutant(

@@ -1,5 +1,6 @@
 import json
 import time
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -56,6 +57,24 @@ def test_a_cancel_outranks_a_pause(live: Live) -> None:
     live.request_stop("job_1", "pause")
     live.acknowledge_stop("job_1")
     assert live.pending_stop("job_1") is None
+
+
+def test_a_cancel_during_a_request_to_pause_stays(live: Live, clean_redis_url: str) -> None:
+    class Interrupted(Redis):
+        """Has another client cancel the job after its first command."""
+
+        is_first = True
+
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            result = super().execute_command(*args, **options)
+            if self.is_first:
+                self.is_first = False
+                live.request_stop("job_1", "cancel")
+            return result
+
+    with Interrupted.from_url(clean_redis_url, decode_responses=True) as redis:
+        Live(redis).request_stop("job_1", "pause")
+    assert live.pending_stop("job_1") == "cancel"
 
 
 def test_progress_is_the_newest(live: Live) -> None:
