@@ -141,6 +141,8 @@ class JobControl:
         job = self.jobs.get(job_id)
         if job.status not in (JobStatus.PAUSED, JobStatus.FAILED):
             raise Conflict(f"job {job.id} is {job.status}, not paused or failed", code=f"job_{job.status}")
+        if job.status is JobStatus.FAILED:
+            self.live.acknowledge_stop(job.id)  # of a request that came when the job had failed
         moved = self.jobs.move(
             job, JobStatus.QUEUED, attempts_without_progress=0, stepless_attempts=0, storage_pauses=0
         )
@@ -157,9 +159,11 @@ class JobControl:
         return self._queue_again(job_id) if job.status is JobStatus.PAUSED else job
 
     def _stop(self, job_id: str, to: JobStatus) -> Job:
+        has_requested = False
         for race in range(_MAX_RACES):
             job = self.jobs.get(job_id)
-            if was_running := job.status is JobStatus.RUNNING:
+            if job.status is JobStatus.RUNNING:
+                has_requested = True
                 self.live.request_stop(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
                 job = self.jobs.get(job_id)
                 if job.status is JobStatus.RUNNING:
@@ -172,11 +176,13 @@ class JobControl:
             try:
                 moved = self.jobs.move(job, to)
             except Conflict as conflict:
-                if conflict.code != "job_moved" or race == _MAX_RACES - 1:
-                    raise
-                continue  # a worker or another request changed it
+                if conflict.code == "job_moved" and race < _MAX_RACES - 1:
+                    continue  # a worker or another request changed it
+                if has_requested and job.status.is_final:
+                    self._forget(job)
+                raise
             self._withdraw(job)
-            if was_running:
+            if has_requested:
                 self._forget(job)
             return moved
         raise AssertionError("unreachable")

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from app.services.job_control import JobControl
-from models.errors import NotFound
+from models.errors import Conflict, NotFound
 from store.corpora import Corpora
 from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from store.live import Live
@@ -18,6 +18,7 @@ from tests.store.test_jobs import REQUEST
 from tests.store.uploads import add
 
 FULL = JobError(code="storage_full", message="the storage is full")
+DIVERGED = JobError(code="diverged", message="the loss is not finite")
 
 
 class LeftWhileAsked(Live):
@@ -115,3 +116,24 @@ def test_a_job_that_is_recorded_is_queued_although_its_corpus_cannot_be_read_aga
     control = JobControl(refusing, desk.jobs, desk.live, desk.queue, desk.redis)
     job = control.submit(request, key=None, body=b"")
     assert desk.jobs.get(job.id) == job
+
+
+@pytest.mark.parametrize("request_name", ["cancel", "pause"])
+def test_request_to_stop_a_job_that_has_just_failed_is_refused_and_forgotten(
+    desk: Desk, request_name: str
+) -> None:
+    control = desk.left(JobStatus.FAILED, error=DIVERGED)
+    with pytest.raises(Conflict) as caught:
+        getattr(control, request_name)(desk.job.id)
+    assert caught.value.code == "job_failed"
+    assert desk.live.pending_stop(desk.job.id) is None
+
+
+@pytest.mark.parametrize("request_", ["cancel", "cancel_keep_best"])
+def test_request_that_came_when_a_job_had_failed_does_not_stop_the_resumed_job(
+    desk: Desk, request_: Any
+) -> None:
+    desk.jobs.move(desk.job, JobStatus.FAILED, error=DIVERGED)
+    desk.live.request_stop(desk.job.id, request_)  # by a process that was killed then
+    assert desk.control().resume(desk.job.id).status is JobStatus.QUEUED
+    assert desk.live.pending_stop(desk.job.id) is None
