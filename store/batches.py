@@ -189,7 +189,9 @@ class Batches:
         moved_at = {to: int(time.time())} | batch.moved_at
         update = {"sequence": batch.sequence + 1, "status": to, "moved_at": moved_at}
         moved = batch.model_copy(update=update | changes)
-        if not self._blobs.create(_path(moved), moved.model_dump_json().encode()):
+        # Also compare with the newest: a batch that has ended may be deleted, and must not come back.
+        is_newest = self._blobs.paths(f"batches/{batch.id}")[-1:] == [_path(batch)]
+        if not is_newest or not self._blobs.create(_path(moved), moved.model_dump_json().encode()):
             raise Conflict(f"batch {batch.id} was changed meanwhile; read it again", code="batch_moved")
         return moved
 

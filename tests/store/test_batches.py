@@ -112,6 +112,15 @@ def test_of_two_transitions_from_the_same_state_the_first_holds(batches: Batches
     assert batches.get(batch.id) == moved
 
 
+def test_a_batch_that_was_deleted_does_not_come_back(batches: Batches, blobs: Blobs) -> None:
+    batch = batches.create(**ABOUT)
+    batches.delete(batches.move(batch, BatchStatus.CANCELLED))
+    with pytest.raises(Conflict) as caught:
+        batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=(1,))  # by a process that has read it before
+    assert caught.value.code == "batch_moved"
+    assert blobs.paths("batches") == []
+
+
 @pytest.mark.parametrize("batch_id", [FIRST, "../jobs", "", "job_000000000001"])
 def test_an_unknown_batch_is_not_found(batches: Batches, batch_id: str) -> None:
     with pytest.raises(NotFound) as caught:
