@@ -16,6 +16,9 @@ A model that is renamed gets another card, and then the records of its alerts an
 paths. So these are read when they are listed. What has moved since is in the backup under its old path; where
 the card is in it under another name, the retention sweep after the restoration moves the rest.
 
+A batch that ends keeps its records, but its chunks are deleted. If it was listed before, only its first
+record is in the backup, so the restored service runs it again from its input file.
+
 Not in it is what Redis can lose: the queue, leases and progress of jobs (the reconciler queues them again
 from their records), rate limits, and the states of streams of lines.
 """
@@ -36,6 +39,7 @@ from typing import IO, Any
 from redis import Redis
 
 from models.errors import Conflict, InvalidInput
+from store.batches import Batch, BatchStatus
 from store.blobs import Blobs
 from store.models import Models, model_id_in, tombstone_path
 
@@ -122,7 +126,7 @@ def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
                 for path, data in _read_before(folder, paths, blobs, read):
                     add(path, [data])
                 continue
-            for path in paths:
+            for path in _without_ended(paths, blobs, totals) if folder == "batches" else paths:
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                     add(path, blobs.stream(path, _CHUNK_BYTES))
         dumps = list(_redis_dumps(redis))
@@ -206,6 +210,23 @@ def _read_before(
             yield path, card
         else:
             yield tombstone, blobs.read(tombstone)
+
+
+def _without_ended(paths: list[str], blobs: Blobs, totals: Totals) -> list[str]:
+    """Return the records of batches to copy: only the first, if a batch has ended since they were listed.
+
+    Its chunks are not among the entries that were copied before, or not all of them.
+    """
+    copied = {entry["path"].removeprefix(_STORAGE) for entry in totals.entries}
+    newest = {path.split("/")[1]: path for path in paths}  # sorted
+    ended = set()
+    for batch_id, path in newest.items():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # deleted since, or damaged
+            batch = Batch.model_validate_json(blobs.read_record(path))
+            is_running = batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING)
+            if is_running and not copied.issuperset(batch.chunk_paths):
+                ended.add(batch_id)
+    return [path for path in paths if path.split("/")[1] not in ended or path.endswith("/000000.json")]
 
 
 def _listed(blobs: Blobs, read: _ReadRecords) -> list[tuple[str, list[str]]]:

@@ -119,6 +119,12 @@ class Batch(ImmutableRecord):
         return sum(self.chunk_sizes)
 
     @property
+    def chunk_paths(self) -> list[str]:
+        """The objects that it needs until it has ended: the requests, and the answers that its files have."""
+        requests = [_chunk_path(self.id, chunk, "input.jsonl") for chunk in range(len(self.chunk_sizes))]
+        return requests + [_chunk_path(self.id, chunk, "answers") for chunk in self.included or ()]
+
+    @property
     def ended_at(self) -> int | None:
         """When it ended, if it has."""
         return self.moved_at.get(self.status) if self.has_ended else None

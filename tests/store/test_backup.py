@@ -18,6 +18,7 @@ from models.errors import Conflict, InvalidInput
 from store.alert_decisions import Decision
 from store.alerts import Alerts
 from store.backup import FOLDERS, back_up, restore
+from store.batches import Batch, Batches, BatchStatus
 from store.blobs import Blobs
 from store.corpora import Corpora
 from store.corpus_upload import Upload
@@ -30,6 +31,7 @@ from store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one
+from tests.store.test_batches import ABOUT
 from tests.store.test_jobs import REQUEST
 
 
@@ -258,6 +260,47 @@ def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
         restored.close()
         if not interrupted.was_interrupted:
             assert at > 20
+            return
+
+
+@pytest.mark.parametrize("is_finalizing", [False, True])
+def test_a_batch_that_ends_during_a_backup_is_whole_in_it_or_runs_again(
+    tmp_path: Path, clean_redis_url: str, is_finalizing: bool
+) -> None:
+    """At each step of the backup the batch ends, and its chunks are deleted."""
+    seen = set()
+    for at in itertools.count():
+        source, restored = (
+            Installation(open_blobs("memory:///"), clean_redis_url, tmp_path) for _ in range(2)
+        )
+        batches = Batches(source.blobs, source.decoding)
+        made = batches.create(**ABOUT | {"input_file": source.upload(b"{}\n{}\n")})
+        for chunk in range(2):
+            batches.write_input(made.id, chunk, [b"{}"])
+        running = batches.move(made, BatchStatus.IN_PROGRESS, chunk_sizes=(1, 1))
+        batches.create_answers(running, 0, [b"+"])
+        if is_finalizing:
+            running = batches.move(running, BatchStatus.FINALIZING, included=(0,))
+
+        def end(batches: Batches = batches, batch: Batch = running) -> None:
+            if batch.status is BatchStatus.IN_PROGRESS:
+                batch = batches.move(batch, BatchStatus.FINALIZING, included=(0,))
+            batches.move(batch, BatchStatus.COMPLETED)
+            batches.delete_chunks(batch.id)
+
+        interrupted = Interrupted(source.blobs, at, end)
+        file = io.BytesIO()
+        back_up(interrupted, source.redis, file)
+        restore(restored.blobs, restored.redis, file)
+        found = Batches(restored.blobs, restored.decoding).get(made.id)
+        seen.add(found.status)
+        assert restored.corpora.get(found.input_file)
+        if not found.has_ended and found.status is not BatchStatus.VALIDATING:
+            assert found == running and set(found.chunk_paths) <= set(restored.blobs.paths("batch_chunks"))
+        source.close()
+        restored.close()
+        if not interrupted.was_interrupted:
+            assert at > 20 and seen == {BatchStatus.COMPLETED, BatchStatus.VALIDATING, running.status}
             return
 
 
