@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 from redis import Redis
@@ -183,6 +183,11 @@ class Alerts:
             for example in decision.figures.examples
         ]
         return [(line, is_incident) for _, line, is_incident in sorted(examples)]
+
+    def models(self) -> set[str]:
+        """Return the names of models that have alerts in Redis."""
+        keys = cast(Iterator[str], self._redis.scan_iter(match=f"{ALERTS_OF_MODEL}*", count=1000))
+        return {key.removeprefix(ALERTS_OF_MODEL) for key in keys}
 
     def delete_all(self, model: str) -> None:
         """Delete the alerts of a model's name, and the decisions on them."""

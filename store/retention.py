@@ -254,6 +254,10 @@ class Retention:
         """Delete or move the alerts and settings of models whose deletion or renaming was interrupted."""
         models, settings = Models(self._blobs), IngestSettings(self._blobs)
         names = self._alerts.decisions.models() | settings.models()
+        try:
+            names |= self._alerts.models()
+        except RedisError as error:
+            log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
         return sum(follow_model(models, self._alerts, settings, name) for name in names)
 
     def _sweep_prompts(self) -> int:

@@ -153,6 +153,25 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
             return
 
 
+@pytest.mark.parametrize("to", ["n", None])
+def test_alerts_without_decisions_follow_their_model_at_the_next_sweep(redis: Redis, to: str | None) -> None:
+    blobs = open_blobs("memory:///")
+    models, alerts = Models(blobs), Alerts(redis, blobs)
+
+    def sweep() -> int:
+        batches, prompts = Batches(blobs, redis), RecordedPrompts(redis, 1)
+        swept = Retention(blobs, Jobs(blobs), alerts, batches, prompts, periods=PERIODS).sweep()
+        return swept["alerts of former models"]
+
+    models.publish(card(), FILES)
+    alerts.record([one(), one(group=OTHER)])
+    assert sweep() == 0 and len(alerts.all("m")) == 2
+    models.rename("m", to) if to else models.delete("m")  # by a process that is killed then
+    assert sweep() == 1
+    assert (len(alerts.all("m")), len(alerts.all("n"))) == (0, 2 if to else 0)
+    assert sweep() == 0 and alerts.models() == ({"n"} if to else set())
+
+
 class _Killed(BaseException):
     pass
 
