@@ -83,6 +83,10 @@ class RollingLines:
         """Acquire the lease to rebuild a calibration; return whether it was acquired."""
         return lease.acquire(self._redis, _key(model_id, calibration, "lease"), token, LEASE_S)
 
+    def renew_lease(self, model_id: str, calibration: str, token: str) -> bool:
+        """Renew the lease if `token` still holds it; return whether it does."""
+        return lease.renew(self._redis, _key(model_id, calibration, "lease"), token, LEASE_S)
+
     def release_lease(self, model_id: str, calibration: str, token: str) -> None:
         """Release the lease if `token` holds it."""
         lease.release(self._redis, _key(model_id, calibration, "lease"), token)

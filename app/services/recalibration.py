@@ -5,6 +5,7 @@ REBUILD_LINES lines have come and REBUILD_S have passed since the last time, or,
 REBUILD_MAX_S. See `models.anomaly.rolling` for what is learned.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,9 @@ from store.alerts import Alerts
 from store.calibrations import Calibrations, StoredCalibration, is_rolling_name
 from store.ingest_records import Recalibrate
 from store.ingest_settings import IngestSettings
-from store.rolling import RollingLines, Waiting
+from store.rolling import LEASE_S, RollingLines, Waiting
+
+log = logging.getLogger("nextchar.api")
 
 REBUILD_LINES = 1_000
 REBUILD_S = 60.0
@@ -73,7 +76,11 @@ class Recalibration:
                 self.rebuild(saved, base)
 
     def rebuild(self, saved: SavedModel, base: str) -> bool:
-        """Learn the lines that wait; return False if another process does, or has just done."""
+        """Learn the lines that wait; return False if another process does, or has just done.
+
+        A process that was suspended for so long that its lease has expired saves nothing, because another
+        one may have saved what it has learned since.
+        """
         model_id, name = saved.card.id, saved.card.name
         if not self.lines.acquire_lease(model_id, base, self.token):
             return False
@@ -87,6 +94,8 @@ class Recalibration:
             random = np.random.default_rng()
             # Taken first: if this process dies now, these lines are not learned, rather than twice.
             lines = self.lines.take(model_id, base, self.token)
+            if not lines:
+                return False
             rolling, now = current.rolling, time.time()
             calibration, sample, result = rebuild(
                 stored.calibration,
@@ -98,6 +107,14 @@ class Recalibration:
                 now=now,
                 random=random,
             )
+            if not self.lines.renew_lease(model_id, base, self.token):
+                log.warning(
+                    "ingested lines of %s were not learned, because that took longer than %d s; calibrate the"
+                    " model again if this goes on",
+                    name,
+                    LEASE_S,
+                )
+                return False
             rebuilds = (*(rolling.rebuilds if rolling else ()), result)
             self.calibrations.save_rolling(saved, stored, calibration, sample, rebuilds)
             self.lines.count(name, "held" if result.drift else "rebuilt")

@@ -1,5 +1,6 @@
 """Rolling calibration of ingested lines: what is learned of them, by whom, and how it can be seen."""
 
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -236,3 +237,41 @@ def test_a_process_that_has_lost_its_lease_learns_nothing(
     assert replica.recalibration.rebuild(saved, "default") is False
     assert replica.lines.take(saved.card.id, "default", "not the holder") == []
     assert len(replica.lines.take(saved.card.id, "default", "another")) == 2
+
+
+@pytest.mark.parametrize("suspended_at", ["take", "rebuild"])
+def test_a_process_that_was_suspended_does_not_overwrite_what_another_has_learned(
+    clean_redis_url: str,
+    tmp_path: Path,
+    saved: SavedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    suspended_at: str,
+) -> None:
+    late, other = (Replica(clean_redis_url, tmp_path) for _ in range(2))
+    random = np.random.default_rng(0)
+    calibration = calibrate_lines(random_lines(random, 200))
+    stored = late.calibrations.save(saved, "default", calibration, source="lines")
+    threshold = calibration.thresholds(calibration.default_rate())[0]
+    redis = Redis.from_url(clean_redis_url)
+    model_id = saved.card.id
+
+    def add() -> None:
+        late.lines.add(model_id, "default", lines_of(random.exponential(size=200), threshold=threshold))
+
+    owner = late.lines if suspended_at == "take" else module
+    resumed, calls = getattr(owner, suspended_at), itertools.count()
+
+    def suspended(*args: Any, **options: Any) -> Any:
+        if next(calls) == 0:
+            redis.delete(f"nextchar:rolling:{model_id}:default:lease")  # as if it had expired
+            if suspended_at == "rebuild":
+                add()
+            assert other.recalibration.rebuild(saved, "default")
+        return resumed(*args, **options)
+
+    add()
+    monkeypatch.setattr(owner, suspended_at, suspended)
+    assert late.recalibration.rebuild(saved, "default") is False
+    found = Replica(clean_redis_url, tmp_path).calibrations.find_rolling(saved, stored)
+    assert found and found.rolling and len(found.rolling.rebuilds) == 1
+    assert late.lines.counts() == {(saved.card.name, "rebuilt"): 1}
