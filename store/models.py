@@ -225,9 +225,11 @@ class Models:
         """Return whether a card has this id. Lists twice: one listing can miss a model being renamed."""
         return model_id in self._listed_ids() or model_id in self._listed_ids()
 
-    def is_deleted(self, name: str) -> bool:
-        """Return whether all versions of a name that existed are deleted or renamed."""
+    def is_deleted(self, name: str, version: int | None = None) -> bool:
+        """Return whether a version is deleted or renamed, or all versions of a name that existed."""
         numbers = self._numbers(name)
+        if version is not None:
+            return (version, _TOMBSTONE[1:]) in numbers
         return bool(numbers) and not _listed(numbers)
 
     def renamed_to(self, name: str) -> Card | None:

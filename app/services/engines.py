@@ -231,8 +231,12 @@ class Engines:
             model.engine.close()
 
     def is_deleted(self, reference: str) -> bool:
-        """Return whether all versions of a name that existed are deleted or renamed. Raises Unavailable."""
-        return self._models.is_deleted(reference.partition("@")[0])
+        """Return whether a `name@version` is deleted or renamed, or all versions of a name that existed.
+
+        Raises Unavailable.
+        """
+        name, _, version = reference.partition("@")
+        return self._models.is_deleted(name, int(version) if version.isdecimal() else None)
 
     def resolve_again(self, reference: str) -> None:
         """Resolve a name again at its next use, as an alias that has been moved.

@@ -464,6 +464,7 @@ def test_a_name_is_listed_deleted_or_unknown() -> None:
     assert [models.is_listed("m", version) for version in (None, 1, 2, 3)] == [True, True, True, False]
     models.delete("m@1")
     assert [models.is_listed("m", version) for version in (None, 1, 2)] == [True, False, True]
+    assert [models.is_deleted("m", version) for version in (None, 1, 2, 3)] == [False, True, False, False]
     assert not models.is_deleted("m") and models.renamed_to("m") is None
     moved = models.rename("m@2", "n")
     assert models.is_deleted("m") and not models.is_listed("m") and not models.is_deleted("n")

@@ -248,3 +248,13 @@ def test_a_name_that_was_resolved_long_ago_is_not_answered_without_storage(
     engines.release(model)
     monkeypatch.setattr(engines_module, "STALE_S", -1.0)
     assert engines.acquire_if_loaded("a") is None
+
+
+def test_a_reference_is_deleted_with_its_version_or_with_the_last_of_its_name(models: Models) -> None:
+    engines = pool(models, Loader())
+    publish(models, name="a")
+    references = ("a", "a@1", "a@2", "a@3", "a@alias", "unknown@1")
+    models.delete("a@1")
+    assert [one for one in references if engines.is_deleted(one)] == ["a@1"]
+    models.rename("a", "c")
+    assert [one for one in references if engines.is_deleted(one)] == ["a", "a@1", "a@2", "a@alias"]

@@ -260,3 +260,16 @@ def test_a_slow_process_keeps_its_lines(start: Callable[..., Process]) -> None:
     slow.scoring.run()
     assert kept >= 3
     assert slow.counts == {"accepted": 2, "scored": 2, "flagged": 1}
+
+
+def test_what_is_kept_of_a_deleted_version_is_freed_while_its_name_has_others(
+    start: Callable[..., Process], service: Service
+) -> None:
+    process = start()
+    publish(service.models)
+    for version in (1, 2):
+        process.streams.accept([Batch(f"fake@{version}", [NewLine(b"ab", LineMeta())])])
+        process.streams.drop(f"fake@{version}")
+    service.models.delete("fake@1")
+    process.scoring.run()
+    assert process.streams.models() == ["fake@2"]
