@@ -23,7 +23,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.errors import Unavailable
+from models.errors import DomainError, Unavailable
 from models.record_errors import load_record
 from store.blobs import Blobs, StorageRefused
 from store.logs import configure_logging
@@ -159,12 +159,13 @@ class Installation:
 
 
 def check_storage(settings: StoreSettings, *, wait_s: float = WAIT_S) -> None:
-    """Check the object store of these settings, if it is one; print what is wrong and exit.
+    """Check the object store of these settings; print what is wrong and exit. Of a folder, log it.
 
     The exit status is 2 if the store or the settings must be changed, and 1 if the store does not work now.
     Without Redis, whether the storage is another installation's is checked later, by `Installation.renew`.
     """
     if not is_object_store(settings.blobs_url):
+        _check_folder(settings.blobs_url)
         return
     where = f"nextchar: NEXTCHAR_STORE_URL={settings.blobs_url!r}"
     try:
@@ -181,6 +182,24 @@ def check_storage(settings: StoreSettings, *, wait_s: float = WAIT_S) -> None:
     except Unavailable as error:
         print(f"{where}: {error.message}; check the endpoint and the network", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _check_folder(url: str) -> None:
+    """Log what a storage folder cannot do. The service starts in any case: it may serve the models in it."""
+    probe = f"health/Probe-{secrets.token_hex(8)}"
+    try:
+        blobs = open_blobs(url)
+        blobs.create(probe, b"")
+        ignores_case = blobs.exists(probe.lower())
+        blobs.delete(probe)
+    except DomainError as error:
+        log.warning("nothing can be stored: %s", error.message)
+        return
+    if ignores_case:
+        log.warning(
+            "the file system of the storage ignores case, so names such as Logs and logs are one name: use"
+            " names that differ in more than case, or move the storage to a file system that distinguishes it"
+        )
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from store.blobs import CHUNK_BYTES, Blobs, domain_errors
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TEMPORARY = ".tmp"
 _STALE_S = 3600
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _RETRIES = 50  # of a write whose folder is deleted concurrently because it is empty
 
 _Commit = Callable[[Path, int, str], bool]
@@ -238,6 +239,14 @@ class LocalBlobs(Blobs):
             self._disk.link(source, folder, name)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise Unavailable(
+                f"the storage does not work: the file system of {self._folder} makes no hard links"
+                f" ({error.strerror}); move the folder to one that does, such as ext4, XFS, APFS or NFS",
+                code="storage_unavailable",
+            ) from error
         return True
 
     def _write(self, path: Path, data: bytes | Path) -> None:

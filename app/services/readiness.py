@@ -229,7 +229,11 @@ def check_storage(blobs: Blobs, watermark: DiskWatermark | None = None) -> list[
     except (DomainError, OSError) as error:
         return [_storage_down(str(error))]
     try:
-        blobs.write(_BLOB_PATH, b"1")
+        if blobs.free_bytes() is None:
+            blobs.write(_BLOB_PATH, b"1")
+        else:  # a folder, where records need hard links
+            blobs.delete(_BLOB_PATH)
+            blobs.create(_BLOB_PATH, b"1")
     except (DomainError, OSError) as error:
         effect = "uploads, jobs and calibrations are refused; completions and scores are served"
         problem = "is full" if isinstance(error, StorageFull) else "can be read, but refuses writes"

@@ -1,4 +1,6 @@
+import errno
 import logging
+import re
 import runpy
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +17,11 @@ from store.open_blobs import open_blobs
 from store.settings import StoreSettings
 
 WAIT_S = 0.2
+
+
+def refuse_link(*_: object, **__: object) -> None:
+    """Do as a file system without hard links."""
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +196,35 @@ def test_start_without_redis_is_possible(s3_url: str, caplog: pytest.LogCaptureF
     assert "checked when Redis works" in caplog.text
 
 
-def test_folder_is_not_checked(tmp_path: Path, clean_redis_url: str) -> None:
+def test_folder_that_works_is_left_empty(
+    tmp_path: Path, clean_redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = StoreSettings(data_dir=tmp_path, redis_url=clean_redis_url)
+    check_storage(settings)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] == caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("call", "does", "message"),
+    [
+        ("store.local_blobs.LocalBlobs.exists", lambda *_: True, "Logs and logs are one name: use names"),
+        ("os.link", refuse_link, "nothing can be stored: .* makes no hard links .* move the folder"),
+    ],
+    ids=["ignores case", "no hard links"],
+)
+def test_what_a_folder_cannot_do_is_logged_at_the_start(
+    tmp_path: Path,
+    clean_redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
+    does: Callable[..., object],
+    message: str,
+) -> None:
+    monkeypatch.setattr(call, does)
     check_storage(StoreSettings(data_dir=tmp_path, redis_url=clean_redis_url))
-    assert list(tmp_path.iterdir()) == []
+    [logged] = caplog.messages
+    assert re.search(message, logged)
 
 
 def test_check_can_be_run_as_a_program_of_its_own(

@@ -240,3 +240,18 @@ def test_folders_that_are_there_are_synced_once_and_those_above_the_storage_neve
         blobs.write("a/b/y", b"y")
         assert synced == [store / "a" / "b"]
         synced.clear()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(tmp_path: Path, number: int) -> None:
+    class NoLinks(Disk):
+        def link(self, *_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+    blobs = LocalBlobs(tmp_path, disk=NoLinks())
+    blobs.write("a/x", b"x")
+    for create in (lambda: blobs.create("a/y", b"y"), lambda: blobs.copy("a/x", "a/y")):
+        with pytest.raises(Unavailable, match=r"makes no hard links.*; move the folder") as caught:
+            create()
+        assert caught.value.code == "storage_unavailable"
+    assert blobs.paths("a") == ["a/x"]

@@ -1,3 +1,4 @@
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from app.services.readiness import (
 )
 from models.errors import StorageFull, Unavailable
 from store.background import BackgroundLoop
+from store.local_blobs import Disk
 from store.open_blobs import open_blobs
 from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.waiting import eventually
@@ -121,6 +123,18 @@ def test_storage_that_can_be_read_and_not_written_is_degraded_and_not_down(
     [problem] = check_storage(blobs)
     assert (problem.problem, problem.is_down) == (sentence, False)
     assert readiness_of([problem], []).status == "degraded"
+
+
+def test_folder_without_hard_links_is_degraded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    blobs = open_blobs(tmp_path.as_uri())
+    assert check_storage(blobs) == check_storage(blobs) == []
+    monkeypatch.setattr(Disk, "link", refuse)
+    [problem] = check_storage(blobs)
+    assert (problem.problem, problem.is_down) == ("can be read, but refuses writes", False)
+    assert "hard links" in problem.detail
 
 
 def test_hanging_check_delays_callers_briefly_and_counts_as_down(
