@@ -197,15 +197,15 @@ clean: ## Remove .venv and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
 
-# A stamp is newer than the lock file it was made from, or the packages are installed again.
-$(VENV)/.serve: requirements/serve.txt | $(VENV)/.made
+# A stamp is newer than the files it was made from, or the packages are installed again.
+$(VENV)/.serve: requirements/serve.txt pyproject.toml setup.py | $(VENV)/.made
 	@echo "installing requirements/serve.txt (TensorFlow is large; this happens once)"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)
 	@$(BIN)/python $(COMPILE_ALL) || true
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
+$(VENV)/.dev: requirements/dev.txt pyproject.toml setup.py | $(VENV)/.made
 	@echo "installing requirements/dev.txt"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)

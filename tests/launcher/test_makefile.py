@@ -45,6 +45,16 @@ def test_python_that_only_pretends_is_passed_over(tmp_path):
     assert (tmp_path / "venv/bin/python").exists()
 
 
+@pytest.mark.parametrize("changed", ["pyproject.toml", "setup.py"])
+@pytest.mark.parametrize("stamp", [".serve", ".dev"])
+def test_checkout_is_installed_again_when_its_packaging_has_changed(tmp_path, stamp, changed):
+    for name in (".made", ".serve", ".dev"):
+        (tmp_path / name).touch()
+    target = (f"{tmp_path}/{stamp}", f"VENV={tmp_path}", "--dry-run")
+    assert "--editable" not in make(*target).stdout
+    assert "--editable ." in make(*target, f"--what-if={changed}").stdout
+
+
 @pytest.mark.parametrize("role", ["api", "build", "serve", "worker"])
 def test_every_lock_file_agrees_with_the_one_that_tests_use(role):
     tested = locked("dev")
