@@ -64,8 +64,9 @@ class RunFolder:
             "part_bytes": part_bytes,
             "files": [asdict(file) for file in files],
         }
+        content = json.dumps(run, indent=1).encode()
         try:
-            is_new = blobs.create(_RUN, json.dumps(run, indent=1).encode())
+            is_new = blobs.create(_RUN, content)
         except Unavailable as failure:
             try:
                 blobs.check()  # says more
@@ -75,7 +76,7 @@ class RunFolder:
         if is_new:
             return parts_of(files, part_bytes)
         before = json.loads(blobs.read(_RUN))
-        self._check_same(before, run)
+        self._check_same(before, json.loads(content))  # JSON has lists where options have tuples
         return parts_of(files, before["part_bytes"])
 
     def missing(self, parts: Sequence[Part]) -> list[Part]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.schemas.scores import StreamQuery
-from launcher.batch.engines import run_in_processes, run_on_ray
+from launcher.batch.engines import import_ray, run_in_processes, run_on_ray
 from launcher.batch.inputs import Part, find_files
 from launcher.batch.part_worker import PartResult, Work
 from launcher.batch.records import Format, check_format
@@ -126,6 +126,8 @@ def _run(
         "format": options.format,
         "json_lines": options.is_json,
     }
+    if options.engine == "ray":
+        import_ray()  # before anything is written, and before kernels are compiled
     parts = folder.begin(about, files, options.part_bytes)
     missing = folder.missing(parts)
     done = set(parts) - set(missing)

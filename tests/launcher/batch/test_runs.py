@@ -214,7 +214,7 @@ def test_prompts_are_completed_with_their_seed(tmp_path: Path) -> None:
     prompts.write_text("".join(f"prompt {'abc'[i % 3]}\n" for i in range(150)))
     request: dict[str, Any] = {"max_characters": 7, "seed": 3, "n": 2, "stop": ()}
 
-    def complete(output: Path, **changes: Any) -> list[dict[str, Any]]:
+    def complete(output: Path, request: dict[str, Any] = request, **changes: Any) -> list[dict[str, Any]]:
         runs.complete(options(prompts, output, **changes), lambda *_: None, request)
         return results(output)
 
@@ -227,6 +227,11 @@ def test_prompts_are_completed_with_their_seed(tmp_path: Path) -> None:
         assert {len(one["text"]) for one in record["completions"]} == {7}
         assert {one["finish_reason"] for one in record["completions"]} == {"length"}
     assert complete(tmp_path / "again", part_bytes=5_000) == records
+    (tmp_path / "again" / "done.json").unlink()
+    assert complete(tmp_path / "again") == records  # its run.json is that of the same options
+    assert (tmp_path / "again" / "done.json").exists()
+    with pytest.raises(Conflict, match="a run with another options"):
+        complete(tmp_path / "again", request | {"n": 1})
     with pytest.raises(InvalidInput, match="top_p must be above 0"):
         runs.complete(options(prompts, tmp_path / "x"), lambda *_: None, {"top_p": 0.0})
 
@@ -266,6 +271,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(error, match=says):
         runs.score(options(log, **{"output": tmp_path / "out"} | changes), lambda *_: None, **query)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("storage")
+def test_without_ray_nothing_is_written(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InvalidInput, match=r"nextchar\[ray\].*--engine local"):
+        score(log, tmp_path / "out", engine="ray")
     assert not (tmp_path / "out").exists()
 
 
