@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,9 @@ emulator.
 
 Not longer, because a worker waits, and a container's health check gives it that time to start.
 """
+_CRASH_SIGNALS = {signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT}
+"""What a variant can end its process by. Other signals are sent to it, as SIGKILL if memory is exhausted."""
+
 IMPORT_FOLDER = Path(__file__).resolve().parents[__name__.count(".")]
 """The folder from which this package is imported, for child processes: a checkout, or site-packages."""
 
@@ -96,12 +100,12 @@ def measure() -> None:
     folder = _folder()
     if not folder or is_complete():
         return
-    measurements = _measured_in_child()
+    measurements, is_killed = _measured_in_child()
     _log_failures(measurements)
     for product, variant in chosen(measurements).items():
         rivals = ", ".join(described(one) for one in measurements if one.product == product)
         log.info("%s products use %s; measured: %s", product, variant, rivals)
-    _write(folder, measurements, is_complete=bool(measurements))
+    _write(folder, measurements, is_complete=bool(measurements) and not is_killed)
 
 
 def check(product: str) -> None:
@@ -112,7 +116,7 @@ def check(product: str) -> None:
     folder = _folder()
     if not folder or is_checked(product):
         return
-    measurements = _measured_in_child("--first", product)
+    measurements, _ = _measured_in_child("--first", product)
     _log_failures(measurements)
     _write(folder, load() + measurements, is_complete=False)
 
@@ -141,8 +145,12 @@ def described(one: Measurement) -> str:
     return f"{one.variant} {speeds} G/s"
 
 
-def _measured_in_child(*options: str) -> list[Measurement]:
-    """Run `models.kernels.measurement`, again without a variant that crashed it; [] if it cannot start."""
+def _measured_in_child(*options: str) -> tuple[list[Measurement], bool]:
+    """Run `models.kernels.measurement`, again without a variant that crashed it.
+
+    Returns:
+        The measurements, none if it cannot start; and whether it was killed, so that some are missing.
+    """
     measurements: list[Measurement] = []
     while True:
         known = [f"{one.product}:{one.variant}" for one in measurements]
@@ -151,14 +159,14 @@ def _measured_in_child(*options: str) -> list[Measurement]:
             child = subprocess.run(
                 command, cwd=IMPORT_FOLDER, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S
             )
-            ended = f"its process ended with status {child.returncode}"
-            printed, is_complete, said = child.stdout, child.returncode == 0, child.stderr
+            status: int | None = child.returncode
+            ended, printed, said = f"its process ended with status {status}", child.stdout, child.stderr
         except subprocess.TimeoutExpired as error:
-            ended, is_complete, said = f"it took longer than {_TIMEOUT_S:.0f} s", False, ""
+            status, ended, said = None, f"it took longer than {_TIMEOUT_S:.0f} s", ""
             printed = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
         except OSError as error:  # of starting it, which says nothing about the variants
             log.warning("kernels could not be measured: %s", error)
-            return []
+            return [], False
         running: Measurement | None = None
         for line in printed.splitlines():
             with contextlib.suppress(ValueError, TypeError):
@@ -167,11 +175,12 @@ def _measured_in_child(*options: str) -> list[Measurement]:
                 if is_result:
                     measurements.append(one)
                 running = None if is_result else one
-        if is_complete:
-            return measurements
-        if running is None:
+        if status == 0:
+            return measurements, False
+        is_killed = status is not None and status < 0 and -status not in _CRASH_SIGNALS
+        if running is None or is_killed:
             log.warning("kernels could not be measured: %s %s", ended, said.strip()[-500:])
-            return measurements
+            return measurements, is_killed
         measurements.append(replace(running, failure=ended))
 
 

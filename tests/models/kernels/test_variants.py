@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -87,12 +88,12 @@ def line(product: str, variant: str, **fields: object) -> str:
     return f"echo '{json.dumps(asdict(replace(Measurement(product, variant), **fields)))}'\n"  # type: ignore[arg-type]
 
 
-def script_that_crashes_unless(arguments: str) -> str:
-    """Return a script that is killed in the variant `wide`, unless its arguments say to skip it."""
+def script_that_crashes_unless(arguments: str, name: str = "ILL") -> str:
+    """Return a script that ends by a signal in the variant `wide`, unless its arguments say to skip it."""
     return (
         f'case "$*" in *"{arguments}"*) ;; *)\n'
         + line("int8", "wide")
-        + "kill -ILL $$ ;;\nesac\n"
+        + f"kill -{name} $$ ;;\nesac\n"
         + line("int8", "narrow")
         + line("int8", "narrow", giga_per_s={"1": 5.0})
     )
@@ -108,6 +109,31 @@ def test_a_variant_that_crashes_is_not_used_and_the_others_are_measured(
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.startswith("the wide variant of int8 products is not used on this machine: its process")
     assert "-4" in warning
+
+
+@pytest.mark.parametrize("name", ["KILL", "TERM"])
+def test_a_measurement_that_is_killed_says_nothing_about_the_variant_and_is_done_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    narrow = line("int8", "narrow") + line("int8", "narrow", giga_per_s={"1": 5.0})
+    script = narrow + script_that_crashes_unless("int8:wide", name)
+    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
+    variants.measure()
+    assert [(one.variant, one.failure) for one in variants.load()] == [("narrow", "")]
+    assert not variants.is_complete()
+    number = int(signal.Signals[f"SIG{name}"])
+    assert f"kernels could not be measured: its process ended with status -{number}" in caplog.text
+    wide = line("int8", "wide") + line("int8", "wide", giga_per_s={"1": 9.0})
+    monkeypatch.setattr(sys, "executable", interpreter(folder, narrow + wide))
+    variants.measure()
+    assert variants.is_complete() and chosen(variants.load()) == {"int8": "wide"}
+
+
+def test_a_check_that_is_killed_is_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = script_that_crashes_unless("int8:wide", "KILL")
+    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
+    variants.check("int8")
+    assert not variants.is_checked("int8")
 
 
 def test_a_variant_that_hangs_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
