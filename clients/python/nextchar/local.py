@@ -9,9 +9,13 @@
 Completion and scores are those of the service, with its defaults; `local_training` makes models.
 """
 
+import atexit
 import html
 import math
+import os
 import queue
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -301,8 +305,19 @@ def load(source: str | Path, *, threads: int | None = None) -> Model:
 
 
 def prepare_kernels() -> None:
-    """Use the kernels of this machine that are compiled already, and compile the others in the background."""
+    """Use the kernels of this machine that are compiled already, and compile the others in the background.
+
+    Where the user's cache folder cannot be written, as in a container, the data folder has them if it exists,
+    or else a temporary folder, which child processes share.
+    """
     use_cache_folder(CACHE_FOLDER.expanduser())
+    if not os.environ.get("NUMBA_CACHE_DIR") and (data_dir := StoreSettings.load().data_dir).is_dir():
+        use_cache_folder(data_dir)
+    is_temporary = not os.environ.get("NUMBA_CACHE_DIR")
+    if is_temporary:
+        folder = tempfile.mkdtemp(prefix="nextchar-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        use_cache_folder(Path(folder))
     threading.Thread(
         target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
     ).start()

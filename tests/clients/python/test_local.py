@@ -1,6 +1,8 @@
 """Models in this process: trained, used, saved and loaded again, with the service's own results."""
 
+import os
 import pickle
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import nextchar
 from app.settings import ApiSettings
 from models.errors import InvalidInput, NotFound
 from models.saved_model import SavedModel
-from nextchar import local_training
+from nextchar import local, local_training
 from store.calibrations import MODEL_FILE
 from store.corpora import Corpora
 from store.corpus_upload import Upload
@@ -107,6 +109,26 @@ def test_a_heat_map_has_the_bits_of_each_character(french: nextchar.Model) -> No
     assert shown.bits == pytest.approx([bits[:-1].sum(), bits[-1]])
     assert shown._repr_html_().count("<span") == 2
     assert french.heatmap("")._repr_html_().count("<span") == 0
+
+
+@pytest.mark.parametrize("has_data_folder", [True, False])
+def test_without_a_home_kernels_are_kept_in_the_data_folder_or_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_data_folder: bool
+) -> None:
+    (tmp_path / "home").touch()  # a file, in which nothing can be written
+    (tmp_path / "temporary").mkdir()
+    if has_data_folder:
+        (tmp_path / "data").mkdir()
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(local, "CACHE_FOLDER", tmp_path / "home" / "cache")
+    monkeypatch.setattr(local, "compile_in_child_process", lambda *_, **__: None)
+    local.prepare_kernels()
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert folder.is_dir() and folder.parent.name == "compiled"
+    assert folder.is_relative_to(tmp_path / ("data" if has_data_folder else "temporary"))
+    assert (tmp_path / "data").exists() == has_data_folder
 
 
 def test_next_gives_probabilities_likeliest_first(model: nextchar.Model) -> None:
