@@ -32,7 +32,7 @@ demo: $(VENV)/.serve ## Train on a text, complete and score it, stop; CORPUS=fil
 
 .PHONY: serve
 serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
-	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/nextchar serve
+	@exec $(BIN)/python models/die_with_parent.py $$PPID $(BIN)/nextchar serve
 
 # Hundreds of processes import this checkout, and two collect the tests: they compile each module once.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest

@@ -5,11 +5,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_WRAPPER = Path(__file__).with_name("die_with_parent.py")
+from models.die_with_parent import bound
+
 LOG_BYTES = 10_000_000
 """A log larger than this is rotated to <name>.1."""
 
@@ -42,7 +42,7 @@ def start_bound(
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_WRAPPER), str(os.getpid()), *command],
+            bound(*command),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -4,6 +4,8 @@ import contextlib
 import gc
 import importlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
@@ -152,3 +154,23 @@ def real_text() -> Callable[[str], str]:
         return path.read_text(encoding="utf-8")
 
     return read
+
+
+@pytest.fixture
+def run_script() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start Python code in a process of its own; whatever still runs at the end of the test is killed."""
+    started = []
+
+    def run(code: str, *arguments: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)], cwd=_ROOT, stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

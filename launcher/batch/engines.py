@@ -17,7 +17,7 @@ from typing import Any
 
 from launcher.batch.inputs import Part
 from launcher.batch.part_worker import PartResult, PartWorker, Work
-from launcher.die_with_parent import bind_to_parent
+from models.die_with_parent import bind_to_parent
 from models.errors import DomainError, InvalidInput, Unavailable
 
 _worker: PartWorker | None = None  # of this worker process

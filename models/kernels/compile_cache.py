@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from models.die_with_parent import bound
 from models.kernels import variants
 
 log = logging.getLogger("nextchar.kernels")
@@ -183,17 +184,20 @@ def _choose_variants(modules: Iterable[str]) -> None:
             variants.check("int8")
 
 
-def compile_in_child_process(*modules: str) -> None:
+def compile_in_child_process(*modules: str, may_outlive: bool = False) -> None:
     """Compile those of these modules that are not in the cache, and measure all variants, in a child process.
 
     So the compiler's memory is freed, it does not block this process's threads, and a crash of it ends only
     the child. A failure is logged and raises nothing: the process that needs a module compiles it. What the
-    child prints is logged in the format of this process.
+    child prints is logged in the format of this process. It is killed if this process dies, unless it
+    `may_outlive` it.
     """
     missing = [module for module in modules if not is_compiled(module)]
     if not missing and variants.is_complete():
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
+    if not may_outlive:
+        command = bound(*command)
     try:
         child = subprocess.run(
             command,

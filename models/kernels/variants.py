@@ -22,6 +22,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from models.die_with_parent import bound
+
 log = logging.getLogger("nextchar.kernels")
 
 FILE_NAME = "variants.json"
@@ -154,7 +156,7 @@ def _measured_in_child(*options: str) -> tuple[list[Measurement], bool]:
     measurements: list[Measurement] = []
     while True:
         known = [f"{one.product}:{one.variant}" for one in measurements]
-        command = [sys.executable, "-m", f"{__package__}.measurement", *options, *known]
+        command = bound(sys.executable, "-m", f"{__package__}.measurement", *options, *known)
         try:
             child = subprocess.run(
                 command, cwd=IMPORT_FOLDER, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S

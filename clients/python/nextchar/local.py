@@ -319,7 +319,11 @@ def prepare_kernels() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         use_cache_folder(Path(folder))
     threading.Thread(
-        target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
+        target=compile_in_child_process,
+        args=SERVING,
+        kwargs={"may_outlive": not is_temporary},  # else short scripts never find them compiled
+        name="compile kernels",
+        daemon=True,
     ).start()
 
 

@@ -22,6 +22,11 @@ def main(parent: int, command: list[str], *, platform: str = sys.platform) -> No
     os.execvp(command[0], command)
 
 
+def bound(*command: str) -> list[str]:
+    """Return the command that runs a command so that it is killed when the thread that starts it ends."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
+
+
 def bind_to_parent(parent: int, *, platform: str = sys.platform) -> None:
     """Have this process killed when `parent`, its parent, dies; ends it if that has happened already."""
     if platform == "linux":
