@@ -5,6 +5,8 @@ library), trains on it for a minute, completes prompts from the end of the text,
 each character of a sentence, with and without errors, and which are flagged as anomalous.
 """
 
+import contextlib
+import signal
 import sys
 import time
 import unicodedata
@@ -27,6 +29,7 @@ from nextchar.cli.flagged_lines import highlighted
 from nextchar.cli.formatting import format_duration, format_integer, printable
 from nextchar.cli.heatmap import heatmap, legend
 from nextchar.cli.session import console as console_on
+from nextchar.cli.session import drop_output
 from nextchar.types import AnomalousSpan, Corpus
 
 _BUDGET = {"seconds": 60.0}
@@ -50,16 +53,26 @@ class Damage:
 
 def main(file: Path | None = None) -> int:
     """Run the demonstration on a UTF-8 text, by default the Python reference; return the exit status."""
-    settings = LauncherSettings.load().model_copy(update={"port": 0})
+    # It has no API key, so only this machine can reach it.
+    settings = LauncherSettings.load().model_copy(update={"host": "127.0.0.1", "port": 0})
+    without_keys = {"NEXTCHAR_API_KEYS_FILE": ""}
     console = console_on(sys.stdout)
     began = time.monotonic()
     try:
         name, text = _read(file)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, signal.default_int_handler)
         _head(console, f"starting the API, a worker and Valkey; data in {settings.data_dir.resolve()}")
-        with Stack(settings) as stack, Client(stack.url) as client:
+        with Stack(settings, environment=without_keys) as stack, Client(stack.url) as client:
             demonstrate(client, console, name, text)
+        _head(console, f"all stopped after {format_duration(time.monotonic() - began)}; the model is kept")
+        _print(console, "continue with `nextchar serve`, then `nextchar --help`")
     except (LauncherError, NextcharError) as error:
         print(f"nextchar: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as of `nextchar demo | head`
+        drop_output()
         return 1
     except OSError as error:
         print(f"nextchar: {error.filename or ''}: {error.strerror}", file=sys.stderr)
@@ -67,8 +80,6 @@ def main(file: Path | None = None) -> int:
     except KeyboardInterrupt:
         print("nextchar: stopped", file=sys.stderr)
         return 130
-    _head(console, f"all stopped after {format_duration(time.monotonic() - began)}; the model is kept")
-    _print(console, "continue with `nextchar serve`, then `nextchar --help`")
     return 0
 
 
@@ -110,8 +121,9 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     job = client.create_job(request | {"validation_fraction": _HELD_OUT})
     try:
         job = live_view.follow(client, job["id"], console)
-    except KeyboardInterrupt:
-        client.cancel_job(job["id"])  # else the next start would continue it
+    except BaseException:  # Ctrl-C, a signal, or a closed terminal or pipe
+        with contextlib.suppress(NextcharError):
+            client.cancel_job(job["id"])  # else the next start would continue it
         raise
     if job["error"]:
         raise NextcharError(f"the job failed ({job['error']['code']}): {job['error']['message']}")

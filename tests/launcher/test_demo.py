@@ -1,12 +1,16 @@
 """The demonstration finds something to show in any text, and goes the whole way."""
 
 import io
+import signal
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from app.keys import new_key
 from launcher import demo
 from launcher.stack import Stack
 from nextchar import Client
@@ -114,3 +118,76 @@ def test_a_text_that_cannot_be_read_is_one_sentence_and_starts_nothing(
     assert demo.main(file) == 1
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+_INTERRUPTED = """
+import contextlib, os, signal, sys, threading
+from types import SimpleNamespace
+from launcher import demo
+
+@contextlib.contextmanager
+def stack(settings, environment=None):
+    try:
+        yield SimpleNamespace(url="http://127.0.0.1:1")
+    finally:
+        print("left", file=sys.stderr)
+
+class Client(contextlib.nullcontext):
+    add_corpus = lambda *_, **__: {"id": "c", "characters": 1, "distinct_characters": 1}
+    create_job = lambda *_: {"id": "job-1"}
+    cancel_job = lambda _, job: print("cancelled", job, file=sys.stderr)
+
+def follow(client, job, console):
+    print("following", flush=True)
+    if sys.argv[1] == "terminal":
+        raise OSError(5, "Input/output error")
+    if sys.argv[1] == "pipe":
+        sys.stdin.read()
+        console.print("more")
+    threading.Event().wait()
+
+demo.Stack, demo.Client, demo.live_view.follow = stack, lambda _: Client(Client()), follow
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(demo.main())
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "terminal", "pipe"])
+def test_an_interrupted_demo_cancels_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        while process.stdout.readline() != "following\n":
+            assert process.poll() is None
+        if how.startswith("SIG"):
+            process.send_signal(signal.Signals[how])
+        process.stdout.close()
+        process.stdin.close()
+        said = process.stderr.read().splitlines()
+    assert said[:2] == ["cancelled job-1", "left"]
+    if how == "pipe":
+        assert (process.returncode, said[2:]) == (1, [])
+    elif how != "terminal":
+        assert (process.returncode, said[2:]) == (130, ["nextchar: stopped"])
+
+
+def test_the_demo_needs_no_key_where_the_service_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, line = new_key("laptop", scopes="admin")
+    (tmp_path / "keys").write_text(f"{line}\n")
+    monkeypatch.setenv("NEXTCHAR_API_KEYS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("NEXTCHAR_HOST", "0.0.0.0")  # noqa: S104
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(demo, "demonstrate", lambda client, *_: print(client.server, list(client.corpora())))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert demo.main() == 0, capfd.readouterr().err
+    assert "http://127.0.0.1:" in capfd.readouterr().out
