@@ -113,6 +113,7 @@ def score(
     """
     if false_alarms is not None and not 0 < false_alarms <= 0.5:
         raise typer.BadParameter("--false-alarms is above 0 and at most 0.5")
+    _check_address(address, engine)
     runs = batch_runs()
     options = runs.RunOptions(
         inputs, model, output, engine, actors, address, int(part_size * 1e6), format_, json_lines, threads
@@ -151,6 +152,7 @@ def complete(
 
     Example: nextchar batch complete prompts.txt --model names --output completions --engine local
     """
+    _check_address(address, engine)
     runs = batch_runs()
     options = runs.RunOptions(
         inputs, model, output, engine, actors, address, int(part_size * 1e6), format_, json_lines, threads
@@ -162,6 +164,11 @@ def complete(
         "stop": tuple(stop or ()),
     }
     _run(session, runs, output, lambda show: runs.complete(options, show, request))
+
+
+def _check_address(address: str | None, engine: str) -> None:
+    if address is not None and engine != "ray":
+        raise typer.BadParameter("--address is of a Ray cluster, which --engine local does not use")
 
 
 def _run(session: Session, runs: Any, output: str, run: Callable[[Callable[..., None]], Any]) -> None:

@@ -12,6 +12,7 @@ from nextchar.cli.names import complete_model
 from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
 from nextchar.connection import omit_none
 
+_TOP = 20  # lines of a long text
 _heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
 _lines_option = partial(typer.Option, rich_help_panel="Anomalous lines (with --model)")
 
@@ -46,8 +47,11 @@ def score(
     show_all: Annotated[bool, typer.Option("--all", help="Show all lines, in order.")] = False,
     by_line: Annotated[bool, _heat_map_option("--lines", help="Score each line by itself.")] = False,
     top: Annotated[
-        int, _heat_map_option(help="Number of lines of a long text to show, most anomalous first.")
-    ] = 20,
+        int | None,
+        _heat_map_option(
+            help=f"Number of lines of a long text to show, most anomalous first. Default: {_TOP}."
+        ),
+    ] = None,
     false_alarms: Annotated[
         float | None,
         _lines_option(
@@ -106,6 +110,8 @@ def score(
     if model is not None:
         if by_line:
             raise typer.BadParameter("--lines is for the heat map of a text; --model always scores lines")
+        if top is not None:
+            raise typer.BadParameter("--top is for the heat map of a text; --model prints all flagged lines")
         line_scoring.print_anomalous_lines(
             session, model, words or ["-"], line_scoring.Options(show_all=show_all, **options)
         )
@@ -119,6 +125,7 @@ def score(
             f"these options need --model: nextchar score --model {words[0]} {' '.join(words[1:])}".rstrip()
         )
     file = Path(words[1] if words[1:] else "-")
+    top = _TOP if top is None else top
     _show_heat_map(session, words[0], file, by_line=by_line, top=None if show_all else top)
 
 

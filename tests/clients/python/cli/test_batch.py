@@ -67,6 +67,14 @@ def test_completion_options_reach_the_engine(run: Run, asked: list[Any]) -> None
     assert request == {"max_characters": 9, "n": 2, "temperature": 1.0, "stop": (";",), "seed": 5}
 
 
+@pytest.mark.parametrize("operation", ["score", "complete"])
+def test_address_of_a_cluster_that_is_not_used_is_refused(run: Run, asked: list[Any], operation: str) -> None:
+    given = ("batch", operation, "a.log", "-m", "m", "-o", "out", "--address", "10.0.0.7:6379")
+    refused = run(*given, "--engine", "local")
+    assert refused.status == 2 and "--address" in refused.err and asked == []
+    assert run(*given).status == 0 and asked[0].address == "10.0.0.7:6379"
+
+
 def test_refusal_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise NotFound("no file matches a.log", code="no_input")

@@ -111,6 +111,7 @@ def test_the_state_of_an_unnamed_stream_is_deleted_at_its_end(run: Run, server: 
         ("score", "fake", "a", "b"),
         ("score", "fake", "--false-alarms", "0.1"),
         ("score", "-m", "fake", "--lines"),
+        ("score", "-m", "fake", "--top", "20"),
         ("score", "-m", "fake", "--stream-id", "s"),
         ("score", "-m", "fake", "--expected", "1", "--context", "stream"),
         ("calibrate", "fake", "file", "--corpus", "words"),
