@@ -6,8 +6,10 @@ each character of a sentence, with and without errors, and which are flagged as 
 """
 
 import contextlib
+import os
 import signal
 import sys
+import tempfile
 import time
 import unicodedata
 from collections import Counter
@@ -18,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from app.keys import new_key
 from app.routes.console import sample_text
 from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
@@ -53,9 +56,7 @@ class Damage:
 
 def main(file: Path | None = None) -> int:
     """Run the demonstration on a UTF-8 text, by default the Python reference; return the exit status."""
-    # It has no API key, so only this machine can reach it.
-    settings = LauncherSettings.load().model_copy(update={"host": "127.0.0.1", "port": 0})
-    without_keys = {"NEXTCHAR_API_KEYS_FILE": ""}
+    settings = LauncherSettings.load().model_copy(update={"port": 0})
     console = console_on(sys.stdout)
     began = time.monotonic()
     try:
@@ -64,7 +65,11 @@ def main(file: Path | None = None) -> int:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, signal.default_int_handler)
         _head(console, f"starting the API, a worker and Valkey; data in {settings.data_dir.resolve()}")
-        with Stack(settings, environment=without_keys) as stack, Client(stack.url) as client:
+        with (
+            _own_key() as (key, environment),
+            Stack(settings, environment=environment) as stack,
+            Client(stack.url, api_key=key) as client,
+        ):
             demonstrate(client, console, name, text)
         _head(console, f"all stopped after {format_duration(time.monotonic() - began)}; the model is kept")
         _print(console, "continue with `nextchar serve`, then `nextchar --help`")
@@ -81,6 +86,19 @@ def main(file: Path | None = None) -> int:
         print("nextchar: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _own_key() -> Iterator[tuple[str | None, dict[str, str]]]:
+    """Yield an API key for the demonstration, and the settings with it; None if the service needs no keys."""
+    if not os.environ.get("NEXTCHAR_API_KEYS_FILE"):
+        yield None, {}
+        return
+    key, line = new_key("demo", scopes="admin")
+    with tempfile.NamedTemporaryFile("w", prefix="nextchar-demo-") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        yield key, {"NEXTCHAR_API_KEYS_FILE": file.name}
 
 
 def demonstrate(

@@ -13,7 +13,7 @@ from rich.console import Console
 from app.keys import new_key
 from launcher import demo
 from launcher.stack import Stack
-from nextchar import Client
+from nextchar import Client, NextcharError
 from nextchar.answers import AnomalousSpan
 
 _PROSE = "".join(
@@ -146,7 +146,7 @@ def follow(client, job, console):
         console.print("more")
     threading.Event().wait()
 
-demo.Stack, demo.Client, demo.live_view.follow = stack, lambda _: Client(Client()), follow
+demo.Stack, demo.Client, demo.live_view.follow = stack, lambda *_, **__: Client(Client()), follow
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(demo.main())
 """
@@ -179,15 +179,19 @@ def test_an_interrupted_demo_cancels_its_job(
         assert (process.returncode, said[2:]) == (130, ["nextchar: stopped"])
 
 
-def test_the_demo_needs_no_key_where_the_service_does(
+def test_the_demo_makes_a_key_of_its_own_where_the_service_needs_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, line = new_key("laptop", scopes="admin")
     (tmp_path / "keys").write_text(f"{line}\n")
     monkeypatch.setenv("NEXTCHAR_API_KEYS_FILE", str(tmp_path / "keys"))
-    monkeypatch.setenv("NEXTCHAR_HOST", "0.0.0.0")  # noqa: S104
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr(demo, "demonstrate", lambda client, *_: print(client.server, list(client.corpora())))
+
+    def demonstrate(client: Client, *_: object) -> None:
+        assert not list(client.corpora())
+        with Client(client.server) as stranger, pytest.raises(NextcharError, match="API key"):
+            list(stranger.corpora())
+
+    monkeypatch.setattr(demo, "demonstrate", demonstrate)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert demo.main() == 0, capfd.readouterr().err
-    assert "http://127.0.0.1:" in capfd.readouterr().out
