@@ -33,6 +33,7 @@ class JobEvents:
         self._job_id, self._is_first_attempt = job.id, job.attempt <= 1
         self._live, self._event_log = live, event_log
         self._last_id = 0  # in storage or in Redis
+        self._is_loaded = False
         self._progress: dict[str, Any] | None = None
         self._sent_count = 0  # of `all`, what Redis has or need not have
         self._sent_progress: dict[str, Any] | None = None
@@ -43,12 +44,14 @@ class JobEvents:
     def load(self) -> None:
         """Read the events of earlier attempts. Raises as Blobs does."""
         if not self._is_first_attempt:  # an earlier attempt may have sent events that are not in storage
-            self._last_id = try_redis(lambda: self._live.last_event(self._job_id)) or 0
+            newest = try_redis(lambda: self._live.last_event(self._job_id)) or 0
+            self._last_id = max(self._last_id, newest)
+        earlier = self._event_log.read(self._job_id)
         with self._sending:
-            self.all = self._event_log.read(self._job_id)
-            self._sent_count = len(self.all)
-        if self.all:
-            self._last_id = max(self._last_id, self.all[-1]["id"])
+            self.all = earlier + self.all
+            self._sent_count += len(earlier)
+        self._last_id = max([self._last_id, *(event["id"] for event in earlier[-1:])])
+        self._is_loaded = True
 
     def start(self) -> None:
         """Start the thread that sends what is added."""
@@ -73,6 +76,8 @@ class JobEvents:
 
     def write(self) -> None:
         """Write all events to the storage. Raises as Blobs does."""
+        if not self._is_loaded:  # the storage did not work
+            self.load()
         self._event_log.write(self._job_id, self.all)
 
     def flush(self) -> None:

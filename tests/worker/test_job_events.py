@@ -7,6 +7,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from models.config import NetworkConfig, TrainingConfig
+from models.errors import Unavailable
 from store.jobs import Job, JobRequest
 from store.live import EventLog, Live
 from store.open_blobs import open_blobs
@@ -40,6 +41,33 @@ def test_events_continue_those_of_an_earlier_attempt(live: Live, tmp_path: Path)
     assert [event["data"]["text"] for event in log.read("job_1")] == ["in storage", "of the second attempt"]
     assert [event["id"] for event in log.read("job_1")] == [1, 3]
     assert [event["id"] for event in live.events("job_1")] == [1, 2, 3]
+
+
+def test_events_that_could_not_be_read_are_not_replaced(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
+    first = JobEvents(job(attempt=1), live, log, settings)
+    first.add_message("of the first attempt")
+    first.flush()
+    first.write()
+    second = JobEvents(job(attempt=2), live, log, settings)
+
+    def fail(_: str) -> None:
+        raise Unavailable("the storage does not work", code="storage_unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "read", fail)
+        for use in (second.load, second.write):
+            with pytest.raises(Unavailable):
+                use()
+            second.add_message("meanwhile")
+    second.flush()
+    second.write()
+    second.flush()
+    assert log.read("job_1") == second.all == live.events("job_1")
+    assert [event["data"]["text"] for event in second.all] == ["of the first attempt", *2 * ["meanwhile"]]
+    assert [event["id"] for event in second.all] == [1, 2, 3]
 
 
 def test_events_that_redis_did_not_take_are_sent_with_the_next_one(
