@@ -192,8 +192,8 @@ def _check_folder(url: str) -> None:
         blobs.create(probe, b"")
         ignores_case = blobs.exists(probe.lower())
         blobs.delete(probe)
-    except DomainError as error:
-        log.warning("nothing can be stored: %s", error.message)
+    except (DomainError, OSError) as error:
+        log.warning("nothing can be stored: %s", error)
         return
     if ignores_case:
         log.warning(

@@ -121,7 +121,7 @@ def test_a_text_that_cannot_be_read_is_one_sentence_and_starts_nothing(
 
 
 _INTERRUPTED = """
-import contextlib, os, signal, sys, threading
+import contextlib, signal, sys, time
 from types import SimpleNamespace
 from launcher import demo
 
@@ -144,7 +144,8 @@ def follow(client, job, console):
     if sys.argv[1] == "pipe":
         sys.stdin.read()
         console.print("more")
-    threading.Event().wait()
+    while True:  # a wait without end would miss a signal that comes just before it
+        time.sleep(0.01)
 
 demo.Stack, demo.Client, demo.live_view.follow = stack, lambda *_, **__: Client(Client()), follow
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
