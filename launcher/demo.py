@@ -22,7 +22,7 @@ from rich.text import Text
 
 from app.keys import new_key
 from app.routes.console import sample_text
-from launcher.processes import LauncherError
+from launcher.processes import LauncherError, handle
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from nextchar import Client, NextcharError
@@ -61,9 +61,7 @@ def main(file: Path | None = None) -> int:
     began = time.monotonic()
     try:
         name, text = _read(file)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, signal.default_int_handler)
+        handle((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
         _head(console, f"starting the API, a worker and Valkey; data in {settings.data_dir.resolve()}")
         with (
             _own_key() as (key, environment),

@@ -1,12 +1,14 @@
-"""Child processes that die with this process, and their log files."""
+"""Child processes that die with this process, their log files, and signals."""
 
 import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from models.die_with_parent import bound
 
@@ -24,6 +26,13 @@ def cannot_write(data_dir: Path, error: OSError) -> LauncherError:
         f"cannot write to the data folder {data_dir}: {error.strerror}; "
         "make it writable or set NEXTCHAR_DATA_DIR to another folder"
     )
+
+
+def handle(numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> None:
+    """Call `handler` on each of these signals, but for those that are ignored, as SIGHUP is under nohup."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def start_bound(

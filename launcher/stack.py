@@ -25,7 +25,7 @@ from typing import Self
 
 from launcher.output import Output
 from launcher.ports import address_to_reach, free_port, require_free
-from launcher.processes import LauncherError, cannot_write, start_bound
+from launcher.processes import LauncherError, cannot_write, handle, start_bound
 from launcher.settings import LauncherSettings
 from launcher.supervised_process import SupervisedProcess
 from launcher.valkey import EmbeddedValkey
@@ -212,9 +212,7 @@ def main() -> int:
     settings = LauncherSettings.load()
     say = Output(settings.log_format).say
     interrupt = _Interrupt(say)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, interrupt)
+    handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt)
     try:
         say(f"starting; data in {settings.data_dir.resolve()}")
         if needs_compiling(settings.data_dir):
