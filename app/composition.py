@@ -86,12 +86,17 @@ _RETENTION_S = 300.0
 
 
 def build_services(
-    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
+    settings: ApiSettings,
+    load: LoadEngine,
+    stopping: threading.Event,
+    keys: KeyFile | None = None,
+    kernels_loaded: threading.Event | None = None,
 ) -> Services:
     """Return the long-lived parts of the application. Redis need not respond yet.
 
     `load` makes the engine and the scorer of a saved model; `stopping` is set when the server gets a stop
-    signal; `keys` is None if no API key is required.
+    signal; `keys` is None if no API key is required. The service is not ready before `kernels_loaded` is set,
+    if it is given.
 
     Raises:
         OSError, DomainError: the data folder or the storage cannot be used.
@@ -244,7 +249,13 @@ def build_services(
             keys=keys,
         ),
         readiness=ReadinessCheck(
-            blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys, watermark=watermark
+            blobs=blobs,
+            redis=redis,
+            queue=queue,
+            loops=loops,
+            keys=keys,
+            watermark=watermark,
+            kernels_loaded=kernels_loaded,
         ),
         keys=keys,
         rates=rates,

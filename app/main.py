@@ -54,11 +54,13 @@ from app.routes.console import add_console
 from app.routes.js_client import add_js_client
 from app.services.engines import LoadEngine, load_model
 from app.settings import ApiSettings
-from models.kernels.compile_cache import SERVING, compile_in_child_process, use_cache_folder
+from models.kernels.compile_cache import SERVING, compile_in_child_process, compile_kernels, use_cache_folder
 from models.version import installed_version
 from store import tracing
 from store.installation import check_storage
 from store.logs import configure_logging, log_uncaught, logging_config
+
+log = logging.getLogger("nextchar.api")
 
 _SHUTDOWN_S = 5
 _FINISH_LINES_S = 3.0
@@ -99,10 +101,16 @@ _OTHER_ROUTES: tuple[ModuleType, ...] = (  # their clients may send query parame
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
 
-def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) -> FastAPI:
+def create_app(
+    settings: ApiSettings,
+    *,
+    load_engine: LoadEngine | None = None,
+    kernels_loaded: threading.Event | None = None,
+) -> FastAPI:
     """Return the application. It connects to nothing before it starts.
 
-    `load_engine` makes the engine and the scorer of a saved model; by default `load_model`.
+    `load_engine` makes the engine and the scorer of a saved model; by default `load_model`. The application
+    is not ready before `kernels_loaded` is set, if it is given.
     """
     load = load_engine or partial(
         load_model,
@@ -116,7 +124,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         title="nextchar",
         version=installed_version(),
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
-        lifespan=_lifespan(settings, load, stopping, keys),
+        lifespan=_lifespan(partial(build_services, settings, load, stopping, keys, kernels_loaded)),
         telemetry=_TELEMETRY,
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
         redoc_url=None,
@@ -204,10 +212,9 @@ def application() -> FastAPI:
     settings = ApiSettings.load()
     tracing.start("nextchar-api")
     use_cache_folder(settings.data_dir)
-    threading.Thread(
-        target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
-    ).start()
-    app = create_app(settings)
+    kernels_loaded = threading.Event()
+    threading.Thread(target=_load_kernels, args=(kernels_loaded,), name="load kernels", daemon=True).start()
+    app = create_app(settings, kernels_loaded=kernels_loaded)
     for number in (signal.SIGINT, signal.SIGTERM):
         _on_signal(number, app.state.stopping.set)
     parent = multiprocessing.parent_process()
@@ -216,13 +223,23 @@ def application() -> FastAPI:
     return app
 
 
-def _lifespan(
-    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None
-) -> Any:
+def _load_kernels(loaded: threading.Event) -> None:
+    """Load the kernels that completions need, compiled in a child process if they are not in the cache."""
+    try:
+        compile_in_child_process(*SERVING, measures_variants=False)
+        compile_kernels(*SERVING)
+    except Exception:  # any error of the compiler; the network in float32 remains
+        log.exception("the kernels cannot be compiled on this machine")
+    finally:
+        loaded.set()
+    compile_in_child_process()  # measures the variants, for processes that start later
+
+
+def _lifespan(build: Callable[[], Services]) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Services], None]:
         list(iter_route_contexts(app.routes))  # built at start-up instead of in the first request
-        services = await run_in_threadpool(build_services, settings, load, stopping, keys)
+        services = await run_in_threadpool(build)
         for loop in services.loops:
             loop.start()
         threading.Thread(target=services.engines.load_pinned, name="load pinned models", daemon=True).start()

@@ -189,6 +189,7 @@ class Stack:
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_S
         last = "it did not respond"
+        is_compiling = False
         while time.monotonic() < deadline:
             if self.wait(_POLL_S):
                 raise LauncherError("stopped while starting")
@@ -200,6 +201,15 @@ class Stack:
                     return
             except urllib.error.HTTPError as error:
                 last = error.read(2000).decode(errors="replace")
+                if '"kernels"' not in last:
+                    continue
+                deadline = time.monotonic() + _READY_S  # compiling ends, even if it fails
+                if not is_compiling and needs_compiling(self._data_dir):
+                    is_compiling = True
+                    self._output.say(
+                        "compiling kernels (once per machine and version); completions and jobs wait for it."
+                        f" The console is on {self.url}"
+                    )
             except OSError as error:
                 last = str(error)
         raise LauncherError(
@@ -215,11 +225,6 @@ def main() -> int:
     handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt)
     try:
         say(f"starting; data in {settings.data_dir.resolve()}")
-        if needs_compiling(settings.data_dir):
-            say(
-                "compiling kernels in the background (once per machine and version); jobs wait for it, and"
-                " until then completions are computed in float32"
-            )
         with Stack(settings) as stack:
             say(f"ready on {stack.url} (Ctrl-C stops it; logs in {settings.data_dir / 'logs'})")
             stack.wait()

@@ -15,7 +15,7 @@ router = APIRouter(tags=["operations"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {
         "model": Readiness,
-        "description": "The storage cannot be read, so models cannot be served.",
+        "description": "The storage cannot be read, or the kernels are not loaded yet.",
         "content": {
             "application/json": {
                 "example": {
@@ -54,8 +54,8 @@ async def healthz(response: Response) -> Alive:
 async def readyz(services: ServicesDep, response: Response) -> Readiness:
     """Report whether models can be served, and which parts do not work.
 
-    The status is 503 only if the storage cannot be read. Without Redis or a worker jobs wait, and the
-    response is 200 with the status `degraded`.
+    The status is 503 if the storage cannot be read, and at the start until the compiled kernels are loaded.
+    Without Redis or a worker jobs wait, and the response is 200 with the status `degraded`.
     """
     report = await anyio.to_thread.run_sync(services.readiness.report, limiter=services.health_threads)
     response.status_code = 503 if report.status == "not_ready" else 200

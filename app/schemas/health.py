@@ -18,7 +18,7 @@ class Alive(BaseModel):
 class Degradation(BaseModel):
     """One part that does not work."""
 
-    part: Literal["redis", "storage", "worker", "background", "keys"]
+    part: Literal["redis", "storage", "worker", "background", "keys", "kernels"]
     problem: str = Field(description="The problem.")
     effect: str = Field(description="The consequence for users.")
 
@@ -47,6 +47,8 @@ class Readiness(BaseModel):
     status: Literal["ready", "degraded", "not_ready"] = Field(
         description="`degraded`: models are served, but the parts listed in `degraded` do not work."
     )
-    down: list[Literal["redis", "storage"]] = Field(description="The parts that do not respond.")
+    down: list[Literal["redis", "storage", "kernels"]] = Field(
+        description="The parts that do not respond, and `kernels` while these are not loaded."
+    )
     degraded: list[Degradation] = Field(default=[], description="All parts that do not work.")
     background: list[BackgroundLoop] = Field(default=[], description="The process's background loops.")

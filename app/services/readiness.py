@@ -1,8 +1,8 @@
 """Readiness checks for /readyz, of reads and writes, with short timeouts.
 
-Serving only needs readable storage: without Redis or a worker jobs wait, and completions are served. So the
-service is not ready only if the storage cannot be read, and degraded if anything else fails. Error messages
-that may contain hosts or paths go to the log, because /readyz needs no key.
+Serving only needs readable storage and loaded kernels: without Redis or a worker jobs wait, and completions
+are served. So the service is not ready if one of these two is missing, and degraded if anything else fails.
+Error messages that may contain hosts or paths go to the log, because /readyz needs no key.
 """
 
 import logging
@@ -57,10 +57,10 @@ _WITHOUT_REDIS = (
 class Problem:
     """The problem of one part, and its effect on users."""
 
-    part: Literal["redis", "storage", "worker", "background", "keys"]
+    part: Literal["redis", "storage", "worker", "background", "keys", "kernels"]
     problem: str
     effect: str
-    is_down: bool = False  # the part does not respond
+    is_down: bool = False  # the part does not respond, or is not loaded yet
     detail: str = ""  # only for the log
 
 
@@ -68,6 +68,13 @@ _BAD_KEYS = Problem(
     "keys",
     "the file of API keys has invalid lines or cannot be read",
     "the keys on these lines, or all keys, are not valid; the log lists the lines",
+)
+
+_LOADING_KERNELS = Problem(
+    "kernels",
+    "are being loaded; the first time on a machine, and after an update, they are compiled first",
+    "completions, scores and jobs wait",
+    is_down=True,
 )
 
 
@@ -83,8 +90,9 @@ class ReadinessCheck:
         loops: Sequence[BackgroundLoop],
         keys: KeyFile | None = None,
         watermark: DiskWatermark | None = None,
+        kernels_loaded: threading.Event | None = None,
     ) -> None:
-        self._loops, self._keys = loops, keys
+        self._loops, self._keys, self._kernels_loaded = loops, keys, kernels_loaded
         redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
         self._probes = [
             Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
@@ -108,6 +116,8 @@ class ReadinessCheck:
         if self._keys and self._keys.problems:
             problems.append(_BAD_KEYS)
         self._log(problems)
+        if self._kernels_loaded and not self._kernels_loaded.is_set():
+            problems.append(_LOADING_KERNELS)  # not logged: nothing is wrong
         return readiness_of(problems, loops)
 
     def _log(self, problems: list[Problem]) -> None:
@@ -124,9 +134,11 @@ class ReadinessCheck:
 
 
 def readiness_of(problems: Sequence[Problem], loops: Sequence[LoopStatus]) -> Readiness:
-    """Return the body that reports these problems: not ready only if the storage does not respond."""
-    down = [p.part for p in problems if p.is_down and p.part in ("redis", "storage")]
-    status = "not_ready" if "storage" in down else "degraded" if problems else "ready"
+    """Return the body that reports these problems: not ready if the storage or the kernels are down."""
+    down = [p.part for p in problems if p.is_down]
+    status = "degraded" if problems else "ready"
+    if {"storage", "kernels"} & set(down):
+        status = "not_ready"
     background = [
         {
             "name": loop.name,

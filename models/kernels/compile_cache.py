@@ -1,6 +1,6 @@
 """The cache of compiled kernels, and a command that compiles kernels in advance.
 
-    python -m models.kernels.compile_cache models.kernels.lstm_training
+    python -m models.kernels.compile_cache models.kernels.lstm_training variants
 
 Machine code is valid for one processor type, compiler version and set of sources, so it is cached in
 `<data folder>/compiled/<fingerprint>`, whose fingerprint depends on all of them; machines and versions can
@@ -48,7 +48,7 @@ TRAINING = (TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, MIXTURE_KERNELS,
 """The kernels that training needs."""
 
 _KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))
-_VARIANTS = "variants"  # the name of the lock
+_VARIANTS = "variants"  # the name of the lock, and beside names of modules: measure them
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
@@ -184,8 +184,10 @@ def _choose_variants(modules: Iterable[str]) -> None:
             variants.check("int8")
 
 
-def compile_in_child_process(*modules: str, may_outlive: bool = False) -> None:
-    """Compile those of these modules that are not in the cache, and measure all variants, in a child process.
+def compile_in_child_process(
+    *modules: str, measures_variants: bool = True, may_outlive: bool = False
+) -> None:
+    """Compile those of these modules that are not in the cache in a child process, then measure all variants.
 
     So the compiler's memory is freed, it does not block this process's threads, and a crash of it ends only
     the child. A failure is logged and raises nothing: the process that needs a module compiles it. What the
@@ -193,7 +195,9 @@ def compile_in_child_process(*modules: str, may_outlive: bool = False) -> None:
     `may_outlive` it.
     """
     missing = [module for module in modules if not is_compiled(module)]
-    if not missing and variants.is_complete():
+    if measures_variants and not variants.is_complete():
+        missing.append(_VARIANTS)
+    if not missing:
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
     if not may_outlive:
@@ -286,6 +290,7 @@ def _delete_unused(folders: Iterable[Path]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    compile_kernels(*sys.argv[1:])
-    with _lock(_VARIANTS):
-        variants.measure()
+    compile_kernels(*(name for name in sys.argv[1:] if name != _VARIANTS))
+    if _VARIANTS in sys.argv:
+        with _lock(_VARIANTS):
+            variants.measure()

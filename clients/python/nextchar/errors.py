@@ -149,8 +149,9 @@ def _server_error(content: Any, *, status: int, **details: Any) -> ServerError:
         case {"error": {"message": str(message), "code": str(code)}}:
             return kind(message, status=status, code=code, param=content["error"].get("param"), **details)
         case {"status": "not_ready", "down": [*down]}:
-            names = " and ".join(map(str, down))
-            sentence = f"the service runs but is not ready: no response from its {names}"
+            names = " and ".join(str(part) for part in down if part != "kernels")
+            reason = f"no response from its {names}" if names else "it is loading its kernels; try again"
+            sentence = f"the service runs but is not ready: {reason}"
             return kind(sentence, status=status, code="not_ready", **details)
     sentence = f"the server responded with HTTP status {status} and no explanation"
     return kind(sentence, status=status, code="unknown", **details)

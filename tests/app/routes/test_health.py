@@ -1,17 +1,20 @@
 import errno
 import re
+import threading
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 from rq.worker import Worker
 
 from app import composition
+from app.main import create_app
 from app.settings import ApiSettings
 from store.queue import rq_queue
 from store.reconcile import Reconciler
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving, until
+from tests.app.service import NO_TLS, Service, error_of, served, serving, until
 
 
 def test_healthy_service_is_alive_and_ready(service: Service) -> None:
@@ -58,6 +61,18 @@ def test_unusable_storage_is_reported(service: Service) -> None:
     assert error_of(service.http.get("/v1/corpora/nobody"), 503)["code"] == "storage_unavailable"
     metrics = service.http.get("/metrics").text
     assert "nextchar_storage_up 0.0" in metrics and "nextchar_background_last_beat_seconds" in metrics
+
+
+def test_a_process_is_alive_and_not_ready_until_its_kernels_are_loaded(settings: ApiSettings) -> None:
+    loaded = threading.Event()
+    app = create_app(settings, kernels_loaded=loaded)
+    with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http:
+        answer = http.get("/readyz")
+        assert (answer.status_code, answer.json()["down"]) == (503, ["kernels"])
+        assert "kernels" in [problem["part"] for problem in answer.json()["degraded"]]
+        assert http.get("/healthz").status_code == 200
+        loaded.set()
+        assert http.get("/readyz").status_code == 200
 
 
 def test_metrics_have_requests_jobs_queue_and_engines(service: Service) -> None:
