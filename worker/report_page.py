@@ -33,9 +33,9 @@ _MEANINGS = {
 }
 _EXPERTS = {
     "mixture": "Mixture (what the model predicts with)",
-    "lstm": "LSTM alone",
+    "lstm": "Network alone",
     "ngram": "n-grams alone",
-    "without_matches": "LSTM and n-grams",
+    "without_matches": "Network and n-grams",
     "without_adaptation": "Mixture without adaptation",
 }
 _VERDICTS = {

@@ -188,12 +188,17 @@ def test_the_page_has_the_experts_if_there_are_any(
     older = page_of()
     assert "Experts" not in older and "mixture" not in older
     shown = page_of(experts=measured, mixture_weights="learned")
-    names = ["Mixture (what the model predicts with)", "LSTM alone", "n-grams alone", "LSTM and n-grams"]
+    names = [
+        "Mixture (what the model predicts with)",
+        "Network alone",
+        "n-grams alone",
+        "Network and n-grams",
+    ]
     assert all(f">{name}</th>" in shown for name in names)
     assert "0.51<" in shown and "curves are of the network alone" in shown and "default weights" not in shown
     assert "default weights are used" in page_of(experts=measured, mixture_weights="default")
     alone = page_of(experts={"lstm": 0.612, "ngram": 0.712})
-    assert "LSTM alone" in alone and "Mixture" not in alone and "curves are of" not in alone
+    assert "Network alone" in alone and "Mixture" not in alone and "curves are of" not in alone
 
 
 def test_samples_of_repeated_steps_appear_once(

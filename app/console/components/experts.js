@@ -6,9 +6,9 @@ import { comparisonBars } from "./bar-chart.js";
 
 const NAMES = {
   mixture: "Mixture (what the model predicts with)",
-  lstm: "LSTM alone",
+  lstm: "Network alone",
   ngram: "n-grams alone",
-  without_matches: "LSTM and n-grams",
+  without_matches: "Network and n-grams",
   without_adaptation: "Mixture without adaptation",
 };
 

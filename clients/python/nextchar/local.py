@@ -235,7 +235,7 @@ class Model:
         held_out = f", {bits:.2f} bits per character held out" if bits else ""
         experts = self.report.get("experts", {})
         if "mixture" in experts:
-            held_out += f" (LSTM alone {experts['lstm']:.2f})"
+            held_out += f" (network alone {experts['lstm']:.2f})"
         network = f"{card.network.architecture}, {card.parameters:,} parameters"
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
 

@@ -78,9 +78,9 @@ def test_experts_of_a_model_are_compared(service: PopulatedService, open_window:
     expect(card.locator("li")).to_have_text(
         [
             re.compile(r"Mixture \(what the model predicts with\)\s*0\.75"),
-            re.compile(r"LSTM alone\s*0\.85"),
+            re.compile(r"Network alone\s*0\.85"),
             re.compile(r"n-grams alone\s*0\.95"),
-            re.compile(r"LSTM and n-grams\s*0\.80"),
+            re.compile(r"Network and n-grams\s*0\.80"),
         ]
     )
     expect(card).to_contain_text("default weights are used")

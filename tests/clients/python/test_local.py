@@ -47,7 +47,7 @@ def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) ->
     assert set(model.characters) == set(TEXT) and model.name == "foxes"
     assert model.report["steps"] == 3 and model.report["problems"] is not None
     assert "foxes" in repr(model) and "bits per character" in repr(model)
-    assert "(LSTM alone " in repr(model)
+    assert "(network alone " in repr(model)
 
 
 def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Model) -> None:
@@ -260,7 +260,7 @@ def test_a_model_without_a_mixture_predicts_with_its_network(model: nextchar.Mod
     with nextchar.train(TEXT, name="foxes", progress=False, **options) as alone:
         assert set(model._saved.card.files) - set(alone._saved.card.files) == {"mixture.npz"}
         report = alone.report
-        assert "LSTM alone" not in repr(alone)
+        assert "network alone" not in repr(alone)
         assert set(report["experts"]) == {"lstm", "ngram"} and "mixture_weights" not in report
         assert report["validation_bits_per_character"] == report["experts"]["lstm"]
         assert report["experts"]["lstm"] == pytest.approx(model.report["experts"]["lstm"])

@@ -7,9 +7,9 @@ from nextchar.cli.formatting import format_bits
 
 NAMES = {
     "mixture": "Mixture (what the model predicts with)",
-    "lstm": "LSTM alone",
+    "lstm": "Network alone",
     "ngram": "n-grams alone",
-    "without_matches": "LSTM and n-grams",
+    "without_matches": "Network and n-grams",
     "without_adaptation": "Mixture without adaptation",
 }
 DEFAULT_WEIGHTS = (

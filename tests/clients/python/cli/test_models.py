@@ -33,7 +33,7 @@ def test_download_keeps_only_files_with_the_right_hash(run: Run, server: FakeSer
 def test_a_model_is_shown_with_its_experts(run: Run, server: FakeServer) -> None:
     shown = run("models", "show", "fake").out
     assert "1.96 bits per character" in shown
-    assert "LSTM alone 2.00, n-grams alone 2.50, LSTM and n-grams 1.98" in shown
+    assert "Network alone 2.00, n-grams alone 2.50, Network and n-grams 1.98" in shown
 
 
 def test_rename_prints_the_new_reference(run: Run, server: FakeServer) -> None:

@@ -32,14 +32,19 @@ def test_the_model_and_its_baselines_are_in_order_of_bits() -> None:
 
 def test_experts_are_shown_in_their_order() -> None:
     shown = _shown({**REPORT, "model": "fake@2"})
-    names = ["Mixture (what the model predicts with)", "LSTM alone", "n-grams alone", "LSTM and n-grams"]
+    names = [
+        "Mixture (what the model predicts with)",
+        "Network alone",
+        "n-grams alone",
+        "Network and n-grams",
+    ]
     places = [shown.index(name) for name in names]
     assert places == sorted(places) and "2.31" in shown
     assert "default weights" not in shown
     report = {**REPORT, "model": "fake@2", "mixture_weights": "default"}
     assert "default weights are used" in _shown(report, width=120)
     alone = _shown({**REPORT, "model": "fake@2", "experts": {"lstm": 2.25, "ngram": 2.5}})
-    assert "LSTM alone" in alone and "Mixture" not in alone
+    assert "Network alone" in alone and "Mixture" not in alone
 
 
 def test_problems_of_a_model_are_printed_last() -> None:

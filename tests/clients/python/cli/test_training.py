@@ -55,7 +55,7 @@ def test_train_notes_a_mask_that_is_not_a_name(run: Run) -> None:
 def test_train_ends_with_the_result_of_the_best_weights(run: Run) -> None:
     found = run("train", "c", "--name", "fake")  # its last evaluation finds 2.10
     assert "fake@1 is trained: 1.96 bits per character" in found.out
-    assert "LSTM alone 2.00, n-grams alone 2.50, LSTM and n-grams 1.98\n" in found.out
+    assert "Network alone 2.00, n-grams alone 2.50, Network and n-grams 1.98\n" in found.out
 
 
 def test_train_reports_default_masks(run: Run, server: FakeServer) -> None:
