@@ -1,7 +1,8 @@
 """Speed of a training step: forward, backward, clipping, AdamW update, states carried over.
 
-    ours             worker.kernel_step.KernelStep, as the worker uses it: bfloat16 where it is supported
+    ours             worker.kernel_step.KernelStep, in the precision that a job would measure to be faster
     ours, float32    the same with NEXTCHAR_PRECISION=float32
+    ours, bfloat16   the same with NEXTCHAR_PRECISION=mixed
     Keras            keras.layers.LSTM and tf.function
     Keras, XLA       the same with jit_compile=True
     torch            torch.nn.LSTM, float32
@@ -138,6 +139,7 @@ def contestants(size: Size) -> list[Contestant]:
             Contestant(SGEMM_ALL, "sgemm", {"size": SGEMM_SIZE}),
             Contestant(OURS, "ours_step", shape),
             Contestant("ours, float32", "ours_step", shape | {"precision": "float32"}),
+            Contestant("ours, bfloat16", "ours_step", shape | {"precision": "mixed"}),
             Contestant("Keras", "keras_step", shape | {"jit_compile": False}),
             Contestant("Keras, XLA", "keras_step", shape | {"jit_compile": True}),
             Contestant("torch", "torch_step", shape | {"bfloat16": False}, package="torch"),

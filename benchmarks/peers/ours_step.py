@@ -10,6 +10,8 @@ from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed
 from models.config import NetworkConfig, TrainingConfig
 from models.machine import available_cores
 from worker.devices import gpus, network_and_step
+from worker.precision import choose_precision
+from worker.rows import replicas_of
 from worker.settings import Precision
 
 
@@ -22,12 +24,27 @@ def prepare(
     rows: int,
     window: int,
     gpu: bool = False,
-    precision: Precision = "mixed",
+    precision: Precision | None = None,
 ) -> Callable[[float], dict[str, Any]]:
-    """Return the Turn. Raises RuntimeError when it is to be on a GPU and there is none."""
+    """Return the Turn. Without a precision it is the one that a job would choose here.
+
+    Raises:
+        RuntimeError: it is to be on a GPU, or in bfloat16, and there is none.
+    """
     if gpu and not gpus():
         raise RuntimeError("TensorFlow sees no GPU")
     config = NetworkConfig(layers=layers, units=units, embedding=embedding)
+    if not gpu:
+        choice = choose_precision(
+            config,
+            rows=rows // replicas_of(rows, max_replicas=available_cores()),
+            window=window,
+            vocabulary_size=vocabulary,
+            folder=None,
+        )
+        if precision == "mixed" and choice.bfloat16_speedup is None:
+            raise RuntimeError("this processor has no bfloat16 products")
+        precision = precision or choice.precision
     training = TrainingConfig(
         rows=rows,
         window=window,
@@ -42,7 +59,7 @@ def prepare(
         seed=0,
         rows=rows,
         cores=available_cores(),
-        precision=precision,
+        precision=precision or "mixed",  # on a GPU a job measures nothing
     )
     stream = windows(rows=rows, window=window, vocabulary=vocabulary)
     number = itertools.count(1)

@@ -12,9 +12,11 @@ import pytest
 
 from benchmarks import training
 from benchmarks.contestants import Contestant, ContestantDied, Turn, prepared
+from benchmarks.peers import ours_step
 from benchmarks.training import SGEMM_ALL, SGEMM_ONE, Size, figures, main
+from worker.precision import PrecisionChoice
 
-OURS = {"ours", "ours, float32", "Keras", "Keras, XLA"}
+OURS = {"ours", "ours, float32", "ours, bfloat16", "Keras", "Keras, XLA"}
 THEIRS = {"torch", "torch, bfloat16"}
 
 
@@ -25,7 +27,9 @@ def test_everybody_takes_part_and_the_last_line_is_json(capsys: pytest.CaptureFi
     result = json.loads(printed.out.splitlines()[-1])
     network = result["networks"]["2x5/3"]
     has_torch = importlib.util.find_spec("torch") is not None
-    assert set(network["contestants"]) == OURS | (THEIRS if has_torch else set())
+    everyone = OURS | (THEIRS if has_torch else set())
+    assert set(network["contestants"]) | set(network["cannot_run"]) == everyone
+    assert set(network["cannot_run"]) <= {"ours, bfloat16", "torch, bfloat16"}  # not on every processor
     assert all(len(one["rounds"]) == 2 and min(one["rounds"]) > 0 for one in network["contestants"].values())
     assert network["contestants"]["ours"]["ours_over_it"] == 1
     assert ("torch is left out: torch is not installed" in printed.err) is not has_torch
@@ -33,6 +37,23 @@ def test_everybody_takes_part_and_the_last_line_is_json(capsys: pytest.CaptureFi
     assert set(ran["peers"]) - {"ONNX Runtime"} == {"Keras", "Keras, XLA"} | (THEIRS if has_torch else set())
     assert f"\ninstruction set: {ran['ours']['level']}\n" in printed.out
     assert f"\nKeras: {ran['peers']['Keras']}\n" in printed.out
+
+
+def test_ours_trains_in_the_precision_that_a_job_would_choose_unless_one_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[str] = []
+
+    def build(*_: object, precision: str, **__: object) -> tuple[None, None]:
+        used.append(precision)
+        return None, None
+
+    monkeypatch.setattr(ours_step, "choose_precision", lambda *_, **__: PrecisionChoice("float32", 0.8))
+    monkeypatch.setattr(ours_step, "network_and_step", build)
+    monkeypatch.setattr(ours_step, "timed", lambda step: step)
+    for given in ({}, {"precision": "mixed"}, {"precision": "float32"}):
+        ours_step.prepare(**training._shape(Size(1, 5, 3)), **given)
+    assert used == ["float32", "mixed", "float32"]
 
 
 def test_ratios_are_of_turns_in_the_same_round() -> None:
