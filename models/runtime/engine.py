@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from models.errors import InvalidInput, Unavailable
-from models.kernels.compile_cache import RUNTIME_KERNELS, is_compiled
 from models.runtime.beam import BeamSearch
 from models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from models.runtime.lstm_network import LstmNetwork
@@ -49,9 +48,6 @@ from models.runtime.surprisal import (
 from models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
-
-_LOAD_KERNELS_S = 5.0
-"""How long loading a model waits for kernels that are in the cache: half a second in a new process."""
 
 
 class Ticket:
@@ -108,14 +104,7 @@ class Engine:
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
         if self._compiled:
-            compiling = threading.Thread(
-                target=self._compile, args=(self._compiled,), name="compile", daemon=True
-            )
-            compiling.start()
-            # The first time on a machine this takes many seconds, in which float32 answers. Later the model
-            # waits for it: requests that float32 has begun would compete with those in int8 for the cores.
-            if is_compiled(RUNTIME_KERNELS):
-                compiling.join(_LOAD_KERNELS_S)
+            self._prepare(self._compiled)
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> Ticket:
         """Start a completion. `on_event` is called from the scheduler's thread, last with Usage or Failed.
@@ -198,7 +187,7 @@ class Engine:
 
     @property
     def has_fast(self) -> bool:
-        """Whether `fast` reads in int8, as far as is known."""
+        """Whether `fast` reads in int8."""
         return self._compiled is not None and not self._cannot_compile
 
     @property
@@ -263,7 +252,7 @@ class Engine:
         for scheduler in self._schedulers.values():
             scheduler.close(timeout_s)
 
-    def _compile(self, network: LstmNetwork) -> None:
+    def _prepare(self, network: LstmNetwork) -> None:
         try:
             network.prepare()
         except Exception:  # any error of the compiler; float32 remains
@@ -271,12 +260,7 @@ class Engine:
             self._cannot_compile = True
 
     def _network_for(self, *, fast: bool) -> StepNetwork:
-        if fast and self._compiled:
-            if not (self._compiled.is_ready or self._cannot_compile):
-                self._compile(self._compiled)  # waits for the thread that is compiling
-            if not self._cannot_compile:
-                return self._compiled
-        return self.network
+        return self._compiled if fast and self._compiled and not self._cannot_compile else self.network
 
     def _precision(self, request: CompletionRequest) -> str:
         precision: str = request.precision
@@ -320,9 +304,9 @@ class Engine:
             return self._schedulers[key]
 
     def _prefers_int8(self, *, seeded: bool) -> bool:
-        """Whether "auto" means int8. For requests with a seed this never changes."""
+        """Whether "auto" means int8."""
         if self._compiled:
-            return not self._cannot_compile and (seeded or self._compiled.is_ready)
+            return not self._cannot_compile
         return ("int8", "lstm") in self._networks and not seeded
 
 

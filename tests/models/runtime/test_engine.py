@@ -1,5 +1,4 @@
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,6 @@ from models.runtime.session import Network
 from models.saved_model import SavedModel, describe_files
 from tests.models.runtime.engine_calls import bits_of, complete, predict, start
 from tests.models.runtime.networks import CHARACTERS, saved_model
-from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +286,7 @@ def answered_by(engine: Engine) -> tuple[float, ...]:
 
 def test_int8_is_used_unless_float32_is_requested() -> None:
     engine = Engine(saved_model(int8=True))
-    seeded = complete(engine, "a", seed=1)  # waits for the compiler
+    seeded = complete(engine, "a", seed=1)
     assert answered_by(engine) == (0, 1)
     complete(engine, "a")
     assert complete(engine, "a", seed=1, precision="int8").text() == seeded.text()
@@ -312,51 +310,12 @@ def test_lines_are_read_in_float32_unless_they_are_to_be_read_fast(engine: Engin
     both.close()
 
 
-def test_float32_answers_unseeded_requests_until_int8_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = threading.Event()
-    prepare = LstmNetwork.prepare
-
-    def slowly(network: LstmNetwork) -> None:
-        assert compiled.wait(120)
-        prepare(network)
-
-    monkeypatch.setattr(LstmNetwork, "prepare", slowly)
-    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda _: False)
-    engine = Engine(saved_model(int8=True))
-    complete(engine, "a")
-    assert answered_by(engine) == (1, 0)
-    seeded = start(engine, "a", seed=1)
-    compiled.set()
-    seeded.answer()
-    complete(engine, "a")
-    assert answered_by(engine) == (1, 2)
-    engine.close()
-
-
-def test_a_model_is_loaded_with_its_int8_kernels_if_they_are_in_the_cache(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    prepare = LstmNetwork.prepare
-
-    def slowly(network: LstmNetwork) -> None:
-        time.sleep(0.3)
-        prepare(network)
-
-    monkeypatch.setattr(LstmNetwork, "prepare", slowly)
-    monkeypatch.setattr("models.runtime.engine.is_compiled", lambda _: True)
-    engine = Engine(saved_model(int8=True))
-    complete(engine, "a")
-    assert answered_by(engine) == (0, 1)
-    engine.close()
-
-
 def test_float32_answers_if_int8_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: LstmNetwork) -> None:
         raise RuntimeError("no such processor")
 
     monkeypatch.setattr(LstmNetwork, "prepare", fail)
     engine = Engine(saved_model(int8=True))
-    eventually(lambda: engine._cannot_compile, what="the compiler fails")
     complete(engine, "a")
     complete(engine, "a", seed=1)
     assert answered_by(engine) == (2, 0)
