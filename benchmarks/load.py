@@ -68,11 +68,8 @@ def main() -> None:
     parser.add_argument("--network", default="1x256", help="layers x units (default 1x256)")
     parser.add_argument("--timeout-ms", type=int, help="only completions that end by deadlines about this")
     parser.add_argument("--no-training", action="store_true", help="without a training job")
-    parser.add_argument(
-        "--cold", action="store_true", help="from the first second on a new machine: kernels are compiled"
-    )
     options = parser.parse_args()
-    if not options.cold and (folder := our_kernels({})["folder"]):
+    if folder := our_kernels({})["folder"]:
         os.environ["NUMBA_CACHE_DIR"] = folder
     layers, units = map(int, options.network.split("x"))
     saved = random_model(layers, units)
