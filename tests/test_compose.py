@@ -104,6 +104,13 @@ def test_worker_is_not_unhealthy_while_it_compiles() -> None:
     assert int(check) >= compile_cache._LOCK_TIMEOUT_S + 2 * compiling_s
 
 
+def test_the_image_of_the_api_is_built_with_compiled_kernels() -> None:
+    _, api = (ROOT / "Dockerfile").read_text().split("AS api\n")
+    steps = api.partition("\nUSER ")[0].splitlines()  # as root, who may write beside the package
+    assert any(step.endswith("/dist/*.whl") for step in steps)
+    assert steps[-1] == "RUN python -m nextchar.models.kernels.prebuild"
+
+
 def test_the_file_of_settings_moves_neither_the_port_nor_the_data_of_a_container() -> None:
     services = composed(NEXTCHAR_HOST="127.0.0.1", NEXTCHAR_PORT="9000", NEXTCHAR_DATA_DIR="data")
     port, folder = "8000", "/data"  # those of the published port and of the volume

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO
 
 from models.die_with_parent import bound
-from models.kernels import variants
+from models.kernels import prebuilt, variants
 
 log = logging.getLogger("nextchar.kernels")
 
@@ -111,6 +111,7 @@ def _make_private(*folders: Path) -> bool:
                 raise PermissionError(f"{private} belongs to another user or is writable by others")
         tempfile.TemporaryFile(dir=folder).close()
         os.utime(folder)
+        prebuilt.copy_kernels(folder)
     except OSError as error:
         log.warning(
             "compiled kernels cannot be cached in %s; every process may compile them: %s", folder, error
@@ -147,7 +148,7 @@ def compile_kernels(*modules: str) -> float:
     for module in modules:
         with _lock(module):
             importlib.import_module(module)
-            _mark_compiled(module)
+            mark_compiled(module)
     seconds = time.monotonic() - started
     if seconds > _LOG_S:
         log.info("compiled kernels in %.1f s (once per machine and version)", seconds)
@@ -230,7 +231,7 @@ def _mark(folder: str | Path, module: str) -> Path:
     return Path(folder, f"{module}.compiled")
 
 
-def _mark_compiled(module: str) -> None:
+def mark_compiled(module: str) -> None:
     """Mark a module as compiled, once its files are synced and survive a power failure."""
     if is_compiled(module) or not (cache_dir := os.environ.get("NUMBA_CACHE_DIR")):
         return

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
+from models.kernels import prebuilt
+
 VARIABLE = "NEXTCHAR_ISA"
 
 LEVELS: Mapping[str, Mapping[str, str]] = {
@@ -109,7 +111,8 @@ def check_level(level: str) -> None:
 def limit_target(environment: Mapping[str, str] = os.environ) -> None:
     """Apply NEXTCHAR_ISA to this process and its children. Must be called before numba is imported.
 
-    Without a limit, numba compiles for what LLVM detects; on ARM64, what Linux reports is added.
+    Without a limit, numba compiles for the level of `models.kernels.prebuilt` in a container image, and else
+    for what LLVM detects; on ARM64, what Linux reports is added.
 
     Raises:
         UnknownInstructionSetError: it names no level, or one that this processor lacks.
@@ -117,7 +120,14 @@ def limit_target(environment: Mapping[str, str] = os.environ) -> None:
     level = environment.get(VARIABLE, "")
     check_level(level)
     if level in {"", "auto"}:
-        if "NUMBA_CPU_FEATURES" in environment or not _arm_features():
+        if "NUMBA_CPU_FEATURES" in environment:
+            return
+        if prebuilt.FOLDER.is_dir():
+            present = (name for name, is_present in _host_features().items() if is_present)
+            if settings := prebuilt.target(present):
+                os.environ.update(settings)
+                return
+        if not _arm_features():
             return
         level = available_levels()[0]
     features = (

@@ -1,0 +1,32 @@
+"""Compiles the kernels of completions for each level of `models.kernels.prebuilt`, for a container image.
+
+python -m models.kernels.prebuild
+"""
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+
+from models.kernels.compile_cache import SERVING, mark_compiled
+from models.kernels.prebuilt import FOLDER, TARGETS, settings
+
+
+def compile_all() -> None:
+    """Compile each level in a process of its own, whose numba has the level as its target."""
+    for level in TARGETS if platform.machine() == "x86_64" else ():
+        (FOLDER / level).mkdir(parents=True)
+        environment = {**os.environ, **settings(level), "NUMBA_CACHE_DIR": str(FOLDER / level)}
+        subprocess.run([sys.executable, "-m", f"{__package__}.prebuild", level], env=environment, check=True)
+
+
+def compile_for_target() -> None:
+    """Compile for the target in the environment. Runs nothing of it: this processor may lack instructions."""
+    for module in SERVING:
+        importlib.import_module(module)
+        mark_compiled(module)
+
+
+if __name__ == "__main__":
+    compile_for_target() if sys.argv[1:] else compile_all()

@@ -1,0 +1,110 @@
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.kernels import instruction_sets, prebuilt
+from models.kernels.compile_cache import machine_folder
+from models.kernels.instruction_sets import limit_target
+from models.kernels.prebuilt import TARGETS, settings, target
+
+ROOT = Path(__file__).parents[3]
+AVX2 = set(TARGETS["avx2"][1].split())
+
+_KERNEL = """
+from models.kernels.jit import compiled
+
+@compiled("int64(int64)")
+def add_one(x):
+    return x + 1
+"""
+
+_PREBUILD = """
+from models.kernels import prebuild
+prebuild.SERVING = ("kernel_of_test",)
+prebuild.compile_for_target()
+"""
+
+_LOAD = """
+from pathlib import Path
+from models.kernels.compile_cache import is_compiled, machine_folder
+import os, sys
+from models.kernels import prebuilt
+prebuilt.FOLDER = Path(sys.argv[1])
+os.environ["NUMBA_CACHE_DIR"] = str(machine_folder(Path(sys.argv[2])))
+assert is_compiled("kernel_of_test")
+from kernel_of_test import add_one
+assert add_one(1) == 2
+print(sum(add_one.stats.cache_hits.values()), sum(add_one.stats.cache_misses.values()))
+"""
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of prebuilt kernels, with the two lower levels."""
+    folder = tmp_path / "prebuilt"
+    for level in ("avx2", "avxvnni"):
+        (folder / level / "kernels_0").mkdir(parents=True)
+        (folder / level / "kernels_0" / "code.nbc").write_text(level)
+        (folder / level / "kernels.compiled").touch()
+    monkeypatch.setattr(prebuilt, "FOLDER", folder)
+    for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def test_the_target_is_the_highest_prebuilt_level_that_the_processor_has(image: Path) -> None:
+    assert target(AVX2 | {"gfni"}) == settings("avx2")
+    assert target(AVX2 | {"avxvnni"}) == settings("avxvnni")
+    assert target(TARGETS["amx"][1].split()) == settings("avx2")  # nothing higher is prebuilt
+    assert target(AVX2 - {"bmi2"}) == {}
+
+
+def test_an_image_compiles_for_its_level_and_everything_else_for_the_processor(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instruction_sets, "_host_features", lambda: dict.fromkeys(AVX2, True))
+    limit_target({})
+    assert settings("avx2").items() <= os.environ.items()
+    for name in settings("avx2"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(prebuilt, "FOLDER", image / "missing")
+    monkeypatch.setattr(instruction_sets, "_arm_features", dict)
+    limit_target({})
+    assert "NUMBA_CPU_FEATURES" not in os.environ
+
+
+def test_a_new_cache_folder_begins_with_the_kernels_of_the_level(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = machine_folder(tmp_path / "native")
+    assert native and list(native.iterdir()) == []
+    for name, value in settings("avxvnni").items():
+        monkeypatch.setenv(name, value)
+    folder = machine_folder(tmp_path / "data")
+    assert folder and sorted(path.name for path in folder.iterdir()) == ["kernels.compiled", "kernels_0"]
+    code = folder / "kernels_0" / "code.nbc"
+    assert code.read_text() == "avxvnni"
+    code.write_text("compiled again")
+    assert machine_folder(tmp_path / "data") == folder
+    assert code.read_text() == "compiled again"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels are of x86-64")
+def test_a_process_loads_what_was_prebuilt(tmp_path: Path) -> None:
+    (tmp_path / "kernel_of_test.py").write_text(_KERNEL)
+    folder = tmp_path / "prebuilt" / "avx2"
+    folder.mkdir(parents=True)
+    environment = {**os.environ, **settings("avx2"), "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+
+    def run(script: str, *arguments: Path, **more: str) -> str:
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        return subprocess.run(
+            command, env=environment | more, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    run(_PREBUILD, NUMBA_CACHE_DIR=str(folder))
+    assert run(_LOAD, folder.parent, tmp_path / "data").split() == ["1", "0"]
