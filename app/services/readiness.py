@@ -229,7 +229,7 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
         problem = "no worker is running, or none has reported recently"
         if is_compiling():
             problem = "no worker is running yet; kernels are being compiled (once per machine and version)"
-        effect = "jobs wait until there is one; completions and scores are served"
+        effect = "jobs wait until there is one; completions and scores need none"
         problems.append(Problem("worker", problem, effect))
     return problems
 

@@ -27,7 +27,7 @@ from app.settings import ApiSettings
 from launcher.ports import free_port
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
-from models.kernels.compile_cache import SERVING
+from models.kernels.compile_cache import SERVING, compile_in_child_process
 from models.saved_model import Card, describe_files
 from models.text.vocabulary import Vocabulary
 from store.ids import new_id
@@ -86,6 +86,8 @@ def started(
     program: Sequence[str] = ("-m", "app.main"),
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run `python -m app.main` with a model on disk, which it publishes first; the process and its URL."""
+    # In the folder that all tests share, once. Compiled by the process, a test could wait too long for it.
+    compile_in_child_process(*SERVING, measures_variants=False)
     if with_model:
         publish_real(data_dir)
     port = free_port("127.0.0.1")
