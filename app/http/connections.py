@@ -5,6 +5,10 @@ one replaces the one that has made the server wait longest: first those without 
 that are idle, send a body or do not read their response. A connection whose request is being handled is never
 replaced. Bodies have deadlines of their own, in `app.http.incoming_body`.
 
+A connection serves one request at a time. One more may wait, since a client can know the end of a response
+before the application has sent its last, empty piece. A client that sends a third one is pipelining: it gets
+the responses to the first two, and the connection is closed.
+
 A client has UNREAD_S seconds for each MIN_READ_BYTES of its response. Responses that are not read take
 memory: if all together exceed a limit, the connection without progress for the longest time is closed.
 """
@@ -249,6 +253,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _connections: Connections
     _is_open = True
     _has_sent = False
+    _is_pipelining = False  # what is received is dropped
     _header_bytes = 0  # received since the last byte that was not part of a header, trailer or frame
 
     @property
@@ -278,19 +283,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_open = False
         self._connections.remove(self)
         super().connection_lost(exc)
+        if self.pipeline:  # never served; it and this protocol refer to each other
+            self.pipeline.clear()
+            self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Parse the next bytes."""
         self._has_sent = True
         self._header_bytes += len(data)
-        super().data_received(data)
+        if not self._is_pipelining:
+            super().data_received(data)
         self._connections.update(self)
         if self._header_bytes > MAX_HEADER_BYTES:
             self.refuse(431)
 
+    def on_message_begin(self) -> None:
+        """Begin a request, or find that too many are sent at once."""
+        if self.pipeline:
+            self._is_pipelining = True
+            self.cycle.keep_alive = False  # the one that waits is the last
+            self.url, self.headers = b"", []
+        else:
+            super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """Start the request."""
-        if self.transport.is_closing():
+        if self._drops_input:
             return
         self._header_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -305,13 +323,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass on the next bytes of a body."""
         self._header_bytes = 0
-        if not self.transport.is_closing():
+        if not self._drops_input:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a body."""
         self._header_bytes = 0
-        if not self.transport.is_closing():
+        if not self._drops_input:
             self._note_arrival()
             super().on_message_complete()
 
@@ -363,6 +381,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: an upgrade request may be ignored, and anyone can send many of them."""
+
+    @property
+    def _drops_input(self) -> bool:
+        return self._is_pipelining or self.transport.is_closing()
 
     @property
     def _sends_refused_body(self) -> bool:

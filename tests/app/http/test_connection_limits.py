@@ -1,10 +1,12 @@
 """Which connections are closed, and when, without sockets."""
 
 import asyncio
+import gc
 import json
 import logging
 import resource
 import socket
+import weakref
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -249,6 +251,12 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     @property
     def error(self) -> tuple[int, str] | None:
         """The status and the code of the error that was sent."""
@@ -334,6 +342,69 @@ def test_a_connection_that_was_lost_during_the_first_of_two_requests_is_forgotte
         assert served.log == [] and refused.log == [(503, {"Retry-After": "1"})]
 
     asyncio.run(run())
+
+
+class Gate:
+    """An application that answers when it may, and counts its requests."""
+
+    def __init__(self) -> None:
+        self.proceed, self.requests = asyncio.Event(), 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.requests += 1
+        await self.proceed.wait()
+        await _answer_at_once(scope, receive, send)
+
+
+def test_one_request_waits_for_the_response_before_it_and_a_third_ends_the_connection() -> None:
+    async def run(requests: int, body: bytes) -> tuple[int, int, list[str]]:
+        server = protocol(transport := Transport(), app=(gate := Gate()))
+        server.data_received(GET + b"".join([CHUNKED + body] * (requests - 1)))
+        assert gate.requests == 0 and len(server.pipeline) == min(requests - 1, 1)
+        gate.proceed.set()
+        while server.tasks:
+            await asyncio.gather(*server.tasks)
+        if server.timeout_keep_alive_task:
+            server.timeout_keep_alive_task.cancel()
+        return gate.requests, transport.written.count(b" 204 "), transport.log
+
+    for body in (b"0\r\n\r\n", b"4\r\nabcd\r\n0\r\n\r\n"):
+        assert asyncio.run(run(1, body)) == (1, 1, [])
+        assert asyncio.run(run(2, body)) == (2, 2, [])
+        assert asyncio.run(run(1000, body)) == (2, 2, ["closed"])
+
+
+def test_a_client_that_continues_to_send_requests_is_disconnected() -> None:
+    async def run() -> None:
+        server = protocol(transport := Transport())
+        server.data_received(GET * 1000)
+        server.data_received(b"x" * (MAX_HEADER_BYTES - len(GET)))
+        assert transport.log == []
+        server.data_received(GET * 2)
+        assert (transport.written, transport.log) == (b"", ["aborted"])
+
+    asyncio.run(run())
+
+
+def test_what_waited_on_a_lost_connection_is_freed_at_once() -> None:
+    async def run() -> None:
+        server = protocol(transport := Transport(), app=(gate := Gate()))
+        server.data_received(GET * 2)
+        transport.abort()
+        server.connection_lost(ConnectionResetError())
+        gate.proceed.set()
+        await asyncio.gather(*server.tasks)
+        assert gate.requests == 1
+        freed = weakref.ref(server)
+        del server
+        assert freed() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 async def _answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
