@@ -77,6 +77,7 @@ _RECORD_THREADS_PER_CLIENT = 30
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
+_DOCUMENT_THREADS = 1  # parsing holds the GIL: with several, the event loop would wait for all of them
 _PARSE_THREADS = 2
 _INGEST_THREADS = 16
 _FEED_THREADS = 4
@@ -272,6 +273,7 @@ def build_services(
         record_threads=FairThreads(_RECORD_THREADS, per_client=_RECORD_THREADS_PER_CLIENT),
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        document_threads=FairThreads(_DOCUMENT_THREADS, per_client=_DOCUMENT_THREADS),
         parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),
         ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
         long_prompts=long_prompts,

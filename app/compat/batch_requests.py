@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.compat.json_lines import MAX_LINE_BYTES
+from app.http.bodies import LARGE_BYTES
+from app.http.json_size import parsed_bytes
 from app.services.line_input import LineSplitter
+from models.errors import TooLarge
 from store.batches import BatchError
 
 MAX_REQUESTS = 50_000
@@ -71,10 +74,7 @@ class InvalidLine(Exception):
 
 def parse_request(data: bytes, *, endpoint: str, line: int | None = None) -> BatchRequest:
     """Return the request in a line of a batch's file. Raises InvalidLine."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):  # not JSON, or nested too deeply
-        raise InvalidLine("invalid_json_line", "the line is not JSON", line) from None
+    value = _load(data, line)
     if not isinstance(value, dict):
         raise InvalidLine("invalid_json_line", "the line is not a JSON object", line)
     for name in sorted(_FIELDS - value.keys()):
@@ -94,6 +94,17 @@ def parse_request(data: bytes, *, endpoint: str, line: int | None = None) -> Bat
     if not isinstance(body, dict):
         raise InvalidLine("invalid_body", "body must be an object", line, "body")
     return BatchRequest(custom_id, body)
+
+
+def _load(data: bytes, line: int | None) -> Any:
+    try:
+        if len(data) > LARGE_BYTES:
+            parsed_bytes(data)
+        return json.loads(data)
+    except TooLarge as error:
+        raise InvalidLine(error.code, error.message, line) from None
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply
+        raise InvalidLine("invalid_json_line", "the line is not JSON", line) from None
 
 
 def divide(pieces: Iterable[bytes], *, endpoint: str, errors: list[BatchError]) -> Iterator[list[bytes]]:

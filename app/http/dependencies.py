@@ -92,6 +92,7 @@ class Services:
     # Each kind of call that computes has its own threads, so that none waits for a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines
     line_threads: anyio.CapacityLimiter  # for batches of many streamed lines
+    document_threads: FairThreads  # for parsing large JSON bodies, one at a time
     parse_threads: anyio.CapacityLimiter  # for parsing the requests of log agents, which takes memory
     ingest_threads: anyio.CapacityLimiter  # for accepting lines, which waits for the disk
     long_prompts: LimitedWork  # masking long prompts, and log-probabilities of echoed ones

@@ -43,6 +43,19 @@ class BodyMemory:
     def add(self, body: "IncomingBody", count: int) -> None:
         """Count more bytes of an incomplete body; refuse the oldest bodies while the limit is exceeded."""
         self._incomplete.setdefault(body)
+        self._hold(body, count)
+
+    def expand(self, body: "IncomingBody", count: int) -> None:
+        """Count what a complete body takes when it is parsed.
+
+        Raises:
+            HTTPException: 503 if the limit is exceeded although all incomplete bodies are refused.
+        """
+        self._hold(body, count)
+        if self._held_bytes > self._limit_bytes:
+            raise _no_memory()
+
+    def _hold(self, body: "IncomingBody", count: int) -> None:
         self._held_bytes += count
         body.held_bytes += count
         while self._held_bytes > self._limit_bytes:
@@ -104,6 +117,10 @@ class IncomingBody:
         if self._waiting is not None:
             with contextlib.suppress(RuntimeError):  # it has timed out already
                 self._waiting.reschedule(asyncio.get_running_loop().time())
+
+    def expand(self, count: int) -> None:
+        """Count what the complete body takes when it is parsed; see `BodyMemory.expand`."""
+        self._memory.expand(self, count)
 
     def release(self) -> None:
         """Stop counting the body, which is no longer held. A second call does nothing."""

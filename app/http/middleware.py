@@ -158,6 +158,7 @@ class BodyLimit(HttpMiddleware):
         services = scope["state"]["services"]
         timeout_s, memory = services.settings.body_timeout_s, services.body_memory
         body = IncomingBody(receive, memory=memory, timeout_s=timeout_s, max_bytes=rule.max_bytes)
+        scope["state"]["incoming_body"] = body
 
         async def send_and_release(message: Message) -> None:
             # The route has returned and its request is freed; a stream can go on for as long as it likes.

@@ -73,6 +73,7 @@ def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
     assert numbers == [services.score_threads.total_tokens, services.line_threads.total_tokens]
     numbers = [int(n) for n in re.findall(r"\d+", stated["ingest"][0])]
     assert numbers == [services.parse_threads.total_tokens, services.ingest_threads.total_tokens]
+    assert stated["parsing JSON bodies over 256 KiB"][0] == str(services.document_threads.threads)
     assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
     assert stated["events of streams"][0].startswith(f"{services.feed_threads.total_tokens} reading")
     numbers = [int(n) for n in re.findall(r"\d+", stated["records"][0])]

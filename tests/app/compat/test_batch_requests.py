@@ -35,6 +35,12 @@ def estimate(**body: Any) -> int:
     return BatchRequest("a", body).max_response_bytes
 
 
+def test_line_with_very_many_values_is_refused() -> None:
+    errors: list[Any] = []
+    list(divide([line(1, prompt=[[]] * 100_000) + b"\n"], endpoint=ENDPOINT, errors=errors))
+    assert [(one.code, one.line) for one in errors] == [("too_many_values", 1)]
+
+
 def test_a_chunk_has_a_limited_number_of_requests() -> None:
     found = chunks(*(line(i, prompt="a") for i in range(2 * CHUNK_REQUESTS + 1)))
     assert [len(chunk) for chunk in found] == [CHUNK_REQUESTS, CHUNK_REQUESTS, 1]

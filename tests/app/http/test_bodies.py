@@ -2,7 +2,7 @@ import asyncio
 import json
 import re
 import threading
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any
 
 import httpx
@@ -20,8 +20,11 @@ from app.http import bodies
 from app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path
 from app.http.dependencies import ServicesDep
 from app.http.errors import add_error_handlers
+from app.http.incoming_body import BodyMemory, IncomingBody
+from app.http.json_size import parsed_bytes
 from app.main import create_app
 from app.routes import completions, scores
+from app.services.fair_threads import FairThreads
 from models.errors import InvalidInput
 from tests.app.service import Service, error_of
 
@@ -146,7 +149,7 @@ def test_errors_of_invalid_bodies_are_those_of_other_routes(
     [
         (COMPLETE, {f"field{i}": 1 for i in range(1001)}),
         ("/v1/models/fake/score", {f"field{i}": 1 for i in range(50_000)}),
-        ("/v1/models/fake/calibrate", {"lines": [{}] * 100_000}),
+        ("/v1/models/fake/calibrate", {"lines": [{}] * 90_000}),
         ("/detokenize", {"tokens": [""] * 100_000}),
         ("/v1/jobs", {f"field{i}": 1 for i in range(50_000)}),
         ("/v1/jobs/job_1/cancel", {f"field{i}": 1 for i in range(50_000)}),
@@ -158,6 +161,61 @@ def test_very_many_errors_are_counted_and_not_listed(
 ) -> None:
     error = error_of(service.http.post(path, json=body), 422)
     assert re.search(r"has [\d,]+ errors", error["message"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [COMPLETE, "/v1/models/fake/score", "/v1/completions", "/infill", "/tokenize", "/v1/corpora/import"],
+)
+def test_large_bodies_with_very_many_values_are_refused_before_they_are_parsed(
+    service: Service, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b'{"prompt": [%b[]]}' % (b"[], " * 100_000)
+    monkeypatch.setattr(bodies, "json", None)
+    error = error_of(service.http.post(path, content=content, headers=JSON), 413)
+    assert error["code"] == "too_many_values"
+
+
+def test_prompt_of_very_many_brackets_is_completed(http: httpx.Client) -> None:
+    answer = http.post(COMPLETE, json={"prompt": "[{:," * 200_000, "max_characters": 3})
+    assert answer.status_code == 200, answer.text
+
+
+def test_large_bodies_are_parsed_one_at_a_time_and_counted_until_they_are_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = b"[" + b"12345," * LARGE_BYTES + b"1]"
+    memory = BodyMemory(limit_bytes=60 * LARGE_BYTES + 2 * parsed_bytes(content))
+    threads = FairThreads(1, per_client=1)
+    at_once: list[int] = []
+    loads = json.loads
+
+    def record(content: bytes) -> Any:
+        at_once.append(threads.borrowed_tokens)
+        return loads(content)
+
+    async def parse() -> tuple[IncomingBody, int]:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        body = IncomingBody(receive, memory=memory, timeout_s=60, max_bytes=len(content))
+        state = {"incoming_body": body, "services": SimpleNamespace(document_threads=threads)}
+        request = DocumentRequest({"type": "http", "headers": [], "state": state}, body.receive)
+        try:
+            return body, len(await request.json())
+        except StarletteHTTPException as error:
+            return body, error.status_code
+
+    async def run() -> None:
+        parsed = await asyncio.gather(*(parse() for _ in range(3)))
+        assert sorted(status for _, status in parsed) == [503, LARGE_BYTES + 1, LARGE_BYTES + 1]
+        assert at_once == [1, 1]
+        for body, _ in parsed:
+            body.release()
+        assert memory.held_bytes == 0
+
+    monkeypatch.setattr(json, "loads", record)
+    asyncio.run(run())
 
 
 def test_every_route_with_a_json_body_counts_its_errors(service: Service) -> None:
@@ -224,7 +282,9 @@ def test_only_large_documents_are_parsed_in_a_worker_thread_and_each_once(
         async def receive() -> Message:
             return {"type": "http.request", "body": content, "more_body": False}
 
-        request = DocumentRequest({"type": "http", "headers": []}, receive)
+        services = SimpleNamespace(document_threads=FairThreads(1, per_client=1))
+        state = {"incoming_body": SimpleNamespace(expand=int), "services": services}
+        request = DocumentRequest({"type": "http", "headers": [], "state": state}, receive)
         for _ in range(2):
             assert await request.json() == loads(content)
 
