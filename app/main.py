@@ -62,7 +62,6 @@ from store.logs import configure_logging, log_uncaught, logging_config
 
 log = logging.getLogger("nextchar.api")
 
-_SHUTDOWN_S = 5
 _FINISH_LINES_S = 3.0
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
 _UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -176,7 +175,7 @@ def main() -> None:
         port=settings.port,
         workers=settings.processes,
         log_config=logging_config(settings),
-        timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_graceful_shutdown=settings.drain_s,
         timeout_worker_healthcheck=_HEALTHCHECK_S,
     )
     if settings.processes > 1:

@@ -196,6 +196,12 @@ class ApiSettings(StoreSettings):
         ge=0,
         description="Connections per API process; 0: a third of the limit on open files, at most 8192.",
     )
+    drain_s: float = Field(
+        25.0,
+        ge=0,
+        description="Seconds that requests in progress have to end when the process is stopped; afterwards"
+        " they are rejected with 503.",
+    )
     header_timeout_s: float = Field(
         10.0, gt=0, description="Seconds in which the header of a request must be complete."
     )

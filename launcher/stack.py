@@ -36,7 +36,7 @@ _PACKAGES = __package__.removesuffix("launcher")
 _SEARCH_PATH = "" if _PACKAGES else str(Path(__file__).resolve().parent.parent)
 _POLL_S = 0.1
 _READY_S = 90.0  # the first start on a cold disk reads a gigabyte of TensorFlow
-_API_STOP_S = 10.0
+_API_STOP_S = 10.0  # after its requests have ended
 _MAX_FAILED_STARTS = 5  # of the API, before it was ready once
 # The API is on this machine: no proxy.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -157,7 +157,7 @@ class Stack:
                 self._stopping.wait(_POLL_S)
         finally:
             self._worker.stop(self._settings.stop_grace_s)
-            self._api.stop(_API_STOP_S)
+            self._api.stop(self._settings.drain_s + _API_STOP_S)
             for process in programs:
                 process.print_new_warnings()
                 process.close()

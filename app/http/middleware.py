@@ -1,5 +1,6 @@
 """Middleware around every request: its id, its metrics, the limits on its body, and unexpected errors."""
 
+import asyncio
 import logging
 import re
 import time
@@ -46,7 +47,11 @@ class HttpMiddleware:
 
 
 class RequestId(HttpMiddleware):
-    """Sets X-Request-Id, the client's own if it is valid, and responds with 500 to an unexpected error."""
+    """Sets X-Request-Id, the client's own if it is valid, and responds to unexpected errors and at the end.
+
+    An unexpected error gets 500. What runs for longer than a server that is stopped waits is cancelled by it
+    and gets 503.
+    """
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         header = Headers(scope=scope).get("x-request-id", "")
@@ -63,6 +68,12 @@ class RequestId(HttpMiddleware):
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if has_started:
+                raise
+            headers = {"Retry-After": "1", "Connection": "close"}
+            stopped = HTTPException(503, "the server is stopping; send the request again", headers)
+            await error_response(stopped)(scope, receive, send_with_id)
         except Exception as error:
             log.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
             if has_started:

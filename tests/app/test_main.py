@@ -33,6 +33,7 @@ from models.text.vocabulary import Vocabulary
 from store.ids import new_id
 from store.models import Models
 from store.open_blobs import open_blobs
+from tests.app.raw_http import read_answer
 from tests.app.service import until
 from tests.s3_server import S3Server
 
@@ -240,9 +241,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def test_stop_ends_watchers_at_once(tmp_path: Path, redis_url: str) -> None:
-    patient = ("-c", "from app import main; main._SHUTDOWN_S = 3600; main.main()")
     with (
-        started(tmp_path, redis_url, {}, program=patient) as (running, url),
+        started(tmp_path, redis_url, {"NEXTCHAR_DRAIN_S": "3600"}) as (running, url),
         httpx.Client(base_url=url, timeout=60) as http,
     ):
         until(lambda: is_ready(http))
@@ -253,6 +253,40 @@ def test_stop_ends_watchers_at_once(tmp_path: Path, redis_url: str) -> None:
             running.terminate()
             assert answer.read() == b""
         assert running.wait(120) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("drain_s", "status"), [("3600", 201), ("0.5", 503)], ids=["within the time", "beyond it"]
+)
+def test_upload_across_a_stop_is_completed_or_rejected_with_503(
+    tmp_path: Path, redis_url: str, drain_s: str, status: int
+) -> None:
+    text = b"the quick brown fox\n" * 20
+    header = f"POST /v1/corpora HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n"
+    with started(tmp_path, redis_url, {"NEXTCHAR_DRAIN_S": drain_s}, with_model=False) as (running, url):
+        with httpx.Client(base_url=url, timeout=60) as http:
+            until(lambda: is_ready(http))
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as client:
+            client.sendall(header.encode() + text[:100])
+            until(lambda: list((tmp_path / "spool").glob("*")))
+            running.terminate()
+            until(lambda: refuses(host, int(port)))
+            if status == 201:
+                client.sendall(text[100:])
+            answer = read_answer(client)
+        assert answer.status_code == status and answer.headers["connection"] == "close"
+        if status == 503:
+            assert answer.json()["error"]["code"] == "overloaded" and answer.headers["retry-after"] == "1"
+        assert running.wait(120) in (0, -signal.SIGTERM)
+
+
+def refuses(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=60).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_the_api_imports_nothing_that_trains() -> None:

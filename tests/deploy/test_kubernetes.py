@@ -265,7 +265,7 @@ def test_probes_and_ports_are_those_of_the_image() -> None:
     sleep_s = api["lifecycle"]["preStop"]["sleep"]["seconds"]
     grace_s = pods(manifests())["api"]["spec"]["terminationGracePeriodSeconds"]
     stop_s = int(composed()["api"]["stop_grace_period"].removesuffix("s"))
-    assert sleep_s + stop_s <= grace_s
+    assert ApiSettings.model_fields["drain_s"].default + 10 <= stop_s and sleep_s + stop_s <= grace_s
 
 
 def secrets_of(value: Any) -> Iterator[str]:
