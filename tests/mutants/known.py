@@ -440,4 +440,25 @@ KNOWN = (
         "        state = self.state\n",
         ("tests/worker/test_training.py",),
     ),
+    Mutant(
+        "pipelined requests are queued without limit",
+        "app/http/connections.py",
+        "        if self.pipeline:\n            self._is_pipelining = True\n",
+        "        if False:\n            self._is_pipelining = True\n",
+        ("tests/app/http/test_connection_limits.py",),
+    ),
+    Mutant(
+        "large JSON is parsed whatever it expands to",
+        "app/http/bodies.py",
+        "            self.state.incoming_body.expand(await self.run(parsed_bytes, body))\n",
+        "",
+        ("tests/app/http/test_bodies.py",),
+    ),
+    Mutant(
+        "what a stop cancels is an unexpected error",
+        "app/http/middleware.py",
+        "        except asyncio.CancelledError:\n            if has_started:",
+        "        except asyncio.CancelledError:\n            if True:",
+        ("tests/app/test_main.py::test_upload_across_a_stop_is_completed_or_rejected_with_503",),
+    ),
 )
