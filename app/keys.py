@@ -7,8 +7,8 @@
 
 A key has 256 random bits, so an unsalted hash cannot be reversed. `nextchar keys new website
 --scopes complete >> keys.txt` makes one: the line goes to the file, the key is shown once on the terminal.
-The file is read again every second; only keys on its valid lines are valid. `app.http.auth` defines which
-scopes a call needs.
+The file is read again every second. A file with an invalid line, or whose last line has no newline yet, is
+refused as a whole, and its last valid version applies. `app.http.auth` defines which scopes a call needs.
 """
 
 import argparse
@@ -83,9 +83,9 @@ class Key:
 
 
 class KeyFile:
-    """The keys on the valid lines of a file, which is read again when it changes; none if it is unreadable.
+    """The keys of the last valid version of a file, which is read again when it changes.
 
-    Safe to use from several threads.
+    None is valid while the file cannot be read. Safe to use from several threads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +106,7 @@ class KeyFile:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The file's present problems, a message for each invalid line; empty if there are none."""
+        """The file's present problems, a message for each invalid line; empty if its keys are in use."""
         self._refresh()
         return self._problems
 
@@ -122,7 +122,11 @@ class KeyFile:
             self._read_at = now
             if self._problems and now - self._warned_at >= WARN_EVERY_S:
                 self._warned_at = now
-                log.error("%s; fix the file of API keys", "; ".join(self._problems[:_MAX_LOGGED_PROBLEMS]))
+                log.error(
+                    "%s; until the file of API keys is fixed, %s",
+                    "; ".join(self._problems[:_MAX_LOGGED_PROBLEMS]),
+                    "its last valid version applies" if self._keys else "no API key is valid",
+                )
 
     def _read(self) -> None:
         had_problems = bool(self._problems)
@@ -130,14 +134,16 @@ class KeyFile:
             contents = self._path.read_bytes()
         except OSError as error:
             self._contents, self._keys = None, {}
-            problems = [f"{self._path} cannot be read, so no API key is valid: {error.strerror}"]
+            problems = [f"{self._path} cannot be read: {error.strerror}"]
         else:
             if contents == self._contents:
                 return
+            self._contents = contents
             keys, problems = parse_keys(contents, where=self._path)
-            self._contents, self._keys = contents, {key.digest: key for key in keys}
-            if not keys:
-                problems.append(f"{self._path} has no valid line, so no API key is valid")
+            if not keys and not problems:
+                problems = [f"{self._path} has no key"]
+            if not problems:
+                self._keys = {key.digest: key for key in keys}
         if list(self._problems) != problems:
             self._problems, self._warned_at = tuple(problems), -math.inf
         if had_problems and not problems:
@@ -160,27 +166,44 @@ def read_keys(path: Path) -> list[Key]:
 def parse_keys(contents: bytes, *, where: Path) -> tuple[list[Key], list[str]]:
     """Return the keys on the valid lines of a file, and a message for each invalid one.
 
-    A message has the line's number and never the key's hash. Of two lines with the same name the later is
-    invalid.
+    A message has the line's number and never the key's hash. Of two lines with the same name or the same key
+    the later is invalid. A last line without a newline is too: it may be the beginning of one with `models=`.
     """
-    keys: dict[str, Key] = {}
+    keys: list[Key] = []
     problems: list[str] = []
-    for number, line in enumerate(contents.decode(errors="replace").splitlines(), 1):
-        fields = line.partition("#")[0].split()
+    taken: set[str] = set()  # names and hashes
+    *lines, rest = contents.decode(errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        fields = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].split()
         if not fields:
             continue
         try:
-            keys[fields[0]] = _parse(fields, taken=keys)
+            keys.append(_parse(fields, taken))
         except ValueError as error:
             problems.append(f"line {number} of {where}: {error}")
-    return list(keys.values()), problems
+        else:
+            taken |= {keys[-1].name, keys[-1].digest.hex()}
+    if rest:
+        problems.append(
+            f"line {len(lines) + 1} of {where}: there is no newline at its end, so it may be incomplete"
+        )
+    return keys, problems
 
 
 def _parse(fields: Sequence[str], taken: Container[str] = ()) -> Key:
     name = fields[0]
     if name in taken:
         raise ValueError(f"there are two keys named {name!r}, and this is the second")
-    options = dict(_option(field) for field in fields[1:])
+    if any("#" in field for field in fields):
+        raise ValueError("put a space before the '#' of a comment")
+    options: dict[str, str] = {}
+    for field in fields[1:]:
+        option, equals, value = field.partition("=")
+        if not equals:
+            raise ValueError("the name is followed by fields like scopes=read,complete")
+        if option in options:
+            raise ValueError(f"{option}= occurs twice")
+        options[option] = value
     if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
         raise ValueError("a key's name is 1 to 64 letters, digits, '.', '_' and '-'")
     if unknown := options.keys() - set(_FIELDS):
@@ -188,22 +211,24 @@ def _parse(fields: Sequence[str], taken: Container[str] = ()) -> Key:
     digest = options.get("sha256", "")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError("sha256= must be 64 hexadecimal digits")
+    if digest in taken:
+        raise ValueError("its key is that of a line before")
     return Key(
         name=name,
         digest=bytes.fromhex(digest),
         scopes=_scopes(options.get("scopes", "")),
-        models=tuple(filter(None, options.get("models", "").split(","))),
+        models=_models(options["models"]) if "models" in options else (),
         rate=_rate(options["rate"]) if "rate" in options else None,
         max_corpus_bytes=_byte_count(options["max_corpus_bytes"]) if "max_corpus_bytes" in options else None,
         **{name: _count(name, options[name]) for name in _COUNTS if name in options},
     )
 
 
-def _option(field: str) -> tuple[str, str]:
-    name, equals, value = field.partition("=")
-    if not equals:
-        raise ValueError("the name is followed by fields like scopes=read,complete")
-    return name, value
+def _models(text: str) -> tuple[str, ...]:
+    patterns = tuple(filter(None, text.split(",")))
+    if not patterns:
+        raise ValueError("models= must list patterns, such as names,sku-*; for all models leave it out")
+    return patterns
 
 
 def _scopes(text: str) -> frozenset[str]:
@@ -232,26 +257,28 @@ def _byte_count(text: str) -> int:
 
 
 def _rate(text: str) -> "RateLimitItem":
-    from limits import parse  # importing it takes long, and few keys have a rate
+    from limits import parse_many  # importing it takes long, and few keys have a rate
 
     try:
-        return parse(text)
+        [rate] = parse_many(text)
+        return rate
     except ValueError:
         raise ValueError(f"rate={text} must be like 10/second or 600/minute") from None
 
 
 def new_key(
-    name: str, *, scopes: str, models: str = "", rate: str = "", **limits: str | int | None
+    name: str, *, scopes: str, models: str | None = None, rate: str | None = None, **limits: str | int | None
 ) -> tuple[str, str]:
-    """Return a new key and its line for the file. Raises ValueError for an invalid option."""
+    """Return a new key and its line for the file, with a newline. Raises ValueError for an invalid option."""
     secret = _PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    fields = [name, f"sha256={digest}", f"scopes={scopes}"]
-    fields += [f"models={models}"] if models else []
-    fields += [f"rate={rate}"] if rate else []
-    fields += [f"{limit}={value}" for limit, value in limits.items() if value is not None]
+    options = {"sha256": digest, "scopes": scopes, "models": models, "rate": rate, **limits}
+    fields = [name, *(f"{option}={value}" for option, value in options.items() if value is not None)]
     _parse(fields)
-    return secret, " ".join(fields)
+    line = " ".join(fields)
+    if line.split() != fields:
+        raise ValueError("an option of a key must not contain spaces")
+    return secret, f"{line}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -260,10 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="make a key")
     new.add_argument("name", help="a name for the key, used in the file and in logs")
     new.add_argument("--scopes", default="read,complete", help=f"some of {','.join(SCOPES)}")
-    new.add_argument(
-        "--models", default="", help="patterns of model names, such as names,sku-*; default: all"
-    )
-    new.add_argument("--rate", default="", help="such as 600/minute; default: no limit")
+    new.add_argument("--models", help="patterns of model names, such as names,sku-*; default: all")
+    new.add_argument("--rate", help="such as 600/minute; default: no limit")
     for limit, help_ in _LIMIT_HELP.items():
         new.add_argument(f"--{limit.replace('_', '-')}", help=f"{help_}; default: no limit")
     options = parser.parse_args(arguments)
@@ -274,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         raise SystemExit(f"nextchar: {error}") from None
-    print(line)
+    print(line, end="")
     print(f"the key, shown this once: {secret}", file=sys.stderr)
 
 

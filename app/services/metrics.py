@@ -136,7 +136,7 @@ class Metrics:
         if self.keys:
             yield GaugeMetricFamily(
                 "nextchar_api_keys_file_errors",
-                "Invalid lines in the file of API keys; 1 if it cannot be read.",
+                "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read.",
                 value=len(self.keys.problems),
             )
         with contextlib.suppress(DomainError, OSError):

@@ -66,8 +66,8 @@ class Problem:
 
 _BAD_KEYS = Problem(
     "keys",
-    "the file of API keys has invalid lines or cannot be read",
-    "the keys on these lines, or all keys, are not valid; the log lists the lines",
+    "the file of API keys has invalid lines, no key, or cannot be read",
+    "its last valid version applies, or no key if it cannot be read; the log says what is wrong",
 )
 
 _LOADING_KERNELS = Problem(

@@ -372,9 +372,14 @@ def test_revoked_key_is_refused_and_a_bad_file_is_counted(guarded: Service) -> N
     file = guarded.settings.api_keys_file
     assert file is not None
     assert "nextchar_api_keys_file_errors 0.0" in guarded.http.get("/metrics", headers=as_("reader")).text
-    file.write_text("\n".join(["a typo", *(line for name, (_, line) in KEYS.items() if name != "owner")]))
+    without_owner = [line for name, (_, line) in KEYS.items() if name != "owner"]
+    file.write_text("".join(["a typo\n", *without_owner]))
+    errors = "nextchar_api_keys_file_errors 1.0"
+    until(lambda: errors in guarded.http.get("/metrics", headers=as_("reader")).text)
+    assert "keys" in [one["part"] for one in guarded.http.get("/readyz").json()["degraded"]]
+    assert guarded.http.get("/v1/models", headers=as_("owner")).status_code == 200
+    file.write_text("".join(without_owner))
     until(lambda: guarded.http.get("/v1/models", headers=as_("owner")).status_code == 401)
-    assert "nextchar_api_keys_file_errors 1.0" in guarded.http.get("/metrics", headers=as_("reader")).text
     file.unlink()
     until(lambda: guarded.http.get("/v1/models", headers=as_("reader")).status_code == 401)
     for headers in ({}, as_("owner"), as_("typist")):
