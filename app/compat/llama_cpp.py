@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response
 from app.compat.fim import unwrap
 from app.http.access import ModelReference, model_or_default
 from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep, client_of
+from app.http.dependencies import ServicesDep, client_of, user_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -104,7 +104,7 @@ async def infill(
         preparing = prepare(prefix, loaded, services.long_prompts)
         is_long = len(prefix) > LONG_PROMPT_CHARACTERS
         characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
-        engine_request = _request(body, characters, loaded, client_of(request))
+        engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
         running = RunningCompletion(services.engines, loaded, engine_request, unknown, unmasked_prompt=prefix)
         if body.stream:
             stream = _stream(running, body, progress, truncated=truncated)
@@ -143,7 +143,9 @@ def recent_context(text: str) -> str:
     return text[len(text) - MIN_CONTEXT_CHARACTERS - len("\n".join(lines[first:])) :]
 
 
-def _request(body: InfillCreate, characters: str, loaded: Loaded, client: str) -> CompletionRequest:
+def _request(
+    body: InfillCreate, characters: str, loaded: Loaded, client: str, user: str
+) -> CompletionRequest:
     max_characters = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
     return CompletionRequest(
         prompt=characters,
@@ -157,6 +159,7 @@ def _request(body: InfillCreate, characters: str, loaded: Loaded, client: str) -
         until="line",
         stream=True,
         client=client,
+        user=user,
     )
 
 

@@ -17,7 +17,7 @@ from app.compat.openai_choices import Chunks, choice_of, usage_of
 from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, has_long_prompt, resolve
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import model_or_default
-from app.http.dependencies import ServicesDep, arrived_s_of, client_of
+from app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -53,11 +53,13 @@ async def create_completion(
 ) -> Response:
     """Complete one prompt or several, in OpenAI's shape. A token is a character."""
     model = await model_or_default(services, request, body.model)
-    client, arrived_s = client_of(request), arrived_s_of(request)
+    client, user, arrived_s = client_of(request), user_of(request), arrived_s_of(request)
     check_is_supported(body)
     async with services.engines.use_async(model) as loaded:
         if body.stream:
-            resolving = resolve(body, loaded, services.long_prompts, client=client, arrived_s=arrived_s)
+            resolving = resolve(
+                body, loaded, services.long_prompts, client=client, user=user, arrived_s=arrived_s
+            )
             is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             chunks = Chunks(resolved)
@@ -65,7 +67,13 @@ async def create_completion(
             events = _stream(chunks, running, others)
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
-            services.engines, services.long_prompts, loaded, body, client=client, arrived_s=arrived_s
+            services.engines,
+            services.long_prompts,
+            loaded,
+            body,
+            client=client,
+            user=user,
+            arrived_s=arrived_s,
         )
         content = await cancel_on_disconnect(request, completing)
     return Response(content, media_type="application/json")
@@ -88,17 +96,17 @@ async def complete(
     body: OpenAICompletionCreate,
     *,
     client: str,
+    user: str = "",
     arrived_s: float,
 ) -> str:
     """Return the whole response to a request without `stream`, as JSON.
 
-    `client` identifies the caller for fair scheduling; the request arrived at `arrived_s` on
-    `time.perf_counter`.
+    `client` and `user` are those of `resolve`; the request arrived at `arrived_s` on `time.perf_counter`.
 
     Raises:
         InvalidInput, Busy, Unavailable: as `resolve` and `Engine.complete`.
     """
-    resolved = await resolve(body, loaded, long_prompts, client=client, arrived_s=arrived_s)
+    resolved = await resolve(body, loaded, long_prompts, client=client, user=user, arrived_s=arrived_s)
     results = await _run_all(engines, resolved)
     completions = [completion for finished, _ in results for completion in finished]
     echoed = sum(len(prompt.characters) for prompt in resolved.prompts) * resolved.n if body.echo else 0

@@ -49,6 +49,7 @@ class ResolvedRequest:
     body: OpenAICompletionCreate
     loaded: Loaded
     client: str
+    user: str
     arrived_s: float
     prompts: Sequence[ResolvedPrompt]
     n: int
@@ -85,6 +86,7 @@ class ResolvedRequest:
             stop=tuple(map(self.loaded.vocabulary.to_characters, stop)),
             stream=bool(body.stream),
             client=self.client,
+            user=self.user,
             timeout_s=remaining_s(body.timeout_ms, self.arrived_s),
             logit_bias=_logit_bias(body.logit_bias or {}),
             presence_penalty=body.presence_penalty or 0.0,
@@ -94,9 +96,17 @@ class ResolvedRequest:
 
 
 async def resolve(
-    body: OpenAICompletionCreate, loaded: Loaded, long_prompts: LimitedWork, *, client: str, arrived_s: float
+    body: OpenAICompletionCreate,
+    loaded: Loaded,
+    long_prompts: LimitedWork,
+    *,
+    client: str,
+    user: str = "",
+    arrived_s: float,
 ) -> ResolvedRequest:
     """Return the request with its defaults, and its prompts as characters.
+
+    `client` and `user` are those of `CompletionRequest`; `body.user` tells users of the same `user` apart.
 
     Raises:
         InvalidInput: the response could become too large, or a prompt has an id that the model does not have.
@@ -121,6 +131,7 @@ async def resolve(
         body=body,
         loaded=loaded,
         client=client,
+        user=f"{user}\n{body.user}" if body.user else user,
         arrived_s=arrived_s,
         prompts=[await _resolve_prompt(prompt, body, loaded, long_prompts) for prompt in prompts],
         n=n,

@@ -123,6 +123,11 @@ def client_of(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+def user_of(request: Request) -> str:
+    """Return what tells the client's end users apart: X-Document, the id of a tab or document, if any."""
+    return request.headers.get("x-document", "")
+
+
 def arrived_s_of(request: Request) -> float:
     """Return when the last byte of a request was received (by a server that notes it), as `perf_counter`."""
     return cast(float, getattr(request.state, "arrived_s", None) or time.perf_counter())

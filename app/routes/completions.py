@@ -7,7 +7,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep, arrived_s_of, client_of
+from app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -52,6 +52,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
         model,
         body,
         client=client_of(request),
+        user=user_of(request),
         arrived_s=arrived_s_of(request),
     )
     is_slow = len(body.prompt) > LONG_PROMPT_CHARACTERS or (body.echo and body.logprobs is not None)
@@ -81,6 +82,7 @@ async def next_character(
             top=body.top,
             temperature=body.temperature,
             client=client_of(request),
+            user=user_of(request),
             expert=body.expert,
         )
         distribution = await (cancel_on_disconnect(request, predicting) if is_long else predicting)

@@ -97,7 +97,9 @@ class OpenAICompletionCreate(RequestBody):
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
     suffix: str | None = Field(None, description="Refused when not empty: the models read left to right.")
-    user: str | None = Field(None, description="Accepted and not used.")
+    user: str | None = Field(
+        None, description="An id of your end user, whose cached states no other user of your key shares."
+    )
     # Extensions; in `extra_body` of OpenAI's Python SDK.
     top_k: int | None = Field(None, ge=1, le=100_000, description="As in /v1/models/{model}/complete.")
     min_p: float | None = Field(None, ge=0, le=1, description="As in /v1/models/{model}/complete.")

@@ -43,9 +43,10 @@ async def start_completion(
     body: CompletionCreate,
     *,
     client: str,
+    user: str,
     arrived_s: float,
 ) -> RunningCompletion:
-    """Start a completion on `model`; `client` identifies the caller for fair scheduling.
+    """Start a completion on `model`; `client` and its end user `user` are those of `CompletionRequest`.
 
     A long prompt is masked, and its log-probabilities are computed, by `long_prompts`. A `timeout_ms` counts
     from `arrived_s`, so that it includes loading the model.
@@ -60,7 +61,7 @@ async def start_completion(
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))
         echoed = await _echo(long_prompts, loaded, prompt, body) if body.echo else None
-        request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client)
+        request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client, user=user)
         keep = body.n if body.best_of is not None else None
         return RunningCompletion(
             engines, loaded, request, unknown, unmasked_prompt=body.prompt, echoed=echoed, keep=keep
@@ -158,7 +159,7 @@ async def serialize(
 
 
 def _request(
-    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, arrived_s: float, client: str
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, arrived_s: float, client: str, user: str
 ) -> CompletionRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return CompletionRequest(
@@ -167,5 +168,6 @@ def _request(
         stop=tuple(map(vocabulary.to_characters, stop)),
         timeout_s=remaining_s(body.timeout_ms, arrived_s),
         client=client,
+        user=user,
         **{name: getattr(body, name) for name in _SAME_FIELDS},
     )

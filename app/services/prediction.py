@@ -14,6 +14,7 @@ async def predict(
     top: int,
     temperature: float,
     client: str,
+    user: str,
     expert: Expert = "mixture",
 ) -> Distribution:
     """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
@@ -34,7 +35,7 @@ async def predict(
             loop.call_soon_threadsafe(set_result, result)
 
     ticket = loaded.engine.predict(
-        prompt, on_result, top=top, temperature=temperature, client=client, expert=expert
+        prompt, on_result, top=top, temperature=temperature, client=client, user=user, expert=expert
     )
     try:
         return await future

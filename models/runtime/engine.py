@@ -142,6 +142,7 @@ class Engine:
         top: int,
         temperature: float = 1.0,
         client: str = "",
+        user: str = "",
         expert: Expert = "mixture",
     ) -> Ticket:
         """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
@@ -161,6 +162,7 @@ class Engine:
             top=top,
             temperature=temperature,
             client=client,
+            user=user,
             starts_line=self._starts_line,
         )
         scheduler = self._scheduler("float32", expert)

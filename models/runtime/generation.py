@@ -5,6 +5,7 @@ character per step and reports events to the request's listener. After `Schedule
 thread touches a request, except for the flags `is_cancelled` and `is_paused`.
 """
 
+import hashlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -63,6 +64,7 @@ class ScheduledRequest(ABC):
         id_of: dict[str, int],
         timeout_s: float | None = None,
         client: str = "",
+        user: str = "",
         *,
         starts_line: bool = False,
     ) -> None:
@@ -72,6 +74,7 @@ class ScheduledRequest(ABC):
         self.text = text or LINE_START
         self._id_of = id_of
         self.client = client
+        self.owner = _owner(client, user)
         self.arrival = 0  # sequence number, set by the scheduler
         self.is_paused = False  # set by any thread
         self.is_cancelled = False  # set by any thread
@@ -126,6 +129,13 @@ class ScheduledRequest(ABC):
         self.__dict__.pop("prefix", None)
 
 
+def _owner(client: str, user: str) -> str:
+    """Return whose cached states a request may use. A user's name can have any length."""
+    if not user:
+        return client
+    return f"{client}\n{hashlib.sha256(user.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
 class PredictionRequest(ScheduledRequest):
     """Calls `on_result` with the distribution after a text, or with the error."""
 
@@ -139,9 +149,10 @@ class PredictionRequest(ScheduledRequest):
         top: int,
         temperature: float,
         client: str = "",
+        user: str = "",
         starts_line: bool = False,
     ) -> None:
-        super().__init__(text, id_of, client=client, starts_line=starts_line)
+        super().__init__(text, id_of, client=client, user=user, starts_line=starts_line)
         self._vocabulary, self._on_result = vocabulary, on_result
         self._top, self._temperature = top, temperature
 
@@ -173,7 +184,9 @@ class GenerationRequest(ScheduledRequest):
         seed: int,
         starts_line: bool = False,
     ) -> None:
-        super().__init__(options.prompt, id_of, options.timeout_s, options.client, starts_line=starts_line)
+        super().__init__(
+            options.prompt, id_of, options.timeout_s, options.client, options.user, starts_line=starts_line
+        )
         self.options, self.characters, self.seed = options, vocabulary.characters, seed
         self.is_word_character = vocabulary.is_word_character
         self._on_event = on_event

@@ -56,7 +56,7 @@ class Prefill:
     def add(self, request: ScheduledRequest) -> None:
         """Start with a request: its longest cached prefix is skipped."""
         # The last character is always read: its logits are needed, and logits are not cached.
-        request.prefix = self._cache.match(request.text[:-1])
+        request.prefix = self._cache.match(request.text[:-1], request.owner)
         request.position = request.cached = request.prefix.length
         state = request.prefix.state
         request.state = self._network.initial_state() if state is None else state[None]

@@ -29,6 +29,7 @@ class CompletionRequest:
     logprobs: int | None = None  # report log-probabilities, with this many alternatives per character
     timeout_s: float | None = None
     client: str = ""  # clients share a busy model equally
+    user: str = ""  # of the client; no cached state is shared between users or between clients
     # "auto": int8 if the model has it; with a seed, only if its results do not depend on the batch.
     precision: Precision = "auto"
     expert: Expert = "mixture"  # of a model without a mixture both are the network

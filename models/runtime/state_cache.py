@@ -10,6 +10,7 @@ pieces of text, so no hash collision can return a wrong state. Edges have one of
     root ==4096 characters==> o ==4096==> o --64--> o --64--> o - " wisdom"
      `--64--> o --64--> o - "It was"
 
+Each owner has a tree, because how much of a text is found tells that the owner has read it before.
 Matching a text of 100,000 characters takes some tens of lookups instead of 1,600, and a caller may insert
 only the strides of a long document's beginning.
 
@@ -34,7 +35,7 @@ class _Node:
 
     def __init__(self, parent: "_Node | None", text: str, state: State | None) -> None:
         self.parent = parent
-        self.text = text  # the edge from the parent
+        self.text = text  # the edge from the parent; of a root, the owner
         self.state = state
         self.depth: int = parent.depth + len(text) if parent else 0  # characters from the root
         self.children: dict[str, _Node] = {}
@@ -62,11 +63,11 @@ class PrefixMatch:
 
 
 class StateCache:
-    """States by the text before them, within `limit_bytes`. Counters are totals since the start."""
+    """States by owner and the text before them, within `limit_bytes`. Counters are totals since the start."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._root = _Node(None, "", None)
+        self._roots: dict[str, _Node] = {}  # by owner, whose name is the root's text; each has children
         self._leaves: OrderedDict[_Node, None] = OrderedDict()  # least recently used first
         self._clock = 0
         self.bytes = 0
@@ -76,9 +77,9 @@ class StateCache:
         self.asked_characters = 0
         self.hit_characters = 0
 
-    def match(self, text: str) -> PrefixMatch:
-        """Return the longest cached prefix of `text` and mark it as used."""
-        stride = self._root
+    def match(self, text: str, owner: str = "") -> PrefixMatch:
+        """Return the longest prefix of `text` that is cached for an owner, and mark it as used."""
+        stride = self._roots.get(owner) or _Node(None, owner, None)
         while len(text) - stride.depth >= STRIDE:
             next_stride = _matching_child(stride, text, STRIDE)
             if next_stride is None:
@@ -109,6 +110,8 @@ class StateCache:
             parent = match._stride
         if not parent.alive or not (ends_stride or 0 < length - parent.depth <= CHUNK):
             return
+        if parent.parent is None:  # the owner may have no tree yet, or another one by now
+            parent = self._roots.setdefault(parent.text, parent)
         edge = text[parent.depth : length]
         node = parent.children.get(edge)
         if node is None:
@@ -122,11 +125,13 @@ class StateCache:
 
     def clear(self) -> None:
         """Remove all entries. Breaks reference cycles: the garbage collector skips frozen objects."""
-        nodes = [self._root]
+        nodes = list(self._roots.values())
         for node in nodes:
             nodes += node.children.values()
         for node in nodes:
-            node.children, node.latest, node.parent, node.alive = {}, None, None, node is self._root
+            node.alive = node.parent is None
+            node.children, node.latest, node.parent = {}, None, None
+        self._roots.clear()
         self._leaves.clear()
         self.bytes = self.entries = 0
 
@@ -157,7 +162,9 @@ class StateCache:
             self.bytes -= node.cost_bytes
             self.entries -= 1
             self.evictions += 1
-            if not parent.children and parent is not self._root:
+            if not parent.children and parent.parent is None:
+                del self._roots[parent.text]
+            elif not parent.children:
                 # A parent that was used only through its children is evicted next; one that was used
                 # itself after them becomes the most recently used leaf.
                 self._leaves[parent] = None

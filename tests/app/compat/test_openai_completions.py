@@ -57,7 +57,7 @@ def test_sdk_completes_with_all_that_belongs_to_the_shape(sdk: openai.OpenAI) ->
     ]
     assert answer.usage and (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 14)
     assert answer.usage.total_tokens == 19
-    again = sdk.completions.create(model="random@1", prompt="hello", max_tokens=7, seed=1, n=2)
+    again = sdk.completions.create(model="random@1", prompt="hello", max_tokens=7, seed=1, n=2, user="me")
     assert [c.text for c in again.choices] == [c.text for c in answer.choices]
     assert again.usage and again.usage.prompt_tokens_details
     assert again.usage.prompt_tokens_details.cached_tokens == 4

@@ -167,7 +167,7 @@ def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
     assert cache.entries == 6
     gc.disable()
     try:
-        kept = weakref.ref(cache._root.children[text[:CHUNK]].state)
+        kept = weakref.ref(cache._roots[""].children[text[:CHUNK]].state)
         cache.clear()
         assert kept() is None
     finally:
@@ -202,3 +202,27 @@ def test_a_new_cache_is_empty_and_entries_cost_their_text_and_state() -> None:
     assert (cache.bytes, cache.entries) == (OVERHEAD_BYTES + 4 * 3 + 4 * S, 1)
     cache.clear()
     assert (cache.bytes, cache.entries) == (0, 0)
+
+
+def test_nothing_is_matched_that_another_owner_has_read() -> None:
+    cache, text = StateCache(1 << 20), document(CHUNK + 30)
+    mine = cache.match(text, "me")
+    for at in (CHUNK, len(text)):
+        cache.insert(mine, text, at, state_of(text[:at]))
+    assert cache.match(text, "me").length == len(text)
+    assert cache.match(text, "you").length == cache.match(text).length == 0
+
+
+def test_owner_whose_entries_are_evicted_is_forgotten_and_can_return() -> None:
+    cache = StateCache(2 * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S))
+    match, text = cache.match("x" * 2 * CHUNK, "old"), "x" * 2 * CHUNK
+    cache.insert(match, text, CHUNK, state_of(text[:CHUNK]))
+    for number in range(1000):
+        other = document(CHUNK)
+        cache.insert(cache.match(other, f"owner {number}"), other, CHUNK, state_of(other))
+    assert len(cache._roots) == cache.entries == 2
+    again = cache.match(text, "old")
+    assert again.length == 0
+    for reading in (again, cache.match(text, "old")):
+        cache.insert(reading, text, CHUNK, state_of(text[:CHUNK]))
+    assert cache.match(text, "old").length == CHUNK and cache.entries == 2

@@ -18,12 +18,16 @@ class StateCacheMachine(RuleBasedStateMachine):
         super().__init__()
         self.cache = StateCache(LIMIT_BYTES)
         self.readers: list[tuple[PrefixMatch, str, int]] = []  # their match, text, and characters read
-        self.inserted: set[str] = set()
+        self.owner_of: dict[PrefixMatch, str] = {}
+        self.inserted: set[tuple[str, str]] = set()  # owner and text
 
-    @rule(length=st.integers(0, len(BASE)), tail=st.text("ab", max_size=2 * CHUNK))
-    def begin(self, length: int, tail: str) -> None:
+    @rule(
+        owner=st.sampled_from("xy"), length=st.integers(0, len(BASE)), tail=st.text("ab", max_size=2 * CHUNK)
+    )
+    def begin(self, owner: str, length: int, tail: str) -> None:
         text = BASE[:length] + tail
-        match = self.cache.match(text)
+        match = self.cache.match(text, owner)
+        self.owner_of[match] = owner
         self._is_right(match, text)
         self.readers = [*self.readers[-3:], (match, text, match.length)]
 
@@ -37,7 +41,7 @@ class StateCacheMachine(RuleBasedStateMachine):
             if at == read or (at % CHUNK and not to_end):
                 break
             self.cache.insert(match, text, at, state_of(text[:at]))
-            self.inserted.add(text[:at])
+            self.inserted.add((self.owner_of[match], text[:at]))
             read = at
         self.readers[index] = (match, text, read)
 
@@ -48,14 +52,15 @@ class StateCacheMachine(RuleBasedStateMachine):
         match, text, _ = data.draw(st.sampled_from(self.readers))
         for at in range(STRIDE, len(text) + 1, STRIDE):
             self.cache.insert(match, text, at, state_of(text[:at]))
-            self.inserted.add(text[:at])
+            self.inserted.add((self.owner_of[match], text[:at]))
 
     @rule()
     def clear(self) -> None:
         self.cache.clear()
 
     def _is_right(self, match: PrefixMatch, text: str) -> None:
-        assert match.length <= max((len(one) for one in self.inserted if text.startswith(one)), default=0)
+        own = [one for owner, one in self.inserted if owner == self.owner_of[match] and text.startswith(one)]
+        assert match.length <= max(map(len, own), default=0)
         if match.length == 0:
             assert match.state is None
         else:
@@ -65,7 +70,9 @@ class StateCacheMachine(RuleBasedStateMachine):
     @invariant()
     def counters_and_leaves_are_those_of_the_tree(self) -> None:
         nodes: list[_Node] = []
-        waiting = [self.cache._root]
+        roots = list(self.cache._roots.values())
+        assert all(root.children and self.cache._roots[root.text] is root for root in roots)
+        waiting = roots[:]
         while waiting:
             node = waiting.pop()
             waiting += node.children.values()
@@ -74,7 +81,7 @@ class StateCacheMachine(RuleBasedStateMachine):
         assert self.cache.bytes == sum(node.cost_bytes for node in nodes) <= LIMIT_BYTES
         assert set(self.cache._leaves) == {node for node in nodes if not node.children}
         assert all(node.alive for node in nodes)
-        for node in (*nodes, self.cache._root):
+        for node in (*nodes, *roots):
             assert node.latest is None or node.latest in node.children.values()
 
 
