@@ -13,6 +13,7 @@ T = TypeVar("T")
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`; cancel it and raise ClientDisconnect once the client has disconnected.
 
+    Work that completes although it is cancelled returns its result: the audit trail needs the call's end.
     `work` runs in the calling task and has ended, with its cleanup, when this returns or raises. The
     request's body must have been read before.
     """
@@ -29,7 +30,7 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     disconnect = asyncio.ensure_future(request.receive())
     disconnect.add_done_callback(cancel_work)
     try:
-        return await work
+        result = await work
     except BaseException:
         if not is_disconnected:
             raise
@@ -38,3 +39,6 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     finally:
         disconnect.remove_done_callback(cancel_work)
         disconnect.cancel()
+    if is_disconnected:
+        task.uncancel()
+    return result

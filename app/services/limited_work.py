@@ -1,10 +1,12 @@
 """Long blocking work in its own threads, a limited number at a time, so that short work never waits for it.
 
 A request waits for its work on the event loop. If its task is cancelled, because the client has disconnected
-or the server shuts down, queued work is dropped and running work ends at its next `check`.
+or the server shuts down, queued work is dropped and running work ends at its next `check`. Work that has made
+its last check completes: its result is returned, so that what it has changed is not lost from sight.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +70,12 @@ class LimitedWork:
         future.add_done_callback(self._pending.discard)
         try:
             return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            is_cancelled.set()
+            if not future.cancel():  # it has begun
+                with contextlib.suppress(Cancelled):
+                    return await asyncio.wrap_future(future)
+            raise
         finally:
             is_cancelled.set()
             held.clear()

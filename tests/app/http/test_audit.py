@@ -1,6 +1,7 @@
 """Every call that changes or downloads something is on record before it is answered."""
 
 import hashlib
+import json
 import logging
 import re
 from pathlib import Path
@@ -12,11 +13,16 @@ from redis import Redis
 
 from app.http.audit import DOWNLOADS, UNRECORDED
 from app.main import create_app
+from app.services.calibration import calibrate
+from app.services.limited_work import Cancelled, Check
 from app.settings import ApiSettings
 from models.errors import StorageFull
 from store.audit import Audit
+from store.calibrations import Calibrations
 from tests.app.fakes import publish
+from tests.app.raw_http import connected
 from tests.app.service import Service, error_of, served
+from tests.waiting import eventually
 
 DOCUMENTED = (Path(__file__).parents[3] / "docs" / "reference" / "audit.md").read_text()
 
@@ -138,3 +144,39 @@ def test_pages_of_the_trail_are_complete(service: Service) -> None:
     assert len(set(ids)) == 5 and ids == sorted(ids, reverse=True)
     assert error_of(service.http.get("/v1/audit?after=x"), 422)["code"] == "unknown_cursor"
     assert Redis.from_url(service.settings.redis_url).keys("*audit*") == []  # it is not lost with Redis
+
+
+def test_change_is_on_record_though_the_client_leaves_while_it_is_made(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(service.models)
+    checks: list[Check] = []
+
+    def note_check(*arguments: Any, check: Check, **options: Any) -> Any:
+        checks.append(check)
+        return calibrate(*arguments, check=check, **options)
+
+    def save_after_the_client_left(*arguments: Any, **options: Any) -> Any:
+        client.close()
+        eventually(lambda: is_cancelled(checks[0]), what="the service has noticed")
+        return save(*arguments, **options)
+
+    save = Calibrations.save
+    monkeypatch.setattr("app.routes.calibrations.calibrate", note_check)
+    monkeypatch.setattr(Calibrations, "save", save_after_the_client_left)
+    body = json.dumps({"lines": ["a line"] * 20}).encode()
+    header = b"POST /v1/models/fake/calibrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+    sent = header + b"\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with connected(service, sent) as client:
+        eventually(lambda: service.http.get("/v1/models/fake/calibrations").json()["data"])
+    eventually(
+        lambda: [one["action"] for one in trail(service)] == ["make_calibration"], what="it is recorded"
+    )
+
+
+def is_cancelled(check: Check) -> bool:
+    try:
+        check()
+    except Cancelled:
+        return True
+    return False

@@ -70,6 +70,25 @@ async def test_work_that_is_cancelled_never_begins_or_ends_at_its_next_check() -
 
 
 @in_a_loop
+async def test_work_that_is_cancelled_after_its_last_check_completes_and_returns() -> None:
+    work = LimitedWork("sums", running=1, waiting=0, retry_after_s=1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def change(_: Check) -> str:
+        begun.set()
+        assert go_on.wait(DEADLINE_S)
+        return "changed"
+
+    running = asyncio.create_task(work.run(change))
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    running.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await running == "changed"
+    work.close()
+
+
+@in_a_loop
 async def test_work_that_is_cancelled_while_it_waits_is_freed_before_a_thread_is_free() -> None:
     work = LimitedWork("sums", running=1, waiting=1, retry_after_s=1)
     begun, go_on = threading.Event(), threading.Event()
