@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -174,6 +174,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.processes,
+        trusted_proxies=settings.proxies,
         log_config=logging_config(settings),
         timeout_graceful_shutdown=settings.drain_s,
         timeout_worker_healthcheck=_HEALTHCHECK_S,
@@ -186,8 +187,13 @@ def main() -> None:
     raise SystemExit(0 if server.started else 1)
 
 
-def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:
-    """Return uvicorn's configuration for an application or its import string; `options` extend it."""
+def server_config(
+    app: FastAPI | str, *, trusted_proxies: Sequence[str] = (), **options: Any
+) -> uvicorn.Config:
+    """Return uvicorn's configuration for an application or its import string; `options` extend it.
+
+    Only `trusted_proxies`, addresses and networks, can name the client in `X-Forwarded-For`.
+    """
     logging.getLogger("uvicorn.error").addFilter(INVALID_REQUEST_FILTER)  # adding it again does nothing
     return uvicorn.Config(
         app,
@@ -197,6 +203,8 @@ def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:
         server_header=False,
         access_log=False,  # metrics count requests; a log line per keystroke would be too much
         timeout_keep_alive=_KEEP_ALIVE_S,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
         **options,
     )
 

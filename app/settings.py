@@ -162,6 +162,11 @@ class ApiSettings(StoreSettings):
         description="Host names of this service: `example.org`, `*.example.org` or `*`, separated by commas;"
         " localhost, IP addresses, this machine's name and NEXTCHAR_HOST are always allowed.",
     )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks of proxies whose `X-Forwarded-For` names the client, such as"
+        " `127.0.0.1,10.0.0.0/8`, separated by commas; all others' is ignored.",
+    )
     failed_checkpoint_days: float = Field(
         7.0,
         ge=0,
@@ -329,6 +334,16 @@ class ApiSettings(StoreSettings):
                 raise ValueError(f"{origin!r} is not an origin; write https://example.org, without a path")
         return origins
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        for proxy in _listed(proxies):
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/8") from None
+        return proxies
+
     @field_validator("allowed_hosts")
     @classmethod
     def _are_host_names(cls, hosts: str) -> str:
@@ -357,6 +372,11 @@ class ApiSettings(StoreSettings):
     def hosts(self) -> list[str]:
         """The allowed host names."""
         return _listed(self.allowed_hosts)
+
+    @property
+    def proxies(self) -> list[str]:
+        """The addresses and networks of trusted proxies."""
+        return _listed(self.trusted_proxies)
 
     @property
     def origins(self) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,10 +174,12 @@ class _PromptServer(Server):
 
 
 @contextlib.contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI, *, trusted_proxies: Sequence[str] = ()) -> Iterator[str]:
     """Serve `app` on a free port in a thread; yield its URL."""
     reuse_built_routes(app)
-    config = server_config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
+    config = server_config(
+        app, trusted_proxies=trusted_proxies, port=0, log_level="warning", timeout_graceful_shutdown=1
+    )
     server = _PromptServer(config, stopping=app.state.stopping)
     thread = threading.Thread(target=server.run)
     thread.start()

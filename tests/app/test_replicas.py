@@ -31,6 +31,7 @@ PROMPT = "the quick brown fox jumps over the lazy dog " * 3
 KEYS = {
     "owner": new_key("owner", scopes="read,complete,train"),
     "slow": new_key("slow", scopes="read,complete", rate="5/minute"),
+    "admin": new_key("admin", scopes="admin"),
 }
 
 
@@ -93,7 +94,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     folder = tmp_path_factory.mktemp("replicas")
     (folder / "keys").write_text("\n".join(line for _, line in KEYS.values()))
     publish_real(folder)
-    settings = {"NEXTCHAR_API_KEYS_FILE": str(folder / "keys")}
+    settings = {"NEXTCHAR_API_KEYS_FILE": str(folder / "keys"), "NEXTCHAR_TRUSTED_PROXIES": "127.0.0.1"}
     with contextlib.ExitStack() as stack:
         valkey = stack.enter_context(EmbeddedValkey(folder))
         processes, urls = {}, {}
@@ -154,6 +155,15 @@ def test_documents_stay_with_their_process_and_limits_and_idempotency_hold_over_
     assert not replicas.is_used("api1")
     replicas.command("set server api/api1 state ready")
     assert replicas.is_used("api1")
+
+
+def test_address_of_a_client_is_its_own_whatever_it_claims(replicas: Replicas) -> None:
+    transport = httpx.HTTPTransport(local_address="127.0.0.3")
+    with httpx.Client(base_url=replicas.http.base_url, transport=transport) as http:
+        forged = as_("admin") | {"X-Forwarded-For": "203.0.113.9"}
+        assert http.post("/v1/corpora", content=b"a text", headers=forged).status_code == 201
+        [entry] = http.get("/v1/audit?key=admin&limit=1", headers=forged).json()["data"]
+    assert (entry["action"], entry["address"]) == ("add_corpus", "127.0.0.3")
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])

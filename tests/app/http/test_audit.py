@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from redis import Redis
 
 from app.http.audit import DOWNLOADS, UNRECORDED
@@ -144,6 +145,21 @@ def test_pages_of_the_trail_are_complete(service: Service) -> None:
     assert len(set(ids)) == 5 and ids == sorted(ids, reverse=True)
     assert error_of(service.http.get("/v1/audit?after=x"), 422)["code"] == "unknown_cursor"
     assert Redis.from_url(service.settings.redis_url).keys("*audit*") == []  # it is not lost with Redis
+
+
+def test_only_a_trusted_proxy_names_the_client(settings: ApiSettings) -> None:
+    forged = {"X-Forwarded-For": "203.0.113.9"}
+    for proxies, sent, address in (
+        ((), forged, "127.0.0.1"),
+        (("10.0.0.0/8",), forged, "127.0.0.1"),
+        (("127.0.0.0/8",), {"X-Forwarded-For": "192.0.2.1, 203.0.113.9, 127.0.0.2"}, "203.0.113.9"),
+    ):
+        with served(create_app(settings), trusted_proxies=proxies) as url, httpx.Client(base_url=url) as http:
+            http.post("/v1/corpora", content=b"a text", headers=sent)
+            assert http.get("/v1/audit").json()["data"][0]["address"] == address
+    for wrong in ("haproxy", "*", "10.0.0.1/8"):
+        with pytest.raises(ValidationError, match="write an address or a network"):
+            ApiSettings(trusted_proxies=wrong)
 
 
 def test_change_is_on_record_though_the_client_leaves_while_it_is_made(
