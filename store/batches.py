@@ -76,7 +76,7 @@ TRANSITIONS: dict[BatchStatus, frozenset[BatchStatus]] = {
 
 
 class BatchError(ImmutableRecord):
-    """What is wrong with the input file; `line` counts from 1."""
+    """What is wrong with the input file, whose `line` counts from 1, or with a file of responses."""
 
     code: str
     message: str
@@ -94,8 +94,9 @@ class Batch(ImmutableRecord):
     input_file: str  # the id of a corpus
     completion_window: str
     metadata: dict[str, str] | None = None
-    key_name: str | None = None  # of the API key that created it, with its patterns at that time
+    key_name: str | None = None  # of the API key that created it, with its patterns and quota at that time
     key_models: tuple[str, ...] = ()
+    key_max_corpus_bytes: int | None = None
     created_at: int
     expires_at: int
     moved_at: dict[BatchStatus, int] = Field(default_factory=dict)  # when it first entered each other state

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from app.compat.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from app.compat.openai_completions import check_is_supported, complete
 from app.compat.openai_files import BATCH_OUTPUT, write_metadata
+from app.errors import Forbidden
 from app.http.bodies import validate_body
 from app.http.errors import invalid_fields, status_and_body
 from app.keys import Key
@@ -297,7 +298,13 @@ class BatchProcessing:
     def _access(self, batch: Batch) -> Access:
         key = None
         if batch.key_name is not None:
-            key = Key(batch.key_name, b"", frozenset({"complete"}), models=batch.key_models)
+            key = Key(
+                batch.key_name,
+                b"",
+                frozenset({"complete"}),
+                models=batch.key_models,
+                max_corpus_bytes=batch.key_max_corpus_bytes,
+            )
         return Access(key, self.models, self.jobs, self.corpora)
 
     # From responses to files
@@ -321,9 +328,13 @@ class BatchProcessing:
                         kind = COMPLETED if response.startswith(COMPLETED) else FAILED
                         (output if kind == COMPLETED else errors).feed(response[1:] + b"\n")
                         counts[kind] += 1
+                refused: list[BatchError] = []
                 files = {
-                    "output_file": self._add_file(batch, output, "output") if counts[COMPLETED] else None,
-                    "error_file": self._add_file(batch, errors, "error") if counts[FAILED] else None,
+                    f"{kind}_file": self._add_file(batch, upload, kind, refused) if count else None
+                    for kind, upload, count in (
+                        ("output", output, counts[COMPLETED]),
+                        ("error", errors, counts[FAILED]),
+                    )
                 }
             self._renew(batch, ALL)
             to = BatchStatus.EXPIRED if batch.is_expired else BatchStatus.COMPLETED
@@ -332,6 +343,7 @@ class BatchProcessing:
                 BatchStatus.CANCELLED if is_cancelled else to,
                 completed=counts[COMPLETED],
                 failed=counts[FAILED],
+                errors=tuple(refused),
                 **files,
             )
             self.batches.delete_chunks(batch.id)
@@ -372,13 +384,20 @@ class BatchProcessing:
             log.warning("%s; its requests end with errors", error)
         return [b""] * count  # which are no requests
 
-    def _add_file(self, batch: Batch, upload: Upload, kind: str) -> str:
-        """Save a file of a batch as a corpus of the key that created the batch; return its id."""
-        corpus, is_new = self.corpora.add(upload)
-        if batch.key_name is not None:
-            self.corpora.owners.add(corpus.id, batch.key_name, is_new=is_new)
-        filename = f"{batch.id}_{kind}.jsonl"
+    def _add_file(self, batch: Batch, upload: Upload, kind: str, refused: list[BatchError]) -> str | None:
+        """Save a file of a batch as a corpus of the key that created the batch; return its id.
+
+        If the key's quota of corpora has no room for it, add that to `refused` and return None.
+        """
         access = self._access(batch)
+        try:
+            corpus, is_new = self.corpora.add(upload, check=access.check_corpus_quota)
+            access.record_upload(corpus, is_new=is_new)
+        except Forbidden as error:
+            message = f"the {kind} file was not saved: {error.message}"
+            refused.append(BatchError(code=error.code, message=message))
+            return None
+        filename = f"{batch.id}_{kind}.jsonl"
         write_metadata(self.blobs, access, corpus.id, filename=filename, purpose=BATCH_OUTPUT, replace=True)
         return corpus.id
 

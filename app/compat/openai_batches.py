@@ -59,6 +59,7 @@ def create_batch(
             param="input_file_id",
         )
     services.watermark.check()
+    access.check_corpus_quota()  # its output file counts
     window = int(body.completion_window[:-1]) * _UNITS[body.completion_window[-1]]
     now = int(time())
     batch = services.batch_control.create(

@@ -42,6 +42,7 @@ class BatchControl:
                 id=batch_id,
                 key_name=caller.name if caller else None,
                 key_models=caller.models if caller else (),
+                key_max_corpus_bytes=caller.max_corpus_bytes if caller else None,
                 **fields,
             )
         except Conflict:  # of a concurrent request with the same key

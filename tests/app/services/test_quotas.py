@@ -1,5 +1,6 @@
 """Quotas of API keys and the disk watermark, over HTTP."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 from app.keys import new_key
 from app.settings import ApiSettings
 from store.jobs import JobStatus
-from tests.app.service import Service, error_of, serving
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, serving, until
 
 KEYS = {
     "team": new_key("team", scopes="train", max_jobs=2, max_corpus_bytes="1.5kB"),
     "limited": new_key("limited", scopes="train", models="web-*", max_corpus_bytes=1000),
     "other": new_key("other", scopes="train"),
     "batches": new_key("batches", scopes="train,complete", max_batches=2),
+    "small": new_key("small", scopes="train,complete", max_corpus_bytes="2kB"),
 }
 
 
@@ -125,9 +128,9 @@ def test_concurrent_submissions_never_exceed_the_quota(guarded: Service) -> None
     assert submit(guarded, corpus).status_code == 429
 
 
-def create_batch(service: Service, file: str, **headers: str) -> httpx.Response:
+def create_batch(service: Service, file: str, name: str = "batches", **headers: str) -> httpx.Response:
     body = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
-    return service.http.post("/v1/batches", json=body, headers=as_("batches") | headers)
+    return service.http.post("/v1/batches", json=body, headers=as_(name) | headers)
 
 
 @pytest.fixture
@@ -162,6 +165,39 @@ def test_concurrent_batches_never_exceed_the_quota(requests_file: tuple[Service,
     assert statuses.count(200) <= 2 and set(statuses) <= {200, 429}
     listed = service.http.get("/v1/batches", headers=as_("batches")).json()["data"]
     assert len(listed) == statuses.count(200), "refused ones are not listed"
+
+
+def test_files_of_a_batch_count_for_the_quota_of_its_key(guarded: Service) -> None:
+    publish(guarded.models)
+
+    def file_of_requests(length: int) -> str:
+        body = {"model": "fake", "prompt": "a", "max_tokens": length}
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body}
+        files = {"file": ("in.jsonl", json.dumps(line).encode() + b"\n"), "purpose": (None, "batch")}
+        answer = guarded.http.post("/v1/files", files=files, headers=as_("small"))
+        return str(answer.raise_for_status().json()["id"])
+
+    def ended(file: str) -> dict[str, Any]:
+        batch = create_batch(guarded, file, "small").raise_for_status().json()["id"]
+        found: list[dict[str, Any]] = [{}]
+
+        def has_ended() -> bool:
+            found[0] = guarded.http.get(f"/v1/batches/{batch}", headers=as_("small")).json()
+            return bool(found[0]["completed_at"])
+
+        until(has_ended)
+        return found[0]
+
+    fits = ended(file_of_requests(10))
+    assert fits["output_file_id"] and fits["errors"] is None
+    large = file_of_requests(2000)
+    exceeds = ended(large)
+    assert exceeds["output_file_id"] is None and exceeds["request_counts"]["completed"] == 1
+    [error] = exceeds["errors"]["data"]
+    assert error["code"] == "corpus_quota_reached" and "output file was not saved" in error["message"]
+    assert sum(corpus.bytes for corpus in guarded.corpora.all()) <= 2000
+    upload(guarded, text("f", 2000 - sum(corpus.bytes for corpus in guarded.corpora.all())), "small")
+    assert error_of(create_batch(guarded, large, "small"), 403)["code"] == "corpus_quota_reached"
 
 
 def test_below_the_watermark_uploads_and_jobs_are_refused_and_nothing_else(settings: ApiSettings) -> None:
