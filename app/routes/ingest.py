@@ -34,7 +34,7 @@ from app.schemas.ingest import (
     IngestStatusBody,
     OtlpQuery,
 )
-from app.schemas.lists import Page
+from app.schemas.lists import MAX_EVENT_NUMBER, LastEventId, Page
 from app.services import ingest_lines, otlp_logs
 from app.services.access import Access
 from app.services.event_feeds import Numbered
@@ -183,11 +183,13 @@ async def get_flagged_lines(
     after: Annotated[
         int | None,
         Query(
-            ge=0, description="Only lines with numbers above this. Default: 0, and for a stream the newest."
+            ge=0,
+            le=MAX_EVENT_NUMBER,
+            description="Only lines with numbers above this. Default: 0, and for a stream the newest.",
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_FLAGGED_KEPT, description="The most lines in a page.")] = 1000,
-    last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
+    last_event_id: LastEventId = None,
 ) -> Response | Page[FlaggedLine]:
     """Get the newest flagged lines, as a list; or follow them as a stream."""
     await anyio.to_thread.run_sync(services.ingest.check_known, model)

@@ -16,7 +16,7 @@ from app.http.event_streams import Events, EventStream, ServerEvent, stream_resp
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.jobs import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
-from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from app.schemas.lists import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
 from app.services import job_creation as creation
 from app.services.event_feeds import Numbered
 from app.services.job_events import events_so_far
@@ -90,9 +90,11 @@ async def get_events(
     access: AccessDep,
     request: Request,
     job: str,
-    after: Annotated[int, Query(ge=0, description="Only events with numbers above this.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=MAX_EVENT_NUMBER, description="Only events with numbers above this.")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000, description="The most events in a page.")] = 1000,
-    last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
+    last_event_id: LastEventId = None,
 ) -> Response | Page[EventBody]:
     """Get every metric, sample and message of a job since its start, as a list or as a stream."""
     job_id = (await run_in_threadpool(access.get_job, job)).id

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Generic, Literal, TypeVar
 
-from fastapi import Query
+from fastapi import Header, Query
 from pydantic import BaseModel, Field
 
 from app.schemas.base import with_examples
@@ -16,6 +16,11 @@ After = Annotated[
 Limit = Annotated[int, Query(ge=1, le=1000, description="The maximum number of items in a page.")]
 
 DEFAULT_LIMIT = 20
+
+MAX_EVENT_NUMBER = 2**63 - 1
+"""The greatest number of an event that a request can name; Redis knows none of 2**64."""
+
+LastEventId = Annotated[int | None, Header(ge=0, le=MAX_EVENT_NUMBER, description="As `after`, for streams.")]
 
 
 class Page(BaseModel, Generic[T]):

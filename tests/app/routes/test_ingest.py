@@ -482,3 +482,14 @@ def test_settings_of_an_unknown_model_are_not_found(service: Service) -> None:
     for model in ("nothing", "fake@9", "fake@champion", "a b"):
         answer = service.http.put(f"/v1/models/{model}/ingest/settings", json={"recalibrate": "rolling"})
         assert answer.status_code in (404, 422), answer.text
+
+
+@pytest.mark.parametrize("number", [2**64, 2**63])
+def test_number_that_no_line_can_have_is_refused(service: Service, number: int) -> None:
+    path = "/v1/models/fake/ingest/events"
+    for answer, param in (
+        (service.http.get(path, params={"after": number}), "after"),
+        (service.http.get(path, headers={"Last-Event-ID": str(number)}), "last-event-id"),
+    ):
+        assert error_of(answer, 422)["param"] == param
+    assert service.http.get(path, params={"after": 2**63 - 1}).json()["data"] == []

@@ -426,7 +426,11 @@ def test_events_are_listed_from_log_and_redis_without_doubles(service: Service) 
     }
     page = service.http.get(f"/v1/jobs/{job}/events?after=1&limit=1").json()
     assert [e["id"] for e in page["data"]] == [2] and page["has_more"]
-    assert error_of(service.http.get(f"/v1/jobs/{job}/events?after=x"), 422)["param"] == "after"
+    for after in ("x", -1, 2**63, 2**64):
+        answer = service.http.get(f"/v1/jobs/{job}/events", params={"after": after})
+        assert error_of(answer, 422)["param"] == "after"
+    last = service.http.get(f"/v1/jobs/{job}/events", params={"after": 2**63 - 1})
+    assert last.json()["data"] == []
 
 
 def test_stream_goes_on_as_events_come_and_ends_with_the_job(service: Service) -> None:
