@@ -1,5 +1,6 @@
 """Numbers, times, bars, curves, tables and untrusted text, formatted for a terminal."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -13,6 +14,7 @@ _SYMBOLS = {point: 0x2400 + point for point in range(32)} | {127: 0x2421}
 _SYMBOLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 # Bidirectional controls would garble the rest of the line.
 _SYMBOLS |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
+_ESCAPES = {point: f"\\u{point:04x}" for point in _SYMBOLS if point >= 32}
 _INLINE = _SYMBOLS | {ord("\n"): "⏎", ord("\t"): "→"}
 _BLOCK = {k: v for k, v in _SYMBOLS.items() if k not in (ord("\n"), ord("\t"))}
 
@@ -30,6 +32,15 @@ def printable(text: str, *, inline: bool = False) -> str:
     ('a␛[2J\n', 'a⏎→b')
     """
     return text.translate(_INLINE if inline else _BLOCK)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    r"""Return a value as JSON without terminal control, which is escaped.
+
+    >>> print(to_json("\x9b2J \x1b ä"))
+    "\u009b2J \u001b ä"
+    """
+    return json.dumps(value, ensure_ascii=False, indent=indent).translate(_ESCAPES)
 
 
 def format_network(described: Mapping[str, Any]) -> str:

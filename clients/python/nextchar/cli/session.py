@@ -6,7 +6,6 @@ Exit statuses: 0 success, 1 the service refused or could not be reached, 2 wrong
 
 import functools
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli.formatting import print_table, printable
+from nextchar.cli.formatting import print_table, printable, to_json
 from nextchar.cli.names import with_suggestion
 from nextchar.cli.option_names import error_with_options
 from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
@@ -44,8 +43,7 @@ class Session:
 
     def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
         """Print a response as JSON: indented, or on one line where more follow."""
-        text = json.dumps(value, ensure_ascii=False, indent=None if lines else 1)
-        print(text, file=self.out.file, flush=True)
+        print(to_json(value, indent=None if lines else 1), file=self.out.file, flush=True)
 
     def print_text(self, text: str) -> None:
         """Print a line of the result, unwrapped."""

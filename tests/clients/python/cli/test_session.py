@@ -1,5 +1,6 @@
 """What every command shares: the options for the service, its errors, its pipes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_reader_that_stops_early_is_no_error(server: FakeServer) -> None:
     server.models, server.page = [f"m@{i}" for i in range(2000)], 100
     done = in_shell(server, "models | head -1")
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_json_has_no_character_that_controls_a_terminal(run: Run, server: FakeServer) -> None:
+    name = "".join(map(chr, (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)))) + "é"
+    server.models = [f"{name}@1"]
+    outcome = run("models", "--json")
+    assert outcome.out.replace("\n", "").isprintable() and "é" in outcome.out
+    assert json.loads(outcome.out)["data"][0]["name"] == name
 
 
 @pytest.mark.parametrize("proxy", ["http_proxy=http://127.0.0.1:9", "ALL_PROXY=socks5://127.0.0.1:9"])
