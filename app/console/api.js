@@ -6,6 +6,9 @@
 
 import { keyHeaders, requestKey } from "./api-key.js";
 
+/** A random id of this tab: the service shares nothing that it caches between ids. `crypto.randomUUID` needs TLS. */
+const TAB = crypto.getRandomValues(new Uint32Array(4)).join("-");
+
 /**
  * @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>}} CallOptions
  */
@@ -71,7 +74,7 @@ export async function request(method, path, { body, signal, headers = {} } = {})
       method,
       signal,
       headers: {
-        ...(body === undefined || isBinary ? {} : { "Content-Type": "application/json" }),
+        ...(body === undefined || isBinary ? {} : { "Content-Type": "application/json", "X-Document": TAB }),
         ...keyHeaders(),
         ...headers,
       },

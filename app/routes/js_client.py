@@ -84,6 +84,7 @@ def add_js_client(app: FastAPI, *, allowed_origins: Sequence[str]) -> None:
                 "Content-Type",
                 "Idempotency-Key",
                 "Last-Event-ID",
+                "X-Document",
                 "X-Request-Id",
             ],
             expose_headers=["Retry-After", "X-Request-Id", "Location"],

@@ -7,7 +7,7 @@ export class NextcharError extends Error {
   }
 }
 
-// The service this file was loaded from, else this page's origin.
+// The service this file is from, else this page's origin.
 const DEFAULT_URL = /\/clients\/js\/[^/]*$/.test(import.meta.url)
   ? new URL("../../", import.meta.url).href
   : (globalThis.location?.origin ?? "http://127.0.0.1:8000");
@@ -17,7 +17,8 @@ export class Nextchar {
 
   constructor({ url = DEFAULT_URL, key = null, retries = 2, timeout = 30_000 } = {}) {
     this.#base = String(url).replace(/\/+$/, "");
-    Object.assign(this, { key, retries, timeout });
+    const document = crypto.getRandomValues(new Uint32Array(4)).join();
+    Object.assign(this, { key, retries, timeout, document });
   }
 
   async models(options) {
@@ -83,8 +84,7 @@ export class Nextchar {
   }
 
   async #fetch(path, body, { signal, retries = this.retries, end = Infinity }) {
-    const headers = {};
-    if (body) headers["Content-Type"] = "application/json";
+    const headers = body ? { "Content-Type": "application/json", "X-Document": this.document } : {};
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     const request = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
     for (let attempt = 0; ; attempt++) {
@@ -103,7 +103,7 @@ export class Nextchar {
     }
   }
 
-  // The browser gives no reason: if the service responds without CORS only, it is CORS.
+  // If the service responds without CORS only, it is CORS.
   async #diagnose(cause, signal) {
     const { origin, href } = globalThis.location ?? {};
     const isCrossOrigin = origin && new URL(this.#base, href).origin !== origin;

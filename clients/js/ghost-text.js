@@ -158,7 +158,7 @@ class GhostLayer {
     this.#mirror.scroll(this.#top);
   }
 
-  // A microtask later: while a framework removes the field, the layer may be the sibling it visits next.
+  // A microtask later: a framework that removes the field may visit the layer next.
   clear() {
     const { box, text } = this.#mirror;
     text.replaceChildren();

@@ -4,7 +4,7 @@ const TEXT_PROPERTY =
   /^(?:font|letter-|word-|line-|text-|white-space|tab-|direction|unicode-|overflow-wrap|hyphen|writing|padding|color$)/;
 let textProperties;
 
-// Styles are set through the CSSOM and no markup is parsed, so the strictest Content-Security-Policy allows it.
+// No markup is parsed, so the strictest Content-Security-Policy allows it.
 export const style = (element, styles) => Object.assign(element.style, styles);
 
 export function create(name, styles = {}, attributes = {}) {

@@ -287,6 +287,11 @@ export class Nextchar {
   key: string | null;
   retries: number;
   timeout: number;
+  /**
+   * A random id of the tab or document. Its prompts go to one process of the service, and what that caches of them is
+   * shared with no other id.
+   */
+  document: string;
   /** All versions of all models, newest first. */
   models(options?: CallOptions): Promise<Model[]>;
   complete(model: string, prompt: string, options?: CompletionFields & CallOptions): Promise<Completion>;

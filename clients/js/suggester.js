@@ -8,7 +8,7 @@ const MAX_DEBOUNCE_MS = 250;
 const TIMEOUT_MS = 5000;
 const MAX_BACKOFF_MS = 30_000;
 
-// A text starts after a line break. The start of a long prompt moves in large steps, for the prefix cache.
+// A text starts after a line break. A long prompt's start moves in large steps, for the prefix cache.
 export function promptOf(before) {
   const from = (Math.floor(before.length / PROMPT_STEP) - 1) * PROMPT_STEP;
   if (from <= 0) return "\n" + before;
@@ -105,7 +105,7 @@ export class Suggester {
   }
 }
 
-// One request at a time, after a pause that fits the service, with back-off after errors.
+// One request at a time, after a pause that fits; backs off after errors.
 export class DebouncedCompleter {
   #inFlight = null;
   #latency = 20; // milliseconds, a moving average

@@ -156,7 +156,7 @@ class FakeEngine:
         expert: Expert = "mixture",
     ) -> FakeTicket:
         """Answer "a" for certain, and others for no reason, from another thread; nothing to ENDLESS."""
-        assert client and expert and not user
+        assert client and expert and isinstance(user, str)
         ticket = FakeTicket()
         found = Distribution(0.0 * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
         if prompt.startswith(ENDLESS):

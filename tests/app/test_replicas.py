@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pytest
 from app.keys import new_key
 from launcher.ports import free_port
 from launcher.valkey import EmbeddedValkey
+from nextchar import Client
 from tests.app.test_main import ROOT, is_ready, publish_real, started
 from tests.waiting import eventually
 
@@ -50,9 +52,9 @@ class Replicas:
             connection.sendall(text.encode() + b"\n")
             assert connection.recv(1000).strip() == b""
 
-    def complete(self, document: str, *, key: str = "owner", prompt: str = PROMPT) -> httpx.Response:
-        """Complete a prompt in a document."""
-        headers = {"X-Document": document} | as_(key)
+    def complete(self, document: str | None, *, key: str = "owner", prompt: str = PROMPT) -> httpx.Response:
+        """Complete a prompt in a document, if it is in one."""
+        headers = as_(key) | ({"X-Document": document} if document else {})
         body = {"prompt": prompt, "max_characters": 4, "seed": 1}
         return self.http.post("/v1/models/real/complete", json=body, headers=headers)
 
@@ -153,6 +155,7 @@ def test_documents_stay_with_their_process_and_limits_and_idempotency_hold_over_
 
     replicas.command("set server api/api1 state drain")
     assert not replicas.is_used("api1")
+    assert {served_by(replicas.complete(None)) for _ in range(6)} == {"api2"}
     replicas.command("set server api/api1 state ready")
     assert replicas.is_used("api1")
 
@@ -166,17 +169,26 @@ def test_address_of_a_client_is_its_own_whatever_it_claims(replicas: Replicas) -
     assert (entry["action"], entry["address"]) == ("add_corpus", "127.0.0.3")
 
 
-@pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
-def test_keys_of_one_address_are_divided_and_each_stays_with_its_process(
-    replicas: Replicas, header: str
-) -> None:
-    def server(number: int) -> str:  # HAProxy does not check keys
-        answer = replicas.http.get("/v1/models", headers={header: f"key{number}"})
-        return str(answer.headers["x-served-by"])
+def test_requests_without_a_document_go_to_both_processes(replicas: Replicas) -> None:
+    servers = Counter(served_by(replicas.complete(None)) for _ in range(20))
+    assert min(servers["api1"], servers["api2"]) >= 8, servers
 
-    servers = [server(number) for number in range(20)]
-    assert set(servers) == {"api1", "api2"}
-    assert servers == [server(number) for number in range(20)]
+
+def test_tabs_of_one_key_are_divided_and_each_stays_with_its_process(replicas: Replicas) -> None:
+    def servers(client: Client) -> set[str]:
+        served: set[str] = set()
+        client._http.event_hooks["response"] = [lambda one: served.add(one.headers["x-served-by"])]
+        for length in range(4):
+            client.complete("real", PROMPT + "abc"[:length], max_characters=1)
+        return served
+
+    with contextlib.ExitStack() as stack:
+        url, key = str(replicas.http.base_url), KEYS["owner"][0]
+        tabs = [stack.enter_context(Client(url, api_key=key)) for _ in range(20)]
+        used = [servers(tab) for tab in tabs]
+    assert {len(servers) for servers in used} == {1}
+    counted = Counter(server for servers in used for server in servers)
+    assert min(counted["api1"], counted["api2"]) >= 5, counted
 
 
 def test_killed_process_fails_no_request_that_is_sent_once_more(replicas: Replicas) -> None:

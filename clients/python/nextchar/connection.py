@@ -2,6 +2,7 @@
 
 import functools
 import math
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -33,6 +34,7 @@ class Connection:
     Attributes:
         server: the service's address.
         patience_s: for how long a stream tries to get back to a server that is away.
+        default_document: the id of what is completed, in calls that name none.
     """
 
     def __init__(self, transport: Transport, server: str, max_retries: int, patience_s: float) -> None:
@@ -40,6 +42,7 @@ class Connection:
         self.patience_s = patience_s
         self.transport = transport
         self._max_retries = max_retries
+        self.default_document = secrets.token_urlsafe(16)
 
     async def _fetch(
         self, _kind: type[T], method: str, path: str, *, can_retry: bool = False, **message: Any

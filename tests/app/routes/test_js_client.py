@@ -40,7 +40,7 @@ def test_anything_else_is_not_found(service: Service, path: str) -> None:
 
 def test_pages_of_other_hosts_may_not_call_unless_allowed(service: Service, settings: ApiSettings) -> None:
     ask = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
-    ask["Access-Control-Request-Headers"] = "authorization, content-type"
+    ask["Access-Control-Request-Headers"] = "authorization, content-type, x-document"
     path = "/v1/models/fake/complete"
     assert "access-control-allow-origin" not in service.http.options(path, headers=ask).headers
     allowed = settings.model_copy(update={"allowed_origins": f"{PAGE}, https://other.example"})

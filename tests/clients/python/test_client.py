@@ -42,6 +42,26 @@ def test_the_key_is_sent(client: Any, server: FakeServer) -> None:
     assert server.requests[-1][2]["Authorization"] == "Bearer secret"
 
 
+def test_prompts_name_a_document_which_is_the_clients_own_unless_one_is_given(
+    client: Any, kind: str, server: FakeServer
+) -> None:
+    def sent(**options: Any) -> list[str]:
+        server.requests.clear()
+        client.complete("fake", "a", **options)
+        list(client.stream("fake", "a", **options))
+        client.next("fake", "a", **options)
+        return [headers["X-Document"] for _, _, headers, _ in server.requests]
+
+    own = sent()
+    assert len(own) == 3 and len(set(own)) == 1 and len(own[0]) >= 20  # of 128 random bits
+    assert sent(document="ann") == ["ann"] * 3
+    client.ready()
+    assert "X-Document" not in server.requests[-1][2]
+    with connected(kind, server.url) as other:
+        other.complete("fake", "a")
+    assert server.requests[-1][2]["X-Document"] != own[0]
+
+
 def test_a_refusal_carries_the_servers_sentence_and_code(client: Any) -> None:
     with pytest.raises(ServerError, match="there is no model 'nobody'") as caught:
         client.model("nobody")

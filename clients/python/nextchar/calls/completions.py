@@ -13,27 +13,37 @@ from nextchar.types import Completion, Distribution, StreamEvent
 class CompletionCalls(Connection):
     """Completions, whole or streamed, and the distribution of the next character."""
 
-    async def complete(self, model: str, prompt: str, **options: Unpack[CompletionOptions]) -> Completion:
+    async def complete(
+        self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[CompletionOptions]
+    ) -> Completion:
         """Complete a prompt.
+
+        `document` is an id of the text, or of the user who writes it, which others cannot guess: its prompts
+        go to one process of the service, which shares what it caches of them with no other id. By default
+        each client has a random one; give each user one where a client serves several.
 
         >>> found = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
         >>> found["completions"][0]["text"]  # doctest: +SKIP
         'the same thing as the spirit,'
         """
-        body = {"prompt": prompt, **options}
-        return await self._fetch(Completion, "POST", path_of("models", model, "complete"), json=body)
+        body, headers = {"prompt": prompt, **options}, self._document_header(document)
+        path = path_of("models", model, "complete")
+        return await self._fetch(Completion, "POST", path, json=body, headers=headers)
 
     async def stream(
-        self, model: str, prompt: str, **options: Unpack[CompletionOptions]
+        self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[CompletionOptions]
     ) -> AsyncGenerator[StreamEvent, None]:
         """Complete a prompt and yield the text as it comes: `piece` events, `finished`, then `done`.
+
+        `document` is as for `complete`.
 
         >>> for event in client.stream("nietzsche", "morality equals "):  # doctest: +SKIP
         ...     if event["event"] == "piece":
         ...         print(event["data"]["text"], end="", flush=True)
         """
         path, body = path_of("models", model, "complete"), {"prompt": prompt, **options, "stream": True}
-        opened = await self._open("POST", path, json=body, headers=EVENT_STREAM)
+        headers = EVENT_STREAM | self._document_header(document)
+        opened = await self._open("POST", path, json=body, headers=headers)
         async with aclosing(opened) as response:
             async for kind, data in self._events(response):
                 yield {"event": cast(Literal["piece", "finished", "done"], kind), "data": data}
@@ -49,11 +59,18 @@ class CompletionCalls(Connection):
         top: int = 10,
         temperature: float = 1.0,
         expert: Expert | None = None,
+        document: str | None = None,
     ) -> Distribution:
         """Return the distribution of the character that follows a prompt: the `top` most likely ones.
+
+        `document` is as for `complete`.
 
         >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
         [{'character': 'o', 'probability': 0.93}]
         """
         body = {"prompt": prompt, "top": top, "temperature": temperature} | omit_none(expert=expert)
-        return await self._fetch(Distribution, "POST", path_of("models", model, "next"), json=body)
+        path, headers = path_of("models", model, "next"), self._document_header(document)
+        return await self._fetch(Distribution, "POST", path, json=body, headers=headers)
+
+    def _document_header(self, document: str | None) -> dict[str, str]:
+        return {"X-Document": self.default_document if document is None else document}
