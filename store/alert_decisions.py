@@ -17,8 +17,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-import re2
 from pydantic import BaseModel, Field
 
 from models.anomaly.alerts import PARAMETER, Label
@@ -300,5 +300,28 @@ def suppressed_until(
 
 
 def _matches(pattern: str, text: str) -> bool:
-    literal = [".*".join(map(re2.escape, part.split("*"))) for part in pattern.split(PARAMETER)]
-    return re2.fullmatch(f"(?s){re2.escape(PARAMETER).join(literal)}", text) is not None  # in linear time
+    """Return whether a pattern matches all of a text. Takes the leftmost place of each of its literals."""
+    first, *others = _literals(pattern)
+    if not text.startswith(first) or not others:
+        return text == first
+    at = len(first)
+    for literal in others[:-1]:
+        if (at := text.find(literal, at)) < 0:
+            return False
+        at += len(literal)
+    return text.endswith(others[-1], at)
+
+
+@lru_cache(maxsize=10_000)
+def _literals(pattern: str) -> tuple[str, ...]:
+    """Return what stands between the `*` of a pattern.
+
+    >>> _literals("user <*> from *")
+    ('user <*> from ', '')
+    """
+    between = [part.split("*") for part in pattern.split(PARAMETER)]
+    literals = between[0]
+    for part in between[1:]:
+        literals[-1] += PARAMETER + part[0]
+        literals += part[1:]
+    return tuple(literals)
