@@ -5,7 +5,9 @@
     nextchar:ingest:<model>:counts      a hash of counters since the first line: accepted, dropped, expired,
                                         failed, flagged, rejected
     nextchar:ingest:<model>:minute:<n>  a hash of the same counters, and scored, for one minute of Unix time
-    nextchar:ingest:<model>:flagged     a stream of flagged lines for live views; entry ids are <number>-0
+    nextchar:ingest:<model>:flagged     a stream of flagged lines for live views, which expires; entry ids
+                                        are <number>-0
+    nextchar:ingest:flagged_bytes       a sorted set: models by the memory of `flagged`
     nextchar:ingest:<model>:announced   a sorted set: entries of `lines` that are in `flagged` already
     nextchar:ingest:<model>:failed      a stream of lines that could not be scored (the newest)
     nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
@@ -17,6 +19,7 @@
 """
 
 PREFIX = "nextchar:ingest:"
+FLAGGED_BYTES = f"{PREFIX}flagged_bytes"
 
 _MINUTE_TTL_S = 300
 

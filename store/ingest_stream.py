@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from models.errors import Busy, Conflict, TooLarge, Unavailable
 from store.flagged_lines import FlaggedLines
-from store.ingest_keys import COUNT, PREFIX, key, lines_key
+from store.ingest_keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
 from store.ingest_records import (
     COUNTERS,
     Accepted,
@@ -140,13 +140,15 @@ if waiting > 0 then
   redis.call('xgroup', 'create', KEYS[1], '{GROUP}', '0', 'mkstream')
   count(ARGV[1], 'dropped', waiting)
 end
-redis.call('del', KEYS[2], KEYS[3])
+redis.call('del', unpack(KEYS, 2))
+redis.call('zrem', '{FLAGGED_BYTES}', ARGV[1])
 return waiting
 """
 )
 _FORGET = f"""
 if redis.call('xlen', KEYS[1]) > 0 then return 0 end
 redis.call('del', unpack(KEYS))
+redis.call('zrem', '{FLAGGED_BYTES}', ARGV[1])
 return redis.call('srem', '{_MODELS_KEY}', ARGV[1])
 """
 _EXPIRE = (
@@ -329,10 +331,10 @@ class IngestStreams:
         return int(cast(int, self._redis.eval(_FAIL, 2, *keys, *arguments)))
 
     def drop(self, model: str) -> int:
-        """Delete the lines that wait, the failed and the recent ones; return how many waited."""
+        """Delete the lines that wait, the failed, flagged and recent ones; return how many waited."""
         self.recent.forget(model)
-        keys = (lines_key(model), key(model, "failed"), key(model, "announced"))
-        return int(cast(int, self._redis.eval(_DROP, 3, *keys, model)))
+        keys = (lines_key(model), *(key(model, name) for name in ("failed", "announced", "flagged")))
+        return int(cast(int, self._redis.eval(_DROP, len(keys), *keys, model)))
 
     def forget(self, model: str) -> bool:
         """Delete everything of a model that is gone, unless lines wait; return whether it was deleted."""

@@ -42,7 +42,6 @@ from app.services.gunzip import Gunzip, gunzip_of
 from app.services.ingest import Sender, check_any_line, decompressed, ingest_body, messages_of
 from app.services.ingest_lines import ParsedLines
 from models.errors import DomainError, InvalidInput, NotFound
-from store.flagged_lines import MAX_FLAGGED_KEPT
 
 router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
 
@@ -167,7 +166,7 @@ def change_ingest_settings(
 
 @router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
 def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
-    """Delete the waiting lines."""
+    """Delete the waiting lines, and the flagged ones that live views show."""
     return IngestDropped(model=model, dropped=services.ingest.drop(model))
 
 
@@ -188,7 +187,7 @@ async def get_flagged_lines(
             description="Only lines with numbers above this. Default: 0, and for a stream the newest.",
         ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_FLAGGED_KEPT, description="The most lines in a page.")] = 1000,
+    limit: Annotated[int, Query(ge=1, le=5_000, description="The most lines in a page.")] = 1000,
     last_event_id: LastEventId = None,
 ) -> Response | Page[FlaggedLine]:
     """Get the newest flagged lines, as a list; or follow them as a stream."""

@@ -207,6 +207,13 @@ class Metrics:
             values = (status.waiting, status.bytes, status.oldest_age_s or 0.0)
             for gauge, value in zip(gauges.values(), values, strict=True):
                 gauge.add_metric([model], value)
+        flagged = GaugeMetricFamily(
+            "nextchar_ingest_flagged_bytes",
+            "Memory in Redis of flagged lines for live views.",
+            labels=["model"],
+        )
+        for model, size in self.ingest.flagged.bytes().items():
+            flagged.add_metric([model], size)
         rebuilds = CounterMetricFamily(
             "nextchar_ingest_recalibrations",
             "Rolling calibrations: `rebuilt`, or `held` because of drift, in all processes together.",
@@ -214,7 +221,7 @@ class Metrics:
         )
         for labels, count in self.rolling.counts().items():
             rebuilds.add_metric(labels, count)
-        yield from (lines, rebuilds, *gauges.values())
+        yield from (lines, rebuilds, flagged, *gauges.values())
 
     def _read_batches(self) -> list[Metric]:
         """Return what records and Redis say of batches, the same from each process."""

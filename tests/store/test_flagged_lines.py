@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
+from store import flagged_lines
 from store.ingest_records import Batch, LineMeta, NewLine
 from store.ingest_stream import IngestStreams
 
@@ -19,10 +20,10 @@ def streams(redis: Redis) -> IngestStreams:
     return IngestStreams(redis)
 
 
-def accepted(streams: IngestStreams, *lines: str) -> list[str]:
+def accepted(streams: IngestStreams, *lines: str, model: str = "m") -> list[str]:
     """Send lines, and return the ids of their entries, which are delivered."""
-    streams.accept([Batch("m", [NewLine(line.encode(), LineMeta()) for line in lines])])
-    return [entry.id for entry in streams.read("m", "one", max_lines=len(lines))]
+    streams.accept([Batch(model, [NewLine(line.encode(), LineMeta()) for line in lines])])
+    return [entry.id for entry in streams.read(model, "one", max_lines=len(lines))]
 
 
 def test_a_flagged_line_is_announced_once(streams: IngestStreams) -> None:
@@ -79,3 +80,26 @@ def test_the_count_goes_on_although_it_is_ahead_of_the_stream(streams: IngestStr
     assert streams.flagged.announce("m", [(entry, {}) for entry in entries]) == 2
     assert [number for number, _ in streams.flagged.read("m", after=4, limit=9)] == [8, 9]
     assert streams.status("m").counts["flagged"] == 9
+
+
+def test_flagged_lines_of_all_models_are_bounded_in_bytes_and_shared_fairly_and_dropped_with_the_lines(
+    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flagged_lines, "MAX_FLAGGED_BYTES", 300_000)
+    quiet = accepted(streams, "a", "b", model="quiet")
+    streams.flagged.announce("quiet", [(entry, {"line": "quiet"}) for entry in quiet])
+    for model in ("loud", "flood"):
+        for _ in range(10):
+            entries = accepted(streams, *"abcdefghij", model=model)
+            streams.flagged.announce(model, [(entry, {"line": "→" * 1_500}) for entry in entries])
+    sizes = streams.flagged.bytes()
+    assert sizes.keys() == {"quiet", "loud", "flood"} and sum(sizes.values()) <= 300_000
+    assert min(sizes["loud"], sizes["flood"]) > 100_000
+    assert len(streams.flagged.read("quiet", after=0, limit=9)) == 2
+    assert [n for n, _ in streams.flagged.read("flood", after=0, limit=100)][-1] == 100, "the newest are kept"
+    assert all(redis.ttl(f"nextchar:ingest:{model}:flagged") > 0 for model in sizes)
+    streams.drop("flood")
+    assert "flood" not in streams.flagged.bytes() and streams.flagged.read("flood", after=0, limit=1) == []
+    [entry] = accepted(streams, "a", model="flood")
+    streams.flagged.announce("flood", [(entry, {})])
+    assert streams.flagged.last_number("flood") == 101

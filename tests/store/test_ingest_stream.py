@@ -236,7 +236,7 @@ def test_a_model_is_forgotten_once_no_line_of_it_waits(streams: IngestStreams, r
     streams.set_problem("m", {"code": "c", "message": "m"})
     assert not streams.forget("m") and streams.waiting("m") == 1
     streams.acknowledge("m", ids(streams.read("m", "c", max_lines=1)))
-    assert streams.forget("m") and streams.models() == ["n"]
+    assert streams.forget("m") and streams.models() == ["n"] and streams.flagged.bytes() == {}
     assert [key for key in redis.keys("nextchar:ingest:m:*") if b":minute:" not in key] == []
     assert not streams.forget("m")
     assert streams.accept([batch("c")]) and streams.waiting("m") == 1

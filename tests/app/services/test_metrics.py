@@ -74,7 +74,11 @@ def made(**parts: Any) -> Metrics:
         "rates": RateLimits("redis://127.0.0.1:1/0"),
         "data_dir": Path("/"),
         "loops": [SimpleNamespace(status=lambda: loop)],
-        "ingest": SimpleNamespace(models=lambda: ["a"], status=lambda _: ingested),
+        "ingest": SimpleNamespace(
+            models=lambda: ["a"],
+            status=lambda _: ingested,
+            flagged=SimpleNamespace(bytes=lambda: {"a": 700}),
+        ),
         "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
         "notifications": SimpleNamespace(
             outcomes=lambda: {("t", "failed"): 2, ("u", "failed"): 1, ("u", "delivered"): 1},
@@ -107,6 +111,7 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_disk_free_bytes{of="storage"} 1.073741824e+09',
         'nextchar_background_errors_total{error="OSError",name="retention"} 3.0',
         "nextchar_api_keys_file_errors 1.0",
+        'nextchar_ingest_flagged_bytes{model="a"} 700.0',
         'nextchar_alert_lines_total{model="web",severity="info"} 5.0',
         'nextchar_alerts_opened_total{model="web",severity="info"} 1.0',
         'nextchar_notifications_total{outcome="failed",target="t"} 2.0',
