@@ -59,7 +59,8 @@ class AlertFigures(ImmutableRecord):
         version: of the model that flagged its newest line. score, p_value: the highest and the lowest of its
         lines. examples: the distinct lines with the highest scores, those first. counts: how many lines
         arrived in each interval of `interval_s` seconds since `first_seen`. estimated_p: the lowest estimated
-        p-value of its lines, which severity is made of; None of an alert from before there was one.
+        p-value of its lines, which severity is made of; None of an alert from before there was one. owner:
+        the API key that sent its first line, "" if none.
     """
 
     id: str
@@ -80,6 +81,7 @@ class AlertFigures(ImmutableRecord):
     interval_s: float
     counts: tuple[int, ...]
     sources: tuple[str, ...] = ()
+    owner: str = ""
 
 
 class Decision(ImmutableRecord):

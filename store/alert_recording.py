@@ -3,7 +3,12 @@
     nextchar:alert:<id>              a hash: the fields of an alert; expires a while after its last occurrence
     nextchar:alerts                  a sorted set: all alerts by when an occurrence was last recorded, in Unix
                                      seconds; later than it arrived, if it waited to be scored
-    nextchar:alerts:of:<model name>  a sorted set: those of one model by the arrival of their last occurrence
+    nextchar:alerts:of:<model name>  a sorted set: those of one model by severity, then by the arrival of
+                                     their last occurrence
+    nextchar:alerts:owner:<key name> a sorted set: those whose first line this API key sent, by severity, then
+                                     by when an occurrence was last recorded
+    nextchar:alerts:size             a hash: alert id -> "<bytes> <key name>"
+    nextchar:alerts:bytes            a sorted set: names of API keys by the bytes of their alerts
     nextchar:alerts:lines            a hash: "<severity> <model name>" -> occurrences so far
     nextchar:alerts:opened           a hash: "<severity> <model name>" -> alerts so far, by their first line
     nextchar:alerts:evicted          a hash: <model name> -> alerts that were evicted
@@ -13,18 +18,28 @@ of a stream in the same step: the occurrences of an entry are counted only if th
 acknowledges it, and the entry is then deleted. So a line is counted once however often its entry is
 delivered, whichever process dies.
 
-The number of alerts is limited in total and per model: a text of ever new templates evicts the alerts that
-were not seen for longest.
+The bytes of all alerts and the number of each model's are limited. Above that, an alert of the model, or of
+the key whose alerts take the most, is evicted: the least severe, of these the one that was not seen for
+longest. So ever new templates of one sender do not evict the alerts of others, nor more severe ones. An alert
+of the model sums up those that were evicted: the number, the lowest p-value, and the lines with the highest
+scores.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 
-from models.anomaly.alerts import Occurrence, severity_of
+from models.anomaly.alerts import (
+    CRITICAL_P,
+    PARAMETER,
+    WARNING_P,
+    AlertKey,
+    Occurrence,
+    severity_of,
+)
 
 MAX_EXAMPLES = 5
 """Lines kept of an alert: distinct ones, with the highest scores."""
@@ -37,6 +52,9 @@ FIRST_INTERVAL_S = 60.0
 TTL_S = 30 * 86_400
 """Time from its last occurrence until an alert is deleted."""
 
+EVICTED_KEY = AlertKey(f"too many alerts: {PARAMETER} evicted", "")
+"""That of the alert that sums up a model's evicted ones."""
+
 _MAX_SOURCES = 10
 _BATCH = 500  # occurrences per call of the script, unless one entry has more
 
@@ -44,9 +62,39 @@ ALERTS, LINES, OPENED, EVICTED = (
     f"nextchar:alerts{suffix}" for suffix in ("", ":lines", ":opened", ":evicted")
 )
 ALERTS_OF_MODEL = "nextchar:alerts:of:"
+ALERTS_OF_OWNER = "nextchar:alerts:owner:"
 ALERT = "nextchar:alert:"
 
+_SIZES, _OWNERS = "nextchar:alerts:size", "nextchar:alerts:bytes"
+_RANK = 10**10  # an alert's score in the sets by severity: rank * _RANK + Unix seconds
+_OVERHEAD_BYTES = 2_500  # of an alert in addition to the texts that are counted
+
+FORGET = f"""
+local function size_of(id)
+  return string.match(redis.call('hget', '{_SIZES}', id) or '', '^(%d+) (.*)$')
+end
+local function resize(id, bytes, owner, score)
+  local before = size_of(id) or 0
+  redis.call('hset', '{_SIZES}', id, bytes .. ' ' .. owner)
+  redis.call('zadd', '{ALERTS_OF_OWNER}' .. owner, score, id)
+  redis.call('zincrby', '{_OWNERS}', bytes - before, owner)
+end
+local function forget(id, model)
+  redis.call('del', '{ALERT}' .. id)
+  redis.call('zrem', '{ALERTS}', id)
+  if model then redis.call('zrem', '{ALERTS_OF_MODEL}' .. model, id) end
+  local bytes, owner = size_of(id)
+  if not bytes then return end
+  redis.call('hdel', '{_SIZES}', id)
+  redis.call('zrem', '{ALERTS_OF_OWNER}' .. owner, id)
+  redis.call('zincrby', '{_OWNERS}', -bytes, owner)
+  if redis.call('exists', '{ALERTS_OF_OWNER}' .. owner) == 0 then redis.call('zrem', '{_OWNERS}', owner) end
+end
+"""
+"""Lua: the size and the owner of an alert; set its size, its owner and its rank; delete it."""
+
 _RECORD = f"""
+{FORGET}
 local batch = cjson.decode(ARGV[1])
 local function lowest(a, b) if a and b then return math.min(a, b) end return a or b end
 local function highest(a, b) if a and b then return math.max(a, b) end return a or b end
@@ -80,18 +128,28 @@ local function add_counts(counts, interval_s, start, new)
   return counts, interval_s
 end
 
-local function evict(of, max_alerts)
-  while redis.call('zcard', of) > max_alerts do
-    local oldest = redis.call('zrange', of, 0, 0)[1]
-    local model = redis.call('hget', '{ALERT}' .. oldest, 'model')
-    redis.call('del', '{ALERT}' .. oldest)
-    redis.call('zrem', '{ALERTS}', oldest)
-    redis.call('zrem', of, oldest)
-    if model then
-      redis.call('zrem', '{ALERTS_OF_MODEL}' .. model, oldest)
-      redis.call('hincrby', '{EVICTED}', model, 1)
-    end
-  end
+local changed, evicted = {{}}, {{}}
+local function evict_first(of)
+  local id = redis.call('zrange', of, 0, 0)[1]
+  local model, version, score, p_value, estimated_p, examples = unpack(redis.call('hmget', '{ALERT}' .. id,
+    'model', 'version', 'score', 'p_value', 'estimated_p', 'examples'))
+  forget(id, model)
+  redis.call('zrem', of, id)
+  if not model then return end
+  redis.call('hincrby', '{EVICTED}', model, 1)
+  local sum = evicted[model] or {{count = 0, version = version, examples = {{}}}}
+  evicted[model] = sum
+  sum.count = sum.count + 1
+  sum.score = highest(sum.score, tonumber(score))
+  sum.p_value = lowest(sum.p_value, tonumber(p_value))
+  sum.estimated_p = lowest(sum.estimated_p, tonumber(estimated_p or p_value))
+  add_examples(sum.examples, {{cjson.decode(examples)[1]}})
+end
+
+local function total_bytes()
+  local sum, sizes = 0, redis.call('zrange', '{_OWNERS}', 0, -1, 'withscores')
+  for i = 2, #sizes, 2 do sum = sum + sizes[i] end
+  return sum
 end
 
 local function record(group)
@@ -130,16 +188,20 @@ local function record(group)
   redis.call('hincrby', key, 'count', group.count)
   redis.call('expire', key, {TTL_S})
   redis.call('zadd', '{ALERTS}', 'GT', ARGV[4], group.id)
-  redis.call('zadd', '{ALERTS_OF_MODEL}' .. group.model, last_seen, group.id)
+  local rank = group.rank or
+    (fields.estimated_p <= {CRITICAL_P} and 2 or fields.estimated_p <= {WARNING_P} and 1 or 0)
+  local of_model = '{ALERTS_OF_MODEL}' .. group.model
+  redis.call('zadd', of_model, rank * {_RANK} + last_seen, group.id)
+  local _, owner = size_of(group.id)
+  owner = owner or group.owner
+  redis.call('hset', key, 'owner', owner)
+  local bytes = {_OVERHEAD_BYTES} + #cjson.encode(examples) + 2 * #group.template
+  resize(group.id, bytes, owner, rank * {_RANK} + tonumber(ARGV[4]))
   for severity, count in pairs(group.severities) do
     redis.call('hincrby', '{LINES}', severity .. ' ' .. group.model, count)
   end
   if not old.count then redis.call('hincrby', '{OPENED}', group.severity .. ' ' .. group.model, 1) end
-  local expired = redis.call('time')[1] - {TTL_S}
-  redis.call('zremrangebyscore', '{ALERTS}', '-inf', expired)
-  redis.call('zremrangebyscore', '{ALERTS_OF_MODEL}' .. group.model, '-inf', expired)
-  evict('{ALERTS_OF_MODEL}' .. group.model, tonumber(ARGV[2]))
-  evict('{ALERTS}', tonumber(ARGV[3]))
+  changed[of_model] = true
 end
 
 for _, entry in ipairs(batch) do
@@ -152,14 +214,26 @@ for _, entry in ipairs(batch) do
     for _, group in ipairs(entry.groups) do record(group) end
   end
 end
+local expired = redis.call('time')[1] - {TTL_S}
+for _, id in ipairs(redis.call('zrangebyscore', '{ALERTS}', '-inf', expired)) do forget(id) end
+for of_model in pairs(changed) do
+  for rank = 0, 3 do
+    redis.call('zremrangebyscore', of_model, rank * {_RANK}, rank * {_RANK} + expired)
+  end
+  while redis.call('zcard', of_model) > tonumber(ARGV[2]) do evict_first(of_model) end
+end
+while total_bytes() > tonumber(ARGV[3]) do
+  evict_first('{ALERTS_OF_OWNER}' .. redis.call('zrevrange', '{_OWNERS}', 0, 0)[1])
+end
+return cjson.encode(evicted)
 """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the number of alerts."""
+    """Limits on the bytes of all alerts, about as they take in Redis, and on the number of each model's."""
 
-    max_alerts: int = 10_000
+    max_bytes: int = 48 << 20
     max_per_model: int = 1_000
 
 
@@ -196,10 +270,14 @@ def record(
             raise ValueError(f"occurrences of entries that are not acknowledged: {unknown}")
     for one in occurrences:
         by_entry.setdefault(one.entry if acknowledge else None, []).append(one)
-    arguments = (str(limits.max_per_model), str(limits.max_alerts), repr(recorded_at))
+    arguments = (str(limits.max_per_model), str(limits.max_bytes), repr(recorded_at))
     stream = (acknowledge.stream, acknowledge.group) if acknowledge else ()
     for batch in _batches(by_entry):
-        redis.eval(_RECORD, 0, json.dumps(batch), *arguments, *stream)
+        result = cast(str, redis.eval(_RECORD, 0, json.dumps(batch), *arguments, *stream))
+        evicted: Mapping[str, Any] = json.loads(result) or {}
+        if evicted:
+            groups = [_summary(model, sums, now=recorded_at) for model, sums in evicted.items()]
+            redis.eval(_RECORD, 0, json.dumps([{"groups": groups}]), *arguments)
 
 
 def _batches(by_entry: dict[str | None, list[Occurrence]]) -> list[list[dict[str, Any]]]:
@@ -250,6 +328,29 @@ def _merged(occurrences: Sequence[Occurrence]) -> dict[str, Any]:
         "times": sorted(times.items()),
         "sources": sorted({one.source for one in occurrences if one.source})[:_MAX_SOURCES],
         "examples": [_example(one) for one in examples],
+        "owner": newest.owner,
+    }
+
+
+def _summary(model: str, evicted: Mapping[str, Any], *, now: float) -> dict[str, Any]:
+    """Return what the script adds to the alert that sums up a model's evicted ones, which is evicted last."""
+    return {
+        **evicted,
+        "id": EVICTED_KEY.alert_id(model),
+        "model": model,
+        "template_id": EVICTED_KEY.template_id,
+        "template": EVICTED_KEY.template,
+        "span": EVICTED_KEY.span,
+        "first_seen": now,
+        "last_seen": now,
+        "first_line_time": None,
+        "last_line_time": None,
+        "severity": severity_of(evicted["estimated_p"]),
+        "severities": {},
+        "times": [[int(now), evicted["count"]]],
+        "sources": [],
+        "owner": "",
+        "rank": 3,
     }
 
 

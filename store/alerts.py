@@ -23,7 +23,9 @@ from store.alert_recording import (
     ALERT,
     ALERTS,
     ALERTS_OF_MODEL,
+    ALERTS_OF_OWNER,
     EVICTED,
+    FORGET,
     LINES,
     OPENED,
     TTL_S,
@@ -39,6 +41,7 @@ AlertState = Literal["open", "acknowledged", "suppressed"]
 
 # ARGV: id, new id, model, new model, version. An alert that the new name has already stays as it is.
 _MOVE = f"""
+{FORGET}
 local old, new, model, to, version = unpack(ARGV)
 local recorded = redis.call('zscore', '{ALERTS}', old)
 local seen = redis.call('zscore', '{ALERTS_OF_MODEL}' .. model, old)
@@ -47,10 +50,10 @@ if is_there and new ~= '' and redis.call('renamenx', '{ALERT}' .. old, '{ALERT}'
   redis.call('hset', '{ALERT}' .. new, 'model', to, 'version', version)
   redis.call('zadd', '{ALERTS}', recorded, new)
   redis.call('zadd', '{ALERTS_OF_MODEL}' .. to, seen, new)
+  local bytes, owner = size_of(old)
+  if bytes then resize(new, bytes, owner, redis.call('zscore', '{ALERTS_OF_OWNER}' .. owner, old)) end
 end
-redis.call('del', '{ALERT}' .. old)
-redis.call('zrem', '{ALERTS}', old)
-redis.call('zrem', '{ALERTS_OF_MODEL}' .. model, old)
+forget(old, model)
 """
 
 
@@ -216,9 +219,9 @@ class Alerts:
             new_id = _id_under(to, known[alert_id]) if to and alert_id in known else ""
             self._redis.eval(_MOVE, 0, alert_id, new_id, model, to, version)
 
-    def evicted(self, model: str) -> int:
-        """Return how many alerts of a model were evicted because there were too many."""
-        return int(cast(str | None, self._redis.hget(EVICTED, model)) or 0)
+    def evictions(self) -> dict[str, int]:
+        """Return how many alerts of each model were evicted because there were too many."""
+        return {model: int(count) for model, count in cast(Any, self._redis.hgetall(EVICTED)).items()}
 
     def totals(self) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
         """Return the occurrences and the alerts so far, by model and severity."""

@@ -17,6 +17,7 @@ class LineMeta:
         time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
         host. calibration: the one to use if it exists. false_alarms: the rate; None: the calibration's
         default. recalibrate: whether the calibration follows the line; None: as the model's settings say.
+        owner: the API key that sent it, if one did.
     """
 
     time: float | None = None
@@ -24,6 +25,7 @@ class LineMeta:
     calibration: str | None = None
     false_alarms: float | None = None
     recalibrate: Recalibrate | None = None
+    owner: str | None = None
 
     def dump(self) -> str:
         """Return it as JSON."""
@@ -33,6 +35,7 @@ class LineMeta:
             "c": self.calibration,
             "f": self.false_alarms,
             "r": self.recalibrate and self.recalibrate == "rolling",
+            "o": self.owner,
         }
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
@@ -42,7 +45,9 @@ class LineMeta:
         fields = json.loads(data)
         is_rolling = fields.get("r")
         recalibrate: Recalibrate | None = None if is_rolling is None else "rolling" if is_rolling else "never"
-        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), recalibrate)
+        return cls(
+            fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), recalibrate, fields.get("o")
+        )
 
 
 @dataclass(frozen=True)

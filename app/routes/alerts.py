@@ -69,7 +69,7 @@ def list_alerts(
     ]
     page, has_more = paginate(found, lambda alert: alert.id, after=after, limit=limit)
     return AlertPage(
-        data=list(map(alert_body, page)), has_more=has_more, evicted=services.alerts.evicted(name)
+        data=list(map(alert_body, page)), has_more=has_more, evicted=services.alerts.evictions().get(name, 0)
     )
 
 

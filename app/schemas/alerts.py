@@ -115,7 +115,7 @@ class AlertPage(Page[AlertBody]):
 
     evicted: int = Field(
         description="Alerts of the model that were deleted so far because there were too many: the least"
-        " recently seen ones."
+        " severe ones, of these the least recently seen."
     )
 
 

@@ -23,7 +23,7 @@ _OF_DECISION = ("acknowledged_at", "acknowledged_by", "labeled_at", "labeled_by"
 def alert_body(alert: Alert) -> AlertBody:
     """Return an alert as it is sent."""
     return AlertBody(
-        **alert.figures.model_dump(exclude={"template_id", "estimated_p"}),
+        **alert.figures.model_dump(exclude={"template_id", "estimated_p", "owner"}),
         state=alert.state,
         severity=alert.severity,
         estimated_p_value=alert.estimated_p,

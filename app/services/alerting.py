@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 
 from app.schemas.scores import LineScore
+from app.services.fair_threads import current_key
 from app.services.scoring import DECIMALS, CalibratedScorer
 from models.anomaly import alerts
 from models.anomaly.alerts import Occurrence
@@ -16,7 +17,12 @@ def occurrences_of(
     scorer: CalibratedScorer, scored: Iterable[tuple[LineReading, LineScore]], *, source: str = ""
 ) -> list[Occurrence]:
     """Return the occurrences among lines that arrived now: those that are flagged."""
-    return [occurrence_of(scorer, line, score, source=source) for line, score in scored if score.anomalous]
+    owner = current_key()
+    return [
+        occurrence_of(scorer, line, score, source=source, owner=owner)
+        for line, score in scored
+        if score.anomalous
+    ]
 
 
 def occurrence_of(
@@ -27,12 +33,14 @@ def occurrence_of(
     arrived: float | None = None,
     source: str = "",
     entry: str | None = None,
+    owner: str = "",
 ) -> Occurrence:
     """Return the occurrence of one flagged line.
 
     `arrived` is when it arrived, in Unix seconds, by default now; `source` says where it comes from; `entry`
-    is the id of the entry of a Redis stream that brought it. Positions in it are those of `score`. Its score
-    is not lowered by a label of its group, since the next label lowers scores by it; its p-values are.
+    is the id of the entry of a Redis stream that brought it; `owner` is the API key that sent it. Positions
+    in it are those of `score`. Its score is not lowered by a label of its group, since the next label lowers
+    scores by it; its p-values are.
     """
     assert score.score is not None and score.p_value is not None, "only lines with a calibration are flagged"
     card = scorer.loaded.saved.card
@@ -52,6 +60,7 @@ def occurrence_of(
         line_time=line_time(text, now=arrived),
         source=source,
         entry=entry,
+        owner=owner,
     )
 
 

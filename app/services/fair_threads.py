@@ -16,6 +16,12 @@ CLIENT: ContextVar[str] = ContextVar("client", default="")
 """The client of the request that is served in this context: its key or its address."""
 
 
+def current_key() -> str:
+    """Return the name of the API key of the request that is served in this context, "" without one."""
+    kind, _, name = CLIENT.get().partition(" ")
+    return name if kind == "key" else ""
+
+
 class FairThreads(anyio.CapacityLimiter):
     """A limit on threads that serves the waiting clients in turns. For one event loop.
 

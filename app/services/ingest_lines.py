@@ -15,6 +15,7 @@ from typing import Any
 
 from app.errors import UnsupportedMedia
 from app.schemas.ingest import MAX_REPORTED, IngestQuery, RejectedLine
+from app.services.fair_threads import current_key
 from app.services.line_input import MAX_LINE_BYTES
 from models.errors import InvalidInput, TooLarge
 from store.ingest_records import LineMeta, NewLine
@@ -119,7 +120,8 @@ class LineReader:
             named = next(iter(_values(fields, (query.calibration_by,))), None)
             calibration = _short_text(named) or calibration
         time = next((t for t in map(unix_time, times) if t is not None), None)
-        return LineMeta(time, source, calibration, query.false_alarms, query.recalibrate)
+        owner = current_key() or None
+        return LineMeta(time, source, calibration, query.false_alarms, query.recalibrate, owner)
 
 
 def parse_lines(data: bytes, media_type: str, query: IngestQuery) -> ParsedLines:

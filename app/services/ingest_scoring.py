@@ -300,6 +300,7 @@ def _occurrence(one: _Scored) -> Occurrence:
         arrived=one.entry.received_at,
         source=meta.source or "",
         entry=one.entry.id,
+        owner=meta.owner or "",
     )
     return found if meta.time is None else replace(found, line_time=meta.time)
 

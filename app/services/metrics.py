@@ -254,6 +254,11 @@ class Metrics:
         opened = CounterMetricFamily(
             "nextchar_alerts_opened", "Alerts, by their first line's severity.", labels=["model", "severity"]
         )
+        evicted = CounterMetricFamily(
+            "nextchar_alerts_evicted",
+            "Alerts that were evicted because there were too many.",
+            labels=["model"],
+        )
         sent = CounterMetricFamily(
             "nextchar_notifications", "Requests to notification targets.", labels=["target", "outcome"]
         )
@@ -265,9 +270,11 @@ class Metrics:
         with contextlib.suppress(RedisError, OSError):
             totals = self.alerts.totals()
             outcomes = self.notifications.outcomes()
+            for model, count in self.alerts.evictions().items():
+                evicted.add_metric([model], count)
             for target in sorted({target for target, _ in outcomes}):
                 failing.add_metric([target], self.notifications.health(target).is_failing)
-            yield failing
+            yield from (failing, evicted)
             for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
                 for labels, count in counts.items():
                     family.add_metric(labels, count)

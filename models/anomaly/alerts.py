@@ -37,7 +37,7 @@ PARAMETER = WILDCARD
 
 _MAX_SPANS = 20  # of an example
 _MAX_WORD_CHARACTERS = 60  # in a span key
-_WARNING_P, _CRITICAL_P = 1e-3, 1e-4
+WARNING_P, CRITICAL_P = 1e-3, 1e-4
 _PLACEHOLDERS = "".join({placeholder for placeholder, _ in NAMED.values()} | {CUSTOM_PLACEHOLDER})
 _VARIABLE = re.compile(rf"\b(?:0[xX])?(?=[A-Fa-f]*\d)[\dA-Fa-f]+\b|\d+|[{_PLACEHOLDERS}]")  # in linear time
 _WORD = re.compile(r"\S+")
@@ -77,7 +77,7 @@ class Occurrence:
         the line arrived, in Unix seconds. line_time: the time in the line, if it could be parsed. source:
         where it came from, as far as it is known. entry: the id of the entry of a Redis stream that brought
         it, if one did. estimated_p: the p-value without the bound that the number of calibration lines sets,
-        if it was estimated. value: that of its AlertKey.
+        if it was estimated. value: that of its AlertKey. owner: the API key that sent it, "" if none.
     """
 
     model: str
@@ -96,6 +96,7 @@ class Occurrence:
     entry: str | None = None
     estimated_p: float | None = None
     value: str = ""
+    owner: str = ""
 
     @property
     def severity(self) -> Severity:
@@ -138,6 +139,7 @@ def occurrence(
     source: str = "",
     entry: str | None = None,
     estimated_p: float | None = None,
+    owner: str = "",
 ) -> Occurrence:
     """Return the occurrence of a flagged line, its texts cut to what is stored."""
     shown = [
@@ -162,6 +164,7 @@ def occurrence(
         entry=entry,
         estimated_p=estimated_p,
         value=_writable(key.value),
+        owner=owner,
     )
 
 
@@ -201,9 +204,9 @@ def severity_of(p_value: float) -> Severity:
     >>> severity_of(0.01), severity_of(0.001), severity_of(0.0001)
     ('info', 'warning', 'critical')
     """
-    if p_value <= _CRITICAL_P:
+    if p_value <= CRITICAL_P:
         return "critical"
-    return "warning" if p_value <= _WARNING_P else "info"
+    return "warning" if p_value <= WARNING_P else "info"
 
 
 def _writable(text: str) -> str:

@@ -21,6 +21,7 @@ def one(
     source: str = "",
     entry: str | None = None,
     estimated_p: float | None = None,
+    owner: str = "",
 ) -> Occurrence:
     """Return an occurrence of the alert GROUP, by default."""
     return occurrence(
@@ -36,4 +37,5 @@ def one(
         source=source,
         entry=entry,
         estimated_p=estimated_p,
+        owner=owner,
     )

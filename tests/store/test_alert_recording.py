@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from models.anomaly.alerts import AlertKey
-from store.alert_recording import MAX_EXAMPLES, MAX_INTERVALS, TTL_S, Limits, StreamEntries
+from store.alert_recording import EVICTED_KEY, MAX_EXAMPLES, MAX_INTERVALS, TTL_S, Limits, StreamEntries
 from store.alerts import Alerts
 from store.local_blobs import LocalBlobs
 from store.open_blobs import open_blobs
@@ -121,16 +121,51 @@ def test_many_occurrences_are_recorded_in_parts(alerts: Alerts, redis: Redis) ->
     assert redis.xlen("s") == 0
 
 
-def test_ever_new_templates_evict_the_alerts_not_seen_for_longest(redis: Redis, tmp_path: Path) -> None:
-    alerts = Alerts(redis, LocalBlobs(tmp_path), Limits(max_alerts=5, max_per_model=3))
-    for i in range(4):
-        alerts.record([one(group=AlertKey(f"template {i}", ""), at=NOW + i)])
-    assert [alert.figures.template for alert in alerts.all("m")] == [f"template {i}" for i in (3, 2, 1)]
-    assert alerts.evicted("m") == 1
-    for i in range(3):
-        alerts.record([one(group=AlertKey(f"template {i}", ""), model="n", at=NOW + 10)])
-    assert [alert.figures.template for alert in alerts.all("m")] == ["template 3", "template 2"]
-    assert len(redis.keys("nextchar:alert:*")) == 5
+def templates(alerts: Alerts, model: str) -> list[str]:
+    return [alert.figures.template for alert in alerts.all(model)]
+
+
+def flood(alerts: Alerts, count: int, *, model: str = "m", owner: str = "", p_value: float = 0.005) -> None:
+    """Record lines of ever new templates, one per second."""
+    for i in range(count):
+        key, at = AlertKey(f"template {i}", ""), NOW + i
+        alerts.record([one("x" * 900, group=key, model=model, at=at, owner=owner, p_value=p_value)])
+
+
+def test_a_flood_of_templates_evicts_its_least_severe_alerts_the_oldest_first_and_is_summed_up(
+    redis: Redis, tmp_path: Path
+) -> None:
+    alerts = Alerts(redis, LocalBlobs(tmp_path), Limits(max_per_model=4))
+    intrusion = AlertKey("intrusion", "")
+    alerts.record([one("psst", group=intrusion, p_value=0.00001, at=NOW - 60)])
+    flood(alerts, 8)
+    assert templates(alerts, "m") == ["template 7", "template 6", EVICTED_KEY.template, "intrusion"]
+    summary = alerts.get("m", EVICTED_KEY.alert_id("m"))
+    assert (summary.severity, summary.figures.count) == ("info", 5)
+    assert summary.figures.examples[0].line == "x" * 900
+    assert alerts.evictions() == {"m": 6}
+    flood(alerts, 12, p_value=0.00005)
+    assert "intrusion" not in templates(alerts, "m"), "the flood is as severe"
+    summary = alerts.get("m", summary.id)
+    assert summary.severity == "critical" and summary.figures.p_value == 0.00001
+    assert len(redis.keys("nextchar:alert:*")) == 4
+
+
+def test_alerts_of_one_key_do_not_evict_those_of_another(redis: Redis, tmp_path: Path) -> None:
+    alerts = Alerts(redis, LocalBlobs(tmp_path), Limits(max_bytes=60_000))
+    flood(alerts, 5, model="quiet", owner="a")
+    for model in ("x", "y", "z"):
+        flood(alerts, 20, model=model, owner="b", p_value=0.00001)
+    assert len(alerts.all("quiet")) == 5
+    evicted = alerts.evictions()
+    assert evicted["x"] == 20 and "quiet" not in evicted
+    assert redis.zscore("nextchar:alerts:bytes", "b") <= 60_000
+    flood(alerts, 20, model="quiet", owner="a")
+    assert len(alerts.all("quiet")) >= 7 and sum(len(alerts.all(model)) for model in "xyz") >= 7
+    alerts.move_all("quiet", "new", 1)
+    for model in ("new", "x", "y", "z"):
+        alerts.delete_all(model)
+    assert redis.keys("nextchar:alerts:owner:*") == [] and not redis.exists("nextchar:alerts:bytes")
 
 
 def test_an_alert_expires_after_its_last_line(alerts: Alerts, redis: Redis) -> None:
@@ -141,7 +176,7 @@ def test_an_alert_expires_after_its_last_line(alerts: Alerts, redis: Redis) -> N
 
 
 def test_limits_are_those_that_are_documented() -> None:
-    assert Limits() == Limits(max_alerts=10_000, max_per_model=1_000)
+    assert Limits() == Limits(max_bytes=48 << 20, max_per_model=1_000)
 
 
 def test_lines_of_one_call_are_counted_by_their_seconds_and_severities(alerts: Alerts) -> None:
@@ -184,7 +219,7 @@ def test_entries_are_recorded_in_calls_of_about_500_lines(
     alerts: Alerts, redis: Redis, monkeypatch: pytest.MonkeyPatch, sizes: list[int], calls: int
 ) -> None:
     recorded: list[list[dict[str, object]]] = []
-    monkeypatch.setattr(redis, "eval", lambda _, __, batch, *___: recorded.append(json.loads(batch)))
+    monkeypatch.setattr(redis, "eval", lambda _, __, batch, *___: recorded.append(json.loads(batch)) or "{}")
     ids = [f"{number}-0" for number in range(len(sizes))]
     lines = [one(entry=entry) for entry, size in zip(ids, sizes, strict=True) for _ in range(size)]
     alerts.record(lines, acknowledge=StreamEntries("s", "g", ids))

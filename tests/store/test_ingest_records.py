@@ -13,6 +13,7 @@ from store.ingest_records import Entry, IngestLimits, LineMeta
         (LineMeta(0.0, "", "", 0.0, "never"), {"t": 0.0, "s": "", "c": "", "f": 0.0, "r": False}),
         (LineMeta(1.5, "a", "b", 0.01, "rolling"), {"t": 1.5, "s": "a", "c": "b", "f": 0.01, "r": True}),
         (LineMeta(source="web"), {"s": "web"}),
+        (LineMeta(owner="shop"), {"o": "shop"}),
     ],
 )  # fmt: skip
 def test_metadata_of_a_line_survive_a_round_trip(meta: LineMeta, stored: dict[str, Any]) -> None:

@@ -216,8 +216,8 @@ def test_a_list_says_how_many_alerts_had_no_room(service: Service, alerts: Alert
     redis = Redis.from_url(service.settings.redis_url, decode_responses=True)
     Alerts(redis, service.blobs, Limits(max_per_model=2)).record([one("fourth", at=NOW + 1)])
     answer = service.http.get(PATH).json()
-    assert [alert["template"] for alert in answer["data"]] == ["fourth", "third"]
-    assert answer["evicted"] == 2
+    assert [alert["template"] for alert in answer["data"]] == ["too many alerts: <*> evicted", "third"]
+    assert (answer["evicted"], answer["data"][0]["count"]) == (3, 2)
 
 
 def test_an_evaluation_can_take_labels_from_alerts(service: Service, alerts: Alerts) -> None:

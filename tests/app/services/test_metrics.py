@@ -79,7 +79,9 @@ def made(**parts: Any) -> Metrics:
             status=lambda _: ingested,
             flagged=SimpleNamespace(bytes=lambda: {"a": 700}),
         ),
-        "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
+        "alerts": SimpleNamespace(
+            totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1}), evictions=lambda: {"web": 3}
+        ),
         "notifications": SimpleNamespace(
             outcomes=lambda: {("t", "failed"): 2, ("u", "failed"): 1, ("u", "delivered"): 1},
             health={"t": Health(last_error_at=9.0), "u": Health(8.0, last_error_at=7.0)}.__getitem__,
@@ -114,6 +116,7 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_ingest_flagged_bytes{model="a"} 700.0',
         'nextchar_alert_lines_total{model="web",severity="info"} 5.0',
         'nextchar_alerts_opened_total{model="web",severity="info"} 1.0',
+        'nextchar_alerts_evicted_total{model="web"} 3.0',
         'nextchar_notifications_total{outcome="failed",target="t"} 2.0',
         'nextchar_notifications_failing{target="t"} 1.0',
         'nextchar_notifications_failing{target="u"} 0.0',
