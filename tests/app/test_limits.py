@@ -67,7 +67,7 @@ def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
     works = [one for one in vars(services).values() if isinstance(one, LimitedWork)]
     assert len(works) == 5
     for work in works:
-        assert stated[work._name][:2] == [str(work.running), str(work.waiting)], work._name
+        assert stated[work._name][:2] == [str(work.running), f"{work.waiting} per client"], work._name
         work.close()
     numbers = [int(n) for n in re.findall(r"\d+", stated["scores"][0])]
     assert numbers == [services.score_threads.total_tokens, services.line_threads.total_tokens]

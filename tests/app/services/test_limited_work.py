@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.services.fair_threads import CLIENT
 from app.services.limited_work import Check, LimitedWork
 from models.errors import Busy
 
@@ -35,12 +36,37 @@ async def test_more_than_may_wait_are_refused_and_the_rest_come_in_turn() -> Non
 
     under_way = [asyncio.create_task(work.run(wait)) for _ in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(Busy, match="3 sums are running or waiting") as refused:
+    with pytest.raises(Busy, match="3 sums of this client are running or waiting") as refused:
         await work.run(wait)
     assert refused.value.retry_after_s == 7
     go_on.set()
     assert set(await asyncio.gather(*under_way)) == {"sums_0"}
     assert await work.run(lambda _: 5) == 5
+    work.close()
+
+
+@in_a_loop
+async def test_a_client_whose_queue_is_full_neither_refuses_nor_delays_the_work_of_others() -> None:
+    work, go_on = LimitedWork("sums", running=1, waiting=2, retry_after_s=7), threading.Event()
+    order: list[str] = []
+
+    def note(client: str) -> asyncio.Task[None]:
+        def run(_: Check) -> None:
+            assert go_on.wait(DEADLINE_S) and CLIENT.get() == client
+            order.append(client)
+
+        CLIENT.set(client)
+        return asyncio.create_task(work.run(run))
+
+    flood = [note("flood") for _ in range(9)]
+    await asyncio.sleep(0)
+    others = [note("b"), note("c")]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(*others)
+    refused = [one for one in await asyncio.gather(*flood, return_exceptions=True) if isinstance(one, Busy)]
+    assert len(refused) == 6
+    assert order in (["flood", "flood", "b", "c", "flood"], ["flood", "b", "c", "flood", "flood"])
     work.close()
 
 
