@@ -268,6 +268,16 @@ class IngestStreams:
         """Return how many lines wait, those that are being scored included."""
         return self._redis.xlen(lines_key(model))
 
+    def waiting_owners(self) -> dict[str, str]:
+        """Return the models of which lines wait, and the API key that sent the first of each ("": none)."""
+        models = self.models()
+        with self._redis.pipeline(transaction=False) as pipe:
+            for model in models:
+                pipe.xrange(lines_key(model), count=1)
+            found = pipe.execute()
+        first = {model: _entry(entries[0]) for model, entries in zip(models, found, strict=True) if entries}
+        return {model: entry.meta.owner or "" for model, entry in first.items()}
+
     def batch_lines(self, model: str, *, max_lines: int, max_bytes: int) -> int:
         """Return how many lines take about `max_bytes`, by the average of those that wait; at least 1."""
         with self._redis.pipeline() as pipe:

@@ -1,8 +1,10 @@
 """Scoring the lines that agents have sent: a loop in every API process, which share the lines.
 
 A round takes lines of each model in batches and scores them as streams of lines are scored, each line by
-itself. Flagged lines are recorded as alerts by the script that acknowledges their entries. What a process has
-taken and not finished is taken over by another once the first has had it for too long.
+itself. The API keys whose lines wait have turns by the time that their lines take, and so have the models of
+a key; a batch takes about TURN_S. So lines that take long delay those of others by one turn. Flagged lines
+are recorded as alerts by the script that acknowledges their entries. What a process has taken and not
+finished is taken over by another once the first has had it for too long.
 """
 
 import logging
@@ -11,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,6 +28,7 @@ from app.services.limited_work import Check
 from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
 from app.services.recalibration import Recalibration
 from app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
+from app.services.time_shares import TimeShares
 from models.anomaly.alerts import Occurrence
 from models.anomaly.score_sample import AlertReference
 from models.anomaly.scorer import LineReading
@@ -42,6 +45,9 @@ log = logging.getLogger("nextchar.api")
 
 INTERVAL_S = 0.25
 """Interval between two rounds, for which a line waits if no others did."""
+
+TURN_S = 0.5
+"""About the time that a batch takes: it has fewer lines if those of the batch before took longer."""
 
 _ROUND_S = 5.0  # a round ends after this long, so that the health of the loop can be seen
 _CLAIM_INTERVAL_S = 1.0
@@ -83,7 +89,15 @@ class _ModelState:
     """What the loop remembers of a model between rounds."""
 
     claim_at_s: float = 0.0  # by time.monotonic
+    max_lines: int = _MAX_BATCH_LINES  # of a batch, so that it takes about TURN_S
     has_problem: bool = True  # one of an earlier process may be stored
+
+    def resize(self, lines: int, took_s: float) -> None:
+        """Set the lines of the next batch by those of one and the time that it took."""
+        if took_s > TURN_S:
+            self.max_lines = max(1, int(lines * TURN_S / took_s))
+        elif lines >= self.max_lines and took_s < TURN_S / 2:
+            self.max_lines = min(2 * self.max_lines, _MAX_BATCH_LINES)
 
 
 @dataclass
@@ -114,16 +128,30 @@ class IngestScoring:
     )
     _states: dict[str, _ModelState] = field(default_factory=dict)
     _housekeeping_at_s: float = 0.0
+    _turns: TimeShares = field(default_factory=TimeShares)  # of keys
+    _turns_of_key: dict[str, TimeShares] = field(default_factory=dict)  # of its models
 
     def run(self) -> None:
         """Score lines of all models until none wait, or for some seconds. Raises RedisError."""
         deadline = time.monotonic() + _ROUND_S
-        models = self.streams.models()
         if time.monotonic() >= self._housekeeping_at_s:
-            self._drop_old(models)
-        waiting = [model for model in models if self.streams.waiting(model)]
-        while waiting and time.monotonic() < deadline and not self.stopping.is_set():
-            waiting = [model for model in waiting if not self.stopping.is_set() and self._score_batch(model)]
+            self._drop_old(self.streams.models())
+        not_before: dict[str, float] = {}  # of models of which no line could be taken
+        while (now := time.monotonic()) < deadline and not self.stopping.is_set():
+            owners = self.streams.waiting_owners()
+            owners = {model: owner for model, owner in owners.items() if not_before.get(model, now) <= now}
+            if not owners:
+                return
+            if not self._score_batch(model := self._next(owners)):
+                not_before[model] = time.monotonic() + INTERVAL_S
+            self._turns.add(owners[model], time.monotonic() - now)
+            self._turns_of_key[owners[model]].add(model, time.monotonic() - now)
+
+    def _next(self, owners: Mapping[str, str]) -> str:
+        """Return the model whose turn it is, of those with the keys that sent their lines."""
+        key = self._turns.next(owners.values())
+        self._turns_of_key = {owner: self._turns_of_key.get(owner, TimeShares()) for owner in owners.values()}
+        return self._turns_of_key[key].next([model for model, owner in owners.items() if owner == key])
 
     def _drop_old(self, models: Iterable[str]) -> None:
         self._housekeeping_at_s = time.monotonic() + _HOUSEKEEPING_S
@@ -143,8 +171,10 @@ class IngestScoring:
                 if self.calibrations.find(loaded.saved, None) is None:
                     raise _no_calibration()
                 entries, is_behind = self._take(model, state)
+                began_s = time.monotonic()
                 # Explanations take most of the time: they wait until no lines do.
                 self._score_safely(model, loaded, entries, explain=not is_behind)
+                state.resize(len(entries), time.monotonic() - began_s)
         except DomainError as error:  # the lines wait until it has passed
             self.streams.set_problem(model, {"code": error.code, "message": error.message})
             state.has_problem = True
@@ -156,7 +186,7 @@ class IngestScoring:
 
     def _take(self, model: str, state: _ModelState) -> tuple[list[Entry], bool]:
         """Return the next lines, and whether there are as many as a batch may have."""
-        limit = self.streams.batch_lines(model, max_lines=_MAX_BATCH_LINES, max_bytes=_MAX_BATCH_BYTES)
+        limit = self.streams.batch_lines(model, max_lines=state.max_lines, max_bytes=_MAX_BATCH_BYTES)
         if time.monotonic() >= state.claim_at_s:
             claimed = self.streams.claim(model, self.consumer, idle_s=self.claim_after_s, max_lines=limit)
             if claimed:

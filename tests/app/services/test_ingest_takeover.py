@@ -1,8 +1,10 @@
 """Several processes share the lines, and what one leaves unfinished is finished by another."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.services.engines import Engines
-from app.services.ingest_scoring import IngestScoring
+from app.services.ingest_scoring import TURN_S, IngestScoring
 from app.services.recalibration import Recalibration
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
@@ -62,8 +64,8 @@ class Process:
             claim_after_s=0.0,
         )
 
-    def add(self, *lines: str) -> None:
-        self.streams.accept([Batch("fake", [NewLine(line.encode(), LineMeta()) for line in lines])])
+    def add(self, *lines: str, model: str = "fake", owner: str | None = None) -> None:
+        self.streams.accept([Batch(model, [NewLine(one.encode(), LineMeta(owner=owner)) for one in lines])])
 
     def finish(self) -> None:
         """Run rounds until no line waits."""
@@ -99,6 +101,49 @@ def start(service: Service) -> Iterator[Callable[..., Process]]:
     yield start
     for process in started:
         process.engines.close()
+
+
+def test_lines_of_one_key_wait_for_at_most_one_turn_of_another(
+    service: Service, start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, turns = [1000.0], list[tuple[str, float]]()
+    names = ("a", "b", "c", "d", "quiet")
+    for name in names:
+        publish(service.models, name=name)
+        body = {"lines": ["ab" * (1 + i % 9) for i in range(120)]}
+        assert service.http.post(f"/v1/models/{name}/calibrate", json=body).status_code == 201
+
+    class SlowEngine(FakeEngine):
+        """Takes a tenth of a second of the clock for a line."""
+
+        def __init__(self, saved: SavedModel) -> None:
+            super().__init__(saved)
+            self.name = saved.card.name
+
+        def line_surprisal(self, lines: Sequence[str], **options: Any) -> Any:
+            now[0] += 0.1 * len(lines)
+            turns.append((self.name, now[0]))
+            if self.name == "d" and len(turns) > 12:
+                process.add("ab", model="quiet", owner="y")
+            return super().line_surprisal(lines, **options)
+
+    process = start(engine=SlowEngine)
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now[0], sleep=time.sleep)
+    monkeypatch.setattr("app.services.ingest_scoring.time", clock)
+    for name in names[:-1]:  # of one key
+        process.add(
+            *map("".join, itertools.islice(itertools.product("ab", repeat=10), 600)), model=name, owner="x"
+        )
+    process.add("ab", model="quiet", owner="y")
+    eventually(lambda: process.scoring.run() or len(turns) > 40)
+    quiet = [place for place, (name, _) in enumerate(turns) if name == "quiet"]
+    assert quiet[0] == 1, "after the first batch, whose time was not known before"
+    later = [place for place in quiet if place > 12]
+    assert later and all(turns[place - 1][0] == "d" for place in later), (
+        "right after the turn in which they came"
+    )
+    assert all(turns[place - 1][1] - turns[place - 2][1] < 2 * TURN_S for place in later)
+    assert {name for name, _ in turns[15:40]} == set(names), "the models of a key have turns"
 
 
 def test_two_processes_score_each_line_once(start: Callable[..., Process]) -> None:
