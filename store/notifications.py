@@ -5,6 +5,9 @@
     nextchar:notifications:delivery:<id>         JSON: a message to a webhook
     nextchar:notifications:due:<target>          a sorted set: deliveries by the time of the next attempt
     nextchar:notifications:dead:<target>         a sorted set: deliveries that were given up, by time
+    nextchar:notifications:owners:<target>       a hash: delivery id -> whose share of the queue it takes
+    nextchar:notifications:dropped:<target>      a hash: model -> messages given up, as too many waited, since
+                                                 the last summary; "" -> since when
     nextchar:notifications:outcomes              a hash: "<target> <outcome>" -> attempts with this outcome
     nextchar:notifications:health:<target>       a hash: last_success_at, last_error_at, last_error
     nextchar:notifications:records               a set: paths of records that were looked at (`store.events`)
@@ -18,6 +21,7 @@ killed in between, they are queued again under the same id.
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
@@ -36,47 +40,73 @@ RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Delays before the next attempt, as Standard Webhooks recommends; after the last one a delivery is dead."""
 
 MAX_WAITING = 1_000
-"""Deliveries that wait for one target; further ones are dead at once."""
+"""Deliveries that wait for one target; above it, the newest of the owner with the most is dead at once."""
 
 MAX_DEAD = 1_000
-"""Dead deliveries kept for one target; the oldest are deleted."""
+"""Dead deliveries kept for one target; above it, the oldest of the owner that has the most is deleted."""
 
 _PREFIX = "nextchar:notifications:"
 _RECORDS = f"{_PREFIX}records"
 
-# KEYS: sent states, due, dead; ARGV: alert id (none: of a record), the state sent before, the new state,
-# delivery id, its JSON, its JSON if it is dead at once, now, limits, prefix of deliveries.
-_QUEUE = """
-local known, due, dead = KEYS[1], KEYS[2], KEYS[3]
-local alert, before, after, id, delivery, if_dead, now, max_waiting, max_dead, prefix = unpack(ARGV)
+_SHARES = """
+local function largest(set, owners) -- the ids of the owner with the most in a set, in its order
+  local ids, of, most = redis.call('zrange', set, 0, -1), {}, nil
+  for i, owner in ipairs(redis.call('hmget', owners, unpack(ids))) do
+    owner = owner or ''
+    of[owner] = of[owner] or {}
+    table.insert(of[owner], ids[i])
+    if not most or #of[owner] >= #of[most] then most = owner end -- with equally many: that of the newest
+  end
+  return of[most]
+end
+local function bury(dead, owners, prefix, id, delivery, now, max_dead)
+  redis.call('set', prefix .. id, delivery)
+  redis.call('zadd', dead, now, id)
+  while redis.call('zcard', dead) > tonumber(max_dead) do
+    local oldest = largest(dead, owners)[1]
+    redis.call('zrem', dead, oldest)
+    redis.call('del', prefix .. oldest)
+    redis.call('hdel', owners, oldest)
+  end
+end
+"""
+# KEYS: sent states, due, dead, owners, dropped; ARGV: alert id (none: of a record), the state sent before,
+# the new state, delivery id, its JSON, its owner, why one is dropped, now, limits, prefix of deliveries.
+_QUEUE = (
+    _SHARES
+    + """
+local known, due, dead, owners, dropped = unpack(KEYS)
+local alert, before, after, id, delivery, owner, why, now, max_waiting, max_dead, prefix = unpack(ARGV)
 if alert == '' then
   if redis.call('exists', prefix .. id) == 1 then return 0 end
 elseif (redis.call('hget', known, alert) or '') ~= before then return 0
 elseif after == '' then redis.call('hdel', known, alert) else redis.call('hset', known, alert, after) end
-if redis.call('zcard', due) >= tonumber(max_waiting) then
-  redis.call('set', prefix .. id, if_dead)
-  redis.call('zadd', dead, now, id)
-  while redis.call('zcard', dead) > tonumber(max_dead) do
-    local oldest = redis.call('zpopmin', dead)[1]
-    redis.call('del', prefix .. oldest)
-  end
-  return 2
-end
 redis.call('set', prefix .. id, delivery)
+redis.call('hset', owners, id, owner)
 redis.call('zadd', due, now, id)
-return 1
-"""
-# KEYS: due, dead; ARGV: delivery id, its JSON, now, max_dead, prefix.
-_MOVE_TO_DEAD = """
-if redis.call('zrem', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('set', ARGV[5] .. ARGV[1], ARGV[2])
-redis.call('zadd', KEYS[2], ARGV[3], ARGV[1])
-while redis.call('zcard', KEYS[2]) > tonumber(ARGV[4]) do
-  local oldest = redis.call('zpopmin', KEYS[2])[1]
-  redis.call('del', ARGV[5] .. oldest)
+while redis.call('zcard', due) > tonumber(max_waiting) do
+  local ids = largest(due, owners)
+  local last = ids[#ids]
+  redis.call('zrem', due, last)
+  local stored = cjson.decode(redis.call('get', prefix .. last) or '{}')
+  stored.last_error = why
+  local model = stored.model or ''
+  redis.call('hincrby', dropped, model == '' and '?' or model, 1)
+  redis.call('hsetnx', dropped, '', now) -- since when
+  bury(dead, owners, prefix, last, cjson.encode(stored), now, max_dead)
 end
 return 1
 """
+)
+# KEYS: due, dead, owners; ARGV: delivery id, its JSON, now, max_dead, prefix.
+_MOVE_TO_DEAD = (
+    _SHARES
+    + """
+if redis.call('zrem', KEYS[1], ARGV[1]) == 0 then return 0 end
+bury(KEYS[2], KEYS[3], ARGV[5], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+return 1
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,7 @@ class Delivery:
 
     Attributes:
         id: sent with each attempt, so that a receiver can drop duplicates. body: its JSON. attempts: failed
-        ones so far. last_error: why the last one failed.
+        ones so far. last_error: why the last one failed. model: the model that it is about.
     """
 
     id: str
@@ -95,6 +125,7 @@ class Delivery:
     attempts: int = 0
     next_at: float | None = None
     last_error: str | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,36 +174,66 @@ class Notifications:
                 pipe.hdel(f"{_PREFIX}known:{target}", *ended)
             pipe.execute()
 
-    def queue(self, target: str, alert_id: str, *, before: Any, after: Any, body: str, now: float) -> bool:
+    def queue(
+        self,
+        target: str,
+        alert_id: str,
+        *,
+        before: Any,
+        after: Any,
+        body: str,
+        now: float,
+        model: str = "",
+        owner: str = "",
+    ) -> bool:
         """Queue a message that changes the state sent to a target of an alert from `before` to `after`.
 
-        None: no state. Return False if another state was sent meanwhile.
+        None: no state. `owner` is whose share of the queue it takes. Return False if another state was sent
+        meanwhile.
         """
         values = ("" if before is None else _dumps(before), "" if after is None else _dumps(after))
-        return self._queue(Delivery(new_id("msg"), target, body, now), alert_id, *values)
+        delivery = Delivery(new_id("msg"), target, body, now, model=model)
+        return self._queue(delivery, owner, alert_id, *values)
 
-    def queue_event(self, target: str, name: str, body: str, *, now: float) -> bool:
+    def queue_event(self, target: str, name: str, body: str, *, now: float, model: str = "") -> bool:
         """Queue a message about an event, unless it is queued already; return whether it was queued.
 
         Its id is the same each time.
         """
         digest = hashlib.sha256(f"{target}\n{name}".encode()).hexdigest()[:32]
-        return self._queue(Delivery(f"msg_{digest}", target, body, now))
+        return self._queue(Delivery(f"msg_{digest}", target, body, now, model=model), f"model {model}")
 
-    def _queue(self, delivery: Delivery, alert_id: str = "", before: str = "", after: str = "") -> bool:
-        target = delivery.target
-        keys = (f"{_PREFIX}known:{target}", f"{_PREFIX}due:{target}", f"{_PREFIX}dead:{target}")
-        if_dead = replace(delivery, last_error=f"{MAX_WAITING:,} other messages wait for this target")
+    def dropped(self, target: str) -> tuple[float, dict[str, int]]:
+        """Return how many messages about each model were given up as too many waited, and since when.
+
+        None are returned as long as there is no room for a message about them.
+        """
+        dropped = cast(dict[str, str], self.redis.hgetall(f"{_PREFIX}dropped:{target}"))
+        if not dropped or self.redis.zcard(f"{_PREFIX}due:{target}") >= MAX_WAITING:
+            return 0.0, {}
+        since = float(dropped.pop(""))
+        return since, {model: int(count) for model, count in sorted(dropped.items())}
+
+    def forget_dropped(self, target: str) -> None:
+        """Forget what `dropped` has returned: a message about it is queued."""
+        self.redis.delete(f"{_PREFIX}dropped:{target}")
+
+    def _queue(
+        self, delivery: Delivery, owner: str, alert_id: str = "", before: str = "", after: str = ""
+    ) -> bool:
+        parts = ("known", "due", "dead", "owners", "dropped")
+        keys = [f"{_PREFIX}{part}:{delivery.target}" for part in parts]
         queued = self.redis.eval(
             _QUEUE,
-            3,
+            len(keys),
             *keys,
             alert_id,
             before,
             after,
             delivery.id,
             _dumps(asdict(delivery)),
-            _dumps(asdict(if_dead)),
+            owner,
+            f"{MAX_WAITING:,} other messages wait for this target",
             str(delivery.created_at),
             str(MAX_WAITING),
             str(MAX_DEAD),
@@ -208,9 +269,15 @@ class Notifications:
         self.redis.delete(_RECORDS)
 
     def due(self, target: str, *, now: float, limit: int) -> list[Delivery]:
-        """Return the deliveries whose next attempt is due, the one due longest first."""
-        ids = cast(list[str], self.redis.zrangebyscore(f"{_PREFIX}due:{target}", "-inf", now, 0, limit))
-        return self._deliveries(f"{_PREFIX}due:{target}", ids)
+        """Return the deliveries whose next attempt is due: owners in turns, the one due longest first."""
+        ids = cast(list[str], self.redis.zrangebyscore(f"{_PREFIX}due:{target}", "-inf", now))
+        owners = cast(list[str], self.redis.hmget(f"{_PREFIX}owners:{target}", ids)) if ids else []
+        places: Counter[str] = Counter()
+        turns = dict[str, int]()
+        for delivery_id, owner in zip(ids, owners, strict=True):
+            turns[delivery_id] = places[owner]
+            places[owner] += 1
+        return self._deliveries(f"{_PREFIX}due:{target}", sorted(ids, key=turns.__getitem__)[:limit])
 
     def waiting(self, target: str) -> list[Delivery]:
         """Return all deliveries that wait, by their next attempt."""
@@ -225,17 +292,27 @@ class Notifications:
         with self.redis.pipeline() as pipe:
             pipe.zrem(f"{_PREFIX}due:{delivery.target}", delivery.id)
             pipe.delete(f"{_PREFIX}delivery:{delivery.id}")
+            pipe.hdel(f"{_PREFIX}owners:{delivery.target}", delivery.id)
             pipe.execute()
         self.count(delivery.target, None)
 
     def failed(self, delivery: Delivery, error: str, *, now: float) -> None:
         """Schedule the next attempt of a delivery, or give it up after the last one."""
         failed = replace(delivery, attempts=delivery.attempts + 1, last_error=error, next_at=None)
-        due, dead = f"{_PREFIX}due:{delivery.target}", f"{_PREFIX}dead:{delivery.target}"
+        due, dead, owners = (f"{_PREFIX}{part}:{delivery.target}" for part in ("due", "dead", "owners"))
         if failed.attempts > len(RETRY_DELAYS_S):
             stored = _dumps(asdict(failed))
             self.redis.eval(
-                _MOVE_TO_DEAD, 2, due, dead, delivery.id, stored, str(now), MAX_DEAD, f"{_PREFIX}delivery:"
+                _MOVE_TO_DEAD,
+                3,
+                due,
+                dead,
+                owners,
+                delivery.id,
+                stored,
+                str(now),
+                MAX_DEAD,
+                f"{_PREFIX}delivery:",
             )
         else:
             next_at = now + RETRY_DELAYS_S[failed.attempts - 1]
@@ -298,7 +375,7 @@ class Notifications:
     def forget(self, target: str) -> None:
         """Delete all that is stored for a target."""
         ids = [*self._ids(f"{_PREFIX}due:{target}"), *self._ids(f"{_PREFIX}dead:{target}")]
-        parts = ("known", "due", "dead", "health")
+        parts = ("known", "due", "dead", "owners", "dropped", "health")
         self.redis.delete(
             *(f"{_PREFIX}{part}:{target}" for part in parts), *(f"{_PREFIX}delivery:{i}" for i in ids)
         )

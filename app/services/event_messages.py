@@ -79,7 +79,9 @@ class EventMessages:
         for kind in event.types:
             if target.wants(kind, event.model):
                 name = f"{event.path}\n{kind}"
-                self.notifications.queue_event(target.id, name, event_message(event, kind), now=now)
+                self.notifications.queue_event(
+                    target.id, name, event_message(event, kind), now=now, model=event.model
+                )
 
 
 def event_message(event: Event, kind: EventType) -> str:

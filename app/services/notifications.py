@@ -114,25 +114,40 @@ class Notifier:
     # Webhooks
 
     def _queue_messages(self, target: NotificationTarget, firing: Mapping[str, Alert], now: float) -> None:
+        self._queue_summary(target, now)
         known = self.notifications.sent_states(target.id)
         for alert in firing.values():
             before = known.get(alert.id)
             figures = alert.figures
             after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
+            after["owner"] = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
+            share = {"model": figures.model, "owner": after["owner"]}
             is_new = before is None and alert.state == "open"
             if is_new or (before and _is_worse(alert.severity, before["severity"])):
                 if "alert.firing" not in target.events:
                     self.notifications.save_sent_states(target.id, {alert.id: after}, [])
                     continue
                 body = _message("alert.firing", now, alert_body(alert).model_dump())
-                self.notifications.queue(target.id, alert.id, before=before, after=after, body=body, now=now)
+                states = {"before": before, "after": after}
+                self.notifications.queue(target.id, alert.id, **states, body=body, now=now, **share)
         for alert_id, before in known.items():
             if alert_id not in firing:
                 if "alert.resolved" not in target.events:
                     self.notifications.save_sent_states(target.id, {}, [alert_id])
                     continue
-                body = _message("alert.resolved", now, {"id": alert_id, **before})
-                self.notifications.queue(target.id, alert_id, before=before, after=None, body=body, now=now)
+                data = {"id": alert_id, **before}
+                share = {"model": before["model"], "owner": data.pop("owner", f"model {before['model']}")}
+                body = _message("alert.resolved", now, data)
+                states = {"before": before, "after": None}
+                self.notifications.queue(target.id, alert_id, **states, body=body, now=now, **share)
+
+    def _queue_summary(self, target: NotificationTarget, now: float) -> None:
+        """Queue a message about those that were given up as too many waited, once there is room for it."""
+        since, dropped = self.notifications.dropped(target.id)
+        if dropped:
+            body = _message("messages.dropped", now, {"since": utc(since), "dropped": dropped})
+            self.notifications.queue_event(target.id, f"dropped since {since}", body, now=now)
+            self.notifications.forget_dropped(target.id)
 
     async def _deliver(self, client: httpx.AsyncClient, target: NotificationTarget) -> None:
         started = time.monotonic()

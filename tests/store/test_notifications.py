@@ -118,6 +118,33 @@ def test_what_waits_for_a_target_is_bounded(outbox: Notifications, monkeypatch: 
     assert len(outbox.redis.keys("nextchar:notifications:delivery:*")) == 5
 
 
+def test_a_flood_of_one_owner_gives_up_its_own_messages_which_are_summed_up(
+    outbox: Notifications, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "MAX_WAITING", 6)
+    monkeypatch.setattr(notifications, "MAX_DEAD", 6)
+
+    def send(owner: str, number: int) -> None:
+        body, now = f"{owner}{number}", float(number)
+        share = {"model": f"model-{owner}", "owner": owner}
+        assert outbox.queue("t", body, before=None, after=1, body=body, now=now, **share)
+
+    for number in range(20):
+        send("flood", number)
+    for number in range(20, 24):
+        send("quiet", number)
+    bodies = [delivery.body for delivery in outbox.due("t", now=99.0, limit=9)]
+    assert bodies == ["flood0", "quiet20", "flood1", "quiet21", "flood2", "quiet22"], "in turns"
+    assert outbox.dropped("t") == (0.0, {}), "as long as there is no room for a message about them"
+    assert len(outbox.dead("t")) == 6 and outbox.dead("t")[0].body == "quiet23"
+    outbox.succeeded(outbox.due("t", now=99.0, limit=1)[0])
+    assert outbox.dropped("t") == (6.0, {"model-flood": 17, "model-quiet": 1})
+    outbox.forget_dropped("t")
+    assert outbox.dropped("t") == (0.0, {})
+    outbox.forget("t")
+    assert outbox.redis.keys("nextchar:notifications:*") == []
+
+
 def test_nothing_is_left_of_a_deleted_target(outbox: Notifications) -> None:
     queue(outbox)
     [delivery] = outbox.waiting("t")

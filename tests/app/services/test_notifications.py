@@ -56,6 +56,7 @@ class Setting:
         model: str = "sshd",
         template: str = "user <*> failed",
         waited_s: float = 0.0,
+        owner: str = "",
     ) -> None:
         one = occurrence(
             AlertKey(template, "1:<*>"),
@@ -66,6 +67,7 @@ class Setting:
             p_value=p_value,
             spans=[],
             time=self.now - waited_s,
+            owner=owner,
         )
         self.alerts.record([one], recorded_at=self.now)
 
@@ -112,6 +114,23 @@ def world(clean_redis_url: str, tmp_path: Path, receiver: Receiver) -> Setting:
 
 def messages(receiver: Receiver) -> list[dict[str, Any]]:
     return [json.loads(request.body) for request in receiver.requests]
+
+
+def test_a_flood_of_alerts_of_one_key_neither_drops_nor_delays_those_of_another(
+    world: Setting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.notifications.MAX_WAITING", 20)
+    for number in range(60):
+        world.record(model=f"flood-{number % 3}", template=f"template {number}", owner="a")
+    world.record(owner="b")
+    world.run()
+    assert "sshd" in {message["data"]["model"] for message in messages(receiver)[:2]}
+    assert all("owner" not in message["data"] for message in messages(receiver))
+    world.run(after_s=QUIET_S + 1)
+    [summary] = [message for message in messages(receiver) if message["type"] == "messages.dropped"]
+    assert sum(summary["data"]["dropped"].values()) == 41 and "sshd" not in summary["data"]["dropped"]
+    resolved = [one["data"] for one in messages(receiver) if one["type"] == "alert.resolved"]
+    assert resolved and all(one.keys() == {"id", "severity", "model", "template"} for one in resolved)
 
 
 def kinds(receiver: Receiver) -> list[str]:
