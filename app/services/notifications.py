@@ -128,8 +128,9 @@ class Notifier:
                     self.notifications.save_sent_states(target.id, {alert.id: after}, [])
                     continue
                 body = _message("alert.firing", now, alert_body(alert).model_dump())
-                states = {"before": before, "after": after}
-                self.notifications.queue(target.id, alert.id, **states, body=body, now=now, **share)
+                self.notifications.queue(
+                    target.id, alert.id, before=before, after=after, body=body, now=now, **share
+                )
         for alert_id, before in known.items():
             if alert_id not in firing:
                 if "alert.resolved" not in target.events:
@@ -138,8 +139,9 @@ class Notifier:
                 data = {"id": alert_id, **before}
                 share = {"model": before["model"], "owner": data.pop("owner", f"model {before['model']}")}
                 body = _message("alert.resolved", now, data)
-                states = {"before": before, "after": None}
-                self.notifications.queue(target.id, alert_id, **states, body=body, now=now, **share)
+                self.notifications.queue(
+                    target.id, alert_id, before=before, after=None, body=body, now=now, **share
+                )
 
     def _queue_summary(self, target: NotificationTarget, now: float) -> None:
         """Queue a message about those that were given up as too many waited, once there is room for it."""
