@@ -26,6 +26,7 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
+from tests.waiting import eventually
 
 ALL = "read,complete,train,admin"
 KEYS = {
@@ -545,3 +546,22 @@ def test_a_limited_key_lists_corpora_by_the_time_of_its_own_upload(tmp_path: Pat
         replace(access, key=replace(key, max_corpus_bytes=12)).check_corpus_quota()
     everything = Access(None, Models(blobs), Jobs(blobs), corpora)
     assert len(everything.list_corpora()) == 4 and everything.limited_key is everything.key_name is None
+
+
+def test_an_alert_takes_the_share_of_the_key_that_sent_its_first_line_and_does_not_name_it(
+    tenants: Tenants,
+) -> None:
+    publish(tenants.service.models, name="owl")
+    lines = {"lines": ["ab" * (1 + i % 9) for i in range(120)]}
+    assert tenants.call("owl", "POST", "/v1/models/owl/calibrate", json=lines).status_code == 201
+    plain = {"Content-Type": "text/plain"}
+    sent = tenants.call("owl", "POST", "/v1/models/owl/ingest", content="ab→".encode(), headers=plain)
+    assert sent.status_code == 202
+    body = {"lines": ["→→"], "alerts": True}
+    assert tenants.call("owl-twin", "POST", "/v1/models/owl/score", json=body).status_code == 200
+    eventually(lambda: len(tenants.ids("owl", "/v1/models/owl/alerts")) == 2, what="both are recorded")
+    redis = Redis.from_url(tenants.service.settings.redis_url, decode_responses=True)
+    found = Alerts(redis, tenants.service.blobs).all("owl")
+    assert {one.figures.template: one.figures.owner for one in found} == {"ab→": "owl", "→→": "owl-twin"}
+    listed = tenants.call("owl", "GET", "/v1/models/owl/alerts").json()["data"]
+    assert all("owner" not in one for one in listed)
