@@ -129,7 +129,8 @@ def flood(alerts: Alerts, count: int, *, model: str = "m", owner: str = "", p_va
     """Record lines of ever new templates, one per second."""
     for i in range(count):
         key, at = AlertKey(f"template {i}", ""), NOW + i
-        alerts.record([one("x" * 900, group=key, model=model, at=at, owner=owner, p_value=p_value)])
+        line = one("x" * 900, group=key, model=model, at=at, owner=owner, p_value=p_value)
+        alerts.record([line], recorded_at=NOW)
 
 
 def test_a_flood_of_templates_evicts_its_least_severe_alerts_the_oldest_first_and_is_summed_up(
@@ -158,7 +159,7 @@ def test_alerts_of_one_key_do_not_evict_those_of_another(redis: Redis, tmp_path:
         flood(alerts, 20, model=model, owner="b", p_value=0.00001)
     assert len(alerts.all("quiet")) == 5
     evicted = alerts.evictions()
-    assert evicted["x"] == 20 and "quiet" not in evicted
+    assert sum(evicted.values()) >= 40 and "quiet" not in evicted
     assert redis.zscore("nextchar:alerts:bytes", "b") <= 60_000
     flood(alerts, 20, model="quiet", owner="a")
     assert len(alerts.all("quiet")) >= 7 and sum(len(alerts.all(model)) for model in "xyz") >= 7
