@@ -6,7 +6,9 @@ Only a piece of the text is in memory at a time; file and processor work runs in
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,6 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
 from app.errors import UnsupportedMedia
 from app.http.dependencies import Services
@@ -22,7 +25,7 @@ from app.services.access import Access
 from app.services.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
 from app.services.corpus_sources import find_sources
 from app.services.form_data import FormText
-from app.services.gunzip import PIECE_BYTES, gunzip_of
+from app.services.gunzip import gunzip_of
 from models.errors import DomainError, InvalidInput, TooLarge
 from store.corpus import Corpus
 from store.corpus_statistics import Encoding
@@ -36,6 +39,7 @@ Deduplication = Literal["lines"]
 """The unit whose repetitions are removed from a text."""
 
 _UTF8_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+_PIECE_BYTES = 256 << 10
 _MAX_DRAIN_BYTES = 64 << 20
 _DRAIN_S = 5
 
@@ -73,7 +77,7 @@ async def receive_corpus(
     Raises:
         DomainError: the body is invalid or too large, the name is taken, the storage is nearly full, the
             caller's key has as many bytes of corpora as it may have.
-        ClientDisconnect: the client disconnected before the body was complete.
+        ClientDisconnect: the client disconnected before the text was read.
     """
     limit_bytes = services.settings.max_corpus_bytes
     spool, body = services.settings.data_dir / "spool", RequestBody(request)
@@ -84,14 +88,15 @@ async def receive_corpus(
     except DomainError:
         await body.drain()
         raise
-    with upload:
+    with upload, contextlib.closing(body):
         try:
             decoder = decoder or _HeaderDecoder(request.headers, is_text=encoding == "utf-8")
             with (
                 _opened(archive, spool, encoding, 2 * limit_bytes) as files,
                 _distinct(deduplicate, spool) as lines,
             ):
-                await _feed(_Sink(upload, files, lines, limit_bytes=limit_bytes), body, decoder)
+                sink = _Sink(upload, files, lines, limit_bytes=limit_bytes, check=body.check)
+                await _feed(sink, body, decoder)
         except DomainError:
             await body.drain()
             raise
@@ -183,18 +188,27 @@ async def _feed(sink: "_Sink", body: "RequestBody", decoder: Decoder) -> None:
     # Headers and padding can make an archive of small files much larger than its text.
     overhead_bytes = sink.limit_bytes if sink.archive else decoder.overhead_bytes
     async for piece in body.pieces(sink.limit_bytes + overhead_bytes, sink.too_large):
-        await run_in_threadpool(feed, piece)
-    await run_in_threadpool(finish)
+        await body.run(partial(feed, piece))
+    await body.run(finish)
 
 
 class _Sink:
-    """Takes a decoded body to an upload: through its archive and the removal of repeated lines, if any."""
+    """Takes a decoded body to an upload: through its archive and the removal of repeated lines, if any.
+
+    `check` is called for each piece, and may raise an exception.
+    """
 
     def __init__(
-        self, upload: Upload, archive: Archive | None, lines: DistinctLines | None, *, limit_bytes: int
+        self,
+        upload: Upload,
+        archive: Archive | None,
+        lines: DistinctLines | None,
+        *,
+        limit_bytes: int,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._upload, self.archive, self._lines = upload, archive, lines
-        self.limit_bytes = limit_bytes
+        self.limit_bytes, self._check = limit_bytes, check
         self.too_large = TooLarge(
             f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
         )
@@ -210,12 +224,14 @@ class _Sink:
             self._upload.files = self.archive.files
         if self._lines:
             for text in self._lines.finish():
+                self._check()
                 self._upload.feed(text)
             self._upload.repeated_lines = self._lines.removed
 
     def _take(self, pieces: Iterable[bytes]) -> None:
         try:
             for text in pieces:
+                self._check()
                 if self._lines is None:
                     self._upload.feed(text)
                 elif self._lines.bytes + len(text) <= self.limit_bytes:
@@ -235,6 +251,8 @@ class RequestBody:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._is_complete = False
+        self._following: asyncio.Future[Message] | None = None  # what is received while `run` works
+        self._is_gone = threading.Event()
 
     @property
     def declared_bytes(self) -> int:
@@ -243,7 +261,7 @@ class RequestBody:
         return int(declared) if declared.isdecimal() else 0
 
     async def pieces(self, max_bytes: int, too_large: DomainError) -> AsyncIterator[bytes]:
-        """Yield the body in pieces of about 1 MiB, because each costs a switch to another thread.
+        """Yield the body in pieces of about 256 KiB, because each costs a switch to another thread.
 
         Raises `too_large` if its declared or its actual length exceeds `max_bytes`.
         """
@@ -257,11 +275,33 @@ class RequestBody:
             if left_bytes < 0:
                 raise too_large
             received += data
-            if len(received) >= PIECE_BYTES:
+            if len(received) >= _PIECE_BYTES:
                 yield bytes(received)
                 received.clear()
         if received:
             yield bytes(received)
+
+    async def run(self, work: Callable[[], None]) -> None:
+        """Call `work` in a worker thread; meanwhile note whether the client disconnects, for `check`."""
+        if self._following is None:
+            self._following = asyncio.ensure_future(self._request.receive())
+            self._following.add_done_callback(self._note_disconnect)
+        await run_in_threadpool(work)
+
+    def check(self) -> None:
+        """Raise ClientDisconnect if the client has disconnected."""
+        if self._is_gone.is_set():
+            raise ClientDisconnect
+
+    def close(self) -> None:
+        """Stop waiting for the client."""
+        if self._following is not None:
+            self._following.cancel()
+
+    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
+        is_message = not received.cancelled() and received.exception() is None
+        if is_message and received.result()["type"] == "http.disconnect":
+            self._is_gone.set()
 
     async def drain(self) -> None:
         """Read and discard the rest of a refused body, up to a limit.
@@ -277,7 +317,8 @@ class RequestBody:
                     left_bytes -= len(await self._receive())
 
     async def _receive(self) -> bytes:
-        message = await self._request.receive()
+        following, self._following = self._following, None
+        message = await (following or self._request.receive())
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         self._is_complete = not message.get("more_body", False)

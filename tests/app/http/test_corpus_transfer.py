@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from app.errors import UnsupportedMedia
-from app.http.corpus_transfer import RequestBody, _HeaderDecoder, _Sink
+from app.http.corpus_transfer import RequestBody, _feed, _HeaderDecoder, _Sink
 from app.services.archives import ZipArchive
 from models.errors import InvalidInput, TooLarge
 from store.corpora import Corpora
@@ -82,13 +82,46 @@ def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disco
         return [len(piece) async for piece in body.pieces(max_bytes, TooLarge("too large"))]
 
     messages.append({"type": "http.request", "body": b"y", "more_body": False})
-    assert asyncio.run(read()) == [1_200_000, 600_001]
+    assert asyncio.run(read()) == [600_000, 600_000, 600_000, 1]
     for max_bytes in (1_800_000, 4):  # less than what is sent, and than what is declared
         with pytest.raises(TooLarge):
             asyncio.run(read(max_bytes))
     messages[-1] = {"type": "http.disconnect"}
     with pytest.raises(ClientDisconnect):
         asyncio.run(read())
+
+
+class _Bomb:
+    """A small body that decodes to a very long text."""
+
+    overhead_bytes = 0
+
+    def feed(self, _: bytes) -> Iterator[bytes]:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            yield b""
+
+    def finish(self) -> None:
+        """Accept it."""
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_upload_ends_once_its_client_has_disconnected(tmp_path: Path, is_complete: bool) -> None:
+    messages: list[Message] = [{"type": "http.request", "body": b"x" * 300_000, "more_body": not is_complete}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def upload() -> None:
+        body = RequestBody(Request({"type": "http", "headers": []}, receive))
+        with Upload(tmp_path, limit_bytes=10**6) as text, contextlib.closing(body):
+            sink = _Sink(text, None, None, limit_bytes=10**6, check=body.check)
+            await _feed(sink, body, _Bomb())
+
+    began_s = time.monotonic()
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(upload())
+    assert time.monotonic() - began_s < 50
 
 
 def test_upload_whose_text_is_complete_only_after_hours_is_stored(tmp_path: Path) -> None:
