@@ -1,16 +1,16 @@
 """Removes repeated lines of a text of any length, with bounded memory.
 
-The text is divided into pieces of about a mebibyte, and lines that are repeated within a piece are removed at
-once. The rest is kept in an unnamed file. The hashes of its lines are written to several files, so that those
-of equal lines are in the same one; the files are sorted in memory one after the other. Then the text is read
-again, without the lines that are repeated.
+The text is divided into pieces of about 256 KiB, and lines that are repeated within a piece are removed at
+once. The rest is kept in an unnamed file. The hashes of its lines are kept in another one, in parts, so that
+those of equal lines are in the same part; the parts are sorted in memory one after the other. Then the text
+is read again, without the lines that are repeated.
 """
 
 import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import compress, pairwise
+from itertools import compress
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ from store.temporary import temporary_file
 
 _PART_BITS = 6
 _PARTS = 1 << _PART_BITS  # of a billion lines each has 16 million hashes, some 400 MB
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("line", "<i8")])
 
 
@@ -45,9 +45,10 @@ class DistinctLines:
         self._long_line: hashlib._Hash | None = None  # of a line whose beginning has left the buffer
         # Random, so that no text can be made whose lines are all in one part.
         self._multiplier = np.uint64(secrets.randbits(64) | 1)
+        self._ends: list[NDArray[np.int64]] = []  # of each part in each piece's records, (_PARTS,)
         with ExitStack() as stack:
-            files = [stack.enter_context(temporary_file(folder)) for _ in range(1 + _PARTS)]
-            self._text, *self._parts = files
+            self._text = stack.enter_context(temporary_file(folder))
+            self._records = stack.enter_context(temporary_file(folder))
             self._exit = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -116,24 +117,31 @@ class DistinctLines:
         self._buffer.clear()
 
     def _write_records(self, digests: list[bytes], numbers: list[int]) -> None:
-        """Write the hashes of lines, and the numbers of these lines in the file of the text, to the parts."""
+        """Write the hashes of lines, and the numbers of these lines in the file of the text, part by part."""
         records = np.empty(len(numbers), _RECORD)
         words = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 4)  # (lines, 4) of SHA-256
         records["high"], records["low"] = words[:, :2].T
         records["line"] = numbers
         parts = (records["high"] * self._multiplier >> np.uint64(64 - _PART_BITS)).astype(np.intp)
         order = np.argsort(parts, kind="stable")
-        ends = np.cumsum(np.bincount(parts, minlength=_PARTS))
-        for part, (start, end) in enumerate(pairwise([0, *ends])):
-            if start < end:
-                self._parts[part].write(records[order[start:end]].tobytes())
+        self._ends.append(np.cumsum(np.bincount(parts, minlength=_PARTS)))
+        self._records.write(records[order].tobytes())
+
+    def _part(self, part: int) -> NDArray[np.void]:
+        """Return the records of a part."""
+        found, first = [], 0  # the first record of the piece
+        for ends in self._ends:
+            start = int(ends[part - 1]) if part else 0
+            self._records.seek((first + start) * _RECORD.itemsize)
+            found.append(self._records.read((int(ends[part]) - start) * _RECORD.itemsize))
+            first += int(ends[-1])
+        return np.frombuffer(b"".join(found), _RECORD)
 
     def _repeated(self) -> NDArray[np.bool_]:
         """Return whether each line occurred before, (lines,)."""
         is_repeated = np.zeros(self._count, np.bool_)
-        for file in self._parts:
-            file.seek(0)
-            records = np.frombuffer(file.read(), _RECORD)
+        for part in range(_PARTS):
+            records = self._part(part)
             order = np.lexsort((records["line"], records["low"], records["high"]))
             high, low = records["high"][order], records["low"][order]
             repeated = (high[1:] == high[:-1]) & (low[1:] == low[:-1])

@@ -1,7 +1,6 @@
 """A text without repeated lines."""
 
 import hashlib
-import os
 import tracemalloc
 from itertools import count, islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import StorageFull
-from store.distinct_lines import _PARTS, _PIECE_BYTES, _RECORD, DistinctLines
+from store.distinct_lines import _PARTS, _PIECE_BYTES, DistinctLines
 
 
 def distinct(
@@ -55,13 +54,13 @@ def test_lines_far_apart_and_longer_than_a_piece_are_compared(tmp_path: Path) ->
 
 def record_counts(lines: DistinctLines) -> list[int]:
     """Return the number of records in each part."""
-    return [part.seek(0, os.SEEK_END) // _RECORD.itemsize for part in lines._parts]
+    return [lines._part(part).size for part in range(_PARTS)]
 
 
-@pytest.mark.parametrize("size", [64, 1 << 19])
+@pytest.mark.parametrize("size", [64, _PIECE_BYTES // 2])
 def test_a_line_that_is_repeated_in_a_piece_has_one_record(tmp_path: Path, size: int) -> None:
     with DistinctLines(tmp_path) as lines:
-        for _ in range((2 << 20) // size):
+        for _ in range(2 * _PIECE_BYTES // size):
             lines.feed(b"a\n" * (size // 2))
         assert b"".join(lines.finish()) == b"a\n"
         assert lines.removed == lines.bytes // 2 - 1
@@ -80,11 +79,11 @@ def test_no_text_can_be_made_whose_lines_are_all_in_one_part(tmp_path: Path) -> 
 
 
 def test_a_line_longer_than_a_piece_is_not_held_in_memory(tmp_path: Path) -> None:
-    piece = b"x" * (1 << 20)
+    piece = b"x" * _PIECE_BYTES
     tracemalloc.start()
     try:
         with DistinctLines(tmp_path) as lines:
-            for _ in range(64):
+            for _ in range((64 << 20) // _PIECE_BYTES):
                 lines.feed(piece)
             assert all(part == piece for part in lines.finish())
             assert (lines.bytes, lines.removed) == (64 << 20, 0)
@@ -102,6 +101,13 @@ def test_no_file_stays_behind(tmp_path: Path) -> None:
     with DistinctLines(tmp_path) as lines:
         lines.feed(b"a\na\n")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_upload_needs_two_file_descriptors(tmp_path: Path) -> None:
+    open_before = len(list(Path("/dev/fd").iterdir()))
+    with DistinctLines(tmp_path) as lines:
+        lines.feed(b"a\nb")
+        assert len(list(Path("/dev/fd").iterdir())) - open_before == 2
 
 
 def test_a_full_disk_is_a_storage_full(tmp_path: Path) -> None:
