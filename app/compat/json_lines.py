@@ -10,12 +10,16 @@ with a `custom_id`, are kept as they are; the first line decides which of the tw
 """
 
 import json
+from typing import Any
 
 from app.services.line_input import LineSplitter, RawLine
 from models.errors import InvalidInput
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is refused, because a line is parsed in memory."""
+
+MAX_LINE_VALUES = 100_000
+"""A line with more JSON values is refused: parsed, a value of three characters takes up to 90 bytes."""
 
 
 class JsonLines:
@@ -51,10 +55,7 @@ class JsonLines:
             return b""
         if self.are_requests:  # `app.compat.batch_requests` checks them
             return line.data + b"\n"
-        try:
-            example = json.loads(line.data)
-        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
-            raise self._invalid("is not JSON") from None
+        example = self._parsed(line.data)
         if self.are_requests is None:
             self.are_requests = isinstance(example, dict) and "custom_id" in example
             if self.are_requests:
@@ -71,6 +72,14 @@ class JsonLines:
         text += "" if text.endswith("\n") else "\n"
         return str(text).encode("utf-8", "surrogatepass")  # uploads refuse a lone surrogate
 
+    def _parsed(self, line: bytes) -> Any:
+        if _max_values(line) > MAX_LINE_VALUES:
+            raise self._invalid(f"has more than {MAX_LINE_VALUES:,} values")
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
+            raise self._invalid("is not JSON") from None
+
     def _invalid(self, what: str) -> InvalidInput:
         return InvalidInput(
             f'line {self._line_number} of the file {what}; each line is {{"text": "…"}} or'
@@ -79,3 +88,15 @@ class JsonLines:
             code="invalid_file_format",
             param="file",
         )
+
+
+def _max_values(line: bytes) -> int:
+    """Return at least as many values as JSON has, from the characters between its strings."""
+    values = 1 + sum(map(line.count, (b",", b"[", b"{", b":")))
+    if values <= MAX_LINE_VALUES:
+        return values
+    line = line.replace(rb"\\", b"").replace(rb"\"", b"")
+    if (quotes := line.count(b'"')) > MAX_LINE_VALUES:
+        return quotes
+    between = b"".join(line.split(b'"')[::2])
+    return 1 + sum(map(between.count, (b",", b"[", b"{", b":")))

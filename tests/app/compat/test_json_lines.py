@@ -1,3 +1,6 @@
+import json
+import tracemalloc
+
 import pytest
 
 from app.compat.json_lines import JsonLines
@@ -28,7 +31,7 @@ def test_pieces_of_any_size_give_the_same_text(size: int) -> None:
         (b'["text"]', "not an example"),
         (b'{"prompt": "a"}', "not an example"),
         (b'{"messages": []}', "is a chat"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 90_000, "not JSON"),
     ],
 )
 def test_wrong_line_is_named_by_its_number(line: bytes, says: str) -> None:
@@ -43,3 +46,16 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(InvalidInput, match="line 1 of the file is longer than 16,777,216 bytes"):
         for _ in range(20):
             lines.feed(piece)
+
+
+def test_line_of_very_many_values_is_refused_before_it_is_parsed() -> None:
+    text = '[{"a, b": "c\\\\"}, ' * 100_000  # of these only the string is parsed
+    assert JsonLines().feed(json.dumps({"text": text}).encode() + b"\n") == text.encode() + b"\n"
+    for values in (b"[]," * 200_000 + b"[]", b'"",' * 200_000 + b'""', b"[" * 200_000 + b"]" * 200_000):
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidInput, match="line 1 of the file has more than 100,000 values"):
+                JsonLines().feed(b'{"text": "a", "other": [' + values + b"]}\n")
+            assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        finally:
+            tracemalloc.stop()

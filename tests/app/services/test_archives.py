@@ -199,6 +199,16 @@ def test_a_zip_has_no_compression_that_expands_in_one_step(method: int, tmp_path
         read(ZipArchive(tmp_path, adds_newlines=True), made.getvalue())
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_of_too_many_files_is_refused(form: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.archives._MAX_TAR_FILES", 3)
+    names = ["a" * 120 + str(number) for number in range(7)]  # of an extended header each
+    files = dict.fromkeys(names, b"x")
+    assert read(TarArchive(adds_newlines=False), tar(dict.fromkeys(names[:3], b"x"), form=form)) == b"xxx"
+    with pytest.raises(TooLarge, match="more than 3 files"):
+        read(TarArchive(adds_newlines=False), tar(files, form=form))
+
+
 def test_a_zip_of_very_many_files_is_refused_before_they_are_in_memory(tmp_path: Path) -> None:
     data = zipped({"": b""})
     at = data.index(b"PK\x01\x02")
@@ -225,6 +235,7 @@ def test_a_zip_with_a_file_far_beyond_its_end_is_broken(offset: int, tmp_path: P
     assert caught.value.code == "archive_broken"
 
 
+@pytest.mark.filterwarnings("ignore:Overlapped entries")
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 @settings(max_examples=300, deadline=2000)
 @given(data=st.data())
