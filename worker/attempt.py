@@ -272,7 +272,9 @@ class Attempt:
             changes = {}
         self._events.write()
         try:
-            return self.jobs.move(self.job, status, progress=self._progress, **changes)
+            # An attempt that ends while it reads the text has none of its own.
+            progress = self._progress or self.job.progress
+            return self.jobs.move(self.job, status, progress=progress, **changes)
         except Conflict:
             newest = self.jobs.get(self.job.id)  # ours, if the storage failed after it wrote
             is_next = (newest.sequence, newest.attempt) == (self.job.sequence + 1, self.job.attempt)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Unavailable
+from models.runtime.session import Check, no_check
 from models.text.masks import Masks
 from models.text.vocabulary import Alphabet, Vocabulary
 from store.blobs import domain_errors
@@ -38,6 +39,7 @@ class CorpusChunks:
     Attributes:
         cache_bytes: how much of the ids may be on the local disk.
         masks: that are applied to the text; then chunks are whole lines.
+        check: called for each chunk, and while it is masked; may raise an exception.
     """
 
     corpora: Corpora
@@ -47,6 +49,7 @@ class CorpusChunks:
     masks: tuple[str, ...] = ()
     chunk_bytes: int | None = None
     """About the size of a chunk; by default it depends on `cache_bytes`."""
+    check: Check = no_check
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         """Yield the characters of each chunk, after the offset of its first byte in the stored text."""
@@ -55,7 +58,9 @@ class CorpusChunks:
             self.corpus, self.alphabet, chunk_bytes=size, of_whole_lines=bool(self.masks)
         )
         masked = self._mask()
-        return ((start, masked(text)) for start, text in chunks)
+        for start, text in chunks:
+            self.check()
+            yield start, masked(text)
 
     def read(self, start: int, end: int | None) -> str:
         """Return the characters of the chunk between two offsets; None: the end of the text."""
@@ -64,7 +69,7 @@ class CorpusChunks:
     def _mask(self) -> Callable[[str], str]:
         if not self.masks:
             return lambda text: text
-        masks = Masks(self.masks)
+        masks = Masks(self.masks, check=self.check)
         return lambda text: "".join(masks.apply_to_pieces([text]))
 
 

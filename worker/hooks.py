@@ -1,9 +1,11 @@
 """The callbacks through which training reports, saves and stops."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from models.errors import InvalidInput
 from store.jobs import JobRequest
 from worker.checkpoints import Checkpoint
 
@@ -11,7 +13,7 @@ StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
 
 
 class Stopped(BaseException):  # not an Exception: no part that may fail must catch it
-    """A stop was requested while a trained network is evaluated."""
+    """A stop was requested while the text is prepared or a trained network is evaluated."""
 
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason)
@@ -38,3 +40,35 @@ class Hooks:
         reason = self.stop()
         if reason and reason != "cancel_keep_best":
             raise Stopped(reason)
+
+
+class PreparationCheck:
+    """A function to call while the text of a job is prepared; it does nothing once `is_over` is set.
+
+    Args:
+        hooks: of the job.
+        has_model: whether there is a model that a stop can keep.
+        max_s: how long the preparation may take; None: as long as it does.
+    """
+
+    def __init__(self, hooks: Hooks, *, has_model: bool, max_s: float | None) -> None:
+        self.is_over = False
+        self._hooks, self._has_model = hooks, has_model
+        self._max_s, self._began_s = max_s, time.monotonic()
+
+    def __call__(self) -> None:
+        """Raise Stopped if a stop is requested, InvalidInput (code `masks_too_slow`) after `max_s`."""
+        if self.is_over:
+            return
+        if reason := self._hooks.stop():
+            if reason != "cancel_keep_best":
+                raise Stopped(reason)
+            if not self._has_model:
+                raise Stopped("cancel")
+        if self._max_s is not None and time.monotonic() - self._began_s > self._max_s:
+            raise InvalidInput(
+                f"after {self._max_s:,.0f} seconds the text was not masked; use simpler masks, without"
+                " repetitions of expressions that match long parts of a line",
+                code="masks_too_slow",
+                param="masks",
+            )

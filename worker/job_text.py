@@ -10,7 +10,7 @@ from models.auto_preset import describe
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput, NotFound
 from models.runtime.model_networks import FLOAT32_FILE
-from models.runtime.session import open_network
+from models.runtime.session import Check, no_check, open_network
 from models.text import mask_values
 from models.text.mask_values import MaskValues
 from models.text.masks import Masks
@@ -26,6 +26,7 @@ from worker.mixing import SecondText
 from worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
 from worker.storage_errors import ScratchFull
 
+_MIN_MASKING_S, _MASKING_S_PER_BYTE = 60.0, 1e-5  # ordinary masks take a thirtieth of it, or less
 _UTF8_BYTE_VALUES = 243  # bytes that occur in UTF-8
 
 _SHUFFLED = (
@@ -137,12 +138,12 @@ def check_scratch(
 
 
 def chunks_beyond_cache(
-    request: JobRequest, corpora: Corpora, corpus: Corpus, *, cache_bytes: int | None
+    request: JobRequest, corpora: Corpora, corpus: Corpus, *, cache_bytes: int | None, check: Check = no_check
 ) -> CorpusChunks | None:
     """Return the chunks of a corpus whose ids do not fit into the cache; None if they do."""
     if cache_bytes is None or _max_ids_bytes(request, corpus) <= cache_bytes:
         return None
-    return CorpusChunks(corpora, corpus.id, request.alphabet, cache_bytes, tuple(request.masks))
+    return CorpusChunks(corpora, corpus.id, request.alphabet, cache_bytes, tuple(request.masks), check=check)
 
 
 def _max_ids_bytes(request: JobRequest, corpus: Corpus) -> int:
@@ -151,17 +152,33 @@ def _max_ids_bytes(request: JobRequest, corpus: Corpus) -> int:
     return unmasked_characters(request, corpus) * bytes_per_id
 
 
-def masked_pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
-    """Yield the characters of a corpus in pieces, masked if the job has masks."""
-    pieces = corpora.pieces(corpus, request.alphabet)
-    return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
+def max_masking_s(request: JobRequest, corpora: Corpora, corpus: Corpus) -> float | None:
+    """Return how long masking the texts of a job may take: its budget, or what is enough for any texts."""
+    if not request.masks:
+        return None
+    size_bytes = corpus.bytes
+    if request.mix and request.mix.corpus != request.corpus:
+        size_bytes += corpora.get(request.mix.corpus).bytes
+    return max(request.training.budget.seconds or 0, _MIN_MASKING_S + size_bytes * _MASKING_S_PER_BYTE)
 
 
-def second_characters(request: JobRequest, corpora: Corpora) -> str:
+def masked_pieces(
+    request: JobRequest, corpora: Corpora, corpus: str, *, check: Check = no_check
+) -> Iterator[str]:
+    """Yield the characters of a corpus in pieces, masked if the job has masks. `check` is called often."""
+    pieces: Iterable[str] = corpora.pieces(corpus, request.alphabet)
+    if request.masks:
+        pieces = Masks(request.masks, check=check).apply_to_pieces(pieces)
+    for piece in pieces:
+        check()
+        yield piece
+
+
+def second_characters(request: JobRequest, corpora: Corpora, *, check: Check = no_check) -> str:
     """Return the characters of the text to mix in that the vocabulary must have; see `second_text`."""
     if request.mix is None or request.mix.corpus == request.corpus:
         return ""
-    pieces = masked_pieces(request, corpora, request.mix.corpus)
+    pieces = masked_pieces(request, corpora, request.mix.corpus, check=check)
     return covering_characters(pieces, coverage=request.coverage)
 
 
@@ -175,6 +192,7 @@ def second_text(
     chunks_of: Callable[[Corpus], CorpusChunks | None],
     cores: int,
     on_event: Callable[[str, dict[str, Any]], None],
+    check: Check = no_check,
 ) -> SecondText | None:
     """Return the text to mix in; of the job's own corpus the training part.
 
@@ -189,7 +207,7 @@ def second_text(
     else:
         corpus = corpora.get(mix.corpus)
         chunks, distinct = chunks_of(corpus), max_distinct(request, corpus)
-        pieces = masked_pieces(request, corpora, corpus.id)
+        pieces = masked_pieces(request, corpora, corpus.id, check=check)
         ids = read_ids(pieces, text.vocabulary, distinct=distinct, scratch=scratch, chunks=chunks)
     if mix.teacher is None:
         return SecondText(ids, mix.fraction, mix.targets)
@@ -209,12 +227,14 @@ def second_text(
     return SecondText(ids, mix.fraction, mix.targets, network, teacher)
 
 
-def mask_values_files(request: JobRequest, corpora: Corpora, corpus: Corpus) -> dict[str, bytes]:
+def mask_values_files(
+    request: JobRequest, corpora: Corpora, corpus: Corpus, *, check: Check = no_check
+) -> dict[str, bytes]:
     """Return the file of what the masked values of the corpus look like, if there are masks."""
     if not request.masks:
         return {}
     lines = _last_lines(corpora.pieces(corpus.id, request.alphabet), corpus.characters)
-    return {mask_values.FILE: MaskValues.fit(Masks(request.masks), lines).dump()}
+    return {mask_values.FILE: MaskValues.fit(Masks(request.masks, check=check), lines).dump()}
 
 
 def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:

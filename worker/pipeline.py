@@ -3,11 +3,11 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, cast
 
 from models.architectures.memory import count_parameters
 from models.errors import DomainError
@@ -26,7 +26,7 @@ from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.experts import Mixture, rows_to_judge
 from worker.export import int8_file, saved_files
-from worker.hooks import Hooks, Stopped, StopReason
+from worker.hooks import Hooks, PreparationCheck, Stopped, StopReason
 from worker.job_text import (
     check_length,
     check_scratch,
@@ -34,6 +34,7 @@ from worker.job_text import (
     mask_values_files,
     masked_pieces,
     max_distinct,
+    max_masking_s,
     notes_on_text,
     read_job_text,
     second_characters,
@@ -50,6 +51,8 @@ from worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
 _WARM_UP_CHARACTERS = 2000  # read before the held-out text for the final figure
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text: a minute for a large network
 _MAX_INT8_NATS = 0.005  # per character: the highest cost at which int8 weights are kept
@@ -64,6 +67,18 @@ class Outcome:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
+def _ends_when_stopped(train: Callable[P, Outcome]) -> Callable[P, Outcome]:
+    @wraps(train)
+    def run(*args: P.args, **options: P.kwargs) -> Outcome:
+        try:
+            return train(*args, **options)
+        except Stopped as stop:
+            return Outcome(stop.reason)
+
+    return run
+
+
+@_ends_when_stopped
 def train_model(
     job: Job,
     *,
@@ -95,8 +110,10 @@ def train_model(
     characters = unmasked_characters(request, corpus)
     check_length(characters)
     check_scratch(request, corpora, corpus, scratch=scratch, cache_bytes=corpus_cache_bytes)
-    pieces = partial(masked_pieces, request, corpora, corpus.id)
-    chunks_of = partial(chunks_beyond_cache, request, corpora, cache_bytes=corpus_cache_bytes)
+    max_s = max_masking_s(request, corpora, corpus)
+    check = PreparationCheck(hooks, has_model=resume is not None, max_s=max_s)
+    pieces = partial(masked_pieces, request, corpora, corpus.id, check=check)
+    chunks_of = partial(chunks_beyond_cache, request, corpora, cache_bytes=corpus_cache_bytes, check=check)
     chunks = chunks_of(corpus) if request.kind != "records" else None
     if not resume:
         for sentence in notes_on_text(request, pieces, chunks):
@@ -104,7 +121,7 @@ def train_model(
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
     required = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
-    required += second_characters(request, corpora)
+    required += second_characters(request, corpora, check=check)
     with tracing.span("prepare text"):
         text = read_job_text(
             request,
@@ -129,8 +146,10 @@ def train_model(
             chunks_of=chunks_of,
             cores=cores,
             on_event=on_event,
+            check=check,
         ),
     }
+    check.is_over = True
     if request.candidates:
         choice = choose_preset(request.candidates, text, **options)
         on_event("message", {"text": choice.sentence})
@@ -170,7 +189,7 @@ def train_model(
                 is_for_anomalies=request.purpose != "complete",
                 on_message=lambda sentence: on_event("message", {"text": sentence}),
             )
-            files |= mask_values_files(request, corpora, corpus)
+            files |= mask_values_files(request, corpora, corpus, check=hooks.check)
             origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
             report_fields, report_files = write_report(
                 report,

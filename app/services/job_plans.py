@@ -10,7 +10,7 @@ from models.config import MINIMUM_CHARACTERS, MINIMUM_HELD_OUT_CHARACTERS, Mix
 from models.errors import InvalidInput
 from models.saved_model import Card
 from models.text.kind_detection import Purpose, TextKind, default_purpose
-from models.text.masks import Masks
+from models.text.masks import Masks, check_speed
 from models.text.vocabulary import Alphabet
 from store.corpus import Corpus
 from store.ids import check_name
@@ -100,7 +100,9 @@ def _masks(
 ) -> tuple[tuple[str, ...], str | None]:
     """Return the masks, and if they are the corpus's suggestion a message that says what they do."""
     if isinstance(body.masks, list):
-        return Masks(body.masks).masks, None
+        masks = Masks(body.masks)
+        check_speed(masks.masks)
+        return masks.masks, None
     if body.masks is None and (model := start or teacher):
         return model.masks, None
     sample = corpus.log_sample

@@ -5,8 +5,12 @@ mask that is listed first. The same masks are applied to the corpus of a model a
 masked line maps its characters back to the original.
 
 Expressions run in RE2, where one search takes time linear in the length of the text; RE2 has no look-around
-and no back-references. A match never spans lines and is never empty. A line of more than MAX_PIECE_CHARACTERS
-is masked in pieces, because each of its many searches can read it to its end.
+and no back-references. A match never spans lines and is never empty.
+
+Each of the many searches in a line can read it to its end, as those of `x(?:.*y)?` do in a line of x. So a
+line of more than MAX_PIECE_CHARACTERS is masked in pieces, and after _WHOLE_SEARCHES searches in a piece, an
+expression of the user sees _WINDOW_BYTES from where a search begins, of which the match begins in the first
+half. This changes no line of fewer bytes, and no match of fewer than half as many.
 
 >>> masked = Masks(["numbers"]).apply("port 40454 ssh2")
 >>> masked.text, masked.origin(6)
@@ -14,6 +18,7 @@ is masked in pieces, because each of its many searches can read it to its end.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,8 +108,13 @@ FIELD_CHARACTERS = 6
 MAX_PIECE_CHARACTERS = 50_000
 """Maximum length of what is masked at once; of a stream, longer lines are truncated to as many characters."""
 
+_WHOLE_SEARCHES = 256  # in a piece of a line
+_WINDOW_BYTES = 2048
+
 MAX_MASKS = 16
 MAX_PATTERN_CHARACTERS = 500
+_WORST_CHARACTERS = 2000
+_MAX_WORST_S = 0.1  # of the processor: quadratic time takes a twentieth of it
 _MAX_LINE_CHARACTERS = 1 << 24  # in a corpus
 _MAX_COMPILED_BYTES = 2 << 20  # of an expression; RE2 rejects larger ones
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # an invalid byte in a string; RE2 searches UTF-8
@@ -148,13 +158,16 @@ class Masks:
 
     Args:
         masks: names from NAMED or expressions, in order of precedence.
+        check: called for each line, each piece of a long one, and each search for an expression of the user;
+            may raise an exception.
 
     Raises:
         InvalidInput: there are too many, or an expression is invalid in RE2, too long, or matches the empty
             text (code `invalid_mask`).
     """
 
-    def __init__(self, masks: Sequence[str]) -> None:
+    def __init__(self, masks: Sequence[str], *, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         if len(masks) > MAX_MASKS:
             raise _invalid_mask(f"there are {len(masks)} masks; the maximum is {MAX_MASKS}")
         self.masks = tuple(masks)
@@ -169,6 +182,7 @@ class Masks:
         has_utf8 = bool(masks) and r"\C" not in joined
         self._utf8_pattern = _compile(joined.encode()) if has_utf8 else None
         self._utf8_pattern_with_short = _compile(with_short.encode()) if has_utf8 else None
+        self._is_named = all(mask in NAMED for mask in masks)  # which read little beyond their matches
         self._group_of: dict[int, int] = {}
         if self._pattern:
             index = self._pattern.groupindex
@@ -224,6 +238,7 @@ class Masks:
         parts: list[bytes] = []
         for line in text.encode("utf-8", "surrogatepass").split(b"\n"):
             for piece in _divide_bytes(line):
+                self._check()
                 at = 0
                 for start, end, mask in self._found_in_bytes(piece, self._utf8_pattern):
                     parts += (piece[at:start], placeholders[mask])
@@ -260,10 +275,13 @@ class Masks:
         base = 0
         for line in text.split("\n"):
             for piece in _divide(line):
-                if utf8_pattern is not None and piece.isascii():  # its bytes have its characters' positions
+                self._check()
+                if utf8_pattern is None:
+                    found = self._found_in_text(piece, pattern)
+                elif piece.isascii():  # its bytes have its characters' positions
                     found = self._found_in_bytes(piece.encode(), utf8_pattern)
                 else:
-                    found = self._found_in_text(piece, pattern)
+                    found = self._found_in_utf8(piece, utf8_pattern)
                 for start, end, mask in found:
                     is_short = mask < 0
                     yield (base + start, base + end, self._long_numbers if is_short else mask), is_short
@@ -277,19 +295,37 @@ class Masks:
             if start < end:
                 yield start, end, next((i for g, i in self._group_of.items() if match.start(g) >= 0), -1)
 
+    def _found_in_utf8(self, line: str, pattern: Any) -> Iterator[tuple[int, int, int]]:
+        """Yield what `_found_in_bytes` finds, in characters."""
+        data = _LONE_SURROGATE.sub("\ufffd", line).encode()
+        at_byte = at = 0
+        for start_byte, end_byte, mask in self._found_in_bytes(data, pattern):
+            start = at + len(data[at_byte:start_byte].decode())
+            at_byte, at = end_byte, start + len(data[start_byte:end_byte].decode())
+            yield start, at, mask
+
     def _found_in_bytes(self, line: bytes, pattern: Any) -> Iterator[tuple[int, int, int]]:
         """Yield what `_found_in_text` yields, in bytes: `finditer` takes several times as long."""
         match, anywhere = pattern._regexp.Match, re2._re2.RE2.Anchor.UNANCHORED
         groups = self._group_of.items()
-        position, length = 0, len(line)
+        position, length, whole_searches = 0, len(line), 0
         while position < length:
-            spans = match(anywhere, line, position, length)  # of the match and of each group, or -1
-            start, end = spans[0]
-            if start < 0:
+            end, last_start = length, length  # of what the search sees, and of where its match may begin
+            if whole_searches < _WHOLE_SEARCHES or self._is_named:
+                whole_searches += 1
+            elif length - position > _WINDOW_BYTES:
+                end, last_start = position + _WINDOW_BYTES, position + _WINDOW_BYTES // 2
+            if not self._is_named:
+                self._check()
+            spans = match(anywhere, line, position, end)  # of the match and of each group, or -1
+            start, stop = spans[0]
+            if end < length and (start < 0 or start > last_start):
+                position = last_start
+            elif start < 0:
                 return
-            if start < end:
-                yield start, end, next((i for group, i in groups if spans[group][0] >= 0), -1)
-                position = end
+            elif start < stop:
+                yield start, stop, next((i for group, i in groups if spans[group][0] >= 0), -1)
+                position = stop
             else:  # an empty match
                 position = start + 1
 
@@ -307,6 +343,31 @@ def pieces(text: str) -> Iterator[str]:
             yield text[start:end]
         start = end
     yield text[start:]
+
+
+def check_speed(masks: Sequence[str]) -> None:
+    """Raise InvalidInput if an expression takes very long on the worst of the lines that are tried.
+
+    These repeat a character of the expression, or one of a class that it may have.
+    """
+    for mask in masks:
+        if mask not in NAMED:
+            for character in sorted({*mask, *"a0 ."} - {"\n"}):
+                _check_line(mask, character * _WORST_CHARACTERS)
+
+
+def _check_line(mask: str, line: str) -> None:
+    deadline_s = time.thread_time() + _MAX_WORST_S
+
+    def check() -> None:
+        if time.thread_time() > deadline_s:
+            raise _invalid_mask(
+                f"the expression {mask[:80]!r} takes too long, for example on a line of {line[0]!r};"
+                " use fewer repetitions within repetitions"
+            )
+
+    Masks([mask], check=check).replace(line)
+    check()
 
 
 def _divide(line: str) -> Iterator[str]:

@@ -275,7 +275,7 @@ KNOWN = (
     Mutant(
         "the second text is not masked",
         "worker/job_text.py",
-        "        pieces = masked_pieces(request, corpora, corpus.id)\n        ids",
+        "        pieces = masked_pieces(request, corpora, corpus.id, check=check)\n        ids",
         "        pieces = corpora.pieces(corpus.id, request.alphabet)\n        ids",
         ("tests/worker/test_job_text.py",),
     ),
@@ -495,5 +495,33 @@ KNOWN = (
         "        forwarded_allow_ips=list(trusted_proxies),\n",
         '        forwarded_allow_ips="*",\n',
         ("tests/app/http/test_audit.py",),
+    ),
+    Mutant(
+        "the histogram of a piece goes up to its highest character",
+        "models/text/character_counts.py",
+        "        np.add.at(self.by_code_point, code_points(text), 1)\n",
+        "        counts = np.bincount(code_points(text))\n        self.by_code_point[: counts.size] += counts\n",
+        ("tests/models/text/test_character_counts.py",),
+    ),
+    Mutant(
+        "an upload goes on when its client has left",
+        "app/http/corpus_transfer.py",
+        "            for text in pieces:\n                self._check()\n",
+        "            for text in pieces:\n",
+        ("tests/app/http/test_corpus_transfer.py::test_upload_ends_once_its_client_has_disconnected",),
+    ),
+    Mutant(
+        "every search for a mask reads the line to its end",
+        "models/text/masks.py",
+        "if whole_searches < _WHOLE_SEARCHES or self._is_named:",
+        "if whole_searches < 1 << 40 or self._is_named:",
+        ("tests/models/text/test_masks.py::test_masking_takes_linear_time_on_the_worst_lines",),
+    ),
+    Mutant(
+        "a stop is not applied while a line is masked",
+        "models/text/masks.py",
+        "            if not self._is_named:\n                self._check()\n",
+        "",
+        ("tests/models/text/test_masks.py", "tests/worker/test_pipeline.py"),
     ),
 )

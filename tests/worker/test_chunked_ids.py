@@ -1,9 +1,12 @@
 """A text that is read from the storage in chunks has the ids of a local copy."""
 
+import itertools
 import os
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +27,14 @@ from store.jobs import Job, JobRequest
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.store.refusing import Refusing
+from worker import pipeline
 from worker.checkpoints import Checkpoint
 from worker.chunked_ids import ChunkedIds, CorpusChunks
 from worker.hooks import Hooks
 from worker.pipeline import train_model
 from worker.prepared_text import Text, read_ids, read_text, trained_characters
 from worker.rows import Rows
+from worker.training import fit
 
 LINE = "Größe: 12 μm, e\u0301tage 3\n"
 CACHE_BYTES = 64 << 20
@@ -153,7 +158,17 @@ def test_the_local_file_has_a_bound_and_the_chunk_unused_for_longest_is_dropped(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_with_a_small_cache_has_the_weights_of_one_with_a_local_copy(tmp_path: Path) -> None:
+def test_a_job_with_a_small_cache_has_the_weights_of_one_with_a_local_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls: Iterator[None] = iter(())
+
+    def fit_three_steps(*arguments: Any, **options: Any) -> Any:
+        nonlocal polls
+        polls = iter([None] * 3)
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "fit", fit_three_steps)
     blobs = open_blobs("memory:///")
     corpus = _add(blobs, tmp_path, "".join(f"{n * 7919 % 1000} cats sat\n" for n in range(400)).encode())
     network = NetworkConfig(units=8, layers=1, embedding=4)
@@ -163,7 +178,8 @@ def test_a_job_with_a_small_cache_has_the_weights_of_one_with_a_local_copy(tmp_p
 
     def train(cache_bytes: int | None) -> tuple[Checkpoint, str]:
         """Return the checkpoint after three steps, and the job's messages."""
-        polls = iter([None] * 3)
+        nonlocal polls
+        polls = itertools.repeat(None)  # while the text is prepared
         checkpoints: list[Checkpoint] = []
         messages: list[str] = []
         train_model(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.config import Mix, NetworkConfig, TrainingConfig
+from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import NotFound
 from store.corpora import Corpora
 from store.corpus_upload import Upload
@@ -14,7 +14,7 @@ from store.jobs import JobRequest, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
 from worker.hooks import Hooks
-from worker.job_text import masked_pieces, second_characters, second_text
+from worker.job_text import masked_pieces, max_masking_s, second_characters, second_text
 from worker.mixing import SecondText
 from worker.pipeline import train_model
 from worker.prepared_text import Text
@@ -157,3 +157,17 @@ def test_a_text_that_does_not_fit_in_the_scratch_folder_is_not_read(
     free_bytes += 1
     with pytest.raises(Read):
         train()
+
+
+def test_masking_may_take_the_budget_or_what_is_enough_for_any_text() -> None:
+    corpus: Any = SimpleNamespace(bytes=2_000_000)
+    corpora: Any = SimpleNamespace(get=lambda _: corpus)
+
+    def max_s(seconds: float, **changes: object) -> float | None:
+        training = TrainingConfig(budget=Budget(seconds=seconds))
+        request = _request("own", "other", masks=("numbers",))
+        return max_masking_s(request.model_copy(update={"training": training} | changes), corpora, corpus)
+
+    assert max_s(200) == 200
+    assert max_s(1) == pytest.approx(100) and max_s(1, mix=None) == pytest.approx(80)
+    assert max_s(1, masks=()) is None

@@ -10,7 +10,7 @@ import pytest
 from models.architectures import resolve_training
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import Budget, NetworkConfig, TrainingConfig
-from models.errors import Unavailable
+from models.errors import InvalidInput, Unavailable
 from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
 from store.corpora import Corpora
@@ -96,6 +96,57 @@ def test_a_stop_is_applied_in_each_part_of_the_evaluation(
         ),
     )
     assert outcome == pipeline.Outcome("pause")
+
+
+def _prepared(
+    tmp_path: Path, hooks: Hooks, *, cache_bytes: int | None = None, **changes: Any
+) -> pipeline.Outcome:
+    """Run a job whose text takes long to mask, and a second of training."""
+    blobs = open_blobs("memory:///")
+    with Upload(tmp_path, limit_bytes=10**7) as upload:
+        upload.feed(b"x" * 200_000 + b"\n")
+        upload.feed(b"x" * 200_000 + b"\n")
+        corpus, _ = Corpora(blobs).add(upload)
+    network = NetworkConfig(units=8, layers=1, embedding=4)
+    training = resolve_training(network, TrainingConfig(rows=4, window=16, budget=Budget(seconds=1)))
+    request = JobRequest(
+        corpus=corpus.id, name="m", network=network, training=training, masks=(r"x(?:.*y)?",), **changes
+    )
+    return pipeline.train_model(
+        Jobs(blobs).create(request),
+        corpora=Corpora(blobs),
+        models=Models(blobs),
+        scratch=tmp_path / "scratch",
+        cores=1,
+        precision="float32",
+        corpus_cache_bytes=cache_bytes,
+        resume=None,
+        hooks=hooks,
+    )
+
+
+@pytest.mark.parametrize("reason", ["cancel", "pause", "shutdown", "cancel_keep_best"])
+@pytest.mark.parametrize(("kind", "cache_bytes"), [("text", None), ("text", 100_000), ("records", None)])
+def test_stop_is_applied_while_the_text_is_masked(
+    tmp_path: Path, reason: StopReason, kind: str, cache_bytes: int | None
+) -> None:
+    polls: list[None] = []
+
+    def stop() -> StopReason | None:
+        polls.append(None)
+        return reason if len(polls) >= 200 else None
+
+    outcome = _prepared(tmp_path, Hooks(stop=stop), kind=kind, cache_bytes=cache_bytes)
+    assert outcome == pipeline.Outcome("cancel" if reason == "cancel_keep_best" else reason)
+    assert len(polls) == 200
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_job_whose_text_takes_too_long_to_mask_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.pipeline.max_masking_s", lambda *_: 0.05)
+    with pytest.raises(InvalidInput, match="simpler masks") as caught:
+        _prepared(tmp_path, Hooks())
+    assert caught.value.code == "masks_too_slow"
 
 
 def test_a_stop_that_keeps_the_model_does_not_end_its_evaluation() -> None:

@@ -138,6 +138,12 @@ def test_masks_that_are_given_are_the_masks(tmp_path: Path, masks: list[str]) ->
     assert (request.masks, request.masked_by_default) == (tuple(masks), None)
 
 
+def test_masks_that_are_slow_on_some_line_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="takes too long") as refused:
+        _plan(_corpus(tmp_path), masks=["numbers", r"x(?:(?:\w{1,60}\s?){1,12}!)?"])
+    assert refused.value.code == "invalid_mask"
+
+
 def test_what_is_no_log_is_not_masked_by_default(tmp_path: Path) -> None:
     request = _plan(_corpus(tmp_path))
     assert (request.masks, request.masked_by_default) == ((), None)

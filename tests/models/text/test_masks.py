@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import InvalidInput
-from models.text.masks import MAX_MASKS, MAX_PIECE_CHARACTERS, NAMED, Masks, pieces
+from models.text.masks import MAX_MASKS, MAX_PIECE_CHARACTERS, NAMED, Masks, check_speed, pieces
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,58 @@ def test_search_reads_a_bounded_part_of_a_long_line() -> None:
     assert masks.replace(longer) == masks.apply(longer).text == longer
     spaced = "é" + "x" * (MAX_PIECE_CHARACTERS - 3) + " ab"
     assert masks.replace(spaced) == masks.apply(spaced).text == spaced[:-2] + "ⓞ", "divided at the space"
+
+
+def _worst_seconds_per_character(mask: str, length: int) -> float:
+    masks = Masks([mask])
+    took: list[float] = []
+    for unit in ("x", "a", "a1", "a."):
+        line = (unit * length)[:length]
+        began_s = time.thread_time()
+        masks.replace(line)
+        took.append(time.thread_time() - began_s)
+    return max(took) / length
+
+
+@pytest.mark.parametrize(
+    "mask", ["hostname", "alphanumeric", r"x(?:.*y)?", r"[ab](?:.*b)?c?", r"a(?:\w*\d+y)?"]
+)
+def test_masking_takes_linear_time_on_the_worst_lines(mask: str) -> None:
+    # In quadratic time, a piece of 50,000 characters takes ten times as long for each of them.
+    assert _worst_seconds_per_character(mask, 50_000) < 4 * _worst_seconds_per_character(mask, 5_000) + 1e-6
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab1é xy", max_size=80))
+def test_short_matches_of_a_long_line_are_those_of_a_search_to_its_end(text: str) -> None:
+    masks = Masks([r"x(?:.{0,3}y)?", r"\b[a1é]{2,4}\b", r"ab?$", r"^[xy]1?"])  # of less than 8 bytes
+    longer = Masks([r"x(?:.*y)?", r"a.*é", "numbers"])
+    expected = list(masks.matches(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.text.masks._WHOLE_SEARCHES", 1)
+        patch.setattr("models.text.masks._WINDOW_BYTES", 20)
+        assert list(masks.matches(text)) == expected
+        assert longer.replace(text) == longer.apply(text).text == "".join(longer.apply_to_pieces([*text]))
+
+
+def test_expressions_that_are_slow_on_some_line_are_rejected() -> None:
+    check_speed([r"x(?:.*y)?", r"sshd\[[0-9]+\]", "hostname"])
+    with pytest.raises(InvalidInput, match="takes too long, for example on a line of 'x'") as caught:
+        check_speed([r"x(?:(?:\w{1,60}\s?){1,12}!)?"])
+    assert (caught.value.code, caught.value.param) == ("invalid_mask", "masks")
+
+
+@pytest.mark.parametrize("text", ["x" * 100, "x\n" * 100])
+def test_masking_can_be_stopped_within_a_line_and_between_lines(text: str) -> None:
+    checks: list[None] = []
+
+    def check() -> None:
+        checks.append(None)
+        if len(checks) == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Masks([r"x(?:.*y)?"], check=check).replace(text)
 
 
 def test_matches_stay_within_a_line() -> None:
