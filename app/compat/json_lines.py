@@ -12,14 +12,13 @@ with a `custom_id`, are kept as they are; the first line decides which of the tw
 import json
 from typing import Any
 
+from app.http.bodies import LARGE_BYTES
+from app.http.json_size import MAX_CONTAINERS, parsed_bytes
 from app.services.line_input import LineSplitter, RawLine
-from models.errors import InvalidInput
+from models.errors import InvalidInput, TooLarge
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is refused, because a line is parsed in memory."""
-
-MAX_LINE_VALUES = 100_000
-"""A line with more JSON values is refused: parsed, a value of three characters takes up to 90 bytes."""
 
 
 class JsonLines:
@@ -73,10 +72,14 @@ class JsonLines:
         return str(text).encode("utf-8", "surrogatepass")  # uploads refuse a lone surrogate
 
     def _parsed(self, line: bytes) -> Any:
-        if _max_values(line) > MAX_LINE_VALUES:
-            raise self._invalid(f"has more than {MAX_LINE_VALUES:,} values")
         try:
+            if len(line) > LARGE_BYTES:
+                parsed_bytes(line)
             return json.loads(line)
+        except TooLarge:
+            raise self._invalid(
+                f"has more than {MAX_CONTAINERS:,} lists, objects and fields, or too many values"
+            ) from None
         except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
             raise self._invalid("is not JSON") from None
 
@@ -88,15 +91,3 @@ class JsonLines:
             code="invalid_file_format",
             param="file",
         )
-
-
-def _max_values(line: bytes) -> int:
-    """Return at least as many values as JSON has, from the characters between its strings."""
-    values = 1 + sum(map(line.count, (b",", b"[", b"{", b":")))
-    if values <= MAX_LINE_VALUES:
-        return values
-    line = line.replace(rb"\\", b"").replace(rb"\"", b"")
-    if (quotes := line.count(b'"')) > MAX_LINE_VALUES:
-        return quotes
-    between = b"".join(line.split(b'"')[::2])
-    return 1 + sum(map(between.count, (b",", b"[", b"{", b":")))
