@@ -8,7 +8,7 @@ from models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
 from models.kernels.mixture_arguments import (
     ALL_BOOSTS_PRECISION,
     BOOST_PRECISION,
-    HISTORY_MATCH_BOOSTS,
+    MATCH_BOOSTS,
     Experts,
 )
 from models.runtime import mixture
@@ -78,13 +78,11 @@ class Mixture:
         mixtures: dict[str, Experts] = {}
         if self.experts:
             weights = self.experts.weights.copy()
-            weights[HISTORY_MATCH_BOOSTS:] = 0
+            weights[MATCH_BOOSTS:] = 0
             adaptation = self.experts.adaptation.copy()
             if self.experts.adapts:
                 adaptation[[BOOST_PRECISION, ALL_BOOSTS_PRECISION]] = np.inf  # no matches are learned
-            without = self.experts._replace(
-                text=np.zeros(0, np.int32), weights=weights, adaptation=adaptation
-            )
+            without = self.experts._replace(weights=weights, adaptation=adaptation)
             mixtures = {"mixture": self.experts, "without_matches": without}
             if adaptation.any():
                 mixtures["without_adaptation"] = self.experts._replace(adaptation=mixture.FIXED)
