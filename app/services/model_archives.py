@@ -222,11 +222,15 @@ def _check_npz(data: bytes, name: str, max_bytes: int) -> None:
 
 def _check_json(data: bytes, name: str) -> None:
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise _invalid(f"{name} is not a JSON object")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _invalid(reason: str) -> InvalidInput:

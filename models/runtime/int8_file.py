@@ -24,6 +24,8 @@ from models.text.array_file import read_arrays
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 
+_MAX_NUMBER = 1e30  # sums of products of larger ones may overflow
+
 
 def quantize_lstm(weights: Mapping[str, Floats]) -> bytes:
     """Return the int8 file for weights named as `onnx_graph.stateful_lstm_graph` takes them."""
@@ -94,3 +96,5 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
     array = arrays[name]
     if array.shape != shape or array.dtype != kind or 0 in shape:
         raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
+    if kind is np.float32 and not (np.abs(array) < _MAX_NUMBER).all():
+        raise ValueError(f"{name} has numbers that are not finite, or above {_MAX_NUMBER:g}")

@@ -8,8 +8,9 @@ import numpy as np
 from models.errors import Unavailable
 from models.kernels.mixture_arguments import Experts
 from models.runtime import mixture
+from models.runtime.onnx_weights import non_finite_weight
 from models.runtime.requests import Expert
-from models.runtime.session import SharedNetwork, StepNetwork, open_network
+from models.runtime.session import Network, SharedNetwork, StepNetwork, open_network
 from models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,10 @@ def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
 
 
 def _load(saved: SavedModel, name: str, threads: int) -> SharedNetwork:
-    reference = saved.card.reference
+    reference, data = saved.card.reference, saved.file(name)
     try:
-        network = open_network(name, saved.file(name), threads=threads)
+        network = open_network(name, data, threads=threads)
+        _check_finite(network, name, data)
     except ValueError as error:
         raise Unavailable(f"model {reference} cannot be loaded: {error}", code="model_damaged") from None
     vocabulary_size = len(saved.vocabulary)
@@ -65,6 +67,18 @@ def _load(saved: SavedModel, name: str, threads: int) -> SharedNetwork:
             code="model_damaged",
         )
     return network
+
+
+def _check_finite(network: SharedNetwork, name: str, data: bytes) -> None:
+    """Raise ValueError if weights of a graph or the results of a step are not finite."""
+    if not isinstance(network, Network):  # `check_int8` has checked the weights; products of int8 are finite
+        return
+    if (weight := non_finite_weight(data)) is not None:
+        raise ValueError(f"in {name}, the weight {weight!r} has numbers that are not finite")
+    if not all(
+        np.isfinite(r).all() for r in network.step(np.zeros((1, 1), np.int32), network.initial_state())
+    ):
+        raise ValueError(f"the results of a step of {name} are not finite")
 
 
 def _load_experts(saved: SavedModel) -> Experts | None:

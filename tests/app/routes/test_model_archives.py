@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from app.keys import new_key
 from app.services.disk_watermark import DiskWatermark
 from app.settings import ApiSettings
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.saved_model import describe_files
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, serving_real
-from tests.models.runtime.networks import saved_model
+from tests.models.runtime.networks import CHARACTERS, random_weights, saved_model
 
 IMPORT = "/v1/models/import"
 TAR = {"content-type": "application/x-tar"}
@@ -152,6 +154,7 @@ INVALID: dict[str, Callable[[Entries], bytes]] = {
     "array bomb": lambda entries: packed(with_files(entries, ngram__npz=npz(3_000_000))),
     "no arrays": lambda entries: packed(with_files(entries, ngram__npz=b"PK")),
     "external data": lambda entries: packed(with_files(entries, model__onnx=b"\x0a\x08location\x12")),
+    "no number": lambda entries: packed(with_files(entries, report__json=b'{"loss": NaN}')),
     "broken JSON": lambda entries: packed(with_files(entries, report__json=b"[" * 100_000)),
 }
 
@@ -179,6 +182,30 @@ def test_models_that_the_runtime_cannot_load_are_refused(settings: ApiSettings) 
         entries = unpacked(http.get("/v1/models/random/export").content)
         answer = post(http, packed(with_files(entries, model__onnx=b"no graph")))
         assert error_of(answer, 422)["code"] == "model_archive_invalid"
+        assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["random@1"]
+
+
+def test_weights_and_steps_that_are_not_finite_are_refused(settings: ApiSettings) -> None:
+    with serving_real(settings, saved_model(int8=True)) as http:
+        entries = unpacked(http.get("/v1/models/random/export").content)
+        for name, value, expected in (
+            ("dense/kernel", np.nan, "'dense_kernel'"),
+            ("lstm_1/recurrent", np.inf, "'r1'"),
+            ("dense/kernel", 3e38, "step of model.onnx"),  # each is finite, and their sum is not
+        ):
+            weights = random_weights(len(CHARACTERS) + 1, 5, [12, 12])
+            weights["lstm_1/bias"][:] = 100  # all outputs are tanh(1)
+            weights[name][..., 0] = value
+            graph = stateful_lstm_graph(weights)
+            error = error_of(post(http, packed(with_files(entries, model__onnx=graph))), 422)
+            assert error["code"] == "model_archive_invalid" and expected in error["message"]
+            assert "model.onnx" in error["message"] and "not finite" in error["message"]
+        arrays = dict(np.load(io.BytesIO(entries["model.int8.npz"])))
+        arrays["lstm_1/scale"][3] = np.nan
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        error = error_of(post(http, packed(with_files(entries, model__int8__npz=file.getvalue()))), 422)
+        assert "lstm_1/scale has numbers that are not finite" in error["message"]
         assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["random@1"]
 
 
