@@ -5,6 +5,7 @@
     nextchar:job:<id>:asked      a StopRequest, until the worker or the reconciler has acted on it
     nextchar:job:<id>:events     a stream with one entry per event; entry ids are <number>-0
     nextchar:job:<id>:kills      a list of JSON, one for each signal that killed a process training the job
+    nextchar:job:<id>:phase      the optional part of an evaluation that is being computed
     nextchar:attempts            counters of the attempts that have ended, for metrics; their seconds are in
     nextchar:attempt_seconds     the other; the fields of both are `<outcome> <code>`
 
@@ -15,7 +16,7 @@ store at `events/<id>.jsonl`, written with each checkpoint and at the end of a j
 import contextlib
 import json
 import time
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from redis import Redis
 
@@ -52,6 +53,7 @@ class Kill(TypedDict):
     at: float  # Unix seconds, UTC
     signal: int
     out_of_memory: bool  # whether the kernel counted an out-of-memory kill at that time
+    phase: NotRequired[str]  # the optional part of the evaluation that it computed, if any
 
 
 def _key(job_id: str, field: str) -> str:
@@ -127,12 +129,18 @@ class Live:
         return [json.loads(fields["event"]) for _, fields in entries]
 
     def add_kill(self, job_id: str, kill: Kill) -> None:
-        """Record a signal that killed the process training a job."""
+        """Record a signal that killed the process training a job, and the phase it was in."""
+        if phase := self._redis.get(_key(job_id, "phase")):
+            kill = {**kill, "phase": phase.decode() if isinstance(phase, bytes) else cast(str, phase)}
         with self._redis.pipeline() as pipe:
             pipe.rpush(_key(job_id, "kills"), json.dumps(kill))
             pipe.ltrim(_key(job_id, "kills"), -_MAX_KILLS, -1)
             pipe.expire(_key(job_id, "kills"), _KEEP_S)
             pipe.execute()
+
+    def set_phase(self, job_id: str, phase: str) -> None:
+        """Publish which optional part of its evaluation a job begins; "" for none."""
+        self._redis.set(_key(job_id, "phase"), phase, ex=_KEEP_S)
 
     def kills(self, job_id: str) -> list[Kill]:
         """Return the recorded kills, oldest first."""

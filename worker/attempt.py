@@ -127,6 +127,7 @@ class Attempt:
 
     def _train(self) -> None:
         self._retry(self._events.load)
+        self._begin_phase("")  # an earlier attempt may have died in one
         resume = self._resume_point()
         # Retry only before the first step: later, pausing loses less time than starting again.
         outcome = self._retry(lambda: self._outcome(resume), unless=lambda: self._progress is not None)
@@ -164,6 +165,7 @@ class Attempt:
             hooks=Hooks(
                 progress=self._set_progress,
                 event=self._events.add,
+                phase=self._begin_phase,
                 request=self._set_request,
                 checkpoint=self._save,
                 stop=self._stop_reason,
@@ -171,6 +173,24 @@ class Attempt:
             ),
             events=self._events.all,
         )
+
+    def _begin_phase(self, phase: str) -> bool:
+        """Publish which optional part of the evaluation begins, "" for none.
+
+        Returns:
+            Whether to compute it: not, after a message, if one signal has killed two attempts in it.
+        """
+        try_redis(lambda: self.live.set_phase(self.job.id, phase))
+        kills = try_redis(lambda: self.live.kills(self.job.id)) if phase else None
+        signals = [kill["signal"] for kill in kills or () if kill.get("phase") == phase]
+        killed_by = next((number for number in signals if signals.count(number) > 1), None)
+        if killed_by is None:
+            return True
+        self._events.add_message(
+            f"the model is published without this part: {phase}; computing it killed the worker's process"
+            f" {signals.count(killed_by)} times (signal {killed_by}); see the worker's log"
+        )
+        return False
 
     def _set_request(self, request: JobRequest) -> None:
         """Record what preset `auto` has chosen, before the first checkpoint: later attempts keep it."""

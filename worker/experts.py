@@ -68,29 +68,33 @@ class Mixture:
         """Return the mixture with a network, or the network alone."""
         return mixture.make_mixture(network, self.experts) if self.experts else network
 
-    def bits(self, network: StepNetwork, text: Text, *, characters: int) -> dict[str, float]:
+    def bits(
+        self, network: StepNetwork, text: Text, *, characters: int, by_expert: bool = True
+    ) -> dict[str, float]:
         """Return the bits per character of the first `characters` of `text.test`, by each expert.
 
         `mixture` is the mixture, `lstm` the network, `ngram` the n-grams, `without_matches` the mixture of
         both, `without_adaptation` the mixture that does not adapt to what it reads. Without experts there are
-        only `lstm` and `ngram`; `without_adaptation` is left out if the mixture never adapts.
+        only `lstm` and `ngram`; `without_adaptation` is left out if the mixture never adapts. Not
+        `by_expert` there are only `mixture` and `lstm`.
         """
-        mixtures: dict[str, Experts] = {}
-        if self.experts:
+        mixtures: dict[str, Experts] = {"mixture": self.experts} if self.experts else {}
+        if self.experts and by_expert:
             weights = self.experts.weights.copy()
             weights[MATCH_BOOSTS:] = 0
             adaptation = self.experts.adaptation.copy()
             if self.experts.adapts:
                 adaptation[[BOOST_PRECISION, ALL_BOOSTS_PRECISION]] = np.inf  # no matches are learned
             without = self.experts._replace(weights=weights, adaptation=adaptation)
-            mixtures = {"mixture": self.experts, "without_matches": without}
+            mixtures["without_matches"] = without
             if adaptation.any():
                 mixtures["without_adaptation"] = self.experts._replace(adaptation=mixture.FIXED)
         ids, before = text.test[:characters], text.before_test(_WARM_UP_CHARACTERS)
         rows = rows_to_judge(len(ids))
         bits = bits_by_expert(network, mixtures, ids, before=before, rows=rows, warm_up=_WARM_UP_CHARACTERS)
-        ngrams = mixture.ngrams_of(text.before_test(mixture.MAX_CHARACTERS), size=network.V)
-        bits["ngram"] = float(ngrams.bits_by_order(ids, before=before)[-1])
+        if by_expert:
+            ngrams = mixture.ngrams_of(text.before_test(mixture.MAX_CHARACTERS), size=network.V)
+            bits["ngram"] = float(ngrams.bits_by_order(ids, before=before)[-1])
         return bits
 
 

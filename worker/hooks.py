@@ -24,12 +24,17 @@ def _ignore(*_: Any) -> None:
     return None
 
 
+def _always(_: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks in the training thread, which should return at once."""
 
     progress: Callable[[dict[str, Any]], None] = _ignore
     event: Callable[[str, dict[str, Any]], None] = _ignore  # type, data
+    phase: Callable[[str], bool] = _always  # an optional part begins, "" for none; whether to compute it
     request: Callable[[JobRequest], None] = _ignore  # preset `auto` has chosen: the request with the choice
     checkpoint: Callable[[Checkpoint], None] = _ignore
     stop: Callable[[], StopReason | None] = _ignore

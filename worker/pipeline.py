@@ -176,11 +176,14 @@ def train_model(
             if request.mixture:
                 mixture = Mixture.make(network, text, is_records=request.kind == "records", check=hooks.check)
             files |= mixture.files
-            report = _measured(result, text, network, mixture)
-            int8, int8_files, report["int8"] = _int8(
-                files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores, check=hooks.check
-            )
-            files |= int8_files
+            report = _measured(result, text, network, mixture, hooks)
+            int8, report["int8"] = None, None
+            if hooks.phase("int8 weights"):
+                int8, int8_files, report["int8"] = _int8(
+                    files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores, check=hooks.check
+                )
+                files |= int8_files
+            hooks.phase("")
             files |= anomaly_files(
                 network,
                 text,
@@ -200,6 +203,7 @@ def train_model(
                 seed=request.training.seed,
                 cores=cores,
                 start=_start_card(models, request),
+                begin_phase=hooks.phase,
             )
             report |= report_fields
             files |= report_files
@@ -278,8 +282,10 @@ def _int8(
     return (network if reads_lines else None), ({name: data} if kept else {}), measured
 
 
-def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture) -> Report:
-    bits = mixture.bits(network, text, characters=_JUDGED_CHARACTERS)
+def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture, hooks: Hooks) -> Report:
+    by_expert = hooks.phase("figures of single experts")
+    bits = mixture.bits(network, text, characters=_JUDGED_CHARACTERS, by_expert=by_expert)
+    hooks.phase("")
     best = next(point for point in result.curve if point["step"] == result.best_step)
     last = result.curve[-1]
     report: Report = {

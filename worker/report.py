@@ -44,6 +44,7 @@ def write_report(
     seed: int,
     cores: int,
     start: Card | None = None,
+    begin_phase: Callable[[str], bool] = lambda _: True,
 ) -> tuple[Report, dict[str, bytes]]:
     """Return the fields that the card's report has in addition to `measured`, and the report's files by name.
 
@@ -56,8 +57,9 @@ def write_report(
         seed: of generated text.
         cores: used in training, and available here.
         start: the card of the model that training started from, if there is one and it is known.
+        begin_phase: called with each part's name before it and "" after it; returns whether to compute it.
     """
-    parts, vocabulary = _Parts(), text.vocabulary
+    parts, vocabulary = _Parts(begin_phase), text.vocabulary
     report: Report = {"object": "report", **origin, **measured}
     report["cost"] = {
         "seconds": measured["training_seconds"],
@@ -100,8 +102,9 @@ def write_report(
     if memory:
         report["memorization"] = memory
     files: dict[str, bytes] = {}
-    wide = parts.run("picture", lambda: _picture(report, width=720, height=400))
-    narrow = parts.run("narrow picture", lambda: _picture(report, width=344, height=320))
+    sizes = ((720, 400), (344, 320))
+    pictures = parts.run("picture", lambda: [_picture(report, width=w, height=h) for w, h in sizes])
+    wide, narrow = pictures or (None, None)
     if wide:
         files["report.svg"] = wide.encode()
     if log_file := parts.run("TensorBoard log", lambda: _event_file(events)):
@@ -119,12 +122,15 @@ def write_report(
 class _Parts:
     """Runs the parts of a report; records their durations and errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin_phase: Callable[[str], bool]) -> None:
+        self._begin_phase = begin_phase
         self.seconds: dict[str, float] = {}
         self.problems: list[str] = []
 
     def run(self, name: str, part: Callable[[], T]) -> T | None:
         """Return the result of `part`, or None if it fails. Raises an error of the storage: jobs wait."""
+        if not self._begin_phase(f"{name} of the report"):
+            return None
         began = time.monotonic()
         try:
             return part()
@@ -137,6 +143,7 @@ class _Parts:
             )
             return None
         finally:
+            self._begin_phase("")
             self.seconds[name] = round(time.monotonic() - began, 2)
 
 

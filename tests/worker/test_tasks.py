@@ -206,6 +206,43 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
     assert any("continuing from the checkpoint" in str(event["data"]) for event in world.events(job))
 
 
+DIES_IN_OPTIONAL_PARTS = """
+import os, signal, worker.experts, worker.report
+die, bits = (lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)), worker.experts.Mixture.bits
+def bits_or_die(*arguments, by_expert, **options):
+    return die() if by_expert else bits(*arguments, by_expert=by_expert, **options)
+worker.experts.Mixture.bits, worker.report.curves_svg = bits_or_die, die
+"""
+
+
+def test_a_model_is_published_without_the_parts_that_killed_its_worker_twice(world: World) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", DIES_IN_OPTIONAL_PARTS + COLD],
+        cwd=ROOT,
+        env={**os.environ, "NEXTCHAR_DATA_DIR": str(world.folder), "NEXTCHAR_REDIS_URL": world.redis_url},
+    )
+    world.workers.append(worker)
+    job = world.send(Budget(steps=20))
+    parts = ["figures of single experts", "picture of the report"]
+    for count in range(1, 5):
+        eventually(lambda n=count: len(world.live.kills(job.id)) == n, within_s=250, what=f"{count} kills")
+        assert [kill.get("phase") for kill in world.live.kills(job.id)] == [
+            *parts[:1] * min(count, 2), *parts[1:] * (count - 2)
+        ]  # fmt: skip
+        world.forget_lease(job)
+    eventually(lambda: world.jobs.get(job.id).status.is_final, within_s=250, what="the job is over")
+    done = world.jobs.get(job.id)
+    assert (done.status, done.model, done.attempt) == (JobStatus.SUCCEEDED, "fox@1", 5)
+    saved = world.models.get("fox")
+    assert saved.card.report["experts"].keys() == {"mixture", "lstm"}
+    assert "report.svg" not in saved.card.files and "report.html" in saved.card.files
+    told = [event["data"]["text"] for event in world.events(job) if event["type"] == "message"]
+    for part in parts:
+        assert any(
+            part in text and "killed the worker's process 2 times (signal 11)" in text for text in told
+        )
+
+
 def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=1500)
     kills = sorted(random.Random(4).sample(range(50, 1400), 10))
