@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ def examine(settings: LauncherSettings) -> Iterator[Finding]:
     yield _software()
     yield _processor()
     yield _memory()
+    yield from _gpus()
     yield _data_folder(settings.data_dir)
     yield _redis(settings)
     use_cache_folder(settings.data_dir)
@@ -78,6 +80,16 @@ def _memory() -> Finding:
     if total < _MIN_MEMORY_BYTES:
         return Finding("memory", "warning", f"{detail}; training needs about 2 GiB, so use small networks")
     return Finding("memory", "ok", detail)
+
+
+def _gpus() -> Iterator[Finding]:
+    """Yield nothing on a machine without GPUs. TensorFlow is slow to import: it gets its own process."""
+    program = "from worker.devices import gpu_problem, gpus; print(gpu_problem() or ', '.join(gpus()))"
+    command = [sys.executable, "-c", program]
+    asked = subprocess.run(command, cwd=variants.IMPORT_FOLDER, capture_output=True, text=True, check=False)
+    if found := asked.stdout.strip():
+        is_seen = found.startswith("GPU:")
+        yield Finding("GPU", "ok" if is_seen else "warning", f"training uses {found}" if is_seen else found)
 
 
 def _data_folder(folder: Path) -> Finding:

@@ -68,12 +68,28 @@ def network_and_step(
     return network, ReplicatedStep(network, training, rows=rows, cores=cores)
 
 
+def gpu_problem() -> str | None:
+    """Return why training uses the CPU although this machine should have a GPU; None: it does not."""
+    chosen, files = os.environ.get("CUDA_VISIBLE_DEVICES"), _device_files()
+    if chosen in ("", "-1") or (chosen is None and not files) or gpus():
+        return None
+    reason = f"there is {files[0]}" if chosen is None else f"CUDA_VISIBLE_DEVICES is {chosen!r}"
+    return (
+        f"TensorFlow sees no GPU, although {reason}; check the driver, and that the worker is installed for"
+        " GPUs, or set CUDA_VISIBLE_DEVICES=-1 to train on the CPU"
+    )
+
+
+def _device_files() -> list[Path]:
+    return [path for name in _GPU_DEVICES if (path := _DEVICES / name).exists()]
+
+
 def gpus() -> list[str]:
     """Return the names of the GPUs that TensorFlow sees, which CUDA_VISIBLE_DEVICES can limit.
 
     On Linux TensorFlow is not asked if there is no device file of a GPU: importing it takes seconds.
     """
-    if sys.platform == "linux" and not any((_DEVICES / name).exists() for name in _GPU_DEVICES):
+    if sys.platform == "linux" and not _device_files():
         return []
     import tensorflow as tf
 

@@ -145,7 +145,11 @@ class DistributedStep(SplitStep):
         if isinstance(self.network, StatefulLSTM):
             mean, norm = self.network.tied(mean)
         clipped, _ = tf.clip_by_global_norm(mean, self._clip_norm, use_norm=norm)
-        return loss, clipped, tf.math.is_finite(norm), after
+        # After an overflow of float16 the next window begins with what is finite.
+        kept = tf.nest.map_structure(
+            lambda new, old: tf.where(tf.math.is_finite(new), new, old), after, state
+        )
+        return loss, clipped, tf.math.is_finite(norm), kept
 
     def _observe(self, gradients: Any) -> None:
         """Give the preconditioners the gradients of the next step."""

@@ -1,5 +1,6 @@
 """`fit`: train a network on the ids of a text, by truncated back-propagation through time."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.spec import Weights
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
+from models.errors import InvalidInput
 from worker.checkpoints import Checkpoint
-from worker.devices import gpus, network_and_step
+from worker.devices import gpu_problem, gpus, network_and_step
 from worker.hooks import Hooks
 from worker.mixing import MixedRows, SecondText
 from worker.numerics import numerics_here
@@ -53,10 +55,15 @@ def fit(
         clock: seconds from any origin.
 
     Raises:
+        InvalidInput: CUDA_VISIBLE_DEVICES names GPUs, and TensorFlow sees none (code `gpu_unavailable`).
         Diverged: the loss diverged several times.
     """
     pace = Pace(training.budget.seconds, clock)
     hooks = hooks or Hooks()
+    if not architecture(config.architecture).step and (problem := gpu_problem()):
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            raise InvalidInput(problem, code="gpu_unavailable")
+        hooks.event("message", {"text": f"training uses the CPU: {problem}"})
     run = prepare(
         config,
         training,

@@ -56,3 +56,21 @@ def test_what_would_stop_the_service_is_an_error_that_says_what_to_do(
     assert found["data folder"].state == found["redis"].state == "error"
     assert "set NEXTCHAR_DATA_DIR to another" in found["data folder"].detail
     assert "NEXTCHAR_REDIS_URL does not respond" in found["redis"].detail
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ("", None),
+        ("GPU:0, GPU:1", ("ok", "training uses GPU:0")),
+        ("TensorFlow sees no GPU", ("warning", "")),
+    ],
+)
+def test_gpus_are_named_and_those_that_cannot_be_used_are_warned_of(
+    printed: str, expected: tuple[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = subprocess.CompletedProcess([], 0, stdout=printed + "\n")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: answer)
+    found = list(doctor._gpus())
+    assert [(one.name, one.state) for one in found] == ([("GPU", expected[0])] if expected else [])
+    assert all(expected and expected[1] in one.detail and printed in one.detail for one in found)

@@ -99,6 +99,10 @@ def test_an_overflow_changes_no_weight_and_halves_the_loss_scale(found: Found) -
     np.testing.assert_array_equal(found["overflown/loss_scale"], [2.0**39, 0])
 
 
+def test_an_overflow_leaves_states_that_are_finite(found: Found) -> None:
+    assert found["overflown/states_are_finite"]
+
+
 def test_the_loss_scale_doubles_after_two_thousand_good_steps_and_is_never_below_one(found: Found) -> None:
     assert found["loss_scale/after_1999_good"].tolist() == [8, 1999]
     assert found["loss_scale/after_2000_good"].tolist() == [16, 0]

@@ -116,7 +116,18 @@ def overflown() -> dict[str, Any]:
         for name in before
         if name.startswith(("weight", "optimizer")) and (before[name] != after[name]).any()
     ]
-    return {"losses": loss, "changed": len(changed), "loss_scale": after["loss_scale"]}
+    forward = distributed(mixed=True)
+    losses(forward, [0])
+    for variable in forward.network.variables:
+        variable.assign(np.full(variable.shape, 1e30))  # infinite in float16
+    losses(forward, [1])
+    states = [array for name, array in forward.arrays().items() if name.startswith("state")]
+    return {
+        "losses": loss,
+        "changed": len(changed),
+        "loss_scale": after["loss_scale"],
+        "states_are_finite": all(np.isfinite(state).all() for state in states),
+    }
 
 
 def loss_scales() -> dict[str, list[float]]:
