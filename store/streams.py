@@ -246,19 +246,21 @@ class Streams:
         self._unreleased = _UnreleasedLocks(redis)
 
     def try_lock(
-        self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER
+        self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER, model_id: str = ""
     ) -> StreamLock | None:
         """Return the lock of a stream, or None while another call holds it.
 
         Ids are per name of the `model`, which is `name@version`; `size` is the number of floats in its state.
-        A stream that was read by another version restarts, which its `restarted` says.
+        A stream that was read by another version restarts, which its `restarted` says; so does one of another
+        `model_id`, as after a backup was restored: a state has positions in its own model's text.
         """
         key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
         try:
             if not lease.acquire(self._redis, lock_key, token, _LOCK_S):
                 return None
-            stream = self._read(key, model, stream_id, size)
+            identity = f"{model} {model_id}".rstrip()
+            stream = self._read(key, (identity, model), stream_id, size)
         except BaseException:  # Redis may have set the lock, or may still do so
             self._unreleased.add(lock_key, token)
             raise
@@ -266,7 +268,7 @@ class Streams:
             self._redis,
             (key, lock_key),
             token,
-            model=model,
+            model=identity,
             stream=stream,
             owner=f"key:{owner.name}",
             limits=self._limits,
@@ -278,14 +280,14 @@ class Streams:
         key, _ = _keys(model, stream_id, owner)
         return bool(self._redis.eval(_FORGET, 1, key))
 
-    def _read(self, key: str, model: str, stream_id: str, size: int) -> Stream:
+    def _read(self, key: str, models: tuple[str, ...], stream_id: str, size: int) -> Stream:
         execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
         fields = execute("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
         stored_model, lines, raw, base64_of = cast(list[bytes | None], fields)
         state = _floats(raw, base64_of)
         if stored_model is None or state is None:
             return Stream(stream_id, None, 0, "new")
-        if stored_model.decode() != model or len(state) != size:
+        if stored_model.decode() not in models or len(state) != size:
             return Stream(stream_id, None, 0, "model_replaced")
         return Stream(stream_id, state[None], int(lines or 0), None)
 

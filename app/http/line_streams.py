@@ -140,10 +140,14 @@ class ScoreStreamResponse(Response):
         threads = services.score_threads if len(data) <= _SHORT_BATCH_BYTES else services.line_threads
         if stream_id is None:
             return await anyio.to_thread.run_sync(work, limiter=threads)
-        size = loaded.engine.state_size
-        async with services.stream_locks.hold(
-            loaded.reference, stream_id, size=size, owner=self._owner
-        ) as turn:
+        locked = services.stream_locks.hold(
+            loaded.reference,
+            stream_id,
+            size=loaded.engine.state_size,
+            owner=self._owner,
+            model_id=loaded.saved.card.id,
+        )
+        async with locked as turn:
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)
 
     async def _send(self, send: Send, data: bytes) -> None:

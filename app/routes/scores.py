@@ -131,9 +131,14 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     work = partial(_score, services, loaded, body)
     if not body.stream_id:
         return await services.long_scores.run(lambda check: work(check=check))
-    size = loaded.engine.state_size
-    owner = stream_owner(request)
-    async with services.stream_locks.hold(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
+    locked = services.stream_locks.hold(
+        loaded.reference,
+        body.stream_id,
+        size=loaded.engine.state_size,
+        owner=stream_owner(request),
+        model_id=loaded.saved.card.id,
+    )
+    async with locked as turn:
         if _is_short(body):
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=services.score_threads)
         return await services.long_scores.run(lambda check: work(turn=turn, check=check))

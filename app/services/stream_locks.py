@@ -28,14 +28,19 @@ class StreamLocks:
         self._waiting = 0
 
     @asynccontextmanager
-    async def hold(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[StreamLock]:
+    async def hold(
+        self, model: str, stream_id: str, *, size: int, owner: Owner, model_id: str = ""
+    ) -> AsyncIterator[StreamLock]:
         """Hold the lock of a stream until the block ends; see `Streams.try_lock`.
 
         Raises:
             Busy: too many calls wait for locks.
             Conflict: other calls on this stream held the lock for too long (code `stream_busy`).
         """
-        lock = await self._wait(model, stream_id, size=size, owner=owner)
+        lock = await self._wait(
+            partial(self._streams.try_lock, model, stream_id, size=size, owner=owner, model_id=model_id),
+            stream_id,
+        )
         try:
             yield lock
         finally:
@@ -43,7 +48,7 @@ class StreamLocks:
             with contextlib.suppress(RedisError, OSError):  # then the lock expires
                 await asyncio.shield(ending)
 
-    async def _wait(self, model: str, stream_id: str, *, size: int, owner: Owner) -> StreamLock:
+    async def _wait(self, begin: Callable[[], StreamLock | None], stream_id: str) -> StreamLock:
         if self._waiting >= _MAX_WAITING:
             raise Busy(
                 f"{self._waiting} calls wait for locks of streams; for each stream, send a call only when the"
@@ -52,7 +57,6 @@ class StreamLocks:
         self._waiting += 1
         try:
             deadline, pause_s = time.monotonic() + WAIT_S, RETRY_S
-            begin = partial(self._streams.try_lock, model, stream_id, size=size, owner=owner)
             while (lock := await self._begin(begin)) is None:
                 if time.monotonic() > deadline:
                     raise stream_busy(stream_id, WAIT_S)

@@ -16,10 +16,11 @@ def locked(
     size: int,
     owner: Owner = Owner(),  # noqa: B008
     wait_s: float = WAIT_S,
+    model_id: str = "",
 ) -> Iterator[StreamLock]:
     """Wait for the lock and hold it until the block ends."""
     deadline = time.monotonic() + wait_s
-    while (lock := streams.try_lock(model, stream_id, size=size, owner=owner)) is None:
+    while (lock := streams.try_lock(model, stream_id, size=size, owner=owner, model_id=model_id)) is None:
         if time.monotonic() > deadline:
             raise stream_busy(stream_id, wait_s)
         time.sleep(RETRY_S)

@@ -39,6 +39,15 @@ def test_a_stream_restarts_with_another_model_version(redis: Redis, model: str, 
         assert (turn.stream.state, turn.stream.restarted) == (None, "model_replaced")
 
 
+def test_a_stream_restarts_with_another_model_of_the_same_version(redis: Redis) -> None:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:  # as before model ids were kept
+        turn.save(STATE, lines=1)
+    for model_id, restarted in (("model_a", None), ("model_a", None), ("model_b", "model_replaced")):
+        with locked(Streams(redis), "m@1", "s", size=2, model_id=model_id) as turn:
+            assert turn.stream.restarted == restarted
+            turn.save(STATE, lines=1)
+
+
 def test_calls_on_one_stream_are_serialized(redis: Redis) -> None:
     entered = threading.Event()
 
