@@ -131,7 +131,7 @@ class Live:
     def add_kill(self, job_id: str, kill: Kill) -> None:
         """Record a signal that killed the process training a job, and the phase it was in."""
         if phase := self._redis.get(_key(job_id, "phase")):
-            kill = {**kill, "phase": phase.decode() if isinstance(phase, bytes) else cast(str, phase)}
+            kill = {**kill, "phase": phase.decode() if isinstance(phase, bytes) else phase}
         with self._redis.pipeline() as pipe:
             pipe.rpush(_key(job_id, "kills"), json.dumps(kill))
             pipe.ltrim(_key(job_id, "kills"), -_MAX_KILLS, -1)

@@ -5,6 +5,7 @@ TensorProto `data_type` is field 2, `float_data` 4, `name` 8 and `raw_data` 9.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ def non_finite_weight(graph: bytes) -> str | None:
         for field, tensor in _fields(part):
             if field != 5 or isinstance(tensor, int):
                 continue
-            fields = dict(_fields(tensor))
-            dtype, data = _DTYPES.get(fields.get(2)), fields.get(9) or fields.get(4)  # type: ignore[call-overload]
+            fields: dict[int, Any] = dict(_fields(tensor))
+            dtype, data = _DTYPES.get(fields.get(2)), fields.get(9) or fields.get(4)
             if dtype and data and not np.isfinite(np.frombuffer(data, dtype)).all():
                 return bytes(fields.get(8, b"")).decode(errors="replace")
     return None

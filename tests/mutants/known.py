@@ -524,4 +524,20 @@ KNOWN = (
         "",
         ("tests/models/text/test_masks.py", "tests/worker/test_pipeline.py"),
     ),
+    Mutant(
+        "a mixture without matches has no text",
+        "worker/experts.py",
+        "self.experts._replace(weights=weights, adaptation=adaptation)",
+        "self.experts._replace(text=self.experts.text[:0], weights=weights, adaptation=adaptation)",
+        ("tests/models/kernels/test_bounds.py",),
+    ),
+    Mutant(
+        "a part that kills its worker is computed again",
+        "worker/attempt.py",
+        "if signals.count(number) > 1)",
+        "if signals.count(number) > 20)",
+        (
+            "tests/worker/test_tasks.py::test_a_model_is_published_without_the_parts_that_killed_its_worker_twice",
+        ),
+    ),
 )
