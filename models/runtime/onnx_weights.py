@@ -26,7 +26,7 @@ def non_finite_weight(graph: bytes) -> str | None:
             if field != 5 or isinstance(tensor, int):
                 continue
             fields: dict[int, Any] = dict(_fields(tensor))
-            dtype, data = _DTYPES.get(fields.get(2)), fields.get(9) or fields.get(4)
+            dtype, data = _DTYPES.get(fields.get(2, 0)), fields.get(9) or fields.get(4)
             if dtype and data and not np.isfinite(np.frombuffer(data, dtype)).all():
                 return bytes(fields.get(8, b"")).decode(errors="replace")
     return None
