@@ -5,7 +5,8 @@
 
 A file is written and synced under a temporary name, linked or renamed to its own name, and then its folder is
 synced. Without the first sync the file may be empty after a power loss; without the second it may be missing.
-The parent of a new folder is synced before anything is written into the folder.
+The parent of a folder is synced before anything is written into the folder. The folder is then kept open: if
+another process deletes it and makes it again, a write into it fails and is repeated.
 """
 
 import contextlib
@@ -29,6 +30,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TEMPORARY = ".tmp"
 _STALE_S = 3600
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# A folder was deleted, perhaps by another host, or another file system was mounted over it.
+_GONE = (errno.ENOENT, errno.ESTALE, errno.EXDEV)
+_MAX_OPEN_FOLDERS = 64
 _RETRIES = 50  # of a write whose folder is deleted concurrently because it is empty
 
 _Commit = Callable[[Path, int, str], bool]
@@ -42,9 +46,10 @@ class Disk:
         """Create a file that does not exist; return its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
-    def open_folder(self, path: Path) -> int:
-        """Return a descriptor of a folder."""
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def open_folder(self, path: Path, parent: int | None = None) -> int:
+        """Return a descriptor of a folder, which is looked for in the open folder `parent` if it is given."""
+        name = path if parent is None else path.name
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
 
     def write(self, descriptor: int, data: bytes) -> None:
         """Write all of `data`."""
@@ -72,13 +77,26 @@ class Disk:
         """Delete a name of a file."""
         os.unlink(name, dir_fd=folder)
 
-    def make_folder(self, path: Path) -> None:
-        """Create a folder in an existing one."""
-        path.mkdir()
+    def make_folder(self, path: Path, parent: int | None = None) -> None:
+        """Create a folder in an existing one: in the open folder `parent` if it is given."""
+        os.mkdir(path if parent is None else path.name, dir_fd=parent)
 
     def remove_folder(self, path: Path) -> None:
         """Remove an empty folder."""
         path.rmdir()
+
+
+class _Folder:
+    """An open folder whose entry in its parent is synced.
+
+    Its inode is not reused while it is open, so nothing can be put into a folder that replaced it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.descriptor)  # with the last reference, as another thread may be using it
 
 
 class LocalBlobs(Blobs):
@@ -88,9 +106,9 @@ class LocalBlobs(Blobs):
         self._folder = folder
         self._temporary = folder / _TEMPORARY
         self._disk = disk or Disk()
-        self._durable: set[Path] = set()  # folders whose entry in their parent is synced
+        self._folders: dict[Path, _Folder] = {}
         with domain_errors():
-            self._make_folder(folder)
+            self._open_folder(folder)
         self._delete_stale()
 
     def read(self, path: str) -> bytes:
@@ -128,7 +146,7 @@ class LocalBlobs(Blobs):
                 except FileNotFoundError:
                     if not source_path.exists():
                         raise
-                    self._durable.clear()  # the folder was deleted because it was empty
+                    self._folders.clear()  # the folder was deleted because it was empty
 
     def exists(self, path: str) -> bool:
         """Return whether there is an object at `path`."""
@@ -195,7 +213,7 @@ class LocalBlobs(Blobs):
             _sync_folder(self._disk, descriptor)
         with contextlib.suppress(OSError):  # not empty, or just removed by another process
             while folder != self._folder:
-                self._durable.discard(folder)
+                self._folders.pop(folder, None)
                 self._disk.remove_folder(folder)
                 folder = folder.parent
 
@@ -207,14 +225,14 @@ class LocalBlobs(Blobs):
                 try:
                     return self._put_once(target, data, commit)
                 except FileNotFoundError:  # a folder was deleted because it was empty: create it again
-                    self._durable.clear()
+                    self._folders.clear()
         raise Unavailable(
             f"the storage does not work: the folder of {path} keeps disappearing", code="storage_unavailable"
         )
 
     def _put_once(self, target: Path, data: bytes | Path, commit: _Commit) -> bool:
         temporary = self._temporary / secrets.token_hex(12)
-        self._make_folder(self._temporary)
+        self._open_folder(self._temporary)
         try:
             self._write(temporary, data)
             return self._commit(temporary, target, commit)
@@ -223,11 +241,14 @@ class LocalBlobs(Blobs):
                 temporary.unlink()
 
     def _commit(self, source: Path, target: Path, commit: _Commit) -> bool:
-        self._make_folder(target.parent)
-        # By descriptor: the same folder is changed and synced, even if it is replaced concurrently.
-        with self._opened(target.parent) as folder:
-            is_done = commit(source, folder, target.name)
-            _sync_folder(self._disk, folder)
+        try:
+            folder = self._open_folder(target.parent)
+            is_done = commit(source, folder.descriptor, target.name)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise FileNotFoundError(*error.args) from error
+            raise
+        _sync_folder(self._disk, folder.descriptor)
         return is_done
 
     def _replace(self, source: Path, folder: int, name: str) -> bool:
@@ -266,23 +287,32 @@ class LocalBlobs(Blobs):
         finally:
             os.close(descriptor)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Create a folder durably if it does not exist."""
-        if folder in self._durable or folder == folder.parent:
-            return
-        is_ours = folder == self._folder or self._folder in folder.parents
-        if not is_ours and folder.is_dir():
-            return
-        self._make_folder(folder.parent)
+    def _open_folder(self, path: Path) -> _Folder:
+        """Open a folder of the storage; create it durably if it does not exist."""
+        if known := self._folders.get(path):
+            return known
+        if path == self._folder:
+            self._make_parents(path)
+            folder = _Folder(self._disk.open_folder(path))
+        else:
+            parent = self._open_folder(path.parent)
+            with contextlib.suppress(FileExistsError):
+                self._disk.make_folder(path, parent.descriptor)
+            folder = _Folder(self._disk.open_folder(path, parent.descriptor))
+            _sync_folder(self._disk, parent.descriptor)  # once the folder is open: its own entry
+        if len(self._folders) >= _MAX_OPEN_FOLDERS:
+            self._folders.clear()
+        self._folders[path] = folder
+        return folder
+
+    def _make_parents(self, folder: Path) -> None:
+        """Create the storage folder, and those above it that do not exist."""
+        if not folder.parent.is_dir():
+            self._make_parents(folder.parent)
         with contextlib.suppress(FileExistsError):
             self._disk.make_folder(folder)
-        try:
-            with self._opened(folder.parent) as parent:
-                _sync_folder(self._disk, parent)
-        except OSError:
-            if self._folder in folder.parents:
-                raise  # parents of the storage folder may be unreadable
-        self._durable.add(folder)
+        with contextlib.suppress(OSError), self._opened(folder.parent) as parent:  # perhaps it is unreadable
+            _sync_folder(self._disk, parent)
 
     def _delete_stale(self) -> None:
         """Delete the temporary files of killed processes."""

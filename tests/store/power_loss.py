@@ -40,8 +40,8 @@ class RecordingDisk(Disk):
         self._opened[descriptor] = path
         return descriptor
 
-    def open_folder(self, path: Path) -> int:
-        descriptor = super().open_folder(path)
+    def open_folder(self, path: Path, parent: int | None = None) -> int:
+        descriptor = super().open_folder(path, parent)
         self._opened[descriptor] = path
         return descriptor
 
@@ -72,8 +72,8 @@ class RecordingDisk(Disk):
         super().unlink(folder, name)
         self._record(Operation("unname", self._opened[folder], name))
 
-    def make_folder(self, path: Path) -> None:
-        super().make_folder(path)
+    def make_folder(self, path: Path, parent: int | None = None) -> None:
+        super().make_folder(path, parent)
         self._record(Operation("name", path.parent, path.name))
 
     def remove_folder(self, path: Path) -> None:

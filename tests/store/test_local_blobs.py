@@ -1,4 +1,5 @@
 import errno
+import gc
 import multiprocessing
 import os
 import stat
@@ -11,6 +12,7 @@ import pytest
 
 from models.errors import DomainError, StorageFull, Unavailable
 from store.local_blobs import Disk, LocalBlobs
+from tests.store.power_loss import POLICIES, RecordingDisk, left_after
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../x", "a//x", "a/./x", "", ".tmp/x", "a\0b", "a/.x"])
@@ -46,7 +48,7 @@ def test_a_disk_that_refuses_is_a_domain_error_and_leaves_nothing(
         raise OSError(number, os.strerror(number))
 
     blobs = LocalBlobs(tmp_path)
-    blobs.write("a/x", b"before")
+    LocalBlobs(tmp_path).write("a/x", b"before")
     monkeypatch.setattr(Disk, call, refuse)
     with pytest.raises(expected):
         blobs.write("a/x", b"after")
@@ -156,6 +158,63 @@ def test_a_folder_deleted_during_a_write_is_created_again(tmp_path: Path) -> Non
     assert LocalBlobs(tmp_path).read("a/x") == b"x"
 
 
+def test_an_acknowledged_write_survives_though_another_process_makes_its_folder_again(tmp_path: Path) -> None:
+    """The other process deletes the folder, and has made but not synced it again when this one writes."""
+
+    class TwoProcesses(RecordingDisk):
+        remade = ""
+
+        def make_folder(self, path: Path, parent: int | None = None) -> None:
+            super().make_folder(path, parent)
+            if path.name == self.remade:
+                self.remade = ""
+                assert first.create("jobs/x/1.json", b"one")
+                at.append(len(self.operations))
+
+    for remade in ("jobs", "x"):
+        disk, folder, at = TwoProcesses(), tmp_path / remade, list[int]()
+        first, other = LocalBlobs(folder, disk=disk), LocalBlobs(folder, disk=disk)
+        assert first.create("jobs/x/0.json", b"zero")
+        other.delete("jobs/x/0.json")
+        disk.remade = remade
+        other.write("jobs/x/2.json", b"two")
+        for survives in POLICIES.values():
+            left = left_after(disk.operations, at[0], survives, folder)
+            assert left.get("jobs/x/1.json") == b"one"
+
+
+def test_a_folder_deleted_by_another_host_is_created_again(tmp_path: Path) -> None:
+    class StaleHandle(Disk):
+        is_stale = False
+
+        def replace(self, source: Path, folder: int, name: str) -> None:
+            if self.is_stale:
+                self.is_stale = False
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            super().replace(source, folder, name)
+
+    disk = StaleHandle()
+    blobs = LocalBlobs(tmp_path, disk=disk)
+    blobs.write("a/x", b"before")
+    disk.is_stale = True
+    blobs.write("a/x", b"after")
+    assert blobs.read("a/x") == b"after"
+
+
+def test_folders_are_kept_open_up_to_a_limit(tmp_path: Path) -> None:
+    def open_files() -> int:
+        return sum(1 for _ in Path("/dev/fd").iterdir())
+
+    blobs = LocalBlobs(tmp_path)
+    before = open_files()
+    for number in range(200):
+        blobs.write(f"a/{number}/x", b"x")
+    assert open_files() - before < 70
+    del blobs
+    gc.collect()
+    assert open_files() <= before
+
+
 def _create(folder: Path, number: int) -> list[int]:
     blobs = LocalBlobs(folder)
     return [n for n in range(20) if blobs.create(f"jobs/{n}/000001.json", b"%d" % number)]
@@ -202,19 +261,19 @@ def test_temporary_files_are_deleted_after_an_hour(tmp_path: Path, monkeypatch: 
 
 def test_a_folder_above_the_storage_that_cannot_be_synced_does_not_matter(tmp_path: Path) -> None:
     class Unreadable(Disk):
-        def open_folder(self, path: Path) -> int:
+        def open_folder(self, path: Path, parent: int | None = None) -> int:
             if path in tmp_path.parents or path == tmp_path:
                 raise PermissionError(errno.EACCES, "Permission denied")
-            return super().open_folder(path)
+            return super().open_folder(path, parent)
 
     blobs = LocalBlobs(tmp_path / "store", disk=Unreadable())
     assert blobs.create("a/x", b"x") and blobs.read("a/x") == b"x"
 
     class Inside(Disk):
-        def open_folder(self, path: Path) -> int:
+        def open_folder(self, path: Path, parent: int | None = None) -> int:
             if path == tmp_path / "store":
                 raise PermissionError(errno.EACCES, "Permission denied")
-            return super().open_folder(path)
+            return super().open_folder(path, parent)
 
     with pytest.raises(Unavailable):
         LocalBlobs(tmp_path / "store", disk=Inside()).create("b/x", b"x")
@@ -223,10 +282,11 @@ def test_a_folder_above_the_storage_that_cannot_be_synced_does_not_matter(tmp_pa
 def test_folders_that_are_there_are_synced_once_and_those_above_the_storage_never(tmp_path: Path) -> None:
     synced: list[Path] = []
 
-    class Noting(Disk):
-        def open_folder(self, path: Path) -> int:
-            synced.append(path)
-            return super().open_folder(path)
+    class Noting(RecordingDisk):
+        def sync(self, descriptor: int) -> None:
+            super().sync(descriptor)
+            if (path := self._opened[descriptor]).is_dir():
+                synced.append(path)
 
     (tmp_path / "above").mkdir()
     store = tmp_path / "above" / "store"
