@@ -259,7 +259,9 @@ class LocalBlobs(Blobs):
         try:
             self._disk.link(source, folder, name)
         except FileExistsError:
-            return False
+            # Over NFS a repeated call finds the link of the first one, if the reply was lost.
+            is_new_file = source.parent == self._temporary
+            return is_new_file and os.path.samestat(source.stat(), os.stat(name, dir_fd=folder))
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

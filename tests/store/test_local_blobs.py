@@ -215,6 +215,20 @@ def test_folders_are_kept_open_up_to_a_limit(tmp_path: Path) -> None:
     assert open_files() <= before
 
 
+def test_an_object_is_created_though_the_reply_of_the_file_server_was_lost(tmp_path: Path) -> None:
+    """Over NFS the call is repeated, and finds the name that it made itself."""
+
+    class LostReply(Disk):
+        def link(self, source: Path, folder: int, name: str) -> None:
+            super().link(source, folder, name)
+            super().link(source, folder, name)
+
+    blobs = LocalBlobs(tmp_path, disk=LostReply())
+    assert blobs.create("a/x", b"one")
+    assert not blobs.create("a/x", b"one"), "of another call, though with the same contents"
+    assert blobs.read("a/x") == b"one"
+
+
 def _create(folder: Path, number: int) -> list[int]:
     blobs = LocalBlobs(folder)
     return [n for n in range(20) if blobs.create(f"jobs/{n}/000001.json", b"%d" % number)]
