@@ -2,10 +2,16 @@
 
 Safe to run in several processes at once, and to be killed at any point. Each sweep lists the objects first
 and then the records that reference them, so an object created in between is not deleted.
+
+    installation/retention.json   the time of the last full sweep by any process
+
+A clock that jumps far ahead makes everything look expired. So if the clock is more than a week ahead of the
+last sweep, the time of that sweep is used until a process has seen no other for a day.
 """
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import time
@@ -16,7 +22,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from models.errors import NotFound, Unavailable
+from models.errors import NotFound, StorageFull, Unavailable
 from models.record_errors import load_record
 from models.saved_model import Card, parse_card
 from store.alerts import Alerts
@@ -38,6 +44,8 @@ _DAY_S = 86400.0
 _HOUR_S = 3600.0
 _OLD_TRANSITIONS_S = _DAY_S  # after a job has ended: only its newest record is kept
 _ORPHAN_FILES_S = _DAY_S  # longer than any publication takes
+_MAX_GAP_S = 7 * _DAY_S  # between two sweeps; after a longer one the clock may be wrong
+_SWEPT_PATH = "installation/retention.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ class Retention:
         self.on_progress: Callable[[], None] = lambda: None
         """Called while a long sweep makes progress."""
         self._full_sweep_at = float("-inf")
+        self._ahead_s = 0.0  # seconds by which the clock is ahead of the time that is used
+        self._ahead_of, self._ahead_since = float("-inf"), 0.0  # the last sweep, and when it was first seen
         self._incomplete_since: dict[str, float] = {}  # by corpus id: when a sweep first saw its text alone
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
@@ -77,13 +87,16 @@ class Retention:
 
         Raises Unavailable, and redis.exceptions.RedisError if alerts of a former model must be moved.
         """
-        now = time.time() if now is None else now
+        clock = time.time() if now is None else now
+        is_full = not 0 <= clock - self._full_sweep_at < _HOUR_S  # in the future if the clock was set back
+        if is_full:
+            self._ahead_s = clock - self._trusted_time(clock)
+        now = clock - self._ahead_s
         swept: Counter[str] = Counter()
         if self._spool:
             swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
         swept["checkpoints"] = self._sweep_checkpoints(now)
-        # This part reads many records. The time is in the future if the clock was set back.
-        if not 0 <= now - self._full_sweep_at < _HOUR_S:
+        if is_full:  # reads many records
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)
             swept["batches"] = self._sweep_batches(now)
@@ -94,10 +107,32 @@ class Retention:
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             if self._periods.audit_days > 0:
                 swept["audit entries"] = Audit(self._blobs).sweep(days=self._periods.audit_days, now=now)
-            self._full_sweep_at = now
+            if not self._ahead_s:
+                with contextlib.suppress(StorageFull):
+                    self._blobs.write(_SWEPT_PATH, json.dumps({"swept_at": now}).encode())
+            self._full_sweep_at = clock
         if any(swept.values()):
             log.info("deleted: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))
         return +swept
+
+    def _trusted_time(self, clock: float) -> float:
+        """Return the clock's time, or that of the last sweep while the clock may be wrong."""
+        try:
+            swept_at = float(load_record(self._blobs.read_record(_SWEPT_PATH))["swept_at"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or damaged
+            return clock
+        if clock - swept_at <= _MAX_GAP_S:
+            return clock
+        if swept_at != self._ahead_of:  # also after a sweep by a process with another clock
+            self._ahead_of, self._ahead_since = swept_at, time.monotonic()
+        if time.monotonic() - self._ahead_since >= _DAY_S:
+            return clock
+        log.warning(
+            "the clock is %.0f days ahead of the last sweep; check it: what has expired since is deleted"
+            " after the service has run for a day",
+            (clock - swept_at) / _DAY_S,
+        )
+        return swept_at
 
     def _sweep_checkpoints(self, now: float) -> int:
         """Delete the checkpoints of jobs that have ended, and those without a job."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from redis import Redis
@@ -14,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from models.config import Mix
-from models.errors import NotFound, Unavailable
+from models.errors import NotFound, StorageFull, Unavailable
 from store.alerts import Alerts
 from store.audit import Audit
 from store.batches import Batches, BatchStatus
@@ -128,6 +129,45 @@ def test_failed_job_keeps_its_checkpoint_for_the_time_of_the_setting(tmp_path: P
     assert attic.has_checkpoint(job)
     attic.sweep(days=3.1)
     assert not attic.has_checkpoint(job)
+
+
+def test_a_clock_that_jumps_far_ahead_deletes_nothing_unless_it_stays_there_for_a_day(
+    attic: Attic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uptime_s = [1000.0]
+    clocks = SimpleNamespace(monotonic=lambda: uptime_s[0], time=time.time)
+    monkeypatch.setattr("store.retention.time", clocks)
+    for path in ((RUNNING, SUCCEEDED), (RUNNING, FAILED)):
+        attic.job(*path)
+    Audit(attic.blobs).record(
+        key="k", address="::1", action="delete_corpus", about="/v1/corpora/a", status=204, request_id="r"
+    )
+    running, other = retention_of(attic), retention_of(attic)
+    running.sweep(now=NOW)
+    before = attic.everything, attic.blobs.paths("audit")
+
+    def sweep(retention: Retention, *, days: float) -> dict[str, int]:
+        return dict(retention.sweep(now=NOW + days * DAY_S))
+
+    assert sweep(running, days=3650) == sweep(retention_of(attic), days=3650) == {}, "and after a restart"
+    assert "the clock is 3650 days ahead of the last sweep" in caplog.text
+    uptime_s[0] += DAY_S / 2
+    assert sweep(other, days=0.5) == {}, "a process of another host, with the right clock"
+    uptime_s[0] += DAY_S / 2
+    assert sweep(running, days=3651) == {}
+    assert (attic.everything, attic.blobs.paths("audit")) == before
+    uptime_s[0] += DAY_S
+    assert sweep(running, days=3652) == {"jobs": 2, "checkpoints": 1, "audit entries": 1}
+    assert sweep(other, days=3652) == {}
+
+
+def test_a_sweep_on_a_full_disk_is_complete(attic: Attic, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageFull("full")
+
+    attic.job(RUNNING, SUCCEEDED)
+    monkeypatch.setattr(attic.blobs, "write", refuse)
+    assert attic.sweep(days=100) == {"jobs": 1, "checkpoints": 1}
 
 
 def test_what_is_exactly_as_old_as_its_period_is_kept(tmp_path: Path) -> None:
@@ -514,7 +554,7 @@ def test_a_corpus_that_is_uploaded_again_is_kept_as_long_again(
     monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 20 * DAY_S)
     corpus(attic, "a")
     monkeypatch.undo()
-    assert attic.sweep(days=40) == {}
+    assert attic.sweep(days=45) == {}
     assert attic.sweep(days=51) == {"corpora": 1}
 
 
