@@ -4,7 +4,7 @@ A backup is one tar file:
 
     nextchar-backup.json    format version, time
     storage/<path>          the objects of the storage, what is referred to before what refers to it
-    redis.jsonl             of Redis: alerts, notifications, ingested lines, rolling calibrations
+    redis.jsonl             keys of Redis: alerts, notifications, ingested lines, rolling calibrations
     manifest.jsonl          path, size and SHA-256 of every entry before; last, so a torn backup has none
 
 No lock is needed, because records are created once. The paths of what refers to others are listed first, so
@@ -37,13 +37,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from models.errors import Conflict, InvalidInput
 from store.batches import Batch, BatchStatus
 from store.blobs import Blobs
 from store.models import Models, model_id_in, tombstone_path
+from store.redis_keys import from_json, read_key, to_json, write_key
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_DUMPS_VERSION = 1  # keys of Redis as results of DUMP, which only a server at least as new can restore
 
 FOLDERS = (
     "audit",
@@ -85,7 +88,7 @@ REDIS_KEYS = ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*"
 _NOT_COPIED = (b"nextchar:notifications:lease",)
 _MAY_EXIST = (*_NOT_COPIED, b"nextchar:notifications:records")  # a service that has just started makes them
 
-_NO_KEY = -2  # what PTTL returns for a key that is not there
+_SCRATCH_KEY = b"nextchar:restore"
 
 _HEADER, _REDIS, _MANIFEST = "nextchar-backup.json", "redis.jsonl", "manifest.jsonl"
 _STORAGE = "storage/"
@@ -129,9 +132,7 @@ def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
             for path in _without_ended(paths, blobs, totals) if folder == "batches" else paths:
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                     add(path, blobs.stream(path, _CHUNK_BYTES))
-        dumps = list(_redis_dumps(redis))
-        totals.redis_keys = len(dumps)
-        _add(tar, totals, _REDIS, [json.dumps(dump).encode() + b"\n" for dump in dumps])
+        _add(tar, totals, _REDIS, _redis_lines(redis, totals))
         manifest = [json.dumps(entry).encode() + b"\n" for entry in totals.entries]
         _add(tar, totals, _MANIFEST, manifest)
     return totals
@@ -143,11 +144,11 @@ def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
     Nothing is written before the whole backup is checked.
 
     Raises:
-        InvalidInput: not a backup, or damaged or incomplete (code `backup_invalid`), or of a newer
-            format (`backup_format_unknown`).
+        InvalidInput: not a backup, or damaged or incomplete (code `backup_invalid`), of a newer format
+            (`backup_format_unknown`), or of an older one that this Redis cannot read.
         Conflict: the storage or Redis has something else (code `not_empty`); nothing was written.
     """
-    entries, keys = _verify(file)
+    entries, keys = _verify(file, redis)
     _check_empty(blobs, redis, entries, keys)
     totals = Totals()
     file.seek(0)
@@ -262,22 +263,16 @@ def _add(tar: tarfile.TarFile, totals: Totals, name: str, chunks: Iterator[bytes
     return entry.size
 
 
-def _redis_dumps(redis: Redis) -> Iterator[dict[str, Any]]:
+def _redis_lines(redis: Redis, totals: Totals) -> Iterator[bytes]:
     for pattern in REDIS_KEYS:
         for key in redis.scan_iter(match=pattern, count=1000):
-            if key in _NOT_COPIED:
-                continue
-            dump, ttl_ms = redis.dump(key), redis.pttl(key)
-            if dump is not None and ttl_ms != _NO_KEY:  # it has expired meanwhile
-                yield {
-                    "key": base64.b64encode(key).decode(),
-                    "ttl_ms": max(0, ttl_ms),
-                    "dump": base64.b64encode(dump).decode(),
-                }
+            if key not in _NOT_COPIED and (stored := read_key(redis, key)):
+                totals.redis_keys += 1
+                yield json.dumps({"key": to_json(key)} | stored).encode() + b"\n"
 
 
-def _verify(file: IO[bytes]) -> tuple[set[str], dict[bytes, bytes]]:
-    """Return the names of a backup's entries, and of its keys in Redis. Raises InvalidInput."""
+def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]]:
+    """Return the names of a backup's entries, and the digests of its keys in Redis. Raises InvalidInput."""
     found: list[dict[str, Any]] = []
     manifest: list[dict[str, Any]] | None = None
     keys: dict[bytes, bytes] = {}
@@ -291,10 +286,12 @@ def _verify(file: IO[bytes]) -> tuple[set[str], dict[bytes, bytes]]:
                 digest = _sha256(_content(tar, entry))
                 found.append({"path": entry.name, "bytes": entry.size, "sha256": digest})
                 if entry.name == _REDIS:
-                    keys = {key: dump for key, dump, _ in _keys(_content(tar, entry))}
+                    for key, stored in _keys(_content(tar, entry), redis):
+                        write_key(redis.pipeline(), key, stored)  # to see that it can be read
+                        keys[key] = _digest(stored)
                 if len(found) == 1:
                     _check_header(tar, entry)
-    except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+    except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise _invalid(f"it cannot be read: {error}") from None
     if manifest is None:
         raise _invalid("its end is missing, so it is incomplete")
@@ -317,7 +314,7 @@ def _check_header(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
     if entry.name != _HEADER:
         raise _invalid("it has no header")
     version = json.load(_content(tar, entry)).get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (_DUMPS_VERSION, FORMAT_VERSION):
         raise InvalidInput(
             f"the backup has format {version!r} and this program reads {FORMAT_VERSION}; upgrade nextchar",
             code="backup_format_unknown",
@@ -343,7 +340,9 @@ def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], keys: dict[byte
                 )
     for pattern in REDIS_KEYS:
         for key in redis.scan_iter(match=pattern, count=1000):
-            if key in _MAY_EXIST or (key in keys and _is_same(redis, key, keys[key])):
+            if key in _MAY_EXIST or (stored := read_key(redis, key)) is None:
+                continue
+            if keys.get(key) == _digest(stored):
                 continue
             raise Conflict(
                 f"Redis is not empty, it has {key.decode(errors='replace')}: restore into an empty one",
@@ -351,28 +350,10 @@ def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], keys: dict[byte
             )
 
 
-def _is_same(redis: Redis, key: bytes, dump: bytes) -> bool:
-    """Return whether a key has the value of a dump. Equal hashes and sets may have different dumps."""
-    if redis.dump(key) == dump:
-        return True
-    copy = b"nextchar:restore:" + key
-    redis.restore(copy, 60_000, dump, replace=True)
-    try:
-        return redis.type(key) == redis.type(copy) and _value(redis, key) == _value(redis, copy)
-    finally:
-        redis.delete(copy)
-
-
-def _value(redis: Redis, key: bytes) -> Any:
-    match redis.type(key):
-        case b"hash":
-            return redis.hgetall(key)
-        case b"set":
-            return redis.smembers(key)
-        case b"zset":
-            return redis.zrange(key, 0, -1, withscores=True)
-        case _:
-            return redis.dump(key)  # of strings, lists and streams, whose order is fixed
+def _digest(stored: dict[str, Any]) -> bytes:
+    """Return the hash of a key's type and value, but not of its time to live."""
+    value = json.dumps([stored["type"], stored["value"]], sort_keys=True)
+    return hashlib.sha256(value.encode()).digest()
 
 
 def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
@@ -387,17 +368,36 @@ def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
 
 def _restore_redis(redis: Redis, lines: IO[bytes]) -> int:
     count = 0
-    for key, dump, ttl_ms in _keys(lines):
-        redis.restore(key, ttl_ms, dump, replace=True)
+    for key, stored in _keys(lines, redis):
+        with redis.pipeline() as pipe:
+            write_key(pipe, key, stored)
+            pipe.execute()
         count += 1
     return count
 
 
-def _keys(lines: IO[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield Redis keys, each with its dump and its time to live in ms; 0: it does not expire."""
+def _keys(lines: IO[bytes], redis: Redis) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield Redis keys, each with its stored value."""
     for line in lines:
         stored = json.loads(line)
-        yield base64.b64decode(stored["key"]), base64.b64decode(stored["dump"]), stored["ttl_ms"]
+        if "dump" in stored:
+            yield base64.b64decode(stored["key"]), _from_dump(redis, stored)
+        else:
+            yield from_json(stored["key"]), stored
+
+
+def _from_dump(redis: Redis, stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored value of a key of an old backup."""
+    try:
+        redis.restore(_SCRATCH_KEY, 60_000, base64.b64decode(stored["dump"]), replace=True)
+    except ResponseError as error:
+        raise _invalid(
+            "it is of an older version, whose Redis keys this Redis cannot read; restore it with the Redis or"
+            f" Valkey that it is of, and back that up again ({error})"
+        ) from None
+    found = read_key(redis, _SCRATCH_KEY) or {}
+    redis.delete(_SCRATCH_KEY)
+    return found | {"ttl_ms": stored["ttl_ms"]}
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:

@@ -1,6 +1,7 @@
 """An installation is backed up while it changes, and restored into an empty one."""
 
 import base64
+import hashlib
 import io
 import itertools
 import json
@@ -9,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis import Redis
 
 from models.errors import Conflict, InvalidInput
+from store import backup
 from store.alert_decisions import Decision
 from store.alerts import Alerts
 from store.backup import FOLDERS, back_up, restore
@@ -114,7 +116,7 @@ def redis_keys(backup: io.BytesIO) -> list[bytes]:
     backup.seek(0)
     with tarfile.open(fileobj=backup) as tar:
         lines = (tar.extractfile("redis.jsonl") or io.BytesIO()).readlines()
-    return [base64.b64decode(json.loads(line)["key"]) for line in lines]
+    return [json.loads(line)["key"].encode() for line in lines]
 
 
 def contents(blobs: Blobs) -> dict[str, bytes]:
@@ -397,8 +399,6 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("path", ["storage/../../etc/passwd", "storage/other/x", "etc/passwd", "/etc/passwd"])
 def test_an_archive_writes_nowhere_else(empty: Installation, path: str) -> None:
-    from store import backup
-
     file = io.BytesIO()
     totals = backup.Totals()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -471,17 +471,18 @@ def test_a_key_that_expires_during_a_backup_is_not_in_it(
     source: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.redis.set("nextchar:ingest:request:x", "1", px=5_000_000)
-    dump = source.redis.dump
+    source.redis.xadd("nextchar:ingest:request:y", {"x": "y"})
+    type_of = source.redis.type
 
-    def dump_and_expire(key: bytes) -> object:
-        dumped = dump(key)
-        if key.endswith(b"request:x"):
+    def find_and_expire(key: bytes) -> object:
+        found = type_of(key)
+        if b":request:" in key:
             source.redis.delete(key)
-        return dumped
+        return found
 
-    monkeypatch.setattr(source.redis, "dump", dump_and_expire)
+    monkeypatch.setattr(source.redis, "type", find_and_expire)
     keys = redis_keys(backup_of(source))
-    assert keys and b"nextchar:ingest:request:x" not in keys
+    assert keys and not any(b":request:" in key for key in keys)
 
 
 def test_what_a_new_service_makes_at_once_does_not_prevent_a_restoration(
@@ -584,3 +585,70 @@ def test_an_archive_with_a_link_is_refused(source: Installation, empty: Installa
     with pytest.raises(InvalidInput, match="that is not a file") as caught:
         restore(empty.blobs, empty.redis, out)
     assert caught.value.code == "backup_invalid" and contents(empty.blobs) == {}
+
+
+def of_format_1(file: io.BytesIO, redis: Redis) -> io.BytesIO:
+    """Return a backup as the first versions made it, with results of DUMP."""
+    lines = []
+    for key in redis_keys(file):
+        dump = base64.b64encode(cast(bytes, redis.dump(key))).decode()
+        about = {"key": base64.b64encode(key).decode(), "ttl_ms": max(0, cast(int, redis.pttl(key)))}
+        lines.append(json.dumps(about | {"dump": dump}).encode() + b"\n")
+    changed = {"nextchar-backup.json": b'{"format_version": 1}', "redis.jsonl": b"".join(lines)}
+
+    def change(entry: tarfile.TarInfo, data: bytes) -> bytes:
+        if entry.name != "manifest.jsonl":
+            return changed.get(entry.name, data)
+        rows = [json.loads(line) for line in data.splitlines()]
+        for row in rows:
+            if (new := changed.get(row["path"])) is not None:
+                row |= {"bytes": len(new), "sha256": hashlib.sha256(new).hexdigest()}
+        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+    return repacked(file, change)
+
+
+def test_a_backup_of_the_first_format_is_restored(source: Installation, empty: Installation) -> None:
+    source.redis.set("nextchar:ingest:request:x", b"\x00\xff", px=5_000_000)
+    file = of_format_1(backup_of(source), source.redis)
+    restore(empty.blobs, empty.redis, file)
+    restore(empty.blobs, empty.redis, file)
+    assert contents(empty.blobs) == contents(source.blobs)
+    assert sorted(redis_keys(backup_of(empty))) == sorted(redis_keys(backup_of(source)))
+    assert empty.redis.get("nextchar:ingest:request:x") == b"\x00\xff"
+    assert 4_900_000 < empty.redis.pttl("nextchar:ingest:request:x") <= 5_000_000  # type: ignore[operator]
+    assert not empty.redis.exists("nextchar:restore")
+
+
+def test_dumps_of_another_server_are_refused_before_anything_is_written(
+    source: Installation, empty: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = source.redis.dump
+    newest = b"\xff\x7f" + bytes(8)  # version and checksum at the end
+    monkeypatch.setattr(source.redis, "dump", lambda key: cast(bytes, dump(key))[:-10] + newest)
+    file = of_format_1(backup_of(source), source.redis)
+    with pytest.raises(InvalidInput, match="restore it with the Redis or Valkey that it is of") as caught:
+        restore(empty.blobs, empty.redis, file)
+    assert caught.value.code == "backup_invalid"
+    assert contents(empty.blobs) == {} and empty.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("broken", [{"type": "lists"}, {"value": 5}, {"ttl_ms": "x"}, {"value": {"a": {}}}])
+def test_a_key_that_cannot_be_read_is_refused_before_anything_is_written(
+    empty: Installation, broken: dict[str, Any]
+) -> None:
+    key = {"key": "nextchar:rolling:x", "type": "stream", "value": {}, "ttl_ms": 0}
+    line = json.dumps(key | broken).encode()
+    file, totals = io.BytesIO(), backup.Totals()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in (
+            ("nextchar-backup.json", b'{"format_version": 2}'),
+            ("storage/corpora/x/text", b"text"),
+            ("redis.jsonl", line),
+        ):
+            backup._add(tar, totals, name, [content])
+        lines = [json.dumps(entry).encode() + b"\n" for entry in totals.entries]
+        backup._add(tar, totals, "manifest.jsonl", lines)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        restore(empty.blobs, empty.redis, file)
+    assert contents(empty.blobs) == {} and empty.redis.dbsize() == 0
