@@ -53,7 +53,7 @@ _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
 _LOG_S = 2.0  # longer than loading from the cache takes
-_SET_BY_PARENT = re.compile(r"(nextchar-kernels-)?[0-9a-f]{16}")  # name of a folder with a fingerprint
+_WITH_FINGERPRINT = re.compile(r"(nextchar-kernels-)?[0-9a-f]{16}")
 
 
 def use_cache_folder(data_dir: Path) -> None:
@@ -71,13 +71,18 @@ def _cache_folder(data_dir: Path) -> Path | None:
     if not given:
         return machine_folder(data_dir)
     folder = Path(given).resolve()
-    if _SET_BY_PARENT.fullmatch(folder.name):  # the fingerprint takes 40 ms and 40 MB
+    if is_of_fingerprint(folder):  # which takes 40 ms and 40 MB
         return folder
     folder /= f"nextchar-kernels-{fingerprint()}"
     if not _make_private(folder):
         return None
     _delete_unused(folder.parent.glob("nextchar-kernels-*"))
     return folder
+
+
+def is_of_fingerprint(folder: Path) -> bool:
+    """Return whether this is a folder that `use_cache_folder` has set, here or in a parent process."""
+    return _WITH_FINGERPRINT.fullmatch(folder.name) is not None
 
 
 def machine_folder(data_dir: Path) -> Path | None:

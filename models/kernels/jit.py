@@ -18,14 +18,20 @@ Every function has explicit signatures, so that processes that start at the same
 import contextlib
 import copy
 import logging
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from llvmlite import binding, ir
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import CacheImpl, FunctionCache, UserProvidedCacheLocator
+
+from models.kernels.compile_cache import is_of_fingerprint
 
 log = logging.getLogger("nextchar.kernels")
+
+_FOLDER = Path(__file__).resolve().parent
 
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
@@ -50,6 +56,28 @@ function that returns views of arrays may be called by such functions only.
 
 inline_sums = njit(**(_INTERNAL | _BORROWING | {"fastmath": {"contract", "nsz", "reassoc"}}))
 """`inline_borrowing` for sums, in an order that depends on the number of terms and the processor only."""
+
+
+class _FingerprintLocator(UserProvidedCacheLocator):
+    """Finds machine code in a folder of a fingerprint, which covers all sources, wherever these are.
+
+    Numba's own locators look in a folder per path of the source: a data folder that is used with another
+    installation of the same version would be compiled again, though it is marked as compiled.
+    """
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> Any:
+        is_ours = Path(py_file).resolve().parent == _FOLDER and is_of_fingerprint(
+            Path(os.environ.get("NUMBA_CACHE_DIR", ""))
+        )
+        return super().from_function(py_func, py_file) if is_ours else None  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, _: str) -> str:
+        return "kernels"
+
+
+CacheImpl._locator_classes.insert(0, _FingerprintLocator)
 
 
 def compiled(

@@ -51,6 +51,35 @@ def test_cached_code_calls_the_variant_of_its_process(tmp_path: Path) -> None:
     assert printed(2) == "21 1"
 
 
+@pytest.mark.parametrize(("folder", "hits"), [("0123456789abcdef", "21 1"), ("of_the_user", "21 0")])
+def test_code_of_a_fingerprint_is_found_by_an_installation_at_another_path(
+    tmp_path: Path, folder: str, hits: str
+) -> None:
+    """In the folder of a fingerprint the path of the sources does not matter, elsewhere it does."""
+    program = "import models.kernels.jit as jit; jit._FOLDER = jit.Path({0!r}); import module_of_test"
+
+    def printed(installation: str) -> str:
+        sources = tmp_path / installation
+        sources.mkdir()
+        (sources / "module_of_test.py").write_text(MODULE)
+        environment = os.environ | {
+            "FACTOR": "2",
+            "NUMBA_CACHE_DIR": str(tmp_path / folder),
+            "PYTHONPATH": str(sources),
+        }
+        return subprocess.run(
+            [sys.executable, "-c", program.format(str(sources.resolve()))],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    assert printed("one") == "21 0"
+    assert printed("other") == hits
+
+
 def test_a_compiled_function_contains_no_copy_of_one_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])  # no cache
 
