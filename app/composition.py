@@ -145,7 +145,7 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
-    targets = NotificationTargets(blobs, _configured_targets(settings))
+    targets = NotificationTargets(blobs, _configured_targets(settings), redis=redis)
     notifier = Notifier(
         alerts,
         targets,

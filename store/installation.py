@@ -1,7 +1,7 @@
 """Checks an object store at the start of a process, and that no two installations use the same prefix.
 
     installation/format.json   the format version and the id of the installation; created once
-    installation/redis.json    the id of the Redis that it works with; every API process renews it
+    installation/redis.json    the id of the Redis that it works with; the API processes renew it
 
     nextchar:installation      in Redis, a hash: `id` of the installation, `redis`, a random id of this Redis
 
@@ -54,6 +54,8 @@ class Installation:
         self._blobs, self._redis = blobs, redis
         self._redis_id = secrets.token_hex(8)  # the one that it gets if it has none
         self._is_claimed = False
+        self._id: str | None = None
+        self._seen: dict[str, Any] | None = None
 
     def claim(self, *, wait_s: float = WAIT_S) -> None:
         """Record that the installation of this Redis uses the storage.
@@ -63,7 +65,8 @@ class Installation:
             Unavailable: the storage does not work.
             RedisError: Redis does not work.
         """
-        self._read_redis_id(self._installation_id())
+        self._id = self._installation_id()
+        self._read_redis_id(self._id)
         owner = first = self._owner()
         deadline_s = time.monotonic() + wait_s
         while owner and owner["redis"] != self._redis_id:
@@ -90,12 +93,12 @@ class Installation:
 
         If Redis has lost its data, it gets its id again.
         """
-        if not self._is_claimed:  # Redis did not work at the start
+        if not self._is_claimed or self._id is None:  # Redis did not work at the start
             self.claim()
             return
         before = self._redis_id
         try:
-            self._read_redis_id(self._installation_id())
+            self._read_redis_id(self._id)
         except RedisError:
             log.debug("Redis does not work; the storage is still that of this installation")
         owner = self._owner()
@@ -104,7 +107,10 @@ class Installation:
             raise StorageRefused(
                 "another installation, with another Redis, has taken over the storage; stop one of them"
             )
-        self._write_owner()
+        if owner is None or owner == self._seen or owner["redis"] != self._redis_id:
+            self._write_owner()
+        else:  # another process of the installation has renewed it since the last round
+            self._seen = owner
 
     def _installation_id(self) -> str:
         """Return the id of the storage's installation; create it in an empty storage."""
@@ -141,8 +147,9 @@ class Installation:
         return self._record(_REDIS_PATH)
 
     def _write_owner(self) -> None:
-        record = {"redis": self._redis_id, "renewed_at": time.time()}
+        record: dict[str, Any] = {"redis": self._redis_id, "renewed_at": time.time()}
         self._blobs.write(_REDIS_PATH, json.dumps(record).encode())
+        self._seen = record
 
     def _record(self, path: str) -> dict[str, Any] | None:
         try:

@@ -18,6 +18,8 @@ from rq.utils import utcparse
 
 from store.jobs import Job
 
+_SENT_KEY = "nextchar:queue:sent"
+
 WORKER_SILENT_S = 45
 """A worker without a heartbeat for this long counts as dead. An idle worker sends one every 15 s."""
 
@@ -79,6 +81,7 @@ class TrainingQueue:
 
     def enqueue(self, job: Job, *, at_front: bool = False) -> None:
         """Enqueue a job whose status is queued."""
+        self._redis.incr(_SENT_KEY)
         self._queue.enqueue(
             TASK,
             job.id,
@@ -88,6 +91,10 @@ class TrainingQueue:
             failure_ttl=86400,
             at_front=at_front,
         )
+
+    def sent(self) -> object:
+        """Return a value that is another one once a job was enqueued, or Redis has lost its data."""
+        return self._redis.get(_SENT_KEY)
 
     def waiting(self) -> list[str]:
         """Return the ids of the jobs in the queue, next first."""

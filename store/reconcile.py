@@ -24,6 +24,10 @@ MAX_STEPLESS_ATTEMPTS = 5
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 20
 """Consecutive workers lost before the next checkpoint, after which a job is paused."""
 
+IDLE_S = 30.0
+"""While no job waits or runs and none is enqueued, the records are listed this often, since each list is a
+request to an object store."""
+
 _MAX_DOUBLINGS = 6  # of the delay before a job is restarted
 _FIRST_STORAGE_WAIT_S, _MAX_STORAGE_WAIT_S = 5.0, 300.0
 _PROBE_PATH = "probe"
@@ -42,6 +46,7 @@ class Reconciler:
         self._jobs, self._live, self._queue = jobs, live, queue
         self._patience_s = patience_s
         self._lost_since_s: dict[tuple[str, int], float] = {}  # by job id and sequence
+        self._idle: tuple[object, float] | None = None  # `sent` of the queue and the time of the last list
 
     def run(self) -> None:
         """Check all jobs once. An error with one job is raised after the other jobs are checked.
@@ -51,7 +56,12 @@ class Reconciler:
         """
         # No lease can be renewed while Redis refuses writes, so a failed check restarts the patience.
         lost_since_s, self._lost_since_s = self._lost_since_s, {}
+        idle, self._idle = self._idle, None
         self._live.check_writable()
+        sent, now = self._queue.sent(), time.monotonic()
+        if idle and idle[0] == sent and now - idle[1] < IDLE_S:
+            self._idle = idle
+            return
         waiting = set(self._queue.waiting())
         unfinished = self._jobs.unfinished()
         self._queue.reorder(
@@ -66,6 +76,8 @@ class Reconciler:
             and job.id not in waiting
             and not self._live.has_lease(job.id)
         }
+        if not any(job.waits_for_storage or job.status is not JobStatus.PAUSED for job in unfinished):
+            self._idle = sent, now
         now = time.monotonic()
         self._lost_since_s = {key: lost_since_s.get(key, now) for key in lost}
         overdue = [lost[key] for key, since in self._lost_since_s.items() if now - since >= self._patience_s]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from redis import Redis
@@ -126,6 +127,26 @@ def test_installation_whose_redis_did_not_work_at_the_start_is_claimed_later(
             late.renew()
     finally:
         stop()
+
+
+def test_of_the_processes_of_an_installation_one_renews_and_another_goes_on_when_it_ends(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = open_blobs("memory:///")
+    first, second = Installation(blobs, redis), Installation(blobs, redis)
+    first.claim()
+    second.claim()
+    reads, writes = Mock(wraps=blobs.stream), Mock(wraps=blobs.write)
+    monkeypatch.setattr(blobs, "stream", reads)
+    monkeypatch.setattr(blobs, "write", writes)
+    for _ in range(3):
+        first.renew()
+        second.renew()
+    assert (reads.call_count, writes.call_count) == (6, 3)
+    writes.reset_mock()
+    for _ in range(2):
+        first.renew()
+    assert writes.called
 
 
 def test_one_redis_does_not_work_for_two_storages(redis: Redis) -> None:

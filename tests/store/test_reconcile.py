@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from redis import Redis
@@ -69,6 +70,36 @@ def test_a_running_job_without_a_lease_is_queued_again(world: World) -> None:
     world.look_patiently()
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id]
+
+
+def test_records_are_listed_rarely_while_there_is_nothing_to_do_and_at_once_when_there_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = world.jobs.move(world.running(), JobStatus.PAUSED)
+    lists = Mock(wraps=world.blobs.paths)
+    monkeypatch.setattr(world.blobs, "paths", lists)
+
+    def listed_in(seconds: int) -> int:
+        lists.reset_mock()
+        for _ in range(0, seconds, 5):
+            world.now_s += 5
+            world.reconciler.run()
+        return lists.call_count
+
+    assert listed_in(300) == 10
+    job = world.jobs.create(REQUEST)
+    world.queue.enqueue(job)
+    assert listed_in(60) == 12
+    world.queue.remove(job)
+    world.look_patiently()
+    assert world.queue.waiting() == [job.id]
+    world.queue.remove(job)
+    for one in (world.jobs.get(job.id), paused):
+        world.jobs.move(one, JobStatus.CANCELLED)
+    listed_in(30)
+    lost = world.jobs.create(REQUEST)  # by a process that was killed before it enqueued it
+    assert listed_in(40) > 0
+    assert world.queue.waiting() == [lost.id]
 
 
 def test_the_queue_is_arranged_so_that_keys_share_the_workers(world: World) -> None:
