@@ -12,6 +12,7 @@ import yaml
 from redis import Redis
 
 from app.settings import ApiSettings, _bytes_of
+from models import machine
 from store.jobs import Job, JobRequest
 from store.queue import TrainingQueue
 from tests.store.test_jobs import REQUEST
@@ -21,6 +22,7 @@ from worker.settings import WorkerSettings
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "s3")
+KUSTOMIZE = ("kustomization.yaml", "name-references.yaml")  # its own files, which are no manifests
 OLDEST, NEWEST = "1.30", "1.37"  # the oldest version with preStop.sleep, and the newest whose schemas we have
 GI = 1 << 30
 
@@ -35,7 +37,7 @@ def manifests_in(text: str) -> list[Manifest]:
 
 def manifests() -> list[Manifest]:
     """What the files of the base and the overlays have, except for kustomize's own."""
-    files = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.name != "kustomization.yaml"]
+    files = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.name not in KUSTOMIZE]
     return [manifest for path in files for manifest in manifests_in(path.read_text())]
 
 
@@ -103,7 +105,7 @@ def test_kustomize_names_every_file_and_no_other() -> None:
     for kustomization in FOLDER.rglob("kustomization.yaml"):
         fields = yaml.safe_load(kustomization.read_text())
         assert fields["namespace"] == "nextchar"
-        files = {path.name for path in kustomization.parent.glob("*.yaml")} - {kustomization.name}
+        files = {path.name for path in kustomization.parent.glob("*.yaml")} - set(KUSTOMIZE)
         assert {name for name in fields["resources"] if not name.startswith("..")} == files
 
 
@@ -146,7 +148,8 @@ def test_queue_time_replaces_the_use_of_the_processor_as_what_scales_the_api(tmp
 def test_overlays_differ_in_what_they_are_for() -> None:
     base = rendered("base")
     gpu = pods(rendered("overlays/gpu"))["worker"]
-    assert container(gpu)["resources"]["limits"] == {"memory": "8Gi", "nvidia.com/gpu": "1"}
+    limits = container(pods(base)["worker"])["resources"]["limits"]
+    assert container(gpu)["resources"]["limits"] == limits | {"nvidia.com/gpu": "1"}
     written = yaml.safe_load((ROOT / "deploy" / "docker-compose.gpu.yml").read_text())
     for name in ("TF_FORCE_GPU_ALLOW_GROWTH", "NEXTCHAR_PRECISION"):
         assert str(written["services"]["worker"]["environment"][name]).endswith(
@@ -157,13 +160,45 @@ def test_overlays_differ_in_what_they_are_for() -> None:
     s3 = rendered("overlays/s3")
     assert named(base, "PersistentVolumeClaim", "nextchar-data")
     assert not [m for m in s3 if m["kind"] == "PersistentVolumeClaim"]
-    assert named(s3, "ConfigMap", "nextchar")["data"]["NEXTCHAR_STORE_URL"].startswith("s3://")
+    assert settings_map(s3)["data"]["NEXTCHAR_STORE_URL"].startswith("s3://")
     assert named(s3, "NetworkPolicy", "nextchar-to-object-store")
     for name in ("api", "worker"):
         pod = pods(s3)[name]
         (data,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "data")
-        assert set(data) == {"name", "emptyDir"}
-        assert {"secretRef": {"name": "nextchar-s3"}} in container(pod)["envFrom"]
+        assert set(data) == {"name", "ephemeral"}, "a disk of its own, whose free space the service sees"
+        assert {"secretRef": {"name": "nextchar-s3", "optional": True}} in container(pod)["envFrom"]
+
+
+@needs_kubectl
+def test_keda_finds_redis_in_another_namespace(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    for overlay in OVERLAYS:
+        file = tmp_path / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
+        file.write_text(file.read_text().replace("namespace: nextchar\n", "namespace: texts\n", 1))
+        found = rendered(str(file.parent))
+        assert {m["metadata"].get("namespace", "texts") for m in found} == {"texts"}
+        (trigger,) = named(found, "ScaledJob", "nextchar-worker")["spec"]["triggers"]
+        assert trigger["metadata"]["address"] == "nextchar-redis.texts.svc:6379"
+
+
+@needs_kubectl
+def test_a_changed_setting_starts_new_pods(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    file = tmp_path / "kubernetes" / "base" / "settings.env"
+    names = set()
+    for text in (file.read_text(), file.read_text().replace("INFO", "DEBUG")):
+        file.write_text(text)
+        found = rendered(str(tmp_path / "kubernetes" / "overlays" / "s3"))
+        name = settings_map(found)["metadata"]["name"]
+        names.add(name)
+        for pod in (pods(found)["api"], pods(found)["worker"]):
+            assert {"configMapRef": {"name": name}} in container(pod)["envFrom"]
+    assert len(names) == 2
+
+
+def settings_map(found: list[Manifest]) -> Manifest:
+    (one,) = (m for m in found if m["kind"] == "ConfigMap")
+    return one
 
 
 def dockerfile() -> str:
@@ -242,7 +277,8 @@ def test_keda_looks_at_the_list_that_jobs_are_sent_to(clean_redis_url: str) -> N
 
 def test_settings_of_the_pods_exist_and_the_api_knows_the_workers_memory() -> None:
     fields = {f"NEXTCHAR_{name.upper()}" for name in ApiSettings.model_fields}
-    both = set(named(manifests(), "ConfigMap", "nextchar")["data"])
+    settings = (FOLDER / "base" / "settings.env").read_text()
+    both = set(re.findall(r"^(\w+)=", settings, re.MULTILINE))
     found = pods(manifests())
     api, worker = environment(found["api"]), environment(found["worker"])
     assert both | set(api) - {"REDIS_PASSWORD"} <= fields
@@ -289,6 +325,32 @@ def test_secrets_are_only_referred_to_and_the_guide_makes_them() -> None:
     assert referred == {"nextchar-redis", "nextchar-api-keys", "nextchar-s3"}
     for name in referred:
         assert f"create secret generic {name} " in guide
+
+
+def test_on_a_large_node_a_worker_has_a_training_thread_per_core_of_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = container(pods(manifests())["worker"])["resources"]
+    limit = int(resources["limits"]["cpu"])
+    (tmp_path / "cpu.max").write_text(f"{limit * 100_000} 100000\n")
+    monkeypatch.setattr(machine, "_CGROUP_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.available_cores() == limit >= int(resources["requests"]["cpu"])
+
+
+def test_pods_look_up_names_wherever_the_cluster_does_and_get_the_credentials_of_a_role() -> None:
+    found = manifests()
+    (names,) = named(found, "NetworkPolicy", "nextchar-default")["spec"]["egress"]
+    assert names == {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
+    rules = named(found, "NetworkPolicy", "nextchar-to-object-store")["spec"]["egress"]
+    addresses = {to["ipBlock"]["cidr"] for rule in rules for to in rule.get("to", ())}
+    assert addresses == {
+        "169.254.169.254/32", "169.254.170.23/32", "fd00:ec2::254/128", "fd00:ec2::23/128"
+    }  # fmt: skip
+    account = named(found, "ServiceAccount", "nextchar")
+    assert account["automountServiceAccountToken"] is False
+    for name in ("api", "worker"):
+        assert pods(found)[name]["spec"]["serviceAccountName"] == "nextchar"
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
