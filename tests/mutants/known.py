@@ -540,4 +540,26 @@ KNOWN = (
             "tests/worker/test_tasks.py::test_a_model_is_published_without_the_parts_that_killed_its_worker_twice",
         ),
     ),
+    Mutant(
+        "a folder is remembered by its path",
+        "store/local_blobs.py",
+        "            folder = self._open_folder(target.parent)\n",
+        "            self._open_folder(target.parent)\n"
+        "            folder = _Folder(self._disk.open_folder(target.parent))\n",
+        ("tests/store/test_local_blobs.py",),
+    ),
+    Mutant(
+        "a lost reply of link makes create deny its object",
+        "store/local_blobs.py",
+        "            is_new_file = source.parent == self._temporary\n",
+        "            is_new_file = False\n",
+        ("tests/store/test_local_blobs.py",),
+    ),
+    Mutant(
+        "a clock that jumps deletes everything",
+        "store/retention.py",
+        "        if clock - swept_at <= _MAX_GAP_S:\n",
+        "        if True:\n",
+        ("tests/store/test_retention.py",),
+    ),
 )
