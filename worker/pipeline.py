@@ -167,50 +167,47 @@ def train_model(
         )
     if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
-    try:
-        with tracing.span("evaluate model"):
-            files = saved_files(result.network)
-            float32 = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
-            network = CheckedNetwork(float32, hooks.check)
-            mixture = Mixture()
-            if request.mixture:
-                mixture = Mixture.make(network, text, is_records=request.kind == "records", check=hooks.check)
-            files |= mixture.files
-            report = _measured(result, text, network, mixture, hooks)
-            int8, report["int8"] = None, None
-            if hooks.phase("int8 weights"):
-                int8, int8_files, report["int8"] = _int8(
-                    files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores, check=hooks.check
-                )
-                files |= int8_files
-            hooks.phase("")
-            files |= anomaly_files(
-                network,
-                text,
-                int8=int8,
-                is_log=bool(request.masks),
-                is_for_anomalies=request.purpose != "complete",
-                on_message=lambda sentence: on_event("message", {"text": sentence}),
+    with tracing.span("evaluate model"):
+        files = saved_files(result.network)
+        float32 = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
+        network = CheckedNetwork(float32, hooks.check)
+        mixture = Mixture()
+        if request.mixture:
+            mixture = Mixture.make(network, text, is_records=request.kind == "records", check=hooks.check)
+        files |= mixture.files
+        report = _measured(result, text, network, mixture, hooks)
+        int8, report["int8"] = None, None
+        if hooks.phase("int8 weights"):
+            int8, int8_files, report["int8"] = _int8(
+                files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores, check=hooks.check
             )
-            files |= mask_values_files(request, corpora, corpus, check=hooks.check)
-            origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
-            report_fields, report_files = write_report(
-                report,
-                origin,
-                text=text,
-                network=CheckedNetwork(mixture.with_network(float32), hooks.check),
-                events=events,
-                seed=request.training.seed,
-                cores=cores,
-                start=_start_card(models, request),
-                begin_phase=hooks.phase,
-            )
-            report |= report_fields
-            files |= report_files
-            for problem in report["problems"]:
-                on_event("message", {"text": problem})
-    except Stopped as stop:
-        return Outcome(stop.reason)
+            files |= int8_files
+        hooks.phase("")
+        files |= anomaly_files(
+            network,
+            text,
+            int8=int8,
+            is_log=bool(request.masks),
+            is_for_anomalies=request.purpose != "complete",
+            on_message=lambda sentence: on_event("message", {"text": sentence}),
+        )
+        files |= mask_values_files(request, corpora, corpus, check=hooks.check)
+        origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
+        report_fields, report_files = write_report(
+            report,
+            origin,
+            text=text,
+            network=CheckedNetwork(mixture.with_network(float32), hooks.check),
+            events=events,
+            seed=request.training.seed,
+            cores=cores,
+            start=_start_card(models, request),
+            begin_phase=hooks.phase,
+        )
+        report |= report_fields
+        files |= report_files
+        for problem in report["problems"]:
+            on_event("message", {"text": problem})
     report["job_seconds"] = round(time.monotonic() - began, 1)
     card = Card(
         id="model_" + job.id.removeprefix("job_"),
