@@ -22,7 +22,7 @@ VOLUME /data
 FROM base AS wheel
 COPY requirements/build.txt requirements/
 RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requirements/build.txt
-COPY pyproject.toml setup.py README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY clients/ clients/
 COPY launcher/ launcher/
 COPY models/ models/

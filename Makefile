@@ -24,7 +24,7 @@ help: ## Show this list
 
 .PHONY: setup
 setup: $(VENV)/.serve ## Make .venv with the nextchar command and all that it needs; compile the kernels
-	@$(BIN)/python -m worker.warm_up
+	@$(BIN)/python -m nextchar.worker.warm_up
 
 .PHONY: demo
 demo: $(VENV)/.serve ## Train on a text, complete and score it, stop; CORPUS=file for your own text
@@ -198,14 +198,14 @@ clean: ## Remove .venv and caches; data/ stays
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
 
 # A stamp is newer than the files it was made from, or the packages are installed again.
-$(VENV)/.serve: requirements/serve.txt pyproject.toml setup.py | $(VENV)/.made
+$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.made
 	@echo "installing requirements/serve.txt (TensorFlow is large; this happens once)"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)
 	@$(BIN)/python $(COMPILE_ALL) || true
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt pyproject.toml setup.py | $(VENV)/.made
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.made
 	@echo "installing requirements/dev.txt"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)

@@ -10,62 +10,62 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from app.compat.batch_processing import INTERVAL_S as BATCH_INTERVAL_S
-from app.compat.batch_processing import BatchProcessing
-from app.http.connections import Connections
-from app.http.dependencies import Services
-from app.http.downloads import DownloadPlaces
-from app.http.incoming_body import BodyMemory
-from app.keys import KeyFile
-from app.services.aliases import AliasControl
-from app.services.batch_control import BatchControl
-from app.services.concurrency_limits import ConcurrencyLimits
-from app.services.default_model import DefaultModel
-from app.services.disk_watermark import DiskWatermark
-from app.services.engines import Engines, LoadEngine
-from app.services.event_feeds import Feeds
-from app.services.event_messages import EventMessages
-from app.services.fair_threads import FairThreads
-from app.services.heap import TRIM_S, trim_heap
-from app.services.ingest import Ingest
-from app.services.ingest_events import FlaggedSource
-from app.services.ingest_scoring import INTERVAL_S, IngestScoring
-from app.services.job_bodies import JobBodies
-from app.services.job_control import JobControl
-from app.services.job_events import JobEventSource
-from app.services.limited_work import LimitedWork
-from app.services.metrics import Metrics
-from app.services.notifications import Notifier
-from app.services.prompt_recorder import PromptRecorder
-from app.services.rate_limits import RateLimits
-from app.services.readiness import ReadinessCheck
-from app.services.recalibration import Recalibration
-from app.services.stream_locks import StreamLocks
-from app.settings import ApiSettings
-from store.alerts import Alerts
-from store.audit import Audit
-from store.background import BackgroundLoop
-from store.batches import Batches
-from store.calibrations import Calibrations
-from store.corpora import Corpora
-from store.events import Events
-from store.ingest_records import IngestLimits
-from store.ingest_settings import IngestSettings
-from store.ingest_stream import FSYNC_WAIT_S, IngestStreams
-from store.installation import RENEW_S, Installation
-from store.jobs import Jobs
-from store.live import EventLog, Live
-from store.model_file_cache import ModelFileCache
-from store.models import Models
-from store.notification_targets import NotificationTarget, NotificationTargets, configured_target
-from store.notifications import Notifications
-from store.open_blobs import is_object_store, open_blobs
-from store.queue import TrainingQueue
-from store.reconcile import Reconciler
-from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention, RetentionPeriods, remove_stale_uploads
-from store.rolling import RollingLines
-from store.streams import Limits, Streams
+from nextchar.app.compat.batch_processing import INTERVAL_S as BATCH_INTERVAL_S
+from nextchar.app.compat.batch_processing import BatchProcessing
+from nextchar.app.http.connections import Connections
+from nextchar.app.http.dependencies import Services
+from nextchar.app.http.downloads import DownloadPlaces
+from nextchar.app.http.incoming_body import BodyMemory
+from nextchar.app.keys import KeyFile
+from nextchar.app.services.aliases import AliasControl
+from nextchar.app.services.batch_control import BatchControl
+from nextchar.app.services.concurrency_limits import ConcurrencyLimits
+from nextchar.app.services.default_model import DefaultModel
+from nextchar.app.services.disk_watermark import DiskWatermark
+from nextchar.app.services.engines import Engines, LoadEngine
+from nextchar.app.services.event_feeds import Feeds
+from nextchar.app.services.event_messages import EventMessages
+from nextchar.app.services.fair_threads import FairThreads
+from nextchar.app.services.heap import TRIM_S, trim_heap
+from nextchar.app.services.ingest import Ingest
+from nextchar.app.services.ingest_events import FlaggedSource
+from nextchar.app.services.ingest_scoring import INTERVAL_S, IngestScoring
+from nextchar.app.services.job_bodies import JobBodies
+from nextchar.app.services.job_control import JobControl
+from nextchar.app.services.job_events import JobEventSource
+from nextchar.app.services.limited_work import LimitedWork
+from nextchar.app.services.metrics import Metrics
+from nextchar.app.services.notifications import Notifier
+from nextchar.app.services.prompt_recorder import PromptRecorder
+from nextchar.app.services.rate_limits import RateLimits
+from nextchar.app.services.readiness import ReadinessCheck
+from nextchar.app.services.recalibration import Recalibration
+from nextchar.app.services.stream_locks import StreamLocks
+from nextchar.app.settings import ApiSettings
+from nextchar.store.alerts import Alerts
+from nextchar.store.audit import Audit
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.batches import Batches
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.corpora import Corpora
+from nextchar.store.events import Events
+from nextchar.store.ingest_records import IngestLimits
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.ingest_stream import FSYNC_WAIT_S, IngestStreams
+from nextchar.store.installation import RENEW_S, Installation
+from nextchar.store.jobs import Jobs
+from nextchar.store.live import EventLog, Live
+from nextchar.store.model_file_cache import ModelFileCache
+from nextchar.store.models import Models
+from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, configured_target
+from nextchar.store.notifications import Notifications
+from nextchar.store.open_blobs import is_object_store, open_blobs
+from nextchar.store.queue import TrainingQueue
+from nextchar.store.reconcile import Reconciler
+from nextchar.store.recorded_prompts import RecordedPrompts
+from nextchar.store.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.store.rolling import RollingLines
+from nextchar.store.streams import Limits, Streams
 
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0

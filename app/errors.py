@@ -1,6 +1,6 @@
-"""The errors of API keys and request bodies; `models.errors` has the others."""
+"""The errors of API keys and request bodies; `nextchar.models.errors` has the others."""
 
-from models.errors import DomainError
+from nextchar.models.errors import DomainError
 
 
 class Unauthorized(DomainError):

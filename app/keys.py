@@ -5,10 +5,10 @@
     website  sha256=60303ae2…     scopes=complete        models=names,sku-*  rate=600/minute max_streams=8
     team     sha256=2c26b46b…     scopes=train           models=team-*       max_jobs=3 max_corpus_bytes=10GB
 
-A key has 256 random bits, so an unsalted hash cannot be reversed. `nextchar keys new website
---scopes complete >> keys.txt` makes one: the line goes to the file, the key is shown once on the terminal.
-The file is read again every second. A file with an invalid line, or whose last line has no newline yet, is
-refused as a whole, and its last valid version applies. `app.http.auth` defines which scopes a call needs.
+A key has 256 random bits, so an unsalted hash cannot be reversed. `nextchar keys new website --scopes
+complete >> keys.txt` makes one: the line goes to the file, the key is shown once on the terminal. The file is
+read again every second. A file with an invalid line, or whose last line has no newline yet, is refused as a
+whole, and its last valid version applies. `nextchar.app.http.auth` defines which scopes a call needs.
 """
 
 import argparse

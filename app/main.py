@@ -1,4 +1,4 @@
-"""The application and its server: `python -m app.main` serves it."""
+"""The application and its server: `python -m nextchar.app.main` serves it."""
 
 import asyncio
 import gc
@@ -21,19 +21,26 @@ from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
-from app.compat import llama_cpp, openai_batches, openai_completions, openai_files, openai_jobs, tokenizer
-from app.composition import build_services
-from app.http.audit import AuditTrail
-from app.http.auth import Auth
-from app.http.concurrency import ConcurrencyLimit
-from app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
-from app.http.dependencies import Services
-from app.http.errors import add_error_handlers, error_responses
-from app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
-from app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
-from app.http.query_parameters import check_query_parameters
-from app.keys import KeyFile
-from app.routes import (
+from nextchar.app.compat import (
+    llama_cpp,
+    openai_batches,
+    openai_completions,
+    openai_files,
+    openai_jobs,
+    tokenizer,
+)
+from nextchar.app.composition import build_services
+from nextchar.app.http.audit import AuditTrail
+from nextchar.app.http.auth import Auth
+from nextchar.app.http.concurrency import ConcurrencyLimit
+from nextchar.app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
+from nextchar.app.http.dependencies import Services
+from nextchar.app.http.errors import add_error_handlers, error_responses
+from nextchar.app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
+from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
+from nextchar.app.http.query_parameters import check_query_parameters
+from nextchar.app.keys import KeyFile
+from nextchar.app.routes import (
     alerts,
     aliases,
     architectures,
@@ -50,15 +57,20 @@ from app.routes import (
     reports,
     scores,
 )
-from app.routes.console import add_console
-from app.routes.js_client import add_js_client
-from app.services.engines import LoadEngine, load_model
-from app.settings import ApiSettings
-from models.kernels.compile_cache import SERVING, compile_in_child_process, compile_kernels, use_cache_folder
-from models.version import installed_version
-from store import tracing
-from store.installation import check_storage
-from store.logs import configure_logging, log_uncaught, logging_config
+from nextchar.app.routes.console import add_console
+from nextchar.app.routes.js_client import add_js_client
+from nextchar.app.services.engines import LoadEngine, load_model
+from nextchar.app.settings import ApiSettings
+from nextchar.models.kernels.compile_cache import (
+    SERVING,
+    compile_in_child_process,
+    compile_kernels,
+    use_cache_folder,
+)
+from nextchar.models.version import installed_version
+from nextchar.store import tracing
+from nextchar.store.installation import check_storage
+from nextchar.store.logs import configure_logging, log_uncaught, logging_config
 
 log = logging.getLogger("nextchar.api")
 

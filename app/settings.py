@@ -9,12 +9,12 @@ from typing import Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
-from app.keys import read_keys
-from app.services.outbound import check_url
-from models.errors import InvalidInput
-from store.events import ALERT_EVENTS, EVENT_TYPES, EventType
-from store.notification_targets import is_secret
-from store.settings import StoreSettings
+from nextchar.app.keys import read_keys
+from nextchar.app.services.outbound import check_url
+from nextchar.models.errors import InvalidInput
+from nextchar.store.events import ALERT_EVENTS, EVENT_TYPES, EventType
+from nextchar.store.notification_targets import is_secret
+from nextchar.store.settings import StoreSettings
 
 _UNGUARDED = (
     "other machines can reach this address and there are no API keys; set NEXTCHAR_API_KEYS_FILE to a file of"

@@ -33,25 +33,25 @@ from benchmarks.anomaly_sets import SETS, LabeledLines
 from benchmarks.networks import CHARACTERS, E, V, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from models.anomaly.baselines import NAMES, baseline_scores
-from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.drift import UNUSUAL, drift
-from models.anomaly.experts import with_ngram_and_templates
-from models.anomaly.metrics import auroc, detection_quality
-from models.anomaly.scorer import ReadPrecision, Scorer
-from models.config import PRESETS, Budget
-from models.machine import available_cores
-from models.runtime.engine import Engine
-from models.runtime.session import Network, StepNetwork
-from models.runtime.surprisal import LineSurprisal, line_surprisal
-from models.text.masks import Masks
-from models.text.ngram import NgramModel
-from models.text.ngram_file import FILE, dump, ngram_of
-from models.text.templates import Templates
-from models.text.templates_file import templates_of
-from models.text.vocabulary import Vocabulary, normalize
+from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
+from nextchar.models.anomaly.baselines import NAMES, baseline_scores
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.drift import UNUSUAL, drift
+from nextchar.models.anomaly.experts import with_ngram_and_templates
+from nextchar.models.anomaly.metrics import auroc, detection_quality
+from nextchar.models.anomaly.scorer import ReadPrecision, Scorer
+from nextchar.models.config import PRESETS, Budget
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.session import Network, StepNetwork
+from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
+from nextchar.models.text.masks import Masks
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.ngram_file import FILE, dump, ngram_of
+from nextchar.models.text.templates import Templates
+from nextchar.models.text.templates_file import templates_of
+from nextchar.models.text.vocabulary import Vocabulary, normalize
 
 _RATE = 0.01
 _HALVES = 10
@@ -100,7 +100,7 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     """Train on one set and return its figures."""
     masks = Masks(task.masks)
     train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
-    from worker.calibration import WANTED_LINES
+    from nextchar.worker.calibration import WANTED_LINES
 
     experts, held_out = _train(train, options)
     anomalous = np.array(task.anomalous)
@@ -177,9 +177,9 @@ Experts = tuple[StepNetwork, NgramModel, Templates]
 
 def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
     """Train as a job does; return what reads lines, and the complete held-out lines."""
-    from worker.experts import Mixture
-    from worker.export import graph_of
-    from worker.training import Text, fit
+    from nextchar.worker.experts import Mixture
+    from nextchar.worker.export import graph_of
+    from nextchar.worker.training import Text, fit
 
     config, training = PRESETS[options.preset]
     budget = Budget(epochs=options.epochs) if options.epochs else Budget(seconds=options.seconds)

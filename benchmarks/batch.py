@@ -16,16 +16,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from app.schemas.scores import StreamQuery
 from benchmarks.machine import described, machine
 from benchmarks.networks import random_model
 from benchmarks.report import print_json_line, print_table
-from launcher.batch.engines import run_in_processes, run_on_ray
-from launcher.batch.inputs import Part, find_files, parts_of
-from launcher.batch.part_worker import PartWorker, Work
-from launcher.batch.run_folder import RunFolder
-from models.kernels.compile_cache import SERVING, compile_in_child_process
+from nextchar.app.schemas.scores import StreamQuery
+from nextchar.launcher.batch.engines import run_in_processes, run_on_ray
+from nextchar.launcher.batch.inputs import Part, find_files, parts_of
+from nextchar.launcher.batch.part_worker import PartWorker, Work
+from nextchar.launcher.batch.run_folder import RunFolder
 from nextchar.local import ModelFiles, prepare_kernels, read_model
+from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 
 _WORDS = ("accepted", "closed", "connection", "daemon", "failed", "from", "port", "root", "session", "user")
 _RUN = {"ray": run_on_ray, "local": run_in_processes}

@@ -31,11 +31,11 @@ from benchmarks.networks import CHARACTERS, COMPLETED, random_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import ROOT, Api, Client, running_api
 from benchmarks.serving_simulation import Costs, closed_loop, highest_rate
-from launcher.ports import free_port
-from models.machine import available_cores
-from models.runtime.engine import Engine
-from models.runtime.requests import CompletionRequest, Event, Failed, Usage
-from models.saved_model import SavedModel
+from nextchar.launcher.ports import free_port
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Usage
+from nextchar.models.saved_model import SavedModel
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CLIENTS = (1, 8, 64)

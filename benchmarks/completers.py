@@ -5,8 +5,8 @@ import re
 from collections import Counter
 
 from benchmarks.suggestion_replay import LONGEST, Continuation
-from models.text.ngram import NgramModel
 from nextchar import Client
+from nextchar.models.text.ngram import NgramModel
 
 _WORDS = re.compile(r"[\w'’]+")
 _BEGUN = re.compile(r"[\w'’]+\Z")

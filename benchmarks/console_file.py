@@ -24,8 +24,8 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from benchmarks.month import Generator
 from benchmarks.report import print_json_line, print_table
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 
 _MODEL = "large-log"
 _TRAINED_LINES = 5_000

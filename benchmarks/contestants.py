@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, busy_cpu_seconds
-from launcher.processes import last_lines, start_bound, stop
+from nextchar.launcher.processes import last_lines, start_bound, stop
 
 _MIN_NOTABLE_LOAD = 0.2  # cores
 

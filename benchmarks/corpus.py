@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import print_json_line, print_table
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 
 _MODEL = "large-corpus"
 _GB = 10**9

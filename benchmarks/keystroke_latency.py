@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 from benchmarks.networks import random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
-from models.saved_model import SavedModel
+from nextchar.models.saved_model import SavedModel
 
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run")
 

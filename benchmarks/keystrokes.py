@@ -26,13 +26,13 @@ from benchmarks.completers import FrequentWord, Ngram, Service
 from benchmarks.report import print_json_line, print_table
 from benchmarks.suggestion_replay import LONGEST, MIN_SAVED_KEYS, Completer, replay
 from benchmarks.texts import HELD_OUT
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
-from models.config import MINIMUM_CHARACTERS
-from models.text.kind_detection import detect_kind
-from models.text.log_detection import LineSample
-from models.text.vocabulary import normalize
 from nextchar import Client
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
+from nextchar.models.config import MINIMUM_CHARACTERS
+from nextchar.models.text.kind_detection import detect_kind
+from nextchar.models.text.log_detection import LineSample
+from nextchar.models.text.vocabulary import normalize
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [_DATA / name for name in ("names.txt", "lua_c.txt", "nietzsche.txt")]

@@ -1,8 +1,8 @@
 """Trains every network of the lecture notes on their text, and compares the losses.
 
-Each is trained by worker.training.fit, in its default shape and recipe, for a fixed number of passes over
-the text, so that the losses do not depend on the load of the machine. Losses in nats per
-character, as in the notes:
+Each is trained by nextchar.worker.training.fit, in its default shape and recipe, for a fixed number of passes
+over the text, so that the losses do not depend on the load of the machine. Losses in nats per character, as
+in the notes:
 
     last epoch   mean training loss over the windows of the last pass, with dropout, as Keras prints it
     read again   of the first 100,000 characters of the training text, by the saved model in the runtime
@@ -31,17 +31,17 @@ import numpy as np
 
 from benchmarks.machine import machine
 from benchmarks.report import print_json_line, print_table
-from models.architectures import NAMES, architecture, resolve_training
-from models.architectures.memory import count_parameters
-from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
-from models.machine import available_cores
-from models.runtime.session import Network
-from models.text.vocabulary import normalize
-from worker.evaluation import bits_per_character
-from worker.hooks import Hooks
-from worker.prepared_text import Text
-from worker.trainer import Result
-from worker.training import fit
+from nextchar.models.architectures import NAMES, architecture, resolve_training
+from nextchar.models.architectures.memory import count_parameters
+from nextchar.models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.session import Network
+from nextchar.models.text.vocabulary import normalize
+from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 HELD_OUT = 0.1

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import print_json_line, print_table
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
 from nextchar import Client
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 from nextchar.types import FINAL_STATUSES
 
 ROOT = Path(__file__).parents[1]

@@ -35,7 +35,7 @@ from benchmarks.networks import CHARACTERS, random_model
 from benchmarks.our_kernels import our_kernels
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import ROOT, Api, running_api
-from launcher.processes import start_bound, stop
+from nextchar.launcher.processes import start_bound, stop
 
 GROWTH = 0.05
 SAMPLES = 50
@@ -121,7 +121,7 @@ def _training(api: Api, *, is_on: bool) -> Iterator[Any]:
         yield lambda: 0
         return
     log = Path(api.environment["NEXTCHAR_DATA_DIR"]) / "worker.log"
-    command = [sys.executable, "-m", "worker.main"]
+    command = [sys.executable, "-m", "nextchar.worker.main"]
     worker = start_bound(command, log=log, environment=dict(api.environment), directory=ROOT)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as http:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.kernels.instruction_sets import VARIABLE, UnknownInstructionSetError, check_level
-from models.machine import Processor, available_cores, processor
+from nextchar.models.kernels.instruction_sets import VARIABLE, UnknownInstructionSetError, check_level
+from nextchar.models.machine import Processor, available_cores, processor
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,16 +18,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.report import print_json_line, print_table
-from models.config import Budget, MixTargets, NetworkConfig, TrainingConfig
-from models.machine import available_cores
-from models.runtime.session import Network
-from models.text.vocabulary import normalize
-from worker.evaluation import bits_per_character
-from worker.export import graph_of
-from worker.mixing import SecondText
-from worker.prepared_text import Text
-from worker.trainer import Result
-from worker.training import fit
+from nextchar.models.config import Budget, MixTargets, NetworkConfig, TrainingConfig
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.session import Network
+from nextchar.models.text.vocabulary import normalize
+from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.export import graph_of
+from nextchar.worker.mixing import SecondText
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 HELD_OUT = 0.1

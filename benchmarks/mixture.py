@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import print_json_line, print_table
-from models.config import MINIMUM_CHARACTERS
 from nextchar import local, local_training
+from nextchar.models.config import MINIMUM_CHARACTERS
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [

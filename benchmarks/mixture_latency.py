@@ -16,10 +16,10 @@ from benchmarks.networks import CHARACTERS, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from benchmarks.serving import Keystroke, in_process, over_http, percentiles
-from models.runtime import mixture
-from models.runtime.engine import Engine
-from models.text.vocabulary import Vocabulary
-from worker.mixture_weights import default_adaptation, default_weights
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker.mixture_weights import default_adaptation, default_weights
 
 _TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 _TRAINED = 0.9  # of the text; documents are from the rest

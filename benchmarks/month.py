@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 
 import nextchar
-from app.services.recalibration import REBUILD_LINES, verdict
-from app.services.scoring import CalibratedScorer, ScoreOptions
 from benchmarks.report import print_json_line, print_table
-from models.anomaly.calibration import Calibration
-from models.anomaly.rolling import rebuild
-from models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
-from models.anomaly.scorer import LineReading
-from store.alert_decisions import Suppression
-from store.calibrations import Calibrations
-from store.open_blobs import open_blobs
+from nextchar.app.services.recalibration import REBUILD_LINES, verdict
+from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.rolling import rebuild
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.store.alert_decisions import Suppression
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.open_blobs import open_blobs
 
 _DAY_S = 86_400.0
 _START_S = 1_772_323_200.0  # 2026-03-01, UTC

@@ -7,11 +7,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import NetworkConfig, TrainingConfig
-from models.runtime.int8_file import quantize_lstm
-from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
-from models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.runtime.int8_file import quantize_lstm
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
+from nextchar.models.saved_model import Card, SavedModel, describe_files
 
 CHARACTERS = "".join(sorted(set(string.printable) - set("\t\r\x0b\x0c")))
 V = len(CHARACTERS) + 1
@@ -23,7 +23,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def random_weights(layers: int, units: int) -> Weights:
-    """Return float32 weights as `models.architectures.onnx_graph` wants them."""
+    """Return float32 weights as `nextchar.models.architectures.onnx_graph` wants them."""
     random = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {"embedding": (V, E)}
     width = E

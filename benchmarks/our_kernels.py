@@ -21,7 +21,7 @@ def our_kernels(limits: Mapping[str, str]) -> dict[str, Any]:
     Returns:
         level: the highest instruction set that they are compiled for
         chosen: the variant by product; None where there is none
-        measurements: those of `models.kernels.variants`, as dictionaries
+        measurements: those of `nextchar.models.kernels.variants`, as dictionaries
         folder: the NUMBA_CACHE_DIR that makes other processes use the same; None: there is none
     """
     environment = {**os.environ, **limits}
@@ -53,15 +53,15 @@ def _described(one: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Measure the variants, if this machine has no measurements, and print what is used."""
-    from models.kernels import variants
-    from models.kernels.compile_cache import use_cache_folder
-    from store.settings import StoreSettings
+    from nextchar.models.kernels import variants
+    from nextchar.models.kernels.compile_cache import use_cache_folder
+    from nextchar.store.settings import StoreSettings
 
     use_cache_folder(StoreSettings.load().data_dir)  # before numba is imported
     variants.measure()
 
-    from models.kernels import selection
-    from models.kernels.instruction_sets import highest_level
+    from nextchar.models.kernels import selection
+    from nextchar.models.kernels.instruction_sets import highest_level
 
     kernels = {
         "int8": selection.INT8_KERNEL,

@@ -35,11 +35,11 @@ from redis import Redis, RedisError
 
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import ROOT
-from launcher.output import Output
-from launcher.ports import free_port
-from launcher.processes import start_bound
-from launcher.supervised_process import SupervisedProcess
-from launcher.valkey import EmbeddedValkey
+from nextchar.launcher.output import Output
+from nextchar.launcher.ports import free_port
+from nextchar.launcher.processes import start_bound
+from nextchar.launcher.supervised_process import SupervisedProcess
+from nextchar.launcher.valkey import EmbeddedValkey
 
 VICTIMS = ("api1", "worker1", "redis", "haproxy", "api2", "worker2")
 RETRY_S = 1.0

@@ -1,9 +1,10 @@
 """Preset `auto` against every fixed preset: held-out loss by budget, and the study behind its rules.
 
 For each text and budget in seconds, every preset and every recipe of models/auto_preset.py is trained by
-worker.training.fit, and `auto` is the run of the recipe that worker.auto_preset chooses. What `auto` loses is
-the difference to the best run. For a budget in steps, which takes no account of speed, the table has the
-recipes alone: these figures do not depend on the load of the machine, and the rules are fitted to them.
+nextchar.worker.training.fit, and `auto` is the run of the recipe that nextchar.worker.auto_preset chooses.
+What `auto` loses is the difference to the best run. For a budget in steps, which takes no account of speed,
+the table has the recipes alone: these figures do not depend on the load of the machine, and the rules are
+fitted to them.
 
 The last tenth of each text is held out and read once by the runtime that serves models. Prints one table and
 one JSON line.
@@ -21,16 +22,16 @@ from typing import Any
 
 from benchmarks.contestants import ROOT
 from benchmarks.report import print_json_line, print_table
-from models.auto_preset import RULES, Candidate, Rule
-from models.config import MINIMUM_CHARACTERS, PRESETS, Budget
-from models.machine import available_cores
-from models.runtime.session import Network
-from models.text.vocabulary import normalize
-from worker.auto_preset import choose_preset
-from worker.evaluation import bits_per_character
-from worker.export import graph_of
-from worker.prepared_text import Text
-from worker.training import fit
+from nextchar.models.auto_preset import RULES, Candidate, Rule
+from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS, Budget
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.session import Network
+from nextchar.models.text.vocabulary import normalize
+from nextchar.worker.auto_preset import choose_preset
+from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.export import graph_of
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.training import fit
 
 FOLDER = ROOT.parent / "shared" / "data"
 DEFAULT_TEXTS = tuple(FOLDER / name for name in ("nietzsche.txt", "lua_c.txt", "openssh_2k.log"))

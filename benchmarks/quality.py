@@ -1,6 +1,6 @@
 """Held-out loss by wall-clock time of training.
 
-    ours      worker.training.fit with a preset and the seconds as its budget
+    ours      nextchar.worker.training.fit with a preset and the seconds as its budget
     char-rnn  the recipe of karpathy/char-rnn in torch (benchmarks/peers/char_rnn.py), with the same
               budget
 
@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.contestants import ROOT, Contestant, describe_other_load, prepared
 from benchmarks.report import print_json_line, print_table
 from benchmarks.texts import SplitText
-from models.config import MINIMUM_CHARACTERS, PRESETS
-from worker import baselines
+from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS
+from nextchar.worker import baselines
 
 DEFAULT_TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 MARKS = 12  # lines of the curves' table

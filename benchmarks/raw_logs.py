@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 
 from benchmarks.report import print_json_line, print_table
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 
 _DATA = Path("../shared/data")
 _FILES = [_DATA / name for name in ("openssh_2k.log", "bgl_2k_labelled.tsv", "http_params_labelled.tsv")]

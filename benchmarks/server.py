@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from launcher.ports import free_port
-from launcher.processes import start_bound, stop
-from launcher.valkey import EmbeddedValkey
-from models.kernels.instruction_sets import VARIABLE
-from models.saved_model import SavedModel
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.launcher.ports import free_port
+from nextchar.launcher.processes import start_bound, stop
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.kernels.instruction_sets import VARIABLE
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 
 ROOT = Path(__file__).parents[1]
 START_S = 60
@@ -152,7 +152,7 @@ def running_api(saved: Sequence[SavedModel], **settings: object) -> Iterator[Api
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         began = time.perf_counter()
         log = Path(folder) / "api.log"
-        process = start_bound([sys.executable, "-m", "app.main"], log=log, environment=environment)
+        process = start_bound([sys.executable, "-m", "nextchar.app.main"], log=log, environment=environment)
         try:
             _first_answer(port, saved[0].card.name, process, log)
             yield Api(port, process.pid, time.perf_counter() - began, environment)

@@ -39,9 +39,9 @@ from benchmarks.report import print_json_line, print_what_runs
 from benchmarks.seeds import late_timers
 from benchmarks.server import Api, running_api
 from benchmarks.step_loops import ID_OF, KERAS, TORCH, KerasLoop, Peer, TorchLoop, peers
-from models.runtime.engine import Engine
-from models.runtime.requests import CompletionRequest, Event, Failed, Usage
-from models.saved_model import SavedModel
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Usage
+from nextchar.models.saved_model import SavedModel
 
 NETWORKS = ("1x256", "2x256", "2x512")
 SHORT, LONG, EDIT, HUGE = 100, 100_000, 1_000, 1_000_000

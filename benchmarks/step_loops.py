@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.contestants import Contestant, ContestantDied, prepared
 from benchmarks.networks import CHARACTERS, COMPLETED, E, V, Weights
-from models.saved_model import SavedModel
+from nextchar.models.saved_model import SavedModel
 
 KERAS, TORCH = "Keras tf.function loop", "torch.nn.LSTM loop"
 ID_OF = {character: i for i, character in enumerate(CHARACTERS, 1)}
@@ -73,8 +73,8 @@ class OurLoop:
     """Our network alone, without threads, cache and events: a lower bound for our runtime."""
 
     def __init__(self, saved: SavedModel) -> None:
-        from models.runtime.model_networks import FLOAT32_FILE
-        from models.runtime.session import Network
+        from nextchar.models.runtime.model_networks import FLOAT32_FILE
+        from nextchar.models.runtime.session import Network
 
         self._network = Network(saved.file(FLOAT32_FILE))
         self._state = self._network.initial_state()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.vocabulary import Vocabulary, normalize
+from nextchar.models.text.vocabulary import Vocabulary, normalize
 
 HELD_OUT = 0.1  # of the text, at its end
 

@@ -1,6 +1,6 @@
 """Speed of a training step: forward, backward, clipping, AdamW update, states carried over.
 
-    ours             worker.kernel_step.KernelStep, in the precision that a job would measure to be faster
+    ours             nextchar.worker.kernel_step, in the precision that a job would measure to be faster
     ours, float32    the same with NEXTCHAR_PRECISION=float32
     ours, bfloat16   the same with NEXTCHAR_PRECISION=mixed
     Keras            keras.layers.LSTM and tf.function
@@ -13,9 +13,9 @@ round, so that other load affects all equally, and so does NumPy's matrix produc
 Everything runs on the CPU, on the cores of this process (`taskset -c 0` for one). A contestant that cannot
 run here, such as torch's bfloat16 on an older processor, is reported as such.
 
-With --gpu everything runs on GPUs: ours is worker.distributed.DistributedStep, in mixed precision and in
-float32, on all that CUDA_VISIBLE_DEVICES shows; the others use the first. Keras has no XLA there, since cuDNN
-cannot be used with it, and the CPU's matrix product does not take part.
+With --gpu everything runs on GPUs: ours is nextchar.worker.distributed.DistributedStep, in mixed precision
+and in float32, on all that CUDA_VISIBLE_DEVICES shows; the others use the first. Keras has no XLA there,
+since cuDNN cannot be used with it, and the CPU's matrix product does not take part.
 
 The FLOP of a character are counted as 6 for each weight of a matrix: forward, gradient of the input and
 gradient of the weight, a product and a sum each,

@@ -20,12 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from app.keys import new_key
-from app.routes.console import sample_text
-from launcher.processes import LauncherError, handle
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
 from nextchar import Client, NextcharError
+from nextchar.app.keys import new_key
+from nextchar.app.routes.console import sample_text
 from nextchar.cli import live_view
 from nextchar.cli.corpora import name_of
 from nextchar.cli.flagged_lines import highlighted
@@ -33,6 +30,9 @@ from nextchar.cli.formatting import format_duration, format_integer, printable
 from nextchar.cli.heatmap import heatmap, legend
 from nextchar.cli.session import console as console_on
 from nextchar.cli.session import drop_output
+from nextchar.launcher.processes import LauncherError, handle
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 from nextchar.types import AnomalousSpan, Corpus
 
 _BUDGET = {"seconds": 60.0}

@@ -13,20 +13,20 @@ from typing import Literal, NamedTuple
 
 from redis import Redis, exceptions
 
-from app.settings import machine_memory_bytes
-from launcher.processes import LauncherError
-from launcher.settings import LauncherSettings
-from launcher.valkey import server_binary
-from models.kernels import variants
-from models.kernels.compile_cache import (
+from nextchar.app.settings import machine_memory_bytes
+from nextchar.launcher.processes import LauncherError
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.valkey import server_binary
+from nextchar.models.kernels import variants
+from nextchar.models.kernels.compile_cache import (
     SERVING,
     TRAINING,
     compile_in_child_process,
     use_cache_folder,
 )
-from models.kernels.instruction_sets import available_levels, highest_level
-from models.machine import available_cores, processor
-from models.version import installed_version
+from nextchar.models.kernels.instruction_sets import available_levels, highest_level
+from nextchar.models.machine import available_cores, processor
+from nextchar.models.version import installed_version
 
 _MIN_FREE_BYTES = 2 << 30
 _MIN_MEMORY_BYTES = 2 << 30
@@ -84,7 +84,9 @@ def _memory() -> Finding:
 
 def _gpus() -> Iterator[Finding]:
     """Yield nothing on a machine without GPUs. TensorFlow is slow to import: it gets its own process."""
-    program = "from worker.devices import gpu_problem, gpus; print(gpu_problem() or ', '.join(gpus()))"
+    program = (
+        "from nextchar.worker.devices import gpu_problem, gpus; print(gpu_problem() or ', '.join(gpus()))"
+    )
     command = [sys.executable, "-c", program]
     asked = subprocess.run(command, cwd=variants.IMPORT_FOLDER, capture_output=True, text=True, check=False)
     if found := asked.stdout.strip():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from store.logs import escaped, utc
+from nextchar.store.logs import escaped, utc
 
 LogFormat = Literal["text", "json"]
 

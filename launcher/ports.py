@@ -3,7 +3,7 @@
 import random
 import socket
 
-from launcher.processes import LauncherError
+from nextchar.launcher.processes import LauncherError
 
 # Below the ephemeral ports. A client that connects to an ephemeral port before the server listens could get
 # the same port as its own, connect to itself, and block the server.

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from models.die_with_parent import bound
+from nextchar.models.die_with_parent import bound
 
 LOG_BYTES = 10_000_000
 """A log larger than this is rotated to <name>.1."""

@@ -4,9 +4,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from app.settings import ApiSettings
-from launcher.valkey import MAX_BYTES
-from store.settings import StoreSettings
+from nextchar.app.settings import ApiSettings
+from nextchar.launcher.valkey import MAX_BYTES
+from nextchar.store.settings import StoreSettings
 
 
 class InstallationSettings(StoreSettings):

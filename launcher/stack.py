@@ -20,20 +20,16 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
 from typing import Self
 
-from launcher.output import Output
-from launcher.ports import address_to_reach, free_port, require_free
-from launcher.processes import LauncherError, cannot_write, handle, start_bound
-from launcher.settings import LauncherSettings
-from launcher.supervised_process import SupervisedProcess
-from launcher.valkey import EmbeddedValkey
-from models.kernels.compile_cache import needs_compiling
+from nextchar.launcher.output import Output
+from nextchar.launcher.ports import address_to_reach, free_port, require_free
+from nextchar.launcher.processes import LauncherError, cannot_write, handle, start_bound
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.supervised_process import SupervisedProcess
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.kernels.compile_cache import needs_compiling
 
-# In a checkout the service's packages are top-level; installed they are in `nextchar`, which is on the path.
-_PACKAGES = __package__.removesuffix("launcher")
-_SEARCH_PATH = "" if _PACKAGES else str(Path(__file__).resolve().parent.parent)
 _POLL_S = 0.1
 _READY_S = 90.0  # the first start on a cold disk reads a gigabyte of TensorFlow
 _API_STOP_S = 10.0  # after its requests have ended
@@ -143,7 +139,7 @@ class Stack:
         environment = self._environment(port)
         self._worker, self._api = programs = [
             self._program(name, module, environment)
-            for name, module in (("worker", f"{_PACKAGES}worker.main"), ("API", f"{_PACKAGES}app.main"))
+            for name, module in (("worker", "nextchar.worker.main"), ("API", "nextchar.app.main"))
         ]
         try:
             while not self._stopping.is_set():
@@ -172,7 +168,6 @@ class Stack:
             raise cannot_write(self._data_dir, error) from error
 
     def _environment(self, port: int) -> dict[str, str]:
-        path = os.pathsep.join(p for p in (_SEARCH_PATH, os.environ.get("PYTHONPATH", "")) if p)
         given = self._settings.model_dump(mode="json", include=self._settings.model_fields_set)
         return {
             **os.environ,
@@ -180,7 +175,6 @@ class Stack:
             "NEXTCHAR_DATA_DIR": str(self._data_dir),
             "NEXTCHAR_REDIS_URL": self.redis_url,
             "NEXTCHAR_PORT": str(port),
-            "PYTHONPATH": path,
             "PYTHONSAFEPATH": "1",  # `-m` would put the working directory, with the user's files, before it
             "PYTHONUNBUFFERED": "1",
             **self._extra,

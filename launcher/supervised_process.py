@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from launcher.output import Output, WarningFilter
-from launcher.processes import LOG_BYTES, LauncherError, last_lines, prepare_log, rotate, stop
+from nextchar.launcher.output import Output, WarningFilter
+from nextchar.launcher.processes import LOG_BYTES, LauncherError, last_lines, prepare_log, rotate, stop
 
 _FIRST_PAUSE_S = 0.5
 _MAX_PAUSE_S = 30.0

@@ -26,7 +26,14 @@ from urllib.parse import quote
 
 from redis import Redis, exceptions
 
-from launcher.processes import LauncherError, cannot_write, last_lines, prepare_log, start_bound, stop
+from nextchar.launcher.processes import (
+    LauncherError,
+    cannot_write,
+    last_lines,
+    prepare_log,
+    start_bound,
+    stop,
+)
 
 _SOCKET_PATH_BYTES = 100  # the kernel takes 107 (Linux) or 103 (macOS)
 _MIN_MAJOR_VERSION = 7  # older servers have another append-only file format

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.config import PRESETS, Frozen, NetworkConfig, Preset, TrainingConfig
+from nextchar.models.config import PRESETS, Frozen, NetworkConfig, Preset, TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Exceptions that a user can cause, one class per HTTP status.
 
-`app.http.errors` maps each class to its status; the worker stores them as the reason of a job's failure.
-Programming errors are asserts or built-in exceptions.
+`nextchar.app.http.errors` maps each class to its status; the worker stores them as the reason of a job's
+failure. Programming errors are asserts or built-in exceptions.
 """
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from models.config import Preset, PresetOption
-from models.text.kind_detection import TextKind
+from nextchar.models.config import Preset, PresetOption
+from nextchar.models.text.kind_detection import TextKind
 
 Verdict = Literal["novel", "repetitive", "copies"]
 

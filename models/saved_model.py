@@ -20,11 +20,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
-from models.errors import Unavailable
-from models.record_errors import UPGRADE, is_of_newer_version, load_record
-from models.text.kind_detection import TextKind
-from models.text.vocabulary import Alphabet, Vocabulary
+from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
+from nextchar.models.errors import Unavailable
+from nextchar.models.record_errors import UPGRADE, is_of_newer_version, load_record
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.vocabulary import Alphabet, Vocabulary
 
 FORMAT_VERSION = 1
 

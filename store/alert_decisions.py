@@ -10,7 +10,8 @@ which the alert was first seen: an alert of a new model with the name and the te
 id, and must not have its paths, whose records processes remember. (Older files are numbered from 0.)
 
 Decisions outlive the alert, which Redis forgets, and single versions of the model; the model's name is what
-they belong to. With its last version they are deleted or move to another name (`store.model_alerts`).
+they belong to. With its last version they are deleted or move to another name
+(`nextchar.store.model_alerts`).
 """
 
 import contextlib
@@ -21,11 +22,11 @@ from functools import lru_cache
 
 from pydantic import BaseModel, Field
 
-from models.anomaly.alerts import PARAMETER, Label
-from models.errors import Conflict, NotFound
-from store.blobs import Blobs
-from store.ids import is_id, new_id
-from store.records import ImmutableRecord, Record, read_record
+from nextchar.models.anomaly.alerts import PARAMETER, Label
+from nextchar.models.errors import Conflict, NotFound
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import is_id, new_id
+from nextchar.store.records import ImmutableRecord, Record, read_record
 
 _CACHE_S = 2.0  # a decision of another process is visible after this long
 _MAX_ATTEMPTS = 10

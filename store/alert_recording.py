@@ -32,7 +32,7 @@ from typing import Any, cast
 
 from redis import Redis
 
-from models.anomaly.alerts import (
+from nextchar.models.anomaly.alerts import (
     CRITICAL_P,
     PARAMETER,
     WARNING_P,

@@ -1,6 +1,7 @@
 """Alerts: their figures, which are counted in Redis, with the decisions of people on them.
 
-`store.alert_recording` counts them; `store.alert_decisions` keeps decisions in the blob store.
+`nextchar.store.alert_recording` counts them; `nextchar.store.alert_decisions` keeps decisions in the blob
+store.
 """
 
 import json
@@ -10,16 +11,16 @@ from typing import Any, Literal, cast
 
 from redis import Redis
 
-from models.anomaly.alerts import AlertKey, AlertLabel, Label, Occurrence, Severity, severity_of
-from models.errors import NotFound
-from store.alert_decisions import (
+from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, Label, Occurrence, Severity, severity_of
+from nextchar.models.errors import NotFound
+from nextchar.store.alert_decisions import (
     AlertDecisions,
     AlertFigures,
     Decision,
     Suppression,
     suppressed_until,
 )
-from store.alert_recording import (
+from nextchar.store.alert_recording import (
     ALERT,
     ALERTS,
     ALERTS_OF_MODEL,
@@ -33,9 +34,9 @@ from store.alert_recording import (
     StreamEntries,
     record,
 )
-from store.blobs import Blobs
-from store.ids import is_id
-from store.records import ImmutableRecord
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import is_id
+from nextchar.store.records import ImmutableRecord
 
 AlertState = Literal["open", "acknowledged", "suppressed"]
 

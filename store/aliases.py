@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from models.errors import Conflict, InvalidInput, NotFound, Unavailable
-from store.blobs import Blobs
-from store.ids import check_name
-from store.records import ImmutableRecord
+from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import check_name
+from nextchar.store.records import ImmutableRecord
 
 log = logging.getLogger("nextchar.store")
 

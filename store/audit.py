@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from models.errors import InvalidInput
-from store.blobs import Blobs
-from store.ids import is_id, new_id, time_of_id
-from store.records import ImmutableRecord
+from nextchar.models.errors import InvalidInput
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import is_id, new_id, time_of_id
+from nextchar.store.records import ImmutableRecord
 
 MAX_READ = 5_000
 """The most entries that one call reads to find those about something."""

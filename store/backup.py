@@ -39,11 +39,11 @@ from typing import IO, Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from models.errors import Conflict, InvalidInput
-from store.batches import Batch, BatchStatus
-from store.blobs import Blobs
-from store.models import Models, model_id_in, tombstone_path
-from store.redis_keys import from_json, read_key, to_json, write_key
+from nextchar.models.errors import Conflict, InvalidInput
+from nextchar.store.batches import Batch, BatchStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.models import Models, model_id_in, tombstone_path
+from nextchar.store.redis_keys import from_json, read_key, to_json, write_key
 
 FORMAT_VERSION = 2
 _DUMPS_VERSION = 1  # keys of Redis as results of DUMP, which only a server at least as new can restore

@@ -24,12 +24,12 @@ from pydantic import Field
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.errors import Conflict, NotFound, Unavailable
-from models.record_errors import UPGRADE, is_of_newer_version
-from store import lease
-from store.blobs import Blobs
-from store.ids import is_id, new_id
-from store.records import ImmutableRecord
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.record_errors import UPGRADE, is_of_newer_version
+from nextchar.store import lease
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import is_id, new_id
+from nextchar.store.records import ImmutableRecord
 
 LEASE_S = 10
 """A process that has not renewed its lease for this long counts as dead."""

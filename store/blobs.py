@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.errors import StorageFull, Unavailable
+from nextchar.models.errors import StorageFull, Unavailable
 
 CHUNK_BYTES = 1 << 20
 """The size of the chunks in which objects are read and written."""

@@ -4,7 +4,7 @@
 
 A *rolling* calibration is what ingested lines have made of another one: `rolling` of the default,
 `rolling-<name>` of a named one. Its record also has the sample of lines that it was made from and what each
-rebuild did (`models.anomaly.rolling`).
+rebuild did (`nextchar.models.anomaly.rolling`).
 
 The calibration that is made with a model, on the lines of its held-out text, is a file of the model and is
 called `validation`. A call without a name uses `default` if it exists, else `validation`.
@@ -19,15 +19,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_format import MAX_BYTES, dump, load
-from models.anomaly.rolling import Rebuild
-from models.anomaly.rolling_format import dump_sample, load_sample
-from models.anomaly.score_sample import ScoreSample
-from models.errors import Conflict, NotFound, Unavailable
-from models.saved_model import SavedModel
-from store.blobs import Blobs
-from store.ids import check_name
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration_format import MAX_BYTES, dump, load
+from nextchar.models.anomaly.rolling import Rebuild
+from nextchar.models.anomaly.rolling_format import dump_sample, load_sample
+from nextchar.models.anomaly.score_sample import ScoreSample
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import check_name
 
 MODEL_FILE = "calibration.json"
 """The file of a saved model that holds its own calibration."""

@@ -2,8 +2,8 @@
 
     corpora/<id>/corpus.json   the record; written last, so the text is complete if it exists
     corpora/<id>/text          the bytes as uploaded (decompressed)
-    corpus_names/…             the names and their versions: see `store.corpus_names`
-    corpus_owners/<id>/…       who uploaded it: see `store.corpus_owners`
+    corpus_names/…             the names and their versions: see `nextchar.store.corpus_names`
+    corpus_owners/<id>/…       who uploaded it: see `nextchar.store.corpus_owners`
     corpus_kinds/<id>/key-<…>  the kind that a key limited to models has chosen for it
 
 Characters are counted after NFC; the stored text is not changed. Data that is not UTF-8 can be uploaded with
@@ -19,17 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from models.errors import DomainError, NotFound, StorageFull, Unavailable
-from models.record_errors import UPGRADE, is_of_newer_version
-from models.text.kind_detection import TextKind
-from models.text.vocabulary import Alphabet
-from store.blobs import Blobs
-from store.corpus import Corpus, dump_corpus, load_corpus
-from store.corpus_names import CorpusNames
-from store.corpus_owners import CorpusOwners
-from store.corpus_text import chunks_of, cut, damaged, decoded, normalized, verified
-from store.corpus_upload import Upload
-from store.ids import check_name, is_id
+from nextchar.models.errors import DomainError, NotFound, StorageFull, Unavailable
+from nextchar.models.record_errors import UPGRADE, is_of_newer_version
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpus import Corpus, dump_corpus, load_corpus
+from nextchar.store.corpus_names import CorpusNames
+from nextchar.store.corpus_owners import CorpusOwners
+from nextchar.store.corpus_text import chunks_of, cut, damaged, decoded, normalized, verified
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.ids import check_name, is_id
 
 _DAY_S = 86400.0
 _STREAM_BYTES = 1 << 20

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from models.text.kind_detection import TextKind
-from store.corpus_names import reference_of
-from store.corpus_statistics import Encoding
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.store.corpus_names import reference_of
+from nextchar.store.corpus_statistics import Encoding
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from models.errors import InvalidInput
-from store.blobs import Blobs
-from store.ids import check_name, is_id
+from nextchar.models.errors import InvalidInput
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import check_name, is_id
 
 _DELETED = b"deleted"
 _MAX_DIGITS = 9

@@ -9,7 +9,7 @@ key, or before owners were recorded; when a key uploads it again, it gets that k
 
 import time
 
-from store.blobs import Blobs
+from nextchar.store.blobs import Blobs
 
 _UNKNOWN = "unknown"
 

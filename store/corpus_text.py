@@ -7,9 +7,9 @@ import codecs
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from models.errors import Unavailable
-from models.text.vocabulary import Normalizer, last_normalization_boundary, normalize
-from store.corpus import Corpus
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.vocabulary import Normalizer, last_normalization_boundary, normalize
+from nextchar.store.corpus import Corpus
 
 _MAX_LINE_BYTES = 1 << 24  # in a chunk of whole lines
 

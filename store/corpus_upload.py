@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import IO, Self
 
-from models.errors import InvalidInput, TooLarge
-from store.blobs import domain_errors
-from store.corpus import Corpus
-from store.corpus_statistics import CorpusStatistics, Encoding
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.store.blobs import domain_errors
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import CorpusStatistics, Encoding
 
 
 class Upload:

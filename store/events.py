@@ -18,12 +18,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from models.errors import NotFound, Unavailable
-from models.saved_model import parse_card
-from store.aliases import parse_move
-from store.blobs import Blobs
-from store.jobs import Job, Jobs, JobStatus
-from store.models import Models, deleted_at, model_id_in
+from nextchar.models.errors import NotFound, Unavailable
+from nextchar.models.saved_model import parse_card
+from nextchar.store.aliases import parse_move
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import Job, Jobs, JobStatus
+from nextchar.store.models import Models, deleted_at, model_id_in
 
 log = logging.getLogger("nextchar.store")
 

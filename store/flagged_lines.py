@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from redis import Redis
 
-from store.ingest_keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
+from nextchar.store.ingest_keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
 
 MAX_FLAGGED_BYTES = 16 << 20
 """Memory of the flagged lines of all models that live views can still read."""

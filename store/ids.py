@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 
-from models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Names given by users, which appear in URLs, in paths and before an @."""

@@ -4,17 +4,17 @@
 
 A change creates the next file, which succeeds for one of several writers; the others retry. The files before
 it stay as the history. Settings belong to the model's name, and follow its last version
-(`store.model_alerts`).
+(`nextchar.store.model_alerts`).
 """
 
 import contextlib
 import threading
 import time
 
-from models.errors import Conflict
-from store.blobs import Blobs
-from store.ingest_records import Recalibrate
-from store.records import ImmutableRecord, read_record
+from nextchar.models.errors import Conflict
+from nextchar.store.blobs import Blobs
+from nextchar.store.ingest_records import Recalibrate
+from nextchar.store.records import ImmutableRecord, read_record
 
 _CACHE_S = 2.0  # a change by another process is visible after this long
 _MAX_ATTEMPTS = 10

@@ -1,9 +1,9 @@
 """Lines that agents have sent and that wait to be scored: a Redis stream per model, read by a consumer group.
 
-Its keys are listed in `store.ingest_keys`. A request's lines are added by one script, so that all or none
-are accepted, and `accept` returns when they are in the append-only file on disk. An entry is deleted by the
-same script that records its result (`store.alert_recording`, or `acknowledge` for lines that are not
-flagged); until then it is delivered again if its consumer dies. So each line is recorded once.
+Its keys are listed in `nextchar.store.ingest_keys`. A request's lines are added by one script, so that all or
+none are accepted, and `accept` returns when they are in the append-only file on disk. An entry is deleted by
+the same script that records its result (`nextchar.store.alert_recording`, or `acknowledge` for lines that are
+not flagged); until then it is delivered again if its consumer dies. So each line is recorded once.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from models.errors import Busy, Conflict, TooLarge, Unavailable
-from store.flagged_lines import FlaggedLines
-from store.ingest_keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
-from store.ingest_records import (
+from nextchar.models.errors import Busy, Conflict, TooLarge, Unavailable
+from nextchar.store.flagged_lines import FlaggedLines
+from nextchar.store.ingest_keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
+from nextchar.store.ingest_records import (
     COUNTERS,
     Accepted,
     Batch,
@@ -29,7 +29,7 @@ from store.ingest_records import (
     LineMeta,
     Request,
 )
-from store.recent_lines import RecentLines
+from nextchar.store.recent_lines import RecentLines
 
 GROUP = "scoring"
 """The consumer group."""

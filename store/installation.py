@@ -23,12 +23,12 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.errors import DomainError, Unavailable
-from models.record_errors import load_record
-from store.blobs import Blobs, StorageRefused
-from store.logs import configure_logging
-from store.open_blobs import is_object_store, open_blobs
-from store.settings import StoreSettings
+from nextchar.models.errors import DomainError, Unavailable
+from nextchar.models.record_errors import load_record
+from nextchar.store.blobs import Blobs, StorageRefused
+from nextchar.store.logs import configure_logging
+from nextchar.store.open_blobs import is_object_store, open_blobs
+from nextchar.store.settings import StoreSettings
 
 log = logging.getLogger("nextchar.store")
 

@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from models.auto_preset import Candidate
-from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
-from models.errors import Conflict, NotFound, Unavailable
-from models.record_errors import UPGRADE, is_of_newer_version
-from models.text.kind_detection import Purpose, TextKind
-from models.text.vocabulary import Alphabet
-from store.blobs import Blobs
-from store.ids import is_id, new_id
-from store.records import ImmutableRecord
+from nextchar.models.auto_preset import Candidate
+from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.record_errors import UPGRADE, is_of_newer_version
+from nextchar.models.text.kind_detection import Purpose, TextKind
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import is_id, new_id
+from nextchar.store.records import ImmutableRecord
 
 
 class JobStatus(StrEnum):

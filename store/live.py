@@ -20,9 +20,9 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from redis import Redis
 
-from models.record_errors import load_record
-from store import lease
-from store.blobs import Blobs
+from nextchar.models.record_errors import load_record
+from nextchar.store import lease
+from nextchar.store.blobs import Blobs
 
 StopRequest = Literal["cancel", "cancel_keep_best", "pause"]
 

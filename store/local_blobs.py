@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from models.errors import Unavailable
-from store.blobs import CHUNK_BYTES, Blobs, domain_errors
+from nextchar.models.errors import Unavailable
+from nextchar.store.blobs import CHUNK_BYTES, Blobs, domain_errors
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TEMPORARY = ".tmp"

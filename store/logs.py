@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from store import tracing
-from store.settings import StoreSettings
+from nextchar.store import tracing
+from nextchar.store.settings import StoreSettings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the HTTP request that the current task or thread serves."""

@@ -4,9 +4,9 @@ While a name has a version, they stay with it. Both steps can be repeated, so th
 completes what a killed process has begun.
 """
 
-from store.alerts import Alerts
-from store.ingest_settings import IngestSettings
-from store.models import Models
+from nextchar.store.alerts import Alerts
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.models import Models
 
 
 def follow_model(models: Models, alerts: Alerts, settings: IngestSettings, name: str) -> bool:

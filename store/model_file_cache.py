@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from store.open_blobs import is_object_store
-from store.settings import StoreSettings
+from nextchar.store.open_blobs import is_object_store
+from nextchar.store.settings import StoreSettings
 
 log = logging.getLogger("nextchar.store")
 

@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
-from models.record_errors import load_record
-from models.saved_model import Card, SavedModel, parse_card
-from store.aliases import Aliases
-from store.blobs import Blobs, read_limited
-from store.ids import check_name
-from store.jobs import STORAGE_CODES
-from store.model_file_cache import ModelFileCache
+from nextchar.models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
+from nextchar.models.record_errors import load_record
+from nextchar.models.saved_model import Card, SavedModel, parse_card
+from nextchar.store.aliases import Aliases
+from nextchar.store.blobs import Blobs, read_limited
+from nextchar.store.ids import check_name
+from nextchar.store.jobs import STORAGE_CODES
+from nextchar.store.model_file_cache import ModelFileCache
 
 log = logging.getLogger("nextchar.store")
 

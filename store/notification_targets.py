@@ -15,12 +15,12 @@ from typing import Literal
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.anomaly.alerts import SEVERITIES, Severity
-from models.errors import NotFound
-from store.blobs import Blobs
-from store.events import ALERT_EVENTS, EventType
-from store.ids import is_id, new_id
-from store.records import ImmutableRecord, read_record
+from nextchar.models.anomaly.alerts import SEVERITIES, Severity
+from nextchar.models.errors import NotFound
+from nextchar.store.blobs import Blobs
+from nextchar.store.events import ALERT_EVENTS, EventType
+from nextchar.store.ids import is_id, new_id
+from nextchar.store.records import ImmutableRecord, read_record
 
 TargetKind = Literal["webhook", "alertmanager"]
 

@@ -29,9 +29,9 @@ from typing import Any, cast
 
 from redis import Redis
 
-from models.errors import NotFound
-from store import lease
-from store.ids import is_id, new_id
+from nextchar.models.errors import NotFound
+from nextchar.store import lease
+from nextchar.store.ids import is_id, new_id
 
 LEASE_S = 60
 """A process that has not renewed its lease for this long lets another one send."""

@@ -32,9 +32,9 @@ from obstore.exceptions import (
 )
 from obstore.store import MemoryStore, ObjectStore
 
-from models.errors import Unavailable
-from store.blobs import CHUNK_BYTES, Blobs, StorageRefused
-from store.object_errors import (
+from nextchar.models.errors import Unavailable
+from nextchar.store.blobs import CHUNK_BYTES, Blobs, StorageRefused
+from nextchar.store.object_errors import (
     NO_COPY_ONCE,
     NO_CREATE_ONCE,
     domain_error,
@@ -43,7 +43,7 @@ from store.object_errors import (
     refusal,
     unavailable,
 )
-from store.object_store import MAX_PAUSE_S, RetryLimits, open_store
+from nextchar.store.object_store import MAX_PAUSE_S, RetryLimits, open_store
 
 PART_BYTES = 5 << 20
 """Size of the parts of an upload; the smallest that S3 allows."""

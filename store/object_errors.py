@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from obstore.exceptions import BaseError
 
-from models.errors import Unavailable
-from store.blobs import as_domain_error
+from nextchar.models.errors import Unavailable
+from nextchar.store.blobs import as_domain_error
 
 NO_CREATE_ONCE = (
     "the store ignores If-None-Match, so two processes could overwrite each other's records; use a store with"

@@ -4,8 +4,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from store.blobs import Blobs
-from store.local_blobs import LocalBlobs
+from nextchar.store.blobs import Blobs
+from nextchar.store.local_blobs import LocalBlobs
 
 
 def is_object_store(url: str) -> bool:
@@ -15,7 +15,7 @@ def is_object_store(url: str) -> bool:
 
 def is_known_url(url: str) -> bool:
     """Return whether `url` is of a kind of object store that can be opened, by its scheme alone."""
-    from store.object_store import SCHEMES
+    from nextchar.store.object_store import SCHEMES
 
     return urlsplit(url).scheme in SCHEMES
 
@@ -27,6 +27,6 @@ def open_blobs(url: str) -> Blobs:
     """
     if url.startswith("file://"):
         return LocalBlobs(Path(url2pathname(urlsplit(url).path)))
-    from store.object_blobs import ObjectBlobs  # obstore's threads do not survive the worker's fork
+    from nextchar.store.object_blobs import ObjectBlobs  # obstore's threads do not survive the worker's fork
 
     return ObjectBlobs.at(url)

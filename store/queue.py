@@ -16,7 +16,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
 from rq.utils import utcparse
 
-from store.jobs import Job
+from nextchar.store.jobs import Job
 
 _SENT_KEY = "nextchar:queue:sent"
 
@@ -24,8 +24,8 @@ WORKER_SILENT_S = 45
 """A worker without a heartbeat for this long counts as dead. An idle worker sends one every 15 s."""
 
 QUEUE_NAME = "nextchar-training"
-TASK = __package__.removesuffix("store") + "worker.tasks.train"
-_TASK_NAMES = {"worker.tasks.train", "nextchar.worker.tasks.train"}  # in a checkout, and installed
+TASK = "nextchar.worker.tasks.train"
+_EARLIER_TASK = "worker.tasks.train"
 
 
 # KEYS: the queue; ARGV: messages in their new order. Those that a worker has taken meanwhile stay away, and
@@ -56,11 +56,11 @@ class AllowedJob(RQJob):
     def restore(self, raw_data: Any) -> Any:
         """Read the job's fields. Raises PermissionError for anything but a plain call of TASK.
 
-        A message sent by the other kind of install calls TASK of this one.
+        A message sent by a version whose packages had other names calls TASK of this one.
         """
         result = super().restore(raw_data)
         callbacks = (self._success_callback_name, self._failure_callback_name, self._stopped_callback_name)
-        if self.func_name in _TASK_NAMES:
+        if self.func_name == _EARLIER_TASK:
             self.func_name = TASK
         if self.func_name != TASK or self.instance is not None or any(callbacks):
             raise PermissionError(f"message {self.id} names a function that is not allowed")

@@ -6,7 +6,7 @@ from typing import cast
 
 from redis import Redis
 
-from store.ingest_keys import key
+from nextchar.store.ingest_keys import key
 
 MAX_RECENT_LINES = 1_000
 """Lines that are kept of each model."""

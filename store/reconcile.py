@@ -11,10 +11,10 @@ import time
 
 from redis.exceptions import RedisError
 
-from models.errors import Conflict, DomainError, StorageFull, Unavailable
-from store.jobs import Job, JobError, Jobs, JobStatus
-from store.live import EventLog, Live, add_message
-from store.queue import TrainingQueue
+from nextchar.models.errors import Conflict, DomainError, StorageFull, Unavailable
+from nextchar.store.jobs import Job, JobError, Jobs, JobStatus
+from nextchar.store.live import EventLog, Live, add_message
+from nextchar.store.queue import TrainingQueue
 
 log = logging.getLogger("nextchar.reconcile")
 

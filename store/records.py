@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from store.blobs import Blobs
+from nextchar.store.blobs import Blobs
 
 log = logging.getLogger("nextchar.store")
 

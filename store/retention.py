@@ -22,21 +22,21 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from models.errors import NotFound, StorageFull, Unavailable
-from models.record_errors import load_record
-from models.saved_model import Card, parse_card
-from store.alerts import Alerts
-from store.audit import Audit
-from store.batches import Batches
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus import Corpus
-from store.ids import time_of_id
-from store.ingest_settings import IngestSettings
-from store.jobs import Job, Jobs, JobStatus
-from store.model_alerts import follow_model
-from store.models import Models
-from store.recorded_prompts import RecordedPrompts
+from nextchar.models.errors import NotFound, StorageFull, Unavailable
+from nextchar.models.record_errors import load_record
+from nextchar.models.saved_model import Card, parse_card
+from nextchar.store.alerts import Alerts
+from nextchar.store.audit import Audit
+from nextchar.store.batches import Batches
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.ids import time_of_id
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.jobs import Job, Jobs, JobStatus
+from nextchar.store.model_alerts import follow_model
+from nextchar.store.models import Models
+from nextchar.store.recorded_prompts import RecordedPrompts
 
 log = logging.getLogger("nextchar.retention")
 

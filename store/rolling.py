@@ -18,8 +18,8 @@ from typing import Literal, cast
 
 from redis import Redis
 
-from models.anomaly.score_sample import AlertReference, ObservedScore
-from store import lease
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore
+from nextchar.store import lease
 
 Outcome = Literal["rebuilt", "held"]
 """`held`: the calibration stays as it was, because the lines have drifted. Both names are in metrics."""

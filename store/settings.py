@@ -12,9 +12,9 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.kernels.instruction_sets import check_level
-from models.validation_errors import requirement
-from store import tracing
+from nextchar.models.kernels.instruction_sets import check_level
+from nextchar.models.validation_errors import requirement
+from nextchar.store import tracing
 
 
 class StoreSettings(BaseSettings):

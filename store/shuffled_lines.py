@@ -15,10 +15,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import MINIMUM_CHARACTERS
-from models.errors import InvalidInput
-from store.blobs import domain_errors
-from store.temporary import temporary_file
+from nextchar.models.config import MINIMUM_CHARACTERS
+from nextchar.models.errors import InvalidInput
+from nextchar.store.blobs import domain_errors
+from nextchar.store.temporary import temporary_file
 
 _PART_BYTES = 8_000_000  # expected of each file, whose lines are shuffled in memory
 _MAX_PARTS = 250  # open files; of 100 GB of text each has 400 MB, and shuffling takes three times that

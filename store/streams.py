@@ -33,8 +33,8 @@ from redis import Redis
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
-from models.errors import Conflict
-from store import lease
+from nextchar.models.errors import Conflict
+from nextchar.store import lease
 
 TTL_S = 86_400
 """Time from the last call until a stream is deleted."""

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from store.blobs import domain_errors
+from nextchar.store.blobs import domain_errors
 
 
 def temporary_file(folder: Path | None = None) -> IO[bytes]:

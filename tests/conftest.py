@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis
 
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
-from launcher.supervised_process import SupervisedProcess
-from launcher.valkey import EmbeddedValkey
-from models.kernels.compile_cache import use_cache_folder
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
+from nextchar.launcher.supervised_process import SupervisedProcess
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.kernels.compile_cache import use_cache_folder
 from tests.s3_server import S3Server
 
 # A machine that does other work is no fault of the code.

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from app.keys import new_key
-from app.settings import ApiSettings
-from models.kernels import compile_cache
+from nextchar.app.keys import new_key
+from nextchar.app.settings import ApiSettings
+from nextchar.models.kernels import compile_cache
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ["redis", "api", "worker"]

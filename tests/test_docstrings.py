@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"app": ROOT, "benchmarks": ROOT, "launcher": ROOT, "models": ROOT, "store": ROOT, "worker": ROOT}
-FOLDERS["nextchar"] = ROOT / "clients" / "python"
+FOLDERS = {f"nextchar.{name}": ROOT / name for name in ("app", "launcher", "models", "store", "worker")} | {
+    "benchmarks": ROOT / "benchmarks",
+    "nextchar": ROOT / "clients" / "python" / "nextchar",
+}
 
 
 def modules_with_examples() -> list[str]:
     """Return the names of the modules whose docstrings have examples."""
     return [
-        ".".join(path.relative_to(root).with_suffix("").parts)
-        for folder, root in FOLDERS.items()
-        for path in sorted((root / folder).rglob("*.py"))
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
+        for package, folder in FOLDERS.items()
+        for path in sorted(folder.rglob("*.py"))
         if ">>> " in path.read_text()
     ]
 

@@ -12,18 +12,22 @@ TRAINING = {"tensorflow", "keras", "onnx"}
 
 
 def _loaded_by(module: str) -> set[str]:
-    script = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    """Return the names of the packages that importing a module loads, and of those inside nextchar."""
+    script = f"""
+import sys, {module}
+print(*{{name.removeprefix("nextchar.").partition(".")[0] for name in sys.modules}})
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["app.main", "worker.main", "worker.tasks"])
+@pytest.mark.parametrize("module", ["nextchar.app.main", "nextchar.worker.main", "nextchar.worker.tasks"])
 def test_what_sends_traces_is_loaded_only_if_they_are_on(module: str) -> None:
     script = f"""
 import sys, {module}
-from store import tracing
+from nextchar.store import tracing
 tracing.start("test")
 with tracing.span("nothing"):
     assert tracing.traceparent() is None
@@ -38,13 +42,13 @@ assert [name for name in sys.modules if name.startswith(forbidden)] == []
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("app.main", TRAINING | {"worker", "launcher", "nextchar"}),
-        ("worker.main", TRAINING | {"app", "launcher", "nextchar"}),
-        ("worker.pipeline", {"tensorflow", "keras", "app", "launcher", "nextchar"}),
-        ("launcher.stack", TRAINING | {"worker"}),
-        ("models.runtime.engine", TRAINING | {"app", "worker", "store", "fastapi", "redis"}),
-        ("models.architectures.stateful_lstm", {"app", "worker", "store", "fastapi", "redis"}),
-        ("store.reconcile", TRAINING | {"app", "worker", "fastapi"}),
+        ("nextchar.app.main", TRAINING | {"worker", "launcher", "client", "cli"}),
+        ("nextchar.worker.main", TRAINING | {"app", "launcher", "client", "cli"}),
+        ("nextchar.worker.pipeline", {"tensorflow", "keras", "app", "launcher", "client", "cli"}),
+        ("nextchar.launcher.stack", TRAINING | {"worker"}),
+        ("nextchar.models.runtime.engine", TRAINING | {"app", "worker", "store", "fastapi", "redis"}),
+        ("nextchar.models.architectures.stateful_lstm", {"app", "worker", "store", "fastapi", "redis"}),
+        ("nextchar.store.reconcile", TRAINING | {"app", "worker", "fastapi"}),
         ("nextchar.cli.main", TRAINING | {"app", "worker", "store", "models", "launcher"}),
     ],
 )

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 import nextchar
-from models.anomaly.scorer import Scorer
-from models.saved_model import SavedModel
-from models.text import mask_values
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.saved_model import SavedModel
+from nextchar.models.text import mask_values
 from tests.malformed_values import MALFORMED, MASKS, WELL_FORMED, log
 
 

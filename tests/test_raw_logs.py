@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from benchmarks.raw_logs import measure
-from launcher.stack import Stack
+from nextchar.launcher.stack import Stack
 from tests.logs import LOGS
 
 _RECIPE = {"preset": "tiny", "network": {"units": 64}, "budget": {"steps": 40}}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from launcher.stack import Stack
 from nextchar import Client
+from nextchar.launcher.stack import Stack
 from nextchar.types import FINAL_STATUSES
 from tests.docs.blocks import ROOT, Block, blocks, run
 from tests.waiting import eventually

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.text.masks import Masks
+from nextchar.models.text.masks import Masks
 
 _SAMPLE_CHARACTERS = 100_000
 _MIN_LINES = 50

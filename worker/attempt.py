@@ -9,29 +9,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from models.errors import Conflict, DomainError
-from models.kernels.compile_cache import machine_folder
-from models.machine import is_out_of_memory, peak_memory_bytes
-from models.saved_model import Card
-from store import tracing
-from store.background import BackgroundLoop
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
-from store.live import AttemptOutcome, EventLog, Live
-from store.model_file_cache import ModelFileCache
-from store.models import Models
-from worker.checkpoints import MAX_SAVING_FRACTION, Checkpoint, Checkpoints
-from worker.hooks import Hooks, StopReason
-from worker.job_events import JobEvents, try_redis
-from worker.main import STOP_SIGNAL
-from worker.settings import WorkerSettings
-from worker.storage_errors import ScratchFull, storage_problem
+from nextchar.models.errors import Conflict, DomainError
+from nextchar.models.kernels.compile_cache import machine_folder
+from nextchar.models.machine import is_out_of_memory, peak_memory_bytes
+from nextchar.models.saved_model import Card
+from nextchar.store import tracing
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
+from nextchar.store.live import AttemptOutcome, EventLog, Live
+from nextchar.store.model_file_cache import ModelFileCache
+from nextchar.store.models import Models
+from nextchar.worker.checkpoints import MAX_SAVING_FRACTION, Checkpoint, Checkpoints
+from nextchar.worker.hooks import Hooks, StopReason
+from nextchar.worker.job_events import JobEvents, try_redis
+from nextchar.worker.main import STOP_SIGNAL
+from nextchar.worker.settings import WorkerSettings
+from nextchar.worker.storage_errors import ScratchFull, storage_problem
 
 if TYPE_CHECKING:  # heavy
     from opentelemetry.trace import Span
 
-    from worker.pipeline import Outcome
+    from nextchar.worker.pipeline import Outcome
 
 log = logging.getLogger("nextchar.worker")
 
@@ -150,7 +150,7 @@ class Attempt:
             self._finish(status, model=card.reference)
 
     def _outcome(self, resume: Checkpoint | None) -> "Outcome":
-        from worker.pipeline import train_model  # takes half a second
+        from nextchar.worker.pipeline import train_model  # takes half a second
 
         return train_model(
             self.job,

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.auto_preset import Candidate, Choice, choose
-from models.machine import is_out_of_memory
-from worker.mixing import SecondText
-from worker.pacing import Clock, seconds_per_step
-from worker.prepared_text import Text
-from worker.settings import PrecisionSetting
-from worker.training import prepare
+from nextchar.models.auto_preset import Candidate, Choice, choose
+from nextchar.models.machine import is_out_of_memory
+from nextchar.worker.mixing import SecondText
+from nextchar.worker.pacing import Clock, seconds_per_step
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.settings import PrecisionSetting
+from nextchar.worker.training import prepare
 
 _BUDGET_S = 15.0  # measure as for this budget: 0.3 seconds, and at least three steps
 
@@ -28,8 +28,8 @@ def choose_preset(
 ) -> Choice:
     """Return the choice among candidates, whose budgets are in seconds, by their measured seconds per step.
 
-    The other arguments are those of `worker.training.fit`. A large network is measured only if the smaller
-    ones are fast enough, and not chosen if it does not fit in memory.
+    The other arguments are those of `nextchar.worker.training.fit`. A large network is measured only if the
+    smaller ones are fast enough, and not chosen if it does not fit in memory.
     """
 
     def measure(candidate: Candidate) -> float:

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from models.report import Report
-from models.text.ngram import NgramModel
-from models.text.vocabulary import Vocabulary
-from worker.prepared_text import Ids
+from nextchar.models.report import Report
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker.prepared_text import Ids
 
 NGRAM_ORDERS = 6
 """n-gram models are measured with contexts of 0 to 5 characters."""

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.anomaly.calibration import MIN_LINES, Calibration
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.experts import with_ngram_and_templates
-from models.anomaly.precision import higher
-from models.runtime.session import StepNetwork
-from models.runtime.surprisal import LineSurprisal, line_surprisal
-from models.text import ngram_file, templates_file
-from models.text.template_tree import MAX_TEMPLATES
-from store.calibrations import MODEL_FILE, validation_file
-from worker.prepared_text import Text
+from nextchar.models.anomaly.calibration import MIN_LINES, Calibration
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.experts import with_ngram_and_templates
+from nextchar.models.anomaly.precision import higher
+from nextchar.models.runtime.session import StepNetwork
+from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
+from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text.template_tree import MAX_TEMPLATES
+from nextchar.store.calibrations import MODEL_FILE, validation_file
+from nextchar.worker.prepared_text import Text
 
 WANTED_LINES = 500
 """If fewer lines are held out, lines of the training text are added."""

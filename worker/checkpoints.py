@@ -21,9 +21,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.array_file import read_arrays
-from store.blobs import Blobs, domain_errors
-from store.temporary import temporary_file
+from nextchar.models.text.array_file import read_arrays
+from nextchar.store.blobs import Blobs, domain_errors
+from nextchar.store.temporary import temporary_file
 
 _DIGEST_BYTES = 32
 _KEEP = 2

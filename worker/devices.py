@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from models.architectures import architecture
-from models.architectures.spec import Trainable, TrainingStep
-from models.config import NetworkConfig, TrainingConfig
-from worker.settings import Precision
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.spec import Trainable, TrainingStep
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.worker.settings import Precision
 
 # TensorFlow reads these when it is imported: one thread per XLA program, and no notices.
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
@@ -46,7 +46,7 @@ def network_and_step(
         network = kind.build(config, frequencies, seed=seed)
         return network, kind.step(network, training, rows=rows)
     if devices := gpus():
-        from worker.distributed import DistributedStep
+        from nextchar.worker.distributed import DistributedStep
 
         step = DistributedStep(
             lambda: kind.build(config, frequencies, seed=seed),
@@ -57,12 +57,12 @@ def network_and_step(
         )
         return step.network, step
     if kind.build_for_kernels:
-        from worker.kernel_step import KernelStep  # compiles kernels
+        from nextchar.worker.kernel_step import KernelStep  # compiles kernels
 
         lstm = kind.build_for_kernels(config, frequencies, seed=seed)
         dtype = "bfloat16" if precision == "mixed" else "float32"
         return lstm, KernelStep(lstm, training, rows=rows, cores=cores, dtype=dtype)
-    from worker.replicas import ReplicatedStep
+    from nextchar.worker.replicas import ReplicatedStep
 
     network = kind.build(config, frequencies, seed=seed)
     return network, ReplicatedStep(network, training, rows=rows, cores=cores)

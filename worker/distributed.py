@@ -8,7 +8,7 @@ In mixed precision the products are in float16, weights and optimizer in float32
 that small gradients do not underflow (Micikevicius et al., "Mixed Precision Training", 2018). For bfloat16
 TensorFlow's cuDNN LSTM would compute in float32.
 
-Checkpoints have the arrays of `worker.replicas`, so a job can move between GPUs and CPUs.
+Checkpoints have the arrays of `nextchar.worker.replicas`, so a job can move between GPUs and CPUs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.architectures.spec import Differentiable
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.config import TrainingConfig
-from worker import preconditioner
-from worker.preconditioner import Preconditioner
-from worker.replicas import SplitStep, adamw, mean_loss
-from worker.rows import replicas_of
+from nextchar.models.architectures.spec import Differentiable
+from nextchar.models.architectures.stateful_lstm import StatefulLSTM
+from nextchar.models.config import TrainingConfig
+from nextchar.worker import preconditioner
+from nextchar.worker.preconditioner import Preconditioner
+from nextchar.worker.replicas import SplitStep, adamw, mean_loss
+from nextchar.worker.rows import replicas_of
 
 _MIXED = "mixed_float16"
 _LOSS_SCALE = "loss_scale"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.errors import InvalidInput
-from worker.run_state import RunState
+from nextchar.models.errors import InvalidInput
+from nextchar.worker.run_state import RunState
 
 MAX_RETRIES = 3
 

@@ -6,8 +6,8 @@ The rule and what it is worth are in docs/engineering/training-recipes.md#early-
 import statistics
 from dataclasses import dataclass
 
-from worker.run_state import RunState
-from worker.schedule import Schedule
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule
 
 PATIENCE = (
     4  # evaluations in a row without a new best, and in each median; a fifth of a run with all evaluations

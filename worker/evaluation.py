@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.mixture_arguments import Experts
-from models.runtime.decoding import log_softmax
-from models.runtime.mixture import mix_logits
-from models.runtime.session import Logits, StepNetwork
-from models.runtime.surprisal import SLICE_LOGITS
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
-from worker.prepared_text import Ids
+from nextchar.models.kernels.mixture_arguments import Experts
+from nextchar.models.runtime.decoding import log_softmax
+from nextchar.models.runtime.mixture import mix_logits
+from nextchar.models.runtime.session import Logits, StepNetwork
+from nextchar.models.runtime.surprisal import SLICE_LOGITS
+from nextchar.models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
+from nextchar.worker.prepared_text import Ids
 
 _MAX_STEPS = 64  # whose logits are in memory at once
 _ROWS = 64  # read in parallel by default

@@ -3,18 +3,18 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.spec import Trainable
-from models.runtime.session import Network
-from worker.evaluation import bits_per_character, sample
-from worker.export import graph_of
-from worker.prepared_text import Text
-from worker.run_state import RunState
+from nextchar.models.architectures.spec import Trainable
+from nextchar.models.runtime.session import Network
+from nextchar.worker.evaluation import bits_per_character, sample
+from nextchar.worker.export import graph_of
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.run_state import RunState
 
 PATIENCE = 2  # evaluations in a row without a new best: the network overfits
 
 _SAMPLE_CHARACTERS = 240
 _THREADS = 2
-_ROWS, _WARM_UP = 32, 64  # see worker.evaluation
+_ROWS, _WARM_UP = 32, 64  # see nextchar.worker.evaluation
 
 
 class Evaluator:

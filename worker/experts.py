@@ -4,18 +4,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
+from nextchar.models.kernels.mixture_arguments import (
     ALL_BOOSTS_PRECISION,
     BOOST_PRECISION,
     MATCH_BOOSTS,
     Experts,
 )
-from models.runtime import mixture
-from models.runtime.session import Check, SharedNetwork, StepNetwork, no_check
-from worker.evaluation import bits_by_expert
-from worker.mixture_weights import default_adaptation, default_weights, learned_weights
-from worker.prepared_text import Text
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.session import Check, SharedNetwork, StepNetwork, no_check
+from nextchar.worker.evaluation import bits_by_expert
+from nextchar.worker.mixture_weights import default_adaptation, default_weights, learned_weights
+from nextchar.worker.prepared_text import Text
 
 _WARM_UP_CHARACTERS = 2000  # read before each row of the held-out text
 _MIN_ROW_CHARACTERS = 4096  # a mixture adapts to its row

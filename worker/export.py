@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 from typing import cast
 
-from models.architectures import architecture
-from models.architectures.kernel_lstm import KernelLSTM
-from models.architectures.onnx_graph import quantize, stateful_lstm_weights
-from models.architectures.spec import Differentiable, Trainable
-from models.runtime.int8_file import quantize_lstm
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.architectures.onnx_graph import quantize, stateful_lstm_weights
+from nextchar.models.architectures.spec import Differentiable, Trainable
+from nextchar.models.runtime.int8_file import quantize_lstm
 
 
 def graph_of(network: Trainable) -> bytes:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models.errors import InvalidInput
-from store.jobs import JobRequest
-from worker.checkpoints import Checkpoint
+from nextchar.models.errors import InvalidInput
+from nextchar.store.jobs import JobRequest
+from nextchar.worker.checkpoints import Checkpoint
 
 StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
 

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from store.background import BackgroundLoop
-from store.jobs import Job
-from store.live import EventLog, Live
-from worker.event_files import FILE_NAME, LiveLog
-from worker.settings import WorkerSettings
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.jobs import Job
+from nextchar.store.live import EventLog, Live
+from nextchar.worker.event_files import FILE_NAME, LiveLog
+from nextchar.worker.settings import WorkerSettings
 
 log = logging.getLogger("nextchar.worker")
 

@@ -6,25 +6,25 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from models.auto_preset import describe
-from models.config import MINIMUM_CHARACTERS
-from models.errors import InvalidInput, NotFound
-from models.runtime.model_networks import FLOAT32_FILE
-from models.runtime.session import Check, no_check, open_network
-from models.text import mask_values
-from models.text.mask_values import MaskValues
-from models.text.masks import Masks
-from store.blobs import domain_errors
-from store.corpora import Corpora
-from store.corpus import Corpus
-from store.jobs import JobRequest
-from store.models import Models
-from store.shuffled_lines import ShuffledLines
-from worker import advice
-from worker.chunked_ids import CorpusChunks, narrowest_type
-from worker.mixing import SecondText
-from worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
-from worker.storage_errors import ScratchFull
+from nextchar.models.auto_preset import describe
+from nextchar.models.config import MINIMUM_CHARACTERS
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.models.runtime.model_networks import FLOAT32_FILE
+from nextchar.models.runtime.session import Check, no_check, open_network
+from nextchar.models.text import mask_values
+from nextchar.models.text.mask_values import MaskValues
+from nextchar.models.text.masks import Masks
+from nextchar.store.blobs import domain_errors
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.jobs import JobRequest
+from nextchar.store.models import Models
+from nextchar.store.shuffled_lines import ShuffledLines
+from nextchar.worker import advice
+from nextchar.worker.chunked_ids import CorpusChunks, narrowest_type
+from nextchar.worker.mixing import SecondText
+from nextchar.worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
+from nextchar.worker.storage_errors import ScratchFull
 
 _MIN_MASKING_S, _MASKING_S_PER_BYTE = 60.0, 1e-5  # ordinary masks take a thirtieth of it, or less
 _UTF8_BYTE_VALUES = 243  # bytes that occur in UTF-8

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import packed_arrays
-from models.kernels.lstm_weights import Floats
-from models.kernels.product_format import ProductFormat
-from worker.preconditioner import Preconditioner, is_observed, is_preconditioned
+from nextchar.models.kernels import packed_arrays
+from nextchar.models.kernels.lstm_weights import Floats
+from nextchar.models.kernels.product_format import ProductFormat
+from nextchar.worker.preconditioner import Preconditioner, is_observed, is_preconditioned
 
 Map = Callable[[Callable[[slice], None], Sequence[slice]], Iterable[None]]
 """Calls a function for each of some slices, perhaps at the same time."""

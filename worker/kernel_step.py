@@ -1,8 +1,8 @@
-"""An optimizer step of the LSTM networks on CPU cores, by the kernels of `models.kernels`.
+"""An optimizer step of the LSTM networks on CPU cores, by the kernels of `nextchar.models.kernels`.
 
 For products this small, libraries hardly use a second core. So each core computes the gradients of its share
 of the rows in a thread. They are averaged in a fixed order, so the result is the same bit for bit from run to
-run. The optimizer and the arrays of a checkpoint are those of `worker.replicas`.
+run. The optimizer and the arrays of a checkpoint are those of `nextchar.worker.replicas`.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.kernel_lstm import KernelLSTM
-from models.architectures.parameter import Parameter
-from models.config import TrainingConfig
-from models.kernels.adamw import adamw, average
-from models.kernels.lstm_weights import Floats, LSTMWeights
-from models.kernels.lstm_window import LSTMWindow, State
-from worker import preconditioner
-from worker.kernel_preconditioner import KernelPreconditioner, slices
-from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
-from worker.rows import replicas_of
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.architectures.parameter import Parameter
+from nextchar.models.config import TrainingConfig
+from nextchar.models.kernels.adamw import adamw, average
+from nextchar.models.kernels.lstm_weights import Floats, LSTMWeights
+from nextchar.models.kernels.lstm_window import LSTMWindow, State
+from nextchar.worker import preconditioner
+from nextchar.worker.kernel_preconditioner import KernelPreconditioner, slices
+from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
+from nextchar.worker.rows import replicas_of
 
 
 class KernelStep:

@@ -1,8 +1,8 @@
-"""The worker process: `python -m worker.main`.
+"""The worker process: `python -m nextchar.worker.main`.
 
 The parent receives messages and supervises the child that trains. It imports no TensorFlow and uses no object
 storage, because the child is forked and obstore's threads do not survive a fork. It compiles the kernels
-(`worker.warm_up`) before it takes a job.
+(`nextchar.worker.warm_up`) before it takes a job.
 
 If Redis does not work (unavailable, loading, full, read-only), the parent waits and the child keeps training.
 On SIGTERM or Ctrl-C the child saves a checkpoint and gives its job back to the queue; then both exit.
@@ -31,13 +31,13 @@ from rq.executions import Execution
 from rq.job import Job as RQJob
 from rq.worker import Worker
 
-from store import installation
-from store.live import Live
-from store.logs import configure_logging
-from store.open_blobs import is_object_store
-from store.queue import AllowedJob, rq_queue
-from worker.settings import WorkerSettings
-from worker.warm_up import warm_up
+from nextchar.store import installation
+from nextchar.store.live import Live
+from nextchar.store.logs import configure_logging
+from nextchar.store.open_blobs import is_object_store
+from nextchar.store.queue import AllowedJob, rq_queue
+from nextchar.worker.settings import WorkerSettings
+from nextchar.worker.warm_up import warm_up
 
 log = logging.getLogger("nextchar.worker")
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import report as schema
-from models.report import CopyCounts, Memorization, RepeatedContinuations, Verdict
-from models.runtime.decoding import Sampler, uniforms
-from models.runtime.requests import CompletionRequest
-from models.runtime.session import StepNetwork
-from worker.prepared_text import Ids
+from nextchar.models import report as schema
+from nextchar.models.report import CopyCounts, Memorization, RepeatedContinuations, Verdict
+from nextchar.models.runtime.decoding import Sampler, uniforms
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.session import StepNetwork
+from nextchar.worker.prepared_text import Ids
 
 Array = NDArray[np.int32]
 Rows = Sequence[Array] | Array  # separate texts: (R, N), or of unequal lengths

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import MixTargets
-from models.errors import InvalidInput
-from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
-from worker.prepared_text import Ids, Text
-from worker.rows import Rows
+from nextchar.models.config import MixTargets
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.session import State, StepNetwork
+from nextchar.models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from nextchar.worker.prepared_text import Ids, Text
+from nextchar.worker.rows import Rows
 
 _TEACHER_STATE = "mix/teacher_state"  # the array's name in a checkpoint
 

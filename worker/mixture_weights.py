@@ -1,4 +1,4 @@
-"""Learns the weights of a mixture (`models.kernels.mixture`) on held-out text.
+"""Learns the weights of a mixture (`nextchar.models.kernels.mixture`) on held-out text.
 
 Adam (Kingma and Ba 2015) on the mean surprisal of the first half of the held-out text, which the network was
 not trained on. A penalty draws the weights to their defaults, which matters for a short text.
@@ -7,7 +7,7 @@ not trained on. A penalty draws the weights to their defaults, which matters for
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
     ALL_BOOSTS_PRECISION,
     ALL_SETS_PRECISION,
@@ -27,8 +27,8 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.session import Check, StepNetwork, no_check
-from worker.prepared_text import Ids
+from nextchar.models.runtime.session import Check, StepNetwork, no_check
+from nextchar.worker.prepared_text import Ids
 
 _MAX_CHARACTERS = 40_000
 _MAX_LOGITS = 1 << 25  # 128 MB
@@ -124,7 +124,7 @@ def _logits(network: StepNetwork, lead: NDArray[np.int32], ids: NDArray[np.int32
 
 def _features(experts: Experts, lead: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the features (N, FEATURES) of the experts before each of ids (N,)."""
-    from models.kernels.mixture_training import collect_features
+    from nextchar.models.kernels.mixture_training import collect_features
 
     text = np.concatenate([lead, ids])
     state = np.zeros(STATE_COLUMNS, np.int32)
@@ -144,7 +144,7 @@ def _descend(
     fixed: NDArray[np.bool_],
     check: Check,
 ) -> Floats:
-    from models.kernels.mixture_training import add_gradients
+    from nextchar.models.kernels.mixture_training import add_gradients
 
     ngrams = experts[:3]
     weights = defaults.astype(np.float64)

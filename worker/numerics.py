@@ -10,18 +10,18 @@ nothing.
 import platform
 from dataclasses import dataclass, field
 
-from models.architectures import architecture
-from models.config import NetworkConfig
-from models.kernels.instruction_sets import available_levels
-from models.version import installed_version
-from worker.devices import gpus
-from worker.rows import replicas_of
-from worker.settings import Precision
+from nextchar.models.architectures import architecture
+from nextchar.models.config import NetworkConfig
+from nextchar.models.kernels.instruction_sets import available_levels
+from nextchar.models.version import installed_version
+from nextchar.worker.devices import gpus
+from nextchar.worker.rows import replicas_of
+from nextchar.worker.settings import Precision
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """What the last bits of some steps depend on; `models.report.Numerics` explains the fields.
+    """What the last bits of some steps depend on; `nextchar.models.report.Numerics` explains the fields.
 
     Equal ones give the same bits from the same checkpoint, on CPUs.
     """
@@ -69,7 +69,7 @@ def numerics_here(config: NetworkConfig, precision: Precision, *, rows: int, cor
 
 def _kernel(precision: Precision) -> tuple[str, str]:
     """Return the product and the variant of our own kernels."""
-    from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL  # imports numba
+    from nextchar.models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL  # imports numba
 
     if precision == "mixed" and BFLOAT16_KERNEL:
         return "bfloat16", BFLOAT16_KERNEL.name

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.architectures.spec import TrainingStep
-from worker.mixing import MixedRows
-from worker.rows import Rows
-from worker.run_state import EVALUATION_CHARACTERS, MAX_EVALUATIONS, RunState
-from worker.schedule import Schedule
+from nextchar.models.architectures.spec import TrainingStep
+from nextchar.worker.mixing import MixedRows
+from nextchar.worker.rows import Rows
+from nextchar.worker.run_state import EVALUATION_CHARACTERS, MAX_EVALUATIONS, RunState
+from nextchar.worker.schedule import Schedule
 
 MIN_EVALUATION_CHARACTERS = 10_000  # if a budget in seconds allows no more
 

@@ -9,25 +9,25 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
-from models.architectures.memory import count_parameters
-from models.errors import DomainError
-from models.machine import peak_memory_bytes
-from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
-from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
-from models.runtime.session import Check, CheckedNetwork, StepNetwork, no_check, open_network
-from models.saved_model import Card, describe_files
-from store import tracing
-from store.corpora import Corpora
-from store.jobs import Job, JobRequest
-from store.models import Models
-from worker.auto_preset import choose_preset
-from worker.calibration import anomaly_files
-from worker.checkpoints import Checkpoint
-from worker.evaluation import bits_per_character
-from worker.experts import Mixture, rows_to_judge
-from worker.export import int8_file, saved_files
-from worker.hooks import Hooks, PreparationCheck, Stopped, StopReason
-from worker.job_text import (
+from nextchar.models.architectures.memory import count_parameters
+from nextchar.models.errors import DomainError
+from nextchar.models.machine import peak_memory_bytes
+from nextchar.models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
+from nextchar.models.runtime.session import Check, CheckedNetwork, StepNetwork, no_check, open_network
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.store import tracing
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Job, JobRequest
+from nextchar.store.models import Models
+from nextchar.worker.auto_preset import choose_preset
+from nextchar.worker.calibration import anomaly_files
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.experts import Mixture, rows_to_judge
+from nextchar.worker.export import int8_file, saved_files
+from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason
+from nextchar.worker.job_text import (
     check_length,
     check_scratch,
     chunks_beyond_cache,
@@ -41,13 +41,13 @@ from worker.job_text import (
     second_text,
     unmasked_characters,
 )
-from worker.prepared_text import Text
-from worker.report import write_report
-from worker.settings import PrecisionSetting
-from worker.storage_errors import storage_problem
-from worker.trainer import Result
-from worker.training import fit
-from worker.warm_start import WarmStart
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.report import write_report
+from nextchar.worker.settings import PrecisionSetting
+from nextchar.worker.storage_errors import storage_problem
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
+from nextchar.worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def train_model(
     """Train the model of a job.
 
     `measurements` is the folder that keeps measurements of this machine. Ids of a corpus that take more than
-    `corpus_cache_bytes` are not written to `scratch` as a whole: see `worker.chunked_ids`. `events` are the
-    job's events for the report; the caller appends those of `hooks.event`.
+    `corpus_cache_bytes` are not written to `scratch` as a whole: see `nextchar.worker.chunked_ids`. `events`
+    are the job's events for the report; the caller appends those of `hooks.event`.
 
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.

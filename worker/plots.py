@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from models.report import Evaluation
+from nextchar.models.report import Evaluation
 
 _INK, _MUTED, _LINE, _BLUE, _ORANGE = "#1f2328", "#59636e", "#d1d9e0", "#0969da", "#bc4c00"
 _DARK = {_INK: "#f0f6fc", _MUTED: "#9198a1", _LINE: "#3d444d", _BLUE: "#4493f8", _ORANGE: "#f0883e"}

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from models.config import NetworkConfig
-from models.kernels.lstm_weights import LSTMShape, LSTMWeights
-from worker.settings import Precision
+from nextchar.models.config import NetworkConfig
+from nextchar.models.kernels.lstm_weights import LSTMShape, LSTMWeights
+from nextchar.worker.settings import Precision
 
 FILE_NAME = "precision.json"
 
@@ -54,10 +54,10 @@ def choose_precision(
 ) -> PrecisionChoice:
     """Return the faster precision on the CPU for B rows per core, measured now or earlier.
 
-    The network is one that the kernels of `models.kernels.lstm_window` train. `folder` keeps measurements
-    of this kind of machine; None keeps nothing.
+    The network is one that the kernels of `nextchar.models.kernels.lstm_window` train. `folder` keeps
+    measurements of this kind of machine; None keeps nothing.
     """
-    from models.kernels import packed_arrays  # compiles
+    from nextchar.models.kernels import packed_arrays  # compiles
 
     if not packed_arrays.HAS_BFLOAT16:
         return PrecisionChoice("float32")
@@ -100,7 +100,7 @@ def _timer(shape: LSTMShape, *, rows: int, window: int, dtype: str) -> Callable[
 
     CPU time is nearly independent of other load on the machine. All weights and the text are random.
     """
-    from models.kernels.lstm_window import LSTMWindow  # compiles
+    from nextchar.models.kernels.lstm_window import LSTMWindow  # compiles
 
     random = np.random.default_rng(0)
     frequencies = np.full(shape.vocabulary_size, 1 / shape.vocabulary_size, np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from models.kernels.lstm_weights import Floats
+from nextchar.models.kernels.lstm_weights import Floats
 
 START = 10
 """The first step whose gradient is preconditioned. The moments of AdamW are set to zero before it: gradients

@@ -15,13 +15,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Unavailable
-from models.report import UnknownCharacters
-from models.text.character_counts import CODE_POINTS, CharacterCounts
-from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
-from store.blobs import domain_errors
-from store.temporary import temporary_file
-from worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type
+from nextchar.models.errors import Unavailable
+from nextchar.models.report import UnknownCharacters
+from nextchar.models.text.character_counts import CODE_POINTS, CharacterCounts
+from nextchar.models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
+from nextchar.store.blobs import domain_errors
+from nextchar.store.temporary import temporary_file
+from nextchar.worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type
 
 _PROMPT_CHARACTERS = 100
 _COUNTED = 1 << 20  # characters at a time

@@ -1,7 +1,7 @@
 """Problems of a finished model, found by its report, with advice."""
 
-from models.report import Report
-from models.saved_model import Card
+from nextchar.models.report import Report
+from nextchar.models.saved_model import Card
 
 _MAX_UNIGRAM_RATIO = 0.95  # a model above this has learned hardly more than character frequencies
 _MARGIN_BITS = 0.01  # smaller differences are not reported: the printed figures would be equal

@@ -1,7 +1,8 @@
 """Training on one page, in plain NumPy: truncated back-propagation through time, with the state carried over.
 
-The worker does the same with compiled kernels (`worker.training`, `models.kernels.lstm_window`); a test
-compares the loss of each step. Here is one LSTM layer with coupled gates, as in the presets, without dropout.
+The worker does the same with compiled kernels (`nextchar.worker.training`,
+`nextchar.models.kernels.lstm_window`); a test compares the loss of each step. Here is one LSTM layer with
+coupled gates, as in the presets, without dropout.
 
 Shapes: B rows, T steps of a window, E embedding, H units, V vocabulary with id 0.
 """
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
-from worker.schedule import Schedule
+from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
+from nextchar.worker.schedule import Schedule
 
 Array = NDArray[Any]
 Weights = dict[str, Array]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from models.report import HeldOutLines
-from models.text.vocabulary import Vocabulary
-from worker.prepared_text import Ids
+from nextchar.models.report import HeldOutLines
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker.prepared_text import Ids
 
 _TRAINING_CHARACTERS = 5_000_000  # from the end of the training text
 _HELD_OUT_CHARACTERS = 1_000_000  # from the beginning of the held-out text

@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.architectures.spec import Differentiable
-from models.config import TrainingConfig
-from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
-from worker.rows import replicas_of
+from nextchar.models.architectures.spec import Differentiable
+from nextchar.models.config import TrainingConfig
+from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
+from nextchar.worker.rows import replicas_of
 
 
 class SplitStep:

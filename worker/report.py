@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from models.report import CopyCounts, Evaluation, GeneratedText, Report, Sample
-from models.runtime.session import StepNetwork
-from models.saved_model import Card
-from worker import baselines, memorization, problems, repeated_lines
-from worker.event_files import FILE_NAME, EventFile
-from worker.plots import curves_svg
-from worker.prepared_text import Text
-from worker.report_page import baseline_name, page
-from worker.storage_errors import storage_problem
+from nextchar.models.report import CopyCounts, Evaluation, GeneratedText, Report, Sample
+from nextchar.models.runtime.session import StepNetwork
+from nextchar.models.saved_model import Card
+from nextchar.worker import baselines, memorization, problems, repeated_lines
+from nextchar.worker.event_files import FILE_NAME, EventFile
+from nextchar.worker.plots import curves_svg
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.report_page import baseline_name, page
+from nextchar.worker.storage_errors import storage_problem
 
 log = logging.getLogger("nextchar.worker")
 
@@ -49,7 +49,7 @@ def write_report(
     """Return the fields that the card's report has in addition to `measured`, and the report's files by name.
 
     Args:
-        measured: the fields measured in training: see `worker.pipeline`.
+        measured: the fields measured in training: see `nextchar.worker.pipeline`.
         origin: name, job, corpus, created_at, network, training, parameters.
         text: the training text and the held-out text.
         network: what the model predicts with.

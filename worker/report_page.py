@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from models.report import Passage, Report
-from worker.plots import describe, duration, with_mixture
+from nextchar.models.report import Passage, Report
+from nextchar.worker.plots import describe, duration, with_mixture
 
 # Control characters become pictures of themselves, other unprintable ones U+FFFD.
 _VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {0x7F: 0x2421}

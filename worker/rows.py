@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.prepared_text import Ids
+from nextchar.worker.prepared_text import Ids
 
 _MIN_WINDOWS_PER_ROW = 4  # a small text is cut into fewer rows until each has this many
 

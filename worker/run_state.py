@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from worker.schedule import Schedule
+from nextchar.worker.schedule import Schedule
 
 MAX_EVALUATIONS = 20
 EVALUATION_CHARACTERS = 40_000  # of held-out text; the report at the end reads more
@@ -31,7 +31,9 @@ class RunState:
     evaluations_since_best: int = 0
     evaluations_planned: int = MAX_EVALUATIONS
     evaluation_characters: int = EVALUATION_CHARACTERS
-    ended_early: str | None = None  # why, since the run is in its cooldown; see worker.early_stopping
+    ended_early: str | None = (
+        None  # why, since the run is in its cooldown; see nextchar.worker.early_stopping
+    )
     evaluation_s: float = 0.0  # duration of one evaluation, if a budget in seconds must reserve time for them
     curve: list[dict[str, Any]] = field(default_factory=list)  # the metrics of each evaluation
 

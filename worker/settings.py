@@ -1,12 +1,12 @@
-"""The worker's settings, in addition to those of `store.settings`."""
+"""The worker's settings, in addition to those of `nextchar.store.settings`."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from models.machine import available_cores
-from store.settings import StoreSettings
+from nextchar.models.machine import available_cores
+from nextchar.store.settings import StoreSettings
 
 Precision = Literal["mixed", "float32"]
 PrecisionSetting = Literal["auto", "mixed", "float32"]

@@ -3,9 +3,9 @@
 import errno
 from pathlib import Path
 
-from models.errors import DomainError, StorageFull, Unavailable
-from store.blobs import as_domain_error
-from store.jobs import STORAGE_CODES
+from nextchar.models.errors import DomainError, StorageFull, Unavailable
+from nextchar.store.blobs import as_domain_error
+from nextchar.store.jobs import STORAGE_CODES
 
 _STORAGE_ERRNOS = frozenset(
     {

@@ -16,18 +16,18 @@ import sys
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.errors import DomainError
-from store import tracing
-from store.blobs import Blobs
-from store.jobs import Jobs, JobStatus
-from store.live import Live
-from store.logs import set_job
-from store.open_blobs import open_blobs
-from store.queue import TrainingQueue
-from worker.attempt import Attempt
-from worker.checkpoints import Checkpoints
-from worker.main import PARENT_PID, connect
-from worker.settings import WorkerSettings
+from nextchar.models.errors import DomainError
+from nextchar.store import tracing
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import Jobs, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.logs import set_job
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import TrainingQueue
+from nextchar.worker.attempt import Attempt
+from nextchar.worker.checkpoints import Checkpoints
+from nextchar.worker.main import PARENT_PID, connect
+from nextchar.worker.settings import WorkerSettings
 
 log = logging.getLogger("nextchar.worker")
 

@@ -5,26 +5,26 @@ from typing import Any
 
 import numpy as np
 
-from models.architectures import architecture
-from models.architectures.kernel_lstm import KernelLSTM
-from models.architectures.spec import Trainable, TrainingStep
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.config import TrainingConfig
-from store import tracing
-from worker.checkpoints import Checkpoint, CheckpointSaver
-from worker.divergence import MAX_RETRIES, Diverged, LossBound
-from worker.early_stopping import cooldown
-from worker.evaluator import PATIENCE, Evaluator
-from worker.hooks import Hooks, StopReason
-from worker.mixing import MixedRows
-from worker.numerics import Numerics
-from worker.pacing import MIN_EVALUATION_CHARACTERS, Pace, plan_evaluations, seconds_per_step
-from worker.precision import PrecisionChoice
-from worker.prepared_text import Text
-from worker.rows import Rows
-from worker.run_state import RunState
-from worker.schedule import Schedule, dropout
-from worker.step_losses import StepLosses
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.architectures.spec import Trainable, TrainingStep
+from nextchar.models.architectures.stateful_lstm import StatefulLSTM
+from nextchar.models.config import TrainingConfig
+from nextchar.store import tracing
+from nextchar.worker.checkpoints import Checkpoint, CheckpointSaver
+from nextchar.worker.divergence import MAX_RETRIES, Diverged, LossBound
+from nextchar.worker.early_stopping import cooldown
+from nextchar.worker.evaluator import PATIENCE, Evaluator
+from nextchar.worker.hooks import Hooks, StopReason
+from nextchar.worker.mixing import MixedRows
+from nextchar.worker.numerics import Numerics
+from nextchar.worker.pacing import MIN_EVALUATION_CHARACTERS, Pace, plan_evaluations, seconds_per_step
+from nextchar.worker.precision import PrecisionChoice
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.rows import Rows
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule, dropout
+from nextchar.worker.step_losses import StepLosses
 
 _LONG_PREPARATION_S = 10.0  # about 4 s is usual on an idle machine
 _PROGRESS_EVERY_S = 0.3

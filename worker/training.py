@@ -4,23 +4,23 @@ import os
 import time
 from pathlib import Path
 
-from models.architectures import architecture
-from models.architectures.kernel_lstm import KernelLSTM
-from models.architectures.spec import Weights
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
-from worker.checkpoints import Checkpoint
-from worker.devices import gpu_problem, gpus, network_and_step
-from worker.hooks import Hooks
-from worker.mixing import MixedRows, SecondText
-from worker.numerics import numerics_here
-from worker.pacing import Clock, Pace
-from worker.precision import PrecisionChoice, choose_precision
-from worker.prepared_text import Text
-from worker.rows import Rows, replicas_of
-from worker.settings import PrecisionSetting
-from worker.trainer import Prepared, Result, Trainer
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.architectures.stateful_lstm import StatefulLSTM
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.devices import gpu_problem, gpus, network_and_step
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.mixing import MixedRows, SecondText
+from nextchar.worker.numerics import numerics_here
+from nextchar.worker.pacing import Clock, Pace
+from nextchar.worker.precision import PrecisionChoice, choose_precision
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.rows import Rows, replicas_of
+from nextchar.worker.settings import PrecisionSetting
+from nextchar.worker.trainer import Prepared, Result, Trainer
 
 
 def fit(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.onnx_graph import stateful_lstm_weights
-from models.architectures.spec import Weights
-from models.errors import NotFound, Unavailable
-from models.runtime.model_networks import FLOAT32_FILE
-from models.text.vocabulary import Vocabulary
-from store.models import Models
+from nextchar.models.architectures.onnx_graph import stateful_lstm_weights
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.errors import NotFound, Unavailable
+from nextchar.models.runtime.model_networks import FLOAT32_FILE
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.store.models import Models
 
 
 @dataclass(frozen=True)

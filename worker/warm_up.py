@@ -1,4 +1,4 @@
-"""Compiles all kernels for this machine and keeps them on disk: `python -m worker.warm_up`.
+"""Compiles all kernels for this machine and keeps them on disk: `python -m nextchar.worker.warm_up`.
 
 `make setup` and the start of a worker do this. It takes some seconds the first time on a machine and after an
 update, else half a second. Imports no TensorFlow.
@@ -7,13 +7,13 @@ update, else half a second. Imports no TensorFlow.
 import logging
 from pathlib import Path
 
-from models.kernels.compile_cache import (
+from nextchar.models.kernels.compile_cache import (
     SERVING,
     TRAINING,
     compile_in_child_process,
     use_cache_folder,
 )
-from worker.settings import WorkerSettings
+from nextchar.worker.settings import WorkerSettings
 
 
 def warm_up(data_dir: Path) -> None:

@@ -22,25 +22,25 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from redis.exceptions import RedisError
 
-from app.compat.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
-from app.compat.openai_completions import check_is_supported, complete
-from app.compat.openai_files import BATCH_OUTPUT, write_metadata
-from app.errors import Forbidden
-from app.http.bodies import validate_body
-from app.http.errors import invalid_fields, status_and_body
-from app.keys import Key
-from app.schemas.openai import OpenAICompletionCreate
-from app.services.access import Access
-from app.services.engines import Engines
-from app.services.limited_work import LimitedWork
-from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
-from store.background import ErrorLog
-from store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import STORAGE_CODES, Jobs
-from store.models import Models
+from nextchar.app.compat.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
+from nextchar.app.compat.openai_completions import check_is_supported, complete
+from nextchar.app.compat.openai_files import BATCH_OUTPUT, write_metadata
+from nextchar.app.errors import Forbidden
+from nextchar.app.http.bodies import validate_body
+from nextchar.app.http.errors import invalid_fields, status_and_body
+from nextchar.app.keys import Key
+from nextchar.app.schemas.openai import OpenAICompletionCreate
+from nextchar.app.services.access import Access
+from nextchar.app.services.engines import Engines
+from nextchar.app.services.limited_work import LimitedWork
+from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.store.background import ErrorLog
+from nextchar.store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import STORAGE_CODES, Jobs
+from nextchar.store.models import Models
 
 log = logging.getLogger("nextchar.api")
 

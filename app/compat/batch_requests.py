@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.compat.json_lines import MAX_LINE_BYTES
-from app.http.bodies import LARGE_BYTES
-from app.http.json_size import parsed_bytes
-from app.services.line_input import LineSplitter
-from models.errors import TooLarge
-from store.batches import BatchError
+from nextchar.app.compat.json_lines import MAX_LINE_BYTES
+from nextchar.app.http.bodies import LARGE_BYTES
+from nextchar.app.http.json_size import parsed_bytes
+from nextchar.app.services.line_input import LineSplitter
+from nextchar.models.errors import TooLarge
+from nextchar.store.batches import BatchError
 
 MAX_REQUESTS = 50_000
 """Maximum number of requests in one batch, as in OpenAI's API."""

@@ -12,10 +12,10 @@ with a `custom_id`, are kept as they are; the first line decides which of the tw
 import json
 from typing import Any
 
-from app.http.bodies import LARGE_BYTES
-from app.http.json_size import MAX_CONTAINERS, parsed_bytes
-from app.services.line_input import LineSplitter, RawLine
-from models.errors import InvalidInput, TooLarge
+from nextchar.app.http.bodies import LARGE_BYTES
+from nextchar.app.http.json_size import MAX_CONTAINERS, parsed_bytes
+from nextchar.app.services.line_input import LineSplitter, RawLine
+from nextchar.models.errors import InvalidInput, TooLarge
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is refused, because a line is parsed in memory."""
@@ -52,7 +52,7 @@ class JsonLines:
             raise self._invalid(f"is longer than {MAX_LINE_BYTES:,} bytes")
         if not line.data.strip():
             return b""
-        if self.are_requests:  # `app.compat.batch_requests` checks them
+        if self.are_requests:  # `nextchar.app.compat.batch_requests` checks them
             return line.data + b"\n"
         example = self._parsed(line.data)
         if self.are_requests is None:

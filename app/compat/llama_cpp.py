@@ -13,16 +13,16 @@ from zlib import crc32
 
 from fastapi import APIRouter, Request, Response
 
-from app.compat.fim import unwrap
-from app.http.access import ModelReference, model_or_default
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep, client_of, user_of
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from app.schemas.completions import MAX_PROMPT_CHARACTERS
-from app.schemas.health import Alive
-from app.schemas.llama_cpp import (
+from nextchar.app.compat.fim import unwrap
+from nextchar.app.http.access import ModelReference, model_or_default
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import ServicesDep, client_of, user_of
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.schemas.completions import MAX_PROMPT_CHARACTERS
+from nextchar.app.schemas.health import Alive
+from nextchar.app.schemas.llama_cpp import (
     EXAMPLE,
     MAX_PREDICT,
     GenerationSettings,
@@ -33,11 +33,11 @@ from app.schemas.llama_cpp import (
     Props,
     Timings,
 )
-from app.services.completion import RunningCompletion
-from app.services.engines import Loaded
-from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
-from models.runtime.decode import MAX_BATCH
-from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
+from nextchar.app.services.completion import RunningCompletion
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.models.runtime.decode import MAX_BATCH
+from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage
 
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 

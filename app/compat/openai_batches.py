@@ -1,4 +1,4 @@
-"""/v1/batches: OpenAI's batches. `app.compat.batch_processing` processes their requests."""
+"""/v1/batches: OpenAI's batches. `nextchar.app.compat.batch_processing` processes their requests."""
 
 from datetime import timedelta
 from time import time
@@ -6,19 +6,25 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 
-from app.compat.openai_files import BATCH, get_file, purpose_of
-from app.compat.openai_route import NOT_422, OpenAIRoute
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.dependencies import Services, ServicesDep
-from app.http.errors import error_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.lists import DEFAULT_LIMIT, After, Page
-from app.schemas.openai_batches import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
-from app.services.access import Access
-from models.errors import InvalidInput
-from store.batches import Batch, BatchStatus, no_such_batch
+from nextchar.app.compat.openai_files import BATCH, get_file, purpose_of
+from nextchar.app.compat.openai_route import NOT_422, OpenAIRoute
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Page
+from nextchar.app.schemas.openai_batches import (
+    BatchBody,
+    BatchCreate,
+    BatchErrorBody,
+    BatchErrors,
+    RequestCounts,
+)
+from nextchar.app.services.access import Access
+from nextchar.models.errors import InvalidInput
+from nextchar.store.batches import Batch, BatchStatus, no_such_batch
 
 router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=OpenAIRoute)
 

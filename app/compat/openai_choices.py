@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.compat.openai_logprobs import concatenate, logprobs_of
-from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest
-from app.schemas.openai import CachedTokens, OpenAIChoice, OpenAIUsage
-from app.services.completion import Completion
-from models.runtime.requests import Finished, FinishReason, Piece, Usage
+from nextchar.app.compat.openai_logprobs import concatenate, logprobs_of
+from nextchar.app.compat.openai_requests import ResolvedPrompt, ResolvedRequest
+from nextchar.app.schemas.openai import CachedTokens, OpenAIChoice, OpenAIUsage
+from nextchar.app.services.completion import Completion
+from nextchar.models.runtime.requests import Finished, FinishReason, Piece, Usage
 
 
 def choice_of(

@@ -13,21 +13,21 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.compat.openai_choices import Chunks, choice_of, usage_of
-from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, has_long_prompt, resolve
-from app.compat.openai_route import NOT_422, OpenAIRoute
-from app.http.access import model_or_default
-from app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from app.schemas.openai import EXAMPLE, OpenAICompletion, OpenAICompletionCreate
-from app.services.completion import Completion, RunningCompletion
-from app.services.completion_requests import serialize
-from app.services.engines import Engines, Loaded
-from app.services.limited_work import LimitedWork
-from models.errors import InvalidInput
-from models.runtime.requests import Event, Finished, Piece, Usage
+from nextchar.app.compat.openai_choices import Chunks, choice_of, usage_of
+from nextchar.app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, has_long_prompt, resolve
+from nextchar.app.compat.openai_route import NOT_422, OpenAIRoute
+from nextchar.app.http.access import model_or_default
+from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.schemas.openai import EXAMPLE, OpenAICompletion, OpenAICompletionCreate
+from nextchar.app.services.completion import Completion, RunningCompletion
+from nextchar.app.services.completion_requests import serialize
+from nextchar.app.services.engines import Engines, Loaded
+from nextchar.app.services.limited_work import LimitedWork
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.requests import Event, Finished, Piece, Usage
 
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
 

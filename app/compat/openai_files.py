@@ -16,24 +16,24 @@ from fastapi.responses import StreamingResponse
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
-from app.compat.json_lines import JsonLines
-from app.compat.openai_route import NOT_422, OpenAIRoute
-from app.compat.validation_files import delete_joined, joined_corpora
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.corpus_transfer import MAX_FORM_OVERHEAD_BYTES, receive_corpus, text_response
-from app.http.dependencies import ServicesDep
-from app.http.errors import error_responses
-from app.http.middleware import BodyRule
-from app.http.paging import paginate
-from app.schemas.lists import After, Deleted, Page
-from app.schemas.openai_jobs import FileBody
-from app.services.access import Access
-from app.services.form_data import FormText
-from models.errors import InvalidInput, NotFound
-from models.record_errors import load_record
-from store.blobs import Blobs
-from store.corpus import Corpus
+from nextchar.app.compat.json_lines import JsonLines
+from nextchar.app.compat.openai_route import NOT_422, OpenAIRoute
+from nextchar.app.compat.validation_files import delete_joined, joined_corpora
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.corpus_transfer import MAX_FORM_OVERHEAD_BYTES, receive_corpus, text_response
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.lists import After, Deleted, Page
+from nextchar.app.schemas.openai_jobs import FileBody
+from nextchar.app.services.access import Access
+from nextchar.app.services.form_data import FormText
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.models.record_errors import load_record
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpus import Corpus
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.schemas.jobs import JobBody
-from app.schemas.openai_jobs import (
+from nextchar.app.schemas.jobs import JobBody
+from nextchar.app.schemas.openai_jobs import (
     CheckpointMetrics,
     FineTuningCheckpoint,
     FineTuningError,

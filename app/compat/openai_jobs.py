@@ -9,40 +9,40 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
-from app.compat.openai_files import get_file
-from app.compat.openai_job_bodies import (
+from nextchar.app.compat.openai_files import get_file
+from nextchar.app.compat.openai_job_bodies import (
     OpenAIExtras,
     fine_tuning_checkpoint,
     fine_tuning_event,
     fine_tuning_job,
 )
-from app.compat.openai_route import NOT_422, OpenAIRoute
-from app.compat.validation_files import joined_corpus
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.dependencies import Services, ServicesDep
-from app.http.errors import error_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
-from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.schemas.openai_jobs import (
+from nextchar.app.compat.openai_route import NOT_422, OpenAIRoute
+from nextchar.app.compat.validation_files import joined_corpus
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from nextchar.app.schemas.openai_jobs import (
     FineTuningCheckpoint,
     FineTuningEvent,
     FineTuningJob,
     FineTuningJobCreate,
     Hyperparameters,
 )
-from app.services.job_creation import create_job, resume_job
-from app.services.job_events import events_so_far
-from models.config import PresetOption
-from models.errors import DomainError, InvalidInput, NotFound
-from models.record_errors import load_record
-from models.text.kind_detection import TextKind
-from models.validation_errors import requirement
-from store.corpus import Corpus
-from store.ids import new_id
-from store.jobs import Job
+from nextchar.app.services.job_creation import create_job, resume_job
+from nextchar.app.services.job_events import events_so_far
+from nextchar.models.config import PresetOption
+from nextchar.models.errors import DomainError, InvalidInput, NotFound
+from nextchar.models.record_errors import load_record
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.validation_errors import requirement
+from nextchar.store.corpus import Corpus
+from nextchar.store.ids import new_id
+from nextchar.store.jobs import Job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 

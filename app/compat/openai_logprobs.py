@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from app.compat.token_ids import token
-from app.schemas.openai import Logprobs
-from models.runtime.requests import CharacterLogprobs
-from models.text.vocabulary import Vocabulary
+from nextchar.app.compat.token_ids import token
+from nextchar.app.schemas.openai import Logprobs
+from nextchar.models.runtime.requests import CharacterLogprobs
+from nextchar.models.text.vocabulary import Vocabulary
 
 
 def logprobs_of(

@@ -12,17 +12,23 @@ from functools import partial
 
 import anyio
 
-from app.compat.fim import unwrap
-from app.compat.openai_logprobs import logprobs_of
-from app.compat.token_ids import UNKNOWN, characters_of, token
-from app.schemas.openai import Logprobs, OpenAIChoice, OpenAICompletion, OpenAICompletionCreate, OpenAIUsage
-from app.services.completion_requests import check_size, remaining_s, run_echo
-from app.services.engines import Loaded
-from app.services.limited_work import Check, LimitedWork
-from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
-from models.errors import InvalidInput
-from models.runtime.requests import CompletionRequest, Expert
-from models.text.vocabulary import Vocabulary
+from nextchar.app.compat.fim import unwrap
+from nextchar.app.compat.openai_logprobs import logprobs_of
+from nextchar.app.compat.token_ids import UNKNOWN, characters_of, token
+from nextchar.app.schemas.openai import (
+    Logprobs,
+    OpenAIChoice,
+    OpenAICompletion,
+    OpenAICompletionCreate,
+    OpenAIUsage,
+)
+from nextchar.app.services.completion_requests import check_size, remaining_s, run_echo
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check, LimitedWork
+from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.requests import CompletionRequest, Expert
+from nextchar.models.text.vocabulary import Vocabulary
 
 _SEED_RANGE = 2**63
 _SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "expert"}

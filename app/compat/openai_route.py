@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.http.bodies import DocumentRoute
-from app.http.errors import handle_error
-from app.schemas.errors import ErrorBody
-from models.errors import InvalidInput
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.errors import handle_error
+from nextchar.app.schemas.errors import ErrorBody
+from nextchar.models.errors import InvalidInput
 
 NOT_422: dict[int | str, dict[str, Any]] = {
     422: {

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.errors import InvalidInput
-from models.text.vocabulary import Vocabulary
+from nextchar.models.errors import InvalidInput
+from nextchar.models.text.vocabulary import Vocabulary
 
 UNKNOWN = "\uffff"
 """Represents id 0 among characters; U+FFFF is a noncharacter, so no vocabulary has it."""

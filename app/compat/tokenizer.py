@@ -10,16 +10,22 @@ from collections.abc import Sequence
 import anyio
 from fastapi import APIRouter, Request, Response
 
-from app.compat.token_ids import characters_of
-from app.http.access import ModelReference, model_or_default
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.schemas.completions import MAX_PROMPT_CHARACTERS
-from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
-from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
-from models.text.vocabulary import Vocabulary
+from nextchar.app.compat.token_ids import characters_of
+from nextchar.app.http.access import ModelReference, model_or_default
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.schemas.completions import MAX_PROMPT_CHARACTERS
+from nextchar.app.schemas.tokenizer import (
+    DetokenizeCreate,
+    Detokenized,
+    TokenizeCreate,
+    TokenizerInfo,
+    Tokens,
+)
+from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 

@@ -8,12 +8,12 @@ The corpus was not uploaded, so it is deleted with either of its files.
 import contextlib
 from collections.abc import Iterator
 
-from app.http.dependencies import Services
-from app.services.access import Access
-from models.errors import DomainError, InvalidInput, NotFound
-from store.blobs import Blobs
-from store.corpus import Corpus
-from store.corpus_upload import Upload
+from nextchar.app.http.dependencies import Services
+from nextchar.app.services.access import Access
+from nextchar.models.errors import DomainError, InvalidInput, NotFound
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_upload import Upload
 
 _MIN_HELD_OUT, _MAX_HELD_OUT = 0.005, 0.5
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from pydantic import Field
 
-from app.http.dependencies import Services
-from app.services.access import Access
+from nextchar.app.http.dependencies import Services
+from nextchar.app.services.access import Access
 
 
 def access_of(services: Services, request: Request) -> Access:

@@ -14,11 +14,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.errors import error_response
-from app.http.middleware import HttpMiddleware
-from app.keys import Key
-from models.errors import DomainError, Unavailable
-from store.logs import REQUEST_ID
+from nextchar.app.http.errors import error_response
+from nextchar.app.http.middleware import HttpMiddleware
+from nextchar.app.keys import Key
+from nextchar.models.errors import DomainError, Unavailable
+from nextchar.store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.audit")
 

@@ -1,21 +1,21 @@
 """Authentication and authorization by API key, before anything of a request's body is read.
 
 A call needs one of some scopes, by its method and path. A key with patterns can use only the models that
-match, and the jobs and corpora that `app.services.access` defines. A key with a rate is counted in Redis. The
-files of the console, the API reference and the health checks need no key; a path that is not known here needs
-the scope `admin`.
+match, and the jobs and corpora that `nextchar.app.services.access` defines. A key with a rate is counted in
+Redis. The files of the console, the API reference and the health checks need no key; a path that is not known
+here needs the scope `admin`.
 """
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import Forbidden, Unauthorized
-from app.http.errors import error_response
-from app.http.middleware import HttpMiddleware
-from app.keys import Key, KeyFile
-from app.services.access import check_model
-from models.errors import DomainError
-from store.streams import Owner
+from nextchar.app.errors import Forbidden, Unauthorized
+from nextchar.app.http.errors import error_response
+from nextchar.app.http.middleware import HttpMiddleware
+from nextchar.app.keys import Key, KeyFile
+from nextchar.app.services.access import check_model
+from nextchar.models.errors import DomainError
+from nextchar.store.streams import Owner
 
 _READ = frozenset({"read"})
 _COMPLETE = frozenset({"complete"})

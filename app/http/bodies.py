@@ -2,9 +2,9 @@
 
 A client that completes at every keystroke sends its whole document each time. Bodies over LARGE_BYTES are
 parsed in a worker thread, one at a time: parsing holds the GIL. Before that they are refused if they have
-more values than any call takes, and the memory for these is counted as that of bodies (`app.http.json_size`).
-They are parsed by `json`: for a list of empty lists, pydantic's own parser and its errors take nine times as
-much time and four times as much memory.
+more values than any call takes, and the memory for these is counted as that of bodies
+(`nextchar.app.http.json_size`). They are parsed by `json`: for a list of empty lists, pydantic's own parser
+and its errors take nine times as much time and four times as much memory.
 
 For smaller ones, routes whose function needs only the body, the path and the services skip FastAPI's
 dependency resolution and serialization, which take most of the time of such a call: without this fast path a
@@ -28,10 +28,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from app.http.dependencies import get_services
-from app.http.errors import declares_json
-from app.http.json_size import parsed_bytes
-from models.errors import InvalidInput
+from nextchar.app.http.dependencies import get_services
+from nextchar.app.http.errors import declares_json
+from nextchar.app.http.json_size import parsed_bytes
+from nextchar.models.errors import InvalidInput
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.errors import error_response
-from app.http.middleware import HttpMiddleware
-from app.keys import Key
-from app.services.concurrency_limits import ConcurrencyLimits
-from models.errors import Busy
+from nextchar.app.http.errors import error_response
+from nextchar.app.http.middleware import HttpMiddleware
+from nextchar.app.keys import Key
+from nextchar.app.services.concurrency_limits import ConcurrencyLimits
+from nextchar.models.errors import Busy
 
 _STREAM_TYPES = ("text/event-stream", "application/x-ndjson")
 

@@ -3,7 +3,7 @@
 A connection whose header is not complete by a deadline is closed. At the maximum number of connections a new
 one replaces the one that has made the server wait longest: first those without a complete header, then those
 that are idle, send a body or do not read their response. A connection whose request is being handled is never
-replaced. Bodies have deadlines of their own, in `app.http.incoming_body`.
+replaced. Bodies have deadlines of their own, in `nextchar.app.http.incoming_body`.
 
 A connection serves one request at a time. One more may wait, since a client can know the end of a response
 before the application has sent its last, empty piece. A client that sends a third one is pipelining: it gets
@@ -28,7 +28,7 @@ import httptools
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app.http.errors import error_response
+from nextchar.app.http.errors import error_response
 
 log = logging.getLogger("nextchar.api")
 

@@ -19,18 +19,18 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app.errors import UnsupportedMedia
-from app.http.dependencies import Services
-from app.services.access import Access
-from app.services.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
-from app.services.corpus_sources import find_sources
-from app.services.form_data import FormText
-from app.services.gunzip import gunzip_of
-from models.errors import DomainError, InvalidInput, TooLarge
-from store.corpus import Corpus
-from store.corpus_statistics import Encoding
-from store.corpus_upload import Upload
-from store.distinct_lines import DistinctLines
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.http.dependencies import Services
+from nextchar.app.services.access import Access
+from nextchar.app.services.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
+from nextchar.app.services.corpus_sources import find_sources
+from nextchar.app.services.form_data import FormText
+from nextchar.app.services.gunzip import gunzip_of
+from nextchar.models.errors import DomainError, InvalidInput, TooLarge
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.distinct_lines import DistinctLines
 
 MAX_FORM_OVERHEAD_BYTES = 65536
 """A form, or gzip, may make a body this much longer than its text."""

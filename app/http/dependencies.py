@@ -9,42 +9,42 @@ import anyio
 from fastapi import Depends, Request
 from redis import Redis
 
-from app.http.connections import Connections
-from app.http.downloads import DownloadPlaces
-from app.http.incoming_body import BodyMemory
-from app.keys import KeyFile
-from app.services.aliases import AliasControl
-from app.services.batch_control import BatchControl
-from app.services.concurrency_limits import ConcurrencyLimits
-from app.services.default_model import DefaultModel
-from app.services.disk_watermark import DiskWatermark
-from app.services.engines import Engines
-from app.services.event_feeds import Feeds
-from app.services.fair_threads import FairThreads
-from app.services.ingest import Ingest
-from app.services.job_bodies import JobBodies
-from app.services.job_control import JobControl
-from app.services.limited_work import LimitedWork
-from app.services.metrics import Metrics
-from app.services.notifications import Notifier
-from app.services.rate_limits import RateLimits
-from app.services.readiness import ReadinessCheck
-from app.services.stream_locks import StreamLocks
-from app.settings import ApiSettings
-from store.alerts import Alerts
-from store.audit import Audit
-from store.background import BackgroundLoop
-from store.batches import Batches
-from store.blobs import Blobs
-from store.calibrations import Calibrations
-from store.corpora import Corpora
-from store.jobs import Jobs
-from store.live import EventLog, Live
-from store.models import Models
-from store.notification_targets import NotificationTargets
-from store.notifications import Notifications
-from store.queue import TrainingQueue
-from store.streams import Streams
+from nextchar.app.http.connections import Connections
+from nextchar.app.http.downloads import DownloadPlaces
+from nextchar.app.http.incoming_body import BodyMemory
+from nextchar.app.keys import KeyFile
+from nextchar.app.services.aliases import AliasControl
+from nextchar.app.services.batch_control import BatchControl
+from nextchar.app.services.concurrency_limits import ConcurrencyLimits
+from nextchar.app.services.default_model import DefaultModel
+from nextchar.app.services.disk_watermark import DiskWatermark
+from nextchar.app.services.engines import Engines
+from nextchar.app.services.event_feeds import Feeds
+from nextchar.app.services.fair_threads import FairThreads
+from nextchar.app.services.ingest import Ingest
+from nextchar.app.services.job_bodies import JobBodies
+from nextchar.app.services.job_control import JobControl
+from nextchar.app.services.limited_work import LimitedWork
+from nextchar.app.services.metrics import Metrics
+from nextchar.app.services.notifications import Notifier
+from nextchar.app.services.rate_limits import RateLimits
+from nextchar.app.services.readiness import ReadinessCheck
+from nextchar.app.services.stream_locks import StreamLocks
+from nextchar.app.settings import ApiSettings
+from nextchar.store.alerts import Alerts
+from nextchar.store.audit import Audit
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.batches import Batches
+from nextchar.store.blobs import Blobs
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Jobs
+from nextchar.store.live import EventLog, Live
+from nextchar.store.models import Models
+from nextchar.store.notification_targets import NotificationTargets
+from nextchar.store.notifications import Notifications
+from nextchar.store.queue import TrainingQueue
+from nextchar.store.streams import Streams
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from models.errors import Busy
-from store.blobs import domain_errors
-from store.temporary import temporary_file
+from nextchar.models.errors import Busy
+from nextchar.store.blobs import domain_errors
+from nextchar.store.temporary import temporary_file
 
 MAX_SMALL_BYTES = 1 << 20
 """A smaller file is sent from memory and needs no place."""

@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from app.errors import Forbidden, Unauthorized, UnsupportedMedia
-from app.schemas.errors import ErrorBody, ErrorDetail, ErrorType
-from models.errors import (
+from nextchar.app.errors import Forbidden, Unauthorized, UnsupportedMedia
+from nextchar.app.schemas.errors import ErrorBody, ErrorDetail, ErrorType
+from nextchar.models.errors import (
     Busy,
     Conflict,
     DomainError,
@@ -28,7 +28,7 @@ from models.errors import (
     TooLarge,
     Unavailable,
 )
-from models.validation_errors import first_problem
+from nextchar.models.validation_errors import first_problem
 
 log = logging.getLogger("nextchar.api")
 

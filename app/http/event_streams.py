@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.http.errors import status_and_body
+from nextchar.app.http.errors import status_and_body
 
 log = logging.getLogger("nextchar.api")
 

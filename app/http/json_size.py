@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.errors import TooLarge
+from nextchar.models.errors import TooLarge
 
 MAX_CONTAINERS = 100_000
 """Lists, objects and fields in a body. No call has a use for more than some thousands."""

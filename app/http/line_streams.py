@@ -18,15 +18,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.auth import stream_owner
-from app.http.dependencies import Services
-from app.http.errors import status_and_body
-from app.http.event_streams import UNREAD_S
-from app.schemas.scores import StreamQuery
-from app.services.engines import Loaded
-from app.services.gunzip import Gunzip, gunzip_of
-from app.services.score_stream import StreamScorer, json_line
-from models.errors import DomainError
+from nextchar.app.http.auth import stream_owner
+from nextchar.app.http.dependencies import Services
+from nextchar.app.http.errors import status_and_body
+from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.schemas.scores import StreamQuery
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.gunzip import Gunzip, gunzip_of
+from nextchar.app.services.score_stream import StreamScorer, json_line
+from nextchar.models.errors import DomainError
 
 log = logging.getLogger("nextchar.api")
 

@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.dependencies import client_of
-from app.http.errors import error_response
-from app.http.incoming_body import IncomingBody
-from app.services.fair_threads import CLIENT
-from app.services.metrics import Metrics
-from store.logs import REQUEST_ID
+from nextchar.app.http.dependencies import client_of
+from nextchar.app.http.errors import error_response
+from nextchar.app.http.incoming_body import IncomingBody
+from nextchar.app.services.fair_threads import CLIENT
+from nextchar.app.services.metrics import Metrics
+from nextchar.store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")
 
@@ -147,7 +147,7 @@ class BodyRule:
 
 
 class BodyLimit(HttpMiddleware):
-    """Refuses bodies that are too long or arrive too slowly (`app.http.incoming_body`).
+    """Refuses bodies that are too long or arrive too slowly (`nextchar.app.http.incoming_body`).
 
     The first of `rules` that applies to a request decides; without one the limit is
     MAX_JSON_BYTES, or MAX_SMALL_JSON_BYTES where no document is sent, that is with any method but POST.

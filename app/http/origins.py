@@ -13,9 +13,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Forbidden
-from app.http.errors import error_response
-from app.http.middleware import HttpMiddleware
+from nextchar.app.errors import Forbidden
+from nextchar.app.http.errors import error_response
+from nextchar.app.http.middleware import HttpMiddleware
 
 BROWSER_HEADERS = {
     "Content-Security-Policy": (

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput
 
 OPENAI = frozenset({"list_models", "get_model", "delete_model"})
 """Operations that are OpenAI's, too: its clients may send query parameters that we do not know."""

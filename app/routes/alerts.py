@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
 
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep
-from app.http.errors import error_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.alerts import (
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.alerts import (
     AlertBody,
     AlertPage,
     AlertsExport,
@@ -22,10 +22,10 @@ from app.schemas.alerts import (
     SuppressionBody,
     SuppressionCreate,
 )
-from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.services.alert_bodies import alert_body, export_csv, export_json, suppression_body
-from models.anomaly.alerts import SEVERITIES, Label, Severity
-from store.alerts import Alert, AlertState
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from nextchar.app.services.alert_bodies import alert_body, export_csv, export_json, suppression_body
+from nextchar.models.anomaly.alerts import SEVERITIES, Label, Severity
+from nextchar.store.alerts import Alert, AlertState
 
 _CSV: dict[int | str, Any] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}, "example": "id,model,version\n"}}}

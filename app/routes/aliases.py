@@ -3,20 +3,20 @@
 import anyio
 from fastapi import APIRouter, Request
 
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.aliases import AliasBody, AliasSet, AliasWithHistory
-from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from models.errors import InvalidInput, NotFound
-from models.runtime.session import Check, no_check
-from store.aliases import AliasMove
-from store.ids import check_name
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.aliases import AliasBody, AliasSet, AliasWithHistory
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.models.runtime.session import Check, no_check
+from nextchar.store.aliases import AliasMove
+from nextchar.store.ids import check_name
 
 router = APIRouter(prefix="/v1/models/{model}/aliases", tags=["models"], route_class=DocumentRoute)
 

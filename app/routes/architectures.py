@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
-from app.http.errors import error_responses
-from app.schemas.architectures import ArchitectureBody, PresetBody, Recipe
-from app.schemas.lists import Page
-from models.architectures import DEFAULT, NAMES, architecture
-from models.config import PRESETS, ArchitectureName, TrainingConfig
+from nextchar.app.http.errors import error_responses
+from nextchar.app.schemas.architectures import ArchitectureBody, PresetBody, Recipe
+from nextchar.app.schemas.lists import Page
+from nextchar.models.architectures import DEFAULT, NAMES, architecture
+from nextchar.models.config import PRESETS, ArchitectureName, TrainingConfig
 
 router = APIRouter(prefix="/v1/architectures", tags=["jobs"])
 

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.http.access import AccessDep
-from app.http.dependencies import ServicesDep
-from app.http.errors import error_responses
-from app.schemas.audit import AuditEntryBody
-from app.schemas.lists import After, Limit, Page
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.schemas.audit import AuditEntryBody
+from nextchar.app.schemas.lists import After, Limit, Page
 
 router = APIRouter(prefix="/v1/audit", tags=["service"])
 

@@ -5,22 +5,22 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.schemas.calibrations import CalibrateCreate, CalibrationBody
-from app.schemas.evaluations import EvaluateCreate, EvaluationBody
-from app.schemas.lists import Page
-from app.services.access import Access
-from app.services.calibration import calibrate, lines_of
-from app.services.evaluation import evaluate, reads_training_text
-from app.services.limited_work import Check
-from app.services.line_input import LineParser, RawLine
-from app.services.scoring import calibration_body
-from models.errors import InvalidInput
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.schemas.calibrations import CalibrateCreate, CalibrationBody
+from nextchar.app.schemas.evaluations import EvaluateCreate, EvaluationBody
+from nextchar.app.schemas.lists import Page
+from nextchar.app.services.access import Access
+from nextchar.app.services.calibration import calibrate, lines_of
+from nextchar.app.services.evaluation import evaluate, reads_training_text
+from nextchar.app.services.limited_work import Check
+from nextchar.app.services.line_input import LineParser, RawLine
+from nextchar.app.services.scoring import calibration_body
+from nextchar.models.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 

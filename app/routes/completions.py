@@ -6,12 +6,12 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from app.schemas.completions import (
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.schemas.completions import (
     EXAMPLE,
     AlternativeBody,
     CandidateBody,
@@ -26,12 +26,12 @@ from app.schemas.completions import (
     PieceBody,
     UsageBody,
 )
-from app.services.completion import Completion, RunningCompletion
-from app.services.completion_requests import serialize, start_completion
-from app.services.prediction import predict
-from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
-from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
-from models.text.vocabulary import TextDecoder, Vocabulary
+from nextchar.app.services.completion import Completion, RunningCompletion
+from nextchar.app.services.completion_requests import serialize, start_completion
+from nextchar.app.services.prediction import predict
+from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
+from nextchar.models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 

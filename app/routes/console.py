@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app.services.sample_log import sample_log
+from nextchar.app.services.sample_log import sample_log
 
 _FOLDER = Path(__file__).parents[1] / "console"
 

@@ -6,22 +6,22 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.corpus_transfer import Deduplication, read_corpus, receive_corpus, text_response
-from app.http.dependencies import ServicesDep
-from app.http.errors import error_responses
-from app.http.middleware import BodyRule
-from app.http.paging import paginate
-from app.schemas.corpora import CorpusBody, CorpusChange, CorpusSource
-from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from app.services.access import Access
-from app.services.archives import ArchiveFormat
-from models.text.kind_detection import TextKind
-from store.corpus import Corpus
-from store.corpus_statistics import Encoding
-from store.ids import check_name
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.corpus_transfer import Deduplication, read_corpus, receive_corpus, text_response
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.corpora import CorpusBody, CorpusChange, CorpusSource
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
+from nextchar.app.services.access import Access
+from nextchar.app.services.archives import ArchiveFormat
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.ids import check_name
 
 router = APIRouter(prefix="/v1/corpora", tags=["corpora"], route_class=DocumentRoute)
 

@@ -5,10 +5,10 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Response
 
-from app.http.dependencies import ServicesDep
-from app.http.errors import error_responses
-from app.schemas.health import Alive, Readiness
-from app.services.metrics import CONTENT_TYPE
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.schemas.health import Alive, Readiness
+from nextchar.app.services.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
 

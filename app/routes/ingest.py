@@ -1,6 +1,7 @@
 """/v1/models/{model}/ingest and /v1/logs: lines that log agents send, and their state.
 
-A request succeeds when its lines are on disk; they are scored afterwards by `app.services.ingest_scoring`.
+A request succeeds when its lines are on disk; they are scored afterwards by
+`nextchar.app.services.ingest_scoring`.
 """
 
 import contextlib
@@ -14,16 +15,16 @@ import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
-from app.errors import Forbidden, UnsupportedMedia
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep, client_of
-from app.http.errors import error_response, error_responses, status_and_body
-from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from app.http.line_streams import content_type
-from app.http.middleware import BodyRule
-from app.schemas.ingest import (
+from nextchar.app.errors import Forbidden, UnsupportedMedia
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep, client_of
+from nextchar.app.http.errors import error_response, error_responses, status_and_body
+from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.http.line_streams import content_type
+from nextchar.app.http.middleware import BodyRule
+from nextchar.app.schemas.ingest import (
     EXAMPLE_FLAGGED,
     FlaggedLine,
     IngestBody,
@@ -34,14 +35,14 @@ from app.schemas.ingest import (
     IngestStatusBody,
     OtlpQuery,
 )
-from app.schemas.lists import MAX_EVENT_NUMBER, LastEventId, Page
-from app.services import ingest_lines, otlp_logs
-from app.services.access import Access
-from app.services.event_feeds import Numbered
-from app.services.gunzip import Gunzip, gunzip_of
-from app.services.ingest import Sender, check_any_line, decompressed, ingest_body, messages_of
-from app.services.ingest_lines import ParsedLines
-from models.errors import DomainError, InvalidInput, NotFound
+from nextchar.app.schemas.lists import MAX_EVENT_NUMBER, LastEventId, Page
+from nextchar.app.services import ingest_lines, otlp_logs
+from nextchar.app.services.access import Access
+from nextchar.app.services.event_feeds import Numbered
+from nextchar.app.services.gunzip import Gunzip, gunzip_of
+from nextchar.app.services.ingest import Sender, check_any_line, decompressed, ingest_body, messages_of
+from nextchar.app.services.ingest_lines import ParsedLines
+from nextchar.models.errors import DomainError, InvalidInput, NotFound
 
 router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
 

@@ -8,19 +8,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.http.access import AccessDep
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep
-from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.jobs import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
-from app.schemas.lists import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
-from app.services import job_creation as creation
-from app.services.event_feeds import Numbered
-from app.services.job_events import events_so_far
-from store.jobs import Job, JobStatus
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.jobs import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
+from nextchar.app.services import job_creation as creation
+from nextchar.app.services.event_feeds import Numbered
+from nextchar.app.services.job_events import events_so_far
+from nextchar.store.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DocumentRoute)
 

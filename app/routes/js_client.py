@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 PATH = "/clients/js"
 
-_FOLDER = Path(__file__).parents[2] / "clients" / "js"
+_FOLDER = Path(__file__).absolute().parents[2] / "js"
 _TYPES = {  # `mimetypes` depends on the machine; on some `.ts` is a video
     ".js": "text/javascript; charset=utf-8",
     ".ts": "text/plain; charset=utf-8",

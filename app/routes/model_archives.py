@@ -7,22 +7,22 @@ from typing import IO, Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.errors import UnsupportedMedia
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.corpus_transfer import RequestBody
-from app.http.dependencies import Services, ServicesDep
-from app.http.downloads import download
-from app.http.errors import error_responses
-from app.http.line_streams import content_type
-from app.http.middleware import BodyRule
-from app.schemas.models import ModelBody
-from app.services import model_archives
-from app.services.model_archives import MEDIA_TYPE
-from models.errors import DomainError, TooLarge
-from store.blobs import as_domain_error
-from store.ids import NAME_PATTERN
-from store.temporary import temporary_file
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.corpus_transfer import RequestBody
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.downloads import download
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.line_streams import content_type
+from nextchar.app.http.middleware import BodyRule
+from nextchar.app.schemas.models import ModelBody
+from nextchar.app.services import model_archives
+from nextchar.app.services.model_archives import MEDIA_TYPE
+from nextchar.models.errors import DomainError, TooLarge
+from nextchar.store.blobs import as_domain_error
+from nextchar.store.ids import NAME_PATTERN
+from nextchar.store.temporary import temporary_file
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -7,19 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep
-from app.http.downloads import MAX_SMALL_BYTES, download
-from app.http.errors import error_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.lists import After, Deleted, Limit
-from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
-from models.errors import DomainError, NotFound
-from models.saved_model import SavedModel
-from store.model_alerts import follow_model
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.downloads import MAX_SMALL_BYTES, download
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.lists import After, Deleted, Limit
+from nextchar.app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
+from nextchar.models.errors import DomainError, NotFound
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.model_alerts import follow_model
 
 log = logging.getLogger("nextchar.api")
 

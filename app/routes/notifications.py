@@ -7,17 +7,17 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
-from app.http.access import AccessDep
-from app.http.audit import set_audit_details
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep
-from app.http.errors import error_responses
-from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
-from app.http.paging import paginate
-from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
-from app.services.outbound import RequestFailed, check_target
-from store.notification_targets import NotificationTarget
+from nextchar.app.http.access import AccessDep
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from nextchar.app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
+from nextchar.app.services.outbound import RequestFailed, check_target
+from nextchar.store.notification_targets import NotificationTarget
 
 BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from app.http.audit import set_audit_details
-from app.http.dependencies import ServicesDep
-from app.http.errors import error_responses
-from models.errors import NotFound
-from models.report import Report
-from models.saved_model import SavedModel
+from nextchar.app.http.audit import set_audit_details
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.models.errors import NotFound
+from nextchar.models.report import Report
+from nextchar.models.saved_model import SavedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

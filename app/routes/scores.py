@@ -1,7 +1,7 @@
 """/v1/models/{model}/score: the surprisal of a text or of lines, and which lines are anomalous.
 
 A body of JSON gets one response. A body of newline-delimited text or JSON is a stream of lines of any
-length, and so is the response: see `app.http.line_streams`.
+length, and so is the response: see `nextchar.app.http.line_streams`.
 """
 
 import json
@@ -12,28 +12,34 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
-from app.http.auth import stream_owner
-from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep
-from app.http.disconnects import cancel_on_disconnect
-from app.http.errors import error_responses
-from app.http.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
-from app.http.middleware import BodyRule
-from app.schemas.scores import (
+from nextchar.app.http.auth import stream_owner
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
+from nextchar.app.http.middleware import BodyRule
+from nextchar.app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
     ScoreBody,
     ScoreCreate,
     StreamQuery,
 )
-from app.services.alerting import occurrences_of
-from app.services.engines import Loaded
-from app.services.limited_work import Check
-from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body, is_unusual
-from models.anomaly.drift import drift
-from models.anomaly.scorer import LineReading
-from models.runtime.session import no_check
-from store.streams import StreamLock
+from nextchar.app.services.alerting import occurrences_of
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check
+from nextchar.app.services.scoring import (
+    DECIMALS,
+    CalibratedScorer,
+    ScoreOptions,
+    calibration_body,
+    is_unusual,
+)
+from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.runtime.session import no_check
+from nextchar.store.streams import StreamLock
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -106,7 +112,7 @@ router.routes.insert(
         "/v1/models/{model}/score",
         score_stream,
         methods=["POST"],
-        name="score",  # the same operation; `app.http.audit` knows it by this name
+        name="score",  # the same operation; `nextchar.app.http.audit` knows it by this name
         include_in_schema=False,
         response_model=None,
     ),

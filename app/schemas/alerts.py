@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from app.schemas.lists import Page
-from app.schemas.scores import Span
-from models.anomaly.alerts import Label, Severity
-from store.alerts import AlertState
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.app.schemas.lists import Page
+from nextchar.app.schemas.scores import Span
+from nextchar.models.anomaly.alerts import Label, Severity
+from nextchar.store.alerts import AlertState
 
 MAX_UNTIL = 253_402_300_799  # the end of the year 9999
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import RequestBody, with_examples
-from store.aliases import Action, AliasMove
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.store.aliases import Action, AliasMove
 
 EXAMPLE: dict[str, Any] = {
     "id": "champion",

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import with_examples
-from models.config import ArchitectureName, NetworkConfig, Preset, TrainingConfig
+from nextchar.app.schemas.base import with_examples
+from nextchar.models.config import ArchitectureName, NetworkConfig, Preset, TrainingConfig
 
 EXAMPLE: dict[str, Any] = {
     "id": "nth_char",

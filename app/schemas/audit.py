@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import with_examples
+from nextchar.app.schemas.base import with_examples
 
 
 class AuditEntryBody(BaseModel):

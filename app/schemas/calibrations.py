@@ -4,8 +4,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from store.ids import NAME_PATTERN
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.store.ids import NAME_PATTERN
 
 EXAMPLE_CALIBRATION: dict[str, Any] = {
     "name": "validation",

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from models.runtime.request_validation import MAX_BEAM
-from models.runtime.requests import Expert, FinishReason, Precision, Until
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.models.runtime.request_validation import MAX_BEAM
+from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from app.schemas.base import RequestBody, with_examples
-from models.text.kind_detection import TextKind
-from models.text.masks import NAMED
-from store.corpus_statistics import Encoding
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.masks import NAMED
+from nextchar.store.corpus_statistics import Encoding
 
 EXAMPLE: dict[str, Any] = {
     "id": "corpus_98b1f0a4c2d5e6f708192a3b",

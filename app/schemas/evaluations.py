@@ -4,9 +4,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
-from app.schemas.scores import LineScore
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.app.schemas.calibrations import (
+    EXAMPLE_CALIBRATION,
+    CalibrationBody,
+    CalibrationName,
+    FalseAlarms,
+    Line,
+)
+from nextchar.app.schemas.scores import LineScore
 
 MAX_EVALUATED_LINES = 100_000
 MAX_EVALUATED_CHARACTERS = 5_000_000

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import with_examples
+from nextchar.app.schemas.base import with_examples
 
 
 class Alive(BaseModel):

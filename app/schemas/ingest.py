@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.base import RequestBody, with_examples
-from app.schemas.calibrations import CalibrationName, FalseAlarms
-from app.schemas.scores import Span
-from store.ingest_records import Recalibrate
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.app.schemas.calibrations import CalibrationName, FalseAlarms
+from nextchar.app.schemas.scores import Span
+from nextchar.store.ingest_records import Recalibrate
 
 MAX_REPORTED = 10
 """Rejected lines that a response describes."""

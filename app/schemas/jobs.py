@@ -4,14 +4,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.base import RequestBody, with_examples
-from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
-from models.text.kind_detection import Purpose, TextKind
-from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
-from models.text.vocabulary import Alphabet
-from store.ids import NAME_PATTERN
-from store.jobs import JobStatus
-from store.live import StopRequest
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.models.config import (
+    ArchitectureName,
+    Budget,
+    Mix,
+    NetworkConfig,
+    Preset,
+    PresetOption,
+    TrainingConfig,
+)
+from nextchar.models.text.kind_detection import Purpose, TextKind
+from nextchar.models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.ids import NAME_PATTERN
+from nextchar.store.jobs import JobStatus
+from nextchar.store.live import StopRequest
 
 EXAMPLE_CREATE: dict[str, Any] = {
     "corpus": "nietzsche",

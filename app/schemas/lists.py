@@ -5,7 +5,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from fastapi import Header, Query
 from pydantic import BaseModel, Field
 
-from app.schemas.base import with_examples
+from nextchar.app.schemas.base import with_examples
 
 T = TypeVar("T", bound=BaseModel)
 

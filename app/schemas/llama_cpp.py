@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import with_examples
-from app.schemas.completions import ModelInBody, StopString, Text
+from nextchar.app.schemas.base import with_examples
+from nextchar.app.schemas.completions import ModelInBody, StopString, Text
 
 MAX_PREDICT = 2000
 

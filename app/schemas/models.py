@@ -5,14 +5,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, computed_field
 
-from app.schemas.base import RequestBody, with_examples
-from app.schemas.lists import Page
-from models.config import NetworkConfig, Preset, PresetOption, TrainingConfig
-from models.saved_model import Card, FileEntry
-from models.text.kind_detection import TextKind
-from models.text.vocabulary import Alphabet
-from store.aliases import AliasMove
-from store.ids import NAME_PATTERN
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.app.schemas.lists import Page
+from nextchar.models.config import NetworkConfig, Preset, PresetOption, TrainingConfig
+from nextchar.models.saved_model import Card, FileEntry
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.aliases import AliasMove
+from nextchar.store.ids import NAME_PATTERN
 
 EXAMPLE: dict[str, Any] = {
     "id": "nietzsche@1",

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from models.anomaly.alerts import Severity
-from store.events import ALERT_EVENTS, EVENT_TYPES, EventType
-from store.notification_targets import TargetKind
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.models.anomaly.alerts import Severity
+from nextchar.store.events import ALERT_EVENTS, EVENT_TYPES, EventType
+from nextchar.store.notification_targets import TargetKind
 
 EXAMPLE_TARGET: dict[str, Any] = {
     "id": "target_019ac5f2b303f6a1c2d4e5",

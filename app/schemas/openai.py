@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from app.schemas.completions import (
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.app.schemas.completions import (
     MAX_COMPLETION_CHARACTERS,
     MAX_COMPLETIONS,
     MAX_PROMPT_CHARACTERS,
     StopString,
     Text,
 )
-from models.runtime.requests import Expert, Precision, Until
+from nextchar.models.runtime.requests import Expert, Precision, Until
 
 MAX_PROMPTS = 1024
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import Metadata, RequestBody, with_examples
-from store.batches import BatchStatus
+from nextchar.app.schemas.base import Metadata, RequestBody, with_examples
+from nextchar.store.batches import BatchStatus
 
 EXAMPLE_CREATE: dict[str, Any] = {
     "input_file_id": "corpus_98b1f0a4c2d5e6f708192a3b",

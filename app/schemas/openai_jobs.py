@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.base import Metadata, RequestBody, with_examples
-from store.jobs import JobStatus
+from nextchar.app.schemas.base import Metadata, RequestBody, with_examples
+from nextchar.store.jobs import JobStatus
 
 EXAMPLE_FILE: dict[str, Any] = {
     "id": "corpus_98b1f0a4c2d5e6f708192a3b",

@@ -4,10 +4,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.schemas.base import RequestBody, with_examples
-from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
-from app.schemas.completions import CandidateBody
-from models.anomaly.alerts import Label
+from nextchar.app.schemas.base import RequestBody, with_examples
+from nextchar.app.schemas.calibrations import (
+    EXAMPLE_CALIBRATION,
+    CalibrationBody,
+    CalibrationName,
+    FalseAlarms,
+    Line,
+)
+from nextchar.app.schemas.completions import CandidateBody
+from nextchar.models.anomaly.alerts import Label
 
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000

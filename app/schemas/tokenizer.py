@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import with_examples
-from app.schemas.completions import MAX_PROMPT_CHARACTERS, ModelInBody, Text
+from nextchar.app.schemas.base import with_examples
+from nextchar.app.schemas.completions import MAX_PROMPT_CHARACTERS, ModelInBody, Text
 
 EXAMPLE_INFO: dict[str, Any] = {
     "tokenizer_class": "characters",

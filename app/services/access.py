@@ -9,17 +9,17 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from app.errors import Forbidden
-from app.keys import Key
-from models.errors import Conflict, NotFound, Unavailable
-from models.saved_model import Card
-from models.text.kind_detection import TextKind
-from store.corpora import CHOSEN, Corpora, no_such_corpus
-from store.corpus import Corpus
-from store.corpus_names import split_reference
-from store.ids import is_id
-from store.jobs import Job, Jobs, no_such_job
-from store.models import DamagedModel, Models
+from nextchar.app.errors import Forbidden
+from nextchar.app.keys import Key
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.saved_model import Card
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.store.corpora import CHOSEN, Corpora, no_such_corpus
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_names import split_reference
+from nextchar.store.ids import is_id
+from nextchar.store.jobs import Job, Jobs, no_such_job
+from nextchar.store.models import DamagedModel, Models
 
 
 @dataclass(frozen=True)

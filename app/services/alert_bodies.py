@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from app.schemas.alerts import AlertBody, AlertsExport, SuppressionBody
-from store.alert_decisions import Suppression
-from store.alerts import Alert
+from nextchar.app.schemas.alerts import AlertBody, AlertsExport, SuppressionBody
+from nextchar.store.alert_decisions import Suppression
+from nextchar.store.alerts import Alert
 
 _CSV_COLUMNS = (
     *("id", "model", "version", "state", "severity", "label", "template", "span", "count"),

@@ -1,16 +1,16 @@
-"""Occurrences of flagged lines, as `store.alert_recording` counts them."""
+"""Occurrences of flagged lines, as `nextchar.store.alert_recording` counts them."""
 
 import time
 from collections.abc import Iterable
 
-from app.schemas.scores import LineScore
-from app.services.fair_threads import current_key
-from app.services.scoring import DECIMALS, CalibratedScorer
-from models.anomaly import alerts
-from models.anomaly.alerts import Occurrence
-from models.anomaly.scorer import LineReading
-from models.anomaly.spans import Span
-from models.text.line_time import line_time
+from nextchar.app.schemas.scores import LineScore
+from nextchar.app.services.fair_threads import current_key
+from nextchar.app.services.scoring import DECIMALS, CalibratedScorer
+from nextchar.models.anomaly import alerts
+from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.anomaly.spans import Span
+from nextchar.models.text.line_time import line_time
 
 
 def occurrences_of(

@@ -7,16 +7,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.schemas.aliases import AliasRequirements
-from app.services.engines import Engines
-from models.errors import Conflict, NotFound
-from models.runtime.session import Check as RunCheck
-from models.runtime.session import no_check
-from models.saved_model import Card, SavedModel
-from store.aliases import AliasMove, Check, check_alias, no_such_alias
-from store.calibrations import Calibrations
-from store.models import Models
-from store.recorded_prompts import RecordedPrompts
+from nextchar.app.schemas.aliases import AliasRequirements
+from nextchar.app.services.engines import Engines
+from nextchar.models.errors import Conflict, NotFound
+from nextchar.models.runtime.session import Check as RunCheck
+from nextchar.models.runtime.session import no_check
+from nextchar.models.saved_model import Card, SavedModel
+from nextchar.store.aliases import AliasMove, Check, check_alias, no_such_alias
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.models import Models
+from nextchar.store.recorded_prompts import RecordedPrompts
 
 _FIGURE = "validation_bits_per_character"
 

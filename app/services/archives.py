@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-from app.services.gunzip import PIECE_BYTES, Gunzip
-from models.errors import InvalidInput, NotFound, TooLarge
-from store.blobs import Blobs, domain_errors
-from store.temporary import temporary_file
+from nextchar.app.services.gunzip import PIECE_BYTES, Gunzip
+from nextchar.models.errors import InvalidInput, NotFound, TooLarge
+from nextchar.store.blobs import Blobs, domain_errors
+from nextchar.store.temporary import temporary_file
 
 ArchiveFormat = Literal["tar", "zip"]
 

@@ -4,11 +4,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from app.keys import Key
-from app.services.idempotency import IdempotencyKeys
-from models.errors import Busy, Conflict, NotFound
-from store.batches import Batch, Batches, BatchStatus
-from store.blobs import Blobs
+from nextchar.app.keys import Key
+from nextchar.app.services.idempotency import IdempotencyKeys
+from nextchar.models.errors import Busy, Conflict, NotFound
+from nextchar.store.batches import Batch, Batches, BatchStatus
+from nextchar.store.blobs import Blobs
 
 _QUOTA_RETRY_S = 30.0
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
-from app.services.engines import Loaded
-from app.services.limited_work import Check
-from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_builder import CalibrationBuilder
-from models.anomaly.scorer import ReadPrecision
-from models.errors import TooLarge
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
+from nextchar.models.anomaly.scorer import ReadPrecision
+from nextchar.models.errors import TooLarge
 
 _MAX_CHARACTERS = 20_000_000  # of calibration lines: some minutes
 _MAX_LINES = 2_000_000  # some hundred megabytes of statistics

@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
-from app.services.engines import Engines, Loaded
-from app.services.prompt_recorder import MAX_COMPARED_CHARACTERS
-from models.runtime.engine import Ticket
-from models.runtime.requests import (
+from nextchar.app.services.engines import Engines, Loaded
+from nextchar.app.services.prompt_recorder import MAX_COMPARED_CHARACTERS
+from nextchar.models.runtime.engine import Ticket
+from nextchar.models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
     Event,

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import anyio
 
-from app.schemas.completions import CompletionCreate
-from app.services.completion import Completion, RunningCompletion
-from app.services.engines import Engines, Loaded
-from app.services.limited_work import Check, LimitedWork
-from app.services.prompts import prepare
-from models.errors import InvalidInput
-from models.runtime.requests import CharacterLogprobs, CompletionRequest, Piece
-from models.text.vocabulary import Vocabulary
+from nextchar.app.schemas.completions import CompletionCreate
+from nextchar.app.services.completion import Completion, RunningCompletion
+from nextchar.app.services.engines import Engines, Loaded
+from nextchar.app.services.limited_work import Check, LimitedWork
+from nextchar.app.services.prompts import prepare
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.requests import CharacterLogprobs, CompletionRequest, Piece
+from nextchar.models.text.vocabulary import Vocabulary
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import Literal
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from models.errors import Busy
+from nextchar.models.errors import Busy
 
 log = logging.getLogger("nextchar.api")
 

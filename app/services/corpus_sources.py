@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 import re2
 
-from app.errors import Forbidden
-from models.errors import InvalidInput, NotFound
-from store.blobs import Blobs
-from store.open_blobs import open_blobs
+from nextchar.app.errors import Forbidden
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.store.blobs import Blobs
+from nextchar.store.open_blobs import open_blobs
 
 _RE2_OPTIONS = re2.Options()
 _RE2_OPTIONS.log_errors = False

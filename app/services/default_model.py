@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import anyio
 
-from models.errors import NotFound
-from store.models import Models
+from nextchar.models.errors import NotFound
+from nextchar.store.models import Models
 
 REFRESH_S = 2.0
 """A list of models older than this is refreshed in the background."""

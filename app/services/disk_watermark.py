@@ -4,8 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import StorageFull
-from store.blobs import Blobs
+from nextchar.models.errors import StorageFull
+from nextchar.store.blobs import Blobs
 
 
 @dataclass(frozen=True)

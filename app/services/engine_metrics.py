@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from app.services.engines import Engines
+from nextchar.app.services.engines import Engines
 
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Histogram
 
-from models.anomaly.scorer import Scorer
-from models.errors import DomainError, NotFound
-from models.runtime.engine import Engine
-from models.saved_model import SavedModel
-from models.text.vocabulary import Vocabulary
-from store.models import Models
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.errors import DomainError, NotFound
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.saved_model import SavedModel
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.store.models import Models
 
 log = logging.getLogger("nextchar.api")
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.schemas.evaluations import (
+from nextchar.app.schemas.evaluations import (
     EvaluateCreate,
     EvaluationBody,
     FlaggedBody,
@@ -21,16 +21,16 @@ from app.schemas.evaluations import (
     LeaksBody,
     QualityBody,
 )
-from app.services.engines import Loaded
-from app.services.limited_work import Check
-from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body
-from models.anomaly.baselines import baseline_scores
-from models.anomaly.calibration_builder import CalibrationBuilder
-from models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
-from models.errors import InvalidInput, NotFound
-from store.calibrations import Calibrations, StoredCalibration
-from store.corpora import Corpora
-from store.shuffled_lines import ShuffledLines
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check
+from nextchar.app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body
+from nextchar.models.anomaly.baselines import baseline_scores
+from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
+from nextchar.models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.store.calibrations import Calibrations, StoredCalibration
+from nextchar.store.corpora import Corpora
+from nextchar.store.shuffled_lines import ShuffledLines
 
 _MAX_TRAINING_CHARACTERS = 5_000_000  # at the end of the corpus, for the baselines
 _BATCH = 2_000  # lines read at a time

@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from store.events import Event, Events, EventType
-from store.logs import utc
-from store.notification_targets import NotificationTarget
-from store.notifications import Notifications
+from nextchar.store.events import Event, Events, EventType
+from nextchar.store.logs import utc
+from nextchar.store.notification_targets import NotificationTarget
+from nextchar.store.notifications import Notifications
 
 FIRST_LOOKBACK_S = 86_400.0
 """Maximum age of events that are sent if no record was noted before: at the first start, or if Redis lost its

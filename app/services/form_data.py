@@ -7,7 +7,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import parse_options_header
 
-from models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput
 
 _MAX_VALUE_BYTES = 1000
 

@@ -3,8 +3,8 @@
 import zlib
 from collections.abc import Iterator
 
-from app.errors import UnsupportedMedia
-from models.errors import InvalidInput
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.models.errors import InvalidInput
 
 PIECE_BYTES = 1 << 20
 _GZIP_SLICE_BYTES = 16 << 10

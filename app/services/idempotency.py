@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from models.errors import Conflict, NotFound, Unavailable
-from models.record_errors import load_record
-from store.blobs import Blobs
-from store.ids import new_id
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.record_errors import load_record
+from nextchar.store.blobs import Blobs
+from nextchar.store.ids import new_id
 
 Kind = Literal["job", "batch"]
 T = TypeVar("T")

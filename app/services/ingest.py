@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from app.schemas.ingest import (
+from nextchar.app.schemas.ingest import (
     ConsumerBody,
     IngestBody,
     IngestProblem,
@@ -17,17 +17,17 @@ from app.schemas.ingest import (
     IngestStatusBody,
     SettingsChangeBody,
 )
-from app.services.gunzip import Gunzip
-from app.services.ingest_lines import MAX_BODY_BYTES, ParsedLines
-from models.anomaly.drift import drift
-from models.errors import DomainError, InvalidInput, NotFound, TooLarge
-from models.saved_model import SavedModel
-from store.calibrations import Calibrations, Rolling
-from store.ingest_records import Accepted, Batch, Request
-from store.ingest_settings import IngestSettings
-from store.ingest_stream import IngestStreams
-from store.models import Models
-from store.rolling import RollingLines
+from nextchar.app.services.gunzip import Gunzip
+from nextchar.app.services.ingest_lines import MAX_BODY_BYTES, ParsedLines
+from nextchar.models.anomaly.drift import drift
+from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.calibrations import Calibrations, Rolling
+from nextchar.store.ingest_records import Accepted, Batch, Request
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.ingest_stream import IngestStreams
+from nextchar.store.models import Models
+from nextchar.store.rolling import RollingLines
 
 MAX_CHANGES = 100
 """Changes of the settings that a response describes."""

@@ -2,8 +2,8 @@
 
 from redis.exceptions import RedisError
 
-from app.services.event_feeds import NewEvents, Numbered
-from store.flagged_lines import FlaggedLines
+from nextchar.app.services.event_feeds import NewEvents, Numbered
+from nextchar.store.flagged_lines import FlaggedLines
 
 _MAX_POLLED = 500
 

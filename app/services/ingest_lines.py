@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from app.errors import UnsupportedMedia
-from app.schemas.ingest import MAX_REPORTED, IngestQuery, RejectedLine
-from app.services.fair_threads import current_key
-from app.services.line_input import MAX_LINE_BYTES
-from models.errors import InvalidInput, TooLarge
-from store.ingest_records import LineMeta, NewLine
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.schemas.ingest import MAX_REPORTED, IngestQuery, RejectedLine
+from nextchar.app.services.fair_threads import current_key
+from nextchar.app.services.line_input import MAX_LINE_BYTES
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.store.ingest_records import LineMeta, NewLine
 
 MAX_BODY_BYTES = 16 << 20
 """Maximum size of a request's body after decompression."""

@@ -21,25 +21,25 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from app.schemas.scores import LineScore
-from app.services.alerting import occurrence_of
-from app.services.engines import Engines, Loaded
-from app.services.limited_work import Check
-from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
-from app.services.recalibration import Recalibration
-from app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
-from app.services.time_shares import TimeShares
-from models.anomaly.alerts import Occurrence
-from models.anomaly.score_sample import AlertReference
-from models.anomaly.scorer import LineReading
-from models.errors import DomainError, InvalidInput, NotFound, Unavailable
-from store.alert_recording import StreamEntries
-from store.alerts import Alerts
-from store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
-from store.ingest_keys import lines_key
-from store.ingest_records import Entry
-from store.ingest_stream import GROUP, IngestStreams
-from store.recent_lines import RecentLine
+from nextchar.app.schemas.scores import LineScore
+from nextchar.app.services.alerting import occurrence_of
+from nextchar.app.services.engines import Engines, Loaded
+from nextchar.app.services.limited_work import Check
+from nextchar.app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
+from nextchar.app.services.recalibration import Recalibration
+from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
+from nextchar.app.services.time_shares import TimeShares
+from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.score_sample import AlertReference
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.store.alert_recording import StreamEntries
+from nextchar.store.alerts import Alerts
+from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
+from nextchar.store.ingest_keys import lines_key
+from nextchar.store.ingest_records import Entry
+from nextchar.store.ingest_stream import GROUP, IngestStreams
+from nextchar.store.recent_lines import RecentLine
 
 log = logging.getLogger("nextchar.api")
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from app.schemas.jobs import JobBody, JobErrorBody, ProgressBody
-from store.jobs import Job, JobRequest, JobStatus
-from store.live import Live
-from store.queue import TrainingQueue
+from nextchar.app.schemas.jobs import JobBody, JobErrorBody, ProgressBody
+from nextchar.store.jobs import Job, JobRequest, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.queue import TrainingQueue
 
 _REQUEST_FIELDS = (JobBody.model_fields.keys() & JobRequest.model_fields.keys()) - {"candidates"}
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.services.idempotency import IdempotencyKeys
-from models.errors import Busy, Conflict, NotFound, Unavailable
-from store import tracing
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.jobs import Job, JobRequest, Jobs, JobStatus
-from store.live import Live
-from store.logs import REQUEST_ID
-from store.queue import TrainingQueue
+from nextchar.app.services.idempotency import IdempotencyKeys
+from nextchar.models.errors import Busy, Conflict, NotFound, Unavailable
+from nextchar.store import tracing
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.logs import REQUEST_ID
+from nextchar.store.queue import TrainingQueue
 
 log = logging.getLogger("nextchar.api")
 

@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 
-from app.schemas.jobs import JobCreate
-from app.services.access import Access
-from app.services.disk_watermark import DiskWatermark
-from app.services.job_control import JobControl
-from app.services.job_plans import plan
-from models.errors import Busy, DomainError, NotFound
-from store.jobs import Job
+from nextchar.app.schemas.jobs import JobCreate
+from nextchar.app.services.access import Access
+from nextchar.app.services.disk_watermark import DiskWatermark
+from nextchar.app.services.job_control import JobControl
+from nextchar.app.services.job_plans import plan
+from nextchar.models.errors import Busy, DomainError, NotFound
+from nextchar.store.jobs import Job
 
 
 def create_job(

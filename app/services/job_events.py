@@ -6,9 +6,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from app.services.event_feeds import NewEvents, Numbered
-from store.jobs import Job, Jobs
-from store.live import EventLog, Live
+from nextchar.app.services.event_feeds import NewEvents, Numbered
+from nextchar.store.jobs import Job, Jobs
+from nextchar.store.live import EventLog, Live
 
 _RECORD_POLL_S = 1.0  # reading the record takes a listing of the storage
 

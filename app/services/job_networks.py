@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from app.schemas.jobs import JobCreate
-from models.architectures import DEFAULT, architecture, resolve_training
-from models.architectures.memory import check_memory, estimate_training_bytes
-from models.auto_preset import RULES, WITHOUT_SECONDS, Candidate, Rule, nearest_presets
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
-from models.saved_model import Card
+from nextchar.app.schemas.jobs import JobCreate
+from nextchar.models.architectures import DEFAULT, architecture, resolve_training
+from nextchar.models.architectures.memory import check_memory, estimate_training_bytes
+from nextchar.models.auto_preset import RULES, WITHOUT_SECONDS, Candidate, Rule, nearest_presets
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
+from nextchar.models.saved_model import Card
 
 
 def network_and_recipe(

@@ -3,18 +3,18 @@
 Every default is filled in and every error is found here, before the job is queued.
 """
 
-from app.schemas.jobs import JobCreate
-from app.services.job_networks import network_and_recipe
-from models.architectures import architecture, check_options
-from models.config import MINIMUM_CHARACTERS, MINIMUM_HELD_OUT_CHARACTERS, Mix
-from models.errors import InvalidInput
-from models.saved_model import Card
-from models.text.kind_detection import Purpose, TextKind, default_purpose
-from models.text.masks import Masks, check_speed
-from models.text.vocabulary import Alphabet
-from store.corpus import Corpus
-from store.ids import check_name
-from store.jobs import JobRequest
+from nextchar.app.schemas.jobs import JobCreate
+from nextchar.app.services.job_networks import network_and_recipe
+from nextchar.models.architectures import architecture, check_options
+from nextchar.models.config import MINIMUM_CHARACTERS, MINIMUM_HELD_OUT_CHARACTERS, Mix
+from nextchar.models.errors import InvalidInput
+from nextchar.models.saved_model import Card
+from nextchar.models.text.kind_detection import Purpose, TextKind, default_purpose
+from nextchar.models.text.masks import Masks, check_speed
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.corpus import Corpus
+from nextchar.store.ids import check_name
+from nextchar.store.jobs import JobRequest
 
 _EXAMPLE_CHARACTERS = 160  # of a line
 

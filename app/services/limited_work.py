@@ -15,8 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from app.services.fair_threads import CLIENT
-from models.errors import Busy
+from nextchar.app.services.fair_threads import CLIENT
+from nextchar.models.errors import Busy
 
 _MAX_QUEUES = 8  # of clients that may be full; more work than that is refused whoever sends it
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from models.text.vocabulary import Vocabulary
+from nextchar.models.text.vocabulary import Vocabulary
 
 MAX_LINE_CHARACTERS = 50_000
 """Longer lines are truncated, and their record says so."""

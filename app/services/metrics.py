@@ -23,24 +23,24 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
-from app.keys import KeyFile
-from app.services.bounded_read import BoundedRead
-from app.services.engine_metrics import EngineCollector
-from app.services.engines import Engines
-from app.services.rate_limits import RateLimits
-from app.services.training_metrics import STORAGE_READ_S, TrainingCollector
-from models.errors import DomainError
-from models.kernels import variants
-from store.alerts import Alerts
-from store.background import BackgroundLoop
-from store.batches import Batches, BatchStatus
-from store.ingest_stream import IngestStreams
-from store.jobs import Jobs
-from store.live import Live
-from store.models import Models
-from store.notifications import Notifications
-from store.queue import TrainingQueue
-from store.rolling import RollingLines
+from nextchar.app.keys import KeyFile
+from nextchar.app.services.bounded_read import BoundedRead
+from nextchar.app.services.engine_metrics import EngineCollector
+from nextchar.app.services.engines import Engines
+from nextchar.app.services.rate_limits import RateLimits
+from nextchar.app.services.training_metrics import STORAGE_READ_S, TrainingCollector
+from nextchar.models.errors import DomainError
+from nextchar.models.kernels import variants
+from nextchar.store.alerts import Alerts
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.batches import Batches, BatchStatus
+from nextchar.store.ingest_stream import IngestStreams
+from nextchar.store.jobs import Jobs
+from nextchar.store.live import Live
+from nextchar.store.models import Models
+from nextchar.store.notifications import Notifications
+from nextchar.store.queue import TrainingQueue
+from nextchar.store.rolling import RollingLines
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -16,10 +16,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from models.errors import DomainError, InvalidInput, Unavailable
-from models.saved_model import Card, SavedModel, parse_card
-from store.ids import check_name, new_id
-from store.models import Models
+from nextchar.models.errors import DomainError, InvalidInput, Unavailable
+from nextchar.models.saved_model import Card, SavedModel, parse_card
+from nextchar.store.ids import check_name, new_id
+from nextchar.store.models import Models
 
 MEDIA_TYPE = "application/x-tar"
 

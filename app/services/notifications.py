@@ -24,15 +24,15 @@ from typing import Any
 import httpx
 from redis.exceptions import RedisError
 
-from app.services.alert_bodies import alert_body
-from app.services.event_messages import EventMessages
-from app.services.outbound import RequestFailed, TargetResponse, new_client, post
-from models.anomaly.alerts import SEVERITIES
-from store.alerts import Alert, Alerts
-from store.ids import new_id
-from store.logs import utc
-from store.notification_targets import NotificationTarget, NotificationTargets, secret_bytes
-from store.notifications import Delivery, Notifications
+from nextchar.app.services.alert_bodies import alert_body
+from nextchar.app.services.event_messages import EventMessages
+from nextchar.app.services.outbound import RequestFailed, TargetResponse, new_client, post
+from nextchar.models.anomaly.alerts import SEVERITIES
+from nextchar.store.alerts import Alert, Alerts
+from nextchar.store.ids import new_id
+from nextchar.store.logs import utc
+from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, secret_bytes
+from nextchar.store.notifications import Delivery, Notifications
 
 RESEND_S = 60.0
 """Interval at which an Alertmanager gets a firing alert; it resolves an alert that it has not got for four

@@ -19,16 +19,16 @@ from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.logs.v1 import logs_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 
-from app.schemas.ingest import OtlpQuery
-from app.services.ingest_lines import (
+from nextchar.app.schemas.ingest import OtlpQuery
+from nextchar.app.services.ingest_lines import (
     MAX_BATCH_LINES,
     LineReader,
     ParsedLines,
     batch_too_large,
     load_json,
 )
-from models.errors import InvalidInput
-from store.ingest_records import LineMeta
+from nextchar.models.errors import InvalidInput
+from nextchar.store.ingest_records import LineMeta
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 """The media types of a request; the response has the same."""

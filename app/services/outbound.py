@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput
 
 TIMEOUT_S = 10.0
 """Time limit of a whole request, including the resolution of the name."""

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 
-from app.services.engines import Loaded
-from models.runtime.requests import Distribution, Expert
+from nextchar.app.services.engines import Loaded
+from nextchar.models.runtime.requests import Distribution, Expert
 
 
 async def predict(

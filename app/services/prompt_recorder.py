@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from store.recorded_prompts import RecordedPrompts
+from nextchar.store.recorded_prompts import RecordedPrompts
 
 MAX_CHARACTERS = 1_000
 """Maximum length of a recorded prompt; only its end is recorded."""

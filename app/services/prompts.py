@@ -4,11 +4,11 @@ from functools import partial
 
 import anyio
 
-from app.services.engines import Loaded
-from app.services.limited_work import Check, LimitedWork
-from models.anomaly.scorer import Scorer
-from models.runtime.session import no_check
-from models.text.vocabulary import Vocabulary
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check, LimitedWork
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.runtime.session import no_check
+from nextchar.models.text.vocabulary import Vocabulary
 
 LONG_PROMPT_CHARACTERS = 10_000
 """A longer prompt of a model with masks is masked in the pool of long prompts: that can take seconds."""

@@ -9,8 +9,8 @@ from prometheus_client import Counter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from app.keys import Key
-from models.errors import Busy
+from nextchar.app.keys import Key
+from nextchar.models.errors import Busy
 
 log = logging.getLogger("nextchar.api")
 

@@ -15,14 +15,14 @@ from typing import Literal
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from app.keys import KeyFile
-from app.schemas.health import Readiness
-from app.services.disk_watermark import DiskWatermark
-from models.errors import DomainError, StorageFull
-from models.kernels.compile_cache import is_compiling
-from store.background import BackgroundLoop, LoopStatus
-from store.blobs import Blobs
-from store.queue import TrainingQueue
+from nextchar.app.keys import KeyFile
+from nextchar.app.schemas.health import Readiness
+from nextchar.app.services.disk_watermark import DiskWatermark
+from nextchar.models.errors import DomainError, StorageFull
+from nextchar.models.kernels.compile_cache import is_compiling
+from nextchar.store.background import BackgroundLoop, LoopStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.queue import TrainingQueue
 
 log = logging.getLogger("nextchar.api")
 

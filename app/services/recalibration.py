@@ -2,7 +2,7 @@
 
 Each stored calibration with which ingested lines are compared has a rolling one, which is rebuilt once
 REBUILD_LINES lines have come and REBUILD_S have passed since the last time, or, of few lines, after
-REBUILD_MAX_S. See `models.anomaly.rolling` for what is learned.
+REBUILD_MAX_S. See `nextchar.models.anomaly.rolling` for what is learned.
 """
 
 import logging
@@ -14,19 +14,19 @@ from functools import partial
 
 import numpy as np
 
-from app.schemas.scores import LineScore
-from app.services.scoring import CalibratedScorer
-from models.anomaly.alerts import AlertLabel
-from models.anomaly.rolling import Verdict, rebuild
-from models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
-from models.anomaly.scorer import LineReading
-from models.saved_model import SavedModel
-from store.alert_decisions import Suppression, suppressed_until
-from store.alerts import Alerts
-from store.calibrations import Calibrations, StoredCalibration, is_rolling_name
-from store.ingest_records import Recalibrate
-from store.ingest_settings import IngestSettings
-from store.rolling import LEASE_S, RollingLines, Waiting
+from nextchar.app.schemas.scores import LineScore
+from nextchar.app.services.scoring import CalibratedScorer
+from nextchar.models.anomaly.alerts import AlertLabel
+from nextchar.models.anomaly.rolling import Verdict, rebuild
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.alert_decisions import Suppression, suppressed_until
+from nextchar.store.alerts import Alerts
+from nextchar.store.calibrations import Calibrations, StoredCalibration, is_rolling_name
+from nextchar.store.ingest_records import Recalibrate
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.rolling import LEASE_S, RollingLines, Waiting
 
 log = logging.getLogger("nextchar.api")
 

@@ -10,18 +10,18 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from app.schemas.scores import LineScore, StreamBody, StreamQuery
-from app.services.alerting import occurrences_of
-from app.services.engines import Loaded
-from app.services.limited_work import Check
-from app.services.line_input import InputLine, LineParser, LineSplitter
-from app.services.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
-from models.anomaly.drift import drift
-from models.anomaly.scorer import LineReading
-from models.runtime.session import State
-from store.alerts import Alerts
-from store.calibrations import StoredCalibration
-from store.streams import StreamLock
+from nextchar.app.schemas.scores import LineScore, StreamBody, StreamQuery
+from nextchar.app.services.alerting import occurrences_of
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check
+from nextchar.app.services.line_input import InputLine, LineParser, LineSplitter
+from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
+from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.runtime.session import State
+from nextchar.store.alerts import Alerts
+from nextchar.store.calibrations import StoredCalibration
+from nextchar.store.streams import StreamLock
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
 _MAX_CACHED_CHARACTERS = 500  # of a cached line

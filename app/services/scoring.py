@@ -11,24 +11,24 @@ from functools import cached_property
 
 import numpy as np
 
-from app.schemas.calibrations import BucketBody, CalibrationBody, RollingBody
-from app.schemas.scores import Detail, LineScore, Repeats, Span, StreamBody
-from app.services.completion_requests import MAX_LOGPROBS
-from app.services.engines import Loaded
-from app.services.limited_work import Check
-from models.anomaly.aggregate import peak_bits
-from models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
-from models.anomaly.calibration import rounded_up
-from models.anomaly.drift import UNUSUAL
-from models.anomaly.repeats import RepeatFilter
-from models.anomaly.scorer import LineReading, ReadPrecision
-from models.anomaly.spans import Span as MaskedSpan
-from models.anomaly.spans import highest_window, threshold_spans
-from models.errors import InvalidInput
-from models.runtime.session import State, no_check
-from models.text.vocabulary import UNKNOWN_ID
-from store.calibrations import StoredCalibration
-from store.streams import StreamLock
+from nextchar.app.schemas.calibrations import BucketBody, CalibrationBody, RollingBody
+from nextchar.app.schemas.scores import Detail, LineScore, Repeats, Span, StreamBody
+from nextchar.app.services.completion_requests import MAX_LOGPROBS
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.limited_work import Check
+from nextchar.models.anomaly.aggregate import peak_bits
+from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
+from nextchar.models.anomaly.calibration import rounded_up
+from nextchar.models.anomaly.drift import UNUSUAL
+from nextchar.models.anomaly.repeats import RepeatFilter
+from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
+from nextchar.models.anomaly.spans import Span as MaskedSpan
+from nextchar.models.anomaly.spans import highest_window, threshold_spans
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.session import State, no_check
+from nextchar.models.text.vocabulary import UNKNOWN_ID
+from nextchar.store.calibrations import StoredCalibration
+from nextchar.store.streams import StreamLock
 
 DECIMALS = 4
 """Decimal places of bits in a response; float32 logits are not more precise."""
@@ -39,7 +39,7 @@ _CHARACTER_RATE = 3
 MAX_EXPLAIN_READ = 50_000
 """The most characters that the network reads to explain the flagged lines of one response or batch, most
 anomalous first: about a second. A line takes some hundred to some thousand characters. See
-`models.anomaly.explanation.explain`."""
+`nextchar.models.anomaly.explanation.explain`."""
 
 _MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
 _CHECK_INTERVAL = 100  # lines
@@ -157,8 +157,8 @@ class CalibratedScorer:
     def without_repeat(self, score: LineScore, line: LineReading | None) -> LineScore:
         """Return the score of the next line of the request, not flagged if it is a repeat.
 
-        `line` is needed if it is flagged. See `models.anomaly.repeats`; with `repeats="flag"`, and for a
-        model without templates, no line is a repeat.
+        `line` is needed if it is flagged. See `nextchar.models.anomaly.repeats`; with `repeats="flag"`, and
+        for a model without templates, no line is a repeat.
         """
         if self._repeats is None:
             return score

@@ -11,8 +11,8 @@ from functools import partial
 import anyio
 from redis.exceptions import RedisError
 
-from models.errors import Busy
-from store.streams import RETRY_S, WAIT_S, Owner, StreamLock, Streams, stream_busy
+from nextchar.models.errors import Busy
+from nextchar.store.streams import RETRY_S, WAIT_S, Owner, StreamLock, Streams, stream_busy
 
 _MAX_WAITING = 64
 _THREADS = 8  # for the short calls to Redis

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.peers.quality_figures import curve_nats, nats_in_one_pass
 from benchmarks.texts import SplitText
-from worker.rows import Rows
+from nextchar.worker.rows import Rows
 
 LAYERS, UNITS = 2, 128
 ROWS, WINDOW = 50, 50
@@ -36,7 +36,7 @@ State = tuple[torch.Tensor, torch.Tensor]  # each (L, B, H)
 
 
 class CharRNN(torch.nn.Module):
-    """The network; also a StepNetwork for `worker.evaluation`."""
+    """The network; also a StepNetwork for `nextchar.worker.evaluation`."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Our training: `worker.training.fit` with a preset and a budget in seconds, as a job runs it."""
+"""Our training: `nextchar.worker.training.fit` with a preset and a budget in seconds, as a job runs it."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any
 
 from benchmarks.peers.quality_figures import nats_in_one_pass
 from benchmarks.texts import HELD_OUT, SplitText
-from models.config import PRESETS, Budget, Preset
-from models.machine import available_cores
-from models.runtime.session import Network
-from worker.export import graph_of
-from worker.hooks import Hooks
-from worker.prepared_text import Text
-from worker.training import fit
+from nextchar.models.config import PRESETS, Budget, Preset
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.session import Network
+from nextchar.worker.export import graph_of
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.training import fit
 
 
 def prepare(*, text: str, preset: Preset) -> Callable[[float], dict[str, Any]]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, windows
-from models.config import NetworkConfig, TrainingConfig
-from models.machine import available_cores
-from worker.devices import gpus, network_and_step
-from worker.precision import choose_precision
-from worker.rows import replicas_of
-from worker.settings import Precision
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.machine import available_cores
+from nextchar.worker.devices import gpus, network_and_step
+from nextchar.worker.precision import choose_precision
+from nextchar.worker.rows import replicas_of
+from nextchar.worker.settings import Precision
 
 
 def prepare(

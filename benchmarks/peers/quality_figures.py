@@ -4,8 +4,8 @@ import math
 from typing import cast
 
 from benchmarks.texts import SplitText
-from models.runtime.session import Network, StepNetwork
-from worker.evaluation import bits_per_character
+from nextchar.models.runtime.session import Network, StepNetwork
+from nextchar.worker.evaluation import bits_per_character
 
 _CURVE_CHARACTERS = 40_000  # held-out characters per point of a curve, as in the worker
 _WARM_UP = 2000  # characters read before the final pass, as in the worker's report

@@ -15,10 +15,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from launcher.batch.inputs import Part
-from launcher.batch.part_worker import PartResult, PartWorker, Work
-from models.die_with_parent import bind_to_parent
-from models.errors import DomainError, InvalidInput, Unavailable
+from nextchar.launcher.batch.inputs import Part
+from nextchar.launcher.batch.part_worker import PartResult, PartWorker, Work
+from nextchar.models.die_with_parent import bind_to_parent
+from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 
 _worker: PartWorker | None = None  # of this worker process
 

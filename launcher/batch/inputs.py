@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from models.errors import DomainError, InvalidInput, NotFound, Unavailable
-from store.open_blobs import is_known_url
+from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.store.open_blobs import is_known_url
 
 GZIP_SUFFIX = ".gz"
 
@@ -165,7 +165,7 @@ def _local_file(path: Path) -> InputFile:
 def _find_objects(pattern: str) -> list[InputFile]:
     import obstore
 
-    from store.object_errors import domain_errors_of_store, is_missing_bucket
+    from nextchar.store.object_errors import domain_errors_of_store, is_missing_bucket
 
     bucket, key = _split(pattern)
     folder, store = "/".join(_literal_folders(key)), _store(bucket)
@@ -226,7 +226,7 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=16)
 def _store(bucket: str) -> Any:
-    from store.object_store import open_store
+    from nextchar.store.object_store import open_store
 
     if not is_known_url(bucket):
         raise InvalidInput(f"{bucket} is not a URL that files can be read from; use s3://, gs:// or az://")
@@ -251,7 +251,7 @@ def _open(file: InputFile) -> IO[bytes]:
             ) from None
     import obstore
 
-    from store.object_errors import domain_errors_of_store
+    from nextchar.store.object_errors import domain_errors_of_store
 
     bucket, key = _split(file.name)
     try:
@@ -292,7 +292,7 @@ class _RawReader(io.RawIOBase):
         return int(self._reader.tell())
 
     def readinto(self, buffer: Any, /) -> int:
-        from store.object_errors import domain_errors_of_store
+        from nextchar.store.object_errors import domain_errors_of_store
 
         view = memoryview(buffer)
         with domain_errors_of_store():

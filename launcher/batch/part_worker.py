@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from app.schemas.scores import StreamQuery
-from app.services.engines import Loaded, load_model
-from app.services.line_input import InputLine, LineParser, LineSplitter
-from app.services.score_stream import StreamScorer
-from launcher.batch.inputs import Part, read_part
-from launcher.batch.records import Format, write_records
-from launcher.batch.run_folder import RunFolder
-from models.errors import DomainError
-from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece
-from models.runtime.session import no_check
+from nextchar.app.schemas.scores import StreamQuery
+from nextchar.app.services.engines import Loaded, load_model
+from nextchar.app.services.line_input import InputLine, LineParser, LineSplitter
+from nextchar.app.services.score_stream import StreamScorer
+from nextchar.launcher.batch.inputs import Part, read_part
+from nextchar.launcher.batch.records import Format, write_records
+from nextchar.launcher.batch.run_folder import RunFolder
 from nextchar.local import ModelFiles, prepare_kernels
-from store.calibrations import StoredCalibration
+from nextchar.models.errors import DomainError
+from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece
+from nextchar.models.runtime.session import no_check
+from nextchar.store.calibrations import StoredCalibration
 
 _CACHE_BYTES = 64 << 20
 _PROMPTS = 64  # that are completed together

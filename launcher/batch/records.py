@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from app.services.score_stream import json_line
-from models.errors import InvalidInput
+from nextchar.app.services.score_stream import json_line
+from nextchar.models.errors import InvalidInput
 
 Format = Literal["jsonl", "parquet"]
 

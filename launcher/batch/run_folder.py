@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.batch.inputs import InputFile, Part, is_url, parts_of
-from models.errors import Conflict, InvalidInput, Unavailable
-from store.blobs import Blobs, StorageRefused
-from store.open_blobs import is_known_url, open_blobs
+from nextchar.launcher.batch.inputs import InputFile, Part, is_url, parts_of
+from nextchar.models.errors import Conflict, InvalidInput, Unavailable
+from nextchar.store.blobs import Blobs, StorageRefused
+from nextchar.store.open_blobs import is_known_url, open_blobs
 
 FORMAT_VERSION = 1
 

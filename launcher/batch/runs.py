@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from app.schemas.scores import StreamQuery
-from launcher.batch.engines import import_ray, run_in_processes, run_on_ray
-from launcher.batch.inputs import Part, find_files
-from launcher.batch.part_worker import PartResult, Work
-from launcher.batch.records import Format, check_format
-from launcher.batch.run_folder import RunFolder
-from models.errors import DomainError, InvalidInput
-from models.kernels.compile_cache import SERVING, compile_in_child_process
-from models.machine import available_cores
-from models.runtime.request_validation import check_request
-from models.runtime.requests import CompletionRequest
-from models.saved_model import SavedModel
+from nextchar.app.schemas.scores import StreamQuery
+from nextchar.launcher.batch.engines import import_ray, run_in_processes, run_on_ray
+from nextchar.launcher.batch.inputs import Part, find_files
+from nextchar.launcher.batch.part_worker import PartResult, Work
+from nextchar.launcher.batch.records import Format, check_format
+from nextchar.launcher.batch.run_folder import RunFolder
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, ModelFiles, prepare_kernels, read_model
-from store.calibrations import Calibrations, StoredCalibration
-from store.open_blobs import open_blobs
-from store.settings import StoreSettings
+from nextchar.models.errors import DomainError, InvalidInput
+from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.request_validation import check_request
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.calibrations import Calibrations, StoredCalibration
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.settings import StoreSettings
 
 __all__ = ["DomainError", "RunOptions", "Totals", "complete", "score"]
 

@@ -5,8 +5,8 @@ characters, a forbidden character one. So there are four aggregates: the highest
 adjacent characters, and the mean over the line. They are taken of the network's surprisal and of its excess
 over the entropy of the prediction, by which a random id, which no model can predict, does not count as
 anomalous; and of the n-grams' surprisal, if the model has n-grams. If it has templates, there are two more:
-the rarity of the line's template and of its rarest value. `models.anomaly.calibration` combines them into one
-score; docs/engineering/anomaly-study.md has the study.
+the rarity of the line's template and of its rarest value. `nextchar.models.anomaly.calibration` combines them
+into one score; docs/engineering/anomaly-study.md has the study.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.runtime.surprisal import LineSurprisal
 
 WINDOWS = (1, 3, 12)
 """Numbers of adjacent characters over which means are taken, in addition to the whole line."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from models.anomaly.spans import Span
-from models.text.line_tokens import WILDCARD
-from models.text.masks import CUSTOM_PLACEHOLDER, NAMED
+from nextchar.models.anomaly.spans import Span
+from nextchar.models.text.line_tokens import WILDCARD
+from nextchar.models.text.masks import CUSTOM_PLACEHOLDER, NAMED
 
 Severity = Literal["info", "warning", "critical"]
 Label = Literal["normal", "incident"]
@@ -171,8 +171,8 @@ def occurrence(
 def alert_key_of(text: str, spans: Sequence[Span], *, template: str | None = None) -> AlertKey:
     """Return the alert key of a flagged line, from its masked text and the anomalous spans of that text.
 
-    `template` is that of a model with templates (`models.text.templates`), which has as many words as the
-    line, or fewer if the last one stands for several; None: `template_of`.
+    `template` is that of a model with templates (`nextchar.models.text.templates`), which has as many words
+    as the line, or fewer if the last one stands for several; None: `template_of`.
 
     The anomalous word is the one that shares the most characters with the span of the most bits. Its number
     and its form in the template are stable where its own text is not: every unknown user name is one alert.

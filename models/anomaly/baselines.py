@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.ngram import NgramModel
-from models.text.templates import Templates
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.templates import Templates
 
 NAMES = ("length", "punctuation", "template", "ngram_5", "isolation_forest")
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import statistics
-from models.anomaly.statistic_rarity import Floats, rarity
-from models.anomaly.tail import Tail
-from models.errors import InvalidInput
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.anomaly.aggregate import statistics
+from nextchar.models.anomaly.statistic_rarity import Floats, rarity
+from nextchar.models.anomaly.tail import Tail
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.surprisal import LineSurprisal
 
 MIN_LINES = 2
 

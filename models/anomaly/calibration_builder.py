@@ -1,16 +1,16 @@
-"""Makes a calibration of normal lines (`models.anomaly.calibration`)."""
+"""Makes a calibration of normal lines (`nextchar.models.anomaly.calibration`)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, WINDOWS, statistics
-from models.anomaly.calibration import CHARACTER_RATES, MIN_LINES, Bucket, Calibration, lines_needed
-from models.anomaly.statistic_rarity import Floats, leave_one_out_rarity
-from models.anomaly.tail import fit_tail
-from models.errors import InvalidInput
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, WINDOWS, statistics
+from nextchar.models.anomaly.calibration import CHARACTER_RATES, MIN_LINES, Bucket, Calibration, lines_needed
+from nextchar.models.anomaly.statistic_rarity import Floats, leave_one_out_rarity
+from nextchar.models.anomaly.tail import fit_tail
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.surprisal import LineSurprisal
 
 MAX_KEPT = 100_000
 """Calibration lines whose statistics are kept; of more lines, this many evenly spaced quantiles."""

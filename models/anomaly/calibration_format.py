@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS
-from models.anomaly.calibration import Bucket, Calibration
-from models.anomaly.tail import Tail
-from models.errors import Unavailable
-from models.record_errors import UPGRADE
-from models.text.array_file import inflate
+from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS
+from nextchar.models.anomaly.calibration import Bucket, Calibration
+from nextchar.models.anomaly.tail import Tail
+from nextchar.models.errors import Unavailable
+from nextchar.models.record_errors import UPGRADE
+from nextchar.models.text.array_file import inflate
 
 FORMAT_VERSION = 1
 

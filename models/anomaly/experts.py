@@ -2,7 +2,7 @@
 
 A network trained for a minute or on little text finds fewer anomalies than n-grams or templates do; a well
 trained one finds more, but not all of them. So all of them read each line, and the calibration weights them
-(`models.anomaly.calibration`).
+(`nextchar.models.anomaly.calibration`).
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.runtime.surprisal import LineSurprisal
-from models.text.ngram import NgramModel
-from models.text.templates import ParsedLine, Templates
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.templates import ParsedLine, Templates
+from nextchar.models.text.vocabulary import Vocabulary
 
 
 def with_ngram_and_templates(

@@ -10,11 +10,11 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.noisy_channel import PIECE, Step, Steps, find_spans
-from models.anomaly.spans import Span
-from models.runtime.session import Logits, State, StepNetwork
-from models.runtime.surprisal import SLICE_LOGITS
-from models.text.vocabulary import Vocabulary
+from nextchar.models.anomaly.noisy_channel import PIECE, Step, Steps, find_spans
+from nextchar.models.anomaly.spans import Span
+from nextchar.models.runtime.session import Logits, State, StepNetwork
+from nextchar.models.runtime.surprisal import SLICE_LOGITS
+from nextchar.models.text.vocabulary import Vocabulary
 
 _SIDE_BY_SIDE = 8  # lines explained at a time; if `max_read` is reached, these are lost
 

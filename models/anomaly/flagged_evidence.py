@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from models.anomaly.score_sample import ObservedScore, ScoreSample
+from nextchar.models.anomaly.score_sample import ObservedScore, ScoreSample
 
 MAX_EXCESS = 3.0
 """A batch with more flagged lines than this many times the expected ones, and noise, is not learned."""

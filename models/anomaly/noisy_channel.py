@@ -18,10 +18,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.spans import Span, merged
-from models.runtime.decoding import BITS, log_softmax
-from models.runtime.session import Logits, State
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
+from nextchar.models.anomaly.spans import Span, merged
+from nextchar.models.runtime.decoding import BITS, log_softmax
+from nextchar.models.runtime.session import Logits, State
+from nextchar.models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 MAX_MARKS = 12
 """Per line; a text has as many for each of its lines. The rest of the line is not examined."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.runtime.surprisal import LineSurprisal
 
 
 def higher(first: Sequence[LineSurprisal], second: Sequence[LineSurprisal]) -> list[LineSurprisal]:

@@ -5,17 +5,18 @@ and often hundreds of each. All are anomalous, but only the first of a kind has 
 kind is hard to find among hundreds of flagged lines. So from MIN_FLAGGED flagged lines on, and while more are
 flagged than the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is
 counted, not flagged. Lines are alike if, once masked, only numbers differ. Those with a new template are also
-alike if they have a template in common, which is found among them as in training (`models.text.templates`),
-and has enough fixed words: requests of an attack, which have little in common, are all flagged.
+alike if they have a template in common, which is found among them as in training
+(`nextchar.models.text.templates`), and has enough fixed words: requests of an attack, which have little in
+common, are all flagged.
 """
 
 import math
 import re
 from hashlib import blake2b
 
-from models.text.line_tokens import Tokens, is_wildcard, tokenize
-from models.text.template_tree import TemplateBuilder
-from models.text.templates import ParsedLine
+from nextchar.models.text.line_tokens import Tokens, is_wildcard, tokenize
+from nextchar.models.text.template_tree import TemplateBuilder
+from nextchar.models.text.templates import ParsedLine
 
 MIN_FLAGGED = 20
 """Of the lines of one request, so many are flagged before any is a repeat."""

@@ -10,7 +10,7 @@ the lines that are not flagged: above the threshold scores decrease like an expo
 scale is the maximum-likelihood estimate from censored data (Epstein and Sobel 1953). So if more lines are
 flagged than asked, the threshold rises until the rate is right, and if fewer are, it falls.
 
-**Repetition is no evidence of drift**: see `models.anomaly.flagged_evidence`.
+**Repetition is no evidence of drift**: see `nextchar.models.anomaly.flagged_evidence`.
 
 **Guard.** Lines are learned in batches. A batch in which alerts, each counted as at most a tenth, exceed
 MAX_EXCESS times the expected false alarms is dropped, with its lines that are not flagged; and a threshold
@@ -25,17 +25,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import Bucket, Calibration
-from models.anomaly.flagged_evidence import (
+from nextchar.models.anomaly.calibration import Bucket, Calibration
+from nextchar.models.anomaly.flagged_evidence import (
     counted_as_normal,
     reason_to_drop,
     without_burst,
     without_repeats,
     without_values_of_bursts,
 )
-from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample, newest
-from models.anomaly.statistic_rarity import Floats
-from models.anomaly.tail import fit_tail
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample, newest
+from nextchar.models.anomaly.statistic_rarity import Floats
+from nextchar.models.anomaly.tail import fit_tail
 
 MAX_RISE_BITS = 4.0
 """The most by which a threshold may exceed that of the stored calibration: then normal lines that reach it

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
-from models.text.array_file import inflate
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
+from nextchar.models.text.array_file import inflate
 
 _COLUMNS = 5
 _MAX_TABLE_BYTES = 64 << 20

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.anomaly.calibration import SCORE_TOLERANCE, Calibration
-from models.anomaly.statistic_rarity import Floats
+from nextchar.models.anomaly.calibration import SCORE_TOLERANCE, Calibration
+from nextchar.models.anomaly.statistic_rarity import Floats
 
 SAMPLE_LINES = 5_000
 """Lines in the sample."""

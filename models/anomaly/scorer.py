@@ -1,26 +1,26 @@
 """A model's scorer: reads lines as the model was trained to read them, and explains anomalous ones.
 
-It composes what a saved model has for this: masks, the network's surprisal (`models.runtime`), the other
-experts (`experts`) and explanations. Scores are made from its results by a `Calibration`.
+It composes what a saved model has for this: masks, the network's surprisal (`nextchar.models.runtime`), the
+other experts (`experts`) and explanations. Scores are made from its results by a `Calibration`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.anomaly.experts import with_ngram_and_templates
-from models.anomaly.explanation import explain
-from models.anomaly.precision import higher
-from models.anomaly.spans import Span
-from models.runtime.engine import Engine
-from models.runtime.session import Check, CheckedNetwork, State, no_check
-from models.runtime.surprisal import LineSurprisal
-from models.saved_model import SavedModel
-from models.text import mask_values, ngram_file, templates_file
-from models.text.mask_values import MaskValues
-from models.text.masks import Masked, Masks, pieces
-from models.text.ngram import NgramModel
-from models.text.templates import Templates
+from nextchar.models.anomaly.experts import with_ngram_and_templates
+from nextchar.models.anomaly.explanation import explain
+from nextchar.models.anomaly.precision import higher
+from nextchar.models.anomaly.spans import Span
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.session import Check, CheckedNetwork, State, no_check
+from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.saved_model import SavedModel
+from nextchar.models.text import mask_values, ngram_file, templates_file
+from nextchar.models.text.mask_values import MaskValues
+from nextchar.models.text.masks import Masked, Masks, pieces
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.templates import Templates
 
 ReadPrecision = Literal["float32", "fast", "both"]
 """`fast`: int8 if the model has it. `both`: of each character the higher figure of the two."""

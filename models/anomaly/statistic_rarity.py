@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, WINDOWS
+from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, WINDOWS
 
 BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3 + (0.001,) * len(TEMPLATE_STATISTICS)
 """Tolerance of each statistic, in bits. Lines of a log are often identical, above all when masked, and their

@@ -1,6 +1,7 @@
 """The network architectures, one module each; the only part of `models` that uses Keras.
 
-To add one, write its module with an ARCHITECTURE in it, and add its name to `models.config.ArchitectureName`.
+To add one, write its module with an ARCHITECTURE in it, and add its name to
+`nextchar.models.config.ArchitectureName`.
 """
 
 import importlib
@@ -8,9 +9,9 @@ from collections.abc import Collection
 from functools import cache
 from typing import cast, get_args
 
-from models.architectures.spec import Architecture
-from models.config import ArchitectureName, NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
+from nextchar.models.architectures.spec import Architecture
+from nextchar.models.config import ArchitectureName, NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
 
 NAMES: tuple[ArchitectureName, ...] = get_args(ArchitectureName)
 DEFAULT: ArchitectureName = "stateful_lstm"

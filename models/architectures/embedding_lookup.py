@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.architectures.lazy import tf
+from nextchar.models.architectures.lazy import tf
 
 SMALL_TABLE = 256
 """Up to this many rows a product with one-hot rows is faster than gathering."""

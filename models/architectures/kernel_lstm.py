@@ -1,4 +1,4 @@
-"""The network of `stateful_lstm` in NumPy arrays, which `models.kernels.lstm_window` trains on CPUs.
+"""The network of `stateful_lstm` in NumPy arrays, which `nextchar.models.kernels.lstm_window` trains on CPUs.
 
 It has the weights of the Keras network, in the same order, so a checkpoint can move between CPUs and GPUs.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.parameter import CoupledGates, Parameter
-from models.architectures.spec import Weights
-from models.config import NetworkConfig
-from models.kernels.lstm_weights import EPSILON, Floats, LSTMShape, LSTMWeights, normalized
+from nextchar.models.architectures.parameter import CoupledGates, Parameter
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.config import NetworkConfig
+from nextchar.models.kernels.lstm_weights import EPSILON, Floats, LSTMShape, LSTMWeights, normalized
 
 _EMBEDDING_RANGE = 0.05  # as Keras's layer
 
@@ -58,7 +58,7 @@ class KernelLSTM:
     def keras_variable(self, name: str, array: Floats, *, sign: int = -1) -> Parameter:
         """Return an array of the shape of a weight as a variable of the Keras network.
 
-        `sign`: see `models.kernels.lstm_weights.with_input_gate`.
+        `sign`: see `nextchar.models.kernels.lstm_weights.with_input_gate`.
         """
         is_coupled = self.config.coupled_gates and name.startswith("lstm")
         return CoupledGates(array, sign=sign) if is_coupled else Parameter(array)
@@ -91,7 +91,7 @@ class KernelLSTM:
 
     def keras_file(self) -> bytes:
         """Return the contents of a `.keras` file of stock layers with the weights."""
-        from models.architectures.lstm_keras_file import lstm_keras_file  # imports h5py
+        from nextchar.models.architectures.lstm_keras_file import lstm_keras_file  # imports h5py
 
         weights: Weights = {
             name: self.keras_variable(name, array).numpy() for name, array in self.arrays.arrays.items()

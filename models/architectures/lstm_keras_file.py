@@ -17,8 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from models.architectures.spec import Weights
-from models.kernels.lstm_weights import EPSILON
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.kernels.lstm_weights import EPSILON
 
 _Config = dict[str, Any]
 _Shape = list[int | None]  # None: any number of rows, of steps

@@ -1,8 +1,8 @@
 """How many weights a network has, and how much memory training it needs."""
 
-from models.architectures import architecture
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
+from nextchar.models.architectures import architecture
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
 
 _PROCESS_BYTES = 600_000_000  # a process with TensorFlow, before it trains anything
 

@@ -7,10 +7,10 @@ are shared by all characters, which makes the network recurrent.
 
 from __future__ import annotations
 
-from models.architectures.lazy import keras, tf
-from models.architectures.spec import Architecture, Weights
-from models.architectures.window import WindowNetwork, activation_floats_per_character, graph
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.spec import Architecture, Weights
+from nextchar.models.architectures.window import WindowNetwork, activation_floats_per_character, graph
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 
 class NthChar(WindowNetwork):
@@ -49,7 +49,7 @@ class NthChar(WindowNetwork):
         return x + has_begun * tf.tanh(hidden)
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 

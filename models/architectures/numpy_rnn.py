@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures import scan_rnn
-from models.architectures.parameter import Floats, Parameter
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.architectures import scan_rnn
+from nextchar.models.architectures.parameter import Floats, Parameter
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 
 def forward(w: dict[str, Floats], ids: NDArray[np.int32]) -> tuple[Floats, Floats]:

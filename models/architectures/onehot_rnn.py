@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures import sequence_rnn
-from models.architectures.lazy import keras, tf
-from models.architectures.simple_rnn import recurrent_layer
-from models.config import NetworkConfig
+from nextchar.models.architectures import sequence_rnn
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.simple_rnn import recurrent_layer
+from nextchar.models.config import NetworkConfig
 
 
 class OneHotRNN(sequence_rnn.SequenceRNN):

@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from models.architectures.onnx_graph import SLICE_END, check_shape, serialized
+from nextchar.models.architectures.onnx_graph import SLICE_END, check_shape, serialized
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.lstm_weights import with_input_gate, without_input_gate
+from nextchar.models.kernels.lstm_weights import with_input_gate, without_input_gate
 
 Floats = NDArray[np.floating[Any]]
 
@@ -29,7 +29,7 @@ class Parameter:
 class CoupledGates(Parameter):
     """Weights (..., 3H) of LSTM gates f, g, o, with the methods of a variable (..., 4H) of i, f, g, o.
 
-    `sign`: see `models.kernels.lstm_weights.with_input_gate`.
+    `sign`: see `nextchar.models.kernels.lstm_weights.with_input_gate`.
     """
 
     def __init__(self, value: Floats, *, sign: int = -1) -> None:

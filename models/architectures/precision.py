@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.architectures.lazy import tf
+from nextchar.models.architectures.lazy import tf
 
 
 def product(a: tf.Tensor, b: tf.Tensor, dtype: Any) -> tf.Tensor:

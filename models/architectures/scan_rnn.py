@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures import onehot_rnn
-from models.architectures.lazy import keras, tf
-from models.architectures.spec import Weights
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.architectures import onehot_rnn
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 
 def initial_weights(vocabulary_size: int, units: int, *, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -68,7 +68,7 @@ class ScanRNN:
         return logits, state
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
         wx, wh, bh, wy, by = self._float32()
         return {"table": wx + bh, "recurrent/kernel": wh, "dense/kernel": wy, "dense/bias": by}
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.architectures import simple_rnn
-from models.architectures.embedding_lookup import lookup
-from models.architectures.lazy import keras, tf
-from models.config import NetworkConfig
+from nextchar.models.architectures import simple_rnn
+from nextchar.models.architectures.embedding_lookup import lookup
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.config import NetworkConfig
 
 
 class SequenceRNN(simple_rnn.SimpleRNN):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.architectures import nth_char
-from models.architectures.lazy import keras, tf
-from models.architectures.spec import Weights
-from models.architectures.window import WindowNetwork
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.architectures import nth_char
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.architectures.window import WindowNetwork
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 WARMUP_STEPS = 100
 """Adam's first steps change every weight by the full learning rate. Two such steps in the same direction make
@@ -46,7 +46,7 @@ class SimpleRNN(WindowNetwork):
         return tf.nn.relu(x + tf.matmul(h, tf.convert_to_tensor(self._rnn.cell.recurrent_kernel)))
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
         return super().weights() | {"recurrent/kernel": self._rnn.cell.recurrent_kernel.numpy()}
 
     def keras_model(self) -> keras.Model:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 Weights = dict[str, NDArray[np.float32]]
 

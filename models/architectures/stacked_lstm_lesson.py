@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures import stateful_lstm
-from models.architectures.kernel_lstm import KernelLSTM
-from models.architectures.lazy import keras, tf
-from models.architectures.precision import product
-from models.architectures.spec import Weights
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.architectures import stateful_lstm
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.precision import product
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 
 class StackedLSTM(stateful_lstm.StatefulLSTM):

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.embedding_lookup import lookup
-from models.architectures.kernel_lstm import KernelLSTM
-from models.architectures.lazy import keras, tf
-from models.architectures.precision import product
-from models.architectures.spec import TRAINING_OPTIONS, Architecture, Weights
-from models.config import PRESETS, NetworkConfig
-from models.kernels.lstm_weights import with_input_gate, without_input_gate
+from nextchar.models.architectures.embedding_lookup import lookup
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.precision import product
+from nextchar.models.architectures.spec import TRAINING_OPTIONS, Architecture, Weights
+from nextchar.models.config import PRESETS, NetworkConfig
+from nextchar.models.kernels.lstm_weights import with_input_gate, without_input_gate
 
 _EPSILON = 1e-3
 
@@ -236,7 +236,9 @@ def _run(layer: Any, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tenso
 
 def graph(_: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from models.architectures.onnx_graph import stateful_lstm_graph  # imports onnx, which the API lacks
+    from nextchar.models.architectures.onnx_graph import (
+        stateful_lstm_graph,  # imports onnx, which the API lacks
+    )
 
     return stateful_lstm_graph(weights)
 

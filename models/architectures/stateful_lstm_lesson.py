@@ -6,8 +6,8 @@ In the notes neither a stateful RNN nor a stateful LSTM learned without the batc
 
 from dataclasses import replace
 
-from models.architectures import stateful_lstm
-from models.config import NetworkConfig, TrainingConfig
+from nextchar.models.architectures import stateful_lstm
+from nextchar.models.config import NetworkConfig, TrainingConfig
 
 ARCHITECTURE = replace(
     stateful_lstm.ARCHITECTURE,

@@ -6,8 +6,8 @@ one after another. It is `nth_char` with a window of three.
 
 from dataclasses import replace
 
-from models.architectures import nth_char
-from models.config import NetworkConfig
+from nextchar.models.architectures import nth_char
+from nextchar.models.config import NetworkConfig
 
 ARCHITECTURE = replace(
     nth_char.ARCHITECTURE,

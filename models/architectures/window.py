@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.embedding_lookup import lookup
-from models.architectures.lazy import keras, tf
-from models.architectures.spec import Weights
-from models.config import NetworkConfig
+from nextchar.models.architectures.embedding_lookup import lookup
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.spec import Weights
+from nextchar.models.config import NetworkConfig
 
 _EMPTY_CONTEXT = 1 / 64
 """Fraction of the rows that are read without the characters before the window. Otherwise the network would
@@ -106,7 +106,7 @@ class WindowNetwork(ABC):
         return tf.reshape(flat, (t, b, -1))
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
         return {
             "table": np.asarray(self._table()),
             "dense/kernel": self._dense.kernel.numpy(),
@@ -120,7 +120,9 @@ class WindowNetwork(ABC):
 
 def graph(config: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from models.architectures.onnx_window_graph import window_graph  # imports onnx, which the API lacks
+    from nextchar.models.architectures.onnx_window_graph import (
+        window_graph,  # imports onnx, which the API lacks
+    )
 
     assert config.context
     return window_graph(weights, context=config.context)

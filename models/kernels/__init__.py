@@ -2,7 +2,9 @@
 
 import contextlib
 
-from models.kernels.instruction_sets import UnknownInstructionSetError, limit_target
+from nextchar.models.kernels.instruction_sets import UnknownInstructionSetError, limit_target
 
-with contextlib.suppress(UnknownInstructionSetError):  # `store.settings` stops the start, with a message
+with contextlib.suppress(
+    UnknownInstructionSetError
+):  # `nextchar.store.settings` stops the start, with a message
     limit_target()

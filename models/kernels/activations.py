@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.kernels.jit import inline_jit
+from nextchar.models.kernels.jit import inline_jit
 
 _ROUNDING = 12582912  # 1.5 * 2**23: adding it to a float32 rounds to an integer, held in the lowest bits
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.kernels.jit import compiled
-from models.kernels.packed_arrays import F1, F2
+from nextchar.models.kernels.jit import compiled
+from nextchar.models.kernels.packed_arrays import F1, F2
 
 _LANES = 16
 

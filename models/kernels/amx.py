@@ -7,7 +7,7 @@ and weights twice, or else 1 x 4 tiles.
 
 Tiles are loaded from memory with a stride, so matrices are packed as for vector instructions. The shapes of
 the registers belong to a thread; a product sets them at its start and releases them at its end. Linux gives
-tile registers to a process that asks: `models.kernels.instruction_sets.has_tile_registers`.
+tile registers to a process that asks: `nextchar.models.kernels.instruction_sets.has_tile_registers`.
 
 Intel, "Architecture Instruction Set Extensions Programming Reference", chapter 3.
 """
@@ -20,8 +20,8 @@ from numba import types
 from numba.core.cgutils import alloca_once
 from numba.extending import intrinsic
 
-from models.kernels.jit import declare_function, inline_jit
-from models.kernels.tile import Arithmetic, element_address
+from nextchar.models.kernels.jit import declare_function, inline_jit
+from nextchar.models.kernels.tile import Arithmetic, element_address
 
 PREFIX = "llvm.x86."
 """Prefix of the names of the instructions; tests replace it, to emulate them."""

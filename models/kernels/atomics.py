@@ -7,8 +7,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from models.kernels.instruction_sets import target_features
-from models.kernels.jit import declare_function
+from nextchar.models.kernels.instruction_sets import target_features
+from nextchar.models.kernels.jit import declare_function
 
 
 def _load_acquire(_: Any, array: Any, index: Any) -> Any:

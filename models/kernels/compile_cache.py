@@ -1,6 +1,6 @@
 """The cache of compiled kernels, and a command that compiles kernels in advance.
 
-    python -m models.kernels.compile_cache models.kernels.lstm_training variants
+    python -m nextchar.models.kernels.compile_cache nextchar.models.kernels.lstm_training variants
 
 Machine code is valid for one processor type, compiler version and set of sources, so it is cached in
 `<data folder>/compiled/<fingerprint>`, whose fingerprint depends on all of them; machines and versions can
@@ -28,8 +28,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from models.die_with_parent import bound
-from models.kernels import prebuilt, variants
+from nextchar.models.die_with_parent import bound
+from nextchar.models.kernels import prebuilt, variants
 
 log = logging.getLogger("nextchar.kernels")
 

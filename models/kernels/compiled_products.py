@@ -7,8 +7,8 @@ depend on the variant.
 from types import FunctionType
 from typing import Any
 
-from models.kernels.jit import compiled
-from models.kernels.product_kernels import ProductKernel, add_product_of, add_transposed_product_of
+from nextchar.models.kernels.jit import compiled
+from nextchar.models.kernels.product_kernels import ProductKernel, add_product_of, add_transposed_product_of
 
 _SIGNATURES = {
     "int8": "void(int8[::1], int64, uint8[:,::1], int32[:,::1], int64, int64)",

@@ -5,9 +5,9 @@ Their products are those of `packed_arrays`. A call runs in the calling thread a
 
 import numpy as np
 
-from models.kernels.activations import exp
-from models.kernels.jit import compiled
-from models.kernels.packed_arrays import F1, F2, signatures, store
+from nextchar.models.kernels.activations import exp
+from nextchar.models.kernels.jit import compiled
+from nextchar.models.kernels.packed_arrays import F1, F2, signatures, store
 
 
 @compiled(f"float64({F1}, float32)", is_internal=True)

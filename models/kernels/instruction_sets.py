@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from models.kernels import prebuilt
+from nextchar.models.kernels import prebuilt
 
 VARIABLE = "NEXTCHAR_ISA"
 
@@ -111,8 +111,8 @@ def check_level(level: str) -> None:
 def limit_target(environment: Mapping[str, str] = os.environ) -> None:
     """Apply NEXTCHAR_ISA to this process and its children. Must be called before numba is imported.
 
-    Without a limit, numba compiles for the level of `models.kernels.prebuilt` in a container image, and else
-    for what LLVM detects; on ARM64, what Linux reports is added.
+    Without a limit, numba compiles for the level of `nextchar.models.kernels.prebuilt` in a container image,
+    and else for what LLVM detects; on ARM64, what Linux reports is added.
 
     Raises:
         UnknownInstructionSetError: it names no level, or one that this processor lacks.

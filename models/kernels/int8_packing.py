@@ -1,4 +1,4 @@
-"""The memory layout of the int8 weight matrices that `models.kernels.product_kernels` multiplies."""
+"""The memory layout of the int8 weight matrices that `nextchar.models.kernels.product_kernels` multiplies."""
 
 from typing import Any
 

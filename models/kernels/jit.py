@@ -4,13 +4,13 @@
 each function that calls them. Compiled functions call each other by address, so none is compiled twice. A
 call takes some tens of nanoseconds, an inlined copy some tenths of a second of compiling.
 
-Machine code is cached on disk for the next process: in the folder of `models.kernels.compile_cache`, in
-NUMBA_CACHE_DIR if a program does not set that folder, or else in `__pycache__`. If nothing can be written,
+Machine code is cached on disk for the next process: in the folder of `nextchar.models.kernels.compile_cache`,
+in NUMBA_CACHE_DIR if a program does not set that folder, or else in `__pycache__`. If nothing can be written,
 every process compiles, which takes seconds.
 
 Numba invalidates its cache when the file of the compiled function changes, not when a file that it imports
-changes. The folder of `models.kernels.compile_cache` covers all files of this package. Without that folder
-(benchmarks), touch the files of the compiled functions after an edit of a file that they import.
+changes. The folder of `nextchar.models.kernels.compile_cache` covers all files of this package. Without that
+folder (benchmarks), touch the files of the compiled functions after an edit of a file that they import.
 
 Every function has explicit signatures, so that processes that start at the same time write the same files.
 """
@@ -27,7 +27,7 @@ from llvmlite import binding, ir
 from numba import njit
 from numba.core.caching import CacheImpl, FunctionCache, UserProvidedCacheLocator
 
-from models.kernels.compile_cache import is_of_fingerprint
+from nextchar.models.kernels.compile_cache import is_of_fingerprint
 
 log = logging.getLogger("nextchar.kernels")
 

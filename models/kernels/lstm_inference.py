@@ -13,12 +13,12 @@ import gc
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.activations import exp, exp2
-from models.kernels.atomics import load_acquire, sched_yield, spin_pause, store_release
-from models.kernels.compiled_products import compiled_product
-from models.kernels.int8_packing import GROUP
-from models.kernels.jit import compiled, inline_jit
-from models.kernels.lstm_arguments import (
+from nextchar.models.kernels.activations import exp, exp2
+from nextchar.models.kernels.atomics import load_acquire, sched_yield, spin_pause, store_release
+from nextchar.models.kernels.compiled_products import compiled_product
+from nextchar.models.kernels.int8_packing import GROUP
+from nextchar.models.kernels.jit import compiled, inline_jit
+from nextchar.models.kernels.lstm_arguments import (
     BASE,
     COLUMNS,
     CORRECTIONS,
@@ -38,7 +38,7 @@ from models.kernels.lstm_arguments import (
     Pipeline,
     Sampling,
 )
-from models.kernels.selection import INT8_KERNEL
+from nextchar.models.kernels.selection import INT8_KERNEL
 
 _MAX_SPINS = 1 << 12  # about 0.1 ms; a thread that waits longer yields its core at every check
 

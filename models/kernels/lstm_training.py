@@ -11,9 +11,9 @@ releases the GIL. Results are bit-identical from run to run.
 
 import numpy as np
 
-from models.kernels.activations import sigmoid, tanh
-from models.kernels.jit import compiled, inline_jit
-from models.kernels.packed_arrays import F2, F3, IDS, multiply_add, pack_rows_from, signatures, store
+from nextchar.models.kernels.activations import sigmoid, tanh
+from nextchar.models.kernels.jit import compiled, inline_jit
+from nextchar.models.kernels.packed_arrays import F2, F3, IDS, multiply_add, pack_rows_from, signatures, store
 
 
 @inline_jit

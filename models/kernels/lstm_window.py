@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import dense_training, lstm_training, packed_arrays
-from models.kernels.lstm_weights import Floats, LSTMShape, LSTMWeights, normalized
-from models.kernels.product_format import ProductFormat
+from nextchar.models.kernels import dense_training, lstm_training, packed_arrays
+from nextchar.models.kernels.lstm_weights import Floats, LSTMShape, LSTMWeights, normalized
+from nextchar.models.kernels.product_format import ProductFormat
 
 PROJECTED_VOCABULARY = 256
 """Up to this size each character's input to the gates is computed once for a window, not at each step."""

@@ -1,6 +1,6 @@
-"""Checks and times the variants of the products on this processor: run by `models.kernels.variants`.
+"""Checks and times the variants of the products on this processor: run by `nextchar.models.kernels.variants`.
 
-    python -m models.kernels.measurement [--first PRODUCT] [PRODUCT:VARIANT to skip …]
+    python -m nextchar.models.kernels.measurement [--first PRODUCT] [PRODUCT:VARIANT to skip …]
 
 Prints a `variants.Measurement` as a JSON line before each variant, so that a crash can be attributed, and
 another one after it. The variants for any processor are only run if no other passed. With `--first` only one
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from models.kernels.compiled_products import compiled_product
-from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
-from models.kernels.variants import Measurement
+from nextchar.models.kernels.compiled_products import compiled_product
+from nextchar.models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
+from nextchar.models.kernels.variants import Measurement
 
 PRODUCTS = {"int8": INT8, "float32": FLOAT32, "bfloat16": BFLOAT16}
 

@@ -19,9 +19,9 @@ Everything is computed row by row, so a row's result is bit-identical in any bat
 
 import numpy as np
 
-from models.kernels.jit import compiled, inline_borrowing, inline_jit
-from models.kernels.mixture_adaptation import adapt, apply_weights, write_indices, write_weights
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit
+from nextchar.models.kernels.mixture_adaptation import adapt, apply_weights, write_indices, write_weights
+from nextchar.models.kernels.mixture_arguments import (
     BLOCKS,
     CONTEXT,
     FEATURES,
@@ -54,9 +54,9 @@ from models.kernels.mixture_arguments import (
     SET_PRECISION,
     STATE_COLUMNS,
 )
-from models.kernels.mixture_history import common_length, find_history_match, mark_pairs
-from models.kernels.mixture_ngrams import write_ngrams
-from models.kernels.vector_operations import prefetch
+from nextchar.models.kernels.mixture_history import common_length, find_history_match, mark_pairs
+from nextchar.models.kernels.mixture_ngrams import write_ngrams
+from nextchar.models.kernels.vector_operations import prefetch
 
 _MAX_ID = 65535
 

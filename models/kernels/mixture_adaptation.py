@@ -5,9 +5,9 @@ Compiled when first imported.
 
 import numpy as np
 
-from models.kernels.activations import exp
-from models.kernels.jit import compiled, inline_borrowing, inline_sums
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.activations import exp
+from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_sums
+from nextchar.models.kernels.mixture_arguments import (
     ALL_BOOSTS_PRECISION,
     ALL_SETS_PRECISION,
     BOOST_PRECISION,

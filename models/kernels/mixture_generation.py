@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from models.kernels.jit import compiled, inline_jit
-from models.kernels.lstm_arguments import ROWS_AT_ONCE, WHOLE
-from models.kernels.lstm_inference import any_out_of_range, choose, read_steps
-from models.kernels.mixture import EXPERTS, make_workspace, mix_row, read_row
+from nextchar.models.kernels.jit import compiled, inline_jit
+from nextchar.models.kernels.lstm_arguments import ROWS_AT_ONCE, WHOLE
+from nextchar.models.kernels.lstm_inference import any_out_of_range, choose, read_steps
+from nextchar.models.kernels.mixture import EXPERTS, make_workspace, mix_row, read_row
 
 
 @inline_jit
@@ -49,7 +49,7 @@ def run(  # type: ignore[no-untyped-def]
     contexts, nodes, unigrams, text, positions, weights, adaptation,
     ids, state, at, first, logits, inverse_temperature, uniforms, chosen,
 ):  # fmt: skip
-    """Read ids, then choose and read N more times, as `models.kernels.lstm_inference.run`.
+    """Read ids, then choose and read N more times, as `nextchar.models.kernels.lstm_inference.run`.
 
     `packed` to `layout` are the fields of `PackedNetwork`, `contexts` to `adaptation` those of `Experts`.
     Ids (T, B) are not read yet. `state` (B, .), the network's and from column S = `at` on the experts', is

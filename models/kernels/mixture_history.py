@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.kernels.jit import inline_borrowing
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.jit import inline_borrowing
+from nextchar.models.kernels.mixture_arguments import (
     BLOCK,
     BLOCKS,
     HISTORY_CHARACTERS,
@@ -12,7 +12,7 @@ from models.kernels.mixture_arguments import (
     HISTORY_MATCH_LENGTH,
     MAX_MATCH,
 )
-from models.kernels.vector_operations import equal_mask, highest_bit
+from nextchar.models.kernels.vector_operations import equal_mask, highest_bit
 
 
 @inline_borrowing

@@ -1,14 +1,14 @@
 """The n-grams of a mixture: those of the training text, and those of what a row has read.
 
-Compiled when first imported. Interpolated Witten-Bell smoothing, as `models.text.ngram`; an n-gram of the
-history counts as often as several of the training text (Kuhn and De Mori 1990 call this a cache).
+Compiled when first imported. Interpolated Witten-Bell smoothing, as `nextchar.models.text.ngram`; an n-gram
+of the history counts as often as several of the training text (Kuhn and De Mori 1990 call this a cache).
 """
 
 import numpy as np
 
-from models.kernels.activations import log
-from models.kernels.jit import compiled, inline_borrowing
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.activations import log
+from nextchar.models.kernels.jit import compiled, inline_borrowing
+from nextchar.models.kernels.mixture_arguments import (
     BLOCKS,
     COUNT,
     FIRST_CHILD,
@@ -19,8 +19,8 @@ from models.kernels.mixture_arguments import (
     RECENT_CHARACTERS,
     TOTAL,
 )
-from models.kernels.mixture_history import first_of_block
-from models.kernels.vector_operations import highest_bit
+from nextchar.models.kernels.mixture_history import first_of_block
+from nextchar.models.kernels.vector_operations import highest_bit
 
 
 @inline_borrowing

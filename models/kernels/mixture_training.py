@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from models.kernels.activations import exp, log
-from models.kernels.jit import compiled
-from models.kernels.mixture import read_character, write_features
-from models.kernels.mixture_adaptation import apply_weights, write_indices
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.activations import exp, log
+from nextchar.models.kernels.jit import compiled
+from nextchar.models.kernels.mixture import read_character, write_features
+from nextchar.models.kernels.mixture_adaptation import apply_weights, write_indices
+from nextchar.models.kernels.mixture_arguments import (
     BLOCKS,
     GROUPS,
     HISTORY_CHARACTERS,
@@ -16,8 +16,8 @@ from models.kernels.mixture_arguments import (
     ORDER,
     RECENT_WEIGHT,
 )
-from models.kernels.mixture_history import mark_pairs
-from models.kernels.mixture_ngrams import write_ngrams
+from nextchar.models.kernels.mixture_history import mark_pairs
+from nextchar.models.kernels.mixture_ngrams import write_ngrams
 
 
 @compiled(

@@ -1,8 +1,8 @@
 """Activations and packed matrices, the factors of products in training, compiled when first imported.
 
 Products are float32, or bfloat16 with float32 sums if HAS_BFLOAT16. Arrays of activations are float32, or
-uint16 for bfloat16. Packed matrices are those of `models.kernels.product_kernels`: (N / panel, words, panel),
-float32, or uint32 for pairs of bfloat16 numbers. Both may be padded with zeros.
+uint16 for bfloat16. Packed matrices are those of `nextchar.models.kernels.product_kernels`: (N / panel,
+words, panel), float32, or uint32 for pairs of bfloat16 numbers. Both may be padded with zeros.
 
     pack, pack_transposed, pack_steps   make packed matrices
     gather, add_rows                    rows of a table, and their gradient
@@ -18,9 +18,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from models.kernels.compiled_products import compiled_product, compiled_transposed_product
-from models.kernels.jit import compiled, inline_jit
-from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
+from nextchar.models.kernels.compiled_products import compiled_product, compiled_transposed_product
+from nextchar.models.kernels.jit import compiled, inline_jit
+from nextchar.models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
 HAS_BFLOAT16 = BFLOAT16_KERNEL is not None
 """Whether the processor has bfloat16 products."""

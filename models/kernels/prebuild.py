@@ -1,6 +1,6 @@
 """Compiles the kernels of completions for each level of `models.kernels.prebuilt`, for a container image.
 
-python -m models.kernels.prebuild
+python -m nextchar.models.kernels.prebuild
 """
 
 import importlib
@@ -9,8 +9,8 @@ import platform
 import subprocess
 import sys
 
-from models.kernels.compile_cache import SERVING, mark_compiled
-from models.kernels.prebuilt import FOLDER, TARGETS, settings
+from nextchar.models.kernels.compile_cache import SERVING, mark_compiled
+from nextchar.models.kernels.prebuilt import FOLDER, TARGETS, settings
 
 
 def compile_all() -> None:

@@ -1,10 +1,10 @@
 """Kernels that are compiled when a container image is built, for other processors than the build machine's.
 
-Compiled code is cached for one type of processor, and an image runs on many. So `models.kernels.prebuild`
-compiles the kernels for each level of instructions, into `prebuilt/<level>` beside this file. A process of
-such an image compiles for the highest level of which its processor has all instructions, instead of for its
-processor, and begins with a copy of that level's folder. Elsewhere the folder is missing, and this module has
-no effect.
+Compiled code is cached for one type of processor, and an image runs on many. So
+`nextchar.models.kernels.prebuild` compiles the kernels for each level of instructions, into
+`prebuilt/<level>` beside this file. A process of such an image compiles for the highest level of which its
+processor has all instructions, instead of for its processor, and begins with a copy of that level's folder.
+Elsewhere the folder is missing, and this module has no effect.
 """
 
 import contextlib

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import packed_arrays
-from models.kernels.lstm_weights import Floats
-from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
+from nextchar.models.kernels import packed_arrays
+from nextchar.models.kernels.lstm_weights import Floats
+from nextchar.models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
 
 class ProductFormat:

@@ -19,11 +19,11 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from models.kernels import amx
-from models.kernels.instruction_sets import target_features
-from models.kernels.int8_packing import GROUP
-from models.kernels.jit import declare_function, inline_jit
-from models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
+from nextchar.models.kernels import amx
+from nextchar.models.kernels.instruction_sets import target_features
+from nextchar.models.kernels.int8_packing import GROUP
+from nextchar.models.kernels.jit import declare_function, inline_jit
+from nextchar.models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
 
 
 @dataclass(frozen=True)

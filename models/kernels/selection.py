@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from models.kernels import variants
-from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
+from nextchar.models.kernels import variants
+from nextchar.models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
 
 _measurements = variants.load()
 _chosen = variants.chosen(_measurements)

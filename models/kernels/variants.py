@@ -3,9 +3,9 @@
 Variants run in a child process first, where an illegal instruction or a wrong result cannot harm the service.
 `measure` runs every variant that the processor should be able to run, and the fastest one that passes is
 chosen. `check` takes the widest one that passes, which is nearly always the same and needs a quarter of the
-time. The result is kept in `variants.json` in the folder of `models.kernels.compile_cache`, which is specific
-to a processor, a compiler and these sources; a process uses what was chosen when it loaded its kernels.
-Without a folder the widest variants are used, unchecked.
+time. The result is kept in `variants.json` in the folder of `nextchar.models.kernels.compile_cache`, which is
+specific to a processor, a compiler and these sources; a process uses what was chosen when it loaded its
+kernels. Without a folder the widest variants are used, unchecked.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from models.die_with_parent import bound
+from nextchar.models.die_with_parent import bound
 
 log = logging.getLogger("nextchar.kernels")
 
@@ -37,8 +37,8 @@ Not longer, because a worker waits, and a container's health check gives it that
 _CRASH_SIGNALS = {signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT}
 """What a variant can end its process by. Other signals are sent to it, as SIGKILL if memory is exhausted."""
 
-IMPORT_FOLDER = Path(__file__).resolve().parents[__name__.count(".")]
-"""The folder from which this package is imported, for child processes: a checkout, or site-packages."""
+IMPORT_FOLDER = Path(__file__).absolute().parents[__name__.count(".")]
+"""The folder from which nextchar is imported, for child processes: clients/python, or site-packages."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def described(one: Measurement) -> str:
 
 
 def _measured_in_child(*options: str) -> tuple[list[Measurement], bool]:
-    """Run `models.kernels.measurement`, again without a variant that crashed it.
+    """Run `nextchar.models.kernels.measurement`, again without a variant that crashed it.
 
     Returns:
         The measurements, none if it cannot start; and whether it was killed, so that some are missing.

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from models.kernels.jit import declare_function
+from nextchar.models.kernels.jit import declare_function
 
 MASK_BITS = 64
 """Elements that `equal_mask` compares."""

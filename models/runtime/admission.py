@@ -7,9 +7,9 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from models.errors import Busy
-from models.runtime.fairness import MAX_SHORT_CHARACTERS, fair_order
-from models.runtime.generation import ScheduledRequest
+from nextchar.models.errors import Busy
+from nextchar.models.runtime.fairness import MAX_SHORT_CHARACTERS, fair_order
+from nextchar.models.runtime.generation import ScheduledRequest
 
 MAX_RUNNING = 64
 """The most requests that are prefilled or decoded at a time; the others wait.

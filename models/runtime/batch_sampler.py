@@ -5,9 +5,9 @@ from collections.abc import Sequence as Sequences
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.decoding import Choose, Floats, Sampler, logprobs_of
-from models.runtime.generation import Sequence
-from models.runtime.requests import FinishReason
+from nextchar.models.runtime.decoding import Choose, Floats, Sampler, logprobs_of
+from nextchar.models.runtime.generation import Sequence
+from nextchar.models.runtime.requests import FinishReason
 
 MAX_PENDING_LOGITS = 1 << 16  # 256 kB
 

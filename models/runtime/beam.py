@@ -14,11 +14,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.decoding import BITS, Ending, Floats, largest, log_softmax
-from models.runtime.generation import GenerationRequest, Sequence
-from models.runtime.requests import CompletionRequest, Finished, FinishReason, OnEvent, Piece
-from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.decoding import BITS, Ending, Floats, largest, log_softmax
+from nextchar.models.runtime.generation import GenerationRequest, Sequence
+from nextchar.models.runtime.requests import CompletionRequest, Finished, FinishReason, OnEvent, Piece
+from nextchar.models.runtime.session import State, StepNetwork
+from nextchar.models.text.vocabulary import Vocabulary
 
 _MORE = 64  # extensions that are looked at if the best ones end: about the number of ways to end a word
 

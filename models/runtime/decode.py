@@ -7,12 +7,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.batch_sampler import BatchSampler
-from models.runtime.decoding import Floats
-from models.runtime.fairness import fair_order
-from models.runtime.generation import ScheduledRequest, Sequence
-from models.runtime.prefill import MAX_CALL_S, Prefill
-from models.runtime.session import GeneratingNetwork, State, StepNetwork
+from nextchar.models.runtime.batch_sampler import BatchSampler
+from nextchar.models.runtime.decoding import Floats
+from nextchar.models.runtime.fairness import fair_order
+from nextchar.models.runtime.generation import ScheduledRequest, Sequence
+from nextchar.models.runtime.prefill import MAX_CALL_S, Prefill
+from nextchar.models.runtime.session import GeneratingNetwork, State, StepNetwork
 
 MAX_BATCH = 64
 """The most sequences in one step."""

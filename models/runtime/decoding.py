@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.requests import CompletionRequest, FinishReason, Until
-from models.text.vocabulary import is_word_character
+from nextchar.models.runtime.requests import CompletionRequest, FinishReason, Until
+from nextchar.models.text.vocabulary import is_word_character
 
 Floats = NDArray[Any]
 Choose = Callable[[Floats, Floats, NDArray[np.float64]], NDArray[np.int32]]

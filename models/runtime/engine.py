@@ -1,9 +1,9 @@
 """A loaded model: its networks, state caches and schedulers.
 
-A model predicts with a mixture of its network and other experts (`models.runtime.mixture`), unless a request
-asks for the network alone. Anomaly scores are made from the surprisal of the network alone, because a mixture
-finds fewer anomalies (docs/engineering/anomaly-study.md). Completions and distributions run in a scheduler of
-the model, one thread per precision and expert; surprisal is computed in the calling thread.
+A model predicts with a mixture of its network and other experts (`nextchar.models.runtime.mixture`), unless a
+request asks for the network alone. Anomaly scores are made from the surprisal of the network alone, because a
+mixture finds fewer anomalies (docs/engineering/anomaly-study.md). Completions and distributions run in a
+scheduler of the model, one thread per precision and expert; surprisal is computed in the calling thread.
 
 Prompts. The model of independent records, as its card says, reads every prompt as the beginning of a line.
 
@@ -21,23 +21,29 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import get_args
 
-from models.errors import InvalidInput, Unavailable
-from models.runtime.beam import BeamSearch
-from models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
-from models.runtime.lstm_network import LstmNetwork
-from models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
-from models.runtime.request_validation import check_bias, check_request
-from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, Expert, OnEvent
-from models.runtime.scheduler import Scheduler
-from models.runtime.session import (
+from nextchar.models.errors import InvalidInput, Unavailable
+from nextchar.models.runtime.beam import BeamSearch
+from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
+from nextchar.models.runtime.lstm_network import LstmNetwork
+from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
+from nextchar.models.runtime.request_validation import check_bias, check_request
+from nextchar.models.runtime.requests import (
+    CharacterLogprobs,
+    CompletionRequest,
+    Distribution,
+    Expert,
+    OnEvent,
+)
+from nextchar.models.runtime.scheduler import Scheduler
+from nextchar.models.runtime.session import (
     Check,
     CheckedNetwork,
     State,
     StepNetwork,
     no_check,
 )
-from models.runtime.state_cache import StateCache
-from models.runtime.surprisal import (
+from nextchar.models.runtime.state_cache import StateCache
+from nextchar.models.runtime.surprisal import (
     LineSurprisal,
     TopCharacters,
     line_surprisal,
@@ -45,7 +51,7 @@ from models.runtime.surprisal import (
     text_logprobs,
     top_characters,
 )
-from models.saved_model import SavedModel
+from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +189,7 @@ class Engine:
     def stream_surprisal(
         self, lines: Sequence[str], state: State | None, *, fast: bool = False, check: Check = no_check
     ) -> tuple[list[LineSurprisal], State]:
-        """Return the network's surprisal of lines read in turn; see `models.runtime.surprisal`."""
+        """Return the network's surprisal of lines read in turn; see `nextchar.models.runtime.surprisal`."""
         network = CheckedNetwork(self._network_for(fast=fast), check)
         return stream_surprisal(network, self.vocabulary, lines, state)
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from models.runtime.generation import ScheduledRequest
+from nextchar.models.runtime.generation import ScheduledRequest
 
 MAX_SHORT_CHARACTERS = 1_000
 """A request that can generate at most this many characters, over all its completions, counts as short."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.runtime.decoding import (
+from nextchar.models.runtime.decoding import (
     BITS,
     Ending,
     Floats,
@@ -22,8 +22,8 @@ from models.runtime.decoding import (
     log_softmax,
     uniforms,
 )
-from models.runtime.logits_processors import NoRepeat, adjustment_of
-from models.runtime.requests import (
+from nextchar.models.runtime.logits_processors import NoRepeat, adjustment_of
+from nextchar.models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -35,9 +35,9 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.runtime.session import State
-from models.runtime.state_cache import PrefixMatch
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.session import State
+from nextchar.models.runtime.state_cache import PrefixMatch
+from nextchar.models.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 

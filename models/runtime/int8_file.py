@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.array_file import read_arrays
+from nextchar.models.text.array_file import read_arrays
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.runtime.decoding import Floats
-from models.runtime.requests import CompletionRequest
-from models.text.vocabulary import UNKNOWN_ID
+from nextchar.models.runtime.decoding import Floats
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.text.vocabulary import UNKNOWN_ID
 
 
 class Adjustment:

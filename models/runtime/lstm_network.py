@@ -1,7 +1,7 @@
 """The steps of an int8 network of an embedding, stacked LSTMs and a dense layer.
 
-`models.runtime.int8_file` describes its file. The results of a row are bit-identical alone and in any batch,
-step by step and in one pass (see `models.kernels.lstm_inference`).
+`nextchar.models.runtime.int8_file` describes its file. The results of a row are bit-identical alone and in
+any batch, step by step and in one pass (see `nextchar.models.kernels.lstm_inference`).
 """
 
 import threading
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.compile_cache import RUNTIME_KERNELS, compile_kernels
-from models.kernels.int8_packing import pack, padded_columns, padded_rows
-from models.kernels.lstm_arguments import (
+from nextchar.models.kernels.compile_cache import RUNTIME_KERNELS, compile_kernels
+from nextchar.models.kernels.int8_packing import pack, padded_columns, padded_rows
+from nextchar.models.kernels.lstm_arguments import (
     COLUMNS,
     EXPONENTS,
     LOWER,
@@ -28,12 +28,12 @@ from models.kernels.lstm_arguments import (
     Pipeline,
     Sampling,
 )
-from models.runtime import second_thread
-from models.runtime.int8_file import Arrays, check_int8, read_int8
-from models.runtime.second_thread import SecondThread
+from nextchar.models.runtime import second_thread
+from nextchar.models.runtime.int8_file import Arrays, check_int8, read_int8
+from nextchar.models.runtime.second_thread import SecondThread
 
 if TYPE_CHECKING:
-    from models.kernels.product_kernels import ProductKernel  # imports numba
+    from nextchar.models.kernels.product_kernels import ProductKernel  # imports numba
 
 Floats = NDArray[np.float32]
 
@@ -87,8 +87,8 @@ class LstmNetwork:
             if not self.is_ready:
                 try:
                     compile_kernels(RUNTIME_KERNELS)  # waits if another process is compiling
-                    from models.kernels import lstm_inference as kernels
-                    from models.kernels.selection import INT8_KERNEL
+                    from nextchar.models.kernels import lstm_inference as kernels
+                    from nextchar.models.kernels.selection import INT8_KERNEL
                 except Exception as error:
                     self._failure = error  # another attempt would take as long and fail, too
                     raise

@@ -2,8 +2,8 @@
 
 `MixtureNetwork` is a network like any other: it maps ids and a state to logits and the next state, so
 sampling, scoring, state caches and streams need not know of it. A row of its state is the network's (S),
-followed by what the experts have read (`models.kernels.mixture_arguments`), most of it int32 in the memory of
-float32: states may be copied, but not computed with.
+followed by what the experts have read (`nextchar.models.kernels.mixture_arguments`), most of it int32 in the
+memory of float32: states may be copied, but not computed with.
 
 The file `mixture.npz` has the end of the training text, from which n-grams are counted when a model is
 loaded, the weights of the experts, and how they adapt to what is read. Older ones have fixed weights.
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Unavailable
-from models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
-from models.kernels.lstm_arguments import NO_SAMPLING, Sampling
-from models.kernels.mixture_arguments import (
+from nextchar.models.errors import Unavailable
+from nextchar.models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
+from nextchar.models.kernels.lstm_arguments import NO_SAMPLING, Sampling
+from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
     COUNT,
     FIRST_CHILD,
@@ -33,11 +33,11 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
-from models.runtime.second_thread import SecondThread
-from models.runtime.session import Logits, SharedNetwork, State
-from models.text.array_file import read_arrays
-from models.text.ngram import Ids, NgramModel
+from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
+from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.session import Logits, SharedNetwork, State
+from nextchar.models.text.array_file import read_arrays
+from nextchar.models.text.ngram import Ids, NgramModel
 
 FILE = "mixture.npz"
 """The name of its file in a saved model. Older models have none."""
@@ -64,7 +64,7 @@ def experts_of(text: Ids, weights: Floats, *, size: int, adaptation: Floats = FI
         adaptation: (ADAPTATION,) see `Experts`.
     """
     compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
-    from models.kernels.mixture import index_text
+    from nextchar.models.kernels.mixture import index_text
 
     kept: NDArray[np.int32] = np.asarray(text, np.int32)
     positions = np.zeros(1 << (len(kept).bit_length() + 1), np.int32)
@@ -165,7 +165,7 @@ def make_mixture(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
 def _mix() -> Callable[..., None]:
     """Return the kernel; an import statement would take a microsecond per call."""
     compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
-    from models.kernels.mixture import mix
+    from nextchar.models.kernels.mixture import mix
 
     kernel: Callable[..., None] = mix
     return kernel
@@ -174,7 +174,7 @@ def _mix() -> Callable[..., None]:
 @cache
 def _run() -> Callable[..., bool]:
     compile_kernels(GENERATION_KERNELS)
-    from models.kernels.mixture_generation import run
+    from nextchar.models.kernels.mixture_generation import run
 
     kernel: Callable[..., bool] = run
     return kernel

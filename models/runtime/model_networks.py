@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.errors import Unavailable
-from models.kernels.mixture_arguments import Experts
-from models.runtime import mixture
-from models.runtime.onnx_weights import non_finite_weight
-from models.runtime.requests import Expert
-from models.runtime.session import Network, SharedNetwork, StepNetwork, open_network
-from models.saved_model import SavedModel
+from nextchar.models.errors import Unavailable
+from nextchar.models.kernels.mixture_arguments import Experts
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.onnx_weights import non_finite_weight
+from nextchar.models.runtime.requests import Expert
+from nextchar.models.runtime.session import Network, SharedNetwork, StepNetwork, open_network
+from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class LoadedNetworks:
 
 
 def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
-    """Load the networks of a model; `threads` as for `models.runtime.session.Network`.
+    """Load the networks of a model; `threads` as for `nextchar.models.runtime.session.Network`.
 
     Raises:
         Unavailable: a file is damaged or missing (code `model_damaged`).

@@ -11,12 +11,12 @@ from itertools import islice
 
 import numpy as np
 
-from models.runtime.admission import Inbox
-from models.runtime.decoding import Floats
-from models.runtime.fairness import fair_order
-from models.runtime.generation import ScheduledRequest
-from models.runtime.session import GeneratingNetwork, State, StepNetwork
-from models.runtime.state_cache import CHUNK, STRIDE, StateCache
+from nextchar.models.runtime.admission import Inbox
+from nextchar.models.runtime.decoding import Floats
+from nextchar.models.runtime.fairness import fair_order
+from nextchar.models.runtime.generation import ScheduledRequest
+from nextchar.models.runtime.session import GeneratingNetwork, State, StepNetwork
+from nextchar.models.runtime.state_cache import CHUNK, STRIDE, StateCache
 
 MAX_PREFILL_BATCH = 16
 """The most prompts that are read together in one chunk."""

@@ -2,8 +2,8 @@
 
 import math
 
-from models.errors import InvalidInput
-from models.runtime.requests import CompletionRequest
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.requests import CompletionRequest
 
 MAX_BEAM = 64
 

@@ -23,13 +23,13 @@ import time
 from collections.abc import Iterable
 from queue import Empty
 
-from models.errors import Unavailable
-from models.runtime.admission import Backlog, Inbox
-from models.runtime.decode import Decode
-from models.runtime.generation import ScheduledRequest
-from models.runtime.prefill import MAX_CALL_S, Prefill
-from models.runtime.session import StepNetwork
-from models.runtime.state_cache import StateCache
+from nextchar.models.errors import Unavailable
+from nextchar.models.runtime.admission import Backlog, Inbox
+from nextchar.models.runtime.decode import Decode
+from nextchar.models.runtime.generation import ScheduledRequest
+from nextchar.models.runtime.prefill import MAX_CALL_S, Prefill
+from nextchar.models.runtime.session import StepNetwork
+from nextchar.models.runtime.state_cache import StateCache
 
 log = logging.getLogger(__name__)
 

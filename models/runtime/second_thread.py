@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.machine import available_cores
+from nextchar.models.machine import available_cores
 
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]

@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.runtime.lstm_network import LstmNetwork
-from models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.lstm_network import LstmNetwork
+from nextchar.models.runtime.second_thread import SecondThread
 
 Logits = NDArray[np.float32]
 State = NDArray[np.float32]  # (B, S), all layers' h and c in one row: h1 | c1 | h2 | c2 | ...
@@ -89,7 +89,7 @@ class Network:
         """Load `graph`.
 
         Args:
-            graph: an ONNX graph made by `models.architectures.onnx_graph`.
+            graph: an ONNX graph made by `nextchar.models.architectures.onnx_graph`.
             threads: ONNX Runtime threads for large steps; with 1, two Python threads share large batches.
                 Small steps always use one.
 

@@ -2,7 +2,7 @@
 
 Many lines are read side by side, in slices of some characters, so memory does not grow with their number or
 length. Common prefixes of lines, which are frequent in logs, are read once. Probabilities are over the known
-characters, as in completions. `models.anomaly` turns surprisal into scores.
+characters, as in completions. `nextchar.models.anomaly` turns surprisal into scores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.decoding import BITS, likeliest, log_softmax
-from models.runtime.requests import CharacterLogprobs
-from models.runtime.session import Logits, State, StepNetwork
-from models.text.templates import ParsedLine
-from models.text.vocabulary import Vocabulary, unknown_bits
+from nextchar.models.runtime.decoding import BITS, likeliest, log_softmax
+from nextchar.models.runtime.requests import CharacterLogprobs
+from nextchar.models.runtime.session import Logits, State, StepNetwork
+from nextchar.models.text.templates import ParsedLine
+from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
 
 SLICE_LOGITS = 1 << 20
 """The most logits of one slice, T * B * V: 4 MB, and twice that while they are processed."""

@@ -4,7 +4,7 @@ import mmap
 
 import numpy as np
 
-from models.text.vocabulary import code_points
+from nextchar.models.text.vocabulary import code_points
 
 CODE_POINTS = 0x110000
 

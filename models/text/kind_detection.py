@@ -20,9 +20,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
-from models.text.log_clock import TIMES, is_stack_frame
-from models.text.log_detection import LineSample, LogDetection, detect_log
-from models.text.masks import Masks
+from nextchar.models.text.log_clock import TIMES, is_stack_frame
+from nextchar.models.text.log_detection import LineSample, LogDetection, detect_log
+from nextchar.models.text.masks import Masks
 
 TextKind = Literal["log", "records", "code", "text"]
 Purpose = Literal["complete", "anomalies", "both"]

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Literal
 
-from models.text.line_time import line_time
-from models.text.masks import FIELD_CHARACTERS, Masks, Value
+from nextchar.models.text.line_time import line_time
+from nextchar.models.text.masks import FIELD_CHARACTERS, Masks, Value
 
 TIMES = ("timestamp", "date", "loose_time")
 """Masks of times."""

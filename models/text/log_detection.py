@@ -1,11 +1,11 @@
 """Detects whether a text is a log, and suggests masks for its lines.
 
-A text is a log if it has a clock (`models.text.log_clock`): most of its lines have a timestamp, or a number
-that increases from line to line; or events have several lines, of which one has it. Masks are suggested for
-timestamps, for long numbers that increase, and for other classes of values whose later values are new: such
-values drift (process ids, counters, addresses of new clients), and to a model trained on them every later
-line would be anomalous. Recurring values such as status codes carry information and are not masked. The
-decision is made from a bounded sample of the lines.
+A text is a log if it has a clock (`nextchar.models.text.log_clock`): most of its lines have a timestamp, or a
+number that increases from line to line; or events have several lines, of which one has it. Masks are
+suggested for timestamps, for long numbers that increase, and for other classes of values whose later values
+are new: such values drift (process ids, counters, addresses of new clients), and to a model trained on them
+every later line would be anomalous. Recurring values such as status codes carry information and are not
+masked. The decision is made from a bounded sample of the lines.
 """
 
 import random
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
-from models.text.log_clock import TIMES, LogClock, find_clock, rises
-from models.text.masks import Masks
+from nextchar.models.text.log_clock import TIMES, LogClock, find_clock, rises
+from nextchar.models.text.masks import Masks
 
 CLASSES = (
     "compact_time",

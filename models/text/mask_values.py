@@ -30,8 +30,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from models.errors import Unavailable
-from models.text.masks import NAMED, Masks, Value
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.masks import NAMED, Masks, Value
 
 FILE = "mask_values.json"
 """The name of the file in a saved model. Older models have none, and mask all values."""

@@ -27,7 +27,7 @@ import numpy as np
 import re2
 from numpy.typing import NDArray
 
-from models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"

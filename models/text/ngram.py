@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
+from nextchar.models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 Ids = NDArray[np.integer[Any]]
 Counts = NDArray[np.int64]
@@ -114,7 +114,7 @@ class NgramModel:
     def surprisal(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
         """Return the bits of each character of NFC `text`, (len(text),), after `context`.
 
-        An unknown character costs `models.text.vocabulary.unknown_bits`, as it does for a network.
+        An unknown character costs `nextchar.models.text.vocabulary.unknown_bits`, as it does for a network.
         """
         return self.surprisals([text], context=context)[0]
 

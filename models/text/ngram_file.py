@@ -8,10 +8,10 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Unavailable
-from models.text.array_file import read_arrays
-from models.text.ngram import Ids, NgramModel
-from models.text.vocabulary import Vocabulary
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.array_file import read_arrays
+from nextchar.models.text.ngram import Ids, NgramModel
+from nextchar.models.text.vocabulary import Vocabulary
 
 FILE = "ngram.npz"
 """The name of its file in a saved model. Older and imported models may have none."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 
-from models.text.line_tokens import Token, Tokens, first_word, structure_of_line
+from nextchar.models.text.line_tokens import Token, Tokens, first_word, structure_of_line
 
 MAX_TEMPLATES = 2_000
 """More are not made: further training lines without a template are only counted (`Templates.unparsed`)."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from models.text.line_tokens import (
+from nextchar.models.text.line_tokens import (
     Token,
     Tokens,
     first_word,
@@ -38,8 +38,8 @@ from models.text.line_tokens import (
     structure_of_template,
     tokenize,
 )
-from models.text.rarity import Frequencies, Rarity
-from models.text.template_tree import MIN_SIMILARITY, TemplateBuilder, TemplateTree, similarity
+from nextchar.models.text.rarity import Frequencies, Rarity
+from nextchar.models.text.template_tree import MIN_SIMILARITY, TemplateBuilder, TemplateTree, similarity
 
 _COMMON = 0.9  # of the lines: words in more of them do not count as words in common
 _MAX_COMPARED = 200  # templates with which a new line is compared

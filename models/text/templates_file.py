@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from models.errors import Unavailable
-from models.text.line_tokens import is_wildcard
-from models.text.rarity import Frequencies
-from models.text.templates import KnownTemplate, Slot, Templates
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.line_tokens import is_wildcard
+from nextchar.models.text.rarity import Frequencies
+from nextchar.models.text.templates import KnownTemplate, Slot, Templates
 
 FILE = "templates.json"
 """The name of its file in a saved model. Older and imported models may have none."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.scorer import Scorer
-from models.anomaly.spans import Span
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import Busy
-from models.runtime.requests import (
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.anomaly.spans import Span
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import Busy
+from nextchar.models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -24,15 +24,15 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.runtime.surprisal import LineSurprisal, TopCharacters
-from models.saved_model import Card, SavedModel, describe_files
-from models.text import templates_file
-from models.text.kind_detection import TextKind
-from models.text.masks import Masks
-from models.text.templates import Templates
-from models.text.vocabulary import Alphabet, Vocabulary
-from store.ids import new_id
-from store.models import Models
+from nextchar.models.runtime.surprisal import LineSurprisal, TopCharacters
+from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.text import templates_file
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.masks import Masks
+from nextchar.models.text.templates import Templates
+from nextchar.models.text.vocabulary import Alphabet, Vocabulary
+from nextchar.store.ids import new_id
+from nextchar.store.models import Models
 
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyz"
 

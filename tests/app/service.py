@@ -18,15 +18,15 @@ from fastapi import FastAPI
 from redis import Redis
 from starlette.routing import BaseRoute
 
-from app.main import create_app, server_config
-from app.settings import ApiSettings
-from models.saved_model import SavedModel
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.jobs import Jobs
-from store.live import EventLog, Live
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.main import create_app, server_config
+from nextchar.app.settings import ApiSettings
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Jobs
+from nextchar.store.live import EventLog, Live
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine, FakeScorer
 from tests.waiting import eventually
 

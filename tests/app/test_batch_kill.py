@@ -18,7 +18,10 @@ REQUESTS = int(os.environ.get("BATCH_KILL_REQUESTS", "2000"))
 KILLS = int(os.environ.get("BATCH_KILLS", "2"))
 
 # As production runs it, but the work of a killed process is taken over after three seconds, not ten.
-PROGRAM = "import store.batches; store.batches.LEASE_S = 3; import app.main; app.main.main()"
+PROGRAM = """
+from nextchar.store import batches; batches.LEASE_S = 3
+from nextchar.app import main; main.main()
+"""
 
 
 def request(number: int) -> str:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from store.jobs import Jobs, JobStatus
-from store.open_blobs import open_blobs
+from nextchar.store.jobs import Jobs, JobStatus
+from nextchar.store.open_blobs import open_blobs
 from tests.app.receiver import Receiver, receiving
 from tests.app.test_main import is_ready, started
 from tests.store.test_jobs import REQUEST
@@ -21,9 +21,12 @@ from tests.waiting import eventually
 
 EVENTS = ["job.cancelled", "job.succeeded", "model.deleted", "alias.moved"]
 
-PRODUCTION = ("-m", "app.main")
+PRODUCTION = ("-m", "nextchar.app.main")
 # The same, but it looks for messages ten times a second.
-HURRIED = ("-c", "import app.composition; app.composition.NOTIFY_S = 0.1; import app.main; app.main.main()")
+HURRIED = (
+    "-c",
+    "from nextchar.app import composition, main; composition.NOTIFY_S = 0.1; main.main()",
+)
 
 
 @pytest.fixture

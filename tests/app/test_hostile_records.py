@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from app.settings import ApiSettings
-from store.backup import FOLDERS
-from store.blobs import MAX_RECORD_BYTES
-from store.open_blobs import open_blobs
+from nextchar.app.settings import ApiSettings
+from nextchar.store.backup import FOLDERS
+from nextchar.store.blobs import MAX_RECORD_BYTES
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.service import serving
 

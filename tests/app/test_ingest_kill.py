@@ -15,8 +15,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from store.alerts import Alerts
-from store.open_blobs import open_blobs
+from nextchar.store.alerts import Alerts
+from nextchar.store.open_blobs import open_blobs
 from tests.app.test_main import is_ready, started
 from tests.waiting import eventually
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.keys import RELOAD_S, KeyFile, main, new_key, read_keys
+from nextchar.app.keys import RELOAD_S, KeyFile, main, new_key, read_keys
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def test_empty_and_repeated_items_of_a_list_are_nothing(tmp_path: Path, scopes: 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the file read at every look."""
-    monkeypatch.setattr("app.keys.RELOAD_S", 0.0)
+    monkeypatch.setattr("nextchar.app.keys.RELOAD_S", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -223,7 +223,7 @@ def test_bad_file_is_logged_at_once_and_again_while_it_lasts(
     write(file, "another")
     keys.find("a")
     assert len(caplog.records) == 2
-    monkeypatch.setattr("app.keys.WARN_EVERY_S", 0.0)
+    monkeypatch.setattr("nextchar.app.keys.WARN_EVERY_S", 0.0)
     keys.find("a")
     assert len(caplog.records) == 3 and {record.levelname for record in caplog.records} == {"ERROR"}
 
@@ -250,19 +250,29 @@ def test_the_first_problems_are_logged_and_so_is_that_there_are_none_any_more(
 
 def test_file_is_read_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert RELOAD_S == 1.0
-    monkeypatch.setattr("app.keys.RELOAD_S", 3600.0)
+    monkeypatch.setattr("nextchar.app.keys.RELOAD_S", 3600.0)
     (old, line), (new, other) = new_key("old", scopes="read"), new_key("new", scopes="read")
     keys = KeyFile(write(tmp_path / "keys", line))
     assert keys.find(old)
     write(tmp_path / "keys", other)
     assert keys.find(old)
-    monkeypatch.setattr("app.keys.RELOAD_S", 0.0)
+    monkeypatch.setattr("nextchar.app.keys.RELOAD_S", 0.0)
     assert keys.find(new)
     assert keys.find(old) is None
 
 
 def test_command_prints_the_line_apart_from_the_key(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app.keys", "new", "site", "--scopes", "complete", "--models", "a*"]
+    command = [
+        sys.executable,
+        "-m",
+        "nextchar.app.keys",
+        "new",
+        "site",
+        "--scopes",
+        "complete",
+        "--models",
+        "a*",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True)
     secret = done.stderr.strip().rpartition(" ")[2]
     found = KeyFile(write(tmp_path / "keys", done.stdout)).find(secret)
@@ -277,7 +287,7 @@ def test_file_is_read_after_a_second_and_a_problem_is_logged_after_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr("app.keys.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("nextchar.app.keys.time.monotonic", lambda: now_s)
     (_, other), (secret, line) = (new_key(name, scopes="read") for name in ("other", "laptop"))
     keys = KeyFile(write(tmp_path / "keys", other))
     assert keys.find(secret) is None

@@ -9,22 +9,22 @@ import httpx
 import pytest
 from starlette.types import Scope
 
-from app.compat import batch_requests
-from app.compat.json_lines import MAX_LINE_BYTES
-from app.composition import build_services
-from app.http import connections
-from app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
-from app.http.event_streams import UNREAD_S
-from app.http.middleware import BodyLimit
-from app.main import create_app
-from app.services import score_stream
-from app.services.limited_work import LimitedWork
-from app.settings import ApiSettings
-from models.anomaly import calibration_format
-from models.errors import Busy
-from store import calibrations
-from store.blobs import MAX_RECORD_BYTES
-from store.logs import MAX_EXCEPTION_CHARACTERS, MAX_MESSAGE_CHARACTERS
+from nextchar.app.compat import batch_requests
+from nextchar.app.compat.json_lines import MAX_LINE_BYTES
+from nextchar.app.composition import build_services
+from nextchar.app.http import connections
+from nextchar.app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
+from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.http.middleware import BodyLimit
+from nextchar.app.main import create_app
+from nextchar.app.services import score_stream
+from nextchar.app.services.limited_work import LimitedWork
+from nextchar.app.settings import ApiSettings
+from nextchar.models.anomaly import calibration_format
+from nextchar.models.errors import Busy
+from nextchar.store import calibrations
+from nextchar.store.blobs import MAX_RECORD_BYTES
+from nextchar.store.logs import MAX_EXCEPTION_CHARACTERS, MAX_MESSAGE_CHARACTERS
 from tests.app.service import Service, error_of
 from tests.models.runtime.networks import saved_model
 
@@ -121,7 +121,7 @@ def test_a_place_for_downloads_is_free_again_after_the_answer() -> None:
 def test_slow_readers_of_large_files_take_places_not_memory(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.http.downloads.PIECE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("nextchar.app.http.downloads.PIECE_TIMEOUT_S", 1.0)
     large = saved_model(name="large", units=[500])
     service.models.publish(large.card, {name: large.file(name) for name in large.card.files})
     assert large.card.files["model.onnx"].bytes > 2 << 20

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from launcher.ports import free_port
+from nextchar.launcher.ports import free_port
 from tests.app.service import until
 from tests.app.test_main import ROOT, is_ready, publish_real
 
@@ -22,7 +22,7 @@ SECRET = "a prompt that nobody else may read"
 
 @contextlib.contextmanager
 def logged(folder: Path, **settings: str) -> Iterator[tuple[httpx.Client, Path]]:
-    """Run `python -m app.main` with a model and without Redis; a client, and the log."""
+    """Run `python -m nextchar.app.main` with a model and without Redis; a client, and the log."""
     publish_real(folder)
     port = free_port("127.0.0.1")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")} | {
@@ -33,7 +33,7 @@ def logged(folder: Path, **settings: str) -> Iterator[tuple[httpx.Client, Path]]
     log = folder / "log"
     with log.open("wb") as output:
         running = subprocess.Popen(
-            [sys.executable, "-m", "app.main"],
+            [sys.executable, "-m", "nextchar.app.main"],
             cwd=ROOT,
             env=environment | settings,
             stdout=output,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from store.streams import Streams
+from nextchar.store.streams import Streams
 from tests.app.fakes import ENDLESS, SLOW, SLOW_S, publish
 from tests.app.raw_http import is_answer
 from tests.app.service import Service, error_of, until

@@ -20,19 +20,19 @@ import numpy as np
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app import main
-from app.composition import build_services
-from app.main import create_app
-from app.settings import ApiSettings
-from launcher.ports import free_port
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import NetworkConfig, TrainingConfig
-from models.kernels.compile_cache import SERVING, compile_in_child_process
-from models.saved_model import Card, describe_files
-from models.text.vocabulary import Vocabulary
-from store.ids import new_id
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app import main
+from nextchar.app.composition import build_services
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
+from nextchar.launcher.ports import free_port
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.store.ids import new_id
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.raw_http import read_answer
 from tests.app.service import until
 from tests.s3_server import S3Server
@@ -70,7 +70,7 @@ def publish_real(data_dir: Path, *, masks: tuple[str, ...] = ()) -> None:
 
 @pytest.fixture
 def process(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, float]]:
-    """`python -m app.main` with a model on disk; the process, a client, and when it was started."""
+    """`python -m nextchar.app.main` with a model on disk; the process, a client, and when it was started."""
     began = time.monotonic()
     with started(tmp_path, redis_url, {}) as (running, url), httpx.Client(base_url=url, timeout=60) as http:
         yield running, http, began
@@ -84,9 +84,9 @@ def started(
     *,
     open_files: int | None = None,
     with_model: bool = True,
-    program: Sequence[str] = ("-m", "app.main"),
+    program: Sequence[str] = ("-m", "nextchar.app.main"),
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run `python -m app.main` with a model on disk, which it publishes first; the process and its URL."""
+    """Run `python -m nextchar.app.main` with a model on disk, published first; the process and its URL."""
     # In the folder that all tests share, once. Compiled by the process, a test could wait too long for it.
     compile_in_child_process(*SERVING, measures_variants=False)
     if with_model:
@@ -290,13 +290,13 @@ def refuses(host: str, port: int) -> bool:
 
 
 def test_the_api_imports_nothing_that_trains() -> None:
-    script = "import sys; from app import main; print(*sys.modules)"
+    script = "import sys; from nextchar.app import main; print(*sys.modules)"
     said = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=500
     )
-    roots = {name.split(".")[0] for name in said.stdout.split()}
-    assert not roots & {"tensorflow", "keras", "onnx", "worker", "launcher", "clients"}
-    assert {"app", "store", "models", "onnxruntime"} <= roots
+    packages = {name.removeprefix("nextchar.").split(".")[0] for name in said.stdout.split()}
+    assert not packages & {"tensorflow", "keras", "onnx", "worker", "launcher", "client"}
+    assert {"app", "store", "models", "onnxruntime"} <= packages
 
 
 def test_the_first_completion_of_a_process_that_is_ready_loads_no_kernels(
@@ -428,7 +428,7 @@ def test_process_does_not_start_on_a_store_that_cannot_be_used(
         "NEXTCHAR_DATA_DIR": str(tmp_path),
         "NEXTCHAR_REDIS_URL": redis_url,
     }
-    command = [sys.executable, "-m", "app.main"]
+    command = [sys.executable, "-m", "nextchar.app.main"]
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.keys import new_key
-from launcher.ports import free_port
-from launcher.valkey import EmbeddedValkey
 from nextchar import Client
+from nextchar.app.keys import new_key
+from nextchar.launcher.ports import free_port
+from nextchar.launcher.valkey import EmbeddedValkey
 from tests.app.test_main import ROOT, is_ready, publish_real, started
 from tests.waiting import eventually
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.keys import new_key
-from app.settings import ApiSettings, machine_memory_bytes, physical_memory_bytes
+from nextchar.app.keys import new_key
+from nextchar.app.settings import ApiSettings, machine_memory_bytes, physical_memory_bytes
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()

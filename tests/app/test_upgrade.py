@@ -10,15 +10,15 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.settings import ApiSettings
-from store.alerts import Alerts
-from store.backup import FOLDERS
-from store.batches import Batches
-from store.jobs import Jobs
-from store.models import Models
-from store.open_blobs import open_blobs
-from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention
+from nextchar.app.settings import ApiSettings
+from nextchar.store.alerts import Alerts
+from nextchar.store.backup import FOLDERS
+from nextchar.store.batches import Batches
+from nextchar.store.jobs import Jobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.recorded_prompts import RecordedPrompts
+from nextchar.store.retention import Retention
 from tests.app.service import serving_real
 from tests.store.test_retention import PERIODS
 

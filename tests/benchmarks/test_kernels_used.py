@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.our_kernels import described, our_kernels
 from benchmarks.peer_kernels import OneDnn, parse, peer_kernels
-from models.kernels.instruction_sets import available_levels
+from nextchar.models.kernels.instruction_sets import available_levels
 
 VERBOSE = """\
 MKL_VERBOSE SGEMM(T,N,65,64,64) 12.03ms

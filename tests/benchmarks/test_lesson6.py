@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.lesson6 import LESSONS, main
 from benchmarks.lesson6_page import filled
-from models.architectures import NAMES
+from nextchar.models.architectures import NAMES
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from benchmarks.machine import add_isa_argument, described, limits, machine
-from models.kernels.instruction_sets import available_levels
+from nextchar.models.kernels.instruction_sets import available_levels
 
 
 def test_the_line_on_the_machine_has_processor_date_and_commit() -> None:

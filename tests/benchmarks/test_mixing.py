@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import mixing
-from models.config import NetworkConfig
+from nextchar.models.config import NetworkConfig
 
 TINY = NetworkConfig(units=8, embedding=4)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import presets
-from models.config import PRESETS, NetworkConfig, TrainingConfig
+from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 
 
 @pytest.fixture

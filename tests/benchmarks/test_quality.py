@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.quality import main
 from benchmarks.texts import HELD_OUT, SplitText
-from models.config import PRESETS
-from worker.prepared_text import Text
+from nextchar.models.config import PRESETS
+from nextchar.worker.prepared_text import Text
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

@@ -14,7 +14,7 @@ from benchmarks import training
 from benchmarks.contestants import Contestant, ContestantDied, Turn, prepared
 from benchmarks.peers import ours_step
 from benchmarks.training import SGEMM_ALL, SGEMM_ONE, Size, figures, main
-from worker.precision import PrecisionChoice
+from nextchar.worker.precision import PrecisionChoice
 
 OURS = {"ours", "ours, float32", "ours, bfloat16", "Keras", "Keras, XLA"}
 THEIRS = {"torch", "torch, bfloat16"}

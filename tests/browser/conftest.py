@@ -16,11 +16,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
-from app.main import create_app
-from app.settings import ApiSettings
-from models.saved_model import SavedModel
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.browser.reciting import following, reciting
 

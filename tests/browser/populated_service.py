@@ -11,14 +11,14 @@ from typing import Any
 
 import httpx
 
-from app.main import create_app
-from app.settings import ApiSettings
-from models.config import NetworkConfig, TrainingConfig
-from models.saved_model import SavedModel
-from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
-from store.live import EventLog
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
+from nextchar.store.live import EventLog
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.browser.reciting import following, reciting
 

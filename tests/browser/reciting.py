@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import NetworkConfig, TrainingConfig
-from models.saved_model import Card, SavedModel, describe_files
-from models.text.vocabulary import Vocabulary
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.text.vocabulary import Vocabulary
 
 Followers = Mapping[str, Mapping[str, float]]
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.main import create_app
+from nextchar.app.main import create_app
 from tests.app.service import served
 from tests.browser.conftest import Site
 from tests.http_server import QuietHTTPServer

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from app.keys import new_key
-from app.main import create_app
+from nextchar.app.keys import new_key
+from nextchar.app.main import create_app
 from tests.app.service import served
 from tests.browser.axe import violations
 from tests.browser.conftest import Site

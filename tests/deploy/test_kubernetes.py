@@ -11,13 +11,13 @@ import pytest
 import yaml
 from redis import Redis
 
-from app.settings import ApiSettings, _bytes_of
-from models import machine
-from store.jobs import Job, JobRequest
-from store.queue import TrainingQueue
+from nextchar.app.settings import ApiSettings, _bytes_of
+from nextchar.models import machine
+from nextchar.store.jobs import Job, JobRequest
+from nextchar.store.queue import TrainingQueue
+from nextchar.worker.settings import WorkerSettings
 from tests.store.test_jobs import REQUEST
 from tests.test_compose import composed
-from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"

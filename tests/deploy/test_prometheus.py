@@ -13,9 +13,9 @@ import httpx
 import pytest
 import yaml
 
-from app.keys import new_key
-from app.settings import ApiSettings
-from launcher.ports import free_port
+from nextchar.app.keys import new_key
+from nextchar.app.settings import ApiSettings
+from nextchar.launcher.ports import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving, until
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.stack import Stack
+from nextchar.launcher.stack import Stack
 from tests.docs.blocks import ROOT, RUN, blocks, run
 
 DOCS = ROOT / "docs"

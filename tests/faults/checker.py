@@ -9,14 +9,14 @@ from itertools import pairwise
 
 import httpx
 
-from models.errors import DomainError, NotFound, Unavailable
-from store.alert_decisions import AlertDecisions
-from store.alerts import Alerts
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.jobs import TRANSITIONS, Job, JobStatus
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.errors import DomainError, NotFound, Unavailable
+from nextchar.store.alert_decisions import AlertDecisions
+from nextchar.store.alerts import Alerts
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import TRANSITIONS, Job, JobStatus
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.faults.installation import Installation
 from tests.faults.workload import MODEL, RATE, Ledger, line
 

@@ -14,10 +14,10 @@ from typing import Literal, Self
 import httpx
 from redis import Redis
 
-from launcher.ports import free_port
-from launcher.processes import start_bound
-from launcher.valkey import running_url
-from models.kernels.compile_cache import use_cache_folder
+from nextchar.launcher.ports import free_port
+from nextchar.launcher.processes import start_bound
+from nextchar.launcher.valkey import running_url
+from nextchar.models.kernels.compile_cache import use_cache_folder
 from tests.faults.redis_proxy import RedisProxy
 from tests.faults.serve import WORKER_SETTINGS
 
@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[2]
 DISK_BYTES = 400 << 20
 START_S = 120.0
 
-_COMMANDS: dict[str, str] = {"API": "app.main", "worker": "worker.main", "Valkey": "valkey-server"}
+_COMMANDS: dict[str, str] = {
+    "API": "nextchar.app.main",
+    "worker": "nextchar.worker.main",
+    "Valkey": "valkey-server",
+}
 _SEARCH_PATH = [ROOT / "tests" / "faults" / "clock", ROOT, ROOT / "clients" / "python"]
 
 
@@ -104,7 +108,7 @@ class Installation:
             "NEXTCHAR_REDIS_URL": self._redis_url,
         }
         return start_bound(
-            [sys.executable, "-m", "worker.main"],
+            [sys.executable, "-m", "nextchar.worker.main"],
             log=self.data_dir / "logs" / "second-worker.log",
             environment=self._environment | settings,
             directory=ROOT,

@@ -10,9 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
-from launcher import supervised_process
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher import supervised_process
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 
 WORKER_SETTINGS = {"NEXTCHAR_CHECKPOINT_SECONDS": "1", "NEXTCHAR_TRAINING_THREADS": "1"}
 

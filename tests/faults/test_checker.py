@@ -9,12 +9,12 @@ from typing import cast
 import pytest
 from redis import Redis
 
-from models.saved_model import describe_files
-from store.alerts import Alerts
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import Job, Jobs, JobStatus
-from store.models import Models
+from nextchar.models.saved_model import describe_files
+from nextchar.store.alerts import Alerts
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Job, Jobs, JobStatus
+from nextchar.store.models import Models
 from tests.faults.checker import WEIGHTS, Checker
 from tests.faults.installation import Installation
 from tests.faults.workload import Ledger

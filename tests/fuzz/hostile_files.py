@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from app.services.engines import load_model
-from models.anomaly import calibration_format
-from models.errors import DomainError
-from models.kernels.compile_cache import use_cache_folder
-from models.runtime.requests import CompletionRequest, Failed, Usage
-from models.saved_model import Card, SavedModel, describe_files, parse_card
+from nextchar.app.services.engines import load_model
+from nextchar.models.anomaly import calibration_format
+from nextchar.models.errors import DomainError
+from nextchar.models.kernels.compile_cache import use_cache_folder
+from nextchar.models.runtime.requests import CompletionRequest, Failed, Usage
+from nextchar.models.saved_model import Card, SavedModel, describe_files, parse_card
 from tests.app.service import TEXT
 from tests.models.runtime.networks import saved_model
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import httpx
 
-from app.settings import ApiSettings
-from launcher.valkey import EmbeddedValkey
-from models.kernels.compile_cache import use_cache_folder
+from nextchar.app.settings import ApiSettings
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.kernels.compile_cache import use_cache_folder
 from tests.app.service import TEXT, serving_real
 from tests.models.runtime.networks import saved_model
 

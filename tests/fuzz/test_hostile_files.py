@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from models.text.array_file import inflate, read_arrays
-from store.local_blobs import LocalBlobs
+from nextchar.models.text.array_file import inflate, read_arrays
+from nextchar.store.local_blobs import LocalBlobs
+from nextchar.worker.checkpoints import Checkpoint, Checkpoints
 from tests.fuzz.hostile_files import EDITS, archive_bytes, array_bytes, array_header, entries_of
-from worker.checkpoints import Checkpoint, Checkpoints
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from app.settings import ApiSettings
-from store.jobs import JobStatus
+from nextchar.app.settings import ApiSettings
+from nextchar.store.jobs import JobStatus
 from tests.app.fakes import publish
 from tests.app.service import Service, read_stream, serving
 

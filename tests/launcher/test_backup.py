@@ -13,13 +13,13 @@ import httpx
 import pytest
 from redis import Redis
 
-import launcher.backup
-import store.backup
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
-from launcher.valkey import EmbeddedValkey
-from store.blobs import Blobs
-from store.open_blobs import open_blobs
+import nextchar.launcher.backup
+import nextchar.store.backup
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.store.blobs import Blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.app.test_main import publish_real
 from tests.waiting import eventually
 
@@ -88,14 +88,14 @@ def test_large_objects_are_spooled_in_the_data_folder(
     open_blobs((tmp_path / "old" / "store").as_uri()).write("corpora/one", b"text")
     for command, name in (("back_up", "old"), ("restore", "new")):
         monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / name))
-        done = getattr(store.backup, command)
+        done = getattr(nextchar.store.backup, command)
 
         def noting(*arguments: Any, done: Callable[..., Any] = done) -> Any:
             folders.append(tempfile.gettempdir())
             return done(*arguments)
 
-        monkeypatch.setattr(store.backup, command, noting)
-        launcher.backup.main([command.replace("_", ""), str(tmp_path / "backup.tar")])
+        monkeypatch.setattr(nextchar.store.backup, command, noting)
+        nextchar.launcher.backup.main([command.replace("_", ""), str(tmp_path / "backup.tar")])
     assert folders == [str(tmp_path / "old/spool"), str(tmp_path / "new/spool")]
 
 
@@ -133,7 +133,7 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(data))
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)  # the embedded one checks the folder itself
     with pytest.raises(SystemExit, match=f"^nextchar: not restored: cannot write to the .* {data}: .*$"):
-        launcher.backup.main(["restore", str(file)])
+        nextchar.launcher.backup.main(["restore", str(file)])
 
 
 def test_the_embedded_valkey_has_the_memory_of_the_settings(
@@ -141,17 +141,17 @@ def test_the_embedded_valkey_has_the_memory_of_the_settings(
 ) -> None:
     limits = []
 
-    def note_limit(_blobs: Blobs, redis: Redis, _file: IO[bytes]) -> store.backup.Totals:
+    def note_limit(_blobs: Blobs, redis: Redis, _file: IO[bytes]) -> nextchar.store.backup.Totals:
         limits.append(redis.config_get("maxmemory"))
-        return store.backup.Totals()
+        return nextchar.store.backup.Totals()
 
-    monkeypatch.setattr(store.backup, "restore", note_limit)
+    monkeypatch.setattr(nextchar.store.backup, "restore", note_limit)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("NEXTCHAR_VALKEY_MAX_BYTES", str(300 << 20))
     (tmp_path / "backup.tar").touch()
-    launcher.backup.main(["restore", str(tmp_path / "backup.tar")])
+    nextchar.launcher.backup.main(["restore", str(tmp_path / "backup.tar")])
     assert limits == [{"maxmemory": str(300 << 20)}]
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app.keys import new_key
-from launcher import demo
-from launcher.stack import Stack
 from nextchar import Client, NextcharError
 from nextchar.answers import AnomalousSpan
+from nextchar.app.keys import new_key
+from nextchar.launcher import demo
+from nextchar.launcher.stack import Stack
 
 _PROSE = "".join(
     f"This is sentence number {i}, and it has some words that anybody can read.\n" for i in range(400)
@@ -123,7 +123,7 @@ def test_a_text_that_cannot_be_read_is_one_sentence_and_starts_nothing(
 _INTERRUPTED = """
 import contextlib, signal, sys, time
 from types import SimpleNamespace
-from launcher import demo
+from nextchar.launcher import demo
 
 @contextlib.contextmanager
 def stack(settings, environment=None):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher import doctor
-from launcher.doctor import Finding, examine
-from launcher.settings import LauncherSettings
-from models.kernels import variants
-from models.kernels.variants import Measurement
+from nextchar.launcher import doctor
+from nextchar.launcher.doctor import Finding, examine
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.models.kernels import variants
+from nextchar.models.kernels.variants import Measurement
 
 
 def findings(settings: LauncherSettings, monkeypatch: pytest.MonkeyPatch) -> dict[str, Finding]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from launcher.processes import LauncherError
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher.processes import LauncherError
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy
 from tests.waiting import eventually

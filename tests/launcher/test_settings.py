@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from launcher.settings import LauncherSettings
-from store.settings import StoreSettings
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.store.settings import StoreSettings
 
 _ROOT = Path(__file__).parents[2]
 _SOURCES = ["app", "clients", "deploy", "launcher", "models", "store", "worker"]
@@ -17,7 +17,7 @@ _DOCUMENTED = set(
 
 
 def all_settings() -> list[type[StoreSettings]]:
-    for module in ("app.settings", "launcher.settings", "worker.settings"):
+    for module in ("nextchar.app.settings", "nextchar.launcher.settings", "nextchar.worker.settings"):
         if importlib.util.find_spec(module):
             importlib.import_module(module)
     found, waiting = [], [StoreSettings]

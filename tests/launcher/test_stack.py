@@ -8,13 +8,13 @@ import httpx
 import pytest
 from redis import Redis
 
-from launcher import stack as stack_module
-from launcher import supervised_process
-from launcher import valkey as valkey_module
-from launcher.ports import free_port, require_free
-from launcher.processes import LauncherError
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher import stack as stack_module
+from nextchar.launcher import supervised_process
+from nextchar.launcher import valkey as valkey_module
+from nextchar.launcher.ports import free_port, require_free
+from nextchar.launcher.processes import LauncherError
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 from tests.app.test_main import publish_real
 from tests.launcher.processes import is_alive
 from tests.waiting import eventually
@@ -22,8 +22,8 @@ from tests.waiting import eventually
 _RUN_A_STACK = """
 import sys, threading
 from pathlib import Path
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 with Stack(LauncherSettings(data_dir=Path(sys.argv[1]), port=0)) as stack:
     print(stack.api_pid, stack.worker_pid, stack.valkey_pid, flush=True)
     threading.Event().wait()
@@ -32,7 +32,7 @@ with Stack(LauncherSettings(data_dir=Path(sys.argv[1]), port=0)) as stack:
 _WAIT_IN_MAIN = """
 import contextlib, signal, sys, threading
 from types import SimpleNamespace
-from launcher import stack
+from nextchar.launcher import stack
 
 @contextlib.contextmanager
 def running(_):
@@ -215,7 +215,7 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_
 def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, monkeypatch):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("NEXTCHAR_PORT", "0")
-    launcher = run_script("import sys; from launcher.stack import main; sys.exit(main())")
+    launcher = run_script("import sys; from nextchar.launcher.stack import main; sys.exit(main())")
     log = tmp_path / "logs" / "api.log"
     eventually(lambda: log.exists() and "Application startup complete" in log.read_text())
     children = children_of(launcher.pid)

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from launcher import processes, supervised_process
-from launcher.output import Output
-from launcher.processes import LauncherError
-from launcher.supervised_process import SupervisedProcess
+from nextchar.launcher import processes, supervised_process
+from nextchar.launcher.output import Output
+from nextchar.launcher.processes import LauncherError
+from nextchar.launcher.supervised_process import SupervisedProcess
 from tests.waiting import eventually
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from launcher.settings import LauncherSettings
-from launcher.stack import Stack
+from nextchar.launcher.settings import LauncherSettings
+from nextchar.launcher.stack import Stack
 from tests.app.receiver import Receiver, receiving
 from tests.waiting import eventually
 

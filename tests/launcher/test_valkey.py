@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, OutOfMemoryError
 
-from launcher import valkey as valkey_module
-from launcher.processes import LauncherError
-from launcher.valkey import EmbeddedValkey, server_binary
+from nextchar.launcher import valkey as valkey_module
+from nextchar.launcher.processes import LauncherError
+from nextchar.launcher.valkey import EmbeddedValkey, server_binary
 from tests.launcher.processes import is_alive
 from tests.waiting import eventually
 
@@ -17,7 +17,7 @@ _HOLD_A_SERVER = """
 import sys, threading
 from pathlib import Path
 from redis import Redis
-from launcher.valkey import EmbeddedValkey
+from nextchar.launcher.valkey import EmbeddedValkey
 with EmbeddedValkey(Path(sys.argv[1])) as valkey:
     with Redis.from_url(valkey.url) as redis:
         redis.set("kept", "yes")

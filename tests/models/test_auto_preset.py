@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from models.auto_preset import RULES, Candidate, choose, describe, nearest_presets
-from models.config import PRESETS, Budget, Preset
+from nextchar.models.auto_preset import RULES, Candidate, choose, describe, nearest_presets
+from nextchar.models.config import PRESETS, Budget, Preset
 
 CANDIDATES = [
     Candidate(

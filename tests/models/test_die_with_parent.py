@@ -9,7 +9,7 @@ from tests.waiting import eventually
 
 _START_A_CHILD = """
 import os, subprocess, sys, threading
-code = "import sys; from models.die_with_parent import main; "
+code = "import sys; from nextchar.models.die_with_parent import main; "
 code += "main(int(sys.argv[1]), ['sleep', '300'], platform=sys.argv[2])"
 child = subprocess.Popen([sys.executable, "-c", code, str(os.getpid()), sys.argv[1]])
 print(child.pid, flush=True)
@@ -26,8 +26,10 @@ def test_child_dies_with_a_killed_parent(platform, run_script):
     eventually(lambda: not is_alive(child_pid))
 
 
-_COMPILE = "from models.kernels.compile_cache import compile_in_child_process as start; start('json')"
-_MEASURE = "from models.kernels.variants import measure as start; start()"
+_COMPILE = (
+    "from nextchar.models.kernels.compile_cache import compile_in_child_process as start; start('json')"
+)
+_MEASURE = "from nextchar.models.kernels.variants import measure as start; start()"
 
 
 @pytest.mark.parametrize("code", [_COMPILE, _MEASURE], ids=["compiler", "measurement"])

@@ -11,7 +11,7 @@ def test_the_runtime_sends_no_telemetry(tmp_path):
         k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY" and not k.startswith("XDG_")
     }
     subprocess.run(
-        [sys.executable, "-c", "import models.runtime.session"],
+        [sys.executable, "-c", "import nextchar.models.runtime.session"],
         cwd=_ROOT,
         env={**environment, "HOME": str(tmp_path)},
         check=True,

@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.anomaly.scorer import Scorer
-from models.architectures.spec import Trainable
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.kernels.mixture_arguments import MATCH_BOOSTS
-from models.reference import Model, read
-from models.runtime import mixture
-from models.runtime.engine import Engine
-from models.runtime.mixture import experts_of, make_mixture
-from models.runtime.session import Network
-from models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.architectures.spec import Trainable
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.kernels.mixture_arguments import MATCH_BOOSTS
+from nextchar.models.reference import Model, read
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.mixture import experts_of, make_mixture
+from nextchar.models.runtime.session import Network
+from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.worker.export import graph_of, saved_files
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.training import fit
 from tests.models.architectures.networks import V, perturbed, random_ids, small
 from tests.models.runtime.engine_calls import complete
 from tests.models.runtime.mixtures import random_mixture_weights
-from worker.export import graph_of, saved_files
-from worker.prepared_text import Text
-from worker.training import fit
 
 ROOT = Path(__file__).parents[2]
 STORY = "the cat sat on the mat; the dog sat on the log.\nA café.\n" * 10

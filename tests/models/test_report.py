@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 from typing_extensions import is_typeddict
 
-from models.report import Report
+from nextchar.models.report import Report
 
 DOCS = Path(__file__).parents[2] / "docs"
 

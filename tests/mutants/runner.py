@@ -38,10 +38,14 @@ def copy_checkout() -> None:
     """Make the copy, or bring it up to date; what is unchanged keeps its date and its compiled kernels."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    wanted = {file for file in files if file and (ROOT / file).is_file()}
+    wanted = {file for file in files if file and (ROOT / file).exists()}
     for file in wanted:
         source, target = ROOT / file, COPY / file
-        if not target.exists() or source.read_bytes() != target.read_bytes():
+        if source.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.symlink_to(source.readlink())
+        elif not target.exists() or source.read_bytes() != target.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
     for target in [path for path in COPY.rglob("*.py") if "data" not in path.relative_to(COPY).parts[:1]]:

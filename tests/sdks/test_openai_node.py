@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.stack import Stack
+from nextchar.launcher.stack import Stack
 
 SCRIPT = Path(__file__).with_name("openai.mjs")
 PACKAGES = Path(__file__).parents[2] / ".venv" / "node"

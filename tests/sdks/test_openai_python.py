@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from launcher.stack import Stack
+from nextchar.launcher.stack import Stack
 from tests.waiting import eventually
 
 EXAMPLES = "".join(

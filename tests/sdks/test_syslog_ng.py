@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ApiSettings
-from launcher.valkey import EmbeddedValkey
+from nextchar.app.settings import ApiSettings
+from nextchar.launcher.valkey import EmbeddedValkey
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.waiting import eventually

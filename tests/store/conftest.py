@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from store.blobs import Blobs
-from store.open_blobs import open_blobs
+from nextchar.store.blobs import Blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.s3_server import S3Server
 
 

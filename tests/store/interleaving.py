@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from store.blobs import Blobs
+from nextchar.store.blobs import Blobs
 
 
 class Interrupted(Blobs):

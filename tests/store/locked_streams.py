@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from store.streams import RETRY_S, WAIT_S, Owner, StreamLock, Streams, stream_busy
+from nextchar.store.streams import RETRY_S, WAIT_S, Owner, StreamLock, Streams, stream_busy
 
 
 @contextmanager

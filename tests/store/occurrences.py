@@ -2,8 +2,8 @@
 
 import time
 
-from models.anomaly.alerts import AlertKey, Occurrence, occurrence
-from models.anomaly.spans import Span
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence, occurrence
+from nextchar.models.anomaly.spans import Span
 
 NOW = float(int(time.time()))
 GROUP = AlertKey("user <*> failed", "1:<*>")

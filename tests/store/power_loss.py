@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from zlib import crc32
 
-from store.local_blobs import Disk
+from nextchar.store.local_blobs import Disk
 
 
 @dataclass(eq=False)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
-from models.errors import StorageFull, Unavailable
-from store.blobs import Blobs
+from nextchar.models.errors import StorageFull, Unavailable
+from nextchar.store.blobs import Blobs
 
 
 def full() -> Exception:

@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 from redis import Redis
 
-from models.anomaly.alerts import AlertKey
-from models.errors import Conflict, NotFound
-from store.alert_decisions import (
+from nextchar.models.anomaly.alerts import AlertKey
+from nextchar.models.errors import Conflict, NotFound
+from nextchar.store.alert_decisions import (
     _CACHE_S,
     AlertDecisions,
     AlertFigures,
@@ -16,9 +16,9 @@ from store.alert_decisions import (
     Suppression,
     suppressed_until,
 )
-from store.alerts import Alerts
-from store.blobs import Blobs
-from store.open_blobs import open_blobs
+from nextchar.store.alerts import Alerts
+from nextchar.store.blobs import Blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, NOW, one
 
@@ -170,7 +170,7 @@ def test_decisions_and_suppressions_move_to_another_name(
     alerts: Alerts, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count(int(time.time()))  # ids of one millisecond have no order
-    monkeypatch.setattr("store.ids.time.time", lambda: float(next(seconds)))
+    monkeypatch.setattr("nextchar.store.ids.time.time", lambda: float(next(seconds)))
     alerts.record([one(), one(group=OTHER)])
     alerts.acknowledge("m", ID, by="ann")
     alerts.label("m", ID, "normal", by="bob")
@@ -211,7 +211,7 @@ def test_decisions_under_the_other_name_stay(alerts: Alerts, blobs: Blobs) -> No
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in seconds, for what is remembered: a list of one number."""
     now = [1000.0]
-    monkeypatch.setattr("store.alert_decisions.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nextchar.store.alert_decisions.time.monotonic", lambda: now[0])
     return now
 
 

@@ -5,11 +5,18 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import AlertKey
-from store.alert_recording import EVICTED_KEY, MAX_EXAMPLES, MAX_INTERVALS, TTL_S, Limits, StreamEntries
-from store.alerts import Alerts
-from store.local_blobs import LocalBlobs
-from store.open_blobs import open_blobs
+from nextchar.models.anomaly.alerts import AlertKey
+from nextchar.store.alert_recording import (
+    EVICTED_KEY,
+    MAX_EXAMPLES,
+    MAX_INTERVALS,
+    TTL_S,
+    Limits,
+    StreamEntries,
+)
+from nextchar.store.alerts import Alerts
+from nextchar.store.local_blobs import LocalBlobs
+from nextchar.store.open_blobs import open_blobs
 from tests.store.occurrences import NOW, one
 
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import AlertKey
-from models.errors import NotFound
-from store.alert_recording import Limits
-from store.alerts import Alerts
-from store.open_blobs import open_blobs
+from nextchar.models.anomaly.alerts import AlertKey
+from nextchar.models.errors import NotFound
+from nextchar.store.alert_recording import Limits
+from nextchar.store.alerts import Alerts
+from nextchar.store.open_blobs import open_blobs
 from tests.store.occurrences import GROUP, NOW, one
 
 
@@ -132,12 +132,12 @@ def test_the_score_up_to_which_an_alert_is_normal_only_rises(alerts: Alerts, red
 
 def test_a_decision_says_who_and_when(alerts: Alerts, monkeypatch: pytest.MonkeyPatch) -> None:
     alerts.record([one()])
-    monkeypatch.setattr("store.alerts.time.time", lambda: NOW + 5)
+    monkeypatch.setattr("nextchar.store.alerts.time.time", lambda: NOW + 5)
     labeled, first = alerts.label("m", GROUP.alert_id("m"), "incident", by="ann").decision, int(NOW * 1e6)
     assert labeled and (labeled.sequence, labeled.changed_at, labeled.changed_by) == (first, NOW + 5, "ann")
     assert (labeled.label, labeled.labeled_at, labeled.labeled_by) == ("incident", NOW + 5, "ann")
     assert labeled.acknowledged_at is None
-    monkeypatch.setattr("store.alerts.time.time", lambda: NOW + 6)
+    monkeypatch.setattr("nextchar.store.alerts.time.time", lambda: NOW + 6)
     acknowledged = alerts.acknowledge("m", GROUP.alert_id("m"), by="bob").decision
     assert acknowledged and (acknowledged.sequence, acknowledged.changed_by) == (first + 1, "bob")
     assert (acknowledged.acknowledged_at, acknowledged.acknowledged_by) == (NOW + 6, "bob")

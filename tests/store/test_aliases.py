@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import Conflict, DomainError, InvalidInput, NotFound, Unavailable
-from store.aliases import Aliases, Check
-from store.blobs import Blobs
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.errors import Conflict, DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.store.aliases import Aliases, Check
+from nextchar.store.blobs import Blobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import store.audit
-from models.errors import InvalidInput
-from store.audit import Audit, AuditEntry
-from store.ids import time_of_id
-from store.local_blobs import LocalBlobs
-from store.retention import _DAY_S
+import nextchar.store.audit
+from nextchar.models.errors import InvalidInput
+from nextchar.store.audit import Audit, AuditEntry
+from nextchar.store.ids import time_of_id
+from nextchar.store.local_blobs import LocalBlobs
+from nextchar.store.retention import _DAY_S
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def about(found: tuple[list[AuditEntry], bool]) -> list[str]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time at which entries are made: a list of one number."""
     now = [1_795_563_600.0]
-    monkeypatch.setattr("store.ids.time.time", lambda: now[0])
+    monkeypatch.setattr("nextchar.store.ids.time.time", lambda: now[0])
     return now
 
 
@@ -71,7 +71,7 @@ def test_filters_by_key_action_subject_and_time(audit: Audit, clock: list[float]
 
 
 def test_a_filter_that_would_read_too_much_says_so(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.audit, "MAX_READ", 4)
+    monkeypatch.setattr(nextchar.store.audit, "MAX_READ", 4)
     for number in range(5):
         add(audit, f"/v1/models/m{number}")
     with pytest.raises(InvalidInput, match="narrow the time"):
@@ -82,7 +82,7 @@ def test_a_filter_that_would_read_too_much_says_so(audit: Audit, monkeypatch: py
 def test_what_is_read_for_a_filter_is_bounded_by_the_entries_that_match_its_path(
     audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.audit, "MAX_READ", 4)
+    monkeypatch.setattr(nextchar.store.audit, "MAX_READ", 4)
     for number in range(4):
         add(audit, f"/v1/models/m{number}")
         add(audit, "/v1/jobs/job_1", action="cancel_job")

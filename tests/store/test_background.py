@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from store.background import LOG_EVERY_S, BackgroundLoop, ErrorLog
+from nextchar.store.background import LOG_EVERY_S, BackgroundLoop, ErrorLog
 from tests.waiting import eventually
 
 

@@ -15,21 +15,21 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from models.errors import Conflict, InvalidInput
-from store import backup
-from store.alert_decisions import Decision
-from store.alerts import Alerts
-from store.backup import FOLDERS, back_up, restore
-from store.batches import Batch, Batches, BatchStatus
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.ingest_settings import IngestSettings
-from store.jobs import Jobs, JobStatus
-from store.model_alerts import follow_model
-from store.models import Models
-from store.notification_targets import NotificationTargets
-from store.open_blobs import open_blobs
+from nextchar.models.errors import Conflict, InvalidInput
+from nextchar.store import backup
+from nextchar.store.alert_decisions import Decision
+from nextchar.store.alerts import Alerts
+from nextchar.store.backup import FOLDERS, back_up, restore
+from nextchar.store.batches import Batch, Batches, BatchStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.jobs import Jobs, JobStatus
+from nextchar.store.model_alerts import follow_model
+from nextchar.store.models import Models
+from nextchar.store.notification_targets import NotificationTargets
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one

@@ -3,10 +3,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from models.errors import Conflict, NotFound, Unavailable
-from store.batches import ALL, Batch, Batches, BatchStatus
-from store.blobs import Blobs
-from store.open_blobs import open_blobs
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.store.batches import ALL, Batch, Batches, BatchStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
 
@@ -72,7 +72,7 @@ def test_every_transition_is_a_record_with_its_time(
     batches: Batches, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [99.0]
-    monkeypatch.setattr("store.batches.time.time", lambda: now[0])
+    monkeypatch.setattr("nextchar.store.batches.time.time", lambda: now[0])
     batch = batches.create(id=FIRST, **ABOUT)
 
     def move(to: BatchStatus, **changes: object) -> Batch:

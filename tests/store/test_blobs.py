@@ -4,9 +4,9 @@ from pathlib import Path
 import obstore
 import pytest
 
-from models.errors import StorageFull, Unavailable
-from store.blobs import Blobs, as_domain_error, read_limited
-from store.open_blobs import open_blobs
+from nextchar.models.errors import StorageFull, Unavailable
+from nextchar.store.blobs import Blobs, as_domain_error, read_limited
+from nextchar.store.open_blobs import open_blobs
 
 
 def test_written_objects_can_be_read_and_listed(blobs: Blobs) -> None:

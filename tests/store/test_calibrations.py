@@ -3,14 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.rolling import Rebuild
-from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
-from models.errors import Conflict, InvalidInput, NotFound, Unavailable
-from models.saved_model import SavedModel, describe_files
-from store import calibrations as module
-from store.blobs import Blobs
-from store.calibrations import (
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.rolling import Rebuild
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
+from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from nextchar.models.saved_model import SavedModel, describe_files
+from nextchar.store import calibrations as module
+from nextchar.store.blobs import Blobs
+from nextchar.store.calibrations import (
     MAX_REBUILDS,
     MODEL_FILE,
     Calibrations,
@@ -18,7 +18,7 @@ from store.calibrations import (
     rolling_name,
     validation_file,
 )
-from store.open_blobs import open_blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
 

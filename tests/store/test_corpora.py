@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus import Corpus, dump_corpus
-from store.corpus_upload import Upload
-from store.open_blobs import open_blobs
+from nextchar.models.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus, dump_corpus
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.open_blobs import open_blobs
 from tests.logs import syslog
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing

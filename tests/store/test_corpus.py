@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.open_blobs import open_blobs
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.open_blobs import open_blobs
 from tests.store.uploads import add
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from store.blobs import Blobs
-from store.corpus_names import CorpusNames
-from store.open_blobs import open_blobs
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpus_names import CorpusNames
+from nextchar.store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 
 A, B, C = (f"corpus_{letter * 24}" for letter in "abc")

@@ -1,7 +1,7 @@
 import pytest
 
-from store.blobs import Blobs
-from store.corpus_owners import CorpusOwners
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpus_owners import CorpusOwners
 
 ONE, TWO = "corpus_000000000001", "corpus_000000000002"
 

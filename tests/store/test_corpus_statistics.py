@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from models.errors import InvalidInput, TooLarge
-from store import corpus_statistics
-from store.corpus_statistics import CorpusStatistics, Encoding
-from store.corpus_upload import Upload
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.store import corpus_statistics
+from nextchar.store.corpus_statistics import CorpusStatistics, Encoding
+from nextchar.store.corpus_upload import Upload
 
 
 def summary(*pieces: bytes, encoding: Encoding = "utf-8") -> dict[str, Any]:

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.errors import Unavailable
-from models.text.vocabulary import normalize
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_text import normalized
-from store.corpus_upload import Upload
-from store.open_blobs import open_blobs
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.vocabulary import normalize
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_text import normalized
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.open_blobs import open_blobs
 from tests.store.uploads import add
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import InvalidInput, TooLarge
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
 from tests.store.uploads import add
 
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.errors import StorageFull
-from store.distinct_lines import _PARTS, _PIECE_BYTES, DistinctLines
+from nextchar.models.errors import StorageFull
+from nextchar.store.distinct_lines import _PARTS, _PIECE_BYTES, DistinctLines
 
 
 def distinct(
     folder: Path, data: bytes, size: int = 1 << 20, *, piece_bytes: int = _PIECE_BYTES
 ) -> tuple[bytes, int]:
     with pytest.MonkeyPatch.context() as patch, DistinctLines(folder) as lines:
-        patch.setattr("store.distinct_lines._PIECE_BYTES", piece_bytes)
+        patch.setattr("nextchar.store.distinct_lines._PIECE_BYTES", piece_bytes)
         for at in range(0, len(data), size):
             lines.feed(data[at : at + size])
         return b"".join(lines.finish()), lines.removed

@@ -15,32 +15,32 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from app.services.job_control import JobControl
-from launcher.valkey import EmbeddedValkey
-from store.alerts import Alerts
-from store.audit import Audit
-from store.backup import FOLDERS
-from store.batches import Batches, BatchStatus
-from store.calibrations import Calibrations
-from store.corpora import Corpora
-from store.corpus_owners import CorpusOwners
-from store.corpus_upload import Upload
-from store.ingest_records import Batch, LineMeta, NewLine
-from store.ingest_settings import IngestSettings
-from store.ingest_stream import IngestStreams
-from store.jobs import Jobs, JobStatus
-from store.live import EventLog, Live
-from store.local_blobs import LocalBlobs
-from store.models import Models
-from store.notification_targets import NotificationTargets
-from store.queue import TrainingQueue
+from nextchar.app.services.job_control import JobControl
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.store.alerts import Alerts
+from nextchar.store.audit import Audit
+from nextchar.store.backup import FOLDERS
+from nextchar.store.batches import Batches, BatchStatus
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_owners import CorpusOwners
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.ingest_records import Batch, LineMeta, NewLine
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.ingest_stream import IngestStreams
+from nextchar.store.jobs import Jobs, JobStatus
+from nextchar.store.live import EventLog, Live
+from nextchar.store.local_blobs import LocalBlobs
+from nextchar.store.models import Models
+from nextchar.store.notification_targets import NotificationTargets
+from nextchar.store.queue import TrainingQueue
+from nextchar.worker.checkpoints import Checkpoint, Checkpoints
 from tests.models.runtime.networks import saved_model
 from tests.store.occurrences import one
 from tests.store.power_loss import DiskThatSyncsNothing, Operation, RecordingDisk, left_after
 from tests.store.test_calibrations import NORMAL, OTHER
 from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES, _card
-from worker.checkpoints import Checkpoint, Checkpoints
 
 MAX_EXHAUSTIVE = 7  # operations of which every subset is tried; of more, each alone and all but each
 BY_THE_SAME_CALLS = {"openai_jobs", "openai_joined", "openai_files"}  # of the storage, by the API alone

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from store.events import Events
-from store.jobs import Jobs
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.store.events import Events
+from nextchar.store.jobs import Jobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.store.test_jobs import REQUEST
 
 

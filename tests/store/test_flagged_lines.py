@@ -4,9 +4,9 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from store import flagged_lines
-from store.ingest_records import Batch, LineMeta, NewLine
-from store.ingest_stream import IngestStreams
+from nextchar.store import flagged_lines
+from nextchar.store.ingest_records import Batch, LineMeta, NewLine
+from nextchar.store.ingest_stream import IngestStreams
 
 
 @pytest.fixture

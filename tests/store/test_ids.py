@@ -2,13 +2,13 @@ import time
 
 import pytest
 
-from models.errors import InvalidInput
-from store.ids import check_name, is_id, new_id, time_of_id
+from nextchar.models.errors import InvalidInput
+from nextchar.store.ids import check_name, is_id, new_id, time_of_id
 
 
 def test_an_id_tells_when_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in (0.0, 1_795_563_600.123, 2**43 / 1000):  # the last is in the year 2248
-        monkeypatch.setattr("store.ids.time.time", lambda at=at: at)
+        monkeypatch.setattr("nextchar.store.ids.time.time", lambda at=at: at)
         made = new_id("job")
         assert is_id("job", made) and len(made) == len("job_") + 21
         assert time_of_id("job", made) == pytest.approx(at, abs=0.001)
@@ -19,7 +19,7 @@ def test_ids_are_unique_and_sort_by_their_time(monkeypatch: pytest.MonkeyPatch) 
     assert len({new_id("job") for _ in range(100)}) == 100
     made = []
     for second in range(5):
-        monkeypatch.setattr("store.ids.time.time", lambda second=second: 1.7e9 + second)
+        monkeypatch.setattr("nextchar.store.ids.time.time", lambda second=second: 1.7e9 + second)
         made.append(new_id("job"))
     assert made == sorted(made)
 

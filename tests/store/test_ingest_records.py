@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from store.ingest_records import Entry, IngestLimits, LineMeta
+from nextchar.store.ingest_records import Entry, IngestLimits, LineMeta
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import pytest
 
-from store.blobs import Blobs
-from store.ingest_records import LineMeta
-from store.ingest_settings import _CACHE_S, IngestSettings
-from store.open_blobs import open_blobs
+from nextchar.store.blobs import Blobs
+from nextchar.store.ingest_records import LineMeta
+from nextchar.store.ingest_settings import _CACHE_S, IngestSettings
+from nextchar.store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 
 
@@ -30,7 +30,7 @@ def test_a_change_by_another_process_is_seen_soon(blobs: Blobs, monkeypatch: pyt
     settings.current("m")
     IngestSettings(blobs).change("m", "rolling", by=None)
     assert settings.current("m") is None
-    monkeypatch.setattr("store.ingest_settings._CACHE_S", 0.0)
+    monkeypatch.setattr("nextchar.store.ingest_settings._CACHE_S", 0.0)
     current = settings.current("m")
     assert current and current.recalibrate == "rolling"
 
@@ -72,7 +72,7 @@ def test_what_a_request_says_is_stored_with_its_lines(stored: bytes, recalibrate
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in seconds, for what is remembered: a list of one number."""
     now = [1000.0]
-    monkeypatch.setattr("store.ingest_settings.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nextchar.store.ingest_settings.time.monotonic", lambda: now[0])
     return now
 
 

@@ -11,11 +11,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from launcher.valkey import EmbeddedValkey
-from models.errors import Busy, Conflict, TooLarge, Unavailable
-from store.ingest_keys import lines_key
-from store.ingest_records import Batch, Entry, IngestLimits, LineMeta, NewLine, Request
-from store.ingest_stream import GROUP, MAX_DELIVERIES, IngestStreams
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.errors import Busy, Conflict, TooLarge, Unavailable
+from nextchar.store.ingest_keys import lines_key
+from nextchar.store.ingest_records import Batch, Entry, IngestLimits, LineMeta, NewLine, Request
+from nextchar.store.ingest_stream import GROUP, MAX_DELIVERIES, IngestStreams
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_rates_are_of_the_last_minute(
     streams.accept([batch("a", "b", "c", "d", rejected=2)])
     streams.acknowledge("m", ids(streams.read("m", "one", max_lines=3)))
     [minute] = {int(key.rpartition(b":")[2]) for key in redis.keys("nextchar:ingest:m:minute:*")}
-    monkeypatch.setattr("store.ingest_stream.time.time", lambda: 60.0 * minute + later_s)
+    monkeypatch.setattr("nextchar.store.ingest_stream.time.time", lambda: 60.0 * minute + later_s)
     rates = streams.status("m").per_minute
     assert {name: rate for name, rate in rates.items() if rate} == {
         name: pytest.approx(count * fraction)
@@ -363,7 +363,7 @@ def test_consumers_that_hold_nothing_and_have_not_read_for_long_are_removed(
     redis.xgroup_createconsumer(lines_key("m"), GROUP, "idle")
     streams.remove_idle_consumers("m")
     assert [one.name for one in streams.status("m").consumers] == ["holds", "idle"], "for an hour"
-    monkeypatch.setattr("store.ingest_stream._CONSUMER_TTL_MS", -1)
+    monkeypatch.setattr("nextchar.store.ingest_stream._CONSUMER_TTL_MS", -1)
     streams.remove_idle_consumers("m")
     assert [one.name for one in streams.status("m").consumers] == ["holds"]
     redis.xadd(lines_key("no group"), {"line": "a"})

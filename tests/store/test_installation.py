@@ -11,11 +11,11 @@ from unittest.mock import Mock
 import pytest
 from redis import Redis
 
-from launcher.valkey import EmbeddedValkey
-from store.blobs import Blobs, StorageRefused
-from store.installation import Installation, check_storage
-from store.open_blobs import open_blobs
-from store.settings import StoreSettings
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.store.blobs import Blobs, StorageRefused
+from nextchar.store.installation import Installation, check_storage
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.settings import StoreSettings
 
 WAIT_S = 0.2
 
@@ -228,7 +228,11 @@ def test_folder_that_works_is_left_empty(
 @pytest.mark.parametrize(
     ("call", "does", "message"),
     [
-        ("store.local_blobs.LocalBlobs.exists", lambda *_: True, "Logs and logs are one name: use names"),
+        (
+            "nextchar.store.local_blobs.LocalBlobs.exists",
+            lambda *_: True,
+            "Logs and logs are one name: use names",
+        ),
         ("os.link", refuse_link, "nothing can be stored: .* makes no hard links .* move the folder"),
     ],
     ids=["ignores case", "no hard links"],
@@ -252,7 +256,10 @@ def test_check_can_be_run_as_a_program_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NEXTCHAR_STORE_URL", "az://container/x")
-    with pytest.warns(RuntimeWarning, match="store.installation"), pytest.raises(SystemExit) as caught:
-        runpy.run_module("store.installation", run_name="__main__")
+    with (
+        pytest.warns(RuntimeWarning, match="nextchar.store.installation"),
+        pytest.raises(SystemExit) as caught,
+    ):
+        runpy.run_module("nextchar.store.installation", run_name="__main__")
     assert caught.value.code == 2
     assert "Account must be specified" in capsys.readouterr().err

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from models.auto_preset import Candidate
-from models.config import PRESETS, Mix, NetworkConfig, TrainingConfig
-from models.errors import Conflict, NotFound, Unavailable
-from store.blobs import Blobs
-from store.jobs import TRANSITIONS, Job, JobError, JobRequest, Jobs, JobStatus
-from store.open_blobs import open_blobs
+from nextchar.models.auto_preset import Candidate
+from nextchar.models.config import PRESETS, Mix, NetworkConfig, TrainingConfig
+from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import TRANSITIONS, Job, JobError, JobRequest, Jobs, JobStatus
+from nextchar.store.open_blobs import open_blobs
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 

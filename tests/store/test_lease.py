@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from store import lease
+from nextchar.store import lease
 
 KEY = "nextchar:test-lease"
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from store.live import _MAX_KILLS, LEASE_S, EventLog, Live, add_message
-from store.open_blobs import open_blobs
+from nextchar.store.live import _MAX_KILLS, LEASE_S, EventLog, Live, add_message
+from nextchar.store.open_blobs import open_blobs
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_an_attempt_is_counted_with_its_seconds_to_the_millisecond(live: Live) -
 def test_a_message_follows_the_newest_event_of_log_and_redis(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.live.time.time", lambda: 5.00049)
+    monkeypatch.setattr("nextchar.store.live.time.time", lambda: 5.00049)
     log = EventLog(open_blobs("memory:///"))
     add_message(live, log, "job_1", "first")
     first = {"id": 1, "at": 5.0, "type": "message", "data": {"text": "first"}}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import DomainError, StorageFull, Unavailable
-from store.local_blobs import Disk, LocalBlobs
+from nextchar.models.errors import DomainError, StorageFull, Unavailable
+from nextchar.store.local_blobs import Disk, LocalBlobs
 from tests.store.power_loss import POLICIES, RecordingDisk, left_after
 
 
@@ -265,7 +265,7 @@ def test_ranges_of_an_object_are_read(tmp_path: Path) -> None:
 
 def test_temporary_files_are_deleted_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LocalBlobs(tmp_path).write("x", b"x")
-    monkeypatch.setattr("store.local_blobs.time.time", lambda: 10_000.0)
+    monkeypatch.setattr("nextchar.store.local_blobs.time.time", lambda: 10_000.0)
     for name, age_s in (("old", 3601), ("new", 3600), ("newer", 0)):
         (tmp_path / ".tmp" / name).write_bytes(b"")
         os.utime(tmp_path / ".tmp" / name, (10_000 - age_s, 10_000 - age_s))

@@ -11,8 +11,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from store import logs
-from store.logs import (
+from nextchar.store import logs
+from nextchar.store.logs import (
     MAX_EXCEPTION_CHARACTERS,
     MAX_MESSAGE_CHARACTERS,
     REQUEST_ID,
@@ -21,7 +21,7 @@ from store.logs import (
     logging_config,
     set_job,
 )
-from store.settings import StoreSettings
+from nextchar.store.settings import StoreSettings
 
 AT_S = 1795714803.1234
 
@@ -163,8 +163,8 @@ def test_a_message_of_the_greatest_length_is_whole(beyond: int) -> None:
 def test_configuration_covers_our_loggers_warnings_of_others_and_uncaught_exceptions(log_format: str) -> None:
     program = """
 import logging, sys, threading, warnings
-from store.logs import configure_logging
-from store.settings import StoreSettings
+from nextchar.store.logs import configure_logging
+from nextchar.store.settings import StoreSettings
 early = logging.getLogger("early")
 configure_logging(StoreSettings(log_format=sys.argv[1]))
 logging.getLogger("nextchar.worker").info("ours")

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import AlertKey
-from store.alerts import Alerts
-from store.batches import Batches
-from store.blobs import Blobs
-from store.ingest_settings import IngestSettings
-from store.jobs import Jobs
-from store.model_alerts import follow_model
-from store.models import Models
-from store.open_blobs import open_blobs
-from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention
+from nextchar.models.anomaly.alerts import AlertKey
+from nextchar.store.alerts import Alerts
+from nextchar.store.batches import Batches
+from nextchar.store.blobs import Blobs
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.jobs import Jobs
+from nextchar.store.model_alerts import follow_model
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.recorded_prompts import RecordedPrompts
+from nextchar.store.retention import Retention
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one
 from tests.store.test_models import FILES

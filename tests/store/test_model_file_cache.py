@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import Unavailable
-from models.saved_model import Card, describe_files
-from store.model_file_cache import ModelFileCache
-from store.models import Models
-from store.object_blobs import ObjectBlobs
-from store.settings import StoreSettings
+from nextchar.models.errors import Unavailable
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.store.model_file_cache import ModelFileCache
+from nextchar.store.models import Models
+from nextchar.store.object_blobs import ObjectBlobs
+from nextchar.store.settings import StoreSettings
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import FaultProxy
 from tests.store.test_models import _card as card

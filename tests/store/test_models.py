@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-import store.blobs
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
-from models.saved_model import Card, describe_files
-from store.blobs import Blobs
-from store.local_blobs import Disk, LocalBlobs
-from store.model_file_cache import ModelFileCache
-from store.models import Models
-from store.open_blobs import open_blobs
+import nextchar.store.blobs
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.store.blobs import Blobs
+from nextchar.store.local_blobs import Disk, LocalBlobs
+from nextchar.store.model_file_cache import ModelFileCache
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
 
@@ -277,11 +277,11 @@ def test_of_a_file_that_is_larger_than_its_card_says_no_more_is_read(
     read: list[int] = []
 
     def read_limited(chunks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
-        for chunk in store.blobs.read_limited(chunks, max_bytes):
+        for chunk in nextchar.store.blobs.read_limited(chunks, max_bytes):
             read.append(len(chunk))
             yield chunk
 
-    monkeypatch.setattr("store.models.read_limited", read_limited)
+    monkeypatch.setattr("nextchar.store.models.read_limited", read_limited)
     for cache in (None, ModelFileCache(tmp_path / "cache", max_bytes=1000)):
         read.clear()
         with pytest.raises(Unavailable) as caught:

@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from models.errors import NotFound
-from store.blobs import Blobs
-from store.events import EVENT_TYPES
-from store.notification_targets import (
+from nextchar.models.errors import NotFound
+from nextchar.store.blobs import Blobs
+from nextchar.store.events import EVENT_TYPES
+from nextchar.store.notification_targets import (
     NotificationTarget,
     NotificationTargets,
     configured_target,
@@ -20,7 +20,7 @@ from store.notification_targets import (
     new_secret,
     secret_bytes,
 )
-from store.open_blobs import open_blobs
+from nextchar.store.open_blobs import open_blobs
 
 
 def target(**fields: Any) -> NotificationTarget:
@@ -78,7 +78,7 @@ def test_targets_are_listed_again_when_another_process_has_changed_them(
     elsewhere._count_change = lambda: None  # type: ignore[method-assign]  # Redis did not respond
     made = elsewhere.create("webhook", "http://x", models=(), min_severity="info")
     assert here.all() == []
-    monkeypatch.setattr("store.notification_targets.time", clock)
+    monkeypatch.setattr("nextchar.store.notification_targets.time", clock)
     assert here.all() == [made]
     redis.connection_pool.disconnect()
     monkeypatch.setattr(redis, "get", refuse)
@@ -94,7 +94,7 @@ def test_targets_are_listed_newest_first_and_those_of_the_settings_last(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count(1_795_563_600)  # ids of one millisecond have no order
-    monkeypatch.setattr("store.ids.time.time", lambda: float(next(seconds)))
+    monkeypatch.setattr("nextchar.store.ids.time.time", lambda: float(next(seconds)))
     own = configured_target("alertmanager", "http://alertmanager:9093")
     targets = NotificationTargets(blobs, (own,))
     options: dict[str, Any] = {"models": ("a*",), "min_severity": "warning"}

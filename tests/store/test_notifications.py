@@ -3,10 +3,10 @@ import time
 import pytest
 from redis import Redis
 
-from models.errors import NotFound
-from store import notifications
-from store.blobs import Blobs
-from store.notification_targets import (
+from nextchar.models.errors import NotFound
+from nextchar.store import notifications
+from nextchar.store.blobs import Blobs
+from nextchar.store.notification_targets import (
     NotificationTarget,
     NotificationTargets,
     configured_target,
@@ -14,7 +14,7 @@ from store.notification_targets import (
     new_secret,
     secret_bytes,
 )
-from store.notifications import RETRY_DELAYS_S, Notifications
+from nextchar.store.notifications import RETRY_DELAYS_S, Notifications
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_replayed_delivery_is_due_now(outbox: Notifications, monkeypatch: pyte
     queue(outbox)
     [delivery] = outbox.waiting("t")
     outbox.failed(delivery, "no", now=5e9)
-    monkeypatch.setattr("store.notifications.time.time", lambda: 7.5)
+    monkeypatch.setattr("nextchar.store.notifications.time.time", lambda: 7.5)
     replayed = outbox.replay("t", delivery.id)
     assert (replayed.next_at, replayed.attempts, replayed.last_error) == (7.5, 0, "no")
     assert outbox.due("t", now=7.0, limit=1) == [] and outbox.due("t", now=7.5, limit=1) == [replayed]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from obstore.exceptions import GenericError
 
-from models.errors import Unavailable
-from store.blobs import StorageRefused
-from store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs
-from store.object_store import MAX_PAUSE_S, RetryLimits
+from nextchar.models.errors import Unavailable
+from nextchar.store.blobs import StorageRefused
+from nextchar.store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs
+from nextchar.store.object_store import MAX_PAUSE_S, RetryLimits
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy, Request
 
@@ -226,7 +226,7 @@ def test_copy_downloads_nothing(store: ObjectBlobs, proxy: FaultProxy) -> None:
 _MOVE = """
 import resource, sys
 from pathlib import Path
-from store.object_blobs import ObjectBlobs
+from nextchar.store.object_blobs import ObjectBlobs
 import hashlib
 
 def peak():
@@ -402,8 +402,8 @@ def read_with_pauses(
         pauses.append(round(seconds, 3))
         now[0] += seconds
 
-    monkeypatch.setattr("store.object_blobs.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("store.object_blobs.time.sleep", sleep)
+    monkeypatch.setattr("nextchar.store.object_blobs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nextchar.store.object_blobs.time.sleep", sleep)
     monkeypatch.setattr(memory, "_get_from", lambda *_: download)
     return list(memory._chunks("x", download, 7)), pauses
 

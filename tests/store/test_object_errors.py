@@ -3,8 +3,8 @@
 import pytest
 from obstore.exceptions import BaseError
 
-from models.errors import StorageFull, Unavailable
-from store.object_errors import (
+from nextchar.models.errors import StorageFull, Unavailable
+from nextchar.store.object_errors import (
     NO_CREATE_ONCE,
     describe,
     domain_error,

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from store import object_store
-from store.object_blobs import ObjectBlobs
-from store.object_store import RetryLimits, open_store
+from nextchar.store import object_store
+from nextchar.store.object_blobs import ObjectBlobs
+from nextchar.store.object_store import RetryLimits, open_store
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_environment_is_that_of_the_process_by_default(
 
 def test_uploads_have_more_patience_than_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[RetryLimits] = []
-    monkeypatch.setattr("store.object_blobs.open_store", lambda _, given, __: limits.append(given))
+    monkeypatch.setattr("nextchar.store.object_blobs.open_store", lambda _, given, __: limits.append(given))
     ObjectBlobs.at("s3://bucket/x", LIMITS)
     assert limits == [LIMITS, replace(LIMITS, stall_s=40.0, request_s=80.0)]
     ObjectBlobs.at("s3://bucket/x")

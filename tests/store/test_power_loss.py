@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import NotFound, Unavailable
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import Job, JobRequest, Jobs, JobStatus
-from store.local_blobs import LocalBlobs
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import NotFound, Unavailable
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.local_blobs import LocalBlobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker.checkpoints import Checkpoint, Checkpoints
+from nextchar.worker.hooks import Hooks
 from tests.store.power_loss import POLICIES, DiskThatSyncsNothing, RecordingDisk, left_after
 from tests.worker import fake_training
-from worker.checkpoints import Checkpoint, Checkpoints
-from worker.hooks import Hooks
 
 TEXT = b"the quick brown fox jumps over the lazy dog\n" * 100
 FILES = {"model.onnx": b"graph" * 500, "report.json": b"{}"}

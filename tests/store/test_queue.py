@@ -8,9 +8,9 @@ from redis import Redis
 from rq import Queue
 from rq.utils import utcformat
 
-from store.blobs import Blobs
-from store.jobs import Job, Jobs, JobStatus
-from store.queue import QUEUE_NAME, WORKER_SILENT_S, AllowedJob, TrainingQueue, round_robin_by_key
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import Job, Jobs, JobStatus
+from nextchar.store.queue import QUEUE_NAME, WORKER_SILENT_S, AllowedJob, TrainingQueue, round_robin_by_key
 from tests.store.test_jobs import REQUEST
 
 
@@ -132,8 +132,8 @@ def test_a_job_queued_again_is_a_new_message(redis: Any, jobs: Jobs) -> None:
     ("function", "options"),
     [
         ("os.system", {}),
-        ("worker.tasks.other", {}),
-        ("worker.tasks.train", {"on_success": "os.system"}),
+        ("nextchar.worker.tasks.other", {}),
+        ("nextchar.worker.tasks.train", {"on_success": "os.system"}),
     ],
 )
 def test_a_message_that_names_another_function_is_refused(redis: Any, function: str, options: dict) -> None:

@@ -10,13 +10,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.errors import StorageFull
-from store.background import BackgroundLoop
-from store.jobs import Job, JobError, Jobs, JobStatus
-from store.live import Live
-from store.open_blobs import open_blobs
-from store.queue import TrainingQueue
-from store.reconcile import MAX_ATTEMPTS_WITHOUT_PROGRESS, MAX_STEPLESS_ATTEMPTS, Reconciler
+from nextchar.models.errors import StorageFull
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.jobs import Job, JobError, Jobs, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import TrainingQueue
+from nextchar.store.reconcile import MAX_ATTEMPTS_WITHOUT_PROGRESS, MAX_STEPLESS_ATTEMPTS, Reconciler
 from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
 from tests.waiting import eventually
@@ -57,7 +57,7 @@ class World:
 def world(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World(tmp_path, clean_redis_url)
     clock = SimpleNamespace(monotonic=lambda: world.now_s, time=time.time)
-    monkeypatch.setattr("store.reconcile.time", clock)
+    monkeypatch.setattr("nextchar.store.reconcile.time", clock)
     yield world
     for connection in world.connections:
         connection.close()
@@ -394,7 +394,7 @@ def test_the_first_retry_after_a_pause_for_storage_is_after_five_seconds(
 ) -> None:
     job = paused_for_storage(world)
     now = SimpleNamespace(monotonic=lambda: world.now_s, time=lambda: job.updated_at + waited_s)
-    monkeypatch.setattr("store.reconcile.time", now)
+    monkeypatch.setattr("nextchar.store.reconcile.time", now)
     world.reconciler.run()
     assert world.jobs.get(job.id).status is status
 

@@ -1,6 +1,6 @@
 from redis import Redis
 
-from store.recorded_prompts import TTL_S, RecordedPrompts
+from nextchar.store.recorded_prompts import TTL_S, RecordedPrompts
 
 
 def test_the_newest_prompts_of_each_model_are_kept(redis: Redis) -> None:

@@ -5,8 +5,8 @@ import logging
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from store.open_blobs import open_blobs
-from store.records import ImmutableRecord, read_record
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.records import ImmutableRecord, read_record
 
 
 class Thing(BaseModel):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-import launcher.valkey
-from launcher.valkey import EmbeddedValkey, server_binary
-from store.redis_keys import read_key, write_key
+import nextchar.launcher.valkey
+from nextchar.launcher.valkey import EmbeddedValkey, server_binary
+from nextchar.store.redis_keys import read_key, write_key
 
 ODD = (b"", b"\x00\xff", "→".encode(), b"\xed\xb3\xbf", "\U0001f600".encode() + b"\x80", b"1.0")
 
@@ -76,7 +76,7 @@ def test_keys_of_all_types_are_the_same_on_another_server(clean_redis_url: str, 
 
 @contextlib.contextmanager
 def server(binary: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
-    monkeypatch.setattr(launcher.valkey, "server_binary", lambda: binary)
+    monkeypatch.setattr(nextchar.launcher.valkey, "server_binary", lambda: binary)
     with EmbeddedValkey(folder) as embedded, Redis.from_url(embedded.url) as redis:
         yield redis
 
@@ -89,7 +89,7 @@ def test_keys_move_between_redis_and_valkey(
     if found is None:
         pytest.skip("there is no redis-server on this machine")
     with monkeypatch.context() as without_path:
-        without_path.setattr(launcher.valkey.shutil, "which", lambda _: None)
+        without_path.setattr(nextchar.launcher.valkey.shutil, "which", lambda _: None)
         valkey = server_binary()
     first, second = (valkey, Path(found)) if is_to_redis else (Path(found), valkey)
     with (

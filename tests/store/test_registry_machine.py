@@ -6,11 +6,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from models.errors import Conflict, DomainError, NotFound
-from models.saved_model import Card
-from store.aliases import AliasMove
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.errors import Conflict, DomainError, NotFound
+from nextchar.models.saved_model import Card
+from nextchar.store.aliases import AliasMove
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.state_machines import run
 from tests.store.test_models import FILES, _card
 

@@ -14,20 +14,20 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from models.config import Mix
-from models.errors import NotFound, StorageFull, Unavailable
-from store.alerts import Alerts
-from store.audit import Audit
-from store.batches import Batches, BatchStatus
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.ids import new_id, time_of_id
-from store.jobs import Job, JobRequest, Jobs, JobStatus
-from store.models import Models
-from store.open_blobs import open_blobs
-from store.recorded_prompts import RecordedPrompts
-from store.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.models.config import Mix
+from nextchar.models.errors import NotFound, StorageFull, Unavailable
+from nextchar.store.alerts import Alerts
+from nextchar.store.audit import Audit
+from nextchar.store.batches import Batches, BatchStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.ids import new_id, time_of_id
+from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.recorded_prompts import RecordedPrompts
+from nextchar.store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
@@ -136,7 +136,7 @@ def test_a_clock_that_jumps_far_ahead_deletes_nothing_unless_it_stays_there_for_
 ) -> None:
     uptime_s = [1000.0]
     clocks = SimpleNamespace(monotonic=lambda: uptime_s[0], time=time.time)
-    monkeypatch.setattr("store.retention.time", clocks)
+    monkeypatch.setattr("nextchar.store.retention.time", clocks)
     for path in ((RUNNING, SUCCEEDED), (RUNNING, FAILED)):
         attic.job(*path)
     Audit(attic.blobs).record(
@@ -221,7 +221,7 @@ def test_records_are_read_although_the_clock_was_set_back(attic: Attic) -> None:
 def test_a_sweep_without_a_time_is_of_now(attic: Attic, monkeypatch: pytest.MonkeyPatch) -> None:
     job = attic.job(RUNNING, SUCCEEDED)
     retention = retention_of(attic)
-    monkeypatch.setattr("store.retention.time.time", lambda: NOW + 200 * DAY_S)
+    monkeypatch.setattr("nextchar.store.retention.time.time", lambda: NOW + 200 * DAY_S)
     assert dict(retention.sweep()) == {"checkpoints": 1, "jobs": 1}
     assert not attic.jobs.blobs.paths(f"jobs/{job.id}")
 
@@ -522,7 +522,7 @@ def corpus(attic: Attic, text: str) -> str:
 def upload_again(attic: Attic, text: str) -> None:
     """Upload a text 31 days later."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 31 * DAY_S)
+        monkeypatch.setattr("nextchar.store.corpora.time.time", lambda: NOW + 31 * DAY_S)
         corpus(attic, text)
 
 
@@ -551,7 +551,7 @@ def test_a_corpus_that_is_uploaded_again_is_kept_as_long_again(
 ) -> None:
     attic = Attic(tmp_path, corpus_days=30)
     corpus(attic, "a")
-    monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 20 * DAY_S)
+    monkeypatch.setattr("nextchar.store.corpora.time.time", lambda: NOW + 20 * DAY_S)
     corpus(attic, "a")
     monkeypatch.undo()
     assert attic.sweep(days=45) == {}
@@ -567,7 +567,7 @@ def test_a_corpus_that_is_uploaded_during_a_sweep_is_kept(
     named_corpora = Retention._named_corpora
 
     def upload_and_list(retention: Retention) -> set[str]:
-        monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 31 * DAY_S)
+        monkeypatch.setattr("nextchar.store.corpora.time.time", lambda: NOW + 31 * DAY_S)
         corpus(attic, "b")
         return named_corpora(retention)
 

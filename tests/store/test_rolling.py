@@ -3,9 +3,9 @@ import time
 import pytest
 from redis import Redis
 
-from models.anomaly.score_sample import AlertReference, ObservedScore
-from store import rolling
-from store.rolling import LEASE_S, MAX_BATCHES, RollingLines
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore
+from nextchar.store import rolling
+from nextchar.store.rolling import LEASE_S, MAX_BATCHES, RollingLines
 
 LINE = ObservedScore(1.25, 2.5, 1, 0.01)
 FLAGGED = ObservedScore(3.0, 9.5, 0, 0.02, AlertReference("alert_1", "a <*> b", "1:<*>", "x"))

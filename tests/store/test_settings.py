@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from models.kernels.instruction_sets import available_levels
-from store.settings import StoreSettings
-from worker.settings import WorkerSettings
+from nextchar.models.kernels.instruction_sets import available_levels
+from nextchar.store.settings import StoreSettings
+from nextchar.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_a_wrong_setting_stops_start_up_naming_variable_and_value(
     assert not any("secret" in line for line in lines)
 
 
-@pytest.mark.parametrize("command", [["app.main"], ["worker.main"], ["nextchar", "serve"]])
+@pytest.mark.parametrize("command", [["nextchar.app.main"], ["nextchar.worker.main"], ["nextchar", "serve"]])
 def test_an_instruction_set_that_the_processor_lacks_stops_every_program_with_one_line(
     command: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

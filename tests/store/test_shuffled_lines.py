@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from models.config import MINIMUM_CHARACTERS
-from models.errors import InvalidInput
-from store.shuffled_lines import ShuffledLines
+from nextchar.models.config import MINIMUM_CHARACTERS
+from nextchar.models.errors import InvalidInput
+from nextchar.store.shuffled_lines import ShuffledLines
 
 WORDS = [f"word {i}" for i in range(500)]
 TEXT = "\n".join(WORDS)
@@ -104,7 +104,7 @@ def test_pieces_are_whole_lines_and_their_length_does_not_change_the_order(
 ) -> None:
     text = "\n".join(f"é漢 {word}" for word in WORDS)
     whole = shuffled(text, part_bytes=part_bytes)
-    monkeypatch.setattr("store.shuffled_lines._PIECE_BYTES", 100)
+    monkeypatch.setattr("nextchar.store.shuffled_lines._PIECE_BYTES", 100)
     assert shuffled(text, part_bytes=part_bytes) == whole
     with ShuffledLines([text], size_bytes=len(text), validation_fraction=0.1, seed=1) as lines:
         pieces = list(lines.pieces())

@@ -11,9 +11,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from launcher.valkey import EmbeddedValkey
-from models.errors import Conflict
-from store.streams import TTL_S, WAIT_S, Limits, Owner, Streams, _UnreleasedLocks
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.errors import Conflict
+from nextchar.store.streams import TTL_S, WAIT_S, Limits, Owner, Streams, _UnreleasedLocks
 from tests.store.locked_streams import locked
 from tests.waiting import eventually
 
@@ -98,7 +98,7 @@ def test_deleted_streams_restart(redis: Redis) -> None:
 
 
 def test_a_long_turn_keeps_its_lock(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.streams._LOCK_S", 12)  # renewed after 4 s, or after 0.1 s
+    monkeypatch.setattr("nextchar.store.streams._LOCK_S", 12)  # renewed after 4 s, or after 0.1 s
     wait = threading.Event.wait
     monkeypatch.setattr(threading.Event, "wait", lambda event, _=None: wait(event, 0.1))
     with locked(Streams(redis), "m@1", "s", size=2) as turn:
@@ -316,8 +316,8 @@ def test_a_lock_is_released_after_redis_has_failed_several_times(monkeypatch: py
             raise RedisError
         return True
 
-    monkeypatch.setattr("store.streams.lease.release", release)
-    monkeypatch.setattr("store.streams._RELEASE_RETRY_S", 0.001)
+    monkeypatch.setattr("nextchar.store.streams.lease.release", release)
+    monkeypatch.setattr("nextchar.store.streams._RELEASE_RETRY_S", 0.001)
     unreleased = _UnreleasedLocks(Redis())
     unreleased.add("key", "token")
     eventually(lambda: not unreleased._expire_at_s, what="the lock is released")

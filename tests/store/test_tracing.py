@@ -5,8 +5,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from store import tracing
-from store.settings import StoreSettings
+from nextchar.store import tracing
+from nextchar.store.settings import StoreSettings
 
 
 @pytest.fixture(autouse=True)

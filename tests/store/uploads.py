@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from store.corpora import Corpora
-from store.corpus import Corpus
-from store.corpus_statistics import Encoding
-from store.corpus_upload import Upload
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus_upload import Upload
 
 
 def add(

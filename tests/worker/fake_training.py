@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.saved_model import Card, describe_files
-from store.blobs import Blobs
-from store.jobs import Job, Jobs
-from store.live import Live
-from worker.attempt import Attempt
-from worker.checkpoints import Checkpoints
-from worker.hooks import Hooks
-from worker.settings import WorkerSettings
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import Job, Jobs
+from nextchar.store.live import Live
+from nextchar.worker.attempt import Attempt
+from nextchar.worker.checkpoints import Checkpoints
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.settings import WorkerSettings
 
 Train = Callable[[Job, Hooks], Mapping[str, bytes]]
 """Replaces training: takes a job and its hooks; returns the model's files."""
@@ -40,7 +40,7 @@ def use(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return SimpleNamespace(stopped=None, card=card, files=files)
 
-    monkeypatch.setitem(sys.modules, "worker.pipeline", SimpleNamespace(train_model=train_model))
+    monkeypatch.setitem(sys.modules, "nextchar.worker.pipeline", SimpleNamespace(train_model=train_model))
 
 
 def attempt(job: Job, jobs: Jobs, blobs: Blobs, redis_url: str, *, folder: Path, token: str) -> Attempt:

@@ -7,12 +7,9 @@ import matplotlib.backends.backend_svg
 import matplotlib.figure
 import tensorboardX
 
-import worker.main
-import worker.memorization
-import worker.pipeline
-import worker.tasks
-from models.kernels.compile_cache import SERVING, TRAINING, compile_kernels
+from nextchar.models.kernels.compile_cache import SERVING, TRAINING, compile_kernels
+from nextchar.worker import main, memorization, pipeline, tasks
 
-assert matplotlib and tensorboardX and worker
+assert all((matplotlib, tensorboardX, main, pipeline, tasks))
 compile_kernels(*TRAINING, *SERVING)  # or loads them
-worker.memorization.CHARACTERS = 400  # thousands take a third of a small job
+memorization.CHARACTERS = 400  # thousands take a third of a small job

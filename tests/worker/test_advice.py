@@ -1,4 +1,4 @@
-from worker import advice
+from nextchar.worker import advice
 
 
 def log(count: int, *, stamped: int) -> str:

@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures import NAMES, architecture, resolve_training
-from models.architectures.lazy import tf
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.runtime.engine import Engine
-from models.runtime.requests import CompletionRequest, Failed, Finished, Usage
-from models.saved_model import SavedModel
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import Job, JobRequest
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.architectures import NAMES, architecture, resolve_training
+from nextchar.models.architectures.lazy import tf
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.requests import CompletionRequest, Failed, Finished, Usage
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Job, JobRequest
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker import memorization
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.export import graph_of, int8_file
+from nextchar.worker.hooks import Hooks, StopReason
+from nextchar.worker.pipeline import Outcome, train_model
 from tests.models.architectures.networks import perturbed, small
-from worker import memorization
-from worker.checkpoints import Checkpoint
-from worker.export import graph_of, int8_file
-from worker.hooks import Hooks, StopReason
-from worker.pipeline import Outcome, train_model
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 12
 

@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from models.auto_preset import Candidate
-from models.config import Budget, NetworkConfig, Preset, TrainingConfig
-from worker import auto_preset
-from worker.auto_preset import choose_preset
-from worker.mixing import SecondText
-from worker.prepared_text import Text
-from worker.training import prepare
+from nextchar.models.auto_preset import Candidate
+from nextchar.models.config import Budget, NetworkConfig, Preset, TrainingConfig
+from nextchar.worker import auto_preset
+from nextchar.worker.auto_preset import choose_preset
+from nextchar.worker.mixing import SecondText
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.training import prepare
 
 SIZES: dict[Preset, tuple[int, int]] = {"tiny": (4, 0), "small": (8, 100), "medium": (16, 300)}
 """Units and the least number of steps."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.report import Report
-from models.text.ngram import NgramModel
-from models.text.vocabulary import Vocabulary
-from worker import baselines
-from worker.baselines import NGRAM_ORDERS, encoder_of, measure
+from nextchar.models.report import Report
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker import baselines
+from nextchar.worker.baselines import NGRAM_ORDERS, encoder_of, measure
 
 
 def _of(train: str, validation: str) -> Report:

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.calibration_format import load
-from models.anomaly.experts import with_ngram_and_templates
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.model_networks import INT8_FILE
-from models.runtime.session import Network, open_network
-from models.runtime.surprisal import LineSurprisal, line_surprisal
-from models.text import ngram_file, templates_file
-from store.calibrations import MODEL_FILE, validation_file
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.calibration_format import load
+from nextchar.models.anomaly.experts import with_ngram_and_templates
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.runtime.model_networks import INT8_FILE
+from nextchar.models.runtime.session import Network, open_network
+from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
+from nextchar.models.text import ngram_file, templates_file
+from nextchar.store.calibrations import MODEL_FILE, validation_file
+from nextchar.worker.calibration import anomaly_files
+from nextchar.worker.export import int8_file
+from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import random_weights
-from worker.calibration import anomaly_files
-from worker.export import int8_file
-from worker.prepared_text import Text
 
 
 def files_for(
@@ -61,7 +61,7 @@ def test_calibration_uses_complete_held_out_lines(held_out_characters: int) -> N
 
 
 def test_calibration_uses_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.calibration._MAX_CHARACTERS", 57)
+    monkeypatch.setattr("nextchar.worker.calibration._MAX_CHARACTERS", 57)
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
     graph = graph_for(text)
@@ -109,17 +109,17 @@ def test_training_lines_are_added_to_few_held_out_ones(monkeypatch: pytest.Monke
 
     assert 500 - 16 * 2 <= calibrated() <= 500  # some are cut at the ends of 16 parts
     assert calibrated(is_for_anomalies=False) == 200
-    monkeypatch.setattr("worker.calibration._MAX_OLDER_CHARACTERS", 16 * 50)
+    monkeypatch.setattr("nextchar.worker.calibration._MAX_OLDER_CHARACTERS", 16 * 50)
     assert 200 + 16 * (50 // 5 - 2) <= calibrated() <= 200 + 16 * (50 // 5)
-    monkeypatch.setattr("worker.calibration.WANTED_LINES", 200)
+    monkeypatch.setattr("nextchar.worker.calibration.WANTED_LINES", 200)
     assert calibrated() == 200
     monkeypatch.undo()
-    monkeypatch.setattr("worker.calibration.WANTED_LINES", 5000)
+    monkeypatch.setattr("nextchar.worker.calibration.WANTED_LINES", 5000)
     assert calibrated() == 1999  # all but the first, before which no newline was read
 
 
 def test_training_lines_are_added_to_a_burst_of_many_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.calibration.WANTED_LINES", 0)
+    monkeypatch.setattr("nextchar.worker.calibration.WANTED_LINES", 0)
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1800)] + ["abad"] * 200
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.1)
     made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="made")
@@ -132,7 +132,7 @@ def test_text_without_lines_has_no_calibration() -> None:
 
 
 def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.text.template_tree.MAX_TEMPLATES", 1)
+    monkeypatch.setattr("nextchar.models.text.template_tree.MAX_TEMPLATES", 1)
     text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
     messages: list[str] = []
     network = Network(graph_for(text))

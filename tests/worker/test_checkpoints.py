@@ -4,13 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.errors import Unavailable
-from store.blobs import Blobs
-from store.jobs import Jobs
-from store.open_blobs import open_blobs
+from nextchar.models.errors import Unavailable
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import Jobs
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker import checkpoints as checkpoints_module
+from nextchar.worker.checkpoints import Checkpoint, Checkpoints, CheckpointSaver
 from tests.store.refusing import Refusing, unavailable
-from worker import checkpoints as checkpoints_module
-from worker.checkpoints import Checkpoint, Checkpoints, CheckpointSaver
 
 
 def _checkpoint(step: int) -> Checkpoint:

@@ -13,28 +13,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.architectures import resolve_training
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.errors import Unavailable
-from models.text.masks import Masks
-from models.text.vocabulary import Alphabet
-from store.blobs import Blobs
-from store.corpora import Corpora
-from store.corpus import Corpus
-from store.corpus_statistics import Encoding
-from store.corpus_upload import Upload
-from store.jobs import Job, JobRequest
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.architectures import resolve_training
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.masks import Masks
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Job, JobRequest
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker import pipeline
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.chunked_ids import ChunkedIds, CorpusChunks
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.pipeline import train_model
+from nextchar.worker.prepared_text import Text, read_ids, read_text, trained_characters
+from nextchar.worker.rows import Rows
+from nextchar.worker.training import fit
 from tests.store.refusing import Refusing
-from worker import pipeline
-from worker.checkpoints import Checkpoint
-from worker.chunked_ids import ChunkedIds, CorpusChunks
-from worker.hooks import Hooks
-from worker.pipeline import train_model
-from worker.prepared_text import Text, read_ids, read_text, trained_characters
-from worker.rows import Rows
-from worker.training import fit
 
 LINE = "Größe: 12 μm, e\u0301tage 3\n"
 CACHE_BYTES = 64 << 20

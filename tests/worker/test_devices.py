@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
-from worker import devices
-from worker.hooks import Hooks
-from worker.prepared_text import Text
-from worker.training import fit
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
+from nextchar.worker import devices
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.training import fit
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.architectures import NAMES, architecture
+from nextchar.models.architectures import NAMES, architecture
 
 ROOT = Path(__file__).parents[2]
 

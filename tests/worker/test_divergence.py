@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from worker.divergence import LossBound
-from worker.run_state import RunState
-from worker.schedule import Schedule
+from nextchar.worker.divergence import LossBound
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule
 
 BIT = math.log(2)
 

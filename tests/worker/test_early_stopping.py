@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.config import Budget
+from nextchar.models.config import Budget
+from nextchar.worker.early_stopping import cooldown
+from nextchar.worker.pacing import Pace
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 from tests.worker.test_training import NETWORK, TEXT, Recorder, _training, _weights
-from worker.early_stopping import cooldown
-from worker.pacing import Pace
-from worker.prepared_text import Text
-from worker.run_state import RunState
-from worker.schedule import Schedule
-from worker.trainer import Result
-from worker.training import fit
 
 # The end is another text: what is learned of the beginning soon makes it worse.
 _WORDS = "the cat sat on the mat; the dog sat on the log. " * 12 + "mat log dog cat the sat on; " * 4

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.decoding import log_softmax
-from models.runtime.mixture import experts_of, mix_logits
-from models.runtime.session import Network
-from models.text.vocabulary import Vocabulary, unknown_bits
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.runtime.decoding import log_softmax
+from nextchar.models.runtime.mixture import experts_of, mix_logits
+from nextchar.models.runtime.session import Network
+from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
+from nextchar.worker import evaluation
+from nextchar.worker.evaluation import bits_by_expert, bits_per_character, sample
 from tests.models.runtime.mixtures import ADAPTATION, random_mixture_weights
-from worker import evaluation
-from worker.evaluation import bits_by_expert, bits_per_character, sample
 
 V, E, H = 6, 3, 4
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.parameter import Parameter
-from models.text.vocabulary import Vocabulary
-from worker import evaluator as module
-from worker.evaluator import Evaluator
-from worker.run_state import RunState
-from worker.schedule import Schedule
+from nextchar.models.architectures.parameter import Parameter
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker import evaluator as module
+from nextchar.worker.evaluator import Evaluator
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule
 
 
 class World:

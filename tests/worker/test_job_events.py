@@ -6,13 +6,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import Unavailable
-from store.jobs import Job, JobRequest
-from store.live import EventLog, Live
-from store.open_blobs import open_blobs
-from worker.job_events import JobEvents
-from worker.settings import WorkerSettings
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import Unavailable
+from nextchar.store.jobs import Job, JobRequest
+from nextchar.store.live import EventLog, Live
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker.job_events import JobEvents
+from nextchar.worker.settings import WorkerSettings
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 

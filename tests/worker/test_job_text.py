@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.config import Budget, Mix, NetworkConfig, TrainingConfig
-from models.errors import NotFound
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import JobRequest, Jobs
-from store.models import Models
-from store.open_blobs import open_blobs
-from worker.hooks import Hooks
-from worker.job_text import masked_pieces, max_masking_s, second_characters, second_text
-from worker.mixing import SecondText
-from worker.pipeline import train_model
-from worker.prepared_text import Text
-from worker.storage_errors import ScratchFull
+from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
+from nextchar.models.errors import NotFound
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import JobRequest, Jobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.job_text import masked_pieces, max_masking_s, second_characters, second_text
+from nextchar.worker.mixing import SecondText
+from nextchar.worker.pipeline import train_model
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.storage_errors import ScratchFull
 
 
 def _add(corpora: Corpora, text: bytes, scratch: Path) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.kernel_lstm import KernelLSTM
-from models.config import NetworkConfig, TrainingConfig
-from worker.kernel_step import KernelStep
-from worker.optimizer import BETA_1, BETA_2, EPSILON
-from worker.preconditioner import START
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.worker.kernel_step import KernelStep
+from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON
+from nextchar.worker.preconditioner import START
 
 B, T, V, STEPS = 6, 5, 7, 16
 IDS = np.random.default_rng(3).integers(1, V, (STEPS, T + 1, B)).astype(np.int32)

@@ -17,25 +17,26 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from rq.exceptions import StopRequested
 
-from launcher.valkey import EmbeddedValkey
-from models.config import Budget
-from store.jobs import Job, JobStatus
-from store.queue import TASK, rq_queue
+from nextchar.launcher.valkey import EmbeddedValkey
+from nextchar.models.config import Budget
+from nextchar.store.jobs import Job, JobStatus
+from nextchar.store.queue import TASK, rq_queue
+from nextchar.worker import main
+from nextchar.worker.main import count_memory_kills
 from tests.s3_server import S3Server
 from tests.waiting import eventually
 from tests.worker.test_tasks import World, _children
-from worker import main
-from worker.main import count_memory_kills
 
 ROOT = Path(__file__).parents[2]
 
 # As production runs it, but for how long it waits between looks.
 START = """
-import store.live, worker.attempt, worker.main, worker.tasks
-store.live.LEASE_S, worker.attempt._RENEW_S = 4, 0.3
-worker.main._WORKER_TTL_S = 16  # so that it looks every second
-worker.main._MONITORING_S, worker.main._LOG_EVERY_S, worker.main._MAX_WAIT_S = 1, 0.0, 0.3
-worker.main.main()
+from nextchar.store import live
+from nextchar.worker import attempt, main, tasks
+live.LEASE_S, attempt._RENEW_S = 4, 0.3
+main._WORKER_TTL_S = 16  # so that it looks every second
+main._MONITORING_S, main._LOG_EVERY_S, main._MAX_WAIT_S = 1, 0.0, 0.3
+main.main()
 """
 
 # How a Redis comes to refuse writes, and how it stops.
@@ -247,13 +248,13 @@ def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPa
 
 COMPILE_FOR_EVER = """
 import subprocess, sys
-from models.kernels import compile_cache
-import worker.main
+from nextchar.models.kernels import compile_cache
+import nextchar.worker.main
 run = subprocess.run
 def compile(*_, **options):
     return run([sys.executable, "-c", "import time; time.sleep(300)"], check=False)
 compile_cache.subprocess.run = compile
-worker.main.main()
+nextchar.worker.main.main()
 """
 
 
@@ -275,7 +276,7 @@ def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compil
 
 
 def replace_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
-    """Replace `time.sleep` in `worker.main` alone: threads of other tests may still be sleeping."""
+    """Replace `time.sleep` in `nextchar.worker.main` alone: threads of other tests may still be sleeping."""
     monkeypatch.setattr(main, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
 
 
@@ -336,7 +337,7 @@ def test_worker_does_not_start_on_a_store_that_cannot_be_used(
         "NEXTCHAR_DATA_DIR": str(tmp_path),
         "NEXTCHAR_REDIS_URL": redis_url,
     }
-    command = [sys.executable, "-m", "worker.main"]
+    command = [sys.executable, "-m", "nextchar.worker.main"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | variables, check=False, stderr=subprocess.PIPE, text=True
     )

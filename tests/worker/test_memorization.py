@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.report import Memorization
-from models.text.vocabulary import Vocabulary
-from worker import memorization
-from worker.memorization import copies, generate, measure
+from nextchar.models.report import Memorization
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker import memorization
+from nextchar.worker.memorization import copies, generate, measure
 
 V = 27
 VOCABULARY = Vocabulary("abcdefghijklmnopqrstuvwxyz")

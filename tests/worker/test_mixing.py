@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from models.config import Budget, Mix, NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
-from models.text.vocabulary import Vocabulary
-from worker.checkpoints import Checkpoint
-from worker.hooks import Hooks
-from worker.mixing import MixedRows, SecondText, Teacher
-from worker.prepared_text import Text, covering_characters, read_ids
-from worker.rows import Rows
-from worker.training import fit
+from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.mixing import MixedRows, SecondText, Teacher
+from nextchar.worker.prepared_text import Text, covering_characters, read_ids
+from nextchar.worker.rows import Rows
+from nextchar.worker.training import fit
 
 STUDENT, TEACHER = Vocabulary("abcd"), Vocabulary("bcdz")
 
@@ -190,9 +190,9 @@ def test_a_second_text_is_learned_from():
     assert mixed.rows.rows == 4
 
     def bits(result):
-        from models.runtime.session import Network
-        from worker.evaluation import bits_per_character
-        from worker.export import graph_of
+        from nextchar.models.runtime.session import Network
+        from nextchar.worker.evaluation import bits_per_character
+        from nextchar.worker.export import graph_of
 
         known = Text.split(OWN, validation_fraction=0.1, required=covering_characters([OTHER])).vocabulary
         ids = known.encode(only.vocabulary.decode(only.validation))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.kernels.mixture_arguments import (
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.kernels.mixture_arguments import (
     BY_CONTEXT,
     CONTEXTS,
     FEATURES,
@@ -15,12 +15,11 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.mixture import FILE, FIXED, experts_of, load, ngrams_of
-from models.runtime.session import Network
-from tests.models.runtime.networks import random_weights
-from worker.evaluation import bits_by_expert, bits_per_character
-from worker.experts import Mixture
-from worker.mixture_weights import (
+from nextchar.models.runtime.mixture import FILE, FIXED, experts_of, load, ngrams_of
+from nextchar.models.runtime.session import Network
+from nextchar.worker.evaluation import bits_by_expert, bits_per_character
+from nextchar.worker.experts import Mixture
+from nextchar.worker.mixture_weights import (
     _features,
     _logits,
     _past,
@@ -28,7 +27,8 @@ from worker.mixture_weights import (
     default_weights,
     learned_weights,
 )
-from worker.prepared_text import MIN_DIVIDED_CHARACTERS, Text
+from nextchar.worker.prepared_text import MIN_DIVIDED_CHARACTERS, Text
+from tests.models.runtime.networks import random_weights
 
 random = np.random.default_rng(0)
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
@@ -68,7 +68,7 @@ def test_learned_weights_predict_better_than_the_defaults_and_each_expert() -> N
 
 
 def test_gradients_are_those_of_the_loss() -> None:
-    from models.kernels.mixture_training import add_gradients
+    from nextchar.models.kernels.mixture_training import add_gradients
 
     text = text_of(PROSE[:3000] * 2)
     experts, ids = experts_for(text), text.selection[:300]

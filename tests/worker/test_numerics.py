@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures import NAMES
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
+from nextchar.models.architectures import NAMES
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
+from nextchar.worker import numerics
+from nextchar.worker.numerics import Numerics, numerics_here
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 from tests.worker.test_precision import TEXT, Recorder
-from worker import numerics
-from worker.numerics import Numerics, numerics_here
-from worker.trainer import Result
-from worker.training import fit
 
 KERNEL_HERE = numerics._kernel
 NETWORK = NetworkConfig(units=6, embedding=5, dropout=0.0)

@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.pacing import EvaluationPlan, Pace, plan_evaluations, seconds_per_step
-from worker.run_state import RunState
-from worker.schedule import Schedule
+from nextchar.worker.pacing import EvaluationPlan, Pace, plan_evaluations, seconds_per_step
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule
 
 
 class Clock:

@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from models.architectures import resolve_training
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.errors import InvalidInput, Unavailable
-from models.runtime.model_networks import FLOAT32_FILE
-from models.runtime.session import open_network
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import JobRequest, Jobs
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.architectures import resolve_training
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput, Unavailable
+from nextchar.models.runtime.model_networks import FLOAT32_FILE
+from nextchar.models.runtime.session import open_network
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import JobRequest, Jobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker import experts, pipeline
+from nextchar.worker.hooks import Hooks, Stopped, StopReason
+from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import CHARACTERS, random_weights
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_models import FILES, _card
-from worker import experts, pipeline
-from worker.hooks import Hooks, Stopped, StopReason
-from worker.prepared_text import Text
 
 
 @pytest.mark.parametrize(("lost_nats", "kept"), [(0.0049, True), (0.0051, False)])
@@ -81,7 +81,7 @@ def test_a_stop_is_applied_in_each_part_of_the_evaluation(
         requests.append("pause")
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(f"worker.pipeline.{part}", requested_meanwhile)
+    monkeypatch.setattr(f"nextchar.worker.pipeline.{part}", requested_meanwhile)
     outcome = pipeline.train_model(
         job,
         corpora=Corpora(blobs),
@@ -143,7 +143,7 @@ def test_stop_is_applied_while_the_text_is_masked(
 
 
 def test_job_whose_text_takes_too_long_to_mask_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.pipeline.max_masking_s", lambda *_: 0.05)
+    monkeypatch.setattr("nextchar.worker.pipeline.max_masking_s", lambda *_: 0.05)
     with pytest.raises(InvalidInput, match="simpler masks") as caught:
         _prepared(tmp_path, Hooks())
     assert caught.value.code == "masks_too_slow"

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.kernels import packed_arrays
-from models.kernels.lstm_weights import LSTMShape
-from worker import precision
-from worker.checkpoints import Checkpoint
-from worker.hooks import Hooks
-from worker.precision import PrecisionChoice, choose_precision
-from worker.prepared_text import Text
-from worker.settings import WorkerSettings
-from worker.trainer import Result
-from worker.training import fit
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.kernels import packed_arrays
+from nextchar.models.kernels.lstm_weights import LSTMShape
+from nextchar.worker import precision
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.precision import PrecisionChoice, choose_precision
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.settings import WorkerSettings
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}

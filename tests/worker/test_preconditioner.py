@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from worker.kernel_preconditioner import KernelPreconditioner, slices
-from worker.preconditioner import START, Preconditioner, arrays_of, is_observed, is_preconditioned, restore
+from nextchar.worker.kernel_preconditioner import KernelPreconditioner, slices
+from nextchar.worker.preconditioner import (
+    START,
+    Preconditioner,
+    arrays_of,
+    is_observed,
+    is_preconditioned,
+    restore,
+)
 
 H, N = 24, 60
 

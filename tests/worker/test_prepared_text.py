@@ -9,10 +9,10 @@ from typing import IO
 import numpy as np
 import pytest
 
-from models.errors import StorageFull, Unavailable
-from models.text.vocabulary import Vocabulary
-from worker import prepared_text
-from worker.prepared_text import Text, read_text, trained_characters
+from nextchar.models.errors import StorageFull, Unavailable
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker import prepared_text
+from nextchar.worker.prepared_text import Text, read_text, trained_characters
 
 ROOT = Path(__file__).parents[2]
 WORDS = "a bit of text, in pieces. " * 10
@@ -128,10 +128,10 @@ def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from store.open_blobs import open_blobs
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from worker.prepared_text import read_text
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.worker.prepared_text import read_text
 
 folder = Path(sys.argv[1])
 piece = ("The same few words, öfter als einmal. " * 30_000).encode()

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from models.config import Mix, NetworkConfig, TrainingConfig
-from models.saved_model import Card
-from worker.problems import find_problems
+from nextchar.models.config import Mix, NetworkConfig, TrainingConfig
+from nextchar.models.saved_model import Card
+from nextchar.worker.problems import find_problems
 
 REPORT: dict[str, Any] = {
     "validation_bits_per_character": 2.0,

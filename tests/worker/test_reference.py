@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.kernel_lstm import KernelLSTM
-from models.config import Budget, NetworkConfig, TrainingConfig
-from worker import reference
-from worker.checkpoints import Checkpoint
-from worker.hooks import Hooks
-from worker.kernel_step import KernelStep
-from worker.prepared_text import Text
-from worker.training import fit
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.worker import reference
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.kernel_step import KernelStep
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.training import fit
 
 B, T, E, H, EPOCHS = 2, 3, 4, 5, 5
 TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 5, validation_fraction=0.1)

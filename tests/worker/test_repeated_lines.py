@@ -1,5 +1,5 @@
-from worker.prepared_text import Text
-from worker.repeated_lines import measure
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.repeated_lines import measure
 
 
 def test_held_out_lines_that_are_training_lines_are_counted() -> None:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from models.architectures import architecture
-from models.architectures.lazy import tf
-from models.architectures.spec import Trainable, TrainingStep
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.config import NetworkConfig, TrainingConfig
-from worker.kernel_step import KernelStep
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.lazy import tf
+from nextchar.models.architectures.spec import Trainable, TrainingStep
+from nextchar.models.architectures.stateful_lstm import StatefulLSTM
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.worker.kernel_step import KernelStep
 
 B, T, V, STEPS = 4, 5, 7, 4
 # The norm of the gradients is larger: they are clipped.
@@ -32,7 +32,7 @@ def network(*, dropout: float = 0.0) -> StatefulLSTM:
 
 
 def replicated(keras_network: StatefulLSTM) -> TrainingStep:
-    from worker.replicas import ReplicatedStep  # imports TensorFlow
+    from nextchar.worker.replicas import ReplicatedStep  # imports TensorFlow
 
     return ReplicatedStep(keras_network, TRAINING, rows=B, cores=2)
 

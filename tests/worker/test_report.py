@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.errors import Unavailable
-from models.runtime.session import Network
-from worker import memorization, report
-from worker.event_files import FILE_NAME
-from worker.export import graph_of
-from worker.hooks import Hooks
-from worker.prepared_text import Text
-from worker.report import write_report
-from worker.trainer import Result
-from worker.training import fit
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.errors import Unavailable
+from nextchar.models.runtime.session import Network
+from nextchar.worker import memorization, report
+from nextchar.worker.event_files import FILE_NAME
+from nextchar.worker.export import graph_of
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.report import write_report
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 
 PLANTED = "the sacrifice of the intellect is written here word for word. "
 _RANDOM = np.random.default_rng(1)
@@ -148,7 +148,7 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(
 
     if part != "memorization.measure":  # the slowest; it need not run each time
         monkeypatch.setattr(memorization, "measure", lambda *_, **__: {})
-    monkeypatch.setattr(f"worker.report.{part}", broken)
+    monkeypatch.setattr(f"nextchar.worker.report.{part}", broken)
     card, files = _written(learned)
     told = json.loads(files["report.json"])
     assert any(missing in problem and "MemoryError" in problem for problem in told["problems"])
@@ -167,7 +167,7 @@ def test_a_storage_that_fails_is_no_gap_in_the_report(
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("worker.report.baselines.measure", broken)
+    monkeypatch.setattr("nextchar.worker.report.baselines.measure", broken)
     with pytest.raises(type(error)):
         _written(learned)
 

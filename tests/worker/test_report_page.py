@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from worker.plots import curves_svg
-from worker.report_page import _visible, page
+from nextchar.worker.plots import curves_svg
+from nextchar.worker.report_page import _visible, page
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\x00\ud800\u202e&\"'"
 

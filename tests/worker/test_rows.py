@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.rows import Rows, replicas_of
+from nextchar.worker.rows import Rows, replicas_of
 
 IDS = np.arange(1000, dtype=np.int32)
 

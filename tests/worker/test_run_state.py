@@ -1,5 +1,5 @@
-from worker.run_state import RunState
-from worker.schedule import Schedule
+from nextchar.worker.run_state import RunState
+from nextchar.worker.schedule import Schedule
 
 
 def test_a_new_run_has_done_nothing() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from worker.schedule import Schedule, dropout
+from nextchar.worker.schedule import Schedule, dropout
 
 
 def test_progress_is_a_straight_line_to_the_end() -> None:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from worker import divergence
-from worker.step_losses import RECENT_STEPS, StepLosses
+from nextchar.worker import divergence
+from nextchar.worker.step_losses import RECENT_STEPS, StepLosses
 
 
 def losses_of(steps: int) -> StepLosses:

@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.auto_preset import Candidate
-from models.config import Budget, Mix, NetworkConfig, TrainingConfig
-from models.kernels.instruction_sets import available_levels
-from models.text import mask_values
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import Job, JobRequest, Jobs, JobStatus
-from store.live import EventLog, Live
-from store.models import Models
-from store.open_blobs import open_blobs
-from store.queue import TrainingQueue
-from store.reconcile import Reconciler
+from nextchar.models.auto_preset import Candidate
+from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
+from nextchar.models.kernels.instruction_sets import available_levels
+from nextchar.models.text import mask_values
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.live import EventLog, Live
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import TrainingQueue
+from nextchar.store.reconcile import Reconciler
+from nextchar.worker import tasks
+from nextchar.worker.event_files import FILE_NAME
+from nextchar.worker.settings import WorkerSettings
 from tests.waiting import eventually
 from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP, WarmWorker
-from worker import tasks
-from worker.event_files import FILE_NAME
-from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 NETWORK = NetworkConfig(units=32, embedding=8)
@@ -207,11 +207,11 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
 
 
 DIES_IN_OPTIONAL_PARTS = """
-import os, signal, worker.experts, worker.report
-die, bits = (lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)), worker.experts.Mixture.bits
+import os, signal, nextchar.worker.experts, nextchar.worker.report
+die, bits = (lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)), nextchar.worker.experts.Mixture.bits
 def bits_or_die(*arguments, by_expert, **options):
     return die() if by_expert else bits(*arguments, by_expert=by_expert, **options)
-worker.experts.Mixture.bits, worker.report.curves_svg = bits_or_die, die
+nextchar.worker.experts.Mixture.bits, nextchar.worker.report.curves_svg = bits_or_die, die
 """
 
 
@@ -525,7 +525,8 @@ def test_lease_is_released_where_there_is_nothing_to_do(
 def test_child_trains_under_any_parent_but_that_of_an_orphan(parent: str, trains: bool) -> None:
     """The worker is process 1 in a container that has no init process."""
     child = (
-        "import os; os.getppid = lambda: 1; from worker import tasks; tasks._die_with_parent(); print('!')"
+        "import os; os.getppid = lambda: 1; "
+        "from nextchar.worker import tasks; tasks._die_with_parent(); print('!')"
     )
     environment = {**os.environ, tasks.PARENT_PID: parent}
     done = subprocess.run(

@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.kernel_lstm import KernelLSTM
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.runtime.session import Network
-from models.text.vocabulary import unknown_bits
-from store.open_blobs import open_blobs
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.runtime.session import Network
+from nextchar.models.text.vocabulary import unknown_bits
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker import evaluator, trainer
+from nextchar.worker import training as training_module
+from nextchar.worker.checkpoints import Checkpoint, Checkpoints
+from nextchar.worker.divergence import Diverged
+from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.export import graph_of
+from nextchar.worker.hooks import Hooks, StopReason
+from nextchar.worker.kernel_step import KernelStep
+from nextchar.worker.precision import PrecisionChoice
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.rows import Rows
+from nextchar.worker.schedule import Schedule
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
 from tests.models.architectures.networks import loaded_by_keras
-from worker import evaluator, trainer
-from worker import training as training_module
-from worker.checkpoints import Checkpoint, Checkpoints
-from worker.divergence import Diverged
-from worker.evaluation import bits_per_character
-from worker.export import graph_of
-from worker.hooks import Hooks, StopReason
-from worker.kernel_step import KernelStep
-from worker.precision import PrecisionChoice
-from worker.prepared_text import Text
-from worker.rows import Rows
-from worker.schedule import Schedule
-from worker.trainer import Result
-from worker.training import fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 DEEP = NetworkConfig(layers=2, units=6, embedding=5, dropout=0.1)

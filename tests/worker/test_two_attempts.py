@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.config import NetworkConfig, TrainingConfig
-from store.blobs import Blobs
-from store.jobs import Job, JobRequest, Jobs, JobStatus
-from store.live import Live
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.store.blobs import Blobs
+from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker import attempt as attempt_module
+from nextchar.worker.checkpoints import Checkpoint
+from nextchar.worker.hooks import Hooks
 from tests.store.interleaving import Interrupted
 from tests.waiting import eventually
 from tests.worker import fake_training
-from worker import attempt as attempt_module
-from worker.checkpoints import Checkpoint
-from worker.hooks import Hooks
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 

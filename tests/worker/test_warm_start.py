@@ -5,21 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.errors import NotFound, Unavailable
-from models.runtime.session import Network
-from models.saved_model import Card, describe_files
-from models.text.vocabulary import Vocabulary
-from store.models import Models
-from store.open_blobs import open_blobs
-from worker.evaluation import bits_per_character
-from worker.export import graph_of, saved_files
-from worker.hooks import Hooks
-from worker.prepared_text import Text
-from worker.trainer import Result
-from worker.training import fit
-from worker.warm_start import WarmStart
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.errors import NotFound, Unavailable
+from nextchar.models.runtime.session import Network
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.export import graph_of, saved_files
+from nextchar.worker.hooks import Hooks
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.trainer import Result
+from nextchar.worker.training import fit
+from nextchar.worker.warm_start import WarmStart
 
 NETWORK = NetworkConfig(layers=2, units=24, embedding=5)
 OLD = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)

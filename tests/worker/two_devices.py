@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import worker.devices
-import worker.preconditioner
-from models.architectures import NAMES, architecture
-from models.architectures.spec import Trainable, TrainingStep
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.config import Budget, NetworkConfig, TrainingConfig
-from models.runtime.session import Network
-from worker.distributed import DistributedStep, LossScale
-from worker.export import graph_of
-from worker.kernel_step import KernelStep
-from worker.prepared_text import Text
-from worker.replicas import ReplicatedStep
-from worker.training import fit
+import nextchar.worker.devices
+import nextchar.worker.preconditioner
+from nextchar.models.architectures import NAMES, architecture
+from nextchar.models.architectures.spec import Trainable, TrainingStep
+from nextchar.models.architectures.stateful_lstm import StatefulLSTM
+from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
+from nextchar.models.runtime.session import Network
+from nextchar.worker.distributed import DistributedStep, LossScale
+from nextchar.worker.export import graph_of
+from nextchar.worker.kernel_step import KernelStep
+from nextchar.worker.prepared_text import Text
+from nextchar.worker.replicas import ReplicatedStep
+from nextchar.worker.training import fit
 
 B, T, V, STEPS = 4, 3, 7, 4
 DEVICES = ["CPU:0", "CPU:1"]
@@ -142,8 +142,8 @@ def loss_scales() -> dict[str, list[float]]:
 
 def preconditioned() -> dict[str, Any]:
     """Train with preconditioned gradients, of all steps but the first."""
-    worker.preconditioner.START = 2
-    worker.preconditioner._FIRST_ROOTS = (2,)
+    nextchar.worker.preconditioner.START = 2
+    nextchar.worker.preconditioner._FIRST_ROOTS = (2,)
     options: dict[str, Any] = {"coupled": True, "training": PRECONDITIONED}
     cores, devices = partial(on_cpu, **options), partial(distributed, **options)
     on_cores, cores_then_devices = whole_and_resumed(cores, devices)
@@ -158,7 +158,7 @@ def preconditioned() -> dict[str, Any]:
 
 def begun_anew() -> dict[str, Any]:
     """Take the first preconditioned step after the moments of one, and again after other moments."""
-    worker.preconditioner.START = 2
+    nextchar.worker.preconditioner.START = 2
     step = distributed(coupled=True, training=PRECONDITIONED)
     losses(step, [0])
     before = {name: np.array(array) for name, array in step.arrays().items()}
@@ -172,7 +172,7 @@ def begun_anew() -> dict[str, Any]:
 
 def fitted() -> dict[str, Any]:
     """Train as a job does, on the devices instead of GPUs."""
-    worker.devices.gpus = lambda: DEVICES
+    nextchar.worker.devices.gpus = lambda: DEVICES
     config = NetworkConfig(units=16, embedding=5)
     changes = {"window": 10, "clip_norm": TrainingConfig().clip_norm, "budget": Budget(steps=80)}
     training = TRAINING.model_copy(update=changes)

@@ -13,10 +13,13 @@ _CONTEXT.set_forkserver_preload(["tests.worker.preloaded"])
 LEASE_S = 600
 """A child that gets little of a busy processor keeps its job; tests end leases themselves."""
 
-COLD = f"import store.live, worker.main; store.live.LEASE_S = {LEASE_S}; worker.main.main()"
+COLD = f"""
+from nextchar.store import live; live.LEASE_S = {LEASE_S}
+from nextchar.worker import main; main.main()
+"""
 """The same in a process that has loaded nothing."""
 
-WITHOUT_WARM_UP = "import worker.main; worker.main.warm_up = lambda _: None"
+WITHOUT_WARM_UP = "from nextchar.worker import main; main.warm_up = lambda _: None"
 """Before `COLD`: kernels are compiled when a job uses them, and those that it does not use are not."""
 
 
@@ -37,7 +40,7 @@ class WarmWorker:
         """Wait for the end. Raises TimeoutExpired."""
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("worker.main", timeout or 0.0)
+            raise subprocess.TimeoutExpired("nextchar.worker.main", timeout or 0.0)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -55,8 +58,8 @@ def _work(environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from store import live
-    from worker import main
+    from nextchar.store import live
+    from nextchar.worker import main
 
     live.LEASE_S = LEASE_S
     main.main()

@@ -25,24 +25,32 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.schemas.scores import LineScore
-from app.services.engines import Loaded, load_model
-from app.services.scoring import CalibratedScorer, ScoreOptions
-from models.config import NetworkConfig
-from models.errors import InvalidInput, NotFound
-from models.kernels.compile_cache import (
+from nextchar.app.schemas.scores import LineScore
+from nextchar.app.services.engines import Loaded, load_model
+from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.config import NetworkConfig
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.models.kernels.compile_cache import (
     SERVING,
     compile_in_child_process,
     use_cache_folder,
 )
-from models.machine import available_cores
-from models.runtime.requests import CompletionRequest, Distribution, Event, Expert, Failed, Finished, Piece
-from models.saved_model import SavedModel, parse_card
-from models.text.vocabulary import normalize
-from store.calibrations import Calibrations
-from store.models import Models
-from store.open_blobs import open_blobs
-from store.settings import StoreSettings
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.requests import (
+    CompletionRequest,
+    Distribution,
+    Event,
+    Expert,
+    Failed,
+    Finished,
+    Piece,
+)
+from nextchar.models.saved_model import SavedModel, parse_card
+from nextchar.models.text.vocabulary import normalize
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.settings import StoreSettings
 
 MODEL_FILE_NAME = "model.json"
 """The file that makes a folder a model."""
@@ -100,7 +108,7 @@ class Model:
             prompt: the text before it.
             n: how many.
             stop: end before this text, or before the first of these.
-            options: other fields of `models.runtime.requests.CompletionRequest`, as max_characters,
+            options: other fields of `nextchar.models.runtime.requests.CompletionRequest`, as max_characters,
                 temperature, top_k, top_p, min_p, seed, beam, until ("word", "line" or "confidence"), and
                 expert ("lstm": the network alone).
 

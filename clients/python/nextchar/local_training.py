@@ -17,23 +17,28 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from app.schemas.jobs import JobCreate
-from app.services.job_plans import plan
-from app.settings import default_training_memory_bytes
-from models.errors import InvalidInput
-from models.kernels.compile_cache import TRAINING, compile_in_child_process, machine_folder, use_cache_folder
-from models.machine import available_cores
-from models.saved_model import Card, SavedModel
-from models.validation_errors import first_problem
+from nextchar.app.schemas.jobs import JobCreate
+from nextchar.app.services.job_plans import plan
+from nextchar.app.settings import default_training_memory_bytes
 from nextchar.local import CACHE_FOLDER, Model
+from nextchar.models.errors import InvalidInput
+from nextchar.models.kernels.compile_cache import (
+    TRAINING,
+    compile_in_child_process,
+    machine_folder,
+    use_cache_folder,
+)
+from nextchar.models.machine import available_cores
+from nextchar.models.saved_model import Card, SavedModel
+from nextchar.models.validation_errors import first_problem
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Job, Jobs
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from nextchar.upload import surrogate_advice
-from store.corpora import Corpora
-from store.corpus import Corpus
-from store.corpus_statistics import Encoding
-from store.corpus_upload import Upload
-from store.jobs import Job, Jobs
-from store.models import Models
-from store.open_blobs import open_blobs
 
 _PIECE_BYTES = 1 << 20
 _FIELD = re.compile(r'"(purpose|masks|kind|coverage)": ')  # in advice of the service
@@ -73,8 +78,8 @@ def train(
     if threads is not None and threads < 1:
         raise InvalidInput(f"train: threads: must be at least 1, not {threads}", param="threads")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices of TensorFlow's in the notebook
-    from worker.hooks import Hooks
-    from worker.pipeline import train_model
+    from nextchar.worker.hooks import Hooks
+    from nextchar.worker.pipeline import train_model
 
     cache = CACHE_FOLDER.expanduser()
     use_cache_folder(cache)

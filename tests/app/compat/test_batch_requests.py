@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.compat.batch_requests import (
+from nextchar.app.compat.batch_requests import (
     CHUNK_BYTES,
     CHUNK_REQUESTS,
     CHUNK_RESPONSE_BYTES,

@@ -16,9 +16,9 @@ from openai.types.chat import chat_completion_stream_options_param
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
 from openai.types.fine_tuning.jobs import checkpoint_list_params
 
-from app.schemas.openai import OpenAICompletionCreate
-from app.schemas.openai_batches import BatchCreate
-from app.schemas.openai_jobs import FineTuningJobCreate
+from nextchar.app.schemas.openai import OpenAICompletionCreate
+from nextchar.app.schemas.openai_batches import BatchCreate
+from nextchar.app.schemas.openai_jobs import FineTuningJobCreate
 
 DOCUMENTED = (Path(__file__).parents[3] / "docs" / "reference" / "openai-api.md").read_text()
 

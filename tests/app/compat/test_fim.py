@@ -1,6 +1,6 @@
 import pytest
 
-from app.compat.fim import unwrap
+from nextchar.app.compat.fim import unwrap
 
 
 @pytest.mark.parametrize(

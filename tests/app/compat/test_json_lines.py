@@ -3,8 +3,8 @@ import tracemalloc
 
 import pytest
 
-from app.compat.json_lines import JsonLines
-from models.errors import InvalidInput
+from nextchar.app.compat.json_lines import JsonLines
+from nextchar.models.errors import InvalidInput
 
 FILE = (
     b'{"text": "two\\nlines"}\n'

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.compat.llama_cpp import MIN_CONTEXT_CHARACTERS, recent_context
-from app.settings import ApiSettings
+from nextchar.app.compat.llama_cpp import MIN_CONTEXT_CHARACTERS, recent_context
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import ENDLESS, SLOW_S, publish
 from tests.app.service import Service, error_of, serving_real, until
 from tests.models.runtime.networks import saved_model

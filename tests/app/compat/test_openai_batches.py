@@ -11,10 +11,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.compat.batch_processing import BatchProcessing
-from app.settings import ApiSettings
-from models.errors import StorageFull, Unavailable
-from store.batches import ALL, Batch, Batches, BatchStatus
+from nextchar.app.compat.batch_processing import BatchProcessing
+from nextchar.app.settings import ApiSettings
+from nextchar.models.errors import StorageFull, Unavailable
+from nextchar.store.batches import ALL, Batch, Batches, BatchStatus
 from tests.app.fakes import BROKEN, ENDLESS, publish
 from tests.app.service import Service, error_of, serving, until
 
@@ -194,7 +194,7 @@ def test_batch_has_at_most_100_errors_and_a_limited_number_of_requests(
 ) -> None:
     batch = ended(service, create(service, lines(request(), *([1] * 200))))
     assert len(batch["errors"]["data"]) == 100
-    monkeypatch.setattr("app.compat.batch_requests.MAX_REQUESTS", 2)
+    monkeypatch.setattr("nextchar.app.compat.batch_requests.MAX_REQUESTS", 2)
     batch = ended(service, create(service, lines(*(request(str(i)) for i in range(4)))))
     (error,) = batch["errors"]["data"]
     assert (error["code"], error["line"]) == ("too_many_requests", 3) and "at most 2" in error["message"]
@@ -384,7 +384,7 @@ def test_chunks_are_read_as_they_were_written_and_no_more_than_one_may_have(
     assert batches.read_input(batch_id, 0, count=3) == written
     with pytest.raises(Unavailable, match="is damaged"):
         batches.read_input(batch_id, 0, count=4)
-    monkeypatch.setattr("store.batches.MAX_INPUT_BYTES", 3 << 20)
+    monkeypatch.setattr("nextchar.store.batches.MAX_INPUT_BYTES", 3 << 20)
     with pytest.raises(Unavailable, match="is damaged"):
         batches.read_input(batch_id, 0, count=3)
 

@@ -7,8 +7,8 @@ import httpx
 import openai
 import pytest
 
-from app.compat.openai_completions import MAX_CONCURRENT_PROMPTS
-from app.settings import ApiSettings
+from nextchar.app.compat.openai_completions import MAX_CONCURRENT_PROMPTS
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import BROKEN, ENDLESS, FULL, publish
 from tests.app.raw_http import connected
 from tests.app.service import Service, error_of, serving_real, until

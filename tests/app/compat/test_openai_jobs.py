@@ -7,11 +7,11 @@ import httpx
 import openai
 import pytest
 
-from models.auto_preset import RULES
-from models.config import PRESETS
-from models.errors import StorageFull
-from store.jobs import JobError, JobStatus
-from store.local_blobs import LocalBlobs
+from nextchar.models.auto_preset import RULES
+from nextchar.models.config import PRESETS
+from nextchar.models.errors import StorageFull
+from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.local_blobs import LocalBlobs
 from tests.app.service import TEXT, Service, error_of
 from tests.logs import syslog
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.settings import ApiSettings
-from models.text.vocabulary import Vocabulary
+from nextchar.app.settings import ApiSettings
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.app.fakes import CHARACTERS as FAKE_CHARACTERS
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving_real

@@ -12,14 +12,14 @@ import pytest
 from pydantic import ValidationError
 from redis import Redis
 
-from app.http.audit import DOWNLOADS, UNRECORDED
-from app.main import create_app
-from app.services.calibration import calibrate
-from app.services.limited_work import Cancelled, Check
-from app.settings import ApiSettings
-from models.errors import StorageFull
-from store.audit import Audit
-from store.calibrations import Calibrations
+from nextchar.app.http.audit import DOWNLOADS, UNRECORDED
+from nextchar.app.main import create_app
+from nextchar.app.services.calibration import calibrate
+from nextchar.app.services.limited_work import Cancelled, Check
+from nextchar.app.settings import ApiSettings
+from nextchar.models.errors import StorageFull
+from nextchar.store.audit import Audit
+from nextchar.store.calibrations import Calibrations
 from tests.app.fakes import publish
 from tests.app.raw_http import connected
 from tests.app.service import Service, error_of, served
@@ -178,7 +178,7 @@ def test_change_is_on_record_though_the_client_leaves_while_it_is_made(
         return save(*arguments, **options)
 
     save = Calibrations.save
-    monkeypatch.setattr("app.routes.calibrations.calibrate", note_check)
+    monkeypatch.setattr("nextchar.app.routes.calibrations.calibrate", note_check)
     monkeypatch.setattr(Calibrations, "save", save_after_the_client_left)
     body = json.dumps({"lines": ["a line"] * 20}).encode()
     header = b"POST /v1/models/fake/calibrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"

@@ -10,11 +10,11 @@ from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.types import Message, Scope
 
-from app.http.auth import Auth, model_in_path, scopes_for
-from app.keys import KeyFile, new_key, read_keys
-from app.main import create_app
-from app.services.rate_limits import RateLimits
-from app.settings import ApiSettings
+from nextchar.app.http.auth import Auth, model_in_path, scopes_for
+from nextchar.app.keys import KeyFile, new_key, read_keys
+from nextchar.app.main import create_app
+from nextchar.app.services.rate_limits import RateLimits
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
 

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.keys import new_key
-from app.services.concurrency_limits import TTL_S
-from app.settings import ApiSettings
+from nextchar.app.keys import new_key
+from nextchar.app.services.concurrency_limits import TTL_S
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import ENDLESS, publish
 from tests.app.service import NO_TLS, Service, error_of, serving, until
 
@@ -97,7 +97,7 @@ def test_what_a_killed_process_served_expires(guarded: Service) -> None:
 
 
 def test_what_takes_long_is_renewed(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.concurrency_limits.TTL_S", 1)
+    monkeypatch.setattr("nextchar.app.services.concurrency_limits.TTL_S", 1)
     with Redis.from_url(guarded.settings.redis_url) as redis, endless(guarded, "narrow"):
         name = "nextchar:in_progress:requests:narrow"
         [(_, first)] = redis.zrange(name, 0, -1, withscores=True)  # type: ignore[misc]

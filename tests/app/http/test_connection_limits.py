@@ -16,8 +16,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.http import connections as module
-from app.http.connections import (
+from nextchar.app.http import connections as module
+from nextchar.app.http.connections import (
     MAX_HEADER_BYTES,
     MIN_READ_BYTES,
     UNREAD_S,

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.compat.openai_requests import ResolvedPrompt
-from app.http.bodies import DocumentRequest
-from app.http.connections import (
+from nextchar.app.compat.openai_requests import ResolvedPrompt
+from nextchar.app.http.bodies import DocumentRequest
+from nextchar.app.http.connections import (
     INVALID_REQUEST_FILTER,
     KEEPALIVE_TIMEOUT_S,
     MAX_HEADER_BYTES,
@@ -26,7 +26,7 @@ from app.http.connections import (
     default_max_connections,
     raise_open_files_limit,
 )
-from app.settings import ApiSettings
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import ENDLESS, publish
 from tests.app.raw_http import answer_in, connected, is_answer, read_all, read_answer
 from tests.app.service import Service, error_of, serving, until
@@ -204,8 +204,8 @@ def has_unread(client: socket.socket) -> bool:
 def test_response_that_is_not_read_is_broken_off(
     settings: ApiSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.http.connections.UNREAD_S", 1.0)
-    monkeypatch.setattr("app.http.connections._UNREAD_SWEEP_S", 0.5)
+    monkeypatch.setattr("nextchar.app.http.connections.UNREAD_S", 1.0)
+    monkeypatch.setattr("nextchar.app.http.connections._UNREAD_SWEEP_S", 0.5)
     with service_with(settings, header_timeout_s=0.2) as service, contextlib.ExitStack() as held:
         client = unread(service, held, requests=1000)
         slow = unread(service, held)  # reads, slowly

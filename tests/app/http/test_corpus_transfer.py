@@ -15,15 +15,15 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app.errors import UnsupportedMedia
-from app.http.corpus_transfer import RequestBody, _feed, _HeaderDecoder, _Sink
-from app.services.archives import ZipArchive
-from models.errors import InvalidInput, TooLarge
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.distinct_lines import DistinctLines
-from store.local_blobs import LocalBlobs
-from store.retention import remove_stale_uploads
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.http.corpus_transfer import RequestBody, _feed, _HeaderDecoder, _Sink
+from nextchar.app.services.archives import ZipArchive
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.distinct_lines import DistinctLines
+from nextchar.store.local_blobs import LocalBlobs
+from nextchar.store.retention import remove_stale_uploads
 from tests.app.raw_http import connected, read_answer
 from tests.app.service import Service, error_of
 

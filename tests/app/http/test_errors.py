@@ -102,7 +102,7 @@ def test_unexpected_error_is_a_500_without_internals(
     def broken(self: object) -> None:
         raise RuntimeError("secret of the house")
 
-    monkeypatch.setattr("store.corpora.Corpora.all", broken)
+    monkeypatch.setattr("nextchar.store.corpora.Corpora.all", broken)
     answer = service.http.get("/v1/corpora", headers={"X-Request-Id": "find-me"})
     error = error_of(answer, 500)
     assert (error["code"], error["type"]) == ("internal_error", "server_error")

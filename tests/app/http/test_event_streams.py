@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator
 import pytest
 from pydantic import BaseModel
 
-from app.http import event_streams
-from app.http.event_streams import EventStream, ServerEvent, frame
-from models.errors import Unavailable
+from nextchar.app.http import event_streams
+from nextchar.app.http.event_streams import EventStream, ServerEvent, frame
+from nextchar.models.errors import Unavailable
 
 
 class Body(BaseModel):

@@ -6,7 +6,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from app.http.incoming_body import MIN_BYTES, SMALL_BYTES, BodyMemory, IncomingBody
+from nextchar.app.http.incoming_body import MIN_BYTES, SMALL_BYTES, BodyMemory, IncomingBody
 
 LIMIT = 1 << 20
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.http import json_size
-from app.http.json_size import MAX_CONTAINERS, MAX_VALUES, parsed_bytes
-from models.errors import TooLarge
+from nextchar.app.http import json_size
+from nextchar.app.http.json_size import MAX_CONTAINERS, MAX_VALUES, parsed_bytes
+from nextchar.models.errors import TooLarge
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.types import Message
 
-from app.http import line_streams
-from app.http.line_streams import BodyBuffer
-from app.main import create_app
-from app.services.gunzip import Gunzip
-from app.settings import ApiSettings
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.http import line_streams
+from nextchar.app.http.line_streams import BodyBuffer
+from nextchar.app.main import create_app
+from nextchar.app.services.gunzip import Gunzip
+from nextchar.app.settings import ApiSettings
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import served
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.incoming_body import SMALL_BYTES, BodyMemory
-from app.http.middleware import MAX_JSON_BYTES, BodyLimit, BodyRule, RequestId, RequestMetrics
+from nextchar.app.http.incoming_body import SMALL_BYTES, BodyMemory
+from nextchar.app.http.middleware import MAX_JSON_BYTES, BodyLimit, BodyRule, RequestId, RequestMetrics
 
 RULES = (
     BodyRule(r"/lines/[^/]+", is_endless=True, applies=lambda scope: scope["is_lines"]),

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.http.middleware import MAX_SMALL_JSON_BYTES
-from app.http.origins import BROWSER_HEADERS, HostCheck, is_own_origin
-from app.main import create_app
-from app.settings import ApiSettings
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES
+from nextchar.app.http.origins import BROWSER_HEADERS, HostCheck, is_own_origin
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import publish
 from tests.app.raw_http import connected, read_answer
 from tests.app.service import Service, error_of, served

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import AlertKey, Occurrence, occurrence
-from models.anomaly.spans import Span
-from store.alert_recording import Limits
-from store.alerts import Alerts
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence, occurrence
+from nextchar.models.anomaly.spans import Span
+from nextchar.store.alert_recording import Limits
+from nextchar.store.alerts import Alerts
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from models.saved_model import Card
-from store.aliases import Aliases
+from nextchar.models.saved_model import Card
+from nextchar.store.aliases import Aliases
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 

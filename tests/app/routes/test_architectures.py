@@ -1,7 +1,7 @@
 import pytest
 
-from models.architectures import NAMES, architecture
-from models.config import PRESETS
+from nextchar.models.architectures import NAMES, architecture
+from nextchar.models.config import PRESETS
 from tests.app.service import Service, error_of
 
 

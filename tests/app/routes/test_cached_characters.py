@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.keys import new_key
-from app.settings import ApiSettings
+from nextchar.app.keys import new_key
+from nextchar.app.settings import ApiSettings
 from tests.app.service import serving_real
 from tests.models.runtime.networks import saved_model
 

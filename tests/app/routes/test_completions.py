@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.services.engines import RESOLVE_S
-from models.runtime.requests import FinishReason
-from store.local_blobs import Disk
+from nextchar.app.services.engines import RESOLVE_S
+from nextchar.models.runtime.requests import FinishReason
+from nextchar.store.local_blobs import Disk
 from tests.app.fakes import BROKEN, CHARACTERS, ENDLESS, FULL, FakeEngine, publish
 from tests.app.service import Service, error_of, read_stream, until
 
@@ -266,8 +266,10 @@ def test_time_spent_before_the_engine_counts_against_the_deadline(
     # The header arrives first, then the body, from which the deadline counts.
     arrivals_s = iter([90.0, 100.0])
     arriving = SimpleNamespace(perf_counter=lambda: next(arrivals_s), monotonic=time.monotonic)
-    monkeypatch.setattr("app.http.connections.time", arriving)
-    monkeypatch.setattr("app.services.completion_requests.time", SimpleNamespace(perf_counter=lambda: 103.0))
+    monkeypatch.setattr("nextchar.app.http.connections.time", arriving)
+    monkeypatch.setattr(
+        "nextchar.app.services.completion_requests.time", SimpleNamespace(perf_counter=lambda: 103.0)
+    )
     asked: list[float | None] = []
     complete = FakeEngine.complete
 

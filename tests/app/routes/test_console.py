@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from app.routes.console import POLICY, REFERENCE_POLICY
+from nextchar.app.routes.console import POLICY, REFERENCE_POLICY
 from tests.app.service import Service, error_of
 
 CONSOLE = Path(__file__).parents[3] / "app" / "console"

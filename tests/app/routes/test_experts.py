@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from app.settings import ApiSettings
-from models.kernels.mixture_arguments import STATE_COLUMNS
-from store.streams import Streams
+from nextchar.app.settings import ApiSettings
+from nextchar.models.kernels.mixture_arguments import STATE_COLUMNS
+from nextchar.store.streams import Streams
 from tests.app.service import error_of, read_stream, serving_real
 from tests.models.runtime.networks import saved_model
 from tests.store.locked_streams import locked

@@ -8,11 +8,11 @@ import pytest
 from redis import Redis
 from rq.worker import Worker
 
-from app import composition
-from app.main import create_app
-from app.settings import ApiSettings
-from store.queue import rq_queue
-from store.reconcile import Reconciler
+from nextchar.app import composition
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
+from nextchar.store.queue import rq_queue
+from nextchar.store.reconcile import Reconciler
 from tests.app.fakes import publish
 from tests.app.service import NO_TLS, Service, error_of, served, serving, until
 

@@ -11,10 +11,10 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 from redis import Redis
 
-from app.schemas.ingest import OtlpQuery
-from app.services import ingest_lines, otlp_logs
-from app.settings import ApiSettings
-from store.ingest_keys import lines_key
+from nextchar.app.schemas.ingest import OtlpQuery
+from nextchar.app.services import ingest_lines, otlp_logs
+from nextchar.app.settings import ApiSettings
+from nextchar.store.ingest_keys import lines_key
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.settings import ApiSettings
+from nextchar.app.settings import ApiSettings
 from tests.app.fakes import publish
 from tests.app.routes.test_ingest import calibrate, stored
 from tests.app.service import Service

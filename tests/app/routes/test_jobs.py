@@ -7,12 +7,12 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.schemas.jobs import JobCreate
-from app.services.job_plans import plan
-from app.settings import ApiSettings
-from models.config import MINIMUM_CHARACTERS, PRESETS
-from store.jobs import JobError, JobStatus
-from store.queue import TrainingQueue
+from nextchar.app.schemas.jobs import JobCreate
+from nextchar.app.services.job_plans import plan
+from nextchar.app.settings import ApiSettings
+from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS
+from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.queue import TrainingQueue
 from tests.app.fakes import publish
 from tests.app.service import TEXT, Service, error_of, read_stream, serving, until
 from tests.logs import syslog

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.main import create_app
-from app.settings import ApiSettings
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
 from tests.app.service import Service, error_of, served
 
 FOLDER = Path(__file__).parents[3] / "clients" / "js"

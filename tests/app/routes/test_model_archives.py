@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 import pytest
 
-from app.keys import new_key
-from app.services.disk_watermark import DiskWatermark
-from app.settings import ApiSettings
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.saved_model import describe_files
+from nextchar.app.keys import new_key
+from nextchar.app.services.disk_watermark import DiskWatermark
+from nextchar.app.settings import ApiSettings
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.saved_model import describe_files
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, serving_real
 from tests.models.runtime.networks import CHARACTERS, random_weights, saved_model

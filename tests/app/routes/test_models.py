@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.saved_model import parse_card
+from nextchar.models.saved_model import parse_card
 from tests.app.fakes import CHARACTERS, publish
 from tests.app.service import Service, error_of
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app import composition
-from app.settings import ApiSettings
-from store.notification_targets import is_secret
-from store.notifications import RETRY_DELAYS_S, Notifications
+from nextchar.app import composition
+from nextchar.app.settings import ApiSettings
+from nextchar.store.notification_targets import is_secret
+from nextchar.store.notifications import RETRY_DELAYS_S, Notifications
 from tests.app.fakes import publish
 from tests.app.receiver import Receiver, receiving
 from tests.app.routes.test_scores import SCORE, calibrate

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from app.routes.reports import preferred
-from models.config import NetworkConfig, TrainingConfig
-from models.saved_model import Card, describe_files
-from store.ids import new_id
+from nextchar.app.routes.reports import preferred
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.saved_model import Card, describe_files
+from nextchar.store.ids import new_id
 from tests.app.fakes import CHARACTERS, publish
 from tests.app.service import Service, error_of
 

@@ -12,18 +12,18 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.errors import Forbidden
-from app.keys import Key, new_key
-from app.main import create_app
-from app.services.access import Access
-from app.settings import ApiSettings
-from models.anomaly.alerts import AlertKey, occurrence
-from store.alerts import Alerts
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import Jobs, JobStatus
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.errors import Forbidden
+from nextchar.app.keys import Key, new_key
+from nextchar.app.main import create_app
+from nextchar.app.services.access import Access
+from nextchar.app.settings import ApiSettings
+from nextchar.models.anomaly.alerts import AlertKey, occurrence
+from nextchar.store.alerts import Alerts
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import Jobs, JobStatus
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
 from tests.waiting import eventually

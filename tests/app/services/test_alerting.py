@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from store.alerts import Alert, Alerts
+from nextchar.store.alerts import Alert, Alerts
 from tests.app.fakes import publish
 from tests.app.routes.test_scores import SCORE, calibrate
 from tests.app.service import Service, error_of, until

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.services.archives import Archive, TarArchive, ZipArchive
-from models.errors import InvalidInput, TooLarge
+from nextchar.app.services.archives import Archive, TarArchive, ZipArchive
+from nextchar.models.errors import InvalidInput, TooLarge
 
 FILES = {"b/2.txt": b"second\n", "a.txt": "e\u0301nd".encode(), "empty.txt": b"", "big.txt": b"line\n" * 5000}
 TEXT = b"second\n" + "e\u0301nd\n".encode() + b"line\n" * 5000
@@ -201,7 +201,7 @@ def test_a_zip_has_no_compression_that_expands_in_one_step(method: int, tmp_path
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_tar_of_too_many_files_is_refused(form: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.archives._MAX_TAR_FILES", 3)
+    monkeypatch.setattr("nextchar.app.services.archives._MAX_TAR_FILES", 3)
     names = ["a" * 120 + str(number) for number in range(7)]  # of an extended header each
     files = dict.fromkeys(names, b"x")
     assert read(TarArchive(adds_newlines=False), tar(dict.fromkeys(names[:3], b"x"), form=form)) == b"xxx"

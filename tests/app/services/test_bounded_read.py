@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from app.services.bounded_read import BoundedRead
+from nextchar.app.services.bounded_read import BoundedRead
 
 
 def test_results_and_errors_are_passed_on() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from app.services.calibration import _batches, lines_of
-from models.errors import TooLarge
+from nextchar.app.services.calibration import _batches, lines_of
+from nextchar.models.errors import TooLarge
 
 
 def test_lines_of_pieces_are_those_of_the_whole_text() -> None:

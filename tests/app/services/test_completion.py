@@ -16,16 +16,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.services.completion import MAX_UNREAD_EVENTS, RunningCompletion
-from app.services.engines import Engines, Loaded
-from app.settings import ApiSettings
-from models.anomaly.scorer import Scorer
-from models.runtime.engine import Engine
-from models.runtime.requests import CompletionRequest, Event
-from models.text.masks import Masks
-from models.text.vocabulary import normalize
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.services.completion import MAX_UNREAD_EVENTS, RunningCompletion
+from nextchar.app.services.engines import Engines, Loaded
+from nextchar.app.settings import ApiSettings
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.requests import CompletionRequest, Event
+from nextchar.models.text.masks import Masks
+from nextchar.models.text.vocabulary import normalize
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.service import error_of, read_stream, serving_real, until
 from tests.models.runtime.engine_calls import Answer
 from tests.models.runtime.engine_calls import complete as complete_in_process

@@ -8,11 +8,11 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.concurrency import ConcurrencyLimit
-from app.keys import Key
-from app.services import concurrency_limits as module
-from app.services.concurrency_limits import TTL_S, ConcurrencyLimits
-from models.errors import Busy
+from nextchar.app.http.concurrency import ConcurrencyLimit
+from nextchar.app.keys import Key
+from nextchar.app.services import concurrency_limits as module
+from nextchar.app.services.concurrency_limits import TTL_S, ConcurrencyLimits
+from nextchar.models.errors import Busy
 
 
 class Redis:

@@ -4,11 +4,11 @@ import gzip
 
 import pytest
 
-from app.errors import Forbidden
-from app.services.corpus_sources import find_sources
-from app.settings import ApiSettings
-from models.errors import InvalidInput, NotFound
-from store.open_blobs import open_blobs
+from nextchar.app.errors import Forbidden
+from nextchar.app.services.corpus_sources import find_sources
+from nextchar.app.settings import ApiSettings
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.store.open_blobs import open_blobs
 from tests.app.service import error_of, serving
 from tests.s3_server import S3Server
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.services.disk_watermark import DiskWatermark
-from models.errors import StorageFull
+from nextchar.app.services.disk_watermark import DiskWatermark
+from nextchar.models.errors import StorageFull
 
 
 def watermark(

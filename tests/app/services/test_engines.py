@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.services import engines as engines_module
-from app.services.engines import Engines
-from models.errors import NotFound, Unavailable
-from models.saved_model import SavedModel
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.services import engines as engines_module
+from nextchar.app.services.engines import Engines
+from nextchar.models.errors import NotFound, Unavailable
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import until
 

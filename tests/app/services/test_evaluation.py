@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from app.services import evaluation
-from store.shuffled_lines import ShuffledLines
+from nextchar.app.services import evaluation
+from nextchar.store.shuffled_lines import ShuffledLines
 from tests.app.fakes import publish
 from tests.app.routes.test_calibrations import MODEL, lines
 from tests.app.service import Service, error_of

@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from app.services import event_feeds
-from app.services.event_feeds import WINDOW, Feeds, NewEvents, Numbered
-from models.errors import Unavailable
+from nextchar.app.services import event_feeds
+from nextchar.app.services.event_feeds import WINDOW, Feeds, NewEvents, Numbered
+from nextchar.models.errors import Unavailable
 
 
 class FakeSource:

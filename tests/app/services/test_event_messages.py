@@ -8,11 +8,11 @@ from typing import Any
 import openai
 import pytest
 
-from app.services.event_messages import FIRST_LOOKBACK_S
-from models.errors import Unavailable
-from store.events import EVENT_TYPES
-from store.jobs import JobError, JobStatus
-from store.notifications import LEASE_S, Notifications
+from nextchar.app.services.event_messages import FIRST_LOOKBACK_S
+from nextchar.models.errors import Unavailable
+from nextchar.store.events import EVENT_TYPES
+from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.notifications import LEASE_S, Notifications
 from tests.app.fakes import publish
 from tests.app.receiver import Receiver, receiving
 from tests.app.services.test_notifications import SECRET, Setting, kinds, messages, setting, target, verify

@@ -11,10 +11,10 @@ import anyio
 import httpx
 import pytest
 
-from app.keys import new_key
-from app.services.access import Access
-from app.services.fair_threads import CLIENT, FairThreads
-from app.settings import ApiSettings
+from nextchar.app.keys import new_key
+from nextchar.app.services.access import Access
+from nextchar.app.services.fair_threads import CLIENT, FairThreads
+from nextchar.app.settings import ApiSettings
 from tests.app.service import NO_TLS, Service, serving, until
 
 KEYS = {name: new_key(name, scopes="read") for name in ("flood", "modest")}

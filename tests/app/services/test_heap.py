@@ -9,7 +9,7 @@ import pytest
 # Freed blocks stay with the process, because one in use lies above them.
 _PROGRAM = """
 import numpy as np
-from app.services.heap import trim_heap
+from nextchar.app.services.heap import trim_heap
 
 def resident_mib():
     with open("/proc/self/status") as status:

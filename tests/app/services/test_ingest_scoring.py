@@ -6,10 +6,10 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.settings import ApiSettings
-from store.alerts import Alerts
-from store.ingest_records import Batch, LineMeta, NewLine
-from store.ingest_stream import IngestStreams
+from nextchar.app.settings import ApiSettings
+from nextchar.store.alerts import Alerts
+from nextchar.store.ingest_records import Batch, LineMeta, NewLine
+from nextchar.store.ingest_stream import IngestStreams
 from tests.app.fakes import publish
 from tests.app.service import Service, read_stream, until
 
@@ -225,8 +225,8 @@ def test_lines_of_a_named_calibration_do_not_count_as_drift(service: Service) ->
 def test_a_rolling_calibration_that_does_not_follow_is_told(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.recalibration.REBUILD_LINES", 100)
-    monkeypatch.setattr("app.services.recalibration.REBUILD_S", 0.0)
+    monkeypatch.setattr("nextchar.app.services.recalibration.REBUILD_LINES", 100)
+    monkeypatch.setattr("nextchar.app.services.recalibration.REBUILD_S", 0.0)
     new = [f"{'→' * (1 + i)}{'ab' * (1 + i % 7)}" for i in range(25)]
     send(service, *["ab"] * 80, *new, recalibrate="rolling")
     until_scored(service, 105)

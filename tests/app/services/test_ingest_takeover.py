@@ -11,19 +11,19 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.services.engines import Engines
-from app.services.ingest_scoring import TURN_S, IngestScoring
-from app.services.recalibration import Recalibration
-from app.settings import ApiSettings
-from models.saved_model import SavedModel
-from store.alert_recording import StreamEntries
-from store.alerts import Alerts
-from store.calibrations import Calibrations
-from store.ingest_keys import lines_key
-from store.ingest_records import Batch, LineMeta, NewLine
-from store.ingest_settings import IngestSettings
-from store.ingest_stream import GROUP, IngestStreams
-from store.rolling import RollingLines
+from nextchar.app.services.engines import Engines
+from nextchar.app.services.ingest_scoring import TURN_S, IngestScoring
+from nextchar.app.services.recalibration import Recalibration
+from nextchar.app.settings import ApiSettings
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.alert_recording import StreamEntries
+from nextchar.store.alerts import Alerts
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.ingest_keys import lines_key
+from nextchar.store.ingest_records import Batch, LineMeta, NewLine
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.ingest_stream import GROUP, IngestStreams
+from nextchar.store.rolling import RollingLines
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import Service
 from tests.waiting import eventually
@@ -129,7 +129,7 @@ def test_lines_of_one_key_wait_for_at_most_one_turn_of_another(
 
     process = start(engine=SlowEngine)
     clock = SimpleNamespace(time=time.time, monotonic=lambda: now[0], sleep=time.sleep)
-    monkeypatch.setattr("app.services.ingest_scoring.time", clock)
+    monkeypatch.setattr("nextchar.app.services.ingest_scoring.time", clock)
     for name in names[:-1]:  # of one key
         process.add(
             *map("".join, itertools.islice(itertools.product("ab", repeat=10), 600)), model=name, owner="x"

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.services.job_control import JobControl
-from models.errors import Conflict, NotFound
-from store.corpora import Corpora
-from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
-from store.live import Live
-from store.open_blobs import open_blobs
-from store.queue import TrainingQueue
+from nextchar.app.services.job_control import JobControl
+from nextchar.models.errors import Conflict, NotFound
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import TrainingQueue
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
 from tests.store.uploads import add

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.services import job_events
-from app.services.event_feeds import NewEvents
-from app.services.job_events import JobEventSource, events_so_far
-from store.jobs import Job, JobStatus
+from nextchar.app.services import job_events
+from nextchar.app.services.event_feeds import NewEvents
+from nextchar.app.services.job_events import JobEventSource, events_so_far
+from nextchar.store.jobs import Job, JobStatus
 from tests.store.test_jobs import REQUEST
 
 

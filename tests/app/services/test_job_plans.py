@@ -6,16 +6,16 @@ import annotated_types
 import pytest
 from pydantic import BaseModel
 
-from app.schemas.jobs import JobCreate, NetworkOverride, TrainingOverride
-from app.services.job_plans import plan
-from models.auto_preset import RULES
-from models.config import PRESETS, NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
-from models.saved_model import Card
-from store.corpus import Corpus
-from store.corpus_statistics import Encoding
-from store.corpus_upload import Upload
-from store.jobs import JobRequest
+from nextchar.app.schemas.jobs import JobCreate, NetworkOverride, TrainingOverride
+from nextchar.app.services.job_plans import plan
+from nextchar.models.auto_preset import RULES
+from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
+from nextchar.models.saved_model import Card
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.jobs import JobRequest
 from tests.logs import syslog
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.services.fair_threads import CLIENT
-from app.services.limited_work import Check, LimitedWork
-from models.errors import Busy
+from nextchar.app.services.fair_threads import CLIENT
+from nextchar.app.services.limited_work import Check, LimitedWork
+from nextchar.models.errors import Busy
 
 DEADLINE_S = 60
 

@@ -1,6 +1,6 @@
 import pytest
 
-from app.services.line_input import LineSplitter
+from nextchar.app.services.line_input import LineSplitter
 
 
 @pytest.mark.parametrize("cut", range(1, 12))

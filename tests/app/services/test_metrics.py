@@ -8,16 +8,16 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.services.engines import Engines
-from app.services.metrics import Metrics
-from app.services.rate_limits import RateLimits
-from models.errors import Unavailable
-from store.background import LoopStatus
-from store.batches import Batch, BatchStatus
-from store.jobs import JobStatus
-from store.models import Models
-from store.notifications import Health
-from store.open_blobs import open_blobs
+from nextchar.app.services.engines import Engines
+from nextchar.app.services.metrics import Metrics
+from nextchar.app.services.rate_limits import RateLimits
+from nextchar.models.errors import Unavailable
+from nextchar.store.background import LoopStatus
+from nextchar.store.batches import Batch, BatchStatus
+from nextchar.store.jobs import JobStatus
+from nextchar.store.models import Models
+from nextchar.store.notifications import Health
+from nextchar.store.open_blobs import open_blobs
 
 
 def raising(error: Exception) -> Any:

@@ -17,18 +17,18 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.services import outbound
-from app.services.event_messages import EventMessages
-from app.services.notifications import RESEND_S, Notifier
-from launcher.ports import free_port
-from models.anomaly.alerts import AlertKey, occurrence
-from store.alerts import Alerts
-from store.events import Events
-from store.jobs import Jobs
-from store.models import Models
-from store.notification_targets import NotificationTarget, NotificationTargets, new_secret
-from store.notifications import LEASE_S, RETRY_DELAYS_S, Notifications
-from store.open_blobs import open_blobs
+from nextchar.app.services import outbound
+from nextchar.app.services.event_messages import EventMessages
+from nextchar.app.services.notifications import RESEND_S, Notifier
+from nextchar.launcher.ports import free_port
+from nextchar.models.anomaly.alerts import AlertKey, occurrence
+from nextchar.store.alerts import Alerts
+from nextchar.store.events import Events
+from nextchar.store.jobs import Jobs
+from nextchar.store.models import Models
+from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, new_secret
+from nextchar.store.notifications import LEASE_S, RETRY_DELAYS_S, Notifications
+from nextchar.store.open_blobs import open_blobs
 from tests.app.receiver import Receiver, receiving
 from tests.waiting import eventually
 
@@ -119,7 +119,7 @@ def messages(receiver: Receiver) -> list[dict[str, Any]]:
 def test_a_flood_of_alerts_of_one_key_neither_drops_nor_delays_those_of_another(
     world: Setting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.notifications.MAX_WAITING", 20)
+    monkeypatch.setattr("nextchar.store.notifications.MAX_WAITING", 20)
     for number in range(60):
         world.record(model=f"flood-{number % 3}", template=f"template {number}", owner="a")
     world.record(owner="b")

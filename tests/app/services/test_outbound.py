@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.services import outbound
-from app.services.outbound import RequestFailed, check_target, check_url, is_public, new_client, post
-from models.errors import InvalidInput
+from nextchar.app.services import outbound
+from nextchar.app.services.outbound import RequestFailed, check_target, check_url, is_public, new_client, post
+from nextchar.models.errors import InvalidInput
 from tests.app.receiver import Receiver, receiving
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app import composition
-from app.services.prompt_recorder import MAX_CHARACTERS, PromptRecorder
-from app.settings import ApiSettings
-from models.runtime.requests import CharacterLogprobs
-from store.recorded_prompts import TTL_S, RecordedPrompts
+from nextchar.app import composition
+from nextchar.app.services.prompt_recorder import MAX_CHARACTERS, PromptRecorder
+from nextchar.app.settings import ApiSettings
+from nextchar.models.runtime.requests import CharacterLogprobs
+from nextchar.store.recorded_prompts import TTL_S, RecordedPrompts
 from tests.app.fakes import CHARACTERS, FakeEngine, publish
 from tests.app.service import Service, error_of, serving, until
 

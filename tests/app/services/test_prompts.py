@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from app.services.limited_work import LimitedWork
-from app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
-from models.anomaly.scorer import Scorer
-from models.errors import Busy
-from models.text.masks import MAX_PIECE_CHARACTERS, Masks
-from models.text.vocabulary import Vocabulary, normalize
+from nextchar.app.services.limited_work import LimitedWork
+from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.errors import Busy
+from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks
+from nextchar.models.text.vocabulary import Vocabulary, normalize
 
 UNIT = "é 12 a\n"
 LONG = UNIT * (LONG_PROMPT_CHARACTERS // len(UNIT) + 1)

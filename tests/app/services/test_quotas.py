@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.keys import new_key
-from app.settings import ApiSettings
-from store.jobs import JobStatus
+from nextchar.app.keys import new_key
+from nextchar.app.settings import ApiSettings
+from nextchar.store.jobs import JobStatus
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
 

@@ -10,8 +10,8 @@ from redis import Redis
 from rq.utils import utcformat
 from rq.worker import Worker
 
-from app.services import readiness as readiness_module
-from app.services.readiness import (
+from nextchar.app.services import readiness as readiness_module
+from nextchar.app.services.readiness import (
     HUNG_S,
     LOOP_FAILING_S,
     Probe,
@@ -21,11 +21,11 @@ from app.services.readiness import (
     check_storage,
     readiness_of,
 )
-from models.errors import StorageFull, Unavailable
-from store.background import BackgroundLoop
-from store.local_blobs import Disk
-from store.open_blobs import open_blobs
-from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
+from nextchar.models.errors import StorageFull, Unavailable
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.local_blobs import Disk
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.waiting import eventually
 
 HANGS = Problem("storage", "does not respond", "nothing is served", is_down=True)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from app.services import recalibration as module
-from app.services.recalibration import Recalibration
-from models.anomaly.calibration_builder import calibrate as calibrate_lines
-from models.anomaly.score_sample import AlertReference, ObservedScore, censored
-from models.saved_model import SavedModel
-from store.alerts import Alerts
-from store.calibrations import Calibrations
-from store.ingest_settings import IngestSettings
-from store.open_blobs import open_blobs
-from store.rolling import RollingLines
+from nextchar.app.services import recalibration as module
+from nextchar.app.services.recalibration import Recalibration
+from nextchar.models.anomaly.calibration_builder import calibrate as calibrate_lines
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.alerts import Alerts
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.ingest_settings import IngestSettings
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.rolling import RollingLines
 from tests.app.fakes import publish
 from tests.app.service import Service, until
 from tests.app.services.test_ingest_scoring import JSON_LINES, calibrate, send, status, until_scored

@@ -11,12 +11,12 @@ import httpx
 import pytest
 import redis
 
-from app.schemas.scores import LineScore
-from app.services import score_stream
-from app.services.line_input import MAX_LINE_CHARACTERS
-from app.services.score_stream import SCORE_BYTES, StreamScorer
-from app.services.scoring import CalibratedScorer
-from store.streams import Streams
+from nextchar.app.schemas.scores import LineScore
+from nextchar.app.services import score_stream
+from nextchar.app.services.line_input import MAX_LINE_CHARACTERS
+from nextchar.app.services.score_stream import SCORE_BYTES, StreamScorer
+from nextchar.app.services.scoring import CalibratedScorer
+from nextchar.store.streams import Streams
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, until
 
@@ -132,7 +132,7 @@ def test_gzip_is_decoded_and_malformed_gzip_ends_the_stream_with_an_error(servic
 
 
 def test_stream_may_be_larger_than_the_body_limit(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.http.middleware.MAX_JSON_BYTES", 10_000)
+    monkeypatch.setattr("nextchar.app.http.middleware.MAX_JSON_BYTES", 10_000)
     line = b"abcdefghij" * 10 + b"\n"
     end = stream(service, line * 3_000, only="anomalous")[-1]
     assert (end["lines"], end["characters"]) == (3_000, 300_000)

@@ -4,11 +4,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from app.services.engines import Loaded
-from app.services.scoring import CalibratedScorer, ScoreOptions
-from models.anomaly.scorer import Scorer
-from models.runtime.engine import Engine
-from models.text.masks import Masks
+from nextchar.app.services.engines import Loaded
+from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.text.masks import Masks
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from playwright.sync_api import Route, expect
 
-from app.keys import new_key
-from app.main import create_app
-from app.settings import ApiSettings
+from nextchar.app.keys import new_key
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
 from tests.app.service import served
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import PopulatedService

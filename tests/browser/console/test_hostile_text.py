@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Request, expect
 
-from app.main import create_app
+from nextchar.app.main import create_app
 from tests.app.service import served
 from tests.browser.console.windows import Open, open_view, settled
 from tests.browser.populated_service import MARKUP, PopulatedService, populated_service

@@ -5,8 +5,8 @@ import re
 from playwright.sync_api import expect
 from redis import Redis
 
-from store.jobs import JobError, JobStatus
-from store.live import Live
+from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.live import Live
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import PopulatedService
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from store.open_blobs import open_blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import LINE, MARKUP, PopulatedService
 from tests.browser.reciting import reciting

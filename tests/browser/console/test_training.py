@@ -7,8 +7,8 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from launcher.stack import Stack
-from models.text.masks import Masks
+from nextchar.launcher.stack import Stack
+from nextchar.models.text.masks import Masks
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import PopulatedService
 from tests.logs import syslog

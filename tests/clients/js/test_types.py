@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.main import create_app
-from app.settings import ApiSettings
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
 from tests.clients.js.node import FOLDER, PACKAGES, node, require_packages
 
 TYPES = (FOLDER / "nextchar.d.ts").read_text()

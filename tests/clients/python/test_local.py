@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import nextchar
-from app.settings import ApiSettings
-from models.errors import InvalidInput, NotFound
-from models.saved_model import SavedModel
 from nextchar import local, local_training
-from store.calibrations import MODEL_FILE
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.settings import ApiSettings
+from nextchar.models.errors import InvalidInput, NotFound
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.calibrations import MODEL_FILE
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.service import serving_real
 
 TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 200

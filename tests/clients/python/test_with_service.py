@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.keys import new_key
-from app.settings import ApiSettings
 from nextchar import (
     AsyncClient,
     Client,
@@ -21,7 +19,9 @@ from nextchar import (
     TrainingFailed,
     Unauthorized,
 )
-from store.jobs import JobStatus
+from nextchar.app.keys import new_key
+from nextchar.app.settings import ApiSettings
+from nextchar.store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving
 from tests.clients.python.blocking import KINDS, connected

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from launcher.batch import runs
-from launcher.batch.runs import RunOptions, Totals
+from nextchar.launcher.batch import runs
+from nextchar.launcher.batch.runs import RunOptions, Totals
 from tests.app.test_main import publish_real
 
 LINES = [f"line {'abcdefghij'[i % 10]} {'qwertz'[i % 6] * (i % 17)}" for i in range(400)]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.batch import inputs
-from launcher.batch.inputs import DamagedInput, InputFile, Part, find_files, parts_of, read_part
-from models.errors import InvalidInput, NotFound, Unavailable
+from nextchar.launcher.batch import inputs
+from nextchar.launcher.batch.inputs import DamagedInput, InputFile, Part, find_files, parts_of, read_part
+from nextchar.models.errors import InvalidInput, NotFound, Unavailable
 from tests.s3_server import S3Server
 
 

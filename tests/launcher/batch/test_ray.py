@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from launcher.batch import engines, runs
-from launcher.batch.part_worker import PartResult
-from models.errors import InvalidInput, Unavailable
+from nextchar.launcher.batch import engines, runs
+from nextchar.launcher.batch.part_worker import PartResult
+from nextchar.models.errors import InvalidInput, Unavailable
 from tests.launcher.batch.conftest import LINES, options, results, score
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import ApiSettings
-from launcher.batch import engines, runs
-from launcher.batch.inputs import Part
-from launcher.batch.part_worker import PartResult, PartWorker, Work
-from models.errors import Conflict, DomainError, InvalidInput, NotFound
-from store.models import Models
-from store.open_blobs import open_blobs
+from nextchar.app.settings import ApiSettings
+from nextchar.launcher.batch import engines, runs
+from nextchar.launcher.batch.inputs import Part
+from nextchar.launcher.batch.part_worker import PartResult, PartWorker, Work
+from nextchar.models.errors import Conflict, DomainError, InvalidInput, NotFound
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.app.test_main import publish_real
 from tests.launcher.batch.conftest import LINES, options, results, score
@@ -58,7 +58,7 @@ def test_each_line_has_one_score_keyed_by_file_and_offset(log: Path, tmp_path: P
 
 @pytest.mark.usefixtures("in_this_process")
 def test_scores_are_those_of_the_service(storage: Path, log: Path, tmp_path: Path, redis_url: str) -> None:
-    from app.main import create_app
+    from nextchar.app.main import create_app
 
     score(log, tmp_path / "out")
     with (
@@ -299,7 +299,7 @@ def test_damaged_model_is_refused(storage: Path, log: Path, tmp_path: Path) -> N
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from launcher.batch.records import check_format
+    from nextchar.launcher.batch.records import check_format
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InvalidInput, match=r"nextchar\[ray\].*--engine local"):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.noisy_channel import FAULT_BITS, MAX_EXAMINED, MAX_MARKS
-from models.anomaly.spans import Span, merged
-from models.runtime.decoding import BITS, log_softmax
-from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
+from nextchar.models.anomaly.noisy_channel import FAULT_BITS, MAX_EXAMINED, MAX_MARKS
+from nextchar.models.anomaly.spans import Span, merged
+from nextchar.models.runtime.decoding import BITS, log_softmax
+from nextchar.models.runtime.session import State, StepNetwork
+from nextchar.models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 _MIN_EXCESS = 3.0
 _LOOK_BACK = 3

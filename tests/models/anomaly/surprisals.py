@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.runtime.surprisal import LineSurprisal
 
 
 def surprisal(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.anomaly.aggregate import STATISTICS, WINDOWS, peak_bits, statistics
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.anomaly.aggregate import STATISTICS, WINDOWS, peak_bits, statistics
+from nextchar.models.runtime.surprisal import LineSurprisal
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.anomaly.alerts import (
+from nextchar.models.anomaly.alerts import (
     MAX_LINE_CHARACTERS,
     AlertKey,
     AlertLabel,
@@ -11,8 +11,8 @@ from models.anomaly.alerts import (
     severity_of,
     template_of,
 )
-from models.anomaly.spans import Span
-from models.text.templates import Templates
+from nextchar.models.anomaly.spans import Span
+from nextchar.models.text.templates import Templates
 
 
 def span_of(text: str, part: str, bits: float = 10.0) -> Span:

@@ -3,9 +3,9 @@ import random
 import numpy as np
 import pytest
 
-from models.anomaly import baselines
-from models.anomaly.baselines import NAMES, baseline_scores
-from models.text.ngram import NgramModel
+from nextchar.models.anomaly import baselines
+from nextchar.models.anomaly.baselines import NAMES, baseline_scores
+from nextchar.models.text.ngram import NgramModel
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "log", "hat", "ran", "far"]
 

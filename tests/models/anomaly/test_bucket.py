@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly.calibration import (
+from nextchar.models.anomaly.calibration import (
     MAX_EXTRAPOLATION,
     SCORE_TOLERANCE,
     Bucket,
@@ -14,8 +14,8 @@ from models.anomaly.calibration import (
     lines_needed,
     rounded_up,
 )
-from models.anomaly.tail import Tail
-from models.errors import InvalidInput
+from nextchar.models.anomaly.tail import Tail
+from nextchar.models.errors import InvalidInput
 
 TAIL = Tail(start=15.0, share=0.2, shape=0.0, scale=2.0, fit_p=0.5)
 

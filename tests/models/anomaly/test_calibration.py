@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from models.anomaly import calibration_format
-from models.anomaly.calibration import SCORE_TOLERANCE, lines_needed
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.calibration_format import dump, load
-from models.errors import InvalidInput, Unavailable
+from nextchar.models.anomaly import calibration_format
+from nextchar.models.anomaly.calibration import SCORE_TOLERANCE, lines_needed
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.calibration_format import dump, load
+from nextchar.models.errors import InvalidInput, Unavailable
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly import calibration_builder
-from models.anomaly.aggregate import statistics
-from models.anomaly.calibration import MIN_LINES
-from models.anomaly.calibration_builder import CalibrationBuilder, calibrate
-from models.anomaly.statistic_rarity import leave_one_out_rarity
-from models.errors import InvalidInput
-from models.text.templates import ParsedLine, Template
+from nextchar.models.anomaly import calibration_builder
+from nextchar.models.anomaly.aggregate import statistics
+from nextchar.models.anomaly.calibration import MIN_LINES
+from nextchar.models.anomaly.calibration_builder import CalibrationBuilder, calibrate
+from nextchar.models.anomaly.statistic_rarity import leave_one_out_rarity
+from nextchar.models.errors import InvalidInput
+from nextchar.models.text.templates import ParsedLine, Template
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.anomaly.calibration import SCORE_TOLERANCE
-from models.anomaly.calibration_builder import calibrate
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.anomaly.calibration import SCORE_TOLERANCE
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.runtime.surprisal import LineSurprisal
 from tests.models.anomaly.surprisals import surprisal
 
 RATES = np.array([0.02, 0.05, 0.1, 0.2, 0.3])

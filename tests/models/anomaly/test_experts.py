@@ -6,21 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly.aggregate import (
+from nextchar.models.anomaly.aggregate import (
     NEW_TEMPLATE_BITS,
     NGRAM_STATISTICS,
     STATISTICS,
     TEMPLATE_STATISTICS,
     statistics,
 )
-from models.anomaly.calibration_builder import NETWORK_WEIGHT, calibrate
-from models.anomaly.calibration_format import dump, load
-from models.anomaly.experts import with_ngram, with_ngram_and_templates, with_templates
-from models.runtime.surprisal import LineSurprisal
-from models.text import ngram_file
-from models.text.ngram import NgramModel
-from models.text.templates import Templates
-from models.text.vocabulary import Vocabulary
+from nextchar.models.anomaly.calibration_builder import NETWORK_WEIGHT, calibrate
+from nextchar.models.anomaly.calibration_format import dump, load
+from nextchar.models.anomaly.experts import with_ngram, with_ngram_and_templates, with_templates
+from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.text import ngram_file
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.templates import Templates
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.anomaly.surprisals import surprisal
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20

@@ -3,13 +3,13 @@ import contextlib
 import numpy as np
 import pytest
 
-from models.anomaly import explanation, noisy_channel
-from models.anomaly.explanation import explain
-from models.anomaly.noisy_channel import FAULT_BITS, MAX_MARKS, Step, find_spans
-from models.anomaly.spans import Span, highest_window, threshold_spans
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.session import Network, StepNetwork
-from models.text.vocabulary import Vocabulary
+from nextchar.models.anomaly import explanation, noisy_channel
+from nextchar.models.anomaly.explanation import explain
+from nextchar.models.anomaly.noisy_channel import FAULT_BITS, MAX_MARKS, Step, find_spans
+from nextchar.models.anomaly.spans import Span, highest_window, threshold_spans
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.runtime.session import Network, StepNetwork
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.anomaly import simple_explanation
 from tests.models.runtime.networks import CHARACTERS, random_weights
 

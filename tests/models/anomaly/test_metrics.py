@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from models.anomaly.metrics import FALSE_ALARMS, auroc, average_precision, detection_quality, recall_at, roc
+from nextchar.models.anomaly.metrics import (
+    FALSE_ALARMS,
+    auroc,
+    average_precision,
+    detection_quality,
+    recall_at,
+    roc,
+)
 
 
 @pytest.mark.parametrize("ties", [True, False])

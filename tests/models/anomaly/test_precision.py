@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from models.anomaly.aggregate import statistics
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.precision import higher
-from models.runtime.surprisal import LineSurprisal
+from nextchar.models.anomaly.aggregate import statistics
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.precision import higher
+from nextchar.models.runtime.surprisal import LineSurprisal
 from tests.models.anomaly.surprisals import random_lines
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_builder import calibrate
-from models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
-from models.anomaly.score_sample import (
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
+from nextchar.models.anomaly.score_sample import (
     SAMPLE_LINES,
     AlertReference,
     ObservedScore,

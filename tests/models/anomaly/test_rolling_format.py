@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from models.anomaly.rolling_format import dump_sample, load_sample
-from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
+from nextchar.models.anomaly.rolling_format import dump_sample, load_sample
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
 
 SAMPLE = ScoreSample(
     (

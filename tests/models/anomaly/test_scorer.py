@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.anomaly.scorer import Scorer
-from models.runtime.surprisal import LineSurprisal
-from models.text import mask_values, ngram_file, templates_file
-from models.text.mask_values import MaskValues
-from models.text.masks import Masks
-from models.text.templates import Templates
-from models.text.vocabulary import Vocabulary
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.text import mask_values, ngram_file, templates_file
+from nextchar.models.text.mask_values import MaskValues
+from nextchar.models.text.masks import Masks
+from nextchar.models.text.templates import Templates
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.anomaly.surprisals import surprisal
 
 TEXT = "".join(f"user {name} took {i % 90} items\n" for i in range(500) for name in ("ann", "bob"))

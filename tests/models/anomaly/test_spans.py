@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.anomaly.spans import Span, highest_window, merged, threshold_spans
+from nextchar.models.anomaly.spans import Span, highest_window, merged, threshold_spans
 
 
 def test_characters_above_the_threshold_and_unknown_ones_are_spans() -> None:

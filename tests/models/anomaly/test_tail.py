@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.anomaly.tail import MAX_EXCESSES, MIN_EXCESSES, SIGNIFICANCE, Tail, _fit, fit_tail
+from nextchar.models.anomaly.tail import MAX_EXCESSES, MIN_EXCESSES, SIGNIFICANCE, Tail, _fit, fit_tail
 
 
 def pareto() -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.architectures.lazy import tf
+from nextchar.models.architectures.lazy import tf
 
 
 class FakeCudnn:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from models.architectures import architecture
-from models.architectures.spec import Differentiable, Trainable
-from models.config import NetworkConfig
-from worker.export import keras_file
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.spec import Differentiable, Trainable
+from nextchar.models.config import NetworkConfig
+from nextchar.worker.export import keras_file
 
 V = 7
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures import NAMES, architecture, check_options, resolve_training
-from models.architectures.lazy import keras, tf
-from models.architectures.onnx_graph import quantize
-from models.architectures.spec import Trainable
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
-from models.runtime.session import Network
+from nextchar.models.architectures import NAMES, architecture, check_options, resolve_training
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.onnx_graph import quantize
+from nextchar.models.architectures.spec import Trainable
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.session import Network
 from tests.models.architectures.networks import V, perturbed, random_ids, small
 
 B = 3
@@ -164,7 +164,7 @@ def test_the_specification_is_consistent(name: str) -> None:
     assert set(spec.network_options) <= set(NetworkConfig.model_fields)
     assert set(spec.training_options) <= set(TrainingConfig.model_fields)
     assert resolve_training(spec.network, spec.training) == spec.training
-    assert importlib.import_module(f"models.architectures.{name}").ARCHITECTURE is spec
+    assert importlib.import_module(f"nextchar.models.architectures.{name}").ARCHITECTURE is spec
 
 
 def test_an_unknown_architecture_is_an_error_that_lists_all() -> None:

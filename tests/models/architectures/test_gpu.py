@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from models.architectures.lazy import keras, tf
-from models.architectures.spec import Differentiable
+from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.spec import Differentiable
 from tests.models.architectures.fake_cudnn import fake_gpu
 from tests.models.architectures.networks import perturbed, random_ids, small
 

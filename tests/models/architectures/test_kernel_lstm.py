@@ -9,13 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
-from models.architectures import architecture
-from models.architectures.kernel_lstm import KernelLSTM
-from models.config import NetworkConfig
-from models.kernels.lstm_window import LSTMWindow
-from models.runtime.session import Network
+from nextchar.models.architectures import architecture
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.config import NetworkConfig
+from nextchar.models.kernels.lstm_window import LSTMWindow
+from nextchar.models.runtime.session import Network
+from nextchar.worker.export import graph_of, keras_file
 from tests.models.architectures.networks import V, loaded_by_keras, random_ids, small
-from worker.export import graph_of, keras_file
 
 B, T = 2, 5
 LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson", "coupled"]

@@ -1,6 +1,6 @@
 import pytest
 
-from models.architectures.lazy import _Lazy
+from nextchar.models.architectures.lazy import _Lazy
 
 
 def test_names_that_tools_look_up_import_nothing() -> None:

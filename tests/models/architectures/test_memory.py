@@ -2,10 +2,10 @@
 
 import pytest
 
-from models.architectures import NAMES
-from models.architectures.memory import check_memory, count_parameters, estimate_training_bytes
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput
+from nextchar.models.architectures import NAMES
+from nextchar.models.architectures.memory import check_memory, count_parameters, estimate_training_bytes
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.errors import InvalidInput
 from tests.models.architectures.networks import V, perturbed, small
 
 

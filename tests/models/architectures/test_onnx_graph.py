@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import quantize, stateful_lstm_graph
-from models.runtime.session import Network
+from nextchar.models.architectures.onnx_graph import quantize, stateful_lstm_graph
+from nextchar.models.runtime.session import Network
 from tests.models.runtime.networks import numpy_step, random_weights
 
 

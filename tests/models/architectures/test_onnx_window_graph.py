@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.architectures.onnx_window_graph import window_graph
-from models.runtime.session import Network
+from nextchar.models.architectures.onnx_window_graph import window_graph
+from nextchar.models.runtime.session import Network
 
 V, H, C, B, T = 7, 5, 4, 3, 9
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from models.architectures.lazy import tf
-from models.architectures.numpy_rnn import NumpyRNN, NumpyStep, backward
-from models.architectures.onehot_rnn import OneHotRNN
-from models.architectures.scan_rnn import ScanRNN, ScanStep, initial_weights
-from models.architectures.sequence_rnn import SequenceRNN
-from models.config import TrainingConfig
+from nextchar.models.architectures.lazy import tf
+from nextchar.models.architectures.numpy_rnn import NumpyRNN, NumpyStep, backward
+from nextchar.models.architectures.onehot_rnn import OneHotRNN
+from nextchar.models.architectures.scan_rnn import ScanRNN, ScanStep, initial_weights
+from nextchar.models.architectures.sequence_rnn import SequenceRNN
+from nextchar.models.config import TrainingConfig
 from tests.models.architectures.networks import V, perturbed, random_ids, small
 
 SEED = np.zeros(2, np.int32)

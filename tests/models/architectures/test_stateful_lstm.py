@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.architectures.lazy import tf
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.config import NetworkConfig
-from models.runtime.session import Network
+from nextchar.models.architectures.lazy import tf
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.architectures.stateful_lstm import StatefulLSTM
+from nextchar.models.config import NetworkConfig
+from nextchar.models.runtime.session import Network
 
 V, B, T = 7, 2, 5
 
@@ -70,7 +70,7 @@ def test_lookup_by_gathering_has_the_same_gradient_as_by_product(monkeypatch: py
         return tape.gradient(loss, [v.value for v in network.variables])
 
     by_product = gradients()
-    monkeypatch.setattr("models.architectures.embedding_lookup.SMALL_TABLE", 0)
+    monkeypatch.setattr("nextchar.models.architectures.embedding_lookup.SMALL_TABLE", 0)
     for actual, expected in zip(gradients(), by_product, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 

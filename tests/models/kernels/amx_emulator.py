@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PREFIX = "emulated_amx_"
-"""To replace `models.kernels.amx.PREFIX`."""
+"""To replace `nextchar.models.kernels.amx.PREFIX`."""
 
 _NAMES = ("ldtilecfg", "tilerelease", "tileloadd64", "tilestored64", "tdpbusd", "tdpbf16ps")
 _REGISTERS, _MAX_ROWS, _MAX_ROW_BYTES = 8, 16, 64

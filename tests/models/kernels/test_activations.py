@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from models.kernels import activations
+from nextchar.models.kernels import activations
 
 Function = Callable[[np.float32], np.float32]
 

@@ -12,17 +12,17 @@ import pytest
 from llvmlite import ir
 from numba import njit
 
-from models.kernels import amx
-from models.kernels.instruction_sets import target_features
-from models.kernels.int8_packing import GROUP, pack, padded_columns
-from models.kernels.product_kernels import (
+from nextchar.models.kernels import amx
+from nextchar.models.kernels.instruction_sets import target_features
+from nextchar.models.kernels.int8_packing import GROUP, pack, padded_columns
+from nextchar.models.kernels.product_kernels import (
     BFLOAT16,
     INT8,
     ProductKernel,
     add_product_of,
     add_transposed_product_of,
 )
-from models.kernels.tile import words_of
+from nextchar.models.kernels.tile import words_of
 from tests.models.kernels import amx_emulator
 from tests.models.kernels.amx_emulator import Emulator
 
@@ -191,7 +191,7 @@ def floats(bits: Any) -> Any:
 
 COMPILE = """
 from numba import njit
-from models.kernels.product_kernels import BFLOAT16, INT8, add_product_of
+from nextchar.models.kernels.product_kernels import BFLOAT16, INT8, add_product_of
 
 int8, bfloat16 = add_product_of(INT8[0]), add_product_of(BFLOAT16[0])
 

@@ -36,7 +36,7 @@ def test_no_kernel_reads_or_writes_outside_of_its_arrays() -> None:
 
 
 def test_checked_code_is_cached_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.kernels.compile_cache import fingerprint
+    from nextchar.models.kernels.compile_cache import fingerprint
 
     monkeypatch.delenv("NUMBA_BOUNDSCHECK", raising=False)
     unchecked = fingerprint()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from models.kernels import compile_cache, variants
-from models.kernels.compile_cache import (
+from nextchar.models.kernels import compile_cache, variants
+from nextchar.models.kernels.compile_cache import (
     _KERNELS,
     RUNTIME_KERNELS,
     SERVING,
@@ -68,7 +68,7 @@ def test_each_version_has_its_own_folder_in_the_one_that_the_user_names(
 def test_a_child_process_keeps_the_folder_of_its_parent(tmp_path: Path, isa: str) -> None:
     program = """
 import os, pathlib, subprocess, sys
-from models.kernels.compile_cache import use_cache_folder
+from nextchar.models.kernels.compile_cache import use_cache_folder
 use_cache_folder(pathlib.Path("data"))
 print(os.environ["NUMBA_CACHE_DIR"], flush=True)
 if len(sys.argv) < 2:
@@ -249,7 +249,7 @@ def test_only_training_waits_for_the_measurement_of_all_variants(
 
 
 KERNEL = """
-from models.kernels.jit import compiled
+from nextchar.models.kernels.jit import compiled
 
 @compiled("int64(int64)")
 def add_one(x):
@@ -265,7 +265,7 @@ def test_damaged_cache_files_are_compiled_again(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(tmp_path)}
 
     def compile_kernel() -> str:
-        command = [sys.executable, "-m", "models.kernels.compile_cache", "kernel_of_test"]
+        command = [sys.executable, "-m", "nextchar.models.kernels.compile_cache", "kernel_of_test"]
         return subprocess.run(
             command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
         ).stderr
@@ -317,7 +317,9 @@ def test_warming_up_compiles_for_all_later_processes() -> None:
 
     def warm_up() -> dict[Path, int]:
         environment = {**os.environ, "NEXTCHAR_DATA_DIR": "data"}
-        subprocess.run([sys.executable, "-m", "worker.warm_up"], cwd=ROOT, env=environment, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "nextchar.worker.warm_up"], cwd=ROOT, env=environment, check=True
+        )
         files = (ROOT / "data" / "compiled" / fingerprint()).glob("*/*.nb?")
         return {path: path.stat().st_mtime_ns for path in files}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from llvmlite import binding
 
-from models.kernels import instruction_sets
-from models.kernels.instruction_sets import (
+from nextchar.models.kernels import instruction_sets
+from nextchar.models.kernels.instruction_sets import (
     UnknownInstructionSetError,
     available_levels,
     highest_level,
@@ -107,7 +107,7 @@ def test_a_system_without_tile_registers_says_so(monkeypatch: pytest.MonkeyPatch
 def test_kernels_are_compiled_for_the_level() -> None:
     lowest = available_levels()[-1]
     code = (
-        "from models.kernels import selection;"
+        "from nextchar.models.kernels import selection;"
         "print(selection.INT8_KERNEL.name, selection.FLOAT32_KERNEL.name);"
         "from numba.core.registry import cpu_target;"
         "print(cpu_target.target_context.codegen().magic_tuple()[2])"

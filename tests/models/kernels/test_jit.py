@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numba.core.caching import CacheImpl
 
-from models.kernels.jit import compiled
+from nextchar.models.kernels.jit import compiled
 
 ROOT = Path(__file__).parents[3]
 
 MODULE = """
 import os
 import numpy as np
-from models.kernels.jit import compiled
+from nextchar.models.kernels.jit import compiled
 
 FACTOR = int(os.environ["FACTOR"])
 
@@ -56,7 +56,9 @@ def test_code_of_a_fingerprint_is_found_by_an_installation_at_another_path(
     tmp_path: Path, folder: str, hits: str
 ) -> None:
     """In the folder of a fingerprint the path of the sources does not matter, elsewhere it does."""
-    program = "import models.kernels.jit as jit; jit._FOLDER = jit.Path({0!r}); import module_of_test"
+    program = (
+        "import nextchar.models.kernels.jit as jit; jit._FOLDER = jit.Path({0!r}); import module_of_test"
+    )
 
     def printed(installation: str) -> str:
         sources = tmp_path / installation

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.lazy import tf
-from models.kernels.adamw import average
-from models.kernels.lstm_weights import (
+from nextchar.models.architectures.lazy import tf
+from nextchar.models.kernels.adamw import average
+from nextchar.models.kernels.lstm_weights import (
     EPSILON,
     LSTMShape,
     LSTMWeights,
     with_input_gate,
     without_input_gate,
 )
-from models.kernels.lstm_window import LSTMWindow, State
-from models.kernels.packed_arrays import HAS_BFLOAT16
+from nextchar.models.kernels.lstm_window import LSTMWindow, State
+from nextchar.models.kernels.packed_arrays import HAS_BFLOAT16
 
 T = 5
 ROUNDOFF = {"float32": 2**-20, "bfloat16": 2**-6 if HAS_BFLOAT16 else 2**-20}

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from models.kernels import instruction_sets, prebuilt
-from models.kernels.compile_cache import machine_folder
-from models.kernels.instruction_sets import limit_target
-from models.kernels.prebuilt import TARGETS, settings, target
+from nextchar.models.kernels import instruction_sets, prebuilt
+from nextchar.models.kernels.compile_cache import machine_folder
+from nextchar.models.kernels.instruction_sets import limit_target
+from nextchar.models.kernels.prebuilt import TARGETS, settings, target
 
 ROOT = Path(__file__).parents[3]
 AVX2 = set(TARGETS["avx2"][1].split())
 
 _KERNEL = """
-from models.kernels.jit import compiled
+from nextchar.models.kernels.jit import compiled
 
 @compiled("int64(int64)")
 def add_one(x):
@@ -23,16 +23,16 @@ def add_one(x):
 """
 
 _PREBUILD = """
-from models.kernels import prebuild
+from nextchar.models.kernels import prebuild
 prebuild.SERVING = ("kernel_of_test",)
 prebuild.compile_for_target()
 """
 
 _LOAD = """
 from pathlib import Path
-from models.kernels.compile_cache import is_compiled, machine_folder
+from nextchar.models.kernels.compile_cache import is_compiled, machine_folder
 import os, sys
-from models.kernels import prebuilt
+from nextchar.models.kernels import prebuilt
 prebuilt.FOLDER = Path(sys.argv[1])
 os.environ["NUMBA_CACHE_DIR"] = str(machine_folder(Path(sys.argv[2])))
 assert is_compiled("kernel_of_test")

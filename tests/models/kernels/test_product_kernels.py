@@ -13,8 +13,8 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.core.registry import cpu_target
 
-from models.kernels.int8_packing import GROUP, pack, padded_columns
-from models.kernels.product_kernels import (
+from nextchar.models.kernels.int8_packing import GROUP, pack, padded_columns
+from nextchar.models.kernels.product_kernels import (
     BFLOAT16,
     FLOAT32,
     INT8,
@@ -23,7 +23,7 @@ from models.kernels.product_kernels import (
     add_transposed_product_of,
     available,
 )
-from models.kernels.tile import tile
+from nextchar.models.kernels.tile import tile
 
 
 @pytest.mark.parametrize("kernel", available(INT8), ids=lambda kernel: kernel.name)

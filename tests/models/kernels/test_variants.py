@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.kernels import measurement, variants
-from models.kernels.product_kernels import INT8, available
-from models.kernels.variants import Measurement, chosen
+from nextchar.models.kernels import measurement, variants
+from nextchar.models.kernels.product_kernels import INT8, available
+from nextchar.models.kernels.variants import Measurement, chosen
 
 ROOT = Path(__file__).parents[3]
 
@@ -186,7 +186,7 @@ def test_a_failed_variant_is_not_selected(folder: Path) -> None:
     failed = asdict(Measurement("int8", widest, failure="broken"))
     content = {"is_complete": False, "measurements": [failed]}
     (folder / variants.FILE_NAME).write_text(json.dumps(content))
-    code = "from models.kernels.selection import INT8_KERNEL; print(INT8_KERNEL.name)"
+    code = "from nextchar.models.kernels.selection import INT8_KERNEL; print(INT8_KERNEL.name)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == available(INT8)[1].name

@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from models.runtime.engine import Engine, Ticket
-from models.runtime.requests import CompletionRequest, Distribution, Event, Failed, Finished, Piece, Usage
-from models.runtime.surprisal import line_surprisal
+from nextchar.models.runtime.engine import Engine, Ticket
+from nextchar.models.runtime.requests import (
+    CompletionRequest,
+    Distribution,
+    Event,
+    Failed,
+    Finished,
+    Piece,
+    Usage,
+)
+from nextchar.models.runtime.surprisal import line_surprisal
 
 DEADLINE_S = 100
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.mixture_arguments import (
+from nextchar.models.kernels.mixture_arguments import (
     CONTEXTS,
     HISTORY_CHARACTERS,
     HISTORY_MATCH_BOOSTS,
@@ -20,8 +20,8 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.mixture import experts_of
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.mixture import experts_of
+from nextchar.models.text.vocabulary import Vocabulary
 
 
 def random_mixture_weights(seed: int = 0) -> NDArray[np.float32]:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.config import NetworkConfig, TrainingConfig
-from models.kernels.mixture_arguments import WEIGHTS
-from models.runtime import mixture
-from models.runtime.int8_file import quantize_lstm
-from models.saved_model import Card, SavedModel, describe_files
-from models.text import ngram_file, templates_file
-from models.text.kind_detection import TextKind
-from models.text.vocabulary import Vocabulary
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.kernels.mixture_arguments import WEIGHTS
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.int8_file import quantize_lstm
+from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import ADAPTATION
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"

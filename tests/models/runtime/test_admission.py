@@ -2,12 +2,12 @@
 
 import pytest
 
-from models.errors import Busy
-from models.runtime.admission import MAX_RUNNING, Backlog, Inbox
-from models.runtime.fairness import MAX_SHORT_CHARACTERS
-from models.runtime.generation import GenerationRequest
-from models.runtime.requests import CompletionRequest
-from models.text.vocabulary import Vocabulary
+from nextchar.models.errors import Busy
+from nextchar.models.runtime.admission import MAX_RUNNING, Backlog, Inbox
+from nextchar.models.runtime.fairness import MAX_SHORT_CHARACTERS
+from nextchar.models.runtime.generation import GenerationRequest
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.text.vocabulary import Vocabulary
 
 LONG = MAX_SHORT_CHARACTERS + 1
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runtime import batch_sampler as module
-from models.runtime.batch_sampler import BatchSampler
-from models.runtime.generation import GenerationRequest, Sequence
-from models.runtime.requests import CompletionRequest, Event, Finished, Piece
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime import batch_sampler as module
+from nextchar.models.runtime.batch_sampler import BatchSampler
+from nextchar.models.runtime.generation import GenerationRequest, Sequence
+from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece
+from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("abcd")
 V = len(VOCABULARY)

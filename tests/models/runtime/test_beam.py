@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runtime.beam import BeamSearch, Hypothesis
-from models.runtime.decoding import Ending
-from models.runtime.engine import Engine
-from models.runtime.requests import CompletionRequest, Event, Finished, Piece
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.beam import BeamSearch, Hypothesis
+from nextchar.models.runtime.decoding import Ending
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.runtime.engine_calls import bits_of, complete, start
 from tests.models.runtime.networks import saved_model
 

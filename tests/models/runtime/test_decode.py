@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runtime import decode as module
-from models.runtime.admission import Inbox
-from models.runtime.decode import GENERATE_AHEAD_S, MAX_BATCH, MIN_PIGGYBACKED, Decode
-from models.runtime.generation import GenerationRequest
-from models.runtime.prefill import Prefill
-from models.runtime.requests import CompletionRequest, Event, Finished, Piece
-from models.runtime.state_cache import StateCache
+from nextchar.models.runtime import decode as module
+from nextchar.models.runtime.admission import Inbox
+from nextchar.models.runtime.decode import GENERATE_AHEAD_S, MAX_BATCH, MIN_PIGGYBACKED, Decode
+from nextchar.models.runtime.generation import GenerationRequest
+from nextchar.models.runtime.prefill import Prefill
+from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece
+from nextchar.models.runtime.state_cache import StateCache
 from tests.models.runtime.test_scheduler import ID_OF, VOCABULARY, Counting, Generating, expected
 
 

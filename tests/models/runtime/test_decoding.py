@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.runtime.decoding import (
+from nextchar.models.runtime.decoding import (
     MAX_SORTED_CHARACTERS,
     Ending,
     Sampler,
@@ -19,7 +19,7 @@ from models.runtime.decoding import (
     logprobs_of,
     uniforms,
 )
-from models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import CompletionRequest
 
 
 def _request(**options: Any) -> CompletionRequest:

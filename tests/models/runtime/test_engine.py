@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import quantize
-from models.errors import InvalidInput, Unavailable
-from models.runtime.engine import Engine, _cache_limits
-from models.runtime.lstm_network import LstmNetwork
-from models.runtime.model_networks import NetworkKey
-from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
-from models.runtime.session import Network
-from models.saved_model import SavedModel, describe_files
+from nextchar.models.architectures.onnx_graph import quantize
+from nextchar.models.errors import InvalidInput, Unavailable
+from nextchar.models.runtime.engine import Engine, _cache_limits
+from nextchar.models.runtime.lstm_network import LstmNetwork
+from nextchar.models.runtime.model_networks import NetworkKey
+from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from nextchar.models.runtime.session import Network
+from nextchar.models.saved_model import SavedModel, describe_files
 from tests.models.runtime.engine_calls import bits_of, complete, predict, start
 from tests.models.runtime.networks import CHARACTERS, saved_model
 

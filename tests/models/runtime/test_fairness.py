@@ -1,7 +1,7 @@
-from models.runtime.fairness import ARRIVALS_PER_DOUBLING, fair_order
-from models.runtime.generation import GenerationRequest, ScheduledRequest
-from models.runtime.requests import CompletionRequest
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.fairness import ARRIVALS_PER_DOUBLING, fair_order
+from nextchar.models.runtime.generation import GenerationRequest, ScheduledRequest
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 

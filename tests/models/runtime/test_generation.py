@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runtime.decoding import uniforms
-from models.runtime.generation import MAX_NO_REPEAT_CONTEXT, UNIFORMS, GenerationRequest, PredictionRequest
-from models.runtime.generation import Sequence as Completion
-from models.runtime.requests import (
+from nextchar.models.runtime.decoding import uniforms
+from nextchar.models.runtime.generation import (
+    MAX_NO_REPEAT_CONTEXT,
+    UNIFORMS,
+    GenerationRequest,
+    PredictionRequest,
+)
+from nextchar.models.runtime.generation import Sequence as Completion
+from nextchar.models.runtime.requests import (
     CompletionRequest,
     Distribution,
     Event,
@@ -19,7 +24,7 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.text.vocabulary import Vocabulary
+from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("\n abc")
 ID_OF = {character: i for i, character in enumerate(VOCABULARY.characters, 1)}

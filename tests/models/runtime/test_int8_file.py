@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runtime import int8_file
-from models.runtime.int8_file import Arrays, check_int8, quantize_lstm, read_int8
+from nextchar.models.runtime import int8_file
+from nextchar.models.runtime.int8_file import Arrays, check_int8, quantize_lstm, read_int8
 from tests.models.runtime.networks import random_weights
 
 V, E, UNITS = 7, 3, [5, 4]

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from numba.core.caching import CacheImpl
 from numpy.typing import NDArray
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.kernels.lstm_arguments import ROWS_AT_ONCE
-from models.runtime.decoding import Sampler
-from models.runtime.int8_file import quantize_lstm
-from models.runtime.lstm_network import CACHE_LINE_BYTES, ROWS_OF_A_PART, LstmNetwork
-from models.runtime.requests import CompletionRequest
-from models.runtime.second_thread import SecondThread
-from models.runtime.session import GeneratingNetwork, Network, open_network
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.kernels.lstm_arguments import ROWS_AT_ONCE
+from nextchar.models.runtime.decoding import Sampler
+from nextchar.models.runtime.int8_file import quantize_lstm
+from nextchar.models.runtime.lstm_network import CACHE_LINE_BYTES, ROWS_OF_A_PART, LstmNetwork
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.session import GeneratingNetwork, Network, open_network
 from tests.models.runtime.networks import random_weights
 
 ROOT = Path(__file__).parents[3]
@@ -203,14 +203,14 @@ def test_calling_thread_reads_what_a_busy_second_thread_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
-    monkeypatch.setattr("models.runtime.second_thread.CORES", 2)
+    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 2)
     busy = threading.Event()
     network._second.begin(busy.wait)
     ids, ends = np.arange(400, dtype=np.int32) % 61, [64, 128, 192, 256, 320, 384]
     held_up = network.read(ids, ends, network.initial_state())
     assert 0 < len(held_up) < len(ends)
     busy.set()
-    monkeypatch.setattr("models.runtime.second_thread.CORES", 1)
+    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 1)
     for state, expected in zip(held_up, network.read(ids, ends, network.initial_state()), strict=False):
         np.testing.assert_array_equal(state, expected)
 
@@ -353,7 +353,7 @@ def test_no_more_rows_are_read_at_once_than_fit_into_the_cache(
 def test_reading_takes_two_threads_if_there_are_two_cores_and_layers(
     monkeypatch: pytest.MonkeyPatch, cores: int, units: list[int], is_shared: bool
 ) -> None:
-    monkeypatch.setattr("models.runtime.second_thread.CORES", cores)
+    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", cores)
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, units)))
     assert not network.is_ready
     begun: list[Any] = []
@@ -421,8 +421,8 @@ def test_file_is_deterministic() -> None:
 PROGRAM = """
 import sys
 import numpy as np
-from models.runtime.lstm_network import CACHE_LINE_BYTES, ROWS_OF_A_PART, LstmNetwork
-from models.runtime.int8_file import quantize_lstm
+from nextchar.models.runtime.lstm_network import CACHE_LINE_BYTES, ROWS_OF_A_PART, LstmNetwork
+from nextchar.models.runtime.int8_file import quantize_lstm
 from tests.models.runtime.networks import random_weights
 network = LstmNetwork(quantize_lstm(random_weights(61, 19, [40, 24])))
 logits, _ = network.step(np.arange(60, dtype=np.int32).reshape(6, 10), network.initial_state(10))
@@ -455,7 +455,7 @@ def test_kernels_run_on_a_generic_processor_and_compile_concurrently(
 
 
 def test_read_only_installation_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.kernels.jit import compiled
+    from nextchar.models.kernels.jit import compiled
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
 

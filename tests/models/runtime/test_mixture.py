@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.errors import Unavailable
-from models.kernels.mixture_arguments import (
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.errors import Unavailable
+from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
     GROUPS,
     HISTORY_CHARACTERS,
@@ -25,17 +25,17 @@ from models.kernels.mixture_arguments import (
     STATE_COLUMNS,
     WEIGHTS,
 )
-from models.runtime import mixture
-from models.runtime.int8_file import quantize_lstm
-from models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
-from models.runtime.mixture import GeneratingMixture, MixtureNetwork, experts_of, make_mixture
-from models.runtime.second_thread import SecondThread
-from models.runtime.session import Network
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.int8_file import quantize_lstm
+from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
+from nextchar.models.runtime.mixture import GeneratingMixture, MixtureNetwork, experts_of, make_mixture
+from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.session import Network
+from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.worker.mixture_weights import default_adaptation
 from tests.models.runtime.mixtures import ADAPTATION as ADAPTIVE
 from tests.models.runtime.mixtures import SlowMixture, experts_for, random_mixture_weights
 from tests.models.runtime.networks import random_weights
-from worker.mixture_weights import default_adaptation
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\nA long line that is copied word for word.\n" * 3
 VOCABULARY = Vocabulary(TEXT)

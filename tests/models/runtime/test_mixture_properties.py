@@ -7,9 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.kernels.mixture_arguments import HISTORY_MATCH_BOOSTS, MATCH_BOOSTS, RESUMED_BOOSTS, WEIGHTS
-from models.runtime import mixture
-from models.runtime.mixture import experts_of, mix_logits
+from nextchar.models.kernels.mixture_arguments import (
+    HISTORY_MATCH_BOOSTS,
+    MATCH_BOOSTS,
+    RESUMED_BOOSTS,
+    WEIGHTS,
+)
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.mixture import experts_of, mix_logits
 from tests.models.runtime.mixtures import ADAPTATION, random_mixture_weights
 
 Floats = NDArray[np.float32]

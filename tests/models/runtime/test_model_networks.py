@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.errors import Unavailable
-from models.runtime.model_networks import is_batch_invariant, load_networks
-from models.runtime.session import Network
-from models.saved_model import SavedModel, describe_files
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.errors import Unavailable
+from nextchar.models.runtime.model_networks import is_batch_invariant, load_networks
+from nextchar.models.runtime.session import Network
+from nextchar.models.saved_model import SavedModel, describe_files
 from tests.models.runtime.networks import random_weights, saved_model
 
 

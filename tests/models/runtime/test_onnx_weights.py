@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.architectures.onnx_graph import quantize, stateful_lstm_graph
-from models.runtime.onnx_weights import non_finite_weight
+from nextchar.models.architectures.onnx_graph import quantize, stateful_lstm_graph
+from nextchar.models.runtime.onnx_weights import non_finite_weight
 from tests.models.runtime.networks import random_weights
 
 WEIGHTS = random_weights(7, 3, [4, 5])

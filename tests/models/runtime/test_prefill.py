@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from models.runtime import prefill as module
-from models.runtime.admission import Inbox
-from models.runtime.generation import GenerationRequest
-from models.runtime.prefill import (
+from nextchar.models.runtime import prefill as module
+from nextchar.models.runtime.admission import Inbox
+from nextchar.models.runtime.generation import GenerationRequest
+from nextchar.models.runtime.prefill import (
     DENSE_CHARACTERS,
     MAX_CALL_S,
     MAX_PREFILL_BATCH,
@@ -16,9 +16,9 @@ from models.runtime.prefill import (
     PREFILL_CHUNK_S,
     Prefill,
 )
-from models.runtime.requests import CompletionRequest
-from models.runtime.state_cache import CHUNK, STRIDE, StateCache
-from models.text.vocabulary import Vocabulary
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.state_cache import CHUNK, STRIDE, StateCache
+from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 ID_OF = {"a": 1, "b": 2}

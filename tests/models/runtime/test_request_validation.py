@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.errors import InvalidInput
-from models.runtime.request_validation import MAX_BEAM, check_bias, check_request
-from models.runtime.requests import CompletionRequest
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.request_validation import MAX_BEAM, check_bias, check_request
+from nextchar.models.runtime.requests import CompletionRequest
 
 EXCLUDED = "cannot be used with beam"
 

@@ -1,4 +1,4 @@
-from models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import CompletionRequest
 
 
 def test_a_request_of_a_prompt_alone_is_sampled_plainly() -> None:

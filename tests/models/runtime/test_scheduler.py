@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import Busy
-from models.runtime import decode
-from models.runtime.admission import MAX_RUNNING
-from models.runtime.beam import BeamSearch
-from models.runtime.decode import CALL_ROWS, MAX_BATCH
-from models.runtime.generation import GenerationRequest
-from models.runtime.generation import Sequence as GeneratedSequence
-from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
-from models.runtime.scheduler import Scheduler
-from models.runtime.state_cache import CHUNK, StateCache
-from models.text.vocabulary import Vocabulary
+from nextchar.models.errors import Busy
+from nextchar.models.runtime import decode
+from nextchar.models.runtime.admission import MAX_RUNNING
+from nextchar.models.runtime.beam import BeamSearch
+from nextchar.models.runtime.decode import CALL_ROWS, MAX_BATCH
+from nextchar.models.runtime.generation import GenerationRequest
+from nextchar.models.runtime.generation import Sequence as GeneratedSequence
+from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from nextchar.models.runtime.scheduler import Scheduler
+from nextchar.models.runtime.state_cache import CHUNK, StateCache
+from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.runtime.engine_calls import DEADLINE_S, Answer, StartedRequest
 
 VOCABULARY = Vocabulary("abcdefghij")

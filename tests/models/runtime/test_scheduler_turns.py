@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from models.errors import Unavailable
-from models.runtime import scheduler as module
-from models.runtime.beam import BeamSearch
-from models.runtime.generation import GenerationRequest
-from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
-from models.runtime.scheduler import Scheduler
-from models.runtime.state_cache import StateCache
+from nextchar.models.errors import Unavailable
+from nextchar.models.runtime import scheduler as module
+from nextchar.models.runtime.beam import BeamSearch
+from nextchar.models.runtime.generation import GenerationRequest
+from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from nextchar.models.runtime.scheduler import Scheduler
+from nextchar.models.runtime.state_cache import StateCache
 from tests.models.runtime.test_scheduler import ID_OF, VOCABULARY, Counting, expected
 
 

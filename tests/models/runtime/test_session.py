@@ -7,9 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.second_thread import SecondThread
-from models.runtime.session import MIN_LARGE_IDS, MIN_SHARED_IDS, CheckedNetwork, Network, open_network
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.session import (
+    MIN_LARGE_IDS,
+    MIN_SHARED_IDS,
+    CheckedNetwork,
+    Network,
+    open_network,
+)
 from tests.models.runtime.networks import random_weights
 
 
@@ -167,7 +173,7 @@ def test_a_check_comes_before_each_step_and_ends_the_work() -> None:
 def test_loading_a_graph_leaves_the_arithmetic_of_its_thread_alone() -> None:
     # Only the first session of a process has this effect.
     program = (
-        "from models.runtime.session import open_network\n"
+        "from nextchar.models.runtime.session import open_network\n"
         "from tests.models.runtime.networks import saved_model\n"
         "open_network('model.onnx', saved_model().file('model.onnx'))\n"
         "print(2.0**-1060 * 0.5 > 0)"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, PrefixMatch, StateCache
+from nextchar.models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, PrefixMatch, StateCache
 
 S = 3
 

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, PrefixMatch, StateCache, _Node
+from nextchar.models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, PrefixMatch, StateCache, _Node
 from tests.models.runtime.test_state_cache import document, state_of
 from tests.state_machines import run
 

@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from models.runtime import surprisal
-from models.runtime.session import Network
-from models.runtime.surprisal import (
+from nextchar.models.runtime import surprisal
+from nextchar.models.runtime.session import Network
+from nextchar.models.runtime.surprisal import (
     LineSurprisal,
     line_surprisal,
     stream_surprisal,
     text_logprobs,
     top_characters,
 )
-from models.text.vocabulary import Vocabulary, unknown_bits
+from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from models.text.kind_detection import KindDetection, detect_kind
-from models.text.log_detection import LineSample
+from nextchar.models.text.kind_detection import KindDetection, detect_kind
+from nextchar.models.text.log_detection import LineSample
 from tests.logs import LOGS, MULTILINE_LOGS, syslog
 
 ROOT = Path(__file__).parents[3]

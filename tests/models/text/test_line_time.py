@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from models.text.line_time import line_time
+from nextchar.models.text.line_time import line_time
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC).timestamp()
 

@@ -4,8 +4,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from models.text.log_clock import LogClock, find_clock, is_stack_frame, rises
-from models.text.masks import Masks
+from nextchar.models.text.log_clock import LogClock, find_clock, is_stack_frame, rises
+from nextchar.models.text.masks import Masks
 from tests.logs import LOGS, MULTILINE_LOGS, python_log
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")

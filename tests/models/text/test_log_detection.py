@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from models.text.log_detection import CLASSES, LineSample, LogDetection, detect_log
-from models.text.masks import Masks
+from nextchar.models.text.log_detection import CLASSES, LineSample, LogDetection, detect_log
+from nextchar.models.text.masks import Masks
 from tests.logs import LOGS, MULTILINE_LOGS, access_log, syslog
 
 ROOT = Path(__file__).parents[3]

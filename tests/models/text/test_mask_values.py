@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.raw_logs import normal_lines
-from models.errors import Unavailable
-from models.text.log_detection import detect_log
-from models.text.mask_values import MIN_VALUES, MaskValues
-from models.text.masks import Masks
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.log_detection import detect_log
+from nextchar.models.text.mask_values import MIN_VALUES, MaskValues
+from nextchar.models.text.masks import Masks
 from tests.logs import LOGS
 from tests.malformed_values import MALFORMED, MASKS, WELL_FORMED, log
 
@@ -89,7 +89,7 @@ def test_a_field_of_more_formats_than_are_kept_has_no_rule_about_them(
     masks = Masks(["timestamp"])
     lines = ["at 2026-05-02 10:00:00", "at 2026/05/02 10:00:00", "at 2026.05.02 10:00:00"] * 100
     for formats, expected in ((3, "at 10:00:00"), (2, "at ⓣ")):
-        monkeypatch.setattr("models.text.mask_values.MAX_FORMATS", formats)
+        monkeypatch.setattr("nextchar.models.text.mask_values.MAX_FORMATS", formats)
         known = MaskValues.fit(masks, lines)
         assert masks.apply("at 10:00:00", is_masked=known.is_well_formed).text == expected
 

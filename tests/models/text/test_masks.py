@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import InvalidInput
-from models.text.masks import MAX_MASKS, MAX_PIECE_CHARACTERS, NAMED, Masks, check_speed, pieces
+from nextchar.models.errors import InvalidInput
+from nextchar.models.text.masks import MAX_MASKS, MAX_PIECE_CHARACTERS, NAMED, Masks, check_speed, pieces
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_replacing_gives_the_text_of_the_positions(masks: list[str], parts: list
 @given(st.text(alphabet="a1 é.\n", max_size=60))
 def test_long_lines_are_masked_in_the_same_pieces_everywhere(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.text.masks.MAX_PIECE_CHARACTERS", 7)
+        patch.setattr("nextchar.models.text.masks.MAX_PIECE_CHARACTERS", 7)
         masks = Masks(["hostname", "digits", r"a.*\."])
         divided = list(pieces(text))
         assert "".join(divided) == text and all(len(piece) <= 7 for piece in divided)
@@ -150,8 +150,8 @@ def test_short_matches_of_a_long_line_are_those_of_a_search_to_its_end(text: str
     longer = Masks([r"x(?:.*y)?", r"a.*é", "numbers"])
     expected = list(masks.matches(text))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.text.masks._WHOLE_SEARCHES", 1)
-        patch.setattr("models.text.masks._WINDOW_BYTES", 20)
+        patch.setattr("nextchar.models.text.masks._WHOLE_SEARCHES", 1)
+        patch.setattr("nextchar.models.text.masks._WINDOW_BYTES", 20)
         assert list(masks.matches(text)) == expected
         assert longer.replace(text) == longer.apply(text).text == "".join(longer.apply_to_pieces([*text]))
 

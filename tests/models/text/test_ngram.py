@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.text.ngram import NgramModel
-from models.text.vocabulary import Vocabulary, unknown_bits
+from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
 
 
 def _naive(text: str, context: str, c: str, known: int) -> float:

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 
-from models.errors import Unavailable
-from models.text import ngram_file
-from models.text.vocabulary import Vocabulary
+from nextchar.models.errors import Unavailable
+from nextchar.models.text import ngram_file
+from nextchar.models.text.vocabulary import Vocabulary
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20
 VOCABULARY = Vocabulary(TEXT)

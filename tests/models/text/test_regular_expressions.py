@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.anomaly import alerts
-from models.anomaly.alerts import template_of
-from models.text import kind_detection
-from models.text.kind_detection import detect_kind
-from models.text.log_detection import LineSample
-from models.text.templates import Templates
+from nextchar.models.anomaly import alerts
+from nextchar.models.anomaly.alerts import template_of
+from nextchar.models.text import kind_detection
+from nextchar.models.text.kind_detection import detect_kind
+from nextchar.models.text.log_detection import LineSample
+from nextchar.models.text.templates import Templates
 
 LENGTH = 200_000  # quadratic time would be an hour
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import Unavailable
-from models.text import templates_file
-from models.text.line_tokens import shape
-from models.text.rarity import Frequencies
-from models.text.templates import Templates
+from nextchar.models.errors import Unavailable
+from nextchar.models.text import templates_file
+from nextchar.models.text.line_tokens import shape
+from nextchar.models.text.rarity import Frequencies
+from nextchar.models.text.templates import Templates
 
 USERS = ["root", "ann", "bob", "eve", "oscar"]
 SSH = [
@@ -91,7 +91,8 @@ def test_an_unusual_value_of_a_wildcard_is_rare() -> None:
 
 def test_ids_are_the_same_in_another_process_and_after_a_restart() -> None:
     code = (
-        "from models.text import templates_file as f; import sys; t = f.load(sys.stdin.buffer.read());"
+        "import sys; from nextchar.models.text import templates_file; "
+        "t = templates_file.load(sys.stdin.buffer.read());"
         "print(t.template_of('Failed password for z from 3 port 1 ssh2').id, t.template_of('new é line').id)"
     )
     data = templates_file.dump(KNOWN)
@@ -105,7 +106,7 @@ def test_ids_are_the_same_in_another_process_and_after_a_restart() -> None:
 
 
 def test_an_explosion_of_templates_stops_at_a_limit_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.text.template_tree.MAX_TEMPLATES", 30)
+    monkeypatch.setattr("nextchar.models.text.template_tree.MAX_TEMPLATES", 30)
     draw = random.Random(1)
     lines = ["".join(draw.choices("ab =,;:()", k=40)) for _ in range(500)]
     known = Templates.fit(lines)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.text.vocabulary import (
+from nextchar.models.text.vocabulary import (
     UNKNOWN_ID,
     Alphabet,
     Normalizer,

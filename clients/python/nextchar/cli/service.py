@@ -32,7 +32,7 @@ def serve(
     Example: nextchar serve --port 9000
     """
     with _service_packages():
-        from launcher import stack
+        from nextchar.launcher import stack
     for name, value in (("HOST", host), ("PORT", port), ("DATA_DIR", data_dir)):
         if value is not None:
             os.environ[f"NEXTCHAR_{name}"] = str(value)
@@ -52,7 +52,7 @@ def demo(
     Example: nextchar demo notes.txt
     """
     with _service_packages():
-        from launcher import demo as demonstration
+        from nextchar.launcher import demo as demonstration
     raise typer.Exit(demonstration.main(file))
 
 
@@ -65,8 +65,8 @@ def doctor(session: Session) -> None:
     Example: nextchar doctor
     """
     with _service_packages():
-        from launcher.doctor import examine
-        from launcher.settings import LauncherSettings
+        from nextchar.launcher.doctor import examine
+        from nextchar.launcher.settings import LauncherSettings
     findings = []
     for finding in examine(LauncherSettings.load()):
         findings.append(finding)
@@ -84,7 +84,7 @@ def keys(context: typer.Context) -> None:
     Example: nextchar keys new laptop --scopes read,complete >> keys.txt
     """
     with _service_packages():
-        from app import keys as api_keys
+        from nextchar.app import keys as api_keys
     api_keys.main(context.args)
 
 
@@ -94,14 +94,14 @@ def admin(context: typer.Context) -> None:
     Example: nextchar admin backup nextchar-monday.tar
     """
     with _service_packages():
-        from launcher import backup
+        from nextchar.launcher import backup
     backup.main(context.args)
 
 
 def batch_runs() -> Any:
     """Return the module that runs batches."""
     with _service_packages():
-        from launcher.batch import runs
+        from nextchar.launcher.batch import runs
     return runs
 
 

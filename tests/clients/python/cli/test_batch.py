@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from launcher.batch import runs
-from launcher.batch.inputs import InputFile, Part
-from launcher.batch.part_worker import PartResult
-from models.errors import NotFound
+from nextchar.launcher.batch import runs
+from nextchar.launcher.batch.inputs import InputFile, Part
+from nextchar.launcher.batch.part_worker import PartResult
+from nextchar.models.errors import NotFound
 from tests.clients.python.conftest import Run
 
 ARGUMENTS = ("batch", "score", "a.log", "--model", "m", "--output", "out")

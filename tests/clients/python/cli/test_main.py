@@ -141,7 +141,10 @@ def test_wrong_usage_ends_with_status_2(run: Run, server: FakeServer, arguments:
 
 
 def test_the_command_line_needs_no_tensorflow_and_nothing_of_the_service() -> None:
-    code = "import sys, nextchar.cli.main; print(*{m.split('.')[0] for m in sys.modules})"
+    code = (
+        "import sys, nextchar.cli.main; "
+        "print(*{name.removeprefix('nextchar.').split('.')[0] for name in sys.modules})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=500
     )

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from app.services import job_plans
+from nextchar.app.services import job_plans
 from nextchar.cli.main import app
 from nextchar.cli.option_names import _TRAINING_OPTIONS, with_options
-from store import corpus_statistics
+from nextchar.store import corpus_statistics
+from nextchar.worker import advice, job_text
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
-from worker import advice, job_text
 
 
 def test_the_options_that_advice_names_are_those_of_train() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.text.masks import NAMED
+from nextchar.models.text.masks import NAMED
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 

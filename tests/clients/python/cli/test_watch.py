@@ -18,11 +18,11 @@ from typing import IO, Any
 import httpx
 import pytest
 
-from app.settings import ApiSettings
-from launcher.ports import free_port
+from nextchar.app.settings import ApiSettings
 from nextchar.cli import watch as watch_module
 from nextchar.cli.watch_state import StateFile
 from nextchar.errors import NextcharError
+from nextchar.launcher.ports import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.app.test_main import is_ready, started
