@@ -36,7 +36,6 @@ from nextchar.app.services.job_events import JobEventSource
 from nextchar.app.services.limited_work import LimitedWork
 from nextchar.app.services.metrics import Metrics
 from nextchar.app.services.notifications import Notifier
-from nextchar.app.services.prompt_recorder import PromptRecorder
 from nextchar.app.services.rate_limits import RateLimits
 from nextchar.app.services.readiness import ReadinessCheck
 from nextchar.app.services.recalibration import Recalibration
@@ -62,7 +61,6 @@ from nextchar.store.notifications import Notifications
 from nextchar.store.open_blobs import is_object_store, open_blobs
 from nextchar.store.queue import TrainingQueue
 from nextchar.store.reconcile import Reconciler
-from nextchar.store.recorded_prompts import RecordedPrompts
 from nextchar.store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from nextchar.store.rolling import RollingLines
 from nextchar.store.streams import Limits, Streams
@@ -70,7 +68,6 @@ from nextchar.store.streams import Limits, Streams
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
 NOTIFY_S = 5.0
-RECORD_PROMPTS_S = 5.0
 
 _RECORD_THREADS = 40
 _RECORD_THREADS_PER_CLIENT = 30
@@ -116,14 +113,11 @@ def build_services(
     jobs, queue = Jobs(blobs), TrainingQueue(connect())
     models = Models(blobs, cache=ModelFileCache.of(settings))
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
-    prompts = RecordedPrompts(redis, settings.recorded_prompts)
-    recorder = PromptRecorder(prompts, models.is_listed)
     engines = Engines(
         models,
         load,
         limit_bytes=settings.model_cache_bytes,
         pinned=pinned,
-        note_prompt=recorder.note if settings.recorded_prompts else None,
     )
     live, event_log = Live(redis), EventLog(blobs)
     feed_threads = anyio.CapacityLimiter(_FEED_THREADS)
@@ -135,7 +129,6 @@ def build_services(
         jobs,
         alerts,
         batches,
-        prompts,
         periods=RetentionPeriods(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
@@ -176,8 +169,6 @@ def build_services(
         BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
         BackgroundLoop("memory", trim_heap, interval_s=TRIM_S),
     )
-    if settings.recorded_prompts:
-        loops = (*loops, BackgroundLoop("prompts", recorder.store, interval_s=RECORD_PROMPTS_S))
     ingest_loop = None
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
@@ -212,7 +203,7 @@ def build_services(
         corpora=corpora,
         jobs=jobs,
         models=models,
-        aliases=AliasControl(models, calibrations, engines, prompts),
+        aliases=AliasControl(models, calibrations, engines),
         audit=Audit(blobs),
         calibrations=calibrations,
         streams=streams,

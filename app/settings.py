@@ -142,13 +142,6 @@ class ApiSettings(StoreSettings):
         description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
         " at the start and never unloaded to free memory; a bare name means its newest version.",
     )
-    recorded_prompts: int = Field(
-        0,
-        ge=0,
-        le=10_000,
-        description="Prompts of completions that are recorded per model, for shadow runs before an alias is"
-        " moved; 0: none.",
-    )
     default_model: str = Field(
         "", description="The model for calls that name none, such as those of editors; default: the newest."
     )

@@ -36,7 +36,6 @@ from nextchar.store.ingest_settings import IngestSettings
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.model_alerts import follow_model
 from nextchar.store.models import Models
-from nextchar.store.recorded_prompts import RecordedPrompts
 
 log = logging.getLogger("nextchar.retention")
 
@@ -68,12 +67,11 @@ class Retention:
         jobs: Jobs,
         alerts: Alerts,
         batches: Batches,
-        prompts: RecordedPrompts,
         *,
         periods: RetentionPeriods,
         spool: Path | None = None,
     ) -> None:
-        self._alerts, self._batches, self._prompts = alerts, batches, prompts
+        self._alerts, self._batches = alerts, batches
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self.on_progress: Callable[[], None] = lambda: None
         """Called while a long sweep makes progress."""
@@ -103,7 +101,6 @@ class Retention:
             swept["corpora"] = self._sweep_corpora(now)
             swept["texts of incomplete corpora"] = self._sweep_incomplete_corpora(now)
             swept["alerts of former models"] = self._sweep_alerts()
-            swept["prompts of former models"] = self._sweep_prompts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             if self._periods.audit_days > 0:
                 swept["audit entries"] = Audit(self._blobs).sweep(days=self._periods.audit_days, now=now)
@@ -294,18 +291,6 @@ class Retention:
         except RedisError as error:
             log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
         return sum(follow_model(models, self._alerts, settings, name) for name in names)
-
-    def _sweep_prompts(self) -> int:
-        """Delete the recorded prompts of names whose last version is deleted or renamed."""
-        models, count = Models(self._blobs), 0
-        try:
-            for name in self._prompts.models():
-                if models.is_deleted(name):
-                    self._prompts.delete(name)
-                    count += 1
-        except RedisError as error:
-            log.info("recorded prompts are not swept while Redis does not respond: %s", error)
-        return count
 
     def _is_unchanged(self, job: Job) -> bool:
         """Return whether the job has not moved since it was listed: a failed job can be resumed."""

@@ -105,7 +105,7 @@ async def infill(
         is_long = len(prefix) > LONG_PROMPT_CHARACTERS
         characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
-        running = RunningCompletion(services.engines, loaded, engine_request, unknown, unmasked_prompt=prefix)
+        running = RunningCompletion(services.engines, loaded, engine_request, unknown)
         if body.stream:
             stream = _stream(running, body, progress, truncated=truncated)
             return EventStream(stream, on_close=running.close, named=False)

@@ -132,9 +132,7 @@ _Result = tuple[list[Completion], Usage]
 def _start(engines: Engines, resolved: ResolvedRequest, prompt: ResolvedPrompt) -> RunningCompletion:
     keep = resolved.n if resolved.body.best_of is not None else None
     request = resolved.engine_request(prompt)
-    return RunningCompletion(
-        engines, resolved.loaded, request, prompt.unknown, unmasked_prompt=prompt.unmasked, keep=keep
-    )
+    return RunningCompletion(engines, resolved.loaded, request, prompt.unknown, keep=keep)
 
 
 def _start_first(

@@ -36,14 +36,10 @@ _SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "ex
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """One prompt in the model's characters; choices begin with `echo` and `echo_logprobs`, if requested.
-
-    `unmasked` is its text as the client sent it.
-    """
+    """One prompt in the model's characters; choices begin with `echo` and `echo_logprobs`, if requested."""
 
     characters: str
     unknown: list[str]
-    unmasked: str
     echo: str = ""
     echo_logprobs: Logprobs | None = None
 
@@ -165,19 +161,17 @@ async def _resolve_prompt(
 ) -> ResolvedPrompt:
     vocabulary = loaded.vocabulary
     if isinstance(prompt, str):
-        unmasked = unwrap(prompt)
-        characters, unknown = await prepare(unmasked, loaded, long_prompts)
+        characters, unknown = await prepare(unwrap(prompt), loaded, long_prompts)
     else:
         characters, unknown = await anyio.to_thread.run_sync(characters_of, prompt, vocabulary), []
-        unmasked = _text(characters, vocabulary)
     if not body.echo:
-        return ResolvedPrompt(characters, unknown, unmasked)
+        return ResolvedPrompt(characters, unknown)
     echo = _text(characters, vocabulary)
     if body.logprobs is None:
-        return ResolvedPrompt(characters, unknown, unmasked, echo)
+        return ResolvedPrompt(characters, unknown, echo)
     describe = partial(_describe, characters, body.logprobs, loaded, body.expert)
     logprobs = await run_echo(long_prompts, len(characters), describe)
-    return ResolvedPrompt(characters, unknown, unmasked, echo, logprobs)
+    return ResolvedPrompt(characters, unknown, echo, logprobs)
 
 
 def _text(characters: str, vocabulary: Vocabulary) -> str:

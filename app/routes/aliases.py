@@ -1,20 +1,17 @@
 """/v1/models/{model}/aliases: names of versions, such as `names@champion`, that can be moved."""
 
-import anyio
 from fastapi import APIRouter, Request
 
 from nextchar.app.http.access import AccessDep
 from nextchar.app.http.audit import set_audit_details
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.dependencies import ServicesDep
-from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
 from nextchar.app.schemas.aliases import AliasBody, AliasSet, AliasWithHistory
 from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.models.errors import InvalidInput, NotFound
-from nextchar.models.runtime.session import Check, no_check
 from nextchar.store.aliases import AliasMove
 from nextchar.store.ids import check_name
 
@@ -46,22 +43,12 @@ def get_alias(services: ServicesDep, model: str, alias: str) -> AliasWithHistory
 
 
 @router.put("/{alias}", responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507))
-async def set_alias(
+def set_alias(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alias: str, body: AliasSet
 ) -> AliasBody:
-    """Move an alias to a version, or create it, if the version meets the requirements.
-
-    A shadow run is long: it is limited as evaluations are, and ends when the client disconnects.
-    """
+    """Move an alias to a version, or create it, if the version meets the requirements."""
     name = _name(model)
-
-    def work(check: Check = no_check) -> AliasMove:
-        return services.aliases.set(name, alias, body.version, body.require, by=access.key_name, check=check)
-
-    if body.require.max_prompt_regression_bits is None:
-        moved = await anyio.to_thread.run_sync(work)
-    else:
-        moved = await cancel_on_disconnect(request, services.evaluating.run(work))
+    moved = services.aliases.set(name, alias, body.version, body.require, by=access.key_name)
     set_audit_details(
         request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}"
     )

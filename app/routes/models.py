@@ -153,8 +153,7 @@ def get_file(
 def _follow(services: Services, name: str) -> None:
     """Let alerts and settings follow a deleted or renamed version, now or at the next retention sweep."""
     try:
-        if follow_model(services.models, services.alerts, services.ingest.settings, name):
-            services.aliases.prompts.delete(name)
+        follow_model(services.models, services.alerts, services.ingest.settings, name)
     except (RedisError, DomainError) as error:
         log.warning("the alerts of the former model %s are deleted or moved later: %s", name, error)
 

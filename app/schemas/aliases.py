@@ -31,12 +31,6 @@ class AliasRequirements(RequestBody):
         ge=0,
         description="Maximum increase in bits per character over the alias's current version.",
     )
-    max_prompt_regression_bits: float | None = Field(
-        None,
-        ge=0,
-        description="A shadow run: maximum increase in bits per character of the model's recorded prompts"
-        " over the alias's current version. Needs NEXTCHAR_RECORDED_PROMPTS.",
-    )
     calibration: bool = Field(False, description="Whether it must have a calibration.")
 
 

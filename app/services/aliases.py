@@ -3,20 +3,15 @@
 A rollback checks only that the version still exists: it must work when everything else is wrong.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nextchar.app.schemas.aliases import AliasRequirements
 from nextchar.app.services.engines import Engines
 from nextchar.models.errors import Conflict, NotFound
-from nextchar.models.runtime.session import Check as RunCheck
-from nextchar.models.runtime.session import no_check
 from nextchar.models.saved_model import Card, SavedModel
 from nextchar.store.aliases import AliasMove, Check, check_alias, no_such_alias
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.models import Models
-from nextchar.store.recorded_prompts import RecordedPrompts
 
 _FIGURE = "validation_bits_per_character"
 
@@ -28,7 +23,6 @@ class AliasControl:
     models: Models
     calibrations: Calibrations
     engines: Engines
-    prompts: RecordedPrompts
 
     def set(
         self,
@@ -38,7 +32,6 @@ class AliasControl:
         require: AliasRequirements,
         *,
         by: str | None,
-        check: RunCheck = no_check,
     ) -> AliasMove:
         """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
 
@@ -54,8 +47,7 @@ class AliasControl:
         saved = self.models.get(f"{name}@{version}")
         if newest and newest.version == version:
             return newest
-        checks = self._check(saved, newest, require, check)
-        check()
+        checks = self._check(saved, newest, require)
         # Loaded before the move: it can be, and the first call after the move does not wait.
         with self.engines.use(saved.card.reference):
             move = self.models.aliases.move(name, alias, version, after=newest, by=by, checks=checks)
@@ -105,11 +97,7 @@ class AliasControl:
         return move
 
     def _check(
-        self,
-        saved: SavedModel,
-        newest: AliasMove | None,
-        require: AliasRequirements,
-        check: RunCheck,
+        self, saved: SavedModel, newest: AliasMove | None, require: AliasRequirements
     ) -> tuple[Check, ...]:
         """Return the requirements that a version meets. Raises Conflict with all that it does not meet."""
         results: list[tuple[Check, str | None]] = []
@@ -117,9 +105,6 @@ class AliasControl:
             results.append(_check_bits(saved.card, require.max_bits_per_character))
         if require.max_regression_bits is not None and (current := self._target(newest)):
             results.append(_check_regression(saved.card, current, require.max_regression_bits))
-        if require.max_prompt_regression_bits is not None and (current := self._target(newest)):
-            limit = require.max_prompt_regression_bits
-            results.append(self._shadow_run(saved.card, current, limit, check))
         if require.calibration:
             has_none = self.calibrations.find(saved, None) is None
             problem = "it has no calibration; make one with POST …/calibrate"
@@ -132,39 +117,6 @@ class AliasControl:
                 param="require",
             )
         return tuple(check for check, _ in results)
-
-    def _shadow_run(
-        self, card: Card, current: Card, limit: float, run_check: RunCheck
-    ) -> tuple[Check, str | None]:
-        """Compare how two versions predict the recorded prompts; return as `_check_bits`."""
-        prompts = self.prompts.all(card.name)
-        characters = sum(map(len, prompts))
-        if not characters:
-            problem = (
-                f"no prompt of {card.name} is recorded, so there is nothing to compare; set"
-                " NEXTCHAR_RECORDED_PROMPTS and let clients use the model, or leave the requirement out"
-            )
-            return Check(name="max_prompt_regression_bits", limit=limit), problem
-        bits, before = (
-            self._bits_of(one.reference, prompts, run_check) / characters for one in (card, current)
-        )
-        note = f"on {len(prompts):,} recorded prompts with {characters:,} characters"
-        check = Check(name="max_prompt_regression_bits", value=bits - before, limit=limit, note=note)
-        problem = (
-            f"{note} it costs {bits:.4g} bits per character and {current.reference} {before:.4g}: more than"
-            f" {limit:g} bits worse"
-        )
-        return check, problem if bits - before > limit else None
-
-    def _bits_of(self, reference: str, prompts: Sequence[str], check: RunCheck) -> float:
-        """Return the bits that a version assigns to texts, in all, masked as it masks prompts."""
-        with self.engines.use(reference) as loaded:
-            mask, to_characters = loaded.scorer.mask_lines, loaded.vocabulary.to_characters
-            texts = (mask(to_characters(prompt)) for prompt in prompts)
-            logprobs = (
-                one.logprob for text in texts for one in loaded.engine.text_logprobs(text, top=0, check=check)
-            )
-            return -sum(logprobs) / math.log(2)
 
     def _target(self, move: AliasMove | None) -> Card | None:
         """Return the version where an alias is; None: it is nowhere, or the version is deleted."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from nextchar.app.services.engines import Engines, Loaded
-from nextchar.app.services.prompt_recorder import MAX_COMPARED_CHARACTERS
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
     CharacterLogprobs,
@@ -62,13 +61,10 @@ class RunningCompletion:
         request: CompletionRequest,
         unknown: list[str],
         *,
-        unmasked_prompt: str,
         echoed: Piece | None = None,
         keep: int | None = None,
     ) -> None:
         """Start it; a plain response keeps the `keep` likeliest completions, or all if None.
-
-        `unmasked_prompt` is the prompt as the client sent it, which may be recorded for shadow runs.
 
         Raises:
             InvalidInput, Busy, Unavailable: as `Engine.complete`; nothing is retained then.
@@ -92,8 +88,6 @@ class RunningCompletion:
         self._ticket: Ticket | None = None  # events may arrive before it is assigned
         try:
             self._ticket = loaded.engine.complete(request, self._on_event)
-            if engines.note_prompt:
-                engines.note_prompt(loaded.reference, unmasked_prompt[-MAX_COMPARED_CHARACTERS:])
         except BaseException:
             self.close()
             raise

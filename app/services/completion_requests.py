@@ -63,9 +63,7 @@ async def start_completion(
         echoed = await _echo(long_prompts, loaded, prompt, body) if body.echo else None
         request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client, user=user)
         keep = body.n if body.best_of is not None else None
-        return RunningCompletion(
-            engines, loaded, request, unknown, unmasked_prompt=body.prompt, echoed=echoed, keep=keep
-        )
+        return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
 
 def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:

@@ -80,7 +80,6 @@ class Engines:
         models: the registry.
         load: makes the engine and the scorer of a saved model.
         limit_bytes: above this, the least recently used models without users are evicted.
-        note_prompt: gets the `name@version` and the text of each prompt that is completed, or its end.
         pinned: models, by name, `name@version` or `name@alias`, that are never evicted.
     """
 
@@ -91,9 +90,7 @@ class Engines:
         *,
         limit_bytes: int,
         pinned: Sequence[str] = (),
-        note_prompt: Callable[[str, str], None] | None = None,
     ) -> None:
-        self.note_prompt = note_prompt
         self._models = models
         self._load = load
         self._limit_bytes = limit_bytes

@@ -274,7 +274,6 @@ def _failing(loop: LoopStatus) -> Problem:
         "ingest scoring": "lines of log agents wait to be scored",
         "batches": "the requests of batches are not run",
         "retention": "expired data is not deleted",
-        "prompts": "prompts are not recorded for shadow runs",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",
         "memory": "freed memory is not given back to the system",
         "installation": "another installation may be using the storage, and its records",

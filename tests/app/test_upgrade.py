@@ -17,7 +17,6 @@ from nextchar.store.batches import Batches
 from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.recorded_prompts import RecordedPrompts
 from nextchar.store.retention import Retention
 from tests.app.service import serving_real
 from tests.store.test_retention import PERIODS
@@ -114,7 +113,6 @@ def test_it_is_backed_up_and_swept_as_a_whole(settings: ApiSettings) -> None:
         Jobs(blobs),
         Alerts(redis, blobs),
         Batches(blobs, redis),
-        RecordedPrompts(redis, 1),
         periods=periods,
     ).sweep()
     assert swept["corpora"] == 1, "the bytes, which no job names"

@@ -16,7 +16,6 @@ from nextchar.store.jobs import Jobs
 from nextchar.store.model_alerts import follow_model
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.recorded_prompts import RecordedPrompts
 from nextchar.store.retention import Retention
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one
@@ -142,8 +141,7 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
             alerts, settings = Alerts(world.redis, interrupted), IngestSettings(interrupted)
             follow_model(Models(interrupted), alerts, settings, "m")
         alerts, batches = Alerts(world.redis, world.blobs), Batches(world.blobs, world.redis)
-        prompts = RecordedPrompts(world.redis, 1)
-        Retention(world.blobs, Jobs(world.blobs), alerts, batches, prompts, periods=PERIODS).sweep()
+        Retention(world.blobs, Jobs(world.blobs), alerts, batches, periods=PERIODS).sweep()
         assert world.everything("m") == ([], [], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1
@@ -159,8 +157,8 @@ def test_alerts_without_decisions_follow_their_model_at_the_next_sweep(redis: Re
     models, alerts = Models(blobs), Alerts(redis, blobs)
 
     def sweep() -> int:
-        batches, prompts = Batches(blobs, redis), RecordedPrompts(redis, 1)
-        swept = Retention(blobs, Jobs(blobs), alerts, batches, prompts, periods=PERIODS).sweep()
+        batches = Batches(blobs, redis)
+        swept = Retention(blobs, Jobs(blobs), alerts, batches, periods=PERIODS).sweep()
         return swept["alerts of former models"]
 
     models.publish(card(), FILES)

@@ -1,4 +1,3 @@
-import contextlib
 import itertools
 import os
 import time
@@ -26,7 +25,6 @@ from nextchar.store.ids import new_id, time_of_id
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.recorded_prompts import RecordedPrompts
 from nextchar.store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
@@ -51,7 +49,7 @@ class Attic:
         self.folder = folder
         self.blobs = blobs or open_blobs((folder / "store").as_uri())
         nowhere = Redis(unix_socket_path=str(folder / "no.sock"), retry=Retry(NoBackoff(), 0))
-        self.redis = redis or nowhere  # needed for chunks of batches and recorded prompts
+        self.redis = redis or nowhere  # needed for chunks of batches
         self.jobs = Jobs(self.blobs)
         self.periods = replace(PERIODS, **periods)
 
@@ -62,7 +60,6 @@ class Attic:
             Jobs(self.blobs),
             Alerts(self.redis, self.blobs),
             Batches(self.blobs, self.redis),
-            RecordedPrompts(self.redis, 1),
             periods=self.periods,
             spool=self.folder / "spool",
         )
@@ -189,7 +186,6 @@ def retention_of(attic: Attic) -> Retention:
         attic.jobs,
         Alerts(attic.redis, attic.blobs),
         Batches(attic.blobs, attic.redis),
-        RecordedPrompts(attic.redis, 1),
         periods=attic.periods,
     )
 
@@ -766,35 +762,3 @@ def test_corpora_are_kept_while_a_record_of_a_job_or_model_cannot_be_read(tmp_pa
     attic.blobs.write(path, b"damaged")
     assert "corpora" not in attic.sweep(days=31)
     assert len(Corpora(attic.blobs).all()) == 1
-
-
-def test_prompts_of_a_model_that_a_killed_process_has_deleted_are_deleted(
-    tmp_path: Path, clean_redis_url: str
-) -> None:
-    redis = Redis.from_url(clean_redis_url, decode_responses=True)
-    for calls in itertools.count():
-        attic = Attic(tmp_path / str(calls), redis=redis)
-        models, prompts = Models(attic.blobs), RecordedPrompts(redis, 5)
-        for name, number in (("deleted", 1), ("renamed", 2), ("kept", 3)):
-            models.publish(card(name, number=number), FILES)
-            prompts.add(name, ["what a user has typed"])
-        prompts.add("on-another-disk", ["text"])  # which is not mounted
-        models.rename("renamed", "kept")
-        interrupted = Interrupted(attic.blobs, calls, _die)
-        with contextlib.suppress(_Killed):
-            Models(interrupted).delete("deleted")
-        attic.sweep()
-        assert models.is_listed("deleted") == (prompts.all("deleted") != [])
-        assert not any(map(models.is_deleted, prompts.models()))
-        assert {"kept", "on-another-disk"} <= set(prompts.models())
-        if not interrupted.was_interrupted:
-            assert calls > 2 and not models.is_listed("deleted")
-            return
-
-
-class _Killed(BaseException):
-    pass
-
-
-def _die() -> None:
-    raise _Killed

@@ -341,7 +341,7 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
 
     async def read_late() -> list[Event]:
         engines = Engines(Models(open_blobs("memory:///")), lambda _: engine, limit_bytes=1 << 30)
-        with RunningCompletion(engines, loaded, request, [], unmasked_prompt="abc") as running:
+        with RunningCompletion(engines, loaded, request, []) as running:
             until(lambda: generated() > MAX_UNREAD_EVENTS)
             # As soon as others are answered, it stands still.
             for _ in range(3):

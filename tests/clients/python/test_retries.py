@@ -215,7 +215,6 @@ def test_each_kind_of_error_is_an_exception(status: int, name: str, kind: str, d
 _LONG: dict[str, Callable[[Any], object]] = {
     "an upload": lambda client: client.add_corpus("text"),
     "an import": lambda client: client.import_model(b"tar"),
-    "a shadow run": lambda client: client.set_alias("fake", "champion", 2, max_prompt_regression_bits=0.1),
     "scores": lambda client: client.score("fake", ["a"]),
     "a calibration": lambda client: client.calibrate("fake", ["a"]),
     "an evaluation": lambda client: client.evaluate("fake", ["a"], [True]),

@@ -25,7 +25,6 @@ class AliasCalls(Connection):
         *,
         max_bits_per_character: float | None = None,
         max_regression_bits: float | None = None,
-        max_prompt_regression_bits: float | None = None,
         calibration: bool | None = None,
     ) -> Alias:
         """Move an alias of a model's name to a version, or make it.
@@ -36,7 +35,6 @@ class AliasCalls(Connection):
             version: that the alias points to from then on.
             max_bits_per_character: the most that the version's held-out text may cost.
             max_regression_bits: by how many it may be worse than the alias's current version.
-            max_prompt_regression_bits: likewise on the recorded prompts of the model: a shadow run.
             calibration: whether the version must have a calibration.
 
         Raises:
@@ -46,7 +44,6 @@ class AliasCalls(Connection):
         require = omit_none(
             max_bits_per_character=max_bits_per_character,
             max_regression_bits=max_regression_bits,
-            max_prompt_regression_bits=max_prompt_regression_bits,
             calibration=calibration,
         )
         body = {"version": version, "require": require}

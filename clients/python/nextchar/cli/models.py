@@ -150,9 +150,6 @@ def alias(
         float | None,
         typer.Option(help="Require at most this many bits per character more than the current version."),
     ] = None,
-    max_prompt_regression: Annotated[
-        float | None, typer.Option(help="The same limit on the model's recorded prompts (shadow run).")
-    ] = None,
     calibrated: Annotated[bool, typer.Option("--calibrated", help="Require a calibration.")] = False,
 ) -> None:
     """Create an alias of a model, or move it to another version.
@@ -164,7 +161,6 @@ def alias(
         version,
         max_bits_per_character=max_bits,
         max_regression_bits=max_regression,
-        max_prompt_regression_bits=max_prompt_regression,
         calibration=calibrated or None,
     )
     session.print_result(moved, f"{alias} is {moved['target']}")
