@@ -20,16 +20,18 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from nextchar.models.anomaly.alerts import PARAMETER, Label
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import History, number_of
 from nextchar.store.ids import is_id, new_id
-from nextchar.store.records import ImmutableRecord, Record, read_record
+from nextchar.store.records import ImmutableRecord, read_record
 
 _CACHE_S = 2.0  # a decision of another process is visible after this long
 _MAX_ATTEMPTS = 10
+_DECISIONS = "alert_decisions"
 
 
 class SpanRecord(ImmutableRecord):
@@ -145,14 +147,15 @@ class AlertDecisions:
         self._blobs = blobs
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[float, list[str]]] = {}  # the paths below a folder, and when
-        self._records: dict[str, BaseModel | None] = {}  # by path, which is used once; None: damaged
+        self._history = History(blobs, _DECISIONS, Decision, digits=8, damaged="decision_damaged")
+        self._suppressions: dict[str, Suppression | None] = {}  # by path, which is used once; None: damaged
 
     def all(self, model: str) -> dict[str, Decision]:
         """Return the newest decision on each alert of a model's name that has one, by the alert's id."""
         newest: dict[str, str] = {}
-        for path in self._paths(f"alert_decisions/{model}"):  # sorted, and sequences have a fixed width
+        for path in self._paths(f"{_DECISIONS}/{model}"):  # sorted, and sequences have a fixed width
             newest[path.split("/")[2]] = path
-        found = {alert_id: self._read(path, Decision) for alert_id, path in newest.items()}
+        found = {alert_id: self._history.find(path) for alert_id, path in newest.items()}
         return {alert_id: decision for alert_id, decision in found.items() if decision}
 
     def change(
@@ -166,17 +169,15 @@ class AlertDecisions:
         Raises:
             Conflict: other changes came first, again and again (code `alert_changed`).
         """
-        folder = f"alert_decisions/{model}"
         for _ in range(_MAX_ATTEMPTS):
-            paths = self._blobs.paths(f"{folder}/{alert_id}")
-            current = self._read(paths[-1], Decision) if paths else None
+            paths = self._history.paths(model, alert_id)
+            current = self._history.find(paths[-1]) if paths else None
             decision = change(current)
             # All processes make the same first number.
-            number = _sequence(paths[-1]) + 1 if paths else int(decision.figures.first_seen * 1e6)
+            number = number_of(paths[-1]) + 1 if paths else int(decision.figures.first_seen * 1e6)
             decision = decision.model_copy(update={"sequence": number})
-            path = f"{folder}/{alert_id}/{number:08d}.json"
-            if self._blobs.create(path, decision.model_dump_json().encode("utf-8", "backslashreplace")):
-                self._forget(folder)
+            if self._history.create(number, decision, model, alert_id):
+                self._forget(f"{_DECISIONS}/{model}")
                 return decision
         raise Conflict(f"alert {alert_id} is being changed by others; try again", code="alert_changed")
 
@@ -210,7 +211,7 @@ class AlertDecisions:
 
     def suppressions(self, model: str) -> list[Suppression]:
         """Return the suppressions of a model's name, newest first, with those that have ended."""
-        found = [self._read(path, Suppression) for path in self._paths(f"alert_suppressions/{model}")]
+        found = [self._suppression(path) for path in self._paths(f"alert_suppressions/{model}")]
         return [suppression for suppression in reversed(found) if suppression]
 
     def delete_suppression(self, model: str, suppression_id: str) -> None:
@@ -227,11 +228,11 @@ class AlertDecisions:
 
     def models(self) -> set[str]:
         """Return the names of models that have decisions or suppressions."""
-        return {*self._blobs.folders("alert_decisions"), *self._blobs.folders("alert_suppressions")}
+        return {*self._blobs.folders(_DECISIONS), *self._blobs.folders("alert_suppressions")}
 
     def delete_all(self, model: str) -> None:
         """Delete the decisions on the alerts of a model's name."""
-        for folder in (f"alert_decisions/{model}", f"alert_suppressions/{model}"):
+        for folder in (f"{_DECISIONS}/{model}", f"alert_suppressions/{model}"):
             self._blobs.delete(*self._blobs.paths(folder))
             self._forget(folder)
 
@@ -241,29 +242,23 @@ class AlertDecisions:
         `new_figures` returns an alert as it is under the other name, whose own decisions stay.
         """
         ids: dict[str, str] = {}
-        for path in self._blobs.paths(f"alert_decisions/{model}"):
+        for path in self._blobs.paths(f"{_DECISIONS}/{model}"):
             decision = read_record(self._blobs, path, Decision)
             if decision is None:
                 continue
             moved = decision.model_copy(update={"figures": new_figures(decision.figures)})
-            data = moved.model_dump_json().encode("utf-8", "backslashreplace")
-            alert_id, folder = decision.figures.id, f"alert_decisions/{to}/{moved.figures.id}"
+            alert_id, new_id = decision.figures.id, moved.figures.id
             if alert_id not in ids:  # the first of its records; another one there is of the other name
-                ids[alert_id] = moved.figures.id
-                first = f"{folder}/{decision.sequence:08d}.json"
-                is_taken = bool(self._blobs.paths(folder)) and not (
-                    self._blobs.exists(first) and self._blobs.read_record(first) == data
-                )
-                if is_taken:
-                    ids[alert_id] = ""
+                first = self._history.paths(to, new_id)[:1]
+                ids[alert_id] = "" if first and self._history.find(first[0]) != moved else new_id
             if ids[alert_id]:
-                self._blobs.create(f"{folder}/{decision.sequence:08d}.json", data)
+                self._history.create(decision.sequence, moved, to, new_id)
         for suppression in self.suppressions(model):
             made_from = ids.get(suppression.alert_id or "") or None
             moved_one = suppression.model_copy(update={"model": to, "alert_id": made_from})
             data = moved_one.model_dump_json().encode("utf-8", "backslashreplace")
             self._blobs.create(f"alert_suppressions/{to}/{suppression.id}.json", data)
-        self._forget(f"alert_decisions/{to}")
+        self._forget(f"{_DECISIONS}/{to}")
         self._forget(f"alert_suppressions/{to}")
         self.delete_all(model)
 
@@ -282,16 +277,11 @@ class AlertDecisions:
         with self._lock:
             self._listed.pop(folder, None)
 
-    def _read(self, path: str, kind: type[Record]) -> Record | None:
-        if path not in self._records:
+    def _suppression(self, path: str) -> Suppression | None:
+        if path not in self._suppressions:
             with contextlib.suppress(FileNotFoundError):  # deleted by another process
-                self._records[path] = read_record(self._blobs, path, kind)
-        found = self._records.get(path)
-        return found if isinstance(found, kind) else None
-
-
-def _sequence(path: str) -> int:
-    return int(path.rpartition("/")[2].removesuffix(".json"))
+                self._suppressions[path] = read_record(self._blobs, path, Suppression)
+        return self._suppressions.get(path)
 
 
 def suppressed_until(

@@ -12,10 +12,9 @@ import re
 import time
 from typing import Literal
 
-from pydantic import ValidationError
-
-from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from nextchar.models.errors import Conflict, InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import History
 from nextchar.store.ids import check_name
 from nextchar.store.records import ImmutableRecord
 
@@ -72,33 +71,19 @@ class Aliases:
     """The aliases in one storage. Safe to use from several threads."""
 
     def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
-        self._moves: dict[str, AliasMove] = {}  # by path; a file never changes
+        self._history = History(blobs, "aliases", AliasMove, digits=8, damaged="alias_damaged")
 
     def current(self, model: str | None = None) -> list[AliasMove]:
         """Return the newest move of each alias that is not deleted, of one model's name or of all, sorted.
 
         A damaged one is logged and skipped.
         """
-        newest: dict[str, str] = {}
-        for path in self._blobs.paths(f"aliases/{model}" if model else "aliases"):
-            newest[path.rpartition("/")[0]] = path  # sorted, and sequences have a fixed width
-        moves = []
-        for path in newest.values():
-            try:
-                move = self._read(path)
-            except Unavailable as error:
-                if error.code != "alias_damaged":
-                    raise
-                log.warning("an alias is skipped: %s", error.message)
-                continue
-            if move.version is not None:
-                moves.append(move)
-        return moves
+        found = map(self._history.find, self._history.newest_paths(*[model] if model else []))
+        return [move for move in found if move and move.version is not None]
 
     def history(self, model: str, alias: str) -> list[AliasMove]:
         """Return all moves of an alias, newest first. Raises NotFound: it never existed."""
-        moves = [self._read(path) for path in self._paths(model, alias)]
+        moves = [self._history.read(path) for path in self._paths(model, alias)]
         if not moves:
             raise no_such_alias(model, alias)
         return moves[::-1]
@@ -113,7 +98,7 @@ class Aliases:
     def newest(self, model: str, alias: str) -> AliasMove | None:
         """Return the newest move of an alias, also if it is deleted; None: it never existed."""
         paths = self._paths(model, alias)
-        return self._read(paths[-1]) if paths else None
+        return self._history.read(paths[-1]) if paths else None
 
     def move(
         self,
@@ -162,7 +147,7 @@ class Aliases:
             moved_by=by,
             checks=checks,
         )
-        if not self._blobs.create(_path(model, alias, sequence), move.model_dump_json().encode()):
+        if not self._history.create(sequence, move, model, alias):
             current = self.newest(model, alias)
             where = f"points to {current.target}" if current and current.target else "is deleted"
             raise Conflict(
@@ -187,7 +172,7 @@ class Aliases:
                 param="alias",
             )
         try:
-            return self._read(_path(newest.model, newest.alias, newest.previous))
+            return self._history.read(self._history.path(newest.previous, newest.model, newest.alias))
         except FileNotFoundError:
             raise Conflict(
                 f"the record of what alias {newest.alias} of {newest.model} pointed to before is deleted;"
@@ -202,24 +187,7 @@ class Aliases:
 
     def _paths(self, model: str, alias: str) -> list[str]:
         is_valid = re.fullmatch(ALIAS_PATTERN, alias) is not None
-        return self._blobs.paths(f"aliases/{model}/{alias}") if is_valid and _is_name(model) else []
-
-    def _read(self, path: str) -> AliasMove:
-        if path not in self._moves:
-            self._moves[path] = parse_move(self._blobs.read_record(path), where=path)
-        return self._moves[path]
-
-
-def parse_move(data: bytes, *, where: str) -> AliasMove:
-    """Parse a move read from `where`. Raises Unavailable: it is damaged (code `alias_damaged`)."""
-    try:
-        return AliasMove.model_validate_json(data)
-    except ValidationError:
-        raise Unavailable(
-            f"{where} is damaged or from another version of nextchar; restore it, or delete it: the alias is"
-            " then where it was before",
-            code="alias_damaged",
-        ) from None
+        return self._history.paths(model, alias) if is_valid and _is_name(model) else []
 
 
 def check_alias(alias: str) -> str:
@@ -244,7 +212,3 @@ def _is_name(model: str) -> bool:
         return bool(check_name(model))
     except InvalidInput:
         return False
-
-
-def _path(model: str, alias: str, sequence: int) -> str:
-    return f"aliases/{model}/{alias}/{sequence:08d}.json"

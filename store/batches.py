@@ -25,9 +25,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from nextchar.models.errors import Conflict, NotFound, Unavailable
-from nextchar.models.record_errors import UPGRADE, is_of_newer_version
 from nextchar.store import lease
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import History
 from nextchar.store.ids import is_id, new_id
 from nextchar.store.records import ImmutableRecord
 
@@ -137,14 +137,14 @@ class Batches:
     def __init__(self, blobs: Blobs, redis: Redis) -> None:
         self._blobs = blobs
         self._redis = redis
-        self._ended: dict[str, Batch] = {}  # their records do not change
+        self._history = History(blobs, "batches", Batch, digits=6, damaged="batch_damaged")
 
     # Records
 
     def create(self, **fields: Any) -> Batch:
         """Record a new batch; its `id` may be given. Raises Conflict: there is one with this id."""
         batch = Batch(**{"id": new_id("batch")} | fields)
-        if not self._blobs.create(_path(batch), batch.model_dump_json().encode()):
+        if not self._history.create(0, batch, batch.id):
             raise Conflict(f"batch {batch.id} already exists", code="batch_exists")
         with contextlib.suppress(RedisError):  # then it is found later
             self._redis.incr(_CREATED)
@@ -162,20 +162,17 @@ class Batches:
             NotFound: there is no such batch (code `batch_not_found`).
             Unavailable: the record is damaged (code `batch_damaged`).
         """
-        if batch_id in self._ended and self._blobs.exists(_path(self._ended[batch_id])):
-            return self._ended[batch_id]
-        self._ended.pop(batch_id, None)
-        paths = self._blobs.paths(f"batches/{batch_id}") if is_id("batch", batch_id) else []
+        paths = self._history.paths(batch_id) if is_id("batch", batch_id) else []
         if not paths:
             raise no_such_batch(batch_id)
-        return self._read(batch_id, paths[-1])
+        try:
+            return self._history.read(paths[-1])
+        except FileNotFoundError:
+            raise no_such_batch(batch_id) from None
 
     def all(self) -> list[Batch]:
         """Return all batches, newest first, except those with a damaged record."""
-        newest = {path.split("/")[1]: path for path in self._blobs.paths("batches")}
-        for batch_id in self._ended.keys() - newest.keys():  # deleted by another process
-            self._ended.pop(batch_id, None)
-        found = (self._found(batch_id, newest[batch_id]) for batch_id in sorted(newest, reverse=True))
+        found = map(self._history.find, reversed(self._history.newest_paths()))
         return [batch for batch in found if batch]
 
     def unfinished(self) -> list[Batch]:
@@ -196,19 +193,14 @@ class Batches:
         moved_at = {to: int(time.time())} | batch.moved_at
         update = {"sequence": batch.sequence + 1, "status": to, "moved_at": moved_at}
         moved = batch.model_copy(update=update | changes)
-        # Also compare with the newest: a batch that has ended may be deleted, and must not come back.
-        is_newest = self._blobs.paths(f"batches/{batch.id}")[-1:] == [_path(batch)]
-        if not is_newest or not self._blobs.create(_path(moved), moved.model_dump_json().encode()):
+        if not self._history.append(moved.sequence, moved, batch.id):
             raise Conflict(f"batch {batch.id} was changed meanwhile; read it again", code="batch_moved")
         return moved
 
     def delete(self, batch: Batch) -> None:
         """Delete a batch that has ended, with what is left of its chunks; its files stay."""
         self.delete_chunks(batch.id)
-        paths = self._blobs.paths(f"batches/{batch.id}")
-        self._blobs.delete(*paths[:-1])
-        self._blobs.delete(_path(batch))  # last: an interrupted deletion is repeated
-        self._ended.pop(batch.id, None)
+        self._history.delete(batch.sequence, batch.id)
 
     # Chunks
 
@@ -296,31 +288,6 @@ class Batches:
             pipe.expire(_key(batch_id, "counts"), _COUNTS_S)
             pipe.execute()
 
-    def _found(self, batch_id: str, path: str) -> Batch | None:
-        try:
-            return self._read(batch_id, path)
-        except NotFound:  # deleted since it was listed
-            return None
-        except Unavailable as error:
-            if error.code != "batch_damaged":
-                raise
-            return None
-
-    def _read(self, batch_id: str, path: str) -> Batch:
-        known = self._ended.get(batch_id)
-        if known and _path(known) == path:
-            return known
-        try:
-            batch = Batch.model_validate_json(self._blobs.read_record(path))
-        except FileNotFoundError:
-            raise no_such_batch(batch_id) from None
-        except ValueError as error:
-            problem = UPGRADE if is_of_newer_version(error) else "is damaged; restore it"
-            raise Unavailable(f"{path} {problem}", code="batch_damaged") from None
-        if batch.has_ended:
-            self._ended[batch_id] = batch
-        return batch
-
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the lines of a file that comes in pieces, without their newlines."""
@@ -336,10 +303,6 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def no_such_batch(reference: str) -> NotFound:
     """Return the error for a batch that does not exist."""
     return NotFound(f"there is no batch {reference!r}", code="batch_not_found", param="batch_id")
-
-
-def _path(batch: Batch) -> str:
-    return f"batches/{batch.id}/{batch.sequence:06d}.json"
 
 
 def _chunk_path(batch_id: str, chunk: int, kind: str) -> str:

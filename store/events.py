@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.models.saved_model import parse_card
-from nextchar.store.aliases import parse_move
+from nextchar.store.aliases import AliasMove
 from nextchar.store.blobs import Blobs
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.models import Models, deleted_at, model_id_in
@@ -144,7 +144,7 @@ def _of_job(path: str, data: bytes) -> Event | None:
 
 
 def _of_move(path: str, data: bytes) -> Event:
-    move = parse_move(data, where=path)
+    move = AliasMove.model_validate_json(data)
     fields = {"model", "alias", "version", "target", "action", "moved_by"}
     about = {"id": f"{move.model}@{move.alias}"} | move.model_dump(include=fields) | {"target": move.target}
     return Event(path, ("alias.moved",), move.model, move.moved_at, about)

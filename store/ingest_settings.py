@@ -13,6 +13,7 @@ import time
 
 from nextchar.models.errors import Conflict
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import History, number_of
 from nextchar.store.ingest_records import Recalibrate
 from nextchar.store.records import ImmutableRecord, read_record
 
@@ -37,6 +38,7 @@ class IngestSettings:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._history = History(blobs, _FOLDER, SettingsChange, digits=8, damaged="settings_damaged")
         self._lock = threading.Lock()
         self._newest: dict[str, tuple[float, SettingsChange | None]] = {}  # by name, and when it was read
 
@@ -47,14 +49,16 @@ class IngestSettings:
             cached = self._newest.get(model)
         if cached and now - cached[0] < _CACHE_S:
             return cached[1]
-        newest = next((found for path in reversed(self._paths(model)) if (found := self._read(path))), None)
+        newest = next(
+            (found for path in reversed(self._history.paths(model)) if (found := self._read(path))), None
+        )
         with self._lock:
             self._newest[model] = (now, newest)
         return newest
 
     def history(self, model: str, *, limit: int) -> list[SettingsChange]:
         """Return the newest changes of a model's name, the newest first."""
-        paths = reversed(self._paths(model)[-limit:])
+        paths = reversed(self._history.paths(model)[-limit:])
         return [found for path in paths if (found := self._read(path))]
 
     def change(self, model: str, recalibrate: Recalibrate, *, by: str | None) -> SettingsChange:
@@ -64,13 +68,12 @@ class IngestSettings:
             Conflict: other changes came first, again and again (code `settings_changed`).
         """
         for _ in range(_MAX_ATTEMPTS):
-            paths = self._paths(model)
+            paths = self._history.paths(model)
             newest = self._read(paths[-1]) if paths else None
             if newest and newest.recalibrate == recalibrate:
                 return newest
             change = SettingsChange(recalibrate=recalibrate, changed_at=time.time(), changed_by=by)
-            sequence = _sequence(paths[-1]) + 1 if paths else 0
-            if self._blobs.create(_path(model, sequence), change.model_dump_json().encode()):
+            if self._history.create(number_of(paths[-1]) + 1 if paths else 0, change, model):
                 self._forget(model)
                 return change
         raise Conflict(
@@ -83,23 +86,20 @@ class IngestSettings:
 
     def delete_all(self, model: str) -> None:
         """Delete the settings of a model's name."""
-        self._blobs.delete(*self._paths(model))
+        self._blobs.delete(*self._history.paths(model))
         self._forget(model)
 
     def move_all(self, model: str, to: str) -> None:
         """Move the settings of a model's name to another name, whose own stay; can be repeated."""
-        paths, taken = self._paths(model), self._paths(to)
+        paths, taken = self._history.paths(model), self._history.paths(to)
         with contextlib.suppress(FileNotFoundError):  # another process has moved all and deletes them
             is_taken = bool(paths and taken) and self._blobs.read_record(paths[0]) != self._blobs.read_record(
                 taken[0]
             )
             for path in () if is_taken else paths:
-                self._blobs.create(_path(to, _sequence(path)), self._blobs.read_record(path))
+                self._blobs.create(self._history.path(number_of(path), to), self._blobs.read_record(path))
         self._forget(to)
         self.delete_all(model)
-
-    def _paths(self, model: str) -> list[str]:
-        return self._blobs.paths(f"{_FOLDER}/{model}")  # sorted, and sequences have a fixed width
 
     def _read(self, path: str) -> SettingsChange | None:
         try:
@@ -110,11 +110,3 @@ class IngestSettings:
     def _forget(self, model: str) -> None:
         with self._lock:
             self._newest.pop(model, None)
-
-
-def _path(model: str, sequence: int) -> str:
-    return f"{_FOLDER}/{model}/{sequence:08d}.json"
-
-
-def _sequence(path: str) -> int:
-    return int(path.rpartition("/")[2].removesuffix(".json"))

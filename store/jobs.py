@@ -16,10 +16,10 @@ from pydantic import ConfigDict, Field
 from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from nextchar.models.errors import Conflict, NotFound, Unavailable
-from nextchar.models.record_errors import UPGRADE, is_of_newer_version
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import History, number_of
 from nextchar.store.ids import is_id, new_id
 from nextchar.store.records import ImmutableRecord
 
@@ -144,7 +144,7 @@ class Jobs:
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
-        self._cache: dict[str, tuple[str, Job]] = {}  # by id: path and contents of the newest record read
+        self._history = History(blobs, "jobs", Job, digits=6, damaged="job_damaged")
 
     def create(
         self,
@@ -166,7 +166,7 @@ class Jobs:
             request_id=request_id,
             traceparent=traceparent,
         )
-        if not self.blobs.create(_path(job), _dump(job)):
+        if not self._history.create(0, job, job.id):
             raise Conflict(f"job {job.id} already exists", code="job_exists")
         return job
 
@@ -177,13 +177,13 @@ class Jobs:
             NotFound: there is no such job (code `job_not_found`).
             Unavailable: the record is damaged (code `job_damaged`).
         """
-        cached = self._cache.get(job_id)
-        if cached and not TRANSITIONS[cached[1].status]:
-            return cached[1]
+        known = self._history.remembered(job_id)
+        if known and not TRANSITIONS[known.status]:
+            return known
         paths = self._paths(job_id)
         if not paths:
             raise no_such_job(job_id)
-        return self._read(job_id, paths[-1])
+        return self._read(paths[-1])
 
     def all(self) -> list[Job]:
         """Return all jobs, newest first, except those with a damaged record.
@@ -191,14 +191,10 @@ class Jobs:
         Raises:
             Unavailable: the storage does not work; an incomplete list would be misleading.
         """
-        newest = {path.split("/")[1]: path for path in self.blobs.paths("jobs")}
-        for job_id in list(self._cache):
-            if job_id not in newest:  # deleted, possibly by another process
-                self._cache.pop(job_id, None)
         jobs = []
-        for job_id in sorted(newest, reverse=True):
+        for path in reversed(self._history.newest_paths()):
             try:
-                jobs.append(self._read(job_id, newest[job_id]))
+                jobs.append(self._read(path))
             except NotFound:  # deleted concurrently
                 continue
             except Unavailable as error:
@@ -224,9 +220,7 @@ class Jobs:
             raise Conflict(f"job {job.id} is {job.status} and cannot become {to}", code=f"job_{job.status}")
         update = {"sequence": job.sequence + 1, "status": to, "updated_at": time.time()}
         moved = job.model_copy(update=update | {"error": None, "pause_reason": None} | changes)
-        # Also compare with the newest: the retention sweep deletes old records, whose numbers stay taken.
-        is_newest = self._paths(job.id)[-1:] == [_path(job)]
-        if not is_newest or not self.blobs.create(_path(moved), _dump(moved)):
+        if not self._history.append(moved.sequence, moved, job.id):
             raise Conflict(f"job {job.id} was changed by another request; read it again", code="job_moved")
         return moved
 
@@ -240,9 +234,7 @@ class Jobs:
 
         A record newer than `job`, for example of a job that has just been resumed, stays.
         """
-        self.blobs.delete(*(path for path in self._paths(job.id) if path < _path(job)))
-        self.blobs.delete(_path(job))
-        self._cache.pop(job.id, None)
+        self._history.delete(job.sequence, job.id)
 
     def delete_old_transitions(self, job: Job) -> None:
         """Delete the records of `job` before the newest. Its number stays taken."""
@@ -254,50 +246,31 @@ class Jobs:
                 self.blobs.delete(*paths[:-1])
 
     def _paths(self, job_id: str) -> list[str]:
-        return self.blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
+        return self._history.paths(job_id) if is_id("job", job_id) else []
 
-    def _read(self, job_id: str, path: str) -> Job:
-        cached = self._cache.get(job_id)
-        if cached and cached[0] == path:  # records are immutable
-            return cached[1]
+    def _read(self, path: str) -> Job:
         try:
-            job = self._parse(path)
+            return self._history.read(path)
         except FileNotFoundError:  # deleted since it was listed
-            raise no_such_job(job_id) from None
-        self._cache[job_id] = (path, job)
-        return job
-
-    def _parse(self, path: str) -> Job:
-        data = self.blobs.read_record(path)
-        if not data and (before := self._before(path)):
-            return before
-        try:
-            return Job.model_validate_json(data)
-        except ValueError as error:
-            problem = UPGRADE if is_of_newer_version(error) else "is damaged; restore it"
-            raise Unavailable(f"{path} {problem}", code="job_damaged") from None
+            raise no_such_job(path.split("/")[1]) from None
+        except Unavailable:
+            if before := self._before(path):
+                return before
+            raise
 
     def _before(self, path: str) -> Job | None:
         """Return the record before an empty one, left by a power loss before records were synced.
 
         It gets the sequence of the empty one, whose number stays taken.
         """
-        folder, _, name = path.rpartition("/")
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            number = int(name.removesuffix(".json"))
-            job = self._parse(f"{folder}/{number - 1:06d}.json")
-            return job.model_copy(update={"sequence": number})
+        with contextlib.suppress(NotFound, FileNotFoundError):
+            number = number_of(path)
+            if number and not self.blobs.read_record(path):
+                job = self._read(self._history.path(number - 1, path.split("/")[1]))
+                return job.model_copy(update={"sequence": number})
         return None
 
 
 def no_such_job(job_id: str) -> NotFound:
     """Return the error for a job that does not exist."""
     return NotFound(f"there is no job {job_id!r}", code="job_not_found", param="job")
-
-
-def _path(job: Job) -> str:
-    return f"jobs/{job.id}/{job.sequence:06d}.json"
-
-
-def _dump(job: Job) -> bytes:
-    return job.model_dump_json(by_alias=True).encode()
