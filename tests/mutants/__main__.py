@@ -1,10 +1,9 @@
 """Puts faults into the code, one at a time, and runs the tests that must fail: `python -m tests.mutants`.
 
-make mutants                                the faults of `known.py`
-make mutants ARGS="-k lease"                those whose names have a word
+make mutants                                ten faults at random of each group of `sampling.py`
+make mutants ARGS="--sample 30 --seed 2"    other 30 of each
 make mutants ARGS="store/live.py --every 3 --tests tests/store/test_live.py"
                                             each third fault that `operators.py` finds in a file
-make mutants ARGS="--sample 30 --seed 1"    30 faults at random of each group of `sampling.py`
 """
 
 import argparse
@@ -15,24 +14,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.mutants.known import KNOWN, Mutant
 from tests.mutants.operators import count_faults, fault
-from tests.mutants.runner import ROOT, copy_checkout, find_killer
+from tests.mutants.runner import ROOT, Mutant, copy_checkout, find_killer
 from tests.mutants.sampling import GROUPS, mirror_tests, sample
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split("\n")[0])
-    parser.add_argument("files", nargs="*", help="files of the product; by default the known faults")
-    parser.add_argument("-k", dest="word", default="", help="only faults whose names have this word")
+    parser.add_argument("files", nargs="*", help="files of the product; by default a sample")
     parser.add_argument("--every", type=int, default=1, help="take one fault of so many (default 1)")
-    parser.add_argument("--sample", type=int, help="take so many faults of each group, at random")
+    parser.add_argument("--sample", type=int, default=10, help="so many faults of each group, at random")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default 1)")
     parser.add_argument("--groups", nargs="*", choices=[*GROUPS], default=[*GROUPS], help="of the sample")
     parser.add_argument("--tests", nargs="*", help="tests to run; by default those that mirror the file")
     parser.add_argument("--timeout-s", type=float, default=600, help="for the tests of a fault (default 600)")
     options = parser.parse_args()
-    mutants = [(group, mutant) for group, mutant in _chosen(options) if options.word in mutant.name]
+    mutants = list(_chosen(options))
     copy_checkout()
     survivors = []
     found: Counter[str] = Counter()
@@ -55,27 +52,20 @@ def main() -> int:
 
 def _chosen(options: argparse.Namespace) -> Iterator[tuple[str, Mutant]]:
     """Yield the faults to try, each with the group in whose score it counts."""
-    if options.sample:
-        for group in options.groups:
-            for mutant in sample(group, options.sample, seed=options.seed):
-                yield group, mutant
-    elif options.files:
-        for file in options.files:
-            source = (ROOT / file).read_text(encoding="utf-8")
-            for index in range(0, count_faults(source), options.every):
-                name, new = fault(source, index)
-                yield file, Mutant(f"{file}:{name}", file, source, new, mirror_tests(file))
-    else:
-        for mutant in KNOWN:
-            yield "known faults", mutant
+    for file in options.files:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for index in range(0, count_faults(source), options.every):
+            name, new = fault(source, index)
+            yield file, Mutant(f"{file}:{name}", file, new, mirror_tests(file))
+    for group in () if options.files else options.groups:
+        for mutant in sample(group, options.sample, seed=options.seed):
+            yield group, mutant
 
 
 def _difference(mutant: Mutant) -> Iterator[str]:
-    """Yield the lines that differ; derived faults are compared without comments and layout."""
-    old, new = mutant.old, mutant.new
-    if old.count("\n") > 20:
-        old = ast.unparse(ast.parse(old))
-    for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):
+    """Yield the lines that differ, without comments and layout."""
+    old = ast.unparse(ast.parse((ROOT / mutant.path).read_text(encoding="utf-8")))
+    for line in difflib.unified_diff(old.splitlines(), mutant.source.splitlines(), n=0, lineterm=""):
         if not line.startswith(("---", "+++", "@@")):
             yield f"  {line}"
 

@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.mutants.known import Mutant
 from tests.mutants.operators import count_faults, fault
+from tests.mutants.runner import Mutant
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,7 +180,7 @@ def mirror_tests(file: str) -> tuple[str, ...]:
     tests = _TESTS.get(file, (str("tests" / path.with_name(f"test_{path.name}")),))
     if ">>> " not in (ROOT / file).read_text(encoding="utf-8"):
         return tests
-    module = ".".join(path.with_suffix("").parts)
+    module = ".".join(("nextchar", *path.with_suffix("").parts))
     return (f"tests/test_docstrings.py::test_examples_give_what_they_say[{module}]", *tests)
 
 
@@ -200,4 +200,4 @@ def sample(group: str, size: int, *, seed: int) -> Iterator[Mutant]:
     for file, index in sorted(random.Random(f"{seed} {group}").sample(places, min(size, len(places)))):
         source = (ROOT / file).read_text(encoding="utf-8")
         name, new = fault(source, index)
-        yield Mutant(f"{file}:{name}", file, source, new, mirror_tests(file))
+        yield Mutant(f"{file}:{name}", file, new, mirror_tests(file))
