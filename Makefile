@@ -38,12 +38,16 @@ serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: test
-test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; TEST_PROCESSES=2 at a time, ARGS="-k name" for some
+test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Test what users rely on; TEST_PROCESSES=2 at a time, ARGS="-k name" for some
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else
-	@$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal -m "not long"
 endif
+
+.PHONY: test-long
+test-long: $(VENV)/.dev ## Run the other tests: fault rounds, fuzzing, benchmarks, and those of the mutation run
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal -m long
 
 .PHONY: faults
 faults: $(VENV)/.dev ## Break a running installation at random moments, and check it; ROUNDS=200 SEED=1 ARGS="--only Redis"

@@ -61,6 +61,13 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/benchmarks/test_quality.py",
 )
 
+_LONG = (  # what `make test-long` runs, and `make test` does not
+    "tests/benchmarks/",
+    "tests/faults/",
+    "tests/fuzz/",
+    "tests/test_mutants.py",
+)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
@@ -90,12 +97,18 @@ def _import_share(config: pytest.Config) -> None:
             importlib.import_module(".".join(file.relative_to(_ROOT).with_suffix("").parts))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have several processes run the slowest files first: what begins last leaves the other cores idle.
+    """Mark the long tests, and have several processes run the slowest files first.
+
+    What begins last leaves the other cores idle.
 
     A process that has nothing left to do takes tests from the end of another's. So these are not divided, and
     what the tests of a file share is made once.
     """
+    for item in items:
+        if item.nodeid.startswith(_LONG):
+            item.add_marker("long")
     if "PYTEST_XDIST_WORKER" not in os.environ:  # one process keeps the order that was asked for
         return
     rank = {name: place for place, name in enumerate(_FIRST)}
