@@ -18,7 +18,8 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -43,6 +44,7 @@ from nextchar.models.runtime.requests import (
     Expert,
     Failed,
     Finished,
+    FinishReason,
     Piece,
 )
 from nextchar.models.saved_model import SavedModel, parse_card
@@ -73,7 +75,7 @@ class Model:
         )
         self._engine, self._scorer = engine, scorer
         size = sum(entry.bytes for entry in saved.card.files.values())
-        self._loaded = Loaded(saved.card.reference, engine, saved.vocabulary, size, saved, scorer)
+        self.loaded = Loaded(saved.card.reference, engine, saved.vocabulary, size, saved, scorer)
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
         """Pickle the model's files; it is loaded where it is unpickled, as in workers of Ray and Spark."""
@@ -117,29 +119,55 @@ class Model:
         """
         stops = [stop] if isinstance(stop, str) else stop or ()
         try:
-            request = CompletionRequest(
-                prompt=self._prompt_of(prompt),
-                n=n,
-                stop=tuple(map(self._saved.vocabulary.to_characters, stops)),
-                stream=False,
-                **options,
-            )
+            request = CompletionRequest(prompt="", n=n, stop=tuple(stops), **options)
         except TypeError as error:
             raise InvalidInput(str(error).replace("CompletionRequest.__init__()", "complete")) from None
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        ticket = self._engine.complete(request, events.put)
-        texts = [""] * n
-        try:
-            while isinstance(event := events.get(), Piece | Finished):
-                if isinstance(event, Piece):
-                    texts[event.index] += event.text
-        except KeyboardInterrupt:
-            ticket.cancel()
-            raise
-        if isinstance(event, Failed):
-            raise event.error
-        texts = [self._saved.vocabulary.to_text(text) for text in texts]
+        (completions,) = self.complete_all([self._characters_of(prompt)], request)
+        texts = [text for text, _ in completions]
         return texts if n > 1 else texts[0]
+
+    def complete_all(
+        self, prompts: Sequence[str], request: CompletionRequest
+    ) -> list[list[tuple[str, FinishReason]]]:
+        """Return the text and finish reason of each completion of each prompt; all are completed together.
+
+        Args:
+            prompts: at most 256, in the characters of the vocabulary.
+            request: how they are completed; its prompt is replaced.
+
+        Raises:
+            InvalidInput: an option is out of range.
+        """
+        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+        vocabulary = self._saved.vocabulary
+        stop = tuple(map(vocabulary.to_characters, request.stop))
+        found: list[list[tuple[str, FinishReason]]] = [[("", "length")] * request.n for _ in prompts]
+        texts = [[""] * request.n for _ in prompts]
+        tickets = []
+
+        def note(i: int, event: Event) -> None:
+            events.put((i, event))
+
+        try:
+            for i, prompt in enumerate(prompts):
+                one = replace(request, prompt=self._scorer.mask_lines(prompt), stop=stop, stream=False)
+                tickets.append(self._engine.complete(one, partial(note, i)))
+            left = len(prompts)
+            while left:
+                i, event = events.get()
+                if isinstance(event, Piece):
+                    texts[i][event.index] += event.text
+                elif isinstance(event, Finished):
+                    found[i][event.index] = vocabulary.to_text(texts[i][event.index]), event.reason
+                else:
+                    left -= 1
+                    if isinstance(event, Failed):
+                        raise event.error  # noqa: TRY301 -- the others are cancelled
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+        return found
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
@@ -199,7 +227,7 @@ class Model:
                 code="no_calibration",
             )
         options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
-        scorer = CalibratedScorer(self._loaded, calibration, options)
+        scorer = CalibratedScorer(self.loaded, calibration, options)
         read = scorer.read([self._characters_of(line) for line in lines])
         return list(map(scorer.without_repeat, scorer.scores(read), read))
 
