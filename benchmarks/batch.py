@@ -20,22 +20,19 @@ from benchmarks.machine import described, machine
 from benchmarks.networks import random_model
 from benchmarks.report import print_json_line, print_table
 from nextchar.app.schemas.scores import StreamQuery
-from nextchar.launcher.batch.engines import run_in_processes, run_on_ray
-from nextchar.launcher.batch.inputs import Part, find_files, parts_of
-from nextchar.launcher.batch.part_worker import PartWorker, Work
-from nextchar.launcher.batch.run_folder import RunFolder
-from nextchar.local import ModelFiles, prepare_kernels, read_model
+from nextchar.launcher import batch
+from nextchar.local import Model, prepare_kernels, read_model
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
+from nextchar.store.input_files import find_files
 
 _WORDS = ("accepted", "closed", "connection", "daemon", "failed", "from", "port", "root", "session", "user")
-_RUN = {"ray": run_on_ray, "local": run_in_processes}
 
 
 def main() -> None:
     """Measure every number of workers and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--actors", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--engines", nargs="+", choices=_RUN, default=["ray"])
+    parser.add_argument("--engines", nargs="+", choices=("ray", "local"), default=["ray"])
     parser.add_argument("--megabytes", type=float, default=20)
     parser.add_argument("--part-megabytes", type=float, default=0.5)
     parser.add_argument("--network", default="1x256", help="layers x units")
@@ -49,50 +46,67 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         log.write_bytes(log_text(int(options.megabytes * 1e6)))
-        parts = parts_of(find_files([str(log)]), int(options.part_megabytes * 1e6))
-        model = ModelFiles.of(saved)
-        alone = _alone(_work(model, folder, "alone"), parts)
+        part_bytes = int(options.part_megabytes * 1e6)
+        with Model(saved, threads=1) as model:
+            model.save(Path(folder) / "model")
+            alone = _alone(model, str(log), Path(folder) / "alone", part_bytes)
         found: dict[str, Any] = {"one process": {"lines_per_s": alone, "start_s": 0.0, "efficiency": 1.0}}
         for engine in options.engines:
             for actors in options.actors:
                 name = f"{engine}, {actors} workers"
-                found[name] = _measure(engine, actors, _work(model, folder, name.replace(", ", "-")), parts)
+                found[name] = _measure(engine, actors, Path(folder), part_bytes)
                 found[name]["efficiency"] = found[name]["lines_per_s"] / alone / actors
+        size = log.stat().st_size
     rows = [
         [name, f"{f['lines_per_s']:,.0f}", f"{f['efficiency']:.2f}", f"{f['start_s']:.1f}"]
         for name, f in found.items()
     ]
     print_table(("", "lines/s", "efficiency", "start, s"), rows)
-    print_json_line("batch", network=saved.card.name, bytes=sum(part.bytes for part in parts), runs=found)
+    print_json_line("batch", network=saved.card.name, bytes=size, runs=found)
 
 
-def _work(model: ModelFiles, folder: str, name: str) -> Work:
-    output = RunFolder.at(str(Path(folder) / name.replace(" ", "-")), suffix=".jsonl")
-    return Work(model, output, query=StreamQuery())
-
-
-def _alone(work: Work, parts: list[Part]) -> float:
+def _alone(model: Model, log: str, output: Path, part_bytes: int) -> float:
     """Return the lines per second of one process; its first part, which warms up, does not count."""
-    with closing(PartWorker(work)) as worker:
-        worker.run(parts[0])
-        started = time.perf_counter()
-        results = [worker.run(part) for part in parts[1:]]
-        seconds = time.perf_counter() - started
-    assert not any(result.error for result in results), results
-    return sum(result.counts.get("lines", 0) for result in results) / seconds  # a part may have no line
+    scoring: dict[str, Any] = {"query": StreamQuery(), "calibration": None, "request": None}
+    how: dict[str, Any] = {"engine": "local", "actors": 1, "threads": 1, "address": None}
+    work = batch.Work(model, output.as_uri(), **scoring, format="jsonl", is_json=False, **how)
+    (file,) = find_files([log])
+    first, *parts = [batch.Part(file, at, at + part_bytes) for at in range(0, file.bytes, part_bytes)]
+    work.process(first)
+    started = time.perf_counter()
+    lines = sum(map(_lines, map(work.process, parts)))
+    return lines / (time.perf_counter() - started)
 
 
-def _measure(engine: str, actors: int, work: Work, parts: list[Part]) -> dict[str, float]:
+def _measure(engine: str, actors: int, folder: Path, part_bytes: int) -> dict[str, float]:
     """Return the rate after as many parts as there are workers, and the seconds until then."""
     started = begun = time.perf_counter()
     lines = 0
-    for number, result in enumerate(_RUN[engine](work, parts, workers=actors), 1):
-        assert result.error is None, result.error
-        if number <= actors:
-            begun = time.perf_counter()
-        else:
-            lines += result.counts.get("lines", 0)
+    _, _, results = batch.begin(
+        [str(folder / "log")],
+        str(folder / "model"),
+        str(folder / f"{engine}-{actors}"),
+        query={},
+        part_bytes=part_bytes,
+        format="jsonl",
+        is_json=False,
+        engine=engine,
+        actors=actors,
+        threads=1,
+        address=None,
+    )
+    with closing(results):
+        for number, result in enumerate(results, 1):
+            if number <= actors:
+                begun = time.perf_counter()
+            else:
+                lines += _lines(result)
     return {"lines_per_s": lines / (time.perf_counter() - begun), "start_s": begun - started}
+
+
+def _lines(result: batch.Result) -> int:
+    assert not isinstance(result, str), result
+    return result["lines"]
 
 
 def log_text(size: int) -> bytes:

@@ -1,7 +1,7 @@
 """Streaming decompression of gzip bodies."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nextchar.app.errors import UnsupportedMedia
 from nextchar.models.errors import InvalidInput
@@ -48,6 +48,14 @@ class Gunzip:
         """Check that the last member is complete. Raises InvalidInput."""
         if self._fed and not self._inflate.eof:
             raise _invalid_gzip("it ends too early")
+
+
+def decompress(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a whole gzip file. Raises InvalidInput if it is not valid."""
+    gunzip = Gunzip()
+    for piece in pieces:
+        yield from gunzip.feed(piece)
+    gunzip.finish()
 
 
 def gunzip_of(content_encoding: str) -> Gunzip | None:

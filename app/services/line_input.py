@@ -4,7 +4,7 @@ An error on one line is noted in its `meta`, which is returned in that line's re
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,23 @@ class LineSplitter:
         self._held.clear()
         self._skipped = 0
         return line
+
+
+def lines_between(pieces: Iterable[bytes], start: int, end: int) -> Iterator[list[RawLine]]:
+    """Yield the lines of a file that begin at `start` or later and before `end`, as they arrive.
+
+    The pieces are the file's from one byte before `start` on: if it is a newline, a line begins at `start`.
+    """
+    at = line_at = max(0, start - 1)
+    splitter = LineSplitter(offset=at)
+    for piece in pieces:
+        yield [line for line in splitter.feed(piece) if start <= line.offset < end]
+        if newline := piece.rfind(b"\n") + 1:
+            line_at = at + newline
+        at += len(piece)
+        if at >= end and not start <= line_at < end:  # the rest is not in the range
+            return
+    yield [line for line in splitter.finish() if start <= line.offset < end]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from nextchar.app.schemas.scores import LineScore, StreamBody, StreamQuery
 from nextchar.app.services.alerting import occurrences_of
 from nextchar.app.services.engines import Loaded
 from nextchar.app.services.limited_work import Check
-from nextchar.app.services.line_input import InputLine, LineParser, LineSplitter
+from nextchar.app.services.line_input import InputLine, LineParser, LineSplitter, RawLine
 from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.scorer import LineReading
@@ -44,8 +44,7 @@ class StreamScorer:
         check: called between pieces of work.
         alerts: where labels are found and flagged lines are recorded; None: nowhere.
         is_json: whether the lines are JSON.
-        file: if the body is part of a file, its name, which is in each record instead of the line's number.
-        offset: where in the file it begins, in bytes.
+        file: if the lines are of a file, its name, which is in each record instead of the line's number.
 
     Raises:
         DomainError: the model or its calibration do not allow what `query` asks for.
@@ -61,7 +60,6 @@ class StreamScorer:
         alerts: Alerts | None = None,
         is_json: bool = False,
         file: str | None = None,
-        offset: int = 0,
     ) -> None:
         options = ScoreOptions(
             query.detail,
@@ -76,7 +74,7 @@ class StreamScorer:
         self._alerts = alerts
         self._query = query
         self._file = file
-        self._splitter = LineSplitter(offset=offset)
+        self._splitter = LineSplitter()
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
         self._cache: dict[str, LineScore] = {}
         self._cached_bytes = 0
@@ -110,13 +108,11 @@ class StreamScorer:
 
     def score(self, data: bytes, *, is_last: bool, turn: StreamLock | None = None) -> bytes:
         """Return the records of the lines that end in `data`; `turn` is the lock of a stored stream."""
-        return b"".join(map(_dump, self.records(data, is_last=is_last, turn=turn)))
-
-    def records(
-        self, data: bytes, *, is_last: bool, turn: StreamLock | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the same records before they are JSON, except that `expected`, if there is one, is."""
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
+        return b"".join(map(_dump, self.records(raw, turn)))
+
+    def records(self, raw: Sequence[RawLine], turn: StreamLock | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already."""
         lines = [self._parser.parse(line) for line in raw]
         texts = [line.text for line in lines if line.text is not None]
         scores = iter(self._score_texts(texts, turn) if texts else [])

@@ -1,19 +1,23 @@
-"""A model with random weights in a storage of its own, files of lines, and the runs over them."""
+"""A model with random weights in a storage of its own, a file of lines, and the command."""
 
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from nextchar.launcher.batch import runs
-from nextchar.launcher.batch.runs import RunOptions, Totals
+from nextchar.cli.main import app
+from nextchar.launcher import batch
 from tests.app.test_main import publish_real
+from tests.clients.python.conftest import Outcome
 
 LINES = [f"line {'abcdefghij'[i % 10]} {'qwertz'[i % 6] * (i % 17)}" for i in range(400)]
 
-Run = Callable[..., Totals]
+Command = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -32,24 +36,24 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def options(log: Path | str, output: Path | str, **changes: Any) -> RunOptions:
-    """Return options for the model `real` that divide LINES into six parts."""
-    return RunOptions(
-        **{
-            "inputs": [str(log)],
-            "model": "real",
-            "output": str(output),
-            "engine": "local",
-            "workers": 2,
-            "part_bytes": 1_000,
-        }
-        | changes
-    )
+@pytest.fixture
+def command(storage: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`nextchar batch`, with a worker in this process, since one of its own takes seconds to start."""
 
+    def work_here(work: batch.Work, parts: Sequence[batch.Part]) -> Iterator[batch.Result]:
+        work = pickle.loads(pickle.dumps(work))  # noqa: S301
+        with closing(work.model):
+            yield from map(work.process, parts)
 
-def score(log: Path | str, output: Path | str, *, echo: bool = True, **changes: Any) -> Totals:
-    """Score the lines of a file."""
-    return runs.score(options(log, output, **changes), lambda *_: None, echo=echo)
+    def invoke(operation: str, *arguments: str | Path) -> Outcome:
+        shared = ("--model", "real", "--engine", "local", "--part-size", "0.001")
+        result = CliRunner().invoke(app, ("batch", operation, *shared, *map(str, arguments)))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, " ".join(result.stderr.split()))
+
+    monkeypatch.setattr(batch, "_in_processes", work_here)
+    return invoke
 
 
 def results(output: Path) -> list[dict[str, Any]]:

@@ -1,18 +1,23 @@
 """`nextchar batch score` and `batch complete`: the lines of many files, in worker processes or on Ray."""
 
-import contextlib
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from nextchar.cli.formatting import format_duration
-from nextchar.cli.service import batch_runs
+from nextchar.cli.service import batches
 from nextchar.cli.session import Session, command, fail
 from nextchar.connection import omit_none
+
+_argument, _option = typer.Argument, typer.Option
+_how = partial(typer.Option, rich_help_panel="How it runs")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,207 +25,105 @@ app = typer.Typer(
     "Example: nextchar batch score 'logs/*.gz' --model app --output scores",
 )
 
-_MAX_SHOWN_ERRORS = 10
-_run_option = partial(typer.Option, rich_help_panel="How it runs")
 
-Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT…", help="Files, or patterns of files: logs/*.gz, s3://bucket/2026/**/*.log"
-    ),
-]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="A folder with a model, or a model in the storage of NEXTCHAR_DATA_DIR or NEXTCHAR_STORE_URL.",
-    ),
-]
-Output = Annotated[
-    str,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FOLDER",
-        help="Folder or s3://bucket/folder for the results. The same command again completes it.",
-    ),
-]
-JsonLines = Annotated[
-    bool,
-    typer.Option("--json-lines", help='Each line is a JSON string, or {"line": "…", "id": …}.'),
-]
-FormatOption = Annotated[
-    Literal["jsonl", "parquet"],
-    typer.Option("--format", help="Format of the results: JSON lines or Parquet."),
-]
-Engine = Annotated[
-    Literal["ray", "local"],
-    _run_option("--engine", help="ray: Ray Data (pip install 'nextchar\\[ray]'); local: processes."),
-]
-Actors = Annotated[
-    int | None,
-    _run_option("--actors", min=1, help="Workers, each with a model in memory. Default: one per core here."),
-]
-Threads = Annotated[int, _run_option("--threads", min=1, help="Cores of each worker.")]
-Address = Annotated[
-    str | None,
-    _run_option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Address of a Ray cluster. Default: RAY_ADDRESS, or this machine.",
-    ),
-]
-PartSize = Annotated[
-    float,
-    _run_option(
-        "--part-size", metavar="MB", min=0.001, help="Size of a part of a file that is not compressed."
-    ),
-]
+def _command(operation: Callable[..., dict[str, Any]]) -> None:
+    """Add a command with the options of `operation` and those that both commands have."""
+    own, shared = (inspect.signature(f, eval_str=True).parameters for f in (operation, _shared))
+
+    def run(session: Session, **options: Any) -> None:
+        query_or_request = operation(**{name: options.pop(name) for name in own})
+        _run(session, **options, **query_or_request)
+
+    run.__signature__ = inspect.Signature([*shared.values(), *own.values()])  # type: ignore[attr-defined]
+    run.__doc__ = operation.__doc__
+    app.command(operation.__name__)(command(run))
 
 
-@app.command("score")
-@command
-def score(
+def _shared(
     session: Session,
-    inputs: Inputs,
-    model: ModelOption,
-    output: Output,
-    only: Annotated[Literal["all", "anomalous"], typer.Option(help="Which lines have a result.")] = "all",
-    text: Annotated[bool, typer.Option(help="Whether results have the text of their line.")] = True,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Explain the most anomalous lines; takes longer.")
-    ] = False,
-    false_alarms: Annotated[
-        float | None,
-        typer.Option(metavar="RATE", help="Fraction of normal lines that may be flagged. Default: 0.01."),
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Calibration in the storage to compare with.")
-    ] = None,
-    json_lines: JsonLines = False,
-    format_: FormatOption = "jsonl",
-    engine: Engine = "ray",
-    actors: Actors = None,
-    threads: Threads = 1,
-    address: Address = None,
-    part_size: PartSize = 8.0,
+    *,
+    inputs: Annotated[list[str], _argument(metavar="INPUT…", help="Files or patterns: s3://logs/**/*.gz")],
+    source: Annotated[str, _option("--model", "-m", help="A folder with a model, or one in the storage.")],
+    output: Annotated[str, _option("--output", "-o", metavar="FOLDER", help="A folder, or its URL.")],
+    is_json: Annotated[bool, _option("--json-lines", help='Lines are "…" or {"line": "…", …}.')] = False,
+    format: Annotated[Literal["jsonl", "parquet"], _option(help="Of the results.")] = "jsonl",  # noqa: A002
+    engine: Annotated[Literal["ray", "local"], _how(help="Ray Data, or processes here.")] = "ray",
+    actors: Annotated[int | None, _how(min=1, help="Workers. Default: one per core here.")] = None,
+    threads: Annotated[int, _how(min=1, help="Cores of each worker.")] = 1,
+    address: Annotated[str | None, _how(help="Of a Ray cluster. Default: RAY_ADDRESS.")] = None,
+    part_size: Annotated[float | None, _how(min=0.001, help="Of plain files, MB. Default: 8 or 1.")] = None,
 ) -> None:
+    """Have the options that both commands have."""
+
+
+def _run(session: Session, output: str, part_size: float | None, **options: Any) -> None:
+    if options["address"] is not None and options["engine"] != "ray":
+        raise typer.BadParameter("--address is of a Ray cluster, which --engine local does not use")
+    part_bytes = int((part_size or (8 if "query" in options else 1)) * 1e6)
+    started, module, counts, errors = time.monotonic(), batches(), Counter[str](), list[str]()
+    try:
+        parts, missing, results = module.begin(output=output, part_bytes=part_bytes, **options)
+        is_hidden = not session.err.is_terminal
+        with closing(results):
+            for result in track(results, "parts", missing, console=session.err, disable=is_hidden):
+                errors.append(result) if isinstance(result, str) else counts.update(result)
+    except module.DomainError as error:
+        raise fail(error.message) from None
+    except ModuleNotFoundError as error:
+        needed = "install it with: pip install 'nextchar[ray]', or use --engine local --format jsonl"
+        raise fail(f"{error.name} is not installed; {needed}") from None
+    except KeyboardInterrupt:
+        session.print_note("interrupted; run the same command again to continue")
+        raise
+    summary: dict[str, Any] = {"output": output, "parts": parts, "parts_before": parts - missing}
+    summary |= {"parts_done": missing - len(errors)}
+    summary |= {name: counts[name] for name in ("lines", "characters", "anomalous", "not_utf8")}
+    if session.as_json:
+        session.print_json(summary | {"errors": errors})
+    else:
+        sentence = "{lines:,} lines, {anomalous:,} flagged, {not_utf8:,} not UTF-8; {parts_done:,} of"
+        sentence += " {parts:,} parts ({parts_before:,} were there before) in {duration}; results in {output}"
+        duration = format_duration(time.monotonic() - started)
+        session.print_note(sentence.format(**summary, duration=duration))
+    for message in errors[:10]:
+        session.print_note(message)
+    if errors:
+        raise fail(f"{len(errors):,} parts have no results; fix these errors and run the same command again")
+
+
+@_command
+def score(
+    *,
+    only: Annotated[Literal["all", "anomalous"], _option(help="Which lines have a result.")] = "all",
+    text: Annotated[bool, _option(help="Whether results have the text of their line.")] = True,
+    explain: Annotated[bool, _option("--explain", help="Explain the most anomalous lines.")] = False,
+    false_alarms: Annotated[
+        float | None, _option(min=1e-9, max=0.5, help="Fraction of normal lines that may be flagged.")
+    ] = None,
+    calibration: Annotated[str | None, _option(help="Calibration in the storage to compare with.")] = None,
+) -> dict[str, Any]:
     """Score each line of many files; each result has the line's file and offset in bytes.
 
     Example: nextchar batch score 's3://logs/2026/*.gz' --model sshd --output s3://scores/2026
     """
-    if false_alarms is not None and not 0 < false_alarms <= 0.5:
-        raise typer.BadParameter("--false-alarms is above 0 and at most 0.5")
-    _check_address(address, engine)
-    runs = batch_runs()
-    options = runs.RunOptions(
-        inputs, model, output, engine, actors, address, int(part_size * 1e6), format_, json_lines, threads
-    )
-    query = omit_none(false_alarms=false_alarms) | {"only": only, "echo": text, "explain": explain}
-    _run(session, runs, output, lambda show: runs.score(options, show, calibration=calibration, **query))
+    given = omit_none(false_alarms=false_alarms, calibration=calibration)
+    return {"query": {"only": only, "echo": text, "explain": explain} | given}
 
 
-@app.command("complete")
-@command
+@_command
 def complete(
-    session: Session,
-    inputs: Inputs,
-    model: ModelOption,
-    output: Output,
-    max_characters: Annotated[int, typer.Option(min=1, max=100_000, help="Of each completion.")] = 40,
-    n: Annotated[int, typer.Option("-n", min=1, max=64, help="Completions of each line.")] = 1,
-    temperature: Annotated[
-        float, typer.Option(min=0, max=10, help="0: always the most probable character.")
-    ] = 1.0,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; can be repeated.")] = None,
-    until: Annotated[
-        Literal["word", "line", "confidence"] | None, typer.Option(help="Where to end earlier.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    json_lines: JsonLines = False,
-    format_: FormatOption = "jsonl",
-    engine: Engine = "ray",
-    actors: Actors = None,
-    threads: Threads = 1,
-    address: Address = None,
-    part_size: PartSize = 1.0,
-) -> None:
+    *,
+    max_characters: Annotated[int, _option(min=1, max=100_000, help="Of each completion.")] = 40,
+    n: Annotated[int, _option("-n", min=1, max=64, help="Completions of each line.")] = 1,
+    temperature: Annotated[float, _option(min=0, max=10, help="0: the most probable character.")] = 1.0,
+    top_p: Annotated[float | None, _option(help="Nucleus sampling.")] = None,
+    stop: Annotated[list[str] | None, _option(help="End before this text; can be repeated.")] = None,
+    until: Annotated[Literal["word", "line", "confidence"] | None, _option(help="End earlier.")] = None,
+    seed: Annotated[int | None, _option(help="The same seed gives the same text.")] = None,
+) -> dict[str, Any]:
     """Complete each line of many files, as a prompt; each result has the line's file and offset in bytes.
 
     Example: nextchar batch complete prompts.txt --model names --output completions --engine local
     """
-    _check_address(address, engine)
-    runs = batch_runs()
-    options = runs.RunOptions(
-        inputs, model, output, engine, actors, address, int(part_size * 1e6), format_, json_lines, threads
-    )
-    request = omit_none(top_p=top_p, until=until, seed=seed) | {
-        "max_characters": max_characters,
-        "n": n,
-        "temperature": temperature,
-        "stop": tuple(stop or ()),
-    }
-    _run(session, runs, output, lambda show: runs.complete(options, show, request))
-
-
-def _check_address(address: str | None, engine: str) -> None:
-    if address is not None and engine != "ray":
-        raise typer.BadParameter("--address is of a Ray cluster, which --engine local does not use")
-
-
-def _run(session: Session, runs: Any, output: str, run: Callable[[Callable[..., None]], Any]) -> None:
-    started = time.monotonic()
-    try:
-        with _progress(session) as show:
-            totals = run(show)
-    except runs.DomainError as error:
-        raise fail(error.message) from None
-    except KeyboardInterrupt:
-        session.print_note("interrupted; run the same command again to continue")
-        raise
-    counts = {name: totals.counts[name] for name in ("lines", "characters", "anomalous", "not_utf8")}
-    done = totals.parts - totals.parts_before - len(totals.errors)
-    if session.as_json:
-        summary = {"output": output, "parts": totals.parts, "parts_before": totals.parts_before}
-        session.print_json(summary | {"parts_done": done} | counts | {"errors": totals.errors})
-    else:
-        duration = format_duration(time.monotonic() - started)
-        sentence = f"{counts['lines']:,} lines in {duration}, {done:,} of {totals.parts:,} parts"
-        sentence += f" ({totals.parts_before:,} were there before)" if totals.parts_before else ""
-        sentence += f"; {counts['anomalous']:,} flagged" if "anomalous" in totals.counts else ""
-        sentence += f"; {counts['not_utf8']:,} not UTF-8" if counts["not_utf8"] else ""
-        session.print_note(f"{sentence}; results in {output}")
-    if totals.errors:
-        for message in totals.errors[:_MAX_SHOWN_ERRORS]:
-            session.print_note(message)
-        raise fail(
-            f"{len(totals.errors):,} parts have no results; fix the errors above and run the same command"
-            " again to do the rest"
-        )
-
-
-@contextlib.contextmanager
-def _progress(session: Session) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on standard error; give what a run calls with its totals."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=session.err, disable=not session.err.is_terminal) as bar:
-        task = bar.add_task("starting workers", total=None, figures="")
-
-        def show(totals: Any, result: Any) -> None:
-            if result is None:
-                bar.update(task, total=totals.bytes, completed=totals.bytes_before)
-                return
-            flagged = f", {totals.counts['anomalous']:,} flagged" if totals.counts["anomalous"] else ""
-            figures = f"{totals.counts['lines']:,} lines{flagged}"
-            bar.update(task, description="running", advance=result.part.bytes, figures=figures)
-
-        yield show
+    request = {"max_characters": max_characters, "n": n, "temperature": temperature}
+    return {"request": request | omit_none(top_p=top_p, until=until, seed=seed) | {"stop": tuple(stop or ())}}

@@ -98,11 +98,11 @@ def admin(context: typer.Context) -> None:
     backup.main(context.args)
 
 
-def batch_runs() -> Any:
-    """Return the module that runs batches."""
+def batches() -> Any:
+    """Return the module that runs `nextchar batch`."""
     with _service_packages():
-        from nextchar.launcher.batch import runs
-    return runs
+        from nextchar.launcher import batch
+    return batch
 
 
 @contextlib.contextmanager

@@ -1,0 +1,320 @@
+"""`nextchar batch`: the lines of files with one model, in processes of this machine or on a Ray cluster.
+
+    run.json                                  what the run does, with which model, to which files
+    parts/<file>-<hash>-<start>-<end>.jsonl   the results of one part, written as a whole; or .parquet
+    done.json                                 when all parts are there
+
+A part has the lines that begin in a range of bytes of a file, or all of a compressed file. `run.json` fixes
+the ranges: so running again does only what is missing, and a part that is done twice replaces itself.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, redirect_stdout
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+from nextchar.app.schemas.scores import StreamQuery
+from nextchar.app.services.gunzip import decompress
+from nextchar.app.services.line_input import LineParser, RawLine, lines_between
+from nextchar.app.services.score_stream import StreamScorer, json_line
+from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
+from nextchar.models.die_with_parent import bind_to_parent
+from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavailable
+from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
+from nextchar.models.machine import available_cores
+from nextchar.models.runtime.request_validation import check_request
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.session import no_check
+from nextchar.store.calibrations import Calibrations, StoredCalibration
+from nextchar.store.input_files import InputFile, find_files, read_from
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.settings import StoreSettings
+
+_PROMPTS = 64  # that are completed together
+_ROWS = 10_000  # of a row group of Parquet
+_COLUMNS = """file:string offset:int64 id:string text:string characters:int32 bits_per_character:double
+    peak_bits:double total_bits:double score:double p_value:double anomalous:bool alert_id:string spans:spans
+    completions:completions truncated:bool is_utf8:bool error:string"""  # null if a record has no such field
+
+_work: "Work"  # of this process of a pool
+
+
+@dataclass(frozen=True)
+class Part:
+    """The lines of `file` that begin at `start` or later and before `end`, in bytes as stored."""
+
+    file: InputFile
+    start: int
+    end: int
+
+    def lines(self) -> Iterator[list[RawLine]]:
+        """Yield its lines as they are read; offsets are those in the decompressed file."""
+        if self.file.name.endswith(".gz"):
+            return lines_between(decompress(read_from(self.file, 0)), 0, sys.maxsize)
+        return lines_between(read_from(self.file, max(0, self.start - 1)), self.start, self.end)
+
+
+Result = Counter[str] | str  # of a part: sums over its lines, or why it has no results
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with each part: its lines are scored or completed. Pickled, it has the model's files."""
+
+    model: Model
+    output: str  # URL of a folder
+    query: StreamQuery | None
+    calibration: StoredCalibration | None
+    request: CompletionRequest | None
+    format: str  # jsonl or parquet
+    is_json: bool  # each line is a JSON string, or an object with the string `line`
+    engine: str  # ray or local
+    actors: int
+    threads: int  # of each actor
+    address: str | None  # of a Ray cluster; None: in RAY_ADDRESS, or one of its own
+
+    def path_of(self, part: Part) -> str:
+        """Return the path of a part's results in the output."""
+        name = part.file.name
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition("/")[2])[-60:].lstrip(".") or "file"
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        return f"parts/{stem}-{digest}-{part.start:015d}-{part.end:015d}.{self.format}"
+
+    def process(self, part: Part) -> Result:
+        """Process a part, and write its results all at once."""
+        counts: Counter[str] = Counter()
+        records = self._completions(part, counts) if self.request else self._scores(part, counts)
+        try:
+            with tempfile.NamedTemporaryFile(prefix="nextchar-") as file:
+                _write(records, file, self.format)
+                file.flush()
+                open_blobs(self.output).write(self.path_of(part), Path(file.name))
+        except (DomainError, OSError) as error:
+            return f"{part.file.name} cannot be processed: {getattr(error, 'strerror', None) or error}"
+        return counts
+
+    def _scores(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+        loaded, file, query = self.model.loaded, part.file.name, self.query or StreamQuery()
+        scorer = StreamScorer(loaded, self.calibration, query, no_check, is_json=self.is_json, file=file)
+        yield from chain.from_iterable(map(scorer.records, part.lines()))
+        counts.update(scorer.totals)
+
+    def _completions(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+        assert self.request is not None
+        vocabulary = self.model.loaded.vocabulary
+        lines = map(LineParser(vocabulary, is_json=self.is_json).parse, chain.from_iterable(part.lines()))
+        while some := list(islice(lines, _PROMPTS)):
+            prompts = [line.text for line in some if line.text is not None]
+            completed = iter(self.model.complete_all(prompts, self.request))
+            for line in some:
+                record = {"file": part.file.name, "offset": line.offset, **line.meta}
+                counts.update(lines=1, not_utf8="not_utf8" in record)
+                if line.text is not None:
+                    found = [{"text": text, "finish_reason": reason} for text, reason in next(completed)]
+                    counts.update(characters=sum(len(one["text"]) for one in found))
+                    record |= {"text": vocabulary.to_text(line.text), "completions": found}
+                yield record
+
+
+def _write(records: Iterator[dict[str, Any]], file: IO[bytes], format_: str) -> None:
+    if format_ == "jsonl":
+        file.writelines(map(json_line, records))
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    text, index, alias = pyarrow.string(), pyarrow.int32(), pyarrow.type_for_alias
+    spans = {"start": index, "end": index, "bits": pyarrow.float32(), "expected": text}
+    structs = {"spans": spans, "completions": {"text": text, "finish_reason": text}}
+    lists = {name: pyarrow.list_(pyarrow.struct(fields)) for name, fields in structs.items()}
+    columns = (column.split(":") for column in _COLUMNS.split())
+    schema = pyarrow.schema([(name, lists.get(kind) or alias(kind)) for name, kind in columns])
+    with parquet.ParquetWriter(file, schema) as writer:
+        while rows := [_row(record) for record in islice(records, _ROWS)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    row = record | {"is_utf8": "not_utf8" not in record, "error": record.get("error", {}).get("message")}
+    row["id"] = None if record.get("id") is None else str(record["id"])
+    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
+
+
+def begin(
+    inputs: Sequence[str],
+    source: str,
+    output: str,
+    *,
+    part_bytes: int,
+    query: dict[str, Any] | None = None,
+    request: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[int, int, Generator[Result]]:
+    """Begin a run, or continue the one in the output; return its parts, how many are missing, their results.
+
+    `query` has options of StreamQuery, or `request` of CompletionRequest; `options` are fields of Work.
+    Repeats of flagged lines are flagged too, so a line's result does not depend on where parts begin. Closing
+    the results stops the workers. Raises ModuleNotFoundError: Ray or pyarrow is not installed; DomainError:
+    something else is not as it must be, or the output has another run. Nothing is written then.
+    """
+    # Ray would otherwise report usage to its makers, and warn about how it treats GPUs.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if options["engine"] == "ray":
+        importlib.import_module("ray.data")
+    if options["format"] == "parquet":
+        importlib.import_module("pyarrow")
+    files = find_files(inputs)
+    is_folder = (Path(source) / MODEL_FILE_NAME).is_file()
+    saved = read_model(source if is_folder or "/" in source else STORE_PREFIX + source)
+    scoring = completion = stored = None
+    if query is not None:
+        scoring = StreamQuery(repeats="flag", **query)
+        storage = open_blobs("memory://" if is_folder else StoreSettings.load().blobs_url)
+        if stored := Calibrations(storage).find(saved, scoring.calibration):
+            stored.calibration.thresholds(scoring.false_alarms or stored.calibration.default_rate())
+        elif scoring.only == "anomalous" or scoring.false_alarms:
+            raise InvalidInput(
+                f"{saved.card.reference} has no calibration, so no line can be called anomalous"
+            )
+        about = scoring.model_dump(mode="json") | {"calibrated_at": stored.created_at if stored else None}
+    else:
+        completion = CompletionRequest(prompt="", **request or {})
+        check_request(completion)
+        about = asdict(completion)
+    prepare_kernels()
+    compile_in_child_process(*SERVING)  # once, instead of in each worker
+    url = output.rstrip("/") if "://" in output else Path(output).expanduser().resolve().as_uri()
+    options["actors"] = options["actors"] or max(1, available_cores() // options["threads"])
+    with Model(saved, threads=options["threads"]) as model:
+        work = Work(model, url, scoring, stored, completion, **options)
+    run = {
+        "format_version": 1,
+        "operation": "score" if scoring else "complete",
+        "model": saved.card.reference,
+        "model_id": saved.card.id,
+        "options": about,
+        "format": work.format,
+        "json_lines": work.is_json,
+        "part_bytes": part_bytes,
+        "files": [asdict(file) for file in files],
+    }
+    content = json.dumps(run, indent=1).encode()
+    try:
+        blobs = open_blobs(url)
+        if not blobs.create("run.json", content):
+            run, before = json.loads(content), json.loads(blobs.read("run.json"))
+            part_bytes = run["part_bytes"] = before["part_bytes"]
+            if changed := [key.replace("_", " ") for key in run if run[key] != before.get(key)]:
+                raise Conflict(f"it has the results of another run, whose {' and '.join(changed)} differ")
+        written = set(blobs.paths("parts"))
+    except (ValueError, DomainError) as error:
+        raise InvalidInput(f"{output} cannot be used: {error}; choose another output") from None
+    parts = [
+        Part(file, start, min(start + size, file.bytes))
+        for file in files
+        for size in [file.bytes if file.name.endswith(".gz") else part_bytes]
+        for start in range(0, file.bytes, size or 1)
+    ]
+    missing = [part for part in parts if work.path_of(part) not in written]
+    return len(parts), len(missing), _run(work, missing, len(parts))
+
+
+def _run(work: Work, missing: Sequence[Part], parts: int) -> Generator[Result]:
+    failed = 0
+    run = _on_ray if work.engine == "ray" else _in_processes
+    with redirect_stdout(sys.stderr), closing(run(work, missing)) as results:  # Ray prints what it has lost
+        for result in results if missing else ():
+            failed += isinstance(result, str)
+            yield result
+    if not failed:
+        open_blobs(work.output).write("done.json", json.dumps({"parts": parts}).encode())
+
+
+def _in_processes(work: Work, parts: Sequence[Part]) -> Generator[Result]:
+    with (
+        tempfile.TemporaryDirectory(prefix="nextchar-") as scratch,  # killed workers delete nothing
+        ProcessPoolExecutor(
+            min(work.actors, len(parts)),
+            multiprocessing.get_context("spawn"),
+            initializer=_begin_process,
+            initargs=(pickle.dumps(work), os.getpid(), scratch),
+        ) as pool,
+    ):
+        try:
+            for done in as_completed([pool.submit(_process, part) for part in parts]):
+                yield done.result()
+        except BrokenProcessPool:
+            raise Unavailable("a worker was killed (out of memory?); run the same command again") from None
+        finally:
+            for process in multiprocessing.active_children():
+                process.kill()  # instead of waiting for its part
+
+
+def _begin_process(work: bytes, parent: int, scratch: str) -> None:
+    bind_to_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    tempfile.tempdir = scratch
+    global _work  # noqa: PLW0603 -- the pool calls functions
+    _work = pickle.loads(work)  # noqa: S301 -- of the parent
+
+
+def _process(part: Part) -> Result:
+    return _work.process(part)
+
+
+class RayWorker:
+    """A worker as Ray Data calls it: a row has a part, and then its result."""
+
+    def __init__(self, work: Any) -> None:
+        self._work: Work = importlib.import_module("ray").get(work[0])
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Process the part of a row."""
+        return {"result": self._work.process(row["item"])}
+
+
+def _on_ray(work: Work, parts: Sequence[Part]) -> Generator[Result]:
+    import ray
+
+    own: dict[str, Any] = {"num_cpus": work.actors * work.threads, "include_dashboard": False}
+    is_own = not (work.address or os.environ.get("RAY_ADDRESS"))
+    try:
+        ray.init(work.address, log_to_driver=False, logging_level="error", **(own if is_own else {}))
+        if not (fitting := int(ray.cluster_resources().get("CPU", 0) // work.threads)):
+            raise InvalidInput("no machine has as many cores; reduce --threads")  # noqa: TRY301
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        results = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map(
+            RayWorker,
+            fn_constructor_args=([ray.put(work)],),  # a reference by itself is replaced by what it refers to
+            num_cpus=work.threads,
+            compute=ray.data.ActorPoolStrategy(size=min(work.actors, len(parts), fitting)),
+        )
+        for row in results.iter_rows():
+            yield row["result"]
+    except Exception as error:  # noqa: BLE001 -- Ray raises exceptions of many classes
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, DomainError):
+            raise cause from None
+        raise Unavailable(
+            f"Ray failed: {' '.join(str(error).split())[-500:]}; run the same command again"
+        ) from None
+    finally:
+        ray.shutdown()
