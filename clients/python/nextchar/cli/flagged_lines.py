@@ -18,7 +18,7 @@ ANOMALOUS = Style(color="white", bgcolor="rgb(200,20,40)", bold=True)
 
 _CONTEXT = 30  # characters shown on each side of a span in a line too long for some rows
 _MAX_SHOWN = 600  # characters
-_GUTTER = 22  # columns before a line's text
+_RARITY_COLUMNS = 13
 _MAX_EXPLAINED = 3  # spans of a line for which the expected text is shown
 
 Record = Mapping[str, Any]
@@ -29,7 +29,7 @@ class LineView:
     """Prints scored lines on a console, one after the other."""
 
     def __init__(
-        self, console: Console, *, alphabet: Alphabet, has_several_files: bool, show_all: bool
+        self, console: Console, *, alphabet: Alphabet, has_several_files: bool, show_all: bool = False
     ) -> None:
         self._console, self._alphabet, self._has_several_files = console, alphabet, has_several_files
         self._show_all = show_all
@@ -39,32 +39,33 @@ class LineView:
 
     def show(self, line: Line, record: Record) -> None:
         """Print a line that the service reports, if it is to be shown."""
-        if "characters" in record and (self._show_all or record.get("anomalous")):
-            if self._show_all:
-                self._show_heat_map(line, record)
-            elif self._console.is_terminal:
-                self._show_flagged(line, record)
-            else:
-                self._print_unchanged(line)
+        if "characters" in record and self._show_all:
+            self._show_heat_map(line, record)
+            self._console.file.flush()
+        elif record.get("anomalous"):
+            self.show_flagged(line, record)
+
+    def show_flagged(self, line: Line, record: Record) -> None:
+        """Print a flagged line, with its number if that is not 0; into a pipe, the line alone."""
+        if self._console.is_terminal:
+            self._show_highlighted(line, record)
+        else:
+            prefix = os.fsencode(f"{line.file}:") if self._has_several_files else b""
+            self._console.file.flush()
+            self._console.file.buffer.write(prefix + line.data + b"\n")  # type: ignore[attr-defined]
         self._console.file.flush()
 
-    def _print_unchanged(self, line: Line) -> None:
-        file = self._console.file
-        prefix = os.fsencode(f"{line.file}:") if self._has_several_files else b""
-        file.flush()
-        file.buffer.write(prefix + line.data + b"\n")  # type: ignore[attr-defined]
-
-    def _show_flagged(self, line: Line, record: Record) -> None:
+    def _show_highlighted(self, line: Line, record: Record) -> None:
         self._show_file_name(line)
         text, spans = decode_spans(line, record, self._alphabet)
         if text.endswith("\r") and not any(span["end"] == len(text) for span in spans):
             text = text[:-1]
-        row = Text()
-        row.append(f"{line.number:>8,} ", "dim")
-        row.append(f"{rarity(record['p_value']):<{_GUTTER - 9}}", "yellow")
+        row = Text().append(f"{line.number:>8,} " if line.number else "", "dim")
+        row.append(f"{rarity(record['p_value']):<{_RARITY_COLUMNS}}", "yellow")
+        indent = len(row)
         row.append(highlighted(text, spans, self._console))
         self._console.print(row, soft_wrap=True)
-        self._explain(text, spans, record, indent=_GUTTER)
+        self._explain(text, spans, record, indent=indent)
 
     def _show_heat_map(self, line: Line, record: Record) -> None:
         self._show_file_name(line)

@@ -1,10 +1,11 @@
 """Lines are shown with their spans highlighted: of models of characters and of bytes, of any length."""
 
 import io
+import re
 
 from rich.console import Console
 
-from nextchar.cli.flagged_lines import decode_spans, explain, highlighted
+from nextchar.cli.flagged_lines import LineView, decode_spans, explain, highlighted
 from nextchar.cli.heatmap import character_bits
 from nextchar.lines import Line
 
@@ -52,3 +53,16 @@ def test_expected_characters_are_those_of_the_right_byte() -> None:
     text, spans = decode_spans(line, {"spans": [_span(8, 9)]}, "bytes")
     likely = [[{"character": c, "probability": 0.5}] for c in "012345678"]
     assert explain(text, spans, likely) == ["at 'x': '8' 50.0%"]
+
+
+def test_a_flagged_line_is_shown_with_its_file_and_its_number_if_it_has_one() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, no_color=True, width=80)
+    view = LineView(console, alphabet="characters", has_several_files=True)
+    record = {"text": "a cat", "p_value": 0.001, "spans": [_span(2, 3, "b")]}
+    view.show_flagged(Line(7, b"a cat", file="x.log"), record)
+    view.show_flagged(Line(0, b"a cat", file="x.log"), record)
+    rows = [row.split() for row in re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()]
+    explanation = ["at", "'c':", "'b'", "was", "expected"]
+    shown = ["1", "in", "1,000", "a", "⟦c⟧at"]
+    assert rows == [["x.log"], ["7", *shown], explanation, shown, explanation]
