@@ -1,294 +1,191 @@
-"""A log file that is followed through rotation, from a position that survives the program.
+"""A log that is followed through rotation, from a position that is saved.
 
 A log is rotated by renaming it and making a new one, or by copying and truncating it. Both are recognized by
 the file's identity (device and inode) and a fingerprint of its beginning, also if it happened while no
-program was watching: then the rest of the old log is read from where it is now, beside the new one. After
-several rotations the files in between are read next, in their order.
+program was watching: then the rest of the old log is read from where it is now, and then all newer files.
 """
 
-import contextlib
-import hashlib
+import glob
+import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+
+from nextchar.errors import NextcharError
 
 _HEAD_BYTES = 1024
 _MIN_HEAD_BYTES = 16  # shorter beginnings are too much alike to recognize a copy by
-_ROTATED = (".#", "-#")  # forms of the names that logrotate gives, after the log's own name
-_MAX_INDEX = 999  # a larger number in a rotated file's name is a date
+_TAIL_BYTES = 1 << 20  # in which the beginning of an incomplete line is looked for
 _GRACE_S = 1.0  # for which a program may still write to a renamed log
+_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a log was read: `offset` bytes of the file with this identity.
+class Position(NamedTuple):
+    """A place in one of the files that the log was; by default, before the first."""
 
-    `head` is the SHA-256 of its first `head_bytes`, which were read; `generation` counts the files that the
-    log was.
-    """
-
-    device: int
-    inode: int
+    device: int = 0
+    inode: int = 0
     offset: int = 0
-    head: str = ""
+    head: str = ""  # SHA-256 of the file's first bytes
     head_bytes: int = 0
-    generation: int = 0
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Complete lines, and where they begin and end. A last line without a newline is given one."""
-
-    data: bytes
-    start: Position
-    end: int
-
-    @property
-    def lines(self) -> int:
-        """The number of lines."""
-        return self.data.count(b"\n")
+    generation: int = -1  # number of the file
 
 
 class FollowedFile:
-    """Reads a log. `note` is called with a sentence when lines may be missing.
+    """Reads a log from where it was read before, else from its end, or its start if it appears later.
 
-    Call `read`, and `advance` with what it returned once that has been dealt with; until then it returns the
-    same again, or more.
+    Call `read`, and `advance` once what it returned was sent; until then it returns the same again, also in
+    the next process: the state is in $XDG_STATE_HOME/nextchar/watch. `note` says when lines may be missing.
     """
 
-    def __init__(self, path: Path, position: Position | None, *, from_start: bool, note: Any) -> None:
-        self.path = path
-        self.position = position
-        self._from_start, self._note = from_start, note
-        self._file: int | None = None
-        self._is_old = False  # what is open is not what is at the path any more
-        self._replaced_at_s: float | None = None  # by time.monotonic
+    def __init__(
+        self, path: Path, server: str, model: str, note: Callable[[str], None], *, from_start: bool
+    ) -> None:
+        import fcntl  # which Windows has not, and only this command needs
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self.path, self._note, self._from_start = path, note, from_start
+        self._position, self._file = Position(), -1
+        self._reading_to: int | None = None  # offset of the end of the lines that were read
+        self._replaced_at_s: float | None = None  # when another file was first at the path, by time.monotonic
+        self.shown: int | None = None  # number of the last flagged line that was shown
+        self._about = {"version": _VERSION, "server": server, "model": model, "path": str(path)}
+        home = Path(os.environ.get("XDG_STATE_HOME", ""))
+        folder = (home if home.is_absolute() else Path.home() / ".local/state") / "nextchar/watch"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._state = folder / f"{_digest(server, model, path)[:32]}.json"
+        self._lock = os.open(self._state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends
+        except BlockingIOError:
+            raise NextcharError(f"another `nextchar watch` sends {path} to {model}; stop it first") from None
+        with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # there is none, or it is damaged
+            if (saved := json.loads(self._state.read_bytes()))["version"] == _VERSION:
+                self._position = Position(**saved["position"] or {})
+                self._reading_to, self.shown, self._from_start = saved["sending_to"], saved["printed"], True
 
-    def read(self, max_bytes: int, *, end: int | None = None) -> Chunk | None:
-        """Return the next complete lines, or None if there are none yet.
+    def save(self) -> None:
+        """Replace what was saved, and sync it."""
+        position, end = self._position._asdict(), self._reading_to
+        with self._state.with_suffix(".new").open("w") as file:
+            json.dump({**self._about, "position": position, "sending_to": end, "printed": self.shown}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        self._state.with_suffix(".new").replace(self._state)
 
-        With `end`, the offset where a chunk that was read before ends, return that chunk again.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+    def read(self, max_bytes: int) -> tuple[bytes, str] | None:
+        """Return the next complete lines, if there are any, and a key that no others have. Raises OSError."""
         if not self.open():
             return None
-        assert self._file is not None and self.position is not None
-        position = self.position
-        if end is not None and not 0 < end - position.offset <= max_bytes:
-            end = None  # no chunk
-        limit = max_bytes if end is None else end - position.offset
-        data = os.pread(self._file, limit, position.offset)
-        if end is not None and len(data) == limit:
-            return self._chunk(data)
-        complete = data.rfind(b"\n") + 1
-        if complete:
-            return self._chunk(data[:complete])
-        # A line without end and the last one of a log that was rotated away are not waited for.
-        if len(data) == max_bytes or (data and self._is_finished()):
-            return self._chunk(data)
-        has_next = not data and self._is_finished() and self._open_next()
-        return self.read(max_bytes) if has_next else None
+        device, inode, offset, *_, generation = self._position
+        size = (self._reading_to or 0) - offset  # of what was read before, if anything
+        limit = size if 0 < size <= max_bytes else max_bytes
+        data = os.pread(self._file, limit, offset)
+        lines = data[: data.rfind(b"\n") + 1]
+        # A line longer than the limit and the last one of a log that was rotated away are not waited for.
+        if not lines and len(data) < limit and not self._is_finished():
+            return None
+        if not data:
+            self._open_next()
+            return None
+        self._reading_to = end = offset + len(lines or data)
+        # The fingerprint is of these lines, too: once the file is deleted, another can have its inode.
+        self._position = Position(device, inode, offset, *_head(self._file, end), generation)
+        self.save()
+        lines = lines or data + b"\n"
+        return lines, _digest(self.path, device, inode, generation, offset, end, content=lines)
+
+    def advance(self) -> None:
+        """Advance past what was read."""
+        end, self._reading_to = self._reading_to or self._position.offset, None
+        self._position = self._position._replace(offset=end)
+        self.save()
 
     def open(self) -> bool:
-        """Open the log, if it is not open; return whether there is one."""
-        if self._file is not None and not (self._is_old or self._is_whole()):
-            self.close()  # it was truncated: its copy comes first, then its new beginning
-        return self._file is not None or self._open()
+        """Open the file that the position is in, or else the one at the path; return whether there is one."""
+        if self._file < 0 or not _has_head(self._file, self._position):
+            self._use(self._find())  # after truncation its copy comes first, then its new beginning
+        old = self._position
+        with suppress(FileNotFoundError):
+            if self._file < 0:
+                self._begin(self.path, at_end=old == Position() and not self._from_start)
+                if old.head_bytes:
+                    missing = f"lines after byte {old.offset:,} may be missing"
+                    self._note(f"{self.path} was rotated and the rotated file was not found; {missing}")
+        self._from_start = True
+        return self._file >= 0
 
-    def advance(self, chunk: Chunk) -> None:
-        """Advance past a chunk."""
-        self.position = replace(chunk.start, offset=chunk.end)
+    def _use(self, file: int) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._replaced_at_s = file, None
 
-    def _chunk(self, data: bytes) -> Chunk:
-        """Return what was read at the position as a chunk.
+    def _begin(self, path: Path, *, at_end: bool = False) -> None:
+        """Open another file at its beginning, or behind its last complete line."""
+        self._use(os.open(path, os.O_RDONLY))
+        status = os.fstat(self._file)
+        tail = max(0, status.st_size - _TAIL_BYTES)
+        offset = tail + os.pread(self._file, _TAIL_BYTES, tail).rfind(b"\n") + 1 if at_end else 0
+        head, generation = _head(self._file, offset), self._position.generation + 1
+        self._position = Position(status.st_dev, status.st_ino, offset, *head, generation)
+        self._reading_to = None
 
-        Its start has a fingerprint of its lines, too: once the file is deleted, another can have its inode.
-        """
-        assert self._file is not None and self.position is not None
-        end = self.position.offset + len(data)
-        start = _with_head(self._file, self.position, end)
-        return Chunk(data if data.endswith(b"\n") else data + b"\n", start, end)
-
-    def _open(self) -> bool:
-        """Open the file that the position is in, or the one at the path; return whether there is one."""
-        file = _open_log(self.path)
-        if self.position is None:
-            if file is not None:
-                self._start(file, at_end=not self._from_start, generation=0)
-            self._from_start = True  # a log that appears later is read from its beginning
-            return file is not None
-        if file is not None and _is_same(file, self.position):
-            self._file, self._is_old = file, False
-            return True
-        old = self._find_old()
-        if old is not None:
-            if file is not None:
-                os.close(file)
-            self._file, self._is_old, self._replaced_at_s = old, True, 0.0
-            return True
-        if file is None:
-            return False
-        if self.position.head_bytes:
-            self._note(
-                f"{self.path} was rotated and the rotated file was not found; lines after byte"
-                f" {self.position.offset:,} may be missing"
-            )
-        self._start(file, at_end=False, generation=self.position.generation + 1)
-        return True
-
-    def _start(self, file: int, *, at_end: bool, generation: int) -> None:
-        status = os.fstat(file)
-        offset = _end_of_lines(file, status.st_size) if at_end else 0
-        position = Position(status.st_dev, status.st_ino, offset, generation=generation)
-        self.position = _with_head(file, position, offset)
-        self._file, self._is_old, self._replaced_at_s = file, False, None
-
-    def _is_whole(self) -> bool:
-        assert self._file is not None and self.position is not None
-        return _is_same(self._file, self.position)
+    def _find(self) -> int:
+        """Open the file that the position is in: the log, the renamed log, or its newest copy, or else -1."""
+        found, can_be_copy = [], self._position.head_bytes >= _MIN_HEAD_BYTES
+        with ExitStack() as opened:
+            for path in (self.path, *self._beside()):
+                with suppress(FileNotFoundError):
+                    file = opened.enter_context(path.open("rb")).fileno()
+                    status = os.fstat(file)
+                    is_same = (status.st_dev, status.st_ino) == self._position[:2]
+                    if (is_same or (can_be_copy and path != self.path)) and _has_head(file, self._position):
+                        found.append((is_same, status.st_mtime_ns, file))
+            return os.dup(max(found)[-1]) if found else -1
 
     def _is_finished(self) -> bool:
         """Return whether the file has been replaced and nothing more is written to it."""
-        assert self.position is not None
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:  # not made yet: the renamed log is still written to
-            return False
-        is_other = (status.st_dev, status.st_ino) != (self.position.device, self.position.inode)
-        if self._replaced_at_s is None and is_other:
-            self._replaced_at_s = time.monotonic()
+        with suppress(FileNotFoundError):  # not made yet: the renamed log is still written to
+            if not os.path.samestat(self.path.stat(), os.fstat(self._file)):
+                self._replaced_at_s = self._replaced_at_s or time.monotonic()
         return self._replaced_at_s is not None and time.monotonic() - self._replaced_at_s >= _GRACE_S
 
-    def _open_next(self) -> bool:
-        assert self.position is not None
-        generation = self.position.generation + 1
-        file = _open_log(self._next_path())
-        if file is not None:
-            self.close()
-            self._start(file, at_end=False, generation=generation)
-        return file is not None
+    def _open_next(self) -> None:
+        """Open what the log was after this file: the rotated file that is the next one, or the log."""
+        name, stem, suffix = map(re.escape, (self.path.name, self.path.stem, self.path.suffix))
+        rotated = rf"{name}[.-]\d[\dT_:.-]*|{stem}[.-]\d{{4}}-?\d\d[\dT_:.-]*{suffix}"
+        old = os.fstat(self._file)
+        with suppress(FileNotFoundError):  # one was renamed at this moment
+            files = [(self._order(p), p, p.stat()) for p in self._beside() if re.fullmatch(rotated, p.name)]
+            order = max((order for order, _, now in files if os.path.samestat(old, now)), default=[])
+            newer = [file[:2] for file in files if file[0] > order and file[2].st_mtime_ns >= old.st_mtime_ns]
+            self._begin(min(newer)[1] if newer else self.path)
 
-    def _next_path(self) -> Path:
-        """Return the path of the file that was the log after the finished one: a rotated file, or the log.
+    def _order(self, rotated: Path) -> list[int]:
+        """Return what rises from each rotated file to the next: a date, or a number that falls, negated."""
+        numbers = [int(digits) for digits in re.findall(r"\d+", rotated.name.removeprefix(self.path.stem))]
+        return [-numbers[0]] if len(numbers) == 1 and numbers[0] < 1000 else numbers
 
-        Rotated files are recognized by their names, which have one form and give the order of rotation. If
-        the finished file is no longer beside the log, the files before it are gone too: then the times of the
-        last changes give the order.
-        """
-        assert self._file is not None
-        finished, finished_form, finished_order = os.fstat(self._file), "", [0]
-        rotated = []
-        for path in self._neighbors():
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                form, order = _rotation(path.name.removeprefix(self.path.name).removeprefix(self.path.stem))
-                rotated.append((form, order, status.st_mtime_ns, path))
-                if os.path.samestat(status, finished):
-                    finished_form, finished_order = form, order
-        since = finished.st_mtime_ns
-        if finished_form:
-            following = [
-                (order, path)
-                for form, order, changed, path in rotated
-                if form == finished_form and order > finished_order and changed >= since
-            ]
-        else:
-            following = [
-                ([changed], path)
-                for form, _, changed, path in rotated
-                if form in _ROTATED and changed > since
-            ]
-        return min(following)[1] if following else self.path
-
-    def _find_old(self) -> int | None:
-        """Return the file beside the log that is what the log was: the renamed one, or a copy of it."""
-        assert self.position is not None
-        copies: list[tuple[float, int]] = []
-        for path in self._neighbors():
-            file = _open_log(path)
-            if file is None:
-                continue
-            status = os.fstat(file)
-            is_renamed = (status.st_dev, status.st_ino) == (self.position.device, self.position.inode)
-            is_copy = self.position.head_bytes >= _MIN_HEAD_BYTES and _has_head(file, self.position)
-            if is_renamed and _is_same(file, self.position):
-                _close_all(copies)
-                return file
-            if is_copy:
-                copies.append((status.st_mtime, file))
-            else:
-                os.close(file)
-        copies.sort()
-        newest = copies.pop()[1] if copies else None
-        _close_all(copies)
-        return newest
-
-    def _neighbors(self) -> Iterator[Path]:
-        name = self.path.name
-        for path in self.path.parent.iterdir():
-            is_like = path.name != name and path.name.startswith(self.path.stem)
-            if is_like and path.is_file() and os.access(path, os.R_OK):
-                yield path
+    def _beside(self) -> list[Path]:
+        """Return the readable files whose names begin like the log's, and the log."""
+        paths = self.path.parent.glob(glob.escape(self.path.stem) + "*")
+        return [path for path in paths if path.is_file() and os.access(path, os.R_OK)]
 
 
-def _rotation(suffix: str) -> tuple[str, list[int]]:
-    """Return the form of what a rotated file's name adds, and what orders names of this form by age.
-
-    >>> _rotation(".2"), _rotation("-20261128.log")
-    (('.#', [-2]), ('-#.log', [20261128]))
-    """
-    numbers = [int(digits) for digits in re.findall(r"[0-9]+", suffix)]
-    is_index = len(numbers) == 1 and numbers[0] <= _MAX_INDEX  # the newest is 1
-    return re.sub(r"[0-9]+", "#", suffix), [-n for n in numbers] if is_index else numbers
+def _has_head(file: int, at: Position) -> bool:
+    return os.fstat(file).st_size >= at.offset and _head(file, at.head_bytes) == (at.head, at.head_bytes)
 
 
-def _open_log(path: Path) -> int | None:
-    """Open a file; return None if there is none at this moment."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+def _head(file: int, read_bytes: int) -> tuple[str, int]:
+    """Return the SHA-256 of the beginning of what was read, and its size in bytes."""
+    head = os.pread(file, min(_HEAD_BYTES, read_bytes), 0)
+    return sha256(head).hexdigest(), len(head)
 
 
-def _is_same(file: int, position: Position) -> bool:
-    """Return whether a file is that of a position, and has not been truncated."""
-    status = os.fstat(file)
-    is_same_file = (status.st_dev, status.st_ino) == (position.device, position.inode)
-    return is_same_file and _has_head(file, position)
-
-
-def _has_head(file: int, position: Position) -> bool:
-    return os.fstat(file).st_size >= position.offset and _head(file, position.head_bytes) == position.head
-
-
-def _with_head(file: int, position: Position, read_bytes: int) -> Position:
-    count = min(_HEAD_BYTES, read_bytes)
-    return replace(position, head=_head(file, count), head_bytes=count)
-
-
-def _head(file: int, count: int) -> str:
-    return hashlib.sha256(os.pread(file, count, 0)).hexdigest()
-
-
-def _end_of_lines(file: int, size: int) -> int:
-    """Return the offset behind the last newline in the last mebibyte, or the size if there is none."""
-    start = max(0, size - (1 << 20))
-    newline = os.pread(file, size - start, start).rfind(b"\n")
-    return start + newline + 1 if newline >= 0 else (0 if start == 0 else size)
-
-
-def _close_all(files: list[tuple[float, int]]) -> None:
-    for _, file in files:
-        os.close(file)
+def _digest(*names: object, content: bytes | None = None) -> str:
+    digest = b"" if content is None else sha256(content).digest()
+    return sha256("\n".join(map(str, names)).encode(errors="surrogateescape") + digest).hexdigest()

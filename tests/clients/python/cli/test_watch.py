@@ -10,23 +10,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any
 
 import httpx
 import pytest
+import redis
 
 from nextchar.app.settings import ApiSettings
-from nextchar.cli import watch as watch_module
-from nextchar.cli.watch_state import StateFile
-from nextchar.errors import NextcharError
 from nextchar.launcher.ports import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.app.test_main import is_ready, started
 from tests.waiting import eventually
+
+TEXT = {"Content-Type": "text/plain"}
 
 
 def calibrate(http: httpx.Client, model: str) -> None:
@@ -119,20 +117,26 @@ def sent(service: Service) -> int:
     return found
 
 
+def states(folder: Path) -> list[Path]:
+    return list((folder / "state" / "nextchar" / "watch").glob("*.json"))
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    [state] = states(folder)
+    found: dict[str, Any] = json.loads(state.read_text())
+    return found
+
+
 def test_flagged_lines_are_printed_once_and_the_next_run_goes_on(
     watch: Callable[..., Watch], service: Service, tmp_path: Path
 ) -> None:
     log = tmp_path / "app.log"
     append(log, "before →")
     first = watch(log)
-    state = tmp_path / "state" / "nextchar" / "watch"
-    first.until(lambda: list(state.glob("*.json")) and "position" in next(state.glob("*.json")).read_text())
-    first.until(lambda: json.loads(next(state.glob("*.json")).read_text())["position"])
+    first.until(lambda: states(tmp_path))
     append(log, "ab", "one →", "ab")
     first.until_printed("one →")
-    service.http.post(
-        "/v1/models/fake/ingest", content="of another →", headers={"Content-Type": "text/plain"}
-    )
+    service.http.post("/v1/models/fake/ingest", content="of another →", headers=TEXT)
     assert first.interrupt().startswith("3 lines sent, 1 flagged in")
     append(log, "two →")
     second = watch(log)
@@ -180,11 +184,10 @@ def test_a_killed_command_sends_the_same_request_again(
     append(log, "ab", "→")
     first = watch(log, "--from-start")
     first.until_printed("→")
-    [file] = (tmp_path / "state" / "nextchar" / "watch").glob("*.json")
-    first.until(lambda: json.loads(file.read_text())["printed"] == 1)
+    first.until(lambda: saved(tmp_path)["printed"] == 1)
     first.kill()
     # As if it had been killed between the request and the note that it was answered.
-    state = json.loads(file.read_text())
+    [file], state = states(tmp_path), saved(tmp_path)
     end = state["position"]["offset"]
     state["position"] |= {
         "offset": 0,
@@ -198,151 +201,51 @@ def test_a_killed_command_sends_the_same_request_again(
     assert sent(service) == 4
 
 
-def test_a_pending_request_of_a_deleted_log_is_not_one_of_the_next_log(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    path = tmp_path / "app.log"
-    notes: list[str] = []
-    session: Any = SimpleNamespace(client=SimpleNamespace(server="http://a"), print_note=notes.append)
-
-    def opened() -> contextlib.closing[watch_module._Log]:
-        return contextlib.closing(watch_module._Log(session, "m", path, from_start=True))
-
-    append(path, "a line of the first log", "another")
-    with opened() as log:
-        chunk = log.read()
-        assert chunk is not None
-        log.save(position=chunk.start, sending_to=chunk.end)  # and killed before the response
-    path.unlink()
-    append(path, *(f"line {i} of a longer log" for i in range(40_000)))
-    for _ in range(2):  # the second command reads what the first has saved
-        with opened() as log:
-            assert log.open()
-            first = log.read()
-            assert first is not None and log.state.sending_to is None
-            data = path.read_bytes()[: first.end]
-            assert (first.start.offset, first.data) == (0, data)
-            assert data.endswith(b"\n") and len(data) <= watch_module._BATCH_BYTES
-    assert [note for note in notes if "lines after byte 0 may be missing" in note]
-
-
-@pytest.mark.parametrize("pending", [2 * watch_module._BATCH_BYTES, 7, 0])
-def test_a_pending_request_that_no_command_has_sent_is_ignored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pending: int
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    path = tmp_path / "app.log"
-    append(path, *(f"line {i}" for i in range(80_000)))
-    session: Any = SimpleNamespace(client=SimpleNamespace(server="http://a"), print_note=print)
-    with contextlib.closing(watch_module._Log(session, "m", path, from_start=True)) as log:
-        assert log.open()
-        log.save(position=log.file.position and replace(log.file.position, offset=7), sending_to=pending)
-    with contextlib.closing(watch_module._Log(session, "m", path, from_start=True)) as log:
-        chunk = log.read()
-        assert chunk is not None and 0 < len(chunk.data) <= watch_module._BATCH_BYTES
-        assert chunk.data == path.read_bytes()[7 : chunk.end]
-
-
-def test_a_log_is_watched_by_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    with contextlib.closing(StateFile("http://a", "m", tmp_path / "x.log")):
-        with pytest.raises(NextcharError, match="another `nextchar watch`"):
-            StateFile("http://a", "m", tmp_path / "x.log")
-        StateFile("http://a", "other", tmp_path / "x.log").close()
-    StateFile("http://a", "m", tmp_path / "x.log").close()
+def test_a_log_is_watched_by_one_command(watch: Callable[..., Watch], tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    append(log, "→")
+    first = watch(log, "--from-start")
+    first.until_printed("→")
+    second = watch(log)
+    assert second.process.wait(120) == 1
+    eventually(lambda: second.notes)
+    assert second.notes == [f"nextchar: another `nextchar watch` sends {log} to fake; stop it first"]
 
 
 def test_flagged_lines_of_other_sources_are_not_missed_after_a_restart(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    watch: Callable[..., Watch], service: Service, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(watch_module, "_POLL_S", 0)
-    path = tmp_path / "app.log"
-    path.touch()
-    own = f"{socket.gethostname()}:{path}"[-200:]
-    starts: list[int] = []
-    printed: list[int] = []
-    notes: list[str] = []
-
-    def saved() -> int:
-        [file] = (tmp_path / "nextchar" / "watch").glob("*.json")
-        return int(json.loads(file.read_text())["printed"])
-
-    def flagged_lines(_: str, *, after: int, is_patient: bool) -> Iterator[dict[str, Any]]:
-        assert is_patient
-        starts.append(after)
-        for number in range(after + 1, after + 451):
-            assert saved() < number, "a command that is killed now would not print this line"
-            yield {"id": number, "source": own if number == 100 else "other"}
-            assert saved() > number - 200
-        raise KeyboardInterrupt
-
-    client: Any = SimpleNamespace(
-        server="http://a",
-        ingest_status=lambda _: {"flagged": 450 * len(starts)},
-        ingest=lambda *_, **__: {"accepted": 0},
-        flagged_lines=flagged_lines,
-    )
-    session: Any = SimpleNamespace(client=client, print_note=notes.append)
-    monkeypatch.setattr(watch_module._Watching, "_print", lambda _, line, __: printed.append(line["id"]))
-    for _ in range(2):
-        with (
-            contextlib.closing(watch_module._Log(session, "m", path, from_start=False)) as log,
-            pytest.raises(KeyboardInterrupt),
-        ):
-            watch_module._Watching(session, "m", [log], "characters", None, None).run()
-    assert (starts, printed, notes, saved()) == ([0, 450], [100], [], 900)
+    log = tmp_path / "app.log"
+    append(log, "→")
+    first = watch(log, "--from-start")
+    first.until_printed("→")
+    service.http.post("/v1/models/fake/ingest", content="of another →\n" * 450, headers=TEXT)
+    first.until(lambda: saved(tmp_path)["printed"] > 200)
+    first.kill()
+    append(log, "→→")
+    second = watch(log)
+    second.until_printed("→→")
+    assert (first.lines, first.notes, second.notes) == (["→"], [], [])
+    second.until(lambda: saved(tmp_path)["printed"] == 452)
 
 
-@pytest.mark.parametrize(
-    ("flagged", "events", "printed"),
-    [
-        (5_000, ["1 a", "2 b", "3 b", "4 a"], ["1 a", "2 b", "3 b", "4 a"]),
-        (5_000, ["1 other", "2 a", "3 a"], ["2 a", "3 a"]),
-        (5_000, ["5001 a", "1 b", "2 a"], ["5001 a", "1 b", "2 a"]),
-        (3, ["1 a", "2 other", "3 b", "4 a"], ["1 a", "3 b", "4 a"]),
-    ],
-)
 def test_lines_are_printed_when_their_numbers_start_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flagged: int, events: list[str], printed: list[str]
+    watch: Callable[..., Watch], tmp_path: Path, clean_redis_url: str
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(watch_module, "_POLL_S", 0)
-    found: list[str] = []
-
-    def flagged_lines(_: str, **__: Any) -> Iterator[dict[str, Any]]:
-        for event in events:
-            number, source = event.split()
-            yield {"id": int(number), "source": source}
-        raise KeyboardInterrupt
-
-    client: Any = SimpleNamespace(
-        server="http://a",
-        ingest_status=lambda _: {"flagged": flagged},
-        ingest=lambda *_, **__: {"accepted": 0},
-        flagged_lines=flagged_lines,
-    )
-    session: Any = SimpleNamespace(client=client, print_note=print)
-    monkeypatch.setattr(
-        watch_module._Watching,
-        "_print",
-        lambda _, line, log: found.append(f"{line['id']} {log.source}"),
-    )
-    with contextlib.ExitStack() as stack:
-        logs = [
-            stack.enter_context(
-                contextlib.closing(watch_module._Log(session, "m", tmp_path / name, from_start=False))
-            )
-            for name in "ab"
-        ]
-        for log, saved in zip(logs, (5_000, 4_990), strict=True):
-            log.source = log.path.name
-            log.save(printed=saved)
-        with pytest.raises(KeyboardInterrupt):
-            watch_module._Watching(session, "m", logs, "characters", None, None).run()
-        last = int(events[-1].split()[0])
-        assert (found, [log.state.printed for log in logs]) == (printed, [last, last])
+    log = tmp_path / "app.log"
+    append(log, "→ 1", "→ 2", "→ 3")
+    running = watch(log, "--from-start")
+    running.until_printed("→ 1", "→ 2", "→ 3")
+    with redis.Redis.from_url(clean_redis_url) as database:
+        database.flushdb()
+    append(log, "→ 4")
+    running.until_printed("→ 1", "→ 2", "→ 3", "→ 4")
+    running.until(lambda: saved(tmp_path)["printed"] == 1)
+    running.interrupt()
+    [state] = states(tmp_path)
+    state.write_text(json.dumps(saved(tmp_path) | {"printed": 5_000}))
+    append(log, "→ 5")
+    watch(log).until_printed("→ 4", "→ 5")
 
 
 def test_a_log_that_does_not_exist_yet_is_waited_for_and_named(
@@ -359,7 +262,7 @@ def test_what_cannot_be_watched_ends_the_command_with_a_sentence(
     folder = watch(tmp_path)
     assert folder.process.wait(120) == 1
     eventually(lambda: folder.notes)
-    assert "is a folder" in folder.notes[-1]
+    assert folder.notes[-1] == f"nextchar: {tmp_path}: Is a directory"
     publish(service.models, name="plain")
     log = tmp_path / "app.log"
     append(log, "ab")
@@ -380,7 +283,7 @@ def test_a_rate_that_is_impossible_is_refused_before_the_first_line(
     assert refused.process.wait(120) == 1
     eventually(lambda: refused.notes)
     assert "lines" in refused.notes[-1] and "calibration" in refused.notes[-1]
-    assert not list((tmp_path / "state" / "nextchar" / "watch").glob("*.json"))
+    assert not states(tmp_path)
 
 
 def test_it_waits_for_a_killed_service_through_a_rotation(tmp_path: Path, clean_redis_url: str) -> None:
