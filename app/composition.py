@@ -24,7 +24,6 @@ from nextchar.app.services.default_model import DefaultModel
 from nextchar.app.services.disk_watermark import DiskWatermark
 from nextchar.app.services.engines import Engines, LoadEngine
 from nextchar.app.services.event_feeds import Feeds
-from nextchar.app.services.event_messages import EventMessages
 from nextchar.app.services.fair_threads import FairThreads
 from nextchar.app.services.heap import TRIM_S, trim_heap
 from nextchar.app.services.ingest import Ingest
@@ -36,6 +35,7 @@ from nextchar.app.services.job_events import JobEventSource
 from nextchar.app.services.limited_work import LimitedWork
 from nextchar.app.services.metrics import Metrics
 from nextchar.app.services.notifications import Notifier
+from nextchar.app.services.outbox import Outbox
 from nextchar.app.services.rate_limits import RateLimits
 from nextchar.app.services.readiness import ReadinessCheck
 from nextchar.app.services.recalibration import Recalibration
@@ -57,7 +57,6 @@ from nextchar.store.live import EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, configured_target
-from nextchar.store.notifications import Notifications
 from nextchar.store.open_blobs import is_object_store, open_blobs
 from nextchar.store.queue import TrainingQueue
 from nextchar.store.reconcile import Reconciler
@@ -121,7 +120,7 @@ def build_services(
     )
     live, event_log = Live(redis), EventLog(blobs)
     feed_threads = anyio.CapacityLimiter(_FEED_THREADS)
-    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
+    alerts, outbox = Alerts(redis, blobs), Outbox(redis)
     batches, corpora = Batches(blobs, redis), Corpora(blobs)
     long_prompts = LimitedWork("long prompts", running=2, waiting=64, retry_after_s=5)
     retention = Retention(
@@ -142,8 +141,8 @@ def build_services(
     notifier = Notifier(
         alerts,
         targets,
-        notifications,
-        EventMessages(Events(blobs, jobs, models), notifications),
+        outbox,
+        Events(blobs, jobs, models),
         quiet_s=settings.alert_quiet_s,
         allow_private=settings.allow_private_targets,
     )
@@ -214,7 +213,7 @@ def build_services(
         batch_loop=batch_loop,
         alerts=alerts,
         notification_targets=targets,
-        notifications=notifications,
+        outbox=outbox,
         notifier=notifier,
         live=live,
         event_log=event_log,
@@ -235,7 +234,7 @@ def build_services(
             loops=loops,
             ingest=ingest_streams,
             alerts=alerts,
-            notifications=notifications,
+            outbox=outbox,
             rolling=rolling_lines,
             batches=batches,
             keys=keys,

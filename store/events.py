@@ -80,29 +80,21 @@ class Events:
         """Return the paths of all records that may be events."""
         return [path for folder in ("jobs", "model_cards", "aliases") for path in self._blobs.paths(folder)]
 
-    def may_be_since(self, path: str, since: float) -> bool:
-        """Return False if a record is surely older than a time, without reading it again and again."""
-        folder, owner, _ = path.split("/", 2)
-        if folder != "jobs":
-            return True
-        try:
-            return self._jobs.get(owner).updated_at >= since
-        except (NotFound, Unavailable):
-            return True
-
-    def read(self, path: str) -> Event | None:
-        """Return the event of a record; None if it is none, or is deleted or damaged.
+    def read(self, path: str, *, since: float | None = None) -> Event | None:
+        """Return the event of a record; None if it is none, was before `since`, or is deleted or damaged.
 
         Raises Unavailable if the storage does not work.
         """
+        folder, owner, _ = path.split("/", 2)
         try:
+            # The last record of a job, which is cached, saves reading the others.
+            if since is not None and folder == "jobs" and self._jobs.get(owner).updated_at < since:
+                return None
             data = self._blobs.read_record(path)
-            if path.startswith("jobs/"):
-                return _of_job(path, data)
-            if path.startswith("aliases/"):
-                return _of_move(path, data)
-            return self._of_version(path, data)
-        except FileNotFoundError:
+            of = {"jobs": _of_job, "aliases": _of_move, "model_cards": self._of_version}[folder]
+            event = of(path, data)
+            return event if event and (since is None or event.at >= since) else None
+        except (FileNotFoundError, NotFound):
             return None
         except (ValidationError, Unavailable) as error:
             if isinstance(error, Unavailable) and error.code == "storage_unavailable":

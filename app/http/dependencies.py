@@ -27,6 +27,7 @@ from nextchar.app.services.job_control import JobControl
 from nextchar.app.services.limited_work import LimitedWork
 from nextchar.app.services.metrics import Metrics
 from nextchar.app.services.notifications import Notifier
+from nextchar.app.services.outbox import Outbox
 from nextchar.app.services.rate_limits import RateLimits
 from nextchar.app.services.readiness import ReadinessCheck
 from nextchar.app.services.stream_locks import StreamLocks
@@ -42,7 +43,6 @@ from nextchar.store.jobs import Jobs
 from nextchar.store.live import EventLog, Live
 from nextchar.store.models import Models
 from nextchar.store.notification_targets import NotificationTargets
-from nextchar.store.notifications import Notifications
 from nextchar.store.queue import TrainingQueue
 from nextchar.store.streams import Streams
 
@@ -68,7 +68,7 @@ class Services:
     batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes run batches
     alerts: Alerts
     notification_targets: NotificationTargets
-    notifications: Notifications
+    outbox: Outbox
     notifier: Notifier
     live: Live
     event_log: EventLog

@@ -16,7 +16,7 @@ from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
 from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
-from nextchar.app.services.outbound import RequestFailed, check_target
+from nextchar.app.services.outbound import check_target
 from nextchar.store.notification_targets import NotificationTarget
 
 BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
@@ -70,7 +70,7 @@ def delete_target(services: ServicesDep, access: AccessDep, target: str) -> None
     """Delete a notification target and the messages that wait for it."""
     access.check_is_unlimited(_UNLIMITED)
     services.notification_targets.delete(target)
-    services.notifications.forget(target)
+    services.outbox.forget(target)
 
 
 @router.post("/{target}/test", responses=_ERRORS)
@@ -79,16 +79,12 @@ async def test_target(services: ServicesDep, access: AccessDep, target: str) -> 
     access.check_is_unlimited(_UNLIMITED)
     found = await run_in_threadpool(services.notification_targets.get, target)
     started = time.monotonic()
-    response, problem = None, None
-    try:
-        response = await services.notifier.send_test(found)
-    except RequestFailed as error:
-        response, problem = error.response, str(error)
+    outcome = await services.notifier.send_test(found)
     return TargetTestBody(
-        delivered=problem is None,
-        status=response.status if response else None,
-        answer=response.beginning if response else None,
-        error=problem,
+        delivered=outcome.error is None,
+        status=outcome.status,
+        answer=outcome.beginning,
+        error=outcome.error,
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -105,8 +101,8 @@ def list_deliveries(
     """List the messages to a webhook that were given up, newest first, or those that wait."""
     access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
-    notifications = services.notifications
-    deliveries = notifications.dead(found.id) if status == "dead" else notifications.waiting(found.id)
+    outbox = services.outbox
+    deliveries = outbox.dead(found.id) if status == "dead" else outbox.waiting(found.id)
     page, has_more = paginate(deliveries, lambda delivery: delivery.id, after=after, limit=limit)
     return Page(data=[DeliveryBody(status=status, **asdict(one)) for one in page], has_more=has_more)
 
@@ -116,7 +112,7 @@ def replay_delivery(services: ServicesDep, access: AccessDep, target: str, deliv
     """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
     access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
-    replayed = services.notifications.replay(found.id, delivery)
+    replayed = services.outbox.replay(found.id, delivery)
     return DeliveryBody(status="waiting", **asdict(replayed))
 
 
@@ -125,5 +121,5 @@ def _target_body(services: Services, target: NotificationTarget, *, secret: str 
         **target.model_dump(exclude={"is_trusted", "secret"}),
         is_setting=target.is_trusted,
         secret=secret,
-        **asdict(services.notifications.health(target.id)),
+        **asdict(services.outbox.health(target.id)),
     )

@@ -27,6 +27,7 @@ from nextchar.app.keys import KeyFile
 from nextchar.app.services.bounded_read import BoundedRead
 from nextchar.app.services.engine_metrics import EngineCollector
 from nextchar.app.services.engines import Engines
+from nextchar.app.services.outbox import Outbox
 from nextchar.app.services.rate_limits import RateLimits
 from nextchar.app.services.training_metrics import STORAGE_READ_S, TrainingCollector
 from nextchar.models.errors import DomainError
@@ -38,7 +39,6 @@ from nextchar.store.ingest_stream import IngestStreams
 from nextchar.store.jobs import Jobs
 from nextchar.store.live import Live
 from nextchar.store.models import Models
-from nextchar.store.notifications import Notifications
 from nextchar.store.queue import TrainingQueue
 from nextchar.store.rolling import RollingLines
 
@@ -64,7 +64,7 @@ class Metrics:
     loops: Sequence[BackgroundLoop]
     ingest: IngestStreams
     alerts: Alerts
-    notifications: Notifications
+    outbox: Outbox
     rolling: RollingLines
     batches: Batches
     keys: KeyFile | None = None
@@ -269,11 +269,11 @@ class Metrics:
         )
         with contextlib.suppress(RedisError, OSError):
             totals = self.alerts.totals()
-            outcomes = self.notifications.outcomes()
+            outcomes = self.outbox.outcomes()
             for model, count in self.alerts.evictions().items():
                 evicted.add_metric([model], count)
             for target in sorted({target for target, _ in outcomes}):
-                failing.add_metric([target], self.notifications.health(target).is_failing)
+                failing.add_metric([target], self.outbox.health(target).is_failing)
             yield from (failing, evicted)
             for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
                 for labels, count in counts.items():

@@ -5,7 +5,10 @@ in the last `quiet_s` seconds, whenever it arrived; then it is *resolved*. A web
 alert begins to fire, becomes more severe, and is resolved; it gets none about an alert that was acknowledged
 before. An Alertmanager gets all firing alerts every minute, as it expects of its clients, and each resolved
 one once, with the time.
-`app/services/event_messages.py` queues the messages about jobs, models and aliases.
+
+A webhook also gets messages about jobs, models and aliases, from their records. Each round looks at every
+record that was not looked at before, queues its messages, and only then notes it. So whichever process dies,
+each record's messages are queued; one that was queued twice has the same id.
 """
 
 import asyncio
@@ -16,7 +19,6 @@ import hmac
 import json
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,25 +27,38 @@ import httpx
 from redis.exceptions import RedisError
 
 from nextchar.app.services.alert_bodies import alert_body
-from nextchar.app.services.event_messages import EventMessages
-from nextchar.app.services.outbound import RequestFailed, TargetResponse, new_client, post
+from nextchar.app.services.outbound import Outcome, new_client, post
+from nextchar.app.services.outbox import Delivery, Outbox
 from nextchar.models.anomaly.alerts import SEVERITIES
+from nextchar.store import lease
 from nextchar.store.alerts import Alert, Alerts
+from nextchar.store.events import Event, Events, EventType
 from nextchar.store.ids import new_id
 from nextchar.store.logs import utc
 from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, secret_bytes
-from nextchar.store.notifications import Delivery, Notifications
+
+LEASE_S = 60
+"""A process that has not renewed its lease for this long lets another one send."""
 
 RESEND_S = 60.0
 """Interval at which an Alertmanager gets a firing alert; it resolves an alert that it has not got for four
 intervals."""
 
+FIRST_LOOKBACK_S = 86_400.0
+"""Maximum age of records that are reported if none was noted before: at the first start, or if Redis lost its
+data."""
+
+_LEASE = "nextchar:notifications:lease"
+_PAUSE_S = 30.0  # after a request to an Alertmanager that failed
 _MAX_ALERTS_PER_REQUEST = 100  # to an Alertmanager
 _MAX_DELIVERIES = 50  # to a webhook in one round
-_ROUND_S = 20.0  # after this long a round sends no more to a target
-_MAX_BACKOFF_S = 300.0  # of an Alertmanager that fails
+_ROUND_S = 20.0  # after this long a round sends no more to a webhook
+_STEP_S = 1e-3  # between the times when two messages are due, so that they are sent in order
 _MAX_LABEL_CHARACTERS = 500
 _TEST_ALERT_S = 60.0  # after which an Alertmanager drops the alert that tests it
+
+Request = tuple[str, bytes, Mapping[str, str]]
+"""The URL, the body and further headers of a POST."""
 
 
 @dataclass
@@ -52,219 +67,203 @@ class Notifier:
 
     alerts: Alerts
     targets: NotificationTargets
-    notifications: Notifications
-    event_messages: EventMessages
+    outbox: Outbox
+    events: Events
     quiet_s: float
     allow_private: bool
     clock: Callable[[], float] = time.time
     _token: str = field(default_factory=lambda: secrets.token_hex(8))
-    _failures: Counter[str] = field(default_factory=Counter)  # of Alertmanagers, in a row
-    _not_before: dict[str, float] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)  # records that are noted, as far as this process knows
+    _not_before: dict[str, float] = field(default_factory=dict)  # of Alertmanagers that failed
 
     def run(self) -> None:
         """Queue and send what is due, if no other process does."""
-        if not self.notifications.acquire_lease(self._token):
+        if not lease.acquire_or_renew(self.outbox.redis, _LEASE, self._token, LEASE_S):
             return
-        targets = self.targets.all()
-        now = self.clock()
+        targets, now = self.targets.all(), self.clock()
         try:
-            self.event_messages.queue(targets, now=now)
+            self._queue_records(targets, now)
         finally:  # alerts are sent whatever is wrong with the records
-            self._report(targets, now)
-        self._forget_deleted(targets)
-
-    def _forget_deleted(self, targets: Sequence[NotificationTarget]) -> None:
-        """Delete what is stored for targets that were deleted while something was sent to them."""
-        stored = {target for target, _ in self.notifications.outcomes()}
-        if stored - {target.id for target in targets}:
-            for gone in stored - {target.id for target in self.targets.all()}:  # some may be new
-                self.notifications.forget(gone)
-
-    def _report(self, targets: Sequence[NotificationTarget], now: float) -> None:
-        if targets:
-            firing = [a for a in self.alerts.recorded_since(now - self.quiet_s) if _is_firing(a)]
-            asyncio.run(self._notify_all(targets, firing, now))
+            if targets:
+                firing = [a for a in self.alerts.recorded_since(now - self.quiet_s) if _is_firing(a)]
+                asyncio.run(self._update_all(targets, firing, now))
+        # Forget targets that were deleted while something was sent to them.
+        counted = {target for target, _ in self.outbox.outcomes()}
+        for gone in counted - {target.id for target in self.targets.all()}:
+            self.outbox.forget(gone)
 
     def close(self) -> None:
         """Let another process send at once. Call it when no round runs any more, or is the last one."""
         with contextlib.suppress(RedisError, OSError):
-            self.notifications.release_lease(self._token)
+            lease.release(self.outbox.redis, _LEASE, self._token)
 
-    async def _notify_all(
-        self, targets: Sequence[NotificationTarget], firing: Sequence[Alert], now: float
-    ) -> None:
-        async with new_client() as client:
-            notifying = (self._notify(client, target, firing, now) for target in targets)
-            for result in await asyncio.gather(*notifying, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result  # when all others are done
-
-    async def _notify(
-        self, client: httpx.AsyncClient, target: NotificationTarget, firing: Sequence[Alert], now: float
-    ) -> None:
-        wanted = {
-            alert.id: alert for alert in firing if target.wants_alert(alert.figures.model, alert.severity)
-        }
-        if target.kind == "webhook":
-            await asyncio.to_thread(self._queue_messages, target, wanted, now)
-            await self._deliver(client, target)
-        elif now >= self._not_before.get(target.id, 0.0):
-            await self._update_alertmanager(client, target, wanted, now)
-
-    # Webhooks
-
-    def _queue_messages(self, target: NotificationTarget, firing: Mapping[str, Alert], now: float) -> None:
-        self._queue_summary(target, now)
-        known = self.notifications.sent_states(target.id)
-        for alert in firing.values():
-            before = known.get(alert.id)
-            figures = alert.figures
-            after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
-            after["owner"] = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
-            share = {"model": figures.model, "owner": after["owner"]}
-            is_new = before is None and alert.state == "open"
-            if is_new or (before and _is_worse(alert.severity, before["severity"])):
-                if "alert.firing" not in target.events:
-                    self.notifications.save_sent_states(target.id, {alert.id: after}, [])
-                    continue
-                body = _message("alert.firing", now, alert_body(alert).model_dump())
-                self.notifications.queue(
-                    target.id, alert.id, before=before, after=after, body=body, now=now, **share
-                )
-        for alert_id, before in known.items():
-            if alert_id not in firing:
-                if "alert.resolved" not in target.events:
-                    self.notifications.save_sent_states(target.id, {}, [alert_id])
-                    continue
-                data = {"id": alert_id, **before}
-                share = {"model": before["model"], "owner": data.pop("owner", f"model {before['model']}")}
-                body = _message("alert.resolved", now, data)
-                self.notifications.queue(
-                    target.id, alert_id, before=before, after=None, body=body, now=now, **share
-                )
-
-    def _queue_summary(self, target: NotificationTarget, now: float) -> None:
-        """Queue a message about those that were given up as too many waited, once there is room for it."""
-        since, dropped = self.notifications.dropped(target.id)
-        if dropped:
-            body = _message("messages.dropped", now, {"since": utc(since), "dropped": dropped})
-            self.notifications.queue_event(target.id, f"dropped since {since}", body, now=now)
-            self.notifications.forget_dropped(target.id)
-
-    async def _deliver(self, client: httpx.AsyncClient, target: NotificationTarget) -> None:
-        started = time.monotonic()
-        due = await asyncio.to_thread(
-            self.notifications.due, target.id, now=self.clock(), limit=_MAX_DELIVERIES
-        )
-        for delivery in due:
-            if time.monotonic() - started > _ROUND_S:
-                return
-            content = delivery.body.encode()
-            headers = signed_headers(target.secret, delivery, content, now=self.clock())
-            try:
-                await self._post(client, target, target.url, content, headers)
-            except RequestFailed as error:
-                await asyncio.to_thread(self.notifications.failed, delivery, str(error), now=self.clock())
-                return  # the others wait, too: a target that fails gets one request per round
-            await asyncio.to_thread(self.notifications.succeeded, delivery)
-
-    async def send_test(self, target: NotificationTarget) -> TargetResponse:
-        """Send a target a test message, signed as all are; return its response. Raises RequestFailed."""
+    async def send_test(self, target: NotificationTarget) -> Outcome:
+        """Send a target a test message, signed as all are; return what came of it."""
         now = self.clock()
         if target.kind == "webhook":
             delivery = Delivery(new_id("msg"), target.id, _message("test", now, {"target": target.id}), now)
-            content, url = delivery.body.encode(), target.url
-            headers = signed_headers(target.secret, delivery, content, now=now)
+            request = webhook_request(target, delivery, now=now)
         else:
             test = {"labels": {"alertname": "NextcharTest"}, "annotations": {"summary": "A test of nextchar"}}
-            one = _alertmanager_alert({**test, "starts_at": now}, ends_at=now + _TEST_ALERT_S)
-            content, url, headers = json.dumps([one]).encode(), _alerts_url(target), {}
+            request = alertmanager_request(target, [({**test, "starts_at": now}, now + _TEST_ALERT_S)])
         async with new_client() as client:
-            try:
-                response = await self._post(client, target, url, content, headers)
-            except RequestFailed as error:
-                await asyncio.to_thread(self.notifications.count, target.id, str(error))
-                raise
-        await asyncio.to_thread(self.notifications.count, target.id, None)
-        return response
+            return await self._send(client, target, request)
 
-    # Alertmanagers
+    def _queue_records(self, targets: Sequence[NotificationTarget], now: float) -> None:
+        wanting = [target for target in targets if target.kind == "webhook" and target.wants_records]
+        if not wanting:  # a target that is made later gets what follows
+            self._seen = set()
+            self.outbox.forget_records()
+            return
+        seen = self.outbox.seen_records(self._seen)
+        is_first, present = not seen, {"", *self.events.paths()}
+        since = now - FIRST_LOOKBACK_S if is_first else None
+        found = [event for path in present - seen - {""} if (event := self.events.read(path, since=since))]
+        for i, event in enumerate(sorted(found, key=lambda event: (event.at, event.path))):
+            due = now - (len(found) - i) * _STEP_S
+            for target in wanting:
+                for kind in event.types:
+                    is_later = not is_first or event.at >= target.created_at
+                    if is_later and target.wants(kind, event.model):
+                        self.outbox.queue(_event_delivery(target, event, kind, due))
+        self.outbox.mark_records(present - seen, seen - present)
+        self._seen = present
 
-    async def _update_alertmanager(
+    async def _update_all(
+        self, targets: Sequence[NotificationTarget], firing: Sequence[Alert], now: float
+    ) -> None:
+        async with new_client() as client:
+            updates = (self._update(client, target, firing, now) for target in targets)
+            for result in await asyncio.gather(*updates, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result  # when all others are done
+
+    async def _update(
+        self, client: httpx.AsyncClient, target: NotificationTarget, firing: Sequence[Alert], now: float
+    ) -> None:
+        wanted = {a.id: a for a in firing if target.wants_alert(a.figures.model, a.severity)}
+        if target.kind == "webhook":
+            await asyncio.to_thread(self._queue_alerts, target, wanted, now)
+            await self._deliver(client, target)
+        elif now >= self._not_before.get(target.id, 0.0):
+            await self._push_alerts(client, target, wanted, now)
+
+    def _queue_alerts(self, target: NotificationTarget, firing: Mapping[str, Alert], now: float) -> None:
+        since, dropped = self.outbox.take_dropped(target.id)
+        if dropped:
+            body = _message("messages.dropped", now, {"since": utc(since), "dropped": dropped})
+            self.outbox.queue(Delivery(new_id("msg"), target.id, body, now))
+        known = self.outbox.sent_states(target.id)
+        for alert in firing.values():
+            before, figures = known.get(alert.id), alert.figures
+            owner = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
+            after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
+            if _is_worse(alert.severity, before["severity"]) if before else alert.state == "open":
+                data = alert_body(alert).model_dump()
+                change = {"alert_id": alert.id, "before": before, "after": {**after, "owner": owner}}
+                self._queue_alert(target, "alert.firing", data, now, owner, **change)
+        for alert_id, before in known.items():
+            if alert_id not in firing:
+                data = {"id": alert_id, **before}
+                owner = data.pop("owner", f"model {before['model']}")
+                change = {"alert_id": alert_id, "before": before, "after": None}
+                self._queue_alert(target, "alert.resolved", data, now, owner, **change)
+        self.outbox.drop_surplus(target.id, now=now)
+
+    def _queue_alert(
+        self,
+        target: NotificationTarget,
+        kind: EventType,
+        data: Mapping[str, Any],
+        now: float,
+        owner: str,
+        **change: Any,
+    ) -> None:
+        if kind in target.events:
+            body = _message(kind, now, data)
+            delivery = Delivery(new_id("msg"), target.id, body, now, model=data["model"], owner=owner)
+            self.outbox.queue(delivery, **change)
+        else:
+            self.outbox.save_sent_states(target.id, {change["alert_id"]: change["after"]})
+
+    async def _deliver(self, client: httpx.AsyncClient, target: NotificationTarget) -> None:
+        started = time.monotonic()
+        for delivery in await asyncio.to_thread(
+            self.outbox.due, target.id, now=self.clock(), limit=_MAX_DELIVERIES
+        ):
+            if time.monotonic() - started > _ROUND_S:
+                return
+            sent = await self._send(client, target, webhook_request(target, delivery, now=self.clock()))
+            if sent.error:
+                await asyncio.to_thread(self.outbox.failed, delivery, sent.error, now=self.clock())
+                return  # the others wait, too: a target that fails gets one request per round
+            await asyncio.to_thread(self.outbox.succeeded, delivery)
+
+    async def _push_alerts(
         self, client: httpx.AsyncClient, target: NotificationTarget, firing: Mapping[str, Alert], now: float
     ) -> None:
-        known = await asyncio.to_thread(self.notifications.sent_states, target.id)
-        to_send: dict[str, dict[str, Any]] = {}
-        over: list[tuple[str, dict[str, Any]]] = []
+        """Send what is due. After a failure all of it is sent again, which changes nothing at the target."""
+        known = await asyncio.to_thread(self.outbox.sent_states, target.id)
+        changes: dict[str, Any] = {alert_id: None for alert_id in known if alert_id not in firing}
+        ended = [known[alert_id] for alert_id in changes]
         for alert_id, alert in firing.items():
-            before = known.get(alert_id)
-            labels = _labels(alert)
+            before, labels = known.get(alert_id), _labels(alert)
             if before and before["labels"] != labels:  # more severe: for Alertmanager another alert
-                over.append((alert_id, before))
+                ended.append(before)
             elif before and now - before["sent_at"] < RESEND_S:
                 continue
             starts_at = before["starts_at"] if before else self._starts_at(alert, now)
-            to_send[alert_id] = {
-                "labels": labels,
-                "annotations": _annotations(alert),
-                "starts_at": starts_at,
-                "sent_at": now,
-            }
-        over += [(alert_id, before) for alert_id, before in known.items() if alert_id not in firing]
-        messages = [(i, _alertmanager_alert(one, ends_at=now)) for i, one in over]
-        first_firing = len(messages)
-        messages += [(i, _alertmanager_alert(one, ends_at=now + 4 * RESEND_S)) for i, one in to_send.items()]
-        for at in range(0, len(messages), _MAX_ALERTS_PER_REQUEST):
-            batch = messages[at : at + _MAX_ALERTS_PER_REQUEST]
-            content = json.dumps([message for _, message in batch]).encode()
-            try:
-                await self._post(client, target, _alerts_url(target), content, {})
-            except RequestFailed as error:
-                self._failures[target.id] += 1
-                backoff_s = min(_MAX_BACKOFF_S, 5.0 * 2 ** min(self._failures[target.id], 10))
-                self._not_before[target.id] = self.clock() + backoff_s
-                await asyncio.to_thread(self.notifications.count, target.id, str(error))
+            state = {"labels": labels, "annotations": _annotations(alert)}
+            changes[alert_id] = {**state, "starts_at": starts_at, "sent_at": now}
+        fires = [state for state in changes.values() if state]
+        to_send = [(state, now) for state in ended] + [(state, now + 4 * RESEND_S) for state in fires]
+        for at in range(0, len(to_send), _MAX_ALERTS_PER_REQUEST):
+            request = alertmanager_request(target, to_send[at : at + _MAX_ALERTS_PER_REQUEST])
+            if (await self._send(client, target, request)).error:
+                self._not_before[target.id] = self.clock() + _PAUSE_S
                 return
-            ended = [i for i, _ in batch[: max(0, first_firing - at)] if i not in to_send]
-            sent = {i: to_send[i] for i, _ in batch[max(0, first_firing - at) :]}
-            await asyncio.to_thread(self.notifications.save_sent_states, target.id, sent, ended)
-            await asyncio.to_thread(self.notifications.count, target.id, None)
-            del self._failures[target.id]
+        await asyncio.to_thread(self.outbox.save_sent_states, target.id, changes)
 
     def _starts_at(self, alert: Alert, now: float) -> float:
         """Return when an alert began to fire: with its first line, or again with its last one."""
         figures = alert.figures
         return figures.first_seen if now - figures.first_seen <= self.quiet_s else figures.last_seen
 
-    async def _post(
-        self,
-        client: httpx.AsyncClient,
-        target: NotificationTarget,
-        url: str,
-        content: bytes,
-        headers: Mapping[str, str],
-    ) -> TargetResponse:
-        return await post(
-            client, url, content, headers, allow_private=self.allow_private or target.is_trusted
-        )
+    async def _send(self, client: httpx.AsyncClient, target: NotificationTarget, request: Request) -> Outcome:
+        is_allowed = self.allow_private or target.is_trusted
+        outcome = await post(client, *request, allow_private=is_allowed)
+        await asyncio.to_thread(self.outbox.count, target.id, outcome.error)
+        return outcome
 
 
-def signed_headers(secret: str | None, delivery: Delivery, content: bytes, *, now: float) -> dict[str, str]:
-    """Return the headers of Standard Webhooks 1.0: id, timestamp and, with a secret, the signature.
+def webhook_request(target: NotificationTarget, delivery: Delivery, *, now: float) -> Request:
+    """Return the request of Standard Webhooks 1.0: id, timestamp and, with a secret, the signature.
 
     The signature is HMAC-SHA256 of `id.timestamp.content`, in base64 after `v1,`.
     """
-    timestamp = str(int(now))
+    content, timestamp = delivery.body.encode(), str(int(now))
     headers = {"webhook-id": delivery.id, "webhook-timestamp": timestamp}
-    if secret:
+    if target.secret:
         signed = b".".join([delivery.id.encode(), timestamp.encode(), content])
-        digest = hmac.new(secret_bytes(secret), signed, hashlib.sha256).digest()
+        digest = hmac.new(secret_bytes(target.secret), signed, hashlib.sha256).digest()
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
-    return headers
+    return target.url, content, headers
 
 
-def _alerts_url(target: NotificationTarget) -> str:
-    return f"{target.url.rstrip('/')}/api/v2/alerts"
+def alertmanager_request(
+    target: NotificationTarget, alerts: Sequence[tuple[Mapping[str, Any], float]]
+) -> Request:
+    """Return the request of Alertmanager's API v2 for states of alerts, each with when it ends."""
+    body = [
+        {
+            "labels": state["labels"],
+            "annotations": state["annotations"],
+            "startsAt": utc(min(state["starts_at"], ends_at)),
+            "endsAt": utc(ends_at),
+        }
+        for state, ends_at in alerts
+    ]
+    return f"{target.url.rstrip('/')}/api/v2/alerts", json.dumps(body).encode(), {}
 
 
 def _is_firing(alert: Alert) -> bool:
@@ -276,8 +275,20 @@ def _is_worse(severity: str, before: str) -> bool:
     return order.index(severity) > order.index(before)
 
 
-def _message(kind: str, now: float, data: Mapping[str, Any]) -> str:
-    return json.dumps({"type": kind, "timestamp": utc(now), "data": data}, ensure_ascii=False)
+def _message(kind: str, now: float, data: Mapping[str, Any], **more: Any) -> str:
+    return json.dumps({**more, "type": kind, "timestamp": utc(now), "data": data}, ensure_ascii=False)
+
+
+def _event_delivery(target: NotificationTarget, event: Event, kind: EventType, due: float) -> Delivery:
+    """Return a message in the shape of OpenAI's webhook events, with a timestamp; the ids are derived."""
+    event_id, delivery_id = (f"{event.path}\n{kind}", f"{target.id}\n{event.path}\n{kind}")
+    openai = {"id": f"evt_{_digest(event_id)}", "object": "event", "created_at": int(event.at)}
+    body, owner = _message(kind, event.at, event.data, **openai), f"model {event.model}"
+    return Delivery(f"msg_{_digest(delivery_id)}", target.id, body, due, model=event.model, owner=owner)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _labels(alert: Alert) -> dict[str, str]:
@@ -301,12 +312,3 @@ def _annotations(alert: Alert) -> dict[str, str]:
     if figures.examples:
         annotations["example"] = figures.examples[0].line
     return annotations
-
-
-def _alertmanager_alert(to_send: Mapping[str, Any], *, ends_at: float) -> dict[str, Any]:
-    return {
-        "labels": to_send["labels"],
-        "annotations": to_send["annotations"],
-        "startsAt": utc(min(to_send["starts_at"], ends_at)),
-        "endsAt": utc(ends_at),
-    }

@@ -26,20 +26,17 @@ _MAX_SHOWN = 200  # characters of a response that a message of an error quotes
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+class _PrivateAddress(OSError):
+    """A host is, or may be, in a private network."""
+
+
 @dataclass(frozen=True)
-class TargetResponse:
-    """The status of a target's response, and the beginning of its body."""
+class Outcome:
+    """A response's status and the beginning of its body, if there was one; why the request failed, if so."""
 
-    status: int
-    beginning: str
-
-
-class RequestFailed(Exception):
-    """A request that did not succeed; its message says why. `response` is None if there was none."""
-
-    def __init__(self, message: str, response: TargetResponse | None = None) -> None:
-        super().__init__(message)
-        self.response = response
+    status: int | None = None
+    beginning: str | None = None
+    error: str | None = None
 
 
 def check_url(url: str) -> httpx.URL:
@@ -53,20 +50,12 @@ def check_url(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
         host = parsed.host
     except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a label of the host is invalid
-        raise InvalidInput(f"not a URL: {error}", code="invalid_url", param="url") from None
+        raise _invalid(f"not a URL: {error}") from None
     is_callable = parsed.scheme in ("http", "https") and bool(host)
     if not is_callable or not 0 < (80 if parsed.port is None else parsed.port) < 1 << 16:
-        raise InvalidInput(
-            "not a URL that can be called; write https://host/path",
-            code="invalid_url",
-            param="url",
-        )
+        raise _invalid("not a URL that can be called; write https://host/path")
     if parsed.userinfo or parsed.fragment:
-        raise InvalidInput(
-            "the URL has a user name or a fragment, which is not sent; leave it out",
-            code="invalid_url",
-            param="url",
-        )
+        raise _invalid("the URL has a user name or a fragment, which is not sent; leave it out")
     return parsed
 
 
@@ -80,39 +69,29 @@ async def check_target(url: str, *, allow_private: bool) -> None:
     parsed = check_url(url)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            addresses = await _resolve(parsed)
+            await _resolve(parsed, allow_private=allow_private)
+    except _PrivateAddress as error:
+        hint = "set NEXTCHAR_ALLOW_PRIVATE_TARGETS=1 to allow it"
+        raise _invalid(f"{error}; {hint}", "private_target") from None
     except (OSError, TimeoutError, UnicodeError):  # UnicodeError: a label of the name is too long
-        raise InvalidInput(
-            f"the host {parsed.host!r} does not resolve; correct the URL",
-            code="unresolved_target",
-            param="url",
-        ) from None
-    if not allow_private and (private := _first_private(addresses)):
-        raise InvalidInput(
-            f"{parsed.host!r} is {private}, which is not a public address; set"
-            " NEXTCHAR_ALLOW_PRIVATE_TARGETS=1 to allow it",
-            code="private_target",
-            param="url",
-        )
+        message = f"the host {parsed.host!r} does not resolve; correct the URL"
+        raise _invalid(message, "unresolved_target") from None
 
 
 async def post(
     client: httpx.AsyncClient, url: str, content: bytes, headers: Mapping[str, str], *, allow_private: bool
-) -> TargetResponse:
-    """Send a POST request with a body of JSON; return the response. `client` is one of `new_client`.
+) -> Outcome:
+    """Send a POST request with a body of JSON. `client` is one of `new_client`.
 
-    Raises:
-        RequestFailed: the response is not 2xx, there is none in time, or the address is private.
+    It has failed if the response is not 2xx, there is none in time, or the address is private.
     """
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return await _post(client, check_url(url), content, headers, allow_private=allow_private)
     except TimeoutError:
-        raise RequestFailed(f"no response within {TIMEOUT_S:g} s") from None
-    except (httpx.HTTPError, OSError, UnicodeError) as error:
-        raise RequestFailed(str(error) or type(error).__name__) from None
-    except InvalidInput as error:
-        raise RequestFailed(error.message) from None
+        return Outcome(error=f"no response within {TIMEOUT_S:g} s")
+    except (httpx.HTTPError, OSError, UnicodeError, InvalidInput) as error:
+        return Outcome(error=str(error) or type(error).__name__)
 
 
 def new_client() -> httpx.AsyncClient:
@@ -156,21 +135,15 @@ async def _post(
     headers: Mapping[str, str],
     *,
     allow_private: bool,
-) -> TargetResponse:
-    addresses = await _resolve(url)
-    if not allow_private and (private := _first_private(addresses)):
-        raise RequestFailed(f"{url.host!r} is {private}, which is not a public address")
+) -> Outcome:
+    own = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    addresses = await _resolve(url, allow_private=allow_private)
     for i, address in enumerate(addresses):
         request = client.build_request(
             "POST",
             url.copy_with(host=str(address)),
             content=content,
-            headers={
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-                **headers,
-                "Host": url.netloc.decode("ascii"),
-            },
+            headers={**own, **headers, "Host": url.netloc.decode("ascii")},
             extensions={"sni_hostname": url.raw_host.decode("ascii")},
         )
         try:
@@ -180,13 +153,13 @@ async def _post(
                 raise
             continue
         try:
-            received = TargetResponse(response.status_code, await _beginning(response))
+            status, beginning = response.status_code, await _beginning(response)
         finally:
             await response.aclose()
         if response.is_success:
-            return received
-        reason = "redirects are not followed" if response.is_redirect else received.beginning
-        raise RequestFailed(f"the response is {received.status}{f': {reason}' if reason else ''}", received)
+            return Outcome(status, beginning)
+        reason = "redirects are not followed" if response.is_redirect else beginning
+        return Outcome(status, beginning, f"the response is {status}{f': {reason}' if reason else ''}")
     raise AssertionError("a host that resolves has an address")
 
 
@@ -197,13 +170,17 @@ async def _beginning(response: httpx.Response) -> str:
     return ""
 
 
-async def _resolve(url: httpx.URL) -> list[IpAddress]:
-    """Return the addresses of a URL's host, without duplicates. Raises OSError."""
+async def _resolve(url: httpx.URL, *, allow_private: bool) -> list[IpAddress]:
+    """Return the addresses of a URL's host, without duplicates. Raises OSError: none, or a private one."""
     port = url.port or (443 if url.scheme == "https" else 80)
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    for address in addresses:
+        if not allow_private and not is_public(address):
+            raise _PrivateAddress(f"{url.host!r} is {address}, which is not a public address")
+    return list(dict.fromkeys(addresses))
 
 
-def _first_private(addresses: list[IpAddress]) -> IpAddress | None:
-    return next((address for address in addresses if not is_public(address)), None)
+def _invalid(message: str, code: str = "invalid_url") -> InvalidInput:
+    return InvalidInput(message, code=code, param="url")

@@ -127,7 +127,7 @@ def test_a_secret_has_24_to_64_bytes(size: int, is_one: bool) -> None:
     encoded = base64.b64encode(bytes(range(size))).decode()
     assert is_secret(f"whsec_{encoded}") is is_one
     assert secret_bytes(f"whsec_{encoded}") == bytes(range(size))
-    assert not is_secret(encoded) and not is_secret(f"whsec_{encoded[:-1]}!")
+    assert not any(map(is_secret, (encoded, f"whsec_{encoded[:-1]}!", "whsec_", "")))
 
 
 def test_new_secrets_are_alike_in_nothing_but_their_form() -> None:

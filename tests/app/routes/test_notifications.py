@@ -6,9 +6,9 @@ import pytest
 from redis import Redis
 
 from nextchar.app import composition
+from nextchar.app.services.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.app.settings import ApiSettings
 from nextchar.store.notification_targets import is_secret
-from nextchar.store.notifications import RETRY_DELAYS_S, Notifications
 from tests.app.fakes import publish
 from tests.app.receiver import Receiver, receiving
 from tests.app.routes.test_scores import SCORE, calibrate
@@ -113,7 +113,7 @@ def test_messages_that_do_not_arrive_are_shown_and_can_be_replayed(
     eventually(lambda: notifying.http.get(f"{PATH}/{made['id']}").json()["last_error_at"])
     [waiting] = notifying.http.get(path, params={"status": "waiting"}).json()["data"]
     assert (waiting["attempts"], waiting["last_error"]) == (1, "the response is 500: out of order")
-    outbox = Notifications(Redis.from_url(notifying.settings.redis_url, decode_responses=True))
+    outbox = Outbox(Redis.from_url(notifying.settings.redis_url, decode_responses=True))
     for _ in range(len(RETRY_DELAYS_S)):
         outbox.failed(outbox.waiting(made["id"])[0], "still out of order", now=4e9)
     [dead] = notifying.http.get(path).json()["data"]

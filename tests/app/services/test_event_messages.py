@@ -1,5 +1,6 @@
 """Messages about jobs, models and aliases arrive at a real HTTP server, whichever process is killed."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 import openai
 import pytest
 
-from nextchar.app.services.event_messages import FIRST_LOOKBACK_S
+from nextchar.app.services.notifications import FIRST_LOOKBACK_S, LEASE_S
+from nextchar.app.services.outbox import Outbox
 from nextchar.models.errors import Unavailable
 from nextchar.store.events import EVENT_TYPES
 from nextchar.store.jobs import JobError, JobStatus
-from nextchar.store.notifications import LEASE_S, Notifications
 from tests.app.fakes import publish
 from tests.app.receiver import Receiver, receiving
 from tests.app.services.test_notifications import SECRET, Setting, kinds, messages, setting, target, verify
@@ -63,7 +64,10 @@ def test_each_end_of_a_job_is_reported_once(world: Setting, receiver: Receiver) 
     assert (message["data"]["id"], message["data"]["error"]["code"]) == (failed, "diverged")
     for request in receiver.requests:
         verify(SECRET, request.headers, request.body)
-    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 7
+    ids = {request.headers["webhook-id"] for request in receiver.requests}
+    name = f"t-webhook\njobs/{failed}/000002.json\njob.failed"
+    assert f"msg_{hashlib.sha256(name.encode()).hexdigest()[:32]}" in ids, "as in earlier releases"
+    assert len(ids) == 7
 
 
 def test_models_and_aliases_are_reported(world: Setting, receiver: Receiver) -> None:
@@ -144,11 +148,11 @@ def test_a_process_killed_before_or_after_it_queues_messages_loses_none(
     def die(*_: Any, **__: Any) -> None:
         raise _Killed
 
-    for step in ("queue_event", "mark_records_seen", "due", "succeeded"):
+    for step in ("queue", "mark_records", "due", "succeeded"):
         receiver.requests.clear()
         finish(world, JobStatus.CANCELLED)
         with monkeypatch.context() as patch:
-            patch.setattr(Notifications, step, die)
+            patch.setattr(Outbox, step, die)
             with pytest.raises(_Killed):
                 world.run()
         sent = [request.headers["webhook-id"] for request in receiver.requests]
@@ -159,7 +163,7 @@ def test_a_process_killed_before_or_after_it_queues_messages_loses_none(
         again = {request.headers["webhook-id"] for request in receiver.requests}
         assert len(again) == 2 and set(sent) <= again, step
         assert sorted(set(kinds(receiver))) == ["fine_tuning.job.cancelled", "job.cancelled"], step
-        assert world.notifications.waiting("t-webhook") == []
+        assert world.outbox.waiting("t-webhook") == []
 
 
 def test_when_redis_loses_its_data_the_last_day_is_sent_again_with_the_same_ids(
@@ -204,7 +208,7 @@ def test_alerts_are_sent_while_records_cannot_be_read(
         raise Unavailable("the storage does not work", code="storage_unavailable")
 
     world.record()
-    monkeypatch.setattr(world.notifier.event_messages.events, "paths", refuse)
+    monkeypatch.setattr(world.notifier.events, "paths", refuse)
     with pytest.raises(Unavailable):
         world.run()
     assert kinds(receiver) == ["alert.firing"]

@@ -10,13 +10,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.services.engines import Engines
 from nextchar.app.services.metrics import Metrics
+from nextchar.app.services.outbox import Health
 from nextchar.app.services.rate_limits import RateLimits
 from nextchar.models.errors import Unavailable
 from nextchar.store.background import LoopStatus
 from nextchar.store.batches import Batch, BatchStatus
 from nextchar.store.jobs import JobStatus
 from nextchar.store.models import Models
-from nextchar.store.notifications import Health
 from nextchar.store.open_blobs import open_blobs
 
 
@@ -82,7 +82,7 @@ def made(**parts: Any) -> Metrics:
         "alerts": SimpleNamespace(
             totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1}), evictions=lambda: {"web": 3}
         ),
-        "notifications": SimpleNamespace(
+        "outbox": SimpleNamespace(
             outcomes=lambda: {("t", "failed"): 2, ("u", "failed"): 1, ("u", "delivered"): 1},
             health={"t": Health(last_error_at=9.0), "u": Health(8.0, last_error_at=7.0)}.__getitem__,
         ),

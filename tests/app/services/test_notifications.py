@@ -18,8 +18,8 @@ import pytest
 from redis import Redis
 
 from nextchar.app.services import outbound
-from nextchar.app.services.event_messages import EventMessages
-from nextchar.app.services.notifications import RESEND_S, Notifier
+from nextchar.app.services.notifications import LEASE_S, RESEND_S, Notifier
+from nextchar.app.services.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.launcher.ports import free_port
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.alerts import Alerts
@@ -27,7 +27,6 @@ from nextchar.store.events import Events
 from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, new_secret
-from nextchar.store.notifications import LEASE_S, RETRY_DELAYS_S, Notifications
 from nextchar.store.open_blobs import open_blobs
 from tests.app.receiver import Receiver, receiving
 from tests.waiting import eventually
@@ -43,7 +42,7 @@ class Setting:
 
     notifier: Notifier
     alerts: Alerts
-    notifications: Notifications
+    outbox: Outbox
     redis: Redis
     jobs: Jobs
     models: Models
@@ -85,19 +84,19 @@ def target(url: str, kind: str = "webhook", **fields: Any) -> NotificationTarget
 def setting(redis_url: str, folder: Path, *targets: NotificationTarget) -> Setting:
     redis = Redis.from_url(redis_url, decode_responses=True)
     blobs = open_blobs(folder.as_uri())
-    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
+    alerts, outbox = Alerts(redis, blobs), Outbox(redis)
     made = NotificationTargets(blobs, targets)
     jobs, models = Jobs(blobs), Models(blobs)
     notifier = Notifier(
         alerts,
         made,
-        notifications,
-        EventMessages(Events(blobs, jobs, models), notifications),
+        outbox,
+        Events(blobs, jobs, models),
         quiet_s=QUIET_S,
         allow_private=True,
         clock=lambda: world.now,
     )
-    world = Setting(notifier, alerts, notifications, redis, jobs, models, time.time())
+    world = Setting(notifier, alerts, outbox, redis, jobs, models, time.time())
     return world
 
 
@@ -119,7 +118,7 @@ def messages(receiver: Receiver) -> list[dict[str, Any]]:
 def test_a_flood_of_alerts_of_one_key_neither_drops_nor_delays_those_of_another(
     world: Setting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.store.notifications.MAX_WAITING", 20)
+    monkeypatch.setattr("nextchar.app.services.outbox.MAX_WAITING", 20)
     for number in range(60):
         world.record(model=f"flood-{number % 3}", template=f"template {number}", owner="a")
     world.record(owner="b")
@@ -238,7 +237,7 @@ def test_a_failing_webhook_is_retried_with_the_same_id(world: Setting, receiver:
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert first.body == second.body
     verify(SECRET, second.headers, second.body)
-    health = world.notifications.health("t-webhook")
+    health = world.outbox.health("t-webhook")
     assert (health.waiting, health.last_error) == (0, "the response is 503")
 
 
@@ -251,11 +250,11 @@ def test_a_webhook_that_never_answers_gets_a_dead_letter_that_can_be_replayed(
     for _ in range(2 * len(RETRY_DELAYS_S) + 2):  # of two messages, one is tried in each round
         world.run(after_s=RETRY_DELAYS_S[-1])
     receiver.status, before = 200, len(receiver.requests)
-    [dead] = [one for one in world.notifications.dead("t-webhook") if "firing" in one.body]
-    world.now = max(world.now, world.notifications.replay("t-webhook", dead.id).next_at or 0.0)
+    [dead] = [one for one in world.outbox.dead("t-webhook") if "firing" in one.body]
+    world.now = max(world.now, world.outbox.replay("t-webhook", dead.id).next_at or 0.0)
     world.run()
     assert [request.headers["webhook-id"] for request in receiver.requests[before:]] == [dead.id]
-    assert dead.id not in [one.id for one in world.notifications.dead("t-webhook")]
+    assert dead.id not in [one.id for one in world.outbox.dead("t-webhook")]
 
 
 def test_a_target_that_hangs_does_not_stop_the_others(
@@ -274,7 +273,7 @@ def test_a_target_that_hangs_does_not_stop_the_others(
             released.set()
         assert len(hanging.requests) == 1
     assert kinds(receiver) == ["alert.firing"]
-    assert world.notifications.health("t-hangs").last_error == "no response within 3 s"
+    assert world.outbox.health("t-hangs").last_error == "no response within 3 s"
 
 
 def test_a_target_that_cannot_be_called_does_not_stop_the_others(
@@ -285,7 +284,7 @@ def test_a_target_that_cannot_be_called_does_not_stop_the_others(
     world.record()
     world.run()
     assert kinds(receiver) == ["alert.firing"]
-    assert world.notifications.health("t-broken").last_error
+    assert world.outbox.health("t-broken").last_error
 
 
 def test_private_targets_get_nothing_when_they_are_not_allowed(world: Setting, receiver: Receiver) -> None:
@@ -293,9 +292,7 @@ def test_private_targets_get_nothing_when_they_are_not_allowed(world: Setting, r
     world.record()
     world.run()
     assert receiver.requests == []
-    assert "127.0.0.1, which is not a public address" in str(
-        world.notifications.health("t-webhook").last_error
-    )
+    assert "127.0.0.1, which is not a public address" in str(world.outbox.health("t-webhook").last_error)
 
 
 def test_targets_of_settings_may_be_private(clean_redis_url: str, tmp_path: Path, receiver: Receiver) -> None:
@@ -307,10 +304,10 @@ def test_targets_of_settings_may_be_private(clean_redis_url: str, tmp_path: Path
 
 
 def test_what_is_counted_after_a_target_was_deleted_is_forgotten(world: Setting, receiver: Receiver) -> None:
-    world.notifications.count("deleted", "it did not answer")
+    world.outbox.count("deleted", "it did not answer")
     world.record()
     world.run()
-    assert world.notifications.outcomes() == {("t-webhook", "delivered"): 1}
+    assert world.outbox.outcomes() == {("t-webhook", "delivered"): 1}
     assert world.redis.keys("nextchar:notifications:*:deleted") == []
 
 
@@ -412,7 +409,7 @@ def test_an_alertmanager_that_fails_gets_everything_later(mirrored: Setting, rec
     mirrored.run(after_s=60)
     mirrored.run(after_s=5)
     assert len(receiver.requests) == 2
-    assert mirrored.notifications.health("t-alertmanager").last_success_at
+    assert mirrored.outbox.health("t-alertmanager").last_success_at
 
 
 def test_many_alerts_are_sent_in_several_requests(mirrored: Setting, receiver: Receiver) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nextchar.app.services import outbound
-from nextchar.app.services.outbound import RequestFailed, check_target, check_url, is_public, new_client, post
+from nextchar.app.services.outbound import check_target, check_url, is_public, new_client, post
 from nextchar.models.errors import InvalidInput
 from tests.app.receiver import Receiver, receiving
 
@@ -19,10 +19,16 @@ def receiver() -> Iterator[Receiver]:
         yield running
 
 
+class RequestFailed(Exception):
+    pass
+
+
 def send(url: str, *, allow_private: bool = True) -> None:
     async def call() -> None:
         async with new_client() as client:
-            await post(client, url, b"{}", {"x-test": "1"}, allow_private=allow_private)
+            sent = await post(client, url, b"{}", {"x-test": "1"}, allow_private=allow_private)
+            if sent.error:
+                raise RequestFailed(sent.error)
 
     asyncio.run(call())
 
