@@ -298,13 +298,11 @@ def _ingest_streams(settings: ApiSettings) -> IngestStreams:
     return IngestStreams(redis, limits, repeat_s=settings.ingest_repeat_s)
 
 
-def _configured_targets(settings: ApiSettings) -> tuple[NotificationTarget, ...]:
+def _configured_targets(settings: ApiSettings) -> list[NotificationTarget]:
     targets = []
     if settings.alertmanager_url:
         targets.append(configured_target("alertmanager", settings.alertmanager_url))
     if settings.webhook_url:
-        secret = settings.webhook_secret or None
-        targets.append(
-            configured_target("webhook", settings.webhook_url, secret=secret, events=settings.event_types)
-        )
-    return tuple(targets)
+        fields = {"secret": settings.webhook_secret or None, "events": settings.event_types}
+        targets.append(configured_target("webhook", settings.webhook_url, **fields))
+    return targets

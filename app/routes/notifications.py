@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from nextchar.app.http.access import AccessDep
@@ -21,62 +21,56 @@ from nextchar.store.notification_targets import NotificationTarget
 
 BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 
-router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"], route_class=DocumentRoute)
 
-_UNLIMITED = "notification targets get the events of all models"
+async def _check_is_unlimited(access: AccessDep) -> None:
+    access.check_is_unlimited("notification targets get the events of all models")
+
+
+router = APIRouter(
+    prefix="/v1/notification_targets",
+    tags=["alerts"],
+    route_class=DocumentRoute,
+    dependencies=[Depends(_check_is_unlimited)],
+)
 
 _ERRORS = error_responses(404, 422, 503)
 
 
 @router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
-async def create_target(
-    request: Request, services: ServicesDep, access: AccessDep, body: TargetCreate
-) -> TargetBody:
+async def create_target(request: Request, services: ServicesDep, body: TargetCreate) -> TargetBody:
     """Create a target to which alerts or other events are reported. Only this response has its secret."""
-    access.check_is_unlimited(_UNLIMITED)
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
-    made = await run_in_threadpool(
-        services.notification_targets.create,
-        body.kind,
-        body.url,
-        models=tuple(body.models),
-        min_severity=body.min_severity,
-        events=tuple(body.events),
-    )
+    made = await run_in_threadpool(services.notification_targets.create, **body.model_dump())
     set_audit_details(request, about=f"/v1/notification_targets/{made.id}")
     return await run_in_threadpool(_target_body, services, made, secret=made.secret)
 
 
 @router.get("", responses=error_responses(422, 503))
 def list_targets(
-    services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = DEFAULT_LIMIT
+    services: ServicesDep, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[TargetBody]:
     """List the notification targets, newest first; those of the service's settings last."""
-    access.check_is_unlimited(_UNLIMITED)
     targets = services.notification_targets.all()
     page, has_more = paginate(targets, lambda target: target.id, after=after, limit=limit)
     return Page(data=[_target_body(services, target) for target in page], has_more=has_more)
 
 
 @router.get("/{target}", responses=_ERRORS)
-def get_target(services: ServicesDep, access: AccessDep, target: str) -> TargetBody:
+def get_target(services: ServicesDep, target: str) -> TargetBody:
     """Get a notification target, with its last success and error and the number of waiting messages."""
-    access.check_is_unlimited(_UNLIMITED)
     return _target_body(services, services.notification_targets.get(target))
 
 
 @router.delete("/{target}", status_code=204, responses=_ERRORS)
-def delete_target(services: ServicesDep, access: AccessDep, target: str) -> None:
+def delete_target(services: ServicesDep, target: str) -> None:
     """Delete a notification target and the messages that wait for it."""
-    access.check_is_unlimited(_UNLIMITED)
     services.notification_targets.delete(target)
     services.outbox.forget(target)
 
 
 @router.post("/{target}/test", responses=_ERRORS)
-async def test_target(services: ServicesDep, access: AccessDep, target: str) -> TargetTestBody:
+async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
     """Send a signed test message now, once, and get the target's response."""
-    access.check_is_unlimited(_UNLIMITED)
     found = await run_in_threadpool(services.notification_targets.get, target)
     started = time.monotonic()
     outcome = await services.notifier.send_test(found)
@@ -92,28 +86,23 @@ async def test_target(services: ServicesDep, access: AccessDep, target: str) -> 
 @router.get("/{target}/deliveries", responses=_ERRORS)
 def list_deliveries(
     services: ServicesDep,
-    access: AccessDep,
     target: str,
     status: Literal["waiting", "dead"] = "dead",
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> Page[DeliveryBody]:
     """List the messages to a webhook that were given up, newest first, or those that wait."""
-    access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
-    outbox = services.outbox
-    deliveries = outbox.dead(found.id) if status == "dead" else outbox.waiting(found.id)
-    page, has_more = paginate(deliveries, lambda delivery: delivery.id, after=after, limit=limit)
+    listed = services.outbox.dead if status == "dead" else services.outbox.waiting
+    page, has_more = paginate(listed(found.id), lambda delivery: delivery.id, after=after, limit=limit)
     return Page(data=[DeliveryBody(status=status, **asdict(one)) for one in page], has_more=has_more)
 
 
 @router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
-def replay_delivery(services: ServicesDep, access: AccessDep, target: str, delivery: str) -> DeliveryBody:
+def replay_delivery(services: ServicesDep, target: str, delivery: str) -> DeliveryBody:
     """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
-    access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
-    replayed = services.outbox.replay(found.id, delivery)
-    return DeliveryBody(status="waiting", **asdict(replayed))
+    return DeliveryBody(status="waiting", **asdict(services.outbox.replay(found.id, delivery)))
 
 
 def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:

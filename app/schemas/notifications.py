@@ -1,6 +1,6 @@
 """Notification targets and the messages to them. Times are Unix seconds."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -8,24 +8,6 @@ from nextchar.app.schemas.base import RequestBody, with_examples
 from nextchar.models.anomaly.alerts import Severity
 from nextchar.store.events import ALERT_EVENTS, EVENT_TYPES, EventType
 from nextchar.store.notification_targets import TargetKind
-
-EXAMPLE_TARGET: dict[str, Any] = {
-    "id": "target_019ac5f2b303f6a1c2d4e5",
-    "object": "notification_target",
-    "kind": "webhook",
-    "url": "https://example.org/hooks/nextchar",
-    "models": ["sshd*"],
-    "min_severity": "warning",
-    "events": ["alert.firing", "alert.resolved", "job.failed"],
-    "created_at": 1795563600.0,
-    "is_setting": False,
-    "secret": None,
-    "waiting": 0,
-    "dead": 0,
-    "last_success_at": 1795563721.5,
-    "last_error_at": None,
-    "last_error": None,
-}
 
 ModelPattern = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -67,7 +49,25 @@ class TargetCreate(RequestBody):
 class TargetBody(BaseModel):
     """A notification target, and how it works."""
 
-    model_config = with_examples(EXAMPLE_TARGET)
+    model_config = with_examples(
+        {
+            "id": "target_019ac5f2b303f6a1c2d4e5",
+            "object": "notification_target",
+            "kind": "webhook",
+            "url": "https://example.org/hooks/nextchar",
+            "models": ["sshd*"],
+            "min_severity": "warning",
+            "events": ["alert.firing", "alert.resolved", "job.failed"],
+            "created_at": 1795563600.0,
+            "is_setting": False,
+            "secret": None,
+            "waiting": 0,
+            "dead": 0,
+            "last_success_at": 1795563721.5,
+            "last_error_at": None,
+            "last_error": None,
+        }
+    )
 
     id: str
     object: Literal["notification_target"] = "notification_target"

@@ -19,7 +19,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,38 +153,16 @@ class Notifier:
         if dropped:
             body = _message("messages.dropped", now, {"since": utc(since), "dropped": dropped})
             self.outbox.queue(Delivery(new_id("msg"), target.id, body, now))
-        known = self.outbox.sent_states(target.id)
-        for alert in firing.values():
-            before, figures = known.get(alert.id), alert.figures
-            owner = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
-            after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
-            if _is_worse(alert.severity, before["severity"]) if before else alert.state == "open":
-                data = alert_body(alert).model_dump()
-                change = {"alert_id": alert.id, "before": before, "after": {**after, "owner": owner}}
-                self._queue_alert(target, "alert.firing", data, now, owner, **change)
-        for alert_id, before in known.items():
-            if alert_id not in firing:
-                data = {"id": alert_id, **before}
-                owner = data.pop("owner", f"model {before['model']}")
-                change = {"alert_id": alert_id, "before": before, "after": None}
-                self._queue_alert(target, "alert.resolved", data, now, owner, **change)
-        self.outbox.drop_surplus(target.id, now=now)
-
-    def _queue_alert(
-        self,
-        target: NotificationTarget,
-        kind: EventType,
-        data: Mapping[str, Any],
-        now: float,
-        owner: str,
-        **change: Any,
-    ) -> None:
-        if kind in target.events:
+        for kind, alert_id, before, after, data in _changes(self.outbox.sent_states(target.id), firing):
+            if kind not in target.events:
+                self.outbox.save_sent_states(target.id, {alert_id: after})
+                continue
+            model = data["model"]
+            owner = (after or before or {}).get("owner", f"model {model}")
             body = _message(kind, now, data)
-            delivery = Delivery(new_id("msg"), target.id, body, now, model=data["model"], owner=owner)
-            self.outbox.queue(delivery, **change)
-        else:
-            self.outbox.save_sent_states(target.id, {change["alert_id"]: change["after"]})
+            delivery = Delivery(new_id("msg"), target.id, body, now, model=model, owner=owner)
+            self.outbox.queue(delivery, alert_id=alert_id, before=before, after=after)
+        self.outbox.drop_surplus(target.id, now=now)
 
     async def _deliver(self, client: httpx.AsyncClient, target: NotificationTarget) -> None:
         started = time.monotonic()
@@ -212,9 +190,10 @@ class Notifier:
                 ended.append(before)
             elif before and now - before["sent_at"] < RESEND_S:
                 continue
-            starts_at = before["starts_at"] if before else self._starts_at(alert, now)
-            state = {"labels": labels, "annotations": _annotations(alert)}
-            changes[alert_id] = {**state, "starts_at": starts_at, "sent_at": now}
+            first, last = alert.figures.first_seen, alert.figures.last_seen  # it began to fire, maybe again
+            began = first if now - first <= self.quiet_s else last
+            state = {"starts_at": before["starts_at"] if before else began, "sent_at": now}
+            changes[alert_id] = {"labels": labels, "annotations": _annotations(alert), **state}
         fires = [state for state in changes.values() if state]
         to_send = [(state, now) for state in ended] + [(state, now + 4 * RESEND_S) for state in fires]
         for at in range(0, len(to_send), _MAX_ALERTS_PER_REQUEST):
@@ -223,11 +202,6 @@ class Notifier:
                 self._not_before[target.id] = self.clock() + _PAUSE_S
                 return
         await asyncio.to_thread(self.outbox.save_sent_states, target.id, changes)
-
-    def _starts_at(self, alert: Alert, now: float) -> float:
-        """Return when an alert began to fire: with its first line, or again with its last one."""
-        figures = alert.figures
-        return figures.first_seen if now - figures.first_seen <= self.quiet_s else figures.last_seen
 
     async def _send(self, client: httpx.AsyncClient, target: NotificationTarget, request: Request) -> Outcome:
         is_allowed = self.allow_private or target.is_trusted
@@ -270,9 +244,22 @@ def _is_firing(alert: Alert) -> bool:
     return alert.state != "suppressed" and alert.label != "normal"
 
 
-def _is_worse(severity: str, before: str) -> bool:
+def _changes(
+    known: Mapping[str, Any], firing: Mapping[str, Alert]
+) -> Iterator[tuple[EventType, str, Any, Any, dict[str, Any]]]:
+    """Yield what a webhook is told: the type, the alert's id, its state before and after, and the data."""
     order: Sequence[str] = SEVERITIES
-    return order.index(severity) > order.index(before)
+    for alert_id, alert in firing.items():
+        before, figures = known.get(alert_id), alert.figures
+        is_worse = before and order.index(alert.severity) > order.index(before["severity"])
+        if is_worse or (before is None and alert.state == "open"):
+            after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
+            after["owner"] = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
+            yield "alert.firing", alert_id, before, after, alert_body(alert).model_dump()
+    for alert_id, before in known.items():
+        if alert_id not in firing:
+            data = {"id": alert_id, **{name: before[name] for name in before if name != "owner"}}
+            yield "alert.resolved", alert_id, before, None, data
 
 
 def _message(kind: str, now: float, data: Mapping[str, Any], **more: Any) -> str:

@@ -32,12 +32,8 @@ class NotificationTargetCalls(Connection):
             min_severity: of alerts.
             events: types of events, such as `job.failed`; by default alerts.
         """
-        more = omit_none(
-            models=list(models) if models is not None else None,
-            min_severity=min_severity,
-            events=list(events) if events is not None else None,
-        )
-        body = {"kind": kind, "url": url} | more
+        lists = omit_none(models=models and list(models), events=events and list(events))
+        body = {"kind": kind, "url": url, **lists, **omit_none(min_severity=min_severity)}
         return await self._fetch(NotificationTarget, "POST", "/v1/notification_targets", json=body)
 
     async def delete_notification_target(self, target: str) -> None:

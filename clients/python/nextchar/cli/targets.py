@@ -6,23 +6,27 @@ from typing import Annotated, Literal
 import typer
 
 from nextchar.cli.formatting import format_time
-from nextchar.cli.session import Session, command, fail
+from nextchar.cli.session import Session, command, command_of_group, fail
 from nextchar.types import Delivery, NotificationTarget
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer()
+
+_EVENTS = typer.Option(
+    "--event", metavar="TYPE", help="job.failed, alias.moved, …; repeatable. Default: alerts."
+)
+_MODELS = typer.Option(
+    "--model", metavar="PATTERN", help="Names of models, such as web-*; can be repeated. Default: all."
+)
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="Id of a target.")]
 
 
-@app.callback()
-@command
+@command_of_group(app)
 def list_(session: Session) -> None:
     """List where alerts and other events are reported; add, test or delete a target.
 
     Example: nextchar targets
     """
-    if session.subcommand is not None:
-        return
     columns: dict[str, Callable[[NotificationTarget], str]] = {
         "target": lambda one: one["id"],
         "kind": lambda one: one["kind"],
@@ -30,9 +34,7 @@ def list_(session: Session) -> None:
         "events": lambda one: ", ".join(one["events"]),
         "waiting": lambda one: str(one["waiting"]),
         "given up": lambda one: str(one["dead"]),
-        "last success": lambda one: (
-            format_time(one["last_success_at"]) if one["last_success_at"] else "never"
-        ),
+        "last success": lambda one: format_time(at) if (at := one["last_success_at"]) else "never",
     }
     empty = "there is no target; add one with `nextchar targets add URL`"
     session.print_list(list(session.client.notification_targets()), columns, if_empty=empty)
@@ -44,20 +46,8 @@ def add(
     session: Session,
     url: Annotated[str, typer.Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
     kind: Annotated[Literal["webhook", "alertmanager"], typer.Option(help="Kind of target.")] = "webhook",
-    events: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--event", metavar="TYPE", help="job.failed, alias.moved, …; repeatable. Default: alerts."
-        ),
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="PATTERN",
-            help="Names of models, such as web-*; can be repeated. Default: all.",
-        ),
-    ] = None,
+    events: Annotated[list[str] | None, _EVENTS] = None,
+    models: Annotated[list[str] | None, _MODELS] = None,
     min_severity: Annotated[
         Literal["info", "warning", "critical"] | None, typer.Option(help="Minimum severity of alerts.")
     ] = None,
