@@ -116,7 +116,7 @@ class Notifier:
             self.outbox.forget_records()
             return
         seen = self.outbox.seen_records(self._seen)
-        is_first, present = not seen, {"", *self.events.paths()}
+        is_first, present = "" not in seen, {"", *self.events.paths()}
         since = now - FIRST_LOOKBACK_S if is_first else None
         found = [event for path in present - seen - {""} if (event := self.events.read(path, since=since))]
         for i, event in enumerate(sorted(found, key=lambda event: (event.at, event.path))):

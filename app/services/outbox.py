@@ -160,16 +160,18 @@ class Outbox:
         return since, {model: int(count) for model, count in sorted(dropped.items())}
 
     def seen_records(self, known: set[str]) -> set[str]:
-        """Return the records that were looked at, among them "" if any round has; `known`: as of before."""
+        """Return the records that were looked at, and "" if a round was completed; `known`: as of before."""
         if self.redis.scard(_RECORDS) == len(known):
             return known
         return cast(set[str], self.redis.smembers(_RECORDS))
 
     def mark_records(self, new: Iterable[str], deleted: Iterable[str]) -> None:
-        """Mark records as looked at; forget deleted ones."""
-        with self.redis.pipeline() as pipe:
-            pipe.sadd(_RECORDS, "", *new)
-            pipe.srem(_RECORDS, "-", *deleted)
+        """Mark records as looked at, "" as the last one; forget deleted ones."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for path in sorted(new, reverse=True):
+                pipe.sadd(_RECORDS, path)
+            for path in deleted:
+                pipe.srem(_RECORDS, path)
             pipe.execute()
 
     def forget_records(self) -> None:

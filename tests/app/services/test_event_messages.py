@@ -180,6 +180,19 @@ def test_when_redis_loses_its_data_the_last_day_is_sent_again_with_the_same_ids(
     assert len(receiver.requests) == 2 * len(ids)
 
 
+def test_a_first_round_that_was_killed_while_it_noted_records_is_repeated(
+    clean_redis_url: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    world = setting(clean_redis_url, tmp_path, target(f"{receiver.url}/hook", events=EVENT_TYPES))
+    finish(world, JobStatus.CANCELLED)
+    world.redis.sadd("nextchar:notifications:records", world.notifier.events.paths()[0])
+    world.run(after_s=FIRST_LOOKBACK_S + LEASE_S)
+    assert receiver.requests == [], "what was long before is not reported"
+    finish(world, JobStatus.CANCELLED)
+    world.run()
+    assert sorted(kinds(receiver)) == ["fine_tuning.job.cancelled", "job.cancelled"]
+
+
 def test_a_new_target_does_not_get_what_was_before(
     clean_redis_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:

@@ -176,6 +176,16 @@ def test_a_webhook_gets_each_change_of_an_alert_once(world: Setting, receiver: R
     assert kinds(receiver)[3:] == ["alert.firing"], "it fires again"
 
 
+def test_an_alert_that_an_earlier_release_has_reported_is_resolved(
+    world: Setting, receiver: Receiver
+) -> None:
+    known = '{"model":"sshd","severity":"info","template":"t"}'
+    world.redis.hset("nextchar:notifications:known:t-webhook", ID, known)
+    world.run()
+    assert messages(receiver)[0]["type"] == "alert.resolved"
+    assert messages(receiver)[0]["data"] == {"id": ID, **json.loads(known)}
+
+
 def test_a_line_that_waited_long_to_be_scored_is_reported(
     clean_redis_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:
