@@ -74,13 +74,8 @@ async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
     found = await run_in_threadpool(services.notification_targets.get, target)
     started = time.monotonic()
     outcome = await services.notifier.send_test(found)
-    return TargetTestBody(
-        delivered=outcome.error is None,
-        status=outcome.status,
-        answer=outcome.beginning,
-        error=outcome.error,
-        seconds=round(time.monotonic() - started, 3),
-    )
+    seconds = round(time.monotonic() - started, 3)
+    return TargetTestBody(delivered=outcome.error is None, seconds=seconds, **asdict(outcome))
 
 
 @router.get("/{target}/deliveries", responses=_ERRORS)

@@ -35,7 +35,7 @@ class Outcome:
     """A response's status and the beginning of its body, if there was one; why the request failed, if so."""
 
     status: int | None = None
-    beginning: str | None = None
+    answer: str | None = None
     error: str | None = None
 
 
@@ -153,13 +153,13 @@ async def _post(
                 raise
             continue
         try:
-            status, beginning = response.status_code, await _beginning(response)
+            status, answer = response.status_code, await _beginning(response)
         finally:
             await response.aclose()
         if response.is_success:
-            return Outcome(status, beginning)
-        reason = "redirects are not followed" if response.is_redirect else beginning
-        return Outcome(status, beginning, f"the response is {status}{f': {reason}' if reason else ''}")
+            return Outcome(status, answer)
+        reason = "redirects are not followed" if response.is_redirect else answer
+        return Outcome(status, answer, f"the response is {status}{f': {reason}' if reason else ''}")
     raise AssertionError("a host that resolves has an address")
 
 

@@ -18,7 +18,7 @@ It is delivered at least once, with the same id each time.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from typing import Any, Literal, cast
@@ -52,12 +52,13 @@ elseif after == '' then redis.call('hdel', known, alert) else redis.call('hset',
 redis.call('set', delivery, stored)
 return redis.call('zadd', due, at, id)
 """
-# KEYS: delivery, the set it leaves, the set it gets to; ARGV: its id, JSON and time.
+# KEYS: delivery, due, dead, one of these; ARGV: delivery's id, JSON and time.
 _MOVE = """
 if redis.call('exists', KEYS[1]) == 0 then return 0 end -- it has arrived, or its target was deleted
 redis.call('set', KEYS[1], ARGV[2])
 redis.call('zrem', KEYS[2], ARGV[1])
-redis.call('zadd', KEYS[3], ARGV[3], ARGV[1])
+redis.call('zrem', KEYS[3], ARGV[1])
+redis.call('zadd', KEYS[4], ARGV[3], ARGV[1])
 return 1
 """
 
@@ -134,16 +135,19 @@ class Outbox:
 
     def drop_surplus(self, target: str, *, now: float) -> None:
         """Give up messages above MAX_WAITING, delete dead ones above MAX_DEAD: of owners with the most."""
-        health = self.health(target)
-        if health.waiting > MAX_WAITING:
+        waiting, dead = (self.redis.zcard(_key(part, target)) for part in ("due", "dead"))
+        if waiting > MAX_WAITING:
+            surplus = _in_turns(self.waiting(target))[MAX_WAITING:]
             why = f"{MAX_WAITING:,} other messages wait for this target"
-            for delivery in _in_turns(self.waiting(target))[MAX_WAITING:]:
-                if self._move(replace(delivery, last_error=why), "due", "dead", now):
-                    self.redis.hincrby(_key("dropped", target), delivery.model or "?", 1)
-                    self.redis.hsetnx(_key("dropped", target), "", str(now))
-        if health.dead > MAX_DEAD:
-            for delivery in _in_turns(self.dead(target))[MAX_DEAD:]:
-                self._delete(delivery, "dead")
+            with self.redis.pipeline(transaction=False) as pipe:
+                for delivery in surplus:
+                    _move(pipe, replace(delivery, last_error=why), "dead", now)
+                for model, count in Counter(delivery.model or "?" for delivery in surplus).items():
+                    pipe.hincrby(_key("dropped", target), model, count)
+                pipe.hsetnx(_key("dropped", target), "", str(now))
+                pipe.execute()
+        if dead > MAX_DEAD:
+            self._delete("dead", target, _in_turns(self.dead(target))[MAX_DEAD:])
 
     def take_dropped(self, target: str) -> tuple[float, dict[str, int]]:
         """Return since when how many messages about each model were given up as too many waited; forget it.
@@ -192,16 +196,16 @@ class Outbox:
 
     def succeeded(self, delivery: Delivery) -> None:
         """Delete a delivery that has arrived."""
-        self._delete(delivery, "due")
+        self._delete("due", delivery.target, [delivery])
 
     def failed(self, delivery: Delivery, error: str, *, now: float) -> None:
         """Schedule the next attempt of a delivery, or give it up after the last one."""
         failed = replace(delivery, attempts=delivery.attempts + 1, last_error=error, next_at=None)
         if failed.attempts > len(RETRY_DELAYS_S):
-            self._move(failed, "due", "dead", now)
+            _move(self.redis, failed, "dead", now)
         else:
             next_at = now + RETRY_DELAYS_S[failed.attempts - 1]
-            self._move(replace(failed, next_at=next_at), "dead", "due", next_at)
+            _move(self.redis, replace(failed, next_at=next_at), "due", next_at)
 
     def replay(self, target: str, delivery_id: str) -> Delivery:
         """Queue a delivery again, now: one that is dead or waits. Raises NotFound."""
@@ -212,7 +216,7 @@ class Outbox:
         if delivery is not None and delivery.target == target:
             now = time.time()
             delivery = replace(delivery, attempts=0, next_at=now)
-            if self._move(delivery, "dead", "due", now):
+            if _move(self.redis, delivery, "due", now):
                 return delivery
         message = f"target {target} has no delivery {delivery_id!r}; it may have arrived"
         raise NotFound(message, code="delivery_not_found")
@@ -249,17 +253,10 @@ class Outbox:
         self.redis.delete(*keys, *(_key("delivery", i) for i in ids))
         self.redis.hdel(_OUTCOMES, f"{target} failed", f"{target} delivered")
 
-    def _move(
-        self, delivery: Delivery, source: Literal["due", "dead"], to: Literal["due", "dead"], at: float
-    ) -> bool:
-        """Store a changed delivery and its time in `to`, unless it is gone; return whether it was there."""
-        keys = (_key("delivery", delivery.id), _key(source, delivery.target), _key(to, delivery.target))
-        return bool(self.redis.eval(_MOVE, 3, *keys, delivery.id, _dumps(asdict(delivery)), str(at)))
-
-    def _delete(self, delivery: Delivery, part: Literal["due", "dead"]) -> None:
+    def _delete(self, part: Literal["due", "dead"], target: str, deliveries: Sequence[Delivery]) -> None:
         with self.redis.pipeline() as pipe:
-            pipe.zrem(_key(part, delivery.target), delivery.id)
-            pipe.delete(_key("delivery", delivery.id))
+            pipe.zrem(_key(part, target), *(delivery.id for delivery in deliveries))
+            pipe.delete(*(_key("delivery", delivery.id) for delivery in deliveries))
             pipe.execute()
 
     def _deliveries(
@@ -270,6 +267,12 @@ class Outbox:
         if lost := list(compress(ids, [value is None for value in stored])):
             self.redis.zrem(_key(part, target), *lost)
         return [Delivery(**json.loads(value)) for value in stored if value is not None]
+
+
+def _move(redis: Redis, delivery: Delivery, to: Literal["due", "dead"], at: float) -> Any:
+    """Store a changed delivery, and its time in `to` alone. Return 0 if it is gone."""
+    keys = (_key("delivery", delivery.id), *(_key(part, delivery.target) for part in ("due", "dead", to)))
+    return redis.eval(_MOVE, 4, *keys, delivery.id, _dumps(asdict(delivery)), str(at))
 
 
 def _in_turns(deliveries: Iterable[Delivery]) -> list[Delivery]:

@@ -162,17 +162,6 @@ def test_a_test_of_a_target_that_does_not_answer_says_so(settings: ApiSettings) 
         assert error["code"] == "target_not_found"
 
 
-def test_the_end_of_a_job_arrives_at_a_target_that_wants_it(notifying: Service, receiver: Receiver) -> None:
-    made = create(notifying, receiver.url, events=["job.cancelled", "alias.moved"])
-    assert made["events"] == ["job.cancelled", "alias.moved"]
-    job = notifying.submit()
-    notifying.http.post(f"/v1/jobs/{job}/cancel")
-    notifying.http.put("/v1/models/fake/aliases/champion", json={"version": 1})
-    eventually(lambda: len(receiver.requests) == 2, what="both messages")
-    said = {m["type"]: m["data"]["id"] for m in map(json.loads, (r.body for r in receiver.requests))}
-    assert said == {"job.cancelled": job, "alias.moved": "fake@champion"}
-
-
 def test_a_webhook_of_settings_gets_the_events_of_settings(settings: ApiSettings) -> None:
     changes = {"webhook_url": "http://127.0.0.1:9/", "webhook_events": "job.failed, alert.firing"}
     with serving(settings.model_copy(update=changes)) as running:

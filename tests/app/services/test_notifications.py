@@ -251,22 +251,6 @@ def test_a_failing_webhook_is_retried_with_the_same_id(world: Setting, receiver:
     assert (health.waiting, health.last_error) == (0, "the response is 503")
 
 
-def test_a_webhook_that_never_answers_gets_a_dead_letter_that_can_be_replayed(
-    world: Setting, receiver: Receiver
-) -> None:
-    receiver.status = 500
-    world.record()
-    world.run()
-    for _ in range(2 * len(RETRY_DELAYS_S) + 2):  # of two messages, one is tried in each round
-        world.run(after_s=RETRY_DELAYS_S[-1])
-    receiver.status, before = 200, len(receiver.requests)
-    [dead] = [one for one in world.outbox.dead("t-webhook") if "firing" in one.body]
-    world.now = max(world.now, world.outbox.replay("t-webhook", dead.id).next_at or 0.0)
-    world.run()
-    assert [request.headers["webhook-id"] for request in receiver.requests[before:]] == [dead.id]
-    assert dead.id not in [one.id for one in world.outbox.dead("t-webhook")]
-
-
 def test_a_target_that_hangs_does_not_stop_the_others(
     clean_redis_url: str, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
