@@ -73,11 +73,7 @@ class NotificationTargets:
     """The targets in one storage, and those of the settings, which cannot be deleted."""
 
     def __init__(
-        self,
-        blobs: Blobs,
-        configured: Sequence[NotificationTarget] = (),
-        *,
-        redis: Redis | None = None,
+        self, blobs: Blobs, configured: Sequence[NotificationTarget] = (), *, redis: Redis | None = None
     ) -> None:
         """With `redis`, which counts the changes, targets are listed once per minute if there are none."""
         self._blobs, self._configured, self._redis = blobs, configured, redis
@@ -107,9 +103,8 @@ class NotificationTargets:
 
     def get(self, target_id: str) -> NotificationTarget:
         """Return a target. Raises NotFound."""
-        for target in self.all():
-            if target.id == target_id:
-                return target
+        if target := next((target for target in self.all() if target.id == target_id), None):
+            return target
         raise NotFound(f"there is no notification target {target_id!r}", code="target_not_found")
 
     def delete(self, target_id: str) -> None:

@@ -85,7 +85,8 @@ class Notifier:
             self._queue_records(targets, now)
         finally:  # alerts are sent whatever is wrong with the records
             if targets:
-                firing = [a for a in self.alerts.recorded_since(now - self.quiet_s) if _is_firing(a)]
+                recent = self.alerts.recorded_since(now - self.quiet_s)
+                firing = [a for a in recent if a.state != "suppressed" and a.label != "normal"]
                 asyncio.run(self._update_all(targets, firing, now))
         # Forget targets that were deleted while something was sent to them.
         counted = {target for target, _ in self.outbox.outcomes()}
@@ -166,9 +167,8 @@ class Notifier:
 
     async def _deliver(self, client: httpx.AsyncClient, target: NotificationTarget) -> None:
         started = time.monotonic()
-        for delivery in await asyncio.to_thread(
-            self.outbox.due, target.id, now=self.clock(), limit=_MAX_DELIVERIES
-        ):
+        due = await asyncio.to_thread(self.outbox.due, target.id, now=self.clock(), limit=_MAX_DELIVERIES)
+        for delivery in due:
             if time.monotonic() - started > _ROUND_S:
                 return
             sent = await self._send(client, target, webhook_request(target, delivery, now=self.clock()))
@@ -240,10 +240,6 @@ def alertmanager_request(
     return f"{target.url.rstrip('/')}/api/v2/alerts", json.dumps(body).encode(), {}
 
 
-def _is_firing(alert: Alert) -> bool:
-    return alert.state != "suppressed" and alert.label != "normal"
-
-
 def _changes(
     known: Mapping[str, Any], firing: Mapping[str, Alert]
 ) -> Iterator[tuple[EventType, str, Any, Any, dict[str, Any]]]:
@@ -291,11 +287,9 @@ def _labels(alert: Alert) -> dict[str, str]:
 
 def _annotations(alert: Alert) -> dict[str, str]:
     figures = alert.figures
-    annotations = {
+    return {
         "summary": f"{figures.count} anomalous lines of {figures.model}: {figures.template}",
         "alert_id": figures.id,
         "p_value": f"{figures.p_value:g}",
+        **({"example": figures.examples[0].line} if figures.examples else {}),
     }
-    if figures.examples:
-        annotations["example"] = figures.examples[0].line
-    return annotations

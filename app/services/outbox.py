@@ -26,7 +26,6 @@ from typing import Any, Literal, cast
 from redis import Redis
 
 from nextchar.models.errors import NotFound
-from nextchar.store.ids import is_id
 
 RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Delays before the next attempt, as Standard Webhooks recommends; after the last one a delivery is dead."""
@@ -135,8 +134,7 @@ class Outbox:
 
     def drop_surplus(self, target: str, *, now: float) -> None:
         """Give up messages above MAX_WAITING, delete dead ones above MAX_DEAD: of owners with the most."""
-        waiting, dead = (self.redis.zcard(_key(part, target)) for part in ("due", "dead"))
-        if waiting > MAX_WAITING:
+        if self.redis.zcard(_key("due", target)) > MAX_WAITING:
             surplus = _in_turns(self.waiting(target))[MAX_WAITING:]
             why = f"{MAX_WAITING:,} other messages wait for this target"
             with self.redis.pipeline(transaction=False) as pipe:
@@ -146,7 +144,7 @@ class Outbox:
                     pipe.hincrby(_key("dropped", target), model, count)
                 pipe.hsetnx(_key("dropped", target), "", str(now))
                 pipe.execute()
-        if dead > MAX_DEAD:
+        if self.redis.zcard(_key("dead", target)) > MAX_DEAD:
             self._delete("dead", target, _in_turns(self.dead(target))[MAX_DEAD:])
 
     def take_dropped(self, target: str) -> tuple[float, dict[str, int]]:
@@ -209,28 +207,21 @@ class Outbox:
 
     def replay(self, target: str, delivery_id: str) -> Delivery:
         """Queue a delivery again, now: one that is dead or waits. Raises NotFound."""
-        stored = None
-        if is_id("msg", delivery_id):
-            stored = cast(str | None, self.redis.get(_key("delivery", delivery_id)))
-        delivery = Delivery(**json.loads(stored)) if stored else None
-        if delivery is not None and delivery.target == target:
-            now = time.time()
-            delivery = replace(delivery, attempts=0, next_at=now)
-            if _move(self.redis, delivery, "due", now):
-                return delivery
+        now = time.time()
+        for delivery in (*self.waiting(target), *self.dead(target)):
+            replayed = replace(delivery, attempts=0, next_at=now)
+            if delivery.id == delivery_id and _move(self.redis, replayed, "due", now):
+                return replayed
         message = f"target {target} has no delivery {delivery_id!r}; it may have arrived"
         raise NotFound(message, code="delivery_not_found")
 
     def count(self, target: str, error: str | None) -> None:
         """Count a request to a target, with its error or as successful."""
+        now = time.time()
         with self.redis.pipeline() as pipe:
             pipe.hincrby(_OUTCOMES, f"{target} {'failed' if error else 'delivered'}", 1)
-            now = (
-                {"last_error_at": time.time(), "last_error": error}
-                if error
-                else {"last_success_at": time.time()}
-            )
-            pipe.hset(_key("health", target), mapping=cast(Any, now))
+            values = {"last_error_at": now, "last_error": error} if error else {"last_success_at": now}
+            pipe.hset(_key("health", target), mapping=cast(Any, values))
             pipe.execute()
 
     def health(self, target: str) -> Health:
