@@ -42,7 +42,6 @@ from nextchar.app.services.recalibration import Recalibration
 from nextchar.app.services.stream_locks import StreamLocks
 from nextchar.app.settings import ApiSettings
 from nextchar.store.alerts import Alerts
-from nextchar.store.audit import Audit
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.batches import Batches
 from nextchar.store.calibrations import Calibrations
@@ -203,7 +202,6 @@ def build_services(
         jobs=jobs,
         models=models,
         aliases=AliasControl(models, calibrations, engines),
-        audit=Audit(blobs),
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations, rolling_lines, ingest_settings),

@@ -30,7 +30,7 @@ from nextchar.app.compat import (
     tokenizer,
 )
 from nextchar.app.composition import build_services
-from nextchar.app.http.audit import AuditTrail
+from nextchar.app.http import audit
 from nextchar.app.http.auth import Auth
 from nextchar.app.http.concurrency import ConcurrencyLimit
 from nextchar.app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
@@ -44,7 +44,6 @@ from nextchar.app.routes import (
     alerts,
     aliases,
     architectures,
-    audit,
     calibrations,
     completions,
     corpora,
@@ -155,7 +154,7 @@ def create_app(
     add_error_handlers(app)
     # The last middleware added is the outermost.
     rules = [module.BODY_RULE for module in (*_OWN_ROUTES, *_OTHER_ROUTES) if hasattr(module, "BODY_RULE")]
-    app.add_middleware(AuditTrail)
+    app.add_middleware(audit.AuditTrail)
     app.add_middleware(BodyLimit, rules=rules)
     app.add_middleware(ClientTurns)
     if keys:

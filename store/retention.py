@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -26,7 +27,6 @@ from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.models.record_errors import load_record
 from nextchar.models.saved_model import Card, parse_card
 from nextchar.store.alerts import Alerts
-from nextchar.store.audit import Audit
 from nextchar.store.batches import Batches
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
@@ -102,8 +102,7 @@ class Retention:
             swept["texts of incomplete corpora"] = self._sweep_incomplete_corpora(now)
             swept["alerts of former models"] = self._sweep_alerts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
-            if self._periods.audit_days > 0:
-                swept["audit entries"] = Audit(self._blobs).sweep(days=self._periods.audit_days, now=now)
+            swept["audit entries"] = self._sweep_audit(now)
             if not self._ahead_s:
                 with contextlib.suppress(StorageFull):
                     self._blobs.write(_SWEPT_PATH, json.dumps({"swept_at": now}).encode())
@@ -291,6 +290,17 @@ class Retention:
         except RedisError as error:
             log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
         return sum(follow_model(models, self._alerts, settings, name) for name in names)
+
+    def _sweep_audit(self, now: float) -> int:
+        """Delete the days (in UTC) of the audit trail whose entries are all due."""
+        if not self._periods.audit_days:
+            return 0
+        first_s = max(0.0, now - self._periods.audit_days * _DAY_S)
+        first = datetime.fromtimestamp(first_s, UTC).strftime("%Y-%m-%d")
+        days = (day for day in self._blobs.folders("audit") if day < first)
+        paths = [path for day in days for path in self._blobs.paths(f"audit/{day}")]
+        self._blobs.delete(*paths)
+        return len(paths)
 
     def _is_unchanged(self, job: Job) -> bool:
         """Return whether the job has not moved since it was listed: a failed job can be resumed."""

@@ -103,8 +103,9 @@ def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchB
 
 
 @router.post("/{batch_id}/cancel", responses=NOT_422 | error_responses(404, 409, 503))
-def cancel_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
+def cancel_batch(request: Request, services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
     """Cancel a batch; its files have the responses of the requests that have run by then."""
+    set_audit_details(request, about=f"/v1/batches/{batch_id}/cancel")
     return _body(services, services.batch_control.cancel(_get(services, access, batch_id)))
 
 

@@ -33,7 +33,6 @@ from nextchar.app.services.readiness import ReadinessCheck
 from nextchar.app.services.stream_locks import StreamLocks
 from nextchar.app.settings import ApiSettings
 from nextchar.store.alerts import Alerts
-from nextchar.store.audit import Audit
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.batches import Batches
 from nextchar.store.blobs import Blobs
@@ -58,7 +57,6 @@ class Services:
     jobs: Jobs
     models: Models
     aliases: AliasControl
-    audit: Audit
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest

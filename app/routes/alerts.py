@@ -79,6 +79,7 @@ def list_alerts(
     responses=_ERRORS | _CSV,
 )
 def export_alerts(
+    request: Request,
     services: ServicesDep,
     access: AccessDep,
     model: str,
@@ -86,6 +87,7 @@ def export_alerts(
 ) -> Response:
     """Get all alerts with their acknowledgements and labels; the JSON format also has the suppressions."""
     name = access.model_name(model)
+    set_audit_details(request, about=f"/v1/models/{name}/alerts/export")
     alerts = services.alerts.all(name)
     if format == "csv":
         content, media_type = export_csv(alerts), "text/csv; charset=utf-8"

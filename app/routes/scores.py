@@ -112,7 +112,7 @@ router.routes.insert(
         "/v1/models/{model}/score",
         score_stream,
         methods=["POST"],
-        name="score",  # the same operation; `nextchar.app.http.audit` knows it by this name
+        name="score",  # the same operation
         include_in_schema=False,
         response_model=None,
     ),

@@ -18,7 +18,6 @@ from redis import Redis
 from nextchar.app.services.job_control import JobControl
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.store.alerts import Alerts
-from nextchar.store.audit import Audit
 from nextchar.store.backup import FOLDERS
 from nextchar.store.batches import Batches, BatchStatus
 from nextchar.store.calibrations import Calibrations
@@ -35,6 +34,7 @@ from nextchar.store.models import Models
 from nextchar.store.notification_targets import NotificationTargets
 from nextchar.store.queue import TrainingQueue
 from nextchar.worker.checkpoints import Checkpoint, Checkpoints
+from tests.app.audit import record_call
 from tests.models.runtime.networks import saved_model
 from tests.store.occurrences import one
 from tests.store.power_loss import DiskThatSyncsNothing, Operation, RecordingDisk, left_after
@@ -145,13 +145,10 @@ def make_every_record(recording: Recording, spool: Path, redis: Redis) -> None:
     )
     do("delete a corpus", lambda: corpora.delete(corpus))
     make_batch(recording, redis)
-    entry = {
-        "key": "ann",
-        "address": "127.0.0.1",
-        "action": "delete_corpus",
-        "about": f"/v1/corpora/{corpus}",
-    }
-    do("record who did what", lambda: Audit(blobs).record(**entry, status=204, request_id="r"))  # type: ignore[arg-type]
+    do(
+        "record who did what",
+        lambda: record_call(blobs, f"/v1/corpora/{corpus}", action="delete_corpus", key="ann"),
+    )
 
 
 def make_batch(recording: Recording, redis: Redis) -> None:

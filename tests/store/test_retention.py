@@ -16,7 +16,6 @@ from redis.retry import Retry
 from nextchar.models.config import Mix
 from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.store.alerts import Alerts
-from nextchar.store.audit import Audit
 from nextchar.store.batches import Batches, BatchStatus
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
@@ -136,9 +135,8 @@ def test_a_clock_that_jumps_far_ahead_deletes_nothing_unless_it_stays_there_for_
     monkeypatch.setattr("nextchar.store.retention.time", clocks)
     for path in ((RUNNING, SUCCEEDED), (RUNNING, FAILED)):
         attic.job(*path)
-    Audit(attic.blobs).record(
-        key="k", address="::1", action="delete_corpus", about="/v1/corpora/a", status=204, request_id="r"
-    )
+    day = time.strftime("%Y-%m-%d", time.gmtime(NOW))
+    attic.blobs.write(f"audit/{day}/{new_id('audit')}.delete_corpus.k.json", b"{}")
     running, other = retention_of(attic), retention_of(attic)
     running.sweep(now=NOW)
     before = attic.everything, attic.blobs.paths("audit")
@@ -222,14 +220,14 @@ def test_a_sweep_without_a_time_is_of_now(attic: Attic, monkeypatch: pytest.Monk
     assert not attic.jobs.blobs.paths(f"jobs/{job.id}")
 
 
-def test_audit_entries_are_deleted_after_their_period_and_kept_for_ever_at_0(tmp_path: Path) -> None:
-    for days, deleted in ((0.0, {}), (1.0, {"audit entries": 2}), (20.0, {})):
-        attic = Attic(tmp_path / str(days), audit_days=days)
-        for action in ("delete_model", "stop_job"):
-            Audit(attic.blobs).record(
-                key=None, address="::1", action=action, about="/v1/x", status=200, request_id="r"
-            )
-        assert attic.sweep(days=10) == deleted
+def test_audit_entries_are_deleted_by_days_after_their_period_and_kept_for_ever_at_0(tmp_path: Path) -> None:
+    days = [time.strftime("%Y-%m-%d", time.gmtime(NOW + day * DAY_S)) for day in range(3)]
+    for period, deleted in ((0.0, 0), (1.0, 6), (9.0, 2), (8.0, 4), (10.0, 0), (float("inf"), 0)):
+        attic = Attic(tmp_path / str(period), audit_days=period)
+        for path in (f"audit/{day}/{number}.json" for day in days for number in range(2)):
+            attic.blobs.write(path, b"{}")
+        assert attic.sweep(days=10) == ({"audit entries": deleted} if deleted else {})
+        assert len(attic.blobs.paths("audit")) == 6 - deleted
 
 
 def test_checkpoints_and_chunks_are_kept_while_no_record_at_all_is_there(

@@ -255,8 +255,12 @@ def test_file_with_another_purpose_is_refused(idle: Service) -> None:
 
 def test_audit_trail_names_the_batch(idle: Service) -> None:
     batch = create(idle, lines(request()))
-    entry = idle.http.get("/v1/audit").json()["data"][0]
-    assert (entry["action"], entry["about"]) == ("create_batch", f"/v1/batches/{batch}")
+    idle.http.post(f"/v1/batches/{batch}/cancel")
+    entries = idle.http.get("/v1/audit").json()["data"][:2]
+    assert [(entry["action"], entry["about"]) for entry in entries] == [
+        ("cancel_batch", f"/v1/batches/{batch}/cancel"),
+        ("create_batch", f"/v1/batches/{batch}"),
+    ]
 
 
 def test_repeated_request_with_an_idempotency_key_creates_one_batch(idle: Service) -> None:
