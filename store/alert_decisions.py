@@ -15,7 +15,6 @@ they belong to. With its last version they are deleted or move to another name
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -25,6 +24,7 @@ from pydantic import Field
 from nextchar.models.anomaly.alerts import PARAMETER, Label
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.store.blobs import Blobs
+from nextchar.store.expiring_cache import Clock, ExpiringCache
 from nextchar.store.history import History, number_of
 from nextchar.store.ids import is_id, new_id
 from nextchar.store.records import ImmutableRecord, read_record
@@ -143,10 +143,9 @@ class Suppression(ImmutableRecord):
 class AlertDecisions:
     """The decisions and suppressions in one storage. Safe to use from several threads."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, *, clock: Clock = time.monotonic) -> None:
         self._blobs = blobs
-        self._lock = threading.Lock()
-        self._listed: dict[str, tuple[float, list[str]]] = {}  # the paths below a folder, and when
+        self._listed: ExpiringCache[list[str]] = ExpiringCache(_CACHE_S, clock=clock)  # paths, by folder
         self._history = History(blobs, _DECISIONS, Decision, digits=8, damaged="decision_damaged")
         self._suppressions: dict[str, Suppression | None] = {}  # by path, which is used once; None: damaged
 
@@ -177,7 +176,7 @@ class AlertDecisions:
             number = number_of(paths[-1]) + 1 if paths else int(decision.figures.first_seen * 1e6)
             decision = decision.model_copy(update={"sequence": number})
             if self._history.create(number, decision, model, alert_id):
-                self._forget(f"{_DECISIONS}/{model}")
+                self._listed.forget(f"{_DECISIONS}/{model}")
                 return decision
         raise Conflict(f"alert {alert_id} is being changed by others; try again", code="alert_changed")
 
@@ -206,7 +205,7 @@ class AlertDecisions:
         data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
         created = self._blobs.create(f"{folder}/{suppression.id}.json", data)
         assert created, "ids of suppressions are unique"
-        self._forget(folder)
+        self._listed.forget(folder)
         return suppression
 
     def suppressions(self, model: str) -> list[Suppression]:
@@ -224,7 +223,7 @@ class AlertDecisions:
                 code="suppression_not_found",
             )
         self._blobs.delete(path)
-        self._forget(folder)
+        self._listed.forget(folder)
 
     def models(self) -> set[str]:
         """Return the names of models that have decisions or suppressions."""
@@ -234,7 +233,7 @@ class AlertDecisions:
         """Delete the decisions on the alerts of a model's name."""
         for folder in (f"{_DECISIONS}/{model}", f"alert_suppressions/{model}"):
             self._blobs.delete(*self._blobs.paths(folder))
-            self._forget(folder)
+            self._listed.forget(folder)
 
     def move_all(self, model: str, to: str, new_figures: Callable[[AlertFigures], AlertFigures]) -> None:
         """Move the decisions on the alerts of a model's name to another name; can be repeated.
@@ -258,24 +257,11 @@ class AlertDecisions:
             moved_one = suppression.model_copy(update={"model": to, "alert_id": made_from})
             data = moved_one.model_dump_json().encode("utf-8", "backslashreplace")
             self._blobs.create(f"alert_suppressions/{to}/{suppression.id}.json", data)
-        self._forget(f"{_DECISIONS}/{to}")
-        self._forget(f"alert_suppressions/{to}")
+        self._listed.forget(f"{_DECISIONS}/{to}", f"alert_suppressions/{to}")
         self.delete_all(model)
 
     def _paths(self, folder: str) -> list[str]:
-        now = time.monotonic()
-        with self._lock:
-            listed = self._listed.get(folder)
-        if listed and now - listed[0] < _CACHE_S:
-            return listed[1]
-        paths = self._blobs.paths(folder)
-        with self._lock:
-            self._listed[folder] = (now, paths)
-        return paths
-
-    def _forget(self, folder: str) -> None:
-        with self._lock:
-            self._listed.pop(folder, None)
+        return self._listed.get(folder, lambda _: self._blobs.paths(folder))
 
     def _suppression(self, path: str) -> Suppression | None:
         if path not in self._suppressions:

@@ -12,11 +12,9 @@ called `validation`. A call without a name uses `default` if it exists, else `va
 
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 from nextchar.models.anomaly.calibration import Calibration
@@ -27,6 +25,7 @@ from nextchar.models.anomaly.score_sample import ScoreSample
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
+from nextchar.store.expiring_cache import Clock, ExpiringCache
 from nextchar.store.ids import check_name
 
 MODEL_FILE = "calibration.json"
@@ -82,31 +81,15 @@ class StoredCalibration:
     rolling: Rolling | None = None
 
 
-@dataclass(frozen=True)
-class _Cached:
-    """What was read at a time: the JSON and what it holds, None if there was none."""
-
-    at_s: float
-    data: bytes | None
-    stored: StoredCalibration | None
-
-    @cached_property
-    def bytes(self) -> int:
-        """The approximate memory that it takes."""
-        if not self.stored:
-            return 0
-        arrays = sum(one.statistics.nbytes + one.scores.nbytes for one in self.stored.calibration.buckets)
-        lines = len(self.stored.rolling.sample.lines) if self.stored.rolling else 0
-        return len(self.data or b"") + arrays + lines * _SAMPLE_LINE_BYTES
+_Cached = tuple[bytes | None, StoredCalibration | None]  # the JSON, and what it holds
 
 
 class Calibrations:
     """The calibrations in one storage. Safe to use from several threads."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, *, clock: Clock = time.monotonic) -> None:
         self._blobs = blobs
-        self._lock = threading.Lock()
-        self._cache: dict[str, _Cached] = {}
+        self._cache = ExpiringCache(_CACHE_S, clock=clock, max_size=MAX_CACHED_BYTES, size_of=_memory_bytes)
 
     def save(
         self, model: SavedModel, name: str, calibration: Calibration, *, source: str
@@ -170,8 +153,7 @@ class Calibrations:
             about["rolling"] = _dump_rolling(stored.rolling)
         path = _path(model, stored.name)
         self._blobs.write(path, dump(stored.calibration, **about))
-        with self._lock:
-            self._cache.pop(path, None)
+        self._cache.forget(path)
 
     def find(self, model: SavedModel, name: str | None) -> StoredCalibration | None:
         """Return the calibration of this name; without a name `default`, or `validation`, or None.
@@ -210,37 +192,24 @@ class Calibrations:
         if not self._blobs.exists(path):
             raise _not_found(model, name)
         self._blobs.delete(path)
-        with self._lock:
-            self._cache.pop(path, None)
+        self._cache.forget(path)
 
     def get(self, model: SavedModel, name: str) -> StoredCalibration | None:
         """Return the calibration of this name, None if there is none. Raises Unavailable: it is damaged."""
         path = _path(model, name)
-        now = time.monotonic()
-        with self._lock:
-            cached = self._cache.get(path)
-        if cached and now - cached.at_s < _CACHE_S:
-            return cached.stored
+        return self._cache.get(path, lambda cached: self._load(model, name, path, cached))[1]
+
+    def _load(self, model: SavedModel, name: str, path: str, cached: _Cached | None) -> _Cached:
         data = self._read(model, name, path)
-        if cached and cached.data == data:
-            stored = cached.stored
-        elif data is None:
-            stored = None
-        else:
-            where = f"calibration {name!r} of {model.card.reference}"
-            calibration, about = load(data, where=where)
-            rolling = _load_rolling(about["rolling"], where=where) if "rolling" in about else None
-            stored = StoredCalibration(
-                name, calibration, int(about["created_at"]), str(about["source"]), rolling
-            )
-        new = _Cached(now, data, stored)
-        with self._lock:
-            self._cache.pop(path, None)
-            cached_bytes = sum(one.bytes for one in self._cache.values())
-            if len(self._cache) >= _MAX_CACHED or cached_bytes + new.bytes > MAX_CACHED_BYTES:
-                self._cache.clear()
-            self._cache[path] = new
-        return stored
+        if cached and cached[0] == data:
+            return cached
+        if data is None:
+            return None, None
+        where = f"calibration {name!r} of {model.card.reference}"
+        calibration, about = load(data, where=where)
+        rolling = _load_rolling(about["rolling"], where=where) if "rolling" in about else None
+        created_at, source = int(about["created_at"]), str(about["source"])
+        return data, StoredCalibration(name, calibration, created_at, source, rolling)
 
     def _read(self, model: SavedModel, name: str, path: str) -> bytes | None:
         if name == VALIDATION:
@@ -275,6 +244,15 @@ def rolling_name(base: str) -> str:
         return ROLLING
     name = f"{ROLLING}-{base}"
     return name if len(name) <= 64 else f"{name[:51]}-{hashlib.sha256(base.encode()).hexdigest()[:12]}"
+
+
+def _memory_bytes(cached: _Cached) -> int:
+    """Return the approximate memory of a calibration; at least so much that few are cached."""
+    buckets = cached[1].calibration.buckets if cached[1] else ()
+    lines = cached[1].rolling.sample.lines if cached[1] and cached[1].rolling else ()
+    arrays = sum(one.statistics.nbytes + one.scores.nbytes for one in buckets)
+    size = len(cached[0] or b"") + arrays + len(lines) * _SAMPLE_LINE_BYTES
+    return max(size, MAX_CACHED_BYTES // _MAX_CACHED)
 
 
 def _dump_rolling(rolling: Rolling) -> dict[str, Any]:

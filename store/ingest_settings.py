@@ -8,11 +8,11 @@ it stay as the history. Settings belong to the model's name, and follow its last
 """
 
 import contextlib
-import threading
 import time
 
 from nextchar.models.errors import Conflict
 from nextchar.store.blobs import Blobs
+from nextchar.store.expiring_cache import Clock, ExpiringCache
 from nextchar.store.history import History, number_of
 from nextchar.store.ingest_records import Recalibrate
 from nextchar.store.records import ImmutableRecord, read_record
@@ -36,25 +36,16 @@ class SettingsChange(ImmutableRecord):
 class IngestSettings:
     """The settings in one storage. Safe to use from several threads. Raises as Blobs does."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, *, clock: Clock = time.monotonic) -> None:
         self._blobs = blobs
         self._history = History(blobs, _FOLDER, SettingsChange, digits=8, damaged="settings_damaged")
-        self._lock = threading.Lock()
-        self._newest: dict[str, tuple[float, SettingsChange | None]] = {}  # by name, and when it was read
+        self._newest: ExpiringCache[SettingsChange | None] = ExpiringCache(_CACHE_S, clock=clock)  # by name
 
     def current(self, model: str) -> SettingsChange | None:
         """Return the newest change of the settings of a model's name; None: they are the default."""
-        now = time.monotonic()
-        with self._lock:
-            cached = self._newest.get(model)
-        if cached and now - cached[0] < _CACHE_S:
-            return cached[1]
-        newest = next(
-            (found for path in reversed(self._history.paths(model)) if (found := self._read(path))), None
+        return self._newest.get(
+            model, lambda _: next(filter(None, map(self._read, reversed(self._history.paths(model)))), None)
         )
-        with self._lock:
-            self._newest[model] = (now, newest)
-        return newest
 
     def history(self, model: str, *, limit: int) -> list[SettingsChange]:
         """Return the newest changes of a model's name, the newest first."""
@@ -74,7 +65,7 @@ class IngestSettings:
                 return newest
             change = SettingsChange(recalibrate=recalibrate, changed_at=time.time(), changed_by=by)
             if self._history.create(number_of(paths[-1]) + 1 if paths else 0, change, model):
-                self._forget(model)
+                self._newest.forget(model)
                 return change
         raise Conflict(
             f"the settings of {model} are being changed by others; try again", code="settings_changed"
@@ -87,7 +78,7 @@ class IngestSettings:
     def delete_all(self, model: str) -> None:
         """Delete the settings of a model's name."""
         self._blobs.delete(*self._history.paths(model))
-        self._forget(model)
+        self._newest.forget(model)
 
     def move_all(self, model: str, to: str) -> None:
         """Move the settings of a model's name to another name, whose own stay; can be repeated."""
@@ -98,7 +89,7 @@ class IngestSettings:
             )
             for path in () if is_taken else paths:
                 self._blobs.create(self._history.path(number_of(path), to), self._blobs.read_record(path))
-        self._forget(to)
+        self._newest.forget(to)
         self.delete_all(model)
 
     def _read(self, path: str) -> SettingsChange | None:
@@ -106,7 +97,3 @@ class IngestSettings:
             return read_record(self._blobs, path, SettingsChange)
         except FileNotFoundError:  # deleted by another process
             return None
-
-    def _forget(self, model: str) -> None:
-        with self._lock:
-            self._newest.pop(model, None)

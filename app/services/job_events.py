@@ -1,12 +1,12 @@
 """A job's events, from the log in storage and from Redis, as one sequence."""
 
 import contextlib
-import time
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from nextchar.app.services.event_feeds import NewEvents, Numbered
+from nextchar.store.expiring_cache import ExpiringCache
 from nextchar.store.jobs import Job, Jobs
 from nextchar.store.live import EventLog, Live
 
@@ -28,8 +28,7 @@ class JobEventSource:
 
     def __init__(self, jobs: Jobs, event_log: EventLog, live: Live, job_id: str) -> None:
         self._jobs, self._event_log, self._live, self._job_id = jobs, event_log, live, job_id
-        self._job: Job | None = None
-        self._read_at = -_RECORD_POLL_S
+        self._job: ExpiringCache[Job] = ExpiringCache(_RECORD_POLL_S)
 
     def last_number(self) -> int:
         """Return the number of the newest event, 0 if there is none."""
@@ -42,10 +41,9 @@ class JobEventSource:
 
     def poll(self, after: int) -> NewEvents:
         """Return the events with numbers above `after`, and the job if it is final."""
-        if time.monotonic() - self._read_at >= _RECORD_POLL_S:
-            self._job, self._read_at = self._jobs.get(self._job_id), time.monotonic()
-        if self._job and self._job.status.is_final:  # the last events were written before it became final
-            return NewEvents(self._so_far(after=after), self._job)
+        job = self._job.get(self._job_id, lambda _: self._jobs.get(self._job_id))
+        if job.status.is_final:  # the last events were written before it became final
+            return NewEvents(self._so_far(after=after), job)
         with contextlib.suppress(RedisError, OSError):  # the log is read at the end
             return NewEvents([(event["id"], event) for event in self._live.events(self._job_id, after=after)])
         return NewEvents()

@@ -19,6 +19,7 @@ from nextchar.store.alert_decisions import (
 from nextchar.store.alerts import Alerts
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
+from tests.store.clock import Clock
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, NOW, one
 
@@ -207,29 +208,19 @@ def test_decisions_under_the_other_name_stay(alerts: Alerts, blobs: Blobs) -> No
     assert [suppression.alert_id for suppression in alerts.decisions.suppressions("n")] == [None]
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, for what is remembered: a list of one number."""
-    now = [1000.0]
-    monkeypatch.setattr("nextchar.store.alert_decisions.time.monotonic", lambda: now[0])
-    return now
-
-
-def test_suppressions_of_another_process_hold_after_as_long_as_the_list_is_remembered(
-    clock: list[float],
-) -> None:
-    blobs = open_blobs("memory:///")
-    ours, theirs = AlertDecisions(blobs), AlertDecisions(blobs)
+def test_suppressions_of_another_process_hold_after_as_long_as_the_list_is_remembered() -> None:
+    blobs, clock = open_blobs("memory:///"), Clock()
+    ours, theirs = AlertDecisions(blobs, clock=clock), AlertDecisions(blobs)
     assert ours.suppressions("m") == []
     made = theirs.suppress("m", template="a *", span="*", until=TOMORROW, by="ann")
-    clock[0] += 0.75 * _CACHE_S
+    clock.now_s += 0.75 * _CACHE_S
     assert ours.suppressions("m") == []
-    clock[0] += 0.25 * _CACHE_S
+    clock.now_s += 0.25 * _CACHE_S
     assert ours.suppressions("m") == [made]
     theirs.delete_suppression("m", made.id)
-    clock[0] += 0.75 * _CACHE_S
+    clock.now_s += 0.75 * _CACHE_S
     assert ours.suppressions("m") == [made]
-    clock[0] += 0.25 * _CACHE_S
+    clock.now_s += 0.25 * _CACHE_S
     assert ours.suppressions("m") == []
 
 
@@ -317,9 +308,10 @@ def test_decisions_that_are_numbered_from_0_go_on(alerts: Alerts, blobs: Blobs) 
 
 @pytest.mark.parametrize("is_renamed", [False, True])
 def test_a_label_on_an_alert_of_a_new_model_is_not_that_of_a_former_model(
-    alerts: Alerts, redis: Redis, blobs: Blobs, clock: list[float], is_renamed: bool
+    alerts: Alerts, redis: Redis, blobs: Blobs, is_renamed: bool
 ) -> None:
-    other_process = Alerts(redis, blobs)
+    other_process, clock = Alerts(redis, blobs), Clock()
+    other_process.decisions = AlertDecisions(blobs, clock=clock)
     alerts.record([one()])
     alerts.label("m", ID, "normal", by="ann")
     assert [process.labels("m")[ID].label for process in (alerts, other_process)] == ["normal"] * 2
@@ -329,7 +321,7 @@ def test_a_label_on_an_alert_of_a_new_model_is_not_that_of_a_former_model(
         alerts.delete_all("m")
     alerts.record([one(at=NOW + 1.0)])
     alerts.label("m", ID, "incident", by="ann")
-    clock[0] += _CACHE_S
+    clock.now_s += _CACHE_S
     assert [process.labels("m")[ID].label for process in (alerts, other_process)] == ["incident"] * 2
     other_process.acknowledge("m", ID, by="bob")
     assert Alerts(redis, blobs).labels("m")[ID].label == "incident"

@@ -21,6 +21,7 @@ from nextchar.store.calibrations import (
 from nextchar.store.open_blobs import open_blobs
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
+from tests.store.clock import Clock
 
 NORMAL = calibrate(random_lines(np.random.default_rng(0), 40))
 OTHER = calibrate(random_lines(np.random.default_rng(1), 50))
@@ -48,18 +49,6 @@ def test_the_validation_calibration_is_used_until_there_is_a_default(blobs: Blob
 def test_a_model_without_any_has_none(blobs: Blobs) -> None:
     assert Calibrations(blobs).find(saved_model(), None) is None
     assert list(Calibrations(blobs).all(saved_model())) == []
-
-
-def test_calibrations_saved_by_another_process_are_visible(
-    blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_CACHE_S", 0.0)
-    ours, theirs = Calibrations(blobs), Calibrations(blobs)
-    ours.find(model, None)
-    theirs.save(model, "default", OTHER, source="lines")
-    assert (found := ours.find(model, None)) and found.name == "default"
-    again = ours.find(model, None)
-    assert again is ours.find(model, None)  # not parsed anew while it is the same
 
 
 def test_names_that_are_not_there_or_not_to_be_had(blobs: Blobs, model: SavedModel) -> None:
@@ -130,31 +119,24 @@ def test_of_a_huge_record_no_more_is_read_than_a_calibration_may_have(
     assert read == [len(data) + 1] * 2
 
 
-def test_cached_calibrations_are_bounded_by_their_memory(
+def test_cached_calibrations_are_bounded_by_their_memory_and_their_number(
     blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Calibrations(blobs)
-    names = [f"web-{i}" for i in range(10)]
-    for name in names:
-        known.save(model, name, OTHER, source="lines")
-        assert known.find(model, name)
-    size = known._cache[f"model_files/{model.card.id}/calibrations/web-0.json"].bytes
+    for number in range(4):
+        Calibrations(blobs).save(model, f"web-{number}", OTHER, source="lines")
     arrays = sum(one.statistics.nbytes + one.scores.nbytes for one in OTHER.buckets)
-    assert size == arrays + len(blobs.read(f"model_files/{model.card.id}/calibrations/web-0.json"))
-    monkeypatch.setattr(module, "MAX_CACHED_BYTES", 3 * size + 100)
-    monkeypatch.setattr(module, "_CACHE_S", 0.0)
-    for name in [*names, *names]:
-        assert known.find(model, name)
-        assert sum(one.bytes for one in known._cache.values()) <= 3 * size + 100
-    assert len(known._cache) > 1
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, for what is remembered: a list of one number."""
-    now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    return now
+    size = arrays + len(blobs.read(f"model_files/{model.card.id}/calibrations/web-0.json"))
+    loaded: list[str] = []
+    load, everything = module.load, module.MAX_CACHED_BYTES
+    monkeypatch.setattr(module, "load", lambda data, where: loaded.append(where) or load(data, where=where))
+    for max_bytes, max_number in ((3 * size + 100, 64), (everything, 3)):
+        monkeypatch.setattr(module, "MAX_CACHED_BYTES", max_bytes)
+        monkeypatch.setattr(module, "_MAX_CACHED", max_number)
+        known = Calibrations(blobs, clock=Clock())
+        loaded.clear()
+        for number in (0, 1, 2, 0, 1, 2, 3, 3, 0):  # the fourth takes the place of the others
+            assert known.find(model, f"web-{number}")
+        assert [where.split("'")[1] for where in loaded] == ["web-0", "web-1", "web-2", "web-3", "web-0"]
 
 
 @pytest.fixture
@@ -162,27 +144,26 @@ def memory() -> Blobs:
     return open_blobs("memory:///")
 
 
-def test_a_calibration_of_another_process_is_used_after_a_second(
-    memory: Blobs, model: SavedModel, clock: list[float]
-) -> None:
-    ours, theirs = Calibrations(memory), Calibrations(memory)
+def test_a_calibration_of_another_process_is_used_after_a_second(memory: Blobs, model: SavedModel) -> None:
+    clock = Clock()
+    ours, theirs = Calibrations(memory, clock=clock), Calibrations(memory)
     assert ours.get(model, "default") is None
     first = theirs.save(model, "default", OTHER, source="lines")
-    clock[0] += 0.75
+    clock.now_s += 0.75
     assert ours.get(model, "default") is None, "not yet read again"
-    clock[0] += 0.25
+    clock.now_s += 0.25
     assert (found := ours.get(model, "default")) and found.created_at == first.created_at
+    clock.now_s += 1.0
+    assert ours.get(model, "default") is found, "not parsed again while it is the same"
     theirs.delete(model, "default")
-    clock[0] += 0.75
+    clock.now_s += 0.75
     assert ours.get(model, "default") is found
-    clock[0] += 0.25
+    clock.now_s += 0.25
     assert ours.get(model, "default") is None
 
 
-def test_what_a_process_saves_or_deletes_it_sees_at_once(
-    memory: Blobs, model: SavedModel, clock: list[float]
-) -> None:
-    known = Calibrations(memory)
+def test_what_a_process_saves_or_deletes_it_sees_at_once(memory: Blobs, model: SavedModel) -> None:
+    known = Calibrations(memory, clock=Clock())
     assert known.get(model, "default") is None
     saved = known.save(model, "default", OTHER, source="lines")
     assert (found := known.get(model, "default")) and found.calibration.lines == 50
@@ -195,17 +176,6 @@ def test_what_a_process_saves_or_deletes_it_sees_at_once(
     )
     known.delete(model, "default")
     assert known.get(model, "default") is None
-
-
-def test_few_calibrations_are_remembered(
-    memory: Blobs, model: SavedModel, clock: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_MAX_CACHED", 2)
-    known = Calibrations(memory)
-    for name in ("a", "b", "c"):
-        known.save(model, name, OTHER, source="lines")
-        known.get(model, name)
-        assert 1 <= len(known._cache) <= 2
 
 
 def test_names_that_are_reserved_are_refused_with_a_reason(memory: Blobs, model: SavedModel) -> None:

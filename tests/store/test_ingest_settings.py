@@ -4,6 +4,7 @@ from nextchar.store.blobs import Blobs
 from nextchar.store.ingest_records import LineMeta
 from nextchar.store.ingest_settings import _CACHE_S, IngestSettings
 from nextchar.store.open_blobs import open_blobs
+from tests.store.clock import Clock
 from tests.store.interleaving import Interrupted
 
 
@@ -23,16 +24,6 @@ def test_every_change_is_kept_and_the_newest_holds(blobs: Blobs) -> None:
     assert settings.current("other") is None
     assert settings.models() == {"m"}
     assert len(settings.history("m", limit=1)) == 1
-
-
-def test_a_change_by_another_process_is_seen_soon(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = IngestSettings(blobs)
-    settings.current("m")
-    IngestSettings(blobs).change("m", "rolling", by=None)
-    assert settings.current("m") is None
-    monkeypatch.setattr("nextchar.store.ingest_settings._CACHE_S", 0.0)
-    current = settings.current("m")
-    assert current and current.recalibrate == "rolling"
 
 
 def test_of_concurrent_changes_none_is_lost(blobs: Blobs) -> None:
@@ -68,27 +59,19 @@ def test_what_a_request_says_is_stored_with_its_lines(stored: bytes, recalibrate
     assert meta.dump() == stored.decode()
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, for what is remembered: a list of one number."""
-    now = [1000.0]
-    monkeypatch.setattr("nextchar.store.ingest_settings.time.monotonic", lambda: now[0])
-    return now
-
-
-def test_settings_are_read_again_after_as_long_as_they_are_remembered(clock: list[float]) -> None:
-    blobs = open_blobs("memory:///")
-    ours, theirs = IngestSettings(blobs), IngestSettings(blobs)
+def test_a_change_by_another_process_is_seen_soon() -> None:
+    blobs, clock = open_blobs("memory:///"), Clock()
+    ours, theirs = IngestSettings(blobs, clock=clock), IngestSettings(blobs)
     assert ours.current("m") is None
     change = theirs.change("m", "rolling", by="ann")
-    clock[0] += 0.75 * _CACHE_S
+    clock.now_s += 0.75 * _CACHE_S
     assert ours.current("m") is None
-    clock[0] += 0.25 * _CACHE_S
+    clock.now_s += 0.25 * _CACHE_S
     assert ours.current("m") == change
     theirs.change("m", "never", by="ann")
-    clock[0] += 0.75 * _CACHE_S
+    clock.now_s += 0.75 * _CACHE_S
     assert ours.current("m") == change
-    clock[0] += 0.25 * _CACHE_S
+    clock.now_s += 0.25 * _CACHE_S
     assert (found := ours.current("m")) and found.recalibrate == "never"
 
 
