@@ -16,7 +16,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
@@ -62,10 +62,8 @@ class AuditEntryBody(BaseModel):
     request_id: str = Field(description="`X-Request-Id` of the response, which log records have, too.")
 
 
-class AuditQuery(BaseModel):
+class AuditQuery(BaseModel, extra="forbid"):
     """Which entries to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     key: str | None = Field(None, max_length=64, description="Calls with the API key of this name.")
     action: str | None = Field(None, max_length=64, description="Calls of this operation.")
@@ -127,10 +125,8 @@ async def _record(scope: Scope, message: Message) -> None:
         status=message["status"],
         request_id=REQUEST_ID.get(),
     )
-    path, data = (
-        f"{_folder(entry.at)}/{entry_id}.{entry.action}.{entry.key or ''}.json",
-        entry.model_dump_json(),
-    )
+    path = f"{_folder(entry.at)}/{entry_id}.{entry.action}.{entry.key or ''}.json"
+    data = entry.model_dump_json()
     try:
         await run_in_threadpool(state["services"].blobs.create, path, data.encode())
     except DomainError as error:

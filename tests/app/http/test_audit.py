@@ -150,7 +150,9 @@ def test_pages_of_the_trail_are_complete(service: Service) -> None:
     assert first["has_more"] and not rest["has_more"]
     ids = [one["id"] for one in first["data"] + rest["data"]]
     assert len(set(ids)) == 5 and ids == sorted(ids, reverse=True)
-    assert error_of(service.http.get("/v1/audit?after=x"), 422)["code"] == "unknown_cursor"
+    for cursor in ("../../jobs", ""):
+        error = error_of(service.http.get("/v1/audit", params={"after": cursor}), 422)
+        assert (error["code"], error["param"]) == ("unknown_cursor", "after")
     assert Redis.from_url(service.settings.redis_url).keys("*audit*") == []  # it is not lost with Redis
 
 

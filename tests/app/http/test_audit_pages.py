@@ -156,13 +156,6 @@ def test_an_entry_that_is_damaged_hides_no_other(trail: Trail, tmp_path: Path) -
     assert trail.about() == ["/v1/models/b"]
 
 
-def test_cursor_that_is_no_id_is_refused(trail: Trail) -> None:
-    for after in ("../../jobs", ""):
-        with pytest.raises(InvalidInput, match="is not the id of an entry") as caught:
-            trail.page(after=after)
-        assert (caught.value.code, caught.value.param) == ("unknown_cursor", "after")
-
-
 def test_texts_that_are_no_unicode_are_stored(trail: Trail, tmp_path: Path) -> None:
     entry = trail.add("/v1/corpora/\udc80\n\x1b[2J")
     [path] = tmp_path.glob("audit/*/*.json")
