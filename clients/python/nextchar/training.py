@@ -58,7 +58,7 @@ class TrainingCalls(CorpusCalls, JobCalls):
             "corpus": corpus if isinstance(corpus, str) else corpus["id"],
             "name": name,
             **({"budget": budget} if budget else {}),
-            **options,
+            **omit_none(**options),
         }
         return AsyncTrainingJob(self, await self.create_job(body))
 

@@ -62,6 +62,13 @@ def test_prompts_name_a_document_which_is_the_clients_own_unless_one_is_given(
     assert server.requests[-1][2]["X-Document"] != own[0]
 
 
+def test_an_option_that_is_none_is_left_to_the_service(client: Any, server: FakeServer) -> None:
+    client.complete("fake", "a", n=None, seed=3)
+    list(client.stream("fake", "a", n=None))
+    bodies = [json.loads(body) for *_, body in server.requests]
+    assert bodies == [{"prompt": "a", "seed": 3}, {"prompt": "a", "stream": True}]
+
+
 def test_a_refusal_carries_the_servers_sentence_and_code(client: Any) -> None:
     with pytest.raises(ServerError, match="there is no model 'nobody'") as caught:
         client.model("nobody")

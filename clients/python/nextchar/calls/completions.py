@@ -26,7 +26,7 @@ class CompletionCalls(Connection):
         >>> found["completions"][0]["text"]  # doctest: +SKIP
         'the same thing as the spirit,'
         """
-        body, headers = {"prompt": prompt, **options}, self._document_header(document)
+        body, headers = {"prompt": prompt, **omit_none(**options)}, self._document_header(document)
         path = path_of("models", model, "complete")
         return await self._fetch(Completion, "POST", path, json=body, headers=headers)
 
@@ -41,7 +41,8 @@ class CompletionCalls(Connection):
         ...     if event["event"] == "piece":
         ...         print(event["data"]["text"], end="", flush=True)
         """
-        path, body = path_of("models", model, "complete"), {"prompt": prompt, **options, "stream": True}
+        path = path_of("models", model, "complete")
+        body = {"prompt": prompt, **omit_none(**options), "stream": True}
         headers = EVENT_STREAM | self._document_header(document)
         opened = await self._open("POST", path, json=body, headers=headers)
         async with aclosing(opened) as response:
