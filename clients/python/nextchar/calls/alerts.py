@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Literal
 
 from nextchar.connection import Connection, omit_none, path_of
-from nextchar.types import Alert, AlertLabel, Suppression
+from nextchar.types import Alert, AlertLabel, AlertState, Severity, Suppression
 
 
 class AlertCalls(Connection):
@@ -14,8 +14,8 @@ class AlertCalls(Connection):
         self,
         model: str,
         *,
-        state: Literal["open", "acknowledged", "suppressed"] | None = None,
-        severity: Literal["info", "warning", "critical"] | None = None,
+        state: AlertState | None = None,
+        severity: Severity | None = None,
         label: Literal["normal", "incident", "none"] | None = None,
         since: float | None = None,
         until: float | None = None,

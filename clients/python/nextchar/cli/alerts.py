@@ -15,7 +15,7 @@ from nextchar.cli.formatting import format_integer, format_time, print_fields, p
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, command_of_group
 from nextchar.errors import NextcharError
-from nextchar.types import Alert, AlertExample, Suppression
+from nextchar.types import Alert, AlertExample, AlertState, Severity, Suppression
 
 app = typer.Typer()
 
@@ -48,12 +48,8 @@ def list_open(session: Session) -> None:
 def list_(
     session: Session,
     model: ModelArgument,
-    state: Annotated[
-        Literal["open", "acknowledged", "suppressed"] | None, typer.Option(help="Only alerts in this state.")
-    ] = None,
-    severity: Annotated[
-        Literal["info", "warning", "critical"] | None, typer.Option(help="Minimum severity.")
-    ] = None,
+    state: Annotated[AlertState | None, typer.Option(help="Only alerts in this state.")] = None,
+    severity: Annotated[Severity | None, typer.Option(help="Minimum severity.")] = None,
     label: Annotated[
         Literal["normal", "incident", "none"] | None, typer.Option(help="Only alerts with this label.")
     ] = None,

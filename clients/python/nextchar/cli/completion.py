@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -19,7 +19,7 @@ from nextchar.cli.session import (
     standard_input,
 )
 from nextchar.connection import omit_none
-from nextchar.options import Expert
+from nextchar.options import Expert, Until
 from nextchar.types import Distribution
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
@@ -46,7 +46,7 @@ def complete(
     n: Annotated[int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
     until: Annotated[
-        Literal["word", "line", "confidence"] | None,
+        Until | None,
         typer.Option(help="Stop at the end of a word or line, or at low confidence."),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
@@ -18,17 +18,13 @@ from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines
+from nextchar.options import Repeats, ScoreContext
 from nextchar.types import Candidate
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
 _MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
-
-
-Context = Literal["line", "stream"]
-Repeats = Literal["count", "flag"]
-"""What the model has read before a line: nothing, or the lines before it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Options:
     show_all: bool = False
     false_alarms: float | None = None
     calibration: str | None = None
-    context: Context = "line"
+    context: ScoreContext = "line"
     stream_id: str | None = None
     expected: int = 0
     patience_s: float = 300.0

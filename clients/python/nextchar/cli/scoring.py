@@ -11,6 +11,7 @@ from nextchar.cli import line_scoring, score_view
 from nextchar.cli.names import complete_model
 from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
 from nextchar.connection import omit_none
+from nextchar.options import Repeats, ScoreContext
 
 _TOP = 20  # lines of a long text
 _heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
@@ -63,7 +64,7 @@ def score(
         str | None, _lines_option(metavar="NAME", help="Calibration to compare with.")
     ] = None,
     context: Annotated[
-        line_scoring.Context | None, _lines_option(help="stream: read each line after those before it.")
+        ScoreContext | None, _lines_option(help="stream: read each line after those before it.")
     ] = None,
     stream_id: Annotated[
         str | None,
@@ -74,7 +75,7 @@ def score(
         _lines_option(min=1, max=20, help="Number of expected characters to show at each anomalous place."),
     ] = None,
     repeats: Annotated[
-        line_scoring.Repeats | None,
+        Repeats | None,
         _lines_option(help="Of many lines alike: count: print the first ones; flag: print all."),
     ] = None,
     alerts: Annotated[

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -14,7 +14,7 @@ from nextchar.cli.option_names import with_options
 from nextchar.cli.session import Session, command
 from nextchar.connection import omit_none
 from nextchar.errors import ServerError
-from nextchar.types import Corpus, TextKind
+from nextchar.types import Alphabet, Corpus, MaskName, PresetOption, Purpose, TextKind
 
 _budget_option = partial(typer.Option, rich_help_panel="Budget")
 _network_option = partial(typer.Option, rich_help_panel="Network")
@@ -22,29 +22,7 @@ _optimization_option = partial(typer.Option, rich_help_panel="Optimization")
 _text_option = partial(typer.Option, rich_help_panel="Vocabulary and masks")
 _mix_option = partial(typer.Option, rich_help_panel="Mixing in a second corpus")
 
-MASK_NAMES = (
-    "timestamp",
-    "date",
-    "loose_time",
-    "local_date",
-    "compact_time",
-    "elapsed",
-    "uptime",
-    "uuid",
-    "ip",
-    "mac",
-    "hostname",
-    "hex",
-    "alphanumeric",
-    "numbers",
-    "long_numbers",
-    "digits",
-)
-
-
-Preset = Literal["auto", "tiny", "small", "medium", "large"]
-Alphabet = Literal["characters", "bytes"]
-Purpose = Literal["complete", "anomalies", "both"]
+MASK_NAMES: tuple[str, ...] = get_args(MaskName)
 
 
 @command
@@ -64,7 +42,7 @@ def train(
         typer.Option(help="Name of the model; each job adds a version. Default: that of the file or corpus."),
     ] = None,
     preset: Annotated[
-        Preset | None,
+        PresetOption | None,
         typer.Option(
             metavar="NAME",
             help="Network and recipe to start from: tiny, small, medium or large; auto (default) takes the"
