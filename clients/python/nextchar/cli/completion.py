@@ -1,8 +1,7 @@
 """`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Unpack
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -18,12 +17,10 @@ from nextchar.cli.session import (
     read_text,
     standard_input,
 )
-from nextchar.connection import omit_none
-from nextchar.options import Expert, Until
+from nextchar.options import CompletionOptions, Expert
 from nextchar.types import Distribution
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
-_sampling_option = partial(typer.Option, rich_help_panel="Sampling")
 
 ExpertOption = Annotated[
     Expert | None,
@@ -42,32 +39,12 @@ def complete(
     session: Session,
     model: ModelArgument,
     prompt: PromptArgument = None,
-    max_characters: Annotated[int | None, typer.Option(help="Maximum length. Default: 40.")] = None,
-    n: Annotated[int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
-    until: Annotated[
-        Until | None,
-        typer.Option(help="Stop at the end of a word or line, or at low confidence."),
-    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,
     interactive: Annotated[
         bool,
         typer.Option("--interactive", "-i", help="Read lines and complete each; default without a prompt."),
     ] = False,
-    temperature: Annotated[
-        float | None, _sampling_option(help="0: always the most probable character. Default: 1.")
-    ] = None,
-    top_k: Annotated[int | None, _sampling_option(help="Sample from the k most probable.")] = None,
-    top_p: Annotated[
-        float | None,
-        _sampling_option(help="Sample from the most probable that together reach this probability."),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        _sampling_option(help="Sample from those with at least this fraction of the highest probability."),
-    ] = None,
-    seed: Annotated[int | None, _sampling_option(help="The same seed gives the same text.")] = None,
-    expert: ExpertOption = None,
+    **options: Unpack[CompletionOptions],
 ) -> None:
     """Complete a prompt; in a terminal without a prompt, read it line by line.
 
@@ -75,18 +52,6 @@ def complete(
 
     Example: nextchar complete nietzsche "morality is " --temperature 0.7
     """
-    options = omit_none(
-        max_characters=max_characters,
-        n=n,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        stop=stop or None,
-        until=until,
-        expert=expert,
-    )
     if interactive or (prompt is None and standard_input().isatty()):
         if prompt is not None or options.get("n", 1) != 1:
             raise typer.BadParameter("--interactive reads the prompt line by line; leave out PROMPT and --n")
@@ -137,7 +102,7 @@ def next_character(
     print_unknown_characters(session, response["unknown_characters"])
 
 
-def _stream(session: Session, model: str, prompt: str, options: dict[str, Any]) -> None:
+def _stream(session: Session, model: str, prompt: str, options: CompletionOptions) -> None:
     if options.get("n", 1) != 1 and not session.as_json:
         raise typer.BadParameter("--stream prints one completion; leave out --n, or add --json")
     in_terminal = session.out.is_terminal and not session.as_json

@@ -1,13 +1,13 @@
 """`nextchar complete MODEL --interactive`: a text by turns, a line typed, then a completion of it."""
 
 import contextlib
-from typing import Any
 
 from rich.text import Text
 
 from nextchar.cli.formatting import printable
 from nextchar.cli.session import Session, standard_input
 from nextchar.errors import ServerError
+from nextchar.options import CompletionOptions
 
 HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start over. Ctrl-D: end."
 
@@ -15,7 +15,7 @@ _INPUT_PROMPT = "› "
 _SHOWN_CHARACTERS = 200  # of the text so far
 
 
-def run_repl(session: Session, model: str, options: dict[str, Any]) -> None:
+def run_repl(session: Session, model: str, options: CompletionOptions) -> None:
     """Take turns until the input ends. An error of one turn is printed, and the text stays as it was."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 -- input() edits lines with it, where there is one
@@ -40,7 +40,7 @@ def _read_line() -> str | None:
         return None
 
 
-def _turn(session: Session, model: str, text: str, options: dict[str, Any]) -> str:
+def _turn(session: Session, model: str, text: str, options: CompletionOptions) -> str:
     """Show a completion of `text`; return both together."""
     if session.as_json:
         response = session.client.complete(model, text, **options)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from nextchar.cli.field_options import field_options
 from nextchar.cli.formatting import print_table, printable, to_json
 from nextchar.cli.names import with_suggestion
 from nextchar.cli.option_names import error_with_options
@@ -133,10 +134,15 @@ def _print_sentence(stderr: Console, sentence: str) -> None:
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn a function of a Session and its own arguments into a command that has the shared options too."""
+    """Turn a function of a Session and its own arguments into a command that has the shared options too.
+
+    If it takes `**options: Unpack[T]`, the fields of T are options, and those that are given are passed.
+    """
     signature = inspect.signature(function, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    own = [p for p in signature.parameters.values() if p.annotation is not Session]
+    declared = [p for p in signature.parameters.values() if p.annotation is not Session]
+    own = [p for p in declared if p.kind is not p.VAR_KEYWORD]
+    others = [option for p in declared if p not in own for option in field_options(*get_args(p.annotation))]
     shared = [
         inspect.Parameter("invocation", keyword, annotation=typer.Context),
         inspect.Parameter("server", keyword, default=None, annotation=Server),
@@ -148,11 +154,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, invocation: typer.Context, **arguments: Any) -> None:
         with _open_session(invocation) as session:
             try:
-                function(session, **{p.name: arguments[p.name] for p in own})
+                given = {p.name: arguments[p.name] for p in others if arguments[p.name] not in (None, [])}
+                function(session, **{p.name: arguments[p.name] for p in own}, **given)
             except NextcharError as error:
                 raise fail(session.sentence_of(error)) from None
 
-    parameters = [p.replace(kind=keyword) for p in own] + shared
+    parameters = [p.replace(kind=keyword) for p in own] + others + shared
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     del run.__wrapped__

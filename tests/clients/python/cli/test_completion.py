@@ -21,8 +21,9 @@ def test_complete_takes_its_prompt_from_standard_input(run: Run, server: FakeSer
 
 def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:
     options = "--temperature 0 --top-k 3 --top-p 0.9 --min-p 0.1 --seed 4 --stop a --stop b --until line"
-    run("complete", "fake", "p", *options.split(), "--expert", "lstm")
+    run("complete", "fake", "p", *options.split(), "--expert", "lstm", "--echo", "--beam", "2")
     sampling = {"temperature": 0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 4, "expert": "lstm"}
+    sampling |= {"echo": True, "beam": 2}
     assert server.bodies("POST", "/v1/models/fake/complete") == [
         {"prompt": "p", **sampling, "stop": ["a", "b"], "until": "line"}
     ]
