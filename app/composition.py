@@ -24,7 +24,6 @@ from nextchar.app.services.default_model import DefaultModel
 from nextchar.app.services.disk_watermark import DiskWatermark
 from nextchar.app.services.engines import Engines, LoadEngine
 from nextchar.app.services.event_feeds import Feeds
-from nextchar.app.services.fair_threads import FairThreads
 from nextchar.app.services.heap import TRIM_S, trim_heap
 from nextchar.app.services.ingest import Ingest
 from nextchar.app.services.ingest_events import FlaggedSource
@@ -67,8 +66,6 @@ REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
 NOTIFY_S = 5.0
 
-_RECORD_THREADS = 40
-_RECORD_THREADS_PER_CLIENT = 30
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
@@ -258,10 +255,9 @@ def build_services(
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
         downloads=DownloadPlaces(_DOWNLOADS),
         stopping=stopping,
-        record_threads=FairThreads(_RECORD_THREADS, per_client=_RECORD_THREADS_PER_CLIENT),
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
-        document_threads=FairThreads(_DOCUMENT_THREADS, per_client=_DOCUMENT_THREADS),
+        document_threads=anyio.CapacityLimiter(_DOCUMENT_THREADS),
         parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),
         ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
         long_prompts=long_prompts,

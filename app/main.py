@@ -34,7 +34,7 @@ from nextchar.app.http import audit
 from nextchar.app.http.auth import Auth
 from nextchar.app.http.concurrency import ConcurrencyLimit
 from nextchar.app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
-from nextchar.app.http.dependencies import Services
+from nextchar.app.http.dependencies import Services, thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
 from nextchar.app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
 from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
@@ -135,6 +135,7 @@ def create_app(
         version=installed_version(),
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(partial(build_services, settings, load, stopping, keys, kernels_loaded)),
+        dependencies=[Depends(thread_turn, scope="function")],
         telemetry=_TELEMETRY,
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
         redoc_url=None,
@@ -261,7 +262,6 @@ def _lifespan(build: Callable[[], Services]) -> Any:
         for loop in services.loops:
             loop.start()
         threading.Thread(target=services.engines.load_pinned, name="load pinned models", daemon=True).start()
-        services.record_threads.set_as_default()
         gc.freeze()  # objects made until now live as long as the process; scanning them would delay requests
         tasks = [
             asyncio.ensure_future(task)

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
@@ -29,6 +28,7 @@ from nextchar.app.http.paging import paginate
 from nextchar.app.schemas.lists import After, Deleted, Page
 from nextchar.app.schemas.openai_jobs import FileBody
 from nextchar.app.services.access import Access
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.form_data import FormText
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.record_errors import load_record
@@ -84,9 +84,9 @@ async def create_file(services: ServicesDep, access: AccessDep, request: Request
     form = _FileForm(request.headers)
     corpus, is_new = await receive_corpus(services, access, request, decoder=form)
     describe = partial(write_metadata, services.blobs, access, corpus.id, replace=is_new)
-    await run_in_threadpool(describe, filename=form.filename, purpose=form.purpose)
+    await run_in_thread(describe, filename=form.filename, purpose=form.purpose)
     set_audit_details(request, about=f"/v1/files/{corpus.id}")
-    return await run_in_threadpool(_body, services.blobs, access, corpus)
+    return await run_in_thread(_body, services.blobs, access, corpus)
 
 
 @router.get("", responses=NOT_422 | error_responses(503))

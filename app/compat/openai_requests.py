@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import anyio
-
 from nextchar.app.compat.fim import unwrap
 from nextchar.app.compat.openai_logprobs import logprobs_of
 from nextchar.app.compat.token_ids import UNKNOWN, characters_of, token
@@ -24,6 +22,7 @@ from nextchar.app.schemas.openai import (
 )
 from nextchar.app.services.completion_requests import check_size, remaining_s, run_echo
 from nextchar.app.services.engines import Loaded
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.limited_work import Check, LimitedWork
 from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.models.errors import InvalidInput
@@ -163,7 +162,7 @@ async def _resolve_prompt(
     if isinstance(prompt, str):
         characters, unknown = await prepare(unwrap(prompt), loaded, long_prompts)
     else:
-        characters, unknown = await anyio.to_thread.run_sync(characters_of, prompt, vocabulary), []
+        characters, unknown = await run_in_thread(characters_of, prompt, vocabulary), []
     if not body.echo:
         return ResolvedPrompt(characters, unknown)
     echo = _text(characters, vocabulary)

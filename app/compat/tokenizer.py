@@ -7,7 +7,6 @@ so each also exists below /v1/models/{model}, and so does /v1/completions: with
 
 from collections.abc import Sequence
 
-import anyio
 from fastapi import APIRouter, Request, Response
 
 from nextchar.app.compat.token_ids import characters_of
@@ -24,6 +23,7 @@ from nextchar.app.schemas.tokenizer import (
     TokenizerInfo,
     Tokens,
 )
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.models.text.vocabulary import Vocabulary
 
@@ -62,7 +62,7 @@ async def tokenize(
         preparing = prepare(text, loaded, services.long_prompts)
         is_long = len(text) > LONG_PROMPT_CHARACTERS
         characters, _ = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
-        return await anyio.to_thread.run_sync(_tokens, loaded.vocabulary, characters)
+        return await run_in_thread(_tokens, loaded.vocabulary, characters)
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=_ERRORS)
@@ -77,7 +77,7 @@ async def detokenize(
 ) -> Response:
     """Get the text of ids; 0 becomes U+FFFD."""
     _, vocabulary = await _vocabulary(services, request, model or body.model)
-    return await anyio.to_thread.run_sync(_text, vocabulary, body.tokens)
+    return await run_in_thread(_text, vocabulary, body.tokens)
 
 
 async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:

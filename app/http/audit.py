@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -27,6 +26,7 @@ from nextchar.app.http.errors import error_response, error_responses
 from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.schemas.base import with_examples
 from nextchar.app.schemas.lists import After, Limit, Page
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.ids import is_id, new_id, time_of_id
@@ -128,7 +128,7 @@ async def _record(scope: Scope, message: Message) -> None:
     path = f"{_folder(entry.at)}/{entry_id}.{entry.action}.{entry.key or ''}.json"
     data = entry.model_dump_json()
     try:
-        await run_in_threadpool(state["services"].blobs.create, path, data.encode())
+        await run_in_thread(state["services"].blobs.create, path, data.encode())
     except DomainError as error:
         log.error("not in the audit trail, since %s: %s", error.message, data)  # noqa: TRY400
         if scope["method"] == "GET":

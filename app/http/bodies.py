@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException
 from nextchar.app.http.dependencies import get_services
 from nextchar.app.http.errors import declares_json
 from nextchar.app.http.json_size import parsed_bytes
+from nextchar.app.services.fair_threads import current_client, run_in_thread
 from nextchar.models.errors import InvalidInput
 
 T = TypeVar("T")
@@ -65,9 +66,11 @@ class DocumentRequest(Request):
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return a function's result, from the thread for large bodies if this is one."""
-        is_large = len(await self.body()) > LARGE_BYTES
-        limiter = self.state.services.document_threads if is_large else None
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
+        if len(await self.body()) <= LARGE_BYTES:
+            return await run_in_thread(function, *arguments)
+        async with current_client().large_bodies:
+            threads = self.state.services.document_threads
+            return await anyio.to_thread.run_sync(function, *arguments, limiter=threads)
 
     def set_json(self, value: Any) -> None:
         """Make `json` return this."""

@@ -14,7 +14,6 @@ from typing import Literal, Protocol
 
 from fastapi.responses import StreamingResponse
 from python_multipart.multipart import parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -24,6 +23,7 @@ from nextchar.app.http.dependencies import Services
 from nextchar.app.services.access import Access
 from nextchar.app.services.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
 from nextchar.app.services.corpus_sources import find_sources
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.form_data import FormText
 from nextchar.app.services.gunzip import gunzip_of
 from nextchar.models.errors import DomainError, InvalidInput, TooLarge
@@ -82,9 +82,9 @@ async def receive_corpus(
     limit_bytes = services.settings.max_corpus_bytes
     spool, body = services.settings.data_dir / "spool", RequestBody(request)
     try:
-        await run_in_threadpool(services.watermark.check, needed_bytes=body.declared_bytes)
-        await run_in_threadpool(access.check_corpus_quota)
-        upload = await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding)
+        await run_in_thread(services.watermark.check, needed_bytes=body.declared_bytes)
+        await run_in_thread(access.check_corpus_quota)
+        upload = await run_in_thread(Upload, spool, limit_bytes=limit_bytes, encoding=encoding)
     except DomainError:
         await body.drain()
         raise
@@ -100,10 +100,10 @@ async def receive_corpus(
         except DomainError:
             await body.drain()
             raise
-        corpus, is_new = await run_in_threadpool(
+        corpus, is_new = await run_in_thread(
             services.corpora.add, upload, name=name, check=access.check_corpus_quota
         )
-    return await run_in_threadpool(access.record_upload, corpus, is_new=is_new, name=name)
+    return await run_in_thread(access.record_upload, corpus, is_new=is_new, name=name)
 
 
 async def read_corpus(
@@ -136,7 +136,7 @@ async def read_corpus(
             corpus, is_new = services.corpora.add(upload, name=name, check=access.check_corpus_quota)
         return access.record_upload(corpus, is_new=is_new, name=name)
 
-    return await run_in_threadpool(read)
+    return await run_in_thread(read)
 
 
 def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
@@ -149,7 +149,14 @@ def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
     first = next(chunks)
     headers = {"ETag": f'"{corpus.sha256}"', "Content-Length": str(corpus.bytes)}
     media_type = "text/plain" if corpus.encoding == "utf-8" else "application/octet-stream"
-    return StreamingResponse(itertools.chain((first,), chunks), media_type=media_type, headers=headers)
+    return StreamingResponse(
+        _read_in_threads(itertools.chain((first,), chunks)), media_type=media_type, headers=headers
+    )
+
+
+async def _read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await run_in_thread(next, chunks, None)) is not None:
+        yield chunk
 
 
 @contextlib.contextmanager
@@ -286,7 +293,7 @@ class RequestBody:
         if self._following is None:
             self._following = asyncio.ensure_future(self._request.receive())
             self._following.add_done_callback(self._note_disconnect)
-        await run_in_threadpool(work)
+        await run_in_thread(work)
 
     def check(self) -> None:
         """Raise ClientDisconnect if the client has disconnected."""

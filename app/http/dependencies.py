@@ -1,7 +1,9 @@
 """The long-lived services of the application, and the dependency by which routes get them."""
 
+import inspect
 import threading
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -20,7 +22,7 @@ from nextchar.app.services.default_model import DefaultModel
 from nextchar.app.services.disk_watermark import DiskWatermark
 from nextchar.app.services.engines import Engines
 from nextchar.app.services.event_feeds import Feeds
-from nextchar.app.services.fair_threads import FairThreads
+from nextchar.app.services.fair_threads import current_client
 from nextchar.app.services.ingest import Ingest
 from nextchar.app.services.job_bodies import JobBodies
 from nextchar.app.services.job_control import JobControl
@@ -86,11 +88,10 @@ class Services:
     body_memory: BodyMemory
     downloads: DownloadPlaces
     stopping: threading.Event  # set when the server shuts down; endless streams then end
-    record_threads: FairThreads  # for everything without threads of its own
     # Each kind of call that computes has its own threads, so that none waits for a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines
     line_threads: anyio.CapacityLimiter  # for batches of many streamed lines
-    document_threads: FairThreads  # for parsing large JSON bodies, one at a time
+    document_threads: anyio.CapacityLimiter  # for parsing large JSON bodies, one at a time
     parse_threads: anyio.CapacityLimiter  # for parsing the requests of log agents, which takes memory
     ingest_threads: anyio.CapacityLimiter  # for accepting lines, which waits for the disk
     long_prompts: LimitedWork  # masking long prompts, and log-probabilities of echoed ones
@@ -129,6 +130,15 @@ def user_of(request: Request) -> str:
 def arrived_s_of(request: Request) -> float:
     """Return when the last byte of a request was received (by a server that notes it), as `perf_counter`."""
     return cast(float, getattr(request.state, "arrived_s", None) or time.perf_counter())
+
+
+async def thread_turn(request: Request) -> AsyncIterator[None]:
+    """Have a route's function that runs in threads wait for its client's turn."""
+    if inspect.iscoroutinefunction(request.scope["endpoint"]):
+        yield
+    else:
+        async with current_client().calls:
+            yield
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.models.errors import Busy
 from nextchar.store.blobs import domain_errors
 from nextchar.store.temporary import temporary_file
@@ -93,7 +93,7 @@ class _Download(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             read = partial(self._file.read, _PIECE_BYTES)
-            while piece := await run_in_threadpool(read):
+            while piece := await run_in_thread(read):
                 async with asyncio.timeout(PIECE_TIMEOUT_S):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})

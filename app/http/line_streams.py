@@ -24,6 +24,7 @@ from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.schemas.scores import StreamQuery
 from nextchar.app.services.engines import Loaded
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.gunzip import Gunzip, gunzip_of
 from nextchar.app.services.score_stream import StreamScorer, json_line
 from nextchar.models.errors import DomainError
@@ -232,7 +233,7 @@ class BodyBuffer:
             yield data
             return
         pieces = self._gunzip.feed(data)
-        while piece := await anyio.to_thread.run_sync(next, pieces, b""):
+        while piece := await run_in_thread(next, pieces, b""):
             yield piece
 
     async def _put(self, data: bytes) -> None:

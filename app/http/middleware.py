@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import getrandbits
+from weakref import WeakValueDictionary
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nextchar.app.http.dependencies import client_of
 from nextchar.app.http.errors import error_response
 from nextchar.app.http.incoming_body import IncomingBody
-from nextchar.app.services.fair_threads import CLIENT
+from nextchar.app.services.fair_threads import CLIENT, Client
 from nextchar.app.services.metrics import Metrics
 from nextchar.store.logs import REQUEST_ID
 
@@ -82,10 +83,15 @@ class RequestId(HttpMiddleware):
 
 
 class ClientTurns(HttpMiddleware):
-    """Notes whose request it is: calls that read and write records take turns by client."""
+    """Notes whose request it is: each client has a limited number of calls in threads."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self._clients: WeakValueDictionary[str, Client] = WeakValueDictionary()  # with requests
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        CLIENT.set(client_of(Request(scope)))
+        name = client_of(Request(scope))
+        CLIENT.set(self._clients.get(name) or self._clients.setdefault(name, Client(name)))
         await self._app(scope, receive, send)
 
 

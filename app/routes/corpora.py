@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from nextchar.app.http.access import AccessDep
 from nextchar.app.http.audit import set_audit_details
@@ -18,6 +17,7 @@ from nextchar.app.schemas.corpora import CorpusBody, CorpusChange, CorpusSource
 from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
 from nextchar.app.services.access import Access
 from nextchar.app.services.archives import ArchiveFormat
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_statistics import Encoding
@@ -153,7 +153,7 @@ async def _added(
 ) -> CorpusBody:
     """Set the kind of a corpus that was just stored, and complete the response."""
     if kind is not None and kind != corpus.kind:
-        corpus = await run_in_threadpool(access.set_corpus_kind, name or corpus.id, kind)
+        corpus = await run_in_thread(access.set_corpus_kind, name or corpus.id, kind)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)

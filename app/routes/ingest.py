@@ -39,6 +39,7 @@ from nextchar.app.schemas.lists import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.services import ingest_lines, otlp_logs
 from nextchar.app.services.access import Access
 from nextchar.app.services.event_feeds import Numbered
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.gunzip import Gunzip, gunzip_of
 from nextchar.app.services.ingest import Sender, check_any_line, decompressed, ingest_body, messages_of
 from nextchar.app.services.ingest_lines import ParsedLines
@@ -192,12 +193,12 @@ async def get_flagged_lines(
     last_event_id: LastEventId = None,
 ) -> Response | Page[FlaggedLine]:
     """Get the newest flagged lines, as a list; or follow them as a stream."""
-    await anyio.to_thread.run_sync(services.ingest.check_known, model)
+    await run_in_thread(services.ingest.check_known, model)
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(_flagged_lines(services, model, after))
     read = partial(services.ingest.streams.flagged.read, model, after=after or 0, limit=limit + 1)
-    found = await anyio.to_thread.run_sync(read)
+    found = await run_in_thread(read)
     lines = [FlaggedLine(id=number, **event) for number, event in found]
     return Page(data=lines[:limit], has_more=len(lines) > limit)
 

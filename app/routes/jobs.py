@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from nextchar.app.http.access import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
@@ -19,6 +18,7 @@ from nextchar.app.schemas.jobs import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody
 from nextchar.app.schemas.lists import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
 from nextchar.app.services import job_creation as creation
 from nextchar.app.services.event_feeds import Numbered
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.job_events import events_so_far
 from nextchar.store.jobs import Job, JobStatus
 
@@ -97,11 +97,11 @@ async def get_events(
     last_event_id: LastEventId = None,
 ) -> Response | Page[EventBody]:
     """Get every metric, sample and message of a job since its start, as a list or as a stream."""
-    job_id = (await run_in_threadpool(access.get_job, job)).id
+    job_id = (await run_in_thread(access.get_job, job)).id
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(_stream(services, job_id, after))
-    events = await run_in_threadpool(events_so_far, services.event_log, services.live, job_id, after=after)
+    events = await run_in_thread(events_so_far, services.event_log, services.live, job_id, after=after)
     return Page(data=[EventBody(**event) for event in events[:limit]], has_more=len(events) > limit)
 
 

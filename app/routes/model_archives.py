@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from nextchar.app.errors import UnsupportedMedia
 from nextchar.app.http.access import AccessDep
@@ -18,6 +17,7 @@ from nextchar.app.http.line_streams import content_type
 from nextchar.app.http.middleware import BodyRule
 from nextchar.app.schemas.models import ModelBody
 from nextchar.app.services import model_archives
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.model_archives import MEDIA_TYPE
 from nextchar.models.errors import DomainError, TooLarge
 from nextchar.store.blobs import as_domain_error
@@ -80,9 +80,9 @@ async def import_model(
     if name is not None:
         access.check_model(name)
     body, max_bytes = RequestBody(request), services.settings.max_model_bytes
-    with await run_in_threadpool(temporary_file, spool_folder(services)) as file:
+    with await run_in_thread(temporary_file, spool_folder(services)) as file:
         try:
-            await run_in_threadpool(_check_room, services, body.declared_bytes)
+            await run_in_thread(_check_room, services, body.declared_bytes)
             _check_headers(request)
             await _receive(body, file, max_bytes=max_bytes)
         except DomainError:
@@ -128,6 +128,6 @@ async def _receive(body: RequestBody, file: IO[bytes], *, max_bytes: int) -> Non
     )
     async for piece in body.pieces(max_bytes, too_large):
         try:
-            await run_in_threadpool(file.write, piece)
+            await run_in_thread(file.write, piece)
         except OSError as error:
             raise as_domain_error(error) from error

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.concurrency import run_in_threadpool
 
 from nextchar.app.http.access import AccessDep
 from nextchar.app.http.audit import set_audit_details
@@ -16,6 +15,7 @@ from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
 from nextchar.app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.outbound import check_target
 from nextchar.store.notification_targets import NotificationTarget
 
@@ -40,9 +40,9 @@ _ERRORS = error_responses(404, 422, 503)
 async def create_target(request: Request, services: ServicesDep, body: TargetCreate) -> TargetBody:
     """Create a target to which alerts or other events are reported. Only this response has its secret."""
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
-    made = await run_in_threadpool(services.notification_targets.create, **body.model_dump())
+    made = await run_in_thread(services.notification_targets.create, **body.model_dump())
     set_audit_details(request, about=f"/v1/notification_targets/{made.id}")
-    return await run_in_threadpool(_target_body, services, made, secret=made.secret)
+    return await run_in_thread(_target_body, services, made, secret=made.secret)
 
 
 @router.get("", responses=error_responses(422, 503))
@@ -71,7 +71,7 @@ def delete_target(services: ServicesDep, target: str) -> None:
 @router.post("/{target}/test", responses=_ERRORS)
 async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
     """Send a signed test message now, once, and get the target's response."""
-    found = await run_in_threadpool(services.notification_targets.get, target)
+    found = await run_in_thread(services.notification_targets.get, target)
     started = time.monotonic()
     outcome = await services.notifier.send_test(found)
     seconds = round(time.monotonic() - started, 3)

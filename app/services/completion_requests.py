@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import TypeVar
 
-import anyio
-
 from nextchar.app.schemas.completions import CompletionCreate
 from nextchar.app.services.completion import Completion, RunningCompletion
 from nextchar.app.services.engines import Engines, Loaded
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.limited_work import Check, LimitedWork
 from nextchar.app.services.prompts import prepare
 from nextchar.models.errors import InvalidInput
@@ -137,7 +136,7 @@ async def _echo(long_prompts: LimitedWork, loaded: Loaded, prompt: str, body: Co
 async def run_echo(long_prompts: LimitedWork, characters: int, work: Callable[[Check], T]) -> T:
     """Return the result of `work` on a prompt of this length; a long one is queued. Raises Busy."""
     if characters <= _SHORT_ECHO_CHARACTERS:
-        return await anyio.to_thread.run_sync(work, lambda: None)
+        return await run_in_thread(work, lambda: None)
     return await long_prompts.run(work)
 
 
@@ -153,7 +152,7 @@ async def serialize(
         return to_json()
     characters = echoed_characters + sum(len(completion.logprobs) for completion in completions)
     is_small = characters * (1 + logprobs) <= _INLINE_LOGPROBS
-    return to_json() if is_small else await anyio.to_thread.run_sync(to_json)
+    return to_json() if is_small else await run_in_thread(to_json)
 
 
 def _request(

@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import anyio
-
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.models.errors import NotFound
 from nextchar.store.models import Models
 
@@ -48,5 +47,5 @@ class DefaultModel:
 
     async def _refresh(self) -> None:
         self._refreshed_at = time.monotonic()
-        cards = await anyio.to_thread.run_sync(self._models.all)
+        cards = await run_in_thread(self._models.all)
         self._known = [(card.name, card.reference) for card in cards]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from nextchar.app.services.fair_threads import CLIENT
+from nextchar.app.services.fair_threads import current_client
 from nextchar.models.errors import Busy
 
 _MAX_QUEUES = 8  # of clients that may be full; more work than that is refused whoever sends it
@@ -58,7 +58,7 @@ class LimitedWork:
         Raises:
             Busy: the client's queue is full.
         """
-        client = CLIENT.get()
+        client = current_client().name
         pending = list(self._pending.values())
         own = pending.count(client)
         if own >= self.running + self.waiting or len(pending) >= self.running + _MAX_QUEUES * self.waiting:

@@ -2,9 +2,8 @@
 
 from functools import partial
 
-import anyio
-
 from nextchar.app.services.engines import Loaded
+from nextchar.app.services.fair_threads import run_in_thread
 from nextchar.app.services.limited_work import Check, LimitedWork
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.runtime.session import no_check
@@ -29,7 +28,7 @@ async def prepare(text: str, loaded: Loaded, long_prompts: LimitedWork) -> tuple
     elif scorer.masks and len(text) > LONG_PROMPT_CHARACTERS:
         text, unknown = await long_prompts.run(partial(_prepare_in_pieces, text, vocabulary, scorer))
     else:
-        text, unknown = await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary, scorer, no_check)
+        text, unknown = await run_in_thread(_prepare_in_pieces, text, vocabulary, scorer, no_check)
     return text, list(map(vocabulary.label, unknown))
 
 

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from starlette.types import Scope
@@ -18,6 +19,7 @@ from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.middleware import BodyLimit
 from nextchar.app.main import create_app
 from nextchar.app.services import score_stream
+from nextchar.app.services.fair_threads import CALLS_PER_CLIENT
 from nextchar.app.services.limited_work import LimitedWork
 from nextchar.app.settings import ApiSettings
 from nextchar.models.anomaly import calibration_format
@@ -73,13 +75,17 @@ def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
     assert numbers == [services.score_threads.total_tokens, services.line_threads.total_tokens]
     numbers = [int(n) for n in re.findall(r"\d+", stated["ingest"][0])]
     assert numbers == [services.parse_threads.total_tokens, services.ingest_threads.total_tokens]
-    assert stated["parsing JSON bodies over 256 KiB"][0] == str(services.document_threads.threads)
+    assert stated["parsing JSON bodies over 256 KiB"][0] == str(services.document_threads.total_tokens)
     assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
     assert stated["events of streams"][0].startswith(f"{services.feed_threads.total_tokens} reading")
     numbers = [int(n) for n in re.findall(r"\d+", stated["records"][0])]
-    assert numbers == [services.record_threads.threads, services.record_threads.per_client]
+    assert numbers == [anyio.run(_default_threads), CALLS_PER_CLIENT]
     assert stated["health"][0] == str(services.health_threads.total_tokens)
     services.engines.close()
+
+
+async def _default_threads() -> float:
+    return anyio.to_thread.current_default_thread_limiter().total_tokens
 
 
 def test_times_and_lengths_are_as_stated() -> None:

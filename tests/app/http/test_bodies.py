@@ -5,6 +5,7 @@ import threading
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any
 
+import anyio
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Request
@@ -24,7 +25,7 @@ from nextchar.app.http.incoming_body import BodyMemory, IncomingBody
 from nextchar.app.http.json_size import parsed_bytes
 from nextchar.app.main import create_app
 from nextchar.app.routes import completions, scores
-from nextchar.app.services.fair_threads import FairThreads
+from nextchar.app.services.fair_threads import CLIENT, Client
 from nextchar.models.errors import InvalidInput
 from tests.app.service import Service, error_of
 
@@ -186,7 +187,7 @@ def test_large_bodies_are_parsed_one_at_a_time_and_counted_until_they_are_releas
 ) -> None:
     content = b"[" + b"12345," * LARGE_BYTES + b"1]"
     memory = BodyMemory(limit_bytes=60 * LARGE_BYTES + 2 * parsed_bytes(content))
-    threads = FairThreads(1, per_client=1)
+    threads = anyio.CapacityLimiter(1)
     at_once: list[int] = []
     loads = json.loads
 
@@ -282,7 +283,7 @@ def test_only_large_documents_are_parsed_in_a_worker_thread_and_each_once(
         async def receive() -> Message:
             return {"type": "http.request", "body": content, "more_body": False}
 
-        services = SimpleNamespace(document_threads=FairThreads(1, per_client=1))
+        services = SimpleNamespace(document_threads=anyio.CapacityLimiter(1))
         state = {"incoming_body": SimpleNamespace(expand=int), "services": services}
         request = DocumentRequest({"type": "http", "headers": [], "state": state}, receive)
         for _ in range(2):
@@ -294,6 +295,27 @@ def test_only_large_documents_are_parsed_in_a_worker_thread_and_each_once(
         parsed_in.clear()
         asyncio.run(parse(content))
         assert parsed_in == [is_in_main_thread]
+
+
+def test_clients_take_turns_with_large_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LARGE_BYTES", 5)
+    parsed: list[str] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'"abcdef"', "more_body": False}
+
+    async def run() -> None:
+        state = {"services": SimpleNamespace(document_threads=anyio.CapacityLimiter(1))}
+        calls = []
+        for client, count in (("flood", 20), ("modest", 2)):
+            CLIENT.set(Client(client))
+            for _ in range(count):
+                request = DocumentRequest({"type": "http", "headers": [], "state": state}, receive)
+                calls.append(asyncio.create_task(request.run(parsed.append, client)))
+        await asyncio.gather(*calls)
+
+    asyncio.run(run())
+    assert len(parsed) == 22 and parsed[:4].count("modest") == 2
 
 
 async def has_a_bounded_path(

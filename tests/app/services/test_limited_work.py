@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.services.fair_threads import CLIENT
+from nextchar.app.services.fair_threads import CLIENT, Client, current_client
 from nextchar.app.services.limited_work import Check, LimitedWork
 from nextchar.models.errors import Busy
 
@@ -52,10 +52,10 @@ async def test_a_client_whose_queue_is_full_neither_refuses_nor_delays_the_work_
 
     def note(client: str) -> asyncio.Task[None]:
         def run(_: Check) -> None:
-            assert go_on.wait(DEADLINE_S) and CLIENT.get() == client
+            assert go_on.wait(DEADLINE_S) and current_client().name == client
             order.append(client)
 
-        CLIENT.set(client)
+        CLIENT.set(Client(client))
         return asyncio.create_task(work.run(run))
 
     flood = [note("flood") for _ in range(9)]
