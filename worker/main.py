@@ -65,11 +65,7 @@ class TrainingWorker(Worker):
     max_connection_wait_time = _MAX_WAIT_S  # of RQ's own waiting for Redis
     jobs_taken = 0
     has_lost_redis = False  # its loop ended because of that
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether a signal has requested a shutdown."""
-        return self._shutdown_requested_date is not None
+    is_stopping = False  # a signal has requested a shutdown
 
     def subscribe(self) -> None:
         """Do not listen to commands: a writer to Redis could stop jobs with them."""
@@ -114,6 +110,7 @@ class TrainingWorker(Worker):
 
     def handle_warm_shutdown_request(self) -> None:
         """Signal the child to give its job back; RQ then waits for it to exit."""
+        self.is_stopping = True
         super().handle_warm_shutdown_request()
         if self.horse_pid:
             os.kill(self.horse_pid, STOP_SIGNAL)

@@ -56,13 +56,16 @@ class DocumentRequest(Request):
             HTTPException: 413 if it is too long, 503 if all bodies together take too much memory.
             TooLarge: it has too many values.
         """
+        if hasattr(self, "_parsed"):
+            return self._parsed
         body = await self.body()
         if len(body) > MAX_DOCUMENT_BYTES:
             raise HTTPException(413)
-        if len(body) > LARGE_BYTES and not hasattr(self, "_json"):
-            self.state.incoming_body.expand(await self.run(parsed_bytes, body))
-            self._json = await self.run(json.loads, body)
-        return await super().json()
+        if len(body) <= LARGE_BYTES:
+            return await super().json()
+        self.state.incoming_body.expand(await self.run(parsed_bytes, body))
+        self.set_json(await self.run(json.loads, body))
+        return self._parsed
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return a function's result, from the thread for large bodies if this is one."""
@@ -74,7 +77,7 @@ class DocumentRequest(Request):
 
     def set_json(self, value: Any) -> None:
         """Make `json` return this."""
-        self._json = value
+        self._parsed = value
 
 
 class DocumentRoute(APIRoute):

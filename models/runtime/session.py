@@ -103,10 +103,9 @@ class Network:
             raise ValueError(f"not a graph of this runtime: it maps {sorted(inputs)} to {sorted(outputs)}")
         self.S = int(inputs["state"][1])
         self.V = int(outputs["logits"][2])
-        # The wrapper's `run` checks names in Python on every call: 2 microseconds of 60.
-        self._session, self._run = session, session._sess.run
+        self._session, self._run = session, session.run
         self._large_session = session if threads == 1 else _load(graph, threads)
-        self._run_large = self._large_session._sess.run
+        self._run_large = self._large_session.run
         self._second = SecondThread("float32") if threads == 1 else None
         self._first_arrays: dict[int, NDArray[np.int64]] = {}
 

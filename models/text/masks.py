@@ -293,7 +293,7 @@ class Masks:
         for match in pattern.finditer(_LONE_SURROGATE.sub("\ufffd", line)):
             start, end = match.span()
             if start < end:
-                yield start, end, next((i for g, i in self._group_of.items() if match.start(g) >= 0), -1)
+                yield start, end, self._group_of.get(match.lastindex, -1)
 
     def _found_in_utf8(self, line: str, pattern: Any) -> Iterator[tuple[int, int, int]]:
         """Yield what `_found_in_bytes` finds, in characters."""
@@ -306,8 +306,6 @@ class Masks:
 
     def _found_in_bytes(self, line: bytes, pattern: Any) -> Iterator[tuple[int, int, int]]:
         """Yield what `_found_in_text` yields, in bytes: `finditer` takes several times as long."""
-        match, anywhere = pattern._regexp.Match, re2._re2.RE2.Anchor.UNANCHORED
-        groups = self._group_of.items()
         position, length, whole_searches = 0, len(line), 0
         while position < length:
             end, last_start = length, length  # of what the search sees, and of where its match may begin
@@ -317,14 +315,14 @@ class Masks:
                 end, last_start = position + _WINDOW_BYTES, position + _WINDOW_BYTES // 2
             if not self._is_named:
                 self._check()
-            spans = match(anywhere, line, position, end)  # of the match and of each group, or -1
-            start, stop = spans[0]
+            found = pattern.search(line, position, end)
+            start, stop = found.span() if found else (-1, -1)
             if end < length and (start < 0 or start > last_start):
                 position = last_start
             elif start < 0:
                 return
             elif start < stop:
-                yield start, stop, next((i for group, i in groups if spans[group][0] >= 0), -1)
+                yield start, stop, self._group_of.get(found.lastindex, -1)  # the outermost group
                 position = stop
             else:  # an empty match
                 position = start + 1

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -322,7 +321,7 @@ def test_a_child_forked_during_shutdown_gets_the_stop_signal(
     with Redis.from_url(clean_redis_url) as redis:
         worker = main.make_worker(redis)
         monkeypatch.setattr(worker, "main_work_horse", lambda *_: signal.pause())
-        monkeypatch.setattr(worker, "_shutdown_requested_date", datetime.now(UTC))  # before there is a child
+        monkeypatch.setattr(worker, "is_stopping", True)  # before there is a child
         queue = rq_queue(redis)
         worker.fork_work_horse(queue.enqueue(TASK, "job_0"), queue)
         _, status, _ = worker.wait_for_horse()
