@@ -3,6 +3,7 @@
 One cluster of this machine serves all tests of this module.
 """
 
+import gc
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ def cluster(ray: Any) -> Iterator[str]:
                     raise
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
+        gc.collect()  # Ray's processes, which it does not wait for: here their warnings are ignored
 
 
 pytestmark = [  # Ray's own
