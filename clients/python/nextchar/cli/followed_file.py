@@ -112,7 +112,7 @@ class FollowedFile:
         old = self._position
         with suppress(FileNotFoundError):
             if self._file < 0:
-                self._begin(self.path, at_end=old == Position() and not self._from_start)
+                self._begin(self.path, at_end=not self._from_start)
                 if old.head_bytes:
                     missing = f"lines after byte {old.offset:,} may be missing"
                     self._note(f"{self.path} was rotated and the rotated file was not found; {missing}")
