@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from nextchar.app.schemas.audit import AuditEntryBody
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from nextchar.app.http.audit import AuditEntryBody
 from nextchar.app.schemas.alerts import AlertBody, SuppressionBody
 from nextchar.app.schemas.aliases import AliasWithHistory
 from nextchar.app.schemas.completions import (

@@ -1,9 +1,8 @@
 """A saved model on one page, in plain NumPy: read it, predict the next character, sample, score a text.
 
-The service computes the same with compiled kernels (`nextchar.models.kernels`), for many texts at a time
-(`nextchar.models.runtime`); tests compare both. This page reads the default architecture, without masks. A
-mixture adds experts to the network; here are its n-grams, and docs/engineering/mixture.md describes the
-others.
+The service computes the same with compiled kernels (models/kernels/), for many texts at a time
+(models/runtime/); tests compare both. This page reads the default architecture, without masks. A mixture adds
+experts to the network; here are its n-grams, and docs/engineering/mixture.md describes the others.
 
 Shapes: B rows, E embedding, H units, L layers, V vocabulary. Id 0 is any unknown character, never predicted.
 """

@@ -39,7 +39,7 @@ _NOT_ON_THE_DASHBOARD = """
     nextchar_process_start_time_seconds
     process_virtual_memory_bytes process_start_time_seconds process_open_fds process_max_fds
     nextchar_background_last_beat_seconds nextchar_background_errors_total nextchar_api_keys_file_errors
-    nextchar_damaged_records
+    nextchar_damaged_records nextchar_ingest_flagged_bytes nextchar_alerts_evicted_total
     """
 
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}

@@ -3,6 +3,7 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.worker import memorization
+from nextchar.worker import memorization, pipeline
 from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.export import graph_of, int8_file
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.pipeline import Outcome, train_model
+from nextchar.worker.training import fit
 from tests.models.architectures.networks import perturbed, small
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 12
@@ -141,11 +143,18 @@ def test_int8_of_an_unsupported_layer_uses_onnx() -> None:
     "name", ["three_char", "sequence_rnn", "stacked_lstm_lesson", "scan_rnn", "numpy_rnn"]
 )
 def test_a_job_that_was_stopped_ends_with_the_very_bits_of_one_that_was_not(
-    name: str, blobs: Blobs, tmp_path: Path
+    name: str, blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    polls: Iterator[None] = repeat(None)  # while the text is prepared
+
+    def fit_four_steps(*arguments: Any, **options: Any) -> Any:
+        nonlocal polls
+        polls = iter([None] * 4)
+        return fit(*arguments, **options)
+
     asked = job(name, blobs, tmp_path, steps=6)
     whole, _, _ = train(asked, blobs, tmp_path)
-    polls = iter([None] * 4)
+    monkeypatch.setattr(pipeline, "fit", fit_four_steps)
     stopped, checkpoints, _ = train(asked, blobs, tmp_path, stop=lambda: next(polls, "pause"))
     assert (stopped.stopped, stopped.card, checkpoints[-1].step) == ("pause", None, 4)
     resumed, _, _ = train(asked, blobs, tmp_path, resume=checkpoints[-1])

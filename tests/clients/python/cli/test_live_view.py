@@ -145,5 +145,5 @@ def test_a_terminal_shows_the_bar_and_keeps_the_samples(
         "step 2,400 · 2.10 bits per character",
     ]
     assert not [row for row in terminal.rows if "characters/s" in row or "━" in row]  # the bar has gone
-    assert "fake@1 is trained" in "\n".join(terminal.rows[-4:])
+    assert "fake@1 is trained" in "\n".join(terminal.rows[-5:])
     assert not terminal.cursor_is_hidden
