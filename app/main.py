@@ -33,7 +33,12 @@ from nextchar.app.composition import build_services
 from nextchar.app.http import audit
 from nextchar.app.http.auth import Auth
 from nextchar.app.http.concurrency import ConcurrencyLimit
-from nextchar.app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
+from nextchar.app.http.connections import (
+    INVALID_REQUEST_FILTER,
+    BoundedHttpProtocol,
+    NoteResponses,
+    raise_open_files_limit,
+)
 from nextchar.app.http.dependencies import Services, thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
 from nextchar.app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
@@ -171,6 +176,7 @@ def create_app(
     app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestMetrics)
     add_js_client(app, allowed_origins=settings.origins)
+    app.add_middleware(NoteResponses)
     return app
 
 

@@ -6,8 +6,8 @@ that are idle, send a body or do not read their response. A connection whose req
 replaced. Bodies have deadlines of their own, in `nextchar.app.http.incoming_body`.
 
 A connection serves one request at a time. One more may wait, since a client can know the end of a response
-before the application has sent its last, empty piece. A client that sends a third one is pipelining: it gets
-the responses to the first two, and the connection is closed.
+before the application has sent its last, empty piece. A client that sends a third one is pipelining: its
+connection is broken off.
 
 A client has UNREAD_S seconds for each MIN_READ_BYTES of its response. Responses that are not read take
 memory: if all together exceed a limit, the connection without progress for the longest time is closed.
@@ -19,14 +19,17 @@ import logging
 import resource
 import socket
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from http import HTTPStatus
+from typing import Any, cast
 
 import httptools
+import uvicorn
 from starlette.exceptions import HTTPException
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nextchar.app.http.errors import error_response
 
@@ -52,6 +55,7 @@ _MAX_DEFAULT_CONNECTIONS = 8192
 _SWEEP_S = 1.0
 _UNREAD_SWEEP_S = 5.0
 _PROBES = 4
+_MAX_REQUESTS = 2  # of one connection at once
 _WARN_EVERY_S = 60.0
 _TOO_MANY_CONNECTIONS = (
     "%d connections are open, the maximum for this process; the longest waiting ones are closed. Set"
@@ -144,6 +148,8 @@ class Connections:
 
     def update(self, connection: "BoundedHttpProtocol") -> None:
         """Record a connection's state. Call this whenever it may have changed."""
+        if connection not in self._all:  # lost while its request was handled
+            return
         if connection.needs_header:
             self._waiting.pop(connection, None)
             if connection not in self._without_header:
@@ -227,7 +233,7 @@ class _Unread:
 
 
 class InvalidRequestFilter(logging.Filter):
-    """Drops uvicorn's warning about an invalid request, except one a minute: anyone can cause thousands."""
+    """Drops uvicorn's warnings about requests, which anyone can cause, except of one invalid one a minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,7 +242,7 @@ class InvalidRequestFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log a record."""
         if record.msg != _INVALID_REQUEST:
-            return True
+            return "upgrade request" not in record.msg and "WebSocket library" not in record.msg
         now = time.monotonic()
         is_due = now - self._warned_at >= _WARN_EVERY_S
         if is_due:
@@ -247,107 +253,129 @@ class InvalidRequestFilter(logging.Filter):
 INVALID_REQUEST_FILTER = InvalidRequestFilter()
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1 protocol, under the limits of the application's `Connections`."""
+class BoundedHttpProtocol(asyncio.Protocol):
+    """Passes what it receives on to uvicorn's protocol, under the limits of the application's `Connections`.
 
-    _connections: Connections
-    _is_open = True
+    A parser of its own finds where requests begin and end; `NoteResponses` reports where responses do.
+    """
+
+    transport: asyncio.Transport
+    _is_idle = False  # nothing was received since the last response
+    _is_body_complete = True
     _has_sent = False
-    _is_pipelining = False  # what is received is dropped
+    _is_writing_paused = False
     _header_bytes = 0  # received since the last byte that was not part of a header, trailer or frame
+    _requests = _responses = 0  # with a complete header; complete
+    arrived_s = 0.0
+    """When the last header or body was complete: many requests that arrive at once wait for each other."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._connections: Connections = app_state["services"].connections
+        self._server = HttpToolsProtocol(config, server_state, app_state | {"connection": self}, _loop)
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._target = b""
+        self._target_hosts: deque[bytes] = deque()  # of requests that the application has not begun
+
+    @property
+    def has_request(self) -> bool:
+        """Whether a request is being received or handled."""
+        return self._requests > self._responses
 
     @property
     def needs_header(self) -> bool:
         """Whether the next bytes belong to a header, or to the rest of a refused body."""
-        request = self._request
-        has_request = request is not None and not request.response_complete
-        return not (has_request or self.timeout_keep_alive_task or self.transport.is_closing())
+        return not (self.has_request or self._is_idle or self.transport.is_closing())
 
     @property
     def is_being_served(self) -> bool:
         """Whether a complete request is being handled and the client reads the response."""
-        request = self._request
-        if request is None or request.response_complete or request.more_body:
-            return False
-        return not self.flow.write_paused
+        return self.has_request and self._is_body_complete and not self._is_writing_paused
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register a connection."""
-        super().connection_made(transport)
-        _set_socket_options(transport)
-        self._connections = self.app_state["services"].connections
+        self.transport = cast(asyncio.Transport, transport)
+        self._server.connection_made(self.transport)
+        _set_socket_options(self.transport)
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Unregister a connection."""
-        self._is_open = False
         self._connections.remove(self)
-        super().connection_lost(exc)
-        if self.pipeline:  # never served; it and this protocol refer to each other
-            self.pipeline.clear()
-            self.cycle = None  # type: ignore[assignment]
+        self._server.connection_lost(exc)
+        del self._server, self._parser  # which refer to this
+
+    def eof_received(self) -> None:
+        """Pass on that the client sends no more."""
+        self._server.eof_received()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the next bytes."""
-        self._has_sent = True
+        """Note what the next bytes belong to, and pass them on."""
+        self._has_sent, self._is_idle = True, False
         self._header_bytes += len(data)
-        if not self._is_pipelining:
-            super().data_received(data)
+        with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._parser.feed_data(data)  # uvicorn answers what is invalid
+        if not self.transport.is_closing():
+            self._server.data_received(data)
         self._connections.update(self)
         if self._header_bytes > MAX_HEADER_BYTES:
             self.refuse(431)
 
     def on_message_begin(self) -> None:
-        """Begin a request, or find that too many are sent at once."""
-        if self.pipeline:
-            self._is_pipelining = True
-            self.cycle.keep_alive = False  # the one that waits is the last
-            self.url, self.headers = b"", []
-        else:
-            super().on_message_begin()
+        """Begin a request, or break off a connection with too many."""
+        if self._requests - self._responses >= _MAX_REQUESTS:
+            self.abort()
+        self._target = b""
+
+    def on_url(self, url: bytes) -> None:
+        """Note a part of a request's target."""
+        self._target += url
 
     def on_headers_complete(self) -> None:
-        """Start the request."""
-        if self._drops_input:
-            return
+        """Note that a header is complete."""
+        self._target_hosts.append(_host_of(self._target))
+        self._requests += 1
         self._header_bytes = 0
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
-            self.refuse(431)
-            return
-        if not self.url.startswith(b"/"):
-            self._take_host_from_target()
-        self._note_arrival()
-        super().on_headers_complete()
+        self._is_body_complete = False
+        self.arrived_s = time.perf_counter()
 
-    def on_body(self, body: bytes) -> None:
-        """Pass on the next bytes of a body."""
+    def on_body(self, _: bytes) -> None:
+        """Note bytes of a body."""
         self._header_bytes = 0
-        if not self._drops_input:
-            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a body."""
+        """Note the end of a body."""
         self._header_bytes = 0
-        if not self._drops_input:
-            self._note_arrival()
-            super().on_message_complete()
+        self._is_body_complete = True
+        self.arrived_s = time.perf_counter()
 
-    def on_response_complete(self) -> None:
+    def begin_request(self) -> bytes:
+        """Return the host in the target of the next request, if it has one."""
+        return self._target_hosts.popleft()
+
+    def end_response(self) -> None:
         """Continue with the next request, or wait for one."""
-        super().on_response_complete()
-        if self._is_open:  # it may have been lost during an earlier one of several requests
-            self._connections.update(self)
+        self._responses += 1
+        self._is_idle = not self.has_request
+        self._connections.update(self)
 
     def pause_writing(self) -> None:
         """Record that the client reads more slowly than its response is sent."""
-        super().pause_writing()
+        self._is_writing_paused = True
+        self._server.pause_writing()
         self._connections.update(self)
         self._connections.update_unread(self)
 
     def resume_writing(self) -> None:
         """Record that the client has caught up."""
-        super().resume_writing()
+        self._is_writing_paused = False
+        self._server.resume_writing()
         self._connections.update(self)
         self._connections.update_unread(self)
 
@@ -356,53 +384,63 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
         If it is in the middle of another response, that is broken off.
         """
-        request = self._request
-        if request is not None and not request.response_complete:
+        if self.has_request:
             self.abort()
             return
-        has_begun = self._has_sent and not self._sends_refused_body
+        has_begun = self._has_sent and self._is_body_complete  # of a refused body the rest follows
         if (has_begun or status == 503) and not self.transport.is_closing():
             all_headers = {"Connection": "close"} | dict(headers or {})
             response = error_response(HTTPException(status, headers=all_headers))
-            lines = [STATUS_LINE[status]]
+            lines = [b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
             lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
             self.transport.write(b"".join([*lines, b"\r\n", bytes(response.body)]))
         self.transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once; what its request still sends is dropped."""
-        if self._request is not None:
-            self._request.disconnected = True  # the superclass says so an iteration of the loop later
+        """Close the connection at once."""
         self.transport.abort()
 
-    def _note_arrival(self) -> None:
-        """Set the request's `state.arrived_s`: many requests that arrive at once wait for each other."""
-        self.scope["state"]["arrived_s"] = time.perf_counter()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: an upgrade request may be ignored, and anyone can send many of them."""
+class NoteResponses:
+    """Tells a connection when its requests begin and end; refuses large headers. The outermost middleware."""
 
-    @property
-    def _drops_input(self) -> bool:
-        return self._is_pipelining or self.transport.is_closing()
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    @property
-    def _sends_refused_body(self) -> bool:
-        request = self._request
-        return request is not None and request.response_complete and request.more_body
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        connection: BoundedHttpProtocol | None = scope.get("state", {}).get("connection")
+        if scope["type"] != "http" or connection is None:  # of a server without these limits
+            await self._app(scope, receive, send)
+            return
 
-    @property
-    def _request(self) -> RequestResponseCycle | None:
-        return cast(RequestResponseCycle | None, self.cycle)  # declared as never None
+        async def send_and_note(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                connection.end_response()
 
-    def _take_host_from_target(self) -> None:
-        """Replace the Host header by the host of an absolute-form target (RFC 9112, 3.2.2)."""
-        with contextlib.suppress(httptools.HttpParserInvalidURLError):  # the superclass responds with 400
-            target = httptools.parse_url(self.url)
-            if target.host:
-                host = b"[%b]" % target.host if b":" in target.host else target.host
-                host += b":%d" % target.port if target.port else b""
-                self.headers[:] = [(b"host", host), *(h for h in self.headers if h[0] != b"host")]
+        headers = scope["headers"]
+        if host := connection.begin_request():
+            headers[:] = [(b"host", host), *(header for header in headers if header[0] != b"host")]
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in headers)
+        if size > MAX_HEADER_BYTES or len(headers) > MAX_HEADERS:
+            refused = error_response(HTTPException(431, headers={"Connection": "close"}))
+            await refused(scope, receive, send_and_note)
+        else:
+            await self._app(scope, receive, send_and_note)
+
+
+def _host_of(target: bytes) -> bytes:
+    """Return the host of an absolute-form target, which counts instead of the header (RFC 9112, 3.2.2)."""
+    if target.startswith(b"/"):
+        return b""
+    with contextlib.suppress(httptools.HttpParserInvalidURLError):  # uvicorn responds with 400
+        url = httptools.parse_url(target)
+        if url.host:
+            host = b"[%b]" % url.host if b":" in url.host else bytes(url.host)
+            return host + (b":%d" % url.port if url.port else b"")
+    return b""
 
 
 def _set_socket_options(transport: asyncio.Transport) -> None:

@@ -11,7 +11,7 @@ import anyio
 from fastapi import Depends, Request
 from redis import Redis
 
-from nextchar.app.http.connections import Connections
+from nextchar.app.http.connections import BoundedHttpProtocol, Connections
 from nextchar.app.http.downloads import DownloadPlaces
 from nextchar.app.http.incoming_body import BodyMemory
 from nextchar.app.keys import KeyFile
@@ -129,7 +129,8 @@ def user_of(request: Request) -> str:
 
 def arrived_s_of(request: Request) -> float:
     """Return when the last byte of a request was received (by a server that notes it), as `perf_counter`."""
-    return cast(float, getattr(request.state, "arrived_s", None) or time.perf_counter())
+    connection: BoundedHttpProtocol | None = getattr(request.state, "connection", None)
+    return connection.arrived_s if connection else time.perf_counter()
 
 
 async def thread_turn(request: Request) -> AsyncIterator[None]:
