@@ -52,7 +52,8 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / level / "kernels.compiled").touch()
     monkeypatch.setattr(prebuilt, "FOLDER", folder)
     for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # restores the absence of a variable that is set by the test
+        monkeypatch.delenv(name)
     return folder
 
 
