@@ -15,7 +15,7 @@ _VALUE_BYTES = 64
 
 
 def parsed_bytes(data: bytes) -> int:
-    """Return how many bytes the values of JSON take at most when parsed, beside their text.
+    """Return how many bytes the values of JSON take at most when parsed, in addition to their text.
 
     Raises:
         TooLarge: there are more than MAX_CONTAINERS or MAX_VALUES.

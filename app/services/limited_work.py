@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from nextchar.app.services.fair_threads import current_client
 from nextchar.models.errors import Busy
 
-_MAX_QUEUES = 8  # of clients that may be full; more work than that is refused whoever sends it
+_MAX_QUEUES = 8  # of clients that may be full; above that, work of any client is refused
 
 T = TypeVar("T")
 

@@ -243,7 +243,7 @@ def alertmanager_request(
 def _changes(
     known: Mapping[str, Any], firing: Mapping[str, Alert]
 ) -> Iterator[tuple[EventType, str, Any, Any, dict[str, Any]]]:
-    """Yield what a webhook is told: the type, the alert's id, its state before and after, and the data."""
+    """Yield the type of each event, the id of its alert, the state before and after, and the data."""
     order: Sequence[str] = SEVERITIES
     for alert_id, alert in firing.items():
         before, figures = known.get(alert_id), alert.figures

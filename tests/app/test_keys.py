@@ -187,9 +187,9 @@ def test_last_valid_version_applies_until_the_file_is_valid_again(
     kept = keys.find(stays)
     assert kept and kept.name == "stays" and kept.scopes == {"read"}
     assert keys.find(gone) and keys.find(new) is None and len(keys.problems) == 1
-    [told] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert told.startswith(keys.problems[0]) and "its last valid version applies" in told
-    assert stays not in told and (bad == "empty" or keys.problems[0].startswith(("line 2 of", "line 3 of")))
+    [logged] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert logged.startswith(keys.problems[0]) and "its last valid version applies" in logged
+    assert stays not in logged and (bad == "empty" or keys.problems[0].startswith(("line 2 of", "line 3 of")))
     write(file, stays_line, new_line)
     found = keys.find(new)
     assert found and found.models == ("names",) and keys.find(gone) is None and not keys.problems

@@ -13,16 +13,18 @@ import nextchar.launcher.valkey
 from nextchar.launcher.valkey import EmbeddedValkey, server_binary
 from nextchar.store.redis_keys import read_key, write_key
 
-ODD = (b"", b"\x00\xff", "→".encode(), b"\xed\xb3\xbf", "\U0001f600".encode() + b"\x80", b"1.0")
+VALUES = (b"", b"\x00\xff", "→".encode(), b"\xed\xb3\xbf", "\U0001f600".encode() + b"\x80", b"1.0")
 
 
 def put_one_of_each_type(redis: Redis) -> None:
-    for number, data in enumerate(ODD):
+    for number, data in enumerate(VALUES):
         redis.set(b"string:" + data, data, px=3_600_000 if number == 0 else None)
-    redis.rpush("list", *ODD, *ODD)
-    redis.sadd("set", *ODD, *(str(number) for number in range(600)))
-    redis.zadd("zset", {data: number / 7 for number, data in enumerate(ODD)} | {"least": float("-inf")})
-    redis.hset("hash", mapping=dict(zip(ODD, ODD, strict=True)) | {str(n).encode(): b"x" for n in range(600)})
+    redis.rpush("list", *VALUES, *VALUES)
+    redis.sadd("set", *VALUES, *(str(number) for number in range(600)))
+    redis.zadd("zset", {data: number / 7 for number, data in enumerate(VALUES)} | {"least": float("-inf")})
+    redis.hset(
+        "hash", mapping=dict(zip(VALUES, VALUES, strict=True)) | {str(n).encode(): b"x" for n in range(600)}
+    )
     redis.xadd("stream", {b"\xff": b"\x00", b"line": "→".encode()}, id="5-1")
     redis.xadd("stream", {b"meta": b"{}"}, id="7-0")
     redis.xadd("deleted", {b"line": b"x"}, id="9-9")
@@ -48,7 +50,7 @@ def copy(source: Redis, target: Redis) -> None:
 def check(source: Redis, target: Redis) -> None:
     """Check that all keys are the same on another server."""
     found, expected = read_all(target), read_all(source)
-    assert len(found) == len(ODD) + 7
+    assert len(found) == len(VALUES) + 7
     for stored in (*found.values(), *expected.values()):
         assert stored is not None
         stored["ttl_ms"] = stored["ttl_ms"] > 3_500_000
