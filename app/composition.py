@@ -10,57 +10,57 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from nextchar.app.compat.batch_processing import INTERVAL_S as BATCH_INTERVAL_S
-from nextchar.app.compat.batch_processing import BatchProcessing
+from nextchar.app.access.concurrency_limits import ConcurrencyLimits
+from nextchar.app.access.keys import KeyFile
+from nextchar.app.access.rate_limits import RateLimits
 from nextchar.app.http.connections import Connections
 from nextchar.app.http.dependencies import Services
 from nextchar.app.http.downloads import DownloadPlaces
+from nextchar.app.http.event_feeds import Feeds
 from nextchar.app.http.incoming_body import BodyMemory
-from nextchar.app.keys import KeyFile
-from nextchar.app.services.aliases import AliasControl
-from nextchar.app.services.batch_control import BatchControl
-from nextchar.app.services.concurrency_limits import ConcurrencyLimits
-from nextchar.app.services.default_model import DefaultModel
-from nextchar.app.services.disk_watermark import DiskWatermark
-from nextchar.app.services.engines import Engines, LoadEngine
-from nextchar.app.services.event_feeds import Feeds
-from nextchar.app.services.heap import TRIM_S, trim_heap
-from nextchar.app.services.ingest import Ingest
-from nextchar.app.services.ingest_events import FlaggedSource
-from nextchar.app.services.ingest_scoring import INTERVAL_S, IngestScoring
-from nextchar.app.services.job_bodies import JobBodies
-from nextchar.app.services.job_control import JobControl
-from nextchar.app.services.job_events import JobEventSource
-from nextchar.app.services.limited_work import LimitedWork
-from nextchar.app.services.metrics import Metrics
-from nextchar.app.services.notifications import Notifier
-from nextchar.app.services.outbox import Outbox
-from nextchar.app.services.rate_limits import RateLimits
-from nextchar.app.services.readiness import ReadinessCheck
-from nextchar.app.services.recalibration import Recalibration
-from nextchar.app.services.stream_locks import StreamLocks
+from nextchar.app.http.limited_work import LimitedWork
+from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.control import JobControl
+from nextchar.app.jobs.events import JobEventSource
+from nextchar.app.jobs.reconcile import Reconciler
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.ingest.acceptance import Ingest
+from nextchar.app.logs.ingest.events import FlaggedSource
+from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
+from nextchar.app.logs.ingest.recalibration import Recalibration
+from nextchar.app.logs.ingest.records import IngestLimits
+from nextchar.app.logs.ingest.rolling import RollingLines
+from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
+from nextchar.app.logs.notifications.events import Events
+from nextchar.app.logs.notifications.notifier import Notifier
+from nextchar.app.logs.notifications.outbox import Outbox
+from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, configured_target
+from nextchar.app.models.aliases import AliasControl
+from nextchar.app.models.default_model import DefaultModel
+from nextchar.app.models.engines import Engines, LoadEngine
+from nextchar.app.openai.batch_control import BatchControl
+from nextchar.app.openai.batch_processing import INTERVAL_S as BATCH_INTERVAL_S
+from nextchar.app.openai.batch_processing import BatchProcessing
+from nextchar.app.openai.batches import Batches
+from nextchar.app.operations.disk_watermark import DiskWatermark
+from nextchar.app.operations.heap import TRIM_S, trim_heap
+from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.readiness import ReadinessCheck
+from nextchar.app.operations.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.app.scoring.stream_locks import StreamLocks
+from nextchar.app.scoring.streams import Limits, Streams
 from nextchar.app.settings import ApiSettings
-from nextchar.store.alerts import Alerts
 from nextchar.store.background import BackgroundLoop
-from nextchar.store.batches import Batches
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
-from nextchar.store.events import Events
-from nextchar.store.ingest_records import IngestLimits
-from nextchar.store.ingest_settings import IngestSettings
-from nextchar.store.ingest_stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.store.installation import RENEW_S, Installation
 from nextchar.store.jobs import Jobs
 from nextchar.store.live import EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
-from nextchar.store.notification_targets import NotificationTarget, NotificationTargets, configured_target
 from nextchar.store.open_blobs import is_object_store, open_blobs
 from nextchar.store.queue import TrainingQueue
-from nextchar.store.reconcile import Reconciler
-from nextchar.store.retention import Retention, RetentionPeriods, remove_stale_uploads
-from nextchar.store.rolling import RollingLines
-from nextchar.store.streams import Limits, Streams
 
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0

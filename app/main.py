@@ -21,18 +21,15 @@ from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
-from nextchar.app.compat import (
-    llama_cpp,
-    openai_batches,
-    openai_completions,
-    openai_files,
-    openai_jobs,
-    tokenizer,
-)
+from nextchar.app.access import audit
+from nextchar.app.access.auth import Auth
+from nextchar.app.access.concurrency import ConcurrencyLimit
+from nextchar.app.access.keys import KeyFile
+from nextchar.app.completions import routes as completions
 from nextchar.app.composition import build_services
-from nextchar.app.http import audit
-from nextchar.app.http.auth import Auth
-from nextchar.app.http.concurrency import ConcurrencyLimit
+from nextchar.app.console.js_client import add_js_client
+from nextchar.app.console.routes import add_console
+from nextchar.app.corpora import routes as corpora
 from nextchar.app.http.connections import (
     INVALID_REQUEST_FILTER,
     BoundedHttpProtocol,
@@ -44,26 +41,24 @@ from nextchar.app.http.errors import add_error_handlers, error_responses
 from nextchar.app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
 from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from nextchar.app.http.query_parameters import check_query_parameters
-from nextchar.app.keys import KeyFile
-from nextchar.app.routes import (
-    alerts,
-    aliases,
-    architectures,
-    calibrations,
-    completions,
-    corpora,
-    health,
-    ingest,
-    jobs,
-    model_archives,
-    models,
-    notifications,
-    reports,
-    scores,
-)
-from nextchar.app.routes.console import add_console
-from nextchar.app.routes.js_client import add_js_client
-from nextchar.app.services.engines import LoadEngine, load_model
+from nextchar.app.jobs import routes as jobs
+from nextchar.app.logs.alerts import routes as alerts
+from nextchar.app.logs.ingest import routes as ingest
+from nextchar.app.logs.notifications import routes as notifications
+from nextchar.app.models import alias_routes as aliases
+from nextchar.app.models import architecture_routes as architectures
+from nextchar.app.models import archive_routes as model_archives
+from nextchar.app.models import report_routes as reports
+from nextchar.app.models import routes as models
+from nextchar.app.models.engines import LoadEngine, load_model
+from nextchar.app.openai import batch_routes as openai_batches
+from nextchar.app.openai import completions as openai_completions
+from nextchar.app.openai import files as openai_files
+from nextchar.app.openai import jobs as openai_jobs
+from nextchar.app.openai import llama_cpp, tokenizer
+from nextchar.app.operations import routes as health
+from nextchar.app.scoring import calibration_routes as calibrations
+from nextchar.app.scoring import routes as scores
 from nextchar.app.settings import ApiSettings
 from nextchar.models.kernels.compile_cache import (
     SERVING,
@@ -142,7 +137,7 @@ def create_app(
         lifespan=_lifespan(partial(build_services, settings, load, stopping, keys, kernels_loaded)),
         dependencies=[Depends(thread_turn, scope="function")],
         telemetry=_TELEMETRY,
-        docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
+        docs_url=None,  # app/console/routes.py serves a reference that loads nothing from other hosts
         redoc_url=None,
         redirect_slashes=False,  # such a redirect would repeat any host that a client names
         generate_unique_id_function=lambda route: route.name,

@@ -9,11 +9,11 @@ from typing import Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
-from nextchar.app.keys import read_keys
-from nextchar.app.services.outbound import check_url
+from nextchar.app.access.keys import read_keys
+from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
+from nextchar.app.logs.notifications.outbound import check_url
+from nextchar.app.logs.notifications.targets import is_secret
 from nextchar.models.errors import InvalidInput
-from nextchar.store.events import ALERT_EVENTS, EVENT_TYPES, EventType
-from nextchar.store.notification_targets import is_secret
 from nextchar.store.settings import StoreSettings
 
 _UNGUARDED = (

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.machine import described, machine
 from benchmarks.networks import random_model
 from benchmarks.report import print_json_line, print_table
-from nextchar.app.schemas.scores import StreamQuery
+from nextchar.app.scoring.schemas import StreamQuery
 from nextchar.launcher import batch
 from nextchar.local import Model, prepare_kernels, read_model
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process

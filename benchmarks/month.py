@@ -25,13 +25,13 @@ import numpy as np
 
 import nextchar
 from benchmarks.report import print_json_line, print_table
-from nextchar.app.services.recalibration import REBUILD_LINES, verdict
-from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions
+from nextchar.app.logs.alerts.decisions import Suppression
+from nextchar.app.logs.ingest.recalibration import REBUILD_LINES, verdict
+from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.rolling import rebuild
 from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from nextchar.models.anomaly.scorer import LineReading
-from nextchar.store.alert_decisions import Suppression
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.open_blobs import open_blobs
 

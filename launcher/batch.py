@@ -29,10 +29,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from nextchar.app.schemas.scores import StreamQuery
-from nextchar.app.services.gunzip import decompress
-from nextchar.app.services.line_input import LineParser, RawLine, lines_between
-from nextchar.app.services.score_stream import StreamScorer, json_line
+from nextchar.app.http.gunzip import decompress
+from nextchar.app.scoring.line_input import LineParser, RawLine, lines_between
+from nextchar.app.scoring.schemas import StreamQuery
+from nextchar.app.scoring.score_stream import StreamScorer, json_line
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
 from nextchar.models.die_with_parent import bind_to_parent
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavailable

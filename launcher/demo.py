@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.text import Text
 
 from nextchar import Client, NextcharError
-from nextchar.app.keys import new_key
-from nextchar.app.routes.console import sample_text
+from nextchar.app.access.keys import new_key
+from nextchar.app.console.routes import sample_text
 from nextchar.cli import live_view
 from nextchar.cli.corpora import name_of
 from nextchar.cli.flagged_lines import highlighted

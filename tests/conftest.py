@@ -18,6 +18,8 @@ from nextchar.launcher.stack import Stack
 from nextchar.launcher.supervised_process import SupervisedProcess
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.kernels.compile_cache import use_cache_folder
+from nextchar.store.blobs import Blobs
+from nextchar.store.open_blobs import open_blobs
 from tests.s3_server import S3Server
 
 # A machine that does other work is no fault of the code.
@@ -54,7 +56,7 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/fuzz/test_openapi.py",
     "tests/launcher/test_stack.py",
     "tests/launcher/batch/test_ray.py",
-    "tests/app/test_batch_kill.py",
+    "tests/app/openai/test_batch_kill.py",
     "tests/app/test_main.py",
     "tests/benchmarks/test_serving.py",
     "tests/fuzz/test_hostile_files.py",
@@ -147,6 +149,31 @@ class WarmStack(Stack):
 
     def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
         return super()._program(name, "tests.worker.warm_main" if name == "worker" else module, environment)
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a prefix in an empty bucket; the environment has its credentials."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.new_bucket()}/some/prefix"
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def blobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Blobs:
+    """An empty storage: in a folder, in memory, in S3."""
+    if request.param == "s3":
+        return open_blobs(request.getfixturevalue("s3_url"))
+    if request.param == "memory":
+        return open_blobs("memory:///")
+    return open_blobs(tmp_path_factory.mktemp("store").as_uri())
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Iterator[Redis]:
+    """An empty Redis, on a connection that decodes responses."""
+    with Redis.from_url(clean_redis_url, decode_responses=True) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings
 from nextchar.models.kernels import compile_cache
 

@@ -48,7 +48,7 @@ assert [name for name in sys.modules if name.startswith(forbidden)] == []
         ("nextchar.launcher.stack", TRAINING | {"worker"}),
         ("nextchar.models.runtime.engine", TRAINING | {"app", "worker", "store", "fastapi", "redis"}),
         ("nextchar.models.architectures.stateful_lstm", {"app", "worker", "store", "fastapi", "redis"}),
-        ("nextchar.store.reconcile", TRAINING | {"app", "worker", "fastapi"}),
+        ("nextchar.store.jobs", TRAINING | {"app", "worker", "fastapi"}),
         ("nextchar.cli.main", TRAINING | {"app", "worker", "store", "models", "launcher"}),
     ],
 )

@@ -11,41 +11,41 @@ import anyio
 from fastapi import Depends, Request
 from redis import Redis
 
+from nextchar.app.access.concurrency_limits import ConcurrencyLimits
+from nextchar.app.access.keys import KeyFile
+from nextchar.app.access.rate_limits import RateLimits
 from nextchar.app.http.connections import BoundedHttpProtocol, Connections
 from nextchar.app.http.downloads import DownloadPlaces
+from nextchar.app.http.event_feeds import Feeds
+from nextchar.app.http.fair_threads import current_client
 from nextchar.app.http.incoming_body import BodyMemory
-from nextchar.app.keys import KeyFile
-from nextchar.app.services.aliases import AliasControl
-from nextchar.app.services.batch_control import BatchControl
-from nextchar.app.services.concurrency_limits import ConcurrencyLimits
-from nextchar.app.services.default_model import DefaultModel
-from nextchar.app.services.disk_watermark import DiskWatermark
-from nextchar.app.services.engines import Engines
-from nextchar.app.services.event_feeds import Feeds
-from nextchar.app.services.fair_threads import current_client
-from nextchar.app.services.ingest import Ingest
-from nextchar.app.services.job_bodies import JobBodies
-from nextchar.app.services.job_control import JobControl
-from nextchar.app.services.limited_work import LimitedWork
-from nextchar.app.services.metrics import Metrics
-from nextchar.app.services.notifications import Notifier
-from nextchar.app.services.outbox import Outbox
-from nextchar.app.services.rate_limits import RateLimits
-from nextchar.app.services.readiness import ReadinessCheck
-from nextchar.app.services.stream_locks import StreamLocks
+from nextchar.app.http.limited_work import LimitedWork
+from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.control import JobControl
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.ingest.acceptance import Ingest
+from nextchar.app.logs.notifications.notifier import Notifier
+from nextchar.app.logs.notifications.outbox import Outbox
+from nextchar.app.logs.notifications.targets import NotificationTargets
+from nextchar.app.models.aliases import AliasControl
+from nextchar.app.models.default_model import DefaultModel
+from nextchar.app.models.engines import Engines
+from nextchar.app.openai.batch_control import BatchControl
+from nextchar.app.openai.batches import Batches
+from nextchar.app.operations.disk_watermark import DiskWatermark
+from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.readiness import ReadinessCheck
+from nextchar.app.scoring.stream_locks import StreamLocks
+from nextchar.app.scoring.streams import Streams
 from nextchar.app.settings import ApiSettings
-from nextchar.store.alerts import Alerts
 from nextchar.store.background import BackgroundLoop
-from nextchar.store.batches import Batches
 from nextchar.store.blobs import Blobs
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Jobs
 from nextchar.store.live import EventLog, Live
 from nextchar.store.models import Models
-from nextchar.store.notification_targets import NotificationTargets
 from nextchar.store.queue import TrainingQueue
-from nextchar.store.streams import Streams
 
 
 @dataclass(frozen=True)

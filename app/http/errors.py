@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from nextchar.app.errors import Forbidden, Unauthorized, UnsupportedMedia
-from nextchar.app.schemas.errors import ErrorBody, ErrorDetail, ErrorType
+from nextchar.app.http.error_schemas import ErrorBody, ErrorDetail, ErrorType
 from nextchar.models.errors import (
     Busy,
     Conflict,

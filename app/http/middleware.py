@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextchar.app.http.dependencies import client_of
 from nextchar.app.http.errors import error_response
+from nextchar.app.http.fair_threads import CLIENT, Client
 from nextchar.app.http.incoming_body import IncomingBody
-from nextchar.app.services.fair_threads import CLIENT, Client
-from nextchar.app.services.metrics import Metrics
+from nextchar.app.operations.metrics import Metrics
 from nextchar.store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")

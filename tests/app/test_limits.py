@@ -10,17 +10,17 @@ import httpx
 import pytest
 from starlette.types import Scope
 
-from nextchar.app.compat import batch_requests
-from nextchar.app.compat.json_lines import MAX_LINE_BYTES
 from nextchar.app.composition import build_services
 from nextchar.app.http import connections
 from nextchar.app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.http.fair_threads import CALLS_PER_CLIENT
+from nextchar.app.http.limited_work import LimitedWork
 from nextchar.app.http.middleware import BodyLimit
 from nextchar.app.main import create_app
-from nextchar.app.services import score_stream
-from nextchar.app.services.fair_threads import CALLS_PER_CLIENT
-from nextchar.app.services.limited_work import LimitedWork
+from nextchar.app.openai import batch_requests
+from nextchar.app.openai.json_lines import MAX_LINE_BYTES
+from nextchar.app.scoring import score_stream
 from nextchar.app.settings import ApiSettings
 from nextchar.models.anomaly import calibration_format
 from nextchar.models.errors import Busy

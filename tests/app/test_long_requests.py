@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from nextchar.store.streams import Streams
+from nextchar.app.scoring.streams import Streams
 from tests.app.fakes import ENDLESS, SLOW, SLOW_S, publish
 from tests.app.raw_http import is_answer
+from tests.app.scoring.locked_streams import locked
 from tests.app.service import Service, error_of, until
-from tests.store.locked_streams import locked
 
 MODEL = "/v1/models/fake"
 LONG = [SLOW, *["ab" * 50] * 30]

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from nextchar import Client
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.launcher.ports import free_port
 from nextchar.launcher.valkey import EmbeddedValkey
 from tests.app.test_main import ROOT, is_ready, publish_real, started

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings, machine_memory_bytes, physical_memory_bytes
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface

@@ -10,16 +10,16 @@ import httpx
 import pytest
 from redis import Redis
 
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.openai.batches import Batches
+from nextchar.app.operations.backup import FOLDERS
+from nextchar.app.operations.retention import Retention
 from nextchar.app.settings import ApiSettings
-from nextchar.store.alerts import Alerts
-from nextchar.store.backup import FOLDERS
-from nextchar.store.batches import Batches
 from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.retention import Retention
+from tests.app.operations.test_retention import PERIODS
 from tests.app.service import serving_real
-from tests.store.test_retention import PERIODS
 
 _FIXTURE = Path(__file__).parents[1] / "fixtures/installation.tar.gz"
 

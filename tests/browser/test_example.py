@@ -121,7 +121,7 @@ def test_page_of_a_service_that_requires_a_key_says_so(page: Page, site: Site) -
 
 def test_module_works_under_the_consoles_content_security_policy(browser: Browser, site: Site) -> None:
     """Under the strictest Content-Security-Policy: no markup is parsed, no style is written as text."""
-    from nextchar.app.routes.console import POLICY
+    from nextchar.app.console.routes import POLICY
 
     context = browser.new_context()
     page = context.new_page()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, Request, expect
 
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.app.main import create_app
 from tests.app.service import served
 from tests.browser.axe import COLOR_RULES, violations

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings
 from nextchar.launcher.ports import free_port
 from tests.app.fakes import publish

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import httpx
 
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.alerts.decisions import AlertDecisions
 from nextchar.models.errors import DomainError, NotFound, Unavailable
-from nextchar.store.alert_decisions import AlertDecisions
-from nextchar.store.alerts import Alerts
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import TRANSITIONS, Job, JobStatus

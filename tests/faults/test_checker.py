@@ -9,16 +9,16 @@ from typing import cast
 import pytest
 from redis import Redis
 
+from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.models.saved_model import describe_files
-from nextchar.store.alerts import Alerts
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.models import Models
+from tests.app.logs.alerts.occurrences import one
 from tests.faults.checker import WEIGHTS, Checker
 from tests.faults.installation import Installation
 from tests.faults.workload import Ledger
-from tests.store.occurrences import one
 from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES, _card
 

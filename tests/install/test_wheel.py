@@ -65,7 +65,7 @@ def test_the_wheel_has_one_top_level_package_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"nextchar", f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info"}
-    for data in ("app/console/index.html", "js/nextchar.js", "py.typed"):
+    for data in ("app/console/files/index.html", "js/nextchar.js", "py.typed"):
         assert f"nextchar/{data}" in names
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from nextchar import Client, NextcharError
 from nextchar.answers import AnomalousSpan
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.launcher import demo
 from nextchar.launcher.stack import Stack
 

@@ -11,7 +11,7 @@ import pytest
 
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
-from tests.app.receiver import Receiver, receiving
+from tests.app.logs.notifications.receiver import Receiver, receiving
 from tests.waiting import eventually
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")

@@ -28,40 +28,40 @@ GROUPS = {
         "worker/training.py",
     ),
     "keys and limits": (
-        "app/keys.py",
-        "app/http/access.py",
-        "app/http/auth.py",
+        "app/access/keys.py",
+        "app/access/dependencies.py",
+        "app/access/auth.py",
         "app/http/bodies.py",
-        "app/http/concurrency.py",
+        "app/access/concurrency.py",
         "app/http/connections.py",
         "app/http/incoming_body.py",
         "app/http/origins.py",
-        "app/services/access.py",
-        "app/services/bounded_read.py",
-        "app/services/concurrency_limits.py",
-        "app/services/disk_watermark.py",
-        "app/services/limited_work.py",
-        "app/services/rate_limits.py",
+        "app/access/permissions.py",
+        "app/operations/bounded_read.py",
+        "app/access/concurrency_limits.py",
+        "app/operations/disk_watermark.py",
+        "app/http/limited_work.py",
+        "app/access/rate_limits.py",
     ),
 }
 """The patterns of the files of each group."""
 
 _TESTS = {
-    "app/http/access.py": ("tests/app/services/test_access.py", "tests/app/http/test_auth.py"),
+    "app/access/dependencies.py": ("tests/app/access/test_permissions.py", "tests/app/access/test_auth.py"),
     "app/http/connections.py": (
         "tests/app/http/test_connection_limits.py",
         "tests/app/http/test_connections.py",
     ),
-    "app/services/access.py": ("tests/app/services/test_access.py", "tests/app/services/test_quotas.py"),
-    "app/http/concurrency.py": (
-        "tests/app/services/test_concurrency_limits.py",
-        "tests/app/http/test_concurrency.py",
+    "app/access/permissions.py": ("tests/app/access/test_permissions.py", "tests/app/access/test_quotas.py"),
+    "app/access/concurrency.py": (
+        "tests/app/access/test_concurrency_limits.py",
+        "tests/app/access/test_concurrency.py",
     ),
-    "app/services/concurrency_limits.py": (
-        "tests/app/services/test_concurrency_limits.py",
-        "tests/app/http/test_concurrency.py",
+    "app/access/concurrency_limits.py": (
+        "tests/app/access/test_concurrency_limits.py",
+        "tests/app/access/test_concurrency.py",
     ),
-    "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
+    "app/access/rate_limits.py": ("tests/app/access/test_auth.py", "tests/app/operations/test_metrics.py"),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",
         "tests/models/anomaly/test_experts.py",
@@ -86,7 +86,7 @@ _TESTS = {
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
         "tests/models/anomaly/test_scorer.py",
-        "tests/app/services/test_scoring.py",
+        "tests/app/scoring/test_scoring.py",
     ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",
@@ -124,12 +124,12 @@ _TESTS = {
         "tests/models/runtime/test_state_cache.py",
         "tests/models/runtime/test_state_cache_machine.py",
     ),
-    "store/alerts.py": (
-        "tests/store/test_alerts.py",
-        "tests/store/test_alert_decisions.py",
-        "tests/store/test_model_alerts.py",
+    "app/logs/alerts/alerts.py": (
+        "tests/app/logs/alerts/test_alerts.py",
+        "tests/app/logs/alerts/test_decisions.py",
+        "tests/app/logs/alerts/test_of_model.py",
     ),
-    "store/batches.py": ("tests/store/test_batches.py", "tests/app/compat/test_openai_batches.py"),
+    "app/openai/batches.py": ("tests/app/openai/test_batches.py", "tests/app/openai/test_batch_routes.py"),
     "store/corpora.py": (
         "tests/store/test_corpora.py",
         "tests/store/test_corpus.py",
@@ -139,8 +139,11 @@ _TESTS = {
         "tests/store/test_corpus_upload.py",
         "tests/store/test_corpus_statistics.py",
     ),
-    "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
-    "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
+    "app/logs/notifications/events.py": (
+        "tests/app/logs/notifications/test_events.py",
+        "tests/app/logs/notifications/test_event_messages.py",
+    ),
+    "app/logs/ingest/keys.py": ("tests/app/logs/ingest/test_stream.py",),
     "store/local_blobs.py": (
         "tests/store/test_local_blobs.py",
         "tests/store/test_blobs.py",
@@ -149,7 +152,7 @@ _TESTS = {
     "store/models.py": (
         "tests/store/test_models.py",
         "tests/store/test_aliases.py",
-        "tests/store/test_model_alerts.py",
+        "tests/app/logs/alerts/test_of_model.py",
     ),
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),

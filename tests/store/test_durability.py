@@ -15,28 +15,28 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from nextchar.app.services.job_control import JobControl
+from nextchar.app.jobs.control import JobControl
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
+from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.stream import IngestStreams
+from nextchar.app.logs.notifications.targets import NotificationTargets
+from nextchar.app.openai.batches import Batches, BatchStatus
+from nextchar.app.operations.backup import FOLDERS
 from nextchar.launcher.valkey import EmbeddedValkey
-from nextchar.store.alerts import Alerts
-from nextchar.store.backup import FOLDERS
-from nextchar.store.batches import Batches, BatchStatus
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_owners import CorpusOwners
 from nextchar.store.corpus_upload import Upload
-from nextchar.store.ingest_records import Batch, LineMeta, NewLine
-from nextchar.store.ingest_settings import IngestSettings
-from nextchar.store.ingest_stream import IngestStreams
 from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.live import EventLog, Live
 from nextchar.store.local_blobs import LocalBlobs
 from nextchar.store.models import Models
-from nextchar.store.notification_targets import NotificationTargets
 from nextchar.store.queue import TrainingQueue
 from nextchar.worker.checkpoints import Checkpoint, Checkpoints
-from tests.app.audit import record_call
+from tests.app.access.audit_trail import record_call
+from tests.app.logs.alerts.occurrences import one
 from tests.models.runtime.networks import saved_model
-from tests.store.occurrences import one
 from tests.store.power_loss import DiskThatSyncsNothing, Operation, RecordingDisk, left_after
 from tests.store.test_calibrations import NORMAL, OTHER
 from tests.store.test_jobs import REQUEST

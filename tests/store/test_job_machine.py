@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from redis import Redis
 
+from nextchar.app.jobs.reconcile import MAX_STEPLESS_ATTEMPTS, Reconciler
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.store.jobs import TRANSITIONS, Job, Jobs, JobStatus
 from nextchar.store.live import EventLog, Live, add_message
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import QUEUE_NAME, TrainingQueue
-from nextchar.store.reconcile import MAX_STEPLESS_ATTEMPTS, Reconciler
 from tests.state_machines import run
 from tests.store.test_jobs import REQUEST
 

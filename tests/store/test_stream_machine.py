@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from redis import Redis
 
+from nextchar.app.scoring.streams import Limits, Owner, StreamLock, Streams
 from nextchar.models.errors import Conflict
-from nextchar.store.streams import Limits, Owner, StreamLock, Streams
 from tests.state_machines import run
 
 S = 3

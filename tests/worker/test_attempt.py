@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -22,7 +23,6 @@ from nextchar.store.live import Live
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
-from nextchar.store.reconcile import Reconciler
 from nextchar.worker import attempt as attempt_module
 from nextchar.worker import tasks
 from nextchar.worker.attempt import Attempt
@@ -101,7 +101,7 @@ class Desk:
 
     def attempt_after_wait(self, outcome: Callable[[Attempt], Any] = trained) -> None:
         """Have the reconciler look when the job has waited long enough, and take the job again."""
-        self.monkeypatch.setattr("nextchar.store.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
+        self.monkeypatch.setattr("nextchar.app.jobs.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
         self.reconciler.run()
         assert self.now.status is JobStatus.QUEUED
         self.attempt(outcome)
@@ -196,7 +196,7 @@ def test_a_scratch_folder_that_is_too_small_pauses_the_job_until_there_is_room(
     assert paused.pause_reason is not None and paused.pause_reason.code == "storage_full"
     assert "5,000,000,000 bytes in /data/scratch, where 1,000 are free" in paused.pause_reason.message
     assert paused.needed_bytes == 5_000_000_000
-    monkeypatch.setattr("nextchar.store.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
+    monkeypatch.setattr("nextchar.app.jobs.reconcile._FIRST_STORAGE_WAIT_S", 0.0)
     monkeypatch.setattr(type(desk.blobs), "free_bytes", lambda _: 5_000_000_000)
     desk.reconciler.run()
     assert desk.now == paused

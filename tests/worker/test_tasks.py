@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.instruction_sets import available_levels
@@ -24,7 +25,6 @@ from nextchar.store.live import EventLog, Live
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
-from nextchar.store.reconcile import Reconciler
 from nextchar.worker import tasks
 from nextchar.worker.event_files import FILE_NAME
 from nextchar.worker.settings import WorkerSettings

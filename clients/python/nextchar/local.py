@@ -26,9 +26,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.app.schemas.scores import LineScore
-from nextchar.app.services.engines import Loaded, load_model
-from nextchar.app.services.scoring import CalibratedScorer, ScoreOptions
+from nextchar.app.models.engines import Loaded, load_model
+from nextchar.app.scoring.schemas import LineScore
+from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
 from nextchar.models.config import NetworkConfig
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.kernels.compile_cache import (

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from nextchar.app.schemas.jobs import JobCreate
-from nextchar.app.services.job_plans import plan
+from nextchar.app.jobs.plans import plan
+from nextchar.app.jobs.schemas import JobCreate
 from nextchar.app.settings import default_training_memory_bytes
 from nextchar.local import CACHE_FOLDER, Model
 from nextchar.models.errors import InvalidInput

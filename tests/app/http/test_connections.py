@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 
-from nextchar.app.compat.openai_requests import ResolvedPrompt
 from nextchar.app.http.bodies import DocumentRequest
 from nextchar.app.http.connections import (
     INVALID_REQUEST_FILTER,
@@ -26,6 +25,7 @@ from nextchar.app.http.connections import (
     default_max_connections,
     raise_open_files_limit,
 )
+from nextchar.app.openai.requests import ResolvedPrompt
 from nextchar.app.settings import ApiSettings
 from tests.app.fakes import ENDLESS, publish
 from tests.app.raw_http import answer_in, connected, is_answer, read_all, read_answer

@@ -196,8 +196,8 @@ def test_drift_of_live_lines_is_told_with_what_to_do(
 def test_rolling_calibration_is_switched_on_and_shows_what_it_learns(
     service: PopulatedService, open_window: Open, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.app.services.recalibration.REBUILD_LINES", 100)
-    monkeypatch.setattr("nextchar.app.services.recalibration.REBUILD_S", 0.0)
+    monkeypatch.setattr("nextchar.app.logs.ingest.recalibration.REBUILD_LINES", 100)
+    monkeypatch.setattr("nextchar.app.logs.ingest.recalibration.REBUILD_S", 0.0)
     name = model.partition("@")[0]
     page = settled(open_window(f"{service.url}/#/live?model={name}"))
     card = page.get_by_role("region", name="Rolling calibration")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from playwright.sync_api import Route, expect
 
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings
 from tests.app.service import served

@@ -19,7 +19,7 @@ from nextchar import (
     TrainingFailed,
     Unauthorized,
 )
-from nextchar.app.keys import new_key
+from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish

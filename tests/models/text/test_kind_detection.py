@@ -170,7 +170,7 @@ def test_markdown_and_stack_traces_are_not_code() -> None:
 def test_source_code_is_code() -> None:
     for module in (textwrap, inspect, html.entities, random):
         assert detected(inspect.getsource(module)).kind == ("code" if module is not html.entities else "text")
-    for file in ("app/console/base.css", "app/console/app.js", "app/console/index.html"):
+    for file in ("app/console/files/base.css", "app/console/files/app.js", "app/console/files/index.html"):
         assert detected((ROOT / file).read_text()).kind == "code"
 
 

@@ -84,7 +84,7 @@ def keys(context: typer.Context) -> None:
     Example: nextchar keys new laptop --scopes read,complete >> keys.txt
     """
     with _service_packages():
-        from nextchar.app import keys as api_keys
+        from nextchar.app.access import keys as api_keys
     api_keys.main(context.args)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from nextchar.app.services import job_plans
+from nextchar.app.jobs import plans as job_plans
 from nextchar.cli.main import app
 from nextchar.cli.option_names import _TRAINING_OPTIONS, with_options
 from nextchar.store import corpus_statistics

@@ -1,1 +1,0 @@
-"""Protocols of other services, so that their clients work unchanged."""

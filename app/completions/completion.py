@@ -1,0 +1,205 @@
+"""A completion in progress on a loaded model, between the engine's thread and the event loop.
+
+A stream gets every event. A plain response wakes the event loop once, when everything has been generated.
+Closing early frees the engine's slot.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+from nextchar.app.models.engines import Engines, Loaded
+from nextchar.models.runtime.engine import Ticket
+from nextchar.models.runtime.requests import (
+    CharacterLogprobs,
+    CompletionRequest,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Piece,
+    Usage,
+)
+
+STREAM_S = 1e-3
+"""The shortest time between two wake-ups of a stream; a fast network generates several characters in it."""
+
+MAX_UNREAD_EVENTS = 1_000
+"""A stream with more unread events than this is paused: its client reads too slowly."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished completion; `text` and `logprobs` begin with the prompt if it is echoed.
+
+    Texts are in the vocabulary's characters: `Vocabulary.to_text` and `label` convert them for display.
+    """
+
+    text: str
+    reason: FinishReason
+    bits: float
+    characters: int
+    logprobs: tuple[CharacterLogprobs, ...]
+
+
+class RunningCompletion:
+    """A completion in progress, on a model that is retained for it.
+
+    Use as a context manager, or call `close` when done, however it ended. `unknown` lists the prompt's
+    characters that are not in the vocabulary; `echoed` is the beginning of every completion.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        loaded: Loaded,
+        request: CompletionRequest,
+        unknown: list[str],
+        *,
+        echoed: Piece | None = None,
+        keep: int | None = None,
+    ) -> None:
+        """Start it; a plain response keeps the `keep` likeliest completions, or all if None.
+
+        Raises:
+            InvalidInput, Busy, Unavailable: as `Engine.complete`; nothing is retained then.
+        """
+        self.model = loaded.reference
+        self.vocabulary = loaded.vocabulary
+        self.unknown = unknown
+        self.echoed = echoed
+        self._keep, self._n = keep, request.n
+        self._engines, self._loaded = engines, engines.retain(loaded)
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
+        self._arrived: deque[Event] = deque()
+        self._ready = asyncio.Event()
+        self._is_waking = False
+        self._is_paused = False
+        self._woken_at_s = 0.0
+        self._is_stream = request.stream
+        self._started_s = time.perf_counter()
+        self._has_begun = False  # to generate
+        self._ticket: Ticket | None = None  # events may arrive before it is assigned
+        try:
+            self._ticket = loaded.engine.complete(request, self._on_event)
+        except BaseException:
+            self.close()
+            raise
+
+    def _on_event(self, event: Event) -> None:
+        """Called in the engine's thread."""
+        self._arrived.append(event)
+        if not self._has_begun and isinstance(event, Piece):
+            self._has_begun = True
+            self._engines.first_character_s.observe(time.perf_counter() - self._started_s)
+        is_behind = self._is_stream and not self._is_paused and len(self._arrived) > MAX_UNREAD_EVENTS
+        if is_behind and self._ticket:
+            self._ticket.pause()
+            self._is_paused = True  # after pausing, because the event loop resumes what is marked as paused
+        elif not isinstance(event, Usage | Failed):
+            # Waking the loop takes longer than a character: events that follow at once share a wake-up.
+            now = time.perf_counter()
+            if not self._is_stream or now - self._woken_at_s < STREAM_S:
+                return
+            self._woken_at_s = now
+        if not self._is_waking:
+            self._is_waking = True  # until the loop has run, further wake-ups are redundant
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_waking = False  # before the arrived events are read
+        self._ready.set()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield the engine's events; the last is a Usage. Raises the error that stopped the engine."""
+        if self.echoed:
+            for index in range(self._n):
+                yield replace(self.echoed, index=index)
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            for event in _merge_pieces(self._arrived):
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, Usage):
+                    return
+            if self._is_paused and self._ticket:
+                self._is_paused = False
+                self._ticket.resume()
+
+    async def completions(self) -> tuple[list[Completion], Usage]:
+        """Wait until all completions are finished; return them. Raises the error that stopped the engine."""
+        pieces: list[list[Piece]] = [[self.echoed] if self.echoed else [] for _ in range(self._n)]
+        finished: dict[int, Finished] = {}
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            while self._arrived:
+                event = self._arrived.popleft()
+                if isinstance(event, Piece):
+                    pieces[event.index].append(event)
+                elif isinstance(event, Finished):
+                    finished[event.index] = event
+                elif isinstance(event, Failed):
+                    raise event.error
+                else:
+                    return self._best([_completion(pieces[i], finished[i]) for i in range(self._n)]), event
+
+    def close(self) -> None:
+        """Cancel what is still generated and release the model."""
+        if not self._is_closed:
+            self._is_closed = True
+            if self._ticket:
+                self._ticket.cancel()
+            self._engines.release(self._loaded)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _best(self, completions: list[Completion]) -> list[Completion]:
+        if self._keep is None:
+            return completions
+        return sorted(completions, key=_mean_bits)[: self._keep]
+
+
+def _mean_bits(completion: Completion) -> float:
+    """Return the bits per character; infinity for an empty text, which has no mean."""
+    return completion.bits / completion.characters if completion.characters else math.inf
+
+
+def _merge_pieces(arrived: deque[Event]) -> Iterator[Event]:
+    """Empty `arrived`; yield its events, with adjacent pieces of one completion joined."""
+    pieces: dict[int, list[Piece]] = {}
+    while arrived:
+        event = arrived.popleft()
+        if isinstance(event, Piece):
+            pieces.setdefault(event.index, []).append(event)
+        else:
+            yield from map(_join, pieces.values())
+            pieces.clear()
+            yield event
+    yield from map(_join, pieces.values())
+
+
+def _join(pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
+    return Piece(pieces[0].index, "".join(piece.text for piece in pieces), logprobs)
+
+
+def _completion(pieces: list[Piece], end: Finished) -> Completion:
+    text = "".join([piece.text for piece in pieces])
+    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
+    return Completion(text, end.reason, end.bits, end.characters, logprobs)

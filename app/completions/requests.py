@@ -1,0 +1,170 @@
+"""From the body of a completion's request to the engine: options are checked, the echo is prepared."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+from nextchar.app.completions.completion import Completion, RunningCompletion
+from nextchar.app.completions.prompts import prepare
+from nextchar.app.completions.schemas import CompletionCreate
+from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.limited_work import Check, LimitedWork
+from nextchar.app.models.engines import Engines, Loaded
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.requests import CharacterLogprobs, CompletionRequest, Piece
+from nextchar.models.text.vocabulary import Vocabulary
+
+T = TypeVar("T")
+
+_SAME_FIELDS = {field.name for field in fields(CompletionRequest)} & set(CompletionCreate.model_fields) - {
+    "prompt",
+    "n",
+    "stop",
+}
+_INLINE_LOGPROBS = 2_000  # a response with more is serialized in a worker thread
+_SHORT_ECHO_CHARACTERS = 2_000  # log-probabilities of a longer prompt wait in a queue
+
+MAX_ECHO_LOGPROBS_CHARACTERS = 50_000
+"""The longest prompt that is echoed with log-probabilities."""
+
+MAX_LOGPROBS = 300_000
+"""The most log-probabilities in one response; each takes about a hundred bytes of JSON."""
+
+MAX_ECHOED_CHARACTERS = 2_000_000
+"""The most characters echoed in one response: the prompts, `n` times."""
+
+
+async def start_completion(
+    engines: Engines,
+    long_prompts: LimitedWork,
+    model: str,
+    body: CompletionCreate,
+    *,
+    client: str,
+    user: str,
+    arrived_s: float,
+) -> RunningCompletion:
+    """Start a completion on `model`; `client` and its end user `user` are those of `CompletionRequest`.
+
+    A long prompt is masked, and its log-probabilities are computed, by `long_prompts`. A `timeout_ms` counts
+    from `arrived_s`, so that it includes loading the model.
+
+    Raises:
+        InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
+    """
+    check_options(body)
+    async with engines.use_async(model) as loaded:
+        prompt, unknown = await prepare(body.prompt, loaded, long_prompts)
+        if body.echo:
+            # A character of the text may be several characters of the model.
+            check_options(body, prompt_characters=len(prompt))
+        echoed = await _echo(long_prompts, loaded, prompt, body) if body.echo else None
+        request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client, user=user)
+        keep = body.n if body.best_of is not None else None
+        return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+
+
+def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:
+    """Raise InvalidInput for options that contradict each other, naming both; the engine checks the rest.
+
+    `prompt_characters` is the prompt's length in the model's characters, once that is known.
+    """
+    best_of = body.best_of
+    if best_of is not None:
+        if best_of < body.n:
+            raise InvalidInput("best_of, the number of candidates, is less than n", param="best_of")
+        if body.beam is not None:
+            raise InvalidInput("best_of cannot be combined with beam; use one of them", param="best_of")
+        if body.stream:
+            raise InvalidInput(
+                "best_of cannot be combined with stream: the best candidate is only known at the end",
+                param="best_of",
+            )
+    if body.beam is None and "length_penalty" in body.model_fields_set:
+        raise InvalidInput("length_penalty needs beam", param="length_penalty")
+    check_size(
+        [len(body.prompt) if prompt_characters is None else prompt_characters],
+        n=body.n,
+        generated=max(body.n, best_of or 0) * body.max_characters,
+        echo=body.echo,
+        logprobs=body.logprobs,
+    )
+
+
+def check_size(
+    prompt_lengths: Sequence[int], *, n: int, generated: int, echo: bool, logprobs: int | None
+) -> None:
+    """Raise InvalidInput if the response to prompts of these lengths in characters could be too large."""
+    echoed = n * sum(prompt_lengths) if echo else 0
+    if echoed > MAX_ECHOED_CHARACTERS:
+        raise InvalidInput(
+            f"echo would repeat prompt n times, more than {MAX_ECHOED_CHARACTERS:,} characters", param="echo"
+        )
+    if logprobs is None:
+        return
+    if echo and max(prompt_lengths) > MAX_ECHO_LOGPROBS_CHARACTERS:
+        raise InvalidInput(
+            f"echo with logprobs takes a prompt of at most {MAX_ECHO_LOGPROBS_CHARACTERS:,} characters",
+            param="echo",
+        )
+    count = (echoed + generated) * (1 + logprobs)
+    if count > MAX_LOGPROBS:
+        raise InvalidInput(
+            f"logprobs asks for {1 + logprobs} log-probabilities per character, up to {count:,} in all; one"
+            f" response has at most {MAX_LOGPROBS:,}",
+            param="logprobs",
+        )
+
+
+def remaining_s(timeout_ms: int | None, arrived_s: float) -> float | None:
+    """Return how many seconds are left to a request that arrived at `arrived_s`, on `time.perf_counter`."""
+    return None if timeout_ms is None else max(0.0, arrived_s + timeout_ms / 1000 - time.perf_counter())
+
+
+async def _echo(long_prompts: LimitedWork, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
+    logprobs = body.logprobs
+    if logprobs is None:
+        return Piece(0, prompt)
+
+    def describe(check: Check) -> list[CharacterLogprobs]:
+        return loaded.engine.text_logprobs(prompt, top=logprobs, expert=body.expert, check=check)
+
+    return Piece(0, prompt, tuple(await run_echo(long_prompts, len(prompt), describe)))
+
+
+async def run_echo(long_prompts: LimitedWork, characters: int, work: Callable[[Check], T]) -> T:
+    """Return the result of `work` on a prompt of this length; a long one is queued. Raises Busy."""
+    if characters <= _SHORT_ECHO_CHARACTERS:
+        return await run_in_thread(work, lambda: None)
+    return await long_prompts.run(work)
+
+
+async def serialize(
+    to_json: Callable[[], str],
+    completions: Iterable[Completion],
+    *,
+    logprobs: int | None,
+    echoed_characters: int = 0,
+) -> str:
+    """Return `to_json()`, which is called in a worker thread if there are many log-probabilities."""
+    if logprobs is None:
+        return to_json()
+    characters = echoed_characters + sum(len(completion.logprobs) for completion in completions)
+    is_small = characters * (1 + logprobs) <= _INLINE_LOGPROBS
+    return to_json() if is_small else await run_in_thread(to_json)
+
+
+def _request(
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, arrived_s: float, client: str, user: str
+) -> CompletionRequest:
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return CompletionRequest(
+        prompt=prompt,
+        n=body.n if body.best_of is None else body.best_of,
+        stop=tuple(map(vocabulary.to_characters, stop)),
+        timeout_s=remaining_s(body.timeout_ms, arrived_s),
+        client=client,
+        user=user,
+        **{name: getattr(body, name) for name in _SAME_FIELDS},
+    )

@@ -1,0 +1,366 @@
+"""Corpora over HTTP: from a request's body, with gzip and forms decoded, to storage, and back.
+
+Only a piece of the text is in memory at a time; file and processor work runs in worker threads.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+from fastapi.responses import StreamingResponse
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from nextchar.app.access.permissions import Access
+from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
+from nextchar.app.corpora.distinct_lines import DistinctLines
+from nextchar.app.corpora.sources import find_sources
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.http.dependencies import Services
+from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.form_data import FormText
+from nextchar.app.http.gunzip import gunzip_of
+from nextchar.models.errors import DomainError, InvalidInput, TooLarge
+from nextchar.store.corpus import Corpus
+from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus_upload import Upload
+
+MAX_FORM_OVERHEAD_BYTES = 65536
+"""A form, or gzip, may make a body this much longer than its text."""
+
+Deduplication = Literal["lines"]
+"""The unit whose repetitions are removed from a text."""
+
+_UTF8_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+_PIECE_BYTES = 256 << 10
+_MAX_DRAIN_BYTES = 64 << 20
+_DRAIN_S = 5
+
+
+class Decoder(Protocol):
+    """Decodes a body to text, piece by piece."""
+
+    overhead_bytes: int  # a body may be this much longer than its text
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text in the next bytes of the body. Raises InvalidInput."""
+        ...
+
+    def finish(self) -> None:
+        """Check that the body is complete. Raises InvalidInput."""
+        ...
+
+
+async def receive_corpus(
+    services: Services,
+    access: Access,
+    request: Request,
+    *,
+    name: str | None = None,
+    encoding: Encoding = "utf-8",
+    decoder: Decoder | None = None,
+    archive: ArchiveFormat | None = None,
+    deduplicate: Deduplication | None = None,
+) -> tuple[Corpus, bool]:
+    """Store the request's body as a corpus of the caller; return it, and whether it is new to the caller.
+
+    By default gzip and forms are decoded as the request's headers declare them. What is then an `archive` is
+    joined to one text, and `deduplicate` removes what is repeated in the text.
+
+    Raises:
+        DomainError: the body is invalid or too large, the name is taken, the storage is nearly full, the
+            caller's key has as many bytes of corpora as it may have.
+        ClientDisconnect: the client disconnected before the text was read.
+    """
+    limit_bytes = services.settings.max_corpus_bytes
+    spool, body = services.settings.data_dir / "spool", RequestBody(request)
+    try:
+        await run_in_thread(services.watermark.check, needed_bytes=body.declared_bytes)
+        await run_in_thread(access.check_corpus_quota)
+        upload = await run_in_thread(Upload, spool, limit_bytes=limit_bytes, encoding=encoding)
+    except DomainError:
+        await body.drain()
+        raise
+    with upload, contextlib.closing(body):
+        try:
+            decoder = decoder or _HeaderDecoder(request.headers, is_text=encoding == "utf-8")
+            with (
+                _opened(archive, spool, encoding, 2 * limit_bytes) as files,
+                _distinct(deduplicate, spool) as lines,
+            ):
+                sink = _Sink(upload, files, lines, limit_bytes=limit_bytes, check=body.check)
+                await _feed(sink, body, decoder)
+        except DomainError:
+            await body.drain()
+            raise
+        corpus, is_new = await run_in_thread(
+            services.corpora.add, upload, name=name, check=access.check_corpus_quota
+        )
+    return await run_in_thread(access.record_upload, corpus, is_new=is_new, name=name)
+
+
+async def read_corpus(
+    services: Services,
+    access: Access,
+    url: str,
+    *,
+    name: str | None = None,
+    encoding: Encoding = "utf-8",
+    deduplicate: Deduplication | None = None,
+) -> tuple[Corpus, bool]:
+    """Store the files at a URL in an object store as one corpus; return as `receive_corpus`.
+
+    Raises:
+        DomainError: as `receive_corpus`, and as `find_sources`.
+    """
+
+    def read() -> tuple[Corpus, bool]:
+        services.watermark.check()
+        access.check_corpus_quota()
+        blobs, paths = find_sources(url, services.settings.corpus_source_urls)
+        limit_bytes = services.settings.max_corpus_bytes
+        spool = services.settings.data_dir / "spool"
+        files = StoredFiles(blobs, paths, adds_newlines=encoding == "utf-8")
+        with (
+            Upload(spool, limit_bytes=limit_bytes, encoding=encoding) as upload,
+            _distinct(deduplicate, spool) as lines,
+        ):
+            _Sink(upload, files, lines, limit_bytes=limit_bytes).finish()
+            corpus, is_new = services.corpora.add(upload, name=name, check=access.check_corpus_quota)
+        return access.record_upload(corpus, is_new=is_new, name=name)
+
+    return await run_in_thread(read)
+
+
+def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
+    """Return the corpus's bytes as a response. One that is damaged further on is broken off.
+
+    Raises:
+        Unavailable: its text is lost or, if it is short, damaged (code `corpus_damaged`).
+    """
+    chunks = services.corpora.stream(corpus.id)
+    first = next(chunks)
+    headers = {"ETag": f'"{corpus.sha256}"', "Content-Length": str(corpus.bytes)}
+    media_type = "text/plain" if corpus.encoding == "utf-8" else "application/octet-stream"
+    return StreamingResponse(
+        _read_in_threads(itertools.chain((first,), chunks)), media_type=media_type, headers=headers
+    )
+
+
+async def _read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await run_in_thread(next, chunks, None)) is not None:
+        yield chunk
+
+
+@contextlib.contextmanager
+def _opened(
+    archive: ArchiveFormat | None, folder: Path, encoding: Encoding, max_bytes: int
+) -> Iterator[Archive | None]:
+    adds_newlines = encoding == "utf-8"
+    if archive is None:
+        yield None
+    elif archive == "tar":
+        yield TarArchive(adds_newlines=adds_newlines, max_bytes=max_bytes)
+    else:
+        opened = ZipArchive(folder, adds_newlines=adds_newlines, max_bytes=max_bytes)
+        with contextlib.closing(opened):
+            yield opened
+
+
+@contextlib.contextmanager
+def _distinct(deduplicate: Deduplication | None, folder: Path) -> Iterator[DistinctLines | None]:
+    if deduplicate is None:
+        yield None
+    else:
+        with DistinctLines(folder) as lines:
+            yield lines
+
+
+async def _feed(sink: "_Sink", body: "RequestBody", decoder: Decoder) -> None:
+    def feed(piece: bytes) -> None:
+        for data in decoder.feed(piece):
+            sink.feed(data)
+
+    def finish() -> None:
+        decoder.finish()
+        sink.finish()
+
+    # Headers and padding can make an archive of small files much larger than its text.
+    overhead_bytes = sink.limit_bytes if sink.archive else decoder.overhead_bytes
+    async for piece in body.pieces(sink.limit_bytes + overhead_bytes, sink.too_large):
+        await body.run(partial(feed, piece))
+    await body.run(finish)
+
+
+class _Sink:
+    """Takes a decoded body to an upload: through its archive and the removal of repeated lines, if any.
+
+    `check` is called for each piece, and may raise an exception.
+    """
+
+    def __init__(
+        self,
+        upload: Upload,
+        archive: Archive | None,
+        lines: DistinctLines | None,
+        *,
+        limit_bytes: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._upload, self.archive, self._lines = upload, archive, lines
+        self.limit_bytes, self._check = limit_bytes, check
+        self.too_large = TooLarge(
+            f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises as `Upload.feed`, and InvalidInput for an invalid archive."""
+        self._take(self.archive.feed(data) if self.archive else (data,))
+
+    def finish(self) -> None:
+        """Pass the rest to the upload. Raises as `feed`."""
+        if self.archive:
+            self._take(self.archive.finish())
+            self._upload.files = self.archive.files
+        if self._lines:
+            for text in self._lines.finish():
+                self._check()
+                self._upload.feed(text)
+            self._upload.repeated_lines = self._lines.removed
+
+    def _take(self, pieces: Iterable[bytes]) -> None:
+        try:
+            for text in pieces:
+                self._check()
+                if self._lines is None:
+                    self._upload.feed(text)
+                elif self._lines.bytes + len(text) <= self.limit_bytes:
+                    self._lines.feed(text)
+                else:
+                    raise self.too_large
+        except InvalidInput as error:
+            if self.archive is None or not self.archive.file:
+                raise
+            message = f"in the file {self.archive.file!r}: {error.message}"
+            raise InvalidInput(message, code=error.code, param=error.param) from None
+
+
+class RequestBody:
+    """A request's body in pieces; it need not be read to its end."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._is_complete = False
+        self._following: asyncio.Future[Message] | None = None  # what is received while `run` works
+        self._is_gone = threading.Event()
+
+    @property
+    def declared_bytes(self) -> int:
+        """The length that the request declares; 0 if it declares none."""
+        declared = self._request.headers.get("content-length", "")
+        return int(declared) if declared.isdecimal() else 0
+
+    async def pieces(self, max_bytes: int, too_large: DomainError) -> AsyncIterator[bytes]:
+        """Yield the body in pieces of about 256 KiB, because each costs a switch to another thread.
+
+        Raises `too_large` if its declared or its actual length exceeds `max_bytes`.
+        """
+        if self.declared_bytes > max_bytes:
+            raise too_large
+        received = bytearray()
+        left_bytes = max_bytes
+        while not self._is_complete:
+            data = await self._receive()
+            left_bytes -= len(data)
+            if left_bytes < 0:
+                raise too_large
+            received += data
+            if len(received) >= _PIECE_BYTES:
+                yield bytes(received)
+                received.clear()
+        if received:
+            yield bytes(received)
+
+    async def run(self, work: Callable[[], None]) -> None:
+        """Call `work` in a worker thread; meanwhile note whether the client disconnects, for `check`."""
+        if self._following is None:
+            self._following = asyncio.ensure_future(self._request.receive())
+            self._following.add_done_callback(self._note_disconnect)
+        await run_in_thread(work)
+
+    def check(self) -> None:
+        """Raise ClientDisconnect if the client has disconnected."""
+        if self._is_gone.is_set():
+            raise ClientDisconnect
+
+    def close(self) -> None:
+        """Stop waiting for the client."""
+        if self._following is not None:
+            self._following.cancel()
+
+    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
+        is_message = not received.cancelled() and received.exception() is None
+        if is_message and received.result()["type"] == "http.disconnect":
+            self._is_gone.set()
+
+    async def drain(self) -> None:
+        """Read and discard the rest of a refused body, up to a limit.
+
+        If a connection is closed while the client still writes, its system discards the response.
+        """
+        if "100-continue" in self._request.headers.get("expect", "").lower():
+            return  # this client has not sent its body yet
+        left_bytes = _MAX_DRAIN_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while left_bytes > 0 and not self._is_complete:
+                    left_bytes -= len(await self._receive())
+
+    async def _receive(self) -> bytes:
+        following, self._following = self._following, None
+        message = await (following or self._request.receive())
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._is_complete = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+
+class _HeaderDecoder:
+    """Decodes Content-Encoding, then multipart/form-data, as the headers declare them."""
+
+    def __init__(self, headers: Headers, *, is_text: bool) -> None:
+        media_type, options = parse_options_header(headers.get("content-type", ""))
+        charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
+        if is_text and media_type.startswith(b"text/") and charset not in _UTF8_CHARSETS:
+            raise UnsupportedMedia(
+                f"the text is declared as {charset!r}; convert it to UTF-8 first, for example with"
+                f" iconv -t utf-8",
+                code="unsupported_charset",
+                param="body",
+            )
+        self._gunzip = gunzip_of(headers.get("content-encoding", "identity"))
+        is_form = media_type == b"multipart/form-data"
+        self._form = FormText(options.get(b"boundary", b"")) if is_form else None
+        self.overhead_bytes = MAX_FORM_OVERHEAD_BYTES if self._form or self._gunzip else 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text in the next bytes of the body."""
+        decompressed = self._gunzip.feed(data) if self._gunzip else iter((data,))
+        if self._form is None:
+            return decompressed
+        form = self._form
+        return (text for part in decompressed for text in form.feed(part))
+
+    def finish(self) -> None:
+        """Check that the body is complete. Raises InvalidInput."""
+        if self._gunzip:
+            self._gunzip.finish()
+        if self._form:
+            self._form.finish()

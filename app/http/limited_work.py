@@ -1,0 +1,117 @@
+"""Long blocking work in its own threads, a limited number at a time, so that short work never waits for it.
+
+Clients take turns, and each has a queue of its own, so none is refused or delayed by a flood of another. A
+request waits for its work on the event loop. If its task is cancelled, because the client has disconnected or
+the server shuts down, queued work is dropped and running work ends at its next `check`. Work that has made
+its last check completes: its result is returned, so that what it has changed is not lost from sight.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from nextchar.app.http.fair_threads import current_client
+from nextchar.models.errors import Busy
+
+_MAX_QUEUES = 8  # of clients that may be full; above that, work of any client is refused
+
+T = TypeVar("T")
+
+Check = Callable[[], None]
+"""Called between steps of the work; raises Cancelled once the client no longer waits for the result."""
+
+
+class Cancelled(Exception):
+    """The client no longer waits for this work."""
+
+
+class LimitedWork:
+    """Runs work of one kind, `running` at a time, with a queue of at most `waiting` for each client.
+
+    Args:
+        name: plural name of the work, for threads and messages.
+        running: how many run at a time.
+        waiting: how many of one client may wait; further ones are refused.
+        retry_after_s: when a refused client may retry.
+        code: the error code of a refusal.
+    """
+
+    def __init__(
+        self, name: str, *, running: int, waiting: int, retry_after_s: float, code: str = "busy"
+    ) -> None:
+        self._name, self._code = name, code
+        self.running, self.waiting = running, waiting
+        self._retry_after_s = retry_after_s
+        self._threads = ThreadPoolExecutor(running, thread_name_prefix=name)
+        self._lock = threading.Lock()
+        self._queues: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # the next client first
+        self._pending: dict[Future[Any], str] = {}  # with the clients
+
+    async def run(self, work: Callable[[Check], T]) -> T:
+        """Return the result of `work`, which is called in a thread with its check.
+
+        Raises:
+            Busy: the client's queue is full.
+        """
+        client = current_client().name
+        pending = list(self._pending.values())
+        own = pending.count(client)
+        if own >= self.running + self.waiting or len(pending) >= self.running + _MAX_QUEUES * self.waiting:
+            raise Busy(
+                f"{own} {self._name} of this client are running or waiting; try again later",
+                retry_after_s=self._retry_after_s,
+                code=self._code,
+            )
+        is_cancelled = threading.Event()
+
+        def check() -> None:
+            if is_cancelled.is_set():
+                raise Cancelled
+
+        # The queue keeps a cancelled call until its turn; it must not keep what the work holds.
+        held = [work]
+        context = contextvars.copy_context()
+        future: Future[Any] = Future()
+        self._pending[future] = client
+        future.add_done_callback(self._pending.pop)
+        with self._lock:
+            self._queues.setdefault(client, deque()).append(
+                (future, lambda: context.run(lambda: held.pop()(check)))
+            )
+        self._threads.submit(self._run_next)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            is_cancelled.set()
+            if not future.cancel():  # it has begun
+                with contextlib.suppress(Cancelled):
+                    return await asyncio.wrap_future(future)
+            raise
+        finally:
+            is_cancelled.set()
+            held.clear()
+
+    def close(self) -> None:
+        """Drop queued work; running work ends at its next check."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for future in list(self._pending):
+            future.cancel()
+
+    def _run_next(self) -> None:
+        """Run the next work of the client whose turn it is. Called once for each that is queued."""
+        with self._lock:
+            client = next(iter(self._queues))
+            queue = self._queues.pop(client)
+            future, work = queue.popleft()
+            if queue:
+                self._queues[client] = queue  # after all others
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 -- raised where it is waited for
+                future.set_exception(error)

@@ -1,0 +1,226 @@
+"""What a client can do with jobs: submit, cancel, pause, resume.
+
+The status of a waiting job is changed at once. A running job gets a request through Redis, which its worker
+follows at the next step. The record in storage decides: the first to write the next transition wins.
+"""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from nextchar.app.jobs.idempotency import IdempotencyKeys
+from nextchar.models.errors import Busy, Conflict, NotFound, Unavailable
+from nextchar.store import tracing
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.live import Live
+from nextchar.store.logs import REQUEST_ID
+from nextchar.store.queue import TrainingQueue
+
+log = logging.getLogger("nextchar.api")
+
+_QUOTA_RETRY_S = 30.0
+_MAX_RACES = 5  # transitions by others, during one call, before it raises Conflict
+
+
+@dataclass(frozen=True)
+class JobControl:
+    """Changes jobs in the storage and the queue."""
+
+    blobs: Blobs
+    jobs: Jobs
+    live: Live
+    queue: TrainingQueue
+    redis: Redis
+
+    def submitted(self, key: str, body: bytes) -> Job | None:
+        """Return the job of an earlier request with this Idempotency-Key, as `IdempotencyKeys.created`."""
+        return self._keys.created(key, body, self.jobs.get)
+
+    def submit(
+        self,
+        request: JobRequest,
+        *,
+        key: str | None,
+        body: bytes,
+        created_by: str | None = None,
+        max_jobs: int | None = None,
+        job_id: str | None = None,
+    ) -> Job:
+        """Record a job and queue it; requests with the same key create it only once.
+
+        Without a key the job can get a `job_id` that the caller has made.
+        `created_by` is the name of the caller's API key, and `max_jobs` how many queued and running jobs it
+        may have. The jobs are counted before and after the job is recorded, so concurrent requests never
+        exceed it.
+
+        Raises:
+            Busy: the API key has that many (code `job_quota_reached`); nothing was written.
+            NotFound: a corpus was deleted concurrently; nothing was written.
+            Unavailable: the queue does not respond (code `queue_unavailable`); nothing was written.
+            Conflict: a concurrent request has used the key with another body.
+        """
+        self._check_queue()
+        self.check_quota(created_by, max_jobs)
+        try:
+            job = self.jobs.create(
+                request,
+                job_id=job_id or self._keys.id_for(key, body),
+                created_by=created_by,
+                request_id=REQUEST_ID.get() or None,
+                traceparent=tracing.traceparent(),
+            )
+        except Conflict:
+            earlier = self.submitted(key, body) if key else None
+            if earlier is None:
+                raise
+            return earlier
+        try:
+            self.check_quota(created_by, max_jobs, but=job)
+            self._check_corpora(request)
+        except (Busy, NotFound):
+            self.jobs.delete(job)  # not in the queue yet
+            raise
+        log.info("%s is queued", job.id, extra={"job_id": job.id})
+        self._send(job)
+        return job
+
+    def check_quota(self, created_by: str | None, max_jobs: int | None, *, but: Job | None = None) -> None:
+        """Check that one more job of an API key may be queued. Raises Busy (code `job_quota_reached`)."""
+        if max_jobs is None:
+            return
+        active = (JobStatus.QUEUED, JobStatus.RUNNING)
+        count = sum(
+            job.created_by == created_by and job.status in active and job.id != (but.id if but else None)
+            for job in self.jobs.unfinished()
+        )
+        if count >= max_jobs:
+            raise Busy(
+                f"this key has {count} queued and running jobs and may have {max_jobs}; wait for one to end,"
+                " or cancel or pause one",
+                retry_after_s=_QUOTA_RETRY_S,
+                code="job_quota_reached",
+            )
+
+    def cancel(self, job_id: str, *, keep_best: bool = False) -> Job:
+        """Cancel a waiting or paused job; request it of a running one.
+
+        With `keep_best`, a worker publishes the best model of a job that has started, then cancels it; a
+        paused job is queued again for that.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job has ended.
+            Unavailable: Redis does not respond.
+        """
+        return self._cancel_keeping_best(job_id) if keep_best else self._stop(job_id, JobStatus.CANCELLED)
+
+    def pause(self, job_id: str) -> Job:
+        """Pause a waiting job; request it of a running one. Raises as `cancel`.
+
+        A job that was paused because of the storage is then not resumed automatically.
+        """
+        return self._stop(job_id, JobStatus.PAUSED)
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused or failed job again; it continues from its checkpoint, if that is kept.
+
+        Raises as `cancel`.
+        """
+        with contextlib.suppress(RedisError, OSError):
+            if self.live.pending_stop(job_id) == "pause":  # done already, but still in Redis
+                self.live.acknowledge_stop(job_id)
+        return self._queue_again(job_id)
+
+    def _queue_again(self, job_id: str) -> Job:
+        self._check_queue()
+        job = self.jobs.get(job_id)
+        if job.status not in (JobStatus.PAUSED, JobStatus.FAILED):
+            raise Conflict(f"job {job.id} is {job.status}, not paused or failed", code=f"job_{job.status}")
+        if job.status is JobStatus.FAILED:
+            self.live.acknowledge_stop(job.id)  # of a request that came when the job had failed
+        moved = self.jobs.move(
+            job, JobStatus.QUEUED, attempts_without_progress=0, stepless_attempts=0, storage_pauses=0
+        )
+        self._send(moved)
+        return moved
+
+    def _cancel_keeping_best(self, job_id: str) -> Job:
+        self._check_queue()
+        job = self.jobs.get(job_id)
+        if job.attempt == 0 or job.status.is_final:  # nothing to keep, or too late
+            return self._stop(job_id, JobStatus.CANCELLED)
+        self.live.request_stop(job.id, "cancel_keep_best")
+        job = self.jobs.get(job_id)  # its worker may have ended the attempt meanwhile
+        return self._queue_again(job_id) if job.status is JobStatus.PAUSED else job
+
+    def _stop(self, job_id: str, to: JobStatus) -> Job:
+        has_requested = False
+        for race in range(_MAX_RACES):
+            job = self.jobs.get(job_id)
+            if job.status is JobStatus.RUNNING:
+                has_requested = True
+                self.live.request_stop(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
+                job = self.jobs.get(job_id)
+                if job.status is JobStatus.RUNNING:
+                    return job  # a worker that ends the attempt later sees the request
+                if job.status is to and not job.pause_reason:
+                    self._forget(job)
+                    return job
+            if to is JobStatus.PAUSED and job.status is JobStatus.PAUSED and not job.pause_reason:
+                raise Conflict(f"job {job.id} is paused already", code="job_paused")
+            try:
+                moved = self.jobs.move(job, to)
+            except Conflict as conflict:
+                if conflict.code == "job_moved" and race < _MAX_RACES - 1:
+                    continue  # a worker or another request changed it
+                if has_requested and job.status.is_final:
+                    self._forget(job)
+                raise
+            self._withdraw(job)
+            if has_requested:
+                self._forget(job)
+            return moved
+        raise AssertionError("unreachable")
+
+    @property
+    def _keys(self) -> IdempotencyKeys:
+        return IdempotencyKeys(self.blobs, "job")
+
+    def _check_queue(self) -> None:
+        try:
+            self.redis.ping()
+        except (RedisError, OSError) as error:
+            raise Unavailable(
+                "the job queue does not respond; nothing was changed; try again in a moment",
+                code="queue_unavailable",
+            ) from error
+
+    def _check_corpora(self, request: JobRequest) -> None:
+        """Raise NotFound if a corpus was deleted since the request was checked."""
+        for corpus_id in request.corpora:
+            # The job is recorded: after another error, clients would repeat the request.
+            with contextlib.suppress(Unavailable):
+                Corpora(self.blobs).get(corpus_id)
+
+    def _send(self, job: Job) -> None:
+        # On failure the reconciler sends it later, because its record says queued.
+        with (
+            contextlib.suppress(RedisError, OSError),
+            tracing.span("send job", kind="PRODUCER", attributes={"nextchar.job.id": job.id}),
+        ):
+            self.queue.enqueue(job)
+
+    def _forget(self, job: Job) -> None:
+        """Remove the request to a worker that had already ended its attempt: it is fulfilled here."""
+        with contextlib.suppress(RedisError, OSError):
+            self.live.acknowledge_stop(job.id)
+
+    def _withdraw(self, job: Job) -> None:
+        # On failure a worker gets the message and ignores it, because the record has changed.
+        with contextlib.suppress(RedisError, OSError):
+            self.queue.remove(job)

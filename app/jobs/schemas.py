@@ -1,0 +1,349 @@
+"""Training jobs: requests and descriptions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.models.config import (
+    ArchitectureName,
+    Budget,
+    Mix,
+    NetworkConfig,
+    Preset,
+    PresetOption,
+    TrainingConfig,
+)
+from nextchar.models.text.kind_detection import Purpose, TextKind
+from nextchar.models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
+from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.ids import NAME_PATTERN
+from nextchar.store.jobs import JobStatus
+from nextchar.store.live import StopRequest
+
+EXAMPLE_CREATE: dict[str, Any] = {
+    "corpus": "nietzsche",
+    "name": "nietzsche",
+    "preset": "auto",
+    "network": {"dropout": 0.1},
+    "budget": {"seconds": 120},
+    "validation_fraction": 0.1,
+    "seed": 7,
+}
+
+EXAMPLE: dict[str, Any] = {
+    "id": "job_0197c2a1b3c4d5e6f7a8b",
+    "object": "job",
+    "status": "running",
+    "created_at": 1795563600,
+    "updated_at": 1795563602,
+    "name": "nietzsche",
+    "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "preset": "auto",
+    "chosen_preset": "small",
+    "candidates": [],
+    "network": NetworkConfig().model_dump(),
+    "training": TrainingConfig(budget=Budget(seconds=120), seed=7).model_dump(),
+    "attempt": 1,
+    "queue_position": None,
+    "asked": None,
+    "model": None,
+    "progress": {
+        "step": 812,
+        "steps": 2400,
+        "epoch": 1.7,
+        "characters_per_second": 61200,
+        "seconds_left": 66,
+        "train_bits_per_character": 2.11,
+        "validation_bits_per_character": 2.19,
+        "sample": "the soul of the spirit of the",
+    },
+    "error": None,
+    "pause_reason": None,
+}
+
+EXAMPLE_EVENT: dict[str, Any] = {
+    "id": 3,
+    "at": 1795563611.204,
+    "type": "metrics",
+    "data": {"step": 100, "train_bits_per_character": 3.02, "validation_bits_per_character": 3.11},
+}
+
+
+class BudgetBody(Budget):
+    """When training ends: exactly one of the three."""
+
+    model_config = with_examples({"seconds": 120}, strict=True)
+
+
+class NetworkOverride(RequestBody):
+    """Changes to the preset's network; omitted fields keep the preset's values."""
+
+    layers: int | None = Field(None, ge=1, le=8, description="Stacked LSTM layers.")
+    units: int | None = Field(None, ge=4, le=4096, description="Hidden units of each layer.")
+    embedding: int | None = Field(None, ge=2, le=1024, description="Size of a character's embedding.")
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=0.95,
+        description="Fraction of each LSTM output dropped during training; the presets' default increases"
+        " with the number of epochs and with the size of the network for the length of the text.",
+    )
+    coupled_gates: bool | None = Field(
+        None,
+        description="Whether the LSTMs' input gate is one minus the forget gate, which trains faster; the"
+        " presets' is.",
+    )
+    context: int | None = Field(
+        None, ge=2, le=64, description="Context length of a fixed-window model, in characters."
+    )
+
+
+class TrainingOverride(RequestBody):
+    """Changes to the preset's recipe; omitted fields keep the preset's values."""
+
+    rows: int | None = Field(
+        None, ge=1, le=4096, description="Parallel streams that the corpus is divided into (the batch size)."
+    )
+    window: int | None = Field(
+        None, ge=2, le=4096, description="Length of truncated back-propagation through time, in characters."
+    )
+    learning_rate: float | None = Field(None, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
+    weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled weight decay of AdamW.")
+    clip_norm: float | None = Field(None, gt=0, le=1000, description="Maximum global norm of the gradient.")
+    preconditioning: bool | None = Field(
+        None,
+        description="Whether the gradients of recurrent weights are preconditioned before AdamW: steps are"
+        " longer and learn more. Of the presets `medium` has it.",
+    )
+    early_stopping: bool | None = Field(
+        None,
+        description="Whether training ends before its budget is used up if held-out loss has not been better"
+        " at four evaluations in a row and their median rises; in the presets it does.",
+    )
+
+
+class JobCreate(RequestBody):
+    """Train a network on a corpus and publish it as the next version of `name`."""
+
+    model_config = with_examples(EXAMPLE_CREATE)
+
+    corpus: str = Field(max_length=128, description="The id or name of an uploaded corpus.")
+    name: str = Field(
+        pattern=f"^{NAME_PATTERN}$", description="The model's name; each finished job adds a version to it."
+    )
+    architecture: ArchitectureName = Field(
+        "stateful_lstm", description="The network's architecture; `GET /v1/architectures` lists them."
+    )
+    preset: PresetOption = Field(
+        "auto",
+        description="The network and recipe; only the default architecture has presets. `auto`: the worker"
+        " measures the seconds per training step of the presets and takes the largest that can make enough"
+        " steps in a budget in seconds; with one in steps or epochs it is `small`. If `network` has `layers`"
+        " or `units`, it chooses only among the presets nearest to them.",
+    )
+    network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
+    training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")
+    budget: BudgetBody = Field(
+        BudgetBody(seconds=60), description="When training ends: exactly one of epochs, steps, seconds."
+    )
+    validation_fraction: float = Field(
+        0.1,
+        ge=0.005,
+        le=0.5,
+        description="Fraction of the text that is held out for validation: its end, or of `records` lines"
+        " drawn at random.",
+    )
+    seed: int = Field(
+        1,
+        ge=0,
+        lt=2**31,
+        description="The same seed gives the same model, if the report's `numerics` are the same and the"
+        " budget is in steps or epochs.",
+    )
+    alphabet: Alphabet | None = Field(
+        None,
+        description="The unit of text: a code point after NFC, or one byte of the UTF-8. Default: that of the"
+        " model it starts from; else `bytes` for a corpus uploaded as bytes, and `characters` for text.",
+    )
+    kind: TextKind | None = Field(
+        None,
+        description="What the text is; default: the corpus's `kind`. The lines of `records` are shuffled once"
+        " with the job's seed, held-out lines are drawn at random, and the model begins prompts at the start"
+        " of a line. Every other kind keeps its order.",
+    )
+    purpose: Purpose | None = Field(
+        None,
+        description="What the model is for; default: `anomalies` for a log, `both` for records, `complete`"
+        " for code and other text. Every model completes and scores; the purpose decides whether values that"
+        " change from line to line are masked if `masks` is left out: for `complete` they are not.",
+    )
+    coverage: float = Field(
+        1.0,
+        ge=0.5,
+        le=1,
+        description="Fraction of the training text that the vocabulary must cover. The rarest characters"
+        " beyond it become unknown: for alphabets of thousands of characters, use 0.9995.",
+    )
+    start_from: str | None = Field(
+        None,
+        max_length=128,
+        description="A model, `name` or `name@version`, whose weights and vocabulary training starts from."
+        " The network is then that model's; the preset only determines the recipe, `auto` that of the preset"
+        " nearest in size.",
+    )
+    masks: (
+        Literal["auto"]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]],
+            Field(max_length=MAX_MASKS),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Parts of the text whose value carries no information, each replaced by one character:"
+        f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked in the same way."
+        " `auto`: the corpus's `suggested_masks`, which are found from the text itself. Default: those of the"
+        " model it starts from or of the teacher; else `auto` for a log, unless the purpose is `complete`."
+        " `[]` disables masking.",
+    )
+    mixture: bool = Field(
+        True,
+        description="Predict with the network together with n-grams and matches in the training text, whose"
+        " end the model then contains. `false`: with the network alone.",
+    )
+    mix: Mix | None = Field(
+        None,
+        description="A second text in a fraction of each batch's rows, with its own characters or a teacher's"
+        " predictions as targets.",
+    )
+
+
+class JobCancel(RequestBody):
+    """How to end a job."""
+
+    model_config = with_examples({"keep_best": True})
+
+    keep_best: bool = Field(
+        False,
+        description="Publish the best model so far before the job ends as `cancelled`. A job that has not"
+        " started has none.",
+    )
+
+
+class ProgressBody(BaseModel):
+    """Progress of training. A worker may report further fields; values that are not known yet are null."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: int | None = Field(None, description="Optimizer steps done.")
+    steps: int | None = Field(None, description="Total optimizer steps; null until the speed is known.")
+    epoch: float | None = Field(None, description="Passes over the training text so far.")
+    characters_per_second: float | None = None
+    seconds_left: float | None = None
+    train_bits_per_character: float | None = None
+    validation_bits_per_character: float | None = Field(None, description="At the latest evaluation.")
+    sample: str | None = Field(None, description="Text generated at the latest evaluation.")
+    attempt: int | None = Field(None, description="The attempt that reported it.")
+    checkpoint_at: float | None = Field(
+        None, description="When the attempt last saved a checkpoint. Unix seconds, UTC."
+    )
+    peak_memory_bytes: int | None = Field(
+        None, description="Peak memory of the process that trains, in bytes."
+    )
+    ended_early: str | None = Field(
+        None,
+        description="Why training ends before its budget is used up, as a sentence; see"
+        " `training.early_stopping`.",
+    )
+    waiting_for_storage: str | None = Field(
+        None,
+        description="The storage problem that keeps the worker from recording the end of its attempt. The"
+        " worker retries until that succeeds.",
+    )
+
+
+class JobErrorBody(BaseModel):
+    """Why a job failed or was paused."""
+
+    code: str = Field(
+        description="Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."
+    )
+    message: str = Field(description="The reason, and what to do about it.")
+
+
+class JobBody(BaseModel):
+    """A training job in its present state."""
+
+    model_config = with_examples(EXAMPLE)
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    created_at: int = Field(description="Unix seconds, UTC.")
+    updated_at: int = Field(description="When the status last changed. Unix seconds, UTC.")
+    name: str = Field(description="The name of the model that it trains.")
+    corpus: str = Field(description="The id of the corpus.")
+    preset: PresetOption | None = Field(
+        None, description="The preset that was requested; null: the architecture has none, or not known."
+    )
+    chosen_preset: Preset | None = Field(
+        None, description="What preset `auto` has chosen; the job's messages explain it."
+    )
+    candidates: list[Preset] = Field(
+        [],
+        description="What preset `auto` chooses from when training starts; empty once it has. Until then"
+        " `network` and `training` are those of the first.",
+    )
+    network: NetworkConfig
+    training: TrainingConfig
+    alphabet: Alphabet = "characters"
+    kind: TextKind | None = Field(
+        None, description="What the text is, which decides how it is split; null: split like `text`."
+    )
+    purpose: Purpose | None = Field(
+        None, description="What its model is for; null: of a job from before there were purposes."
+    )
+    coverage: float = 1.0
+    start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
+    masks: tuple[str, ...] = Field((), description="The masks of the text.")
+    masked_by_default: str | None = Field(
+        None,
+        description="If the masks are those suggested for the text: what they replace, and in how many"
+        " lines, with an example.",
+    )
+    mixture: bool = Field(
+        True, description="Whether the model predicts with a mixture; false: with the network alone."
+    )
+    mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
+    attempt: int = Field(description="How many times a worker has started it.")
+    queue_position: int | None = Field(
+        description="1 for the next job; null if it is not waiting or Redis is down."
+    )
+    asked: StopRequest | None = Field(
+        description="A request to the job's worker that it has not followed yet."
+    )
+    model: str | None = Field(
+        description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
+    )
+    progress: ProgressBody | None
+    error: JobErrorBody | None = Field(
+        description="Set if the status is `failed`. `resume` retries from the last checkpoint, while it is"
+        " kept."
+    )
+    pause_reason: JobErrorBody | None = Field(
+        None,
+        description="Why the service paused the job. With a code that starts with `storage_` it continues"
+        " automatically when the storage works again; `resume` retries at once, `pause` keeps it paused.",
+    )
+
+
+class EventBody(BaseModel):
+    """An event of a job."""
+
+    model_config = with_examples(EXAMPLE_EVENT)
+
+    id: int = Field(description="Increases with every event of the job; for `Last-Event-ID` and `after`.")
+    at: float = Field(description="When it happened. Unix seconds, UTC.")
+    type: str = Field(description="`metrics`, `sample` or `message`; more may be added.")
+    data: dict[str, Any] = Field(description="The content; depends on the type.")

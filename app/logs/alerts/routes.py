@@ -1,0 +1,171 @@
+"""/v1/models/{model}/alerts and /suppressions: groups of flagged lines, and the decisions on them."""
+
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from redis.exceptions import RedisError
+
+from nextchar.app.access.audit import set_audit_details
+from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.logs.alerts.alerts import Alert, AlertState
+from nextchar.app.logs.alerts.bodies import alert_body, export_csv, export_json, suppression_body
+from nextchar.app.logs.alerts.schemas import (
+    AlertBody,
+    AlertPage,
+    AlertsExport,
+    LabelAlert,
+    SuppressAlert,
+    SuppressionBody,
+    SuppressionCreate,
+)
+from nextchar.models.anomaly.alerts import SEVERITIES, Label, Severity
+
+_CSV: dict[int | str, Any] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}, "example": "id,model,version\n"}}}
+}
+
+_ERRORS = error_responses(404, 422, 503)
+_WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
+
+BODY_RULE = BodyRule(
+    r"/v1/models/[^/]+/(alerts|suppressions)(/.*)?", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE")
+)
+
+router = APIRouter(prefix="/v1/models", tags=["alerts"], route_class=DocumentRoute)
+
+
+@router.get("/{model}/alerts", responses=_ERRORS)
+def list_alerts(
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    state: AlertState | None = None,
+    severity: Annotated[Severity | None, Query(description="Alerts that are at least as severe.")] = None,
+    label: Annotated[Label | Literal["none"] | None, Query(description="`none`: not labeled.")] = None,
+    since: Annotated[
+        float | None, Query(description="Alerts with a line at or after this time, in Unix seconds.")
+    ] = None,
+    until: Annotated[float | None, Query(description="Alerts with a line at or before this time.")] = None,
+    after: After = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> AlertPage:
+    """List a model's alerts, most recently seen first."""
+    name = access.model_name(model)
+    found = [
+        alert
+        for alert in services.alerts.all(name)
+        if (state is None or alert.state == state)
+        and (severity is None or SEVERITIES.index(alert.severity) >= SEVERITIES.index(severity))
+        and (label is None or (alert.label or "none") == label)
+        and (since is None or alert.figures.last_seen >= since)
+        and (until is None or alert.figures.first_seen <= until)
+    ]
+    page, has_more = paginate(found, lambda alert: alert.id, after=after, limit=limit)
+    return AlertPage(
+        data=list(map(alert_body, page)), has_more=has_more, evicted=services.alerts.evictions().get(name, 0)
+    )
+
+
+@router.get(
+    "/{model}/alerts/export",
+    response_model=AlertsExport,
+    responses=_ERRORS | _CSV,
+)
+def export_alerts(
+    request: Request,
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    format: Literal["json", "csv"] = "json",  # noqa: A002
+) -> Response:
+    """Get all alerts with their acknowledgements and labels; the JSON format also has the suppressions."""
+    name = access.model_name(model)
+    set_audit_details(request, about=f"/v1/models/{name}/alerts/export")
+    alerts = services.alerts.all(name)
+    if format == "csv":
+        content, media_type = export_csv(alerts), "text/csv; charset=utf-8"
+    else:
+        suppressions = services.alerts.decisions.suppressions(name)
+        content, media_type = export_json(name, alerts, suppressions), "application/json"
+    disposition = f'attachment; filename="{name}-alerts.{format}"'
+    return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
+
+
+@router.get("/{model}/alerts/{alert}", responses=_ERRORS)
+def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
+    """Get an alert."""
+    return alert_body(services.alerts.get(access.model_name(model), alert))
+
+
+@router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
+def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
+    """Acknowledge an alert: mark it as being handled."""
+    name = access.model_name(model)
+    return alert_body(services.alerts.acknowledge(name, alert, by=access.key_name))
+
+
+@router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
+def label_alert(
+    services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
+) -> AlertBody:
+    """Label an alert as normal or as an incident. `normal` lowers the score of its lines from now on."""
+    name = access.model_name(model)
+    return alert_body(services.alerts.label(name, alert, body.label, by=access.key_name))
+
+
+@router.post(
+    "/{model}/alerts/{alert}/suppress",
+    status_code=201,
+    responses=_WRITING_ERRORS,
+)
+def suppress_alert(
+    request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
+) -> SuppressionBody:
+    """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
+    name = access.model_name(model)
+    made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
+    set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
+    return suppression_body(made)
+
+
+@router.get("/{model}/suppressions", responses=_ERRORS)
+def list_suppressions(
+    services: ServicesDep, access: AccessDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[SuppressionBody]:
+    """List a model's suppressions, newest first, with those that have ended."""
+    found = services.alerts.decisions.suppressions(access.model_name(model))
+    page, has_more = paginate(found, lambda suppression: suppression.id, after=after, limit=limit)
+    return Page(data=list(map(suppression_body, page)), has_more=has_more)
+
+
+@router.post("/{model}/suppressions", status_code=201, responses=_WRITING_ERRORS)
+def create_suppression(
+    request: Request, services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
+) -> SuppressionBody:
+    """Suppress the alerts that match patterns, also future ones, until a time."""
+    name = access.model_name(model)
+    made = services.alerts.decisions.suppress(
+        name,
+        template=body.template,
+        span=body.span,
+        until=body.until,
+        by=access.key_name,
+    )
+    set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
+    alerts: list[Alert] = []
+    with suppress(RedisError):  # it is made, with or without a warning
+        alerts = services.alerts.all(name)
+    return suppression_body(made, alerts)
+
+
+@router.delete("/{model}/suppressions/{suppression}", status_code=204, responses=_ERRORS)
+def delete_suppression(services: ServicesDep, access: AccessDep, model: str, suppression: str) -> None:
+    """End a suppression."""
+    services.alerts.decisions.delete_suppression(access.model_name(model), suppression)

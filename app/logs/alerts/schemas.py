@@ -1,0 +1,205 @@
+"""Alerts, and the decisions on them. Times are Unix seconds."""
+
+import time
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from nextchar.app.http.list_schemas import Page
+from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.logs.alerts.alerts import AlertState
+from nextchar.app.scoring.schemas import Span
+from nextchar.models.anomaly.alerts import Label, Severity
+
+MAX_UNTIL = 253_402_300_799  # the end of the year 9999
+
+EXAMPLE_ALERT: dict[str, Any] = {
+    "id": "alert_7d3c9a64e2b8f0a15c6d7e80",
+    "object": "alert",
+    "model": "sshd",
+    "version": 2,
+    "state": "open",
+    "severity": "warning",
+    "label": None,
+    "template": "Invalid user <*> from <*>",
+    "span": "2:<*>",
+    "count": 212,
+    "first_seen": 1795563600.0,
+    "last_seen": 1795563721.5,
+    "first_line_time": 1795563598.0,
+    "last_line_time": 1795563720.0,
+    "score": 17.42,
+    "p_value": 0.00061,
+    "estimated_p_value": 0.00061,
+    "interval_s": 60.0,
+    "counts": [3, 90, 119],
+    "examples": [],
+    "sources": ["web-1"],
+    "acknowledged_at": None,
+    "acknowledged_by": None,
+    "labeled_at": None,
+    "labeled_by": None,
+    "suppressed_until": None,
+}
+
+
+EXAMPLE_SUPPRESSION: dict[str, Any] = {
+    "id": "suppression_019ac5f2b303f6a1c2d4e5",
+    "object": "suppression",
+    "model": "sshd",
+    "template": "Invalid user *",
+    "span": "*",
+    "until": 1798761600.0,
+    "is_active": True,
+    "created_at": 1795563600.0,
+    "created_by": "ann",
+    "alert_id": None,
+    "warning": None,
+}
+
+
+class ExampleBody(BaseModel):
+    """A line of an alert."""
+
+    line: str
+    score: float
+    p_value: float
+    spans: list[Span]
+    time: float = Field(description="When it arrived.")
+    line_time: float | None = Field(description="The time in the line; null if none could be read.")
+    source: str
+
+
+class AlertBody(BaseModel):
+    """The flagged lines of a model that have the same template and the same anomalous word."""
+
+    model_config = with_examples(EXAMPLE_ALERT)
+
+    id: str
+    object: Literal["alert"] = "alert"
+    model: str = Field(description="The model's name; its versions share alerts.")
+    version: int = Field(description="Version of the model that flagged the newest line.")
+    state: AlertState = Field(
+        description="`acknowledged` once somebody has acknowledged or labeled it; `suppressed`: counted, but"
+        " not reported."
+    )
+    severity: Severity = Field(
+        description="From `estimated_p_value`: `critical` up to 0.0001, `warning` up to 0.001, else `info`."
+    )
+    label: Label | None
+    template: str = Field(description="The line with `<*>` for what changes from line to line.")
+    span: str = Field(description="The number of the anomalous word in the template, from 0, and the word.")
+    count: int = Field(description="Lines so far.")
+    first_seen: float
+    last_seen: float
+    first_line_time: float | None = Field(description="The earliest time in a line, if one could be read.")
+    last_line_time: float | None
+    score: float = Field(description="The highest score of its lines.")
+    p_value: float = Field(description="The lowest p-value of its lines.")
+    estimated_p_value: float = Field(
+        description="The p-value, estimated also below 1 / (n + 1), the lowest with n calibration lines."
+    )
+    interval_s: float
+    counts: list[int] = Field(description="Lines per interval of `interval_s` seconds since `first_seen`.")
+    examples: list[ExampleBody] = Field(description="Distinct lines with the highest scores; at most 5.")
+    sources: list[str] = Field(description="Where its lines come from; at most 10.")
+    acknowledged_at: float | None
+    acknowledged_by: str | None = Field(description="The name of the API key, if keys are required.")
+    labeled_at: float | None
+    labeled_by: str | None
+    suppressed_until: float | None
+
+
+class AlertPage(Page[AlertBody]):
+    """A page of alerts, most recently seen first."""
+
+    evicted: int = Field(
+        description="Alerts of the model that were deleted so far because there were too many: the least"
+        " severe ones, of these the least recently seen."
+    )
+
+
+Until = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=MAX_UNTIL,
+        allow_inf_nan=False,
+        strict=False,
+        description="Until when, in Unix seconds; in the future.",
+    ),
+]
+
+
+class SuppressAlert(RequestBody):
+    """Until when an alert is suppressed."""
+
+    model_config = with_examples({"until": 1798761600})
+
+    until: Until
+
+    @model_validator(mode="after")
+    def _check_until(self) -> Self:
+        if self.until <= time.time():
+            raise ValueError("until must be in the future")
+        return self
+
+
+class SuppressionCreate(SuppressAlert):
+    """A suppression by patterns."""
+
+    model_config = with_examples({"template": "Invalid user *", "span": "*", "until": 1798761600})
+
+    template: str = Field(
+        min_length=1,
+        max_length=1000,
+        description="Suppresses alerts whose template matches. `*` stands for any text, except in `<*>`.",
+    )
+    span: str = Field("*", min_length=1, max_length=200, description="Likewise for the anomalous word.")
+
+
+class SuppressionBody(BaseModel):
+    """A suppression: alerts that match it are counted but not reported until it ends."""
+
+    model_config = with_examples(EXAMPLE_SUPPRESSION)
+
+    id: str
+    object: Literal["suppression"] = "suppression"
+    model: str
+    template: str
+    span: str
+    until: float
+    is_active: bool = Field(description="Whether it has not ended.")
+    created_at: float
+    created_by: str | None
+    alert_id: str | None = Field(description="The alert that it was made from, if it was made from one.")
+    warning: str | None = Field(description="Set if it suppresses every alert of the model.")
+
+
+class LabelAlert(RequestBody):
+    """What an alert is."""
+
+    model_config = with_examples({"label": "normal"}, {"label": None})
+
+    label: Label | None = Field(
+        description="`normal` lowers the score of its lines from now on; `incident` is only noted; null"
+        " withdraws the label."
+    )
+
+
+class AlertsExport(BaseModel):
+    """All alerts of a model, with all that people say of them, and its suppressions."""
+
+    model_config = with_examples(
+        {
+            "object": "alerts_export",
+            "model": "sshd",
+            "alerts": [EXAMPLE_ALERT],
+            "suppressions": [EXAMPLE_SUPPRESSION],
+        }
+    )
+
+    object: Literal["alerts_export"] = "alerts_export"
+    model: str
+    alerts: list[AlertBody]
+    suppressions: list[SuppressionBody]

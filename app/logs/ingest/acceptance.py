@@ -1,0 +1,237 @@
+"""Accepting the lines that log agents send, for models that can score them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from nextchar.app.http.gunzip import Gunzip
+from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
+from nextchar.app.logs.ingest.records import Accepted, Batch, Request
+from nextchar.app.logs.ingest.rolling import RollingLines
+from nextchar.app.logs.ingest.schemas import (
+    ConsumerBody,
+    IngestBody,
+    IngestProblem,
+    IngestQuery,
+    IngestRates,
+    IngestSettingsBody,
+    IngestStatusBody,
+    SettingsChangeBody,
+)
+from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.stream import IngestStreams
+from nextchar.models.anomaly.drift import drift
+from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.calibrations import Calibrations, Rolling
+from nextchar.store.models import Models
+
+MAX_CHANGES = 100
+"""Changes of the settings that a response describes."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends a request: its identity, and the key that it gave the request, if it did."""
+
+    client: str
+    idempotency_key: str | None = None
+
+    def request(self, body: bytes, model: str, query: IngestQuery) -> Request | None:
+        """Return the identity of a request that counts once; None: it always counts."""
+        digest = hashlib.sha256(body).hexdigest()
+        if self.idempotency_key is not None:
+            parts = ("key", self.client, model, self.idempotency_key)
+        elif query.idempotency == "body":
+            parts = ("body", self.client, model, digest)
+        else:
+            return None
+        return Request(hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest(), digest)
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """The lines that agents send. Blocking."""
+
+    streams: IngestStreams
+    models: Models
+    calibrations: Calibrations
+    rolling: RollingLines
+    settings: IngestSettings
+
+    def check(self, model: str, query: IngestQuery) -> None:
+        """Check that a model can flag lines.
+
+        Raises:
+            NotFound: there is no such model, or no such calibration.
+            InvalidInput: it has no calibration, or one of too few lines for the rate.
+            Unavailable: it is damaged.
+        """
+        check_calibration(self.calibrations, self.models.get(model), query.calibration, query.false_alarms)
+
+    def accept(self, batches: Mapping[str, ParsedLines], request: Request | None) -> Accepted:
+        """Accept the lines of a request, by model, all or none. Raises as IngestStreams.accept."""
+        return self.streams.accept(
+            [Batch(model, parsed.lines, parsed.rejected) for model, parsed in batches.items()], request
+        )
+
+    def drop(self, model: str) -> int:
+        """Delete the lines that wait. Raises NotFound: there is no such model, and none wait."""
+        self.check_known(model)
+        return self.streams.drop(model)
+
+    def status(self, model: str) -> IngestStatusBody:
+        """Return the state of a model's lines. Raises NotFound as `drop`."""
+        is_missing = self.is_deleted(model)
+        status = self.streams.status(model)
+        problem = status.problem if status.waiting else None
+        if is_missing:
+            problem = {
+                "code": "model_not_found",
+                "message": f"model {model!r} does not exist any more; its waiting lines are kept"
+                " until it exists"
+                " again, they expire, or DELETE drops them",
+            }
+        return IngestStatusBody(
+            model=model,
+            waiting=status.waiting,
+            bytes=status.bytes,
+            oldest_age_s=None if status.oldest_age_s is None else round(status.oldest_age_s, 1),
+            per_second=IngestRates(
+                accepted=round(status.per_minute["accepted"] / 60, 2),
+                scored=round(status.per_minute["scored"] / 60, 2),
+                flagged=round(status.per_minute["flagged"] / 60, 2),
+            ),
+            consumers=[ConsumerBody.model_validate(one) for one in status.consumers],
+            problem=IngestProblem(**problem) if problem else None,
+            drift=None if is_missing else self._drift(model),
+            **{str(name): count for name, count in status.counts.items()},
+        )
+
+    def settings_of(self, name: str) -> IngestSettingsBody:
+        """Return the settings of the lines that are sent to a model of this name."""
+        history = self.settings.history(name, limit=MAX_CHANGES)
+        return IngestSettingsBody(
+            model=name,
+            recalibrate=history[0].recalibrate if history else "never",
+            history=list(map(SettingsChangeBody.model_validate, history)),
+        )
+
+    def recent_lines(self, model: str) -> list[bytes]:
+        """Return the newest scored lines. Raises InvalidInput: there are none."""
+        found = self.streams.recent.read(model)
+        if not found:
+            raise InvalidInput(
+                f"no ingested lines of {model} are stored; send lines to POST …/ingest first, or give lines",
+                code="no_ingested_lines",
+                param="ingested",
+            )
+        return found
+
+    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:
+        """Forget the lines that were compared with a calibration that is replaced; without Redis they expire.
+
+        Their scores must not be learned, and with `on_recent` they are what the new calibration is made of:
+        what was unusual then is not drift now.
+        """
+        with suppress(RedisError):
+            self.rolling.forget(model_id, calibration)
+            if on_recent:
+                self.streams.recent.forget(model)
+
+    def _drift(self, model: str) -> str | None:
+        """Return a warning if the newest lines don't look like the default calibration, or None."""
+        if found := drift(*self.streams.recent.unusual(model)):
+            return found
+        with suppress(DomainError):  # a damaged file is reported when lines are scored
+            saved = self.models.get(model)
+            stored = self.calibrations.find(saved, None)
+            current = stored and self.calibrations.find_rolling(saved, stored)
+            if current and current.rolling and not self._was_switched_off(saved.card.name, current.rolling):
+                return current.rolling.drift
+        return None
+
+    def _was_switched_off(self, name: str, rolling: Rolling) -> bool:
+        setting = self.settings.current(name)
+        if setting is None or setting.recalibrate == "rolling":
+            return False
+        return all(rebuild.at < setting.changed_at for rebuild in rolling.rebuilds)
+
+    def check_known(self, model: str) -> None:
+        """Raise NotFound if there is no such model and no line was sent to one."""
+        self.is_deleted(model)
+
+    def is_deleted(self, model: str) -> bool:
+        """Return whether the model that lines were sent to is gone. Raises as `check_known`."""
+        try:
+            self.models.resolve(model)
+        except NotFound:
+            if model not in self.streams.models():
+                raise
+            return True
+        return False
+
+
+def check_calibration(
+    calibrations: Calibrations, saved: SavedModel, name: str | None, false_alarms: float | None
+) -> None:
+    """Check that a model has a calibration for a false-alarm rate. Raises as `Ingest.check`."""
+    stored = calibrations.find(saved, name)
+    if stored is None:
+        raise InvalidInput(
+            f"model {saved.card.reference} has no calibration, so none of its lines can be flagged; make"
+            " one with POST …/calibrate",
+            code="no_calibration",
+        )
+    stored.calibration.thresholds(false_alarms or stored.calibration.default_rate())
+
+
+def ingest_body(model: str, parsed: ParsedLines, accepted: Accepted) -> IngestBody:
+    """Return the response to the lines of one model."""
+    return IngestBody(
+        model=model,
+        accepted=accepted.lines,
+        rejected=parsed.rejected,
+        is_repeated=accepted.is_repeated,
+        errors=parsed.errors,
+    )
+
+
+def decompressed(data: bytes, gunzip: Gunzip | None) -> bytes:
+    """Return a body as it was before compression.
+
+    Raises:
+        InvalidInput: it is not valid gzip.
+        TooLarge: it has more than MAX_BODY_BYTES.
+    """
+    if gunzip is None:
+        return data
+    pieces: list[bytes] = []
+    size = 0
+    for piece in gunzip.feed(data):
+        size += len(piece)
+        if size > MAX_BODY_BYTES:
+            raise TooLarge(
+                f"the body is larger than {MAX_BODY_BYTES:,} bytes after decompression; send smaller batches",
+                code="body_too_large",
+                param="body",
+            )
+        pieces.append(piece)
+    gunzip.finish()
+    return b"".join(pieces)
+
+
+def check_any_line(parsed: ParsedLines) -> None:
+    """Raise InvalidInput, with the first error, if a body has records and none of them is a line."""
+    if parsed.errors and not parsed.lines:
+        first = parsed.errors[0]
+        raise InvalidInput(f"line {first.line}: {first.message}", code=first.code, param="body")
+
+
+def messages_of(parsed: Sequence[ParsedLines]) -> str:
+    """Return what is wrong with the first rejected lines, as one sentence."""
+    errors = [error for one in parsed for error in one.errors][:3]
+    return "; ".join(f"record {error.line}: {error.message}" for error in errors)

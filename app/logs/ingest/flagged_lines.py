@@ -1,0 +1,109 @@
+"""The flagged lines among the ingested ones, as live views show them: a bounded stream in Redis."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from redis import Redis
+
+from nextchar.app.logs.ingest.keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
+
+MAX_FLAGGED_BYTES = 16 << 20
+"""Memory of the flagged lines of all models that live views can still read."""
+
+TTL_S = 86_400
+"""Time from the last flagged line of a model until all of its flagged lines are deleted."""
+
+# ARGV: model, max bytes, then of each line its entry's id and the event as JSON.
+_ANNOUNCE = (
+    COUNT
+    + f"""
+local model, stream = ARGV[1], KEYS[1]
+local announced, flagged = KEYS[2], KEYS[3]
+local oldest = redis.call('xrange', stream, '-', '+', 'COUNT', 1)[1]
+if oldest then -- what is older was deleted, so it is not delivered again
+  redis.call('zremrangebyscore', announced, '-inf', '(' .. string.match(oldest[1], '^%d+'))
+end
+local added = 0
+for i = 3, #ARGV, 2 do
+  local entry = ARGV[i]
+  if #redis.call('xrange', stream, entry, entry) == 1
+    and redis.call('zadd', announced, 'NX', string.match(entry, '^%d+'), entry) == 1 then
+    count(model, 'flagged', 1)
+    local counts = '{PREFIX}' .. model .. ':counts'
+    -- Of a restored backup the count may be behind the stream: they were copied at different moments.
+    local last = redis.call('xrevrange', flagged, '+', '-', 'COUNT', 1)[1] or {{'0-0'}}
+    local number = tonumber(redis.call('hget', counts, 'flagged'))
+    number = math.max(number, string.match(last[1], '^%d+') + 1)
+    redis.call('hset', counts, 'flagged', number)
+    redis.call('xadd', flagged, number .. '-0', 'entry', entry, 'event', ARGV[i + 1])
+    added = added + 1
+  end
+end
+local function measure(of)
+  local bytes = redis.call('memory', 'usage', '{PREFIX}' .. of .. ':flagged')
+  redis.call('zadd', '{FLAGGED_BYTES}', bytes or 0, of)
+  if not bytes then redis.call('zrem', '{FLAGGED_BYTES}', of) end
+end
+local function total()
+  local sum, sizes = 0, redis.call('zrange', '{FLAGGED_BYTES}', 0, -1, 'withscores')
+  for i = 2, #sizes, 2 do sum = sum + sizes[i] end
+  return sum
+end
+measure(model)
+redis.call('expire', flagged, {TTL_S})
+while total() > tonumber(ARGV[2]) do -- each time an eighth of the model that has the most
+  local largest = redis.call('zrevrange', '{FLAGGED_BYTES}', 0, 0)[1]
+  local stream = '{PREFIX}' .. largest .. ':flagged'
+  local kept = math.floor(redis.call('xlen', stream) * 7 / 8)
+  if kept > 0 then redis.call('xtrim', stream, 'MAXLEN', kept) else redis.call('del', stream) end
+  measure(largest)
+end
+return added
+"""
+)
+
+
+class FlaggedLines:
+    """The flagged lines of each model on one Redis, on a connection that does not decode responses."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def announce(self, model: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
+        """Add flagged lines, as (entry, event), to those that live views show, each once.
+
+        Call it before the entries are acknowledged: a line that is delivered again is not added again. Return
+        how many were added.
+        """
+        if not events:
+            return 0
+        pairs = [part for entry, event in events for part in (entry, _dumps(event))]
+        arguments: list[Any] = [lines_key(model), key(model, "announced"), key(model, "flagged"), model]
+        arguments += [MAX_FLAGGED_BYTES, *pairs]
+        return int(cast(Any, self._redis).eval(_ANNOUNCE, 3, *arguments))
+
+    def read(self, model: str, *, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """Return flagged lines with numbers above `after`, as (number, event), oldest first."""
+        entries = cast(Any, self._redis.xrange(key(model, "flagged"), min=f"({after}-0", count=limit))
+        return [
+            (
+                int(entry.partition(b"-")[0]),
+                json.loads(fields[b"event"]) | {"entry": fields[b"entry"].decode()},
+            )
+            for entry, fields in entries
+        ]
+
+    def last_number(self, model: str) -> int:
+        """Return the number of the newest flagged line, 0 if there is none."""
+        newest = cast(Any, self._redis.xrevrange(key(model, "flagged"), count=1))
+        return int(newest[0][0].partition(b"-")[0]) if newest else 0
+
+    def bytes(self) -> dict[str, int]:
+        """Return the memory of the flagged lines of each model, measured at its last one."""
+        sizes = cast(Any, self._redis.zrange(FLAGGED_BYTES, 0, -1, withscores=True))
+        return {model.decode(): int(size) for model, size in sizes}
+
+
+def _dumps(event: Mapping[str, Any]) -> bytes:
+    return json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")  # not six bytes for "→"

@@ -1,0 +1,361 @@
+"""Scoring the lines that agents have sent: a loop in every API process, which share the lines.
+
+A round takes lines of each model in batches and scores them as streams of lines are scored, each line by
+itself. The API keys whose lines wait have turns by the time that their lines take, and so have the models of
+a key; a batch takes about TURN_S. So lines that take long delay those of others by one turn. Flagged lines
+are recorded as alerts by the script that acknowledges their entries. What a process has taken and not
+finished is taken over by another once the first has had it for too long.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from nextchar.app.http.limited_work import Check
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.alerts.occurrences import occurrence_of
+from nextchar.app.logs.alerts.recording import StreamEntries
+from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.recalibration import Recalibration
+from nextchar.app.logs.ingest.recent_lines import RecentLine
+from nextchar.app.logs.ingest.records import Entry
+from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
+from nextchar.app.logs.ingest.time_shares import TimeShares
+from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.scoring.line_input import MAX_LINE_BYTES, LineParser, RawLine
+from nextchar.app.scoring.schemas import LineScore
+from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, is_unusual
+from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.score_sample import AlertReference
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
+
+log = logging.getLogger("nextchar.api")
+
+INTERVAL_S = 0.25
+"""Interval between two rounds, for which a line waits if no others did."""
+
+TURN_S = 0.5
+"""About the time that a batch takes: it has fewer lines if those of the batch before took longer."""
+
+_ROUND_S = 5.0  # a round ends after this long, so that the health of the loop can be seen
+_CLAIM_INTERVAL_S = 1.0
+_HOUSEKEEPING_S = 30.0
+_MAX_BATCH_LINES = 500
+_MAX_BATCH_BYTES = 256 << 10  # estimated by the average of the lines that wait
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A line, its score, and what it was scored with."""
+
+    entry: Entry
+    scorer: CalibratedScorer
+    line: LineReading
+    score: LineScore
+    is_rolling: bool
+
+
+class _ClaimRenewer:
+    """Called while lines are scored; keeps other processes from taking them over."""
+
+    def __init__(
+        self, streams: IngestStreams, model: str, consumer: str, ids: Sequence[str], claim_after_s: float
+    ) -> None:
+        self._keep = partial(streams.keep, model, consumer, ids)
+        self._interval_s = claim_after_s / 4
+        self._kept_at_s = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._kept_at_s > self._interval_s:
+            self._keep()
+            self._kept_at_s = now
+
+
+@dataclass
+class _ModelState:
+    """What the loop remembers of a model between rounds."""
+
+    claim_at_s: float = 0.0  # by time.monotonic
+    max_lines: int = _MAX_BATCH_LINES  # of a batch, so that it takes about TURN_S
+    has_problem: bool = True  # one of an earlier process may be stored
+
+    def resize(self, lines: int, took_s: float) -> None:
+        """Set the lines of the next batch by those of one and the time that it took."""
+        if took_s > TURN_S:
+            self.max_lines = max(1, int(lines * TURN_S / took_s))
+        elif lines >= self.max_lines and took_s < TURN_S / 2:
+            self.max_lines = min(2 * self.max_lines, _MAX_BATCH_LINES)
+
+
+@dataclass
+class IngestScoring:
+    """Scores the lines that wait. `run` is a round of a background loop; it runs in one thread.
+
+    Args:
+        streams: the lines.
+        engines: the loaded models.
+        calibrations: theirs.
+        alerts: where flagged lines are recorded.
+        recalibration: the rolling calibrations.
+        stopping: set when the process stops; the batch that is being scored is finished.
+        retention_s: lines that wait for longer are deleted; 0: never.
+        claim_after_s: a process that has not finished a line for this long is taken for dead.
+    """
+
+    streams: IngestStreams
+    engines: Engines
+    calibrations: Calibrations
+    alerts: Alerts
+    recalibration: Recalibration
+    stopping: threading.Event
+    retention_s: float = 0.0
+    claim_after_s: float = 30.0
+    consumer: str = field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    )
+    _states: dict[str, _ModelState] = field(default_factory=dict)
+    _housekeeping_at_s: float = 0.0
+    _turns: TimeShares = field(default_factory=TimeShares)  # of keys
+    _turns_of_key: dict[str, TimeShares] = field(default_factory=dict)  # of its models
+
+    def run(self) -> None:
+        """Score lines of all models until none wait, or for some seconds. Raises RedisError."""
+        deadline = time.monotonic() + _ROUND_S
+        if time.monotonic() >= self._housekeeping_at_s:
+            self._drop_old(self.streams.models())
+        not_before: dict[str, float] = {}  # of models of which no line could be taken
+        while (now := time.monotonic()) < deadline and not self.stopping.is_set():
+            owners = self.streams.waiting_owners()
+            owners = {model: owner for model, owner in owners.items() if not_before.get(model, now) <= now}
+            if not owners:
+                return
+            if not self._score_batch(model := self._next(owners)):
+                not_before[model] = time.monotonic() + INTERVAL_S
+            self._turns.add(owners[model], time.monotonic() - now)
+            self._turns_of_key[owners[model]].add(model, time.monotonic() - now)
+
+    def _next(self, owners: Mapping[str, str]) -> str:
+        """Return the model whose turn it is, of those with the keys that sent their lines."""
+        key = self._turns.next(owners.values())
+        self._turns_of_key = {owner: self._turns_of_key.get(owner, TimeShares()) for owner in owners.values()}
+        return self._turns_of_key[key].next([model for model, owner in owners.items() if owner == key])
+
+    def _drop_old(self, models: Iterable[str]) -> None:
+        self._housekeeping_at_s = time.monotonic() + _HOUSEKEEPING_S
+        for model in models:
+            if self.retention_s:
+                self.streams.expire(model, before=time.time() - self.retention_s)
+            self.streams.remove_idle_consumers(model)
+            with suppress(DomainError):  # of the storage
+                if not self.streams.waiting(model) and self.engines.is_deleted(model):
+                    self.streams.forget(model)
+
+    def _score_batch(self, model: str) -> bool:
+        """Score some lines of a model; return whether there may be more."""
+        state = self._states.setdefault(model, _ModelState())
+        try:
+            with self.engines.use(model) as loaded:
+                if self.calibrations.find(loaded.saved, None) is None:
+                    raise _no_calibration()
+                entries, is_behind = self._take(model, state)
+                began_s = time.monotonic()
+                # Explanations take most of the time: they wait until no lines do.
+                self._score_safely(model, loaded, entries, explain=not is_behind)
+                state.resize(len(entries), time.monotonic() - began_s)
+        except DomainError as error:  # the lines wait until it has passed
+            self.streams.set_problem(model, {"code": error.code, "message": error.message})
+            state.has_problem = True
+            return False
+        if state.has_problem and entries:
+            self.streams.set_problem(model, None)
+            state.has_problem = False
+        return bool(entries)
+
+    def _take(self, model: str, state: _ModelState) -> tuple[list[Entry], bool]:
+        """Return the next lines, and whether there are as many as a batch may have."""
+        limit = self.streams.batch_lines(model, max_lines=state.max_lines, max_bytes=_MAX_BATCH_BYTES)
+        if time.monotonic() >= state.claim_at_s:
+            claimed = self.streams.claim(model, self.consumer, idle_s=self.claim_after_s, max_lines=limit)
+            if claimed:
+                return claimed, len(claimed) == limit
+            state.claim_at_s = time.monotonic() + _CLAIM_INTERVAL_S
+        entries = self.streams.read(model, self.consumer, max_lines=limit)
+        return entries, len(entries) == limit
+
+    def _score_safely(self, model: str, loaded: Loaded, entries: Sequence[Entry], *, explain: bool) -> None:
+        """Score lines; one whose scoring fails unexpectedly is moved to the failed ones."""
+        if not entries:
+            return
+        keep = _ClaimRenewer(
+            self.streams, model, self.consumer, [entry.id for entry in entries], self.claim_after_s
+        )
+        try:
+            scored = {one.entry.id: one for one in self._scored(loaded, entries, keep, explain=explain)}
+        except (DomainError, RedisError, OSError):
+            raise
+        except Exception as error:
+            if len(entries) == 1:
+                log.exception("scoring an ingested line by %s", loaded.reference)
+                self.streams.fail(model, [entries[0].id], f"{type(error).__name__} while it was scored")
+                return
+            for entry in entries:
+                self._score_safely(model, loaded, [entry], explain=explain)
+            return
+        in_order = [scored[entry.id] for entry in entries]
+        self._record(model, entries, in_order)
+
+    def _scored(
+        self, loaded: Loaded, entries: Sequence[Entry], check: Check, *, explain: bool
+    ) -> Iterator[_Scored]:
+        """Yield the lines with their scores, those of each calibration and rate together."""
+        parser = LineParser(loaded.vocabulary, is_json=False)
+        groups: dict[tuple[str | None, float | None, bool], list[tuple[Entry, str]]] = {}
+        for entry in entries:
+            raw = RawLine(1, entry.data, is_truncated=len(entry.data) >= MAX_LINE_BYTES)
+            text = parser.parse(raw).text
+            assert text is not None, "text always has characters"
+            meta = entry.meta
+            is_rolling = self.recalibration.is_rolling(loaded.saved.card.name, meta.recalibrate)
+            key = (meta.calibration, meta.false_alarms, is_rolling)
+            groups.setdefault(key, []).append((entry, text))
+        for (name, rate, is_rolling), group in groups.items():
+            scorer = self._scorer(loaded, name, rate, check, explain=explain, is_rolling=is_rolling)
+            texts = list(dict.fromkeys(text for _, text in group))
+            lines = scorer.read(texts)
+            by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
+            for entry, text in group:
+                yield _Scored(entry, scorer, *by_text[text], is_rolling)
+
+    def _scorer(
+        self,
+        loaded: Loaded,
+        name: str | None,
+        rate: float | None,
+        check: Check,
+        *,
+        explain: bool,
+        is_rolling: bool,
+    ) -> CalibratedScorer:
+        """Return a scorer with the named calibration if one allows the rate, else the default's.
+
+        With `is_rolling` with what it has become, if that allows the rate.
+        """
+        default = self.calibrations.find(loaded.saved, None)
+        labels = partial(self.alerts.labels, loaded.saved.card.name)
+        # The last is for a default that was replaced by one of fewer lines since the line was accepted.
+        choices = [(self._find_calibration(loaded, name), rate), (default, rate), (default, None)]
+        if is_rolling:
+            rolled = [(c and self.recalibration.current(loaded.saved, c), wanted) for c, wanted in choices]
+            choices = [choice for pair in zip(rolled, choices, strict=True) for choice in pair]
+        for calibration, wanted in choices:
+            with suppress(InvalidInput):
+                if calibration:
+                    options = ScoreOptions("line", false_alarms=wanted, fast=True, explain=explain)
+                    return CalibratedScorer(loaded, calibration, options, check, labels)
+        raise _no_calibration()
+
+    def _find_calibration(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:
+        """Return the named calibration, or None if there is none that can be used."""
+        try:
+            return self.calibrations.find(loaded.saved, name)
+        except (InvalidInput, NotFound):  # not a calibration's name, such as an address; or none has it
+            return None
+        except Unavailable as error:
+            if error.code == "storage_unavailable":
+                raise
+            log.warning("lines are compared with the default calibration: %s", error.message)
+            return None
+
+    def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:
+        """Announce and record flagged lines, and acknowledge all. Can be repeated after any error.
+
+        Lines of a rolling calibration are then noted for it.
+        """
+        flagged = [one for one in scored if one.score.anomalous]
+        ids = {one.entry.id for one in flagged}
+        occurrences = [_occurrence(one) for one in flagged]
+        if flagged:
+            events = [(one.entry.id, _event(one, of)) for one, of in zip(flagged, occurrences, strict=True)]
+            self.streams.flagged.announce(model, events)
+            entries_of_flagged = StreamEntries(lines_key(model), GROUP, list(ids))
+            self.alerts.record(occurrences, acknowledge=entries_of_flagged)
+        if normal := [entry.id for entry in entries if entry.id not in ids]:
+            self.streams.acknowledge(model, normal)
+        groups = {
+            one.entry: AlertReference(one.alert_id, one.template, one.span, one.value)
+            for one in occurrences
+            if one.entry
+        }
+        self.streams.recent.add(
+            model, [_recent(one) for one in scored if _base_name(one) in (DEFAULT, VALIDATION)]
+        )
+        self.recalibration.observe(
+            (one.scorer, one.line, one.score, groups.get(one.entry.id)) for one in scored if one.is_rolling
+        )
+
+
+def _base_name(one: _Scored) -> str:
+    """Return the stored calibration that a line was compared with, or with what has become of it."""
+    calibration = one.scorer.calibration
+    assert calibration is not None, "lines are scored with one"
+    return calibration.rolling.base if calibration.rolling else calibration.name
+
+
+def _recent(one: _Scored) -> RecentLine:
+    calibration = one.scorer.calibration
+    assert calibration is not None
+    identity = f"{one.scorer.loaded.reference} {calibration.name} {calibration.created_at}"
+    return RecentLine(one.entry.data, identity, is_unusual(one.score))
+
+
+def _occurrence(one: _Scored) -> Occurrence:
+    meta = one.entry.meta
+    found = occurrence_of(
+        one.scorer,
+        one.line,
+        one.score,
+        arrived=one.entry.received_at,
+        source=meta.source or "",
+        entry=one.entry.id,
+        owner=meta.owner or "",
+    )
+    return found if meta.time is None else replace(found, line_time=meta.time)
+
+
+def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
+    """Return what live views show of a flagged line; see `FlaggedLine`."""
+    calibration = one.scorer.calibration
+    assert calibration is not None, "only lines with a calibration are flagged"
+    return {
+        "at": round(time.time(), 3),
+        "received_at": one.entry.received_at,
+        "time": occurrence.line_time,
+        "source": one.entry.meta.source,
+        "model": one.scorer.loaded.reference,
+        "calibration": calibration.name,
+        "alert_id": occurrence.alert_id,
+        "line": occurrence.line,
+        "score": one.score.score,
+        "p_value": occurrence.p_value,
+        "spans": [asdict(span) for span in occurrence.spans],
+    }
+
+
+def _no_calibration() -> InvalidInput:
+    return InvalidInput(
+        "the model has no calibration, so no line can be flagged; make one with POST …/calibrate",
+        code="no_calibration",
+    )

@@ -1,0 +1,153 @@
+"""Rolling calibration of ingested lines: they are collected in Redis, and one process at a time learns them.
+
+Each stored calibration with which ingested lines are compared has a rolling one, which is rebuilt once
+REBUILD_LINES lines have come and REBUILD_S have passed since the last time, or, of few lines, after
+REBUILD_MAX_S. See `nextchar.models.anomaly.rolling` for what is learned.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.alerts.decisions import Suppression, suppressed_until
+from nextchar.app.logs.ingest.records import Recalibrate
+from nextchar.app.logs.ingest.rolling import LEASE_S, RollingLines, Waiting
+from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.scoring.schemas import LineScore
+from nextchar.app.scoring.scoring import CalibratedScorer
+from nextchar.models.anomaly.alerts import AlertLabel
+from nextchar.models.anomaly.rolling import Verdict, rebuild
+from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.calibrations import Calibrations, StoredCalibration, is_rolling_name
+
+log = logging.getLogger("nextchar.api")
+
+REBUILD_LINES = 1_000
+REBUILD_S = 60.0
+REBUILD_MAX_S = 6 * 3600.0
+_MIN_LINES = 100
+
+
+@dataclass
+class Recalibration:
+    """The rolling calibrations. `observe` raises RedisError, and as Blobs does."""
+
+    calibrations: Calibrations
+    alerts: Alerts
+    lines: RollingLines
+    settings: IngestSettings
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def is_rolling(self, model: str, recalibrate: Recalibrate | None) -> bool:
+        """Return whether the calibration follows a line; `recalibrate` is what its request says, or None."""
+        if recalibrate is not None:
+            return recalibrate == "rolling"
+        setting = self.settings.current(model)
+        return setting is not None and setting.recalibrate == "rolling"
+
+    def current(self, model: SavedModel, stored: StoredCalibration) -> StoredCalibration:
+        """Return what a stored calibration has become: itself if nothing was learned yet."""
+        if is_rolling_name(stored.name):
+            return stored
+        return self.calibrations.find_rolling(model, stored) or stored
+
+    def observe(
+        self, scored: Iterable[tuple[CalibratedScorer, LineReading, LineScore, AlertReference | None]]
+    ) -> None:
+        """Take note of lines that were scored and recorded, and rebuild their calibrations if that is due."""
+        by_base: dict[tuple[str, str], tuple[SavedModel, list[ObservedScore]]] = {}
+        now = time.time()
+        for scorer, line, score, alert in scored:
+            assert scorer.calibration is not None
+            saved, rolling = scorer.loaded.saved, scorer.calibration.rolling
+            base = rolling.base if rolling else scorer.calibration.name
+            lines = by_base.setdefault((saved.card.id, base), (saved, []))[1]
+            lines.append(observed(scorer, line, score, alert, now=now))
+        for (model_id, base), (saved, lines) in by_base.items():
+            if self._is_due(self.lines.add(model_id, base, lines)):
+                self.rebuild(saved, base)
+
+    def rebuild(self, saved: SavedModel, base: str) -> bool:
+        """Learn the lines that wait; return False if another process does, or has just done.
+
+        A process that was suspended for so long that its lease has expired saves nothing, because another
+        one may have saved what it has learned since.
+        """
+        model_id, name = saved.card.id, saved.card.name
+        if not self.lines.acquire_lease(model_id, base, self.token):
+            return False
+        try:
+            waiting = self.lines.waiting(model_id, base)
+            stored = self.calibrations.get(saved, base)
+            if not (stored and waiting and self._is_due(waiting)):
+                return False
+            labels, suppressions = self.alerts.labels(name), self.alerts.decisions.suppressions(name)
+            current = self.current(saved, stored)
+            random = np.random.default_rng()
+            # Taken first: if this process dies now, these lines are not learned, rather than twice.
+            lines = self.lines.take(model_id, base, self.token)
+            if not lines:
+                return False
+            rolling, now = current.rolling, time.time()
+            calibration, sample, result = rebuild(
+                stored.calibration,
+                current.calibration,
+                rolling.sample if rolling else initial_sample(stored.calibration, now=now, random=random),
+                lines,
+                verdict=partial(verdict, labels=labels, suppressions=suppressions),
+                rate=stored.calibration.default_rate(),
+                now=now,
+                random=random,
+            )
+            if not self.lines.renew_lease(model_id, base, self.token):
+                log.warning(
+                    "ingested lines of %s were not learned, because that took longer than %d s; calibrate the"
+                    " model again if this goes on",
+                    name,
+                    LEASE_S,
+                )
+                return False
+            rebuilds = (*(rolling.rebuilds if rolling else ()), result)
+            self.calibrations.save_rolling(saved, stored, calibration, sample, rebuilds)
+            self.lines.count(name, "held" if result.drift else "rebuilt")
+            return True
+        finally:
+            self.lines.release_lease(model_id, base, self.token)
+
+    def _is_due(self, waiting: Waiting) -> bool:
+        waited_s = time.time() - waiting.since
+        if waited_s >= REBUILD_MAX_S:
+            return waiting.lines >= _MIN_LINES
+        return waiting.lines >= REBUILD_LINES and waited_s >= REBUILD_S
+
+
+def observed(
+    scorer: CalibratedScorer, line: LineReading, score: LineScore, alert: AlertReference | None, *, now: float
+) -> ObservedScore:
+    """Return what may be learned of a scored line; `alert` is that of a flagged one."""
+    assert scorer.calibration is not None and scorer.rate is not None and score.score is not None
+    lengths = np.array([len(line.masked.text)], np.intp)
+    bucket = int(scorer.calibration.calibration.bucket_of(lengths)[0])
+    if not score.anomalous:
+        return ObservedScore(now, score.score, bucket, scorer.rate)
+    assert alert is not None, "flagged lines have an alert"
+    return ObservedScore(now, censored(scorer.thresholds[bucket]), bucket, scorer.rate, alert)
+
+
+def verdict(
+    alert: AlertReference, *, labels: Mapping[str, AlertLabel], suppressions: Sequence[Suppression]
+) -> Verdict:
+    """Return what people say of an alert."""
+    label = labels.get(alert.alert_id)
+    if label:
+        return "normal" if label.label == "normal" else "excluded"
+    until = suppressed_until(suppressions, alert.template, alert.span, now=time.time())
+    return "unknown" if until is None else "excluded"

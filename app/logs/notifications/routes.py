@@ -1,0 +1,109 @@
+"""/v1/notification_targets: where alerts and other events are reported, and messages that did not arrive."""
+
+import time
+from dataclasses import asdict
+from typing import Literal
+
+from fastapi import APIRouter, Depends, Request
+
+from nextchar.app.access.audit import set_audit_details
+from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
+from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from nextchar.app.http.paging import paginate
+from nextchar.app.logs.notifications.outbound import check_target
+from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
+from nextchar.app.logs.notifications.targets import NotificationTarget
+
+BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
+
+
+async def _check_is_unlimited(access: AccessDep) -> None:
+    access.check_is_unlimited("notification targets get the events of all models")
+
+
+router = APIRouter(
+    prefix="/v1/notification_targets",
+    tags=["alerts"],
+    route_class=DocumentRoute,
+    dependencies=[Depends(_check_is_unlimited)],
+)
+
+_ERRORS = error_responses(404, 422, 503)
+
+
+@router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
+async def create_target(request: Request, services: ServicesDep, body: TargetCreate) -> TargetBody:
+    """Create a target to which alerts or other events are reported. Only this response has its secret."""
+    await check_target(body.url, allow_private=services.settings.allow_private_targets)
+    made = await run_in_thread(services.notification_targets.create, **body.model_dump())
+    set_audit_details(request, about=f"/v1/notification_targets/{made.id}")
+    return await run_in_thread(_target_body, services, made, secret=made.secret)
+
+
+@router.get("", responses=error_responses(422, 503))
+def list_targets(
+    services: ServicesDep, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[TargetBody]:
+    """List the notification targets, newest first; those of the service's settings last."""
+    targets = services.notification_targets.all()
+    page, has_more = paginate(targets, lambda target: target.id, after=after, limit=limit)
+    return Page(data=[_target_body(services, target) for target in page], has_more=has_more)
+
+
+@router.get("/{target}", responses=_ERRORS)
+def get_target(services: ServicesDep, target: str) -> TargetBody:
+    """Get a notification target, with its last success and error and the number of waiting messages."""
+    return _target_body(services, services.notification_targets.get(target))
+
+
+@router.delete("/{target}", status_code=204, responses=_ERRORS)
+def delete_target(services: ServicesDep, target: str) -> None:
+    """Delete a notification target and the messages that wait for it."""
+    services.notification_targets.delete(target)
+    services.outbox.forget(target)
+
+
+@router.post("/{target}/test", responses=_ERRORS)
+async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
+    """Send a signed test message now, once, and get the target's response."""
+    found = await run_in_thread(services.notification_targets.get, target)
+    started = time.monotonic()
+    outcome = await services.notifier.send_test(found)
+    seconds = round(time.monotonic() - started, 3)
+    return TargetTestBody(delivered=outcome.error is None, seconds=seconds, **asdict(outcome))
+
+
+@router.get("/{target}/deliveries", responses=_ERRORS)
+def list_deliveries(
+    services: ServicesDep,
+    target: str,
+    status: Literal["waiting", "dead"] = "dead",
+    after: After = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> Page[DeliveryBody]:
+    """List the messages to a webhook that were given up, newest first, or those that wait."""
+    found = services.notification_targets.get(target)
+    listed = services.outbox.dead if status == "dead" else services.outbox.waiting
+    page, has_more = paginate(listed(found.id), lambda delivery: delivery.id, after=after, limit=limit)
+    return Page(data=[DeliveryBody(status=status, **asdict(one)) for one in page], has_more=has_more)
+
+
+@router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
+def replay_delivery(services: ServicesDep, target: str, delivery: str) -> DeliveryBody:
+    """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
+    found = services.notification_targets.get(target)
+    return DeliveryBody(status="waiting", **asdict(services.outbox.replay(found.id, delivery)))
+
+
+def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:
+    return TargetBody(
+        **target.model_dump(exclude={"is_trusted", "secret"}),
+        is_setting=target.is_trusted,
+        secret=secret,
+        **asdict(services.outbox.health(target.id)),
+    )

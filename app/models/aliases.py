@@ -1,0 +1,165 @@
+"""Moves of aliases: only to a version that exists, can be loaded and passes what the request requires.
+
+A rollback checks only that the version still exists: it must work when everything else is wrong.
+"""
+
+from dataclasses import dataclass
+
+from nextchar.app.models.alias_schemas import AliasRequirements
+from nextchar.app.models.engines import Engines
+from nextchar.models.errors import Conflict, NotFound
+from nextchar.models.saved_model import Card, SavedModel
+from nextchar.store.aliases import AliasMove, Check, check_alias, no_such_alias
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.models import Models
+
+_FIGURE = "validation_bits_per_character"
+
+
+@dataclass(frozen=True)
+class AliasControl:
+    """Moves aliases of the models in one storage."""
+
+    models: Models
+    calibrations: Calibrations
+    engines: Engines
+
+    def set(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        require: AliasRequirements,
+        *,
+        by: str | None,
+    ) -> AliasMove:
+        """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
+
+        Raises:
+            InvalidInput: the alias's name is not valid.
+            NotFound: there is no such version.
+            Conflict: a requirement is not met (code `alias_check_failed`), or another request moved the alias
+                meanwhile (`alias_moved`).
+            Unavailable: the version is damaged.
+        """
+        check_alias(alias)
+        newest = self.models.aliases.newest(name, alias)
+        saved = self.models.get(f"{name}@{version}")
+        if newest and newest.version == version:
+            return newest
+        checks = self._check(saved, newest, require)
+        # Loaded before the move: it can be, and the first call after the move does not wait.
+        with self.engines.use(saved.card.reference):
+            move = self.models.aliases.move(name, alias, version, after=newest, by=by, checks=checks)
+        if not self.models.is_listed(name, version):  # deleted meanwhile, before the alias protected it
+            self.models.aliases.move(
+                name,
+                alias,
+                newest.version if newest else None,
+                after=move,
+                action="rollback",
+                restores=newest,
+            )
+            raise _version_not_found(name, version)
+        self.engines.resolve_again(f"{name}@{alias}")
+        return move
+
+    def roll_back(self, name: str, alias: str, *, by: str | None) -> AliasMove:
+        """Move an alias back to what it pointed to before; a second rollback goes one move further back.
+
+        Raises:
+            NotFound: there is no such alias.
+            Conflict: it has no earlier version (code `alias_not_moved`), that is deleted
+                (`alias_target_deleted`), or another request moved the alias meanwhile (`alias_moved`).
+        """
+        aliases = self.models.aliases
+        newest = aliases.newest(name, alias)
+        if newest is None:
+            raise no_such_alias(name, alias)
+        before = aliases.before(newest)
+        if before.version is not None and not self.models.is_listed(name, before.version):
+            raise Conflict(
+                f"alias {alias} of {name} pointed to {before.target} before, which is deleted or renamed;"
+                " move it to another version with PUT",
+                code="alias_target_deleted",
+                param="alias",
+            )
+        move = aliases.move(
+            name, alias, before.version, after=newest, action="rollback", restores=before, by=by
+        )
+        self.engines.resolve_again(f"{name}@{alias}")
+        return move
+
+    def delete(self, name: str, alias: str, *, by: str | None) -> AliasMove:
+        """Delete an alias; its history stays. Raises as `Aliases.delete`."""
+        move = self.models.aliases.delete(name, alias, by=by)
+        self.engines.resolve_again(f"{name}@{alias}")
+        return move
+
+    def _check(
+        self, saved: SavedModel, newest: AliasMove | None, require: AliasRequirements
+    ) -> tuple[Check, ...]:
+        """Return the requirements that a version meets. Raises Conflict with all that it does not meet."""
+        results: list[tuple[Check, str | None]] = []
+        if require.max_bits_per_character is not None:
+            results.append(_check_bits(saved.card, require.max_bits_per_character))
+        if require.max_regression_bits is not None and (current := self._target(newest)):
+            results.append(_check_regression(saved.card, current, require.max_regression_bits))
+        if require.calibration:
+            has_none = self.calibrations.find(saved, None) is None
+            problem = "it has no calibration; make one with POST …/calibrate"
+            results.append((Check(name="calibration"), problem if has_none else None))
+        if problems := [problem for _, problem in results if problem]:
+            raise Conflict(
+                f"{saved.card.reference} does not meet what is required, so the alias was not moved:"
+                f" {'; '.join(problems)}",
+                code="alias_check_failed",
+                param="require",
+            )
+        return tuple(check for check, _ in results)
+
+    def _target(self, move: AliasMove | None) -> Card | None:
+        """Return the version where an alias is; None: it is nowhere, or the version is deleted."""
+        if move is None or move.target is None:
+            return None
+        try:
+            return self.models.get(move.target).card
+        except NotFound:
+            return None
+
+
+def _check_bits(card: Card, limit: float) -> tuple[Check, str | None]:
+    """Return a check of the bits per character of a version's held-out text, and the problem, if any."""
+    bits = _bits(card)
+    is_met = bits is not None and bits <= limit
+    problem = f"its held-out text costs {_format_bits(bits)} per character, above {limit:g}"
+    return Check(name="max_bits_per_character", value=bits, limit=limit), None if is_met else problem
+
+
+def _check_regression(card: Card, current: Card, limit: float) -> tuple[Check, str | None]:
+    """Do the same for the difference from the alias's current version."""
+    bits, before = _bits(card), _bits(current)
+    change = None if bits is None or before is None else bits - before
+    note = None
+    if current.corpus != card.corpus:
+        note = f"measured on different texts: {current.reference} has another corpus"
+    problem = (
+        f"its held-out text costs {_format_bits(bits)} per character and that of {current.reference}, the"
+        f" current version, {_format_bits(before)}: more than {limit:g} bits worse"
+        f"{f' ({note})' if note else ''}"
+    )
+    check = Check(name="max_regression_bits", value=change, limit=limit, note=note)
+    return check, None if change is not None and change <= limit else problem
+
+
+def _bits(card: Card) -> float | None:
+    value = card.report.get(_FIGURE)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _format_bits(bits: float | None) -> str:
+    return "an unknown number of bits" if bits is None else f"{bits:.4g} bits"
+
+
+def _version_not_found(name: str, version: int) -> NotFound:
+    return NotFound(f"there is no model '{name}@{version}'", code="model_not_found", param="version")

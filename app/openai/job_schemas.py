@@ -1,0 +1,226 @@
+"""Files and fine-tuning jobs in OpenAI's shapes. A token is a character; losses are in nats per character.
+
+docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from nextchar.app.http.schemas import Metadata, RequestBody, with_examples
+from nextchar.store.jobs import JobStatus
+
+EXAMPLE_FILE: dict[str, Any] = {
+    "id": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "object": "file",
+    "bytes": 600901,
+    "created_at": 1795563600,
+    "filename": "nietzsche.txt",
+    "purpose": "fine-tune",
+    "status": "processed",
+    "expires_at": None,
+    "status_details": None,
+}
+
+EXAMPLE_CREATE: dict[str, Any] = {
+    "model": "small",
+    "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "suffix": "nietzsche",
+    "seed": 7,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
+}
+
+_EXAMPLE_USED = {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
+
+EXAMPLE_JOB: dict[str, Any] = {
+    "id": "job_0197c2a1b3c4d5e6f7a8b",
+    "object": "fine_tuning.job",
+    "created_at": 1795563600,
+    "finished_at": None,
+    "estimated_finish": 1795563721,
+    "status": "running",
+    "model": "small",
+    "fine_tuned_model": None,
+    "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "validation_file": None,
+    "result_files": [],
+    "hyperparameters": _EXAMPLE_USED,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": _EXAMPLE_USED}},
+    "seed": 7,
+    "trained_tokens": None,
+    "organization_id": "nextchar",
+    "integrations": [],
+    "metadata": None,
+    "error": None,
+}
+
+EXAMPLE_EVENT: dict[str, Any] = {
+    "id": "ftevent-job_0197c2a1b3c4d5e6f7a8b-3",
+    "object": "fine_tuning.job.event",
+    "created_at": 1795563611,
+    "level": "info",
+    "type": "metrics",
+    "message": "step 100: train loss 2.0933, validation loss 2.1557",
+    "data": {"step": 100, "train_loss": 2.0933, "valid_loss": 2.1557},
+}
+
+EXAMPLE_CHECKPOINT: dict[str, Any] = {
+    "id": "ftckpt-job_0197c2a1b3c4d5e6f7a8b-3",
+    "object": "fine_tuning.job.checkpoint",
+    "created_at": 1795563611,
+    "fine_tuning_job_id": "job_0197c2a1b3c4d5e6f7a8b",
+    "fine_tuned_model_checkpoint": "nietzsche@1",
+    "step_number": 100,
+    "metrics": {"step": 100, "train_loss": 2.0933, "valid_loss": 2.1557, "full_valid_loss": 2.1557},
+}
+
+Auto = Literal["auto"]
+
+
+class FileBody(BaseModel):
+    """An uploaded text: a corpus, under the same id."""
+
+    model_config = with_examples(EXAMPLE_FILE)
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int = Field(
+        description="Size of the text; for JSON Lines, of the text that they were converted to."
+    )
+    created_at: int = Field(description="Unix seconds, UTC.")
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    expires_at: None = None
+    status_details: None = None
+
+
+class Hyperparameters(RequestBody):
+    """Training options; `auto` uses the preset's."""
+
+    n_epochs: Auto | Annotated[float, Field(gt=0, le=10_000)] = Field(
+        "auto", description="Passes over the training text. `auto`: as many as fit into one minute."
+    )
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = Field(
+        "auto", description="Parallel streams that the text is divided into: `training.rows` of a job."
+    )
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = Field(
+        "auto", description="Multiplies the peak learning rate of the preset."
+    )
+
+
+class SupervisedBody(RequestBody):
+    """Options of supervised training."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class MethodBody(RequestBody):
+    """The training method; only `supervised` is available."""
+
+    type: Literal["supervised"]
+    supervised: SupervisedBody | None = None
+
+
+class FineTuningJobCreate(RequestBody):
+    """Train a model on an uploaded file."""
+
+    model_config = with_examples(EXAMPLE_CREATE)
+
+    model: str = Field(
+        min_length=1,
+        max_length=128,
+        description="`tiny`, `small`, `medium` or `large` for a new network, or a model to start from.",
+    )
+    training_file: str = Field(max_length=128, description="The id of an uploaded file, or a corpus's name.")
+    validation_file: str | None = Field(
+        None, max_length=128, description="Held out instead of the last tenth of the training file."
+    )
+    suffix: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="The model's name; default: `ft-` and the value of `model`.",
+    )
+    seed: int | None = Field(None, description="Default: 1.")
+    method: MethodBody | None = None
+    hyperparameters: Hyperparameters | None = Field(
+        None, description="Deprecated by OpenAI in favor of `method`."
+    )
+    metadata: Metadata | None = Field(None, description="Stored and returned unchanged.")
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        None, description="Not available: must be empty or omitted."
+    )
+
+
+class FineTuningError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: None = None
+
+
+class FineTuningJob(BaseModel):
+    """A training job, under the same id."""
+
+    model_config = with_examples(EXAMPLE_JOB)
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    status: JobStatus = Field(
+        description="As OpenAI's, without `validating_files`: files are validated at once."
+    )
+    model: str = Field(description="The `model` of the request.")
+    fine_tuned_model: str | None = Field(description="`name@version`, once it exists.")
+    training_file: str
+    validation_file: str | None
+    result_files: list[str] = Field(description="Always empty: the metrics are in the events.")
+    hyperparameters: Hyperparameters
+    method: MethodBody
+    seed: int
+    trained_tokens: int | None = Field(description="Characters that training has read, after its end.")
+    organization_id: Literal["nextchar"] = "nextchar"
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+    error: FineTuningError | None
+
+
+class FineTuningEvent(BaseModel):
+    """An event of a job."""
+
+    model_config = with_examples(EXAMPLE_EVENT)
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: Literal["info"] = "info"
+    type: Literal["message", "metrics"]
+    message: str
+    data: dict[str, Any]
+
+
+class CheckpointMetrics(BaseModel):
+    """Losses in nats per character."""
+
+    step: int
+    train_loss: float | None
+    valid_loss: float | None
+    full_valid_loss: float | None
+
+
+class FineTuningCheckpoint(BaseModel):
+    """An evaluation of a job. Only the best weights are kept, as the model."""
+
+    model_config = with_examples(EXAMPLE_CHECKPOINT)
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str = Field(description="The job's model, or its future name.")
+    step_number: int
+    metrics: CheckpointMetrics

@@ -1,0 +1,249 @@
+"""/infill, /health and /props as llama.vim and llama.vscode call them.
+
+The models read left to right, so a completion continues the text before the cursor up to the end of the line.
+The text after the cursor, and the context that editors collect from other files, is ignored.
+"""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+from zlib import crc32
+
+from fastapi import APIRouter, Request, Response
+
+from nextchar.app.access.dependencies import ModelReference, model_or_default
+from nextchar.app.completions.completion import RunningCompletion
+from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import ServicesDep, client_of, user_of
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.models.engines import Loaded
+from nextchar.app.openai.fim import unwrap
+from nextchar.app.openai.llama_cpp_schemas import (
+    EXAMPLE,
+    MAX_PREDICT,
+    GenerationSettings,
+    Infill,
+    InfillCreate,
+    InfillFields,
+    InfillPiece,
+    Props,
+    Timings,
+)
+from nextchar.app.operations.schemas import Alive
+from nextchar.models.runtime.decode import MAX_BATCH
+from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage
+
+router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
+
+MIN_CONTEXT_CHARACTERS = 1000
+"""At least this many characters of a longer prefix are read, and less than twice as many."""
+
+_RESPONSE = stream_responses(
+    "With `stream` server-sent events of pieces; the last is the whole response without its text. With"
+    " `response_fields` only those fields.",
+    EXAMPLE,
+    'data: {"index":0,"content":"q","stop":false}\n\n',
+)
+_ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
+_READ_ERRORS = error_responses(404, 422, 503)
+
+
+@router.get("/health", responses=error_responses())
+async def llama_cpp_health() -> Alive:
+    """Report that the process is running, at llama.cpp's path."""
+    return Alive()
+
+
+@router.get("/v1/models/{model}/health", responses=_READ_ERRORS)
+async def llama_cpp_health_of_model(services: ServicesDep, request: Request, model: ModelReference) -> Alive:
+    """Report that a model can be loaded, for clients that append /health to a base URL."""
+    await llama_cpp_props(services, request, model)
+    return Alive()
+
+
+@router.get("/props", responses=_READ_ERRORS)
+@router.get("/v1/models/{model}/props", responses=_READ_ERRORS, name="llama_cpp_props_of_model")
+async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelReference = "") -> Props:
+    """Get the properties of the server and its model that llama.cpp's clients read."""
+    name = await model_or_default(services, request, model)
+    async with services.engines.use_async(name) as loaded:
+        return Props(
+            default_generation_settings=GenerationSettings(
+                n_ctx=MAX_PROMPT_CHARACTERS, n_predict=MAX_PREDICT
+            ),
+            total_slots=MAX_BATCH,
+            model_alias=loaded.reference,
+            model_path=loaded.reference,
+            build_info="nextchar",
+        )
+
+
+@router.post("/infill", response_model=Infill | InfillFields, responses=_RESPONSE | _ERRORS)
+@router.post(
+    "/v1/models/{model}/infill",
+    response_model=Infill | InfillFields,
+    responses=_RESPONSE | _ERRORS,
+    name="infill_with_model",
+)
+async def infill(
+    services: ServicesDep, request: Request, body: InfillCreate, model: ModelReference = ""
+) -> Response:
+    """Complete the line at the cursor, for llama.cpp's editor plug-ins."""
+    name = await model_or_default(services, request, model or body.model)
+    before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
+    prefix = recent_context(before)
+    truncated = len(prefix) < len(before)
+    async with services.engines.use_async(name) as loaded:
+        progress = _Progress(time.perf_counter())
+        preparing = prepare(prefix, loaded, services.long_prompts)
+        is_long = len(prefix) > LONG_PROMPT_CHARACTERS
+        characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
+        engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
+        running = RunningCompletion(services.engines, loaded, engine_request, unknown)
+        if body.stream:
+            stream = _stream(running, body, progress, truncated=truncated)
+            return EventStream(stream, on_close=running.close, named=False)
+        with running:
+            await cancel_on_disconnect(request, _run(running, body, progress))
+    return _selected(body, _infill_response(progress, loaded.reference, body, truncated=truncated))
+
+
+@dataclass
+class _Progress:
+    """What has been generated so far. Times are those of `time.perf_counter`."""
+
+    started_s: float
+    first_character_s: float | None = None
+    text: str = ""
+    reason: str = "timeout"
+    usage: Usage | None = None
+
+
+def recent_context(text: str) -> str:
+    r"""Return the end of a long text, from the beginning of a line that stays the same while one types.
+
+    The state cache matches texts by their beginning, but editors send a window of lines that moves with the
+    cursor. So the text begins with the line of the smallest hash at a suitable distance, which remains the
+    smallest over many moves (winnowing; Schleimer, Wilkerson and Aiken 2003).
+    """
+    if len(text) <= 2 * MIN_CONTEXT_CHARACTERS:
+        return text
+    window = text[-2 * MIN_CONTEXT_CHARACTERS : -MIN_CONTEXT_CHARACTERS]
+    lines = window.split("\n")[1:]  # the first may be incomplete
+    if not lines:
+        return text
+    hashes = [crc32(line.encode("utf-8", "surrogatepass")) for line in lines[:-1]] or [0]
+    first = hashes.index(min(hashes))
+    return text[len(text) - MIN_CONTEXT_CHARACTERS - len("\n".join(lines[first:])) :]
+
+
+def _request(
+    body: InfillCreate, characters: str, loaded: Loaded, client: str, user: str
+) -> CompletionRequest:
+    max_characters = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
+    return CompletionRequest(
+        prompt=characters,
+        max_characters=max(1, max_characters),  # a completion of none would not read the prompt
+        temperature=body.temperature or 0.0,
+        top_k=body.top_k if body.top_k and body.top_k > 0 else None,
+        top_p=body.top_p or None,
+        min_p=body.min_p,
+        seed=body.seed if body.seed is not None and body.seed >= 0 else None,
+        stop=tuple(map(loaded.vocabulary.to_characters, body.stop)),
+        until="line",
+        stream=True,
+        client=client,
+        user=user,
+    )
+
+
+async def _run(running: RunningCompletion, body: InfillCreate, progress: _Progress) -> None:
+    """Generate until the completion ends or times out."""
+    async for _ in _pieces(running, body, progress):
+        pass
+
+
+async def _pieces(running: RunningCompletion, body: InfillCreate, progress: _Progress) -> Events:
+    """Yield the text as it is generated and record it in `progress`; end at the time limit."""
+    events, decoder = running.events(), running.vocabulary.text_decoder()
+    limit_ms = body.t_max_prompt_ms
+    deadline_s = progress.started_s + limit_ms / 1000 if limit_ms else None
+    while True:
+        left_s = None if deadline_s is None else deadline_s - time.perf_counter()
+        try:
+            event = await asyncio.wait_for(anext(events), left_s)
+        except (TimeoutError, StopAsyncIteration):
+            break
+        if isinstance(event, Finished):
+            progress.reason = event.reason
+        elif isinstance(event, Usage):
+            progress.usage = event
+            break
+        elif isinstance(event, Piece):
+            if progress.first_character_s is None:
+                progress.first_character_s = time.perf_counter()
+                limit_ms = body.t_max_predict_ms
+                deadline_s = progress.first_character_s + limit_ms / 1000 if limit_ms else None
+            text = decoder.feed(event.text) if body.n_predict else ""
+            progress.text += text
+            if text:
+                yield ServerEvent("", InfillPiece(content=text))
+
+
+async def _stream(
+    running: RunningCompletion, body: InfillCreate, progress: _Progress, *, truncated: bool
+) -> Events:
+    async for event in _pieces(running, body, progress):
+        yield event
+    response = _infill_response(progress, running.model, body, truncated=truncated)
+    yield ServerEvent("", response.model_copy(update={"content": ""}))
+
+
+def _infill_response(progress: _Progress, model: str, body: InfillCreate, *, truncated: bool) -> Infill:
+    now_s = time.perf_counter()
+    first_s = now_s if progress.first_character_s is None else progress.first_character_s
+    count = progress.usage.completion_characters if progress.usage and body.n_predict else len(progress.text)
+    read = progress.usage.prompt_characters if progress.usage else 0
+    cached = progress.usage.cached_characters if progress.usage else 0
+    stop_type: Literal["limit", "word"] = "word" if progress.reason in ("line", "stop") else "limit"
+    return Infill(
+        content=progress.text,
+        stop_type=stop_type,
+        model=model,
+        tokens_predicted=count,
+        tokens_evaluated=read,
+        tokens_cached=cached,
+        truncated=truncated,
+        timings=Timings(
+            cache_n=cached,
+            prompt_n=read - cached,
+            **_timings("prompt", first_s - progress.started_s, read - cached),
+            predicted_n=count,
+            **_timings("predicted", now_s - first_s, count),
+        ),
+    )
+
+
+def _timings(what: str, seconds: float, count: int) -> dict[str, Any]:
+    return {
+        f"{what}_ms": round(seconds * 1000, 3),
+        f"{what}_per_token_ms": round(seconds * 1000 / max(1, count), 4),
+        f"{what}_per_second": round(count / max(seconds, 1e-6), 1),
+    }
+
+
+def _selected(body: InfillCreate, infilled: Infill) -> Response:
+    if body.response_fields is None:
+        return Response(infilled.model_dump_json(), media_type="application/json")
+    # Like llama.cpp, which keeps the slash in a name such as timings/prompt_n.
+    fields: dict[str, Any] = infilled.model_dump()
+    fields |= {f"timings/{name}": value for name, value in fields["timings"].items()}
+    selected: InfillFields = {name: fields[name] for name in body.response_fields if name in fields}
+    # llama.vim searches for `"content":"`, without a space.
+    return Response(json.dumps(selected, separators=(",", ":")), media_type="application/json")

@@ -1,0 +1,410 @@
+"""Backup of a whole installation while it runs, and restoring it into an empty one.
+
+A backup is one tar file:
+
+    nextchar-backup.json    format version, time
+    storage/<path>          the objects of the storage, what is referred to before what refers to it
+    redis.jsonl             keys of Redis: alerts, notifications, ingested lines, rolling calibrations
+    manifest.jsonl          path, size and SHA-256 of every entry before; last, so a torn backup has none
+
+No lock is needed, because records are created once. The paths of what refers to others are listed first, so
+all that a listed record refers to is listed after it. Contents are copied first: a record that is still
+there when it is copied, last, was not deleted, so neither were its contents, which are deleted after it. What
+is created during the backup is not in it.
+
+A model that is renamed gets another card, and then the records of its alerts and ingest settings get other
+paths. So these are read when they are listed. What has moved since is in the backup under its old path; where
+the card is in it under another name, the retention sweep after the restoration moves the rest.
+
+A batch that ends keeps its records, but its chunks are deleted. If it was listed before, only its first
+record is in the backup, so the restored service runs it again from its input file.
+
+Not in it is what Redis can lose: the queue, leases and progress of jobs (the reconciler queues them again
+from their records), rate limits, and the states of streams of lines.
+"""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from nextchar.app.openai.batches import Batch, BatchStatus
+from nextchar.app.operations.redis_keys import from_json, read_key, to_json, write_key
+from nextchar.models.errors import Conflict, InvalidInput
+from nextchar.store.blobs import Blobs
+from nextchar.store.models import Models, model_id_in, tombstone_path
+
+FORMAT_VERSION = 2
+_DUMPS_VERSION = 1  # keys of Redis as results of DUMP, which only a server at least as new can restore
+
+FOLDERS = (
+    "audit",
+    "notification_targets",
+    "alert_suppressions",
+    "alert_decisions",
+    "ingest_settings",
+    "aliases",
+    "idempotency",
+    "openai_jobs",
+    "openai_joined",
+    "openai_files",
+    "jobs",
+    "batches",
+    "model_cards",
+    "corpus_kinds",
+    "corpus_names",
+    "corpus_versions",
+    "corpus_owners",
+    "corpora",
+    "events",
+    "model_files",
+    "batch_chunks",
+    "checkpoints",
+)
+"""All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed
+last and copied first, because running jobs replace them all the time."""
+
+_CARDS = "model_cards"
+_MOVING = (
+    "alert_suppressions",
+    "alert_decisions",
+    "ingest_settings",
+    _CARDS,
+)  # records that a renaming moves
+
+# In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
+REDIS_KEYS = ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*")
+_NOT_COPIED = (b"nextchar:notifications:lease",)
+_MAY_EXIST = (*_NOT_COPIED, b"nextchar:notifications:records")  # a service that has just started makes them
+
+_SCRATCH_KEY = b"nextchar:restore"
+
+_HEADER, _REDIS, _MANIFEST = "nextchar-backup.json", "redis.jsonl", "manifest.jsonl"
+_STORAGE = "storage/"
+_MEMORY_BYTES = 1 << 22  # a larger object is spooled to a file
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass
+class Totals:
+    """Counts of a backup or a restore."""
+
+    objects: int = 0
+    bytes: int = 0
+    redis_keys: int = 0
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+
+def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
+    """Write a backup of a storage and a Redis (without `decode_responses`) to a file.
+
+    Raises redis.exceptions.RedisError, OSError, and as Blobs does; the file is then no backup.
+    """
+    totals = Totals()
+    with (
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as file,
+    ):
+
+        def add(path: str, chunks: Iterator[bytes] | list[bytes]) -> None:
+            totals.bytes += _add(tar, totals, _STORAGE + path, chunks)
+            totals.objects += 1
+
+        header = {"format_version": FORMAT_VERSION, "created_at": int(time.time())}
+        _add(tar, totals, _HEADER, [json.dumps(header).encode()])
+        read = _ReadRecords(file)
+        for folder, paths in _listed(blobs, read):
+            if folder in _MOVING:
+                for path, data in _read_before(folder, paths, blobs, read):
+                    add(path, [data])
+                continue
+            for path in _without_ended(paths, blobs, totals) if folder == "batches" else paths:
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    add(path, blobs.stream(path, _CHUNK_BYTES))
+        _add(tar, totals, _REDIS, _redis_lines(redis, totals))
+        manifest = [json.dumps(entry).encode() + b"\n" for entry in totals.entries]
+        _add(tar, totals, _MANIFEST, manifest)
+    return totals
+
+
+def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
+    """Restore a backup into an empty storage and Redis. Can be repeated after it was interrupted.
+
+    Nothing is written before the whole backup is checked.
+
+    Raises:
+        InvalidInput: not a backup, or damaged or incomplete (code `backup_invalid`), of a newer format
+            (`backup_format_unknown`), or of an older one that this Redis cannot read.
+        Conflict: the storage or Redis has something else (code `not_empty`); nothing was written.
+    """
+    entries, keys = _verify(file, redis)
+    _check_empty(blobs, redis, entries, keys)
+    totals = Totals()
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for entry in tar:
+            if entry.name.startswith(_STORAGE):
+                _write(blobs, entry.name.removeprefix(_STORAGE), _content(tar, entry))
+                totals.objects += 1
+                totals.bytes += entry.size
+            elif entry.name == _REDIS:
+                totals.redis_keys = _restore_redis(redis, _content(tar, entry))
+    return totals
+
+
+@dataclass
+class _ReadRecords:
+    """Records that were read when they were listed, one after the other in a temporary file."""
+
+    file: IO[bytes]
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # where each begins and ends
+
+    def add(self, blobs: Blobs, folder: str) -> list[str]:
+        """Read the records of a folder; return their paths."""
+        added = []
+        for _ in range(2):  # one listing can miss a record that is being moved
+            for path in blobs.paths(folder):
+                if path not in self.places:
+                    with contextlib.suppress(FileNotFoundError):
+                        start = self.file.tell()
+                        self.file.writelines(blobs.stream(path, _CHUNK_BYTES))
+                        self.places[path] = start, self.file.tell()
+                        added.append(path)
+        return sorted(added)
+
+    def content(self, path: str) -> bytes:
+        start, end = self.places[path]
+        self.file.seek(start)
+        return self.file.read(end - start)
+
+
+def _read_before(
+    folder: str, paths: list[str], blobs: Blobs, read: _ReadRecords
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the paths and contents of the records of a folder that were read when they were listed.
+
+    Of the cards that are gone since: a model that still has a card gets the one that was read, unless another
+    of its cards is in the backup. For others there are tombstones, by which the sweep finds what belongs to
+    the name.
+    """
+    present = set(blobs.paths(folder)) if folder == _CARDS else set(paths)
+    yield from ((path, read.content(path)) for path in paths if path in present)
+    live = [path for path in paths if path.endswith(".json") and tombstone_path(path) not in read.places]
+    gone = [path for path in live if path not in present]
+    copied = {model_id_in(read.content(path)) for path in live if path in present} if gone else set()
+    for path in gone:
+        card, tombstone = read.content(path), tombstone_path(path)
+        model_id = model_id_in(card)
+        if model_id and model_id not in copied and Models(blobs).has_card(model_id):
+            copied.add(model_id)
+            yield path, card
+        else:
+            yield tombstone, blobs.read(tombstone)
+
+
+def _without_ended(paths: list[str], blobs: Blobs, totals: Totals) -> list[str]:
+    """Return the records of batches to copy: only the first, if a batch has ended since they were listed.
+
+    Its chunks are not among the entries that were copied before, or not all of them.
+    """
+    copied = {entry["path"].removeprefix(_STORAGE) for entry in totals.entries}
+    newest = {path.split("/")[1]: path for path in paths}  # sorted
+    ended = set()
+    for batch_id, path in newest.items():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # deleted since, or damaged
+            batch = Batch.model_validate_json(blobs.read_record(path))
+            is_running = batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING)
+            if is_running and not copied.issuperset(batch.chunk_paths):
+                ended.add(batch_id)
+    return [path for path in paths if path.split("/")[1] not in ended or path.endswith("/000000.json")]
+
+
+def _listed(blobs: Blobs, read: _ReadRecords) -> list[tuple[str, list[str]]]:
+    """Return folders and the paths to copy, in the order of copying: the reverse of that of listing."""
+    listed = {f: read.add(blobs, f) if f in _MOVING else blobs.paths(f) for f in FOLDERS}
+    everything = {path for paths in listed.values() for path in paths}
+
+    def is_corpus(path: str) -> bool:
+        return path.startswith("corpora/") and path.endswith("/corpus.json")
+
+    def is_whole(path: str) -> bool:  # not if it was uploaded while its folder was listed
+        return not is_corpus(path) or path.replace("/corpus.json", "/text") in everything
+
+    # The text of a corpus before its record.
+    return [
+        (folder, [path for path in sorted(paths, key=is_corpus) if is_whole(path)])
+        for folder, paths in reversed(listed.items())
+    ]
+
+
+def _add(tar: tarfile.TarFile, totals: Totals, name: str, chunks: Iterator[bytes] | list[bytes]) -> int:
+    """Add an entry to the archive and note it for the manifest; return its size in bytes."""
+    digest = hashlib.sha256()
+    with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as spool:
+        for chunk in chunks:
+            digest.update(chunk)
+            spool.write(chunk)
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mtime = spool.tell(), int(time.time())
+        spool.seek(0)
+        tar.addfile(entry, spool)
+    totals.entries.append({"path": name, "bytes": entry.size, "sha256": digest.hexdigest()})
+    return entry.size
+
+
+def _redis_lines(redis: Redis, totals: Totals) -> Iterator[bytes]:
+    for pattern in REDIS_KEYS:
+        for key in redis.scan_iter(match=pattern, count=1000):
+            if key not in _NOT_COPIED and (stored := read_key(redis, key)):
+                totals.redis_keys += 1
+                yield json.dumps({"key": to_json(key)} | stored).encode() + b"\n"
+
+
+def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]]:
+    """Return the names of a backup's entries, and the digests of its keys in Redis. Raises InvalidInput."""
+    found: list[dict[str, Any]] = []
+    manifest: list[dict[str, Any]] | None = None
+    keys: dict[bytes, bytes] = {}
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for entry in tar:
+                if entry.name == _MANIFEST:
+                    manifest = [json.loads(line) for line in _content(tar, entry)]
+                    continue
+                digest = _sha256(_content(tar, entry))
+                found.append({"path": entry.name, "bytes": entry.size, "sha256": digest})
+                if entry.name == _REDIS:
+                    for key, stored in _keys(_content(tar, entry), redis):
+                        write_key(redis.pipeline(), key, stored)  # to see that it can be read
+                        keys[key] = _digest(stored)
+                if len(found) == 1:
+                    _check_header(tar, entry)
+    except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        raise _invalid(f"it cannot be read: {error}") from None
+    if manifest is None:
+        raise _invalid("its end is missing, so it is incomplete")
+    if manifest != found:
+        names = {one["path"] for one in manifest if one not in found}
+        raise _invalid(f"{min(names, default='an entry')} is damaged or missing")
+    for one in found:
+        _check_path(one["path"])
+    return {one["path"] for one in found}, keys
+
+
+def _sha256(content: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := content.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_header(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+    if entry.name != _HEADER:
+        raise _invalid("it has no header")
+    version = json.load(_content(tar, entry)).get("format_version")
+    if version not in (_DUMPS_VERSION, FORMAT_VERSION):
+        raise InvalidInput(
+            f"the backup has format {version!r} and this program reads {FORMAT_VERSION}; upgrade nextchar",
+            code="backup_format_unknown",
+        )
+
+
+def _check_path(name: str) -> None:
+    path = name.removeprefix(_STORAGE)
+    is_ours = name in (_HEADER, _REDIS) or (path != name and path.split("/")[0] in FOLDERS)
+    if not is_ours or ".." in path.split("/"):
+        raise _invalid(f"it has an entry {name!r} that no backup has")
+
+
+def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], keys: dict[bytes, bytes]) -> None:
+    """Check that there is nothing but what an interrupted restoration of the same backup has left."""
+    for folder in FOLDERS:
+        for path in blobs.paths(folder):
+            if _STORAGE + path not in restored:
+                raise Conflict(
+                    f"the storage is not empty, it has {path}: restore into an empty one, and stop the"
+                    " service meanwhile",
+                    code="not_empty",
+                )
+    for pattern in REDIS_KEYS:
+        for key in redis.scan_iter(match=pattern, count=1000):
+            if key in _MAY_EXIST or (stored := read_key(redis, key)) is None:
+                continue
+            if keys.get(key) == _digest(stored):
+                continue
+            raise Conflict(
+                f"Redis is not empty, it has {key.decode(errors='replace')}: restore into an empty one",
+                code="not_empty",
+            )
+
+
+def _digest(stored: dict[str, Any]) -> bytes:
+    """Return the hash of a key's type and value, but not of its time to live."""
+    value = json.dumps([stored["type"], stored["value"]], sort_keys=True)
+    return hashlib.sha256(value.encode()).digest()
+
+
+def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
+    """Write an object, from a file, so that a large one is not in memory."""
+    # Under this name the retention sweep deletes it, if this process is killed.
+    with tempfile.NamedTemporaryFile(prefix="upload-") as spool:
+        while chunk := content.read(_CHUNK_BYTES):
+            spool.write(chunk)
+        spool.flush()
+        blobs.write(path, Path(spool.name))
+
+
+def _restore_redis(redis: Redis, lines: IO[bytes]) -> int:
+    count = 0
+    for key, stored in _keys(lines, redis):
+        with redis.pipeline() as pipe:
+            write_key(pipe, key, stored)
+            pipe.execute()
+        count += 1
+    return count
+
+
+def _keys(lines: IO[bytes], redis: Redis) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield Redis keys, each with its stored value."""
+    for line in lines:
+        stored = json.loads(line)
+        if "dump" in stored:
+            yield base64.b64decode(stored["key"]), _from_dump(redis, stored)
+        else:
+            yield from_json(stored["key"]), stored
+
+
+def _from_dump(redis: Redis, stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored value of a key of an old backup."""
+    try:
+        redis.restore(_SCRATCH_KEY, 60_000, base64.b64decode(stored["dump"]), replace=True)
+    except ResponseError as error:
+        raise _invalid(
+            "it is of an older version, whose Redis keys this Redis cannot read; restore it with the Redis or"
+            f" Valkey that it is of, and back that up again ({error})"
+        ) from None
+    found = read_key(redis, _SCRATCH_KEY) or {}
+    redis.delete(_SCRATCH_KEY)
+    return found | {"ttl_ms": stored["ttl_ms"]}
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    if not entry.isfile():
+        raise _invalid(f"it has an entry {entry.name!r} that is not a file")
+    return tar.extractfile(entry) or io.BytesIO()
+
+
+def _invalid(problem: str) -> InvalidInput:
+    return InvalidInput(f"this is not a backup that can be restored: {problem}", code="backup_invalid")

@@ -1,0 +1,286 @@
+"""Readiness checks for /readyz, of reads and writes, with short timeouts.
+
+Serving only needs readable storage and loaded kernels: without Redis or a worker jobs wait, and completions
+are served. So the service is not ready if one of these two is missing, and degraded if anything else fails.
+Error messages that may contain hosts or paths go to the log, because /readyz needs no key.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from nextchar.app.access.keys import KeyFile
+from nextchar.app.operations.disk_watermark import DiskWatermark
+from nextchar.app.operations.schemas import Readiness
+from nextchar.models.errors import DomainError, StorageFull
+from nextchar.models.kernels.compile_cache import is_compiling
+from nextchar.store.background import BackgroundLoop, LoopStatus
+from nextchar.store.blobs import Blobs
+from nextchar.store.queue import TrainingQueue
+
+log = logging.getLogger("nextchar.api")
+
+FRESH_S = 1.0
+"""Redis and the storage are checked at most once in this time."""
+
+OBJECT_STORE_FRESH_S = 10.0
+"""An object store that works is checked at most once in this time, because each check costs two requests."""
+
+WAIT_S = 1.0
+"""A caller waits at most this long for a check, then uses the last result."""
+
+HUNG_S = 4.0
+"""A check that takes longer counts as failed."""
+
+LOOP_FAILING_S = 60.0
+"""A background loop without a success for this long after one was due is reported."""
+
+WORKER_START_S = 60.0
+"""A missing worker is not logged for this long after the start, because it may be starting too."""
+
+_REDIS_KEY = "nextchar:health"
+_BLOB_PATH = "health/write-test"
+
+_WITHOUT_REDIS = (
+    "jobs wait in storage, running jobs show no progress, streams of lines cannot continue and rate limits"
+    " are not enforced; completions and scores are served"
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The problem of one part, and its effect on users."""
+
+    part: Literal["redis", "storage", "worker", "background", "keys", "kernels"]
+    problem: str
+    effect: str
+    is_down: bool = False  # the part does not respond, or is not loaded yet
+    detail: str = ""  # only for the log
+
+
+_BAD_KEYS = Problem(
+    "keys",
+    "the file of API keys has invalid lines, no key, or cannot be read",
+    "its last valid version applies, or no key if it cannot be read; the log says what is wrong",
+)
+
+_LOADING_KERNELS = Problem(
+    "kernels",
+    "are being loaded; the first time on a machine, and after an update, they are compiled first",
+    "completions, scores and jobs wait",
+    is_down=True,
+)
+
+
+class ReadinessCheck:
+    """Checks the parts of one API process. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        *,
+        blobs: Blobs,
+        redis: Redis,
+        queue: TrainingQueue,
+        loops: Sequence[BackgroundLoop],
+        keys: KeyFile | None = None,
+        watermark: DiskWatermark | None = None,
+        kernels_loaded: threading.Event | None = None,
+    ) -> None:
+        self._loops, self._keys, self._kernels_loaded = loops, keys, kernels_loaded
+        redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
+        self._probes = [
+            Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
+            Probe(
+                "storage",
+                lambda: check_storage(blobs, watermark),
+                _storage_down(),
+                works_for_s=OBJECT_STORE_FRESH_S if blobs.free_bytes() is None else None,
+            ),
+        ]
+        self._logged: set[tuple[str, str]] = set()
+        self._started_s = time.monotonic()
+
+    def report(self) -> Readiness:
+        """Return the present state, after about WAIT_S seconds at most."""
+        for probe in self._probes:
+            probe.begin()
+        problems = [problem for probe in self._probes for problem in probe.result()]
+        loops = [loop.status() for loop in self._loops]
+        problems += [_failing(loop) for loop in loops if loop.seconds_since_success > _failing_after_s(loop)]
+        if self._keys and self._keys.problems:
+            problems.append(_BAD_KEYS)
+        self._log(problems)
+        if self._kernels_loaded and not self._kernels_loaded.is_set():
+            problems.append(_LOADING_KERNELS)  # not logged: nothing is wrong
+        return readiness_of(problems, loops)
+
+    def _log(self, problems: list[Problem]) -> None:
+        """Log changes since the last report."""
+        if time.monotonic() - self._started_s < WORKER_START_S:
+            problems = [p for p in problems if p.part != "worker"]
+        before, self._logged = self._logged, {(p.part, p.problem) for p in problems}
+        for p in problems:
+            if (p.part, p.problem) not in before:
+                detail = f" ({p.detail})" if p.detail else ""
+                log.warning("%s: %s%s; %s", p.part, p.problem, detail, p.effect)
+        for part in {part for part, _ in before} - {p.part for p in problems}:
+            log.warning("%s: works again", part)
+
+
+def readiness_of(problems: Sequence[Problem], loops: Sequence[LoopStatus]) -> Readiness:
+    """Return the body that reports these problems: not ready if the storage or the kernels are down."""
+    down = [p.part for p in problems if p.is_down]
+    status = "degraded" if problems else "ready"
+    if {"storage", "kernels"} & set(down):
+        status = "not_ready"
+    background = [
+        {
+            "name": loop.name,
+            "last_beat_s": round(loop.seconds_since_beat, 1),
+            "last_success_s": round(loop.seconds_since_success, 1),
+            "errors": loop.errors,
+        }
+        for loop in loops
+    ]
+    return Readiness.model_validate(
+        {"status": status, "down": down, "degraded": problems, "background": background}, from_attributes=True
+    )
+
+
+class Probe:
+    """Runs one check in its own thread, so that a check that hangs delays nothing else.
+
+    Args:
+        name: of the thread.
+        check: returns the problems.
+        hangs: the problem to report while the check does not end.
+        works_for_s: how long a result without problems counts; FRESH_S if None, as for all other results.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        check: Callable[[], list[Problem]],
+        hangs: Problem,
+        *,
+        works_for_s: float | None = None,
+    ) -> None:
+        self._name, self._check, self._hangs, self._works_for_s = name, check, hangs, works_for_s
+        self._lock = threading.Lock()  # guards the fields below
+        self._started_at_s = self._ended_at_s = float("-inf")
+        self._is_running = False
+        self._ended = threading.Event()
+        self._last: list[Problem] | None = None
+
+    def begin(self) -> None:
+        """Start the check, unless it runs or has just ended."""
+        with self._lock:
+            now = time.monotonic()
+            fresh_s = self._works_for_s if self._works_for_s is not None and self._last == [] else FRESH_S
+            if self._is_running or now - self._ended_at_s < fresh_s:
+                return
+            self._is_running, self._started_at_s = True, now
+            self._ended.clear()
+            try:
+                threading.Thread(target=self._run, name=f"check {self._name}", daemon=True).start()
+            except RuntimeError:  # no thread available: keep the last result
+                self._end([self._hangs] if self._last is None else self._last)
+
+    def result(self) -> list[Problem]:
+        """Return the newest result; wait briefly for a running check."""
+        wait_s = HUNG_S if self._last is None else WAIT_S
+        self._ended.wait(max(0.0, self._started_at_s + wait_s - time.monotonic()))
+        with self._lock:
+            has_hung = self._is_running and time.monotonic() - self._started_at_s > HUNG_S
+            return [self._hangs] if has_hung or self._last is None else self._last
+
+    def _run(self) -> None:
+        try:
+            problems = self._check()
+        except Exception:
+            log.exception("the check of %s failed", self._name)
+            problems = [self._hangs]
+        with self._lock:
+            self._end(problems)
+
+    def _end(self, problems: list[Problem]) -> None:
+        self._last, self._is_running, self._ended_at_s = problems, False, time.monotonic()
+        self._ended.set()
+
+
+def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
+    """Write to Redis and look for a live worker; return the problems."""
+    problems = []
+    try:
+        try:
+            redis.set(_REDIS_KEY, "1", ex=60)
+        except ResponseError as error:  # its message contains no host
+            problems.append(Problem("redis", f"refuses writes: {error}", _WITHOUT_REDIS))
+        workers = queue.live_workers()
+    except (RedisError, OSError) as error:
+        return [Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True, detail=str(error))]
+    if not workers:
+        problem = "no worker is running, or none has reported recently"
+        if is_compiling():
+            problem = "no worker is running yet; kernels are being compiled (once per machine and version)"
+        effect = "jobs wait until there is one; completions and scores need none"
+        problems.append(Problem("worker", problem, effect))
+    return problems
+
+
+def check_storage(blobs: Blobs, watermark: DiskWatermark | None = None) -> list[Problem]:
+    """Read the storage and write to it; return the problems."""
+    try:
+        blobs.folders("jobs")
+    except (DomainError, OSError) as error:
+        return [_storage_down(str(error))]
+    try:
+        if blobs.free_bytes() is None:
+            blobs.write(_BLOB_PATH, b"1")
+        else:  # a folder, where records need hard links
+            blobs.delete(_BLOB_PATH)
+            blobs.create(_BLOB_PATH, b"1")
+    except (DomainError, OSError) as error:
+        effect = "uploads, jobs and calibrations are refused; completions and scores are served"
+        problem = "is full" if isinstance(error, StorageFull) else "can be read, but refuses writes"
+        return [Problem("storage", problem, effect, detail=str(error))]
+    try:
+        if watermark:
+            watermark.check()
+    except StorageFull as error:
+        effect = "uploads and jobs are refused; everything else works"
+        return [Problem("storage", "has less space free than the disk watermark", effect, detail=str(error))]
+    return []
+
+
+def _storage_down(detail: str = "") -> Problem:
+    effect = "models that are not in memory cannot be served, and nothing can be stored"
+    return Problem("storage", "does not respond", effect, is_down=True, detail=detail)
+
+
+def _failing_after_s(loop: LoopStatus) -> float:
+    return loop.interval_s + LOOP_FAILING_S
+
+
+def _failing(loop: LoopStatus) -> Problem:
+    effect = {
+        "reconciler": "jobs whose worker or message was lost are not queued again",
+        "ingest scoring": "lines of log agents wait to be scored",
+        "batches": "the requests of batches are not run",
+        "retention": "expired data is not deleted",
+        "notifications": "alerts are not reported to webhooks and Alertmanagers",
+        "memory": "freed memory is not given back to the system",
+        "installation": "another installation may be using the storage, and its records",
+    }
+    errors = ", ".join(sorted(loop.errors)) or "none"
+    return Problem(
+        "background",
+        f"{loop.name} has not succeeded for {_failing_after_s(loop):.0f} s or more (errors: {errors})",
+        effect.get(loop.name, "its work is not done"),
+    )

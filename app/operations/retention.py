@@ -1,0 +1,345 @@
+"""Retention: deletes old checkpoints, jobs, corpora, idempotency keys and audit entries, and leftovers.
+
+Safe to run in several processes at once, and to be killed at any point. Each sweep lists the objects first
+and then the records that reference them, so an object created in between is not deleted.
+
+    installation/retention.json   the time of the last full sweep by any process
+
+A clock that jumps far ahead makes everything look expired. So if the clock is more than a week ahead of the
+last sweep, the time of that sweep is used until a process has seen no other for a day.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.alerts.of_model import follow_model
+from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.openai.batches import Batches
+from nextchar.models.errors import NotFound, StorageFull, Unavailable
+from nextchar.models.record_errors import load_record
+from nextchar.models.saved_model import Card, parse_card
+from nextchar.store.blobs import Blobs
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.ids import time_of_id
+from nextchar.store.jobs import Job, Jobs, JobStatus
+from nextchar.store.models import Models
+
+log = logging.getLogger("nextchar.retention")
+
+_DAY_S = 86400.0
+_HOUR_S = 3600.0
+_OLD_TRANSITIONS_S = _DAY_S  # after a job has ended: only its newest record is kept
+_ORPHAN_FILES_S = _DAY_S  # longer than any publication takes
+_MAX_GAP_S = 7 * _DAY_S  # between two sweeps; after a longer one the clock may be wrong
+_SWEPT_PATH = "installation/retention.json"
+
+
+@dataclass(frozen=True)
+class RetentionPeriods:
+    """How long records are kept, in days; 0 keeps them forever."""
+
+    failed_checkpoint_days: float
+    job_days: float
+    idempotency_days: float
+    audit_days: float
+    corpus_days: float  # without an upload; corpora that a job or a model names are kept
+
+
+class Retention:
+    """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        jobs: Jobs,
+        alerts: Alerts,
+        batches: Batches,
+        *,
+        periods: RetentionPeriods,
+        spool: Path | None = None,
+    ) -> None:
+        self._alerts, self._batches = alerts, batches
+        self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called while a long sweep makes progress."""
+        self._full_sweep_at = float("-inf")
+        self._ahead_s = 0.0  # seconds by which the clock is ahead of the time that is used
+        self._ahead_of, self._ahead_since = float("-inf"), 0.0  # the last sweep, and when it was first seen
+        self._incomplete_since: dict[str, float] = {}  # by corpus id: when a sweep first saw its text alone
+
+    def sweep(self, *, now: float | None = None) -> Counter[str]:
+        """Delete what is due at `now` (Unix seconds); return counts by kind.
+
+        Raises Unavailable, and redis.exceptions.RedisError if alerts of a former model must be moved.
+        """
+        clock = time.time() if now is None else now
+        is_full = not 0 <= clock - self._full_sweep_at < _HOUR_S  # in the future if the clock was set back
+        if is_full:
+            self._ahead_s = clock - self._trusted_time(clock)
+        now = clock - self._ahead_s
+        swept: Counter[str] = Counter()
+        if self._spool:
+            swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
+        swept["checkpoints"] = self._sweep_checkpoints(now)
+        if is_full:  # reads many records
+            swept["model files"] = self._sweep_model_files(now)
+            swept["jobs"] = self._sweep_jobs(now)
+            swept["batches"] = self._sweep_batches(now)
+            swept["corpora"] = self._sweep_corpora(now)
+            swept["texts of incomplete corpora"] = self._sweep_incomplete_corpora(now)
+            swept["alerts of former models"] = self._sweep_alerts()
+            swept["idempotency keys"] = self._sweep_idempotency_keys(now)
+            swept["audit entries"] = self._sweep_audit(now)
+            if not self._ahead_s:
+                with contextlib.suppress(StorageFull):
+                    self._blobs.write(_SWEPT_PATH, json.dumps({"swept_at": now}).encode())
+            self._full_sweep_at = clock
+        if any(swept.values()):
+            log.info("deleted: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))
+        return +swept
+
+    def _trusted_time(self, clock: float) -> float:
+        """Return the clock's time, or that of the last sweep while the clock may be wrong."""
+        try:
+            swept_at = float(load_record(self._blobs.read_record(_SWEPT_PATH))["swept_at"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or damaged
+            return clock
+        if clock - swept_at <= _MAX_GAP_S:
+            return clock
+        if swept_at != self._ahead_of:  # also after a sweep by a process with another clock
+            self._ahead_of, self._ahead_since = swept_at, time.monotonic()
+        if time.monotonic() - self._ahead_since >= _DAY_S:
+            return clock
+        log.warning(
+            "the clock is %.0f days ahead of the last sweep; check it: what has expired since is deleted"
+            " after the service has run for a day",
+            (clock - swept_at) / _DAY_S,
+        )
+        return swept_at
+
+    def _sweep_checkpoints(self, now: float) -> int:
+        """Delete the checkpoints of jobs that have ended, and those without a job."""
+        job_ids = self._blobs.folders("checkpoints")  # listed before the jobs, which are created earlier
+        recorded = set(self._blobs.folders("jobs"))
+        ended = {job.id: job for job in self._jobs.all() if job.status.is_final}
+        count = 0
+        for job_id in job_ids:
+            # No records at all may be an unmounted disk.
+            is_orphan = bool(recorded) and job_id not in recorded
+            if not is_orphan and job_id not in ended:
+                continue
+            paths = self._blobs.paths(f"checkpoints/{job_id}")
+            if is_orphan or self._needs_no_checkpoint(ended[job_id], now):
+                self._blobs.delete(*paths)
+                count += len(paths)
+        return count
+
+    def _needs_no_checkpoint(self, job: Job, now: float) -> bool:
+        if job.status is not JobStatus.FAILED:
+            return True
+        if not _is_due(job.updated_at, self._periods.failed_checkpoint_days, now):
+            return False
+        return self._is_unchanged(job)
+
+    def _sweep_model_files(self, now: float) -> int:
+        """Delete the files of models without a card."""
+        paths_by_model: dict[str, list[str]] = {}
+        for path in self._blobs.paths("model_files"):  # listed before the cards, which are written later
+            paths_by_model.setdefault(path.split("/")[1], []).append(path)
+        if not paths_by_model:
+            return 0
+        try:
+            # Twice: one listing can miss a model that is being renamed.
+            listed = self._listed_models() | self._listed_models()
+        except Unavailable as error:
+            log.info("model files are not swept while a card cannot be read: %s", error)
+            return 0
+        jobs = {job.id.removeprefix("job_"): job for job in self._jobs.all()}
+        count = 0
+        for model_id, paths in paths_by_model.items():
+            job = jobs.get(model_id.removeprefix("model_"))
+            if job and not (job.status.is_final and now - job.updated_at > _ORPHAN_FILES_S):
+                continue
+            created_at = time_of_id("model", model_id)
+            if model_id in listed or created_at is None or now - created_at <= _ORPHAN_FILES_S:
+                continue
+            self._blobs.delete(*paths)
+            count += len(paths)
+        return count
+
+    def _listed_models(self) -> set[str]:
+        """Return the ids of the models that have a card. Raises Unavailable: a card cannot be read."""
+        return {card.id for card in self._cards()}
+
+    def _cards(self) -> Iterator[Card]:
+        for path in Models(self._blobs).listed_paths():
+            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
+                yield parse_card(self._blobs.read_record(path), where=path)
+
+    def _sweep_corpora(self, now: float) -> int:
+        """Delete corpora that are due, except those that a job, a model or an unfinished batch names."""
+        if not self._periods.corpus_days:
+            return 0
+        corpora = Corpora(self._blobs)
+
+        def is_due(corpus: Corpus) -> bool:
+            return _is_due(corpora.uploaded_at(corpus), self._periods.corpus_days, now)
+
+        due = [corpus.id for corpus in corpora.all() if is_due(corpus)]
+        count = 0
+        try:
+            kept = self._named_corpora() if due else set()
+            due = [corpus_id for corpus_id in due if corpus_id not in kept]
+            names = corpora.names() if due else {}
+            for corpus_id in due:
+                self.on_progress()
+                if self._is_used(corpus_id):  # by a job that was created meanwhile
+                    continue
+                with contextlib.suppress(NotFound):  # deleted by another process
+                    corpus = corpora.get(corpus_id)  # perhaps it was uploaded again meanwhile
+                    if is_due(corpus):
+                        count += corpora.delete_unless(corpus, self._is_used, names)
+        except Unavailable as error:
+            log.info("corpora are not swept while a record cannot be read: %s", error)
+        return count
+
+    def _sweep_incomplete_corpora(self, now: float) -> int:
+        """Delete texts that had no record an hour ago, either: an upload or a deletion was interrupted."""
+        corpora, before = Corpora(self._blobs), self._incomplete_since
+        # The time is in the future if the clock was set back.
+        self._incomplete_since = {c: min(now, before.get(c, now)) for c in corpora.incomplete()}
+        due = [c for c, since in self._incomplete_since.items() if now - since >= _HOUR_S]
+        names = corpora.names() if due else {}
+        count = 0
+        for corpus_id in due:
+            self.on_progress()
+            count += corpora.delete_incomplete(corpus_id, names)
+        return count
+
+    def _named_corpora(self) -> set[str]:
+        """Return the ids of the corpora that jobs, models and unfinished batches name.
+
+        Raises Unavailable: the record of a job, model or batch is damaged.
+        """
+        named: set[str] = set()
+        for card in self._cards():
+            named |= {corpus for corpus in (card.corpus, card.mix and card.mix.corpus) if corpus}
+        for batch_id in self._blobs.folders("batches"):
+            with contextlib.suppress(NotFound):
+                batch = self._batches.get(batch_id)
+                named |= set() if batch.has_ended else {batch.input_file}
+        for job_id in self._blobs.folders("jobs"):
+            with contextlib.suppress(NotFound):
+                named |= set(self._jobs.get(job_id).request.corpora)
+        return named
+
+    def _is_used(self, corpus_id: str) -> bool:
+        """Return whether a job or an unfinished batch names a corpus, as far as their records can be read."""
+        return any(corpus_id in job.request.corpora for job in self._jobs.all()) or any(
+            corpus_id == batch.input_file for batch in self._batches.unfinished()
+        )
+
+    def _sweep_jobs(self, now: float) -> int:
+        """Delete ended jobs that are due, with their events and checkpoints, and old transitions."""
+        count = 0
+        for job in self._jobs.all():
+            if not job.status.is_final:
+                continue
+            if _is_due(job.updated_at, self._periods.job_days, now) and self._is_unchanged(job):
+                self._blobs.delete(f"events/{job.id}.jsonl", f"openai_jobs/{job.id}.json")
+                self._blobs.delete(*self._blobs.paths(f"checkpoints/{job.id}"))
+                self._jobs.delete(job)
+                count += 1
+            elif now - job.updated_at > _OLD_TRANSITIONS_S:
+                self._jobs.delete_old_transitions(job)
+        return count
+
+    def _sweep_batches(self, now: float) -> int:
+        """Delete ended batches that are due, and what is left of the chunks of ended ones."""
+        with_chunks = self._batches.batches_with_chunks()  # listed before the records, which are made earlier
+        batches = {batch.id: batch for batch in self._batches.all()}
+        recorded = set(self._blobs.folders("batches"))
+        for batch_id in with_chunks:
+            ended = batch_id in batches and batches[batch_id].has_ended
+            if ended or (recorded and batch_id not in recorded):
+                self._batches.delete_chunks(batch_id)
+        due = [b for b in batches.values() if b.ended_at and _is_due(b.ended_at, self._periods.job_days, now)]
+        for batch in due:
+            self._batches.delete(batch)
+        return len(due)
+
+    def _sweep_alerts(self) -> int:
+        """Delete or move the alerts and settings of models whose deletion or renaming was interrupted."""
+        models, settings = Models(self._blobs), IngestSettings(self._blobs)
+        names = self._alerts.decisions.models() | settings.models()
+        try:
+            names |= self._alerts.models()
+        except RedisError as error:
+            log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
+        return sum(follow_model(models, self._alerts, settings, name) for name in names)
+
+    def _sweep_audit(self, now: float) -> int:
+        """Delete the days (in UTC) of the audit trail whose entries are all due."""
+        if not self._periods.audit_days:
+            return 0
+        first_s = max(0.0, now - self._periods.audit_days * _DAY_S)
+        first = datetime.fromtimestamp(first_s, UTC).strftime("%Y-%m-%d")
+        days = (day for day in self._blobs.folders("audit") if day < first)
+        paths = [path for day in days for path in self._blobs.paths(f"audit/{day}")]
+        self._blobs.delete(*paths)
+        return len(paths)
+
+    def _is_unchanged(self, job: Job) -> bool:
+        """Return whether the job has not moved since it was listed: a failed job can be resumed."""
+        try:
+            return self._jobs.get(job.id).sequence == job.sequence
+        except NotFound:  # deleted by another process
+            return False
+
+    def _sweep_idempotency_keys(self, now: float) -> int:
+        count = 0
+        for path in self._blobs.paths("idempotency"):
+            try:
+                record = load_record(self._blobs.read_record(path))
+                kind = "batch" if "batch" in record else "job"
+                created_at = time_of_id(kind, record[kind])
+            except FileNotFoundError:
+                continue
+            except (ValueError, KeyError, TypeError):  # damaged: the key cannot be used until it is deleted
+                created_at = float("-inf")
+            if created_at is not None and _is_due(created_at, self._periods.idempotency_days, now):
+                self._blobs.delete(path)
+                count += 1
+        return count
+
+
+def remove_stale_uploads(spool: Path, *, now: float) -> int:
+    """Delete spool files of killed processes: old ones that no process has locked. Return their number.
+
+    An upload in progress may write nothing for hours, as while its repeated lines are looked for.
+    """
+    count = 0
+    for path in spool.glob("upload-*"):
+        with contextlib.suppress(OSError), path.open("r+b") as file:  # locked, deleted, or of another user
+            if now - os.fstat(file.fileno()).st_mtime > _HOUR_S:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                count += 1
+    return count
+
+
+def _is_due(since: float, days: float, now: float) -> bool:
+    return days > 0 and now - since > days * _DAY_S

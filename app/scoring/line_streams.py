@@ -1,0 +1,249 @@
+"""A streamed request whose response is a stream too: lines are scored while more are sent.
+
+A task reads the body into a small buffer and pauses when it is full. The lines that have arrived when a batch
+is done are the next batch: a file is read in large batches, and a single line is scored at once. If the
+client does not read its response, its body is not read either.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import anyio
+from redis.exceptions import RedisError
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from nextchar.app.access.auth import stream_owner
+from nextchar.app.http.dependencies import Services
+from nextchar.app.http.errors import status_and_body
+from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.gunzip import Gunzip, gunzip_of
+from nextchar.app.models.engines import Loaded
+from nextchar.app.scoring.schemas import StreamQuery
+from nextchar.app.scoring.score_stream import StreamScorer, json_line
+from nextchar.models.errors import DomainError
+
+log = logging.getLogger("nextchar.api")
+
+LINE_TYPES = ("text/plain", "application/x-ndjson")
+"""The content types of streams of lines."""
+
+_BUFFER_BYTES = 1 << 20
+_BATCH_BYTES = 256 << 10
+_SHORT_BATCH_BYTES = 1_000
+_POLL_S = 0.5  # how often a waiting stream checks whether the server is stopping
+
+
+def is_streamed(scope: Scope) -> bool:
+    """Return whether a request's content type is one of LINE_TYPES."""
+    return content_type(Headers(scope=scope)) in LINE_TYPES
+
+
+def content_type(headers: Headers) -> str:
+    """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class ScoreStreamResponse(Response):
+    """The response to a stream of lines. Call `open` before it is sent: it raises the request's errors."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, services: Services, model: str, query: StreamQuery, request: Request) -> None:
+        self._services, self._model, self._query = services, model, query
+        self._is_json = content_type(request.headers) != "text/plain"
+        self._encoding = request.headers.get("content-encoding", "identity")
+        self._owner = stream_owner(request)
+        self._loaded: Loaded | None = None
+        self._is_gone = threading.Event()
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+
+    async def open(self) -> None:
+        """Load the model and its calibration. Raises DomainError."""
+        self._gunzip = gunzip_of(self._encoding)
+        services = self._services
+        loaded = await services.engines.acquire_async(self._model)
+
+        def make() -> StreamScorer:
+            return StreamScorer(
+                loaded,
+                services.calibrations.find(loaded.saved, self._query.calibration),
+                self._query,
+                self._check,
+                alerts=services.alerts,
+                is_json=self._is_json,
+            )
+
+        try:
+            self._scorer = await anyio.to_thread.run_sync(make, limiter=services.score_threads)
+        except BaseException:
+            services.engines.release(loaded)
+            raise
+        self._loaded = loaded
+
+    def _check(self) -> None:
+        if self._is_gone.is_set():
+            raise _Disconnected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the response."""
+        assert self._loaded is not None, "not opened"
+        body = BodyBuffer(receive, self._gunzip, self._is_gone)
+        reading = asyncio.ensure_future(body.read_all())
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send(send, self._scorer.start())
+            try:
+                await self._score_all(body, send)
+            except (_Disconnected, OSError, TimeoutError):
+                raise
+            except Exception as error:  # reported in a record; the end record follows
+                if not isinstance(error, DomainError | RedisError):
+                    log.exception("scoring lines by %s", self._model)
+                await self._send(
+                    send, json_line({"object": "error"} | status_and_body(error)[1].model_dump())
+                )
+            await self._send(send, self._scorer.end())
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (_Disconnected, OSError, TimeoutError):
+            pass  # the client has disconnected or does not read
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            self._services.engines.release(self._loaded)
+
+    async def _score_all(self, body: "BodyBuffer", send: Send) -> None:
+        # Expected characters are a hundred times as long as the lines, so their batches are smaller.
+        max_bytes = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
+        while True:
+            taken = await body.take(self._services.stopping.is_set, max_bytes)
+            if taken is None:  # the line that has not ended is left out: its client sends it again
+                return
+            data, is_last = taken
+            records = await self._score(data, is_last=is_last)
+            if records:
+                await self._send(send, records)
+            if is_last:
+                return
+
+    async def _score(self, data: bytes, *, is_last: bool) -> bytes:
+        services, loaded, stream_id = self._services, self._loaded, self._query.stream_id
+        assert loaded is not None, "not opened"
+        work = partial(self._scorer.score, data, is_last=is_last)
+        # A few new lines do not wait for the large batches of other streams.
+        threads = services.score_threads if len(data) <= _SHORT_BATCH_BYTES else services.line_threads
+        if stream_id is None:
+            return await anyio.to_thread.run_sync(work, limiter=threads)
+        locked = services.stream_locks.hold(
+            loaded.reference,
+            stream_id,
+            size=loaded.engine.state_size,
+            owner=self._owner,
+            model_id=loaded.saved.card.id,
+        )
+        async with locked as turn:
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        async with asyncio.timeout(UNREAD_S):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+class _Disconnected(Exception):
+    """The client has disconnected."""
+
+
+class BodyBuffer:
+    """Reads the request's body ahead, into a buffer of bounded size."""
+
+    def __init__(self, receive: Receive, gunzip: Gunzip | None, is_gone: threading.Event) -> None:
+        """Read with `receive`; set `is_gone` when the client disconnects."""
+        self._receive, self._gunzip, self._is_gone = receive, gunzip, is_gone
+        self._buffer = bytearray()
+        self._changed = asyncio.Condition()
+        self._is_complete = False
+        self._error: Exception | None = None
+
+    async def read_all(self) -> None:
+        """Read the body, then wait until the client disconnects."""
+        following = asyncio.ensure_future(self._receive())
+        try:
+            while True:
+                message = await following
+                if message["type"] == "http.disconnect":
+                    self._is_gone.set()
+                    await self._fail(_Disconnected())
+                    return
+                # A small gzip body can become gigabytes of lines: see meanwhile whether the client is gone.
+                following = asyncio.ensure_future(self._receive())
+                following.add_done_callback(self._note_disconnect)
+                is_complete = not message.get("more_body", False)
+                async for piece in self._decoded(message.get("body", b"")):
+                    await self._put(piece)
+                if is_complete and self._gunzip:
+                    self._gunzip.finish()
+                async with self._changed:
+                    self._is_complete = is_complete
+                    self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 -- raised by `take`, which would wait forever
+            await self._fail(error)
+        finally:
+            following.cancel()
+
+    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
+        is_message = not received.cancelled() and received.exception() is None
+        if is_message and received.result()["type"] == "http.disconnect":
+            self._is_gone.set()
+
+    async def take(self, is_stopping: Callable[[], bool], max_bytes: int) -> tuple[bytes, bool] | None:
+        """Wait for bytes and take up to `max_bytes`; also return whether they are the last.
+
+        Returns None if the server is stopping.
+
+        Raises:
+            DomainError: the body is malformed.
+            _Disconnected: the client has disconnected.
+        """
+        async with self._changed:
+            while not (self._buffer or self._is_complete or self._error):
+                try:
+                    async with asyncio.timeout(_POLL_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    if is_stopping():
+                        return None
+            if self._error:
+                raise self._error
+            if self._is_gone.is_set():
+                raise _Disconnected
+            data = bytes(self._buffer[:max_bytes])
+            del self._buffer[:max_bytes]
+            self._changed.notify_all()
+            return data, self._is_complete and not self._buffer
+
+    async def _decoded(self, data: bytes) -> AsyncIterator[bytes]:
+        if self._gunzip is None:
+            yield data
+            return
+        pieces = self._gunzip.feed(data)
+        while piece := await run_in_thread(next, pieces, b""):
+            yield piece
+
+    async def _put(self, data: bytes) -> None:
+        async with self._changed:
+            while len(self._buffer) > _BUFFER_BYTES:
+                await self._changed.wait()
+            self._buffer += data
+            self._changed.notify_all()
+
+    async def _fail(self, error: Exception) -> None:
+        async with self._changed:
+            self._error = error
+            self._changed.notify_all()

@@ -1,0 +1,258 @@
+"""/v1/models/{model}/score: the surprisal of a text or of lines, and which lines are anomalous.
+
+A body of JSON gets one response. A body of newline-delimited text or JSON is a stream of lines of any
+length, and so is the response: see `nextchar.app.scoring.line_streams`.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Query, Request, Response
+
+from nextchar.app.access.auth import stream_owner
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.dependencies import Services, ServicesDep
+from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.limited_work import Check
+from nextchar.app.http.middleware import BodyRule
+from nextchar.app.logs.alerts.occurrences import occurrences_of
+from nextchar.app.models.engines import Loaded
+from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
+from nextchar.app.scoring.schemas import (
+    EXAMPLE_STREAM,
+    LineScore,
+    ScoreBody,
+    ScoreCreate,
+    StreamQuery,
+)
+from nextchar.app.scoring.scoring import (
+    DECIMALS,
+    CalibratedScorer,
+    ScoreOptions,
+    calibration_body,
+    is_unusual,
+)
+from nextchar.app.scoring.streams import StreamLock
+from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.runtime.session import no_check
+
+router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
+
+BODY_RULE = BodyRule(r"/v1/models/[^/]+/score", is_endless=True, applies=is_streamed)
+
+_MAX_SHORT_CHARACTERS = 2_000
+"""Requests of up to this many characters, read side by side, do not wait for longer ones."""
+
+_NUMBERS_PER_PIECE = 10_000
+
+_STREAMED: dict[str, Any] = {
+    "requestBody": {
+        "description": "JSON; or lines, as `text/plain` or `application/x-ndjson` (each a string, or an"
+        " object with `line` and an `id` that is returned). For lines the fields are query parameters and"
+        " the response is `application/x-ndjson`: a `score.start`, a `score.line` for each line, a"
+        " `score.end`. Lines are scored while more are sent: read while you write.",
+        "content": {content_type: {"schema": {"type": "string"}} for content_type in LINE_TYPES},
+    },
+    "x-answer-to-lines": EXAMPLE_STREAM,
+}
+
+
+_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {LINE_TYPES[1]: {"schema": {"type": "string"}}}}
+}
+
+
+class _StreamedRoute(DocumentRoute):
+    """A route that matches only requests that stream lines."""
+
+    def matches(self, scope: Any) -> Any:
+        """Match a request only if its content type is one of lines."""
+        match, child = super().matches(scope)
+        return (match, child) if is_streamed(scope) else (type(match).NONE, {})
+
+
+@router.post(
+    "/{model}/score",
+    response_model=ScoreBody,
+    responses=_RESPONSE | error_responses(400, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra=_STREAMED,
+)
+async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
+    """Get the surprisal in bits of each character of a text or of lines, and which lines are anomalous."""
+    loaded = await services.engines.acquire_async(model)
+    try:
+        if _is_short(body) and not body.stream_id:
+            short = partial(_score, services, loaded, body)
+            content = await anyio.to_thread.run_sync(short, limiter=services.score_threads)
+        else:
+            content = await cancel_on_disconnect(request, _score_long(services, request, loaded, body))
+    finally:
+        services.engines.release(loaded)
+    return Response(content, media_type="application/json")
+
+
+async def score_stream(
+    services: ServicesDep, model: str, request: Request, query: Annotated[StreamQuery, Query()]
+) -> Response:
+    """Score lines as they arrive."""
+    response = ScoreStreamResponse(services, model, query, request)
+    await response.open()
+    return response
+
+
+# Matched before the route above, which takes the other requests.
+router.routes.insert(
+    0,
+    _StreamedRoute(
+        "/v1/models/{model}/score",
+        score_stream,
+        methods=["POST"],
+        name="score",  # the same operation
+        include_in_schema=False,
+        response_model=None,
+    ),
+)
+
+
+@router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=error_responses(404, 422, 503))
+def forget_stream(services: ServicesDep, request: Request, model: str, stream_id: str) -> None:
+    """Delete the stored position of a stream; its next call starts from the beginning."""
+    services.streams.forget(model, stream_id, owner=stream_owner(request))
+
+
+def _is_short(body: ScoreCreate) -> bool:
+    """Return whether a request takes at most some tens of milliseconds."""
+    characters = len(body.text or "") + sum(map(len, body.lines or ()))
+    # Lines of a stream are read one after the other, ten times slower than side by side.
+    return characters * (10 if body.context == "stream" else 1 + body.expected) <= _MAX_SHORT_CHARACTERS
+
+
+async def _score_long(services: Services, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
+    """Score a long request, or one in a stored stream once it has the stream's lock."""
+    work = partial(_score, services, loaded, body)
+    if not body.stream_id:
+        return await services.long_scores.run(lambda check: work(check=check))
+    locked = services.stream_locks.hold(
+        loaded.reference,
+        body.stream_id,
+        size=loaded.engine.state_size,
+        owner=stream_owner(request),
+        model_id=loaded.saved.card.id,
+    )
+    async with locked as turn:
+        if _is_short(body):
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=services.score_threads)
+        return await services.long_scores.run(lambda check: work(turn=turn, check=check))
+
+
+def _score(
+    services: Services,
+    loaded: Loaded,
+    body: ScoreCreate,
+    *,
+    check: Check = no_check,
+    turn: StreamLock | None = None,
+) -> bytes:
+    """Return the response as JSON. The request may end before this thread, so it retains the model itself."""
+    with services.engines.use_again(loaded):
+        calibration = services.calibrations.find(loaded.saved, body.calibration)
+        scorer = CalibratedScorer(
+            loaded,
+            calibration,
+            ScoreOptions(
+                body.detail, body.expected, body.false_alarms, explain=body.explain, repeats=body.repeats
+            ),
+            check,
+            partial(services.alerts.labels, loaded.saved.card.name),
+        )
+        if body.text is not None:
+            return _score_text(scorer, body.text)
+        return _score_lines(services, scorer, body, turn)
+
+
+def _score_lines(
+    services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
+) -> bytes:
+    originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    scorer.check_expected(originals)
+    stream = None
+    if turn is not None:
+        lines, stream = scorer.read_stored_stream(turn, originals)
+    elif body.context == "line":
+        lines = scorer.read(originals)
+    else:
+        lines, _ = scorer.read_stream(originals, None)
+    written: list[str] = []
+    flagged: list[tuple[LineReading, LineScore]] = []
+    unusual = 0
+    for line, score in zip(lines, scorer.scores(lines), strict=True):
+        unusual += is_unusual(score)
+        if score.anomalous:
+            flagged.append((line, score))
+        written.append(_line_json(scorer, line, scorer.without_repeat(score, line)))
+    if body.alerts:
+        services.alerts.record(occurrences_of(scorer, flagged, source=body.source))
+    response = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
+    return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})
+
+
+def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
+    original = scorer.loaded.vocabulary.to_characters(text)
+    scorer.check_expected([original])
+    [line] = scorer.read([original])
+    score = scorer.text_score(line)
+    large: dict[str, list[str]] = {}
+    if scorer.options.detail == "character":
+        large["bits"] = _numbers_json(scorer.bits(line))
+    if scorer.options.expected:
+        large["expected"] = [scorer.expected_json(line)]
+    fields = ("score", "p_value", "anomalous", "spans", "explained", "alert_id", "label")
+    response = _body(scorer, [line], **{name: getattr(score, name) for name in fields})
+    return _with_large_fields(response, large)
+
+
+def _line_json(scorer: CalibratedScorer, line: LineReading, score: LineScore) -> str:
+    if not scorer.options.expected:
+        return score.model_dump_json()
+    head = score.model_dump_json(exclude={"expected"})
+    return f'{head[:-1]},"expected":{scorer.expected_json(line)}}}'
+
+
+def _with_large_fields(response: ScoreBody, large: dict[str, list[str]]) -> bytes:
+    """Return a response as JSON, with fields that are given as pieces of JSON.
+
+    The interpreter writes one object without interruption, which would block the event loop.
+    """
+    pieces = [response.model_dump_json(exclude=set(large))[:-1]]
+    for name, values in large.items():
+        pieces += [f',"{name}":', *values]
+    return "".join([*pieces, "}"]).encode("utf-8", "surrogatepass")
+
+
+def _numbers_json(numbers: Sequence[float]) -> list[str]:
+    """Return pieces of a JSON list."""
+    parts = (numbers[at : at + _NUMBERS_PER_PIECE] for at in range(0, len(numbers), _NUMBERS_PER_PIECE))
+    return ["[", ",".join(json.dumps(part)[1:-1] for part in parts), "]"]
+
+
+def _body(scorer: CalibratedScorer, lines: list[LineReading], **fields: Any) -> ScoreBody:
+    characters = sum(len(line.original) for line in lines)
+    total = sum(float(line.surprisal.bits.sum(dtype="float64")) for line in lines)
+    vocabulary = scorer.loaded.vocabulary
+    unknown = sorted(set().union(*(vocabulary.unknown(line.masked.text) for line in lines)))
+    return ScoreBody(
+        model=scorer.loaded.reference,
+        characters=characters,
+        total_bits=round(total, DECIMALS),
+        bits_per_character=round(total / max(1, characters), DECIMALS),
+        false_alarms=scorer.rate,
+        threshold=scorer.threshold,
+        calibration=calibration_body(scorer.calibration) if scorer.calibration else None,
+        unknown_characters=list(map(vocabulary.label, unknown)),
+        **fields,
+    )

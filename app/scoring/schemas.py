@@ -1,0 +1,305 @@
+"""Scores of texts and lines. Lengths are in characters after Unicode NFC."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nextchar.app.completions.schemas import CandidateBody
+from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.scoring.calibration_schemas import (
+    EXAMPLE_CALIBRATION,
+    CalibrationBody,
+    CalibrationName,
+    FalseAlarms,
+    Line,
+)
+from nextchar.models.anomaly.alerts import Label
+
+MAX_SCORED_CHARACTERS = 1_000_000
+MAX_LINES = 10_000
+MAX_EXPECTED_CHARACTERS = 50_000
+"""Maximum length of texts for which expected characters are requested; `CalibratedScorer.check_expected`
+limits the size of the response too, once the model's characters are known."""
+
+Context = Literal["line", "stream"]
+Detail = Literal["none", "line", "character"]
+Repeats = Literal["count", "flag"]
+
+EXAMPLE: dict[str, Any] = {
+    "object": "score",
+    "model": "nietzsche@1",
+    "characters": 4,
+    "total_bits": 9.1,
+    "bits_per_character": 2.275,
+    "score": 2.31,
+    "p_value": 0.21,
+    "anomalous": False,
+    "spans": [],
+    "explained": None,
+    "alert_id": None,
+    "label": None,
+    "bits": [4.6, 2.2, 1.9, 0.4],
+    "expected": None,
+    "lines": None,
+    "false_alarms": 0.01,
+    "threshold": 6.02,
+    "calibration": EXAMPLE_CALIBRATION,
+    "stream": None,
+    "unknown_characters": [],
+}
+
+_REPEATS = (
+    "`count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate"
+    " explains, a line is only counted (`repeated`) if one like it was flagged before: of the same new"
+    " template, or with other numbers only. Alerts have all of them. `flag`: all are flagged."
+)
+
+StreamId = Annotated[
+    str,
+    Field(
+        pattern=r"^[\w.:/@-]{1,128}$",
+        description="Names a stream of lines: each call continues where the last one ended. Needs context"
+        " `stream`. Stored for a day after the last call.",
+    ),
+]
+
+
+class ScoreCreate(RequestBody):
+    """Score a text as a whole, or each of several lines; all are read as if after a newline."""
+
+    model_config = with_examples(
+        {"text": "the soul"}, {"lines": ["GET /", "GET /'--"], "detail": "line", "false_alarms": 0.001}
+    )
+
+    text: str | None = Field(None, min_length=1, max_length=MAX_SCORED_CHARACTERS)
+    lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
+        None,
+        description="Lines without their newlines; together at most 1,000,000 characters.",
+    )
+    context: Context = Field(
+        "line",
+        description="`line`: each line is read by itself. `stream`: each is read after the previous ones.",
+    )
+    detail: Detail = Field(
+        "character",
+        description="`none`: only score, p-value and flag of each line. `line`: also its bits and anomalous"
+        " spans. `character`: also the bits of each character.",
+    )
+    expected: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Return this many of the likeliest characters at each position. Needs detail `character`;"
+        " at most 50,000 characters in all, and at most 300,000 probabilities: characters * (expected + 1).",
+    )
+    false_alarms: FalseAlarms | None = None
+    calibration: CalibrationName | None = None
+    stream_id: StreamId | None = None
+    explain: bool = Field(
+        True,
+        description="Explain flagged lines, the most anomalous first, for about a second: characters that are"
+        " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
+    )
+
+    repeats: Repeats = Field("count", description=_REPEATS)
+    alerts: bool = Field(
+        False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
+    )
+    source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.text is None) == (self.lines is None):
+            raise ValueError("give exactly one of text and lines")
+        size = len(self.text or "") + sum(map(len, self.lines or ()))
+        if size > MAX_SCORED_CHARACTERS:
+            raise ValueError(f"the lines have more than {MAX_SCORED_CHARACTERS:,} characters together")
+        if self.expected and self.detail != "character":
+            raise ValueError("expected needs detail character")
+        if self.expected and size > MAX_EXPECTED_CHARACTERS:
+            raise ValueError(f"expected takes at most {MAX_EXPECTED_CHARACTERS:,} characters")
+        if self.expected and self.context == "stream":
+            raise ValueError("expected needs context line")
+        if self.alerts and self.lines is None:
+            raise ValueError("alerts needs lines")
+        if self.context == "stream" and self.lines is None:
+            raise ValueError("context stream needs lines")
+        if self.stream_id and self.context != "stream":
+            raise ValueError("stream_id needs context stream")
+        return self
+
+
+class Span(BaseModel):
+    """Anomalous characters: line[start:end], counted in characters after NFC."""
+
+    start: int
+    end: int
+    bits: float = Field(description="Total surprisal of these characters.")
+    expected: str | None = Field(
+        description="What the model expected instead; empty: nothing; null: unknown."
+    )
+
+
+class LineScore(BaseModel):
+    """The score of one line. Fields that were not requested, or need a calibration, are null."""
+
+    characters: int
+    bits_per_character: float | None = Field(None, description="The mean; 0 for an empty line.")
+    peak_bits: float | None = Field(None, description="The mean of the two highest surprisals.")
+    total_bits: float | None = None
+    score: float | None = Field(
+        None,
+        description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
+    )
+    p_value: float | None = Field(
+        None, description="The fraction of normal lines with at least this score; at least 1 / (n + 1)."
+    )
+    anomalous: bool | None = Field(
+        None,
+        description="Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`.",
+    )
+    repeated: bool | None = Field(
+        None,
+        description="True if the line's p-value is low enough, but it is not flagged because it repeats a"
+        " flagged line of the same request: see `repeats`.",
+    )
+    alert_id: str | None = Field(
+        None,
+        description="The alert of a flagged line, whether or not it was recorded: lines with the same"
+        " template and anomalous word have the same.",
+    )
+    label: Label | None = Field(
+        None,
+        description="The alert's label. If it is `normal`, the score is lowered to the amount by which the"
+        " line exceeds the highest score that the alert had when it was labeled.",
+    )
+    spans: list[Span] | None = Field(None, description="The anomalous characters of a flagged line.")
+    explained: bool | None = Field(
+        None,
+        description="Whether a flagged line was explained: then `spans` omit characters that are surprising"
+        " only because of an earlier fault, and contain what was expected. One response explains the most"
+        " anomalous lines, for about a second; send a line alone to have it explained.",
+    )
+    bits: list[float] | None = Field(None, description="Surprisal of each character, -log2 p.")
+    expected: list[list[CandidateBody]] | None = Field(
+        None, description="The likeliest characters at each position."
+    )
+
+
+class StreamBody(BaseModel):
+    """The position of a stream of lines."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    lines: int = Field(description="Lines scored in this stream so far.")
+    restarted: Literal["new", "model_replaced"] | None = Field(
+        description="Why the stream started from the beginning with this call: `new` if it is not stored, or"
+        " the model was replaced; null: it continued."
+    )
+
+
+class ScoreBody(BaseModel):
+    """Surprisal in bits: in total, and of the text or of each line."""
+
+    model_config = with_examples(EXAMPLE)
+
+    object: Literal["score"] = "score"
+    model: str = Field(description="The model as `name@version`.")
+    characters: int
+    total_bits: float
+    bits_per_character: float
+    score: float | None = Field(
+        None, description="The score of `text`, if it is one line; see the fields of a line."
+    )
+    p_value: float | None = None
+    anomalous: bool | None = None
+    spans: list[Span] | None = Field(
+        None, description="The anomalous characters of `text`, by the calibration's threshold for characters."
+    )
+    explained: bool | None = Field(
+        None, description="Whether `text` was explained; see the fields of a line."
+    )
+    alert_id: str | None = Field(None, description="The alert of `text`; see the fields of a line.")
+    label: Label | None = None
+    bits: list[float] | None = Field(
+        None,
+        description="Surprisal of each character of `text`; null for lines, or if not requested.",
+    )
+    expected: list[list[CandidateBody]] | None = Field(
+        None, description="The likeliest characters at each position of `text`."
+    )
+    lines: list[LineScore] | None = Field(None, description="In the order of the request; null for `text`.")
+    false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
+    threshold: float | None = Field(
+        None,
+        description="The score above which a line is flagged; null without calibration, or if it depends on"
+        " the line's length.",
+    )
+    calibration: CalibrationBody | None = Field(
+        None, description="Null if the model has none; `POST …/calibrate` makes one."
+    )
+    stream: StreamBody | None = None
+    drift: str | None = Field(
+        None,
+        description="Advice if 100 or more lines no longer look like the calibration data; else null.",
+    )
+    unknown_characters: list[str] = Field(
+        description="The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits,"
+        " where V - 1 is the number of known characters: 2 bits more than a uniform guess."
+    )
+
+
+class StreamQuery(BaseModel):
+    """How the lines of a streamed request are scored; see the fields of the JSON request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    context: Context = "line"
+    detail: Detail = "line"
+    expected: int = Field(0, ge=0, le=20)
+    false_alarms: FalseAlarms | None = None
+    calibration: CalibrationName | None = None
+    stream_id: StreamId | None = None
+    only: Literal["all", "anomalous"] = Field("all", description="Which lines get a record.")
+    echo: bool = Field(False, description="Include the text of each line in its record.")
+    explain: bool = Field(
+        False,
+        description="Explain flagged lines (`explained`), of each batch the most anomalous first, for about a"
+        " second: characters that are surprising only because of an earlier fault are not marked, and spans"
+        " contain what was expected.",
+    )
+    repeats: Repeats = Field("count", description=_REPEATS)
+    alerts: bool = Field(False, description="Record flagged lines in the model's alerts: GET …/alerts.")
+    source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
+    precision: Literal["auto", "float32"] = Field(
+        "auto", description="`auto`: int8 if the model has it, within 0.005 nats per character of float32."
+    )
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        if self.expected and (self.detail != "character" or self.context == "stream"):
+            raise ValueError("expected needs detail character and context line")
+        if self.stream_id and self.context != "stream":
+            raise ValueError("stream_id needs context stream")
+        return self
+
+
+EXAMPLE_STREAM: list[dict[str, Any]] = [
+    {"object": "score.start", "model": "sshd@2", "false_alarms": 0.01, "threshold": 6.02, "calibration": {}},
+    {
+        "object": "score.line",
+        "line": 1,
+        "offset": 0,
+        "characters": 91,
+        "bits_per_character": 0.61,
+        "peak_bits": 9.7,
+        "total_bits": 55.5,
+        "score": 3.2,
+        "p_value": 0.004,
+        "anomalous": True,
+        "spans": [{"start": 40, "end": 52, "bits": 31.2, "expected": None}],
+    },
+    {"object": "score.end", "lines": 1, "characters": 91, "anomalous": 1, "unusual": 1, "seconds": 0.02},
+]
+"""The response to a streamed request, one object per line."""

@@ -1,0 +1,367 @@
+"""Scores of lines by a model and one of its calibrations: shared by the JSON and the streamed route.
+
+Blocking; runs in a worker thread. Positions in a line are in characters after NFC, or in bytes for a model of
+bytes, before masking; the model reads lines masked like the text it was trained on.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from nextchar.app.completions.requests import MAX_LOGPROBS
+from nextchar.app.http.limited_work import Check
+from nextchar.app.models.engines import Loaded
+from nextchar.app.scoring.calibration_schemas import BucketBody, CalibrationBody, RollingBody
+from nextchar.app.scoring.schemas import Detail, LineScore, Repeats, Span, StreamBody
+from nextchar.app.scoring.streams import StreamLock
+from nextchar.models.anomaly.aggregate import peak_bits
+from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
+from nextchar.models.anomaly.calibration import rounded_up
+from nextchar.models.anomaly.drift import UNUSUAL
+from nextchar.models.anomaly.repeats import RepeatFilter
+from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
+from nextchar.models.anomaly.spans import Span as MaskedSpan
+from nextchar.models.anomaly.spans import highest_window, threshold_spans
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.session import State, no_check
+from nextchar.models.text.vocabulary import UNKNOWN_ID
+from nextchar.store.calibrations import StoredCalibration
+
+DECIMALS = 4
+"""Decimal places of bits in a response; float32 logits are not more precise."""
+
+_CHARACTER_RATE = 3
+"""Index into CHARACTER_RATES of the threshold for single characters: 3 in 10,000 normal ones exceed it."""
+
+MAX_EXPLAIN_READ = 50_000
+"""The most characters that the network reads to explain the flagged lines of one response or batch, most
+anomalous first: about a second. A line takes some hundred to some thousand characters. See
+`nextchar.models.anomaly.explanation.explain`."""
+
+_MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
+_CHECK_INTERVAL = 100  # lines
+_POSITIONS_PER_PIECE = 1_000
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a request asks for."""
+
+    detail: Detail = "line"
+    expected: int = 0
+    false_alarms: float | None = None
+    fast: bool = False  # read in int8 if the model has it
+    explain: bool = True  # locate the causes of surprisal in flagged lines
+    repeats: Repeats = "flag"
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores, p-values and flags of n lines; None without a calibration.
+
+    `groups` has, by index, the id of the alert and the label of each line that is flagged, or would be if its
+    group were not labeled normal.
+    """
+
+    score: list[float | None]
+    p_value: list[float | None]
+    anomalous: list[bool | None]
+    groups: Mapping[int, tuple[str, AlertLabel | None]] = field(default_factory=dict)
+
+
+_Explanations = dict[str, list[MaskedSpan]]
+"""The anomalous spans of masked texts that were explained."""
+
+
+@dataclass(frozen=True)
+class CalibratedScorer:
+    """Scores lines by a loaded model, one of its calibrations (or none) and the options of a request.
+
+    `check` is called between pieces of work; what it raises ends the work. `labels` returns what people say
+    of groups of flagged lines, by the ids of their alerts; it is called if lines are flagged.
+
+    Raises:
+        InvalidInput: there is no calibration for the false-alarm rate, or it has too few lines.
+    """
+
+    loaded: Loaded
+    calibration: StoredCalibration | None
+    options: ScoreOptions
+    check: Check = no_check
+    labels: Callable[[], Mapping[str, AlertLabel]] = dict
+    rate: float | None = field(init=False)
+    thresholds: tuple[float, ...] = field(init=False)
+    _repeats: RepeatFilter | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        rate: float | None = None
+        thresholds: tuple[float, ...] = ()
+        if self.options.false_alarms and not self.calibration:
+            raise InvalidInput(
+                f"model {self.loaded.reference} has no calibration, which a false-alarm rate needs; make one"
+                " with POST …/calibrate",
+                code="no_calibration",
+                param="false_alarms",
+            )
+        if self.calibration:
+            calibration = self.calibration.calibration
+            rate = self.options.false_alarms or calibration.default_rate()
+            thresholds = calibration.thresholds(rate)
+        object.__setattr__(self, "rate", rate)
+        object.__setattr__(self, "thresholds", thresholds)
+        templates = self.loaded.scorer.templates
+        if templates and rate and self.options.repeats == "count":
+            object.__setattr__(self, "_repeats", RepeatFilter(rate, templates.common))
+
+    @property
+    def threshold(self) -> float | None:
+        """The score above which lines are flagged; None without calibration or if it depends on length."""
+        return self.thresholds[0] if len(self.thresholds) == 1 else None
+
+    @cached_property
+    def _character_threshold(self) -> float | None:
+        return self.calibration.calibration.character_excess[_CHARACTER_RATE] if self.calibration else None
+
+    def read(self, originals: Sequence[str]) -> list[LineReading]:
+        """Read lines of characters, each by itself."""
+        precision: ReadPrecision = "fast" if self.options.fast else "float32"
+        return self.loaded.scorer.read(originals, precision=precision, check=self.check)
+
+    def read_stream(self, originals: Sequence[str], state: State | None) -> tuple[list[LineReading], State]:
+        """Read lines one after the other, from where the previous call ended."""
+        return self.loaded.scorer.read_stream(originals, state, fast=self.options.fast, check=self.check)
+
+    def read_stored_stream(
+        self, lock: StreamLock, originals: Sequence[str]
+    ) -> tuple[list[LineReading], StreamBody]:
+        """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
+        lines, state = self.read_stream(originals, lock.stream.state)
+        self.check()  # if the client has disconnected, the stream stays where it was
+        saved = lock.save(state, lines=len(lines))
+        return lines, StreamBody.model_validate(saved)
+
+    def scores(self, lines: Sequence[LineReading]) -> Iterator[LineScore]:
+        """Yield the score of each line, without expected characters."""
+        scores = self._score(lines)
+        flagged = [i for i, flag in enumerate(scores.anomalous) if flag and self.options.detail != "none"]
+        flagged.sort(key=lambda i: -(scores.score[i] or 0.0))
+        explanations = self._explain([lines[i].masked.text for i in flagged])
+        for i, line in enumerate(lines):
+            if i % _CHECK_INTERVAL == 0:
+                self.check()
+            yield self._line_score(line, scores, i, explanations)
+
+    def without_repeat(self, score: LineScore, line: LineReading | None) -> LineScore:
+        """Return the score of the next line of the request, not flagged if it is a repeat.
+
+        `line` is needed if it is flagged. See `nextchar.models.anomaly.repeats`; with `repeats="flag"`, and
+        for a model without templates, no line is a repeat.
+        """
+        if self._repeats is None:
+            return score
+        if not score.anomalous or line is None or line.surprisal.parsed is None:
+            self._repeats.count()
+            return score
+        if not self._repeats.is_repeat(line.masked.text, line.surprisal.parsed):
+            return score
+        return score.model_copy(update={"anomalous": False, "repeated": True})
+
+    def group(self, line: LineReading) -> AlertKey:
+        """Return the group of a flagged line. It does not depend on whether the line is explained.
+
+        It has a value if the line's template is known.
+        """
+        parsed = line.surprisal.parsed
+        pattern = parsed.template.pattern if parsed else None
+        found = alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
+        return found if parsed and not parsed.template.is_new else replace(found, value="")
+
+    def flagged_spans(self, line: LineReading) -> list[Span]:
+        """Return the anomalous spans of a flagged line, without explaining it."""
+        return _to_original(self._flagged_spans(line, {}), line)
+
+    def text_score(self, line: LineReading) -> LineScore:
+        """Return the spans of a text, flagged or not, and its score if it is one line.
+
+        Calibrations are made of lines: a longer text can have anomalous spans, but has no score.
+        """
+        is_line = "\n" not in line.original
+        scores = self._score([line]) if is_line else _Scores([None], [None], [None])
+        score = _base_score(line, scores, 0)
+        if self.options.detail != "none" and self._character_threshold is not None:
+            text = line.masked.text
+            explanations = self._explain([text])
+            score.explained = self._is_explained(text, explanations)
+            score.spans = _to_original(self._anomalous_spans(line, explanations), line)
+        return score
+
+    def bits(self, line: LineReading) -> list[float]:
+        """Return the bits of each character of the original; a masked part has them at its first."""
+        bits = line.surprisal.bits
+        if line.masked.starts is not None:
+            spread = np.zeros(len(line.original), np.float32)
+            spread[line.masked.starts[:-1]] = bits
+            bits = spread
+        return [float(value) for value in np.round(bits, DECIMALS)]
+
+    def expected_json(self, line: LineReading) -> str:
+        """Return the likeliest characters at each character of the original, as JSON.
+
+        Written from arrays: an object for each of hundreds of thousands of characters would take gigabytes.
+        """
+        engine = self.loaded.engine
+        top = engine.top_characters(line.masked.text, top=self.options.expected, check=self.check)
+        heads = self._expected_heads
+        expected = ["[]"] * len(line.original)
+        for at in range(0, len(top.ids), _POSITIONS_PER_PIECE):
+            self.check()
+            ids = top.ids[at : at + _POSITIONS_PER_PIECE].tolist()
+            probabilities = np.exp(top.logprobs[at : at + _POSITIONS_PER_PIECE]).tolist()
+            for position, (candidates, p) in enumerate(zip(ids, probabilities, strict=True), at):
+                likely = (f"{heads[i]}{round(value, 6)!r}}}" for i, value in zip(candidates, p, strict=True))
+                expected[line.masked.origin(position)] = f"[{','.join(likely)}]"
+        return f"[{','.join(expected)}]"
+
+    def check_expected(self, lines: Iterable[str]) -> None:
+        """Raise InvalidInput if the expected characters of these lines would make too large a response."""
+        expected, characters = self.options.expected, sum(map(len, lines))
+        probabilities = characters * (1 + expected)
+        if expected and probabilities > MAX_LOGPROBS:
+            raise InvalidInput(
+                f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
+                f" {probabilities:,} in all; one response has at most {MAX_LOGPROBS:,}: send at most"
+                f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or reduce expected",
+                code="answer_too_large",
+                param="expected",
+            )
+
+    @cached_property
+    def _expected_heads(self) -> list[str]:
+        """The beginning of the JSON of an expected character, by its id."""
+        vocabulary = self.loaded.vocabulary
+        labels = ["", *map(vocabulary.label, vocabulary.characters)]
+        return [f'{{"character":{json.dumps(label, ensure_ascii=False)},"probability":' for label in labels]
+
+    def _score(self, lines: Sequence[LineReading]) -> _Scores:
+        if not self.calibration or self.rate is None:
+            return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
+        scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
+        anomalous = p_values <= self.rate
+        found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
+        flagged = np.flatnonzero(anomalous).tolist()
+        return self._with_labels(lines, found, flagged) if flagged else found
+
+    def _with_labels(self, lines: Sequence[LineReading], found: _Scores, flagged: Sequence[int]) -> _Scores:
+        """Return the scores with those of flagged lines whose group is labeled normal lowered."""
+        assert self.calibration is not None and self.rate is not None
+        labels, name = self.labels(), self.loaded.saved.card.name
+        groups: dict[int, tuple[str, AlertLabel | None]] = {}
+        for i in flagged:
+            alert_id = self.group(lines[i]).alert_id(name)
+            label = labels.get(alert_id)
+            groups[i] = alert_id, label
+            if label and label.label == "normal":
+                score = label.lowered(found.score[i] or 0.0)
+                length = len(lines[i].masked.text)
+                p_value = self.calibration.calibration.p_value(score, characters=length)
+                found.score[i], found.p_value[i], found.anomalous[i] = score, p_value, p_value <= self.rate
+        return replace(found, groups=groups)
+
+    def _line_score(
+        self, line: LineReading, scores: _Scores, i: int, explanations: _Explanations
+    ) -> LineScore:
+        score = _base_score(line, scores, i)
+        if self.options.detail == "none":
+            return score
+        bits = line.surprisal.bits
+        total = float(bits.sum(dtype=np.float64))
+        score.total_bits = round(total, DECIMALS)
+        score.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
+        score.peak_bits = round(peak_bits(bits), DECIMALS)
+        if score.anomalous:
+            score.spans = _to_original(self._flagged_spans(line, explanations), line)
+            score.explained = self._is_explained(line.masked.text, explanations)
+        elif score.anomalous is not None:
+            score.spans = []
+        if self.options.detail == "character":
+            score.bits = self.bits(line)
+        return score
+
+    def _explain(self, texts: Sequence[str]) -> _Explanations:
+        """Explain masked texts, in this order, until MAX_EXPLAIN_READ is reached."""
+        threshold = self._character_threshold
+        if threshold is None or not (texts and self.options.explain):
+            return {}
+        short = [text for text in dict.fromkeys(texts) if len(text) <= _MAX_EXPLAINED_CHARACTERS]
+        spans = self.loaded.scorer.explain(
+            short, threshold=threshold, max_read=MAX_EXPLAIN_READ, check=self.check
+        )
+        return {text: found for text, found in zip(short, spans, strict=True) if found is not None}
+
+    def _is_explained(self, text: str, explanations: _Explanations) -> bool | None:
+        return text in explanations if self.options.explain else None
+
+    def _flagged_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
+        """Return the anomalous spans; if no character stands out by itself, the most anomalous part."""
+        surprisal = line.surprisal
+        spans = self._anomalous_spans(line, explanations)
+        return spans or highest_window(surprisal.bits, surprisal.entropy)
+
+    def _anomalous_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
+        threshold = self._character_threshold
+        assert threshold is not None
+        text, surprisal = line.masked.text, line.surprisal
+        if text in explanations:
+            return explanations[text]
+        unknown = self.loaded.vocabulary.encode(text) == UNKNOWN_ID
+        return threshold_spans(surprisal.bits, surprisal.entropy, unknown, threshold=threshold)
+
+
+def is_unusual(score: LineScore) -> bool:
+    """Return whether a line is among the most unusual tenth, by the calibration."""
+    return score.p_value is not None and score.p_value <= UNUSUAL
+
+
+def calibration_body(stored: StoredCalibration) -> CalibrationBody:
+    """Return a calibration as it is sent."""
+    calibration = stored.calibration
+    return CalibrationBody(
+        name=stored.name,
+        lines=calibration.lines,
+        kept_lines=calibration.kept_lines,
+        smallest_p_value=rounded_up(calibration.smallest_p_value, 4),  # accepted as a false-alarm rate
+        has_tail=calibration.has_tail,
+        created_at=stored.created_at,
+        source=stored.source,
+        buckets=list(map(BucketBody.model_validate, calibration.buckets)),
+        rolling=stored.rolling and RollingBody.model_validate(stored.rolling),
+    )
+
+
+def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:
+    score, p_value = scores.score[i], scores.p_value[i]
+    alert_id, label = scores.groups.get(i, (None, None))
+    return LineScore(
+        characters=len(line.original),
+        score=None if score is None else round(score, DECIMALS),
+        p_value=None if p_value is None else float(f"{p_value:.4g}"),
+        anomalous=scores.anomalous[i],
+        alert_id=alert_id,
+        label=label.label if label else None,
+    )
+
+
+def _to_original(spans: Iterable[MaskedSpan], line: LineReading) -> list[Span]:
+    origin = line.masked.origin
+    return [
+        Span(
+            start=origin(span.start),
+            end=origin(span.end),
+            bits=round(span.bits, DECIMALS),
+            expected=span.expected,
+        )
+        for span in spans
+    ]

@@ -1,1 +1,0 @@
-"""What routes call: completion, scoring, evaluation, uploads, engines, control of jobs."""

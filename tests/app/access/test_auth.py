@@ -1,0 +1,479 @@
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.types import Message, Scope
+
+from nextchar.app.access.auth import Auth, model_in_path, scopes_for
+from nextchar.app.access.keys import KeyFile, new_key, read_keys
+from nextchar.app.access.rate_limits import RateLimits
+from nextchar.app.main import create_app
+from nextchar.app.settings import ApiSettings
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, serving, until
+
+KEYS = {
+    "reader": new_key("reader", scopes="read"),
+    "typist": new_key("typist", scopes="complete"),
+    "agent": new_key("agent", scopes="ingest"),
+    "host": new_key("host", scopes="ingest", models="fake*"),
+    "trainer": new_key("trainer", scopes="train"),
+    "owner": new_key("owner", scopes="admin"),
+    "site": new_key("site", scopes="complete,train", models="fake*"),
+    "team": new_key("team", scopes="admin", models="fake*"),
+    "slow": new_key("slow", scopes="read", rate="3/minute"),
+}
+
+
+@pytest.mark.parametrize(
+    ("calls", "scopes"),
+    [
+        ("GET /, GET /docs, GET /healthz, GET /console/app.js, OPTIONS /v1/models, OPTIONS /nothing", None),
+        ("GET /metrics, GET /v1/architectures", "read"),
+        ("POST /infill, POST /tokenize/, POST /v1/completions, GET /v1/batches/a", "complete"),
+        ("POST /v1/batches", "complete"),
+        ("POST /v1/logs, POST /v1/models/m/ingest", "ingest"),
+        ("GET /props, HEAD /tokenizer_info, GET /v1/models, GET /v1/models/m", "complete read"),
+        ("HEAD /v1/models/m, GET /v1/models/m/props, GET /v1/models/m/metrics", "complete read"),
+        ("GET /v1/models/m/report, GET /v1/models/m/files/a, HEAD /v1/models/m/aliases", "read"),
+        ("GET /v1/jobs, HEAD /v1/corpora/c/text, GET /v1/files, GET /v1/fine_tuning/jobs/j", "read train"),
+        ("POST /v1/jobs, DELETE /v1/corpora/c, POST /v1/files, POST /v1/jobs/j/cancel", "train"),
+        ("GET /v1/models/m/alerts, HEAD /v1/models/m/suppressions, GET /v1/models/m/alerts/a", "read train"),
+        ("POST /v1/models/m/alerts/a/label, DELETE /v1/models/m/suppressions/s", "train"),
+        ("PUT /v1/models/m/ingest/settings, DELETE /v1/models/m/calibrations/c", "train"),
+        ("POST /v1/models/m/calibrate", "train"),
+        ("GET /v1/models/m/ingest/settings, GET /v1/models/m/ingest", "read"),
+        ("POST /v1/models/m/complete, POST /v1/models/m/v1/completions, POST /v1/models/m/score", "complete"),
+        ("DELETE /v1/models/m/streams/s, DELETE /v1/models/m/streams/of/s", "complete"),
+        ("DELETE /v1/models/m, PATCH /v1/models/m, POST /v1/models/import, POST /v1/models/m", "admin"),
+        ("DELETE /v1/models, POST /v1/models, PUT /v1/models/m/complete", "admin"),
+        ("DELETE /v1/models/m/streams, GET /v1, GET /v1/", "admin"),
+        ("PUT /v1/models/m/aliases/a, POST /v1/models/m/aliases/a/rollback", "admin"),
+        ("GET /v1/audit, GET /v1/notification_targets, POST /v1/models/m/nothing, GET /nothing", "admin"),
+        ("PUT /v1/models/m/ingest, PUT /v1/models/ingest/settings", "admin"),
+    ],
+)
+def test_the_scopes_of_which_a_call_needs_one(calls: str, scopes: str | None) -> None:
+    for call in calls.split(", "):
+        assert scopes_for(*call.split()) == (set(scopes.split()) if scopes else None), call
+
+
+@pytest.mark.parametrize(
+    ("call", "model"),
+    [
+        ("GET /v1/models", None),
+        ("GET /v1/models/m@2/", "m@2"),
+        ("DELETE /v1/models/m", "m"),
+        ("POST /v1/models/m/score", "m"),
+        ("POST /v1/models/m/alerts/a/label", "m"),
+        ("POST /v1/models/import", None),
+        ("GET /v1/jobs/m/events", None),
+        ("GET /models/m/score", None),
+    ],
+)
+def test_the_model_that_a_path_names(call: str, model: str | None) -> None:
+    assert model_in_path(*call.split()) == model
+
+
+def test_the_key_is_in_either_header_and_a_wrong_one_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("\n".join(line for _, line in KEYS.values()))
+    secret, other = (KEYS[name][0].encode() for name in ("typist", "reader"))
+
+    async def authorized(*headers: tuple[bytes, bytes], path: str = "/v1/completions") -> str:
+        """Return the name of the key of a call, or the code of the error."""
+        sent: list[Message] = []
+
+        async def app(scope: Scope, *_: object) -> None:
+            sent.append(scope["state"])
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "state": {}}
+        await Auth(app, keys=KeyFile(tmp_path / "keys"))(scope, None, send)  # type: ignore[arg-type]
+        return str(json.loads(sent[-1]["body"])["error"]["code"] if len(sent) > 1 else sent[0]["key"].name)
+
+    async def run() -> None:
+        host = (b"host", b"localhost")
+        for name, value in (
+            (b"x-api-key", secret),
+            (b"x-api-key", b" %b " % secret),
+            (b"authorization", b"Bearer " + secret),
+            (b"authorization", b"bearer  " + secret),
+        ):
+            assert await authorized(host, (name, value)) == "typist"
+        assert await authorized((b"authorization", b"Basic x"), (b"x-api-key", secret)) == "typist"
+        assert await authorized((b"x-api-key", other)) == "scope_missing"
+        assert await authorized((b"x-api-key", secret[:-1])) == "api_key_wrong"
+        for headers in ((), (host,), ((b"cookie", secret),), ((b"authorization", secret),)):
+            assert await authorized(*headers) == "api_key_missing"
+        owner = KEYS["owner"][0].encode(), KEYS["team"][0].encode()
+        assert await authorized((b"x-api-key", owner[0]), path="/metrics") == "owner"
+        assert await authorized((b"x-api-key", owner[1]), path="/metrics") == "model_not_permitted"
+        assert await authorized((b"x-api-key", owner[1])) == "team"
+        for path, found in (("fake@1/score", "team"), ("other/score", "model_not_permitted")):
+            assert await authorized((b"x-api-key", owner[1]), path=f"/v1/models/{path}") == found
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
+    """The API with keys, and a model."""
+    file = tmp_path / "keys"
+    file.write_text("\n".join(line for _, line in KEYS.values()))
+    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+        publish(running.models)
+        yield running
+
+
+def as_(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+
+
+def test_pages_and_health_checks_need_no_key_and_everything_else_does(guarded: Service) -> None:
+    for path in ("/healthz", "/readyz", "/health", "/openapi.json"):
+        assert guarded.http.get(path).status_code == 200, path
+    for path in ("/v1/models", "/v1/jobs", "/metrics", "/props", "/v1/nothing"):
+        answer = guarded.http.get(path)
+        assert error_of(answer, 401)["code"] == "api_key_missing"
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert guarded.http.options("/v1/models").status_code != 401
+
+
+def test_who_scores_cannot_read_alerts_and_who_reads_cannot_judge_them(guarded: Service) -> None:
+    alerts, label = "/v1/models/fake/alerts", "/v1/models/fake/alerts/alert_000000000000/label"
+    suppressions = "/v1/models/fake/suppressions"
+    for name, reads, judges in (("reader", 200, 403), ("typist", 403, 403), ("trainer", 200, 404)):
+        assert guarded.http.get(alerts, headers=as_(name)).status_code == reads
+        assert guarded.http.get(suppressions, headers=as_(name)).status_code == reads
+        answer = guarded.http.post(label, json={"label": "normal"}, headers=as_(name))
+        assert answer.status_code == judges
+        deleted = guarded.http.delete(f"{suppressions}/suppression_000000000000", headers=as_(name))
+        assert deleted.status_code == judges
+    scored = guarded.http.post(
+        "/v1/models/fake/score", json={"lines": ["a"], "alerts": True}, headers=as_("typist")
+    )
+    assert scored.status_code == 200
+
+
+def test_who_completes_does_not_move_aliases(guarded: Service) -> None:
+    aliases, body = "/v1/models/fake/aliases", {"version": 1}
+    for name, reads in (("reader", 200), ("typist", 403), ("agent", 403), ("trainer", 403), ("team", 200)):
+        assert guarded.http.get(aliases, headers=as_(name)).status_code == reads
+    for name in ("reader", "typist", "trainer"):
+        for answer in (
+            guarded.http.put(f"{aliases}/champion", json=body, headers=as_(name)),
+            guarded.http.post(f"{aliases}/champion/rollback", headers=as_(name)),
+            guarded.http.delete(f"{aliases}/champion", headers=as_(name)),
+        ):
+            assert error_of(answer, 403)["code"] == "scope_missing"
+    moved = guarded.http.put(f"{aliases}/champion", json=body, headers=as_("team"))
+    assert moved.json()["moved_by"] == "team"
+    publish(guarded.models, name="other")
+    for path in ("/v1/models/other/aliases/champion", "/v1/models/other/aliases"):
+        answer = guarded.http.put(path, json=body, headers=as_("team"))
+        assert error_of(answer, 403)["code"] == "model_not_permitted"
+
+
+def test_a_key_of_one_alias_follows_it(settings: ApiSettings, tmp_path: Path) -> None:
+    secret, line = new_key("shop", scopes="complete", models="fake@champion")
+    (tmp_path / "keys").write_text(line)
+    with serving(settings.model_copy(update={"api_keys_file": tmp_path / "keys"})) as running:
+        for _ in range(2):
+            publish(running.models)
+        headers = {"Authorization": f"Bearer {secret}"}
+        for version in (1, 2):
+            aliases = running.models.aliases
+            aliases.move("fake", "champion", version, after=aliases.newest("fake", "champion"))
+
+            def version_that_answers() -> str:
+                body = {"prompt": "a"}
+                path = "/v1/models/fake@champion/complete"
+                return str(running.http.post(path, json=body, headers=headers).json()["model"])
+
+            until(lambda version=version: version_that_answers() == f"fake@{version}")  # type: ignore[misc]
+        for model in ("fake", "fake@1", "fake@2", "fake@other"):
+            answer = running.http.post(f"/v1/models/{model}/complete", json={"prompt": "a"}, headers=headers)
+            assert error_of(answer, 403)["code"] == "model_not_permitted"
+
+
+def test_only_an_unlimited_admin_has_notification_targets(guarded: Service) -> None:
+    path = "/v1/notification_targets"
+    body = {"kind": "webhook", "url": "https://93.184.216.34/"}
+    for name, status in (("reader", 403), ("trainer", 403), ("team", 403), ("owner", 200)):
+        assert guarded.http.get(path, headers=as_(name)).status_code == status
+        made = guarded.http.post(path, json=body, headers=as_(name))
+        assert made.status_code == (201 if status == 200 else 403)
+
+
+def test_who_suppressed_an_alert_is_recorded(guarded: Service) -> None:
+    body = {"template": "*", "until": time.time() + 60}
+    made = guarded.http.post("/v1/models/fake/suppressions", json=body, headers=as_("site"))
+    assert made.json()["created_by"] == "site"
+    other = guarded.http.get("/v1/models/other/suppressions", headers=as_("site"))
+    assert error_of(other, 403)["code"] == "model_not_permitted"
+
+
+def test_a_key_for_one_version_cannot_read_alerts_of_all(settings: ApiSettings, tmp_path: Path) -> None:
+    secret, line = new_key("one", scopes="read", models="fake@1")
+    file = tmp_path / "keys"
+    file.write_text(line)
+    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+        publish(running.models)
+        answer = running.http.get("/v1/models/fake@1/alerts", headers={"Authorization": f"Bearer {secret}"})
+    assert error_of(answer, 403)["code"] == "model_not_permitted"
+
+
+def test_limited_key_cannot_rename_a_model_to_a_name_outside_its_patterns(guarded: Service) -> None:
+    refused = guarded.http.patch("/v1/models/fake", json={"name": "prod"}, headers=as_("team"))
+    assert error_of(refused, 403)["code"] == "model_not_permitted"
+    assert guarded.http.get("/v1/models/fake@1", headers=as_("team")).status_code == 200
+    renamed = guarded.http.patch("/v1/models/fake", json={"name": "fake-2"}, headers=as_("team"))
+    assert renamed.json()["id"] == "fake-2@1"
+
+
+def test_every_operation_but_health_checks_needs_a_scope() -> None:
+    paths = create_app(ApiSettings()).openapi()["paths"]
+    open_ones = {
+        path
+        for path, methods in paths.items()
+        if any(scopes_for(method.upper(), path) is None for method in methods)
+    }
+    assert {"/healthz", "/readyz", "/health"} <= open_ones
+    assert all(not path.startswith("/v1") for path in open_ones)
+    assert not open_ones & {"/infill", "/tokenize", "/detokenize", "/tokenizer_info", "/props"}
+
+
+def test_paths_that_are_not_known_need_an_admin() -> None:
+    paths = ("/metrics\n", "/infill\n", "/v1/audit\n", "/v1/logs\n", "/v1/nothing", "/nothing", "/consoles")
+    for path in (*paths, "/v1/models/fake/ingest\n", "/v1/models/fake/nothing"):
+        assert scopes_for("POST", path) == {"admin"}, path
+    for path in paths:
+        assert scopes_for("GET", path) == {"admin"}, path
+
+
+def test_no_other_spelling_of_a_path_avoids_the_key(guarded: Service) -> None:
+    secret = ("/v1/audit", "/v1/notification_targets")
+    for path, methods in guarded.http.get("/openapi.json").json()["paths"].items():
+        if path in ("/healthz", "/readyz", "/health"):
+            continue
+        for ending in ("%0A", "/", "%2F"):
+            url = re.sub(r"\{\w+\}", "fake", path) + ending
+            for method in map(str.upper, methods):
+                assert guarded.http.request(method, url).status_code in (401, 404), (method, url)
+            if path in secret:
+                assert guarded.http.get(url, headers=as_("reader")).status_code in (403, 404), url
+
+
+def test_path_that_ends_with_a_line_feed_does_not_exist(guarded: Service) -> None:
+    for path in ("/metrics", "/v1/audit", "/healthz", "/v1/models/fake/streams/a"):
+        answer = guarded.http.get(f"{path}%0A", headers=as_("owner"))
+        assert error_of(answer, 404)["code"] == "no_such_route"
+
+
+def test_key_is_accepted_in_either_header_and_an_unknown_one_has_its_own_code(guarded: Service) -> None:
+    assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
+    assert guarded.http.get("/v1/models", headers={"X-API-Key": KEYS["reader"][0]}).status_code == 200
+    wrong = guarded.http.get("/v1/models", headers={"Authorization": "Bearer nck_guess"})
+    assert error_of(wrong, 401)["code"] == "api_key_wrong"
+    for header in ("Basic abc", "Bearer", ""):
+        answer = guarded.http.get("/v1/models", headers={"Authorization": header})
+        assert error_of(answer, 401)["code"] == "api_key_missing"
+
+
+COMPLETION = {"prompt": "abc", "max_characters": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "path", "status"),
+    [
+        ("reader", "GET", "/v1/jobs", 200),
+        ("reader", "GET", "/metrics", 200),
+        ("reader", "POST", "/v1/models/fake/complete", 403),
+        ("reader", "DELETE", "/v1/models/fake", 403),
+        ("typist", "POST", "/v1/models/fake/complete", 200),
+        ("typist", "GET", "/v1/models", 200),
+        ("typist", "GET", "/v1/corpora", 403),
+        ("typist", "GET", "/v1/models/fake/files/model.onnx", 403),
+        ("trainer", "GET", "/v1/corpora", 200),
+        ("trainer", "POST", "/v1/models/fake/complete", 403),
+        ("trainer", "DELETE", "/v1/models/fake", 403),
+        ("trainer", "DELETE", "/v1/models/fake/calibrations/none", 404),
+        ("trainer", "DELETE", "/v1/models/fake/streams/none", 403),
+        ("trainer", "DELETE", "/v1/models/fake/aliases/none", 403),
+        ("typist", "DELETE", "/v1/models/fake/streams/of/none", 204),
+        ("typist", "DELETE", "/v1/models/fake/calibrations/none", 403),
+        ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
+        ("agent", "GET", "/v1/models/fake/ingest", 403),
+        ("agent", "DELETE", "/v1/models/fake/ingest", 403),
+        ("agent", "PUT", "/v1/models/fake/ingest/settings", 403),
+        ("reader", "PUT", "/v1/models/fake/ingest/settings", 403),
+        ("reader", "GET", "/v1/models/fake/ingest/settings", 200),
+        ("trainer", "PUT", "/v1/models/fake/ingest/settings", 415),  # permitted, but there is no body
+        ("trainer", "PUT", "/v1/models/fake/ingest/nothing", 403),
+        ("agent", "POST", "/v1/models/fake/complete", 403),
+        ("typist", "POST", "/v1/models/fake/ingest", 403),
+        ("typist", "POST", "/v1/logs", 403),
+        ("owner", "POST", "/v1/models/fake/complete", 200),
+        ("owner", "GET", "/v1/fine_tuning/jobs", 200),
+        ("owner", "DELETE", "/v1/models/fake", 200),
+    ],
+)
+def test_scopes_decide_what_a_key_may_do(
+    guarded: Service, name: str, method: str, path: str, status: int
+) -> None:
+    body = COMPLETION if method == "POST" else None
+    answer = guarded.http.request(method, path, headers=as_(name), json=body)
+    assert answer.status_code == status, answer.text
+    if status == 403:
+        assert error_of(answer, 403)["code"] == "scope_missing"
+
+
+def test_patterns_apply_to_models_in_paths_and_in_bodies(guarded: Service) -> None:
+    publish(guarded.models, name="secret")
+    corpus = guarded.http.post("/v1/corpora", content=b"abc\n" * 100, headers=as_("site")).json()["id"]
+    completion = {"prompt": "a", "max_tokens": 2}
+    calls = [
+        ("/v1/models/{}/complete", COMPLETION, "fake", "secret"),
+        ("/v1/completions", completion, "fake@1", "secret@1"),
+        ("/v1/models/{}/v1/completions", completion, "fake", "secret"),
+        ("/infill?model={}", {"prompt": "a"}, "fake", "secret"),
+        ("/tokenize?model={}", {"prompt": "a"}, "fake", "secret"),
+        ("/v1/fine_tuning/jobs", {"training_file": corpus, "model": "tiny"}, "fake2", "mine"),
+        ("/v1/jobs", {"corpus": corpus, "preset": "tiny"}, "fake2", "mine"),
+    ]
+    for path, body, mine, others in calls:
+        for name, is_allowed in ((mine, True), (others, False)):
+            field = {"/v1/fine_tuning/jobs": "suffix", "/v1/jobs": "name"}.get(path, "model")
+            named = body if "{}" in path else body | {field: name}
+            answer = guarded.http.post(path.format(name), json=named, headers=as_("site"))
+            if is_allowed:
+                assert answer.status_code in (200, 202), (path, answer.text)
+            else:
+                assert error_of(answer, 403)["code"] == "model_not_permitted", path
+
+
+def test_patterns_apply_to_the_models_of_otlp_records(guarded: Service) -> None:
+    publish(guarded.models, name="other")
+    logs = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "ab"}}]}]}]}
+    for model, status, code in (("other", 403, "model_not_permitted"), ("fake", 422, "no_calibration")):
+        answer = guarded.http.post("/v1/logs", params={"model": model}, headers=as_("host"), json=logs)
+        assert error_of(answer, status)["code"] == code
+
+
+def test_revoked_key_is_refused_and_a_bad_file_is_counted(guarded: Service) -> None:
+    file = guarded.settings.api_keys_file
+    assert file is not None
+    assert "nextchar_api_keys_file_errors 0.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    without_owner = [line for name, (_, line) in KEYS.items() if name != "owner"]
+    file.write_text("".join(["a typo\n", *without_owner]))
+    errors = "nextchar_api_keys_file_errors 1.0"
+    until(lambda: errors in guarded.http.get("/metrics", headers=as_("reader")).text)
+    assert "keys" in [one["part"] for one in guarded.http.get("/readyz").json()["degraded"]]
+    assert guarded.http.get("/v1/models", headers=as_("owner")).status_code == 200
+    file.write_text("".join(without_owner))
+    until(lambda: guarded.http.get("/v1/models", headers=as_("owner")).status_code == 401)
+    file.unlink()
+    until(lambda: guarded.http.get("/v1/models", headers=as_("reader")).status_code == 401)
+    for headers in ({}, as_("owner"), as_("typist")):
+        assert error_of(guarded.http.get("/v1/models", headers=headers), 401)
+    assert "keys" in [one["part"] for one in guarded.http.get("/readyz").json()["degraded"]]
+    assert guarded.http.get("/healthz").status_code == 200
+
+
+def test_nothing_of_a_refused_body_is_read(guarded: Service) -> None:
+    answer = guarded.http.post("/v1/models/fake/complete", content=b"{" * 1000)
+    assert error_of(answer, 401)["code"] == "api_key_missing"
+
+
+def test_rate_limit_spans_calls_and_answers_with_retry_after(guarded: Service) -> None:
+    answers = [guarded.http.get("/v1/models", headers=as_("slow")) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert error_of(answers[-1], 429)["code"] == "rate_limited"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
+    metrics = guarded.http.get("/metrics", headers=as_("reader")).text
+    assert 'nextchar_rate_limited_requests_total{key="slow"} 1.0' in metrics
+
+
+def test_without_redis_no_request_is_limited(
+    settings: ApiSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS["slow"][1])
+    away = {"api_keys_file": file, "redis_url": f"unix://{tmp_path}/no-such-socket"}
+    with serving(settings.model_copy(update=away)) as running:
+        answers = [running.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
+    assert answers == [200] * 5
+    assert caplog.text.count("rate limits are not enforced") == 1
+
+
+def test_while_redis_refuses_writes_no_request_is_limited(guarded: Service) -> None:
+    with Redis.from_url(guarded.settings.redis_url) as redis:
+        redis.config_set("maxmemory", "1")
+        try:
+            answers = [guarded.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert answers == [200] * 5
+
+
+def test_after_a_failure_keystrokes_do_not_wait_for_redis_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS["slow"][1])
+    now_s, asked = 1000.0, []
+
+    class Failing:
+        async def hit(self, *_: object) -> bool:
+            asked.append(now_s)
+            raise RedisTimeoutError
+
+    rates = RateLimits("redis://127.0.0.1:1/0", clock=lambda: now_s)
+    monkeypatch.setattr(rates, "_connect", Failing)
+    [key] = read_keys(file)
+    for at_s in (1000.0, 1000.5, 1001.9, 1002.0, 1059.9, 1062.0, 1063.0, 1122.0):
+        now_s = at_s
+        asyncio.run(rates.count(key))
+        warnings = 1 + (now_s >= 1060) + (now_s >= 1122)  # once a minute
+        assert caplog.text.count("rate limits are not enforced") == warnings
+    assert asked == [1000.0, 1002.0, 1059.9, 1062.0, 1122.0]
+
+
+def test_without_a_key_file_no_key_is_required(service: Service) -> None:
+    publish(service.models)
+    assert service.http.post("/v1/models/fake/complete", json=COMPLETION).status_code == 200
+
+
+def test_key_is_checked_in_a_fraction_of_a_keystroke(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("\n".join(line for _, line in KEYS.values()))
+    served = []
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        served.append(1)
+
+    auth = Auth(app, keys=KeyFile(file))  # type: ignore[arg-type]
+    header = (b"authorization", b"Bearer " + KEYS["typist"][0].encode())
+
+    async def run(count: int) -> float:
+        began = time.thread_time()
+        for _ in range(count):
+            scope = {
+                "type": "http", "method": "POST", "path": "/v1/models/fake/complete",
+                "headers": [(b"host", b"localhost")] * 8 + [header], "state": {},
+            }  # fmt: skip
+            await auth(scope, None, None)  # type: ignore[arg-type]
+        return (time.thread_time() - began) / count
+
+    asyncio.run(run(10))
+    assert asyncio.run(run(2000)) < 200e-6
+    assert len(served) == 2010

@@ -1,0 +1,117 @@
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from nextchar.app.access.concurrency_limits import TTL_S
+from nextchar.app.access.keys import new_key
+from nextchar.app.settings import ApiSettings
+from tests.app.fakes import ENDLESS, publish
+from tests.app.service import NO_TLS, Service, error_of, serving, until
+
+KEYS = {
+    "narrow": new_key("narrow", scopes="complete,read", max_requests=2),
+    "stream": new_key("stream", scopes="complete,read,train", max_streams=1),
+    "wide": new_key("wide", scopes="complete,read"),
+}
+PATH = "/v1/models/fake/complete"
+
+
+@pytest.fixture
+def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
+    file = tmp_path / "keys"
+    file.write_text("\n".join(line for _, line in KEYS.values()))
+    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+        publish(running.models)
+        yield running
+
+
+def as_(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+
+
+def in_progress(service: Service, kind: str, name: str) -> int:
+    with Redis.from_url(service.settings.redis_url) as redis:
+        return int(redis.zcard(f"nextchar:in_progress:{kind}:{name}"))
+
+
+@contextlib.contextmanager
+def endless(service: Service, name: str) -> Iterator[httpx.Response]:
+    """Begin a streamed completion that does not end."""
+    client = httpx.Client(base_url=service.http.base_url, timeout=60, verify=NO_TLS)
+    body = {"prompt": ENDLESS, "stream": True}
+    with client, client.stream("POST", PATH, json=body, headers=as_(name)) as answer:
+        yield answer
+
+
+def test_requests_above_the_limit_of_a_key_are_429_until_one_has_ended(guarded: Service) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            assert stack.enter_context(endless(guarded, "narrow")).status_code == 200
+        refused = guarded.http.get("/v1/models", headers=as_("narrow"))
+        error = error_of(refused, 429)
+        assert error["code"] == "too_many_requests" and "2 requests in progress" in error["message"]
+        assert refused.headers["retry-after"] == "1"
+        assert guarded.http.get("/v1/models", headers=as_("wide")).status_code == 200
+    until(lambda: guarded.http.get("/v1/models", headers=as_("narrow")).status_code == 200)
+    until(lambda: in_progress(guarded, "requests", "narrow") == 0)
+
+
+def test_streams_above_the_limit_are_429_and_other_calls_are_not(guarded: Service) -> None:
+    with endless(guarded, "stream") as first:
+        assert first.status_code == 200
+        with endless(guarded, "stream") as second:
+            second.read()
+            assert error_of(second, 429)["code"] == "too_many_streams"
+        lines = guarded.http.post(
+            "/v1/models/fake/score", content="a\n", headers={**as_("stream"), "Content-Type": "text/plain"}
+        )
+        assert error_of(lines, 429)["code"] == "too_many_streams"
+        answer = guarded.http.post(PATH, json={"prompt": "a"}, headers=as_("stream"))
+        assert answer.status_code == 200
+    until(lambda: in_progress(guarded, "streams", "stream") == 0)
+    with endless(guarded, "stream") as again:
+        assert again.status_code == 200
+    until(lambda: all(ticket.cancelled.is_set() for ticket in guarded.engines[0].tickets[:3]))
+
+
+def test_many_calls_at_once_never_exceed_the_limit_and_all_are_counted_off(guarded: Service) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        get = lambda _: guarded.http.get("/v1/models", headers=as_("narrow")).status_code  # noqa: E731
+        assert set(pool.map(get, range(100))) <= {200, 429}
+    until(lambda: in_progress(guarded, "requests", "narrow") == 0)
+
+
+def test_what_a_killed_process_served_expires(guarded: Service) -> None:
+    with Redis.from_url(guarded.settings.redis_url) as redis:
+        now = int(redis.time()[0])  # type: ignore[index]
+        name = "nextchar:in_progress:requests:narrow"
+        redis.zadd(name, {"dead1": now + TTL_S, "dead2": now + TTL_S})
+        assert guarded.http.get("/v1/models", headers=as_("narrow")).status_code == 429
+        redis.zadd(name, {"dead1": now - 1, "dead2": now - 1})
+        assert guarded.http.get("/v1/models", headers=as_("narrow")).status_code == 200
+
+
+def test_what_takes_long_is_renewed(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextchar.app.access.concurrency_limits.TTL_S", 1)
+    with Redis.from_url(guarded.settings.redis_url) as redis, endless(guarded, "narrow"):
+        name = "nextchar:in_progress:requests:narrow"
+        [(_, first)] = redis.zrange(name, 0, -1, withscores=True)  # type: ignore[misc]
+        until(lambda: (redis.zrange(name, 0, -1, withscores=True) or [(0, 0.0)])[0][1] >= first + 3)  # type: ignore[index, operator]
+
+
+def test_without_redis_nothing_is_limited(
+    settings: ApiSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, line = new_key("narrow", scopes="read", max_requests=0)
+    (tmp_path / "keys").write_text(line)
+    away = {"api_keys_file": tmp_path / "keys", "redis_url": f"unix://{tmp_path}/no-such-socket"}
+    with serving(settings.model_copy(update=away)) as running:
+        headers = {"Authorization": f"Bearer {secret}"}
+        answers = [running.http.get("/v1/models", headers=headers).status_code for _ in range(3)]
+    assert answers == [200] * 3
+    assert caplog.text.count("concurrency of keys is not limited") == 1

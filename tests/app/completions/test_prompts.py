@@ -1,0 +1,79 @@
+import asyncio
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.http.limited_work import LimitedWork
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.errors import Busy
+from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks
+from nextchar.models.text.vocabulary import Vocabulary, normalize
+
+UNIT = "é 12 a\n"
+LONG = UNIT * (LONG_PROMPT_CHARACTERS // len(UNIT) + 1)
+
+
+def loaded(*masks: str) -> Any:
+    scorer = Scorer(None, Masks(masks))  # type: ignore[arg-type]
+    return SimpleNamespace(vocabulary=Vocabulary("\n aéⓝ"), scorer=scorer)
+
+
+def pool() -> LimitedWork:
+    return LimitedWork("long prompts", running=1, waiting=0, retry_after_s=1)
+
+
+def test_masked_texts_of_any_length_are_prepared_line_by_line() -> None:
+    for lines in (1, 400, 2_000, 70_000):  # at once, in a worker thread, in the pool, and in several pieces
+        prepared = asyncio.run(prepare("aé 12 ü 7\n" * lines, loaded("numbers"), pool()))
+        assert prepared == ("aé ⓝ ü ⓝ\n" * lines, ["ü"])
+    prepared = asyncio.run(prepare("12 " * MAX_PIECE_CHARACTERS, loaded("numbers"), pool()))
+    assert prepared == ("ⓝ " * MAX_PIECE_CHARACTERS, [])
+
+
+def test_long_texts_are_prepared_as_short_ones_are() -> None:
+    model = loaded()
+    for piece in ("a e\u0301 ", "e\u0301", "가", "Ж", "\u0301"):
+        text = piece * (600_000 // len(piece))
+        prepared = asyncio.run(prepare(text, model, pool()))
+        assert prepared == (normalize(text), model.vocabulary.unknown(normalize(text)))
+
+
+def test_only_long_prompts_of_models_with_masks_wait_for_each_other() -> None:
+    work, is_begun, may_end = pool(), threading.Event(), threading.Event()
+
+    def occupy(_: object) -> None:
+        is_begun.set()
+        may_end.wait()
+
+    async def prepare_beside() -> None:
+        occupied = asyncio.ensure_future(work.run(occupy))
+        await asyncio.to_thread(is_begun.wait)
+        try:
+            with pytest.raises(Busy):
+                await prepare(LONG, loaded("numbers"), work)
+            await prepare(LONG[:LONG_PROMPT_CHARACTERS], loaded("numbers"), work)
+            await prepare(LONG * 100, loaded(), work)
+        finally:
+            may_end.set()
+            await occupied
+
+    asyncio.run(prepare_beside())
+
+
+def test_masking_ends_when_nobody_waits_for_it() -> None:
+    calls = 0
+
+    class EndedError(Exception):
+        pass
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        loaded("numbers").scorer.mask_lines("1." * 2 * MAX_PIECE_CHARACTERS, check=check)

@@ -1,0 +1,162 @@
+"""Bodies of uploads, decoded as their headers declare."""
+
+import asyncio
+import contextlib
+import gzip
+import io
+import random
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from nextchar.app.corpora.archives import ZipArchive
+from nextchar.app.corpora.distinct_lines import DistinctLines
+from nextchar.app.corpora.transfer import RequestBody, _feed, _HeaderDecoder, _Sink
+from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.operations.retention import remove_stale_uploads
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus_upload import Upload
+from nextchar.store.local_blobs import LocalBlobs
+from tests.app.raw_http import connected, read_answer
+from tests.app.service import Service, error_of
+
+FORM = (
+    b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+    b"some text\r\n--edge--\r\n"
+)
+
+
+def decode(body: bytes, *, piece_bytes: int = 7, **headers: str) -> bytes:
+    decoder = _HeaderDecoder(Headers({k.replace("_", "-"): v for k, v in headers.items()}), is_text=True)
+    text = b""
+    for at in range(0, len(body), piece_bytes):
+        text += b"".join(decoder.feed(body[at : at + piece_bytes]))
+    decoder.finish()
+    return text
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 3, 1000])
+def test_gzip_and_forms_are_decoded_in_pieces_of_any_size(piece_bytes: int) -> None:
+    form = "multipart/form-data; boundary=edge"
+    assert decode(b"some text", piece_bytes=piece_bytes) == b"some text"
+    assert decode(FORM, piece_bytes=piece_bytes, content_type=form) == b"some text"
+    packed = gzip.compress(b"some ") + gzip.compress(b"text")
+    assert decode(packed, piece_bytes=piece_bytes, content_encoding="gzip") == b"some text"
+    both = gzip.compress(FORM)
+    assert decode(both, piece_bytes=piece_bytes, content_type=form, content_encoding="gzip") == b"some text"
+
+
+def test_incomplete_bodies_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="gzip"):
+        decode(gzip.compress(random.Random(1).randbytes(100))[:-9], content_encoding="gzip")
+    with pytest.raises(InvalidInput, match="form-data"):
+        decode(FORM[:-20], content_type="multipart/form-data; boundary=edge")
+
+
+def test_other_encodings_and_charsets_are_refused() -> None:
+    for headers in ({"content_encoding": "br"}, {"content_type": "text/plain; charset=latin-1"}):
+        with pytest.raises(UnsupportedMedia):
+            decode(b"a", **headers)
+
+
+def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disconnects() -> None:
+    messages: list[Message] = [{"type": "http.request", "body": b"x" * 600_000, "more_body": True}] * 3
+
+    def request() -> Request:
+        left = list(messages)
+
+        async def receive() -> Message:
+            return left.pop(0)
+
+        return Request({"type": "http", "headers": [(b"content-length", b"5")]}, receive)
+
+    async def read(max_bytes: int = 1_800_001) -> list[int]:
+        body = RequestBody(request())
+        return [len(piece) async for piece in body.pieces(max_bytes, TooLarge("too large"))]
+
+    messages.append({"type": "http.request", "body": b"y", "more_body": False})
+    assert asyncio.run(read()) == [600_000, 600_000, 600_000, 1]
+    for max_bytes in (1_800_000, 4):  # less than what is sent, and than what is declared
+        with pytest.raises(TooLarge):
+            asyncio.run(read(max_bytes))
+    messages[-1] = {"type": "http.disconnect"}
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read())
+
+
+class _Bomb:
+    """A small body that decodes to a very long text."""
+
+    overhead_bytes = 0
+
+    def feed(self, _: bytes) -> Iterator[bytes]:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            yield b""
+
+    def finish(self) -> None:
+        """Accept it."""
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_upload_ends_once_its_client_has_disconnected(tmp_path: Path, is_complete: bool) -> None:
+    messages: list[Message] = [{"type": "http.request", "body": b"x" * 300_000, "more_body": not is_complete}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def upload() -> None:
+        body = RequestBody(Request({"type": "http", "headers": []}, receive))
+        with Upload(tmp_path, limit_bytes=10**6) as text, contextlib.closing(body):
+            sink = _Sink(text, None, None, limit_bytes=10**6, check=body.check)
+            await _feed(sink, body, _Bomb())
+
+    began_s = time.monotonic()
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(upload())
+    assert time.monotonic() - began_s < 50
+
+
+def test_upload_whose_text_is_complete_only_after_hours_is_stored(tmp_path: Path) -> None:
+    zipped, spool = io.BytesIO(), tmp_path / "spool"
+    with zipfile.ZipFile(zipped, "w") as made:
+        made.writestr("a.txt", b"one\ntwo\none\n")
+    with (
+        Upload(spool, limit_bytes=100) as upload,
+        contextlib.closing(ZipArchive(spool, adds_newlines=True)) as archive,
+        DistinctLines(spool) as lines,
+    ):
+        sink = _Sink(upload, archive, lines, limit_bytes=100)
+        sink.feed(zipped.getvalue())
+        remove_stale_uploads(spool, now=time.time() + 3601)
+        sink.finish()
+        remove_stale_uploads(spool, now=time.time() + 3601)
+        corpus, _ = Corpora(LocalBlobs(tmp_path / "store")).add(upload)
+    assert (corpus.bytes, corpus.repeated_lines) == (8, 1)
+    assert list(spool.iterdir()) == []
+
+
+def test_body_without_a_length_that_decodes_to_nothing_is_bounded(service: Service) -> None:
+    empty = gzip.compress(b"") * 50_000  # 1 MB
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(10):
+            yield empty
+
+    answer = service.http.post("/v1/corpora", content=pieces(), headers={"Content-Encoding": "gzip"})
+    assert error_of(answer, 413)["code"] == "corpus_too_large"
+
+
+def test_client_that_sends_all_of_a_refused_body_gets_its_answer(service: Service) -> None:
+    body = b"\xff" * 20_000_000  # more than fits into the buffers of the connection
+    # The server closes this connection once it has answered; what it has not read then resets the connection.
+    head = "POST /v1/corpora HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    with connected(service, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) as client:
+        assert error_of(read_answer(client), 413)["code"] == "corpus_too_large"

@@ -1,0 +1,168 @@
+import time
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from nextchar.app.logs.notifications import outbox as module
+from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Delivery, Health, Outbox
+from nextchar.models.errors import NotFound
+from nextchar.store.ids import new_id
+
+
+@pytest.fixture
+def outbox(clean_redis_url: str) -> Outbox:
+    return Outbox(Redis.from_url(clean_redis_url, decode_responses=True))
+
+
+def queue(outbox: Outbox, body: str = "{}", *, now: float = 1.0, owner: str = "", **change: Any) -> bool:
+    delivery = Delivery(new_id("msg"), "t", body, now, model=f"model-{owner}", owner=owner)
+    return outbox.queue(delivery, **{"alert_id": body, "after": {"severity": "info"}} | change)
+
+
+def bodies(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.body for delivery in deliveries]
+
+
+def test_a_message_is_queued_once_for_what_the_target_knows(outbox: Outbox) -> None:
+    assert queue(outbox, "1", alert_id="a", after={"x": 1, "y": None})
+    assert outbox.sent_states("t") == {"a": {"x": 1, "y": None}}
+    assert not queue(outbox, "again", alert_id="a", after={"x": 1, "y": None})
+    assert queue(outbox, "2", alert_id="a", before={"y": None, "x": 1}, after=None), "in any order of fields"
+    assert outbox.sent_states("t") == {} and bodies(outbox.waiting("t")) == ["1", "2"]
+    assert not queue(outbox, "3", alert_id="a", before={"x": 1, "y": None}, after=None)
+
+
+def test_a_message_without_an_alert_is_queued_once_under_its_id(outbox: Outbox) -> None:
+    assert outbox.queue(Delivery("msg_1", "t", "{}", 1.0))
+    assert not outbox.queue(Delivery("msg_1", "t", "{}", 2.0))
+    outbox.failed(outbox.waiting("t")[0], "no", now=3.0)
+    assert not outbox.queue(Delivery("msg_1", "t", "{}", 2.0))
+    assert [one.next_at for one in outbox.waiting("t")] == [3.0 + RETRY_DELAYS_S[0]]
+
+
+def test_retries_have_growing_delays_and_end_as_a_dead_letter(outbox: Outbox) -> None:
+    queue(outbox)
+    [delivery] = outbox.due("t", now=4e9, limit=10)
+    assert (delivery.attempts, delivery.next_at, delivery.last_error) == (0, None, None)
+    now = delivery.created_at
+    for attempt, delay_s in enumerate(RETRY_DELAYS_S, 1):
+        outbox.failed(delivery, "no answer", now=now)
+        assert outbox.due("t", now=now + delay_s - 1, limit=10) == []
+        [delivery] = outbox.due("t", now=now + delay_s, limit=10)
+        assert (delivery.attempts, delivery.next_at) == (attempt, now + delay_s)
+        now += delay_s
+    outbox.failed(delivery, "still no answer", now=now)
+    assert outbox.waiting("t") == []
+    [dead] = outbox.dead("t")
+    assert (dead.id, dead.attempts) == (delivery.id, len(RETRY_DELAYS_S) + 1)
+    assert dead.last_error == "still no answer"
+    assert (outbox.health("t").waiting, outbox.health("t").dead) == (0, 1)
+
+
+def test_requests_are_counted_by_target_and_outcome(outbox: Outbox) -> None:
+    assert outbox.health("t") == Health() and outbox.outcomes() == {}
+    before = time.time()
+    for target, errors in (("t", [None, "refused", None, None]), ("other", ["no answer", "refused"])):
+        for error in errors:
+            outbox.count(target, error)
+    counts = {("t", "delivered"): 3, ("t", "failed"): 1, ("other", "failed"): 2}
+    assert outbox.outcomes() == counts
+    health, other = outbox.health("t"), outbox.health("other")
+    assert (health.last_error, other.last_error, other.last_success_at) == ("refused", "refused", None)
+    assert other.is_failing and not health.is_failing
+    for at in (health.last_success_at, health.last_error_at, other.last_error_at):
+        assert at is not None and before <= at <= time.time()
+    outbox.forget("t")
+    assert outbox.outcomes() == {("other", "failed"): 2} and outbox.health("t").last_error is None
+
+
+def test_a_dead_letter_can_be_replayed(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    for _ in range(len(RETRY_DELAYS_S) + 1):
+        outbox.failed(outbox.due("t", now=4e9, limit=1)[0], "no", now=0.0)
+    monkeypatch.setattr(module.time, "time", lambda: 7.5)
+    replayed = outbox.replay("t", delivery.id)
+    assert (replayed.id, replayed.attempts, replayed.body) == (delivery.id, 0, "{}")
+    assert outbox.dead("t") == [] and outbox.due("t", now=7.0, limit=1) == []
+    assert outbox.due("t", now=7.5, limit=1) == [replayed]
+    with pytest.raises(NotFound):
+        outbox.replay("other", delivery.id)
+    outbox.succeeded(replayed)
+    for unknown in (delivery.id, "msg_000000000000", "../x"):
+        with pytest.raises(NotFound) as caught:
+            outbox.replay("t", unknown)
+        assert caught.value.code == "delivery_not_found"
+    assert outbox.redis.keys("nextchar:notifications:delivery:*") == []
+
+
+def test_what_waits_for_a_target_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    monkeypatch.setattr(module, "MAX_DEAD", 3)
+    for i in range(7):
+        queue(outbox, str(i), now=float(i))
+        outbox.drop_surplus("t", now=float(i))
+    assert bodies(outbox.waiting("t")) == ["0", "1"]
+    dead = outbox.dead("t")
+    assert bodies(dead) == ["6", "5", "4"]
+    assert dead[0].last_error == "2 other messages wait for this target"
+    assert len(outbox.redis.keys("nextchar:notifications:delivery:*")) == 5
+
+
+def test_a_flood_of_one_owner_gives_up_its_own_messages_which_are_summed_up(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 6)
+    monkeypatch.setattr(module, "MAX_DEAD", 6)
+    for number in range(24):
+        owner = "flood" if number < 20 else "quiet"
+        assert queue(outbox, f"{owner}{number}", now=float(number), owner=owner)
+    outbox.drop_surplus("t", now=24.0)
+    due = outbox.due("t", now=99.0, limit=9)
+    assert bodies(due) == ["flood0", "quiet20", "flood1", "quiet21", "flood2", "quiet22"], "in turns"
+    assert outbox.take_dropped("t") == (0.0, {}), "as long as there is no room for a message about them"
+    assert len(outbox.dead("t")) == 6 and "quiet23" in bodies(outbox.dead("t"))
+    outbox.succeeded(due[0])
+    assert outbox.take_dropped("t") == (24.0, {"model-flood": 17, "model-quiet": 1})
+    assert outbox.take_dropped("t") == (0.0, {})
+    outbox.forget("t")
+    assert outbox.redis.keys("nextchar:notifications:*") == []
+
+
+def test_nothing_is_left_of_a_deleted_target(outbox: Outbox) -> None:
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    outbox.forget("t")
+    outbox.failed(delivery, "in a round that had begun", now=0.0)
+    assert outbox.waiting("t") == outbox.dead("t") == []
+    assert not outbox.redis.keys("*delivery*")
+
+
+def test_deliveries_are_due_by_their_time_and_only_so_many_are_returned(outbox: Outbox) -> None:
+    for number in (3, 1, 2):
+        queue(outbox, str(number), now=float(number))
+    assert bodies(outbox.due("t", now=2.0, limit=9)) == ["1", "2"]
+    assert bodies(outbox.due("t", now=9.0, limit=2)) == ["1", "2"]
+    assert bodies(outbox.waiting("t")) == ["1", "2", "3"]
+    assert outbox.due("t", now=0.5, limit=9) == outbox.due("other", now=9.0, limit=9) == []
+
+
+def test_a_message_that_redis_has_lost_does_not_hide_the_others(outbox: Outbox) -> None:
+    for number in range(3):
+        queue(outbox, str(number), now=float(number))
+    lost = outbox.waiting("t")[1]
+    outbox.redis.delete(f"nextchar:notifications:delivery:{lost.id}")
+    assert bodies(outbox.waiting("t")) == ["0", "2"]
+    assert outbox.health("t").waiting == 2
+
+
+def test_a_message_of_an_earlier_release_is_read(outbox: Outbox) -> None:
+    stored = '{"body":"{}","created_at":1.0,"id":"msg_1","last_error":null,"next_at":null,"target":"t"}'
+    outbox.redis.set("nextchar:notifications:delivery:msg_1", stored)
+    outbox.redis.zadd("nextchar:notifications:due:t", {"msg_1": 1.0})
+    assert outbox.due("t", now=1.0, limit=1) == [Delivery("msg_1", "t", "{}", 1.0)]
+
+
+def test_the_password_of_redis_is_not_shown(outbox: Outbox) -> None:
+    assert "redis" not in repr(outbox).casefold()

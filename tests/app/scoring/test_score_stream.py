@@ -1,0 +1,331 @@
+import gc
+import gzip
+import http.client
+import json
+import sys
+import tracemalloc
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import redis
+
+from nextchar.app.scoring import score_stream
+from nextchar.app.scoring.line_input import MAX_LINE_CHARACTERS
+from nextchar.app.scoring.schemas import LineScore
+from nextchar.app.scoring.score_stream import SCORE_BYTES, StreamScorer
+from nextchar.app.scoring.scoring import CalibratedScorer
+from nextchar.app.scoring.streams import Streams
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, until
+
+SCORE = "/v1/models/fake/score"
+
+
+@pytest.fixture(autouse=True)
+def model(service: Service) -> None:
+    publish(service.models)
+
+
+def stream(service: Service, data: bytes, kind: str = "text/plain", **query: Any) -> list[dict[str, Any]]:
+    """Send lines; return the records."""
+    answer = service.http.post(SCORE, content=data, headers={"Content-Type": kind}, params=query)
+    return records(answer)
+
+
+def records(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    found = [json.loads(line) for line in answer.text.split("\n") if line]
+    assert found[0]["object"] == "score.start" and found[-1]["object"] == "score.end"
+    return found
+
+
+def scored(service: Service, data: bytes, kind: str = "text/plain", **query: Any) -> list[dict[str, Any]]:
+    return stream(service, data, kind, **query)[1:-1]
+
+
+def calibrate(service: Service) -> None:
+    lines = ["ab" * (1 + i % 9) for i in range(120)]
+    assert service.http.post("/v1/models/fake/calibrate", json={"lines": lines}).status_code == 201
+
+
+def test_record_has_the_number_and_offset_of_its_line(service: Service) -> None:
+    found = scored(service, "ab\n\né→\nlast".encode())
+    assert [(one["line"], one["offset"], one["characters"], one["total_bits"]) for one in found] == [
+        (1, 0, 2, 2.0), (2, 3, 0, 0.0), (3, 4, 2, 16.0), (4, 10, 4, 4.0)
+    ]  # fmt: skip
+
+
+def test_stream_and_json_give_a_line_the_same_score(service: Service) -> None:
+    calibrate(service)
+    lines = ["abab", "ab→ab", ""]
+    body = {"lines": lines, "detail": "character"}
+    whole = service.http.post(SCORE, json=body).json()["lines"]
+    found = scored(service, "\n".join(lines).encode() + b"\n", detail="character", explain=True)
+    for one, other in zip(found, whole, strict=True):
+        fields = {name: value for name, value in other.items() if value is not None}
+        assert {name: one[name] for name in fields} == fields
+
+
+def test_only_anomalous_returns_anomalous_lines_only(service: Service) -> None:
+    calibrate(service)
+    start, *found, end = stream(service, "ab\nab→→→\nba\n".encode(), only="anomalous", echo=True)
+    assert [(one["line"], one["text"], one["anomalous"]) for one in found] == [(2, "ab→→→", True)]
+    assert (end["lines"], end["anomalous"], end["characters"]) == (3, 1, 9)
+    assert start["calibration"]["lines"] == 120 and start["model"] == "fake@1"
+
+
+def test_stream_that_has_drifted_from_the_calibration_ends_with_advice(service: Service) -> None:
+    calibrate(service)
+    end = stream(service, "ab→→ab→\n".encode() * 150, only="anomalous")[-1]
+    assert (end["unusual"], end["lines"]) == (150, 150) and "calibrate on recent" in end["drift"]
+    end = stream(service, b"abab\n" * 150, only="anomalous")[-1]
+    assert end["unusual"] == 0 and "drift" not in end
+
+
+def test_ids_of_json_lines_are_returned(service: Service) -> None:
+    data = b'"ab"\n{"line": "abc", "id": [7]}\n{"text": "x"}\nnone\n"a\\u0301"\n'
+    found = scored(service, data, "application/x-ndjson")
+    assert [one.get("characters") for one in found] == [2, 3, None, None, 1]
+    assert found[1]["id"] == [7]
+    assert {one["error"]["code"] for one in found[2:4]} == {"malformed_line"}
+
+
+def test_bytes_that_are_not_utf8_are_reported_and_the_stream_continues(
+    service: Service,
+) -> None:
+    found = stream(service, b"ab\nca\xe9fe\n\xff\xfe\nab\n")
+    assert [one.get("not_utf8") for one in found[1:-1]] == [
+        None, {"offset": 5, "byte": "0xe9"}, {"offset": 9, "byte": "0xff"}, None
+    ]  # fmt: skip
+    assert found[2]["characters"] == 5 and found[-1]["not_utf8"] == 2
+
+
+def test_trailing_carriage_returns_are_removed(service: Service) -> None:
+    found = scored(service, b"ab\r\na\rb\r\n")
+    assert [(one["characters"], one["total_bits"]) for one in found] == [(2, 2.0), (3, 10.0)]
+
+
+def test_overlong_line_is_truncated_and_marked(service: Service) -> None:
+    long = b"a" * (MAX_LINE_CHARACTERS + 5) + b"\n" + b"b" * 10_000_000 + b"\nab\n"
+    found = scored(service, long)
+    assert [(one["characters"], one.get("truncated")) for one in found] == [
+        (MAX_LINE_CHARACTERS, True), (MAX_LINE_CHARACTERS, True), (2, None)
+    ]  # fmt: skip
+    assert found[2]["offset"] == MAX_LINE_CHARACTERS + 6 + 10_000_001
+
+
+def test_truncation_inside_a_character_is_no_encoding_error(service: Service) -> None:
+    found = scored(service, b"a" + "→".encode() * 200_000 + b"\n")
+    assert found[0]["truncated"] and "not_utf8" not in found[0]
+
+
+def test_gzip_is_decoded_and_malformed_gzip_ends_the_stream_with_an_error(service: Service) -> None:
+    packed = gzip.compress(b"ab\nabc\n")
+    headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+    found = records(service.http.post(SCORE, content=packed, headers=headers))
+    assert [one["characters"] for one in found[1:-1]] == [2, 3]
+    found = records(service.http.post(SCORE, content=packed[:-6], headers=headers))
+    assert found[-2]["error"]["code"] == "gzip_broken"
+
+
+def test_stream_may_be_larger_than_the_body_limit(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextchar.app.http.middleware.MAX_JSON_BYTES", 10_000)
+    line = b"abcdefghij" * 10 + b"\n"
+    end = stream(service, line * 3_000, only="anomalous")[-1]
+    assert (end["lines"], end["characters"]) == (3_000, 300_000)
+    assert error_of(service.http.post(SCORE, json={"text": "a" * 20_000}), 413)["code"] == "body_too_large"
+
+
+def test_lines_are_answered_while_more_are_sent(service: Service) -> None:
+    place = urlsplit(str(service.http.base_url))
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
+    connection.putrequest("POST", SCORE)
+    connection.putheader("Content-Type", "text/plain")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+
+    def send(data: bytes) -> None:
+        connection.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    send(b"ab\nabc")
+    answer = connection.getresponse()
+    assert json.loads(answer.readline())["object"] == "score.start"
+    assert json.loads(answer.readline())["characters"] == 2
+    send(b"d\n")
+    assert json.loads(answer.readline())["characters"] == 4
+    send(b"")
+    assert json.loads(answer.readline())["object"] == "score.end"
+    connection.close()
+
+
+def test_stream_with_an_id_continues_over_calls(service: Service) -> None:
+    query = {"context": "stream", "stream_id": "s"}
+    assert stream(service, b"ab\nab\n", **query)[-1]["stream"] == {"id": "s", "lines": 2, "restarted": "new"}
+    assert stream(service, b"ab\n", **query)[-1]["stream"] == {"id": "s", "lines": 3, "restarted": None}
+
+
+def test_disconnected_client_frees_its_resources(service: Service) -> None:
+    place = urlsplit(str(service.http.base_url))
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
+    connection.putrequest("POST", SCORE)
+    connection.putheader("Content-Type", "text/plain")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders()
+    connection.send(b"ab\n")
+    connection.getresponse().readline()
+    connection.close()
+    assert len(scored(service, b"ab\n")) == 1
+    [engine] = service.engines
+    assert service.http.delete("/v1/models/fake").status_code == 200
+    until(engine.closed.is_set)  # as soon as no call holds the model
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"detail": "much"}, "detail"),
+        ({"false_alarms": 2}, "false_alarms"),
+        ({"stream_id": "s"}, "query"),
+        ({"expected": 3}, "query"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_invalid_options_are_refused_before_the_stream_begins(
+    service: Service, query: dict[str, Any], param: str
+) -> None:
+    answer = service.http.post(SCORE, content=b"a\n", headers={"Content-Type": "text/plain"}, params=query)
+    assert error_of(answer, 422)["param"] == param
+
+
+def test_missing_model_or_calibration_is_refused_before_the_stream_begins(service: Service) -> None:
+    headers = {"Content-Type": "text/plain"}
+    answer = service.http.post("/v1/models/nobody/score", content=b"a\n", headers=headers)
+    assert error_of(answer, 404)["code"] == "model_not_found"
+    answer = service.http.post(SCORE, content=b"a\n", headers=headers, params={"calibration": "x"})
+    assert error_of(answer, 404)["code"] == "calibration_not_found"
+    answer = service.http.post(SCORE, content=b"a\n", headers=headers | {"Content-Encoding": "br"})
+    assert error_of(answer, 415)["code"] == "unsupported_encoding"
+
+
+def test_unpaired_surrogate_in_json_becomes_the_replacement_character(service: Service) -> None:
+    publish(service.models, name="masked", masks=("numbers",))
+    content = rb'"a\ud800 12"' + b"\n" + rb'"\ud83d\ude00"'
+    answer = service.http.post(
+        "/v1/models/masked/score", content=content, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert [one["characters"] for one in records(answer)[1:-1]] == [5, 1]
+
+
+def test_stream_without_redis_ends_with_queue_unavailable(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def try_lock(*_: object, **__: object) -> None:
+        raise redis.ConnectionError("connection refused")
+
+    monkeypatch.setattr(Streams, "try_lock", try_lock)
+    *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")
+    assert error["object"] == "error" and error["error"]["code"] == "queue_unavailable"
+
+
+def test_internal_error_ends_the_stream_with_an_error_record(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(CalibratedScorer, "read", broken)
+    *_, error, _ = stream(service, b"ab\n")
+    assert error["object"] == "error" and error["error"]["code"] == "internal_error"
+
+
+def test_expected_characters_are_returned_except_for_long_lines(service: Service) -> None:
+    data = ("ab\n" * 3000 + "a" * 6000 + "\n").encode()
+    *short, long = scored(service, data, detail="character", expected=2)
+    assert len(short) == 3000
+    assert all(len(line["expected"]) == 2 and line["expected"][0] for line in short)
+    assert "expected" not in long and len(long["bits"]) == 6000
+
+
+def test_id_with_an_infinite_number_makes_its_line_malformed(service: Service) -> None:
+    first, second = scored(
+        service, b'{"line": "a", "id": 1e999}\n{"line": "a", "id": [1, "x"]}\n', "application/x-ndjson"
+    )
+    assert first["error"]["code"] == "malformed_line" and "id" not in first
+    assert second["id"] == [1, "x"]
+
+
+@pytest.mark.parametrize("depth", [101, 3_000, 9_991, 60_000])
+def test_id_nested_too_deeply_makes_its_line_malformed(service: Service, depth: int) -> None:
+    deep = b'{"line": "a", "id": ' + b"[" * depth + b"]" * depth + b"}\n"
+    fine = b'{"line": "a", "id": ' + b"[" * 100 + b"]" * 100 + b"}\n"
+    first, second = scored(service, deep + fine, "application/x-ndjson")
+    assert first["error"]["code"] == "malformed_line" and "id" not in first
+    assert second["characters"] == 1 and json.dumps(second["id"]) == "[" * 100 + "]" * 100
+
+
+@pytest.mark.parametrize("line", ["ab" * 200, "é", "😀" * 400])
+def test_the_scores_that_are_kept_for_repeated_lines_are_bounded(
+    service: Service, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(score_stream, "MAX_CACHED_BYTES", 100_000)
+    score, kept = StreamScorer._score_texts, []
+
+    def measured(self: StreamScorer, texts: list[str], turn: Any) -> Any:
+        found = score(self, texts, turn)
+        kept.append(sum(sys.getsizeof(text) + SCORE_BYTES for text in self._cache))
+        return found
+
+    monkeypatch.setattr(StreamScorer, "_score_texts", measured)
+    lines = "".join(f"{line}{i}\n" for i in range(3_000)).encode()
+    assert stream(service, lines, only="anomalous")[-1]["lines"] == 3_000
+    assert 0 < max(kept) <= 100_000
+
+
+def test_a_cached_score_takes_about_as_much_memory_as_stated() -> None:
+    floats = (i / 7 for i in range(10_000_000))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        scores = [
+            LineScore(
+                characters=100, bits_per_character=next(floats), peak_bits=next(floats),
+                total_bits=next(floats), score=next(floats), p_value=next(floats), anomalous=False,
+                repeated=False,
+            )
+            for _ in range(1_000)
+        ]  # fmt: skip
+        took_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert SCORE_BYTES / 2 < took_bytes / len(scores) < SCORE_BYTES * 1.1
+
+
+def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> None:
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)])
+    calibrate(service)
+    flood = [f"disk → {'xyz'[i % 3]}" for i in range(50)] + ["fan →→ stopped"]
+    data = "\n".join(["ab", *flood, "ba"]).encode()
+    *found, end = stream(service, data, only="anomalous", alerts=True)[1:]
+    assert [one["line"] for one in found] == [*range(2, 22), 52]
+    assert (end["lines"], end["anomalous"], end["repeated"]) == (53, 21, 30)
+    alerts = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert sum(alert["count"] for alert in alerts) == 51  # all of them are recorded
+    repeat = scored(service, data)[40]
+    assert (repeat["anomalous"], repeat["repeated"]) == (False, True)
+    assert repeat["p_value"] == found[0]["p_value"] and repeat["alert_id"] and repeat["spans"]
+    whole = service.http.post(SCORE, json={"lines": data.decode().split("\n"), "detail": "line"}).json()
+    assert [line["anomalous"] for line in whole["lines"]].count(True) == 21
+    assert [line["repeated"] for line in whole["lines"]].count(True) == 30
+
+
+def test_repeats_are_flagged_if_that_is_requested(service: Service) -> None:
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)])
+    calibrate(service)
+    lines = ["disk → lost"] * 50
+    end = stream(service, "\n".join(lines).encode(), repeats="flag")[-1]
+    assert (end["anomalous"], end["repeated"]) == (50, 0)
+    whole = service.http.post(SCORE, json={"lines": lines, "repeats": "flag"}).json()
+    assert all(line["anomalous"] and line["repeated"] is None for line in whole["lines"])

@@ -1,0 +1,64 @@
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from nextchar.app.models.engines import Loaded
+from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.text.masks import Masks
+from tests.models.runtime.networks import CHARACTERS, saved_model
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    saved = saved_model(units=[12])
+    engine = Engine(saved)
+    return Loaded("m@1", engine, saved.vocabulary, 0, saved, Scorer(engine, Masks(("numbers",))))
+
+
+def test_largest_answer_of_expected_characters_needs_little_memory(loaded: Loaded) -> None:
+    scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=20))
+    text = "".join(np.random.default_rng(0).choice([*CHARACTERS], 14_285))
+    scorer.check_expected([text])
+    [line] = scorer.read([text])
+    tracemalloc.start()
+    written = scorer.expected_json(line)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(written) > 10_000_000 and peak_bytes < 6 * len(written)
+    expected = json.loads(written)
+    assert len(expected) == len(text) and {len(position) for position in expected} == {20}
+
+
+def test_expected_characters_are_those_of_the_engine(loaded: Loaded) -> None:
+    scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=3))
+    [line] = scorer.read(["ab 123 é#"])
+    expected = json.loads(scorer.expected_json(line))
+    described = loaded.engine.text_logprobs(line.masked.text, top=3)
+    assert [expected[line.masked.origin(position)] for position in range(len(described))] == [
+        [{"character": c, "probability": round(float(np.exp(p)), 6)} for c, p in one.top] for one in described
+    ]
+    assert expected[4:6] == [[], []]  # the rest of the masked part
+
+
+def test_cancelled_work_ends_at_the_next_step(loaded: Loaded) -> None:
+    steps = 0
+
+    def check() -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 5:
+            raise InterruptedError
+
+    scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=3), check)
+    with pytest.raises(InterruptedError):
+        scorer.read(["ab" * 50_000])
+    assert steps == 6
+    steps = 0
+    [line] = CalibratedScorer(loaded, None, ScoreOptions()).read(["ab" * 50_000])
+    with pytest.raises(InterruptedError):
+        scorer.expected_json(line)
+    assert steps == 6
