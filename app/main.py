@@ -17,7 +17,6 @@ from typing import Any
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
@@ -38,9 +37,10 @@ from nextchar.app.http.connections import (
 )
 from nextchar.app.http.dependencies import Services, thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
-from nextchar.app.http.middleware import BodyLimit, ClientTurns, ExactPath, RequestId, RequestMetrics
+from nextchar.app.http.middleware import BodyLimit, ClientTurns, FindRule, RequestId, RequestMetrics
 from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from nextchar.app.http.query_parameters import check_query_parameters
+from nextchar.app.http.rules import Rules, needs_no_key
 from nextchar.app.jobs import routes as jobs
 from nextchar.app.logs.alerts import routes as alerts
 from nextchar.app.logs.ingest import routes as ingest
@@ -142,6 +142,8 @@ def create_app(
         redirect_slashes=False,  # such a redirect would repeat any host that a client names
         generate_unique_id_function=lambda route: route.name,
     )
+    [openapi] = app.routes
+    needs_no_key(openapi.endpoint)  # type: ignore[attr-defined]
     for module in _OWN_ROUTES:
         app.include_router(
             module.router,
@@ -154,9 +156,8 @@ def create_app(
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last middleware added is the outermost.
-    rules = [module.BODY_RULE for module in (*_OWN_ROUTES, *_OTHER_ROUTES) if hasattr(module, "BODY_RULE")]
     app.add_middleware(audit.AuditTrail)
-    app.add_middleware(BodyLimit, rules=rules)
+    app.add_middleware(BodyLimit)
     app.add_middleware(ClientTurns)
     if keys:
         app.add_middleware(ConcurrencyLimit)
@@ -166,7 +167,7 @@ def create_app(
     # With API keys DNS rebinding gains nothing, so then the check is only made if hosts are configured.
     if "*" not in settings.hosts and (settings.hosts or not keys):
         app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
-    app.add_middleware(ExactPath)
+    app.add_middleware(FindRule)
     app.add_middleware(RequestId)
     app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestMetrics)
@@ -257,8 +258,8 @@ def _load_kernels(loaded: threading.Event) -> None:
 
 def _lifespan(build: Callable[[], Services]) -> Any:
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Services], None]:
-        list(iter_route_contexts(app.routes))  # built at start-up instead of in the first request
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any], None]:
+        rules = Rules(app.routes)  # which also builds the routes, now instead of in the first request
         services = await run_in_threadpool(build)
         for loop in services.loops:
             loop.start()
@@ -269,7 +270,7 @@ def _lifespan(build: Callable[[], Services]) -> Any:
             for task in (services.metrics.watch_loop(), services.connections.watch())
         ]
         try:
-            yield {"services": services}
+            yield {"services": services, "rules": rules}
         finally:
             for task in tasks:
                 task.cancel()

@@ -19,13 +19,13 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from nextchar.app.access.auth import scopes_for
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_response, error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import After, Limit, Page
 from nextchar.app.http.middleware import HttpMiddleware
+from nextchar.app.http.rules import Rule, needs
 from nextchar.app.http.schemas import with_examples
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.store.blobs import Blobs
@@ -85,8 +85,9 @@ class AuditTrail(HttpMiddleware):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_and_record(message: Message) -> None:
+            state = scope["state"]
             is_success = message["type"] == "http.response.start" and 200 <= message["status"] < 300
-            if is_success and ("audit" in scope["state"] or is_change(scope["method"], scope["path"])):
+            if is_success and ("audit" in state or is_change(scope["method"], state["rule"])):
                 await _record(scope, message)
             await send(message)
 
@@ -106,9 +107,9 @@ def set_audit_details(request: Request, *, about: str, to: str | None = None) ->
     request.scope["state"]["audit"] = (about, to)
 
 
-def is_change(method: str, path: str) -> bool:
+def is_change(method: str, rule: Rule) -> bool:
     """Return whether a call is always recorded: none that computes or accepts lines, as its scopes tell."""
-    return method not in ("GET", "HEAD") and not (scopes_for(method, path) or set()) <= {"complete", "ingest"}
+    return method not in ("GET", "HEAD") and not (rule.scopes or set()) <= {"complete", "ingest"}
 
 
 async def _record(scope: Scope, message: Message) -> None:
@@ -136,6 +137,7 @@ async def _record(scope: Scope, message: Message) -> None:
 
 
 @router.get("", responses=error_responses(422, 503))
+@needs("admin")
 def list_audit(
     services: ServicesDep, access: AccessDep, query: Annotated[AuditQuery, Query()]
 ) -> Page[AuditEntryBody]:

@@ -30,6 +30,7 @@ from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of,
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.http.rules import needs
 from nextchar.models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import TextDecoder, Vocabulary
 
@@ -44,6 +45,7 @@ _COMPLETION_RESPONSE = stream_responses(
 
 
 @router.post("/{model}/complete", response_model=CompletionBody, responses=_COMPLETION_RESPONSE | _ERRORS)
+@needs("complete")
 async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(
@@ -68,6 +70,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
 
 
 @router.post("/{model}/next", responses=_ERRORS)
+@needs("complete")
 async def next_character(
     services: ServicesDep, request: Request, model: str, body: NextCreate
 ) -> DistributionBody:

@@ -16,6 +16,8 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from nextchar.app.http.rules import OPEN
+
 PATH = "/clients/js"
 
 _FOLDER = Path(__file__).absolute().parents[2] / "js"
@@ -41,6 +43,8 @@ _PREFLIGHT_S = 24 * 3600  # how long a browser may cache a preflight response
 
 class ModuleFiles(StaticFiles):
     """A folder of modules that pages of any origin may load."""
+
+    rule = OPEN
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file, or 304 if the browser has it. Raises HTTPException 404."""

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from nextchar.app.console.sample_log import sample_log
+from nextchar.app.http.rules import OPEN, needs_no_key
 
 _FOLDER = Path(__file__).parent / "files"
 
@@ -38,6 +39,8 @@ _HEADERS = {
 class PageFiles(StaticFiles):
     """A folder of files for pages under `POLICY`."""
 
+    rule = OPEN
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file, or 304 where the browser has it already. Raises HTTPException 404."""
         response = await super().get_response(path, scope)
@@ -51,23 +54,28 @@ def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
     """Serve the console and the reference. It gets `max_corpus_bytes`, to refuse files before an upload."""
     files = PageFiles(directory=_FOLDER)
 
+    @needs_no_key
     async def console(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)
 
+    @needs_no_key
     async def reference(request: Request) -> Response:
         page = await files.get_response("reference.html", request.scope)
         page.headers["Content-Security-Policy"] = REFERENCE_POLICY
         return page
 
+    @needs_no_key
     async def about(_: Request) -> Response:
         return JSONResponse(
             {"version": app.version, "max_corpus_bytes": max_corpus_bytes},
             headers={"Cache-Control": "no-cache"},
         )
 
+    @needs_no_key
     async def sample(_: Request) -> Response:
         return PlainTextResponse(await run_in_threadpool(sample_text))
 
+    @needs_no_key
     async def sample_lines(_: Request) -> Response:
         return PlainTextResponse(await run_in_threadpool(sample_log))
 

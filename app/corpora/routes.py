@@ -16,8 +16,8 @@ from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from nextchar.app.http.middleware import BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import STREAMED, needs
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_statistics import Encoding
@@ -26,8 +26,6 @@ from nextchar.store.ids import check_name
 router = APIRouter(prefix="/v1/corpora", tags=["corpora"], route_class=DocumentRoute)
 
 _PATH = "/v1/corpora"
-
-BODY_RULE = BodyRule(_PATH)
 
 _EXAMPLE_TEXT = "PREFACE\n\nSUPPOSING that Truth is a woman--what then?\n"
 _UPLOAD_BODY: dict[str, Any] = {
@@ -116,6 +114,7 @@ DeduplicateQuery = Annotated[
     responses=_EXISTING | error_responses(409, 413, 415, 422, 503, 507),
     openapi_extra=_UPLOAD_BODY,
 )
+@needs("train", body=STREAMED)
 async def add_corpus(
     services: ServicesDep,
     access: AccessDep,
@@ -162,6 +161,7 @@ async def _added(
 @router.post(
     "/import", status_code=201, responses=_EXISTING | error_responses(400, 403, 404, 413, 415, 422, 503, 507)
 )
+@needs("train")
 async def import_corpus(
     services: ServicesDep, access: AccessDep, response: Response, body: CorpusSource
 ) -> CorpusBody:
@@ -179,6 +179,7 @@ async def import_corpus(
 
 
 @router.get("", responses=error_responses(422, 503))
+@needs("read", "train")
 def list_corpora(access: AccessDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[CorpusBody]:
     """List corpora, newest first."""
     page, has_more = paginate(access.list_corpora(), lambda c: c.id, after=after, limit=limit)
@@ -186,12 +187,14 @@ def list_corpora(access: AccessDep, after: After = None, limit: Limit = DEFAULT_
 
 
 @router.get("/{corpus}", responses=error_responses(404, 422, 503))
+@needs("read", "train")
 def get_corpus(access: AccessDep, corpus: str) -> CorpusBody:
     """Get a corpus's statistics, by id or by one of its names; `name` is then that one, or the first."""
     return CorpusBody.model_validate(access.get_corpus(corpus))
 
 
 @router.patch("/{corpus}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
+@needs("train")
 def change_corpus(request: Request, access: AccessDep, corpus: str, body: CorpusChange) -> CorpusBody:
     """Set the kind of a corpus, which decides how jobs that set no kind split it. The text is unchanged."""
     changed = access.set_corpus_kind(corpus, body.kind)
@@ -204,6 +207,7 @@ def change_corpus(request: Request, access: AccessDep, corpus: str, body: Corpus
     response_class=StreamingResponse,
     responses=_TEXT_RESPONSE | error_responses(404, 422, 503),
 )
+@needs("read", "train")
 def get_text(request: Request, services: ServicesDep, access: AccessDep, corpus: str) -> StreamingResponse:
     """Download the text, byte for byte as it was uploaded."""
     found = access.get_corpus(corpus)
@@ -212,6 +216,7 @@ def get_text(request: Request, services: ServicesDep, access: AccessDep, corpus:
 
 
 @router.delete("/{corpus}", responses=error_responses(404, 409, 422, 503))
+@needs("train")
 def delete_corpus(request: Request, access: AccessDep, corpus: str) -> Deleted:
     """Delete a corpus and its names. Models trained on it stay; so does another key's upload of it."""
     deleted = access.delete_corpus(corpus)

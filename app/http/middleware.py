@@ -4,8 +4,6 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import getrandbits
 from weakref import WeakValueDictionary
 
@@ -18,16 +16,11 @@ from nextchar.app.http.dependencies import client_of
 from nextchar.app.http.errors import error_response
 from nextchar.app.http.fair_threads import CLIENT, Client
 from nextchar.app.http.incoming_body import IncomingBody
+from nextchar.app.http.rules import SMALL_JSON, Body
 from nextchar.app.operations.metrics import Metrics
 from nextchar.store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")
-
-MAX_JSON_BYTES = 32 << 20
-"""The default limit: a million characters, each up to 12 bytes as JSON, and room to spare."""
-
-MAX_SMALL_JSON_BYTES = 1 << 20
-"""The limit for calls without documents: validation errors take memory in proportion to a body's fields."""
 
 _METHODS_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body with these
 _VALID_REQUEST_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
@@ -95,18 +88,21 @@ class ClientTurns(HttpMiddleware):
         await self._app(scope, receive, send)
 
 
-class ExactPath(HttpMiddleware):
-    r"""Answers 404 to a path that ends with a line feed (`%0A`).
+class FindRule(HttpMiddleware):
+    r"""Notes the rule of a request (`nextchar.app.http.rules`).
 
-    The routes' regular expressions end with `$`, which also matches before a final line feed, so they would
-    serve such a request, although every check of the path before them takes it for another path.
+    Answers 404 to a path that ends with a line feed (`%0A`): the routes' regular expressions end with `$`,
+    which also matches before a final line feed, so they would serve such a request, although every check of
+    the path before them takes it for another path.
     """
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].endswith("\n"):
+        state, path = scope["state"], scope["path"]
+        if path.endswith("\n"):
             await error_response(HTTPException(404))(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return
+        state["rule"] = state["rules"].find(scope["method"], path)
+        await self._app(scope, receive, send)
 
 
 class RequestMetrics(HttpMiddleware):
@@ -133,48 +129,22 @@ class RequestMetrics(HttpMiddleware):
             metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - started_s)
 
 
-@dataclass(frozen=True)
-class BodyRule:
-    r"""How the bodies of some requests are received; modules with routes declare those of their paths.
-
-    Args:
-        path: matches the whole path, as r"/v1/corpora" or r"/v1/models/[^/]+".
-        max_bytes: the limit of a body that is held in memory; None for one that is streamed.
-        is_endless: its bytes may be hours apart, so it has no deadline either.
-        methods: those it applies to.
-        applies: whether it applies to a request with this path and method.
-    """
-
-    path: str
-    max_bytes: int | None = None
-    is_endless: bool = False
-    methods: Sequence[str] = ("POST",)
-    applies: Callable[[Scope], bool] = lambda _: True
-
-
 class BodyLimit(HttpMiddleware):
-    """Refuses bodies that are too long or arrive too slowly (`nextchar.app.http.incoming_body`).
-
-    The first of `rules` that applies to a request decides; without one the limit is
-    MAX_JSON_BYTES, or MAX_SMALL_JSON_BYTES where no document is sent, that is with any method but POST.
-    """
-
-    def __init__(self, app: ASGIApp, *, rules: Sequence[BodyRule]) -> None:
-        super().__init__(app)
-        self._rules = [(re.compile(rule.path), rule) for rule in rules]
+    """Refuses bodies that are too long or arrive too slowly (`nextchar.app.http.incoming_body`)."""
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in _METHODS_WITHOUT_BODY or (rule := self.rule(scope)).is_endless:
+        expected: Body = scope["state"]["rule"].body or SMALL_JSON
+        if scope["method"] in _METHODS_WITHOUT_BODY or expected.is_endless(scope):
             await self._app(scope, receive, send)
             return
-        if rule.max_bytes is not None:
+        if expected.max_bytes is not None:
             declared = Headers(scope=scope).get("content-length", "0")
-            if declared.isdecimal() and int(declared) > rule.max_bytes:
+            if declared.isdecimal() and int(declared) > expected.max_bytes:
                 await error_response(HTTPException(413))(scope, receive, send)
                 return
         services = scope["state"]["services"]
         timeout_s, memory = services.settings.body_timeout_s, services.body_memory
-        body = IncomingBody(receive, memory=memory, timeout_s=timeout_s, max_bytes=rule.max_bytes)
+        body = IncomingBody(receive, memory=memory, timeout_s=timeout_s, max_bytes=expected.max_bytes)
         scope["state"]["incoming_body"] = body
 
         async def send_and_release(message: Message) -> None:
@@ -187,10 +157,3 @@ class BodyLimit(HttpMiddleware):
             await self._app(scope, body.receive, send_and_release)
         finally:
             body.release()
-
-    def rule(self, scope: Scope) -> BodyRule:
-        """Return the rule for a request."""
-        for path, rule in self._rules:
-            if path.fullmatch(scope["path"]) and scope["method"] in rule.methods and rule.applies(scope):
-                return rule
-        return BodyRule("", MAX_JSON_BYTES if scope["method"] == "POST" else MAX_SMALL_JSON_BYTES)

@@ -15,16 +15,14 @@ from nextchar.app.http.event_feeds import Numbered
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.jobs import creation
 from nextchar.app.jobs.events import events_so_far
 from nextchar.app.jobs.schemas import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
 from nextchar.store.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DocumentRoute)
-
-BODY_RULE = BodyRule(r"/v1/jobs.*", MAX_SMALL_JSON_BYTES)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -45,6 +43,7 @@ _EVENTS_RESPONSE = stream_responses(
 
 
 @router.post("", status_code=202, responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507))
+@needs("train", body=SMALL_JSON)
 def create_job(
     services: ServicesDep,
     access: AccessDep,
@@ -66,6 +65,7 @@ def create_job(
 
 
 @router.get("", responses=error_responses(422, 503))
+@needs("read", "train")
 def list_jobs(
     services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[JobBody]:
@@ -75,6 +75,7 @@ def list_jobs(
 
 
 @router.get("/{job}", responses=error_responses(404, 422, 503))
+@needs("read", "train")
 def get_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Get a job: its status, position in the queue and progress."""
     return services.job_bodies.one(access.get_job(job))
@@ -85,6 +86,7 @@ def get_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     response_model=Page[EventBody],
     responses=_EVENTS_RESPONSE | error_responses(404, 422, 503),
 )
+@needs("read", "train")
 async def get_events(
     services: ServicesDep,
     access: AccessDep,
@@ -116,6 +118,7 @@ _CHANGED = _ACCEPTED | error_responses(404, 409, 422, 503, 507)
 
 
 @router.post("/{job}/cancel", responses=_CHANGED | error_responses(400, 413, 415))
+@needs("train", body=SMALL_JSON)
 def cancel_job(
     services: ServicesDep, access: AccessDep, job: str, response: Response, body: CancelBody = None
 ) -> JobBody:
@@ -127,12 +130,14 @@ def cancel_job(
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
+@needs("train", body=SMALL_JSON)
 def pause_job(services: ServicesDep, access: AccessDep, job: str, response: Response) -> JobBody:
     """Pause a job; `resume` continues it where it paused."""
     return _changed(services, services.job_control.pause(access.get_job(job).id), response)
 
 
 @router.post("/{job}/resume", responses=error_responses(404, 409, 422, 503, 507))
+@needs("train", body=SMALL_JSON)
 def resume_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it continues from its last checkpoint, if that still exists."""
     return services.job_bodies.one(creation.resume_job(services.job_control, access, job))

@@ -8,8 +8,8 @@ from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import needs
 from nextchar.app.models.alias_schemas import AliasBody, AliasSet, AliasWithHistory
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.store.aliases import AliasMove
@@ -17,13 +17,12 @@ from nextchar.store.ids import check_name
 
 router = APIRouter(prefix="/v1/models/{model}/aliases", tags=["models"], route_class=DocumentRoute)
 
-BODY_RULE = BodyRule(r"/v1/models/[^/]+/aliases/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PUT",))
-
 _ERRORS = error_responses(404, 422, 503)
 _WRITING_ERRORS = error_responses(404, 409, 422, 503, 507)
 
 
 @router.get("", responses=_ERRORS)
+@needs("read")
 def list_aliases(
     services: ServicesDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[AliasBody]:
@@ -37,12 +36,14 @@ def list_aliases(
 
 
 @router.get("/{alias}", responses=_ERRORS)
+@needs("read")
 def get_alias(services: ServicesDep, model: str, alias: str) -> AliasWithHistory:
     """Get an alias with its history, even if it is deleted."""
     return _with_history(services.models.aliases.history(_name(model), alias))
 
 
 @router.put("/{alias}", responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507))
+@needs("admin")
 def set_alias(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alias: str, body: AliasSet
 ) -> AliasBody:
@@ -56,12 +57,14 @@ def set_alias(
 
 
 @router.post("/{alias}/rollback", responses=_WRITING_ERRORS)
+@needs("admin")
 def roll_back_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
     """Move an alias back to its previous version; repeat to go further back."""
     return AliasBody.of(services.aliases.roll_back(_name(model), alias, by=access.key_name))
 
 
 @router.delete("/{alias}", responses=_WRITING_ERRORS)
+@needs("admin")
 def delete_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
     """Delete an alias. Its history stays, and a rollback restores it."""
     return AliasBody.of(services.aliases.delete(_name(model), alias, by=access.key_name))

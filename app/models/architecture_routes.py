@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import Page
+from nextchar.app.http.rules import needs
 from nextchar.app.models.architecture_schemas import ArchitectureBody, PresetBody, Recipe
 from nextchar.models.architectures import DEFAULT, NAMES, architecture
 from nextchar.models.config import PRESETS, ArchitectureName, TrainingConfig
@@ -13,6 +14,7 @@ router = APIRouter(prefix="/v1/architectures", tags=["jobs"])
 
 # async although nothing is awaited: FastAPI runs plain functions in a worker thread.
 @router.get("", responses=error_responses())
+@needs("read")
 async def list_architectures() -> Page[ArchitectureBody]:
     """List all architectures: the default, then the others in the order of the lecture notes."""
     return Page(data=[_body(name) for name in NAMES], has_more=False)

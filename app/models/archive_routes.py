@@ -14,7 +14,7 @@ from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.downloads import download
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.middleware import BodyRule
+from nextchar.app.http.rules import STREAMED, needs
 from nextchar.app.models import archives as model_archives
 from nextchar.app.models.archives import MEDIA_TYPE
 from nextchar.app.models.schemas import ModelBody
@@ -25,8 +25,6 @@ from nextchar.store.ids import NAME_PATTERN
 from nextchar.store.temporary import temporary_file
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-BODY_RULE = BodyRule(r"/v1/models/import")
 
 _MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream", "")
 
@@ -54,6 +52,7 @@ Name = Annotated[
     response_class=Response,
     responses=_ARCHIVE_RESPONSE | error_responses(404, 422, 503, 507),
 )
+@needs("read")
 def export_model(request: Request, services: ServicesDep, model: str) -> Response:
     """Download a model as one file, which `/v1/models/import` of another service accepts."""
     saved = services.models.get(model)
@@ -73,6 +72,7 @@ def export_model(request: Request, services: ServicesDep, model: str) -> Respons
     responses=error_responses(413, 415, 422, 429, 503, 507),
     openapi_extra=_IMPORT_BODY,
 )
+@needs("admin", body=STREAMED)
 async def import_model(
     services: ServicesDep, access: AccessDep, request: Request, response: Response, name: Name = None
 ) -> ModelBody:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
+from nextchar.app.http.rules import needs
 from nextchar.models.errors import NotFound
 from nextchar.models.report import Report
 from nextchar.models.saved_model import SavedModel
@@ -53,6 +54,7 @@ _RESPONSE: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{model}/report", response_class=Response, responses=_RESPONSE | error_responses(404, 422, 503))
+@needs("read")
 def get_report(
     request: Request,
     services: ServicesDep,

@@ -14,8 +14,8 @@ from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.downloads import MAX_SMALL_BYTES, download
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import After, Deleted, Limit
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import needs
 from nextchar.app.logs.alerts.of_model import follow_model
 from nextchar.app.models.schemas import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
 from nextchar.models.errors import DomainError, NotFound
@@ -24,8 +24,6 @@ from nextchar.models.saved_model import SavedModel
 log = logging.getLogger("nextchar.api")
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=DocumentRoute)
-
-BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH",))
 
 _CARD = "model.json"
 
@@ -52,6 +50,7 @@ _FILE_RESPONSE: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=error_responses(422, 503))
+@needs("read", "complete")
 def list_models(
     services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = _LIMIT
 ) -> ModelPage:
@@ -65,6 +64,7 @@ def list_models(
 
 
 @router.get("/{model}", responses=error_responses(404, 422, 503))
+@needs("read", "complete")
 def get_model(services: ServicesDep, model: str) -> ModelBody:
     """Get a model's card; the bare name means its newest version."""
     card = services.models.get(model).card
@@ -72,6 +72,7 @@ def get_model(services: ServicesDep, model: str) -> ModelBody:
 
 
 @router.patch("/{model}", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
+@needs("admin")
 def rename_model(
     request: Request,
     services: ServicesDep,
@@ -97,6 +98,7 @@ def rename_model(
 
 
 @router.delete("/{model}", responses=error_responses(404, 409, 422, 503, 507))
+@needs("admin")
 def delete_model(
     request: Request, services: ServicesDep, access: AccessDep, model: str, force: Force = False
 ) -> Deleted:
@@ -119,6 +121,7 @@ def delete_model(
     response_class=Response,
     responses=_FILE_RESPONSE | error_responses(404, 422, 503),
 )
+@needs("read")
 def get_file(
     request: Request,
     services: ServicesDep,

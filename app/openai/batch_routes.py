@@ -12,8 +12,8 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Page
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.openai.batch_schemas import (
     BatchBody,
     BatchCreate,
@@ -28,8 +28,6 @@ from nextchar.models.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=OpenAIRoute)
 
-BODY_RULE = BodyRule(r"/v1/batches.*", MAX_SMALL_JSON_BYTES)
-
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -43,6 +41,7 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 
 
 @router.post("", responses=NOT_422 | error_responses(404, 409, 413, 415, 429, 503, 507))
+@needs("complete", body=SMALL_JSON)
 def create_batch(
     request: Request,
     services: ServicesDep,
@@ -84,6 +83,7 @@ def create_batch(
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
+@needs("complete")
 def list_batches(
     services: ServicesDep,
     access: AccessDep,
@@ -97,12 +97,14 @@ def list_batches(
 
 
 @router.get("/{batch_id}", responses=NOT_422 | error_responses(404, 503))
+@needs("complete")
 def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
     """Get a batch."""
     return _body(services, _get(services, access, batch_id))
 
 
 @router.post("/{batch_id}/cancel", responses=NOT_422 | error_responses(404, 409, 503))
+@needs("complete", body=SMALL_JSON)
 def cancel_batch(request: Request, services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
     """Cancel a batch; its files have the responses of the requests that have run by then."""
     set_audit_details(request, about=f"/v1/batches/{batch_id}/cancel")

@@ -21,6 +21,7 @@ from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.limited_work import LimitedWork
+from nextchar.app.http.rules import needs
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.openai.choices import Chunks, choice_of, usage_of
 from nextchar.app.openai.requests import ResolvedPrompt, ResolvedRequest, has_long_prompt, resolve
@@ -48,6 +49,7 @@ _RESPONSES = (
 
 
 @router.post("/v1/completions", response_model=OpenAICompletion, responses=_RESPONSES)
+@needs("complete")
 async def create_completion(
     services: ServicesDep, request: Request, body: OpenAICompletionCreate
 ) -> Response:
@@ -115,6 +117,7 @@ async def complete(
 
 
 @router.post("/v1/models/{model}/v1/completions", response_model=OpenAICompletion, responses=_RESPONSES)
+@needs("complete")
 async def create_completion_with_model(
     services: ServicesDep,
     request: Request,

@@ -24,8 +24,8 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.form_data import FormText
 from nextchar.app.http.list_schemas import After, Deleted, Page
-from nextchar.app.http.middleware import BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import STREAMED, needs
 from nextchar.app.openai.job_schemas import FileBody
 from nextchar.app.openai.json_lines import JsonLines
 from nextchar.app.openai.route import NOT_422, OpenAIRoute
@@ -37,7 +37,6 @@ from nextchar.store.corpus import Corpus
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
 
-BODY_RULE = BodyRule(r"/v1/files")
 BATCH = "batch"
 PURPOSES = ("fine-tune", "evals", "user_data", BATCH)
 BATCH_OUTPUT = "batch_output"
@@ -79,6 +78,7 @@ _CONTENT_RESPONSE: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", responses=NOT_422 | error_responses(413, 415, 503, 507), openapi_extra=_UPLOAD_BODY)
+@needs("train", body=STREAMED)
 async def create_file(services: ServicesDep, access: AccessDep, request: Request) -> FileBody:
     """Upload a text to train on. The same bytes are the same file, which keeps its first name and purpose."""
     form = _FileForm(request.headers)
@@ -90,6 +90,7 @@ async def create_file(services: ServicesDep, access: AccessDep, request: Request
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
+@needs("read", "train")
 def list_files(
     services: ServicesDep,
     access: AccessDep,
@@ -108,6 +109,7 @@ def list_files(
 
 
 @router.get("/{file}", responses=NOT_422 | error_responses(404, 503))
+@needs("read", "train")
 def get_file_object(services: ServicesDep, access: AccessDep, file: str) -> FileBody:
     """Get a file's metadata."""
     return _body(services.blobs, access, access.get_corpus(file))
@@ -118,6 +120,7 @@ def get_file_object(services: ServicesDep, access: AccessDep, file: str) -> File
     response_class=StreamingResponse,
     responses=_CONTENT_RESPONSE | NOT_422 | error_responses(404, 503),
 )
+@needs("read", "train")
 def get_file_content(
     request: Request, services: ServicesDep, access: AccessDep, file: str
 ) -> StreamingResponse:
@@ -128,6 +131,7 @@ def get_file_content(
 
 
 @router.delete("/{file}", responses=NOT_422 | error_responses(404, 409, 503))
+@needs("train")
 def delete_file(request: Request, services: ServicesDep, access: AccessDep, file: str) -> Deleted:
     """Delete a file and its corpus, and the corpora made of it and a validation file. Models stay."""
     blobs, file_id = services.blobs, access.corpus_id(file)

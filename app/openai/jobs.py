@@ -14,8 +14,8 @@ from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.jobs.creation import create_job, resume_job
 from nextchar.app.jobs.events import events_so_far
 from nextchar.app.jobs.schemas import BudgetBody, JobBody, JobCreate, TrainingOverride
@@ -46,12 +46,11 @@ from nextchar.store.jobs import Job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 
-BODY_RULE = BodyRule(r"/v1/fine_tuning/.*", MAX_SMALL_JSON_BYTES)
-
 _CHANGED = NOT_422 | error_responses(404, 409, 503, 507)
 
 
 @router.post("", responses=NOT_422 | error_responses(404, 409, 413, 415, 503, 507))
+@needs("train", body=SMALL_JSON)
 def create_fine_tuning_job(
     request: Request, services: ServicesDep, access: AccessDep, body: FineTuningJobCreate
 ) -> FineTuningJob:
@@ -97,6 +96,7 @@ def create_fine_tuning_job(
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
+@needs("read", "train")
 def list_fine_tuning_jobs(
     services: ServicesDep,
     access: AccessDep,
@@ -115,30 +115,35 @@ def list_fine_tuning_jobs(
 
 
 @router.get("/{job}", responses=NOT_422 | error_responses(404, 503))
+@needs("read", "train")
 def get_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Get a job."""
     return _body(services, access.get_job(job))
 
 
 @router.post("/{job}/cancel", responses=_CHANGED)
+@needs("train", body=SMALL_JSON)
 def cancel_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Cancel a job; a running one stops at its next step."""
     return _body(services, services.job_control.cancel(access.get_job(job).id))
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
+@needs("train", body=SMALL_JSON)
 def pause_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Pause a job; a running one stops at its next step."""
     return _body(services, services.job_control.pause(access.get_job(job).id))
 
 
 @router.post("/{job}/resume", responses=_CHANGED)
+@needs("train", body=SMALL_JSON)
 def resume_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
     return _body(services, resume_job(services.job_control, access, job))
 
 
 @router.get("/{job}/events", responses=NOT_422 | error_responses(404, 503))
+@needs("read", "train")
 def list_fine_tuning_events(
     services: ServicesDep,
     access: AccessDep,
@@ -154,6 +159,7 @@ def list_fine_tuning_events(
 
 
 @router.get("/{job}/checkpoints", responses=NOT_422 | error_responses(404, 503))
+@needs("read", "train")
 def list_fine_tuning_checkpoints(
     services: ServicesDep,
     access: AccessDep,

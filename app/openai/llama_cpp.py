@@ -22,6 +22,7 @@ from nextchar.app.http.dependencies import ServicesDep, client_of, user_of
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.models.engines import Loaded
 from nextchar.app.openai.fim import unwrap
 from nextchar.app.openai.llama_cpp_schemas import (
@@ -55,12 +56,14 @@ _READ_ERRORS = error_responses(404, 422, 503)
 
 
 @router.get("/health", responses=error_responses())
+@needs_no_key
 async def llama_cpp_health() -> Alive:
     """Report that the process is running, at llama.cpp's path."""
     return Alive()
 
 
 @router.get("/v1/models/{model}/health", responses=_READ_ERRORS)
+@needs("read")
 async def llama_cpp_health_of_model(services: ServicesDep, request: Request, model: ModelReference) -> Alive:
     """Report that a model can be loaded, for clients that append /health to a base URL."""
     await llama_cpp_props(services, request, model)
@@ -69,6 +72,7 @@ async def llama_cpp_health_of_model(services: ServicesDep, request: Request, mod
 
 @router.get("/props", responses=_READ_ERRORS)
 @router.get("/v1/models/{model}/props", responses=_READ_ERRORS, name="llama_cpp_props_of_model")
+@needs("read", "complete")
 async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelReference = "") -> Props:
     """Get the properties of the server and its model that llama.cpp's clients read."""
     name = await model_or_default(services, request, model)
@@ -91,6 +95,7 @@ async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelR
     responses=_RESPONSE | _ERRORS,
     name="infill_with_model",
 )
+@needs("complete")
 async def infill(
     services: ServicesDep, request: Request, body: InfillCreate, model: ModelReference = ""
 ) -> Response:

@@ -17,6 +17,7 @@ from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.rules import needs
 from nextchar.app.openai.token_ids import characters_of
 from nextchar.app.openai.tokenizer_schemas import (
     DetokenizeCreate,
@@ -35,6 +36,7 @@ _ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
 
 @router.get("/tokenizer_info", responses=_READ_ERRORS)
 @router.get("/v1/models/{model}/tokenizer_info", responses=_READ_ERRORS, name="tokenizer_info_of_model")
+@needs("read", "complete")
 async def tokenizer_info(
     services: ServicesDep, request: Request, model: ModelReference = ""
 ) -> TokenizerInfo:
@@ -52,6 +54,7 @@ async def tokenizer_info(
 @router.post(
     "/v1/models/{model}/tokenize", response_model=Tokens, responses=_ERRORS, name="tokenize_with_model"
 )
+@needs("complete")
 async def tokenize(
     services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelReference = ""
 ) -> Response:
@@ -72,6 +75,7 @@ async def tokenize(
     responses=_ERRORS,
     name="detokenize_with_model",
 )
+@needs("complete")
 async def detokenize(
     services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelReference = ""
 ) -> Response:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 
 from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
+from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.operations.metrics import CONTENT_TYPE
 from nextchar.app.operations.schemas import Alive, Readiness
 
@@ -43,6 +44,7 @@ _EXPOSITION: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/healthz", responses=error_responses())
+@needs_no_key
 async def healthz(response: Response) -> Alive:
     """Report that the process is running; nothing else is checked."""
     # The JavaScript client asks from pages that may make no other call, to say why these fail.
@@ -51,6 +53,7 @@ async def healthz(response: Response) -> Alive:
 
 
 @router.get("/readyz", responses=error_responses() | _NOT_READY)
+@needs_no_key
 async def readyz(services: ServicesDep, response: Response) -> Readiness:
     """Report whether models can be served, and which parts do not work.
 
@@ -63,6 +66,7 @@ async def readyz(services: ServicesDep, response: Response) -> Readiness:
 
 
 @router.get("/metrics", response_class=Response, responses=_EXPOSITION | error_responses(503))
+@needs("read", is_about_all=True)
 def metrics(services: ServicesDep) -> Response:
     """Get the metrics for Prometheus."""
     return Response(services.metrics.exposition(), media_type=CONTENT_TYPE)

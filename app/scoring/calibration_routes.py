@@ -14,6 +14,7 @@ from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limited_work import Check
 from nextchar.app.http.list_schemas import Page
+from nextchar.app.http.rules import needs
 from nextchar.app.scoring.calibration import calibrate, lines_of
 from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
@@ -30,6 +31,7 @@ router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=Document
     status_code=201,
     responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507),
 )
+@needs("train")
 async def make_calibration(
     services: ServicesDep, access: AccessDep, request: Request, model: str, body: CalibrateCreate
 ) -> CalibrationBody:
@@ -45,6 +47,7 @@ async def make_calibration(
 
 
 @router.get("/{model}/calibrations", responses=error_responses(404, 422, 503))
+@needs("read")
 def list_calibrations(services: ServicesDep, model: str) -> Page[CalibrationBody]:
     """List a model's calibrations by name."""
     found = services.calibrations.all(services.models.get(model))
@@ -52,6 +55,7 @@ def list_calibrations(services: ServicesDep, model: str) -> Page[CalibrationBody
 
 
 @router.get("/{model}/calibrations/{name}", responses=error_responses(404, 422, 503))
+@needs("read")
 def get_calibration(services: ServicesDep, model: str, name: str) -> CalibrationBody:
     """Get a calibration."""
     found = services.calibrations.find(services.models.get(model), name)
@@ -60,12 +64,14 @@ def get_calibration(services: ServicesDep, model: str, name: str) -> Calibration
 
 
 @router.delete("/{model}/calibrations/{name}", status_code=204, responses=error_responses(404, 409, 422, 503))
+@needs("train")
 def delete_calibration(services: ServicesDep, model: str, name: str) -> None:
     """Delete a calibration; the one made with the model cannot be deleted."""
     services.calibrations.delete(services.models.get(model), name)
 
 
 @router.post("/{model}/evaluate", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
+@needs("complete")
 async def evaluate_model(
     services: ServicesDep, access: AccessDep, request: Request, model: str, body: EvaluateCreate
 ) -> EvaluationBody:

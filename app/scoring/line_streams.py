@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from nextchar.app.access.auth import stream_owner
+from nextchar.app.access.keys import Key
 from nextchar.app.http.dependencies import Services
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
@@ -27,6 +27,7 @@ from nextchar.app.http.gunzip import Gunzip, gunzip_of
 from nextchar.app.models.engines import Loaded
 from nextchar.app.scoring.schemas import StreamQuery
 from nextchar.app.scoring.score_stream import StreamScorer, json_line
+from nextchar.app.scoring.streams import Owner
 from nextchar.models.errors import DomainError
 
 log = logging.getLogger("nextchar.api")
@@ -48,6 +49,12 @@ def is_streamed(scope: Scope) -> bool:
 def content_type(headers: Headers) -> str:
     """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def stream_owner(request: Request) -> Owner:
+    """Return the owner of the streams of lines that a request continues. A key with patterns has its own."""
+    key: Key | None = getattr(request.state, "key", None)
+    return Owner(key.name, is_private=bool(key.models)) if key else Owner()
 
 
 class ScoreStreamResponse(Response):

@@ -12,16 +12,15 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
-from nextchar.app.access.auth import stream_owner
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limited_work import Check
-from nextchar.app.http.middleware import BodyRule
+from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
 from nextchar.app.logs.alerts.occurrences import occurrences_of
 from nextchar.app.models.engines import Loaded
-from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
+from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed, stream_owner
 from nextchar.app.scoring.schemas import (
     EXAMPLE_STREAM,
     LineScore,
@@ -43,7 +42,7 @@ from nextchar.models.runtime.session import no_check
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
-BODY_RULE = BodyRule(r"/v1/models/[^/]+/score", is_endless=True, applies=is_streamed)
+_LINES = Body(MAX_JSON_BYTES, is_endless=is_streamed)
 
 _MAX_SHORT_CHARACTERS = 2_000
 """Requests of up to this many characters, read side by side, do not wait for longer ones."""
@@ -82,6 +81,7 @@ class _StreamedRoute(DocumentRoute):
     responses=_RESPONSE | error_responses(400, 404, 409, 413, 415, 422, 429, 503),
     openapi_extra=_STREAMED,
 )
+@needs("complete", body=_LINES)
 async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
     """Get the surprisal in bits of each character of a text or of lines, and which lines are anomalous."""
     loaded = await services.engines.acquire_async(model)
@@ -96,6 +96,7 @@ async def score(services: ServicesDep, request: Request, model: str, body: Score
     return Response(content, media_type="application/json")
 
 
+@needs("complete", body=_LINES)
 async def score_stream(
     services: ServicesDep, model: str, request: Request, query: Annotated[StreamQuery, Query()]
 ) -> Response:
@@ -120,6 +121,7 @@ router.routes.insert(
 
 
 @router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=error_responses(404, 422, 503))
+@needs("complete")
 def forget_stream(services: ServicesDep, request: Request, model: str, stream_id: str) -> None:
     """Delete the stored position of a stream; its next call starts from the beginning."""
     services.streams.forget(model, stream_id, owner=stream_owner(request))

@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from starlette.types import Scope
 
 from nextchar.app.composition import build_services
 from nextchar.app.http import connections
@@ -16,7 +15,7 @@ from nextchar.app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.fair_threads import CALLS_PER_CLIENT
 from nextchar.app.http.limited_work import LimitedWork
-from nextchar.app.http.middleware import BodyLimit
+from nextchar.app.http.rules import Rules
 from nextchar.app.main import create_app
 from nextchar.app.openai import batch_requests
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
@@ -47,17 +46,14 @@ def app(settings: ApiSettings) -> Any:
 
 
 def test_every_call_has_its_row_with_the_size_of_its_body_and_its_pool(app: Any) -> None:
-    [options] = [one.kwargs for one in app.user_middleware if one.cls is BodyLimit]
-    limit = BodyLimit(app, **options)
+    rules = Rules(app.routes)
     stated = rows("Calls")
     actual = {}
     for path, operations in app.openapi()["paths"].items():
         for method in map(str.upper, operations):
-            scope: Scope = {
-                "type": "http", "method": method, "path": re.sub(r"[{}]", "", path), "headers": []
-            }  # fmt: skip
-            limit_bytes = limit.rule(scope).max_bytes
-            size = "streamed" if limit_bytes is None else f"{limit_bytes >> 20} MiB"
+            body = rules.find(method, path).body
+            assert body
+            size = "streamed" if body.max_bytes is None else f"{body.max_bytes >> 20} MiB"
             actual[f"{method} {path}"] = "–" if method == "GET" else size
     assert {call: size for call, (size, _) in stated.items()} == actual
     assert {pool for _, pool in stated.values()} <= rows("Pools").keys()

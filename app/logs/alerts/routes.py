@@ -12,8 +12,8 @@ from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.logs.alerts.alerts import Alert, AlertState
 from nextchar.app.logs.alerts.bodies import alert_body, export_csv, export_json, suppression_body
 from nextchar.app.logs.alerts.schemas import (
@@ -34,14 +34,11 @@ _CSV: dict[int | str, Any] = {
 _ERRORS = error_responses(404, 422, 503)
 _WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
 
-BODY_RULE = BodyRule(
-    r"/v1/models/[^/]+/(alerts|suppressions)(/.*)?", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE")
-)
-
 router = APIRouter(prefix="/v1/models", tags=["alerts"], route_class=DocumentRoute)
 
 
 @router.get("/{model}/alerts", responses=_ERRORS)
+@needs("read", "train")
 def list_alerts(
     services: ServicesDep,
     access: AccessDep,
@@ -78,6 +75,7 @@ def list_alerts(
     response_model=AlertsExport,
     responses=_ERRORS | _CSV,
 )
+@needs("read", "train")
 def export_alerts(
     request: Request,
     services: ServicesDep,
@@ -99,12 +97,14 @@ def export_alerts(
 
 
 @router.get("/{model}/alerts/{alert}", responses=_ERRORS)
+@needs("read", "train")
 def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Get an alert."""
     return alert_body(services.alerts.get(access.model_name(model), alert))
 
 
 @router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
+@needs("train", body=SMALL_JSON)
 def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Acknowledge an alert: mark it as being handled."""
     name = access.model_name(model)
@@ -112,6 +112,7 @@ def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, aler
 
 
 @router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
+@needs("train", body=SMALL_JSON)
 def label_alert(
     services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
 ) -> AlertBody:
@@ -125,6 +126,7 @@ def label_alert(
     status_code=201,
     responses=_WRITING_ERRORS,
 )
+@needs("train", body=SMALL_JSON)
 def suppress_alert(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
 ) -> SuppressionBody:
@@ -136,6 +138,7 @@ def suppress_alert(
 
 
 @router.get("/{model}/suppressions", responses=_ERRORS)
+@needs("read", "train")
 def list_suppressions(
     services: ServicesDep, access: AccessDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[SuppressionBody]:
@@ -146,6 +149,7 @@ def list_suppressions(
 
 
 @router.post("/{model}/suppressions", status_code=201, responses=_WRITING_ERRORS)
+@needs("train", body=SMALL_JSON)
 def create_suppression(
     request: Request, services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
 ) -> SuppressionBody:
@@ -166,6 +170,7 @@ def create_suppression(
 
 
 @router.delete("/{model}/suppressions/{suppression}", status_code=204, responses=_ERRORS)
+@needs("train")
 def delete_suppression(services: ServicesDep, access: AccessDep, model: str, suppression: str) -> None:
     """End a suppression."""
     services.alerts.decisions.delete_suppression(access.model_name(model), suppression)

@@ -27,7 +27,7 @@ from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, st
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.gunzip import Gunzip, gunzip_of
 from nextchar.app.http.list_schemas import MAX_EVENT_NUMBER, LastEventId, Page
-from nextchar.app.http.middleware import BodyRule
+from nextchar.app.http.rules import Body, needs
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
 from nextchar.app.logs.ingest.acceptance import Sender, check_any_line, decompressed, ingest_body, messages_of
@@ -46,9 +46,9 @@ from nextchar.app.logs.ingest.schemas import (
 from nextchar.app.scoring.line_streams import content_type
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
 
-router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
+_LINES = Body(ingest_lines.MAX_BODY_BYTES)
 
-BODY_RULE = BodyRule(r"/v1/(models/[^/]+/ingest|logs)", ingest_lines.MAX_BODY_BYTES)
+router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -123,6 +123,7 @@ _OTLP_ERRORS: dict[int | str, dict[str, Any]] = {
     responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503),
     openapi_extra=_LINES_BODY,
 )
+@needs("ingest", body=_LINES)
 async def ingest_lines_of_agent(
     services: ServicesDep,
     request: Request,
@@ -142,12 +143,14 @@ async def ingest_lines_of_agent(
 
 
 @router.get("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
+@needs("read")
 def get_ingest(services: ServicesDep, model: str) -> IngestStatusBody:
     """Get how many lines wait, for how long, and how many were scored and flagged."""
     return services.ingest.status(model)
 
 
 @router.get("/v1/models/{model}/ingest/settings", responses=error_responses(404, 422, 503))
+@needs("read")
 def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) -> IngestSettingsBody:
     """Get a model's settings for ingested lines, with their history."""
     return services.ingest.settings_of(access.model_name(model))
@@ -157,6 +160,7 @@ def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) ->
     "/v1/models/{model}/ingest/settings",
     responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507),
 )
+@needs("train")
 def change_ingest_settings(
     request: Request, services: ServicesDep, access: AccessDep, model: str, body: IngestSettingsChange
 ) -> IngestSettingsBody:
@@ -168,6 +172,7 @@ def change_ingest_settings(
 
 
 @router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
+@needs("admin")
 def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
     """Delete the waiting lines, and the flagged ones that live views show."""
     return IngestDropped(model=model, dropped=services.ingest.drop(model))
@@ -178,6 +183,7 @@ def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
     response_model=Page[FlaggedLine],
     responses=_EVENTS_RESPONSE | error_responses(404, 422, 503),
 )
+@needs("read")
 async def get_flagged_lines(
     services: ServicesDep,
     request: Request,
@@ -210,6 +216,7 @@ async def get_flagged_lines(
     responses=_OTLP_RESPONSE | _OTLP_ERRORS,
     openapi_extra=_OTLP_BODY,
 )
+@needs("ingest", body=_LINES)
 async def export_logs(
     services: ServicesDep,
     access: AccessDep,

@@ -13,13 +13,11 @@ from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from nextchar.app.http.paging import paginate
+from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.logs.notifications.outbound import check_target
 from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
 from nextchar.app.logs.notifications.targets import NotificationTarget
-
-BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 
 
 async def _check_is_unlimited(access: AccessDep) -> None:
@@ -37,6 +35,7 @@ _ERRORS = error_responses(404, 422, 503)
 
 
 @router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
+@needs("admin", body=SMALL_JSON)
 async def create_target(request: Request, services: ServicesDep, body: TargetCreate) -> TargetBody:
     """Create a target to which alerts or other events are reported. Only this response has its secret."""
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
@@ -46,6 +45,7 @@ async def create_target(request: Request, services: ServicesDep, body: TargetCre
 
 
 @router.get("", responses=error_responses(422, 503))
+@needs("admin")
 def list_targets(
     services: ServicesDep, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[TargetBody]:
@@ -56,12 +56,14 @@ def list_targets(
 
 
 @router.get("/{target}", responses=_ERRORS)
+@needs("admin")
 def get_target(services: ServicesDep, target: str) -> TargetBody:
     """Get a notification target, with its last success and error and the number of waiting messages."""
     return _target_body(services, services.notification_targets.get(target))
 
 
 @router.delete("/{target}", status_code=204, responses=_ERRORS)
+@needs("admin")
 def delete_target(services: ServicesDep, target: str) -> None:
     """Delete a notification target and the messages that wait for it."""
     services.notification_targets.delete(target)
@@ -69,6 +71,7 @@ def delete_target(services: ServicesDep, target: str) -> None:
 
 
 @router.post("/{target}/test", responses=_ERRORS)
+@needs("admin", body=SMALL_JSON)
 async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
     """Send a signed test message now, once, and get the target's response."""
     found = await run_in_thread(services.notification_targets.get, target)
@@ -79,6 +82,7 @@ async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
 
 
 @router.get("/{target}/deliveries", responses=_ERRORS)
+@needs("admin")
 def list_deliveries(
     services: ServicesDep,
     target: str,
@@ -94,6 +98,7 @@ def list_deliveries(
 
 
 @router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
+@needs("admin", body=SMALL_JSON)
 def replay_delivery(services: ServicesDep, target: str, delivery: str) -> DeliveryBody:
     """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
     found = services.notification_targets.get(target)

@@ -10,9 +10,10 @@ from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.types import Message, Scope
 
-from nextchar.app.access.auth import Auth, model_in_path, scopes_for
+from nextchar.app.access.auth import Auth
 from nextchar.app.access.keys import KeyFile, new_key, read_keys
 from nextchar.app.access.rate_limits import RateLimits
+from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings
 from tests.app.fakes import publish
@@ -31,59 +32,10 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("calls", "scopes"),
-    [
-        ("GET /, GET /docs, GET /healthz, GET /console/app.js, OPTIONS /v1/models, OPTIONS /nothing", None),
-        ("GET /metrics, GET /v1/architectures", "read"),
-        ("POST /infill, POST /tokenize/, POST /v1/completions, GET /v1/batches/a", "complete"),
-        ("POST /v1/batches", "complete"),
-        ("POST /v1/logs, POST /v1/models/m/ingest", "ingest"),
-        ("GET /props, HEAD /tokenizer_info, GET /v1/models, GET /v1/models/m", "complete read"),
-        ("HEAD /v1/models/m, GET /v1/models/m/props, GET /v1/models/m/metrics", "complete read"),
-        ("GET /v1/models/m/report, GET /v1/models/m/files/a, HEAD /v1/models/m/aliases", "read"),
-        ("GET /v1/jobs, HEAD /v1/corpora/c/text, GET /v1/files, GET /v1/fine_tuning/jobs/j", "read train"),
-        ("POST /v1/jobs, DELETE /v1/corpora/c, POST /v1/files, POST /v1/jobs/j/cancel", "train"),
-        ("GET /v1/models/m/alerts, HEAD /v1/models/m/suppressions, GET /v1/models/m/alerts/a", "read train"),
-        ("POST /v1/models/m/alerts/a/label, DELETE /v1/models/m/suppressions/s", "train"),
-        ("PUT /v1/models/m/ingest/settings, DELETE /v1/models/m/calibrations/c", "train"),
-        ("POST /v1/models/m/calibrate", "train"),
-        ("GET /v1/models/m/ingest/settings, GET /v1/models/m/ingest", "read"),
-        ("POST /v1/models/m/complete, POST /v1/models/m/v1/completions, POST /v1/models/m/score", "complete"),
-        ("DELETE /v1/models/m/streams/s, DELETE /v1/models/m/streams/of/s", "complete"),
-        ("DELETE /v1/models/m, PATCH /v1/models/m, POST /v1/models/import, POST /v1/models/m", "admin"),
-        ("DELETE /v1/models, POST /v1/models, PUT /v1/models/m/complete", "admin"),
-        ("DELETE /v1/models/m/streams, GET /v1, GET /v1/", "admin"),
-        ("PUT /v1/models/m/aliases/a, POST /v1/models/m/aliases/a/rollback", "admin"),
-        ("GET /v1/audit, GET /v1/notification_targets, POST /v1/models/m/nothing, GET /nothing", "admin"),
-        ("PUT /v1/models/m/ingest, PUT /v1/models/ingest/settings", "admin"),
-    ],
-)
-def test_the_scopes_of_which_a_call_needs_one(calls: str, scopes: str | None) -> None:
-    for call in calls.split(", "):
-        assert scopes_for(*call.split()) == (set(scopes.split()) if scopes else None), call
-
-
-@pytest.mark.parametrize(
-    ("call", "model"),
-    [
-        ("GET /v1/models", None),
-        ("GET /v1/models/m@2/", "m@2"),
-        ("DELETE /v1/models/m", "m"),
-        ("POST /v1/models/m/score", "m"),
-        ("POST /v1/models/m/alerts/a/label", "m"),
-        ("POST /v1/models/import", None),
-        ("GET /v1/jobs/m/events", None),
-        ("GET /models/m/score", None),
-    ],
-)
-def test_the_model_that_a_path_names(call: str, model: str | None) -> None:
-    assert model_in_path(*call.split()) == model
-
-
 def test_the_key_is_in_either_header_and_a_wrong_one_is_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("\n".join(line for _, line in KEYS.values()))
     secret, other = (KEYS[name][0].encode() for name in ("typist", "reader"))
+    rules = Rules(create_app(ApiSettings()).routes)
 
     async def authorized(*headers: tuple[bytes, bytes], path: str = "/v1/completions") -> str:
         """Return the name of the key of a call, or the code of the error."""
@@ -95,7 +47,8 @@ def test_the_key_is_in_either_header_and_a_wrong_one_is_not_taken_for_none(tmp_p
         async def send(message: Message) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "state": {}}
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        scope["state"] = {"rule": rules.find("POST", path)}
         await Auth(app, keys=KeyFile(tmp_path / "keys"))(scope, None, send)  # type: ignore[arg-type]
         return str(json.loads(sent[-1]["body"])["error"]["code"] if len(sent) > 1 else sent[0]["key"].name)
 
@@ -237,26 +190,6 @@ def test_limited_key_cannot_rename_a_model_to_a_name_outside_its_patterns(guarde
     assert guarded.http.get("/v1/models/fake@1", headers=as_("team")).status_code == 200
     renamed = guarded.http.patch("/v1/models/fake", json={"name": "fake-2"}, headers=as_("team"))
     assert renamed.json()["id"] == "fake-2@1"
-
-
-def test_every_operation_but_health_checks_needs_a_scope() -> None:
-    paths = create_app(ApiSettings()).openapi()["paths"]
-    open_ones = {
-        path
-        for path, methods in paths.items()
-        if any(scopes_for(method.upper(), path) is None for method in methods)
-    }
-    assert {"/healthz", "/readyz", "/health"} <= open_ones
-    assert all(not path.startswith("/v1") for path in open_ones)
-    assert not open_ones & {"/infill", "/tokenize", "/detokenize", "/tokenizer_info", "/props"}
-
-
-def test_paths_that_are_not_known_need_an_admin() -> None:
-    paths = ("/metrics\n", "/infill\n", "/v1/audit\n", "/v1/logs\n", "/v1/nothing", "/nothing", "/consoles")
-    for path in (*paths, "/v1/models/fake/ingest\n", "/v1/models/fake/nothing"):
-        assert scopes_for("POST", path) == {"admin"}, path
-    for path in paths:
-        assert scopes_for("GET", path) == {"admin"}, path
 
 
 def test_no_other_spelling_of_a_path_avoids_the_key(guarded: Service) -> None:
@@ -462,6 +395,7 @@ def test_key_is_checked_in_a_fraction_of_a_keystroke(tmp_path: Path) -> None:
         served.append(1)
 
     auth = Auth(app, keys=KeyFile(file))  # type: ignore[arg-type]
+    rule = Rule(frozenset({"complete"}), model_at=2)
     header = (b"authorization", b"Bearer " + KEYS["typist"][0].encode())
 
     async def run(count: int) -> float:
@@ -469,7 +403,7 @@ def test_key_is_checked_in_a_fraction_of_a_keystroke(tmp_path: Path) -> None:
         for _ in range(count):
             scope = {
                 "type": "http", "method": "POST", "path": "/v1/models/fake/complete",
-                "headers": [(b"host", b"localhost")] * 8 + [header], "state": {},
+                "headers": [(b"host", b"localhost")] * 8 + [header], "state": {"rule": rule},
             }  # fmt: skip
             await auth(scope, None, None)  # type: ignore[arg-type]
         return (time.thread_time() - began) / count

@@ -9,13 +9,11 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.http.incoming_body import SMALL_BYTES, BodyMemory
-from nextchar.app.http.middleware import MAX_JSON_BYTES, BodyLimit, BodyRule, RequestId, RequestMetrics
+from nextchar.app.http.middleware import BodyLimit, RequestId, RequestMetrics
+from nextchar.app.http.rules import JSON, MAX_JSON_BYTES, STREAMED, Body, Rule
 
-RULES = (
-    BodyRule(r"/lines/[^/]+", is_endless=True, applies=lambda scope: scope["is_lines"]),
-    BodyRule(r"/small.*", 10, methods=("POST", "PATCH")),
-    BodyRule(r"/streamed"),
-)
+SMALL = Body(10)
+LINES = Body(MAX_JSON_BYTES, is_endless=lambda scope: scope["is_lines"])
 
 
 class Counted:
@@ -50,7 +48,9 @@ async def fails(scope: Scope, receive: Receive, send: Send) -> None:
     raise ZeroDivisionError
 
 
-def call(app: Any, path: str, body: Sequence[bytes] = (), **scope: Any) -> tuple[int, dict[str, str], bytes]:
+def call(
+    app: Any, body: Sequence[bytes] = (), *, expected: Body = JSON, **scope: Any
+) -> tuple[int, dict[str, str], bytes]:
     """Return the status, headers and body of an answer."""
     services = SimpleNamespace(
         settings=SimpleNamespace(body_timeout_s=5),
@@ -67,8 +67,9 @@ def call(app: Any, path: str, body: Sequence[bytes] = (), **scope: Any) -> tuple
     async def send(message: Message) -> None:
         sent.append(message)
 
-    defaults = {"type": "http", "method": "POST", "path": path, "headers": [], "is_lines": False}
-    asyncio.run(app(defaults | {"state": {"services": services}} | scope, receive, send))
+    defaults = {"type": "http", "method": "POST", "path": "/", "headers": [], "is_lines": False}
+    state = {"services": services, "rule": Rule(None, expected)}
+    asyncio.run(app(defaults | {"state": state} | scope, receive, send))
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:])
 
@@ -78,33 +79,30 @@ def declared(length: int) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "is_lines", "length", "status"),
+    ("body", "method", "is_lines", "length", "status"),
     [
-        ("/small/one", "POST", False, 10, 200),
-        ("/small/one", "POST", False, 11, 413),
-        ("/small/one", "PATCH", False, 11, 413),
-        ("/small/one", "PUT", False, 11, 200),  # no rule for this method
-        ("/other/small", "POST", False, 11, 200),  # a rule matches whole paths
-        ("/other", "POST", False, MAX_JSON_BYTES, 200),
-        ("/other", "POST", False, MAX_JSON_BYTES + 1, 413),
-        ("/lines/a", "POST", False, MAX_JSON_BYTES + 1, 413),
-        ("/lines/a", "POST", True, MAX_JSON_BYTES + 1, 200),
-        ("/streamed", "POST", False, MAX_JSON_BYTES + 1, 200),
-        ("/small", "GET", False, 11, 200),  # bodies of GET are never read
+        (SMALL, "POST", False, 10, 200),
+        (SMALL, "POST", False, 11, 413),
+        (JSON, "POST", False, MAX_JSON_BYTES, 200),
+        (JSON, "POST", False, MAX_JSON_BYTES + 1, 413),
+        (LINES, "POST", False, MAX_JSON_BYTES + 1, 413),
+        (LINES, "POST", True, MAX_JSON_BYTES + 1, 200),
+        (STREAMED, "POST", False, MAX_JSON_BYTES + 1, 200),
+        (SMALL, "GET", False, 11, 200),  # bodies of GET are never read
     ],
 )
-def test_the_rule_of_a_path_and_method_limits_the_declared_length(
-    path: str, method: str, is_lines: bool, length: int, status: int
+def test_the_rule_of_a_call_limits_the_declared_length(
+    body: Body, method: str, is_lines: bool, length: int, status: int
 ) -> None:
-    app = BodyLimit(reads_its_body, rules=RULES)
-    assert call(app, path, method=method, is_lines=is_lines, headers=declared(length))[0] == status
+    app = BodyLimit(reads_its_body)
+    assert call(app, method=method, expected=body, is_lines=is_lines, headers=declared(length))[0] == status
 
 
 def test_undeclared_bodies_are_counted_and_passed_on() -> None:
-    app = BodyLimit(reads_its_body, rules=RULES)
-    assert call(app, "/small", [b"12345", b"67890"]) == (200, {}, b"1234567890")
+    app = BodyLimit(reads_its_body)
+    assert call(app, [b"12345", b"67890"], expected=SMALL) == (200, {}, b"1234567890")
     with pytest.raises(Exception, match="413"):
-        call(app, "/small", [b"12345", b"67890", b"1"])
+        call(app, [b"12345", b"67890", b"1"], expected=SMALL)
 
 
 @pytest.mark.parametrize(("pieces_read", "held"), [(2, b"100000 0"), (1, b"100000 100000")])
@@ -121,30 +119,28 @@ def test_a_complete_body_is_counted_until_its_response_begins(pieces_read: int, 
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"%d %d" % (before, memory.held_bytes)})
 
-    _, _, body = call(BodyLimit(streams, rules=RULES), "/", [piece, b""])
+    _, _, body = call(BodyLimit(streams), [piece, b""])
     assert body == held
     assert memories[0].held_bytes == 0
 
 
 @pytest.mark.parametrize(("header", "is_kept"), [(b"a.b-c_1", True), (b"a b", False), (b"x" * 129, False)])
 def test_valid_request_ids_are_kept_and_others_replaced(header: bytes, is_kept: bool) -> None:
-    _, headers, _ = call(RequestId(reads_its_body), "/", headers=[(b"x-request-id", header)])
+    _, headers, _ = call(RequestId(reads_its_body), headers=[(b"x-request-id", header)])
     assert (headers["x-request-id"] == header.decode()) == is_kept
     assert len(headers["x-request-id"]) >= 7
 
 
 def test_unexpected_error_is_a_500_with_a_request_id() -> None:
-    status, headers, body = call(RequestId(fails), "/")
+    status, headers, body = call(RequestId(fails))
     assert status == 500 and headers["x-request-id"] and b"internal_error" in body
     assert b"ZeroDivisionError" not in body
 
 
 def test_requests_are_counted_by_route_template_and_status() -> None:
     metrics = SimpleNamespace(in_flight=Counted(), requests=Counted(), latency_s=Counted())
-    call(
-        RequestMetrics(reads_its_body), "/jobs/1", metrics=metrics, route=SimpleNamespace(path="/jobs/{job}")
-    )
-    call(RequestMetrics(reads_its_body), "/nothing", metrics=metrics)
+    call(RequestMetrics(reads_its_body), metrics=metrics, route=SimpleNamespace(path="/jobs/{job}"))
+    call(RequestMetrics(reads_its_body), metrics=metrics)
     assert metrics.in_flight.values == [1, -1] * 2
     assert metrics.requests.values == [("POST", "/jobs/{job}", "200"), 1, ("POST", "unmatched", "200"), 1]
     assert metrics.latency_s.values == [("POST", "/jobs/{job}"), ("POST", "unmatched")]

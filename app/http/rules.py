@@ -1,0 +1,153 @@
+"""What each call needs, declared at its route: scopes of an API key, and how its body is received.
+
+    @router.post("/v1/jobs")
+    @needs("train", body=SMALL_JSON)
+    def create_job(...)
+
+`Rules` finds the rule of a request by its method and path, before anything of its body is read. It finds the
+route that will serve it: the first that matches, as the application does.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.routing import BaseRoute
+from starlette.types import Scope
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_JSON_BYTES = 32 << 20
+"""The limit of bodies with documents: a million characters, up to 12 bytes each, and room to spare."""
+
+MAX_SMALL_JSON_BYTES = 1 << 20
+"""The limit for calls without documents: validation errors take memory in proportion to a body's fields."""
+
+_RULE = "nextchar_rule"  # the attribute of a route's function
+
+
+@dataclass(frozen=True)
+class Body:
+    """How a body is received.
+
+    Args:
+        max_bytes: the limit of one that is held in memory; None: it is streamed.
+        is_endless: whether the bytes of a request's body may be hours apart, so that it has no deadline.
+    """
+
+    max_bytes: int | None
+    is_endless: Callable[[Scope], bool] = lambda _: False
+
+
+JSON = Body(MAX_JSON_BYTES)
+SMALL_JSON = Body(MAX_SMALL_JSON_BYTES)
+STREAMED = Body(None)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a call needs.
+
+    Attributes:
+        scopes: the scopes of which an API key needs one (`admin` always suffices); None: no key is needed.
+        body: how its body is received; None: as JSON, of a size that depends on the method.
+        is_about_all: it reports on all models, so a key that is limited to some may not make it.
+        model_at: where in the path a model is named, if anywhere.
+    """
+
+    scopes: frozenset[str] | None
+    body: Body | None = None
+    is_about_all: bool = False
+    model_at: int | None = None
+
+
+UNKNOWN = Rule(frozenset({"admin"}))
+"""The rule of a path that no route has, and of a route that declares none."""
+
+OPEN = Rule(None)
+"""The rule of what needs no key. A mounted application that needs none has it as its attribute `rule`."""
+
+
+def needs(*scopes: str, body: Body | None = None, is_about_all: bool = False) -> Callable[[F], F]:
+    """Declare what the calls of a route's function need; see `Rule`. Write it below the route."""
+    rule = Rule(frozenset(scopes), body, is_about_all)
+    return lambda function: _declare(function, rule)
+
+
+def needs_no_key(function: F) -> F:
+    """Declare that the calls of a route's function need no API key."""
+    return _declare(function, OPEN)
+
+
+def _declare(function: F, rule: Rule) -> F:
+    setattr(function, _RULE, rule)
+    return function
+
+
+@dataclass
+class _Node:
+    """The routes below the beginning of a path, by its next segment."""
+
+    literals: dict[str, "_Node"] = field(default_factory=dict)
+    parameter: "_Node | None" = None
+    routes: dict[str, tuple[int, Rule]] = field(default_factory=dict)  # by method: its place, and its rule
+    rest: dict[str, tuple[int, Rule]] = field(default_factory=dict)  # of those that match any further path
+
+
+class Rules:
+    """The rules of an application's routes."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._root = _Node()
+        for place, route in enumerate(iter_route_contexts(list(routes))):
+            self._add(place, route)
+
+    def find(self, method: str, path: str) -> Rule:
+        """Return the rule of a call; where a path has no such method, any scope of its others will do."""
+        leaves = list(_leaves(self._root, path.strip("/").split("/"), 0))
+        found = [leaf[method] for leaf in leaves if method in leaf]
+        if found:
+            return min(found, key=lambda one: one[0])[1]
+        others = [rule for leaf in leaves for _, rule in leaf.values()]
+        if not others:
+            return UNKNOWN
+        scopes = frozenset().union(*(rule.scopes or () for rule in others))
+        return replace(others[0], scopes=None if any(rule.scopes is None for rule in others) else scopes)
+
+    def _add(self, place: int, route: RouteContext) -> None:
+        parts = (route.path or "").strip("/").split("/")
+        mounted = getattr(route, "app", None)
+        rule = cast(Rule, getattr(route.endpoint, _RULE, None) or getattr(mounted, "rule", UNKNOWN))
+        is_rest = route.methods is None or parts[-1].endswith(":path}")
+        node = self._root
+        for at, part in enumerate(parts[:-1] if parts[-1].endswith(":path}") else parts):
+            if part == "{model}":
+                rule = replace(rule, model_at=at)
+            if part.startswith("{"):
+                node.parameter = node = node.parameter or _Node()
+            else:
+                node = node.literals.setdefault(part, _Node())
+        for method in route.methods or _METHODS:
+            (node.rest if is_rest else node.routes).setdefault(method, (place, _with_body(rule, method)))
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _with_body(rule: Rule, method: str) -> Rule:
+    return rule if rule.body else replace(rule, body=JSON if method == "POST" else SMALL_JSON)
+
+
+def _leaves(node: _Node, parts: list[str], at: int) -> Iterator[dict[str, tuple[int, Rule]]]:
+    """Yield what matches the segments from `at` on."""
+    if at == len(parts):
+        if node.routes:
+            yield node.routes
+        return
+    if node.rest:
+        yield node.rest
+    if (literal := node.literals.get(parts[at])) is not None:
+        yield from _leaves(literal, parts, at + 1)
+    if node.parameter is not None and parts[at]:
+        yield from _leaves(node.parameter, parts, at + 1)
