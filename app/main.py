@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -20,46 +20,28 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
-from nextchar.app.access import audit
+from nextchar.app.access.audit import AuditTrail
 from nextchar.app.access.auth import Auth
 from nextchar.app.access.concurrency import ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
-from nextchar.app.completions import routes as completions
-from nextchar.app.composition import build_services
-from nextchar.app.console.js_client import add_js_client
-from nextchar.app.console.routes import add_console
-from nextchar.app.corpora import routes as corpora
+from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import (
     INVALID_REQUEST_FILTER,
     BoundedHttpProtocol,
     NoteResponses,
     raise_open_files_limit,
 )
-from nextchar.app.http.dependencies import Services, thread_turn
+from nextchar.app.http.dependencies import thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
-from nextchar.app.http.middleware import BodyLimit, ClientTurns, FindRule, RequestId, RequestMetrics
+from nextchar.app.http.middleware import BodyLimit, ClientTurns, FindRule, RequestId
 from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from nextchar.app.http.query_parameters import check_query_parameters
 from nextchar.app.http.rules import Rules, needs_no_key
-from nextchar.app.jobs import routes as jobs
-from nextchar.app.logs.alerts import routes as alerts
-from nextchar.app.logs.ingest import routes as ingest
-from nextchar.app.logs.notifications import routes as notifications
-from nextchar.app.models import alias_routes as aliases
-from nextchar.app.models import architecture_routes as architectures
-from nextchar.app.models import archive_routes as model_archives
-from nextchar.app.models import report_routes as reports
-from nextchar.app.models import routes as models
-from nextchar.app.models.engines import LoadEngine, load_model
-from nextchar.app.openai import batch_routes as openai_batches
-from nextchar.app.openai import completions as openai_completions
-from nextchar.app.openai import files as openai_files
-from nextchar.app.openai import jobs as openai_jobs
-from nextchar.app.openai import llama_cpp, tokenizer
-from nextchar.app.operations import routes as health
-from nextchar.app.scoring import calibration_routes as calibrations
-from nextchar.app.scoring import routes as scores
-from nextchar.app.settings import ApiSettings
+from nextchar.app.http.services import Services
+from nextchar.app.models.engines import EngineLoader, LoadEngine
+from nextchar.app.operations.metrics import RequestMetrics
+from nextchar.app.room import Room
+from nextchar.app.rooms import ROOMS, all_rooms, open_rooms, settings_class
 from nextchar.models.kernels.compile_cache import (
     SERVING,
     compile_in_child_process,
@@ -73,7 +55,6 @@ from nextchar.store.logs import configure_logging, log_uncaught, logging_config
 
 log = logging.getLogger("nextchar.api")
 
-_FINISH_LINES_S = 3.0
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
 _UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
 _TELEMETRY: TelemetryConfig = {  # request spans, if `store.tracing` has started; nothing else of FastAPI's
@@ -83,58 +64,31 @@ _TELEMETRY: TelemetryConfig = {  # request spans, if `store.tracing` has started
     "operation_spans": False,
     "exclude": lambda scope: scope.get("path") in _UNTRACED,
 }
-_OWN_ROUTES: tuple[ModuleType, ...] = (  # matched in order, so those called at every keystroke come first
-    completions,
-    scores,
-    ingest,
-    calibrations,
-    alerts,
-    corpora,
-    jobs,
-    models,
-    aliases,
-    model_archives,
-    notifications,
-    reports,
-    audit,
-    architectures,
-)
-_OTHER_ROUTES: tuple[ModuleType, ...] = (  # their clients may send query parameters that we do not know
-    health,
-    openai_completions,
-    llama_cpp,
-    tokenizer,
-    openai_files,
-    openai_jobs,
-    openai_batches,
-)
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
 
 def create_app(
-    settings: ApiSettings,
+    settings: CoreSettings,
     *,
+    rooms: Sequence[Room] = ROOMS,
     load_engine: LoadEngine | None = None,
     kernels_loaded: threading.Event | None = None,
 ) -> FastAPI:
-    """Return the application. It connects to nothing before it starts.
+    """Return the application with these rooms. It connects to nothing before it starts.
 
     `load_engine` makes the engine and the scorer of a saved model; by default `load_model`. The application
     is not ready before `kernels_loaded` is set, if it is given.
     """
-    load = load_engine or partial(
-        load_model,
-        threads=settings.model_threads,
-        cache_bytes=settings.state_cache_bytes,
-        max_waiting=settings.max_waiting,
-    )
     stopping = threading.Event()
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
+    given = [part for part in (keys, EngineLoader(load_engine) if load_engine else None) if part]
     app = FastAPI(
         title="nextchar",
         version=installed_version(),
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
-        lifespan=_lifespan(partial(build_services, settings, load, stopping, keys, kernels_loaded)),
+        lifespan=_lifespan(
+            partial(open_rooms, rooms, settings, *given, stopping=stopping, kernels_loaded=kernels_loaded)
+        ),
         dependencies=[Depends(thread_turn, scope="function")],
         telemetry=_TELEMETRY,
         docs_url=None,  # app/console/routes.py serves a reference that loads nothing from other hosts
@@ -144,19 +98,17 @@ def create_app(
     )
     [openapi] = app.routes
     needs_no_key(openapi.endpoint)  # type: ignore[attr-defined]
-    for module in _OWN_ROUTES:
-        app.include_router(
-            module.router,
-            dependencies=[Depends(check_query_parameters)],
-            responses=error_responses(422),
-        )
-    for module in _OTHER_ROUTES:
-        app.include_router(module.router)
-    add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
+    for room in sorted(rooms, key=lambda room: not room.is_called_at_keystrokes):  # matched in order
+        for router in room.routers:
+            if room.is_strict:
+                checks, responses = [Depends(check_query_parameters)], error_responses(422)
+                app.include_router(router, dependencies=checks, responses=responses)
+            else:
+                app.include_router(router)
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last middleware added is the outermost.
-    app.add_middleware(audit.AuditTrail)
+    app.add_middleware(AuditTrail)
     app.add_middleware(BodyLimit)
     app.add_middleware(ClientTurns)
     if keys:
@@ -171,14 +123,15 @@ def create_app(
     app.add_middleware(RequestId)
     app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestMetrics)
-    add_js_client(app, allowed_origins=settings.origins)
+    for room in rooms:
+        room.mount(app, settings)
     app.add_middleware(NoteResponses)
     return app
 
 
 def main() -> None:
     """Serve with the settings of the environment until a signal stops it."""
-    settings = ApiSettings.load()
+    settings = settings_class(all_rooms()).load()
     raise_open_files_limit()
     configure_logging(settings)
     check_storage(settings)
@@ -230,12 +183,13 @@ def application() -> FastAPI:
     streams that would otherwise not end.
     """
     log_uncaught()
-    settings = ApiSettings.load()
+    rooms = all_rooms()
+    settings = settings_class(rooms).load()
     tracing.start("nextchar-api")
     use_cache_folder(settings.data_dir)
     kernels_loaded = threading.Event()
     threading.Thread(target=_load_kernels, args=(kernels_loaded,), name="load kernels", daemon=True).start()
-    app = create_app(settings, kernels_loaded=kernels_loaded)
+    app = create_app(settings, rooms=rooms, kernels_loaded=kernels_loaded)
     for number in (signal.SIGINT, signal.SIGTERM):
         _on_signal(number, app.state.stopping.set)
     parent = multiprocessing.parent_process()
@@ -263,35 +217,16 @@ def _lifespan(build: Callable[[], Services]) -> Any:
         services = await run_in_threadpool(build)
         for loop in services.loops:
             loop.start()
-        threading.Thread(target=services.engines.load_pinned, name="load pinned models", daemon=True).start()
+        for start in services.starting:
+            start()
         gc.freeze()  # objects made until now live as long as the process; scanning them would delay requests
-        tasks = [
-            asyncio.ensure_future(task)
-            for task in (services.metrics.watch_loop(), services.connections.watch())
-        ]
+        tasks = [asyncio.ensure_future(task()) for task in services.tasks]
         try:
             yield {"services": services, "rules": rules}
         finally:
             for task in tasks:
                 task.cancel()
-            for loop in services.loops:
-                loop.stop()
-            for unfinished in (services.ingest_loop, services.batch_loop):
-                if unfinished:  # what it has taken would otherwise wait to be taken over
-                    await run_in_threadpool(unfinished.stop, _FINISH_LINES_S)
-            for work in (
-                services.long_prompts,
-                services.long_scores,
-                services.calibrating,
-                services.evaluating,
-                services.importing,
-            ):
-                work.close()
-            await run_in_threadpool(services.notifier.close)
-            await run_in_threadpool(services.engines.close)
-            await services.rates.close()
-            await services.concurrency.close()
-            services.redis.close()
+            await services.close()
             await run_in_threadpool(tracing.stop)
 
     return lifespan

@@ -10,7 +10,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from nextchar.app.operations import backup
+from nextchar.app import backup
 from nextchar.launcher.processes import LauncherError, cannot_write
 from nextchar.launcher.settings import InstallationSettings
 from nextchar.launcher.valkey import EmbeddedValkey, running_url
@@ -51,7 +51,7 @@ def back_up_to(file: Path, settings: InstallationSettings) -> backup.Totals:
     Raises:
         LauncherError: the file exists, there is no installation or nothing in its storage, its folder cannot
             be written, or its Redis does not respond or start.
-        redis.exceptions.RedisError, OSError, DomainError: as `nextchar.app.operations.backup.back_up`; there
+        redis.exceptions.RedisError, OSError, DomainError: as `nextchar.app.backup.back_up`; there
             is no file then.
     """
     if file.exists():
@@ -77,7 +77,7 @@ def back_up_to(file: Path, settings: InstallationSettings) -> backup.Totals:
 def restore_from(file: Path, settings: InstallationSettings) -> backup.Totals:
     """Restore a backup into the empty installation that the settings name, which must not be running.
 
-    Raises as `back_up_to` and `nextchar.app.operations.backup.restore`.
+    Raises as `back_up_to` and `nextchar.app.backup.restore`.
     """
     with file.open("rb") as source, _redis_of(settings) as redis:
         _spool_in(settings.data_dir.resolve())

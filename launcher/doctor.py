@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from redis import Redis, exceptions
 
-from nextchar.app.settings import machine_memory_bytes
+from nextchar.app.core_settings import machine_memory_bytes
 from nextchar.launcher.processes import LauncherError
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.valkey import server_binary

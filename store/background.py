@@ -28,6 +28,8 @@ class LoopStatus:
     """The health of a loop."""
 
     name: str
+    effect: str
+    """What its failure means to users."""
     interval_s: float
     """Pause between the end of a round and the start of the next."""
     seconds_since_beat: float
@@ -51,11 +53,12 @@ class BackgroundLoop:
         run: Callable[[], object],
         *,
         interval_s: float,
+        effect: str = "its work is not done",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._run = run
-        self._interval_s = interval_s
+        self._interval_s, self._effect = interval_s, effect
         self._clock = clock
         self._woken, self._is_stopped = threading.Event(), False
         self._thread = threading.Thread(target=self._keep_running, name=name, daemon=True)
@@ -90,6 +93,7 @@ class BackgroundLoop:
         now = self._clock()
         return LoopStatus(
             name=self.name,
+            effect=self._effect,
             interval_s=self._interval_s,
             seconds_since_beat=now - self._beat_at_s,
             seconds_since_success=now - self._success_at_s,

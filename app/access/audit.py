@@ -20,13 +20,13 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_response, error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import After, Limit, Page
 from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.http.rules import Rule, needs
 from nextchar.app.http.schemas import with_examples
+from nextchar.app.http.services import ServicesDep
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.ids import is_id, new_id, time_of_id
@@ -39,6 +39,7 @@ router = APIRouter(prefix="/v1/audit", tags=["service"])
 MAX_READ = 5_000
 """The most entries that one call reads to find those about something."""
 
+_DAY_S = 86400.0
 _MAX_TIME_S = 16**11 // 1000 - 1  # the 11 digits of an id go no further
 
 
@@ -178,3 +179,21 @@ def _paths(blobs: Blobs, query: AuditQuery) -> Iterator[str]:
 
 def _folder(at: float) -> str:
     return f"audit/{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
+
+
+def delete_before(blobs: Blobs, days: float, now: float) -> int:
+    """Delete the days (in UTC) of the trail whose entries are all older than `days`; return their number.
+
+    With 0 days they are kept forever.
+    """
+    if not days:
+        return 0
+    first = _folder(max(0.0, now - days * _DAY_S))
+    paths = [
+        path
+        for day in blobs.folders("audit")
+        if f"audit/{day}" < first
+        for path in blobs.paths(f"audit/{day}")
+    ]
+    blobs.delete(*paths)
+    return len(paths)

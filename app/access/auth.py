@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nextchar.app.access.keys import Key, KeyFile
 from nextchar.app.access.permissions import check_model
+from nextchar.app.access.rate_limits import RateLimits
 from nextchar.app.errors import Forbidden, Unauthorized
 from nextchar.app.http.errors import error_response
 from nextchar.app.http.middleware import HttpMiddleware
@@ -31,7 +32,7 @@ class Auth(HttpMiddleware):
             try:
                 key = self._authorize(scope, rule, rule.scopes)
                 if key.rate:
-                    await scope["state"]["services"].rates.count(key)
+                    await scope["state"]["services"][RateLimits].count(key)
             except DomainError as error:
                 await error_response(error)(scope, receive, send)
                 return

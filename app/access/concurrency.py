@@ -25,7 +25,7 @@ class ConcurrencyLimit(HttpMiddleware):
         if key is None or (key.max_requests is None and key.max_streams is None):
             await self._app(scope, receive, send)
             return
-        limits: ConcurrencyLimits = scope["state"]["services"].concurrency
+        limits: ConcurrencyLimits = scope["state"]["services"][ConcurrencyLimits]
         async with AsyncExitStack() as held:
             if key.max_requests is not None:
                 try:

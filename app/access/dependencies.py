@@ -6,7 +6,7 @@ from fastapi import Depends, Request
 from pydantic import Field
 
 from nextchar.app.access.permissions import Access
-from nextchar.app.http.dependencies import Services
+from nextchar.app.http.services import Services
 
 
 def access_of(services: Services, request: Request) -> Access:
@@ -27,18 +27,3 @@ ModelReference = Annotated[
     Field(max_length=128, description="`name` or `name@version`. Default in a query: the newest model."),
 ]
 """A parameter of the path in routes whose path has it, else of the query."""
-
-
-async def model_or_default(services: Services, request: Request, name: str) -> str:
-    """Return the model that a call names, or the newest accessible one if it names none.
-
-    Raises:
-        Forbidden: the caller's key does not permit the named model.
-        NotFound: there is no accessible model.
-    """
-    access = access_of(services, request)
-    if name:
-        access.check_model(name)
-        return name
-    key = access.limited_key
-    return await services.default_model.name(key.allows if key else None)

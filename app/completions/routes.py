@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.completions.completion import Completion, RunningCompletion
 from nextchar.app.completions.prediction import predict
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.requests import serialize, start_completion
 from nextchar.app.completions.schemas import (
     EXAMPLE,
@@ -26,11 +26,13 @@ from nextchar.app.completions.schemas import (
     UsageBody,
 )
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
+from nextchar.app.http.dependencies import arrived_s_of, client_of, user_of
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
+from nextchar.app.http.services import ServicesDep
+from nextchar.app.models.engines import Engines
 from nextchar.models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import TextDecoder, Vocabulary
 
@@ -49,8 +51,8 @@ _COMPLETION_RESPONSE = stream_responses(
 async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(
-        services.engines,
-        services.long_prompts,
+        services[Engines],
+        services[LongPrompts],
         model,
         body,
         client=client_of(request),
@@ -75,9 +77,9 @@ async def next_character(
     services: ServicesDep, request: Request, model: str, body: NextCreate
 ) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
-    async with services.engines.use_async(model) as loaded:
+    async with services[Engines].use_async(model) as loaded:
         is_long = len(body.prompt) > LONG_PROMPT_CHARACTERS  # is cancelled when its client disconnects
-        preparing = prepare(body.prompt, loaded, services.long_prompts)
+        preparing = prepare(body.prompt, loaded, services[LongPrompts])
         prompt, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         predicting = predict(
             loaded,

@@ -3,10 +3,8 @@
 Only a piece of the text is in memory at a time; file and processor work runs in worker threads.
 """
 
-import asyncio
 import contextlib
 import itertools
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,18 +13,18 @@ from typing import Literal, Protocol
 from fastapi.responses import StreamingResponse
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
+from starlette.requests import Request
 
 from nextchar.app.access.permissions import Access
 from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
 from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.corpora.sources import find_sources
 from nextchar.app.errors import UnsupportedMedia
-from nextchar.app.http.dependencies import Services
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.form_data import FormText
 from nextchar.app.http.gunzip import gunzip_of
+from nextchar.app.http.services import Services
+from nextchar.app.http.streamed_body import StreamedBody
 from nextchar.models.errors import DomainError, InvalidInput, TooLarge
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_statistics import Encoding
@@ -40,8 +38,6 @@ Deduplication = Literal["lines"]
 
 _UTF8_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 _PIECE_BYTES = 256 << 10
-_MAX_DRAIN_BYTES = 64 << 20
-_DRAIN_S = 5
 
 
 class Decoder(Protocol):
@@ -80,7 +76,7 @@ async def receive_corpus(
         ClientDisconnect: the client disconnected before the text was read.
     """
     limit_bytes = services.settings.max_corpus_bytes
-    spool, body = services.settings.data_dir / "spool", RequestBody(request)
+    spool, body = services.settings.data_dir / "spool", StreamedBody(request)
     try:
         await run_in_thread(services.watermark.check, needed_bytes=body.declared_bytes)
         await run_in_thread(access.check_corpus_quota)
@@ -183,7 +179,7 @@ def _distinct(deduplicate: Deduplication | None, folder: Path) -> Iterator[Disti
             yield lines
 
 
-async def _feed(sink: "_Sink", body: "RequestBody", decoder: Decoder) -> None:
+async def _feed(sink: "_Sink", body: StreamedBody, decoder: Decoder) -> None:
     def feed(piece: bytes) -> None:
         for data in decoder.feed(piece):
             sink.feed(data)
@@ -250,86 +246,6 @@ class _Sink:
                 raise
             message = f"in the file {self.archive.file!r}: {error.message}"
             raise InvalidInput(message, code=error.code, param=error.param) from None
-
-
-class RequestBody:
-    """A request's body in pieces; it need not be read to its end."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._is_complete = False
-        self._following: asyncio.Future[Message] | None = None  # what is received while `run` works
-        self._is_gone = threading.Event()
-
-    @property
-    def declared_bytes(self) -> int:
-        """The length that the request declares; 0 if it declares none."""
-        declared = self._request.headers.get("content-length", "")
-        return int(declared) if declared.isdecimal() else 0
-
-    async def pieces(self, max_bytes: int, too_large: DomainError) -> AsyncIterator[bytes]:
-        """Yield the body in pieces of about 256 KiB, because each costs a switch to another thread.
-
-        Raises `too_large` if its declared or its actual length exceeds `max_bytes`.
-        """
-        if self.declared_bytes > max_bytes:
-            raise too_large
-        received = bytearray()
-        left_bytes = max_bytes
-        while not self._is_complete:
-            data = await self._receive()
-            left_bytes -= len(data)
-            if left_bytes < 0:
-                raise too_large
-            received += data
-            if len(received) >= _PIECE_BYTES:
-                yield bytes(received)
-                received.clear()
-        if received:
-            yield bytes(received)
-
-    async def run(self, work: Callable[[], None]) -> None:
-        """Call `work` in a worker thread; meanwhile note whether the client disconnects, for `check`."""
-        if self._following is None:
-            self._following = asyncio.ensure_future(self._request.receive())
-            self._following.add_done_callback(self._note_disconnect)
-        await run_in_thread(work)
-
-    def check(self) -> None:
-        """Raise ClientDisconnect if the client has disconnected."""
-        if self._is_gone.is_set():
-            raise ClientDisconnect
-
-    def close(self) -> None:
-        """Stop waiting for the client."""
-        if self._following is not None:
-            self._following.cancel()
-
-    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
-        is_message = not received.cancelled() and received.exception() is None
-        if is_message and received.result()["type"] == "http.disconnect":
-            self._is_gone.set()
-
-    async def drain(self) -> None:
-        """Read and discard the rest of a refused body, up to a limit.
-
-        If a connection is closed while the client still writes, its system discards the response.
-        """
-        if "100-continue" in self._request.headers.get("expect", "").lower():
-            return  # this client has not sent its body yet
-        left_bytes = _MAX_DRAIN_BYTES
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
-                while left_bytes > 0 and not self._is_complete:
-                    left_bytes -= len(await self._receive())
-
-    async def _receive(self) -> bytes:
-        following, self._following = self._following, None
-        message = await (following or self._request.receive())
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        self._is_complete = not message.get("more_body", False)
-        return bytes(message.get("body", b""))
 
 
 class _HeaderDecoder:

@@ -28,10 +28,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from nextchar.app.http.dependencies import get_services
 from nextchar.app.http.errors import declares_json
 from nextchar.app.http.fair_threads import current_client, run_in_thread
 from nextchar.app.http.json_size import parsed_bytes
+from nextchar.app.http.services import get_services
 from nextchar.models.errors import InvalidInput
 
 T = TypeVar("T")

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import time
 from random import getrandbits
 from weakref import WeakValueDictionary
 
@@ -17,7 +16,6 @@ from nextchar.app.http.errors import error_response
 from nextchar.app.http.fair_threads import CLIENT, Client
 from nextchar.app.http.incoming_body import IncomingBody
 from nextchar.app.http.rules import SMALL_JSON, Body
-from nextchar.app.operations.metrics import Metrics
 from nextchar.store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")
@@ -103,30 +101,6 @@ class FindRule(HttpMiddleware):
             return
         state["rule"] = state["rules"].find(scope["method"], path)
         await self._app(scope, receive, send)
-
-
-class RequestMetrics(HttpMiddleware):
-    """Counts requests and their duration by route template, so that ids do not become labels."""
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        metrics: Metrics = scope["state"]["services"].metrics
-        started_s = time.perf_counter()
-        status = 0
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        metrics.in_flight.inc()
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            metrics.in_flight.dec()
-            route = getattr(scope.get("route"), "path", "unmatched")
-            metrics.requests.labels(scope["method"], route, str(status)).inc()
-            metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - started_s)
 
 
 class BodyLimit(HttpMiddleware):

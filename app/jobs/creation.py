@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator
 
 from nextchar.app.access.permissions import Access
+from nextchar.app.http.disk_watermark import DiskWatermark
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
-from nextchar.app.operations.disk_watermark import DiskWatermark
 from nextchar.models.errors import Busy, DomainError, NotFound
 from nextchar.store.jobs import Job
 

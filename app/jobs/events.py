@@ -1,11 +1,13 @@
 """A job's events, from the log in storage and from Redis, as one sequence."""
 
 import contextlib
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 from redis.exceptions import RedisError
 
-from nextchar.app.http.event_feeds import NewEvents, Numbered
+from nextchar.app.http.event_feeds import Feeds, NewEvents, Numbered
+from nextchar.app.http.services import Services
 from nextchar.store.expiring_cache import ExpiringCache
 from nextchar.store.jobs import Job, Jobs
 from nextchar.store.live import EventLog, Live
@@ -51,3 +53,13 @@ class JobEventSource:
     def _so_far(self, *, after: int) -> list[Numbered]:
         events = events_so_far(self._event_log, self._live, self._job_id, after=after)
         return [(event["id"], event) for event in events]
+
+
+class JobFeeds(Feeds):
+    """The events of jobs that are followed."""
+
+    @classmethod
+    def of(cls, services: Services) -> Self:
+        """Return the feeds of an application."""
+        open_source = partial(JobEventSource, services.jobs, services.event_log, services.live)
+        return cls(open_source, threads=services.feed_threads, is_stopping=services.stopping.is_set)

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_feeds import Numbered
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -17,8 +16,11 @@ from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.jobs import creation
-from nextchar.app.jobs.events import events_so_far
+from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.control import JobControl
+from nextchar.app.jobs.events import JobFeeds, events_so_far
 from nextchar.app.jobs.schemas import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
 from nextchar.store.jobs import Job, JobStatus
 
@@ -53,7 +55,7 @@ def create_job(
 ) -> JobBody:
     """Queue a training job. Every error that can be known in advance is reported here, not by the worker."""
     job = creation.create_job(
-        services.job_control,
+        services[JobControl],
         access,
         body,
         watermark=services.watermark,
@@ -61,7 +63,7 @@ def create_job(
         idempotency_key=idempotency_key,
     )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return services.job_bodies.one(job)
+    return services[JobBodies].one(job)
 
 
 @router.get("", responses=error_responses(422, 503))
@@ -71,14 +73,14 @@ def list_jobs(
 ) -> Page[JobBody]:
     """List jobs, newest first."""
     page, has_more = paginate(access.list_jobs(), lambda job: job.id, after=after, limit=limit)
-    return Page(data=services.job_bodies.many(page), has_more=has_more)
+    return Page(data=services[JobBodies].many(page), has_more=has_more)
 
 
 @router.get("/{job}", responses=error_responses(404, 422, 503))
 @needs("read", "train")
 def get_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Get a job: its status, position in the queue and progress."""
-    return services.job_bodies.one(access.get_job(job))
+    return services[JobBodies].one(access.get_job(job))
 
 
 @router.get(
@@ -125,7 +127,7 @@ def cancel_job(
     """Cancel a job. Its progress is discarded, unless `keep_best` asks for the best model so far."""
     keep_best = body is not None and body.keep_best
     return _changed(
-        services, services.job_control.cancel(access.get_job(job).id, keep_best=keep_best), response
+        services, services[JobControl].cancel(access.get_job(job).id, keep_best=keep_best), response
     )
 
 
@@ -133,28 +135,28 @@ def cancel_job(
 @needs("train", body=SMALL_JSON)
 def pause_job(services: ServicesDep, access: AccessDep, job: str, response: Response) -> JobBody:
     """Pause a job; `resume` continues it where it paused."""
-    return _changed(services, services.job_control.pause(access.get_job(job).id), response)
+    return _changed(services, services[JobControl].pause(access.get_job(job).id), response)
 
 
 @router.post("/{job}/resume", responses=error_responses(404, 409, 422, 503, 507))
 @needs("train", body=SMALL_JSON)
 def resume_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it continues from its last checkpoint, if that still exists."""
-    return services.job_bodies.one(creation.resume_job(services.job_control, access, job))
+    return services[JobBodies].one(creation.resume_job(services[JobControl], access, job))
 
 
 def _changed(services: Services, job: Job, response: Response) -> JobBody:
     # With `keep_best`, a worker must publish the model of a queued job before the job ends.
     response.status_code = 202 if job.status in (JobStatus.RUNNING, JobStatus.QUEUED) else 200
-    return services.job_bodies.one(job)
+    return services[JobBodies].one(job)
 
 
 async def _stream(services: Services, job_id: str, after: int) -> Events:
-    following: AsyncGenerator[Numbered | Job, None] = services.job_feeds.follow(job_id, after=after)
+    following: AsyncGenerator[Numbered | Job, None] = services[JobFeeds].follow(job_id, after=after)
     async with contextlib.aclosing(following) as events:
         async for item in events:
             if isinstance(item, Job):
-                yield ServerEvent("done", services.job_bodies.one(item))
+                yield ServerEvent("done", services[JobBodies].one(item))
             else:
                 number, event = item
                 yield ServerEvent(str(event["type"]), EventBody(**event), id=number)

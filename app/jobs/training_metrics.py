@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
-from nextchar.app.operations.bounded_read import BoundedRead
+from nextchar.app.operations.bounded_read import STORAGE_READ_S, BoundedRead
 from nextchar.models.errors import DomainError
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.live import Live
 from nextchar.store.queue import TrainingQueue
-
-STORAGE_READ_S = 4.0
-"""Reads of a storage that hangs are given up after this long: a scraper waits ten seconds for all metrics."""
 
 _JOB = ("job_id", "model")
 

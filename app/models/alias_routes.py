@@ -5,12 +5,13 @@ from fastapi import APIRouter, Request
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import needs
+from nextchar.app.http.services import ServicesDep
 from nextchar.app.models.alias_schemas import AliasBody, AliasSet, AliasWithHistory
+from nextchar.app.models.aliases import AliasControl
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.store.aliases import AliasMove
 from nextchar.store.ids import check_name
@@ -49,7 +50,7 @@ def set_alias(
 ) -> AliasBody:
     """Move an alias to a version, or create it, if the version meets the requirements."""
     name = _name(model)
-    moved = services.aliases.set(name, alias, body.version, body.require, by=access.key_name)
+    moved = services[AliasControl].set(name, alias, body.version, body.require, by=access.key_name)
     set_audit_details(
         request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}"
     )
@@ -60,14 +61,14 @@ def set_alias(
 @needs("admin")
 def roll_back_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
     """Move an alias back to its previous version; repeat to go further back."""
-    return AliasBody.of(services.aliases.roll_back(_name(model), alias, by=access.key_name))
+    return AliasBody.of(services[AliasControl].roll_back(_name(model), alias, by=access.key_name))
 
 
 @router.delete("/{alias}", responses=_WRITING_ERRORS)
 @needs("admin")
 def delete_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
     """Delete an alias. Its history stays, and a rollback restores it."""
-    return AliasBody.of(services.aliases.delete(_name(model), alias, by=access.key_name))
+    return AliasBody.of(services[AliasControl].delete(_name(model), alias, by=access.key_name))
 
 
 def _name(model: str) -> str:

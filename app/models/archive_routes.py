@@ -8,17 +8,17 @@ from fastapi import APIRouter, Query, Request, Response
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.corpora.transfer import RequestBody
 from nextchar.app.errors import UnsupportedMedia
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.downloads import download
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.rules import STREAMED, needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.streamed_body import StreamedBody, content_type
 from nextchar.app.models import archives as model_archives
-from nextchar.app.models.archives import MEDIA_TYPE
+from nextchar.app.models.archives import MEDIA_TYPE, Imports
+from nextchar.app.models.engines import Engines
 from nextchar.app.models.schemas import ModelBody
-from nextchar.app.scoring.line_streams import content_type
 from nextchar.models.errors import DomainError, TooLarge
 from nextchar.store.blobs import as_domain_error
 from nextchar.store.ids import NAME_PATTERN
@@ -79,7 +79,7 @@ async def import_model(
     """Import a model as the next version of its name. Only weights and JSON files are imported."""
     if name is not None:
         access.check_model(name)
-    body, max_bytes = RequestBody(request), services.settings.max_model_bytes
+    body, max_bytes = StreamedBody(request), services.settings.max_model_bytes
     with await run_in_thread(temporary_file, spool_folder(services)) as file:
         try:
             await run_in_thread(_check_room, services, body.declared_bytes)
@@ -93,11 +93,11 @@ async def import_model(
             services.models,
             file,
             max_bytes=max_bytes,
-            check_loadable=services.engines.check_loadable,
+            check_loadable=services[Engines].check_loadable,
             check_permitted=access.check_model,
             name=name,
         )
-        card = await services.importing.run(lambda _: importing())
+        card = await services[Imports].run(lambda _: importing())
     response.headers["Location"] = f"/v1/models/{card.reference}"
     return ModelBody.of(card)
 
@@ -122,7 +122,7 @@ def _check_headers(request: Request) -> None:
         )
 
 
-async def _receive(body: RequestBody, file: IO[bytes], *, max_bytes: int) -> None:
+async def _receive(body: StreamedBody, file: IO[bytes], *, max_bytes: int) -> None:
     too_large = TooLarge(
         f"the archive is larger than {max_bytes:,} bytes (NEXTCHAR_MAX_MODEL_BYTES)", code="model_too_large"
     )

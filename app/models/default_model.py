@@ -4,7 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from fastapi import Request
+
+from nextchar.app.access.dependencies import access_of
 from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.services import Services
 from nextchar.models.errors import NotFound
 from nextchar.store.models import Models
 
@@ -49,3 +53,18 @@ class DefaultModel:
         self._refreshed_at = time.monotonic()
         cards = await run_in_thread(self._models.all)
         self._known = [(card.name, card.reference) for card in cards]
+
+
+async def model_or_default(services: Services, request: Request, name: str) -> str:
+    """Return the model that a call names, or the newest accessible one if it names none.
+
+    Raises:
+        Forbidden: the caller's key does not permit the named model.
+        NotFound: there is no accessible model.
+    """
+    access = access_of(services, request)
+    if name:
+        access.check_model(name)
+        return name
+    key = access.limited_key
+    return await services[DefaultModel].name(key.allows if key else None)

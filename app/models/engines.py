@@ -43,6 +43,13 @@ _FIRST_CHARACTER_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 LoadEngine = Callable[[SavedModel], tuple[Engine, Scorer]]
 
 
+@dataclass(frozen=True)
+class EngineLoader:
+    """What an application is given to make the engine and the scorer of a model, instead of `load_model`."""
+
+    load: LoadEngine
+
+
 @dataclass(eq=False)
 class Loaded:
     """A model in memory. Acquire it through `Engines`."""

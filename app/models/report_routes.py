@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import needs
+from nextchar.app.http.services import ServicesDep
 from nextchar.models.errors import NotFound
 from nextchar.models.report import Report
 from nextchar.models.saved_model import SavedModel

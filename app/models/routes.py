@@ -5,20 +5,20 @@ import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from redis.exceptions import RedisError
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.downloads import MAX_SMALL_BYTES, download
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import After, Deleted, Limit
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import needs
-from nextchar.app.logs.alerts.of_model import follow_model
+from nextchar.app.http.services import ServicesDep
+from nextchar.app.models.engines import Engines
+from nextchar.app.models.followers import ModelFollowers
 from nextchar.app.models.schemas import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
-from nextchar.models.errors import DomainError, NotFound
+from nextchar.models.errors import NotFound
 from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger("nextchar.api")
@@ -92,8 +92,8 @@ def rename_model(
     card = services.models.rename(old.reference, body.name, force=force)
     set_audit_details(request, about=f"/v1/models/{old.reference}", to=f"/v1/models/{card.reference}")
     if card.reference != old.reference:
-        services.engines.drop(old.reference)
-        _follow(services, old.name)
+        services[Engines].drop(old.reference)
+        services[ModelFollowers].follow(old.name)
     return ModelBody.of(card)
 
 
@@ -111,8 +111,8 @@ def delete_model(
         access.check_model_unused(f"{name}@{version}")
     deleted = services.models.delete(f"{name}@{version}", force=force)
     set_audit_details(request, about=f"/v1/models/{deleted}")
-    services.engines.drop(deleted)
-    _follow(services, name)
+    services[Engines].drop(deleted)
+    services[ModelFollowers].follow(name)
     return Deleted(id=deleted, object="model")
 
 
@@ -151,14 +151,6 @@ def get_file(
         media_type=kind,
         headers=headers,
     )
-
-
-def _follow(services: Services, name: str) -> None:
-    """Let alerts and settings follow a deleted or renamed version, now or at the next retention sweep."""
-    try:
-        follow_model(services.models, services.alerts, services.ingest.settings, name)
-    except (RedisError, DomainError) as error:
-        log.warning("the alerts of the former model %s are deleted or moved later: %s", name, error)
 
 
 def _file(saved: SavedModel, name: str) -> bytes:

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Header, Query, Request
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.access.permissions import Access
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Page
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.openai.batch_control import BatchControl
 from nextchar.app.openai.batch_schemas import (
     BatchBody,
     BatchCreate,
@@ -21,7 +22,7 @@ from nextchar.app.openai.batch_schemas import (
     BatchErrors,
     RequestCounts,
 )
-from nextchar.app.openai.batches import Batch, BatchStatus, no_such_batch
+from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_batch
 from nextchar.app.openai.files import BATCH, get_file, purpose_of
 from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.models.errors import InvalidInput
@@ -52,7 +53,7 @@ def create_batch(
     """Run the requests in an uploaded file in the background."""
     text = body.model_dump_json().encode()
     repeated = access.scoped_idempotency_key(idempotency_key)
-    if repeated and (batch := services.batch_control.created(repeated, text)):
+    if repeated and (batch := services[BatchControl].created(repeated, text)):
         return _body(services, batch)
     file = get_file(access, body.input_file_id, param="input_file_id")
     purpose = purpose_of(services.blobs, access, file)
@@ -67,7 +68,7 @@ def create_batch(
     access.check_corpus_quota()  # its output file counts
     window = int(body.completion_window[:-1]) * _UNITS[body.completion_window[-1]]
     now = int(time())
-    batch = services.batch_control.create(
+    batch = services[BatchControl].create(
         idempotency_key=repeated,
         body=text,
         caller=access.key,
@@ -91,7 +92,7 @@ def list_batches(
     limit: Annotated[int, Query(ge=1, le=100)] = DEFAULT_LIMIT,
 ) -> Page[BatchBody]:
     """List batches, newest first."""
-    batches = [batch for batch in services.batches.all() if _is_accessible(access, batch)]
+    batches = [batch for batch in services[Batches].all() if _is_accessible(access, batch)]
     page, has_more = paginate(batches, lambda batch: batch.id, after=after, limit=limit)
     return Page(data=[_body(services, batch) for batch in page], has_more=has_more)
 
@@ -108,11 +109,11 @@ def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchB
 def cancel_batch(request: Request, services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
     """Cancel a batch; its files have the responses of the requests that have run by then."""
     set_audit_details(request, about=f"/v1/batches/{batch_id}/cancel")
-    return _body(services, services.batch_control.cancel(_get(services, access, batch_id)))
+    return _body(services, services[BatchControl].cancel(_get(services, access, batch_id)))
 
 
 def _get(services: Services, access: Access, batch_id: str) -> Batch:
-    batch = services.batches.get(batch_id)
+    batch = services[Batches].get(batch_id)
     if not _is_accessible(access, batch):
         raise no_such_batch(batch_id)
     return batch
@@ -125,7 +126,7 @@ def _is_accessible(access: Access, batch: Batch) -> bool:
 
 
 def _body(services: Services, batch: Batch) -> BatchBody:
-    completed, failed = services.batches.counts(batch)
+    completed, failed = services[Batches].counts(batch)
     times = {
         f"{status}_at": batch.moved_at.get(status)
         for status in BatchStatus

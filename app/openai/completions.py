@@ -13,15 +13,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from nextchar.app.access.dependencies import model_or_default
 from nextchar.app.completions.completion import Completion, RunningCompletion
+from nextchar.app.completions.prompts import LongPrompts
 from nextchar.app.completions.requests import serialize
-from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of, user_of
+from nextchar.app.http.dependencies import arrived_s_of, client_of, user_of
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.limited_work import LimitedWork
 from nextchar.app.http.rules import needs
+from nextchar.app.http.services import ServicesDep
+from nextchar.app.models.default_model import model_or_default
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.openai.choices import Chunks, choice_of, usage_of
 from nextchar.app.openai.requests import ResolvedPrompt, ResolvedRequest, has_long_prompt, resolve
@@ -57,20 +59,20 @@ async def create_completion(
     model = await model_or_default(services, request, body.model)
     client, user, arrived_s = client_of(request), user_of(request), arrived_s_of(request)
     check_is_supported(body)
-    async with services.engines.use_async(model) as loaded:
+    async with services[Engines].use_async(model) as loaded:
         if body.stream:
             resolving = resolve(
-                body, loaded, services.long_prompts, client=client, user=user, arrived_s=arrived_s
+                body, loaded, services[LongPrompts], client=client, user=user, arrived_s=arrived_s
             )
             is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             chunks = Chunks(resolved)
-            running, others = _start_first(services.engines, resolved)
+            running, others = _start_first(services[Engines], resolved)
             events = _stream(chunks, running, others)
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
-            services.engines,
-            services.long_prompts,
+            services[Engines],
+            services[LongPrompts],
             loaded,
             body,
             client=client,

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.control import JobControl
 from nextchar.app.jobs.creation import create_job, resume_job
 from nextchar.app.jobs.events import events_so_far
 from nextchar.app.jobs.schemas import BudgetBody, JobBody, JobCreate, TrainingOverride
@@ -77,7 +79,7 @@ def create_fine_tuning_job(
         services.blobs.write(_extras_path(job_id), extras.model_dump_json().encode())
         try:
             job = create_job(
-                services.job_control,
+                services[JobControl],
                 access,
                 _job_create(body, hyperparameters, corpus.id, held_out, kind="text" if keeps_order else None),
                 watermark=services.watermark,
@@ -92,7 +94,7 @@ def create_fine_tuning_job(
                 raise _rename_params(error) from None
             raise
     set_audit_details(request, about=f"/v1/fine_tuning/jobs/{job.id}")
-    return fine_tuning_job(services.job_bodies.one(job), extras)
+    return fine_tuning_job(services[JobBodies].one(job), extras)
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
@@ -110,7 +112,7 @@ def list_fine_tuning_jobs(
             "jobs cannot be filtered by metadata; list them and filter the result", param="metadata"
         )
     page, has_more = paginate(access.list_jobs(), lambda job: job.id, after=after, limit=limit)
-    bodies = services.job_bodies.many(page)
+    bodies = services[JobBodies].many(page)
     return Page(data=[fine_tuning_job(body, _extras(services, body)) for body in bodies], has_more=has_more)
 
 
@@ -125,21 +127,21 @@ def get_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> F
 @needs("train", body=SMALL_JSON)
 def cancel_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Cancel a job; a running one stops at its next step."""
-    return _body(services, services.job_control.cancel(access.get_job(job).id))
+    return _body(services, services[JobControl].cancel(access.get_job(job).id))
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
 @needs("train", body=SMALL_JSON)
 def pause_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Pause a job; a running one stops at its next step."""
-    return _body(services, services.job_control.pause(access.get_job(job).id))
+    return _body(services, services[JobControl].pause(access.get_job(job).id))
 
 
 @router.post("/{job}/resume", responses=_CHANGED)
 @needs("train", body=SMALL_JSON)
 def resume_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
-    return _body(services, resume_job(services.job_control, access, job))
+    return _body(services, resume_job(services[JobControl], access, job))
 
 
 @router.get("/{job}/events", responses=NOT_422 | error_responses(404, 503))
@@ -255,5 +257,5 @@ def _extras(services: Services, job: JobBody) -> OpenAIExtras:
 
 
 def _body(services: Services, job: Job) -> FineTuningJob:
-    body = services.job_bodies.one(job)
+    body = services[JobBodies].one(job)
     return fine_tuning_job(body, _extras(services, body))

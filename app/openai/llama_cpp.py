@@ -13,17 +13,19 @@ from zlib import crc32
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.access.dependencies import ModelReference, model_or_default
+from nextchar.app.access.dependencies import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import ServicesDep, client_of, user_of
+from nextchar.app.http.dependencies import client_of, user_of
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs, needs_no_key
-from nextchar.app.models.engines import Loaded
+from nextchar.app.http.services import ServicesDep
+from nextchar.app.models.default_model import model_or_default
+from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.openai.fim import unwrap
 from nextchar.app.openai.llama_cpp_schemas import (
     EXAMPLE,
@@ -76,7 +78,7 @@ async def llama_cpp_health_of_model(services: ServicesDep, request: Request, mod
 async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelReference = "") -> Props:
     """Get the properties of the server and its model that llama.cpp's clients read."""
     name = await model_or_default(services, request, model)
-    async with services.engines.use_async(name) as loaded:
+    async with services[Engines].use_async(name) as loaded:
         return Props(
             default_generation_settings=GenerationSettings(
                 n_ctx=MAX_PROMPT_CHARACTERS, n_predict=MAX_PREDICT
@@ -104,13 +106,13 @@ async def infill(
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
     prefix = recent_context(before)
     truncated = len(prefix) < len(before)
-    async with services.engines.use_async(name) as loaded:
+    async with services[Engines].use_async(name) as loaded:
         progress = _Progress(time.perf_counter())
-        preparing = prepare(prefix, loaded, services.long_prompts)
+        preparing = prepare(prefix, loaded, services[LongPrompts])
         is_long = len(prefix) > LONG_PROMPT_CHARACTERS
         characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
-        running = RunningCompletion(services.engines, loaded, engine_request, unknown)
+        running = RunningCompletion(services[Engines], loaded, engine_request, unknown)
         if body.stream:
             stream = _stream(running, body, progress, truncated=truncated)
             return EventStream(stream, on_close=running.close, named=False)

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.access.dependencies import ModelReference, model_or_default
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.access.dependencies import ModelReference
+from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.rules import needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.models.default_model import model_or_default
+from nextchar.app.models.engines import Engines
 from nextchar.app.openai.token_ids import characters_of
 from nextchar.app.openai.tokenizer_schemas import (
     DetokenizeCreate,
@@ -61,8 +63,8 @@ async def tokenize(
     """Get the id of each character of a text, as the model reads it in a prompt."""
     name = await model_or_default(services, request, model or body.model)
     text = body.prompt if body.prompt is not None else body.content or ""
-    async with services.engines.use_async(name) as loaded:
-        preparing = prepare(text, loaded, services.long_prompts)
+    async with services[Engines].use_async(name) as loaded:
+        preparing = prepare(text, loaded, services[LongPrompts])
         is_long = len(text) > LONG_PROMPT_CHARACTERS
         characters, _ = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         return await run_in_thread(_tokens, loaded.vocabulary, characters)
@@ -86,7 +88,7 @@ async def detokenize(
 
 async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:
     name = await model_or_default(services, request, model)
-    async with services.engines.use_async(name) as loaded:
+    async with services[Engines].use_async(name) as loaded:
         return loaded.reference, loaded.vocabulary
 
 

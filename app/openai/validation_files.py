@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 from nextchar.app.access.permissions import Access
-from nextchar.app.http.dependencies import Services
+from nextchar.app.http.services import Services
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus

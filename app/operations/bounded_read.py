@@ -7,6 +7,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+STORAGE_READ_S = 4.0
+"""Reads of a storage that hangs are given up after this long: a scraper waits ten seconds for all metrics."""
+
 
 class BoundedRead(Generic[T]):
     """Calls `read` in a thread and waits for at most `timeout_s` seconds for the result.

@@ -1,15 +1,15 @@
 """Metrics for Prometheus. Each application has its own registry.
 
-Parts that count something in a hot path make their metric themselves, without a registry; `Metrics` registers
-it. docs/reference/metrics.md lists all of them, which a test checks.
+Parts that count something in a hot path make their metric themselves, without a registry; a room registers
+it, and collectors of what is read when it is scraped. docs/reference/metrics.md lists all of them, which a
+test checks.
 """
 
 import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -21,26 +21,16 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
+from starlette.types import Message, Receive, Scope, Send
 
-from nextchar.app.access.keys import KeyFile
-from nextchar.app.access.rate_limits import RateLimits
-from nextchar.app.jobs.training_metrics import STORAGE_READ_S, TrainingCollector
-from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.rolling import RollingLines
-from nextchar.app.logs.ingest.stream import IngestStreams
-from nextchar.app.logs.notifications.outbox import Outbox
-from nextchar.app.models.engine_metrics import EngineCollector
-from nextchar.app.models.engines import Engines
-from nextchar.app.openai.batches import Batches, BatchStatus
+from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.operations.bounded_read import BoundedRead
 from nextchar.models.errors import DomainError
 from nextchar.models.kernels import variants
 from nextchar.store.background import BackgroundLoop
-from nextchar.store.jobs import Jobs
-from nextchar.store.live import Live
-from nextchar.store.models import Models
-from nextchar.store.queue import TrainingQueue
+from nextchar.store.blobs import Blobs
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,27 +40,10 @@ _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _LAG_INTERVAL_S = 0.01
 
 
-@dataclass(kw_only=True, eq=False)
 class Metrics:
-    """The request metrics of one API process, and gauges read from its parts when scraped."""
+    """The request metrics of one API process, and what its parts have registered."""
 
-    jobs: Jobs
-    live: Live
-    models: Models
-    queue: TrainingQueue
-    engines: Engines
-    rates: RateLimits
-    data_dir: Path
-    loops: Sequence[BackgroundLoop]
-    ingest: IngestStreams
-    alerts: Alerts
-    outbox: Outbox
-    rolling: RollingLines
-    batches: Batches
-    keys: KeyFile | None = None
-    clock: Callable[[], float] = time.time
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "nextchar_http_requests_total",
@@ -100,16 +73,10 @@ class Metrics:
             registry=self._registry,
         ).set(time.time())
         ProcessCollector(registry=self._registry)
-        self._batches_read = BoundedRead(self._read_batches, STORAGE_READ_S)
-        self._scan = BoundedRead(self.models.scan, STORAGE_READ_S)
-        for collector in (
-            self.engines.first_character_s,
-            self.rates.limited,
-            EngineCollector(self.engines),
-            TrainingCollector(self.jobs, self.live, self.queue, self.clock),
-            self,
-        ):
-            self._registry.register(collector)
+
+    def register(self, collector: Collector) -> None:
+        """Report what a part counts, or reads when it is scraped."""
+        self._registry.register(collector)
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -123,30 +90,47 @@ class Metrics:
         """Return all metrics in Prometheus' text format. Reads storage and Redis."""
         return generate_latest(self._registry)
 
+
+class Gauges(Collector):
+    """One gauge that is read when it is scraped; omitted while what it reads does not respond.
+
+    Args:
+        read: returns the values by those of the labels.
+        within_s: how long a scrape waits for it; later ones get what it has read meanwhile.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        about: str,
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+        *,
+        labels: Sequence[str] = (),
+        within_s: float | None = None,
+    ) -> None:
+        self._name, self._about, self._labels = name, about, labels
+        self._read = read if within_s is None else BoundedRead(read, within_s)
+
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges of the parts; those of a part that does not respond are omitted."""
+        """Yield the gauge."""
+        family = GaugeMetricFamily(self._name, self._about, labels=self._labels)
+        with contextlib.suppress(RedisError, DomainError, OSError):
+            for labels, value in self._read().items():
+                family.add_metric(labels, value)
+            yield family
+
+
+class ServiceCollector(Collector):
+    """The background loops, the disks and the kernels of one process."""
+
+    def __init__(self, loops: Sequence[BackgroundLoop], blobs: Blobs, data_dir: Path) -> None:
+        self._background, self._blobs, self._data_dir = loops, blobs, data_dir
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield their gauges."""
         yield from self._loops()
         yield from self._disk()
-        with contextlib.suppress(RedisError, OSError):
-            yield from self._ingest()
-        yield from self._alerts()
-        with contextlib.suppress(RedisError, DomainError, OSError):
-            yield from self._batches_read()
         yield from _kernels()
-        if self.keys:
-            yield GaugeMetricFamily(
-                "nextchar_api_keys_file_errors",
-                "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read.",
-                value=len(self.keys.problems),
-            )
-        with contextlib.suppress(DomainError, OSError):
-            family = GaugeMetricFamily(
-                "nextchar_damaged_records",
-                "Unreadable records in storage, which are omitted from lists.",
-                labels=["kind"],
-            )
-            family.add_metric(["model"], len(self._scan()[1]))
-            yield family
 
     def _loops(self) -> Iterator[Metric]:
         beat = GaugeMetricFamily(
@@ -164,7 +148,7 @@ class Metrics:
             "Failed iterations of a background loop, by type of error.",
             labels=["name", "error"],
         )
-        for status in (loop.status() for loop in self.loops):
+        for status in (loop.status() for loop in self._background):
             beat.add_metric([status.name], status.seconds_since_beat)
             success.add_metric([status.name], status.seconds_since_success)
             for error, count in status.errors.items():
@@ -178,107 +162,36 @@ class Metrics:
             labels=["of"],
         )
         with contextlib.suppress(OSError):
-            free.add_metric(["data"], shutil.disk_usage(self.data_dir).free)
+            free.add_metric(["data"], shutil.disk_usage(self._data_dir).free)
         with contextlib.suppress(DomainError, OSError):
-            storage_bytes = self.jobs.blobs.free_bytes()
+            storage_bytes = self._blobs.free_bytes()
             if storage_bytes is not None:  # not an object store
                 free.add_metric(["storage"], storage_bytes)
         yield free
 
-    def _ingest(self) -> Iterator[Metric]:
-        """Yield what Redis counts for all processes, so that each of them reports the same."""
-        statuses = {model: self.ingest.status(model) for model in self.ingest.models()}
-        lines = CounterMetricFamily(
-            "nextchar_ingest_lines",
-            "Lines of log agents since the first, in all processes together.",
-            labels=["model", "outcome"],
-        )
-        gauges = {
-            name: GaugeMetricFamily(f"nextchar_ingest_{name}", about, labels=["model"])
-            for name, about in (
-                ("waiting_lines", "Lines of log agents that wait to be scored."),
-                ("waiting_bytes", "Their memory in Redis."),
-                ("oldest_seconds", "For how long the oldest of them has waited."),
-            )
-        }
-        for model, status in statuses.items():
-            for outcome, count in status.counts.items():
-                lines.add_metric([model, outcome], count)
-            values = (status.waiting, status.bytes, status.oldest_age_s or 0.0)
-            for gauge, value in zip(gauges.values(), values, strict=True):
-                gauge.add_metric([model], value)
-        flagged = GaugeMetricFamily(
-            "nextchar_ingest_flagged_bytes",
-            "Memory in Redis of flagged lines for live views.",
-            labels=["model"],
-        )
-        for model, size in self.ingest.flagged.bytes().items():
-            flagged.add_metric([model], size)
-        rebuilds = CounterMetricFamily(
-            "nextchar_ingest_recalibrations",
-            "Rolling calibrations: `rebuilt`, or `held` because of drift, in all processes together.",
-            labels=["model", "outcome"],
-        )
-        for labels, count in self.rolling.counts().items():
-            rebuilds.add_metric(labels, count)
-        yield from (lines, rebuilds, flagged, *gauges.values())
 
-    def _read_batches(self) -> list[Metric]:
-        """Return what records and Redis say of batches, the same from each process."""
-        batches = self.batches.all()
-        unfinished = [batch for batch in batches if not batch.has_ended]
-        answered = sum(sum(self.batches.counts(batch)) for batch in unfinished)
-        oldest_at = min((batch.created_at for batch in unfinished), default=None)
-        by_status = GaugeMetricFamily("nextchar_batches", "Recorded batches.", labels=["status"])
-        for status in BatchStatus:
-            by_status.add_metric([status], sum(batch.status is status for batch in batches))
-        return [
-            by_status,
-            GaugeMetricFamily(
-                "nextchar_batch_waiting_requests",
-                "Requests of validated batches that are not answered.",
-                value=sum(batch.requests for batch in unfinished) - answered,
-            ),
-            GaugeMetricFamily(
-                "nextchar_batch_oldest_seconds",
-                "Seconds since the oldest batch that has not ended was created; 0 if there is none.",
-                value=0.0 if oldest_at is None else max(0.0, self.clock() - oldest_at),
-            ),
-        ]
+class RequestMetrics(HttpMiddleware):
+    """Counts requests and their duration by route template, so that ids do not become labels."""
 
-    def _alerts(self) -> Iterator[Metric]:
-        """Counters that all API processes share, read from Redis."""
-        lines = CounterMetricFamily(
-            "nextchar_alert_lines", "Flagged lines recorded in alerts.", labels=["model", "severity"]
-        )
-        opened = CounterMetricFamily(
-            "nextchar_alerts_opened", "Alerts, by their first line's severity.", labels=["model", "severity"]
-        )
-        evicted = CounterMetricFamily(
-            "nextchar_alerts_evicted",
-            "Alerts that were evicted because there were too many.",
-            labels=["model"],
-        )
-        sent = CounterMetricFamily(
-            "nextchar_notifications", "Requests to notification targets.", labels=["target", "outcome"]
-        )
-        failing = GaugeMetricFamily(
-            "nextchar_notifications_failing",
-            "1 if the last request to the notification target failed.",
-            labels=["target"],
-        )
-        with contextlib.suppress(RedisError, OSError):
-            totals = self.alerts.totals()
-            outcomes = self.outbox.outcomes()
-            for model, count in self.alerts.evictions().items():
-                evicted.add_metric([model], count)
-            for target in sorted({target for target, _ in outcomes}):
-                failing.add_metric([target], self.outbox.health(target).is_failing)
-            yield from (failing, evicted)
-            for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
-                for labels, count in counts.items():
-                    family.add_metric(labels, count)
-                yield family
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        metrics: Metrics = scope["state"]["services"][Metrics]
+        started_s = time.perf_counter()
+        status = 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            metrics.in_flight.dec()
+            route = getattr(scope.get("route"), "path", "unmatched")
+            metrics.requests.labels(scope["method"], route, str(status)).inc()
+            metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - started_s)
 
 
 def _kernels() -> Iterator[Metric]:

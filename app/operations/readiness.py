@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from anyio import CapacityLimiter
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from nextchar.app.access.keys import KeyFile
-from nextchar.app.operations.disk_watermark import DiskWatermark
+from nextchar.app.http.disk_watermark import DiskWatermark
 from nextchar.app.operations.schemas import Readiness
 from nextchar.models.errors import DomainError, StorageFull
 from nextchar.models.kernels.compile_cache import is_compiling
@@ -47,6 +47,8 @@ WORKER_START_S = 60.0
 _REDIS_KEY = "nextchar:health"
 _BLOB_PATH = "health/write-test"
 
+_THREADS = 4
+
 _WITHOUT_REDIS = (
     "jobs wait in storage, running jobs show no progress, streams of lines cannot continue and rate limits"
     " are not enforced; completions and scores are served"
@@ -63,12 +65,6 @@ class Problem:
     is_down: bool = False  # the part does not respond, or is not loaded yet
     detail: str = ""  # only for the log
 
-
-_BAD_KEYS = Problem(
-    "keys",
-    "the file of API keys has invalid lines, no key, or cannot be read",
-    "its last valid version applies, or no key if it cannot be read; the log says what is wrong",
-)
 
 _LOADING_KERNELS = Problem(
     "kernels",
@@ -88,11 +84,14 @@ class ReadinessCheck:
         redis: Redis,
         queue: TrainingQueue,
         loops: Sequence[BackgroundLoop],
-        keys: KeyFile | None = None,
         watermark: DiskWatermark | None = None,
         kernels_loaded: threading.Event | None = None,
     ) -> None:
-        self._loops, self._keys, self._kernels_loaded = loops, keys, kernels_loaded
+        self._loops, self._kernels_loaded = loops, kernels_loaded
+        self.checks: list[Callable[[], list[Problem]]] = []
+        """Further checks, which read neither Redis nor the storage."""
+        self.threads = CapacityLimiter(_THREADS)
+        """Separate, so that calls that hang on the storage do not delay /readyz."""
         redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
         self._probes = [
             Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
@@ -113,8 +112,7 @@ class ReadinessCheck:
         problems = [problem for probe in self._probes for problem in probe.result()]
         loops = [loop.status() for loop in self._loops]
         problems += [_failing(loop) for loop in loops if loop.seconds_since_success > _failing_after_s(loop)]
-        if self._keys and self._keys.problems:
-            problems.append(_BAD_KEYS)
+        problems += [problem for check in self.checks for problem in check()]
         self._log(problems)
         if self._kernels_loaded and not self._kernels_loaded.is_set():
             problems.append(_LOADING_KERNELS)  # not logged: nothing is wrong
@@ -269,18 +267,9 @@ def _failing_after_s(loop: LoopStatus) -> float:
 
 
 def _failing(loop: LoopStatus) -> Problem:
-    effect = {
-        "reconciler": "jobs whose worker or message was lost are not queued again",
-        "ingest scoring": "lines of log agents wait to be scored",
-        "batches": "the requests of batches are not run",
-        "retention": "expired data is not deleted",
-        "notifications": "alerts are not reported to webhooks and Alertmanagers",
-        "memory": "freed memory is not given back to the system",
-        "installation": "another installation may be using the storage, and its records",
-    }
     errors = ", ".join(sorted(loop.errors)) or "none"
     return Problem(
         "background",
         f"{loop.name} has not succeeded for {_failing_after_s(loop):.0f} s or more (errors: {errors})",
-        effect.get(loop.name, "its work is not done"),
+        loop.effect,
     )

@@ -18,15 +18,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
-from redis.exceptions import RedisError
-
-from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.of_model import follow_model
-from nextchar.app.logs.ingest.settings import IngestSettings
-from nextchar.app.openai.batches import Batches
 from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.models.record_errors import load_record
 from nextchar.models.saved_model import Card, parse_card
@@ -58,6 +52,14 @@ class RetentionPeriods:
     corpus_days: float  # without an upload; corpora that a job or a model names are kept
 
 
+class UsedCorpora(Protocol):
+    """Returns the ids of the corpora that something but a job or a model names."""
+
+    def __call__(self, *, is_strict: bool) -> set[str]:
+        """Return them. Raises Unavailable: a record is damaged; unless `is_strict`, it is skipped."""
+        ...
+
+
 class Retention:
     """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
 
@@ -65,13 +67,12 @@ class Retention:
         self,
         blobs: Blobs,
         jobs: Jobs,
-        alerts: Alerts,
-        batches: Batches,
         *,
         periods: RetentionPeriods,
         spool: Path | None = None,
     ) -> None:
-        self._alerts, self._batches = alerts, batches
+        self._sweeps: dict[str, Callable[[float], int]] = {}
+        self.corpus_users: list[UsedCorpora] = []
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self.on_progress: Callable[[], None] = lambda: None
         """Called while a long sweep makes progress."""
@@ -80,10 +81,14 @@ class Retention:
         self._ahead_of, self._ahead_since = float("-inf"), 0.0  # the last sweep, and when it was first seen
         self._incomplete_since: dict[str, float] = {}  # by corpus id: when a sweep first saw its text alone
 
+    def add(self, what: str, sweep: Callable[[float], int]) -> None:
+        """Have `sweep` called in each full sweep, with the time: it deletes what is due, and counts it."""
+        self._sweeps[what] = sweep
+
     def sweep(self, *, now: float | None = None) -> Counter[str]:
         """Delete what is due at `now` (Unix seconds); return counts by kind.
 
-        Raises Unavailable, and redis.exceptions.RedisError if alerts of a former model must be moved.
+        Raises Unavailable, and what the sweeps of rooms raise.
         """
         clock = time.time() if now is None else now
         is_full = not 0 <= clock - self._full_sweep_at < _HOUR_S  # in the future if the clock was set back
@@ -97,12 +102,11 @@ class Retention:
         if is_full:  # reads many records
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)
-            swept["batches"] = self._sweep_batches(now)
             swept["corpora"] = self._sweep_corpora(now)
             swept["texts of incomplete corpora"] = self._sweep_incomplete_corpora(now)
-            swept["alerts of former models"] = self._sweep_alerts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
-            swept["audit entries"] = self._sweep_audit(now)
+            for what, sweep in self._sweeps.items():
+                swept[what] = sweep(now)
             if not self._ahead_s:
                 with contextlib.suppress(StorageFull):
                     self._blobs.write(_SWEPT_PATH, json.dumps({"swept_at": now}).encode())
@@ -150,7 +154,7 @@ class Retention:
     def _needs_no_checkpoint(self, job: Job, now: float) -> bool:
         if job.status is not JobStatus.FAILED:
             return True
-        if not _is_due(job.updated_at, self._periods.failed_checkpoint_days, now):
+        if not is_due(job.updated_at, self._periods.failed_checkpoint_days, now):
             return False
         return self._is_unchanged(job)
 
@@ -195,10 +199,10 @@ class Retention:
             return 0
         corpora = Corpora(self._blobs)
 
-        def is_due(corpus: Corpus) -> bool:
-            return _is_due(corpora.uploaded_at(corpus), self._periods.corpus_days, now)
+        def is_expired(corpus: Corpus) -> bool:
+            return is_due(corpora.uploaded_at(corpus), self._periods.corpus_days, now)
 
-        due = [corpus.id for corpus in corpora.all() if is_due(corpus)]
+        due = [corpus.id for corpus in corpora.all() if is_expired(corpus)]
         count = 0
         try:
             kept = self._named_corpora() if due else set()
@@ -210,7 +214,7 @@ class Retention:
                     continue
                 with contextlib.suppress(NotFound):  # deleted by another process
                     corpus = corpora.get(corpus_id)  # perhaps it was uploaded again meanwhile
-                    if is_due(corpus):
+                    if is_expired(corpus):
                         count += corpora.delete_unless(corpus, self._is_used, names)
         except Unavailable as error:
             log.info("corpora are not swept while a record cannot be read: %s", error)
@@ -237,10 +241,8 @@ class Retention:
         named: set[str] = set()
         for card in self._cards():
             named |= {corpus for corpus in (card.corpus, card.mix and card.mix.corpus) if corpus}
-        for batch_id in self._blobs.folders("batches"):
-            with contextlib.suppress(NotFound):
-                batch = self._batches.get(batch_id)
-                named |= set() if batch.has_ended else {batch.input_file}
+        for used in self.corpus_users:
+            named |= used(is_strict=True)
         for job_id in self._blobs.folders("jobs"):
             with contextlib.suppress(NotFound):
                 named |= set(self._jobs.get(job_id).request.corpora)
@@ -249,7 +251,7 @@ class Retention:
     def _is_used(self, corpus_id: str) -> bool:
         """Return whether a job or an unfinished batch names a corpus, as far as their records can be read."""
         return any(corpus_id in job.request.corpora for job in self._jobs.all()) or any(
-            corpus_id == batch.input_file for batch in self._batches.unfinished()
+            corpus_id in used(is_strict=False) for used in self.corpus_users
         )
 
     def _sweep_jobs(self, now: float) -> int:
@@ -258,7 +260,7 @@ class Retention:
         for job in self._jobs.all():
             if not job.status.is_final:
                 continue
-            if _is_due(job.updated_at, self._periods.job_days, now) and self._is_unchanged(job):
+            if is_due(job.updated_at, self._periods.job_days, now) and self._is_unchanged(job):
                 self._blobs.delete(f"events/{job.id}.jsonl", f"openai_jobs/{job.id}.json")
                 self._blobs.delete(*self._blobs.paths(f"checkpoints/{job.id}"))
                 self._jobs.delete(job)
@@ -266,41 +268,6 @@ class Retention:
             elif now - job.updated_at > _OLD_TRANSITIONS_S:
                 self._jobs.delete_old_transitions(job)
         return count
-
-    def _sweep_batches(self, now: float) -> int:
-        """Delete ended batches that are due, and what is left of the chunks of ended ones."""
-        with_chunks = self._batches.batches_with_chunks()  # listed before the records, which are made earlier
-        batches = {batch.id: batch for batch in self._batches.all()}
-        recorded = set(self._blobs.folders("batches"))
-        for batch_id in with_chunks:
-            ended = batch_id in batches and batches[batch_id].has_ended
-            if ended or (recorded and batch_id not in recorded):
-                self._batches.delete_chunks(batch_id)
-        due = [b for b in batches.values() if b.ended_at and _is_due(b.ended_at, self._periods.job_days, now)]
-        for batch in due:
-            self._batches.delete(batch)
-        return len(due)
-
-    def _sweep_alerts(self) -> int:
-        """Delete or move the alerts and settings of models whose deletion or renaming was interrupted."""
-        models, settings = Models(self._blobs), IngestSettings(self._blobs)
-        names = self._alerts.decisions.models() | settings.models()
-        try:
-            names |= self._alerts.models()
-        except RedisError as error:
-            log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
-        return sum(follow_model(models, self._alerts, settings, name) for name in names)
-
-    def _sweep_audit(self, now: float) -> int:
-        """Delete the days (in UTC) of the audit trail whose entries are all due."""
-        if not self._periods.audit_days:
-            return 0
-        first_s = max(0.0, now - self._periods.audit_days * _DAY_S)
-        first = datetime.fromtimestamp(first_s, UTC).strftime("%Y-%m-%d")
-        days = (day for day in self._blobs.folders("audit") if day < first)
-        paths = [path for day in days for path in self._blobs.paths(f"audit/{day}")]
-        self._blobs.delete(*paths)
-        return len(paths)
 
     def _is_unchanged(self, job: Job) -> bool:
         """Return whether the job has not moved since it was listed: a failed job can be resumed."""
@@ -320,7 +287,7 @@ class Retention:
                 continue
             except (ValueError, KeyError, TypeError):  # damaged: the key cannot be used until it is deleted
                 created_at = float("-inf")
-            if created_at is not None and _is_due(created_at, self._periods.idempotency_days, now):
+            if created_at is not None and is_due(created_at, self._periods.idempotency_days, now):
                 self._blobs.delete(path)
                 count += 1
         return count
@@ -341,5 +308,6 @@ def remove_stale_uploads(spool: Path, *, now: float) -> int:
     return count
 
 
-def _is_due(since: float, days: float, now: float) -> bool:
+def is_due(since: float, days: float, now: float) -> bool:
+    """Return whether a period of `days` that began at `since` is over; one of 0 days never ends."""
     return days > 0 and now - since > days * _DAY_S

@@ -5,10 +5,11 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Response
 
-from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import needs, needs_no_key
-from nextchar.app.operations.metrics import CONTENT_TYPE
+from nextchar.app.http.services import ServicesDep
+from nextchar.app.operations.metrics import CONTENT_TYPE, Metrics
+from nextchar.app.operations.readiness import ReadinessCheck
 from nextchar.app.operations.schemas import Alive, Readiness
 
 router = APIRouter(tags=["operations"])
@@ -60,7 +61,8 @@ async def readyz(services: ServicesDep, response: Response) -> Readiness:
     The status is 503 if the storage cannot be read, and at the start until the compiled kernels are loaded.
     Without Redis or a worker jobs wait, and the response is 200 with the status `degraded`.
     """
-    report = await anyio.to_thread.run_sync(services.readiness.report, limiter=services.health_threads)
+    check = services[ReadinessCheck]
+    report = await anyio.to_thread.run_sync(check.report, limiter=check.threads)
     response.status_code = 503 if report.status == "not_ready" else 200
     return report
 
@@ -69,4 +71,4 @@ async def readyz(services: ServicesDep, response: Response) -> Readiness:
 @needs("read", is_about_all=True)
 def metrics(services: ServicesDep) -> Response:
     """Get the metrics for Prometheus."""
-    return Response(services.metrics.exposition(), media_type=CONTENT_TYPE)
+    return Response(services[Metrics].exposition(), media_type=CONTENT_TYPE)

@@ -9,18 +9,21 @@ from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.access.permissions import Access
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limited_work import Check
 from nextchar.app.http.list_schemas import Page
 from nextchar.app.http.rules import needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.models.engines import Engines
 from nextchar.app.scoring.calibration import calibrate, lines_of
 from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody
+from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
 from nextchar.app.scoring.line_input import LineParser, RawLine
 from nextchar.app.scoring.scoring import calibration_body
+from nextchar.app.scoring.work import ScoringWork
 from nextchar.models.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
@@ -40,7 +43,7 @@ async def make_calibration(
     This takes up to some minutes. Few run at a time; if too many are waiting, the response is 429.
     """
     made = await cancel_on_disconnect(
-        request, services.calibrating.run(partial(_make, services, access, model, body))
+        request, services[ScoringWork].calibrating.run(partial(_make, services, access, model, body))
     )
     set_audit_details(request, about=f"/v1/models/{model}/calibrations/{made.name}")
     return made
@@ -86,19 +89,22 @@ async def evaluate_model(
     if body.alert_labels:
         access.check_scope("read", "train", why="it uses the lines of alerts")
     work = partial(_evaluate, services, access, model, body)
-    return await cancel_on_disconnect(request, services.evaluating.run(work))
+    return await cancel_on_disconnect(request, services[ScoringWork].evaluating.run(work))
 
 
 def _make(
     services: Services, access: Access, model: str, body: CalibrateCreate, check: Check
 ) -> CalibrationBody:
-    with services.engines.use(model) as loaded:
+    with services[Engines].use(model) as loaded:
         if body.corpus is not None:
             corpus = access.get_corpus(body.corpus)
             lines: Iterable[str] = lines_of(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters, source = corpus.characters, f"corpus {corpus.id}"
         elif body.ingested:
-            recent, parser = services.ingest.recent_lines(model), LineParser(loaded.vocabulary, is_json=False)
+            recent, parser = (
+                services[EarlierLines].recent(model),
+                LineParser(loaded.vocabulary, is_json=False),
+            )
             lines = [parser.parse(RawLine(1, line)).text or "" for line in recent]  # as they were scored
             characters, source = sum(map(len, lines)), "ingested lines"
         else:
@@ -110,14 +116,14 @@ def _make(
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines
         check()  # nothing is replaced once the client has disconnected
         saved = services.calibrations.save(loaded.saved, body.name, made, source=source)
-        services.ingest.calibrated(model, loaded.saved.card.id, saved.name, on_recent=body.ingested)
+        services[EarlierLines].calibrated(model, loaded.saved.card.id, saved.name, on_recent=body.ingested)
         return calibration_body(saved)
 
 
 def _with_alerts(services: Services, access: Access, name: str, body: EvaluateCreate) -> EvaluateCreate:
     """Return the request with the lines of labeled alerts. Raises InvalidInput: there are none."""
     access.check_model(name)
-    labeled = services.alerts.labeled_lines(name)
+    labeled = services[EarlierLines].labeled_lines(name)
     if not labeled:
         raise InvalidInput(
             f"no alert of model {name} has a label; label some with POST …/alerts/{{alert}}/label",
@@ -135,7 +141,7 @@ def _with_alerts(services: Services, access: Access, name: str, body: EvaluateCr
 def _evaluate(
     services: Services, access: Access, model: str, body: EvaluateCreate, check: Check
 ) -> EvaluationBody:
-    with services.engines.use(model) as loaded:
+    with services[Engines].use(model) as loaded:
         if body.alert_labels:
             body = _with_alerts(services, access, loaded.saved.card.name, body)
         return evaluate(

@@ -19,15 +19,19 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.access.keys import Key
-from nextchar.app.http.dependencies import Services
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.gunzip import Gunzip, gunzip_of
-from nextchar.app.models.engines import Loaded
+from nextchar.app.http.services import Services
+from nextchar.app.http.streamed_body import content_type
+from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.schemas import StreamQuery
 from nextchar.app.scoring.score_stream import StreamScorer, json_line
+from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import Owner
+from nextchar.app.scoring.work import ScoringWork
 from nextchar.models.errors import DomainError
 
 log = logging.getLogger("nextchar.api")
@@ -44,11 +48,6 @@ _POLL_S = 0.5  # how often a waiting stream checks whether the server is stoppin
 def is_streamed(scope: Scope) -> bool:
     """Return whether a request's content type is one of LINE_TYPES."""
     return content_type(Headers(scope=scope)) in LINE_TYPES
-
-
-def content_type(headers: Headers) -> str:
-    """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def stream_owner(request: Request) -> Owner:
@@ -76,7 +75,7 @@ class ScoreStreamResponse(Response):
         """Load the model and its calibration. Raises DomainError."""
         self._gunzip = gunzip_of(self._encoding)
         services = self._services
-        loaded = await services.engines.acquire_async(self._model)
+        loaded = await services[Engines].acquire_async(self._model)
 
         def make() -> StreamScorer:
             return StreamScorer(
@@ -84,14 +83,14 @@ class ScoreStreamResponse(Response):
                 services.calibrations.find(loaded.saved, self._query.calibration),
                 self._query,
                 self._check,
-                alerts=services.alerts,
+                earlier=services[EarlierLines],
                 is_json=self._is_json,
             )
 
         try:
-            self._scorer = await anyio.to_thread.run_sync(make, limiter=services.score_threads)
+            self._scorer = await anyio.to_thread.run_sync(make, limiter=services[ScoringWork].short)
         except BaseException:
-            services.engines.release(loaded)
+            services[Engines].release(loaded)
             raise
         self._loaded = loaded
 
@@ -124,7 +123,7 @@ class ScoreStreamResponse(Response):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            self._services.engines.release(self._loaded)
+            self._services[Engines].release(self._loaded)
 
     async def _score_all(self, body: "BodyBuffer", send: Send) -> None:
         # Expected characters are a hundred times as long as the lines, so their batches are smaller.
@@ -145,10 +144,12 @@ class ScoreStreamResponse(Response):
         assert loaded is not None, "not opened"
         work = partial(self._scorer.score, data, is_last=is_last)
         # A few new lines do not wait for the large batches of other streams.
-        threads = services.score_threads if len(data) <= _SHORT_BATCH_BYTES else services.line_threads
+        threads = (
+            services[ScoringWork].short if len(data) <= _SHORT_BATCH_BYTES else services[ScoringWork].lines
+        )
         if stream_id is None:
             return await anyio.to_thread.run_sync(work, limiter=threads)
-        locked = services.stream_locks.hold(
+        locked = services[StreamLocks].hold(
             loaded.reference,
             stream_id,
             size=loaded.engine.state_size,

@@ -13,14 +13,15 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response
 
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limited_work import Check
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
-from nextchar.app.logs.alerts.occurrences import occurrences_of
-from nextchar.app.models.engines import Loaded
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed, stream_owner
+from nextchar.app.scoring.occurrences import occurrences_of
 from nextchar.app.scoring.schemas import (
     EXAMPLE_STREAM,
     LineScore,
@@ -35,7 +36,9 @@ from nextchar.app.scoring.scoring import (
     calibration_body,
     is_unusual,
 )
-from nextchar.app.scoring.streams import StreamLock
+from nextchar.app.scoring.stream_locks import StreamLocks
+from nextchar.app.scoring.streams import StreamLock, Streams
+from nextchar.app.scoring.work import ScoringWork
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.runtime.session import no_check
@@ -84,15 +87,15 @@ class _StreamedRoute(DocumentRoute):
 @needs("complete", body=_LINES)
 async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
     """Get the surprisal in bits of each character of a text or of lines, and which lines are anomalous."""
-    loaded = await services.engines.acquire_async(model)
+    loaded = await services[Engines].acquire_async(model)
     try:
         if _is_short(body) and not body.stream_id:
             short = partial(_score, services, loaded, body)
-            content = await anyio.to_thread.run_sync(short, limiter=services.score_threads)
+            content = await anyio.to_thread.run_sync(short, limiter=services[ScoringWork].short)
         else:
             content = await cancel_on_disconnect(request, _score_long(services, request, loaded, body))
     finally:
-        services.engines.release(loaded)
+        services[Engines].release(loaded)
     return Response(content, media_type="application/json")
 
 
@@ -124,7 +127,7 @@ router.routes.insert(
 @needs("complete")
 def forget_stream(services: ServicesDep, request: Request, model: str, stream_id: str) -> None:
     """Delete the stored position of a stream; its next call starts from the beginning."""
-    services.streams.forget(model, stream_id, owner=stream_owner(request))
+    services[Streams].forget(model, stream_id, owner=stream_owner(request))
 
 
 def _is_short(body: ScoreCreate) -> bool:
@@ -138,8 +141,8 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     """Score a long request, or one in a stored stream once it has the stream's lock."""
     work = partial(_score, services, loaded, body)
     if not body.stream_id:
-        return await services.long_scores.run(lambda check: work(check=check))
-    locked = services.stream_locks.hold(
+        return await services[ScoringWork].long.run(lambda check: work(check=check))
+    locked = services[StreamLocks].hold(
         loaded.reference,
         body.stream_id,
         size=loaded.engine.state_size,
@@ -148,8 +151,10 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     )
     async with locked as turn:
         if _is_short(body):
-            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=services.score_threads)
-        return await services.long_scores.run(lambda check: work(turn=turn, check=check))
+            return await anyio.to_thread.run_sync(
+                partial(work, turn=turn), limiter=services[ScoringWork].short
+            )
+        return await services[ScoringWork].long.run(lambda check: work(turn=turn, check=check))
 
 
 def _score(
@@ -161,7 +166,7 @@ def _score(
     turn: StreamLock | None = None,
 ) -> bytes:
     """Return the response as JSON. The request may end before this thread, so it retains the model itself."""
-    with services.engines.use_again(loaded):
+    with services[Engines].use_again(loaded):
         calibration = services.calibrations.find(loaded.saved, body.calibration)
         scorer = CalibratedScorer(
             loaded,
@@ -170,7 +175,7 @@ def _score(
                 body.detail, body.expected, body.false_alarms, explain=body.explain, repeats=body.repeats
             ),
             check,
-            partial(services.alerts.labels, loaded.saved.card.name),
+            partial(services[EarlierLines].labels, loaded.saved.card.name),
         )
         if body.text is not None:
             return _score_text(scorer, body.text)
@@ -198,7 +203,7 @@ def _score_lines(
             flagged.append((line, score))
         written.append(_line_json(scorer, line, scorer.without_repeat(score, line)))
     if body.alerts:
-        services.alerts.record(occurrences_of(scorer, flagged, source=body.source))
+        services[EarlierLines].record(occurrences_of(scorer, flagged, source=body.source))
     response = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
     return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})
 

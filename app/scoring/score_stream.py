@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 from nextchar.app.http.limited_work import Check
-from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.occurrences import occurrences_of
 from nextchar.app.models.engines import Loaded
+from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.line_input import InputLine, LineParser, LineSplitter, RawLine
+from nextchar.app.scoring.occurrences import occurrences_of
 from nextchar.app.scoring.schemas import LineScore, StreamBody, StreamQuery
 from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from nextchar.app.scoring.streams import StreamLock
@@ -42,7 +42,7 @@ class StreamScorer:
         calibration: the one to compare with, if any.
         query: what is requested.
         check: called between pieces of work.
-        alerts: where labels are found and flagged lines are recorded; None: nowhere.
+        earlier: where labels are found and flagged lines are recorded; None: nowhere.
         is_json: whether the lines are JSON.
         file: if the lines are of a file, its name, which is in each record instead of the line's number.
 
@@ -57,7 +57,7 @@ class StreamScorer:
         query: StreamQuery,
         check: Check,
         *,
-        alerts: Alerts | None = None,
+        earlier: EarlierLines | None = None,
         is_json: bool = False,
         file: str | None = None,
     ) -> None:
@@ -69,9 +69,9 @@ class StreamScorer:
             explain=query.explain,
             repeats=query.repeats,
         )
-        labels = partial(alerts.labels, loaded.saved.card.name) if alerts else dict
+        labels = partial(earlier.labels, loaded.saved.card.name) if earlier else dict
         self._scorer = CalibratedScorer(loaded, calibration, options, check, labels)
-        self._alerts = alerts
+        self._earlier = earlier
         self._query = query
         self._file = file
         self._splitter = LineSplitter()
@@ -172,8 +172,8 @@ class StreamScorer:
         self._cached_bytes += needed_bytes
 
     def _record_alerts(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
-        if self._query.alerts and self._alerts:
-            self._alerts.record(occurrences_of(self._scorer, scored, source=self._query.source))
+        if self._query.alerts and self._earlier:
+            self._earlier.record(occurrences_of(self._scorer, scored, source=self._query.source))
 
     def _read_stream(self, texts: list[str], turn: StreamLock | None) -> list[LineReading]:
         if turn is None:

@@ -9,17 +9,21 @@ import anyio
 import httpx
 import pytest
 
-from nextchar.app.composition import build_services
 from nextchar.app.http import connections
 from nextchar.app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.fair_threads import CALLS_PER_CLIENT
 from nextchar.app.http.limited_work import LimitedWork
 from nextchar.app.http.rules import Rules
+from nextchar.app.logs.ingest.acceptance import IngestThreads
 from nextchar.app.main import create_app
+from nextchar.app.models.engines import Engines
 from nextchar.app.openai import batch_requests
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
+from nextchar.app.operations.readiness import ReadinessCheck
+from nextchar.app.rooms import ROOMS, open_rooms
 from nextchar.app.scoring import score_stream
+from nextchar.app.scoring.work import ScoringWork
 from nextchar.app.settings import ApiSettings
 from nextchar.models.anomaly import calibration_format
 from nextchar.models.errors import Busy
@@ -60,24 +64,26 @@ def test_every_call_has_its_row_with_the_size_of_its_body_and_its_pool(app: Any)
 
 
 def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
-    services = build_services(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+    services = open_rooms(ROOMS, settings, stopping=threading.Event())
     stated = rows("Pools")
-    works = [one for one in vars(services).values() if isinstance(one, LimitedWork)]
+    scoring, ingest = services[ScoringWork], services[IngestThreads]
+    parts = [*services.parts(), *vars(scoring).values()]
+    works = [one for one in parts if isinstance(one, LimitedWork)]
     assert len(works) == 5
     for work in works:
         assert stated[work._name][:2] == [str(work.running), f"{work.waiting} per client"], work._name
         work.close()
     numbers = [int(n) for n in re.findall(r"\d+", stated["scores"][0])]
-    assert numbers == [services.score_threads.total_tokens, services.line_threads.total_tokens]
+    assert numbers == [scoring.short.total_tokens, scoring.lines.total_tokens]
     numbers = [int(n) for n in re.findall(r"\d+", stated["ingest"][0])]
-    assert numbers == [services.parse_threads.total_tokens, services.ingest_threads.total_tokens]
+    assert numbers == [ingest.parsing.total_tokens, ingest.accepting.total_tokens]
     assert stated["parsing JSON bodies over 256 KiB"][0] == str(services.document_threads.total_tokens)
     assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
     assert stated["events of streams"][0].startswith(f"{services.feed_threads.total_tokens} reading")
     numbers = [int(n) for n in re.findall(r"\d+", stated["records"][0])]
     assert numbers == [anyio.run(_default_threads), CALLS_PER_CLIENT]
-    assert stated["health"][0] == str(services.health_threads.total_tokens)
-    services.engines.close()
+    assert stated["health"][0] == str(services[ReadinessCheck].threads.total_tokens)
+    services[Engines].close()
 
 
 async def _default_threads() -> float:

@@ -21,8 +21,8 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nextchar.app import main
-from nextchar.app.composition import build_services
 from nextchar.app.main import create_app
+from nextchar.app.rooms import ROOMS, open_rooms
 from nextchar.app.settings import ApiSettings
 from nextchar.launcher.ports import free_port
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
@@ -340,7 +340,7 @@ def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url
         (spool / name).write_text("x")
     os.utime(spool / "upload-old", (0, 0))
     settings = ApiSettings(data_dir=tmp_path, redis_url=redis_url)
-    build_services(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+    open_rooms(ROOMS, settings, stopping=threading.Event())
     assert [path.name for path in spool.iterdir()] == ["upload-new"]
 
 
@@ -349,7 +349,7 @@ def test_a_redis_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
         silent.bind(str(tmp_path / "redis"))
         silent.listen()
         settings = ApiSettings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/redis")
-        services = build_services(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+        services = open_rooms(ROOMS, settings, stopping=threading.Event())
         with pytest.raises(RedisTimeoutError):
             services.redis.ping()
         services.redis.close()

@@ -10,16 +10,13 @@ import httpx
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.openai.batches import Batches
-from nextchar.app.operations.backup import FOLDERS
-from nextchar.app.operations.retention import Retention
+from nextchar.app.backup import FOLDERS
 from nextchar.app.settings import ApiSettings
-from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.operations.test_retention import PERIODS
 from tests.app.service import serving_real
+from tests.app.sweeping import retention_of
 
 _FIXTURE = Path(__file__).parents[1] / "fixtures/installation.tar.gz"
 
@@ -108,12 +105,6 @@ def test_it_is_backed_up_and_swept_as_a_whole(settings: ApiSettings) -> None:
     assert folders <= set(FOLDERS)
     redis = Redis.from_url(settings.redis_url, decode_responses=True)
     periods = replace(PERIODS, corpus_days=1e-9)
-    swept = Retention(
-        blobs,
-        Jobs(blobs),
-        Alerts(redis, blobs),
-        Batches(blobs, redis),
-        periods=periods,
-    ).sweep()
+    swept = retention_of(blobs, redis, periods).sweep()
     assert swept["corpora"] == 1, "the bytes, which no job names"
     redis.close()

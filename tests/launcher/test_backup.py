@@ -13,7 +13,7 @@ import httpx
 import pytest
 from redis import Redis
 
-import nextchar.app.operations.backup
+import nextchar.app.backup
 import nextchar.launcher.backup
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
@@ -88,13 +88,13 @@ def test_large_objects_are_spooled_in_the_data_folder(
     open_blobs((tmp_path / "old" / "store").as_uri()).write("corpora/one", b"text")
     for command, name in (("back_up", "old"), ("restore", "new")):
         monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / name))
-        done = getattr(nextchar.app.operations.backup, command)
+        done = getattr(nextchar.app.backup, command)
 
         def noting(*arguments: Any, done: Callable[..., Any] = done) -> Any:
             folders.append(tempfile.gettempdir())
             return done(*arguments)
 
-        monkeypatch.setattr(nextchar.app.operations.backup, command, noting)
+        monkeypatch.setattr(nextchar.app.backup, command, noting)
         nextchar.launcher.backup.main([command.replace("_", ""), str(tmp_path / "backup.tar")])
     assert folders == [str(tmp_path / "old/spool"), str(tmp_path / "new/spool")]
 
@@ -141,11 +141,11 @@ def test_the_embedded_valkey_has_the_memory_of_the_settings(
 ) -> None:
     limits = []
 
-    def note_limit(_blobs: Blobs, redis: Redis, _file: IO[bytes]) -> nextchar.app.operations.backup.Totals:
+    def note_limit(_blobs: Blobs, redis: Redis, _file: IO[bytes]) -> nextchar.app.backup.Totals:
         limits.append(redis.config_get("maxmemory"))
-        return nextchar.app.operations.backup.Totals()
+        return nextchar.app.backup.Totals()
 
-    monkeypatch.setattr(nextchar.app.operations.backup, "restore", note_limit)
+    monkeypatch.setattr(nextchar.app.backup, "restore", note_limit)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))

@@ -39,7 +39,7 @@ GROUPS = {
         "app/access/permissions.py",
         "app/operations/bounded_read.py",
         "app/access/concurrency_limits.py",
-        "app/operations/disk_watermark.py",
+        "app/http/disk_watermark.py",
         "app/http/limited_work.py",
         "app/access/rate_limits.py",
     ),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from nextchar.app.backup import FOLDERS
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
@@ -22,7 +23,6 @@ from nextchar.app.logs.ingest.settings import IngestSettings
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.app.logs.notifications.targets import NotificationTargets
 from nextchar.app.openai.batches import Batches, BatchStatus
-from nextchar.app.operations.backup import FOLDERS
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora

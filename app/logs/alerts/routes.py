@@ -9,12 +9,12 @@ from redis.exceptions import RedisError
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
-from nextchar.app.logs.alerts.alerts import Alert, AlertState
+from nextchar.app.http.services import ServicesDep
+from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState
 from nextchar.app.logs.alerts.bodies import alert_body, export_csv, export_json, suppression_body
 from nextchar.app.logs.alerts.schemas import (
     AlertBody,
@@ -57,7 +57,7 @@ def list_alerts(
     name = access.model_name(model)
     found = [
         alert
-        for alert in services.alerts.all(name)
+        for alert in services[Alerts].all(name)
         if (state is None or alert.state == state)
         and (severity is None or SEVERITIES.index(alert.severity) >= SEVERITIES.index(severity))
         and (label is None or (alert.label or "none") == label)
@@ -66,7 +66,7 @@ def list_alerts(
     ]
     page, has_more = paginate(found, lambda alert: alert.id, after=after, limit=limit)
     return AlertPage(
-        data=list(map(alert_body, page)), has_more=has_more, evicted=services.alerts.evictions().get(name, 0)
+        data=list(map(alert_body, page)), has_more=has_more, evicted=services[Alerts].evictions().get(name, 0)
     )
 
 
@@ -86,11 +86,11 @@ def export_alerts(
     """Get all alerts with their acknowledgements and labels; the JSON format also has the suppressions."""
     name = access.model_name(model)
     set_audit_details(request, about=f"/v1/models/{name}/alerts/export")
-    alerts = services.alerts.all(name)
+    alerts = services[Alerts].all(name)
     if format == "csv":
         content, media_type = export_csv(alerts), "text/csv; charset=utf-8"
     else:
-        suppressions = services.alerts.decisions.suppressions(name)
+        suppressions = services[Alerts].decisions.suppressions(name)
         content, media_type = export_json(name, alerts, suppressions), "application/json"
     disposition = f'attachment; filename="{name}-alerts.{format}"'
     return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
@@ -100,7 +100,7 @@ def export_alerts(
 @needs("read", "train")
 def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Get an alert."""
-    return alert_body(services.alerts.get(access.model_name(model), alert))
+    return alert_body(services[Alerts].get(access.model_name(model), alert))
 
 
 @router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
@@ -108,7 +108,7 @@ def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) 
 def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Acknowledge an alert: mark it as being handled."""
     name = access.model_name(model)
-    return alert_body(services.alerts.acknowledge(name, alert, by=access.key_name))
+    return alert_body(services[Alerts].acknowledge(name, alert, by=access.key_name))
 
 
 @router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
@@ -118,7 +118,7 @@ def label_alert(
 ) -> AlertBody:
     """Label an alert as normal or as an incident. `normal` lowers the score of its lines from now on."""
     name = access.model_name(model)
-    return alert_body(services.alerts.label(name, alert, body.label, by=access.key_name))
+    return alert_body(services[Alerts].label(name, alert, body.label, by=access.key_name))
 
 
 @router.post(
@@ -132,7 +132,7 @@ def suppress_alert(
 ) -> SuppressionBody:
     """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
     name = access.model_name(model)
-    made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
+    made = services[Alerts].suppress(name, alert, until=body.until, by=access.key_name)
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 
@@ -143,7 +143,7 @@ def list_suppressions(
     services: ServicesDep, access: AccessDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[SuppressionBody]:
     """List a model's suppressions, newest first, with those that have ended."""
-    found = services.alerts.decisions.suppressions(access.model_name(model))
+    found = services[Alerts].decisions.suppressions(access.model_name(model))
     page, has_more = paginate(found, lambda suppression: suppression.id, after=after, limit=limit)
     return Page(data=list(map(suppression_body, page)), has_more=has_more)
 
@@ -155,7 +155,7 @@ def create_suppression(
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
-    made = services.alerts.decisions.suppress(
+    made = services[Alerts].decisions.suppress(
         name,
         template=body.template,
         span=body.span,
@@ -165,7 +165,7 @@ def create_suppression(
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []
     with suppress(RedisError):  # it is made, with or without a warning
-        alerts = services.alerts.all(name)
+        alerts = services[Alerts].all(name)
     return suppression_body(made, alerts)
 
 
@@ -173,4 +173,4 @@ def create_suppression(
 @needs("train")
 def delete_suppression(services: ServicesDep, access: AccessDep, model: str, suppression: str) -> None:
     """End a suppression."""
-    services.alerts.decisions.delete_suppression(access.model_name(model), suppression)
+    services[Alerts].decisions.delete_suppression(access.model_name(model), suppression)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import anyio
 from redis.exceptions import RedisError
 
 from nextchar.app.http.gunzip import Gunzip
@@ -29,8 +30,19 @@ from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations, Rolling
 from nextchar.store.models import Models
 
+_PARSE_THREADS = 2
+_ACCEPT_THREADS = 16
+
 MAX_CHANGES = 100
 """Changes of the settings that a response describes."""
+
+
+class IngestThreads:
+    """Threads for parsing the requests of log agents, which takes memory, and for accepting their lines."""
+
+    def __init__(self) -> None:
+        self.parsing = anyio.CapacityLimiter(_PARSE_THREADS)
+        self.accepting = anyio.CapacityLimiter(_ACCEPT_THREADS)  # wait for the disk
 
 
 @dataclass(frozen=True)

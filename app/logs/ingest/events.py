@@ -2,7 +2,7 @@
 
 from redis.exceptions import RedisError
 
-from nextchar.app.http.event_feeds import NewEvents, Numbered
+from nextchar.app.http.event_feeds import Feeds, NewEvents, Numbered
 from nextchar.app.logs.ingest.flagged_lines import FlaggedLines
 
 _MAX_POLLED = 500
@@ -31,3 +31,7 @@ class FlaggedSource:
         if not events and self.last_number() < after:
             raise RedisError("the flagged lines are lost, and their numbers start again")
         return NewEvents(events)
+
+
+class FlaggedFeeds(Feeds):
+    """The flagged lines of models that are followed."""

@@ -23,7 +23,6 @@ from redis.exceptions import RedisError
 
 from nextchar.app.http.limited_work import Check
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.occurrences import occurrence_of
 from nextchar.app.logs.alerts.recording import StreamEntries
 from nextchar.app.logs.ingest.keys import lines_key
 from nextchar.app.logs.ingest.recalibration import Recalibration
@@ -33,6 +32,7 @@ from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.logs.ingest.time_shares import TimeShares
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.line_input import MAX_LINE_BYTES, LineParser, RawLine
+from nextchar.app.scoring.occurrences import occurrence_of
 from nextchar.app.scoring.schemas import LineScore
 from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from nextchar.models.anomaly.alerts import Occurrence

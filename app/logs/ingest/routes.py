@@ -20,7 +20,7 @@ from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.access.permissions import Access
 from nextchar.app.errors import Forbidden, UnsupportedMedia
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep, client_of
+from nextchar.app.http.dependencies import client_of
 from nextchar.app.http.errors import error_response, error_responses, status_and_body
 from nextchar.app.http.event_feeds import Numbered
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -28,9 +28,20 @@ from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.gunzip import Gunzip, gunzip_of
 from nextchar.app.http.list_schemas import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.http.rules import Body, needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.streamed_body import content_type
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
-from nextchar.app.logs.ingest.acceptance import Sender, check_any_line, decompressed, ingest_body, messages_of
+from nextchar.app.logs.ingest.acceptance import (
+    Ingest,
+    IngestThreads,
+    Sender,
+    check_any_line,
+    decompressed,
+    ingest_body,
+    messages_of,
+)
+from nextchar.app.logs.ingest.events import FlaggedFeeds
 from nextchar.app.logs.ingest.lines import ParsedLines
 from nextchar.app.logs.ingest.schemas import (
     EXAMPLE_FLAGGED,
@@ -43,7 +54,6 @@ from nextchar.app.logs.ingest.schemas import (
     IngestStatusBody,
     OtlpQuery,
 )
-from nextchar.app.scoring.line_streams import content_type
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
 
 _LINES = Body(ingest_lines.MAX_BODY_BYTES)
@@ -136,9 +146,9 @@ async def ingest_lines_of_agent(
     media_type, data = content_type(request.headers), await request.body()
     sender = Sender(client_of(request), idempotency_key)
     parse = partial(_parse, services, model, data, gunzip, media_type, query)
-    body, parsed = await anyio.to_thread.run_sync(parse, limiter=services.parse_threads)
-    accept = partial(services.ingest.accept, {model: parsed}, sender.request(body, model, query))
-    accepted = await anyio.to_thread.run_sync(accept, limiter=services.ingest_threads)
+    body, parsed = await anyio.to_thread.run_sync(parse, limiter=services[IngestThreads].parsing)
+    accept = partial(services[Ingest].accept, {model: parsed}, sender.request(body, model, query))
+    accepted = await anyio.to_thread.run_sync(accept, limiter=services[IngestThreads].accepting)
     return ingest_body(model, parsed, accepted)
 
 
@@ -146,14 +156,14 @@ async def ingest_lines_of_agent(
 @needs("read")
 def get_ingest(services: ServicesDep, model: str) -> IngestStatusBody:
     """Get how many lines wait, for how long, and how many were scored and flagged."""
-    return services.ingest.status(model)
+    return services[Ingest].status(model)
 
 
 @router.get("/v1/models/{model}/ingest/settings", responses=error_responses(404, 422, 503))
 @needs("read")
 def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) -> IngestSettingsBody:
     """Get a model's settings for ingested lines, with their history."""
-    return services.ingest.settings_of(access.model_name(model))
+    return services[Ingest].settings_of(access.model_name(model))
 
 
 @router.put(
@@ -166,16 +176,16 @@ def change_ingest_settings(
 ) -> IngestSettingsBody:
     """Change a model's settings for ingested lines, including lines that wait."""
     name = access.model_name(model)
-    services.ingest.settings.change(name, body.recalibrate, by=access.key_name)
+    services[Ingest].settings.change(name, body.recalibrate, by=access.key_name)
     set_audit_details(request, about=f"/v1/models/{name}/ingest/settings", to=body.recalibrate)
-    return services.ingest.settings_of(name)
+    return services[Ingest].settings_of(name)
 
 
 @router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
 @needs("admin")
 def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
     """Delete the waiting lines, and the flagged ones that live views show."""
-    return IngestDropped(model=model, dropped=services.ingest.drop(model))
+    return IngestDropped(model=model, dropped=services[Ingest].drop(model))
 
 
 @router.get(
@@ -200,11 +210,11 @@ async def get_flagged_lines(
     last_event_id: LastEventId = None,
 ) -> Response | Page[FlaggedLine]:
     """Get the newest flagged lines, as a list; or follow them as a stream."""
-    await run_in_thread(services.ingest.check_known, model)
+    await run_in_thread(services[Ingest].check_known, model)
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(_flagged_lines(services, model, after))
-    read = partial(services.ingest.streams.flagged.read, model, after=after or 0, limit=limit + 1)
+    read = partial(services[Ingest].streams.flagged.read, model, after=after or 0, limit=limit + 1)
     found = await run_in_thread(read)
     lines = [FlaggedLine(id=number, **event) for number, event in found]
     return Page(data=lines[:limit], has_more=len(lines) > limit)
@@ -239,10 +249,10 @@ async def export_logs(
         sender = Sender(client_of(request), idempotency_key)
         default_model = query.model or x_nextchar_model
         parse = partial(_parse_otlp, services, access, data, gunzip, media_type, query, default_model)
-        parsed = await anyio.to_thread.run_sync(parse, limiter=services.parse_threads)
+        parsed = await anyio.to_thread.run_sync(parse, limiter=services[IngestThreads].parsing)
         if parsed.lines:
-            accept = partial(services.ingest.accept, parsed.lines, sender.request(parsed.body, "", query))
-            await anyio.to_thread.run_sync(accept, limiter=services.ingest_threads)
+            accept = partial(services[Ingest].accept, parsed.lines, sender.request(parsed.body, "", query))
+            await anyio.to_thread.run_sync(accept, limiter=services[IngestThreads].accepting)
         content = otlp_logs.response_of(parsed.rejected, parsed.message, media_type)
     except (DomainError, RedisError) as error:
         if media_type != otlp_logs.PROTOBUF:
@@ -255,7 +265,7 @@ async def export_logs(
 
 
 async def _flagged_lines(services: Services, model: str, after: int | None) -> Events:
-    following: AsyncGenerator[Numbered, None] = services.flagged_feeds.follow(
+    following: AsyncGenerator[Numbered, None] = services[FlaggedFeeds].follow(
         model, after=after, restarts=True
     )
     async with contextlib.aclosing(following) as events:
@@ -272,7 +282,7 @@ def _parse(
     query: IngestQuery,
 ) -> tuple[bytes, ParsedLines]:
     """Return the decompressed body and its lines, for a model that can flag them."""
-    services.ingest.check(model, query)
+    services[Ingest].check(model, query)
     body = decompressed(data, gunzip)
     parsed = ingest_lines.parse_lines(body, media_type, query)
     check_any_line(parsed)
@@ -319,7 +329,7 @@ def _parse_otlp(
     for model in list(lines):
         try:
             access.check_model(model)
-            services.ingest.check(model, query)
+            services[Ingest].check(model, query)
         except (Forbidden, InvalidInput, NotFound) as error:  # the others may pass: the agent sends again
             if len(found.by_model) == 1:
                 raise

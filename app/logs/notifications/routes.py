@@ -9,15 +9,18 @@ from fastapi import APIRouter, Depends, Request
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import Services, ServicesDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
 from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.logs.configuration import LogSettings
+from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbound import check_target
+from nextchar.app.logs.notifications.outbox import Outbox
 from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
-from nextchar.app.logs.notifications.targets import NotificationTarget
+from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets
 
 
 async def _check_is_unlimited(access: AccessDep) -> None:
@@ -38,8 +41,8 @@ _ERRORS = error_responses(404, 422, 503)
 @needs("admin", body=SMALL_JSON)
 async def create_target(request: Request, services: ServicesDep, body: TargetCreate) -> TargetBody:
     """Create a target to which alerts or other events are reported. Only this response has its secret."""
-    await check_target(body.url, allow_private=services.settings.allow_private_targets)
-    made = await run_in_thread(services.notification_targets.create, **body.model_dump())
+    await check_target(body.url, allow_private=services.settings_of(LogSettings).allow_private_targets)
+    made = await run_in_thread(services[NotificationTargets].create, **body.model_dump())
     set_audit_details(request, about=f"/v1/notification_targets/{made.id}")
     return await run_in_thread(_target_body, services, made, secret=made.secret)
 
@@ -50,7 +53,7 @@ def list_targets(
     services: ServicesDep, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[TargetBody]:
     """List the notification targets, newest first; those of the service's settings last."""
-    targets = services.notification_targets.all()
+    targets = services[NotificationTargets].all()
     page, has_more = paginate(targets, lambda target: target.id, after=after, limit=limit)
     return Page(data=[_target_body(services, target) for target in page], has_more=has_more)
 
@@ -59,24 +62,24 @@ def list_targets(
 @needs("admin")
 def get_target(services: ServicesDep, target: str) -> TargetBody:
     """Get a notification target, with its last success and error and the number of waiting messages."""
-    return _target_body(services, services.notification_targets.get(target))
+    return _target_body(services, services[NotificationTargets].get(target))
 
 
 @router.delete("/{target}", status_code=204, responses=_ERRORS)
 @needs("admin")
 def delete_target(services: ServicesDep, target: str) -> None:
     """Delete a notification target and the messages that wait for it."""
-    services.notification_targets.delete(target)
-    services.outbox.forget(target)
+    services[NotificationTargets].delete(target)
+    services[Outbox].forget(target)
 
 
 @router.post("/{target}/test", responses=_ERRORS)
 @needs("admin", body=SMALL_JSON)
 async def test_target(services: ServicesDep, target: str) -> TargetTestBody:
     """Send a signed test message now, once, and get the target's response."""
-    found = await run_in_thread(services.notification_targets.get, target)
+    found = await run_in_thread(services[NotificationTargets].get, target)
     started = time.monotonic()
-    outcome = await services.notifier.send_test(found)
+    outcome = await services[Notifier].send_test(found)
     seconds = round(time.monotonic() - started, 3)
     return TargetTestBody(delivered=outcome.error is None, seconds=seconds, **asdict(outcome))
 
@@ -91,8 +94,8 @@ def list_deliveries(
     limit: Limit = DEFAULT_LIMIT,
 ) -> Page[DeliveryBody]:
     """List the messages to a webhook that were given up, newest first, or those that wait."""
-    found = services.notification_targets.get(target)
-    listed = services.outbox.dead if status == "dead" else services.outbox.waiting
+    found = services[NotificationTargets].get(target)
+    listed = services[Outbox].dead if status == "dead" else services[Outbox].waiting
     page, has_more = paginate(listed(found.id), lambda delivery: delivery.id, after=after, limit=limit)
     return Page(data=[DeliveryBody(status=status, **asdict(one)) for one in page], has_more=has_more)
 
@@ -101,8 +104,8 @@ def list_deliveries(
 @needs("admin", body=SMALL_JSON)
 def replay_delivery(services: ServicesDep, target: str, delivery: str) -> DeliveryBody:
     """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
-    found = services.notification_targets.get(target)
-    return DeliveryBody(status="waiting", **asdict(services.outbox.replay(found.id, delivery)))
+    found = services[NotificationTargets].get(target)
+    return DeliveryBody(status="waiting", **asdict(services[Outbox].replay(found.id, delivery)))
 
 
 def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:
@@ -110,5 +113,5 @@ def _target_body(services: Services, target: NotificationTarget, *, secret: str 
         **target.model_dump(exclude={"is_trusted", "secret"}),
         is_setting=target.is_trusted,
         secret=secret,
-        **asdict(services.outbox.health(target.id)),
+        **asdict(services[Outbox].health(target.id)),
     )

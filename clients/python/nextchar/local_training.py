@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from nextchar.app.core_settings import default_training_memory_bytes
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
-from nextchar.app.settings import default_training_memory_bytes
 from nextchar.local import CACHE_FOLDER, Model
 from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels.compile_cache import (

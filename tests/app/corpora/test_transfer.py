@@ -17,8 +17,9 @@ from starlette.types import Message
 
 from nextchar.app.corpora.archives import ZipArchive
 from nextchar.app.corpora.distinct_lines import DistinctLines
-from nextchar.app.corpora.transfer import RequestBody, _feed, _HeaderDecoder, _Sink
+from nextchar.app.corpora.transfer import _feed, _HeaderDecoder, _Sink
 from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.http.streamed_body import StreamedBody
 from nextchar.app.operations.retention import remove_stale_uploads
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.store.corpora import Corpora
@@ -78,7 +79,7 @@ def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disco
         return Request({"type": "http", "headers": [(b"content-length", b"5")]}, receive)
 
     async def read(max_bytes: int = 1_800_001) -> list[int]:
-        body = RequestBody(request())
+        body = StreamedBody(request())
         return [len(piece) async for piece in body.pieces(max_bytes, TooLarge("too large"))]
 
     messages.append({"type": "http.request", "body": b"y", "more_body": False})
@@ -113,7 +114,7 @@ def test_upload_ends_once_its_client_has_disconnected(tmp_path: Path, is_complet
         return messages.pop() if messages else {"type": "http.disconnect"}
 
     async def upload() -> None:
-        body = RequestBody(Request({"type": "http", "headers": []}, receive))
+        body = StreamedBody(Request({"type": "http", "headers": []}, receive))
         with Upload(tmp_path, limit_bytes=10**6) as text, contextlib.closing(body):
             sink = _Sink(text, None, None, limit_bytes=10**6, check=body.check)
             await _feed(sink, body, _Bomb())

@@ -9,11 +9,20 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.http.incoming_body import SMALL_BYTES, BodyMemory
-from nextchar.app.http.middleware import BodyLimit, RequestId, RequestMetrics
+from nextchar.app.http.middleware import BodyLimit, RequestId
 from nextchar.app.http.rules import JSON, MAX_JSON_BYTES, STREAMED, Body, Rule
+from nextchar.app.operations.metrics import Metrics, RequestMetrics
 
 SMALL = Body(10)
 LINES = Body(MAX_JSON_BYTES, is_endless=lambda scope: scope["is_lines"])
+
+
+class FakeServices(dict[type, Any]):
+    settings = SimpleNamespace(body_timeout_s=5)
+
+    def __init__(self, metrics: Any) -> None:
+        super().__init__({Metrics: metrics})
+        self.body_memory = BodyMemory(limit_bytes=1 << 20)
 
 
 class Counted:
@@ -52,11 +61,7 @@ def call(
     app: Any, body: Sequence[bytes] = (), *, expected: Body = JSON, **scope: Any
 ) -> tuple[int, dict[str, str], bytes]:
     """Return the status, headers and body of an answer."""
-    services = SimpleNamespace(
-        settings=SimpleNamespace(body_timeout_s=5),
-        body_memory=BodyMemory(limit_bytes=1 << 20),
-        metrics=scope.pop("metrics", None),
-    )
+    services = FakeServices(scope.pop("metrics", None))
     sent: list[Message] = []
     pieces = list(body)
 

@@ -9,10 +9,15 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.access.rate_limits import RateLimits
+from nextchar.app.jobs.training_metrics import TrainingCollector
+from nextchar.app.logs.metrics import AlertCollector, IngestCollector
 from nextchar.app.logs.notifications.outbox import Health
+from nextchar.app.models.engine_metrics import EngineCollector
 from nextchar.app.models.engines import Engines
+from nextchar.app.models.room import damaged_records
+from nextchar.app.openai.batch_metrics import BatchCollector
 from nextchar.app.openai.batches import Batch, BatchStatus
-from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.metrics import Gauges, Metrics, ServiceCollector
 from nextchar.models.errors import Unavailable
 from nextchar.store.background import LoopStatus
 from nextchar.store.jobs import JobStatus
@@ -56,24 +61,21 @@ BATCH = Batch(
 
 def made(**parts: Any) -> Metrics:
     """The metrics of parts that each have one of everything."""
-    loop = LoopStatus("retention", 300.0, 1.5, 2.5, {"OSError": 3})
+    loop = LoopStatus("retention", "expired data is not deleted", 300.0, 1.5, 2.5, {"OSError": 3})
     ingested = SimpleNamespace(counts={"scored": 4}, waiting=3, bytes=200, oldest_age_s=1.5)
     engines = Engines(Models(open_blobs("memory:///")), raising(AssertionError()), limit_bytes=0)
     engines.stats = lambda: {"a@1": {"active": 2.0, "requests": 5}, "b@1": {}}  # type: ignore[method-assign]
     engines.steps_by_batch_size = lambda: {"a@1": [0, 2, 0, 1]}  # type: ignore[method-assign]
     defaults: dict[str, Any] = {
-        "jobs": SimpleNamespace(
-            all=lambda: [RUNNING, QUEUED], blobs=SimpleNamespace(free_bytes=lambda: 1 << 30)
-        ),
+        "jobs": SimpleNamespace(all=lambda: [RUNNING, QUEUED]),
+        "free_bytes": lambda: 1 << 30,
         "live": SimpleNamespace(
             progress={"job_1": PROGRESS}.get, attempts=lambda: {("failed", "diverged"): (2, 61.5)}
         ),
         "models": SimpleNamespace(scan=lambda: ([], ["damaged"])),
         "queue": SimpleNamespace(waiting=lambda: ["job_1"], live_workers=lambda: 3),
         "engines": engines,
-        "rates": RateLimits("redis://127.0.0.1:1/0"),
         "data_dir": Path("/"),
-        "loops": [SimpleNamespace(status=lambda: loop)],
         "ingest": SimpleNamespace(
             models=lambda: ["a"],
             status=lambda _: ingested,
@@ -88,10 +90,24 @@ def made(**parts: Any) -> Metrics:
         ),
         "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
         "batches": SimpleNamespace(all=lambda: [BATCH], counts=lambda _: (5, 1)),
-        "keys": SimpleNamespace(problems=("a line",)),
-        "clock": lambda: 1000.0,
     }
-    return Metrics(**(defaults | parts))
+    given = SimpleNamespace(**(defaults | parts))
+    made = Metrics()
+    loops: Any = [SimpleNamespace(status=lambda: loop)]
+    for collector in (
+        ServiceCollector(loops, SimpleNamespace(free_bytes=given.free_bytes), given.data_dir),  # type: ignore[arg-type]
+        RateLimits("redis://127.0.0.1:1/0").limited,
+        Gauges("nextchar_api_keys_file_errors", "Problems.", lambda: {(): 1}),
+        given.engines.first_character_s,
+        EngineCollector(given.engines),
+        damaged_records(given.models),
+        TrainingCollector(given.jobs, given.live, given.queue, lambda: 1000.0),
+        IngestCollector(given.ingest, given.rolling),
+        AlertCollector(given.alerts, given.outbox),
+        BatchCollector(given.batches, lambda: 1000.0),
+    ):
+        made.register(collector)
+    return made
 
 
 def metrics(**parts: Any) -> str:
@@ -182,7 +198,8 @@ def test_every_metric_is_documented_with_its_type_and_labels() -> None:
 def test_without_storage_or_redis_the_other_gauges_remain() -> None:
     gone = Unavailable("gone")
     without_storage = metrics(
-        jobs=SimpleNamespace(all=raising(gone), blobs=SimpleNamespace(free_bytes=raising(gone))),
+        jobs=SimpleNamespace(all=raising(gone)),
+        free_bytes=raising(gone),
         models=SimpleNamespace(scan=raising(OSError())),
     )
     assert "nextchar_storage_up 0.0" in without_storage and "nextchar_queue_depth 1.0" in without_storage

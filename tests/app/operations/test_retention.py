@@ -13,7 +13,6 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.openai.batches import Batches, BatchStatus
 from nextchar.app.operations.retention import Retention, RetentionPeriods, remove_stale_uploads
 from nextchar.models.config import Mix
@@ -25,6 +24,7 @@ from nextchar.store.ids import new_id, time_of_id
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
+from tests.app.sweeping import retention_of
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
@@ -54,14 +54,7 @@ class Attic:
 
     def sweep(self, *, days: float = 0.0) -> dict[str, int]:
         """Sweep as a process does that has just started."""
-        retention = Retention(
-            self.blobs,
-            Jobs(self.blobs),
-            Alerts(self.redis, self.blobs),
-            Batches(self.blobs, self.redis),
-            periods=self.periods,
-            spool=self.folder / "spool",
-        )
+        retention = retention_of(self.blobs, self.redis, self.periods, spool=self.folder / "spool")
         return dict(retention.sweep(now=NOW + days * DAY_S))
 
     def job(self, *path: JobStatus, request: JobRequest = REQUEST) -> Job:
@@ -137,14 +130,21 @@ def test_a_clock_that_jumps_far_ahead_deletes_nothing_unless_it_stays_there_for_
         attic.job(*path)
     day = time.strftime("%Y-%m-%d", time.gmtime(NOW))
     attic.blobs.write(f"audit/{day}/{new_id('audit')}.delete_corpus.k.json", b"{}")
-    running, other = retention_of(attic), retention_of(attic)
+    running, other = (
+        retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs),
+        retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs),
+    )
     running.sweep(now=NOW)
     before = attic.everything, attic.blobs.paths("audit")
 
     def sweep(retention: Retention, *, days: float) -> dict[str, int]:
         return dict(retention.sweep(now=NOW + days * DAY_S))
 
-    assert sweep(running, days=3650) == sweep(retention_of(attic), days=3650) == {}, "and after a restart"
+    assert (
+        sweep(running, days=3650)
+        == sweep(retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs), days=3650)
+        == {}
+    ), "and after a restart"
     assert "the clock is 3650 days ahead of the last sweep" in caplog.text
     uptime_s[0] += DAY_S / 2
     assert sweep(other, days=0.5) == {}, "a process of another host, with the right clock"
@@ -178,18 +178,8 @@ def test_what_is_exactly_as_old_as_its_period_is_kept(tmp_path: Path) -> None:
     assert sweep(2 * DAY_S + 0.1) == {"jobs": 1}
 
 
-def retention_of(attic: Attic) -> Retention:
-    return Retention(
-        attic.blobs,
-        attic.jobs,
-        Alerts(attic.redis, attic.blobs),
-        Batches(attic.blobs, attic.redis),
-        periods=attic.periods,
-    )
-
-
 def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
-    retention = retention_of(attic)
+    retention = retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs)
 
     def sweep(seconds: float) -> dict[str, int]:
         path = f"model_files/{MODEL}/model.onnx"
@@ -206,7 +196,7 @@ def test_records_are_read_once_in_an_hour(attic: Attic) -> None:
 
 
 def test_records_are_read_although_the_clock_was_set_back(attic: Attic) -> None:
-    retention = retention_of(attic)
+    retention = retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs)
     retention.sweep(now=NOW + 30 * DAY_S)
     attic.blobs.write(f"model_files/{MODEL}/model.onnx", b"")
     assert dict(retention.sweep(now=NOW + 3 * DAY_S)) == {"model files": 1}
@@ -214,7 +204,7 @@ def test_records_are_read_although_the_clock_was_set_back(attic: Attic) -> None:
 
 def test_a_sweep_without_a_time_is_of_now(attic: Attic, monkeypatch: pytest.MonkeyPatch) -> None:
     job = attic.job(RUNNING, SUCCEEDED)
-    retention = retention_of(attic)
+    retention = retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs)
     monkeypatch.setattr("nextchar.app.operations.retention.time.time", lambda: NOW + 200 * DAY_S)
     assert dict(retention.sweep()) == {"checkpoints": 1, "jobs": 1}
     assert not attic.jobs.blobs.paths(f"jobs/{job.id}")
@@ -577,7 +567,7 @@ def test_the_text_of_an_interrupted_upload_is_deleted_by_the_second_full_sweep_t
     whole, interrupted = corpus(attic, "a"), corpus(attic, "b")
     Corpora(attic.blobs).owners.add(interrupted, "ann", is_new=True)
     attic.blobs.delete(f"corpora/{interrupted}/corpus.json")
-    retention = retention_of(attic)
+    retention = retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs)
     assert retention.sweep(now=NOW) == {}
     assert retention.sweep(now=NOW - 7200) == {}, "the clock was set back"
     assert retention.sweep(now=NOW - 3601) == {}
@@ -596,7 +586,8 @@ def test_a_corpus_that_is_uploaded_again_while_what_was_left_of_it_is_looked_for
         corpus_id = corpus(attic, "a")
         attic.blobs.delete(f"corpora/{corpus_id}/corpus.json", "corpus_names/a")
         interrupted = Interrupted(attic.blobs, at, lambda attic=attic: corpus(attic, "a"), is_armed=False)
-        retention = retention_of(Attic(tmp_path / str(at), blobs=interrupted))
+        dying = Attic(tmp_path / str(at), blobs=interrupted)
+        retention = retention_of(dying.blobs, dying.redis, dying.periods, jobs=dying.jobs)
         retention.sweep(now=NOW)
         interrupted.is_armed = True
         retention.sweep(now=NOW + 3600)
@@ -714,7 +705,7 @@ def test_a_sweep_shows_its_progress_at_each_corpus_that_it_deletes(tmp_path: Pat
     attic, progress = Attic(tmp_path, corpus_days=30), Counter[str]()
     for text in ("a", "b", "c"):
         corpus(attic, text)
-    retention = retention_of(attic)
+    retention = retention_of(attic.blobs, attic.redis, attic.periods, jobs=attic.jobs)
     retention.on_progress = lambda: progress.update(["corpora"])
     assert retention.sweep(now=NOW + 31 * DAY_S)["corpora"] == progress["corpora"] == 3
 

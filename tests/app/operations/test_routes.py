@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from rq.worker import Worker
 
-from nextchar.app import composition
+from nextchar.app.jobs import room
 from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings
@@ -24,7 +24,7 @@ def test_healthy_service_is_alive_and_ready(service: Service) -> None:
     found = answer.json()
     loops = found.pop("background")
     assert (answer.status_code, found) == (200, {"status": "ready", "down": [], "degraded": []})
-    names = ["reconciler", "retention", "notifications", "memory", "ingest scoring", "batches"]
+    names = ["retention", "memory", "reconciler", "notifications", "ingest scoring", "batches"]
     assert [loop["name"] for loop in loops] == names
     assert all(loop["last_beat_s"] < 30 and loop["errors"] == {} for loop in loops)
 
@@ -100,7 +100,7 @@ def test_metrics_have_requests_jobs_queue_and_engines(service: Service) -> None:
 def test_metrics_count_the_errors_of_a_failing_reconciler_and_tell_its_last_beat(
     settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composition, "RECONCILE_S", 0.01)
+    monkeypatch.setattr(room, "RECONCILE_S", 0.01)
     monkeypatch.setattr(Reconciler, "run", _out_of_descriptors)
     with serving(settings) as service:
 

@@ -10,15 +10,13 @@ from redis import Redis
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.of_model import follow_model
 from nextchar.app.logs.ingest.settings import IngestSettings
-from nextchar.app.openai.batches import Batches
-from nextchar.app.operations.retention import Retention
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.store.blobs import Blobs
-from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.logs.alerts.occurrences import GROUP, one
 from tests.app.operations.test_retention import PERIODS
+from tests.app.sweeping import retention_of
 from tests.store.interleaving import Interrupted
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
@@ -140,8 +138,7 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
         with contextlib.suppress(_Killed):
             alerts, settings = Alerts(world.redis, interrupted), IngestSettings(interrupted)
             follow_model(Models(interrupted), alerts, settings, "m")
-        alerts, batches = Alerts(world.redis, world.blobs), Batches(world.blobs, world.redis)
-        Retention(world.blobs, Jobs(world.blobs), alerts, batches, periods=PERIODS).sweep()
+        retention_of(world.blobs, world.redis, PERIODS).sweep()
         assert world.everything("m") == ([], [], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1
@@ -157,8 +154,7 @@ def test_alerts_without_decisions_follow_their_model_at_the_next_sweep(redis: Re
     models, alerts = Models(blobs), Alerts(redis, blobs)
 
     def sweep() -> int:
-        batches = Batches(blobs, redis)
-        swept = Retention(blobs, Jobs(blobs), alerts, batches, periods=PERIODS).sweep()
+        swept = retention_of(blobs, redis, PERIODS, alerts=alerts).sweep()
         return swept["alerts of former models"]
 
     models.publish(card(), FILES)

@@ -25,7 +25,7 @@ PRODUCTION = ("-m", "nextchar.app.main")
 # The same, but it looks for messages ten times a second.
 HURRIED = (
     "-c",
-    "from nextchar.app import composition, main; composition.NOTIFY_S = 0.1; main.main()",
+    "from nextchar.app import main; from nextchar.app.logs import room; room.NOTIFY_S = 0.1; main.main()",
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from nextchar.app import composition
+from nextchar.app.logs import room
 from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.app.logs.notifications.targets import is_secret
 from nextchar.app.settings import ApiSettings
@@ -28,7 +28,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def notifying(settings: ApiSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The API, which may report to this machine and does so often."""
-    monkeypatch.setattr(composition, "NOTIFY_S", 0.05)
+    monkeypatch.setattr(room, "NOTIFY_S", 0.05)
     with serving(settings.model_copy(update={"allow_private_targets": True})) as running:
         publish(running.models)
         yield running

@@ -16,9 +16,6 @@ A model that is renamed gets another card, and then the records of its alerts an
 paths. So these are read when they are listed. What has moved since is in the backup under its old path; where
 the card is in it under another name, the retention sweep after the restoration moves the rest.
 
-A batch that ends keeps its records, but its chunks are deleted. If it was listed before, only its first
-record is in the backup, so the restored service runs it again from its input file.
-
 Not in it is what Redis can lose: the queue, leases and progress of jobs (the reconciler queues them again
 from their records), rate limits, and the states of streams of lines.
 """
@@ -39,8 +36,8 @@ from typing import IO, Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from nextchar.app.openai.batches import Batch, BatchStatus
-from nextchar.app.operations.redis_keys import from_json, read_key, to_json, write_key
+from nextchar.app.redis_keys import from_json, read_key, to_json, write_key
+from nextchar.app.rooms import all_folders, all_rooms
 from nextchar.models.errors import Conflict, InvalidInput
 from nextchar.store.blobs import Blobs
 from nextchar.store.models import Models, model_id_in, tombstone_path
@@ -48,45 +45,16 @@ from nextchar.store.models import Models, model_id_in, tombstone_path
 FORMAT_VERSION = 2
 _DUMPS_VERSION = 1  # keys of Redis as results of DUMP, which only a server at least as new can restore
 
-FOLDERS = (
-    "audit",
-    "notification_targets",
-    "alert_suppressions",
-    "alert_decisions",
-    "ingest_settings",
-    "aliases",
-    "idempotency",
-    "openai_jobs",
-    "openai_joined",
-    "openai_files",
-    "jobs",
-    "batches",
-    "model_cards",
-    "corpus_kinds",
-    "corpus_names",
-    "corpus_versions",
-    "corpus_owners",
-    "corpora",
-    "events",
-    "model_files",
-    "batch_chunks",
-    "checkpoints",
-)
-"""All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed
-last and copied first, because running jobs replace them all the time."""
+FOLDERS = tuple(folder.name for folder in all_folders(all_rooms()))
+"""All folders of the storage, in the order in which they are listed."""
 
+_FOLDERS = {folder.name: folder for folder in all_folders(all_rooms())}
 _CARDS = "model_cards"
-_MOVING = (
-    "alert_suppressions",
-    "alert_decisions",
-    "ingest_settings",
-    _CARDS,
-)  # records that a renaming moves
 
-# In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
-REDIS_KEYS = ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*")
-_NOT_COPIED = (b"nextchar:notifications:lease",)
-_MAY_EXIST = (*_NOT_COPIED, b"nextchar:notifications:records")  # a service that has just started makes them
+_REDIS_KEYS = [room.redis_keys for room in all_rooms()]
+REDIS_KEYS = tuple(pattern for keys in _REDIS_KEYS for pattern in keys.patterns)
+_NOT_COPIED = tuple(key for keys in _REDIS_KEYS for key in keys.not_copied)
+_MAY_EXIST = (*_NOT_COPIED, *(key for keys in _REDIS_KEYS for key in keys.made_at_start))
 
 _SCRATCH_KEY = b"nextchar:restore"
 
@@ -125,11 +93,13 @@ def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
         _add(tar, totals, _HEADER, [json.dumps(header).encode()])
         read = _ReadRecords(file)
         for folder, paths in _listed(blobs, read):
-            if folder in _MOVING:
+            if _FOLDERS[folder].moves:
                 for path, data in _read_before(folder, paths, blobs, read):
                     add(path, [data])
                 continue
-            for path in _without_ended(paths, blobs, totals) if folder == "batches" else paths:
+            choose = _FOLDERS[folder].choose
+            copied = {entry["path"].removeprefix(_STORAGE) for entry in totals.entries} if choose else ()
+            for path in choose(paths, blobs, copied) if choose else paths:
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                     add(path, blobs.stream(path, _CHUNK_BYTES))
         _add(tar, totals, _REDIS, _redis_lines(redis, totals))
@@ -213,26 +183,9 @@ def _read_before(
             yield tombstone, blobs.read(tombstone)
 
 
-def _without_ended(paths: list[str], blobs: Blobs, totals: Totals) -> list[str]:
-    """Return the records of batches to copy: only the first, if a batch has ended since they were listed.
-
-    Its chunks are not among the entries that were copied before, or not all of them.
-    """
-    copied = {entry["path"].removeprefix(_STORAGE) for entry in totals.entries}
-    newest = {path.split("/")[1]: path for path in paths}  # sorted
-    ended = set()
-    for batch_id, path in newest.items():
-        with contextlib.suppress(FileNotFoundError, ValueError):  # deleted since, or damaged
-            batch = Batch.model_validate_json(blobs.read_record(path))
-            is_running = batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING)
-            if is_running and not copied.issuperset(batch.chunk_paths):
-                ended.add(batch_id)
-    return [path for path in paths if path.split("/")[1] not in ended or path.endswith("/000000.json")]
-
-
 def _listed(blobs: Blobs, read: _ReadRecords) -> list[tuple[str, list[str]]]:
     """Return folders and the paths to copy, in the order of copying: the reverse of that of listing."""
-    listed = {f: read.add(blobs, f) if f in _MOVING else blobs.paths(f) for f in FOLDERS}
+    listed = {f: read.add(blobs, f) if _FOLDERS[f].moves else blobs.paths(f) for f in FOLDERS}
     everything = {path for paths in listed.values() for path in paths}
 
     def is_corpus(path: str) -> bool:

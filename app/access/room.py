@@ -1,0 +1,41 @@
+"""API keys with their limits, and the audit trail."""
+
+from nextchar.app.access import audit
+from nextchar.app.access.concurrency_limits import ConcurrencyLimits
+from nextchar.app.access.keys import KeyFile
+from nextchar.app.access.rate_limits import RateLimits
+from nextchar.app.http.services import Services
+from nextchar.app.operations.metrics import Gauges, Metrics
+from nextchar.app.operations.readiness import Problem, ReadinessCheck
+from nextchar.app.operations.retention import Retention
+from nextchar.app.room import Folder, Room
+
+_BAD_KEYS = Problem(
+    "keys",
+    "the file of API keys has invalid lines, no key, or cannot be read",
+    "its last valid version applies, or no key if it cannot be read; the log says what is wrong",
+)
+
+
+def _open(services: Services) -> None:
+    settings, metrics = services.settings, services[Metrics]
+    rates = services.add(RateLimits(settings.redis_url))
+    metrics.register(rates.limited)
+    services.closes(rates.close)
+    services.closes(services.add(ConcurrencyLimits(settings.redis_url)).close)
+    services[Retention].add(
+        "audit entries", lambda now: audit.delete_before(services.blobs, settings.audit_retention_days, now)
+    )
+    keys = services.find(KeyFile)
+    if keys:
+        metrics.register(
+            Gauges(
+                "nextchar_api_keys_file_errors",
+                "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read.",
+                lambda: {(): len(keys.problems)},
+            )
+        )
+        services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
+
+
+ACCESS = Room("access", _open, (audit.router,), folders=(Folder("audit"),))

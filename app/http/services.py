@@ -1,0 +1,139 @@
+"""What one application is made of: what it shares with the worker, what all routes share, parts of rooms."""
+
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar, cast
+
+import anyio
+from fastapi import Depends, Request
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from nextchar.app.core_settings import CoreSettings
+from nextchar.app.http.connections import Connections
+from nextchar.app.http.disk_watermark import DiskWatermark
+from nextchar.app.http.downloads import DownloadPlaces
+from nextchar.app.http.incoming_body import BodyMemory
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.corpora import Corpora
+from nextchar.store.jobs import Jobs
+from nextchar.store.live import EventLog, Live
+from nextchar.store.model_file_cache import ModelFileCache
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import TrainingQueue
+
+T = TypeVar("T")
+S = TypeVar("S", bound=CoreSettings)
+
+REDIS_TIMEOUT_S = 2.0
+
+_DOCUMENT_THREADS = 1  # parsing holds the GIL: with several, the event loop would wait for all of them
+_FEED_THREADS = 4
+_DOWNLOADS = 8
+
+
+class Services:
+    """Built once when the application starts; passed to routes as `ServicesDep`. Redis need not respond yet.
+
+    A room adds its parts, and gets those of the rooms before it, by class:
+
+        services.add(Engines(...))
+        services[Engines].acquire(name)
+
+    Attributes:
+        stopping: set when the server shuts down; endless streams then end.
+        kernels_loaded: the service is not ready before it is set; None: it does not load them.
+        loops: started and stopped with the application, as are `tasks`, coroutines of the event loop.
+        starting: functions that are called when the application starts.
+
+    Raises:
+        OSError, DomainError: the data folder or the storage cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        *,
+        stopping: threading.Event,
+        kernels_loaded: threading.Event | None = None,
+    ) -> None:
+        self.settings, self.stopping, self.kernels_loaded = settings, stopping, kernels_loaded
+        self._parts: dict[type, object] = {}
+        self._closing: list[Callable[[], object] | Callable[[], Awaitable[object]]] = []
+        self.loops: list[BackgroundLoop] = []
+        self.starting: list[Callable[[], object]] = []
+        self.blobs = blobs = open_blobs(settings.blobs_url)
+        self.redis = self.connect(decode_responses=True)
+        self.closes(self.redis.close)
+        self.corpora, self.jobs = Corpora(blobs), Jobs(blobs)
+        self.models = Models(blobs, cache=ModelFileCache.of(settings))
+        self.calibrations = Calibrations(blobs)
+        self.live, self.event_log = Live(self.redis), EventLog(blobs)
+        self.queue = TrainingQueue(self.connect())
+        self.watermark = DiskWatermark(blobs, settings.data_dir, settings.min_free_bytes)
+        self.connections = Connections(
+            max_connections=settings.max_connections,
+            header_timeout_s=settings.header_timeout_s,
+            max_unread_bytes=settings.body_memory_bytes,
+        )
+        self.tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [self.connections.watch]
+        self.body_memory = BodyMemory(limit_bytes=settings.body_memory_bytes)
+        self.downloads = DownloadPlaces(_DOWNLOADS)
+        self.document_threads = anyio.CapacityLimiter(_DOCUMENT_THREADS)  # for parsing large JSON bodies
+        self.feed_threads = anyio.CapacityLimiter(_FEED_THREADS)  # for reading events that are followed
+
+    def connect(self, **options: Any) -> Redis:
+        """Return a client of Redis."""
+        given: dict[str, Any] = {
+            "socket_timeout": REDIS_TIMEOUT_S,
+            "socket_connect_timeout": REDIS_TIMEOUT_S,
+            # One retry, for a connection that was closed while idle; one that hangs would hang again.
+            "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        }
+        return Redis.from_url(self.settings.redis_url, **(given | options))
+
+    def add(self, part: T, kind: type[Any] | None = None) -> T:
+        """Make a part available under its class, or under `kind`; return it."""
+        self._parts[kind or type(part)] = part
+        return part
+
+    def __getitem__(self, kind: type[T]) -> T:
+        return cast(T, self._parts[kind])
+
+    def find(self, kind: type[T]) -> T | None:
+        """Return a part; None if no room has added it."""
+        return cast(T | None, self._parts.get(kind))
+
+    def parts(self) -> list[object]:
+        """Return what the rooms have added."""
+        return list(self._parts.values())
+
+    def settings_of(self, kind: type[S]) -> S:
+        """Return the settings as those of a room."""
+        assert isinstance(self.settings, kind), f"the application has no {kind.__name__}"
+        return self.settings
+
+    def closes(self, close: Callable[[], object] | Callable[[], Awaitable[object]]) -> None:
+        """Have `close` called when the application stops, in a thread unless it is asynchronous."""
+        self._closing.append(close)
+
+    async def close(self) -> None:
+        """Stop the loops and close the parts, the last one first."""
+        for loop in self.loops:
+            loop.stop()
+        for close in reversed(self._closing):
+            if isinstance(closed := await anyio.to_thread.run_sync(close), Awaitable):
+                await closed
+
+
+# async although nothing is awaited: FastAPI runs plain functions in a worker thread.
+async def get_services(request: Request) -> Services:
+    """Return the services of the application that serves this request."""
+    return cast(Services, request.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]

@@ -1,0 +1,61 @@
+"""Readiness, metrics, retention, and the memory of the process."""
+
+import time
+
+from nextchar.app.core_settings import CoreSettings
+from nextchar.app.http.services import Services
+from nextchar.app.operations import routes
+from nextchar.app.operations.heap import TRIM_S, trim_heap
+from nextchar.app.operations.metrics import Metrics, ServiceCollector
+from nextchar.app.operations.readiness import ReadinessCheck
+from nextchar.app.operations.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.app.room import Room
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.installation import RENEW_S, Installation
+from nextchar.store.open_blobs import is_object_store
+
+_RETENTION_S = 300.0
+
+
+def _open(services: Services) -> None:
+    settings, blobs, spool = services.settings, services.blobs, services.settings.data_dir / "spool"
+    remove_stale_uploads(spool, now=time.time())
+    metrics = services.add(Metrics())
+    metrics.register(ServiceCollector(services.loops, blobs, settings.data_dir))
+    services.tasks.append(metrics.watch_loop)
+    services.add(
+        ReadinessCheck(
+            blobs=blobs,
+            redis=services.redis,
+            queue=services.queue,
+            loops=services.loops,
+            watermark=services.watermark,
+            kernels_loaded=services.kernels_loaded,
+        )
+    )
+    retention = services.add(Retention(blobs, services.jobs, periods=_periods(settings), spool=spool))
+    loop = BackgroundLoop(
+        "retention", retention.sweep, interval_s=_RETENTION_S, effect="expired data is not deleted"
+    )
+    retention.on_progress = loop.beat
+    effect = "freed memory is not given back to the system"
+    services.loops += (loop, BackgroundLoop("memory", trim_heap, interval_s=TRIM_S, effect=effect))
+    if is_object_store(settings.blobs_url):
+        renew = Installation(blobs, services.redis).renew
+        effect = "another installation may be using the storage, and its records"
+        services.loops.append(
+            BackgroundLoop("installation", renew, interval_s=RENEW_S, effect=effect),
+        )
+
+
+def _periods(settings: CoreSettings) -> RetentionPeriods:
+    return RetentionPeriods(
+        failed_checkpoint_days=settings.failed_checkpoint_days,
+        job_days=settings.job_retention_days,
+        idempotency_days=settings.idempotency_retention_days,
+        audit_days=settings.audit_retention_days,
+        corpus_days=settings.corpus_retention_days,
+    )
+
+
+OPERATIONS = Room("operations", _open, (routes.router,), is_strict=False)
