@@ -198,7 +198,7 @@ lock: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml (keeps ve
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist clients/python/*.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
 
 # A stamp is newer than the files it was made from, or the packages are installed again.
