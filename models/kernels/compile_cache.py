@@ -81,8 +81,8 @@ def _cache_folder(data_dir: Path) -> Path | None:
 
 
 def is_of_fingerprint(folder: Path) -> bool:
-    """Return whether this is a folder that `use_cache_folder` has set, here or in a parent process."""
-    return _WITH_FINGERPRINT.fullmatch(folder.name) is not None
+    """Return whether a folder is for these sources alone: `use_cache_folder` has set it, or it is prebuilt."""
+    return _WITH_FINGERPRINT.fullmatch(folder.name) is not None or folder.parent == prebuilt.FOLDER
 
 
 def machine_folder(data_dir: Path) -> Path | None:

@@ -15,11 +15,21 @@ ROOT = Path(__file__).parents[3]
 AVX2 = set(TARGETS["avx2"][1].split())
 
 _KERNEL = """
-from nextchar.models.kernels.jit import compiled
+from pathlib import Path
+from nextchar.models.kernels import jit
 
-@compiled("int64(int64)")
+jit._FOLDER = Path(__file__).resolve().parent  # so this module is one of the kernels
+
+@jit.compiled("int64(int64)")
 def add_one(x):
     return x + 1
+"""
+
+_IMAGE = """
+import os, sys
+from pathlib import Path
+from nextchar.models.kernels import prebuilt
+prebuilt.FOLDER = Path(sys.argv[1], "prebuilt")
 """
 
 _PREBUILD = """
@@ -29,12 +39,8 @@ prebuild.compile_for_target()
 """
 
 _LOAD = """
-from pathlib import Path
 from nextchar.models.kernels.compile_cache import is_compiled, machine_folder
-import os, sys
-from nextchar.models.kernels import prebuilt
-prebuilt.FOLDER = Path(sys.argv[1])
-os.environ["NUMBA_CACHE_DIR"] = str(machine_folder(Path(sys.argv[2])))
+os.environ["NUMBA_CACHE_DIR"] = str(machine_folder(Path(sys.argv[1], "data")))
 assert is_compiled("kernel_of_test")
 from kernel_of_test import add_one
 assert add_one(1) == 2
@@ -101,11 +107,11 @@ def test_a_process_loads_what_was_prebuilt(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     environment = {**os.environ, **settings("avx2"), "PYTHONPATH": f"{ROOT}:{tmp_path}"}
 
-    def run(script: str, *arguments: Path, **more: str) -> str:
-        command = [sys.executable, "-c", script, *map(str, arguments)]
+    def run(script: str, **more: str) -> str:
+        command = [sys.executable, "-c", _IMAGE + script, str(tmp_path)]
         return subprocess.run(
             command, env=environment | more, check=True, stdout=subprocess.PIPE, text=True
         ).stdout
 
     run(_PREBUILD, NUMBA_CACHE_DIR=str(folder))
-    assert run(_LOAD, folder.parent, tmp_path / "data").split() == ["1", "0"]
+    assert run(_LOAD).split() == ["1", "0"]
