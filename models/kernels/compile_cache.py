@@ -52,7 +52,7 @@ _VARIANTS = "variants"  # the name of the lock, and beside names of modules: mea
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
-_LOG_S = 2.0  # longer than loading from the cache takes
+_LOG_S = 2.0  # longer than importing takes, and than compiling that nobody would notice
 _WITH_FINGERPRINT = re.compile(r"(nextchar-kernels-)?[0-9a-f]{16}")
 
 
@@ -81,7 +81,7 @@ def _cache_folder(data_dir: Path) -> Path | None:
 
 
 def is_of_fingerprint(folder: Path) -> bool:
-    """Return whether a folder is for these sources alone: `use_cache_folder` has set it, or it is prebuilt."""
+    """Return whether a folder is for these sources alone: set by `use_cache_folder`, or prebuilt."""
     return _WITH_FINGERPRINT.fullmatch(folder.name) is not None or folder.parent == prebuilt.FOLDER
 
 
@@ -149,13 +149,14 @@ def compile_kernels(*modules: str) -> float:
         Exception: the compiler failed on this machine.
     """
     started = time.monotonic()
+    is_new = not all(is_compiled(module) for module in modules)
     _choose_variants(modules)
     for module in modules:
         with _lock(module):
             importlib.import_module(module)
             mark_compiled(module)
     seconds = time.monotonic() - started
-    if seconds > _LOG_S:
+    if is_new and seconds > _LOG_S:
         log.info("compiled kernels in %.1f s (once per machine and version)", seconds)
     return seconds
 
