@@ -37,7 +37,7 @@ RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requ
 COPY deploy/healthcheck.py deploy/
 COPY --from=wheel /dist/ /dist/
 RUN pip --python /opt/venv/bin/python install --no-deps --no-index /dist/*.whl
-# The kernels of completions for each level of x86-64, so that a new container compiles nothing: 70 s of one core.
+# The kernels of completions for each level of x86-64, so that a new container compiles nothing: a minute of one core.
 RUN python -m nextchar.models.kernels.prebuild
 USER nextchar
 # Inside a container loopback reaches nobody; the publisher of the port decides who may call.

@@ -1,5 +1,7 @@
 """Compiles the kernels of completions for each level of `models.kernels.prebuilt`, for a container image.
 
+With every variant of the products, which a new container measures.
+
 python -m nextchar.models.kernels.prebuild
 """
 
@@ -21,12 +23,20 @@ def compile_all() -> None:
         subprocess.run([sys.executable, "-m", f"{__package__}.prebuild", level], env=environment, check=True)
 
 
-def compile_for_target() -> None:
-    """Compile for the target in the environment. Runs nothing of it: this processor may lack instructions."""
+def compile_for_target(level: str) -> None:
+    """Compile for a level, the target in the environment. Runs nothing of it: this processor may lack it."""
+    from nextchar.models.kernels.compiled_products import compiled_product
+    from nextchar.models.kernels.measurement import PRODUCTS
+
+    features = set(TARGETS[level][1].split())
+    for product, kernels in PRODUCTS.items():
+        for kernel in kernels:
+            if kernel.features and kernel.features <= features:
+                compiled_product(product, kernel)
     for module in SERVING:
         importlib.import_module(module)
         mark_compiled(module)
 
 
 if __name__ == "__main__":
-    compile_for_target() if sys.argv[1:] else compile_all()
+    compile_for_target(*sys.argv[1:]) if sys.argv[1:] else compile_all()
