@@ -34,7 +34,8 @@ def all_rooms() -> tuple[Room, ...]:
 
 def settings_class(rooms: Sequence[Room]) -> type[CoreSettings]:
     """Return the class of the settings that these rooms have together."""
-    return create_model("ApiSettings", __base__=tuple(dict.fromkeys(room.settings for room in rooms)))
+    kinds = dict.fromkeys(room.settings for room in rooms if room.settings is not CoreSettings)
+    return create_model("ApiSettings", __base__=tuple(kinds) or CoreSettings)
 
 
 def all_folders(rooms: Sequence[Room]) -> list[Folder]:

@@ -19,6 +19,8 @@ from redis import Redis
 from starlette.routing import BaseRoute
 
 from nextchar.app.main import create_app, server_config
+from nextchar.app.room import Room
+from nextchar.app.rooms import ROOMS
 from nextchar.app.settings import ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
@@ -86,7 +88,7 @@ class Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serving(settings: ApiSettings) -> Iterator[Service]:
+def serving(settings: ApiSettings, *, rooms: Sequence[Room] = ROOMS) -> Iterator[Service]:
     """Run the API with a fake engine until the block ends."""
     engines: list[FakeEngine] = []
 
@@ -94,7 +96,7 @@ def serving(settings: ApiSettings) -> Iterator[Service]:
         engines.append(FakeEngine(saved))
         return engines[-1], FakeScorer(engines[-1], saved)
 
-    with served(create_app(settings, load_engine=load)) as url:  # type: ignore[arg-type]
+    with served(create_app(settings, rooms=rooms, load_engine=load)) as url:  # type: ignore[arg-type]
         blobs = open_blobs(settings.blobs_url)
         redis = Redis.from_url(settings.redis_url, decode_responses=True)
         with httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http, redis:
