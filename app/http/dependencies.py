@@ -5,17 +5,25 @@ import time
 from collections.abc import AsyncIterator
 
 from fastapi import Request
+from starlette.types import Scope
 
 from nextchar.app.http.connections import BoundedHttpProtocol
-from nextchar.app.http.fair_threads import current_client
+from nextchar.app.http.fair_threads import CLIENT, current_client
+
+
+def name_of(scope: Scope) -> str:
+    """Return the client's identity, its API key or address."""
+    key = scope["state"].get("key")
+    if key is not None:
+        return f"key {key.name}"
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def client_of(request: Request) -> str:
-    """Return the client's identity, its API key or address: clients share a busy model equally."""
-    key = getattr(request.state, "key", None)
-    if key is not None:
-        return f"key {key.name}"
-    return request.client.host if request.client else ""
+    """Return the client's identity: clients share a busy model equally."""
+    client = CLIENT.get(None)
+    return client.name if client else name_of(request.scope)
 
 
 def user_of(request: Request) -> str:
@@ -25,7 +33,7 @@ def user_of(request: Request) -> str:
 
 def arrived_s_of(request: Request) -> float:
     """Return when the last byte of a request was received (by a server that notes it), as `perf_counter`."""
-    connection: BoundedHttpProtocol | None = getattr(request.state, "connection", None)
+    connection: BoundedHttpProtocol | None = request.scope["state"].get("connection")
     return connection.arrived_s if connection else time.perf_counter()
 
 

@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import re
+from collections.abc import Awaitable
 from random import getrandbits
 from weakref import WeakValueDictionary
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nextchar.app.http.dependencies import client_of
+from nextchar.app.http.dependencies import name_of
 from nextchar.app.http.errors import error_response
 from nextchar.app.http.fair_threads import CLIENT, Client
 from nextchar.app.http.incoming_body import IncomingBody
@@ -30,9 +30,10 @@ class HttpMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Not async: a coroutine more for each of a dozen middlewares would be resumed at each await.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request; pass on other connections."""
-        await (self._serve if scope["type"] == "http" else self._app)(scope, receive, send)
+        return (self._serve if scope["type"] == "http" else self._app)(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
@@ -46,7 +47,9 @@ class RequestId(HttpMiddleware):
     """
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        header = Headers(scope=scope).get("x-request-id", "")
+        header = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode(
+            "latin-1"
+        )
         request_id = header if _VALID_REQUEST_ID.fullmatch(header) else f"{getrandbits(64):016x}"
         REQUEST_ID.set(request_id)  # uvicorn serves each request in its own context
         has_started = False
@@ -55,7 +58,7 @@ class RequestId(HttpMiddleware):
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("ascii"))]
             await send(message)
 
         try:
@@ -81,7 +84,7 @@ class ClientTurns(HttpMiddleware):
         self._clients: WeakValueDictionary[str, Client] = WeakValueDictionary()  # with requests
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = client_of(Request(scope))
+        name = name_of(scope)
         CLIENT.set(self._clients.get(name) or self._clients.setdefault(name, Client(name)))
         await self._app(scope, receive, send)
 

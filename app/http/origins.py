@@ -8,8 +8,8 @@ import ipaddress
 import re
 import socket
 from collections.abc import Collection
+from functools import lru_cache
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +28,7 @@ BROWSER_HEADERS = {
 """Headers of every response that does not set them itself: a browser runs nothing in it, does not guess its
 type, and lets no page of another origin embed or frame it."""
 
+_BROWSER_HEADERS = [(name.lower().encode(), value.encode()) for name, value in BROWSER_HEADERS.items()]
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _MAX_QUOTED_CHARACTERS = 200  # of a header in an error
 
@@ -44,11 +45,12 @@ class HostCheck(HttpMiddleware):
         names = {host.lower() for host in hosts if host}
         self._names = {"localhost", socket.gethostname().lower(), *names}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
+        self._allows_once = lru_cache(maxsize=256)(self.allows)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         # HTTP/1.0 needs no Host header, and health checks of proxies have none.
-        is_allowed = all(map(self.allows, hosts)) if hosts else scope["http_version"] == "1.0"
+        is_allowed = all(map(self._allows_once, hosts)) if hosts else scope["http_version"] == "1.0"
         if is_allowed:
             await self._app(scope, receive, send)
             return
@@ -106,9 +108,9 @@ class BrowserHeaders(HttpMiddleware):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in BROWSER_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = message["headers"]
+                present = {name for name, _ in headers}
+                message["headers"] = [*headers, *(one for one in _BROWSER_HEADERS if one[0] not in present)]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

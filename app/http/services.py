@@ -133,7 +133,7 @@ class Services:
 # async although nothing is awaited: FastAPI runs plain functions in a worker thread.
 async def get_services(request: Request) -> Services:
     """Return the services of the application that serves this request."""
-    return cast(Services, request.state.services)
+    return cast(Services, request.scope["state"]["services"])
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

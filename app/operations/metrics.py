@@ -10,6 +10,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -73,6 +74,11 @@ class Metrics:
             registry=self._registry,
         ).set(time.time())
         ProcessCollector(registry=self._registry)
+        self.of_calls = lru_cache(maxsize=4096)(self._find)
+        """Returns the count and the durations of calls; to look them up by labels takes long."""
+
+    def _find(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return self.requests.labels(method, route, str(status)), self.latency_s.labels(method, route)
 
     def register(self, collector: Collector) -> None:
         """Report what a part counts, or reads when it is scraped."""
@@ -190,8 +196,9 @@ class RequestMetrics(HttpMiddleware):
         finally:
             metrics.in_flight.dec()
             route = getattr(scope.get("route"), "path", "unmatched")
-            metrics.requests.labels(scope["method"], route, str(status)).inc()
-            metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - started_s)
+            requests, latency_s = metrics.of_calls(scope["method"], route, status)
+            requests.inc()
+            latency_s.observe(time.perf_counter() - started_s)
 
 
 def _kernels() -> Iterator[Metric]:

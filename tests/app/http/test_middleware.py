@@ -25,24 +25,6 @@ class FakeServices(dict[type, Any]):
         self.body_memory = BodyMemory(limit_bytes=1 << 20)
 
 
-class Counted:
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-
-    def labels(self, *labels: str) -> "Counted":
-        self.values.append(labels)
-        return self
-
-    def inc(self) -> None:
-        self.values.append(1)
-
-    def dec(self) -> None:
-        self.values.append(-1)
-
-    def observe(self, seconds: float) -> None:
-        assert seconds >= 0
-
-
 async def reads_its_body(scope: Scope, receive: Receive, send: Send) -> None:
     body = b""
     while (message := await receive())["type"] == "http.request":
@@ -143,9 +125,12 @@ def test_unexpected_error_is_a_500_with_a_request_id() -> None:
 
 
 def test_requests_are_counted_by_route_template_and_status() -> None:
-    metrics = SimpleNamespace(in_flight=Counted(), requests=Counted(), latency_s=Counted())
+    metrics = Metrics()
     call(RequestMetrics(reads_its_body), metrics=metrics, route=SimpleNamespace(path="/jobs/{job}"))
     call(RequestMetrics(reads_its_body), metrics=metrics)
-    assert metrics.in_flight.values == [1, -1] * 2
-    assert metrics.requests.values == [("POST", "/jobs/{job}", "200"), 1, ("POST", "unmatched", "200"), 1]
-    assert metrics.latency_s.values == [("POST", "/jobs/{job}"), ("POST", "unmatched")]
+    lines = metrics.exposition().decode().splitlines()
+    for route in ("/jobs/{job}", "unmatched"):
+        labels = f'method="POST",route="{route}"'
+        assert f'nextchar_http_requests_total{{{labels},status="200"}} 1.0' in lines
+        assert f"nextchar_http_request_seconds_count{{{labels}}} 1.0" in lines
+    assert "nextchar_http_requests_in_flight 0.0" in lines
