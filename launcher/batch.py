@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from nextchar.app.http.gunzip import decompress
-from nextchar.app.scoring.line_input import LineParser, RawLine, lines_between
 from nextchar.app.scoring.schemas import StreamQuery
 from nextchar.app.scoring.score_stream import StreamScorer, json_line
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
@@ -41,6 +40,7 @@ from nextchar.models.machine import available_cores
 from nextchar.models.runtime.request_validation import check_request
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.runtime.session import no_check
+from nextchar.models.text.lines import LineParser, RawLine, lines_between
 from nextchar.store.calibrations import Calibrations, StoredCalibration
 from nextchar.store.input_files import InputFile, find_files, read_from
 from nextchar.store.open_blobs import open_blobs

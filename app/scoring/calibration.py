@@ -8,10 +8,10 @@ from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
 from nextchar.models.anomaly.scorer import ReadPrecision
 from nextchar.models.errors import TooLarge
+from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 
 _MAX_CHARACTERS = 20_000_000  # of calibration lines: some minutes
 _MAX_LINES = 2_000_000  # some hundred megabytes of statistics
-_MAX_LINE_CHARACTERS = 50_000  # longer lines are truncated, as in streams
 _BATCH_CHARACTERS = 200_000  # read at a time
 _MAX_CHARACTERS_IN_BOTH = 2_000_000  # of lines that are read in float32 and int8: a minute
 _LINE_OVERHEAD = 20  # characters that a line counts for in addition to its own
@@ -37,27 +37,10 @@ def calibrate(
     builder = CalibrationBuilder()
     for batch in _batches(lines):
         check()
-        truncated = [line[:_MAX_LINE_CHARACTERS] for line in batch]
+        truncated = [line[:MAX_LINE_CHARACTERS] for line in batch]
         scored = loaded.scorer.read(truncated, precision=precision, check=check)
         builder.add([line.surprisal for line in scored])
     return builder.build(buckets=buckets)
-
-
-def lines_of(pieces: Iterable[str]) -> Iterator[str]:
-    r"""Yield the lines of a text that comes in pieces, truncated; without an empty last line.
-
-    >>> list(lines_of(["a", "b\nc", "\n"]))
-    ['ab', 'c']
-    """
-    held = ""
-    for piece in pieces:
-        first, *rest = piece.split("\n")
-        held += first[: _MAX_LINE_CHARACTERS + 1 - len(held)]
-        for line in rest:
-            yield held
-            held = line[: _MAX_LINE_CHARACTERS + 1]
-    if held:
-        yield held
 
 
 def _batches(lines: Iterable[str]) -> Iterator[list[str]]:

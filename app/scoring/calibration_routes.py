@@ -14,13 +14,13 @@ from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limited_work import Check
 from nextchar.app.http.list_schemas import Page
-from nextchar.app.scoring.calibration import calibrate, lines_of
+from nextchar.app.scoring.calibration import calibrate
 from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
-from nextchar.app.scoring.line_input import LineParser, RawLine
 from nextchar.app.scoring.scoring import calibration_body
 from nextchar.models.errors import InvalidInput
+from nextchar.models.text.lines import LineParser, RawLine, lines_of
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 

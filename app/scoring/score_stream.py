@@ -14,13 +14,13 @@ from nextchar.app.http.limited_work import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.occurrences import occurrences_of
 from nextchar.app.models.engines import Loaded
-from nextchar.app.scoring.line_input import InputLine, LineParser, LineSplitter, RawLine
 from nextchar.app.scoring.schemas import LineScore, StreamBody, StreamQuery
 from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from nextchar.app.scoring.streams import StreamLock
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.runtime.session import State
+from nextchar.models.text.lines import InputLine, LineParser, LineSplitter, RawLine
 from nextchar.store.calibrations import StoredCalibration
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned

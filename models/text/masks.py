@@ -28,6 +28,7 @@ import re2
 from numpy.typing import NDArray
 
 from nextchar.models.errors import InvalidInput
+from nextchar.models.text.lines import whole_lines
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
@@ -216,17 +217,7 @@ class Masks:
 
     def apply_to_pieces(self, pieces: Iterable[str]) -> Iterator[str]:
         """Yield the masked text of `pieces`, a text in pieces of any length, in pieces of whole lines."""
-        held = ""
-        for piece in pieces:
-            head, newline, held_next = piece.rpartition("\n")
-            if not newline and len(held) + len(piece) < _MAX_LINE_CHARACTERS:
-                held += piece
-                continue
-            if not newline:  # split a very long line to bound memory
-                head, held_next = piece, ""
-            yield self.replace(held + head) + newline
-            held = held_next
-        yield self.replace(held)
+        return map(self.replace, whole_lines(pieces, max_held=_MAX_LINE_CHARACTERS))
 
     def replace(self, text: str) -> str:
         """Return `apply(text).text`, without the positions and several times as fast."""

@@ -1,15 +1,8 @@
-"""Lines and server-sent events, decoded from bytes that come in any pieces."""
+"""Server-sent events, decoded from bytes that come in any pieces."""
 
 from collections.abc import AsyncGenerator, AsyncIterable
 
-
-async def split_lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield the lines that end in LF, without it; what the end cuts short is dropped."""
-    rest = b""
-    async for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            yield line
+from nextchar.lines import split_lines
 
 
 async def decode_events(pieces: AsyncIterable[bytes]) -> AsyncGenerator[tuple[str, str], None]:

@@ -1,16 +1,7 @@
 import pytest
 
-from nextchar.app.scoring.calibration import _batches, lines_of
+from nextchar.app.scoring.calibration import _batches
 from nextchar.models.errors import TooLarge
-
-
-def test_lines_of_pieces_are_those_of_the_whole_text() -> None:
-    text = "ab\n\nc" + "d" * 60_000 + "\nlast"
-    expected = ["ab", "", "c" + "d" * 50_000, "last"]
-    for size in (1, 3, 1000, len(text)):
-        pieces = [text[at : at + size] for at in range(0, len(text), size)]
-        assert list(lines_of(pieces)) == expected
-    assert list(lines_of(["a\n"])) == ["a"]
 
 
 def test_lines_are_read_in_batches_of_bounded_size() -> None:

@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from nextchar.app.scoring import score_stream
-from nextchar.app.scoring.line_input import MAX_LINE_CHARACTERS
 from nextchar.app.scoring.schemas import LineScore
 from nextchar.app.scoring.score_stream import SCORE_BYTES, StreamScorer
 from nextchar.app.scoring.scoring import CalibratedScorer
 from nextchar.app.scoring.streams import Streams
+from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, until
 

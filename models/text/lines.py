@@ -1,6 +1,8 @@
-"""The lines of a streamed body: splitting bytes into lines, and parsing each as text or JSON.
+"""Lines: cutting bytes and texts into them, and parsing each line that is to be scored as text or JSON.
 
-An error on one line is noted in its `meta`, which is returned in that line's record; the stream continues.
+A line ends with LF, which is not part of it, or with the text; after the last LF there is no empty line. CR
+before LF is dropped by `LineParser`, unless the model knows CR. An error on one line is noted in its `meta`,
+which is returned in that line's record; the stream continues.
 """
 
 import json
@@ -19,7 +21,7 @@ _MAX_ID_DEPTH = 100  # nested lists and objects; json.dumps fails on some thousa
 
 @dataclass(frozen=True)
 class RawLine:
-    """A line of the body: its first bytes and its offset in bytes; `is_truncated` if there were more."""
+    """A line: its first bytes and its offset in bytes; `is_truncated` if there were more."""
 
     offset: int
     data: bytes
@@ -27,7 +29,7 @@ class RawLine:
 
 
 class LineSplitter:
-    r"""Splits a body that arrives in pieces into lines, without their newlines.
+    r"""Splits bytes that arrive in pieces into lines, without their newlines.
 
     >>> splitter = LineSplitter(max_bytes=4)
     >>> [(l.offset, l.data, l.is_truncated) for l in splitter.feed(b"ab\ncdefgh\ni")], list(splitter.finish())
@@ -87,6 +89,56 @@ def lines_between(pieces: Iterable[bytes], start: int, end: int) -> Iterator[lis
         if at >= end and not start <= line_at < end:  # the rest is not in the range
             return
     yield [line for line in splitter.finish() if start <= line.offset < end]
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    r"""Return the lines of bytes that are there as a whole.
+
+    >>> split_lines(b"ab\n\nc\n"), split_lines(b"c"), split_lines(b"")
+    ([b'ab', b'', b'c'], [b'c'], [])
+    """
+    *lines, last = data.split(b"\n")
+    return [*lines, last] if last else lines
+
+
+def lines_of(pieces: Iterable[str], *, max_length: int = MAX_LINE_CHARACTERS + 1) -> Iterator[str]:
+    r"""Yield the first `max_length` characters of each line of a text that arrives in pieces.
+
+    >>> list(lines_of(["a", "b\nc", "\n"]))
+    ['ab', 'c']
+    """
+    held = ""
+    for piece in pieces:
+        first, *rest = piece.split("\n")
+        held += first[: max_length - len(held)]
+        for line in rest:
+            yield held
+            held = line[:max_length]
+    if held:
+        yield held
+
+
+def whole_lines(pieces: Iterable[str], *, max_held: int) -> Iterator[str]:
+    r"""Yield a text that arrives in pieces in pieces of whole lines, and what follows the last of them.
+
+    A line is divided once `max_held` characters of it have come without a newline.
+
+    >>> list(whole_lines(["a", "b\nc", "d", "e"], max_held=3))
+    ['ab\n', 'cde', '']
+    """
+    held: list[str] = []  # the pieces of an incomplete line
+    length = 0
+    for piece in pieces:
+        complete, newline, rest = piece.rpartition("\n")
+        if not newline and length + len(piece) < max_held:
+            held.append(piece)
+            length += len(piece)
+            continue
+        if not newline:
+            complete, rest = piece, ""
+        yield "".join([*held, complete, newline])
+        held, length = [rest], len(rest)
+    yield "".join(held)
 
 
 @dataclass(frozen=True)
