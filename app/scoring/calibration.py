@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from nextchar.app.http.limited_work import Check
-from nextchar.app.models.engines import Loaded
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
 from nextchar.models.anomaly.scorer import ReadPrecision
 from nextchar.models.errors import TooLarge
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 
 _MAX_CHARACTERS = 20_000_000  # of calibration lines: some minutes
@@ -18,7 +18,7 @@ _LINE_OVERHEAD = 20  # characters that a line counts for in addition to its own
 
 
 def calibrate(
-    loaded: Loaded, lines: Iterable[str], *, characters: int, buckets: int, check: Check
+    loaded: LoadedModel, lines: Iterable[str], *, characters: int, buckets: int, check: Check
 ) -> Calibration:
     """Return the calibration of normal lines.
 

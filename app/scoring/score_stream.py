@@ -13,12 +13,12 @@ from typing import Any
 from nextchar.app.http.limited_work import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.occurrences import occurrences_of
-from nextchar.app.models.engines import Loaded
 from nextchar.app.scoring.schemas import LineScore, StreamBody, StreamQuery
 from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from nextchar.app.scoring.streams import StreamLock
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import State
 from nextchar.models.text.lines import InputLine, LineParser, LineSplitter, RawLine
 from nextchar.store.calibrations import StoredCalibration
@@ -52,7 +52,7 @@ class StreamScorer:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         calibration: StoredCalibration | None,
         query: StreamQuery,
         check: Check,

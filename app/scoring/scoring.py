@@ -13,7 +13,6 @@ import numpy as np
 
 from nextchar.app.completions.requests import MAX_LOGPROBS
 from nextchar.app.http.limited_work import Check
-from nextchar.app.models.engines import Loaded
 from nextchar.app.scoring.calibration_schemas import BucketBody, CalibrationBody, RollingBody
 from nextchar.app.scoring.schemas import Detail, LineScore, Repeats, Span, StreamBody
 from nextchar.app.scoring.streams import StreamLock
@@ -26,6 +25,7 @@ from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
 from nextchar.models.anomaly.spans import Span as MaskedSpan
 from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import State, no_check
 from nextchar.models.text.vocabulary import UNKNOWN_ID
 from nextchar.store.calibrations import StoredCalibration
@@ -87,7 +87,7 @@ class CalibratedScorer:
         InvalidInput: there is no calibration for the false-alarm rate, or it has too few lines.
     """
 
-    loaded: Loaded
+    loaded: LoadedModel
     calibration: StoredCalibration | None
     options: ScoreOptions
     check: Check = no_check

@@ -45,7 +45,7 @@ def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
     experts = _load_experts(saved)
     networks: dict[NetworkKey, StepNetwork] = {}
     for precision, name in names.items():
-        networks[precision, "lstm"] = network = _load(saved, name, threads)
+        networks[precision, "lstm"] = network = load_network(saved, name, threads=threads)
         if experts:
             networks[precision, "mixture"] = mixture.make_mixture(network, experts)
     weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
@@ -53,7 +53,8 @@ def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
     return LoadedNetworks(networks, weight_bytes)
 
 
-def _load(saved: SavedModel, name: str, threads: int) -> SharedNetwork:
+def load_network(saved: SavedModel, name: str, *, threads: int) -> SharedNetwork:
+    """Load the network in one file of a model. Raises Unavailable as `load_networks`."""
     reference, data = saved.card.reference, saved.file(name)
     try:
         network = open_network(name, data, threads=threads)

@@ -26,7 +26,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.app.models.engines import Loaded, load_model
 from nextchar.app.scoring.schemas import LineScore
 from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
 from nextchar.models.config import NetworkConfig
@@ -36,6 +35,7 @@ from nextchar.models.kernels.compile_cache import (
     compile_in_child_process,
     use_cache_folder,
 )
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.requests import (
     CompletionRequest,
@@ -70,12 +70,8 @@ class Model:
     def __init__(self, saved: SavedModel, *, threads: int | None = None) -> None:
         """Load a saved model. Raises Unavailable: a file is damaged."""
         self._saved, self._threads = saved, threads
-        engine, scorer = load_model(
-            saved, threads=threads or available_cores(), cache_bytes=64 << 20, max_waiting=256
-        )
-        self._engine, self._scorer = engine, scorer
-        size = sum(entry.bytes for entry in saved.card.files.values())
-        self.loaded = Loaded(saved.card.reference, engine, saved.vocabulary, size, saved, scorer)
+        self.loaded = LoadedModel.load(saved, threads=threads or available_cores())
+        self._engine = self.loaded.engine
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
         """Pickle the model's files; it is loaded where it is unpickled, as in workers of Ray and Spark."""
@@ -150,7 +146,7 @@ class Model:
 
         try:
             for i, prompt in enumerate(prompts):
-                one = replace(request, prompt=self._scorer.mask_lines(prompt), stop=stop, stream=False)
+                one = replace(request, prompt=self.loaded.masks.mask_lines(prompt), stop=stop, stream=False)
                 tickets.append(self._engine.complete(one, partial(note, i)))
             left = len(prompts)
             while left:
@@ -190,7 +186,7 @@ class Model:
         network alone, from which scores are made.
         """
         characters = self._characters_of(text)
-        masked = self._scorer.mask(characters)
+        masked = self.loaded.masks.mask(characters)
         described = self._engine.text_logprobs(masked.text, top=0, expert=expert)
         bits = np.array([-entry.logprob / math.log(2) for entry in described], np.float32)
         if masked.starts is None:
@@ -276,7 +272,7 @@ class Model:
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
 
     def _prompt_of(self, text: str) -> str:
-        return self._scorer.mask_lines(self._characters_of(text))
+        return self.loaded.masks.mask_lines(self._characters_of(text))
 
     def _characters_of(self, text: str) -> str:
         return self._saved.vocabulary.to_characters(text)
