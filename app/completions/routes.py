@@ -13,7 +13,6 @@ from nextchar.app.completions.requests import serialize, start_completion
 from nextchar.app.completions.schemas import (
     EXAMPLE,
     AlternativeBody,
-    CandidateBody,
     CompletionBody,
     CompletionChoice,
     CompletionCreate,
@@ -30,7 +29,7 @@ from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of,
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from nextchar.models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
+from nextchar.models.runtime.requests import CandidateBody, CharacterLogprobs, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.models.runtime.request_validation import MAX_BEAM
-from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
+from nextchar.models.runtime.requests import CandidateBody, Expert, FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000
@@ -260,13 +260,6 @@ class NextCreate(RequestBody):
         1.0, gt=0, le=10, allow_inf_nan=False, description="Divides the logits before the softmax."
     )
     expert: ExpertField = "mixture"
-
-
-class CandidateBody(BaseModel):
-    """A character and its probability."""
-
-    character: str
-    probability: float
 
 
 class DistributionBody(BaseModel):

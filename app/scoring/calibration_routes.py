@@ -14,11 +14,10 @@ from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limited_work import Check
 from nextchar.app.http.list_schemas import Page
-from nextchar.app.scoring.calibration import calibrate
-from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody
+from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody, calibration_body
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
-from nextchar.app.scoring.scoring import calibration_body
+from nextchar.models.anomaly.line_calibration import calibrate
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.lines import LineParser, RawLine, lines_of
 

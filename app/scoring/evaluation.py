@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.app.http.limited_work import Check
+from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.evaluation_schemas import (
     EvaluateCreate,
     EvaluationBody,
@@ -22,13 +23,15 @@ from nextchar.app.scoring.evaluation_schemas import (
     LeaksBody,
     QualityBody,
 )
-from nextchar.app.scoring.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body
 from nextchar.models.anomaly.baselines import baseline_scores
+from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
+from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.loaded_model import LoadedModel
-from nextchar.store.calibrations import Calibrations, StoredCalibration
+from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
 from nextchar.store.shuffled_lines import ShuffledLines
 

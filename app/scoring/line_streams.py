@@ -19,15 +19,17 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.access.auth import stream_owner
+from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.dependencies import Services
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.gunzip import Gunzip, gunzip_of
 from nextchar.app.models.engines import Loaded
 from nextchar.app.scoring.schemas import StreamQuery
-from nextchar.app.scoring.score_stream import StreamScorer, json_line
+from nextchar.app.scoring.score_stream import BodyScorer
+from nextchar.models.anomaly.stream_scorer import json_line
 from nextchar.models.errors import DomainError
+from nextchar.store.gunzip import Gunzip
 
 log = logging.getLogger("nextchar.api")
 
@@ -71,8 +73,8 @@ class ScoreStreamResponse(Response):
         services = self._services
         loaded = await services.engines.acquire_async(self._model)
 
-        def make() -> StreamScorer:
-            return StreamScorer(
+        def make() -> BodyScorer:
+            return BodyScorer(
                 loaded,
                 services.calibrations.find(loaded.saved, self._query.calibration),
                 self._query,

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import BaseModel
+
 Precision = Literal["auto", "float32", "int8"]
 Expert = Literal["mixture", "lstm"]
 """The predictor: the mixture of the network and the other experts, or the network alone."""
@@ -101,3 +103,10 @@ class Distribution:
 
     entropy_bits: float
     candidates: tuple[tuple[str, float], ...] = field(default=())
+
+
+class CandidateBody(BaseModel):
+    """A character and its probability."""
+
+    character: str
+    probability: float

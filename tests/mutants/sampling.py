@@ -86,7 +86,7 @@ _TESTS = {
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
         "tests/models/anomaly/test_scorer.py",
-        "tests/app/scoring/test_scoring.py",
+        "tests/models/anomaly/test_calibrated_scorer.py",
     ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",

@@ -32,14 +32,15 @@ from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.logs.ingest.time_shares import TimeShares
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.score_sample import AlertReference
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.text.lines import MAX_LINE_BYTES, LineParser, RawLine
-from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
+from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations
 
 log = logging.getLogger("nextchar.api")
 

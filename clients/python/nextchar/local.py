@@ -26,8 +26,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.config import NetworkConfig
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.kernels.compile_cache import (

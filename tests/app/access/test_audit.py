@@ -15,8 +15,8 @@ from redis import Redis
 from nextchar.app.access.audit import is_change
 from nextchar.app.http.limited_work import Cancelled, Check
 from nextchar.app.main import create_app
-from nextchar.app.scoring.calibration import calibrate
 from nextchar.app.settings import ApiSettings
+from nextchar.models.anomaly.line_calibration import calibrate
 from nextchar.models.errors import StorageFull
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.local_blobs import LocalBlobs

@@ -4,7 +4,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
+from nextchar.app.scoring.routes import check_expected
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.engine import Engine
@@ -23,7 +25,7 @@ def loaded() -> LoadedModel:
 def test_largest_answer_of_expected_characters_needs_little_memory(loaded: LoadedModel) -> None:
     scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=20))
     text = "".join(np.random.default_rng(0).choice([*CHARACTERS], 14_285))
-    scorer.check_expected([text])
+    check_expected([text], 20)
     [line] = scorer.read([text])
     tracemalloc.start()
     written = scorer.expected_json(line)

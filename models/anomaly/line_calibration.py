@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
-from nextchar.app.http.limited_work import Check
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
 from nextchar.models.anomaly.scorer import ReadPrecision
 from nextchar.models.errors import TooLarge
 from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.runtime.session import Check
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 
 _MAX_CHARACTERS = 20_000_000  # of calibration lines: some minutes

@@ -1,6 +1,6 @@
-"""Scores of lines by a model and one of its calibrations: shared by the JSON and the streamed route.
+"""Scores of lines by a model and one of its calibrations.
 
-Blocking; runs in a worker thread. Positions in a line are in characters after NFC, or in bytes for a model of
+Blocking, in the calling thread. Positions in a line are in characters after NFC, or in bytes for a model of
 bytes, before masking; the model reads lines masked like the text it was trained on.
 """
 
@@ -11,27 +11,22 @@ from functools import cached_property
 
 import numpy as np
 
-from nextchar.app.completions.requests import MAX_LOGPROBS
-from nextchar.app.http.limited_work import Check
-from nextchar.app.scoring.calibration_schemas import BucketBody, CalibrationBody, RollingBody
-from nextchar.app.scoring.schemas import Detail, LineScore, Repeats, Span, StreamBody
-from nextchar.app.scoring.streams import StreamLock
 from nextchar.models.anomaly.aggregate import peak_bits
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
-from nextchar.models.anomaly.calibration import rounded_up
 from nextchar.models.anomaly.drift import UNUSUAL
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span
 from nextchar.models.anomaly.repeats import RepeatFilter
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
 from nextchar.models.anomaly.spans import Span as MaskedSpan
 from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
-from nextchar.models.runtime.session import State, no_check
+from nextchar.models.runtime.session import Check, State, no_check
 from nextchar.models.text.vocabulary import UNKNOWN_ID
-from nextchar.store.calibrations import StoredCalibration
 
 DECIMALS = 4
-"""Decimal places of bits in a response; float32 logits are not more precise."""
+"""Decimal places of bits in a score; float32 logits are not more precise."""
 
 _CHARACTER_RATE = 3
 """Index into CHARACTER_RATES of the threshold for single characters: 3 in 10,000 normal ones exceed it."""
@@ -44,18 +39,6 @@ anomalous first: about a second. A line takes some hundred to some thousand char
 _MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
 _CHECK_INTERVAL = 100  # lines
 _POSITIONS_PER_PIECE = 1_000
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What a request asks for."""
-
-    detail: Detail = "line"
-    expected: int = 0
-    false_alarms: float | None = None
-    fast: bool = False  # read in int8 if the model has it
-    explain: bool = True  # locate the causes of surprisal in flagged lines
-    repeats: Repeats = "flag"
 
 
 @dataclass(frozen=True)
@@ -133,15 +116,6 @@ class CalibratedScorer:
     def read_stream(self, originals: Sequence[str], state: State | None) -> tuple[list[LineReading], State]:
         """Read lines one after the other, from where the previous call ended."""
         return self.loaded.scorer.read_stream(originals, state, fast=self.options.fast, check=self.check)
-
-    def read_stored_stream(
-        self, lock: StreamLock, originals: Sequence[str]
-    ) -> tuple[list[LineReading], StreamBody]:
-        """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
-        lines, state = self.read_stream(originals, lock.stream.state)
-        self.check()  # if the client has disconnected, the stream stays where it was
-        saved = lock.save(state, lines=len(lines))
-        return lines, StreamBody.model_validate(saved)
 
     def scores(self, lines: Sequence[LineReading]) -> Iterator[LineScore]:
         """Yield the score of each line, without expected characters."""
@@ -224,19 +198,6 @@ class CalibratedScorer:
                 likely = (f"{heads[i]}{round(value, 6)!r}}}" for i, value in zip(candidates, p, strict=True))
                 expected[line.masked.origin(position)] = f"[{','.join(likely)}]"
         return f"[{','.join(expected)}]"
-
-    def check_expected(self, lines: Iterable[str]) -> None:
-        """Raise InvalidInput if the expected characters of these lines would make too large a response."""
-        expected, characters = self.options.expected, sum(map(len, lines))
-        probabilities = characters * (1 + expected)
-        if expected and probabilities > MAX_LOGPROBS:
-            raise InvalidInput(
-                f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
-                f" {probabilities:,} in all; one response has at most {MAX_LOGPROBS:,}: send at most"
-                f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or reduce expected",
-                code="answer_too_large",
-                param="expected",
-            )
 
     @cached_property
     def _expected_heads(self) -> list[str]:
@@ -323,22 +284,6 @@ class CalibratedScorer:
 def is_unusual(score: LineScore) -> bool:
     """Return whether a line is among the most unusual tenth, by the calibration."""
     return score.p_value is not None and score.p_value <= UNUSUAL
-
-
-def calibration_body(stored: StoredCalibration) -> CalibrationBody:
-    """Return a calibration as it is sent."""
-    calibration = stored.calibration
-    return CalibrationBody(
-        name=stored.name,
-        lines=calibration.lines,
-        kept_lines=calibration.kept_lines,
-        smallest_p_value=rounded_up(calibration.smallest_p_value, 4),  # accepted as a false-alarm rate
-        has_tail=calibration.has_tail,
-        created_at=stored.created_at,
-        source=stored.source,
-        buckets=list(map(BucketBody.model_validate, calibration.buckets)),
-        rolling=stored.rolling and RollingBody.model_validate(stored.rolling),
-    )
 
 
 def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:
