@@ -6,7 +6,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.completions.completion import Completion, RunningCompletion
+from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.completions.prediction import predict
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.app.completions.requests import serialize, start_completion
@@ -29,7 +29,14 @@ from nextchar.app.http.dependencies import ServicesDep, arrived_s_of, client_of,
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from nextchar.models.runtime.requests import CandidateBody, CharacterLogprobs, Finished, Piece, Usage
+from nextchar.models.runtime.requests import (
+    CandidateBody,
+    CharacterLogprobs,
+    Completion,
+    Finished,
+    Piece,
+    Usage,
+)
 from nextchar.models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)

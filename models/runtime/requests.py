@@ -98,6 +98,58 @@ OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
+class Completion:
+    """One finished completion; `text` and `logprobs` begin with the prompt if it is echoed.
+
+    Texts are in the vocabulary's characters: `Vocabulary.to_text` and `label` convert them for display.
+    """
+
+    text: str
+    reason: FinishReason
+    bits: float
+    characters: int
+    logprobs: tuple[CharacterLogprobs, ...]
+
+
+class CompletionCollector:
+    """Makes the completions of a request from its events."""
+
+    def __init__(self, n: int, *, echoed: Piece | None = None) -> None:
+        """Collect `n` completions, which begin with `echoed`."""
+        self._pieces: list[list[Piece]] = [[echoed] if echoed else [] for _ in range(n)]
+        self._finished: dict[int, Finished] = {}
+
+    def add(self, event: Event) -> Usage | None:
+        """Take the next event; return the Usage if it is the last. Raises the error of a failed request."""
+        if isinstance(event, Piece):
+            self._pieces[event.index].append(event)
+        elif isinstance(event, Finished):
+            self._finished[event.index] = event
+        elif isinstance(event, Failed):
+            raise event.error
+        else:
+            return event
+        return None
+
+    def completions(self) -> list[Completion]:
+        """Return the completions once all have finished."""
+        whole = map(join, self._pieces)
+        ends = (self._finished[i] for i in range(len(self._pieces)))
+        return [
+            Completion(piece.text, end.reason, end.bits, end.characters, piece.logprobs)
+            for piece, end in zip(whole, ends, strict=True)
+        ]
+
+
+def join(pieces: list[Piece]) -> Piece:
+    """Return pieces of one completion as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
+    return Piece(pieces[0].index if pieces else 0, "".join(piece.text for piece in pieces), logprobs)
+
+
+@dataclass(frozen=True)
 class Distribution:
     """The distribution of the next character; candidates likeliest first, id 0 excluded."""
 

@@ -37,15 +37,14 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
+from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
+    CompletionCollector,
     CompletionRequest,
     Distribution,
     Event,
     Expert,
-    Failed,
-    Finished,
     FinishReason,
-    Piece,
 )
 from nextchar.models.saved_model import SavedModel, parse_card
 from nextchar.models.text.vocabulary import normalize
@@ -137,33 +136,24 @@ class Model:
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         vocabulary = self._saved.vocabulary
         stop = tuple(map(vocabulary.to_characters, request.stop))
-        found: list[list[tuple[str, FinishReason]]] = [[("", "length")] * request.n for _ in prompts]
-        texts = [[""] * request.n for _ in prompts]
-        tickets = []
-
-        def note(i: int, event: Event) -> None:
-            events.put((i, event))
-
+        collectors = [CompletionCollector(request.n) for _ in prompts]
+        tickets: list[Ticket] = []
         try:
             for i, prompt in enumerate(prompts):
                 one = replace(request, prompt=self.loaded.masks.mask_lines(prompt), stop=stop, stream=False)
-                tickets.append(self._engine.complete(one, partial(note, i)))
+                tickets.append(self._engine.complete(one, partial(_put, events, i)))
             left = len(prompts)
             while left:
                 i, event = events.get()
-                if isinstance(event, Piece):
-                    texts[i][event.index] += event.text
-                elif isinstance(event, Finished):
-                    found[i][event.index] = vocabulary.to_text(texts[i][event.index]), event.reason
-                else:
-                    left -= 1
-                    if isinstance(event, Failed):
-                        raise event.error  # noqa: TRY301 -- the others are cancelled
+                left -= collectors[i].add(event) is not None
         except BaseException:
             for ticket in tickets:
                 ticket.cancel()
             raise
-        return found
+        return [
+            [(vocabulary.to_text(one.text), one.reason) for one in collector.completions()]
+            for collector in collectors
+        ]
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
@@ -312,6 +302,10 @@ class ModelFiles:
     def saved(self) -> SavedModel:
         """Return the saved model."""
         return SavedModel(parse_card(self.card, where=MODEL_FILE_NAME), self.files.__getitem__)
+
+
+def _put(events: queue.SimpleQueue[tuple[int, Event]], i: int, event: Event) -> None:
+    events.put((i, event))
 
 
 def _unpickled(files: ModelFiles, threads: int | None) -> Model:
