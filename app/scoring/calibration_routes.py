@@ -19,7 +19,7 @@ from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
 from nextchar.models.anomaly.line_calibration import calibrate
 from nextchar.models.errors import InvalidInput
-from nextchar.models.text.lines import LineParser, RawLine, lines_of
+from nextchar.models.text.lines import LineParser, lines_of
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -92,7 +92,7 @@ def _make(
             characters, source = corpus.characters, f"corpus {corpus.id}"
         elif body.ingested:
             recent, parser = services.ingest.recent_lines(model), LineParser(loaded.vocabulary, is_json=False)
-            lines = [parser.parse(RawLine(1, line)).text or "" for line in recent]  # as they were scored
+            lines = list(map(parser.text_of, recent))  # as they were scored
             characters, source = sum(map(len, lines)), "ingested lines"
         else:
             given = body.lines or []

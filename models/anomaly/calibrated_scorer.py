@@ -59,7 +59,6 @@ _Explanations = dict[str, list[MaskedSpan]]
 """The anomalous spans of masked texts that were explained."""
 
 
-@dataclass(frozen=True)
 class CalibratedScorer:
     """Scores lines by a loaded model, one of its calibrations (or none) and the options of a request.
 
@@ -70,34 +69,32 @@ class CalibratedScorer:
         InvalidInput: there is no calibration for the false-alarm rate, or it has too few lines.
     """
 
-    loaded: LoadedModel
-    calibration: StoredCalibration | None
-    options: ScoreOptions
-    check: Check = no_check
-    labels: Callable[[], Mapping[str, AlertLabel]] = dict
-    rate: float | None = field(init=False)
-    thresholds: tuple[float, ...] = field(init=False)
-    _repeats: RepeatFilter | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        rate: float | None = None
-        thresholds: tuple[float, ...] = ()
-        if self.options.false_alarms and not self.calibration:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        calibration: StoredCalibration | None,
+        options: ScoreOptions,
+        check: Check = no_check,
+        labels: Callable[[], Mapping[str, AlertLabel]] = dict,
+    ) -> None:
+        self.loaded, self.calibration, self.options = loaded, calibration, options
+        self.check, self._labels = check, labels
+        self.rate: float | None = None
+        self.thresholds: tuple[float, ...] = ()
+        if calibration:
+            self.rate = options.false_alarms or calibration.calibration.default_rate()
+            self.thresholds = calibration.calibration.thresholds(self.rate)
+        elif options.false_alarms:
             raise InvalidInput(
-                f"model {self.loaded.reference} has no calibration, which a false-alarm rate needs; make one"
+                f"model {loaded.reference} has no calibration, which a false-alarm rate needs; make one"
                 " with POST …/calibrate",
                 code="no_calibration",
                 param="false_alarms",
             )
-        if self.calibration:
-            calibration = self.calibration.calibration
-            rate = self.options.false_alarms or calibration.default_rate()
-            thresholds = calibration.thresholds(rate)
-        object.__setattr__(self, "rate", rate)
-        object.__setattr__(self, "thresholds", thresholds)
-        templates = self.loaded.scorer.templates
-        if templates and rate and self.options.repeats == "count":
-            object.__setattr__(self, "_repeats", RepeatFilter(rate, templates.common))
+        templates = loaded.scorer.templates
+        self._repeats: RepeatFilter | None = None
+        if templates and self.rate and options.repeats == "count":
+            self._repeats = RepeatFilter(self.rate, templates.common)
 
     @property
     def threshold(self) -> float | None:
@@ -218,7 +215,7 @@ class CalibratedScorer:
     def _with_labels(self, lines: Sequence[LineReading], found: _Scores, flagged: Sequence[int]) -> _Scores:
         """Return the scores with those of flagged lines whose group is labeled normal lowered."""
         assert self.calibration is not None and self.rate is not None
-        labels, name = self.labels(), self.loaded.saved.card.name
+        labels, name = self._labels(), self.loaded.saved.card.name
         groups: dict[int, tuple[str, AlertLabel | None]] = {}
         for i in flagged:
             alert_id = self.group(lines[i]).alert_id(name)

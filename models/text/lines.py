@@ -160,6 +160,13 @@ class LineParser:
         self._keeps_cr = "\r" in vocabulary.characters  # the model was trained on carriage returns
         self._number = 0
 
+    def text_of(self, data: bytes) -> str:
+        """Return the characters of a line of text that comes by itself, and may be a truncated one."""
+        raw = RawLine(1, data, is_truncated=len(data) >= MAX_LINE_BYTES)  # no text begins with it
+        text = self.parse(raw).text
+        assert text is not None, "text always has characters"
+        return text
+
     def parse(self, raw: RawLine) -> InputLine:
         """Return the line as characters after NFC, or as bytes for a model of bytes."""
         self._number += 1

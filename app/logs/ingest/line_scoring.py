@@ -39,7 +39,7 @@ from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.score_sample import AlertReference
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
-from nextchar.models.text.lines import MAX_LINE_BYTES, LineParser, RawLine
+from nextchar.models.text.lines import LineParser
 from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations
 
 log = logging.getLogger("nextchar.api")
@@ -225,9 +225,7 @@ class IngestScoring:
         parser = LineParser(loaded.vocabulary, is_json=False)
         groups: dict[tuple[str | None, float | None, bool], list[tuple[Entry, str]]] = {}
         for entry in entries:
-            raw = RawLine(1, entry.data, is_truncated=len(entry.data) >= MAX_LINE_BYTES)
-            text = parser.parse(raw).text
-            assert text is not None, "text always has characters"
+            text = parser.text_of(entry.data)
             meta = entry.meta
             is_rolling = self.recalibration.is_rolling(loaded.saved.card.name, meta.recalibrate)
             key = (meta.calibration, meta.false_alarms, is_rolling)
