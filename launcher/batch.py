@@ -37,8 +37,7 @@ from nextchar.models.die_with_parent import bind_to_parent
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavailable
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 from nextchar.models.machine import available_cores
-from nextchar.models.runtime.request_validation import check_request
-from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import CompletionRequest, check_request
 from nextchar.models.text.lines import LineParser, RawLine, lines_between
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import decompress

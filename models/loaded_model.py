@@ -7,8 +7,8 @@ from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import mask_values
-from nextchar.models.text.mask_values import MaskValues, ModelMasks
-from nextchar.models.text.masks import Masks
+from nextchar.models.text.mask_values import MaskValues
+from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary
 
 
@@ -43,6 +43,8 @@ class LoadedModel:
 
 def masks_of(saved: SavedModel) -> ModelMasks:
     """Return the masks of a saved model. Raises Unavailable: a file is damaged."""
-    has_values = mask_values.FILE in saved.card.files
-    values = MaskValues.load(saved.file(mask_values.FILE)) if has_values else None
-    return ModelMasks(Masks(saved.card.masks), values)
+    masks = Masks(saved.card.masks)
+    if mask_values.FILE not in saved.card.files:
+        return ModelMasks(masks)
+    values = MaskValues.load(saved.file(mask_values.FILE))
+    return ModelMasks(masks, is_masked=values.is_well_formed, short_numbers=values.has_short)

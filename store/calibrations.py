@@ -20,8 +20,7 @@ from typing import Any
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_format import MAX_BYTES, dump, load
 from nextchar.models.anomaly.rolling import Rebuild, Rolling, StoredCalibration
-from nextchar.models.anomaly.rolling_format import dump_sample, load_sample
-from nextchar.models.anomaly.score_sample import ScoreSample
+from nextchar.models.anomaly.score_sample import ScoreSample, dump_sample, load_sample
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs

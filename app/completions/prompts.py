@@ -6,7 +6,7 @@ from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.limited_work import Check, LimitedWork
 from nextchar.app.models.engines import Loaded
 from nextchar.models.runtime.session import no_check
-from nextchar.models.text.mask_values import ModelMasks
+from nextchar.models.text.masks import ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary
 
 LONG_PROMPT_CHARACTERS = 10_000

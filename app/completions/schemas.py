@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
-from nextchar.models.runtime.request_validation import MAX_BEAM
-from nextchar.models.runtime.requests import CandidateBody, Expert, FinishReason, Precision, Until
+from nextchar.models.runtime.requests import MAX_BEAM, CandidateBody, Expert, FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000

@@ -10,15 +10,13 @@ from typing import Literal
 
 from nextchar.models.anomaly.experts import with_ngram_and_templates
 from nextchar.models.anomaly.explanation import explain
-from nextchar.models.anomaly.precision import higher
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.session import Check, CheckedNetwork, State, no_check
-from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram_file, templates_file
-from nextchar.models.text.mask_values import ModelMasks
-from nextchar.models.text.masks import Masked
+from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import Templates
 

@@ -26,12 +26,12 @@ import json
 import re
 from calendar import monthrange
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.text.masks import NAMED, Masked, Masks, Value, pieces
+from nextchar.models.text.masks import NAMED, Masks, Value
 
 FILE = "mask_values.json"
 """The name of the file in a saved model. Older models have none, and mask all values."""
@@ -314,27 +314,3 @@ def _field_values(record: dict[str, Any]) -> FieldValues:
     if not all(isinstance(text, str) for text in [one.letters, *formats]):
         raise TypeError("a format is not a text")
     return one
-
-
-class ModelMasks:
-    """The masks of a model, which leave values that are malformed as they are. Thread-safe."""
-
-    def __init__(self, masks: Masks, values: MaskValues | None = None) -> None:
-        self.masks = masks
-        self._is_masked = values.is_well_formed if values else None
-        self._short_numbers = values is not None and values.has_short
-
-    def __bool__(self) -> bool:
-        return bool(self.masks)
-
-    def mask(self, line: str) -> Masked:
-        """Return a line with its values masked."""
-        return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
-
-    def mask_lines(self, text: str, *, check: Callable[[], None] = lambda: None) -> str:
-        """Return a text of any number of lines with the values of each masked; `check` is called between."""
-        masked: list[str] = []
-        for piece in pieces(text):
-            check()
-            masked.append(self.masks.replace(piece) if self._is_masked is None else self.mask(piece).text)
-        return "".join(masked)

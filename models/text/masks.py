@@ -319,6 +319,35 @@ class Masks:
                 position = start + 1
 
 
+class ModelMasks:
+    """The masks of a model, which leave values that are malformed as they are. Thread-safe."""
+
+    def __init__(
+        self,
+        masks: Masks,
+        *,
+        is_masked: Callable[[Value], bool] | None = None,
+        short_numbers: bool = False,
+    ) -> None:
+        """Mask by `masks` what `is_masked` is true for; see `Masks.apply`."""
+        self.masks, self._is_masked, self._short_numbers = masks, is_masked, short_numbers
+
+    def __bool__(self) -> bool:
+        return bool(self.masks)
+
+    def mask(self, line: str) -> Masked:
+        """Return a line with its values masked."""
+        return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
+
+    def mask_lines(self, text: str, *, check: Callable[[], None] = lambda: None) -> str:
+        """Return a text of any number of lines with the values of each masked; `check` is called between."""
+        masked: list[str] = []
+        for piece in pieces(text):
+            check()
+            masked.append(self.masks.replace(piece) if self._is_masked is None else self.mask(piece).text)
+        return "".join(masked)
+
+
 def pieces(text: str) -> Iterator[str]:
     """Yield a text in pieces of at most MAX_PIECE_CHARACTERS, which when masked make the masked text."""
     start = 0

@@ -117,6 +117,7 @@ _TESTS = {
     ),
     "models/runtime/requests.py": (
         "tests/models/runtime/test_requests.py",
+        "tests/models/runtime/test_request_validation.py",
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),

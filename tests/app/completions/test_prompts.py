@@ -8,8 +8,7 @@ import pytest
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.app.http.limited_work import LimitedWork
 from nextchar.models.errors import Busy
-from nextchar.models.text.mask_values import ModelMasks
-from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks
+from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary, normalize
 
 UNIT = "é 12 a\n"

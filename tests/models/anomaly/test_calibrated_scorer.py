@@ -10,8 +10,7 @@ from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.engine import Engine
-from nextchar.models.text.mask_values import ModelMasks
-from nextchar.models.text.masks import Masks
+from nextchar.models.text.masks import Masks, ModelMasks
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 
