@@ -1,4 +1,4 @@
-"""Lines of files, responses and iterables of any length, read ahead in bounded memory.
+"""Lines of files, responses and iterables of any length, read ahead in bounded memory, and their events.
 
 What has come while a batch was being scored is the next batch: a line that comes alone is scored at once,
 and a file is scored in large batches.
@@ -253,3 +253,22 @@ class AsyncLines:
         finally:
             self._buffer.is_over = True
             self._has_lines.set()
+
+
+async def decode_events(pieces: AsyncIterable[bytes]) -> AsyncGenerator[tuple[str, str], None]:
+    """Yield the type and the data of each server-sent event (WHATWG HTML, 9.2.6).
+
+    Lines end in LF or CR LF, no others: U+2028 and its like are ordinary characters of the data. An event
+    that the end of the stream cuts short is dropped.
+    """
+    kind, data = "message", list[str]()
+    async for line in split_lines(pieces):
+        field, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
+        if field == "event":
+            kind = value.removeprefix(" ")
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+        elif line in (b"", b"\r"):
+            if data:
+                yield kind, "\n".join(data)
+            kind, data = "message", []
