@@ -38,9 +38,8 @@ from nextchar.models.anomaly.baselines import NAMES, baseline_scores
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.drift import UNUSUAL, drift
-from nextchar.models.anomaly.experts import with_ngram_and_templates
 from nextchar.models.anomaly.metrics import auroc, detection_quality
-from nextchar.models.anomaly.scorer import ReadPrecision
+from nextchar.models.anomaly.scorer import ReadPrecision, with_ngram_and_templates
 from nextchar.models.config import PRESETS, Budget
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores

@@ -6,8 +6,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.prediction import predict
+from nextchar.app.completions.completion import RunningCompletion, predict
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.app.completions.requests import serialize, start_completion
 from nextchar.app.completions.schemas import (

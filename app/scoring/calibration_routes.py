@@ -17,7 +17,7 @@ from nextchar.app.http.list_schemas import Page
 from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody, calibration_body
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
-from nextchar.models.anomaly.line_calibration import calibrate
+from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.lines import LineParser, lines_of
 
@@ -98,7 +98,7 @@ def _make(
             given = body.lines or []
             lines = map(loaded.vocabulary.to_characters, given)
             characters, source = sum(map(len, given)), "lines in the request"
-        made = calibrate(loaded, lines, characters=characters, buckets=body.buckets, check=check)
+        made = calibrate_model(loaded, lines, characters=characters, buckets=body.buckets, check=check)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines
         check()  # nothing is replaced once the client has disconnected

@@ -23,14 +23,13 @@ from nextchar.app.http.middleware import BodyRule
 from nextchar.app.logs.alerts.occurrences import occurrences_of
 from nextchar.app.models.engines import Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
+from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed, read_stored_stream
 from nextchar.app.scoring.schemas import (
     EXAMPLE_STREAM,
     ScoreBody,
     ScoreCreate,
     StreamQuery,
 )
-from nextchar.app.scoring.score_stream import read_stored_stream
 from nextchar.app.scoring.streams import StreamLock
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
 from nextchar.models.anomaly.drift import drift

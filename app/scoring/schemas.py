@@ -13,7 +13,6 @@ from nextchar.app.scoring.calibration_schemas import (
 )
 from nextchar.models.anomaly.alerts import Label
 from nextchar.models.anomaly.line_scores import (
-    REPEATS,
     Context,
     Detail,
     FalseAlarms,
@@ -100,7 +99,13 @@ class ScoreCreate(RequestBody):
         " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
     )
 
-    repeats: Repeats = Field("count", description=REPEATS)
+    repeats: Repeats = Field(
+        "count",
+        description="`count`: once 20 lines of the request are flagged, and while more are than the"
+        " false-alarm rate explains, a line is only counted (`repeated`) if one like it was flagged before:"
+        " of the same new template, or with other numbers only. Alerts have all of them. `flag`: all are"
+        " flagged.",
+    )
     alerts: bool = Field(
         False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
     )

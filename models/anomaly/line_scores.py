@@ -12,12 +12,6 @@ Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]
 Repeats = Literal["count", "flag"]
 
-REPEATS = (
-    "`count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate"
-    " explains, a line is only counted (`repeated`) if one like it was flagged before: of the same new"
-    " template, or with other numbers only. Alerts have all of them. `flag`: all are flagged."
-)
-
 FalseAlarms = Annotated[
     float,
     Field(
@@ -99,7 +93,11 @@ class LineScore(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How the lines of a stream, or of files, are scored."""
+    """How the lines of a stream, or of files, are scored; the API describes the fields where it has them.
+
+    `only` says which lines get a record; of each batch the most anomalous lines are explained first. With
+    `precision` "auto" lines are read in int8 if the model has it, within 0.005 nats per character of float32.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -109,20 +107,13 @@ class StreamOptions(BaseModel):
     false_alarms: FalseAlarms | None = None
     calibration: str | None = None
     stream_id: str | None = None
-    only: Literal["all", "anomalous"] = Field("all", description="Which lines get a record.")
-    echo: bool = Field(False, description="Include the text of each line in its record.")
-    explain: bool = Field(
-        False,
-        description="Explain flagged lines (`explained`), of each batch the most anomalous first, for about a"
-        " second: characters that are surprising only because of an earlier fault are not marked, and spans"
-        " contain what was expected.",
-    )
-    repeats: Repeats = Field("count", description=REPEATS)
-    alerts: bool = Field(False, description="Record flagged lines in the model's alerts: GET …/alerts.")
-    source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
-    precision: Literal["auto", "float32"] = Field(
-        "auto", description="`auto`: int8 if the model has it, within 0.005 nats per character of float32."
-    )
+    only: Literal["all", "anomalous"] = "all"
+    echo: bool = False  # whether each record has the text of its line
+    explain: bool = False
+    repeats: Repeats = "count"
+    alerts: bool = False
+    source: str = Field("", max_length=200)
+    precision: Literal["auto", "float32"] = "auto"
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:

@@ -1,14 +1,15 @@
 """A model's scorer: reads lines as the model was trained to read them, and explains anomalous ones.
 
 It composes what a saved model has for this: masks, the network's surprisal (`nextchar.models.runtime`), the
-other experts (`experts`) and explanations. Scores are made from its results by a `Calibration`.
+n-grams and templates, and explanations. Scores are made from its results by a `Calibration`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from nextchar.models.anomaly.experts import with_ngram_and_templates
+import numpy as np
+
 from nextchar.models.anomaly.explanation import explain
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.runtime.engine import Engine
@@ -18,7 +19,8 @@ from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram_file, templates_file
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
-from nextchar.models.text.templates import Templates
+from nextchar.models.text.templates import ParsedLine, Templates
+from nextchar.models.text.vocabulary import Vocabulary
 
 ReadPrecision = Literal["float32", "fast", "both"]
 """`fast`: int8 if the model has it. `both`: of each character the higher figure of the two."""
@@ -99,3 +101,52 @@ class Scorer:
             surprisals, texts, self._ngram, self.templates, self.engine.vocabulary
         )
         return [LineReading(*parts) for parts in zip(originals, masked, surprisals, strict=True)]
+
+
+def with_ngram_and_templates(
+    surprisals: Sequence[LineSurprisal],
+    lines: Sequence[str],
+    ngram: NgramModel | None,
+    templates: Templates | None,
+    vocabulary: Vocabulary | None = None,
+) -> list[LineSurprisal]:
+    """Return the surprisal of masked lines with the figures of n-grams and templates, if there are any.
+
+    `vocabulary`: see `with_templates`.
+    """
+    result = list(surprisals)
+    if ngram:
+        result = with_ngram(result, lines, ngram)
+    if templates:
+        result = with_templates(result, lines, templates, vocabulary)
+    return result
+
+
+def with_ngram(
+    surprisals: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
+) -> list[LineSurprisal]:
+    """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
+    texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
+    bits = model.surprisals(texts)
+    return [replace(s, ngram_bits=bits[i].astype(np.float32)) for i, s in enumerate(surprisals)]
+
+
+def with_templates(
+    surprisals: Sequence[LineSurprisal],
+    lines: Sequence[str],
+    templates: Templates,
+    vocabulary: Vocabulary | None = None,
+) -> list[LineSurprisal]:
+    """Return the surprisal of masked lines with `parsed`, their templates.
+
+    `vocabulary` is the model's, if the lines may have characters that it lacks. The templates were learned
+    with U+FFFD for those, so a line is compared with them likewise. A new template has the line's characters.
+    """
+    parsed = {line: _parse(line, templates, vocabulary) for line in set(lines)}
+    return [replace(s, parsed=parsed[line]) for s, line in zip(surprisals, lines, strict=True)]
+
+
+def _parse(line: str, templates: Templates, vocabulary: Vocabulary | None) -> ParsedLine:
+    read = vocabulary.replace_unknown(line) if vocabulary else line
+    parsed = templates.parse(read)
+    return templates.parse(line) if parsed.template.is_new and read != line else parsed

@@ -13,7 +13,7 @@ elements of a column are a 32-bit word.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -349,11 +349,8 @@ def compiled_product(product: str, kernel: ProductKernel) -> Any:
         product: int8, float32 or bfloat16.
         kernel: the variant.
     """
-    # Not a closure, whose variables numba would make part of the cache's key.
-    names = {"__name__": __name__, "_add_product": add_product_of(kernel)}
-    function = FunctionType(_call.__code__, names, f"{product}_product")
-    function.__qualname__ = function.__name__
-    return compiled(_SIGNATURES[product], variant=kernel.name)(function)
+    name = f"{product}_product"
+    return _compiled(_call.__code__, name, add_product_of(kernel), _SIGNATURES[product], kernel)
 
 
 def compiled_transposed_product(product: str, kernel: ProductKernel) -> Any:
@@ -365,10 +362,15 @@ def compiled_transposed_product(product: str, kernel: ProductKernel) -> Any:
         product: float32 or bfloat16.
         kernel: the variant.
     """
-    names = {"__name__": __name__, "_add_product": add_transposed_product_of(kernel)}
-    function = FunctionType(_call_transposed.__code__, names, f"{product}_transposed_product")
-    function.__qualname__ = function.__name__
-    return compiled(_TRANSPOSED_SIGNATURES[product], variant=kernel.name)(function)
+    name, signature = f"{product}_transposed_product", _TRANSPOSED_SIGNATURES[product]
+    return _compiled(_call_transposed.__code__, name, add_transposed_product_of(kernel), signature, kernel)
+
+
+def _compiled(code: CodeType, name: str, add_product: Any, signature: str, kernel: ProductKernel) -> Any:
+    # Not a closure, whose variables numba would make part of the cache's key.
+    function = FunctionType(code, {"__name__": __name__, "_add_product": add_product}, name)
+    function.__qualname__ = name
+    return compiled(signature, variant=kernel.name)(function)
 
 
 _add_product: Any = None  # each copy of `_call` has its own

@@ -136,12 +136,8 @@ class CompletionCollector:
 
     def completions(self) -> list[Completion]:
         """Return the completions once all have finished."""
-        whole = map(join, self._pieces)
-        ends = (self._finished[i] for i in range(len(self._pieces)))
-        return [
-            Completion(piece.text, end.reason, end.bits, end.characters, piece.logprobs)
-            for piece, end in zip(whole, ends, strict=True)
-        ]
+        whole = ((join(pieces), self._finished[i]) for i, pieces in enumerate(self._pieces))
+        return [Completion(p.text, end.reason, end.bits, end.characters, p.logprobs) for p, end in whole]
 
 
 def join(pieces: list[Piece]) -> Piece:

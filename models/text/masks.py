@@ -323,11 +323,7 @@ class ModelMasks:
     """The masks of a model, which leave values that are malformed as they are. Thread-safe."""
 
     def __init__(
-        self,
-        masks: Masks,
-        *,
-        is_masked: Callable[[Value], bool] | None = None,
-        short_numbers: bool = False,
+        self, masks: Masks, *, is_masked: Callable[[Value], bool] | None = None, short_numbers: bool = False
     ) -> None:
         """Mask by `masks` what `is_masked` is true for; see `Masks.apply`."""
         self.masks, self._is_masked, self._short_numbers = masks, is_masked, short_numbers

@@ -1,6 +1,6 @@
 import pytest
 
-from nextchar.models.anomaly.line_calibration import _batches
+from nextchar.models.anomaly.calibration_builder import _batches
 from nextchar.models.errors import TooLarge
 
 
