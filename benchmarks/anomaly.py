@@ -38,12 +38,11 @@ from nextchar.models.anomaly.baselines import NAMES, baseline_scores
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.drift import UNUSUAL, drift
-from nextchar.models.anomaly.experts import with_ngram_and_templates
 from nextchar.models.anomaly.metrics import auroc, detection_quality
-from nextchar.models.anomaly.scorer import ReadPrecision, Scorer
+from nextchar.models.anomaly.scorer import ReadPrecision, with_ngram_and_templates
 from nextchar.models.config import PRESETS, Budget
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
-from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.session import Network, StepNetwork
 from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
 from nextchar.models.text.masks import Masks
@@ -145,15 +144,15 @@ def speed(network: str) -> dict[str, float]:
     saved = saved_model(layers, units, weights, {FILE: dump(counted)})
     characters = sum(map(len, lines))
     found: dict[str, float] = {}
-    engine = Engine(saved)
-    scorer = Scorer.load(saved, engine)
+    loaded = LoadedModel.load(saved)
+    scorer = loaded.scorer
     precisions: dict[str, ReadPrecision] = {"float32 in process": "float32", "int8 in process": "fast"}
     for name, precision in precisions.items():
         scorer.read(lines[:50], precision=precision)
         began = time.process_time()
         scorer.read(lines, precision=precision)
         found[name] = characters / (time.process_time() - began)
-    engine.close()
+    loaded.engine.close()
     with running_api([saved], model_threads=1) as api, httpx.Client(timeout=600) as http:
         url = f"http://127.0.0.1:{api.port}/v1/models/{saved.card.name}/score"
         headers = {"Content-Type": "text/plain"}

@@ -19,9 +19,9 @@ from typing import Any
 from benchmarks.machine import described, machine
 from benchmarks.networks import random_model
 from benchmarks.report import print_json_line, print_table
-from nextchar.app.scoring.schemas import StreamQuery
 from nextchar.launcher import batch
 from nextchar.local import Model, prepare_kernels, read_model
+from nextchar.models.anomaly.line_scores import StreamOptions
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 from nextchar.store.input_files import find_files
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 def _alone(model: Model, log: str, output: Path, part_bytes: int) -> float:
     """Return the lines per second of one process; its first part, which warms up, does not count."""
-    scoring: dict[str, Any] = {"query": StreamQuery(), "calibration": None, "request": None}
+    scoring: dict[str, Any] = {"query": StreamOptions(), "calibration": None, "request": None}
     how: dict[str, Any] = {"engine": "local", "actors": 1, "threads": 1, "address": None}
     work = batch.Work(model, output.as_uri(), **scoring, format="jsonl", is_json=False, **how)
     (file,) = find_files([log])

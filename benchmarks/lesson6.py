@@ -31,8 +31,7 @@ import numpy as np
 
 from benchmarks.machine import machine
 from benchmarks.report import print_json_line, print_table
-from nextchar.models.architectures import NAMES, architecture, resolve_training
-from nextchar.models.architectures.memory import count_parameters
+from nextchar.models.architectures import NAMES, architecture, count_parameters, resolve_training
 from nextchar.models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network

@@ -27,8 +27,9 @@ import nextchar
 from benchmarks.report import print_json_line, print_table
 from nextchar.app.logs.alerts.decisions import Suppression
 from nextchar.app.logs.ingest.recalibration import REBUILD_LINES, verdict
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.rolling import rebuild
 from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from nextchar.models.anomaly.scorer import LineReading

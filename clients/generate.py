@@ -38,8 +38,9 @@ from nextchar.app.logs.notifications.targets import TargetKind
 from nextchar.app.models.alias_schemas import AliasWithHistory
 from nextchar.app.models.schemas import DamagedModel, ModelBody, ModelSummary
 from nextchar.app.scoring.evaluation_schemas import EvaluationBody, JudgedLine
-from nextchar.app.scoring.schemas import Context, LineScore, Repeats, ScoreBody, ScoreCreate, StreamQuery
+from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
 from nextchar.models.anomaly.alerts import Label, Severity
+from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
 from nextchar.models.config import ArchitectureName, Preset, PresetOption
 from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
 from nextchar.models.text.kind_detection import Purpose, TextKind

@@ -29,19 +29,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from nextchar.app.http.gunzip import decompress
-from nextchar.app.scoring.line_input import LineParser, RawLine, lines_between
-from nextchar.app.scoring.schemas import StreamQuery
-from nextchar.app.scoring.score_stream import StreamScorer, json_line
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
+from nextchar.models.anomaly.line_scores import StreamOptions
+from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.die_with_parent import bind_to_parent
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavailable
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 from nextchar.models.machine import available_cores
-from nextchar.models.runtime.request_validation import check_request
-from nextchar.models.runtime.requests import CompletionRequest
-from nextchar.models.runtime.session import no_check
-from nextchar.store.calibrations import Calibrations, StoredCalibration
+from nextchar.models.runtime.requests import CompletionRequest, check_request
+from nextchar.models.text.lines import LineParser, RawLine, lines_between
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.gunzip import decompress
 from nextchar.store.input_files import InputFile, find_files, read_from
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.settings import StoreSettings
@@ -79,7 +78,7 @@ class Work:
 
     model: Model
     output: str  # URL of a folder
-    query: StreamQuery | None
+    query: StreamOptions | None
     calibration: StoredCalibration | None
     request: CompletionRequest | None
     format: str  # jsonl or parquet
@@ -110,8 +109,8 @@ class Work:
         return counts
 
     def _scores(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-        loaded, file, query = self.model.loaded, part.file.name, self.query or StreamQuery()
-        scorer = StreamScorer(loaded, self.calibration, query, no_check, is_json=self.is_json, file=file)
+        loaded, file, query = self.model.loaded, part.file.name, self.query or StreamOptions()
+        scorer = StreamScorer(loaded, self.calibration, query, is_json=self.is_json, file=file)
         yield from chain.from_iterable(map(scorer.records, part.lines()))
         counts.update(scorer.totals)
 
@@ -168,7 +167,7 @@ def begin(
 ) -> tuple[int, int, Generator[Result]]:
     """Begin a run, or continue the one in the output; return its parts, how many are missing, their results.
 
-    `query` has options of StreamQuery, or `request` of CompletionRequest; `options` are fields of Work.
+    `query` has options of StreamOptions, or `request` of CompletionRequest; `options` are fields of Work.
     Repeats of flagged lines are flagged too, so a line's result does not depend on where parts begin. Closing
     the results stops the workers. Raises ModuleNotFoundError: Ray or pyarrow is not installed; DomainError:
     something else is not as it must be, or the output has another run. Nothing is written then.
@@ -184,7 +183,7 @@ def begin(
     saved = read_model(source if is_folder or "/" in source else STORE_PREFIX + source)
     scoring = completion = stored = None
     if query is not None:
-        scoring = StreamQuery(repeats="flag", **query)
+        scoring = StreamOptions(repeats="flag", **query)
         storage = open_blobs("memory://" if is_folder else StoreSettings.load().blobs_url)
         if stored := Calibrations(storage).find(saved, scoring.calibration):
             stored.calibration.thresholds(scoring.false_alarms or stored.calibration.default_rate())

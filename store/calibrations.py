@@ -14,14 +14,13 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_format import MAX_BYTES, dump, load
-from nextchar.models.anomaly.rolling import Rebuild
-from nextchar.models.anomaly.rolling_format import dump_sample, load_sample
-from nextchar.models.anomaly.score_sample import ScoreSample
+from nextchar.models.anomaly.rolling import Rebuild, Rolling, StoredCalibration
+from nextchar.models.anomaly.score_sample import ScoreSample, dump_sample, load_sample
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
@@ -45,40 +44,6 @@ in arrays."""
 _CACHE_S = 1.0  # a calibration from another process is visible after this long
 _MAX_CACHED = 64
 _SAMPLE_LINE_BYTES = 500  # the approximate memory of a line in the sample of a rolling calibration
-
-
-@dataclass(frozen=True)
-class Rolling:
-    """What a rolling calibration is made from.
-
-    Attributes:
-        base, base_created_at: the stored calibration that it began with. sample: of lines.
-        rebuilds: the newest last.
-    """
-
-    base: str
-    base_created_at: int
-    sample: ScoreSample
-    rebuilds: tuple[Rebuild, ...]
-
-    @property
-    def drift(self) -> str | None:
-        """Why the newest lines were not learned, None if they were."""
-        return self.rebuilds[-1].drift if self.rebuilds else None
-
-
-@dataclass(frozen=True)
-class StoredCalibration:
-    """A calibration with its name, creation time (Unix seconds) and a description of its source.
-
-    `rolling` is None for one that does not roll.
-    """
-
-    name: str
-    calibration: Calibration
-    created_at: int
-    source: str
-    rolling: Rolling | None = None
 
 
 _Cached = tuple[bytes | None, StoredCalibration | None]  # the JSON, and what it holds

@@ -3,7 +3,7 @@
     corpora/<id>/corpus.json   the record; written last, so the text is complete if it exists
     corpora/<id>/text          the bytes as uploaded (decompressed)
     corpus_names/…             the names and their versions: see `nextchar.store.corpus_names`
-    corpus_owners/<id>/…       who uploaded it: see `nextchar.store.corpus_owners`
+    corpus_owners/<id>/…       who uploaded it: see `nextchar.store.corpus_names`
     corpus_kinds/<id>/key-<…>  the kind that a key limited to models has chosen for it
 
 Characters are counted after NFC; the stored text is not changed. Data that is not UTF-8 can be uploaded with
@@ -25,8 +25,7 @@ from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus, dump_corpus, load_corpus
-from nextchar.store.corpus_names import CorpusNames
-from nextchar.store.corpus_owners import CorpusOwners
+from nextchar.store.corpus_names import CorpusNames, CorpusOwners
 from nextchar.store.corpus_text import chunks_of, cut, damaged, decoded, normalized, verified
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.ids import check_name, is_id

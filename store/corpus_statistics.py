@@ -7,10 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nextchar.models.errors import InvalidInput
-from nextchar.models.text.character_counts import CharacterCounts
 from nextchar.models.text.kind_detection import detect_kind
 from nextchar.models.text.log_detection import LineSample
-from nextchar.models.text.vocabulary import Normalizer
+from nextchar.models.text.vocabulary import CharacterCounts, Normalizer
 
 Encoding = Literal["utf-8", "bytes"]
 

@@ -12,8 +12,7 @@ import obstore
 import re2
 
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
-from nextchar.store.object_errors import domain_errors_of_store
-from nextchar.store.object_store import open_store
+from nextchar.store.object_store import domain_errors_of_store, open_store
 from nextchar.store.open_blobs import is_known_url, open_blobs
 
 PIECE_BYTES = 256 << 10

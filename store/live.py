@@ -21,6 +21,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 from redis import Redis
 
 from nextchar.models.record_errors import load_record
+from nextchar.models.text.lines import split_lines
 from nextchar.store import lease
 from nextchar.store.blobs import Blobs
 
@@ -186,7 +187,7 @@ class EventLog:
         except FileNotFoundError:
             return []
         events = []
-        for line in data.split(b"\n"):
+        for line in split_lines(data):
             with contextlib.suppress(ValueError):  # a damaged line must not hide the others
                 event = load_record(line)
                 if _is_event(event):

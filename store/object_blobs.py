@@ -34,16 +34,18 @@ from obstore.store import MemoryStore, ObjectStore
 
 from nextchar.models.errors import Unavailable
 from nextchar.store.blobs import CHUNK_BYTES, Blobs, StorageRefused
-from nextchar.store.object_errors import (
+from nextchar.store.object_store import (
+    MAX_PAUSE_S,
     NO_COPY_ONCE,
     NO_CREATE_ONCE,
+    RetryLimits,
     domain_error,
     domain_errors_of_store,
     is_missing_bucket,
+    open_store,
     refusal,
     unavailable,
 )
-from nextchar.store.object_store import MAX_PAUSE_S, RetryLimits, open_store
 
 PART_BYTES = 5 << 20
 """Size of the parts of an upload; the smallest that S3 allows."""

@@ -6,9 +6,10 @@ shuffled in memory. The order depends on text and seed alone, so every attempt a
 evaluation of its model, has the same.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput
+from nextchar.models.text.lines import whole_lines
 from nextchar.store.blobs import domain_errors
 from nextchar.store.temporary import temporary_file
 
@@ -147,14 +149,8 @@ class ShuffledLines:
 
 def _complete_lines(pieces: Iterable[str]) -> Iterator[bytes]:
     """Yield the text in pieces of whole lines, each with its newline."""
-    held: list[bytes] = []  # the pieces of an incomplete line
-    for piece in pieces:
-        complete, newline, last = piece.encode().rpartition(b"\n")
-        if newline:
-            yield b"".join([*held, complete, newline])
-            held = []
-        held.append(last)
-    yield b"".join([*held, b"\n"])
+    pieces = whole_lines(chain(pieces, ("\n",)), max_held=sys.maxsize)
+    return (piece.encode() for piece in pieces if piece)
 
 
 def _lines(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:

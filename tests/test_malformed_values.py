@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import nextchar
-from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.loaded_model import masks_of
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import mask_values
 from tests.malformed_values import MALFORMED, MASKS, WELL_FORMED, log
@@ -46,6 +46,6 @@ def test_a_model_without_the_file_masks_every_value(model: nextchar.Model) -> No
     saved = model._saved
     files = {name: file for name, file in saved.card.files.items() if name != mask_values.FILE}
     assert len(files) < len(saved.card.files)
-    older = Scorer.load(SavedModel(saved.card.model_copy(update={"files": files}), saved.file), model._engine)
+    older = masks_of(SavedModel(saved.card.model_copy(update={"files": files}), saved.file))
     for line, value in MALFORMED.values():
         assert value not in older.mask(line).text

@@ -9,9 +9,10 @@ from typing import Any
 from nextchar.models.auto_preset import describe
 from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput, NotFound
-from nextchar.models.runtime.model_networks import FLOAT32_FILE
-from nextchar.models.runtime.session import Check, no_check, open_network
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, load_network
+from nextchar.models.runtime.session import Check, no_check
 from nextchar.models.text import mask_values
+from nextchar.models.text.lines import lines_of
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks
 from nextchar.store.blobs import domain_errors
@@ -223,7 +224,7 @@ def second_text(
     if unknown := "".join(teacher.unknown(text.vocabulary.characters)):
         message = f"the teacher {mix.teacher} does not know {unknown!r} and never predicts these characters"
         on_event("message", {"text": message})
-    network = open_network(FLOAT32_FILE, saved.file(FLOAT32_FILE), threads=cores)
+    network = load_network(saved, FLOAT32_FILE, threads=cores)
     return SecondText(ids, mix.fraction, mix.targets, network, teacher)
 
 
@@ -239,10 +240,12 @@ def mask_values_files(
 
 def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
     """Yield the lines in the last `mask_values.MAX_CHARACTERS` of a text of `characters`."""
-    held, skipped = "", max(0, characters - mask_values.MAX_CHARACTERS)
-    for piece in pieces:
-        kept = piece[skipped:]
-        skipped -= min(skipped, len(piece))
-        *lines, held = (held + kept).split("\n")
-        yield from lines
-    yield held
+    skipped = max(0, characters - mask_values.MAX_CHARACTERS)
+
+    def kept() -> Iterator[str]:
+        nonlocal skipped
+        for piece in pieces:
+            yield piece[skipped:]
+            skipped -= min(skipped, len(piece))
+
+    return lines_of(kept(), max_length=mask_values.MAX_CHARACTERS)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nextchar.models.kernels import packed_arrays
 from nextchar.models.kernels.lstm_weights import Floats
-from nextchar.models.kernels.product_format import ProductFormat
+from nextchar.models.kernels.packed_arrays import ProductFormat
 from nextchar.worker.preconditioner import Preconditioner, is_observed, is_preconditioned
 
 Map = Callable[[Callable[[slice], None], Sequence[slice]], Iterable[None]]

@@ -9,7 +9,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
-from nextchar.models.architectures.memory import count_parameters
+from nextchar.models.architectures import count_parameters
 from nextchar.models.errors import DomainError
 from nextchar.models.machine import peak_memory_bytes
 from nextchar.models.report import Evaluation, Experts, Int8Measurement, Numerics, Report

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 
 from nextchar.models.errors import Unavailable
 from nextchar.models.report import UnknownCharacters
-from nextchar.models.text.character_counts import CODE_POINTS, CharacterCounts
-from nextchar.models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
+from nextchar.models.text.vocabulary import (
+    CODE_POINTS,
+    UNKNOWN_ID,
+    Alphabet,
+    CharacterCounts,
+    Vocabulary,
+    code_points,
+)
 from nextchar.store.blobs import domain_errors
 from nextchar.store.temporary import temporary_file
 from nextchar.worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type

@@ -12,7 +12,7 @@ from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import TrainingConfig
 from nextchar.store import tracing
 from nextchar.worker.checkpoints import Checkpoint, CheckpointSaver
-from nextchar.worker.divergence import MAX_RETRIES, Diverged, LossBound
+from nextchar.worker.divergence import MAX_RETRIES, Diverged, LossBound, StepLosses
 from nextchar.worker.early_stopping import cooldown
 from nextchar.worker.evaluator import PATIENCE, Evaluator
 from nextchar.worker.hooks import Hooks, StopReason
@@ -24,7 +24,6 @@ from nextchar.worker.prepared_text import Text
 from nextchar.worker.rows import Rows
 from nextchar.worker.run_state import RunState
 from nextchar.worker.schedule import Schedule, dropout
-from nextchar.worker.step_losses import StepLosses
 
 _LONG_PREPARATION_S = 10.0  # about 4 s is usual on an idle machine
 _PROGRESS_EVERY_S = 0.3

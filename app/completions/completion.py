@@ -10,20 +10,22 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
-    CharacterLogprobs,
+    Completion,
+    CompletionCollector,
     CompletionRequest,
+    Distribution,
     Event,
+    Expert,
     Failed,
-    Finished,
-    FinishReason,
     Piece,
     Usage,
+    join,
 )
 
 STREAM_S = 1e-3
@@ -31,20 +33,6 @@ STREAM_S = 1e-3
 
 MAX_UNREAD_EVENTS = 1_000
 """A stream with more unread events than this is paused: its client reads too slowly."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One finished completion; `text` and `logprobs` begin with the prompt if it is echoed.
-
-    Texts are in the vocabulary's characters: `Vocabulary.to_text` and `label` convert them for display.
-    """
-
-    text: str
-    reason: FinishReason
-    bits: float
-    characters: int
-    logprobs: tuple[CharacterLogprobs, ...]
 
 
 class RunningCompletion:
@@ -137,21 +125,13 @@ class RunningCompletion:
 
     async def completions(self) -> tuple[list[Completion], Usage]:
         """Wait until all completions are finished; return them. Raises the error that stopped the engine."""
-        pieces: list[list[Piece]] = [[self.echoed] if self.echoed else [] for _ in range(self._n)]
-        finished: dict[int, Finished] = {}
+        collector = CompletionCollector(self._n, echoed=self.echoed)
         while True:
             await self._ready.wait()
             self._ready.clear()
             while self._arrived:
-                event = self._arrived.popleft()
-                if isinstance(event, Piece):
-                    pieces[event.index].append(event)
-                elif isinstance(event, Finished):
-                    finished[event.index] = event
-                elif isinstance(event, Failed):
-                    raise event.error
-                else:
-                    return self._best([_completion(pieces[i], finished[i]) for i in range(self._n)]), event
+                if usage := collector.add(self._arrived.popleft()):
+                    return self._best(collector.completions()), usage
 
     def close(self) -> None:
         """Cancel what is still generated and release the model."""
@@ -186,20 +166,44 @@ def _merge_pieces(arrived: deque[Event]) -> Iterator[Event]:
         if isinstance(event, Piece):
             pieces.setdefault(event.index, []).append(event)
         else:
-            yield from map(_join, pieces.values())
+            yield from map(join, pieces.values())
             pieces.clear()
             yield event
-    yield from map(_join, pieces.values())
+    yield from map(join, pieces.values())
 
 
-def _join(pieces: list[Piece]) -> Piece:
-    if len(pieces) == 1:
-        return pieces[0]
-    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
-    return Piece(pieces[0].index, "".join(piece.text for piece in pieces), logprobs)
+async def predict(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    top: int,
+    temperature: float,
+    client: str,
+    user: str,
+    expert: Expert = "mixture",
+) -> Distribution:
+    """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Distribution] = loop.create_future()
 
+    def set_result(result: Distribution | Exception) -> None:
+        if future.cancelled():
+            return
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
 
-def _completion(pieces: list[Piece], end: Finished) -> Completion:
-    text = "".join([piece.text for piece in pieces])
-    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
-    return Completion(text, end.reason, end.bits, end.characters, logprobs)
+    def on_result(result: Distribution | Exception) -> None:
+        """Called in the engine's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
+            loop.call_soon_threadsafe(set_result, result)
+
+    ticket = loaded.engine.predict(
+        prompt, on_result, top=top, temperature=temperature, client=client, user=user, expert=expert
+    )
+    try:
+        return await future
+    except asyncio.CancelledError:
+        ticket.cancel()
+        raise

@@ -5,8 +5,8 @@ from functools import partial
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.limited_work import Check, LimitedWork
 from nextchar.app.models.engines import Loaded
-from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.runtime.session import no_check
+from nextchar.models.text.masks import ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary
 
 LONG_PROMPT_CHARACTERS = 10_000
@@ -29,23 +29,23 @@ async def prepare(text: str, loaded: Loaded, long_prompts: LimitedWork) -> tuple
 
     Raises Busy: too many long prompts wait to be masked.
     """
-    vocabulary, scorer = loaded.vocabulary, loaded.scorer
-    if len(text) <= (_INLINE_MASKED_CHARACTERS if scorer.masks else _INLINE_CHARACTERS):
-        text, unknown = _prepare(text, vocabulary, scorer)
-    elif scorer.masks and len(text) > LONG_PROMPT_CHARACTERS:
-        text, unknown = await long_prompts.run(partial(_prepare_in_pieces, text, vocabulary, scorer))
+    vocabulary, masks = loaded.vocabulary, loaded.masks
+    if len(text) <= (_INLINE_MASKED_CHARACTERS if masks else _INLINE_CHARACTERS):
+        text, unknown = _prepare(text, vocabulary, masks)
+    elif masks and len(text) > LONG_PROMPT_CHARACTERS:
+        text, unknown = await long_prompts.run(partial(_prepare_in_pieces, text, vocabulary, masks))
     else:
-        text, unknown = await run_in_thread(_prepare_in_pieces, text, vocabulary, scorer, no_check)
+        text, unknown = await run_in_thread(_prepare_in_pieces, text, vocabulary, masks, no_check)
     return text, list(map(vocabulary.label, unknown))
 
 
-def _prepare(text: str, vocabulary: Vocabulary, scorer: Scorer) -> tuple[str, list[str]]:
-    text = scorer.mask_lines(vocabulary.to_characters(text))
+def _prepare(text: str, vocabulary: Vocabulary, masks: ModelMasks) -> tuple[str, list[str]]:
+    text = masks.mask_lines(vocabulary.to_characters(text))
     return text, vocabulary.unknown(text)
 
 
 def _prepare_in_pieces(
-    text: str, vocabulary: Vocabulary, scorer: Scorer, check: Check
+    text: str, vocabulary: Vocabulary, masks: ModelMasks, check: Check
 ) -> tuple[str, list[str]]:
     """Do the same in small pieces, because each call holds the GIL and thereby blocks the event loop."""
     pieces: list[str] = []
@@ -55,7 +55,7 @@ def _prepare_in_pieces(
         end = _safe_cut(text, start + _PIECE_CHARACTERS)
         pieces.append(vocabulary.to_characters(text[start:end]))
         start = end
-    text = scorer.mask_lines("".join(pieces), check=check)
+    text = masks.mask_lines("".join(pieces), check=check)
     unknown: set[str] = set()
     for start in range(0, len(text), _PIECE_CHARACTERS):
         unknown.update(vocabulary.unknown(text[start : start + _PIECE_CHARACTERS]))

@@ -6,14 +6,12 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.completions.completion import Completion, RunningCompletion
-from nextchar.app.completions.prediction import predict
+from nextchar.app.completions.completion import RunningCompletion, predict
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.requests import serialize, start_completion
 from nextchar.app.completions.schemas import (
     EXAMPLE,
     AlternativeBody,
-    CandidateBody,
     CompletionBody,
     CompletionChoice,
     CompletionCreate,
@@ -33,7 +31,14 @@ from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, st
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.models.engines import Engines
-from nextchar.models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
+from nextchar.models.runtime.requests import (
+    CandidateBody,
+    CharacterLogprobs,
+    Completion,
+    Finished,
+    Piece,
+    Usage,
+)
 from nextchar.models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
-from nextchar.models.runtime.request_validation import MAX_BEAM
-from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
+from nextchar.models.runtime.requests import MAX_BEAM, CandidateBody, Expert, FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000
@@ -260,13 +259,6 @@ class NextCreate(RequestBody):
         1.0, gt=0, le=10, allow_inf_nan=False, description="Divides the logits before the softmax."
     )
     expert: ExpertField = "mixture"
-
-
-class CandidateBody(BaseModel):
-    """A character and its probability."""
-
-    character: str
-    probability: float
 
 
 class DistributionBody(BaseModel):

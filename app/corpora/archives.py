@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-from nextchar.app.http.gunzip import PIECE_BYTES, Gunzip
 from nextchar.models.errors import InvalidInput, NotFound, TooLarge
 from nextchar.store.blobs import Blobs, domain_errors
+from nextchar.store.gunzip import PIECE_BYTES, Gunzip
 from nextchar.store.temporary import temporary_file
 
 ArchiveFormat = Literal["tar", "zip"]

@@ -20,9 +20,9 @@ from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, T
 from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.corpora.sources import find_sources
 from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.fair_threads import run_in_thread
 from nextchar.app.http.form_data import FormText
-from nextchar.app.http.gunzip import gunzip_of
 from nextchar.app.http.services import Services
 from nextchar.app.http.streamed_body import StreamedBody
 from nextchar.models.errors import DomainError, InvalidInput, TooLarge

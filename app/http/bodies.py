@@ -28,11 +28,13 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from nextchar.app.errors import UnsupportedMedia
 from nextchar.app.http.errors import declares_json
 from nextchar.app.http.fair_threads import current_client, run_in_thread
 from nextchar.app.http.json_size import parsed_bytes
 from nextchar.app.http.services import get_services
 from nextchar.models.errors import InvalidInput
+from nextchar.store.gunzip import Gunzip
 
 T = TypeVar("T")
 
@@ -187,3 +189,19 @@ def has_fast_path(route: APIRoute) -> bool:
 
 def _is_subclass(kind: object, of: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, of)
+
+
+def gunzip_of(content_encoding: str) -> Gunzip | None:
+    """Return the decoder of a body with this Content-Encoding, None if it is not encoded.
+
+    Raises:
+        UnsupportedMedia: it is neither `identity` nor gzip.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise UnsupportedMedia(
+            f"Content-Encoding {encoding!r} is not supported; send the text unencoded or with gzip",
+            code="unsupported_encoding",
+            param="body",
+        )
+    return Gunzip() if encoding != "identity" else None

@@ -3,8 +3,13 @@
 from typing import Any
 
 from nextchar.app.jobs.schemas import JobCreate
-from nextchar.models.architectures import DEFAULT, architecture, resolve_training
-from nextchar.models.architectures.memory import check_memory, estimate_training_bytes
+from nextchar.models.architectures import (
+    DEFAULT,
+    architecture,
+    check_memory,
+    estimate_training_bytes,
+    resolve_training,
+)
 from nextchar.models.auto_preset import RULES, WITHOUT_SECONDS, Candidate, Rule, nearest_presets
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput

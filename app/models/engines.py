@@ -20,11 +20,9 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Histogram
 
-from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.errors import DomainError, NotFound
-from nextchar.models.runtime.engine import Engine
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.saved_model import SavedModel
-from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.models import Models
 
 log = logging.getLogger("nextchar.api")
@@ -40,36 +38,29 @@ _MAX_RESOLVED_NAMES = 10_000  # requests for names that do not exist must not gr
 
 _FIRST_CHARACTER_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-LoadEngine = Callable[[SavedModel], tuple[Engine, Scorer]]
+
+@dataclass(eq=False)
+class Loaded(LoadedModel):
+    """A model in memory. Acquire it through `Engines`."""
+
+    users: int = 0  # reference count
+    used_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def bytes(self) -> int:
+        """The size of its weights."""
+        files = self.saved.card.files
+        return sum(file.bytes for name, file in files.items() if name.endswith((".onnx", ".npz")))
+
+
+LoadEngine = Callable[[SavedModel], Loaded]
 
 
 @dataclass(frozen=True)
 class EngineLoader:
-    """What an application is given to make the engine and the scorer of a model, instead of `load_model`."""
+    """What an application is given to make the engine and the scorer of a model, instead of `Loaded.load`."""
 
     load: LoadEngine
-
-
-@dataclass(eq=False)
-class Loaded:
-    """A model in memory. Acquire it through `Engines`."""
-
-    reference: str
-    engine: Engine
-    vocabulary: Vocabulary
-    bytes: int  # of its weights
-    saved: SavedModel
-    scorer: Scorer
-    users: int = 0  # reference count
-    used_at: float = field(default_factory=time.monotonic)
-
-
-def load_model(
-    saved: SavedModel, *, threads: int, cache_bytes: int, max_waiting: int
-) -> tuple[Engine, Scorer]:
-    """Load a saved model. Raises Unavailable: a file is damaged."""
-    engine = Engine(saved, threads=threads, cache_bytes=cache_bytes, max_waiting=max_waiting)
-    return engine, Scorer.load(saved, engine)
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Engines:
 
     Args:
         models: the registry.
-        load: makes the engine and the scorer of a saved model.
+        load: loads a saved model.
         limit_bytes: above this, the least recently used models without users are evicted.
         pinned: models, by name, `name@version` or `name@alias`, that are never evicted.
     """
@@ -264,8 +255,7 @@ class Engines:
 
     def check_loadable(self, saved: SavedModel) -> None:
         """Load a model and close it again. Raises whatever loading it raises."""
-        engine, _ = self._load(saved)
-        engine.close()
+        self._load(saved).engine.close()
 
     def close(self) -> None:
         """Unload everything; requests in progress fail."""
@@ -326,7 +316,7 @@ class Engines:
             ready = self._acquire_loaded(exact)
             if ready:
                 return ready
-            model = self._read(exact)
+            model = self._load(self._models.get(exact))
             # Register it and drop its lock in one step, or another thread could load it a second time.
             with self._lock:
                 model.users += 1
@@ -334,12 +324,6 @@ class Engines:
                 self._load_locks.pop(exact, None)
             self._evict()
             return model
-
-    def _read(self, exact: str) -> Loaded:
-        saved = self._models.get(exact)
-        size = sum(file.bytes for name, file in saved.card.files.items() if name.endswith((".onnx", ".npz")))
-        engine, scorer = self._load(saved)
-        return Loaded(exact, engine, saved.vocabulary, size, saved, scorer)
 
     def _acquire_loaded(self, exact: str) -> Loaded | None:
         with self._lock:

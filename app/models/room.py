@@ -15,7 +15,7 @@ from nextchar.app.models.aliases import AliasControl
 from nextchar.app.models.archives import Imports
 from nextchar.app.models.default_model import DefaultModel
 from nextchar.app.models.engine_metrics import EngineCollector
-from nextchar.app.models.engines import EngineLoader, Engines, load_model
+from nextchar.app.models.engines import EngineLoader, Engines, Loaded
 from nextchar.app.models.followers import ModelFollowers
 from nextchar.app.operations.bounded_read import STORAGE_READ_S
 from nextchar.app.operations.metrics import Gauges, Metrics
@@ -27,7 +27,7 @@ def _open(services: Services) -> None:
     settings, models, metrics = services.settings, services.models, services[Metrics]
     given = services.find(EngineLoader)
     load = partial(
-        load_model,
+        Loaded.load,
         threads=settings.model_threads,
         cache_bytes=settings.state_cache_bytes,
         max_waiting=settings.max_waiting,

@@ -15,8 +15,8 @@ from nextchar.app.http.bodies import LARGE_BYTES
 from nextchar.app.http.json_size import parsed_bytes
 from nextchar.app.openai.batches import BatchError
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
-from nextchar.app.scoring.line_input import LineSplitter
 from nextchar.models.errors import TooLarge
+from nextchar.models.text.lines import LineSplitter
 
 MAX_REQUESTS = 50_000
 """Maximum number of requests in one batch, as in OpenAI's API."""

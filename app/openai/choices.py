@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from nextchar.app.completions.completion import Completion
 from nextchar.app.openai.logprobs import concatenate, logprobs_of
 from nextchar.app.openai.requests import ResolvedPrompt, ResolvedRequest
 from nextchar.app.openai.schemas import CachedTokens, OpenAIChoice, OpenAIUsage
-from nextchar.models.runtime.requests import Finished, FinishReason, Piece, Usage
+from nextchar.models.runtime.requests import Completion, Finished, FinishReason, Piece, Usage
 
 
 def choice_of(

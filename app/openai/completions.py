@@ -13,7 +13,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from nextchar.app.completions.completion import Completion, RunningCompletion
+from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.completions.prompts import LongPrompts
 from nextchar.app.completions.requests import serialize
 from nextchar.app.http.dependencies import arrived_s_of, client_of, user_of
@@ -30,7 +30,7 @@ from nextchar.app.openai.requests import ResolvedPrompt, ResolvedRequest, has_lo
 from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.app.openai.schemas import EXAMPLE, OpenAICompletion, OpenAICompletionCreate
 from nextchar.models.errors import InvalidInput
-from nextchar.models.runtime.requests import Event, Finished, Piece, Usage
+from nextchar.models.runtime.requests import Completion, Event, Finished, Piece, Usage
 
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from nextchar.app.http.bodies import LARGE_BYTES
 from nextchar.app.http.json_size import MAX_CONTAINERS, parsed_bytes
-from nextchar.app.scoring.line_input import LineSplitter, RawLine
 from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.models.text.lines import LineSplitter, RawLine
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is refused, because a line is parsed in memory."""

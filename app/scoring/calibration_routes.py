@@ -16,15 +16,14 @@ from nextchar.app.http.list_schemas import Page
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.models.engines import Engines
-from nextchar.app.scoring.calibration import calibrate, lines_of
-from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody
+from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody, calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
-from nextchar.app.scoring.line_input import LineParser, RawLine
-from nextchar.app.scoring.scoring import calibration_body
 from nextchar.app.scoring.work import ScoringWork
+from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.errors import InvalidInput
+from nextchar.models.text.lines import LineParser, lines_of
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -101,17 +100,14 @@ def _make(
             lines: Iterable[str] = lines_of(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters, source = corpus.characters, f"corpus {corpus.id}"
         elif body.ingested:
-            recent, parser = (
-                services[EarlierLines].recent(model),
-                LineParser(loaded.vocabulary, is_json=False),
-            )
-            lines = [parser.parse(RawLine(1, line)).text or "" for line in recent]  # as they were scored
+            parser = LineParser(loaded.vocabulary, is_json=False)
+            lines = list(map(parser.text_of, services[EarlierLines].recent(model)))  # as they were scored
             characters, source = sum(map(len, lines)), "ingested lines"
         else:
             given = body.lines or []
             lines = map(loaded.vocabulary.to_characters, given)
             characters, source = sum(map(len, given)), "lines in the request"
-        made = calibrate(loaded, lines, characters=characters, buckets=body.buckets, check=check)
+        made = calibrate_model(loaded, lines, characters=characters, buckets=body.buckets, check=check)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines
         check()  # nothing is replaced once the client has disconnected

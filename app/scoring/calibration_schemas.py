@@ -5,6 +5,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.models.anomaly.calibration import rounded_up
+from nextchar.models.anomaly.line_scores import FalseAlarms
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.store.ids import NAME_PATTERN
 
 EXAMPLE_CALIBRATION: dict[str, Any] = {
@@ -22,15 +25,6 @@ EXAMPLE_CALIBRATION: dict[str, Any] = {
 Line = Annotated[str, Field(max_length=20_000_000)]
 """Bounded in length, by which pydantic also refuses unpaired surrogates."""
 
-FalseAlarms = Annotated[
-    float,
-    Field(
-        ge=1e-9,
-        lt=1,
-        description="The fraction of normal lines that may be flagged. Default: 0.01, or the smallest rate"
-        " that the calibration allows by its number of lines.",
-    ),
-]
 CalibrationName = Annotated[
     str,
     Field(
@@ -125,3 +119,19 @@ class CalibrationBody(BaseModel):
     source: str = Field(description="What it was made from.")
     buckets: list[BucketBody]
     rolling: RollingBody | None = Field(None, description="Null unless the calibration is rolling.")
+
+
+def calibration_body(stored: StoredCalibration) -> CalibrationBody:
+    """Return a calibration as it is sent."""
+    calibration = stored.calibration
+    return CalibrationBody(
+        name=stored.name,
+        lines=calibration.lines,
+        kept_lines=calibration.kept_lines,
+        smallest_p_value=rounded_up(calibration.smallest_p_value, 4),  # accepted as a false-alarm rate
+        has_tail=calibration.has_tail,
+        created_at=stored.created_at,
+        source=stored.source,
+        buckets=list(map(BucketBody.model_validate, calibration.buckets)),
+        rolling=stored.rolling and RollingBody.model_validate(stored.rolling),
+    )

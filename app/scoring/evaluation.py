@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.app.http.limited_work import Check
-from nextchar.app.models.engines import Loaded
+from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.evaluation_schemas import (
     EvaluateCreate,
     EvaluationBody,
@@ -23,12 +23,15 @@ from nextchar.app.scoring.evaluation_schemas import (
     LeaksBody,
     QualityBody,
 )
-from nextchar.app.scoring.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body
 from nextchar.models.anomaly.baselines import baseline_scores
+from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
+from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.errors import InvalidInput, NotFound
-from nextchar.store.calibrations import Calibrations, StoredCalibration
+from nextchar.models.loaded_model import LoadedModel
+from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
 from nextchar.store.shuffled_lines import ShuffledLines
 
@@ -52,7 +55,7 @@ def reads_training_text(body: EvaluateCreate) -> bool:
 
 
 def evaluate(
-    loaded: Loaded,
+    loaded: LoadedModel,
     body: EvaluateCreate,
     check: Check,
     *,
@@ -126,7 +129,7 @@ def evaluate(
 
 
 def _split_off_nothing(
-    loaded: Loaded, lines: int, corpus: list[str], calibration: StoredCalibration | None
+    loaded: LoadedModel, lines: int, corpus: list[str], calibration: StoredCalibration | None
 ) -> _Split:
     """Test on all lines, with the model's own calibration; baselines are fitted to its training text."""
     if calibration is None:
@@ -140,7 +143,7 @@ def _split_off_nothing(
 
 
 def _split(
-    loaded: Loaded, body: EvaluateCreate, originals: Sequence[str], labels: Flags, check: Check
+    loaded: LoadedModel, body: EvaluateCreate, originals: Sequence[str], labels: Flags, check: Check
 ) -> _Split:
     """Calibrate on, and fit baselines to, the normal ones among the training lines; test on the rest."""
     order = np.arange(len(originals))
@@ -158,12 +161,12 @@ def _split(
     return _Split(name, np.sort(order[cut:]), _mask(loaded, train), stored)
 
 
-def _mask(loaded: Loaded, lines: Sequence[str]) -> list[str]:
-    return [loaded.scorer.mask(line).text for line in lines]
+def _mask(loaded: LoadedModel, lines: Sequence[str]) -> list[str]:
+    return [loaded.masks.mask(line).text for line in lines]
 
 
 def _training_lines(
-    loaded: Loaded, corpora: Corpora, check: Check, may_read: Callable[[str], bool], scratch: Path
+    loaded: LoadedModel, corpora: Corpora, check: Check, may_read: Callable[[str], bool], scratch: Path
 ) -> list[str] | None:
     """Return the last lines of the model's training text, masked; None if the corpus is deleted."""
     card = loaded.saved.card
@@ -177,7 +180,7 @@ def _training_lines(
             characters = corpus.bytes if card.alphabet == "bytes" else corpus.characters
             trained = characters - max(1, round(characters * held_out))
             return _mask(loaded, _end_of(pieces, trained).split("\n"))
-        masks = loaded.scorer.masks
+        masks = loaded.masks.masks
         with ShuffledLines(
             masks.apply_to_pieces(pieces) if masks else pieces,
             size_bytes=corpus.bytes,

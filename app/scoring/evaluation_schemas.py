@@ -9,10 +9,9 @@ from nextchar.app.scoring.calibration_schemas import (
     EXAMPLE_CALIBRATION,
     CalibrationBody,
     CalibrationName,
-    FalseAlarms,
     Line,
 )
-from nextchar.app.scoring.schemas import LineScore
+from nextchar.models.anomaly.line_scores import FalseAlarms, LineScore
 
 MAX_EVALUATED_LINES = 100_000
 MAX_EVALUATED_CHARACTERS = 5_000_000

@@ -8,8 +8,10 @@ client does not read its response, its body is not read either.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import Any
 
 import anyio
 from redis.exceptions import RedisError
@@ -19,20 +21,31 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.access.keys import Key
+from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.gunzip import Gunzip, gunzip_of
+from nextchar.app.http.limited_work import Check
 from nextchar.app.http.services import Services
 from nextchar.app.http.streamed_body import content_type
 from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines
-from nextchar.app.scoring.schemas import StreamQuery
-from nextchar.app.scoring.score_stream import StreamScorer, json_line
+from nextchar.app.scoring.occurrences import occurrences_of
+from nextchar.app.scoring.schemas import StreamBody, StreamQuery
 from nextchar.app.scoring.stream_locks import StreamLocks
-from nextchar.app.scoring.streams import Owner
+from nextchar.app.scoring.streams import Owner, StreamLock
 from nextchar.app.scoring.work import ScoringWork
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.line_scores import LineScore
+from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.errors import DomainError
+from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.text.lines import LineSplitter
+from nextchar.store.gunzip import Gunzip
 
 log = logging.getLogger("nextchar.api")
 
@@ -77,8 +90,8 @@ class ScoreStreamResponse(Response):
         services = self._services
         loaded = await services[Engines].acquire_async(self._model)
 
-        def make() -> StreamScorer:
-            return StreamScorer(
+        def make() -> BodyScorer:
+            return BodyScorer(
                 loaded,
                 services.calibrations.find(loaded.saved, self._query.calibration),
                 self._query,
@@ -255,3 +268,92 @@ class BodyBuffer:
         async with self._changed:
             self._error = error
             self._changed.notify_all()
+
+
+class BodyScorer(StreamScorer):
+    """Scores pieces of one streamed body, one after the other, in worker threads.
+
+    Flagged lines are recorded among `earlier` ones if the query asks for that. The rest as for StreamScorer.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        calibration: StoredCalibration | None,
+        query: StreamQuery,
+        check: Check,
+        *,
+        earlier: EarlierLines,
+        is_json: bool,
+    ) -> None:
+        labels = partial(earlier.labels, loaded.saved.card.name)
+        super().__init__(loaded, calibration, query, check, labels=labels, is_json=is_json)
+        self._earlier = earlier
+        self._splitter = LineSplitter()
+        self._turn: StreamLock | None = None  # of a stored stream, for this batch
+        self._stream: StreamBody | None = None
+        self._started = time.monotonic()
+
+    def start(self) -> bytes:
+        """Return the `score.start` record, the first of a response."""
+        scorer = self.scorer
+        calibration = scorer.calibration
+        record = {
+            "object": "score.start",
+            "model": scorer.loaded.reference,
+            "false_alarms": scorer.rate,
+            "threshold": scorer.threshold,
+            "calibration": calibration_body(calibration).model_dump() if calibration else None,
+        }
+        return json_line(record)
+
+    def score(self, data: bytes, *, is_last: bool, turn: StreamLock | None = None) -> bytes:
+        """Return the records of the lines that end in `data`; `turn` is the lock of a stored stream."""
+        self._turn = turn
+        raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
+        return b"".join(map(_dump, self.records(raw)))
+
+    def end(self) -> bytes:
+        """Return the last record."""
+        record = {
+            "object": "score.end",
+            **self.totals,
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        if self._stream:
+            record["stream"] = self._stream.model_dump()
+        if advice := drift(self.totals["lines"], self.totals["unusual"]):
+            record["drift"] = advice
+        return json_line(record)
+
+    def read_stream(self, texts: list[str]) -> list[LineReading]:
+        """Read lines in the stored stream, if this is one."""
+        if self._turn is None:
+            return super().read_stream(texts)
+        lines, stream = read_stored_stream(self.scorer, self._turn, texts)
+        # The last record reports whether the first batch restarted the stream.
+        restarted = self._stream.restarted if self._stream else stream.restarted
+        self._stream = stream.model_copy(update={"restarted": restarted})
+        return lines
+
+    def record_flagged(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
+        """Record the flagged lines among these in the model's alerts."""
+        if self.query.alerts:
+            self._earlier.record(occurrences_of(self.scorer, scored, source=self.query.source))
+
+
+def read_stored_stream(
+    scorer: CalibratedScorer, lock: StreamLock, originals: Sequence[str]
+) -> tuple[list[LineReading], StreamBody]:
+    """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
+    lines, state = scorer.read_stream(originals, lock.stream.state)
+    scorer.check()  # if the client has disconnected, the stream stays where it was
+    return lines, StreamBody.model_validate(lock.save(state, lines=len(lines)))
+
+
+def _dump(record: dict[str, Any]) -> bytes:
+    expected = record.pop("expected", None)
+    if expected is None:
+        return json_line(record)
+    head = json_line(record).removesuffix(b"}\n")
+    return b'%s,"expected":%s}\n' % (head, expected.encode("utf-8", "backslashreplace"))

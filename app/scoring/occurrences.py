@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterable
 
 from nextchar.app.http.fair_threads import current_key
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.scoring import DECIMALS, CalibratedScorer
 from nextchar.models.anomaly import alerts
 from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
+from nextchar.models.anomaly.line_scores import LineScore
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.text.line_time import line_time

@@ -5,13 +5,14 @@ length, and so is the response: see `nextchar.app.scoring.line_streams`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
+from nextchar.app.completions.requests import MAX_LOGPROBS
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.disconnects import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
@@ -19,28 +20,30 @@ from nextchar.app.http.limited_work import Check
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines
-from nextchar.app.scoring.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed, stream_owner
+from nextchar.app.scoring.line_streams import (
+    LINE_TYPES,
+    ScoreStreamResponse,
+    is_streamed,
+    read_stored_stream,
+    stream_owner,
+)
 from nextchar.app.scoring.occurrences import occurrences_of
 from nextchar.app.scoring.schemas import (
     EXAMPLE_STREAM,
-    LineScore,
     ScoreBody,
     ScoreCreate,
     StreamQuery,
 )
-from nextchar.app.scoring.scoring import (
-    DECIMALS,
-    CalibratedScorer,
-    ScoreOptions,
-    calibration_body,
-    is_unusual,
-)
 from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import StreamLock, Streams
 from nextchar.app.scoring.work import ScoringWork
+from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
 from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.session import no_check
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
@@ -186,10 +189,10 @@ def _score_lines(
     services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
 ) -> bytes:
     originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
-    scorer.check_expected(originals)
+    check_expected(originals, scorer.options.expected)
     stream = None
     if turn is not None:
-        lines, stream = scorer.read_stored_stream(turn, originals)
+        lines, stream = read_stored_stream(scorer, turn, originals)
     elif body.context == "line":
         lines = scorer.read(originals)
     else:
@@ -210,7 +213,7 @@ def _score_lines(
 
 def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
     original = scorer.loaded.vocabulary.to_characters(text)
-    scorer.check_expected([original])
+    check_expected([original], scorer.options.expected)
     [line] = scorer.read([original])
     score = scorer.text_score(line)
     large: dict[str, list[str]] = {}
@@ -221,6 +224,20 @@ def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
     fields = ("score", "p_value", "anomalous", "spans", "explained", "alert_id", "label")
     response = _body(scorer, [line], **{name: getattr(score, name) for name in fields})
     return _with_large_fields(response, large)
+
+
+def check_expected(lines: Iterable[str], expected: int) -> None:
+    """Raise InvalidInput if the expected characters of these lines would make too large a response."""
+    characters = sum(map(len, lines))
+    probabilities = characters * (1 + expected)
+    if expected and probabilities > MAX_LOGPROBS:
+        raise InvalidInput(
+            f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
+            f" {probabilities:,} in all; one response has at most {MAX_LOGPROBS:,}: send at most"
+            f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or reduce expected",
+            code="answer_too_large",
+            param="expected",
+        )
 
 
 def _line_json(scorer: CalibratedScorer, line: LineReading, score: LineScore) -> str:

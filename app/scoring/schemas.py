@@ -4,26 +4,30 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nextchar.app.completions.schemas import CandidateBody
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.scoring.calibration_schemas import (
     EXAMPLE_CALIBRATION,
     CalibrationBody,
     CalibrationName,
-    FalseAlarms,
     Line,
 )
 from nextchar.models.anomaly.alerts import Label
+from nextchar.models.anomaly.line_scores import (
+    Context,
+    Detail,
+    FalseAlarms,
+    LineScore,
+    Repeats,
+    Span,
+    StreamOptions,
+)
+from nextchar.models.runtime.requests import CandidateBody
 
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
-"""Maximum length of texts for which expected characters are requested; `CalibratedScorer.check_expected`
-limits the size of the response too, once the model's characters are known."""
-
-Context = Literal["line", "stream"]
-Detail = Literal["none", "line", "character"]
-Repeats = Literal["count", "flag"]
+"""Maximum length of texts for which expected characters are requested; `check_expected` limits the
+size of the response too, once the model's characters are known."""
 
 EXAMPLE: dict[str, Any] = {
     "object": "score",
@@ -47,12 +51,6 @@ EXAMPLE: dict[str, Any] = {
     "stream": None,
     "unknown_characters": [],
 }
-
-_REPEATS = (
-    "`count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate"
-    " explains, a line is only counted (`repeated`) if one like it was flagged before: of the same new"
-    " template, or with other numbers only. Alerts have all of them. `flag`: all are flagged."
-)
 
 StreamId = Annotated[
     str,
@@ -101,7 +99,13 @@ class ScoreCreate(RequestBody):
         " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
     )
 
-    repeats: Repeats = Field("count", description=_REPEATS)
+    repeats: Repeats = Field(
+        "count",
+        description="`count`: once 20 lines of the request are flagged, and while more are than the"
+        " false-alarm rate explains, a line is only counted (`repeated`) if one like it was flagged before:"
+        " of the same new template, or with other numbers only. Alerts have all of them. `flag`: all are"
+        " flagged.",
+    )
     alerts: bool = Field(
         False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
     )
@@ -127,63 +131,6 @@ class ScoreCreate(RequestBody):
         if self.stream_id and self.context != "stream":
             raise ValueError("stream_id needs context stream")
         return self
-
-
-class Span(BaseModel):
-    """Anomalous characters: line[start:end], counted in characters after NFC."""
-
-    start: int
-    end: int
-    bits: float = Field(description="Total surprisal of these characters.")
-    expected: str | None = Field(
-        description="What the model expected instead; empty: nothing; null: unknown."
-    )
-
-
-class LineScore(BaseModel):
-    """The score of one line. Fields that were not requested, or need a calibration, are null."""
-
-    characters: int
-    bits_per_character: float | None = Field(None, description="The mean; 0 for an empty line.")
-    peak_bits: float | None = Field(None, description="The mean of the two highest surprisals.")
-    total_bits: float | None = None
-    score: float | None = Field(
-        None,
-        description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
-    )
-    p_value: float | None = Field(
-        None, description="The fraction of normal lines with at least this score; at least 1 / (n + 1)."
-    )
-    anomalous: bool | None = Field(
-        None,
-        description="Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`.",
-    )
-    repeated: bool | None = Field(
-        None,
-        description="True if the line's p-value is low enough, but it is not flagged because it repeats a"
-        " flagged line of the same request: see `repeats`.",
-    )
-    alert_id: str | None = Field(
-        None,
-        description="The alert of a flagged line, whether or not it was recorded: lines with the same"
-        " template and anomalous word have the same.",
-    )
-    label: Label | None = Field(
-        None,
-        description="The alert's label. If it is `normal`, the score is lowered to the amount by which the"
-        " line exceeds the highest score that the alert had when it was labeled.",
-    )
-    spans: list[Span] | None = Field(None, description="The anomalous characters of a flagged line.")
-    explained: bool | None = Field(
-        None,
-        description="Whether a flagged line was explained: then `spans` omit characters that are surprising"
-        " only because of an earlier fault, and contain what was expected. One response explains the most"
-        " anomalous lines, for about a second; send a line alone to have it explained.",
-    )
-    bits: list[float] | None = Field(None, description="Surprisal of each character, -log2 p.")
-    expected: list[list[CandidateBody]] | None = Field(
-        None, description="The likeliest characters at each position."
-    )
 
 
 class StreamBody(BaseModel):
@@ -250,39 +197,11 @@ class ScoreBody(BaseModel):
     )
 
 
-class StreamQuery(BaseModel):
+class StreamQuery(StreamOptions):
     """How the lines of a streamed request are scored; see the fields of the JSON request."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    context: Context = "line"
-    detail: Detail = "line"
-    expected: int = Field(0, ge=0, le=20)
-    false_alarms: FalseAlarms | None = None
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
-    only: Literal["all", "anomalous"] = Field("all", description="Which lines get a record.")
-    echo: bool = Field(False, description="Include the text of each line in its record.")
-    explain: bool = Field(
-        False,
-        description="Explain flagged lines (`explained`), of each batch the most anomalous first, for about a"
-        " second: characters that are surprising only because of an earlier fault are not marked, and spans"
-        " contain what was expected.",
-    )
-    repeats: Repeats = Field("count", description=_REPEATS)
-    alerts: bool = Field(False, description="Record flagged lines in the model's alerts: GET …/alerts.")
-    source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
-    precision: Literal["auto", "float32"] = Field(
-        "auto", description="`auto`: int8 if the model has it, within 0.005 nats per character of float32."
-    )
-
-    @model_validator(mode="after")
-    def _check_options(self) -> Self:
-        if self.expected and (self.detail != "character" or self.context == "stream"):
-            raise ValueError("expected needs detail character and context line")
-        if self.stream_id and self.context != "stream":
-            raise ValueError("stream_id needs context stream")
-        return self
 
 
 EXAMPLE_STREAM: list[dict[str, Any]] = [

@@ -1,16 +1,20 @@
 """Makes a calibration of normal lines (`nextchar.models.anomaly.calibration`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, WINDOWS, statistics
 from nextchar.models.anomaly.calibration import CHARACTER_RATES, MIN_LINES, Bucket, Calibration, lines_needed
+from nextchar.models.anomaly.scorer import ReadPrecision
 from nextchar.models.anomaly.statistic_rarity import Floats, leave_one_out_rarity
 from nextchar.models.anomaly.tail import fit_tail
-from nextchar.models.errors import InvalidInput
+from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.runtime.session import Check
 from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 
 MAX_KEPT = 100_000
 """Calibration lines whose statistics are kept; of more lines, this many evenly spaced quantiles."""
@@ -168,3 +172,55 @@ def _same_rates(count: int, of: int) -> NDArray[np.intp]:
 
 def _kept_indices(lines: int) -> NDArray[np.intp]:
     return np.linspace(0, lines - 1, min(lines, MAX_KEPT)).round().astype(np.intp)
+
+
+_MAX_CHARACTERS = 20_000_000  # of calibration lines: some minutes
+_MAX_LINES = 2_000_000  # some hundred megabytes of statistics
+_BATCH_CHARACTERS = 200_000  # read at a time
+_MAX_CHARACTERS_IN_BOTH = 2_000_000  # of lines that are read in float32 and int8: a minute
+_LINE_OVERHEAD = 20  # characters that a line counts for in addition to its own
+
+
+def calibrate_model(
+    loaded: LoadedModel, lines: Iterable[str], *, characters: int, buckets: int, check: Check
+) -> Calibration:
+    """Return the calibration of normal lines.
+
+    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed.
+    `buckets` is the number of buckets by line length. What `check`, called between pieces of work, raises
+    ends it.
+
+    Raises:
+        InvalidInput: there are too few lines.
+        TooLarge: there are too many.
+    """
+    if "\r" not in loaded.vocabulary.characters:  # as in streams
+        lines = (line.removesuffix("\r") for line in lines)
+    # Requests with JSON are scored in float32, streams in int8: if there is time, calibrate for both.
+    precision: ReadPrecision = "both" if characters <= _MAX_CHARACTERS_IN_BOTH else "fast"
+    builder = CalibrationBuilder()
+    for batch in _batches(lines):
+        check()
+        truncated = [line[:MAX_LINE_CHARACTERS] for line in batch]
+        scored = loaded.scorer.read(truncated, precision=precision, check=check)
+        builder.add([line.surprisal for line in scored])
+    return builder.build(buckets=buckets)
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = total = 0
+    for count, line in enumerate(lines, 1):
+        batch.append(line)
+        size += len(line) + _LINE_OVERHEAD
+        total += len(line)
+        if total > _MAX_CHARACTERS or count > _MAX_LINES:
+            raise TooLarge(
+                f"a calibration takes at most {_MAX_LINES:,} lines and {_MAX_CHARACTERS:,} characters; send a"
+                " sample",
+                code="calibration_too_large",
+            )
+        if size > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    yield batch

@@ -68,6 +68,40 @@ class Rebuild:
     drift: str | None = None
 
 
+@dataclass(frozen=True)
+class Rolling:
+    """What a rolling calibration is made from.
+
+    Attributes:
+        base, base_created_at: the stored calibration that it began with. sample: of lines.
+        rebuilds: the newest last.
+    """
+
+    base: str
+    base_created_at: int
+    sample: ScoreSample
+    rebuilds: tuple[Rebuild, ...]
+
+    @property
+    def drift(self) -> str | None:
+        """Why the newest lines were not learned, None if they were."""
+        return self.rebuilds[-1].drift if self.rebuilds else None
+
+
+@dataclass(frozen=True)
+class StoredCalibration:
+    """A calibration with its name, creation time (Unix seconds) and a description of its source.
+
+    `rolling` is None for one that does not roll.
+    """
+
+    name: str
+    calibration: Calibration
+    created_at: int
+    source: str
+    rolling: Rolling | None = None
+
+
 def rebuild(
     stored: Calibration,
     current: Calibration,

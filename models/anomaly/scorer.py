@@ -1,26 +1,26 @@
 """A model's scorer: reads lines as the model was trained to read them, and explains anomalous ones.
 
 It composes what a saved model has for this: masks, the network's surprisal (`nextchar.models.runtime`), the
-other experts (`experts`) and explanations. Scores are made from its results by a `Calibration`.
+n-grams and templates, and explanations. Scores are made from its results by a `Calibration`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from nextchar.models.anomaly.experts import with_ngram_and_templates
+import numpy as np
+
 from nextchar.models.anomaly.explanation import explain
-from nextchar.models.anomaly.precision import higher
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.session import Check, CheckedNetwork, State, no_check
-from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
-from nextchar.models.text import mask_values, ngram_file, templates_file
-from nextchar.models.text.mask_values import MaskValues
-from nextchar.models.text.masks import Masked, Masks, pieces
+from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
-from nextchar.models.text.templates import Templates
+from nextchar.models.text.templates import ParsedLine, Templates
+from nextchar.models.text.vocabulary import Vocabulary
 
 ReadPrecision = Literal["float32", "fast", "both"]
 """`fast`: int8 if the model has it. `both`: of each character the higher figure of the two."""
@@ -44,46 +44,28 @@ class Scorer:
     def __init__(
         self,
         engine: Engine,
-        masks: Masks,
+        masks: ModelMasks,
         ngram: NgramModel | None = None,
         templates: Templates | None = None,
-        values: MaskValues | None = None,
     ) -> None:
-        self.engine, self.masks, self._ngram = engine, masks, ngram
+        self.engine, self._masks, self._ngram = engine, masks, ngram
         self.templates = templates
-        self._is_masked = values.is_well_formed if values else None
-        self._short_numbers = values is not None and values.has_short
 
     @classmethod
-    def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
+    def load(cls, saved: SavedModel, engine: Engine, masks: ModelMasks) -> "Scorer":
         """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
         ngram = templates = None
         if ngram_file.FILE in saved.card.files:
             ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
         if templates_file.FILE in saved.card.files:
             templates = templates_file.load(saved.file(templates_file.FILE))
-        values = None
-        if mask_values.FILE in saved.card.files:
-            values = MaskValues.load(saved.file(mask_values.FILE))
-        return cls(engine, Masks(saved.card.masks), ngram, templates, values)
-
-    def mask(self, line: str) -> Masked:
-        """Return a line with its values masked, except those that are malformed; see `mask_values`."""
-        return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
-
-    def mask_lines(self, text: str, *, check: Check = no_check) -> str:
-        """Return a text of any number of lines with the values of each masked; `check` is called between."""
-        masked: list[str] = []
-        for piece in pieces(text):
-            check()
-            masked.append(self.masks.replace(piece) if self._is_masked is None else self.mask(piece).text)
-        return "".join(masked)
+        return cls(engine, masks, ngram, templates)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
     ) -> list[LineReading]:
         """Mask and read lines, each by itself, with its newline."""
-        masked = list(map(self.mask, originals))
+        masked = list(map(self._masks.mask, originals))
         texts = [line.text for line in masked]
         surprisals = self.engine.line_surprisal(texts, fast=precision != "float32", check=check)
         if precision == "both" and self.engine.has_fast:
@@ -99,7 +81,7 @@ class Scorer:
         check: Check = no_check,
     ) -> tuple[list[LineReading], State]:
         """Mask and read lines one after the other; see `models.runtime.surprisal.stream_surprisal`."""
-        masked = list(map(self.mask, originals))
+        masked = list(map(self._masks.mask, originals))
         texts = [line.text for line in masked]
         surprisals, state = self.engine.stream_surprisal(texts, state, fast=fast, check=check)
         return self._scored(originals, masked, surprisals), state
@@ -119,3 +101,52 @@ class Scorer:
             surprisals, texts, self._ngram, self.templates, self.engine.vocabulary
         )
         return [LineReading(*parts) for parts in zip(originals, masked, surprisals, strict=True)]
+
+
+def with_ngram_and_templates(
+    surprisals: Sequence[LineSurprisal],
+    lines: Sequence[str],
+    ngram: NgramModel | None,
+    templates: Templates | None,
+    vocabulary: Vocabulary | None = None,
+) -> list[LineSurprisal]:
+    """Return the surprisal of masked lines with the figures of n-grams and templates, if there are any.
+
+    `vocabulary`: see `with_templates`.
+    """
+    result = list(surprisals)
+    if ngram:
+        result = with_ngram(result, lines, ngram)
+    if templates:
+        result = with_templates(result, lines, templates, vocabulary)
+    return result
+
+
+def with_ngram(
+    surprisals: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
+) -> list[LineSurprisal]:
+    """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
+    texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
+    bits = model.surprisals(texts)
+    return [replace(s, ngram_bits=bits[i].astype(np.float32)) for i, s in enumerate(surprisals)]
+
+
+def with_templates(
+    surprisals: Sequence[LineSurprisal],
+    lines: Sequence[str],
+    templates: Templates,
+    vocabulary: Vocabulary | None = None,
+) -> list[LineSurprisal]:
+    """Return the surprisal of masked lines with `parsed`, their templates.
+
+    `vocabulary` is the model's, if the lines may have characters that it lacks. The templates were learned
+    with U+FFFD for those, so a line is compared with them likewise. A new template has the line's characters.
+    """
+    parsed = {line: _parse(line, templates, vocabulary) for line in set(lines)}
+    return [replace(s, parsed=parsed[line]) for s, line in zip(surprisals, lines, strict=True)]
+
+
+def _parse(line: str, templates: Templates, vocabulary: Vocabulary | None) -> ParsedLine:
+    read = vocabulary.replace_unknown(line) if vocabulary else line
+    parsed = templates.parse(read)
+    return templates.parse(line) if parsed.template.is_new and read != line else parsed

@@ -50,3 +50,41 @@ def resolve_training(network: NetworkConfig, training: TrainingConfig) -> Traini
     if architecture(network.architecture).has_independent_windows and network.context:
         return training.model_copy(update={"window": network.context})
     return training
+
+
+_PROCESS_BYTES = 600_000_000  # a process with TensorFlow, before it trains anything
+
+
+def count_parameters(network: NetworkConfig, vocabulary_size: int) -> int:
+    """Return the number of weights for a vocabulary of V ids."""
+    return architecture(network.architecture).parameters(network, vocabulary_size)
+
+
+def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vocabulary_size: int) -> int:
+    """Return the bytes a training process needs at its peak, within a factor of about 1.5.
+
+    Sixteen copies of the weights: weights, gradients of two replicas, two AdamW moments and the best weights
+    (6); a checkpoint's weights and moments, in memory and as a file (7); the checkpoint for a rollback (3).
+    Preconditioning has two (H, H) arrays per layer, six with those of checkpoints, and as much again while it
+    multiplies. Activations are the gates, states and logits of one window, forward and backward.
+    """
+    weights = 16 * count_parameters(network, vocabulary_size)
+    if training.preconditioning:
+        weights += 12 * network.layers * network.units**2
+    floats = architecture(network.architecture).activation_floats_per_character(network, vocabulary_size)
+    activations = training.rows * training.window * floats
+    return 4 * (weights + activations) + _PROCESS_BYTES
+
+
+def check_memory(
+    network: NetworkConfig, training: TrainingConfig, vocabulary_size: int, limit_bytes: int
+) -> None:
+    """Raise InvalidInput if training needs more than `limit_bytes`; the message has the estimate."""
+    needed = estimate_training_bytes(network, training, vocabulary_size)
+    if needed > limit_bytes:
+        raise InvalidInput(
+            f"training this network needs about {needed / 2**30:.1f} GiB and the limit is"
+            f" {limit_bytes / 2**30:.1f} GiB; use fewer units, layers or rows, or a shorter window",
+            code="network_too_large",
+            param="network",
+        )

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nextchar.models.architectures import simple_rnn
-from nextchar.models.architectures.embedding_lookup import lookup
-from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.lazy import keras, lookup, tf
 from nextchar.models.config import NetworkConfig
 
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from nextchar.models.architectures import stateful_lstm
 from nextchar.models.architectures.kernel_lstm import KernelLSTM
-from nextchar.models.architectures.lazy import keras, tf
-from nextchar.models.architectures.precision import product
+from nextchar.models.architectures.lazy import keras, product, tf
 from nextchar.models.architectures.spec import Weights
 from nextchar.models.config import NetworkConfig, TrainingConfig
 

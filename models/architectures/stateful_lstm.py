@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.architectures.embedding_lookup import lookup
 from nextchar.models.architectures.kernel_lstm import KernelLSTM
-from nextchar.models.architectures.lazy import keras, tf
-from nextchar.models.architectures.precision import product
+from nextchar.models.architectures.lazy import keras, lookup, product, tf
 from nextchar.models.architectures.spec import TRAINING_OPTIONS, Architecture, Weights
 from nextchar.models.config import PRESETS, NetworkConfig
 from nextchar.models.kernels.lstm_weights import with_input_gate, without_input_gate

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.architectures.embedding_lookup import lookup
-from nextchar.models.architectures.lazy import keras, tf
+from nextchar.models.architectures.lazy import keras, lookup, tf
 from nextchar.models.architectures.spec import Weights
 from nextchar.models.config import NetworkConfig
 

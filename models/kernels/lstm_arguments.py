@@ -1,7 +1,7 @@
-"""The arguments of `lstm_inference.run`, as named tuples of arrays."""
+"""The arguments of `lstm_inference.run`, as named tuples of arrays, and the memory layout of its weights."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class PackedNetwork(NamedTuple):
     """The weights of a network, or of some of its consecutive layers."""
 
     weights: NDArray[np.int8]
-    """All matrices, packed by `int8_packing.pack`, one after another."""
+    """All matrices, packed by `pack`, one after another."""
     numbers: NDArray[np.float32]
     """Scales and biases of all layers, and the first layer's table of projected inputs (V, 4H)."""
     corrections: NDArray[np.int32]
@@ -97,3 +97,26 @@ NO_PIPELINE = Pipeline(
     upper_started=_empty((1,), np.int64),
     stop=_empty((1,), np.int64),
 )
+
+
+GROUP = 4
+"""Elements of a column that one instruction multiplies; a packed matrix has a multiple of it as rows."""
+
+
+def pack(weights: np.ndarray[Any, np.dtype[np.int8]], panel: int) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return (K, N) int8 as panels (N / panel, K / GROUP, panel, GROUP), flat, padded with zeros."""
+    k, n = weights.shape
+    padded = np.zeros((padded_rows(k), padded_columns(n, panel)), np.int8)
+    padded[:k, :n] = weights
+    groups = padded.reshape(padded.shape[0] // GROUP, GROUP, padded.shape[1] // panel, panel)
+    return np.ascontiguousarray(groups.transpose(2, 0, 3, 1)).ravel()
+
+
+def padded_rows(rows: int) -> int:
+    """Return how many rows a packed matrix has."""
+    return -(-rows // GROUP) * GROUP
+
+
+def padded_columns(columns: int, panel: int) -> int:
+    """Return how many columns a packed matrix has."""
+    return -(-columns // panel) * panel

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.kernels.activations import exp, exp2
-from nextchar.models.kernels.atomics import load_acquire, sched_yield, spin_pause, store_release
-from nextchar.models.kernels.compiled_products import compiled_product
-from nextchar.models.kernels.int8_packing import GROUP
+from nextchar.models.kernels.intrinsics import load_acquire, sched_yield, spin_pause, store_release
 from nextchar.models.kernels.jit import compiled, inline_jit
 from nextchar.models.kernels.lstm_arguments import (
     BASE,
     COLUMNS,
     CORRECTIONS,
+    GROUP,
     INPUT_WEIGHTS,
     LOWER,
     NO_PIPELINE,
@@ -38,6 +37,7 @@ from nextchar.models.kernels.lstm_arguments import (
     Pipeline,
     Sampling,
 )
+from nextchar.models.kernels.product_kernels import compiled_product
 from nextchar.models.kernels.selection import INT8_KERNEL
 
 _MAX_SPINS = 1 << 12  # about 0.1 ms; a thread that waits longer yields its core at every check

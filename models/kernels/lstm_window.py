@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nextchar.models.kernels import dense_training, lstm_training, packed_arrays
 from nextchar.models.kernels.lstm_weights import Floats, LSTMShape, LSTMWeights, normalized
-from nextchar.models.kernels.product_format import ProductFormat
+from nextchar.models.kernels.packed_arrays import ProductFormat
 
 PROJECTED_VOCABULARY = 256
 """Up to this size each character's input to the gates is computed once for a window, not at each step."""

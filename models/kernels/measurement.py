@@ -16,8 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from nextchar.models.kernels.compiled_products import compiled_product
-from nextchar.models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
+from nextchar.models.kernels.product_kernels import (
+    BFLOAT16,
+    FLOAT32,
+    INT8,
+    ProductKernel,
+    available,
+    compiled_product,
+)
 from nextchar.models.kernels.variants import Measurement
 
 PRODUCTS = {"int8": INT8, "float32": FLOAT32, "bfloat16": BFLOAT16}

@@ -19,6 +19,7 @@ Everything is computed row by row, so a row's result is bit-identical in any bat
 
 import numpy as np
 
+from nextchar.models.kernels.intrinsics import prefetch
 from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit
 from nextchar.models.kernels.mixture_adaptation import adapt, apply_weights, write_indices, write_weights
 from nextchar.models.kernels.mixture_arguments import (
@@ -54,9 +55,7 @@ from nextchar.models.kernels.mixture_arguments import (
     SET_PRECISION,
     STATE_COLUMNS,
 )
-from nextchar.models.kernels.mixture_history import common_length, find_history_match, mark_pairs
-from nextchar.models.kernels.mixture_ngrams import write_ngrams
-from nextchar.models.kernels.vector_operations import prefetch
+from nextchar.models.kernels.mixture_ngrams import common_length, find_history_match, mark_pairs, write_ngrams
 
 _MAX_ID = 65535
 

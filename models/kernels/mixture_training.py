@@ -16,8 +16,7 @@ from nextchar.models.kernels.mixture_arguments import (
     ORDER,
     RECENT_WEIGHT,
 )
-from nextchar.models.kernels.mixture_history import mark_pairs
-from nextchar.models.kernels.mixture_ngrams import write_ngrams
+from nextchar.models.kernels.mixture_ngrams import mark_pairs, write_ngrams
 
 
 @compiled(

@@ -25,8 +25,8 @@ def compile_all() -> None:
 
 def compile_for_target(level: str) -> None:
     """Compile for a level, the target in the environment. Runs nothing of it: this processor may lack it."""
-    from nextchar.models.kernels.compiled_products import compiled_product
     from nextchar.models.kernels.measurement import PRODUCTS
+    from nextchar.models.kernels.product_kernels import compiled_product
 
     features = set(TARGETS[level][1].split())
     for product, kernels in PRODUCTS.items():

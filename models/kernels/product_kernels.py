@@ -13,6 +13,7 @@ elements of a column are a 32-bit word.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from numba.extending import intrinsic
 
 from nextchar.models.kernels import amx
 from nextchar.models.kernels.instruction_sets import target_features
-from nextchar.models.kernels.int8_packing import GROUP
-from nextchar.models.kernels.jit import declare_function, inline_jit
+from nextchar.models.kernels.jit import compiled, declare_function, inline_jit
+from nextchar.models.kernels.lstm_arguments import GROUP
 from nextchar.models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
 
 
@@ -325,3 +326,59 @@ def _add_block_of(kernel: ProductKernel, *, is_x_packed: bool = False) -> Any:
             x_at += width
 
     return add_block
+
+
+_SIGNATURES = {
+    "int8": "void(int8[::1], int64, uint8[:,::1], int32[:,::1], int64, int64)",
+    "float32": "void(float32[::1], int64, float32[:,::1], float32[:,::1], int64, int64)",
+    "bfloat16": "void(uint32[::1], int64, uint16[:,::1], float32[:,::1], int64, int64)",
+}
+
+_TRANSPOSED_SIGNATURES = {
+    "float32": "void(float32[:,:,::1], float32[:,:,::1], float32[:,::1])",
+    "bfloat16": "void(uint32[:,:,::1], uint32[:,:,::1], float32[:,::1])",
+}
+
+
+def compiled_product(product: str, kernel: ProductKernel) -> Any:
+    """Compile a variant, or load it from the cache: add_product(weights, first, x, sums, start, rows).
+
+    For Python and for compiled code; see `product_kernels.add_product_of`.
+
+    Args:
+        product: int8, float32 or bfloat16.
+        kernel: the variant.
+    """
+    name = f"{product}_product"
+    return _compiled(_call.__code__, name, add_product_of(kernel), _SIGNATURES[product], kernel)
+
+
+def compiled_transposed_product(product: str, kernel: ProductKernel) -> Any:
+    """Compile a variant, or load it from the cache: add_transposed_product(x, weights, sums).
+
+    For Python and for compiled code; see `product_kernels.add_transposed_product_of`.
+
+    Args:
+        product: float32 or bfloat16.
+        kernel: the variant.
+    """
+    name, signature = f"{product}_transposed_product", _TRANSPOSED_SIGNATURES[product]
+    return _compiled(_call_transposed.__code__, name, add_transposed_product_of(kernel), signature, kernel)
+
+
+def _compiled(code: CodeType, name: str, add_product: Any, signature: str, kernel: ProductKernel) -> Any:
+    # Not a closure, whose variables numba would make part of the cache's key.
+    function = FunctionType(code, {"__name__": __name__, "_add_product": add_product}, name)
+    function.__qualname__ = name
+    return compiled(signature, variant=kernel.name)(function)
+
+
+_add_product: Any = None  # each copy of `_call` has its own
+
+
+def _call(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
+    _add_product(weights, first, x, sums, start, rows)
+
+
+def _call_transposed(x, weights, sums):  # type: ignore[no-untyped-def]
+    _add_product(x, weights, sums)

@@ -7,9 +7,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.models.runtime.admission import fair_order
 from nextchar.models.runtime.batch_sampler import BatchSampler
 from nextchar.models.runtime.decoding import Floats
-from nextchar.models.runtime.fairness import fair_order
 from nextchar.models.runtime.generation import ScheduledRequest, Sequence
 from nextchar.models.runtime.prefill import MAX_CALL_S, Prefill
 from nextchar.models.runtime.session import GeneratingNetwork, State, StepNetwork

@@ -26,13 +26,14 @@ from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
-from nextchar.models.runtime.request_validation import check_bias, check_request
 from nextchar.models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
     Expert,
     OnEvent,
+    check_bias,
+    check_request,
 )
 from nextchar.models.runtime.scheduler import Scheduler
 from nextchar.models.runtime.session import (

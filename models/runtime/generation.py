@@ -17,12 +17,13 @@ from nextchar.models.runtime.decoding import (
     BITS,
     Ending,
     Floats,
+    NoRepeat,
+    adjustment_of,
     entropy_bits,
     likeliest,
     log_softmax,
     uniforms,
 )
-from nextchar.models.runtime.logits_processors import NoRepeat, adjustment_of
 from nextchar.models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,

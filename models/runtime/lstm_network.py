@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.kernels.compile_cache import RUNTIME_KERNELS, compile_kernels
-from nextchar.models.kernels.int8_packing import pack, padded_columns, padded_rows
 from nextchar.models.kernels.lstm_arguments import (
     COLUMNS,
     EXPONENTS,
@@ -27,6 +26,9 @@ from nextchar.models.kernels.lstm_arguments import (
     PackedNetwork,
     Pipeline,
     Sampling,
+    pack,
+    padded_columns,
+    padded_rows,
 )
 from nextchar.models.runtime import second_thread
 from nextchar.models.runtime.int8_file import Arrays, check_int8, read_int8

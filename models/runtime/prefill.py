@@ -11,9 +11,8 @@ from itertools import islice
 
 import numpy as np
 
-from nextchar.models.runtime.admission import Inbox
+from nextchar.models.runtime.admission import Inbox, fair_order
 from nextchar.models.runtime.decoding import Floats
-from nextchar.models.runtime.fairness import fair_order
 from nextchar.models.runtime.generation import ScheduledRequest
 from nextchar.models.runtime.session import GeneratingNetwork, State, StepNetwork
 from nextchar.models.runtime.state_cache import CHUNK, STRIDE, StateCache

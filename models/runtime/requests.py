@@ -1,8 +1,13 @@
-"""Completion requests and the events of their progress: plain values."""
+"""Completion requests, their validation, and the events of their progress. The API's limits are narrower."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+
+from pydantic import BaseModel
+
+from nextchar.models.errors import InvalidInput
 
 Precision = Literal["auto", "float32", "int8"]
 Expert = Literal["mixture", "lstm"]
@@ -96,8 +101,122 @@ OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
+class Completion:
+    """One finished completion; `text` and `logprobs` begin with the prompt if it is echoed.
+
+    Texts are in the vocabulary's characters: `Vocabulary.to_text` and `label` convert them for display.
+    """
+
+    text: str
+    reason: FinishReason
+    bits: float
+    characters: int
+    logprobs: tuple[CharacterLogprobs, ...]
+
+
+class CompletionCollector:
+    """Makes the completions of a request from its events."""
+
+    def __init__(self, n: int, *, echoed: Piece | None = None) -> None:
+        """Collect `n` completions, which begin with `echoed`."""
+        self._pieces: list[list[Piece]] = [[echoed] if echoed else [] for _ in range(n)]
+        self._finished: dict[int, Finished] = {}
+
+    def add(self, event: Event) -> Usage | None:
+        """Take the next event; return the Usage if it is the last. Raises the error of a failed request."""
+        if isinstance(event, Piece):
+            self._pieces[event.index].append(event)
+        elif isinstance(event, Finished):
+            self._finished[event.index] = event
+        elif isinstance(event, Failed):
+            raise event.error
+        else:
+            return event
+        return None
+
+    def completions(self) -> list[Completion]:
+        """Return the completions once all have finished."""
+        whole = ((join(pieces), self._finished[i]) for i, pieces in enumerate(self._pieces))
+        return [Completion(p.text, end.reason, end.bits, end.characters, p.logprobs) for p, end in whole]
+
+
+def join(pieces: list[Piece]) -> Piece:
+    """Return pieces of one completion as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
+    return Piece(pieces[0].index if pieces else 0, "".join(piece.text for piece in pieces), logprobs)
+
+
+@dataclass(frozen=True)
 class Distribution:
     """The distribution of the next character; candidates likeliest first, id 0 excluded."""
 
     entropy_bits: float
     candidates: tuple[tuple[str, float], ...] = field(default=())
+
+
+class CandidateBody(BaseModel):
+    """A character and its probability."""
+
+    character: str
+    probability: float
+
+
+MAX_BEAM = 64
+
+
+def check_request(request: CompletionRequest) -> None:
+    """Raise InvalidInput, which names the field, if an option is out of range or contradicts another."""
+    r = request
+    rules = {
+        "max_characters": (r.max_characters >= 1, "must be at least 1"),
+        "n": (r.n >= 1, "must be at least 1"),
+        "temperature": (0 <= r.temperature < math.inf, "must be a finite number, at least 0"),
+        "top_k": (r.top_k is None or r.top_k >= 1, "must be at least 1"),
+        "top_p": (r.top_p is None or 0 < r.top_p <= 1, "must be above 0 and at most 1"),
+        "min_p": (r.min_p is None or 0 <= r.min_p <= 1, "must be from 0 to 1"),
+        "seed": (r.seed is None or r.seed >= 0, "must be at least 0"),
+        "stop": (all(r.stop), "must not hold an empty string"),
+        "logprobs": (r.logprobs is None or r.logprobs >= 0, "must be at least 0"),
+        "no_repeat": (r.no_repeat is None or r.no_repeat >= 1, "must be at least 1"),
+        "logit_bias": (all(math.isfinite(b) for _, b in r.logit_bias), "must be finite numbers"),
+        "presence_penalty": (math.isfinite(r.presence_penalty), "must be a finite number"),
+        "frequency_penalty": (math.isfinite(r.frequency_penalty), "must be a finite number"),
+        "beam": (r.beam is None or 1 <= r.beam <= MAX_BEAM, f"must be from 1 to {MAX_BEAM}"),
+    }
+    _apply(rules)
+    if r.beam is not None:
+        _check_beam(r, r.beam)
+
+
+def check_bias(request: CompletionRequest, vocabulary_size: int) -> None:
+    """Raise InvalidInput if `logit_bias` names an id that a model with V ids does not generate."""
+    for an_id, _ in request.logit_bias:
+        if not 1 <= an_id < vocabulary_size:
+            raise InvalidInput(
+                f"logit_bias names {an_id}; this model's characters have ids from 1 to {vocabulary_size - 1}",
+                param="logit_bias",
+            )
+
+
+def _check_beam(r: CompletionRequest, beam: int) -> None:
+    excluded = "cannot be used with beam"
+    rules = {
+        "n": (r.n <= beam, "cannot be larger than beam"),
+        "temperature": (r.temperature in (0, 1), excluded + ", which takes the likeliest"),
+        "until": (r.until != "confidence", '"confidence" ' + excluded),
+        "length_penalty": (0 <= r.length_penalty <= 10, "must be from 0 to 10"),
+        "logit_bias": (not r.logit_bias, excluded),
+        "presence_penalty": (not r.presence_penalty, excluded),
+        "frequency_penalty": (not r.frequency_penalty, excluded),
+    }
+    for name in ("top_k", "top_p", "min_p", "seed", "logprobs", "no_repeat"):
+        rules[name] = (getattr(r, name) is None, excluded)
+    _apply(rules)
+
+
+def _apply(rules: dict[str, tuple[bool, str]]) -> None:
+    for name, (holds, message) in rules.items():
+        if not holds:
+            raise InvalidInput(f"{name} {message}", param=name)

@@ -5,8 +5,8 @@ The life of a request:
     1. `submit` puts it into the inbox, or raises Busy.
     2. The thread admits it (`admission`) and skips the prefix of its prompt that the state cache has.
     3. `prefill` reads the rest in chunks, side by side with other prompts and along with decoding steps.
-    4. Its sequences join the batch (`decode`). If more than MAX_BATCH are ready, `fairness` picks; the others
-       wait with their states, as do those of a paused request.
+    4. Its sequences join the batch (`decode`). If more than MAX_BATCH are ready, `admission` picks;
+       the others wait with their states, as do those of a paused request.
     5. In every turn each sequence of the batch chooses a character, reports it, and leaves once it is
        finished.
     6. The network then runs one step for the remaining sequences, and the next turn begins.

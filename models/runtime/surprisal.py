@@ -6,7 +6,7 @@ characters, as in completions. `nextchar.models.anomaly` turns surprisal into sc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -286,3 +286,25 @@ def _read_context(network: StepNetwork, ids: NDArray[np.int32]) -> tuple[NDArray
         piece = ids[at : at + 256, None]
         logits, state = network.step(piece, state, len(piece) - 1)
     return logits[-1, 0], state
+
+
+def higher(first: Sequence[LineSurprisal], second: Sequence[LineSurprisal]) -> list[LineSurprisal]:
+    """Return for the same lines the higher surprisal, and the higher excess over entropy, of two precisions.
+
+    Streams are scored in int8 and JSON in float32, by one calibration. After masking, many lines of a log are
+    identical, and so are their figures: if int8 makes them slightly higher than float32 did, all these lines
+    would exceed the threshold at once. A calibration on the higher figures is valid for both.
+    """
+    return [_higher(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _higher(a: LineSurprisal, b: LineSurprisal) -> LineSurprisal:
+    bits = np.maximum(a.bits, b.bits)
+    end_bits = max(a.end_bits, b.end_bits)
+    return replace(
+        a,
+        bits=bits,
+        entropy=bits - np.maximum(a.bits - a.entropy, b.bits - b.entropy),
+        end_bits=end_bits,
+        end_entropy=end_bits - max(a.end_bits - a.end_entropy, b.end_bits - b.end_entropy),
+    )

@@ -28,6 +28,7 @@ import re2
 from numpy.typing import NDArray
 
 from nextchar.models.errors import InvalidInput
+from nextchar.models.text.lines import whole_lines
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
@@ -216,17 +217,7 @@ class Masks:
 
     def apply_to_pieces(self, pieces: Iterable[str]) -> Iterator[str]:
         """Yield the masked text of `pieces`, a text in pieces of any length, in pieces of whole lines."""
-        held = ""
-        for piece in pieces:
-            head, newline, held_next = piece.rpartition("\n")
-            if not newline and len(held) + len(piece) < _MAX_LINE_CHARACTERS:
-                held += piece
-                continue
-            if not newline:  # split a very long line to bound memory
-                head, held_next = piece, ""
-            yield self.replace(held + head) + newline
-            held = held_next
-        yield self.replace(held)
+        return map(self.replace, whole_lines(pieces, max_held=_MAX_LINE_CHARACTERS))
 
     def replace(self, text: str) -> str:
         """Return `apply(text).text`, without the positions and several times as fast."""
@@ -326,6 +317,31 @@ class Masks:
                 position = stop
             else:  # an empty match
                 position = start + 1
+
+
+class ModelMasks:
+    """The masks of a model, which leave values that are malformed as they are. Thread-safe."""
+
+    def __init__(
+        self, masks: Masks, *, is_masked: Callable[[Value], bool] | None = None, short_numbers: bool = False
+    ) -> None:
+        """Mask by `masks` what `is_masked` is true for; see `Masks.apply`."""
+        self.masks, self._is_masked, self._short_numbers = masks, is_masked, short_numbers
+
+    def __bool__(self) -> bool:
+        return bool(self.masks)
+
+    def mask(self, line: str) -> Masked:
+        """Return a line with its values masked."""
+        return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
+
+    def mask_lines(self, text: str, *, check: Callable[[], None] = lambda: None) -> str:
+        """Return a text of any number of lines with the values of each masked; `check` is called between."""
+        masked: list[str] = []
+        for piece in pieces(text):
+            check()
+            masked.append(self.masks.replace(piece) if self._is_masked is None else self.mask(piece).text)
+        return "".join(masked)
 
 
 def pieces(text: str) -> Iterator[str]:

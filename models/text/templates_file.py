@@ -6,8 +6,7 @@ from typing import Any
 
 from nextchar.models.errors import Unavailable
 from nextchar.models.text.line_tokens import is_wildcard
-from nextchar.models.text.rarity import Frequencies
-from nextchar.models.text.templates import KnownTemplate, Slot, Templates
+from nextchar.models.text.templates import Frequencies, KnownTemplate, Slot, Templates
 
 FILE = "templates.json"
 """The name of its file in a saved model. Older and imported models may have none."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.app.models.engines import Loaded
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.config import NetworkConfig, TrainingConfig
@@ -28,7 +29,7 @@ from nextchar.models.runtime.surprisal import LineSurprisal, TopCharacters
 from nextchar.models.saved_model import Card, SavedModel, describe_files
 from nextchar.models.text import templates_file
 from nextchar.models.text.kind_detection import TextKind
-from nextchar.models.text.masks import Masks
+from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
 from nextchar.store.ids import new_id
@@ -259,7 +260,8 @@ class FakeScorer(Scorer):
     def __init__(self, engine: FakeEngine, saved: SavedModel) -> None:
         name = templates_file.FILE
         templates = templates_file.load(saved.file(name)) if name in saved.card.files else None
-        super().__init__(engine, Masks(saved.card.masks), templates=templates)  # type: ignore[arg-type]
+        self.masks = ModelMasks(Masks(saved.card.masks))
+        super().__init__(engine, self.masks, templates=templates)  # type: ignore[arg-type]
 
     def explain(
         self,
@@ -278,6 +280,12 @@ class FakeScorer(Scorer):
             [Span(int(i), int(i) + 1, 8.0, "a") for i in positions] if end <= max_read else None
             for positions, end in zip(unknown, ends, strict=True)
         ]
+
+
+def loaded(saved: SavedModel, engine: FakeEngine) -> Loaded:
+    """Return a model as it is loaded, with this engine."""
+    scorer = FakeScorer(engine, saved)
+    return Loaded(saved, engine, scorer.masks, scorer)  # type: ignore[arg-type]
 
 
 def _logprobs(text: str) -> tuple[CharacterLogprobs, ...]:

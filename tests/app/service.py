@@ -19,6 +19,7 @@ from redis import Redis
 from starlette.routing import BaseRoute
 
 from nextchar.app.main import create_app, server_config
+from nextchar.app.models.engines import Loaded
 from nextchar.app.room import Room
 from nextchar.app.rooms import ROOMS
 from nextchar.app.settings import ApiSettings
@@ -29,7 +30,7 @@ from nextchar.store.jobs import Jobs
 from nextchar.store.live import EventLog, Live
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from tests.app.fakes import FakeEngine, FakeScorer
+from tests.app.fakes import FakeEngine, loaded
 from tests.waiting import eventually
 
 MAX_CORPUS_BYTES = 3_000_000
@@ -92,11 +93,11 @@ def serving(settings: ApiSettings, *, rooms: Sequence[Room] = ROOMS) -> Iterator
     """Run the API with a fake engine until the block ends."""
     engines: list[FakeEngine] = []
 
-    def load(saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
+    def load(saved: SavedModel) -> Loaded:
         engines.append(FakeEngine(saved))
-        return engines[-1], FakeScorer(engines[-1], saved)
+        return loaded(saved, engines[-1])
 
-    with served(create_app(settings, rooms=rooms, load_engine=load)) as url:  # type: ignore[arg-type]
+    with served(create_app(settings, rooms=rooms, load_engine=load)) as url:
         blobs = open_blobs(settings.blobs_url)
         redis = Redis.from_url(settings.redis_url, decode_responses=True)
         with httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http, redis:

@@ -22,10 +22,9 @@ from nextchar.app.openai import batch_requests
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
 from nextchar.app.operations.readiness import ReadinessCheck
 from nextchar.app.rooms import ROOMS, open_rooms
-from nextchar.app.scoring import score_stream
 from nextchar.app.scoring.work import ScoringWork
 from nextchar.app.settings import ApiSettings
-from nextchar.models.anomaly import calibration_format
+from nextchar.models.anomaly import calibration_format, stream_scorer
 from nextchar.models.errors import Busy
 from nextchar.store import calibrations
 from nextchar.store.blobs import MAX_RECORD_BYTES
@@ -105,7 +104,7 @@ def test_times_and_lengths_are_as_stated() -> None:
         f"{PIECE_TIMEOUT_S:.0f} seconds for each MiB"
     ]
     cached = rows("Memory")["scores of repeated lines that a stream of lines caches"][0]
-    assert cached.startswith(f"{score_stream.MAX_CACHED_BYTES >> 20} MiB")
+    assert cached.startswith(f"{stream_scorer.MAX_CACHED_BYTES >> 20} MiB")
     numbers = [int(n) for n in re.findall(r"\d+", rows("Memory")["a calibration"][0])]
     limits = (calibration_format.MAX_BYTES, calibration_format.MAX_BYTES, calibrations.MAX_CACHED_BYTES)
     assert numbers == [one >> 20 for one in limits]

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from nextchar.app.models.engines import load_model
 from nextchar.models.anomaly import calibration_format
 from nextchar.models.errors import DomainError
 from nextchar.models.kernels.compile_cache import use_cache_folder
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.requests import CompletionRequest, Failed, Usage
 from nextchar.models.saved_model import Card, SavedModel, describe_files, parse_card
 from tests.app.service import TEXT
@@ -174,9 +174,8 @@ def outcome(card: Card, files: Files) -> str:
     card = card.model_copy(update={"files": describe_files(files)})
     try:
         card = parse_card(card.model_dump_json().encode(), where="model.json")
-        engine, scorer = load_model(
-            SavedModel(card, files.__getitem__), threads=1, cache_bytes=1 << 20, max_waiting=9
-        )
+        loaded = LoadedModel.load(SavedModel(card, files.__getitem__), cache_bytes=1 << 20, max_waiting=9)
+        engine, scorer = loaded.engine, loaded.scorer
     except DomainError as error:
         return f"{type(error).__name__}: {error.message}"
     try:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.architectures.spec import Trainable
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.mixture_arguments import MATCH_BOOSTS
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.reference import Model, read
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.engine import Engine
@@ -89,9 +89,7 @@ def test_at_temperature_0_the_text_is_that_of_the_engine(
 
 
 def test_bits_per_character_are_those_of_the_service(saved: SavedModel, model: Model) -> None:
-    engine = Engine(saved)
-    [line] = Scorer.load(saved, engine).read([READ])
-    engine.close()
+    [line] = LoadedModel.load(saved).scorer.read([READ])
     assert TEXT.vocabulary.unknown(READ) == ["b", "r", "z"]
     assert model.score(READ) == pytest.approx(line.surprisal.bits.mean(), abs=1e-5)
 

@@ -86,7 +86,7 @@ _TESTS = {
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
         "tests/models/anomaly/test_scorer.py",
-        "tests/app/scoring/test_scoring.py",
+        "tests/models/anomaly/test_calibrated_scorer.py",
     ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",
@@ -117,6 +117,7 @@ _TESTS = {
     ),
     "models/runtime/requests.py": (
         "tests/models/runtime/test_requests.py",
+        "tests/models/runtime/test_request_validation.py",
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),

@@ -1,7 +1,7 @@
 import pytest
 
 from nextchar.store.blobs import Blobs
-from nextchar.store.corpus_owners import CorpusOwners
+from nextchar.store.corpus_names import CorpusOwners
 
 ONE, TWO = "corpus_000000000001", "corpus_000000000002"
 

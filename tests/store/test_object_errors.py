@@ -4,7 +4,7 @@ import pytest
 from obstore.exceptions import BaseError
 
 from nextchar.models.errors import StorageFull, Unavailable
-from nextchar.store.object_errors import (
+from nextchar.store.object_store import (
     NO_CREATE_ONCE,
     describe,
     domain_error,

@@ -6,7 +6,7 @@ import pytest
 
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.calibration_format import load
-from nextchar.models.anomaly.experts import with_ngram_and_templates
+from nextchar.models.anomaly.scorer import with_ngram_and_templates
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.runtime.model_networks import INT8_FILE
 from nextchar.models.runtime.session import Network, open_network

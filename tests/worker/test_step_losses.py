@@ -3,7 +3,7 @@ import json
 import pytest
 
 from nextchar.worker import divergence
-from nextchar.worker.step_losses import RECENT_STEPS, StepLosses
+from nextchar.worker.divergence import RECENT_STEPS, StepLosses
 
 
 def losses_of(steps: int) -> StepLosses:

@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field, model_validator
 from nextchar.app.http.list_schemas import Page
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.alerts.alerts import AlertState
-from nextchar.app.scoring.schemas import Span
 from nextchar.models.anomaly.alerts import Label, Severity
+from nextchar.models.anomaly.line_scores import Span
 
 MAX_UNTIL = 253_402_300_799  # the end of the year 9999
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import anyio
 from redis.exceptions import RedisError
 
-from nextchar.app.http.gunzip import Gunzip
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
 from nextchar.app.logs.ingest.records import Accepted, Batch, Request
 from nextchar.app.logs.ingest.rolling import RollingLines
@@ -25,9 +24,11 @@ from nextchar.app.logs.ingest.schemas import (
 from nextchar.app.logs.ingest.settings import IngestSettings
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.rolling import Rolling
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from nextchar.models.saved_model import SavedModel
-from nextchar.store.calibrations import Calibrations, Rolling
+from nextchar.store.calibrations import Calibrations
+from nextchar.store.gunzip import Gunzip
 from nextchar.store.models import Models
 
 _PARSE_THREADS = 2

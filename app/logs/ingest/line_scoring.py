@@ -31,15 +31,16 @@ from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.logs.ingest.time_shares import TimeShares
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.scoring.line_input import MAX_LINE_BYTES, LineParser, RawLine
 from nextchar.app.scoring.occurrences import occurrence_of
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.score_sample import AlertReference
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
-from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
+from nextchar.models.text.lines import LineParser
+from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations
 
 log = logging.getLogger("nextchar.api")
 
@@ -224,9 +225,7 @@ class IngestScoring:
         parser = LineParser(loaded.vocabulary, is_json=False)
         groups: dict[tuple[str | None, float | None, bool], list[tuple[Entry, str]]] = {}
         for entry in entries:
-            raw = RawLine(1, entry.data, is_truncated=len(entry.data) >= MAX_LINE_BYTES)
-            text = parser.parse(raw).text
-            assert text is not None, "text always has characters"
+            text = parser.text_of(entry.data)
             meta = entry.meta
             is_rolling = self.recalibration.is_rolling(loaded.saved.card.name, meta.recalibrate)
             key = (meta.calibration, meta.false_alarms, is_rolling)

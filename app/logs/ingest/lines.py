@@ -17,8 +17,8 @@ from nextchar.app.errors import UnsupportedMedia
 from nextchar.app.http.fair_threads import current_key
 from nextchar.app.logs.ingest.records import LineMeta, NewLine
 from nextchar.app.logs.ingest.schemas import MAX_REPORTED, IngestQuery, RejectedLine
-from nextchar.app.scoring.line_input import MAX_LINE_BYTES
 from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.models.text.lines import MAX_LINE_BYTES, split_lines
 
 MAX_BODY_BYTES = 16 << 20
 """Maximum size of a request's body after decompression."""
@@ -136,10 +136,10 @@ def parse_lines(data: bytes, media_type: str, query: IngestQuery) -> ParsedLines
     data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
     if media_type in TEXT_TYPES:
         meta = reader.meta({})
-        for line in _lines(data):
+        for line in split_lines(data):
             parsed.add(partial(_pair, line, meta))
     elif media_type in JSON_LINES_TYPES:
-        for line in _lines(data):
+        for line in split_lines(data):
             if line.strip():
                 parsed.add(partial(_json_line, line, reader))
     elif media_type in JSON_TYPES:
@@ -202,11 +202,6 @@ def _iso_time(text: str) -> float | None:
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
-
-
-def _lines(data: bytes) -> Iterable[bytes]:
-    lines = data.split(b"\n")
-    return lines[:-1] if lines[-1] == b"" else lines
 
 
 def _pair(line: bytes, meta: LineMeta) -> tuple[bytes, LineMeta]:

@@ -19,14 +19,14 @@ from nextchar.app.logs.alerts.decisions import Suppression, suppressed_until
 from nextchar.app.logs.ingest.records import Recalibrate
 from nextchar.app.logs.ingest.rolling import LEASE_S, RollingLines, Waiting
 from nextchar.app.logs.ingest.settings import IngestSettings
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.scoring import CalibratedScorer
 from nextchar.models.anomaly.alerts import AlertLabel
-from nextchar.models.anomaly.rolling import Verdict, rebuild
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import LineScore
+from nextchar.models.anomaly.rolling import StoredCalibration, Verdict, rebuild
 from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.saved_model import SavedModel
-from nextchar.store.calibrations import Calibrations, StoredCalibration, is_rolling_name
+from nextchar.store.calibrations import Calibrations, is_rolling_name
 
 log = logging.getLogger("nextchar.api")
 

@@ -19,13 +19,12 @@ from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.dependencies import AccessDep
 from nextchar.app.access.permissions import Access
 from nextchar.app.errors import Forbidden, UnsupportedMedia
-from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.bodies import DocumentRoute, gunzip_of
 from nextchar.app.http.dependencies import client_of
 from nextchar.app.http.errors import error_response, error_responses, status_and_body
 from nextchar.app.http.event_feeds import Numbered
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.gunzip import Gunzip, gunzip_of
 from nextchar.app.http.list_schemas import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.http.rules import Body, needs
 from nextchar.app.http.services import Services, ServicesDep
@@ -55,6 +54,7 @@ from nextchar.app.logs.ingest.schemas import (
     OtlpQuery,
 )
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
+from nextchar.store.gunzip import Gunzip
 
 _LINES = Body(ingest_lines.MAX_BODY_BYTES)
 

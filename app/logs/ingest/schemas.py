@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.ingest.records import Recalibrate
-from nextchar.app.scoring.calibration_schemas import CalibrationName, FalseAlarms
-from nextchar.app.scoring.schemas import Span
+from nextchar.app.scoring.calibration_schemas import CalibrationName
+from nextchar.models.anomaly.line_scores import FalseAlarms, Span
 
 MAX_REPORTED = 10
 """Rejected lines that a response describes."""

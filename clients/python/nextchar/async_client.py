@@ -6,12 +6,10 @@ from typing import Self, Unpack
 
 import httpx
 
-from nextchar.async_lines import AsyncLines, ThreadedLines
-from nextchar.async_transport import AsyncioTransport
 from nextchar.client import DEFAULT_SERVER, ServiceCalls
-from nextchar.lines import check_lines, line_of
+from nextchar.lines import AsyncLines, ThreadedLines, check_lines, line_of
 from nextchar.options import LineOptions
-from nextchar.transport import http_options, setup_errors
+from nextchar.transport import AsyncioTransport, http_options, setup_errors
 from nextchar.types import ScoredLine
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from nextchar.errors import NextcharError, ServerError, Timeout, error_in_stream, error_of_response
-from nextchar.sse import decode_events
+from nextchar.lines import decode_events
 from nextchar.transport import Transport, http_errors
 
 T = TypeVar("T")

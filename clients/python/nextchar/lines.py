@@ -1,14 +1,18 @@
-"""Lines read ahead from an iterable of any length, in bounded memory.
+"""Lines of files, responses and iterables of any length, read ahead in bounded memory, and their events.
 
 What has come while a batch was being scored is the next batch: a line that comes alone is scored at once,
 and a file is scored in large batches.
 """
 
+import asyncio
+import io
+import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from nextchar.errors import NextcharError
 
@@ -17,6 +21,7 @@ MAX_LINE_BYTES = 200_004
 truncated."""
 
 _MAX_AHEAD_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _LINE_BYTES = 100  # that a line counts in addition to its own, so that empty ones are bounded, too
 
 
@@ -54,6 +59,51 @@ def check_lines(lines: object) -> None:
         raise NextcharError(
             f"lines must be an iterable of lines, not {type(lines).__name__}; give text.splitlines()"
         )
+
+
+async def split_lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield the lines that end in LF, without it; what the end cuts short is dropped."""
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line
+
+
+def read_lines(files: Sequence[str]) -> Iterator[Line]:
+    """Yield the lines of files, one file after the other; `-` is standard input.
+
+    Of a line longer than MAX_LINE_BYTES only the beginning is kept, also while it is read. Raises OSError.
+    """
+    for file in files:
+        with _open(file) as source:
+            yield from lines_of_stream(file, source)
+
+
+def lines_of_stream(file: str, source: io.BufferedIOBase | BinaryIO) -> Iterator[Line]:
+    r"""Yield the lines of an open file; one does not wait for the next.
+
+    >>> [(l.number, l.offset, l.data) for l in lines_of_stream("log", io.BytesIO(b"ab\n\ncd"))]
+    [(1, 0, b'ab'), (2, 3, b''), (3, 4, b'cd')]
+    """
+    number, offset = 0, 0
+    while data := source.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        yield Line(number, data.removesuffix(b"\n")[:MAX_LINE_BYTES], file=file, offset=offset)
+        offset += len(data)
+        while not data.endswith(b"\n") and (data := source.readline(_CHUNK_BYTES)):
+            offset += len(data)
+
+
+def _open(file: str) -> BinaryIO:
+    if file != "-":
+        return Path(file).open("rb")
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:  # standard input is an object in memory
+        return sys.stdin.buffer
 
 
 class LineSource(Protocol):
@@ -152,3 +202,73 @@ class Lines:
             with self._changed:
                 self._buffer.is_over, self._buffer.error = True, error
                 self._changed.notify_all()
+
+
+class ThreadedLines(Lines):
+    """The lines of an iterable for an event loop: both the iterable and the waiting are in threads."""
+
+    async def take(self, max_bytes: int) -> list[Line]:
+        """As `LineSource.take`."""
+        return await asyncio.to_thread(self._take, max_bytes)
+
+
+class AsyncLines:
+    """The lines of an asynchronous iterable, which a task reads from the first `take` on."""
+
+    def __init__(self, lines: AsyncIterable[str | bytes]) -> None:
+        self._source = lines
+        self._buffer = LineBuffer()
+        self._has_lines = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self, max_bytes: int) -> list[Line]:
+        """As `LineSource.take`."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._read())
+        while not self._buffer and not self._buffer.is_over:
+            self._has_lines.clear()
+            await self._has_lines.wait()
+        taken = self._buffer.pop(max_bytes)
+        self._has_room.set()
+        return taken
+
+    def close(self) -> None:
+        """Cancel the task that reads."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _read(self) -> None:
+        try:
+            number = 0
+            async for text in self._source:
+                number += 1
+                while self._buffer.is_full:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+                self._buffer.append(line_of(number, text))
+                self._has_lines.set()
+        except Exception as caught:  # noqa: BLE001 - raised by `take`
+            self._buffer.error = caught
+        finally:
+            self._buffer.is_over = True
+            self._has_lines.set()
+
+
+async def decode_events(pieces: AsyncIterable[bytes]) -> AsyncGenerator[tuple[str, str], None]:
+    """Yield the type and the data of each server-sent event (WHATWG HTML, 9.2.6).
+
+    Lines end in LF or CR LF, no others: U+2028 and its like are ordinary characters of the data. An event
+    that the end of the stream cuts short is dropped.
+    """
+    kind, data = "message", list[str]()
+    async for line in split_lines(pieces):
+        field, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
+        if field == "event":
+            kind = value.removeprefix(" ")
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+        elif line in (b"", b"\r"):
+            if data:
+                yield kind, "\n".join(data)
+            kind, data = "message", []

@@ -26,9 +26,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.app.models.engines import Loaded, load_model
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.config import NetworkConfig
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.kernels.compile_cache import (
@@ -36,16 +35,16 @@ from nextchar.models.kernels.compile_cache import (
     compile_in_child_process,
     use_cache_folder,
 )
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
+from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
+    CompletionCollector,
     CompletionRequest,
     Distribution,
     Event,
     Expert,
-    Failed,
-    Finished,
     FinishReason,
-    Piece,
 )
 from nextchar.models.saved_model import SavedModel, parse_card
 from nextchar.models.text.vocabulary import normalize
@@ -70,12 +69,8 @@ class Model:
     def __init__(self, saved: SavedModel, *, threads: int | None = None) -> None:
         """Load a saved model. Raises Unavailable: a file is damaged."""
         self._saved, self._threads = saved, threads
-        engine, scorer = load_model(
-            saved, threads=threads or available_cores(), cache_bytes=64 << 20, max_waiting=256
-        )
-        self._engine, self._scorer = engine, scorer
-        size = sum(entry.bytes for entry in saved.card.files.values())
-        self.loaded = Loaded(saved.card.reference, engine, saved.vocabulary, size, saved, scorer)
+        self.loaded = LoadedModel.load(saved, threads=threads or available_cores())
+        self._engine = self.loaded.engine
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
         """Pickle the model's files; it is loaded where it is unpickled, as in workers of Ray and Spark."""
@@ -141,33 +136,24 @@ class Model:
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         vocabulary = self._saved.vocabulary
         stop = tuple(map(vocabulary.to_characters, request.stop))
-        found: list[list[tuple[str, FinishReason]]] = [[("", "length")] * request.n for _ in prompts]
-        texts = [[""] * request.n for _ in prompts]
-        tickets = []
-
-        def note(i: int, event: Event) -> None:
-            events.put((i, event))
-
+        collectors = [CompletionCollector(request.n) for _ in prompts]
+        tickets: list[Ticket] = []
         try:
             for i, prompt in enumerate(prompts):
-                one = replace(request, prompt=self._scorer.mask_lines(prompt), stop=stop, stream=False)
-                tickets.append(self._engine.complete(one, partial(note, i)))
+                one = replace(request, prompt=self.loaded.masks.mask_lines(prompt), stop=stop, stream=False)
+                tickets.append(self._engine.complete(one, partial(_put, events, i)))
             left = len(prompts)
             while left:
                 i, event = events.get()
-                if isinstance(event, Piece):
-                    texts[i][event.index] += event.text
-                elif isinstance(event, Finished):
-                    found[i][event.index] = vocabulary.to_text(texts[i][event.index]), event.reason
-                else:
-                    left -= 1
-                    if isinstance(event, Failed):
-                        raise event.error  # noqa: TRY301 -- the others are cancelled
+                left -= collectors[i].add(event) is not None
         except BaseException:
             for ticket in tickets:
                 ticket.cancel()
             raise
-        return found
+        return [
+            [(vocabulary.to_text(one.text), one.reason) for one in collector.completions()]
+            for collector in collectors
+        ]
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
@@ -190,7 +176,7 @@ class Model:
         network alone, from which scores are made.
         """
         characters = self._characters_of(text)
-        masked = self._scorer.mask(characters)
+        masked = self.loaded.masks.mask(characters)
         described = self._engine.text_logprobs(masked.text, top=0, expert=expert)
         bits = np.array([-entry.logprob / math.log(2) for entry in described], np.float32)
         if masked.starts is None:
@@ -276,7 +262,7 @@ class Model:
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
 
     def _prompt_of(self, text: str) -> str:
-        return self._scorer.mask_lines(self._characters_of(text))
+        return self.loaded.masks.mask_lines(self._characters_of(text))
 
     def _characters_of(self, text: str) -> str:
         return self._saved.vocabulary.to_characters(text)
@@ -316,6 +302,10 @@ class ModelFiles:
     def saved(self) -> SavedModel:
         """Return the saved model."""
         return SavedModel(parse_card(self.card, where=MODEL_FILE_NAME), self.files.__getitem__)
+
+
+def _put(events: queue.SimpleQueue[tuple[int, Event]], i: int, event: Event) -> None:
+    events.put((i, event))
 
 
 def _unpickled(files: ModelFiles, threads: int | None) -> Model:

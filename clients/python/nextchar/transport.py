@@ -1,9 +1,10 @@
 """How calls reach a server over httpx. They are coroutines over a `Transport`, written once for both clients.
 
 Nothing suspends a coroutine over a `BlockingTransport`, so `run` and `iterate` need no event loop.
-`async_transport` has the transport for asyncio.
+`AsyncioTransport` is the one for asyncio.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 import httpx
 
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout
+from nextchar.upload import Content
 
 T = TypeVar("T")
 
@@ -121,3 +123,32 @@ def http_errors(server: str) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, httpx.InvalidURL) as error:
         # Closed by another thread, a path beyond all bounds, or what JSON cannot say.
         raise NextcharError(f"the request could not be sent: {error}") from error
+
+
+_PIECE_BYTES = 1 << 16
+
+
+class AsyncioTransport:
+    """Sends requests on the running event loop."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def send(self, message: dict[str, Any]) -> httpx.Response:
+        """As `Transport.send`."""
+        content = message.get("content")
+        if content is not None and not isinstance(content, bytes):
+            message = {**message, "content": _in_threads(content)}
+        return await self._http.send(self._http.build_request(**message), stream=True)
+
+    async def sleep(self, seconds: float) -> None:
+        """As `Transport.sleep`."""
+        await asyncio.sleep(seconds)
+
+
+async def _in_threads(content: Content) -> AsyncIterator[bytes]:
+    """Yield a body that is read by blocking calls, each made in a thread."""
+    assert not isinstance(content, bytes)
+    pieces = iter(lambda: content.read(_PIECE_BYTES), b"") if hasattr(content, "read") else iter(content)
+    while piece := await asyncio.to_thread(next, pieces, b""):
+        yield piece

@@ -20,9 +20,9 @@ from nextchar.app.completions.completion import MAX_UNREAD_EVENTS, RunningComple
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.settings import ApiSettings
 from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.loaded_model import masks_of
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest, Event
-from nextchar.models.text.masks import Masks
 from nextchar.models.text.vocabulary import normalize
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
@@ -326,14 +326,8 @@ def test_stream_whose_client_reads_nothing_is_not_generated_to_its_end(http: htt
 
 def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
     engine = Engine(saved_model())
-    loaded = Loaded(
-        "random@1",
-        engine,
-        engine.saved.vocabulary,
-        engine.weight_bytes,
-        engine.saved,
-        Scorer(engine, Masks(())),
-    )
+    masks = masks_of(engine.saved)
+    loaded = Loaded(engine.saved, engine, masks, Scorer(engine, masks))
     request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
 
     def generated() -> float:

@@ -7,9 +7,8 @@ import pytest
 
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.app.http.limited_work import LimitedWork
-from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.errors import Busy
-from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks
+from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary, normalize
 
 UNIT = "é 12 a\n"
@@ -17,8 +16,7 @@ LONG = UNIT * (LONG_PROMPT_CHARACTERS // len(UNIT) + 1)
 
 
 def loaded(*masks: str) -> Any:
-    scorer = Scorer(None, Masks(masks))  # type: ignore[arg-type]
-    return SimpleNamespace(vocabulary=Vocabulary("\n aéⓝ"), scorer=scorer)
+    return SimpleNamespace(vocabulary=Vocabulary("\n aéⓝ"), masks=ModelMasks(Masks(masks)))
 
 
 def pool() -> LimitedWork:
@@ -76,4 +74,4 @@ def test_masking_ends_when_nobody_waits_for_it() -> None:
             raise EndedError
 
     with pytest.raises(EndedError):
-        loaded("numbers").scorer.mask_lines("1." * 2 * MAX_PIECE_CHARACTERS, check=check)
+        loaded("numbers").masks.mask_lines("1." * 2 * MAX_PIECE_CHARACTERS, check=check)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from nextchar.app.http.gunzip import Gunzip
+from nextchar.store.gunzip import Gunzip
 from tests.app.service import MAX_CORPUS_BYTES, TEXT, Service, error_of, until
 
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nextchar.app.models import engines as engines_module
-from nextchar.app.models.engines import Engines
+from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from tests.app.fakes import FakeEngine, FakeScorer, publish
+from tests.app.fakes import FakeEngine, loaded, publish
 from tests.app.service import until
 
 SIZE = len(b"onnx of a")
@@ -32,15 +32,14 @@ class Loader:
         self.loaded: list[str] = []
         self._delay_s = delay_s
 
-    def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
+    def __call__(self, saved: SavedModel) -> Loaded:
         time.sleep(self._delay_s)
         self.loaded.append(saved.card.reference)
-        engine = FakeEngine(saved)
-        return engine, FakeScorer(engine, saved)
+        return loaded(saved, FakeEngine(saved))
 
 
 def pool(models: Models, load: Loader, *, limit_bytes: int = 1000, pinned: Sequence[str] = ()) -> Engines:
-    return Engines(models, load, limit_bytes=limit_bytes, pinned=pinned)  # type: ignore[arg-type]
+    return Engines(models, load, limit_bytes=limit_bytes, pinned=pinned)
 
 
 def test_model_is_loaded_once_for_all_who_ask_at_once(models: Models) -> None:
@@ -139,7 +138,7 @@ def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
 
 def test_pinned_model_that_cannot_be_read_does_not_keep_the_others_from_loading(models: Models) -> None:
     class OutOfFiles(Loader):
-        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
+        def __call__(self, saved: SavedModel) -> Loaded:
             if saved.card.name == "a":
                 raise OSError(errno.EMFILE, "Too many open files")
             return super().__call__(saved)
@@ -165,7 +164,7 @@ def test_requests_go_on_with_the_old_version_while_the_new_one_loads(
     loads, may_load = threading.Event(), threading.Event()
 
     class Slow(Loader):
-        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
+        def __call__(self, saved: SavedModel) -> Loaded:
             if saved.card.reference == "a@2":
                 loads.set()
                 assert may_load.wait(120), "a request has waited for the new version"
@@ -213,7 +212,7 @@ def test_model_acquired_by_a_cancelled_request_is_released(models: Models) -> No
     go_on = threading.Event()
 
     class Slow(Loader):
-        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
+        def __call__(self, saved: SavedModel) -> Loaded:
             assert go_on.wait(120)
             return super().__call__(saved)
 

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.types import Message
 
-from nextchar.app.http.gunzip import Gunzip
 from nextchar.app.main import create_app
 from nextchar.app.scoring import line_streams
 from nextchar.app.scoring.line_streams import BodyBuffer
 from nextchar.app.settings import ApiSettings
+from nextchar.store.gunzip import Gunzip
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from tests.app.fakes import FakeEngine, FakeScorer, publish
+from tests.app.fakes import FakeEngine, loaded, publish
 from tests.app.service import served
 
 
@@ -108,8 +108,7 @@ def test_a_client_that_is_gone_is_noticed_while_its_body_is_decompressed() -> No
 
 def test_a_service_that_stops_leaves_out_the_line_that_has_not_ended(settings: ApiSettings) -> None:
     def load(saved: Any) -> Any:
-        engine = FakeEngine(saved)
-        return engine, FakeScorer(engine, saved)
+        return loaded(saved, FakeEngine(saved))
 
     publish(Models(open_blobs(settings.blobs_url)))
     app = create_app(settings, load_engine=load)

@@ -168,7 +168,7 @@ def test_lines_beyond_the_limit_are_explained_if_sent_alone(
     whole = service.http.post(SCORE, json=body).json()["lines"]
     assert [one["explained"] for one in whole] == [True, True, True, None]
     monkeypatch.setattr(
-        "nextchar.app.scoring.scoring.MAX_EXPLAIN_READ", 14
+        "nextchar.models.anomaly.calibrated_scorer.MAX_EXPLAIN_READ", 14
     )  # of the fake, those of the two most anomalous
     some = service.http.post(SCORE, json=body).json()["lines"]
     assert [one["explained"] for one in some] == [False, True, True, None]

@@ -11,12 +11,12 @@ import httpx
 import pytest
 import redis
 
-from nextchar.app.scoring import score_stream
-from nextchar.app.scoring.line_input import MAX_LINE_CHARACTERS
-from nextchar.app.scoring.schemas import LineScore
-from nextchar.app.scoring.score_stream import SCORE_BYTES, StreamScorer
-from nextchar.app.scoring.scoring import CalibratedScorer
 from nextchar.app.scoring.streams import Streams
+from nextchar.models.anomaly import stream_scorer
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import LineScore
+from nextchar.models.anomaly.stream_scorer import SCORE_BYTES, StreamScorer
+from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, until
 
@@ -270,11 +270,11 @@ def test_id_nested_too_deeply_makes_its_line_malformed(service: Service, depth: 
 def test_the_scores_that_are_kept_for_repeated_lines_are_bounded(
     service: Service, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(score_stream, "MAX_CACHED_BYTES", 100_000)
+    monkeypatch.setattr(stream_scorer, "MAX_CACHED_BYTES", 100_000)
     score, kept = StreamScorer._score_texts, []
 
-    def measured(self: StreamScorer, texts: list[str], turn: Any) -> Any:
-        found = score(self, texts, turn)
+    def measured(self: StreamScorer, texts: list[str]) -> Any:
+        found = score(self, texts)
         kept.append(sum(sys.getsizeof(text) + SCORE_BYTES for text in self._cache))
         return found
 

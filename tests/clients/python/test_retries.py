@@ -17,8 +17,7 @@ from nextchar import (
     Timeout,
     Unavailable,
 )
-from nextchar.async_transport import AsyncioTransport
-from nextchar.transport import BlockingTransport
+from nextchar.transport import AsyncioTransport, BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 
 _JOB = {"id": "job_1", "status": "queued", "name": "n"}

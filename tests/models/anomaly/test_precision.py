@@ -3,8 +3,7 @@ import pytest
 
 from nextchar.models.anomaly.aggregate import statistics
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.precision import higher
-from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from tests.models.anomaly.surprisals import random_lines
 
 

@@ -5,8 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly.rolling_format import dump_sample, load_sample
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
+from nextchar.models.anomaly.score_sample import (
+    AlertReference,
+    ObservedScore,
+    ScoreSample,
+    dump_sample,
+    load_sample,
+)
 
 SAMPLE = ScoreSample(
     (

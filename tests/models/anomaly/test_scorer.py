@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.loaded_model import masks_of
 from nextchar.models.runtime.surprisal import LineSurprisal
 from nextchar.models.text import mask_values, ngram_file, templates_file
 from nextchar.models.text.mask_values import MaskValues
-from nextchar.models.text.masks import Masks
+from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.anomaly.surprisals import surprisal
@@ -54,7 +55,7 @@ def test_lines_are_read_masked_in_the_precision_that_is_asked_for(
     engine: Any, precision: Any, has_fast: bool, asked: list[bool], bits: int
 ) -> None:
     engine.has_fast, checks = has_fast, []
-    scorer = Scorer(engine, Masks(("numbers",)))
+    scorer = Scorer(engine, ModelMasks(Masks(("numbers",))))
     lines = ["took 17 items", "no number"]
     found = scorer.read(lines, precision=precision, check=lambda: checks.append(1))
     assert engine.read == [([one.masked.text for one in found], fast) for fast in asked]
@@ -64,7 +65,7 @@ def test_lines_are_read_masked_in_the_precision_that_is_asked_for(
 
 
 def test_float32_is_the_default(engine: Any) -> None:
-    scorer = Scorer(engine, Masks(()))
+    scorer = Scorer(engine, ModelMasks(Masks(())))
     [one] = scorer.read(["a"])
     [same], state = scorer.read_stream(["a"], None)
     assert one.surprisal.bits == same.surprisal.bits == 1 and state == 1
@@ -76,7 +77,7 @@ def test_float32_is_the_default(engine: Any) -> None:
 def test_a_line_without_its_surprisal_is_an_error(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "line_surprisal", lambda *_, **__: [surprisal([1.0])])
     with pytest.raises(ValueError, match="argument"):
-        Scorer(engine, Masks(())).read(["a", "b"])
+        Scorer(engine, ModelMasks(Masks(()))).read(["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -96,21 +97,22 @@ def test_a_scorer_has_what_its_saved_model_has(engine: Any, has: tuple[str, ...]
     files = dict(stored[name] for name in has)
     card = SimpleNamespace(files=files, masks=("numbers",))
     saved: Any = SimpleNamespace(card=card, vocabulary=vocabulary, file=files.__getitem__)
-    scorer = Scorer.load(saved, engine)
+    masks = masks_of(saved)
+    scorer = Scorer.load(saved, engine, masks)
     [one] = scorer.read(["user eve took 17 items"])
     assert (one.surprisal.ngram_bits is not None) == ("ngram" in has)
     assert (one.surprisal.parsed is not None) == ("templates" in has) == (scorer.templates is not None)
     np.testing.assert_array_equal(one.surprisal.bits, 1)
     malformed = "user eve took 1234567 items"
-    assert (scorer.mask(malformed).text == malformed) == ("values" in has)
+    assert (masks.mask(malformed).text == malformed) == ("values" in has)
     lines = [malformed, "", "user eve took 17 items"]
-    assert scorer.mask_lines("\n".join(lines)) == "\n".join(scorer.mask(line).text for line in lines)
+    assert masks.mask_lines("\n".join(lines)) == "\n".join(masks.mask(line).text for line in lines)
 
 
 def test_characters_outside_the_vocabulary_make_no_new_template(engine: Any) -> None:
     names = ("ann", "bob", "eve")
     learned = [f"caf\ufffd opens for {name}" for name in names] * 9 + ["disk full"] * 27
-    scorer = Scorer(engine, Masks(()), templates=Templates.fit(learned))
+    scorer = Scorer(engine, ModelMasks(Masks(())), templates=Templates.fit(learned))
     engine.vocabulary = Vocabulary("caf opens for ann bob eve disk full")
     found = [one.surprisal.parsed for one in scorer.read(["café opens for zoe", "cafè closes at Ñ"])]
     assert [one and (one.template.pattern, one.template.count) for one in found] == [

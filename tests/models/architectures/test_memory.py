@@ -2,8 +2,7 @@
 
 import pytest
 
-from nextchar.models.architectures import NAMES
-from nextchar.models.architectures.memory import check_memory, count_parameters, estimate_training_bytes
+from nextchar.models.architectures import NAMES, check_memory, count_parameters, estimate_training_bytes
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput
 from tests.models.architectures.networks import V, perturbed, small

@@ -14,7 +14,7 @@ from numba import njit
 
 from nextchar.models.kernels import amx
 from nextchar.models.kernels.instruction_sets import target_features
-from nextchar.models.kernels.int8_packing import GROUP, pack, padded_columns
+from nextchar.models.kernels.lstm_arguments import GROUP, pack, padded_columns
 from nextchar.models.kernels.product_kernels import (
     BFLOAT16,
     INT8,

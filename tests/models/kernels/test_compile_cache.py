@@ -328,7 +328,7 @@ def test_warming_up_compiles_for_all_later_processes() -> None:
     for function in (
         "lstm_training.forward-",
         "lstm_inference._run_flat-",
-        "compiled_products.int8_product_",
+        "product_kernels.int8_product_",
     ):
         assert any(name.startswith(function) for name in names)
     assert warm_up() == first

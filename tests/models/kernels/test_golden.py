@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
-from nextchar.models.kernels.compiled_products import compiled_product
-from nextchar.models.kernels.int8_packing import padded_columns
+from nextchar.models.kernels.lstm_arguments import padded_columns
 from nextchar.models.kernels.lstm_weights import LSTMShape, LSTMWeights
 from nextchar.models.kernels.lstm_window import LSTMWindow
 from nextchar.models.kernels.packed_arrays import HAS_BFLOAT16
-from nextchar.models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
+from nextchar.models.kernels.product_kernels import (
+    BFLOAT16,
+    FLOAT32,
+    INT8,
+    ProductKernel,
+    available,
+    compiled_product,
+)
 from nextchar.models.runtime.int8_file import quantize_lstm, read_int8
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.session import Network

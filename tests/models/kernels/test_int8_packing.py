@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nextchar.models.kernels.int8_packing import GROUP, pack, padded_columns, padded_rows
+from nextchar.models.kernels.lstm_arguments import GROUP, pack, padded_columns, padded_rows
 
 PANEL = 16
 

@@ -13,7 +13,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.core.registry import cpu_target
 
-from nextchar.models.kernels.int8_packing import GROUP, pack, padded_columns
+from nextchar.models.kernels.lstm_arguments import GROUP, pack, padded_columns
 from nextchar.models.kernels.product_kernels import (
     BFLOAT16,
     FLOAT32,

@@ -56,7 +56,7 @@ def test_a_check_measures_the_widest_variant_of_one_product_and_a_measurement_al
     assert variants.is_checked("int8")
     assert not variants.is_checked("float32")
     assert not variants.is_complete()
-    assert list(folder.glob(f"*/compiled_products.int8_product_{one.variant}-*.nbc"))  # for the kernels
+    assert list(folder.glob(f"*/product_kernels.int8_product_{one.variant}-*.nbc"))  # for the kernels
     variants.measure()
     assert variants.is_complete()
     measurements = variants.load()

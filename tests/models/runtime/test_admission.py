@@ -3,8 +3,7 @@
 import pytest
 
 from nextchar.models.errors import Busy
-from nextchar.models.runtime.admission import MAX_RUNNING, Backlog, Inbox
-from nextchar.models.runtime.fairness import MAX_SHORT_CHARACTERS
+from nextchar.models.runtime.admission import MAX_RUNNING, MAX_SHORT_CHARACTERS, Backlog, Inbox
 from nextchar.models.runtime.generation import GenerationRequest
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary

@@ -1,4 +1,4 @@
-from nextchar.models.runtime.fairness import ARRIVALS_PER_DOUBLING, fair_order
+from nextchar.models.runtime.admission import ARRIVALS_PER_DOUBLING, fair_order
 from nextchar.models.runtime.generation import GenerationRequest, ScheduledRequest
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.decoding import Adjustment, NoRepeat, adjustment_of
 from nextchar.models.runtime.engine import Engine
-from nextchar.models.runtime.logits_processors import Adjustment, NoRepeat, adjustment_of
 from nextchar.models.runtime.requests import CompletionRequest
 from tests.models.runtime.engine_calls import bits_of, complete
 from tests.models.runtime.networks import CHARACTERS, saved_model

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nextchar.models.architectures.onnx_graph import quantize, stateful_lstm_graph
-from nextchar.models.runtime.onnx_weights import non_finite_weight
+from nextchar.models.runtime.model_networks import non_finite_weight
 from tests.models.runtime.networks import random_weights
 
 WEIGHTS = random_weights(7, 3, [4, 5])

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from nextchar.models.errors import InvalidInput
-from nextchar.models.runtime.request_validation import MAX_BEAM, check_bias, check_request
-from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import MAX_BEAM, CompletionRequest, check_bias, check_request
 
 EXCLUDED = "cannot be used with beam"
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from nextchar.models.text.character_counts import CharacterCounts
+from nextchar.models.text.vocabulary import CharacterCounts
 
 
 def test_counts_are_those_of_the_text_in_pieces() -> None:
@@ -32,7 +32,7 @@ def test_short_piece_takes_no_longer_for_its_highest_character() -> None:
 
 _HELD = """
 from pathlib import Path
-from nextchar.models.text.character_counts import CharacterCounts
+from nextchar.models.text.vocabulary import CharacterCounts
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

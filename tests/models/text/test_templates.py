@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from nextchar.models.errors import Unavailable
 from nextchar.models.text import templates_file
 from nextchar.models.text.line_tokens import shape
-from nextchar.models.text.rarity import Frequencies
-from nextchar.models.text.templates import Templates
+from nextchar.models.text.templates import Frequencies, Templates
 
 USERS = ["root", "ann", "bob", "eve", "oscar"]
 SSH = [

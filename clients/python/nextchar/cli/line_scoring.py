@@ -13,11 +13,10 @@ import typer
 
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
-from nextchar.cli.lines import read_lines
 from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
-from nextchar.lines import Line, Lines
+from nextchar.lines import Line, Lines, read_lines
 from nextchar.options import Repeats, ScoreContext
 from nextchar.types import Candidate
 

@@ -24,7 +24,7 @@ from nextchar.app.models.engines import Engines
 from nextchar.app.settings import ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
-from tests.app.fakes import FakeEngine, FakeScorer, publish
+from tests.app.fakes import FakeEngine, loaded, publish
 from tests.app.service import Service
 from tests.waiting import eventually
 
@@ -45,8 +45,7 @@ class Process:
 
     def __init__(self, service: Service, engine: Callable[[SavedModel], FakeEngine] = FakeEngine) -> None:
         def load(saved: SavedModel) -> Any:
-            made = engine(saved)
-            return made, FakeScorer(made, saved)
+            return loaded(saved, engine(saved))
 
         self.streams = IngestStreams(Redis.from_url(service.settings.redis_url))
         self.engines = Engines(service.models, load, limit_bytes=1 << 30)

@@ -7,10 +7,9 @@ import pytest
 
 from nextchar import connection, scored_lines
 from nextchar.cli.line_totals import Totals
-from nextchar.cli.lines import read_lines
 from nextchar.client import Client
 from nextchar.errors import ServerError, ServerUnreachable
-from nextchar.lines import Line, LineBuffer, Lines
+from nextchar.lines import Line, LineBuffer, Lines, read_lines
 from tests.clients.python.fake_server import FakeServer
 
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextchar.cli import lines
-from nextchar.cli.lines import lines_of_stream, read_lines
-from nextchar.lines import Line, Lines
+from nextchar import lines
+from nextchar.lines import Line, Lines, lines_of_stream, read_lines
 from nextchar.transport import run
 
 _DATA = st.lists(st.sampled_from([b"a", b"b", b"\n", b"\r", b"\xff"]), max_size=30).map(b"".join)

@@ -1,6 +1,8 @@
-"""The lines of a streamed body: splitting bytes into lines, and parsing each as text or JSON.
+"""Lines: cutting bytes and texts into them, and parsing each line that is to be scored as text or JSON.
 
-An error on one line is noted in its `meta`, which is returned in that line's record; the stream continues.
+A line ends with LF, which is not part of it, or with the text; after the last LF there is no empty line. CR
+before LF is dropped by `LineParser`, unless the model knows CR. An error on one line is noted in its `meta`,
+which is returned in that line's record; the stream continues.
 """
 
 import json
@@ -19,7 +21,7 @@ _MAX_ID_DEPTH = 100  # nested lists and objects; json.dumps fails on some thousa
 
 @dataclass(frozen=True)
 class RawLine:
-    """A line of the body: its first bytes and its offset in bytes; `is_truncated` if there were more."""
+    """A line: its first bytes and its offset in bytes; `is_truncated` if there were more."""
 
     offset: int
     data: bytes
@@ -27,7 +29,7 @@ class RawLine:
 
 
 class LineSplitter:
-    r"""Splits a body that arrives in pieces into lines, without their newlines.
+    r"""Splits bytes that arrive in pieces into lines, without their newlines.
 
     >>> splitter = LineSplitter(max_bytes=4)
     >>> [(l.offset, l.data, l.is_truncated) for l in splitter.feed(b"ab\ncdefgh\ni")], list(splitter.finish())
@@ -89,6 +91,56 @@ def lines_between(pieces: Iterable[bytes], start: int, end: int) -> Iterator[lis
     yield [line for line in splitter.finish() if start <= line.offset < end]
 
 
+def split_lines(data: bytes) -> list[bytes]:
+    r"""Return the lines of bytes that are there as a whole.
+
+    >>> split_lines(b"ab\n\nc\n"), split_lines(b"c"), split_lines(b"")
+    ([b'ab', b'', b'c'], [b'c'], [])
+    """
+    *lines, last = data.split(b"\n")
+    return [*lines, last] if last else lines
+
+
+def lines_of(pieces: Iterable[str], *, max_length: int = MAX_LINE_CHARACTERS + 1) -> Iterator[str]:
+    r"""Yield the first `max_length` characters of each line of a text that arrives in pieces.
+
+    >>> list(lines_of(["a", "b\nc", "\n"]))
+    ['ab', 'c']
+    """
+    held = ""
+    for piece in pieces:
+        first, *rest = piece.split("\n")
+        held += first[: max_length - len(held)]
+        for line in rest:
+            yield held
+            held = line[:max_length]
+    if held:
+        yield held
+
+
+def whole_lines(pieces: Iterable[str], *, max_held: int) -> Iterator[str]:
+    r"""Yield a text that arrives in pieces in pieces of whole lines, and what follows the last of them.
+
+    A line is divided once `max_held` characters of it have come without a newline.
+
+    >>> list(whole_lines(["a", "b\nc", "d", "e"], max_held=3))
+    ['ab\n', 'cde', '']
+    """
+    held: list[str] = []  # the pieces of an incomplete line
+    length = 0
+    for piece in pieces:
+        complete, newline, rest = piece.rpartition("\n")
+        if not newline and length + len(piece) < max_held:
+            held.append(piece)
+            length += len(piece)
+            continue
+        if not newline:
+            complete, rest = piece, ""
+        yield "".join([*held, complete, newline])
+        held, length = [rest], len(rest)
+    yield "".join(held)
+
+
 @dataclass(frozen=True)
 class InputLine:
     """A line to be scored. `meta` are fields of its record: the client's id, and errors in the line."""
@@ -107,6 +159,13 @@ class LineParser:
         self._is_json = is_json
         self._keeps_cr = "\r" in vocabulary.characters  # the model was trained on carriage returns
         self._number = 0
+
+    def text_of(self, data: bytes) -> str:
+        """Return the characters of a line of text that comes by itself, and may be a truncated one."""
+        raw = RawLine(1, data, is_truncated=len(data) >= MAX_LINE_BYTES)  # no text begins with it
+        text = self.parse(raw).text
+        assert text is not None, "text always has characters"
+        return text
 
     def parse(self, raw: RawLine) -> InputLine:
         """Return the line as characters after NFC, or as bytes for a model of bytes."""

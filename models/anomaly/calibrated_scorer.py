@@ -1,6 +1,6 @@
-"""Scores of lines by a model and one of its calibrations: shared by the JSON and the streamed route.
+"""Scores of lines by a model and one of its calibrations.
 
-Blocking; runs in a worker thread. Positions in a line are in characters after NFC, or in bytes for a model of
+Blocking, in the calling thread. Positions in a line are in characters after NFC, or in bytes for a model of
 bytes, before masking; the model reads lines masked like the text it was trained on.
 """
 
@@ -11,27 +11,22 @@ from functools import cached_property
 
 import numpy as np
 
-from nextchar.app.completions.requests import MAX_LOGPROBS
-from nextchar.app.http.limited_work import Check
-from nextchar.app.models.engines import Loaded
-from nextchar.app.scoring.calibration_schemas import BucketBody, CalibrationBody, RollingBody
-from nextchar.app.scoring.schemas import Detail, LineScore, Repeats, Span, StreamBody
-from nextchar.app.scoring.streams import StreamLock
 from nextchar.models.anomaly.aggregate import peak_bits
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
-from nextchar.models.anomaly.calibration import rounded_up
 from nextchar.models.anomaly.drift import UNUSUAL
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span
 from nextchar.models.anomaly.repeats import RepeatFilter
+from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
 from nextchar.models.anomaly.spans import Span as MaskedSpan
 from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
-from nextchar.models.runtime.session import State, no_check
+from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.runtime.session import Check, State, no_check
 from nextchar.models.text.vocabulary import UNKNOWN_ID
-from nextchar.store.calibrations import StoredCalibration
 
 DECIMALS = 4
-"""Decimal places of bits in a response; float32 logits are not more precise."""
+"""Decimal places of bits in a score; float32 logits are not more precise."""
 
 _CHARACTER_RATE = 3
 """Index into CHARACTER_RATES of the threshold for single characters: 3 in 10,000 normal ones exceed it."""
@@ -44,18 +39,6 @@ anomalous first: about a second. A line takes some hundred to some thousand char
 _MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
 _CHECK_INTERVAL = 100  # lines
 _POSITIONS_PER_PIECE = 1_000
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What a request asks for."""
-
-    detail: Detail = "line"
-    expected: int = 0
-    false_alarms: float | None = None
-    fast: bool = False  # read in int8 if the model has it
-    explain: bool = True  # locate the causes of surprisal in flagged lines
-    repeats: Repeats = "flag"
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,6 @@ _Explanations = dict[str, list[MaskedSpan]]
 """The anomalous spans of masked texts that were explained."""
 
 
-@dataclass(frozen=True)
 class CalibratedScorer:
     """Scores lines by a loaded model, one of its calibrations (or none) and the options of a request.
 
@@ -87,34 +69,32 @@ class CalibratedScorer:
         InvalidInput: there is no calibration for the false-alarm rate, or it has too few lines.
     """
 
-    loaded: Loaded
-    calibration: StoredCalibration | None
-    options: ScoreOptions
-    check: Check = no_check
-    labels: Callable[[], Mapping[str, AlertLabel]] = dict
-    rate: float | None = field(init=False)
-    thresholds: tuple[float, ...] = field(init=False)
-    _repeats: RepeatFilter | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        rate: float | None = None
-        thresholds: tuple[float, ...] = ()
-        if self.options.false_alarms and not self.calibration:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        calibration: StoredCalibration | None,
+        options: ScoreOptions,
+        check: Check = no_check,
+        labels: Callable[[], Mapping[str, AlertLabel]] = dict,
+    ) -> None:
+        self.loaded, self.calibration, self.options = loaded, calibration, options
+        self.check, self._labels = check, labels
+        self.rate: float | None = None
+        self.thresholds: tuple[float, ...] = ()
+        if calibration:
+            self.rate = options.false_alarms or calibration.calibration.default_rate()
+            self.thresholds = calibration.calibration.thresholds(self.rate)
+        elif options.false_alarms:
             raise InvalidInput(
-                f"model {self.loaded.reference} has no calibration, which a false-alarm rate needs; make one"
+                f"model {loaded.reference} has no calibration, which a false-alarm rate needs; make one"
                 " with POST …/calibrate",
                 code="no_calibration",
                 param="false_alarms",
             )
-        if self.calibration:
-            calibration = self.calibration.calibration
-            rate = self.options.false_alarms or calibration.default_rate()
-            thresholds = calibration.thresholds(rate)
-        object.__setattr__(self, "rate", rate)
-        object.__setattr__(self, "thresholds", thresholds)
-        templates = self.loaded.scorer.templates
-        if templates and rate and self.options.repeats == "count":
-            object.__setattr__(self, "_repeats", RepeatFilter(rate, templates.common))
+        templates = loaded.scorer.templates
+        self._repeats: RepeatFilter | None = None
+        if templates and self.rate and options.repeats == "count":
+            self._repeats = RepeatFilter(self.rate, templates.common)
 
     @property
     def threshold(self) -> float | None:
@@ -133,15 +113,6 @@ class CalibratedScorer:
     def read_stream(self, originals: Sequence[str], state: State | None) -> tuple[list[LineReading], State]:
         """Read lines one after the other, from where the previous call ended."""
         return self.loaded.scorer.read_stream(originals, state, fast=self.options.fast, check=self.check)
-
-    def read_stored_stream(
-        self, lock: StreamLock, originals: Sequence[str]
-    ) -> tuple[list[LineReading], StreamBody]:
-        """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
-        lines, state = self.read_stream(originals, lock.stream.state)
-        self.check()  # if the client has disconnected, the stream stays where it was
-        saved = lock.save(state, lines=len(lines))
-        return lines, StreamBody.model_validate(saved)
 
     def scores(self, lines: Sequence[LineReading]) -> Iterator[LineScore]:
         """Yield the score of each line, without expected characters."""
@@ -225,19 +196,6 @@ class CalibratedScorer:
                 expected[line.masked.origin(position)] = f"[{','.join(likely)}]"
         return f"[{','.join(expected)}]"
 
-    def check_expected(self, lines: Iterable[str]) -> None:
-        """Raise InvalidInput if the expected characters of these lines would make too large a response."""
-        expected, characters = self.options.expected, sum(map(len, lines))
-        probabilities = characters * (1 + expected)
-        if expected and probabilities > MAX_LOGPROBS:
-            raise InvalidInput(
-                f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
-                f" {probabilities:,} in all; one response has at most {MAX_LOGPROBS:,}: send at most"
-                f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or reduce expected",
-                code="answer_too_large",
-                param="expected",
-            )
-
     @cached_property
     def _expected_heads(self) -> list[str]:
         """The beginning of the JSON of an expected character, by its id."""
@@ -257,7 +215,7 @@ class CalibratedScorer:
     def _with_labels(self, lines: Sequence[LineReading], found: _Scores, flagged: Sequence[int]) -> _Scores:
         """Return the scores with those of flagged lines whose group is labeled normal lowered."""
         assert self.calibration is not None and self.rate is not None
-        labels, name = self.labels(), self.loaded.saved.card.name
+        labels, name = self._labels(), self.loaded.saved.card.name
         groups: dict[int, tuple[str, AlertLabel | None]] = {}
         for i in flagged:
             alert_id = self.group(lines[i]).alert_id(name)
@@ -323,22 +281,6 @@ class CalibratedScorer:
 def is_unusual(score: LineScore) -> bool:
     """Return whether a line is among the most unusual tenth, by the calibration."""
     return score.p_value is not None and score.p_value <= UNUSUAL
-
-
-def calibration_body(stored: StoredCalibration) -> CalibrationBody:
-    """Return a calibration as it is sent."""
-    calibration = stored.calibration
-    return CalibrationBody(
-        name=stored.name,
-        lines=calibration.lines,
-        kept_lines=calibration.kept_lines,
-        smallest_p_value=rounded_up(calibration.smallest_p_value, 4),  # accepted as a false-alarm rate
-        has_tail=calibration.has_tail,
-        created_at=stored.created_at,
-        source=stored.source,
-        buckets=list(map(BucketBody.model_validate, calibration.buckets)),
-        rolling=stored.rolling and RollingBody.model_validate(stored.rolling),
-    )
 
 
 def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:

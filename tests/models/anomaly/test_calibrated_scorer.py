@@ -4,25 +4,27 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nextchar.app.models.engines import Loaded
-from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
+from nextchar.app.scoring.routes import check_expected
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.engine import Engine
-from nextchar.models.text.masks import Masks
+from nextchar.models.text.masks import Masks, ModelMasks
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Loaded:
+def loaded() -> LoadedModel:
     saved = saved_model(units=[12])
-    engine = Engine(saved)
-    return Loaded("m@1", engine, saved.vocabulary, 0, saved, Scorer(engine, Masks(("numbers",))))
+    engine, masks = Engine(saved), ModelMasks(Masks(("numbers",)))
+    return LoadedModel(saved, engine, masks, Scorer(engine, masks))
 
 
-def test_largest_answer_of_expected_characters_needs_little_memory(loaded: Loaded) -> None:
+def test_largest_answer_of_expected_characters_needs_little_memory(loaded: LoadedModel) -> None:
     scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=20))
     text = "".join(np.random.default_rng(0).choice([*CHARACTERS], 14_285))
-    scorer.check_expected([text])
+    check_expected([text], 20)
     [line] = scorer.read([text])
     tracemalloc.start()
     written = scorer.expected_json(line)
@@ -33,7 +35,7 @@ def test_largest_answer_of_expected_characters_needs_little_memory(loaded: Loade
     assert len(expected) == len(text) and {len(position) for position in expected} == {20}
 
 
-def test_expected_characters_are_those_of_the_engine(loaded: Loaded) -> None:
+def test_expected_characters_are_those_of_the_engine(loaded: LoadedModel) -> None:
     scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=3))
     [line] = scorer.read(["ab 123 é#"])
     expected = json.loads(scorer.expected_json(line))
@@ -44,7 +46,7 @@ def test_expected_characters_are_those_of_the_engine(loaded: Loaded) -> None:
     assert expected[4:6] == [[], []]  # the rest of the masked part
 
 
-def test_cancelled_work_ends_at_the_next_step(loaded: Loaded) -> None:
+def test_cancelled_work_ends_at_the_next_step(loaded: LoadedModel) -> None:
     steps = 0
 
     def check() -> None:

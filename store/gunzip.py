@@ -1,9 +1,8 @@
-"""Streaming decompression of gzip bodies."""
+"""Streaming decompression of gzip: bodies of requests, and files."""
 
 import zlib
 from collections.abc import Iterable, Iterator
 
-from nextchar.app.errors import UnsupportedMedia
 from nextchar.models.errors import InvalidInput
 
 PIECE_BYTES = 1 << 20
@@ -56,22 +55,6 @@ def decompress(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         yield from gunzip.feed(piece)
     gunzip.finish()
-
-
-def gunzip_of(content_encoding: str) -> Gunzip | None:
-    """Return the decoder of a body with this Content-Encoding, None if it is not encoded.
-
-    Raises:
-        UnsupportedMedia: it is neither `identity` nor gzip.
-    """
-    encoding = content_encoding.strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise UnsupportedMedia(
-            f"Content-Encoding {encoding!r} is not supported; send the text unencoded or with gzip",
-            code="unsupported_encoding",
-            param="body",
-        )
-    return Gunzip() if encoding != "identity" else None
 
 
 def _invalid_gzip(why: str) -> InvalidInput:

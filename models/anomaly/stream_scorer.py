@@ -1,0 +1,167 @@
+"""Scores of a stream of lines of any length: lines in, records out, in flat memory.
+
+The lines that a caller gives at once are scored as one batch.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from nextchar.models.anomaly.alerts import AlertLabel
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StreamOptions
+from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.runtime.session import Check, State, no_check
+from nextchar.models.text.lines import InputLine, LineParser, RawLine
+
+_MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
+_MAX_CACHED_CHARACTERS = 500  # of a cached line
+
+MAX_CACHED_BYTES = 4 << 20
+"""Memory for the scores that a stream caches, because logs repeat lines: those of 2,500 lines of 100
+characters."""
+
+SCORE_BYTES = 1_500
+"""The approximate memory of a cached score, without its line."""
+
+
+class StreamScorer:
+    """Scores the lines of one stream or file, batch by batch; in one thread at a time.
+
+    Args:
+        loaded: the model.
+        calibration: the one to compare with, if any.
+        query: what is requested.
+        check: called between pieces of work.
+        labels: as for `CalibratedScorer`.
+        is_json: whether the lines are JSON.
+        file: if the lines are of a file, its name, which is in each record instead of the line's number.
+
+    Raises:
+        DomainError: the model or its calibration do not allow what `query` asks for.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        calibration: StoredCalibration | None,
+        query: StreamOptions,
+        check: Check = no_check,
+        *,
+        labels: Callable[[], Mapping[str, AlertLabel]] = dict,
+        is_json: bool = False,
+        file: str | None = None,
+    ) -> None:
+        options = ScoreOptions(
+            query.detail,
+            query.expected,
+            query.false_alarms,
+            fast=query.precision == "auto",
+            explain=query.explain,
+            repeats=query.repeats,
+        )
+        self.scorer = CalibratedScorer(loaded, calibration, options, check, labels)
+        self.query = query
+        self._file = file
+        self._parser = LineParser(loaded.vocabulary, is_json=is_json)
+        self._cache: dict[str, LineScore] = {}
+        self._cached_bytes = 0
+        self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
+        self._state: State | None = None
+        self.totals = {
+            "lines": 0,
+            "characters": 0,
+            "anomalous": 0,
+            "repeated": 0,
+            "unusual": 0,  # among the most unusual tenth of the calibration; many more indicate drift
+            "not_utf8": 0,
+            "truncated": 0,
+            "errors": 0,
+        }
+
+    def records(self, raw: Sequence[RawLine]) -> Iterator[dict[str, Any]]:
+        """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already."""
+        lines = [self._parser.parse(line) for line in raw]
+        texts = [line.text for line in lines if line.text is not None]
+        scores = iter(self._score_texts(texts) if texts else [])
+        for line in lines:
+            if record := self._record(line, next(scores) if line.text is not None else None):
+                yield record
+
+    def read_stream(self, texts: list[str]) -> list[LineReading]:
+        """Read lines one after the other, from where the previous batch ended."""
+        lines, self._state = self.scorer.read_stream(texts, self._state)
+        return lines
+
+    def record_flagged(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
+        """Record the flagged lines among these; here, nowhere."""
+
+    def _score_texts(self, texts: list[str]) -> list[LineScore]:
+        if self.query.context == "stream":
+            lines = self.read_stream(texts)
+            scores = list(self.scorer.scores(lines))
+            self.record_flagged(list(zip(lines, scores, strict=True)))
+            return list(map(self.scorer.without_repeat, scores, lines))
+        cache = self._cache
+        new = [text for text in dict.fromkeys(texts) if text not in cache]
+        lines = self.scorer.read(new) if new else []
+        scored = dict(zip(new, self.scorer.scores(lines), strict=True))
+        self._expected = {
+            text: self.scorer.expected_json(line)
+            for text, line in zip(new, lines, strict=True)
+            if self.query.expected and len(text) <= _MAX_EXPECTED_CHARACTERS
+        }
+        scores = [scored.get(text) or cache[text] for text in texts]
+        read = dict(zip(new, lines, strict=True))  # all flagged lines among them: those are not cached
+        self.record_flagged(
+            [(read[text], score) for text, score in zip(texts, scores, strict=True) if score.anomalous]
+        )
+        if self.query.detail != "character":
+            for text, score in scored.items():
+                if len(text) <= _MAX_CACHED_CHARACTERS and score.alert_id is None:  # a label may change
+                    self._keep(text, score)
+        return [
+            self.scorer.without_repeat(score, read.get(text))
+            for text, score in zip(texts, scores, strict=True)
+        ]
+
+    def _keep(self, text: str, score: LineScore) -> None:
+        """Cache the score of a line; a full cache is emptied first."""
+        needed_bytes = sys.getsizeof(text) + SCORE_BYTES
+        if self._cached_bytes + needed_bytes > MAX_CACHED_BYTES:
+            self._cache.clear()
+            self._cached_bytes = 0
+        self._cache[text] = score
+        self._cached_bytes += needed_bytes
+
+    def _record(self, line: InputLine, score: LineScore | None) -> dict[str, Any] | None:
+        totals, meta = self.totals, line.meta
+        totals["lines"] += 1
+        totals["not_utf8"] += "not_utf8" in meta
+        totals["truncated"] += "truncated" in meta
+        totals["errors"] += "error" in meta
+        if score:
+            totals["characters"] += score.characters
+            totals["anomalous"] += bool(score.anomalous)
+            totals["repeated"] += bool(score.repeated)
+            totals["unusual"] += is_unusual(score)
+        is_shown = bool(meta.keys() - {"id"}) or (score is not None and score.anomalous)
+        if self.query.only == "anomalous" and not is_shown:
+            return None
+        place = {"file": self._file} if self._file else {"object": "score.line", "line": line.number}
+        record: dict[str, Any] = {**place, "offset": line.offset, **meta}
+        if score:
+            record |= score.model_dump(exclude_none=True)
+        if self.query.echo and line.text is not None:
+            record["text"] = self.scorer.loaded.vocabulary.to_text(line.text)
+        expected = self._expected.get(line.text or "")
+        return record if expected is None or score is None else record | {"expected": expected}
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """Return a record as one line of JSON. Unpaired surrogates are written as escapes."""
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace") + b"\n"

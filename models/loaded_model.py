@@ -1,0 +1,50 @@
+"""A saved model in memory, as the API, Python programs and batches load it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from nextchar.models.anomaly.scorer import Scorer
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.saved_model import SavedModel
+from nextchar.models.text import mask_values
+from nextchar.models.text.mask_values import MaskValues
+from nextchar.models.text.masks import Masks, ModelMasks
+from nextchar.models.text.vocabulary import Vocabulary
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """What predicts (`engine`), what masks prompts and lines, and what scores lines. Thread-safe."""
+
+    saved: SavedModel
+    engine: Engine
+    masks: ModelMasks
+    scorer: Scorer
+
+    @classmethod
+    def load(
+        cls, saved: SavedModel, *, threads: int = 1, cache_bytes: int = 64 << 20, max_waiting: int = 256
+    ) -> Self:
+        """Load a saved model; the options are those of `Engine`. Raises Unavailable: a file is damaged."""
+        engine = Engine(saved, threads=threads, cache_bytes=cache_bytes, max_waiting=max_waiting)
+        masks = masks_of(saved)
+        return cls(saved, engine, masks, Scorer.load(saved, engine, masks))
+
+    @property
+    def reference(self) -> str:
+        """The model as `name@version`."""
+        return self.saved.card.reference
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The characters that it knows."""
+        return self.saved.vocabulary
+
+
+def masks_of(saved: SavedModel) -> ModelMasks:
+    """Return the masks of a saved model. Raises Unavailable: a file is damaged."""
+    masks = Masks(saved.card.masks)
+    if mask_values.FILE not in saved.card.files:
+        return ModelMasks(masks)
+    values = MaskValues.load(saved.file(mask_values.FILE))
+    return ModelMasks(masks, is_masked=values.is_well_formed, short_numbers=values.has_short)
