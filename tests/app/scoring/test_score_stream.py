@@ -4,6 +4,7 @@ import http.client
 import json
 import sys
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import redis
 
+from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.scoring.streams import Streams
 from nextchar.models.anomaly import stream_scorer
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
@@ -132,7 +134,14 @@ def test_gzip_is_decoded_and_malformed_gzip_ends_the_stream_with_an_error(servic
 
 
 def test_stream_may_be_larger_than_the_body_limit(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.app.http.middleware.MAX_JSON_BYTES", 10_000)
+    find = Rules.find
+
+    def with_small_body(rules: Rules, method: str, path: str) -> Rule:
+        rule = find(rules, method, path)
+        assert rule.body
+        return replace(rule, body=replace(rule.body, max_bytes=10_000))
+
+    monkeypatch.setattr(Rules, "find", with_small_body)
     line = b"abcdefghij" * 10 + b"\n"
     end = stream(service, line * 3_000, only="anomalous")[-1]
     assert (end["lines"], end["characters"]) == (3_000, 300_000)
