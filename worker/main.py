@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import StopRequested
 from rq.executions import Execution
@@ -36,16 +34,11 @@ from nextchar.store.live import Live
 from nextchar.store.logs import configure_logging
 from nextchar.store.open_blobs import is_object_store
 from nextchar.store.queue import AllowedJob, rq_queue
+from nextchar.store.worker_child import PARENT_PID, STOP_SIGNAL, connect
 from nextchar.worker.settings import WorkerSettings
 from nextchar.worker.warm_up import warm_up
 
 log = logging.getLogger("nextchar.worker")
-
-STOP_SIGNAL = signal.SIGUSR1
-"""Sent to the child: save a checkpoint, give the job back to the queue, exit."""
-
-PARENT_PID = "TRAINING_PARENT_PID"
-"""The environment variable with the parent's process id, for the child."""
 
 _MONITORING_S = 5
 _WORKER_TTL_S = 30
@@ -258,17 +251,6 @@ def _wait_for_redis(redis_url: str) -> None:
                     log.warning("waiting for Redis: %s", error)
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _MAX_WAIT_S)
-
-
-def connect(url: str, *, timeout_s: float, decode_responses: bool = False) -> Redis:
-    """Return a client with one immediate retry, for a connection that died while idle."""
-    return Redis.from_url(
-        url,
-        decode_responses=decode_responses,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 1),
-    )
 
 
 def _stop_on_signals() -> None:

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 START = """
 from nextchar.store import live
 from nextchar.worker import attempt, main, tasks
-live.LEASE_S, attempt._RENEW_S = 4, 0.3
+live.LEASE_S, attempt.RENEW_S = 4, 0.3
 main._WORKER_TTL_S = 16  # so that it looks every second
 main._MONITORING_S, main._LOG_EVERY_S, main._MAX_WAIT_S = 1, 0.0, 0.3
 main.main()
