@@ -39,9 +39,8 @@ from nextchar.app.logs.notifications.targets import NotificationTarget, Notifica
 from nextchar.app.models.aliases import AliasControl
 from nextchar.app.models.default_model import DefaultModel
 from nextchar.app.models.engines import Engines, LoadEngine
+from nextchar.app.openai.batch_control import RECONCILE_S as BATCH_RECONCILE_S
 from nextchar.app.openai.batch_control import BatchControl
-from nextchar.app.openai.batch_processing import INTERVAL_S as BATCH_INTERVAL_S
-from nextchar.app.openai.batch_processing import BatchProcessing
 from nextchar.app.openai.batches import Batches
 from nextchar.app.operations.disk_watermark import DiskWatermark
 from nextchar.app.operations.heap import TRIM_S, trim_heap
@@ -60,7 +59,7 @@ from nextchar.store.live import EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import is_object_store, open_blobs
-from nextchar.store.queue import TrainingQueue
+from nextchar.store.queue import BatchQueue, TrainingQueue
 
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
@@ -117,8 +116,7 @@ def build_services(
     live, event_log = Live(redis), EventLog(blobs)
     feed_threads = anyio.CapacityLimiter(_FEED_THREADS)
     alerts, outbox = Alerts(redis, blobs), Outbox(redis)
-    batches, corpora = Batches(blobs, redis), Corpora(blobs)
-    long_prompts = LimitedWork("long prompts", running=2, waiting=64, retry_after_s=5)
+    batches, batch_queue = Batches(blobs, redis), BatchQueue(connect())
     retention = Retention(
         blobs,
         jobs,
@@ -168,22 +166,8 @@ def build_services(
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
-    batch_loop = None
-    if settings.batch_processing:
-        processing = BatchProcessing(
-            batches,
-            blobs,
-            corpora,
-            models,
-            jobs,
-            engines,
-            long_prompts,
-            spool=settings.data_dir / "spool",
-            stopping=stopping,
-        )
-        batch_loop = BackgroundLoop("batches", processing.run, interval_s=BATCH_INTERVAL_S)
-        processing.on_progress = batch_loop.beat
-        loops = (*loops, batch_loop)
+    batch_control = BatchControl(blobs, batches, batch_queue)
+    loops = (*loops, BackgroundLoop("batches", batch_control.queue_lost, interval_s=BATCH_RECONCILE_S))
     rates = RateLimits(settings.redis_url)
     if is_object_store(settings.blobs_url):
         renew = Installation(blobs, redis).renew
@@ -195,7 +179,7 @@ def build_services(
         settings=settings,
         blobs=blobs,
         redis=redis,
-        corpora=corpora,
+        corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
         aliases=AliasControl(models, calibrations, engines),
@@ -204,8 +188,7 @@ def build_services(
         ingest=Ingest(ingest_streams, models, calibrations, rolling_lines, ingest_settings),
         ingest_loop=ingest_loop,
         batches=batches,
-        batch_control=BatchControl(blobs, batches),
-        batch_loop=batch_loop,
+        batch_control=batch_control,
         alerts=alerts,
         notification_targets=targets,
         outbox=outbox,
@@ -238,6 +221,7 @@ def build_services(
             blobs=blobs,
             redis=redis,
             queue=queue,
+            batch_queue=batch_queue,
             loops=loops,
             keys=keys,
             watermark=watermark,
@@ -260,7 +244,7 @@ def build_services(
         document_threads=anyio.CapacityLimiter(_DOCUMENT_THREADS),
         parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),
         ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
-        long_prompts=long_prompts,
+        long_prompts=LimitedWork("long prompts", running=2, waiting=64, retry_after_s=5),
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),

@@ -275,9 +275,8 @@ def _lifespan(build: Callable[[], Services]) -> Any:
                 task.cancel()
             for loop in services.loops:
                 loop.stop()
-            for unfinished in (services.ingest_loop, services.batch_loop):
-                if unfinished:  # what it has taken would otherwise wait to be taken over
-                    await run_in_threadpool(unfinished.stop, _FINISH_LINES_S)
+            if services.ingest_loop:  # what it has taken would otherwise wait to be taken over
+                await run_in_threadpool(services.ingest_loop.stop, _FINISH_LINES_S)
             for work in (
                 services.long_prompts,
                 services.long_scores,

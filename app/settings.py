@@ -41,7 +41,22 @@ def default_training_memory_bytes() -> int:
     return machine_memory_bytes() * 8 // 10
 
 
-class ApiSettings(StoreSettings):
+class ServingSettings(StoreSettings):
+    """What the processes that load models share: those of the API, and those that run batches."""
+
+    model_cache_bytes: int = Field(
+        1 << 30, ge=0, description="Above this, loaded models are unloaded, least recently used first."
+    )
+    state_cache_bytes: int = Field(
+        64 << 20, ge=0, description="Memory for cached states of prompts, per loaded model."
+    )
+    model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
+    max_waiting: int = Field(
+        256, ge=1, description="Completions that may wait for one model; further ones are rejected with 429."
+    )
+
+
+class ApiSettings(ServingSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
     # Before `published_address` and `host`, whose checks look at both.
@@ -84,16 +99,6 @@ class ApiSettings(StoreSettings):
         ge=1,
         description="A job that would need more memory is refused. Default: 80 % of this machine's.",
     )
-    model_cache_bytes: int = Field(
-        1 << 30, ge=0, description="Above this, loaded models are unloaded, least recently used first."
-    )
-    state_cache_bytes: int = Field(
-        64 << 20, ge=0, description="Memory for cached states of prompts, per loaded model."
-    )
-    model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
-    max_waiting: int = Field(
-        256, ge=1, description="Completions that may wait for one model; further ones are rejected with 429."
-    )
     max_streams: int = Field(
         10_000,
         ge=1,
@@ -111,10 +116,6 @@ class ApiSettings(StoreSettings):
         ge=1,
         description="Seconds after which lines that a process has taken and not finished are scored by"
         " another; more than loading a model and scoring 500 lines may take.",
-    )
-    batch_processing: bool = Field(
-        True,
-        description="Run the requests of batches in this process; 0: leave that to other API processes.",
     )
     max_ingest_lines: int = Field(
         200_000,

@@ -65,7 +65,6 @@ class Services:
     ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
     batches: Batches
     batch_control: BatchControl
-    batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes run batches
     alerts: Alerts
     notification_targets: NotificationTargets
     outbox: Outbox

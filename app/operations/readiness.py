@@ -22,7 +22,7 @@ from nextchar.models.errors import DomainError, StorageFull
 from nextchar.models.kernels.compile_cache import is_compiling
 from nextchar.store.background import BackgroundLoop, LoopStatus
 from nextchar.store.blobs import Blobs
-from nextchar.store.queue import TrainingQueue
+from nextchar.store.queue import BatchQueue, TrainingQueue
 
 log = logging.getLogger("nextchar.api")
 
@@ -87,6 +87,7 @@ class ReadinessCheck:
         blobs: Blobs,
         redis: Redis,
         queue: TrainingQueue,
+        batch_queue: BatchQueue,
         loops: Sequence[BackgroundLoop],
         keys: KeyFile | None = None,
         watermark: DiskWatermark | None = None,
@@ -95,7 +96,7 @@ class ReadinessCheck:
         self._loops, self._keys, self._kernels_loaded = loops, keys, kernels_loaded
         redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
         self._probes = [
-            Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
+            Probe("redis", lambda: check_redis(redis, queue, batch_queue), redis_hangs),
             Probe(
                 "storage",
                 lambda: check_storage(blobs, watermark),
@@ -214,8 +215,8 @@ class Probe:
         self._ended.set()
 
 
-def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
-    """Write to Redis and look for a live worker; return the problems."""
+def check_redis(redis: Redis, queue: TrainingQueue, batch_queue: BatchQueue) -> list[Problem]:
+    """Write to Redis and look for live workers, of batches if one waits; return the problems."""
     problems = []
     try:
         try:
@@ -223,6 +224,7 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
         except ResponseError as error:  # its message contains no host
             problems.append(Problem("redis", f"refuses writes: {error}", _WITHOUT_REDIS))
         workers = queue.live_workers()
+        are_batches_stuck = bool(batch_queue.waiting()) and not batch_queue.live_workers()
     except (RedisError, OSError) as error:
         return [Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True, detail=str(error))]
     if not workers:
@@ -231,6 +233,9 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
             problem = "no worker is running yet; kernels are being compiled (once per machine and version)"
         effect = "jobs wait until there is one; completions and scores need none"
         problems.append(Problem("worker", problem, effect))
+    if are_batches_stuck:
+        problem = "no worker of batches is running (NEXTCHAR_QUEUE=batches)"
+        problems.append(Problem("worker", problem, "batches wait until there is one"))
     return problems
 
 
@@ -272,7 +277,7 @@ def _failing(loop: LoopStatus) -> Problem:
     effect = {
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "ingest scoring": "lines of log agents wait to be scored",
-        "batches": "the requests of batches are not run",
+        "batches": "batches whose worker or message was lost are not queued again",
         "retention": "expired data is not deleted",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",
         "memory": "freed memory is not given back to the system",

@@ -25,7 +25,7 @@ from nextchar.models.errors import StorageFull, Unavailable
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.local_blobs import Disk
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
+from nextchar.store.queue import BATCH_QUEUE_NAME, WORKER_SILENT_S, BatchQueue, TrainingQueue, rq_queue
 from tests.waiting import eventually
 
 HANGS = Problem("storage", "does not respond", "nothing is served", is_down=True)
@@ -63,13 +63,13 @@ def refusing(request: pytest.FixtureRequest, redis: Redis, worker: Worker) -> It
 def test_nothing_is_wrong_with_a_redis_that_takes_writes_and_has_a_worker(
     redis: Redis, queue: TrainingQueue
 ) -> None:
-    assert check_redis(redis, queue) == []
+    assert check_redis(redis, queue, BatchQueue(redis)) == []
 
 
 @pytest.mark.usefixtures("refusing")
 def test_redis_that_refuses_writes_is_named_though_it_answers(redis: Redis, queue: TrainingQueue) -> None:
     assert redis.ping()
-    [problem] = check_redis(redis, queue)
+    [problem] = check_redis(redis, queue, BatchQueue(redis))
     assert (problem.part, problem.is_down) == ("redis", False)
     assert problem.problem.startswith("refuses writes: ")
     assert "completions and scores are served" in problem.effect
@@ -80,25 +80,37 @@ def test_worker_that_is_not_heard_of_counts_as_gone(
 ) -> None:
     silent_since = datetime.now(UTC) - timedelta(seconds=WORKER_SILENT_S + 1)
     redis.hset(worker.key, "last_heartbeat", utcformat(silent_since))
-    assert [problem.part for problem in check_redis(redis, queue)] == ["worker"]
+    assert [problem.part for problem in check_redis(redis, queue, BatchQueue(redis))] == ["worker"]
     worker.heartbeat()
-    assert check_redis(redis, queue) == []
+    assert check_redis(redis, queue, BatchQueue(redis)) == []
     worker.register_death()
-    assert [problem.part for problem in check_redis(redis, queue)] == ["worker"]
+    assert [problem.part for problem in check_redis(redis, queue, BatchQueue(redis))] == ["worker"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_missing_worker_of_batches_is_a_problem_once_a_batch_waits(
+    redis: Redis, queue: TrainingQueue
+) -> None:
+    batches = BatchQueue(redis)
+    batches.enqueue("batch_1")
+    [problem] = check_redis(redis, queue, batches)
+    assert problem.part == "worker" and "NEXTCHAR_QUEUE=batches" in problem.problem
+    Worker([rq_queue(redis, BATCH_QUEUE_NAME)], connection=redis, serializer="json").register_birth()
+    assert check_redis(redis, queue, batches) == []
 
 
 def test_missing_worker_is_explained_while_kernels_are_compiled(
     redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness_module, "is_compiling", lambda: True)
-    [problem] = check_redis(redis, queue)
+    [problem] = check_redis(redis, queue, BatchQueue(redis))
     assert (problem.part, problem.is_down) == ("worker", False)
     assert "kernels are being compiled (once per machine and version)" in problem.problem
 
 
 def test_answer_names_no_path_or_host_of_a_redis_that_is_away(tmp_path: Path) -> None:
     redis = Redis.from_url(f"unix://{tmp_path}/secret-place")
-    [problem] = check_redis(redis, TrainingQueue(redis))
+    [problem] = check_redis(redis, TrainingQueue(redis), BatchQueue(redis))
     assert problem.is_down
     assert "secret" not in problem.problem + problem.effect
     assert "secret-place" in problem.detail
@@ -218,7 +230,13 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
         BackgroundLoop(name, list, interval_s=interval_s, clock=lambda: now_s)
         for name, interval_s in (("reconciler", 5.0), ("retention", 300.0))
     ]
-    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=loops)
+    check = ReadinessCheck(
+        blobs=open_blobs("memory:///"),
+        redis=redis,
+        queue=queue,
+        batch_queue=BatchQueue(redis),
+        loops=loops,
+    )
 
     def late() -> list[str]:
         return [problem.problem.split()[0] for problem in check.report().degraded]
@@ -234,7 +252,10 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
 def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to_start(
     redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=[])
+    batch_queue = BatchQueue(redis)
+    check = ReadinessCheck(
+        blobs=open_blobs("memory:///"), redis=redis, queue=queue, batch_queue=batch_queue, loops=[]
+    )
     assert [problem.part for problem in check.report().degraded] == ["worker"]
     assert caplog.messages == []
     monkeypatch.setattr(readiness_module, "WORKER_START_S", 0.0)
