@@ -37,7 +37,22 @@ def default_training_memory_bytes() -> int:
     return machine_memory_bytes() * 8 // 10
 
 
-class CoreSettings(StoreSettings):
+class ServingSettings(StoreSettings):
+    """What the processes that load models share: those of the API, and those that run batches."""
+
+    model_cache_bytes: int = Field(
+        1 << 30, ge=0, description="Above this, loaded models are unloaded, least recently used first."
+    )
+    state_cache_bytes: int = Field(
+        64 << 20, ge=0, description="Memory for cached states of prompts, per loaded model."
+    )
+    model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
+    max_waiting: int = Field(
+        256, ge=1, description="Completions that may wait for one model; further ones are rejected with 429."
+    )
+
+
+class CoreSettings(ServingSettings):
     """Read from the environment by `load`, as a part of `nextchar.app.settings.ApiSettings`."""
 
     # Before `published_address` and `host`, whose checks look at both.
@@ -79,16 +94,6 @@ class CoreSettings(StoreSettings):
         default_factory=default_training_memory_bytes,
         ge=1,
         description="A job that would need more memory is refused. Default: 80 % of this machine's.",
-    )
-    model_cache_bytes: int = Field(
-        1 << 30, ge=0, description="Above this, loaded models are unloaded, least recently used first."
-    )
-    state_cache_bytes: int = Field(
-        64 << 20, ge=0, description="Memory for cached states of prompts, per loaded model."
-    )
-    model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
-    max_waiting: int = Field(
-        256, ge=1, description="Completions that may wait for one model; further ones are rejected with 429."
     )
     max_streams: int = Field(
         10_000,

@@ -1,8 +1,7 @@
 """All settings of the API: of the core, and of each room that has its own."""
 
 from nextchar.app.logs.configuration import LogSettings
-from nextchar.app.openai.configuration import OpenAISettings
 
 
-class ApiSettings(LogSettings, OpenAISettings):
+class ApiSettings(LogSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""

@@ -1,4 +1,4 @@
-"""The whole service on one machine: an embedded Valkey, the API and one worker.
+"""The whole service on one machine: an embedded Valkey, the API, a worker that trains, and one for batches.
 
     nextchar serve                    what `make serve` runs
     with Stack(settings) as stack:    what the demo and the end-to-end tests use
@@ -41,7 +41,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Stack:
     """The running service, as a context manager.
 
-    `settings.port` 0 uses a free port. `environment` has additional variables for the API and the worker.
+    `settings.port` 0 uses a free port. `environment` has additional variables for the API and the workers.
     Entering waits until the API is ready, and raises LauncherError if it does not get ready.
     """
 
@@ -95,7 +95,7 @@ class Stack:
         self.stop()
 
     def stop(self) -> None:
-        """Stop worker, API and Valkey in this order, and wait for them. Can be called again."""
+        """Stop workers, API and Valkey in this order, and wait for them. Can be called again."""
         self._stopping.set()
         self._thread.shutdown()
 
@@ -137,9 +137,12 @@ class Stack:
             require_free(host, port)
         self.url = f"http://{address_to_reach(host, port)}"
         environment = self._environment(port)
-        self._worker, self._api = programs = [
-            self._program(name, module, environment)
-            for name, module in (("worker", "nextchar.worker.main"), ("API", "nextchar.app.main"))
+        self._worker, batch_worker, self._api = programs = [
+            self._program("worker", "nextchar.worker.main", environment),
+            self._program(
+                "batch-worker", "nextchar.worker.main", environment | {"NEXTCHAR_QUEUE": "batches"}
+            ),
+            self._program("API", "nextchar.app.main", environment),
         ]
         try:
             while not self._stopping.is_set():
@@ -153,6 +156,7 @@ class Stack:
                 self._stopping.wait(_POLL_S)
         finally:
             self._worker.stop(self._settings.stop_grace_s)
+            batch_worker.stop(self._settings.stop_grace_s)
             self._api.stop(self._settings.drain_s + _API_STOP_S)
             for process in programs:
                 process.print_new_warnings()

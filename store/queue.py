@@ -1,10 +1,12 @@
-"""The queue between the API and the workers: RQ, with job ids as its messages.
+"""The queues between the API and the workers: RQ, with the ids of jobs, or of batches, as messages.
 
-Messages can be lost or delivered twice. A worker starts a job by moving its record, so a second message has
-no effect, and the reconciler enqueues a lost message again. Messages are in the order of arrival until the
-reconciler reorders them, so that API keys share the workers.
+Messages can be lost or delivered twice. A worker holds the lease of what it works on and reads its record, so
+a second message has no effect, and a lost one is enqueued again: by the reconciler, for a batch by
+`BatchControl`. Messages are in the order of arrival until the reconciler reorders those of jobs, so that API
+keys share the workers.
 """
 
+import secrets
 from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,6 +28,8 @@ WORKER_SILENT_S = 45
 QUEUE_NAME = "nextchar-training"
 TASK = "nextchar.worker.tasks.train"
 _EARLIER_TASK = "worker.tasks.train"
+BATCH_QUEUE_NAME = "nextchar-batches"
+BATCH_TASK = "nextchar.app.openai.batch_processing.run"
 
 
 # KEYS: the queue; ARGV: messages in their new order. Those that a worker has taken meanwhile stay away, and
@@ -51,10 +55,10 @@ end
 
 
 class AllowedJob(RQJob):
-    """An RQ job that can only call `TASK`, even if an attacker can write to Redis."""
+    """An RQ job that can only call `TASK` or `BATCH_TASK`, even if an attacker can write to Redis."""
 
     def restore(self, raw_data: Any) -> Any:
-        """Read the job's fields. Raises PermissionError for anything but a plain call of TASK.
+        """Read the job's fields. Raises PermissionError for anything but a plain call of one of them.
 
         A message sent by a version whose packages had other names calls TASK of this one.
         """
@@ -62,52 +66,37 @@ class AllowedJob(RQJob):
         callbacks = [name for field, name in raw_data.items() if as_text(field).endswith("_callback_name")]
         if self.func_name == _EARLIER_TASK:
             self.func_name = TASK
-        if self.func_name != TASK or self.instance is not None or any(callbacks):
+        if self.func_name not in (TASK, BATCH_TASK) or self.instance is not None or any(callbacks):
             raise PermissionError(f"message {self.id} names a function that is not allowed")
         return result
 
 
-def rq_queue(redis: Redis) -> Queue:
+def rq_queue(redis: Redis, name: str = QUEUE_NAME) -> Queue:
     """Return RQ's queue on a connection that does not decode responses (RQ requires that)."""
-    return Queue(QUEUE_NAME, connection=redis, serializer="json", job_class=AllowedJob)
+    return Queue(name, connection=redis, serializer="json", job_class=AllowedJob)
 
 
-class TrainingQueue:
-    """The messages that tell workers which jobs to train."""
+class WorkQueue:
+    """The messages that tell the workers of one queue what to work on."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._queue = rq_queue(redis)
+    def __init__(self, redis: Redis, name: str, task: str) -> None:
+        self._redis, self._task = redis, task
+        self._queue = rq_queue(redis, name)
 
-    def enqueue(self, job: Job, *, at_front: bool = False) -> None:
-        """Enqueue a job whose status is queued."""
-        self._redis.incr(_SENT_KEY)
+    def _send(self, work_id: str, message_id: str, *, at_front: bool) -> None:
         self._queue.enqueue(
-            TASK,
-            job.id,
-            job_id=_message_id(job),
+            self._task,
+            work_id,
+            job_id=message_id,
             job_timeout=-1,  # no timeout: a budget bounds a job, and its lease shows whether it is alive
             result_ttl=0,
             failure_ttl=86400,
             at_front=at_front,
         )
 
-    def sent(self) -> object:
-        """Return a value that is another one once a job was enqueued, or Redis has lost its data."""
-        return self._redis.get(_SENT_KEY)
-
     def waiting(self) -> list[str]:
-        """Return the ids of the jobs in the queue, next first."""
+        """Return the ids of the jobs or batches in the queue, next first."""
         return [message.rpartition("-")[0] for message in self._queue.get_job_ids()]
-
-    def reorder(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
-        """Put the messages of waiting jobs in the order of `round_robin_by_key`."""
-        messages = self._queue.get_job_ids()
-        by_message = {_message_id(job): job for job in waiting}
-        known = [by_message[message] for message in messages if message in by_message]
-        ordered = [_message_id(job) for job in round_robin_by_key(known, running)]
-        if ordered != [message for message in messages if message in by_message]:
-            self._redis.eval(_REORDER, 1, self._queue.key, *ordered)
 
     def live_workers(self) -> int:
         """Return the number of workers with a heartbeat in the last WORKER_SILENT_S seconds."""
@@ -117,6 +106,42 @@ class TrainingQueue:
                 pipe.hget(key, "last_heartbeat")
             beats = [utcparse(raw.decode()) for raw in pipe.execute() if raw]
         return sum((datetime.now(UTC) - beat).total_seconds() < WORKER_SILENT_S for beat in beats)
+
+
+class BatchQueue(WorkQueue):
+    """The messages that tell workers which batches to run."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis, BATCH_QUEUE_NAME, BATCH_TASK)
+
+    def enqueue(self, batch_id: str, *, at_front: bool = False) -> None:
+        """Enqueue a batch. Its worker may do that before its own message is done with."""
+        self._send(batch_id, f"{batch_id}-{secrets.token_hex(4)}", at_front=at_front)
+
+
+class TrainingQueue(WorkQueue):
+    """The messages that tell workers which jobs to train."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis, QUEUE_NAME, TASK)
+
+    def enqueue(self, job: Job, *, at_front: bool = False) -> None:
+        """Enqueue a job whose status is queued."""
+        self._redis.incr(_SENT_KEY)
+        self._send(job.id, _message_id(job), at_front=at_front)
+
+    def sent(self) -> object:
+        """Return a value that is another one once a job was enqueued, or Redis has lost its data."""
+        return self._redis.get(_SENT_KEY)
+
+    def reorder(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
+        """Put the messages of waiting jobs in the order of `round_robin_by_key`."""
+        messages = self._queue.get_job_ids()
+        by_message = {_message_id(job): job for job in waiting}
+        known = [by_message[message] for message in messages if message in by_message]
+        ordered = [_message_id(job) for job in round_robin_by_key(known, running)]
+        if ordered != [message for message in messages if message in by_message]:
+            self._redis.eval(_REORDER, 1, self._queue.key, *ordered)
 
     def remove(self, job: Job) -> None:
         """Remove the message of a job from the queue, if it is there."""

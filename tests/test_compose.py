@@ -14,7 +14,7 @@ from nextchar.app.settings import ApiSettings
 from nextchar.models.kernels import compile_cache
 
 ROOT = Path(__file__).parents[1]
-SERVICES = ["redis", "api", "worker"]
+SERVICES = ["redis", "api", "worker", "batch-worker"]
 
 
 def composed(**variables: str) -> dict[str, Any]:
@@ -125,17 +125,17 @@ def test_the_image_of_the_api_is_built_with_compiled_kernels() -> None:
 def test_the_file_of_settings_moves_neither_the_port_nor_the_data_of_a_container() -> None:
     services = composed(NEXTCHAR_HOST="127.0.0.1", NEXTCHAR_PORT="9000", NEXTCHAR_DATA_DIR="data")
     port, folder = "8000", "/data"  # those of the published port and of the volume
-    of_api, of_worker = services["api"], services["worker"]
+    of_api = services["api"]
     assert of_api["environment"]["NEXTCHAR_HOST"] == "0.0.0.0"  # noqa: S104  inside the container
     assert of_api["environment"]["NEXTCHAR_PORT"] == port and of_api["ports"][0].endswith(f":{port}")
-    for service in (of_api, of_worker):
+    for service in (of_api, services["worker"], services["batch-worker"]):
         assert service["environment"]["NEXTCHAR_DATA_DIR"] == folder
         assert service["volumes"] == [f"data:{folder}"]
 
 
 def test_object_store_and_its_variables_reach_the_api_and_the_worker() -> None:
     services = yaml.safe_load((ROOT / "deploy" / "docker-compose.s3.yml").read_text())["services"]
-    assert set(services) == {"api", "worker"}
+    assert set(services) == {"api", "worker", "batch-worker"}
     guide = (ROOT / "docs/how-to/deploy.md").read_text()
     table = guide[guide.index("### Credentials and endpoint") : guide.index("`gs://bucket/prefix` takes")]
     # Those of roles are set by the platform.
@@ -150,6 +150,6 @@ def test_object_store_and_its_variables_reach_the_api_and_the_worker() -> None:
 
 def test_settings_of_the_file_reach_the_api_and_the_worker_and_no_repository() -> None:
     services = composed()
-    for name in ("api", "worker"):
+    for name in ("api", "worker", "batch-worker"):
         assert services[name]["env_file"] == [{"path": ".env", "required": False}]
     assert ".env" in (ROOT / ".gitignore").read_text().splitlines()

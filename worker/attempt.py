@@ -21,10 +21,10 @@ from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from nextchar.store.live import AttemptOutcome, EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
+from nextchar.store.worker_child import RENEW_S, STOP_SIGNAL, try_redis
 from nextchar.worker.checkpoints import MAX_SAVING_FRACTION, Checkpoint, Checkpoints
 from nextchar.worker.hooks import Hooks, StopReason
-from nextchar.worker.job_events import JobEvents, try_redis
-from nextchar.worker.main import STOP_SIGNAL
+from nextchar.worker.job_events import JobEvents
 from nextchar.worker.settings import WorkerSettings
 from nextchar.worker.storage_errors import ScratchFull, storage_problem
 
@@ -37,7 +37,6 @@ log = logging.getLogger("nextchar.worker")
 
 T = TypeVar("T")
 
-_RENEW_S = 2.0
 _QUICK_RETRIES_S = (0.2, 1.0, 2.0)  # after storage errors, before the job is paused
 _FIRST_RETRY_S, _MAX_RETRY_S = 0.2, 30.0  # of a write that must succeed
 _MAX_SHUTDOWN_RETRY_S = 1.0  # a worker that shuts down gives up instead of waiting longer
@@ -123,7 +122,7 @@ class Attempt:
 
     def heartbeat(self) -> BackgroundLoop:
         """Return a context manager that renews the lease and reads stop requests."""
-        return BackgroundLoop("heartbeat", self._renew_lease, interval_s=_RENEW_S)
+        return BackgroundLoop("heartbeat", self._renew_lease, interval_s=RENEW_S)
 
     def _train(self) -> None:
         self._retry(self._events.load)

@@ -3,20 +3,16 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from redis.exceptions import RedisError
+from typing import Any
 
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.jobs import Job
 from nextchar.store.live import EventLog, Live
+from nextchar.store.worker_child import try_redis
 from nextchar.worker.event_files import FILE_NAME, LiveLog
 from nextchar.worker.settings import WorkerSettings
 
 log = logging.getLogger("nextchar.worker")
-
-T = TypeVar("T")
 
 _RETRY_S = 2.0  # after Redis has failed, unless more is added before
 
@@ -108,12 +104,3 @@ def _open_live_log(job: Job, settings: WorkerSettings) -> LiveLog:
     folder = settings.tensorboard_dir
     path = folder / job.request.name / job.id / f"{FILE_NAME}.{job.attempt:03d}" if folder else None
     return LiveLog(path, at=time.time(), from_step=job.resumed_at_step if job.attempt > 1 else None)
-
-
-def try_redis(call: Callable[[], T]) -> T | None:
-    """Return the result of `call`, or None if Redis does not work: training does not depend on it."""
-    try:
-        return call()
-    except (RedisError, OSError) as error:
-        log.debug("Redis does not work: %s", error)
-        return None

@@ -1,11 +1,11 @@
-"""The worker process: `python -m nextchar.worker.main`.
+"""The worker process: `python -m nextchar.worker.main`. It trains, or by NEXTCHAR_QUEUE runs batches.
 
-The parent receives messages and supervises the child that trains. It imports no TensorFlow and uses no object
+The parent receives messages and supervises the child that works. It imports no TensorFlow and uses no object
 storage, because the child is forked and obstore's threads do not survive a fork. It compiles the kernels
-(`nextchar.worker.warm_up`) before it takes a job.
+(`nextchar.worker.warm_up`) before it takes work.
 
-If Redis does not work (unavailable, loading, full, read-only), the parent waits and the child keeps training.
-On SIGTERM or Ctrl-C the child saves a checkpoint and gives its job back to the queue; then both exit.
+If Redis does not work (unavailable, loading, full, read-only), the parent waits and the child keeps working.
+On SIGTERM or Ctrl-C the child saves what is done and gives its work back to the queue; then both exit.
 With NEXTCHAR_MAX_JOBS the parent exits by itself, for platforms that start a worker per job.
 """
 
@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import StopRequested
 from rq.executions import Execution
@@ -35,17 +33,12 @@ from nextchar.store import installation
 from nextchar.store.live import Live
 from nextchar.store.logs import configure_logging
 from nextchar.store.open_blobs import is_object_store
-from nextchar.store.queue import AllowedJob, rq_queue
+from nextchar.store.queue import BATCH_QUEUE_NAME, QUEUE_NAME, AllowedJob, rq_queue
+from nextchar.store.worker_child import PARENT_PID, STOP_SIGNAL, connect
 from nextchar.worker.settings import WorkerSettings
 from nextchar.worker.warm_up import warm_up
 
 log = logging.getLogger("nextchar.worker")
-
-STOP_SIGNAL = signal.SIGUSR1
-"""Sent to the child: save a checkpoint, give the job back to the queue, exit."""
-
-PARENT_PID = "TRAINING_PARENT_PID"
-"""The environment variable with the parent's process id, for the child."""
 
 _MONITORING_S = 5
 _WORKER_TTL_S = 30
@@ -55,10 +48,10 @@ _LOG_EVERY_S = 60.0
 _REDIS_TIMEOUT_S = 5.0  # RQ extends it by its waiting time
 
 
-class TrainingWorker(Worker):
+class QueueWorker(Worker):
     """RQ's forking worker, with a graceful shutdown.
 
-    A job depends on its record and its lease, which the child renews, and not on RQ's bookkeeping. So Redis
+    Work depends on its record and its lease, which the child renews, and not on RQ's bookkeeping. So Redis
     errors in RQ are logged and do not end this process, which would kill the child.
     """
 
@@ -93,7 +86,7 @@ class TrainingWorker(Worker):
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def execute_job(self, job: RQJob, queue: Queue) -> None:
-        """Train in a child and wait for it. Raises StopRequested on Redis errors before or after."""
+        """Work in a child and wait for it. Raises StopRequested on Redis errors before or after."""
         self.jobs_taken += 1
         with self._stop_if_redis_fails():
             super().execute_job(job, queue)
@@ -127,7 +120,7 @@ class TrainingWorker(Worker):
 
     def maintain_heartbeats(self, job: RQJob, execution: Execution) -> None:
         """Renew RQ's entries of the job."""
-        with _redis_may_fail("training continues"):
+        with _redis_may_fail("the work continues"):
             super().maintain_heartbeats(job, execution)
 
     def fork_work_horse(self, job: RQJob, queue: Queue) -> None:
@@ -144,7 +137,7 @@ class TrainingWorker(Worker):
             return
         number, out_of_memory = os.WTERMSIG(ret_val), count_memory_kills() > self._memory_kills
         log.warning(
-            "%s: the process that trained it was killed by signal %d%s",
+            "%s: the process that worked on it was killed by signal %d%s",
             job.args[0],
             number,
             "; the kernel ran out of memory at that time" if out_of_memory else "",
@@ -200,10 +193,10 @@ def _check_storage(settings: WorkerSettings) -> None:
         raise SystemExit(status)
 
 
-def make_worker(redis: Redis) -> TrainingWorker:
-    """Return a worker for the training queue on a connection that does not decode responses."""
-    return TrainingWorker(
-        [rq_queue(redis)],
+def make_worker(redis: Redis, queue: str = QUEUE_NAME) -> QueueWorker:
+    """Return a worker for a queue on a connection that does not decode responses."""
+    return QueueWorker(
+        [rq_queue(redis, queue)],
         connection=redis,
         serializer="json",
         job_class=AllowedJob,
@@ -213,7 +206,7 @@ def make_worker(redis: Redis) -> TrainingWorker:
     )
 
 
-def work(redis_url: str, *, max_jobs: int = 0) -> None:
+def work(redis_url: str, *, queue: str = QUEUE_NAME, max_jobs: int = 0) -> None:
     """Work until SIGTERM or SIGINT; with `max_jobs` until that many jobs have ended or none waits.
 
     After an error, start a new RQ worker. The pauses before that grow while workers fail quickly.
@@ -226,7 +219,7 @@ def work(redis_url: str, *, max_jobs: int = 0) -> None:
             began_s = time.monotonic()
             try:
                 with connect(redis_url, timeout_s=_REDIS_TIMEOUT_S) as redis:
-                    worker = make_worker(redis)
+                    worker = make_worker(redis, queue)
                     # Returns on shutdown, after errors, and with `max_jobs` when it is done.
                     worker.work(logging_level="WARNING", burst=max_jobs > 0, max_jobs=jobs_left or None)
                     jobs_left -= worker.jobs_taken
@@ -260,17 +253,6 @@ def _wait_for_redis(redis_url: str) -> None:
             wait_s = min(2 * wait_s, _MAX_WAIT_S)
 
 
-def connect(url: str, *, timeout_s: float, decode_responses: bool = False) -> Redis:
-    """Return a client with one immediate retry, for a connection that died while idle."""
-    return Redis.from_url(
-        url,
-        decode_responses=decode_responses,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 1),
-    )
-
-
 def _stop_on_signals() -> None:
     """Have SIGTERM and SIGINT raise StopRequested."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -284,6 +266,7 @@ def _stop(*_: object) -> None:
 def main() -> None:
     """Run the worker until it is stopped."""
     settings = WorkerSettings.load()
+    trains = settings.queue == "training"
     configure_logging(settings)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
     # It logs messages of killed workers as failed, but the reconciler decides about their jobs.
@@ -292,11 +275,11 @@ def main() -> None:
     try:
         _stop_on_signals()  # also ends the compiler
         _check_storage(settings)
-        warm_up(settings.data_dir)
+        warm_up(settings.data_dir, trains=trains)
     except StopRequested:
         return
-    log.info("waiting for jobs; will train on %d cores", settings.cores)
-    work(settings.redis_url, max_jobs=settings.max_jobs)
+    log.info("waiting for %s", f"jobs; will train on {settings.cores} cores" if trains else "batches")
+    work(settings.redis_url, queue=QUEUE_NAME if trains else BATCH_QUEUE_NAME, max_jobs=settings.max_jobs)
 
 
 if __name__ == "__main__":

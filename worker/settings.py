@@ -15,6 +15,9 @@ PrecisionSetting = Literal["auto", "mixed", "float32"]
 class WorkerSettings(StoreSettings):
     """Read from the environment by `load`."""
 
+    queue: Literal["training", "batches"] = Field(
+        "training", description="What this worker takes: training jobs, or batches of requests."
+    )
     training_threads: int = Field(
         0, ge=0, le=256, description="Cores to train on; 0: all that this process may use."
     )
@@ -44,7 +47,7 @@ class WorkerSettings(StoreSettings):
     max_jobs: int = Field(
         0,
         ge=0,
-        description="Exit after this many jobs, or when the queue is empty; 0: work until stopped.",
+        description="Exit after this many jobs or batches, or when none waits; 0: work until stopped.",
     )
 
     @property

@@ -5,13 +5,7 @@ by moving it to running, and returns if another process has it. All its state is
 killed at any time and run again.
 """
 
-import contextlib
-import ctypes
 import logging
-import os
-import secrets
-import signal
-import sys
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -24,19 +18,17 @@ from nextchar.store.live import Live
 from nextchar.store.logs import set_job
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
+from nextchar.store.worker_child import REDIS_TIMEOUT_S, connect, die_with_parent, leased
 from nextchar.worker.attempt import Attempt
 from nextchar.worker.checkpoints import Checkpoints
-from nextchar.worker.main import PARENT_PID, connect
 from nextchar.worker.settings import WorkerSettings
 
 log = logging.getLogger("nextchar.worker")
 
-_REDIS_TIMEOUT_S = 2.0  # shorter than the reconciler's patience, so leases are renewed before it acts
-
 
 def train(job_id: str) -> None:
     """Train one job until it ends or is given back to the queue."""
-    _die_with_parent()
+    die_with_parent()
     set_job(job_id)
     tracing.start("nextchar-worker")
     try:
@@ -46,23 +38,16 @@ def train(job_id: str) -> None:
 
 
 def _train(job_id: str, settings: WorkerSettings) -> None:
-    live = Live(connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, decode_responses=True))
+    live = Live(connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S, decode_responses=True))
     blobs = open_blobs(settings.blobs_url)
-    token = secrets.token_hex(8)
-    if not live.acquire_lease(job_id, token):
-        log.info("another worker has the lease of %s", job_id)
-        return
-    try:
-        attempt = _acquire_job(job_id, settings, live, blobs, token)
+    with leased(live, job_id) as token:
+        attempt = _acquire_job(job_id, settings, live, blobs, token) if token else None
         if attempt is None:
             return
         log.info("attempt %d at %s begins", attempt.job.attempt, job_id)
         with attempt.heartbeat():
             attempt.run()
         log.info("%s is %s", job_id, attempt.job.status)
-    finally:
-        with contextlib.suppress(RedisError):  # then the lease expires
-            live.release_lease(job_id, token)
     if attempt.is_given_back:
         try:
             TrainingQueue(Redis.from_url(settings.redis_url)).enqueue(attempt.job, at_front=True)
@@ -93,12 +78,3 @@ def _acquire_job(
         log.warning("%s was not started: %s", job_id, error)
         return None
     return Attempt(settings, live, blobs, jobs, checkpoints, token, job)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if str(os.getppid()) != os.environ.get(PARENT_PID):  # the parent died before the call
-            os._exit(1)

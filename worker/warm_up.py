@@ -16,10 +16,10 @@ from nextchar.models.kernels.compile_cache import (
 from nextchar.worker.settings import WorkerSettings
 
 
-def warm_up(data_dir: Path) -> None:
-    """Compile the kernels of training and of completions that are not on disk."""
+def warm_up(data_dir: Path, *, trains: bool = True) -> None:
+    """Compile the kernels of completions, and if it trains those of training, that are not on disk."""
     use_cache_folder(data_dir)
-    compile_in_child_process(*TRAINING, *SERVING)
+    compile_in_child_process(*(TRAINING if trains else ()), *SERVING)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,35 @@
-"""What a client can do with batches: create and cancel."""
+"""What a client can do with batches, create and cancel; and how lost ones are queued again."""
 
 import contextlib
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import Any
+
+from redis.exceptions import RedisError
 
 from nextchar.app.access.keys import Key
 from nextchar.app.jobs.idempotency import IdempotencyKeys
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Busy, Conflict, NotFound
 from nextchar.store.blobs import Blobs
+from nextchar.store.queue import BatchQueue
+
+log = logging.getLogger("nextchar.reconcile")
+
+RECONCILE_S = 10.0
+"""Interval between two calls of `queue_lost`, each of which lists the records."""
 
 _QUOTA_RETRY_S = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchControl:
-    """Creates and cancels batches in the storage."""
+    """Creates and cancels batches in the storage and the queue."""
 
     blobs: Blobs
     batches: Batches
+    queue: BatchQueue
+    _lost: set[str] = field(default_factory=set)  # as of the last look
 
     def created(self, key: str, body: bytes) -> Batch | None:
         """Return the batch of an earlier request with this Idempotency-Key, as `IdempotencyKeys.created`."""
@@ -55,6 +66,8 @@ class BatchControl:
                 if ended.has_ended:  # no request of it has been answered
                     self.batches.delete(ended)
             raise
+        with contextlib.suppress(RedisError):  # then the reconciler queues it
+            self.queue.enqueue(batch.id)
         return batch
 
     def cancel(self, batch: Batch) -> Batch:
@@ -74,6 +87,20 @@ class BatchControl:
                     raise
                 batch = self.batches.get(batch.id)
         return batch
+
+    def queue_lost(self) -> None:
+        """Queue the batches again that have not ended and had neither message nor lease at two looks.
+
+        At one look the message may be on its way. A second message would have no effect.
+
+        Raises redis.exceptions.RedisError, and Unavailable if the storage does not work.
+        """
+        self.batches.live.check_writable()  # otherwise no lease can be renewed
+        unfinished = {batch.id for batch in self.batches.unfinished()} - set(self.queue.waiting())
+        before, self._lost = self._lost, {one for one in unfinished if not self.batches.live.has_lease(one)}
+        for batch_id in before & self._lost:
+            log.warning("the worker or the message of %s was lost; queued again", batch_id)
+            self.queue.enqueue(batch_id)
 
     @property
     def _keys(self) -> IdempotencyKeys:

@@ -1,161 +1,209 @@
-"""Running the requests of batches: a loop in every API process; leases in Redis divide the chunks.
+"""`run(batch_id)`: what the queue of batches calls, in a child process of a worker of that queue.
 
-A batch's file is first validated and divided into chunks. Each chunk is run by the process that holds
-its lease, and its responses are created once. When all chunks have responses, or the batch is cancelled or
-its time is over, the responses become files, which are corpora: they depend only on the chunks that the
-record names, so doing it again after a kill makes the same files.
+One process at a time runs a batch: the one that holds its lease. The file is first validated and divided into
+chunks. The chunks are run in order, and the responses to each are created once. When all chunks have
+responses, or the batch is cancelled or its time is over, the responses become files, which are corpora: they
+depend only on the chunks that the record names, so doing it again after a kill makes the same files.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-import secrets
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
-from redis.exceptions import RedisError
 
 from nextchar.app.access.keys import Key
 from nextchar.app.access.permissions import Access
+from nextchar.app.completions.prompts import LongPrompts
+from nextchar.app.core_settings import ServingSettings
 from nextchar.app.errors import Forbidden
 from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import invalid_fields, status_and_body
-from nextchar.app.http.limited_work import LimitedWork
-from nextchar.app.models.engines import Engines
+from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.openai.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
-from nextchar.app.openai.batches import (
-    ALL,
-    COMPLETED,
-    FAILED,
-    LEASE_S,
-    Batch,
-    BatchError,
-    Batches,
-    BatchStatus,
-)
+from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
 from nextchar.app.openai.completions import check_is_supported, complete
 from nextchar.app.openai.files import BATCH_OUTPUT, write_metadata
 from nextchar.app.openai.schemas import OpenAICompletionCreate
 from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
-from nextchar.store.background import ErrorLog
-from nextchar.store.blobs import Blobs
+from nextchar.store import tracing
+from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import STORAGE_CODES, Jobs
+from nextchar.store.logs import set_job
+from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
+from nextchar.store.queue import BatchQueue
+from nextchar.store.worker_child import (
+    REDIS_TIMEOUT_S,
+    RENEW_S,
+    STOP_SIGNAL,
+    connect,
+    die_with_parent,
+    leased,
+    try_redis,
+)
 
-log = logging.getLogger("nextchar.api")
+log = logging.getLogger("nextchar.worker")
 
 _BODY = TypeAdapter[Any](OpenAICompletionCreate)
 
 _DAMAGED = ("batch_damaged", "this request is damaged in the storage; send it again in another batch")
-
-INTERVAL_S = 1.0
-"""Interval between two rounds, for which a new batch waits."""
+_LOST = (
+    "worker_lost",
+    "the process was killed each time it ran this request or one near it; send them again, a few per batch",
+)
 
 MAX_CONCURRENT_REQUESTS = 16
-"""Number of requests of a chunk that run at the same time, so that other clients get slots of the engine."""
+"""Number of requests of a chunk that run at the same time."""
 
-_ROUND_S = 5.0  # no chunk is begun after this long, so that new batches are seen
-_IDLE_S = 30.0  # between two lists of the batches while none is created, since a list costs a request
+MAX_ATTEMPTS = 5
+"""Attempts at a chunk during which the process was killed, after which its requests end with errors."""
+
+TURN_S = 30.0
+"""After this long the next batch that waits has its turn."""
+
 _STOP_POLL_S = 0.2  # between two looks whether to stop
-_RENEW_S = LEASE_S / 5
+_MOVED_POLL_S = 2.0  # between two looks whether the batch was cancelled
 _MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
 _UNLIMITED_BYTES = 1 << 60
 
 
-class _Abandoned(Exception):
-    """This chunk or batch is left: the process stops, or the batch has been taken or moved by others."""
+def run(batch_id: str) -> None:
+    """Run one batch until it ends, its turn is over, or the worker shuts down."""
+    die_with_parent()
+    set_job(batch_id)
+    tracing.start("nextchar-worker")
+    try:
+        _run(batch_id, ServingSettings.load())
+    finally:
+        tracing.stop()
+
+
+def _run(batch_id: str, settings: ServingSettings) -> None:
+    redis = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S, decode_responses=True)
+    queue = BatchQueue(connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S))
+    batches = Batches(open_blobs(settings.blobs_url), redis)
+    stop = threading.Event()
+    signal.signal(STOP_SIGNAL, lambda *_: stop.set())
+    load = partial(
+        Loaded.load,
+        threads=settings.model_threads,
+        cache_bytes=settings.state_cache_bytes,
+        max_waiting=settings.max_waiting,
+    )
+    models = Models(batches.blobs, cache=ModelFileCache.of(settings))
+    processing = BatchProcessing(
+        batches,
+        Engines(models, load, limit_bytes=settings.model_cache_bytes),
+        settings.data_dir / "spool",
+        stop,
+        others_wait=lambda: bool(set(try_redis(queue.waiting) or ()) - {batch_id}),
+    )
+    with leased(batches.live, batch_id) as token:
+
+        def renew() -> None:
+            if try_redis(lambda: batches.live.acquire_lease(batch_id, str(token))) is False:
+                stop.set()
+
+        if token is None:
+            return
+        with BackgroundLoop("heartbeat", renew, interval_s=RENEW_S):
+            is_unfinished = processing.run(batch_id)
+    if is_unfinished:
+        try_redis(lambda: queue.enqueue(batch_id, at_front=stop.is_set()))  # or later by `queue_lost`
+
+
+class _Interrupted(Exception):
+    """The work on a batch ends here; its record, or `stop`, says why."""
+
+
+@dataclass
+class _Progress:
+    """What Redis has of a batch while it is in progress."""
+
+    chunks: int = 0  # that have responses
+    completed: int = 0
+    failed: int = 0
+    attempts: int = 0  # at the next chunk, of processes that were killed or that run it
+
+    def add(self, responses: Iterable[bytes]) -> None:
+        """Count the responses of one more chunk."""
+        kinds = Counter(response[:1] for response in responses)
+        self.chunks += 1
+        self.completed += kinds[COMPLETED]
+        self.failed += kinds.total() - kinds[COMPLETED]
 
 
 @dataclass
 class BatchProcessing:
-    """Processes batches. `run` is a round of a background loop; it runs in one thread.
+    """Runs batches, one after another.
 
     Args:
         batches: the records and chunks.
-        blobs, corpora, models, jobs: the storage.
         engines: the loaded models.
-        long_prompts: masking long prompts, and log-probabilities of echoed ones.
         spool: folder of the files under way.
-        stopping: set when the process stops.
-        on_progress: called while a long round makes progress.
+        stop: set when the process shuts down, or another process has the lease.
+        others_wait: whether another batch waits for its turn.
     """
 
     batches: Batches
-    blobs: Blobs
-    corpora: Corpora
-    models: Models
-    jobs: Jobs
     engines: Engines
-    long_prompts: LimitedWork
     spool: Path
-    stopping: threading.Event
-    on_progress: Callable[[], None] = lambda: None
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-    _idle_since: int | None = None  # how many batches had been created when there was nothing to do
-    _look_at_s: float = 0.0  # by time.monotonic: when to list the batches even so
-    _errors: ErrorLog = field(default_factory=lambda: ErrorLog(log))
+    stop: threading.Event
+    others_wait: Callable[[], bool] = lambda: False
 
-    def run(self) -> None:
-        """Advance all batches until there is nothing to do, or for some seconds.
+    def __post_init__(self) -> None:
+        self.blobs = self.batches.blobs
+        self.corpora, self.models, self.jobs = Corpora(self.blobs), Models(self.blobs), Jobs(self.blobs)
+        self.long_prompts = LongPrompts()
+        self._progress: _Progress | None = None  # of the batch that is run
 
-        Another error of one batch is logged, and the others go on.
+    def run(self, batch_id: str) -> bool:
+        """Run a batch until it has ended, or another's turn comes; return whether to queue it again now.
 
-        Raises redis.exceptions.RedisError, and Unavailable or StorageFull if the storage does not work.
+        After an error that is not one of a request, `BatchControl.queue_lost` queues it again.
         """
-        created = self.batches.created()
-        if created == self._idle_since and time.monotonic() < self._look_at_s:
-            return
-        deadline = time.monotonic() + _ROUND_S
-        has_work = True
-        while has_work and time.monotonic() < deadline and not self.stopping.is_set():
-            # One piece of each, so that a large batch does not delay a small one.
-            unfinished = self.batches.unfinished()
-            has_work = max(map(self._advance, unfinished), default=False)
-            self._idle_since = None if unfinished else created
-            self._look_at_s = time.monotonic() + _IDLE_S
-
-    def _advance(self, batch: Batch) -> bool:
-        """Do one piece of work for a batch; return whether there was any."""
-        if self.stopping.is_set():
-            return False
-        steps = {BatchStatus.VALIDATING: self._validate, BatchStatus.IN_PROGRESS: self._run_next_chunk}
         try:
-            return steps.get(batch.status, self._finalize)(batch)
-        except (_Abandoned, FileNotFoundError):  # no file: deleted by another process since it was listed
-            return False
-        except Conflict:  # another process, or a request to cancel, has moved the batch: look again
-            return True
+            return self._run(batch_id)
         except Exception as error:
-            is_storage = isinstance(error, DomainError) and error.code in STORAGE_CODES
-            if is_storage or isinstance(error, RedisError):
-                raise
-            self._errors.add(f"processing batch {batch.id}", error)
+            is_expected = isinstance(error, DomainError)
+            log.warning("%s will be tried again: %s", batch_id, error, exc_info=not is_expected)
             return False
 
-    @contextlib.contextmanager
-    def _lease(self, batch: Batch, what: int | str) -> Iterator[bool]:
-        """Hold a lease for a block, if it is free; give whether it is held."""
-        if not self.batches.acquire_lease(batch.id, what, self.token):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self.batches.release_lease(batch.id, what, self.token)
+    def _run(self, batch_id: str) -> bool:
+        turn_ends_at, self._progress = time.monotonic() + TURN_S, None
+        steps = {BatchStatus.VALIDATING: self._validate, BatchStatus.IN_PROGRESS: self._run_next_chunk}
+        while True:
+            try:
+                batch = self.batches.get(batch_id)
+            except NotFound:  # it was deleted
+                return False
+            if batch.has_ended:
+                return False
+            is_turn_over = time.monotonic() >= turn_ends_at and self.others_wait()
+            if is_turn_over or self.stop.is_set():
+                return True
+            # A Conflict: a request to cancel has moved the batch.
+            with contextlib.suppress(_Interrupted, Conflict):
+                steps.get(batch.status, self._finalize)(batch)
 
-    def _renew(self, batch: Batch, what: int | str) -> None:
-        if self.stopping.is_set() or not self.batches.acquire_lease(batch.id, what, self.token):
-            raise _Abandoned
-        self.on_progress()
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise _Interrupted
 
     def _check_is_current(self, batch: Batch) -> None:
         """Leave a batch that has been moved or deleted: its chunks are deleted after its last move."""
@@ -164,82 +212,86 @@ class BatchProcessing:
         except NotFound:
             is_current = False
         if not is_current:
-            raise _Abandoned
+            raise _Interrupted
 
     # From the file to chunks
 
-    def _validate(self, batch: Batch) -> bool:
+    def _validate(self, batch: Batch) -> None:
         if time.time() >= batch.expires_at:
             self.batches.move(batch, BatchStatus.EXPIRED)
-            return True
-        with self._lease(batch, ALL) as is_held:
-            if not is_held:
-                return False
-            errors: list[BatchError] = []
-            sizes = []
-            try:
-                pieces = self.corpora.stream(batch.input_file)
-                for chunk, lines in enumerate(divide(pieces, endpoint=batch.endpoint, errors=errors)):
-                    self._renew(batch, ALL)
-                    self.batches.write_input(batch.id, chunk, lines)
-                    sizes.append(len(lines))
-            except NotFound:
-                message = f"the file {batch.input_file} has been deleted; upload it again"
-                errors.append(BatchError(code="file_not_found", message=message, param="input_file_id"))
-            if not errors and not sizes:
-                message = "the file has no requests"
-                errors.append(BatchError(code="empty_file", message=message, param="input_file_id"))
-            if errors:
-                self.batches.move(batch, BatchStatus.FAILED, errors=tuple(errors[:MAX_ERRORS]))
-                self.batches.delete_chunks(batch.id)
-            else:
-                self.batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=tuple(sizes))
-            return True
+            return
+        errors: list[BatchError] = []
+        sizes = []
+        try:
+            pieces = self.corpora.stream(batch.input_file)
+            for chunk, lines in enumerate(divide(pieces, endpoint=batch.endpoint, errors=errors)):
+                self._check_stop()
+                self.batches.write_input(batch.id, chunk, lines)
+                sizes.append(len(lines))
+        except NotFound:
+            message = f"the file {batch.input_file} has been deleted; upload it again"
+            errors.append(BatchError(code="file_not_found", message=message, param="input_file_id"))
+        if not errors and not sizes:
+            message = "the file has no requests"
+            errors.append(BatchError(code="empty_file", message=message, param="input_file_id"))
+        if errors:
+            self.batches.move(batch, BatchStatus.FAILED, errors=tuple(errors[:MAX_ERRORS]))
+            self.batches.delete_chunks(batch.id)
+        else:
+            self.batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=tuple(sizes))
 
     # From chunks to responses
 
-    def _run_next_chunk(self, batch: Batch) -> bool:
-        finished = self.batches.answered_chunks(batch.id)
-        self.batches.count_answered(batch.id, finished)
-        is_expired = time.time() >= batch.expires_at
-        if is_expired or len(finished) == len(batch.chunk_sizes):
-            is_complete = len(finished) == len(batch.chunk_sizes)
-            self.batches.move(
-                batch, BatchStatus.FINALIZING, included=tuple(finished), is_expired=not is_complete
-            )
-            return True
-        done = set(finished)
-        for chunk in range(len(batch.chunk_sizes)):
-            if chunk in done:
-                continue
-            with self._lease(batch, chunk) as is_held:
-                if is_held and chunk not in self.batches.answered_chunks(batch.id):
-                    asyncio.run(self._run_chunk(batch, chunk))
-                    return True
-        return False
+    def _run_next_chunk(self, batch: Batch) -> None:
+        answered = self.batches.answered_chunks(batch.id)
+        left = set(range(len(batch.chunk_sizes))) - set(answered)
+        if not left or time.time() >= batch.expires_at:
+            self.batches.move(batch, BatchStatus.FINALIZING, included=tuple(answered), is_expired=bool(left))
+            return
+        chunk, progress = min(left), self._progress_of(batch, answered)
+        progress.attempts += 1
+        self._publish(batch, progress)
+        try:
+            if progress.attempts > MAX_ATTEMPTS:
+                responses = list(self._errors(batch, chunk, *_LOST))
+            else:
+                responses = asyncio.run(self._run_chunk(batch, chunk))
+            if self.batches.create_answers(batch, chunk, responses):
+                progress.add(responses)
+        finally:  # which a killed process does not reach
+            progress.attempts = 0
+            self._publish(batch, progress)
 
-    async def _run_chunk(self, batch: Batch, chunk: int) -> None:
+    def _progress_of(self, batch: Batch, answered: Sequence[int]) -> _Progress:
+        """Return the progress of a batch, counted again if Redis has lost it."""
+        if self._progress is None and (known := try_redis(lambda: self.batches.live.progress(batch.id))):
+            self._progress = _Progress(**known)
+        if self._progress is None or self._progress.chunks != len(answered):
+            self._progress = _Progress()
+            for chunk in answered:
+                self._progress.add(self.batches.read_answers(batch.id, chunk))
+        return self._progress
+
+    def _publish(self, batch: Batch, progress: _Progress) -> None:
+        try_redis(lambda: self.batches.live.set_progress(batch.id, asdict(progress)))
+
+    async def _run_chunk(self, batch: Batch, chunk: int) -> list[bytes]:
         lines = self._read_lines(batch, chunk)
         working = asyncio.create_task(self._responses(batch, sum(batch.chunk_sizes[:chunk]), lines))
-        renew_at = time.monotonic() + _RENEW_S
+        look_at = time.monotonic() + _MOVED_POLL_S
         try:
             while not (await asyncio.wait([working], timeout=_STOP_POLL_S))[0]:
-                if self.stopping.is_set():
-                    raise _Abandoned  # noqa: TRY301
-                if time.monotonic() >= renew_at:
-                    self._renew(batch, chunk)
+                self._check_stop()
+                if time.monotonic() >= look_at:
                     self._check_is_current(batch)
                     if time.time() >= batch.expires_at:
-                        raise _Abandoned  # noqa: TRY301
-                    renew_at = time.monotonic() + _RENEW_S
+                        raise _Interrupted  # noqa: TRY301
+                    look_at = time.monotonic() + _MOVED_POLL_S
         except BaseException:
             working.cancel()
             await asyncio.wait([working])
             raise
-        responses = working.result()
-        if self.stopping.is_set():  # the engines may have been closed
-            raise _Abandoned
-        self.batches.create_answers(batch, chunk, responses)
+        return working.result()
 
     async def _responses(self, batch: Batch, first: int, lines: Sequence[bytes]) -> list[bytes]:
         """Return the responses to requests, which are numbered from `first` in their batch."""
@@ -318,45 +370,41 @@ class BatchProcessing:
 
     # From responses to files
 
-    def _finalize(self, batch: Batch) -> bool:
+    def _finalize(self, batch: Batch) -> None:
         if batch.included is None:
             finished = tuple(self.batches.answered_chunks(batch.id))
             batch = self.batches.move(batch, BatchStatus.CANCELLING, included=finished)
-        with self._lease(batch, ALL) as is_held:
-            if not is_held:
-                return False
-            is_cancelled = batch.status is BatchStatus.CANCELLING
-            counts = {COMPLETED: 0, FAILED: 0}
-            with (
-                Upload(self.spool, limit_bytes=_UNLIMITED_BYTES) as output,
-                Upload(self.spool, limit_bytes=_UNLIMITED_BYTES) as errors,
-            ):
-                for chunk in range(len(batch.chunk_sizes)):
-                    self._renew(batch, ALL)
-                    for response in self._final_responses(batch, chunk):
-                        kind = COMPLETED if response.startswith(COMPLETED) else FAILED
-                        (output if kind == COMPLETED else errors).feed(response[1:] + b"\n")
-                        counts[kind] += 1
-                refused: list[BatchError] = []
-                files = {
-                    f"{kind}_file": self._add_file(batch, upload, kind, refused) if count else None
-                    for kind, upload, count in (
-                        ("output", output, counts[COMPLETED]),
-                        ("error", errors, counts[FAILED]),
-                    )
-                }
-            self._renew(batch, ALL)
-            to = BatchStatus.EXPIRED if batch.is_expired else BatchStatus.COMPLETED
-            self.batches.move(
-                batch,
-                BatchStatus.CANCELLED if is_cancelled else to,
-                completed=counts[COMPLETED],
-                failed=counts[FAILED],
-                errors=tuple(refused),
-                **files,
-            )
-            self.batches.delete_chunks(batch.id)
-            return True
+        is_cancelled = batch.status is BatchStatus.CANCELLING
+        counts = {COMPLETED: 0, FAILED: 0}
+        with (
+            Upload(self.spool, limit_bytes=_UNLIMITED_BYTES) as output,
+            Upload(self.spool, limit_bytes=_UNLIMITED_BYTES) as errors,
+        ):
+            for chunk in range(len(batch.chunk_sizes)):
+                self._check_stop()
+                for response in self._final_responses(batch, chunk):
+                    kind = COMPLETED if response.startswith(COMPLETED) else FAILED
+                    (output if kind == COMPLETED else errors).feed(response[1:] + b"\n")
+                    counts[kind] += 1
+            refused: list[BatchError] = []
+            files = {
+                f"{kind}_file": self._add_file(batch, upload, kind, refused) if count else None
+                for kind, upload, count in (
+                    ("output", output, counts[COMPLETED]),
+                    ("error", errors, counts[FAILED]),
+                )
+            }
+        self._check_stop()
+        to = BatchStatus.EXPIRED if batch.is_expired else BatchStatus.COMPLETED
+        self.batches.move(
+            batch,
+            BatchStatus.CANCELLED if is_cancelled else to,
+            completed=counts[COMPLETED],
+            failed=counts[FAILED],
+            errors=tuple(refused),
+            **files,
+        )
+        self.batches.delete_chunks(batch.id)
 
     def _final_responses(self, batch: Batch, chunk: int) -> Iterator[bytes]:
         """Yield the responses of a chunk, or errors that say that its requests were not run."""
@@ -373,6 +421,10 @@ class BatchProcessing:
             except FileNotFoundError:
                 self._check_is_current(batch)
                 code, message = _DAMAGED
+        yield from self._errors(batch, chunk, code, message)
+
+    def _errors(self, batch: Batch, chunk: int, code: str, message: str) -> Iterator[bytes]:
+        """Yield errors for the requests of a chunk that were not run."""
         for number, line in enumerate(self._read_lines(batch, chunk), sum(batch.chunk_sizes[:chunk])):
             custom_id = None
             with contextlib.suppress(InvalidLine):

@@ -1,4 +1,4 @@
-"""/v1/batches: OpenAI's batches. `nextchar.app.openai.batch_processing` processes their requests."""
+"""/v1/batches: OpenAI's batches. Workers run them: `nextchar.app.openai.batch_processing`."""
 
 from datetime import timedelta
 from time import time

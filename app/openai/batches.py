@@ -1,50 +1,34 @@
-"""Batches: files of requests that are answered in the background, and how far each is.
+"""Batches: files of requests that workers answer in the background, and how far each is.
 
     batches/<id>/<sequence>.json                the whole record after its <sequence>-th transition
     batch_chunks/<id>/<chunk>.input.jsonl       some requests, as they are in the file
     batch_chunks/<id>/<chunk>.answers           their answers, one line each in the same order; made once
 
 A chunk is answered when its answers are there. Of several processes that answer the same chunk the first to
-create the object has answered it, so each request is answered once, whichever process is killed. Which
-process works on what is agreed in Redis, and losing that loses only time:
-
-    nextchar:batch:<id>:lease:<chunk>   who answers a chunk, or (`all`) validates or finalizes the batch
-    nextchar:batches:created            how many batches have been created
-    nextchar:batch:<id>:counts          hash: the completed and failed requests of answered chunks
+create the object has answered it, so each request is answered once, whichever process is killed. A batch has
+a lease and progress in Redis, as a job has (`nextchar.store.live`); losing them loses only time.
 """
 
-import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 from redis import Redis
-from redis.exceptions import RedisError
 
 from nextchar.models.errors import Conflict, NotFound, Unavailable
-from nextchar.store import lease
 from nextchar.store.blobs import Blobs
 from nextchar.store.history import History
 from nextchar.store.ids import is_id, new_id
+from nextchar.store.live import Live
 from nextchar.store.records import ImmutableRecord
-
-LEASE_S = 10
-"""A process that has not renewed its lease for this long counts as dead."""
-
-ALL = "all"
-"""The lease of a whole batch."""
 
 COMPLETED, FAILED = b"+", b"-"
 """The first byte of an answer: whether the request succeeded."""
 
 MAX_INPUT_BYTES = 32 << 20
 """Maximum size of the requests of a chunk. A line has at most 16 MiB, and a chunk of several lines 1 MiB."""
-
-_COUNTS_S = 30 * 86400
-_CREATED = "nextchar:batches:created"
 
 
 class BatchStatus(StrEnum):
@@ -135,8 +119,8 @@ class Batches:
     """The batches in one storage and Redis (with `decode_responses=True`)."""
 
     def __init__(self, blobs: Blobs, redis: Redis) -> None:
-        self._blobs = blobs
-        self._redis = redis
+        self.blobs = blobs
+        self.live = Live(redis)
         self._history = History(blobs, "batches", Batch, digits=6, damaged="batch_damaged")
 
     # Records
@@ -146,14 +130,7 @@ class Batches:
         batch = Batch(**{"id": new_id("batch")} | fields)
         if not self._history.create(0, batch, batch.id):
             raise Conflict(f"batch {batch.id} already exists", code="batch_exists")
-        with contextlib.suppress(RedisError):  # then it is found later
-            self._redis.incr(_CREATED)
         return batch
-
-    def created(self) -> int:
-        """Return a number that grows with each batch that is created. Raises redis.exceptions.RedisError."""
-        number: Any = self._redis.get(_CREATED)
-        return int(number or 0)
 
     def get(self, batch_id: str) -> Batch:
         """Return the newest record of a batch.
@@ -206,7 +183,7 @@ class Batches:
 
     def write_input(self, batch_id: str, chunk: int, lines: Iterable[bytes]) -> None:
         """Write the requests of a chunk, lines without newlines. Writing it again changes nothing."""
-        self._blobs.write(_chunk_path(batch_id, chunk, "input.jsonl"), b"".join(b"%s\n" % x for x in lines))
+        self.blobs.write(_chunk_path(batch_id, chunk, "input.jsonl"), b"".join(b"%s\n" % x for x in lines))
 
     def read_input(self, batch_id: str, chunk: int, *, count: int) -> list[bytes]:
         """Return the `count` requests of a chunk.
@@ -216,7 +193,7 @@ class Batches:
             Unavailable: the chunk has another number of them, or is larger than any (code `batch_damaged`).
         """
         path = _chunk_path(batch_id, chunk, "input.jsonl")
-        data = self._blobs.read_record(path, max_bytes=MAX_INPUT_BYTES)
+        data = self.blobs.read_record(path, max_bytes=MAX_INPUT_BYTES)
         lines = data.split(b"\n")[:-1]
         if len(data) > MAX_INPUT_BYTES or len(lines) != count:
             raise Unavailable(f"{path} is damaged; cancel the batch and create another", code="batch_damaged")
@@ -228,32 +205,26 @@ class Batches:
         Each begins with COMPLETED or FAILED and has no newline.
         """
         data = b"".join(b"%s\n" % answer for answer in answers)
-        is_first = self._blobs.create(_chunk_path(batch.id, chunk, "answers"), data)
-        if is_first:
-            self._count(batch.id, chunk, data.split(b"\n")[:-1])
-        return is_first
+        return self.blobs.create(_chunk_path(batch.id, chunk, "answers"), data)
 
     def read_answers(self, batch_id: str, chunk: int) -> Iterator[bytes]:
         """Yield the answers of a chunk, as they were written, one in memory. Raises FileNotFoundError."""
-        yield from _lines(self._blobs.stream(_chunk_path(batch_id, chunk, "answers")))
+        yield from _lines(self.blobs.stream(_chunk_path(batch_id, chunk, "answers")))
 
     def answered_chunks(self, batch_id: str) -> list[int]:
         """Return the chunks that have answers, in order."""
-        paths = self._blobs.paths(f"batch_chunks/{batch_id}")
+        paths = self.blobs.paths(f"batch_chunks/{batch_id}")
         return [int(p.rpartition("/")[2].split(".")[0]) for p in paths if p.endswith(".answers")]
 
     def delete_chunks(self, batch_id: str) -> int:
         """Delete the chunks of a batch; return the number of objects."""
-        paths = self._blobs.paths(f"batch_chunks/{batch_id}")
-        self._blobs.delete(*paths)
-        self._redis.delete(_key(batch_id, "counts"))
+        paths = self.blobs.paths(f"batch_chunks/{batch_id}")
+        self.blobs.delete(*paths)
         return len(paths)
 
     def batches_with_chunks(self) -> list[str]:
         """Return the ids of the batches that have chunks."""
-        return self._blobs.folders("batch_chunks")
-
-    # What processes agree on
+        return self.blobs.folders("batch_chunks")
 
     def counts(self, batch: Batch) -> tuple[int, int]:
         """Return how many requests have completed and failed so far; an estimate until the batch has ended.
@@ -262,31 +233,8 @@ class Batches:
         """
         if batch.has_ended:
             return batch.completed, batch.failed
-        counted: Any = self._redis.hvals(_key(batch.id, "counts"))
-        pairs = [tuple(map(int, value.split())) for value in counted]
-        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
-
-    def count_answered(self, batch_id: str, answered: Iterable[int]) -> None:
-        """Count the chunks whose process was killed before it did, or whose counts were lost."""
-        counted: Any = self._redis.hkeys(_key(batch_id, "counts"))
-        for chunk in set(answered) - set(map(int, counted)):
-            self._count(batch_id, chunk, self.read_answers(batch_id, chunk))
-
-    def acquire_lease(self, batch_id: str, what: int | str, token: str) -> bool:
-        """Acquire or renew the lease of a chunk, or of ALL; return False if another process holds it."""
-        return lease.acquire_or_renew(self._redis, _key(batch_id, f"lease:{what}"), token, LEASE_S)
-
-    def release_lease(self, batch_id: str, what: int | str, token: str) -> None:
-        """Release the lease if `token` holds it."""
-        lease.release(self._redis, _key(batch_id, f"lease:{what}"), token)
-
-    def _count(self, batch_id: str, chunk: int, answers: Iterable[bytes]) -> None:
-        kinds = Counter(answer[:1] for answer in answers)
-        with self._redis.pipeline() as pipe:
-            completed = kinds[COMPLETED]
-            pipe.hset(_key(batch_id, "counts"), str(chunk), f"{completed} {kinds.total() - completed}")
-            pipe.expire(_key(batch_id, "counts"), _COUNTS_S)
-            pipe.execute()
+        progress = self.live.progress(batch.id) or {}
+        return progress.get("completed", 0), progress.get("failed", 0)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -307,7 +255,3 @@ def no_such_batch(reference: str) -> NotFound:
 
 def _chunk_path(batch_id: str, chunk: int, kind: str) -> str:
     return f"batch_chunks/{batch_id}/{chunk:06d}.{kind}"
-
-
-def _key(batch_id: str, field: str) -> str:
-    return f"nextchar:batch:{batch_id}:{field}"

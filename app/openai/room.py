@@ -1,53 +1,45 @@
 """OpenAI's and llama.cpp's protocols, as translations; batches."""
 
-from nextchar.app.completions.prompts import LongPrompts
+from functools import partial
+
 from nextchar.app.http.services import Services
-from nextchar.app.models.engines import Engines
 from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp, tokenizer
-from nextchar.app.openai.batch_control import BatchControl
+from nextchar.app.openai.batch_control import RECONCILE_S, BatchControl
 from nextchar.app.openai.batch_metrics import BatchCollector
-from nextchar.app.openai.batch_processing import INTERVAL_S, BatchProcessing
 from nextchar.app.openai.batch_retention import delete_due, to_copy, used_corpora
 from nextchar.app.openai.batches import Batches
-from nextchar.app.openai.configuration import OpenAISettings
 from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention
 from nextchar.app.room import Folder, Room
 from nextchar.store.background import BackgroundLoop
+from nextchar.store.queue import BatchQueue
 
-_FINISH_REQUESTS_S = 3.0
+_NO_WORKER = Problem(
+    "worker",
+    "no worker of batches is running (NEXTCHAR_QUEUE=batches)",
+    "batches wait until there is one",
+)
 
 
 def _open(services: Services) -> None:
-    settings = services.settings_of(OpenAISettings)
-    batches = services.add(Batches(services.blobs, services.redis))
-    services.add(BatchControl(services.blobs, batches))
+    blobs, queue = services.blobs, BatchQueue(services.connect())
+    batches = services.add(Batches(blobs, services.redis))
+    control = services.add(BatchControl(blobs, batches, queue))
     services[Metrics].register(BatchCollector(batches))
-    retention = services[Retention]
-    retention.add(
-        "batches", lambda now: delete_due(batches, services.blobs, settings.job_retention_days, now)
+    services[ReadinessCheck].redis_checks.append(partial(without_worker, queue))
+    retention, days = services[Retention], services.settings.job_retention_days
+    retention.add("batches", lambda now: delete_due(batches, blobs, days, now))
+    retention.corpus_users.append(partial(used_corpora, batches, blobs))
+    effect = "batches whose worker or message was lost are not queued again"
+    services.loops.append(
+        BackgroundLoop("batches", control.queue_lost, interval_s=RECONCILE_S, effect=effect)
     )
-    retention.corpus_users.append(
-        lambda is_strict: used_corpora(batches, services.blobs, is_strict=is_strict)
-    )
-    if not settings.batch_processing:
-        return
-    processing = BatchProcessing(
-        batches,
-        services.blobs,
-        services.corpora,
-        services.models,
-        services.jobs,
-        services[Engines],
-        services[LongPrompts],
-        spool=settings.data_dir / "spool",
-        stopping=services.stopping,
-    )
-    effect = "the requests of batches are not run"
-    loop = BackgroundLoop("batches", processing.run, interval_s=INTERVAL_S, effect=effect)
-    processing.on_progress = loop.beat
-    services.loops.append(loop)
-    services.closes(lambda: loop.stop(_FINISH_REQUESTS_S))  # or what it has taken waits to be taken over
+
+
+def without_worker(queue: BatchQueue) -> list[Problem]:
+    """Return the problem that batches wait and no worker takes them, if it is so."""
+    return [_NO_WORKER] if queue.waiting() and not queue.live_workers() else []
 
 
 OPENAI = Room(
@@ -61,7 +53,6 @@ OPENAI = Room(
         jobs.router,
         batch_routes.router,
     ),
-    OpenAISettings,
     folders=(
         Folder("openai_jobs", ["jobs"]),
         Folder("openai_joined", ["corpora"]),

@@ -90,11 +90,13 @@ class ReadinessCheck:
         self._loops, self._kernels_loaded = loops, kernels_loaded
         self.checks: list[Callable[[], list[Problem]]] = []
         """Further checks, which read neither Redis nor the storage."""
+        self.redis_checks: list[Callable[[], list[Problem]]] = []
+        """Those that read Redis."""
         self.threads = CapacityLimiter(_THREADS)
         """Separate, so that calls that hang on the storage do not delay /readyz."""
         redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
         self._probes = [
-            Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
+            Probe("redis", lambda: check_redis(redis, queue, self.redis_checks), redis_hangs),
             Probe(
                 "storage",
                 lambda: check_storage(blobs, watermark),
@@ -212,8 +214,10 @@ class Probe:
         self._ended.set()
 
 
-def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
-    """Write to Redis and look for a live worker; return the problems."""
+def check_redis(
+    redis: Redis, queue: TrainingQueue, others: Sequence[Callable[[], list[Problem]]] = ()
+) -> list[Problem]:
+    """Write to Redis and look for a live worker, and what `others` look for; return the problems."""
     problems = []
     try:
         try:
@@ -221,6 +225,7 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
         except ResponseError as error:  # its message contains no host
             problems.append(Problem("redis", f"refuses writes: {error}", _WITHOUT_REDIS))
         workers = queue.live_workers()
+        found = [problem for check in others for problem in check()]
     except (RedisError, OSError) as error:
         return [Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True, detail=str(error))]
     if not workers:
@@ -229,7 +234,7 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
             problem = "no worker is running yet; kernels are being compiled (once per machine and version)"
         effect = "jobs wait until there is one; completions and scores need none"
         problems.append(Problem("worker", problem, effect))
-    return problems
+    return [*problems, *found]
 
 
 def check_storage(blobs: Blobs, watermark: DiskWatermark | None = None) -> list[Problem]:

@@ -90,7 +90,7 @@ def test_a_room_that_is_taken_out_leaves_a_service_without_a_trace_of_it(
     rest = [one for one in ROOMS if one is not room]
     assert not {folder.name for folder in room.folders} & {folder.name for folder in all_folders(rest)}
     own = set(settings_class([room]).model_fields) - set(settings_class(rest).model_fields)
-    assert bool(own) == (room.name != "console")
+    assert bool(own) == (room.name == "logs")
 
 
 @pytest.mark.timeout(240)

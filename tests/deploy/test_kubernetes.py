@@ -60,6 +60,7 @@ def pods(found: list[Manifest]) -> dict[str, Manifest]:
         "api": named(found, "Deployment", "nextchar-api")["spec"]["template"],
         "redis": named(found, "StatefulSet", "nextchar-redis")["spec"]["template"],
         "worker": named(found, "ScaledJob", "nextchar-worker")["spec"]["jobTargetRef"]["template"],
+        "batch-worker": named(found, "Deployment", "nextchar-batch-worker")["spec"]["template"],
     }
 
 
@@ -163,7 +164,7 @@ def test_overlays_differ_in_what_they_are_for() -> None:
     assert not [m for m in s3 if m["kind"] == "PersistentVolumeClaim"]
     assert settings_map(s3)["data"]["NEXTCHAR_STORE_URL"].startswith("s3://")
     assert named(s3, "NetworkPolicy", "nextchar-to-object-store")
-    for name in ("api", "worker"):
+    for name in ("api", "worker", "batch-worker"):
         pod = pods(s3)[name]
         (data,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "data")
         assert set(data) == {"name", "ephemeral"}, "a disk of its own, whose free space the service sees"
@@ -227,7 +228,7 @@ def test_redis_has_the_arguments_of_the_compose_file_and_a_password() -> None:
     assert arguments == [*composed()["redis"]["command"], "--requirepass", "$(REDIS_PASSWORD)"]
 
 
-@pytest.mark.parametrize("name", ["api", "redis", "worker"])
+@pytest.mark.parametrize("name", ["api", "redis", "worker", "batch-worker"])
 def test_no_pod_can_do_more_than_a_container_of_the_compose_file(name: str) -> None:
     pod, service = pods(manifests())[name], composed()[name]
     rights = container(pod)["securityContext"]
@@ -258,6 +259,17 @@ def test_a_worker_has_time_for_its_checkpoint_and_is_not_restarted() -> None:
     assert "lifecycle" not in container({"spec": pod})  # a hook would delay the signal
     assert environment({"spec": pod})["NEXTCHAR_MAX_JOBS"] == "1"
     assert scaled["minReplicaCount"] == 0
+
+
+def test_a_worker_of_batches_is_the_api_s_image_with_the_worker_s_program() -> None:
+    pod, service = pods(manifests())["batch-worker"], composed()["batch-worker"]
+    assert container(pod)["image"] == service["image"] == "nextchar-api"
+    assert (
+        container(pod)["command"] == service["command"] == container(pods(manifests())["worker"])["command"]
+    )
+    assert environment(pod)["NEXTCHAR_QUEUE"] == service["environment"]["NEXTCHAR_QUEUE"] == "batches"
+    assert container(pod)["readinessProbe"]["exec"]["command"] == service["healthcheck"]["test"][1:]
+    assert f"{pod['spec']['terminationGracePeriodSeconds']}s" == service["stop_grace_period"]
 
 
 def test_keda_looks_at_the_list_that_jobs_are_sent_to(clean_redis_url: str) -> None:
@@ -382,7 +394,7 @@ def test_only_api_workers_and_keda_reach_redis_and_only_the_api_is_reached_by_ot
     (to_redis,) = entrances["redis"]
     of_pods, of_keda = to_redis["from"]
     callers = {name for name, pod in labels.items() if selects(of_pods["podSelector"], pod)}
-    assert callers == {"api", "worker"}
+    assert callers == {"api", "worker", "batch-worker"}
     assert of_keda == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
 
 

@@ -141,7 +141,9 @@ class Installation:
         if part == "child":
             worker = self.pid("worker")
             return next(iter(_children(worker)), None) if worker else None
-        return next((p for p in _children(self._launcher.pid) if _COMMANDS[part] in _command(p)), None)
+        programs = [p for p in _children(self._launcher.pid) if _COMMANDS[part] in _read(p, "cmdline")]
+        # There is a second worker, of batches.
+        return next((p for p in programs if "NEXTCHAR_QUEUE=batches" not in _read(p, "environ")), None)
 
     def signal(self, part: Part, number: signal.Signals) -> int | None:
         """Send a signal to a part; return its process id if it ran."""
@@ -175,7 +177,7 @@ def _children(pid: int) -> list[int]:
     return []
 
 
-def _command(pid: int) -> str:
+def _read(pid: int, name: str) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""

@@ -219,7 +219,7 @@ def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, 
     log = tmp_path / "logs" / "api.log"
     eventually(lambda: log.exists() and "Application startup complete" in log.read_text())
     children = children_of(launcher.pid)
-    assert len(children) == 3
+    assert len(children) == 4
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(120) == 0
     assert not any(map(is_alive, children))

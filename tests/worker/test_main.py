@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 START = """
 from nextchar.store import live
 from nextchar.worker import attempt, main, tasks
-live.LEASE_S, attempt._RENEW_S = 4, 0.3
+live.LEASE_S, attempt.RENEW_S = 4, 0.3
 main._WORKER_TTL_S = 16  # so that it looks every second
 main._MONITORING_S, main._LOG_EVERY_S, main._MAX_WAIT_S = 1, 0.0, 0.3
 main.main()
@@ -144,7 +144,7 @@ def test_a_worker_for_some_jobs_does_the_rest_after_it_has_lost_redis(
     limits: list[int | None] = []
     ends = [(0, True), (1, True), (1, False)]  # jobs taken, whether Redis was lost
 
-    def make_worker(_: Redis) -> SimpleNamespace:
+    def make_worker(_: Redis, __: str) -> SimpleNamespace:
         taken, has_lost_redis = ends[len(limits)]
 
         def work(*, logging_level: str, burst: bool, max_jobs: int) -> None:
@@ -199,7 +199,7 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     outage.trained(job, steps=20)
     outage.refuse_writes(kind)
     eventually(
-        lambda: outage.log.read_text().count("training continues") >= 3,
+        lambda: outage.log.read_text().count("the work continues") >= 3,
         what="RQ has been refused",
     )
     if kind == "no replicas":  # without memory a lease can still be renewed
@@ -235,14 +235,21 @@ def test_kills_for_want_of_memory_are_counted_where_the_kernel_tells() -> None:
     assert count_memory_kills() >= before
 
 
-def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("queue", "name", "trains"),
+    [("training", "nextchar-training", True), ("batches", "nextchar-batches", False)],
+)
+def test_kernels_are_compiled_before_work_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, queue: str, name: str, trains: bool
+) -> None:
     done: list[object] = []
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("NEXTCHAR_QUEUE", queue)
     monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
-    monkeypatch.setattr(main, "warm_up", done.append)
-    monkeypatch.setattr(main, "work", lambda *_, **__: done.append("works"))
+    monkeypatch.setattr(main, "warm_up", lambda folder, *, trains: done.append((folder, trains)))
+    monkeypatch.setattr(main, "work", lambda *_, queue, **__: done.append(queue))
     main.main()
-    assert done == [tmp_path, "works"]
+    assert done == [(tmp_path, trains), name]
 
 
 COMPILE_FOR_EVER = """
@@ -284,7 +291,7 @@ def test_worker_that_is_ended_at_once_again_and_again_is_replaced_after_longer_a
 ) -> None:
     pauses_s: list[float] = []
 
-    def refuse(_: Redis) -> main.TrainingWorker:
+    def refuse(_: Redis, __: str) -> main.QueueWorker:
         raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
 
     def pause(seconds: float) -> None:

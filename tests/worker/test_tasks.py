@@ -18,6 +18,7 @@ from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.instruction_sets import available_levels
 from nextchar.models.text import mask_values
+from nextchar.store import worker_child
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -513,7 +514,7 @@ def test_lease_is_released_where_there_is_nothing_to_do(
 ) -> None:
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(world.folder))
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", world.redis_url)
-    monkeypatch.setattr(tasks, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(tasks, "die_with_parent", lambda: None)
     job = world.send(Budget(steps=1))
     world.jobs.move(job, JobStatus.PAUSED)
     tasks.train(job.id)
@@ -526,9 +527,9 @@ def test_child_trains_under_any_parent_but_that_of_an_orphan(parent: str, trains
     """The worker is process 1 in a container that has no init process."""
     child = (
         "import os; os.getppid = lambda: 1; "
-        "from nextchar.worker import tasks; tasks._die_with_parent(); print('!')"
+        "from nextchar.store import worker_child; worker_child.die_with_parent(); print('!')"
     )
-    environment = {**os.environ, tasks.PARENT_PID: parent}
+    environment = {**os.environ, worker_child.PARENT_PID: parent}
     done = subprocess.run(
         [sys.executable, "-c", child], env=environment, cwd=ROOT, capture_output=True, check=False
     )

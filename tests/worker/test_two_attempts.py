@@ -132,7 +132,7 @@ def test_a_model_that_was_renamed_or_deleted_is_not_published_again(
 def test_an_attempt_renews_its_lease_and_stops_once_another_has_it(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt_module, "_RENEW_S", 0.01)
+    monkeypatch.setattr(attempt_module, "RENEW_S", 0.01)
     world = World(tmp_path, clean_redis_url)
     redis, lease = Redis.from_url(clean_redis_url), f"nextchar:job:{world.job.id}:lease"
 

@@ -19,7 +19,7 @@ from nextchar.worker import main; main.main()
 """
 """The same in a process that has loaded nothing."""
 
-WITHOUT_WARM_UP = "from nextchar.worker import main; main.warm_up = lambda _: None"
+WITHOUT_WARM_UP = "from nextchar.worker import main; main.warm_up = lambda *_, **__: None"
 """Before `COLD`: kernels are compiled when a job uses them, and those that it does not use are not."""
 
 

@@ -13,7 +13,8 @@ from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving, until
+from tests.app.openai.test_batch_routes import worker_of
+from tests.app.service import Service, error_of, serving
 
 KEYS = {
     "team": new_key("team", scopes="train", max_jobs=2, max_corpus_bytes="1.5kB"),
@@ -135,11 +136,10 @@ def create_batch(service: Service, file: str, name: str = "batches", **headers: 
 
 @pytest.fixture
 def requests_file(settings: ApiSettings, tmp_path: Path) -> Iterator[tuple[Service, str]]:
-    """A service with keys that answers no batches, and a file of requests there."""
+    """A service with keys, and a file of requests there."""
     file = tmp_path / "keys"
     file.write_text("\n".join(line for _, line in KEYS.values()))
-    update = {"api_keys_file": file, "batch_processing": False}
-    with serving(settings.model_copy(update=update)) as running:
+    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
         line = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m"}}\n'
         files = {"file": ("in.jsonl", line), "purpose": (None, "batch")}
         answer = running.http.post("/v1/files", files=files, headers=as_("batches"))
@@ -179,14 +179,10 @@ def test_files_of_a_batch_count_for_the_quota_of_its_key(guarded: Service) -> No
 
     def ended(file: str) -> dict[str, Any]:
         batch = create_batch(guarded, file, "small").raise_for_status().json()["id"]
-        found: list[dict[str, Any]] = [{}]
-
-        def has_ended() -> bool:
-            found[0] = guarded.http.get(f"/v1/batches/{batch}", headers=as_("small")).json()
-            return bool(found[0]["completed_at"])
-
-        until(has_ended)
-        return found[0]
+        worker_of(guarded).run(batch)
+        found: dict[str, Any] = guarded.http.get(f"/v1/batches/{batch}", headers=as_("small")).json()
+        assert found["completed_at"]
+        return found
 
     fits = ended(file_of_requests(10))
     assert fits["output_file_id"] and fits["errors"] is None

@@ -1,7 +1,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,32 +9,34 @@ import httpx
 import openai
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
-from nextchar.app.openai.batch_processing import BatchProcessing
-from nextchar.app.openai.batches import ALL, Batch, Batches, BatchStatus
-from nextchar.app.settings import ApiSettings
-from nextchar.models.errors import StorageFull, Unavailable
-from tests.app.fakes import BROKEN, ENDLESS, publish
-from tests.app.service import Service, error_of, serving, until
+from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.openai import batch_processing
+from nextchar.app.openai.batch_control import BatchControl
+from nextchar.app.openai.batch_processing import MAX_ATTEMPTS, BatchProcessing
+from nextchar.app.openai.batches import Batch, Batches, BatchStatus
+from nextchar.models.errors import Unavailable
+from nextchar.models.saved_model import SavedModel
+from nextchar.store.queue import BatchQueue
+from tests.app.fakes import BROKEN, ENDLESS, FakeEngine, loaded, publish
+from tests.app.service import Service, error_of, until
+from tests.store.refusing import Refusing, full, unavailable
 
 MODEL = "fox"
 
 
 @pytest.fixture
 def sdk(service: Service) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client for the service, which has a model."""
-    publish(service.models, name=MODEL)
+    """OpenAI's own client for the service."""
     with openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-def idle(settings: ApiSettings) -> Iterator[Service]:
-    """A service that answers no batches: the test moves them."""
-    with serving(settings.model_copy(update={"batch_processing": False})) as running:
-        publish(running.models, name=MODEL)
-        yield running
+def service(service: Service) -> Service:
+    """A service with a model."""
+    publish(service.models, name=MODEL)
+    return service
 
 
 def request(custom_id: object = "a", **body: object) -> dict[str, Any]:
@@ -69,10 +71,23 @@ def batch_of(service: Service, batch_id: str) -> dict[str, Any]:
     return body
 
 
+def worker_of(service: Service) -> BatchProcessing:
+    """What runs batches, in this thread and with fake engines."""
+
+    def load(saved: SavedModel) -> Loaded:
+        service.engines.append(FakeEngine(saved))
+        return loaded(saved, service.engines[-1])
+
+    engines = Engines(service.models, load, limit_bytes=1 << 30)
+    return BatchProcessing(store_of(service), engines, service.settings.data_dir / "spool", threading.Event())
+
+
 def ended(service: Service, batch_id: str) -> dict[str, Any]:
-    ends = ("completed", "failed", "expired", "cancelled")
-    until(lambda: batch_of(service, batch_id)["status"] in ends)
-    return batch_of(service, batch_id)
+    """Run a batch, and return how it has ended."""
+    assert not worker_of(service).run(batch_id)
+    batch = batch_of(service, batch_id)
+    assert batch["status"] in ("completed", "failed", "expired", "cancelled")
+    return batch
 
 
 def content(service: Service, file_id: str) -> list[dict[str, Any]]:
@@ -95,7 +110,7 @@ def test_sdk_creates_polls_and_downloads(service: Service, sdk: openai.OpenAI) -
         metadata={"what": "a test"},
     )
     assert batch.status == "validating" and batch.expires_at == batch.created_at + 86400
-    until(lambda: sdk.batches.retrieve(batch.id).status == "completed")
+    ended(service, batch.id)
     done = sdk.batches.retrieve(batch.id)
     assert done.metadata == {"what": "a test"} and done.error_file_id is None and done.errors is None
     assert done.request_counts and done.request_counts.to_dict() == {
@@ -117,7 +132,7 @@ def test_sdk_creates_polls_and_downloads(service: Service, sdk: openai.OpenAI) -
         assert body["choices"][0]["text"] == "abc" and body["usage"]["prompt_tokens"] == length
     assert list(sdk.batches.list()) == [done]
     assert sdk.files.delete(output.id).deleted
-    until(lambda: not service.blobs.paths("batch_chunks"))
+    assert not service.blobs.paths("batch_chunks")
     assert service.spooled == []
 
 
@@ -186,7 +201,7 @@ def test_file_with_an_invalid_line_fails_as_a_whole(
     assert (batch["status"], error["code"], error["param"]) == ("failed", code, param)
     assert error["line"] == 2  # blank lines are dropped when the file is uploaded
     assert batch["failed_at"] and batch["output_file_id"] is None and batch["error_file_id"] is None
-    until(lambda: not service.blobs.paths("batch_chunks"))
+    assert not service.blobs.paths("batch_chunks")
 
 
 def test_batch_has_at_most_100_errors_and_a_limited_number_of_requests(
@@ -237,63 +252,62 @@ def test_purpose_may_follow_the_file_as_node_sends_it(service: Service) -> None:
         ({"other": 1}, 400, "other"),
     ],
 )
-def test_wrong_creation_is_refused(idle: Service, change: dict[str, Any], status: int, param: str) -> None:
+def test_wrong_creation_is_refused(service: Service, change: dict[str, Any], status: int, param: str) -> None:
     body = {
-        "input_file_id": upload(idle, lines(request())),
+        "input_file_id": upload(service, lines(request())),
         "endpoint": "/v1/completions",
         "completion_window": "24h",
     }
-    assert error_of(idle.http.post("/v1/batches", json=body | change), status)["param"] == param
-    assert idle.http.get("/v1/batches").json()["data"] == []
+    assert error_of(service.http.post("/v1/batches", json=body | change), status)["param"] == param
+    assert service.http.get("/v1/batches").json()["data"] == []
 
 
-def test_file_with_another_purpose_is_refused(idle: Service) -> None:
-    body = {"input_file_id": idle.upload(), "endpoint": "/v1/completions", "completion_window": "24h"}
-    error = error_of(idle.http.post("/v1/batches", json=body), 400)
+def test_file_with_another_purpose_is_refused(service: Service) -> None:
+    body = {"input_file_id": service.upload(), "endpoint": "/v1/completions", "completion_window": "24h"}
+    error = error_of(service.http.post("/v1/batches", json=body), 400)
     assert error["code"] == "wrong_purpose"
 
 
-def test_audit_trail_names_the_batch(idle: Service) -> None:
-    batch = create(idle, lines(request()))
-    idle.http.post(f"/v1/batches/{batch}/cancel")
-    entries = idle.http.get("/v1/audit").json()["data"][:2]
+def test_audit_trail_names_the_batch(service: Service) -> None:
+    batch = create(service, lines(request()))
+    service.http.post(f"/v1/batches/{batch}/cancel")
+    entries = service.http.get("/v1/audit").json()["data"][:2]
     assert [(entry["action"], entry["about"]) for entry in entries] == [
         ("cancel_batch", f"/v1/batches/{batch}/cancel"),
         ("create_batch", f"/v1/batches/{batch}"),
     ]
 
 
-def test_repeated_request_with_an_idempotency_key_creates_one_batch(idle: Service) -> None:
+def test_repeated_request_with_an_idempotency_key_creates_one_batch(service: Service) -> None:
     body = {
-        "input_file_id": upload(idle, lines(request())),
+        "input_file_id": upload(service, lines(request())),
         "endpoint": "/v1/completions",
         "completion_window": "24h",
     }
     headers = {"Idempotency-Key": "monday"}
 
     def post(**changes: str) -> httpx.Response:
-        return idle.http.post("/v1/batches", json=body | changes, headers=headers)
+        return service.http.post("/v1/batches", json=body | changes, headers=headers)
 
     with ThreadPoolExecutor(4) as pool:
         ids = {answer.raise_for_status().json()["id"] for answer in pool.map(lambda _: post(), range(8))}
-    assert len(ids) == len(idle.http.get("/v1/batches").json()["data"]) == 1
+    assert len(ids) == len(service.http.get("/v1/batches").json()["data"]) == 1
     error = error_of(post(completion_window="1h"), 409)
     assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
-    job = idle.http.post("/v1/jobs", json={"corpus": idle.upload(), "name": "m"}, headers=headers)
+    job = service.http.post("/v1/jobs", json={"corpus": service.upload(), "name": "m"}, headers=headers)
     assert job.status_code == 202, "jobs have keys of their own"
 
 
 @pytest.mark.parametrize("path", ["batch_000000000000", "nonsense", "batch_000000000000/cancel"])
-def test_unknown_batch_is_404(idle: Service, path: str) -> None:
-    call = idle.http.post if path.endswith("cancel") else idle.http.get
+def test_unknown_batch_is_404(service: Service, path: str) -> None:
+    call = service.http.post if path.endswith("cancel") else service.http.get
     assert error_of(call(f"/v1/batches/{path}"), 404)["code"] == "batch_not_found"
 
 
-def test_file_deleted_before_validation_fails_the_batch(idle: Service) -> None:
-    batch_id = create(idle, lines(request()))
-    assert idle.http.delete(f"/v1/files/{batch_of(idle, batch_id)['input_file_id']}").status_code == 200
-    with serving(idle.settings.model_copy(update={"batch_processing": True})) as working:
-        batch = ended(working, batch_id)
+def test_file_deleted_before_validation_fails_the_batch(service: Service) -> None:
+    batch_id = create(service, lines(request()))
+    assert service.http.delete(f"/v1/files/{batch_of(service, batch_id)['input_file_id']}").status_code == 200
+    batch = ended(service, batch_id)
     assert [error["code"] for error in batch["errors"]["data"]] == ["file_not_found"]
 
 
@@ -303,11 +317,14 @@ def test_cancelled_batch_has_what_was_answered_and_names_the_rest(
     first = [request(f"first {i}") for i in range(64)]
     rest = [request(f"rest {i}", prompt=ENDLESS) for i in range(3)]
     batch_id = create(service, lines(*first, *rest))
+    running = threading.Thread(target=worker_of(service).run, args=(batch_id,))
+    running.start()
     until(lambda: batch_of(service, batch_id)["request_counts"]["completed"] == 64)
     cancelling = service.http.post(f"/v1/batches/{batch_id}/cancel").json()
     assert cancelling["status"] == "cancelling" and cancelling["cancelling_at"]
     assert service.http.post(f"/v1/batches/{batch_id}/cancel").json()["status"] in ("cancelling", "cancelled")
-    batch = ended(service, batch_id)
+    running.join()
+    batch = batch_of(service, batch_id)
     assert batch["request_counts"] == {"total": 67, "completed": 64, "failed": 3}
     answers = content(service, batch["output_file_id"])
     assert [one["custom_id"] for one in answers] == [f"first {i}" for i in range(64)]
@@ -319,14 +336,14 @@ def test_cancelled_batch_has_what_was_answered_and_names_the_rest(
     assert error["code"] == "batch_cancelled"
 
 
-def test_batch_cancelled_before_validation_has_no_files(idle: Service) -> None:
-    batch_id = create(idle, lines(request()))
-    batch = idle.http.post(f"/v1/batches/{batch_id}/cancel").json()
+def test_batch_cancelled_before_validation_has_no_files(service: Service) -> None:
+    batch_id = create(service, lines(request()))
+    batch = service.http.post(f"/v1/batches/{batch_id}/cancel").json()
     assert batch["status"] == "cancelled" and batch["output_file_id"] is None
 
 
-def test_unanswered_requests_of_an_expired_batch_say_so(idle: Service) -> None:
-    batches, batch_id = store_of(idle), create(idle, lines(request()))
+def test_unanswered_requests_of_an_expired_batch_say_so(service: Service) -> None:
+    batches, batch_id = store_of(service), create(service, lines(request()))
     batch = batches.get(batch_id)
     requests = [json.dumps(request(f"r{i}")).encode() for i in range(3)]
     batches.write_input(batch_id, 0, requests[:1])
@@ -334,53 +351,27 @@ def test_unanswered_requests_of_an_expired_batch_say_so(idle: Service) -> None:
     batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=(1, 2), expires_at=int(time.time()) - 1)
     answer = b'+{"id":"x","custom_id":"r0","response":{},"error":null}'
     assert batches.create_answers(batch, 0, [answer])
-    with serving(idle.settings.model_copy(update={"batch_processing": True})) as working:
-        found = ended(working, batch_id)
-        assert found["status"] == "expired" and found["expired_at"] and found["completed_at"] is None
-        assert found["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
-        errors = content(working, found["error_file_id"])
+    found = ended(service, batch_id)
+    assert found["status"] == "expired" and found["expired_at"] and found["completed_at"] is None
+    assert found["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
+    errors = content(service, found["error_file_id"])
     assert [(e["custom_id"], e["error"]["code"]) for e in errors] == [
         ("r1", "batch_expired"),
         ("r2", "batch_expired"),
     ]
 
 
-def test_batch_whose_time_is_over_before_validation_expires(idle: Service) -> None:
-    batches = store_of(idle)
+def test_batch_whose_time_is_over_before_validation_expires(service: Service) -> None:
+    batches = store_of(service)
     past = {"created_at": 1, "expires_at": 2, "completion_window": "1m"}
-    batch = batches.create(endpoint="/v1/completions", input_file=upload(idle, lines(request())), **past)
-    with serving(idle.settings.model_copy(update={"batch_processing": True})) as working:
-        assert ended(working, batch.id)["status"] == "expired"
-
-
-def test_chunk_that_another_process_holds_is_left_to_it(idle: Service) -> None:
-    batches, batch_id = store_of(idle), create(idle, lines(request()))
-    assert batches.acquire_lease(batch_id, ALL, "another")
-    with serving(idle.settings.model_copy(update={"batch_processing": True})) as working:
-        other = create(working, lines(request("of the other batch")))
-        assert ended(working, other)["status"] == "completed"  # so there were rounds
-        assert batch_of(working, batch_id)["status"] == "validating"
-        batches.release_lease(batch_id, ALL, "another")
-        assert ended(working, batch_id)["status"] == "completed"
-
-
-def test_answers_are_created_once_and_their_counts_are_restored(idle: Service) -> None:
-    batches, batch_id = store_of(idle), create(idle, lines(request()))
-    batch = batches.get(batch_id)
-    assert batches.create_answers(batch, 0, [b"+first", b"-second"])
-    assert not batches.create_answers(batch, 0, [b"+other"])
-    assert list(batches.read_answers(batch_id, 0)) == [b"+first", b"-second"]
-    assert batches.counts(batch) == (1, 1)
-    Redis.from_url(idle.settings.redis_url).flushdb()
-    assert batches.counts(batch) == (0, 0)
-    batches.count_answered(batch_id, [0])
-    assert batches.counts(batch) == (1, 1)
+    batch = batches.create(endpoint="/v1/completions", input_file=upload(service, lines(request())), **past)
+    assert ended(service, batch.id)["status"] == "expired"
 
 
 def test_chunks_are_read_as_they_were_written_and_no_more_than_one_may_have(
-    idle: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches, batch_id = store_of(idle), create(idle, lines(request()))
+    batches, batch_id = store_of(service), create(service, lines(request()))
     written = [b"", b"+" + b"a" * (3 << 20), b"-b"]
     assert batches.create_answers(batches.get(batch_id), 0, written)
     assert list(batches.read_answers(batch_id, 0)) == written
@@ -399,71 +390,20 @@ def test_damaged_record_blocks_no_other_batch(service: Service, sdk: openai.Open
     assert ended(service, create(service, lines(request())))["status"] == "completed"
 
 
-def processing_of(idle: Service, batches: Batches) -> BatchProcessing:
-    """Process batches in this thread, with what validation needs."""
-    return BatchProcessing(
-        batches,
-        idle.blobs,
-        idle.corpora,
-        idle.models,
-        idle.jobs,
-        engines=None,  # type: ignore[arg-type]
-        long_prompts=None,  # type: ignore[arg-type]
-        spool=idle.settings.data_dir,
-        stopping=threading.Event(),
-    )
-
-
-def test_failing_batch_blocks_no_other(idle: Service, caplog: pytest.LogCaptureFixture) -> None:
-    batches = store_of(idle)
-    failing = create(idle, lines(request()))
-    idle.blobs.write(f"batch_chunks/{failing}/nonsense.answers", b"")
-    batches.move(batches.get(failing), BatchStatus.IN_PROGRESS, chunk_sizes=(1,))
-    damaged = create(idle, lines(request("b")))
-    idle.blobs.write(f"corpora/{batches.get(damaged).input_file}/text", b"")
-    other = create(idle, lines(request(), [1]))
-    processing_of(idle, batches).run()
-    assert batches.get(other).status == "failed"
-    assert batches.get(failing).status == "in_progress" and batches.get(damaged).status == "validating"
-    logged = [record.message for record in caplog.records if record.name == "nextchar.api"]
-    assert any(failing in message for message in logged) and any(damaged in message for message in logged)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        Unavailable("the storage does not work", code="storage_unavailable"),
-        StorageFull("the disk is full"),
-        RedisConnectionError("no Redis"),
-    ],
-)
-def test_round_ends_when_the_storage_does_not_work(
-    idle: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    batches = store_of(idle)
-    create(idle, lines(request()))
-
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(batches, "acquire_lease", fail)
-    with pytest.raises(type(error)):
-        processing_of(idle, batches).run()
-
-
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_requests_of_a_damaged_chunk_end_with_errors(idle: Service, is_cancelled: bool, damage: str) -> None:
-    batches, batch_id = store_of(idle), create(idle, lines(request()))
+def test_requests_of_a_damaged_chunk_end_with_errors(
+    service: Service, is_cancelled: bool, damage: str
+) -> None:
+    batches, batch_id = store_of(service), create(service, lines(request()))
     if damage == "truncated":
         batches.write_input(batch_id, 0, [])
     batches.write_input(batch_id, 1, [json.dumps(request("whole")).encode(), b"{broken"])
     batches.move(batches.get(batch_id), BatchStatus.IN_PROGRESS, chunk_sizes=(1, 2))
     if is_cancelled:
-        assert idle.http.post(f"/v1/batches/{batch_id}/cancel").json()["status"] == "cancelling"
-    with serving(idle.settings.model_copy(update={"batch_processing": True})) as working:
-        batch = ended(working, batch_id)
-        errors = content(working, batch["error_file_id"])
+        assert service.http.post(f"/v1/batches/{batch_id}/cancel").json()["status"] == "cancelling"
+    batch = ended(service, batch_id)
+    errors = content(service, batch["error_file_id"])
     codes = [(error["custom_id"], error["error"]["code"]) for error in errors]
     if is_cancelled:
         assert batch["status"] == "cancelled"
@@ -474,20 +414,19 @@ def test_requests_of_a_damaged_chunk_end_with_errors(idle: Service, is_cancelled
         assert codes == 2 * [(None, "batch_damaged")]
 
 
-def test_requests_whose_responses_are_missing_end_with_errors(idle: Service) -> None:
-    batches, batch_id = store_of(idle), create(idle, lines(request()))
+def test_requests_whose_responses_are_missing_end_with_errors(service: Service) -> None:
+    batches, batch_id = store_of(service), create(service, lines(request()))
     batch = batches.move(batches.get(batch_id), BatchStatus.IN_PROGRESS, chunk_sizes=(1, 2, 1))
     for chunk, ids in ((0, ["a"]), (2, ["d"])):  # the second has neither requests nor responses
         batches.write_input(batch_id, chunk, [json.dumps(request(custom_id)).encode() for custom_id in ids])
     batches.create_answers(batch, 2, [b'+{"id":"x","custom_id":"d","response":{},"error":null}'])
     batches.move(batch, BatchStatus.FINALIZING, included=(0, 1, 2))
-    processing_of(idle, batches).run()
-    found = batch_of(idle, batch_id)
+    found = ended(service, batch_id)
     assert (found["status"], found["request_counts"]) == (
         "completed",
         {"total": 4, "completed": 1, "failed": 3},
     )
-    errors = content(idle, found["error_file_id"])
+    errors = content(service, found["error_file_id"])
     assert [(error["custom_id"], error["error"]["code"]) for error in errors] == [
         ("a", "batch_damaged"),
         (None, "batch_damaged"),
@@ -497,26 +436,122 @@ def test_requests_whose_responses_are_missing_end_with_errors(idle: Service) -> 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
 def test_chunks_of_a_batch_that_another_process_has_ended_are_not_damaged(
-    idle: Service, caplog: pytest.LogCaptureFixture, is_deleted: bool
+    service: Service, caplog: pytest.LogCaptureFixture, is_deleted: bool
 ) -> None:
-    batches = store_of(idle)
-    batch = batches.get(create(idle, lines(request())))
+    batches = store_of(service)
+    batch = batches.get(create(service, lines(request())))
     stale = batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=(1,))
     cancelling = batches.move(stale, BatchStatus.CANCELLING)
     done = batches.move(cancelling, BatchStatus.CANCELLED)
     if is_deleted:
         batches.delete(done)
-    assert not processing_of(idle, batches)._advance(stale)
+    with pytest.raises(batch_processing._Interrupted):
+        worker_of(service)._read_lines(stale, 0)
     assert batches.batches_with_chunks() == [] and caplog.messages == []
 
 
-def test_final_record_is_moved_no_more(idle: Service) -> None:
-    batches = store_of(idle)
-    batch = batches.get(create(idle, lines(request())))
+def test_final_record_is_moved_no_more(service: Service) -> None:
+    batches = store_of(service)
+    batch = batches.get(create(service, lines(request())))
     done: Batch = batches.move(batch, BatchStatus.CANCELLED)
     with pytest.raises(Exception, match="cannot become"):
         batches.move(done, BatchStatus.IN_PROGRESS)
     with pytest.raises(Exception, match="changed meanwhile"):
         batches.move(batch, BatchStatus.EXPIRED)
     batches.delete(done)
-    assert idle.blobs.paths("batches") == [] and idle.http.get("/v1/batches").json()["data"] == []
+    assert service.blobs.paths("batches") == [] and service.http.get("/v1/batches").json()["data"] == []
+
+
+def test_new_and_lost_batches_are_queued(service: Service) -> None:
+    redis = Redis.from_url(service.settings.redis_url)
+    queue, batches = BatchQueue(redis), store_of(service)
+    first, second = (create(service, lines(request())) for _ in range(2))
+    assert queue.waiting() == [first, second]
+    control = BatchControl(service.blobs, batches, queue)
+    for _ in range(3):
+        control.queue_lost()
+    assert queue.waiting() == [first, second]
+    redis.flushdb()
+    assert batches.live.acquire_lease(first, "a worker")
+    control.queue_lost()
+    assert queue.waiting() == [], "the message may be on its way"
+    control.queue_lost()
+    assert queue.waiting() == [second]
+    batches.live.release_lease(first, "a worker")
+    for _ in range(2):
+        control.queue_lost()
+    assert queue.waiting() == [second, first]
+
+
+def test_a_batch_has_its_turn_and_goes_on_later(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_processing, "TURN_S", -1.0)
+    batch_id, worker = create(service, lines(request())), worker_of(service)
+    worker.others_wait = lambda: True
+    assert worker.run(batch_id) and batch_of(service, batch_id)["status"] == "validating"
+    worker.others_wait = lambda: False
+    worker.stop.set()
+    assert worker.run(batch_id) and batch_of(service, batch_id)["status"] == "validating"
+    assert ended(service, batch_id)["status"] == "completed"
+
+
+def chunks_in_progress(service: Service, count: int) -> tuple[str, Batch]:
+    """Return a batch in progress that has chunks of one request each."""
+    batches, batch_id = store_of(service), create(service, lines(request()))
+    for chunk in range(count):
+        batches.write_input(batch_id, chunk, [json.dumps(request(f"r{chunk}")).encode()])
+    sizes = (1,) * count
+    return batch_id, batches.move(batches.get(batch_id), BatchStatus.IN_PROGRESS, chunk_sizes=sizes)
+
+
+def test_a_chunk_that_kills_each_process_ends_with_errors_and_no_other(service: Service) -> None:
+    batch_id, batch = chunks_in_progress(service, 3)
+    batches = store_of(service)
+    assert batches.create_answers(batch, 0, [b'+{"id":"x","custom_id":"r0","response":{},"error":null}'])
+    progress = {"chunks": 1, "completed": 1, "failed": 0, "attempts": MAX_ATTEMPTS}
+    batches.live.set_progress(batch_id, progress)
+    found = ended(service, batch_id)
+    assert found["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    (error,) = content(service, found["error_file_id"])
+    assert (error["custom_id"], error["error"]["code"]) == ("r1", "worker_lost")
+
+
+def test_a_process_that_stops_in_order_counts_for_no_attempt(service: Service) -> None:
+    batch_id, _ = chunks_in_progress(service, 1)
+    store_of(service).write_input(batch_id, 0, [json.dumps(request(prompt=ENDLESS)).encode()])
+    worker = worker_of(service)
+    running = threading.Thread(target=worker.run, args=(batch_id,))
+    running.start()
+    progress = worker.batches.live.progress
+    until(lambda: (progress(batch_id) or {}).get("attempts") == 1)
+    worker.stop.set()
+    running.join()
+    assert progress(batch_id) == {"chunks": 0, "completed": 0, "failed": 0, "attempts": 0}
+
+
+def test_responses_are_counted_again_if_redis_has_lost_the_counts(service: Service) -> None:
+    batch_id, batch = chunks_in_progress(service, 3)
+    store_of(service).create_answers(batch, 0, [b"-{}"])
+    worker = worker_of(service)
+    worker._run_next_chunk(batch)
+    assert batch_of(service, batch_id)["request_counts"] == {"total": 3, "completed": 1, "failed": 1}
+    Redis.from_url(service.settings.redis_url).flushdb()
+    assert batch_of(service, batch_id)["request_counts"] == {"total": 3, "completed": 0, "failed": 0}
+    worker._run_next_chunk(batch)
+    assert batch_of(service, batch_id)["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+
+
+@pytest.mark.parametrize("error", [full, unavailable, lambda: ValueError("secret")])
+def test_after_an_error_a_batch_is_tried_again(
+    service: Service, error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    batch_id, _ = chunks_in_progress(service, 3)
+    failing = worker_of(service)
+    blobs = Refusing(service.blobs, write=[f"batch_chunks/{batch_id}/000001.answers"], error=error)
+    failing.batches = Batches(blobs, Redis.from_url(service.settings.redis_url, decode_responses=True))
+    assert not failing.run(batch_id), "not at once"
+    assert batch_of(service, batch_id)["status"] == "in_progress"
+    assert any(batch_id in record.message for record in caplog.records)
+    found = ended(service, batch_id)
+    assert found["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    answers = content(service, found["output_file_id"])
+    assert [one["custom_id"] for one in answers] == ["r0", "r1", "r2"]

@@ -3,7 +3,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nextchar.app.openai.batches import ALL, Batch, Batches, BatchStatus
+from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
@@ -51,15 +51,6 @@ def test_an_id_is_given_to_one_batch(batches: Batches) -> None:
         batches.create(id=FIRST, **ABOUT | {"endpoint": "/v1/other"})
     assert caught.value.code == "batch_exists"
     assert batches.get(FIRST) == batch
-
-
-def test_number_of_created_batches_tells_that_there_is_a_new_one(batches: Batches) -> None:
-    assert batches.created() == 0
-    batches.create(id=FIRST, **ABOUT)
-    with pytest.raises(Conflict):
-        batches.create(id=FIRST, **ABOUT)
-    batches.create(**ABOUT)
-    assert batches.created() == 2
 
 
 def test_a_batch_is_recorded_while_redis_does_not_work(blobs: Blobs) -> None:
@@ -204,7 +195,7 @@ def test_deletion_that_is_cut_short_leaves_a_batch_that_can_be_deleted(blobs: Bl
     assert blobs.paths("batch_chunks") == []
     assert Batches(blobs, redis).all() == [ended]
     Batches(blobs, redis).delete(ended)
-    assert blobs.paths("batches") == [] and redis.keys("nextchar:batch:*") == []
+    assert blobs.paths("batches") == []
 
 
 def test_requests_and_answers_of_a_chunk_are_read_as_they_were_written(batches: Batches) -> None:
@@ -227,7 +218,6 @@ def test_of_two_processes_that_answer_a_chunk_the_first_counts(batches: Batches)
     assert batches.create_answers(batch, 0, [b"+first"])
     assert not batches.create_answers(batch, 0, [b"-second", b"-third"])
     assert list(batches.read_answers(batch.id, 0)) == [b"+first"]
-    assert batches.counts(batch) == (1, 0)
 
 
 def test_chunks_with_answers_are_in_order_of_their_numbers(batches: Batches) -> None:
@@ -239,32 +229,10 @@ def test_chunks_with_answers_are_in_order_of_their_numbers(batches: Batches) -> 
     assert batches.answered_chunks(batch.id) == [0, 2, 10]
 
 
-def test_answered_requests_are_counted_and_lost_counts_are_restored(batches: Batches, redis: Redis) -> None:
+def test_counts_are_those_of_the_progress_until_the_batch_has_ended(batches: Batches) -> None:
     batch = batches.create(**ABOUT)
     assert batches.counts(batch) == (0, 0)
-    batches.create_answers(batch, 0, [b"+", b"-", b"+", b"+"])
-    batches.create_answers(batch, 1, [b"-", b"-", b"+"])
-    assert batches.counts(batch) == (4, 3)
-    counts = f"nextchar:batch:{batch.id}:counts"
-    assert 29 * 86400 < redis.ttl(counts) <= 30 * 86400
-    redis.hset(counts, "0", "9 9")
-    redis.hdel(counts, "1")
-    batches.count_answered(batch.id, [0, 1])
-    assert batches.counts(batch) == (10, 11), "what is counted is not read again"
-    redis.flushall()
-    batches.count_answered(batch.id, [0, 1])
-    assert batches.counts(batch) == (4, 3)
+    batches.live.set_progress(batch.id, {"completed": 3, "failed": 1})
+    assert batches.counts(batch) == (3, 1)
     ended = finished(batches, batch).model_copy(update={"completed": 5, "failed": 6})
     assert batches.counts(ended) == (5, 6), "as its record says"
-
-
-def test_a_lease_is_of_one_process_until_it_is_released(batches: Batches, redis: Redis) -> None:
-    assert batches.acquire_lease(FIRST, ALL, "ours")
-    assert batches.acquire_lease(FIRST, ALL, "ours"), "renewed"
-    assert not batches.acquire_lease(FIRST, ALL, "theirs")
-    assert batches.acquire_lease(FIRST, 0, "theirs") and batches.acquire_lease(SECOND, ALL, "theirs")
-    assert 0 < redis.ttl(f"nextchar:batch:{FIRST}:lease:all") <= 10
-    batches.release_lease(FIRST, ALL, "theirs")
-    assert not batches.acquire_lease(FIRST, ALL, "theirs")
-    batches.release_lease(FIRST, ALL, "ours")
-    assert batches.acquire_lease(FIRST, ALL, "theirs")

@@ -10,6 +10,7 @@ from redis import Redis
 from rq.utils import utcformat
 from rq.worker import Worker
 
+from nextchar.app.openai.room import without_worker
 from nextchar.app.operations import readiness as readiness_module
 from nextchar.app.operations.readiness import (
     HUNG_S,
@@ -25,7 +26,7 @@ from nextchar.models.errors import StorageFull, Unavailable
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.local_blobs import Disk
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
+from nextchar.store.queue import BATCH_QUEUE_NAME, WORKER_SILENT_S, BatchQueue, TrainingQueue, rq_queue
 from tests.waiting import eventually
 
 HANGS = Problem("storage", "does not respond", "nothing is served", is_down=True)
@@ -85,6 +86,18 @@ def test_worker_that_is_not_heard_of_counts_as_gone(
     assert check_redis(redis, queue) == []
     worker.register_death()
     assert [problem.part for problem in check_redis(redis, queue)] == ["worker"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_missing_worker_of_batches_is_a_problem_once_a_batch_waits(
+    redis: Redis, queue: TrainingQueue
+) -> None:
+    batches = BatchQueue(redis)
+    batches.enqueue("batch_1")
+    [problem] = check_redis(redis, queue, [lambda: without_worker(batches)])
+    assert problem.part == "worker" and "NEXTCHAR_QUEUE=batches" in problem.problem
+    Worker([rq_queue(redis, BATCH_QUEUE_NAME)], connection=redis, serializer="json").register_birth()
+    assert check_redis(redis, queue, [lambda: without_worker(batches)]) == []
 
 
 def test_missing_worker_is_explained_while_kernels_are_compiled(
@@ -218,7 +231,12 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
         BackgroundLoop(name, list, interval_s=interval_s, clock=lambda: now_s)
         for name, interval_s in (("reconciler", 5.0), ("retention", 300.0))
     ]
-    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=loops)
+    check = ReadinessCheck(
+        blobs=open_blobs("memory:///"),
+        redis=redis,
+        queue=queue,
+        loops=loops,
+    )
 
     def late() -> list[str]:
         return [problem.problem.split()[0] for problem in check.report().degraded]
