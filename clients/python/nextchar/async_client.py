@@ -1,18 +1,20 @@
 """The client of nextchar's HTTP API for asyncio, with the methods of `Client`."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from itertools import count
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
 
-from nextchar.async_lines import AsyncLines, ThreadedLines
-from nextchar.async_transport import AsyncioTransport
 from nextchar.client import DEFAULT_SERVER, ServiceCalls
-from nextchar.lines import check_lines, line_of
+from nextchar.lines import Line, LineBuffer, Lines, check_lines, line_of
 from nextchar.options import LineOptions
 from nextchar.transport import http_options, setup_errors
 from nextchar.types import ScoredLine
+from nextchar.upload import Content
+
+_PIECE_BYTES = 1 << 16
 
 
 class AsyncClient(ServiceCalls):
@@ -63,3 +65,80 @@ class AsyncClient(ServiceCalls):
         if isinstance(lines, AsyncIterable):
             return self._score_numbered(model, AsyncLines(lines), options)
         return self._score_numbered(model, ThreadedLines(map(line_of, count(1), lines)), options)
+
+
+class ThreadedLines(Lines):
+    """The lines of an iterable for an event loop: both the iterable and the waiting are in threads."""
+
+    async def take(self, max_bytes: int) -> list[Line]:
+        """As `LineSource.take`."""
+        return await asyncio.to_thread(self._take, max_bytes)
+
+
+class AsyncLines:
+    """The lines of an asynchronous iterable, which a task reads from the first `take` on."""
+
+    def __init__(self, lines: AsyncIterable[str | bytes]) -> None:
+        self._source = lines
+        self._buffer = LineBuffer()
+        self._has_lines = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self, max_bytes: int) -> list[Line]:
+        """As `LineSource.take`."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._read())
+        while not self._buffer and not self._buffer.is_over:
+            self._has_lines.clear()
+            await self._has_lines.wait()
+        taken = self._buffer.pop(max_bytes)
+        self._has_room.set()
+        return taken
+
+    def close(self) -> None:
+        """Cancel the task that reads."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _read(self) -> None:
+        try:
+            number = 0
+            async for text in self._source:
+                number += 1
+                while self._buffer.is_full:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+                self._buffer.append(line_of(number, text))
+                self._has_lines.set()
+        except Exception as caught:  # noqa: BLE001 - raised by `take`
+            self._buffer.error = caught
+        finally:
+            self._buffer.is_over = True
+            self._has_lines.set()
+
+
+class AsyncioTransport:
+    """Sends requests on the running event loop."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def send(self, message: dict[str, Any]) -> httpx.Response:
+        """As `Transport.send`."""
+        content = message.get("content")
+        if content is not None and not isinstance(content, bytes):
+            message = {**message, "content": _in_threads(content)}
+        return await self._http.send(self._http.build_request(**message), stream=True)
+
+    async def sleep(self, seconds: float) -> None:
+        """As `Transport.sleep`."""
+        await asyncio.sleep(seconds)
+
+
+async def _in_threads(content: Content) -> AsyncIterator[bytes]:
+    """Yield a body that is read by blocking calls, each made in a thread."""
+    assert not isinstance(content, bytes)
+    pieces = iter(lambda: content.read(_PIECE_BYTES), b"") if hasattr(content, "read") else iter(content)
+    while piece := await asyncio.to_thread(next, pieces, b""):
+        yield piece

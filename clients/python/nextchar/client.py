@@ -9,10 +9,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 import httpx
 
 from nextchar.calls.alerts import AlertCalls
-from nextchar.calls.aliases import AliasCalls
 from nextchar.calls.completions import CompletionCalls
 from nextchar.calls.models import ModelCalls
-from nextchar.calls.notification_targets import NotificationTargetCalls
 from nextchar.calls.service import ServiceStateCalls
 from nextchar.ingest import IngestCalls
 from nextchar.lines import Lines, check_lines, line_of
@@ -31,12 +29,10 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 class ServiceCalls(
     TrainingCalls,
     ModelCalls,
-    AliasCalls,
     CompletionCalls,
     LineScoring,
     IngestCalls,
     AlertCalls,
-    NotificationTargetCalls,
     ServiceStateCalls,
 ):
     """All calls that both clients have."""

@@ -4,7 +4,7 @@ import functools
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from json import JSONDecodeError, loads
 from typing import Any, TypeVar, cast
@@ -13,7 +13,6 @@ from urllib.parse import quote
 import httpx
 
 from nextchar.errors import NextcharError, ServerError, Timeout, error_in_stream, error_of_response
-from nextchar.sse import decode_events
 from nextchar.transport import Transport, http_errors
 
 T = TypeVar("T")
@@ -160,6 +159,34 @@ class Outage:
         if isinstance(error, ServerError) and error.retry_after_s is not None:
             delay_s = max(delay_s, min(error.retry_after_s, MAX_RETRY_AFTER_S))
         return delay_s
+
+
+async def split_lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield the lines that end in LF, without it; what the end cuts short is dropped."""
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line
+
+
+async def decode_events(pieces: AsyncIterable[bytes]) -> AsyncGenerator[tuple[str, str], None]:
+    """Yield the type and the data of each server-sent event (WHATWG HTML, 9.2.6).
+
+    Lines end in LF or CR LF, no others: U+2028 and its like are ordinary characters of the data. An event
+    that the end of the stream cuts short is dropped.
+    """
+    kind, data = "message", list[str]()
+    async for line in split_lines(pieces):
+        field, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
+        if field == "event":
+            kind = value.removeprefix(" ")
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+        elif line in (b"", b"\r"):
+            if data:
+                yield kind, "\n".join(data)
+            kind, data = "message", []
 
 
 def path_of(collection: str, name: str, *more: str) -> str:

@@ -8,11 +8,10 @@ from json import loads
 from typing import Any, cast
 
 from nextchar.calls.scores import ScoreCalls
-from nextchar.connection import Outage, omit_none, path_of
+from nextchar.connection import Outage, omit_none, path_of, split_lines
 from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
 from nextchar.lines import Line, LineSource
 from nextchar.options import LineOptions
-from nextchar.sse import split_lines
 from nextchar.types import ScoredLine
 
 _TIMEOUT_S = 120.0  # with `only="anomalous"` the server is silent about normal lines

@@ -1,7 +1,7 @@
 """How calls reach a server over httpx. They are coroutines over a `Transport`, written once for both clients.
 
 Nothing suspends a coroutine over a `BlockingTransport`, so `run` and `iterate` need no event loop.
-`async_transport` has the transport for asyncio.
+`async_client` has the transport for asyncio.
 """
 
 import time

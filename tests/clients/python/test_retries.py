@@ -17,7 +17,7 @@ from nextchar import (
     Timeout,
     Unavailable,
 )
-from nextchar.async_transport import AsyncioTransport
+from nextchar.async_client import AsyncioTransport
 from nextchar.transport import BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 

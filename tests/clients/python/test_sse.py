@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from nextchar.sse import decode_events
+from nextchar.connection import decode_events
 from nextchar.transport import iterate
 
 _STREAM = (

@@ -3,17 +3,17 @@
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
 
+from nextchar.cli.fields import date
 from nextchar.cli.flagged_lines import ANOMALOUS, rarity
-from nextchar.cli.formatting import format_integer, format_time, print_fields, printable, sparkline
+from nextchar.cli.formatting import format_integer, format_time, printable, sparkline
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command, command_of_group
+from nextchar.cli.session import Session, command_of
 from nextchar.errors import NextcharError
 from nextchar.types import Alert, AlertExample, AlertState, Severity, Suppression
 
@@ -31,7 +31,7 @@ _MIN_ESTIMATE = 1e-9  # an estimated p-value below this is shown as this
 _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-@command_of_group(app)
+@command_of(app)
 def list_open(session: Session) -> None:
     """List the open alerts of all models; list, show, acknowledge, suppress, label or export those of one.
 
@@ -43,8 +43,7 @@ def list_open(session: Session) -> None:
     _print_alerts(session, found, if_empty="no alert is open", has_models=True)
 
 
-@app.command("list")
-@command
+@command_of(app, "list")
 def list_(
     session: Session,
     model: ModelArgument,
@@ -63,8 +62,7 @@ def list_(
     _print_alerts(session, found, if_empty=empty, has_models=False)
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     """Show an alert with its example lines.
 
@@ -73,8 +71,7 @@ def show(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     _print_alert(session, session.client.alert(model, _id(session, model, alert)))
 
 
-@app.command("ack")
-@command
+@command_of(app, "ack")
 def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     """Acknowledge an alert: mark it as being handled.
 
@@ -84,8 +81,7 @@ def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     session.print_result(changed, f"acknowledged {changed['id']}")
 
 
-@app.command("label")
-@command
+@command_of(app, "label")
 def label(
     session: Session,
     model: ModelArgument,
@@ -104,8 +100,7 @@ def label(
     session.print_result(changed, f"labeled {changed['id']} {label}")
 
 
-@app.command("suppress")
-@command
+@command_of(app, "suppress")
 def suppress(
     session: Session,
     model: ModelArgument,
@@ -155,8 +150,7 @@ def suppress(
             session.print_note(made["warning"])
 
 
-@app.command("export")
-@command
+@command_of(app, "export")
 def export(
     session: Session,
     model: ModelArgument,
@@ -192,9 +186,7 @@ def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_mo
 
 
 def _print_alert(session: Session, alert: Alert) -> None:
-    if session.as_json:
-        session.print_json(alert)
-        return
+    suppressed = alert["suppressed_until"]
     fields = [
         ("alert", alert["id"]),
         ("template", alert["template"]),
@@ -206,13 +198,11 @@ def _print_alert(session: Session, alert: Alert) -> None:
         ("over time", sparkline(alert["counts"], len(alert["counts"]))),
         ("first seen", format_time(alert["first_seen"])),
         ("last seen", format_time(alert["last_seen"])),
+        ("sources", ", ".join(alert["sources"])),
+        ("suppressed", f"until {format_time(suppressed)}" if suppressed else ""),
     ]
-    if alert["sources"]:
-        fields.append(("sources", ", ".join(alert["sources"])))
-    if alert["suppressed_until"]:
-        fields.append(("suppressed", f"until {format_time(alert['suppressed_until'])}"))
-    print_fields(session.out, fields)
-    for example in alert["examples"]:
+    session.print_record(alert, fields)
+    for example in () if session.as_json else alert["examples"]:
         session.out.print(_highlighted(example), soft_wrap=True)
 
 
@@ -261,15 +251,12 @@ def _id(session: Session, model: str, text: str) -> str:
     return str(found[0])
 
 
-def _until(date: str | None, duration: str | None) -> float:
+def _until(until: str | None, duration: str | None) -> float:
     """Return the end of a suppression in Unix seconds; dates are in the local time zone."""
-    if (date is None) == (duration is None):
+    if (until is None) == (duration is None):
         raise typer.BadParameter("give --until DATE or --for DURATION")
-    if date is not None:
-        try:
-            return datetime.fromisoformat(date).astimezone().timestamp()
-        except (ValueError, OverflowError):
-            raise typer.BadParameter(f"{date!r} is not a date such as 2026-12-31") from None
+    if until is not None:
+        return date(until)
     match = re.fullmatch(r"(\d{1,6})([mhdw])", duration or "")
     if not match:
         raise typer.BadParameter(f"{duration!r} is not a duration such as 30m, 12h, 7d or 2w")

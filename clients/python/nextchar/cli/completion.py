@@ -1,5 +1,9 @@
-"""`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
+"""`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution.
 
+With --interactive a text is written by turns: a line typed, then a completion of it.
+"""
+
+import contextlib
 from pathlib import Path
 from typing import Annotated, Unpack
 
@@ -9,7 +13,6 @@ from rich.text import Text
 
 from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.repl import run_repl
 from nextchar.cli.session import (
     Session,
     command,
@@ -17,15 +20,14 @@ from nextchar.cli.session import (
     read_text,
     standard_input,
 )
-from nextchar.options import CompletionOptions, Expert
+from nextchar.errors import ServerError
+from nextchar.options import CompletionOptions, NextOptions
 from nextchar.types import Distribution
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
+_INPUT_PROMPT = "› "
+_HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start over. Ctrl-D: end."
 
-ExpertOption = Annotated[
-    Expert | None,
-    typer.Option(help="lstm: the network alone. Default: mixture, what the model predicts with."),
-]
 PromptArgument = Annotated[
     str | None,
     typer.Argument(
@@ -55,7 +57,7 @@ def complete(
     if interactive or (prompt is None and standard_input().isatty()):
         if prompt is not None or options.get("n", 1) != 1:
             raise typer.BadParameter("--interactive reads the prompt line by line; leave out PROMPT and --n")
-        run_repl(session, model, options)
+        _run_repl(session, model, options)
         return
     text = _read_prompt(prompt)
     if stream:
@@ -80,17 +82,13 @@ def next_character(
     session: Session,
     model: ModelArgument,
     prompt: PromptArgument = None,
-    top: Annotated[int, typer.Option(help="Number of characters.")] = 10,
-    temperature: Annotated[float, typer.Option(help="Divisor of the logits.")] = 1.0,
-    expert: ExpertOption = None,
+    **options: Unpack[NextOptions],
 ) -> None:
     """Show the distribution of the next character, and its entropy.
 
     Example: nextchar next nietzsche "morality is " --top 5
     """
-    response = session.client.next(
-        model, _read_prompt(prompt), top=top, temperature=temperature, expert=expert
-    )
+    response = session.client.next(model, _read_prompt(prompt), **options)
     if session.as_json:
         session.print_json(response)
         return
@@ -142,3 +140,45 @@ def _read_prompt(prompt: str | None) -> str:
         return prompt
     # A command that silently waits for input at a terminal looks as if it hung.
     return "" if standard_input().isatty() else read_text(Path("-")).removesuffix("\n")
+
+
+def _run_repl(session: Session, model: str, options: CompletionOptions) -> None:
+    """Take turns until the input ends. An error of one turn is printed, and the text stays as it was."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 -- input() edits lines with it, where there is one
+    session.print_note(_HELP.format(model=model))
+    text = ""
+    while (line := _read_line()) is not None:
+        if line.strip() == ":new":
+            text = ""
+            continue
+        try:
+            text = _turn(session, model, text + line, options)
+        except ServerError as error:
+            if error.status in (401, 403, 404):
+                raise
+            session.print_note(str(error))
+
+
+def _read_line() -> str | None:
+    try:
+        return input(_INPUT_PROMPT if standard_input().isatty() else "")
+    except EOFError:
+        return None
+
+
+def _turn(session: Session, model: str, text: str, options: CompletionOptions) -> str:
+    """Show a completion of `text`; return both together."""
+    if session.as_json:
+        response = session.client.complete(model, text, **options)
+        session.print_json(response, lines=True)
+        return text + response["completions"][0]["text"]
+    session.out.print(Text(printable(text[-_SHOWN_PROMPT:]), style="dim"), end="", soft_wrap=True)
+    for event in session.client.stream(model, text, **options):
+        if event["event"] == "piece":
+            piece = event["data"]["text"]
+            text += piece
+            session.out.print(Text(printable(piece), style="bold"), end="", soft_wrap=True)
+            session.out.file.flush()
+    session.out.print()
+    return text

@@ -9,16 +9,15 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
+from nextchar.cli.fields import with_options
 from nextchar.cli.formatting import (
     format_integer,
     format_size,
     format_time,
-    print_fields,
     printable,
 )
 from nextchar.cli.names import CorpusArgument
-from nextchar.cli.option_names import with_options
-from nextchar.cli.session import Session, command, standard_input
+from nextchar.cli.session import Session, command_of, standard_input
 from nextchar.errors import NextcharError
 from nextchar.types import Corpus, TextKind
 from nextchar.upload import archive_format, folder_archive, folder_files, gunzip
@@ -39,8 +38,7 @@ KindOption = Annotated[
 ]
 
 
-@app.command("add")
-@command
+@command_of(app, "add")
 def add(
     session: Session,
     file: Annotated[
@@ -74,11 +72,10 @@ def add(
         )
     else:
         corpus = upload(session, Path(file), name, encoding=encoding, kind=kind, deduplicate=deduplicate)
-    _print_corpus_or_json(session, corpus)
+    _print_corpus(session, corpus)
 
 
-@app.command("list")
-@command
+@command_of(app, "list")
 def list_(session: Session) -> None:
     """List all corpora, newest first.
 
@@ -96,22 +93,20 @@ def list_(session: Session) -> None:
     session.print_list(list(session.client.corpora()), columns, if_empty=empty)
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, corpus: CorpusArgument) -> None:
     """Show a corpus's statistics, warnings and first characters.
 
     Example: nextchar corpus show notes
     """
     found = session.client.corpus(corpus)
-    _print_corpus_or_json(session, found)
+    _print_corpus(session, found)
     if session.out.is_terminal and not session.as_json:
         session.out.print()
         session.out.print(Text(printable(found["sample"])), style="dim")
 
 
-@app.command("set")
-@command
+@command_of(app, "set")
 def set_(
     session: Session,
     corpus: CorpusArgument,
@@ -121,11 +116,10 @@ def set_(
 
     Example: nextchar corpus set names --kind records
     """
-    _print_corpus_or_json(session, session.client.set_corpus_kind(corpus, kind))
+    _print_corpus(session, session.client.set_corpus_kind(corpus, kind))
 
 
-@app.command("rm")
-@command
+@command_of(app, "rm")
 def rm(session: Session, corpus: CorpusArgument) -> None:
     """Delete a corpus. Models that were trained on it stay.
 
@@ -207,28 +201,23 @@ def name_of(file: Path) -> str | None:
     return "-".join(kept.split()).strip("._-")[:64] or None
 
 
-def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
-    if session.as_json:
-        session.print_json(corpus)
-        return
+def _print_corpus(session: Session, corpus: Corpus) -> None:
     characters, distinct = format_integer(corpus["characters"]), format_integer(corpus["distinct_characters"])
     lines, longest = format_integer(corpus["lines"]), format_integer(corpus["longest_line"])
-    removed = corpus.get("repeated_lines")
+    removed, masks = corpus.get("repeated_lines"), corpus.get("suggested_masks") or ()
     fields = [
         ("name", _name(corpus) or "–"),
         ("id", corpus["id"]),
         ("characters", f"{characters}, {distinct} of them distinct"),
         ("lines", f"{lines}, the longest has {longest} characters"),
         ("size", _size(corpus)),
-        *([("repeated", f"{format_integer(removed)} lines were removed")] if removed is not None else []),
+        ("repeated", "" if removed is None else f"{format_integer(removed)} lines were removed"),
         ("created", format_time(corpus["created_at"])),
+        ("kind", ": ".join(filter(None, (corpus.get("kind"), corpus.get("kind_reason"))))),
+        ("masks", f"{', '.join(masks)} (default for this log)" if masks else ""),
+        *(("warning", with_options(warning)) for warning in corpus["warnings"]),
     ]
-    if kind := corpus.get("kind"):
-        reason = corpus.get("kind_reason")
-        fields.append(("kind", f"{kind}: {reason}" if reason else kind))
-    if corpus.get("suggested_masks"):
-        fields.append(("masks", f"{', '.join(corpus['suggested_masks'])} (default for this log)"))
-    print_fields(session.out, fields + [("warning", with_options(warning)) for warning in corpus["warnings"]])
+    session.print_record(corpus, fields)
 
 
 def _name(corpus: Corpus) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Unpack
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from nextchar.cli.heatmap import character_bits, heatmap, legend
 from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, fail, read_bytes
-from nextchar.connection import omit_none
+from nextchar.options import EvaluationOptions
 
 _SCORE_NAMES = {
     "length": "length",
@@ -48,29 +48,10 @@ def evaluate(
             help="Whether the file has a kind column (LABEL, KIND, TEXT). Default: detected.",
         ),
     ] = None,
-    split: Annotated[
-        Literal["auto", "none", "chronological", "random"] | None,
-        typer.Option(
-            metavar="MODE",
-            help="Split into lines for training baselines and lines evaluated: auto (default), none,"
-            " chronological or random.",
-        ),
-    ] = None,
-    train_fraction: Annotated[float | None, typer.Option(help="Fraction of the lines to learn from.")] = None,
-    false_alarms: Annotated[
-        float | None, typer.Option(metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Calibration to evaluate with.")
-    ] = None,
-    alerts: Annotated[
-        bool, typer.Option("--alerts", help="Evaluate on the lines of labeled alerts too; no FILE is needed.")
-    ] = False,
-    worst: Annotated[int, typer.Option(help="Number of misses and of false alarms to show.")] = 3,
-    baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
     roc_file: Annotated[
         Path | None, typer.Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
     ] = None,
+    **options: Unpack[EvaluationOptions],
 ) -> None:
     """Evaluate a model on labeled lines, compared with baselines.
 
@@ -78,25 +59,18 @@ def evaluate(
     """
     if roc_file is not None and not roc.is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
+    options.setdefault("worst", 3)
+    alerts = options.get("alert_labels")
     if file is None and not alerts:
         raise typer.BadParameter("give a file of labeled lines, or --alerts")
     labeled = LabeledLines([], [], None, []) if file is None else _read(file, normal or (), has_kinds=kind)
-    options = omit_none(
-        alert_labels=alerts or None,
-        split=split,
-        train_fraction=train_fraction,
-        false_alarms=false_alarms,
-        calibration=calibration,
-    )
     known = session.client.model(model)
     if "\r" not in known["characters"]:  # as in streams
         labeled = labeled.without_carriage_returns()
     if not session.as_json and session.err.is_terminal:
         also = " and those of labeled alerts" if alerts else ""
         session.print_note(f"evaluating {len(labeled.lines):,} lines{also} …")
-    result = session.client.evaluate(
-        model, labeled.lines, labeled.anomalous, worst=worst, baselines=baselines, **options
-    )
+    result = session.client.evaluate(model, labeled.lines, labeled.anomalous, **options)
     if session.as_json:
         session.print_json(result)
     else:

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -15,43 +14,36 @@ from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
 from nextchar.cli.lines import read_lines
 from nextchar.cli.session import Session, drop_output, fail, fail_for
-from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines
-from nextchar.options import Repeats, ScoreContext
+from nextchar.options import LineOptions
 from nextchar.types import Candidate
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
+PATIENCE_S = 300.0
 _MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
-@dataclass(frozen=True)
-class Options:
-    """How lines are scored and shown."""
-
-    show_all: bool = False
-    false_alarms: float | None = None
-    calibration: str | None = None
-    context: ScoreContext = "line"
-    stream_id: str | None = None
-    expected: int = 0
-    patience_s: float = 300.0
-    repeats: Repeats | None = None
-    alerts: bool | None = None
-    source: str | None = None
-
-
-def print_anomalous_lines(session: Session, model: str, files: Sequence[str], options: Options) -> None:
+def print_anomalous_lines(
+    session: Session,
+    model: str,
+    files: Sequence[str],
+    options: LineOptions,
+    *,
+    show_all: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
-    if options.expected and options.context == "stream":
+    is_stream = options.get("context") == "stream"
+    if options.get("expected") and is_stream:
         raise typer.BadParameter("--expected needs --context line")
-    if options.stream_id and options.context == "line":
+    if options.get("stream_id") and not is_stream:
         raise typer.BadParameter("--stream-id needs --context stream")
-    totals = Totals(session.print_note, options.patience_s)
+    totals = Totals(session.print_note, patience_s)
     try:
-        _print_lines(session, model, files, options, totals)
+        _print_lines(session, model, files, options, totals, show_all=show_all)
     except KeyboardInterrupt:
         _print_totals(session, totals)
         raise
@@ -67,23 +59,34 @@ def print_anomalous_lines(session: Session, model: str, files: Sequence[str], op
 
 
 def _print_lines(
-    session: Session, model: str, files: Sequence[str], options: Options, totals: Totals
+    session: Session,
+    model: str,
+    files: Sequence[str],
+    options: LineOptions,
+    totals: Totals,
+    *,
+    show_all: bool,
 ) -> None:
     client = session.client
     alphabet = client.model(model)["alphabet"]
-    if not options.show_all and not client.calibrations(model):
+    if not show_all and not client.calibrations(model):
         raise NextcharError(
             f"{model} has no calibration, so no line can be called anomalous; make one with"
             f" `nextchar calibrate {model} FILE`, or see all lines with --all"
         )
     source = Lines(read_lines(files))
     view: LineView | None = None
+    explain = session.as_json or session.out.is_terminal
+    query: dict[str, Any] = {
+        **options,
+        "detail": "character" if show_all else "line" if explain else "none",
+        "only": "all" if show_all else "anomalous",
+        "echo": True,
+        "explain": explain,
+    }
+    count = query.pop("expected", 0)  # of characters, which are asked for when a line is flagged
     scored = client.score_source(
-        model,
-        source,
-        _query(options, explain=session.as_json or session.out.is_terminal),
-        patience_s=options.patience_s,
-        min_interval_s=_MIN_INTERVAL_S,
+        model, source, query, patience_s=totals.patience_s, min_interval_s=_MIN_INTERVAL_S
     )
     with _interruptible(source) as interruption, closing(scored):
         for line, score in scored:
@@ -91,15 +94,15 @@ def _print_lines(
             if line is None:
                 continue
             record = _placed(score, line)
-            if options.expected and record.get("anomalous") and record.get("spans"):
-                record["expected"] = _expected(session, model, line, options.expected, alphabet)
+            if count and record.get("anomalous") and record.get("spans"):
+                record["expected"] = _expected(session, model, line, count, alphabet)
             _warn(session, line, record, totals)
             if session.as_json:
-                if options.show_all or record.get("anomalous") or "error" in record:
+                if show_all or record.get("anomalous") or "error" in record:
                     session.print_json(record | ({"file": line.file} if len(files) > 1 else {}), lines=True)
                 continue
             view = view or LineView(
-                session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=options.show_all
+                session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=show_all
             )
             view.show(line, record)
         if interruption.is_set():
@@ -146,22 +149,6 @@ def _interruptible(source: Lines) -> Iterator[threading.Event]:
         sys.unraisablehook = report
 
 
-def _query(options: Options, *, explain: bool) -> dict[str, Any]:
-    return omit_none(
-        detail="character" if options.show_all else "line" if explain else "none",
-        only="all" if options.show_all else "anomalous",
-        echo=True,
-        explain=explain,
-        false_alarms=options.false_alarms,
-        calibration=options.calibration,
-        context=options.context,
-        stream_id=options.stream_id,
-        repeats=options.repeats,
-        alerts=options.alerts,
-        source=options.source,
-    )
-
-
 def _expected(
     session: Session, model: str, line: Line, count: int, alphabet: Alphabet
 ) -> list[list[Candidate]] | None:
@@ -175,8 +162,10 @@ def _expected(
         return None
     try:
         response = session.client.score(model, [text], expected=count)
-    except NextcharError:  # the line is shown without them
-        return None
+    except NextcharError as error:
+        if getattr(error, "param", None) == "expected":
+            raise
+        return None  # the line is shown without them
     lines = response["lines"] or []
     return lines[0]["expected"] if lines else None
 

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli import experts
+from nextchar.cli.fields import with_options
 from nextchar.cli.formatting import format_bits, format_duration, printable
 from nextchar.cli.job_updates import JobUpdate, job_updates
-from nextchar.cli.option_names import with_options
+from nextchar.cli.report import experts_sentence
 from nextchar.cli.screen import Screen
 from nextchar.cli.training_progress import (
     TrainingProgress,
@@ -45,7 +45,7 @@ def outcome(client: Client, job: Job) -> Text:
     with contextlib.suppress(NextcharError):  # the model may have been deleted
         report = client.model(str(job["model"]))["report"]
         measured = report.get("validation_bits_per_character", measured)
-        measured_alone = experts.sentence(report)
+        measured_alone = experts_sentence(report)
     line = Text()
     line.append(printable(str(job["model"]), inline=True), style="bold green")
     line.append(f" is trained: {format_bits(measured)} bits per character on held-out text")

@@ -10,7 +10,6 @@ import typer
 
 from nextchar.cli import (
     alerts,
-    audit,
     batch,
     calibration,
     completion,
@@ -21,7 +20,6 @@ from nextchar.cli import (
     report,
     scoring,
     service,
-    status,
     targets,
     training,
     watch,
@@ -67,13 +65,13 @@ app.command()(evaluation.evaluate)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")
-app.command("audit")(audit.audit)
+app.command("audit")(service.audit)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(corpora.app, name="corpus")
-app.command()(status.status)
-app.command("open")(status.open_console)
+app.command()(service.status)
+app.command("open")(service.open_console)
 app.command()(service.serve)
 app.command()(service.demo)
 app.command()(service.doctor)

@@ -7,21 +7,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Unpack
 
 import typer
 
-from nextchar.cli import experts
 from nextchar.cli.formatting import (
     format_bits,
     format_integer,
     format_network,
     format_size,
     format_time,
-    print_fields,
 )
 from nextchar.cli.names import ModelArgument, complete_model
-from nextchar.cli.session import Session, command, command_of_group, fail
+from nextchar.cli.report import experts_sentence
+from nextchar.cli.session import Session, command_of, fail
+from nextchar.options import AliasOptions
 from nextchar.types import Alias, Model, ModelSummary
 
 app = typer.Typer()
@@ -45,7 +45,7 @@ _CARD = "model.json"
 _SPOOL_BYTES = 1 << 24  # an archive up to this size stays in memory
 
 
-@command_of_group(app)
+@command_of(app)
 def list_(session: Session) -> None:
     """List models, newest first; show, rename, delete, download, export or import one, or move an alias.
 
@@ -70,8 +70,7 @@ def list_(session: Session) -> None:
         )
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, model: ModelArgument) -> None:
     """Show a model's network, corpus, results and files.
 
@@ -80,8 +79,7 @@ def show(session: Session, model: ModelArgument) -> None:
     _print_model(session, session.client.model(model))
 
 
-@app.command("rename")
-@command
+@command_of(app, "rename")
 def rename(
     session: Session,
     model: ModelArgument,
@@ -96,8 +94,7 @@ def rename(
     session.print_result(renamed, renamed["id"])
 
 
-@app.command("rm")
-@command
+@command_of(app, "rm")
 def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
     """Delete one version of a model; a bare name means its newest version.
 
@@ -107,8 +104,7 @@ def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
     session.print_result(deleted, f"deleted {deleted['id']}")
 
 
-@app.command("aliases")
-@command
+@command_of(app, "aliases")
 def aliases(
     session: Session,
     model: Annotated[
@@ -137,40 +133,25 @@ def aliases(
     session.print_list(found, columns, if_empty=empty)
 
 
-@app.command("alias")
-@command
+@command_of(app, "alias")
 def alias(
     session: Session,
     alias: AliasArgument,
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Version that the alias will point to.")],
-    max_bits: Annotated[
-        float | None, typer.Option(help="Require at most this many bits per character on the held-out text.")
-    ] = None,
-    max_regression: Annotated[
-        float | None,
-        typer.Option(help="Require at most this many bits per character more than the current version."),
-    ] = None,
-    calibrated: Annotated[bool, typer.Option("--calibrated", help="Require a calibration.")] = False,
+    **options: Unpack[AliasOptions],
 ) -> None:
     """Create an alias of a model, or move it to another version.
 
     Example: nextchar models alias nietzsche@champion 4 --max-regression 0.02
     """
-    moved = session.client.set_alias(
-        *_name_and_alias(alias),
-        version,
-        max_bits_per_character=max_bits,
-        max_regression_bits=max_regression,
-        calibration=calibrated or None,
-    )
+    moved = session.client.set_alias(*_name_and_alias(alias), version, **options)
     session.print_result(moved, f"{alias} is {moved['target']}")
     for check in () if session.as_json else moved["checks"]:
         if check["note"]:
             session.print_note(check["note"])
 
 
-@app.command("rollback")
-@command
+@command_of(app, "rollback")
 def rollback(session: Session, alias: AliasArgument) -> None:
     """Move an alias back to its previous version; repeat to go further back.
 
@@ -180,8 +161,7 @@ def rollback(session: Session, alias: AliasArgument) -> None:
     session.print_result(moved, f"{alias} is {moved['target']}")
 
 
-@app.command("unalias")
-@command
+@command_of(app, "unalias")
 def unalias(session: Session, alias: AliasArgument) -> None:
     """Delete an alias; `models rollback` restores it.
 
@@ -191,8 +171,7 @@ def unalias(session: Session, alias: AliasArgument) -> None:
     session.print_result(deleted, f"deleted {alias}")
 
 
-@app.command("download")
-@command
+@command_of(app, "download")
 def download(
     session: Session,
     model: ModelArgument,
@@ -213,8 +192,7 @@ def download(
     session.print_result({**found, "folder": str(folder)}, str(folder))
 
 
-@app.command("export")
-@command
+@command_of(app, "export")
 def export(
     session: Session,
     model: ModelArgument,
@@ -234,8 +212,7 @@ def export(
     session.print_result({"model": reference, "file": str(file)}, str(file))
 
 
-@app.command("import")
-@command
+@command_of(app, "import")
 def import_(
     session: Session,
     source: Annotated[
@@ -267,9 +244,8 @@ def _name_and_alias(reference: str) -> tuple[str, str]:
 
 
 def _print_model(session: Session, model: Model) -> None:
-    if session.as_json:
-        session.print_json(model)
-        return
+    report = model["report"]
+    measured = report.get("validation_bits_per_character")
     fields = [
         ("model", model["id"]),
         ("network", format_network(model)),
@@ -278,15 +254,12 @@ def _print_model(session: Session, model: Model) -> None:
         ("corpus", model["corpus"] or "–"),
         ("job", model["job"] or "–"),
         ("created", format_time(model["created_at"])),
+        ("aliases", ", ".join(model.get("aliases", []))),
+        ("held-out", "" if measured is None else f"{format_bits(measured)} bits per character"),
+        ("experts", experts_sentence(report)),
+        *(("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()),
     ]
-    if names := model.get("aliases"):
-        fields.append(("aliases", ", ".join(names)))
-    if (measured := model["report"].get("validation_bits_per_character")) is not None:
-        fields.append(("held-out", f"{format_bits(measured)} bits per character"))
-    if measured_alone := experts.sentence(model["report"]):
-        fields.append(("experts", measured_alone))
-    fields += [("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()]
-    print_fields(session.out, fields)
+    session.print_record(model, fields)
 
 
 def _download_file(session: Session, model: Model, file: str, folder: Path) -> None:

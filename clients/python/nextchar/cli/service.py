@@ -1,14 +1,76 @@
-"""Commands of the service itself: `serve`, `demo`, `doctor`, `keys`, `admin`. They need `nextchar[serve]`."""
+"""Commands about the service as a whole.
+
+`status`, `open` and `audit` ask it; `serve`, `demo`, `doctor`, `keys` and `admin` need `nextchar[serve]`.
+"""
 
 import contextlib
 import os
+import webbrowser
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
 
+from nextchar.cli.formatting import format_time
+from nextchar.cli.jobs import status_of
 from nextchar.cli.session import Session, command, fail
+from nextchar.options import AuditOptions
+from nextchar.types import FINAL_STATUSES
+
+
+@command
+def status(session: Session) -> None:
+    """Show whether the service is ready, and its unfinished jobs.
+
+    Example: nextchar status --server http://gpu-box:8000
+    """
+    response = session.client.ready()
+    if session.as_json:
+        session.print_json(response)
+        return
+    unfinished = [job for job in session.client.jobs() if job["status"] not in FINAL_STATUSES]
+    session.print_text(f"{session.client.server} is {response['status']}")
+    for part in response["degraded"]:
+        session.print_text(f"{part['part']}: {part['problem']}; {part['effect']}")
+    for job in unfinished:
+        session.print_text(f"{job['id']}  {job['name']}  {status_of(job)}")
+
+
+@command
+def open_console(session: Session) -> None:
+    """Open the service's console in a browser, and print its address.
+
+    Example: nextchar open
+    """
+    url = f"{session.client.server}/"
+    session.client.ready()  # otherwise a browser would show an empty window
+    opened = webbrowser.open(url)
+    session.print_result({"url": url, "opened": opened}, url)
+    if not opened and not session.as_json:
+        session.print_note("there is no browser here; open the address in one")
+
+
+@command
+def audit(
+    session: Session,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="The most entries.")] = 100,
+    **options: Unpack[AuditOptions],
+) -> None:
+    """List who changed, stopped, deleted or downloaded what, newest first. Needs a key with scope admin.
+
+    Example: nextchar audit --about names@2 --action delete_model
+    """
+    found = session.client.audit(**options)
+    columns = {
+        "time": lambda one: format_time(one["at"]),
+        "key": lambda one: one["key"] or "–",
+        "address": lambda one: one["address"],
+        "action": lambda one: one["action"],
+        "about": lambda one: one["about"] + (f" -> {one['to']}" if one["to"] else ""),
+    }
+    session.print_list(list(islice(found, number)), columns, if_empty="there is no such entry")
 
 
 def serve(
