@@ -1,5 +1,10 @@
-"""`nextchar evaluate`: how well a model separates anomalous lines from normal ones, and baselines."""
+"""`nextchar evaluate`: how well a model separates anomalous lines from normal ones, and baselines.
 
+ROC curves are plotted in two panels: the whole curve, and its start on a logarithmic axis, where thresholds
+are chosen. That needs matplotlib, which `nextchar[serve]` brings along.
+"""
+
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Unpack
@@ -8,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli import roc
 from nextchar.cli.flagged_lines import highlighted, rarity
 from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend
@@ -16,6 +20,62 @@ from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, fail, read_bytes
 from nextchar.options import EvaluationOptions
+
+Curve = Sequence[Sequence[float]]
+
+_MIN_RATE = 1e-3  # start of the logarithmic axis
+
+
+def is_available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def write_plot(file: Path, title: str, curves: Mapping[str, tuple[float, Curve]]) -> None:
+    """Write a plot in the format of the file's suffix, such as .svg, .png or .pdf.
+
+    Args:
+        file: the file to write.
+        title: above both panels.
+        curves: by name, the AUROC and the points (false-alarm rate, recall). The first is drawn thickest.
+
+    Raises:
+        ValueError: there is no such format.
+        OSError: the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nextchar", "text.parse_math": False}):
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        figure.suptitle(title)
+        for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
+            _draw(axes, curves, scale)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", frameon=False)
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def _draw(axes: Any, curves: Mapping[str, tuple[float, Curve]], scale: str) -> None:
+    axes.set(
+        xscale=scale,
+        xlabel="false-alarm rate" + (", logarithmic" if scale == "log" else ""),
+        ylabel="recall",
+        xlim=(_MIN_RATE if scale == "log" else 0, 1),
+        ylim=(0, 1.02),
+    )
+    axes.grid(alpha=0.3)
+    for index, (name, (auroc, points)) in enumerate(curves.items()):
+        rates, recalls = zip(*points, strict=True)
+        axes.plot(
+            rates,
+            recalls,
+            label=f"{name}, AUROC {auroc:.4f}",
+            linewidth=2.6 if index == 0 else 1.4,
+            zorder=len(curves) - index + 2,  # the first on top
+            gid=f"curve-{scale}-{index}",
+        )
+
 
 _SCORE_NAMES = {
     "length": "length",
@@ -57,7 +117,7 @@ def evaluate(
 
     Example: nextchar evaluate app labeled.tsv --roc roc.svg
     """
-    if roc_file is not None and not roc.is_available():
+    if roc_file is not None and not is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
     options.setdefault("worst", 3)
     alerts = options.get("alert_labels")
@@ -81,7 +141,7 @@ def evaluate(
         title = f"{result['model']} on {source}, {lines} lines, {anomalous} anomalous"
         curves = {name: (found["auroc"], found["roc"]) for name, found in _scores(result).items()}
         try:
-            roc.write_plot(roc_file, title, curves)
+            write_plot(roc_file, title, curves)
         except ValueError as error:
             raise fail(f"{roc_file}: {error}") from None
         if not session.as_json:

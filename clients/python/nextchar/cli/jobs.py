@@ -13,9 +13,9 @@ from nextchar.cli.formatting import (
     format_time,
     printable,
 )
-from nextchar.cli.job_updates import job_updates
 from nextchar.cli.names import JobArgument
 from nextchar.cli.session import Session, command_of, fail
+from nextchar.cli.training_progress import job_updates
 from nextchar.types import Job, Progress
 
 app = typer.Typer()

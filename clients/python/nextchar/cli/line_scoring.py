@@ -1,23 +1,125 @@
 """`nextchar score --model MODEL [FILE]…`: print the anomalous lines of a log as they come, as grep does."""
 
+import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import typer
 
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
-from nextchar.cli.line_totals import Totals
-from nextchar.cli.lines import read_lines
 from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.errors import NextcharError
-from nextchar.lines import Line, Lines
+from nextchar.lines import MAX_LINE_BYTES, Line, Lines
 from nextchar.options import LineOptions
 from nextchar.types import Candidate
+
+_CHUNK_BYTES = 1 << 16
+
+
+def read_lines(files: Sequence[str]) -> Iterator[Line]:
+    """Yield the lines of files, one file after the other; `-` is standard input.
+
+    Of a line longer than MAX_LINE_BYTES only the beginning is kept, also while it is read. Raises OSError.
+    """
+    for file in files:
+        with _open(file) as source:
+            yield from lines_of_stream(file, source)
+
+
+def lines_of_stream(file: str, source: io.BufferedIOBase | BinaryIO) -> Iterator[Line]:
+    r"""Yield the lines of an open file; one does not wait for the next.
+
+    >>> [(l.number, l.offset, l.data) for l in lines_of_stream("log", io.BytesIO(b"ab\n\ncd"))]
+    [(1, 0, b'ab'), (2, 3, b''), (3, 4, b'cd')]
+    """
+    number, offset = 0, 0
+    while data := source.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        yield Line(number, data.removesuffix(b"\n")[:MAX_LINE_BYTES], file=file, offset=offset)
+        offset += len(data)
+        while not data.endswith(b"\n") and (data := source.readline(_CHUNK_BYTES)):
+            offset += len(data)
+
+
+def _open(file: str) -> BinaryIO:
+    if file != "-":
+        return Path(file).open("rb")
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:  # standard input is an object in memory
+        return sys.stdin.buffer
+
+
+_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
+
+
+@dataclass
+class Totals:
+    """Counts of the lines scored so far, and the last `score.start` record of the service.
+
+    `notify` takes sentences for the user; `patience_s` is how long lines are sent again in an outage.
+    """
+
+    notify: Callable[[str], None]
+    patience_s: float
+    lines: int = 0
+    anomalous: int = 0
+    repeated: int = 0  # further lines like flagged ones
+    not_utf8: int = 0
+    truncated: int = 0
+    unusual: int = 0  # lines that score like the top 10% of the calibration's
+    has_reported_drift: bool = False
+    start: Mapping[str, Any] = field(default_factory=dict)
+    _scored: int = 0  # lines of the present request
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take a record of `Client.score_source`."""
+        match record["object"]:
+            case "score.start":
+                if self.start and self.start["model"] != record["model"]:
+                    self.notify(f"{record['model']} now scores instead of {self.start['model']}")
+                self.start, self._scored = record, 0
+            case "score.end":
+                self._add_lines(record["lines"])
+                self.unusual += record.get("unusual", 0)
+                self.repeated += record.get("repeated", 0)
+                self._report_drift()
+            case "outage.start":
+                count = f"{record['lines']:,} line{'s wait' if record['lines'] != 1 else ' waits'}"
+                self.notify(f"{record['error']}; {count}, retrying for {self.patience_s:g} s")
+            case "outage.end":
+                self.notify(f"the service is back after {record['seconds']:.1f} s")
+            case _:
+                self._add_lines(record["line"])
+                self.anomalous += bool(record.get("anomalous"))
+                self.not_utf8 += "not_utf8" in record
+                self.truncated += "truncated" in record
+
+    def _add_lines(self, scored: int) -> None:
+        self.lines += scored - self._scored
+        self._scored = scored
+
+    def _report_drift(self) -> None:
+        """Report drift once: by the service's rule, over all batches, since one may be small."""
+        if self.has_reported_drift or self.lines < _DRIFT_LINES or self.unusual <= _DRIFT_SHARE * self.lines:
+            return
+        self.has_reported_drift = True
+        model = self.start.get("model", "MODEL").partition("@")[0]
+        self.notify(
+            f"these lines don't look like the calibration data: {self.unusual / self.lines:.0%} of them are"
+            " as unusual as its most unusual 10%; expect more false alarms than you asked for. If these lines"
+            f" are normal, calibrate on recent ones: nextchar calibrate {model} FILE"
+        )
+
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from nextchar.cli.fields import with_options
 from nextchar.cli.formatting import format_bits, format_duration, printable
-from nextchar.cli.job_updates import JobUpdate, job_updates
 from nextchar.cli.report import experts_sentence
 from nextchar.cli.screen import Screen
 from nextchar.cli.training_progress import (
+    JobUpdate,
     TrainingProgress,
     frame,
+    job_updates,
     sample_text,
     speed_parts,
     status_sentence,

@@ -24,7 +24,7 @@ from nextchar.cli import (
     training,
     watch,
 )
-from nextchar.cli.options import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
+from nextchar.cli.names import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
 from nextchar.client import DEFAULT_SERVER
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)

@@ -20,8 +20,7 @@ from rich.text import Text
 
 from nextchar.cli.fields import error_with_options, field_options
 from nextchar.cli.formatting import print_fields, print_table, printable, to_json
-from nextchar.cli.names import with_suggestion
-from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
+from nextchar.cli.names import ApiKey, AsJson, Server, shared_option, with_suggestion
 from nextchar.client import DEFAULT_SERVER, Client
 from nextchar.errors import NextcharError
 

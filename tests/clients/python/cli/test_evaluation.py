@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nextchar.cli import roc
+from nextchar.cli import evaluation
 from tests.clients.python import fake_server
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
@@ -76,7 +76,7 @@ def test_an_evaluation_is_printed_before_its_plot_is_written(
 def test_without_matplotlib_the_plot_is_refused_before_the_evaluation(
     run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roc, "is_available", lambda: False)
+    monkeypatch.setattr(evaluation, "is_available", lambda: False)
     (tmp_path / "t.tsv").write_text("0\tfine\n1\tBad\n")
     outcome = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "roc.svg"))
     assert outcome.status == 1 and "pip install matplotlib" in outcome.err

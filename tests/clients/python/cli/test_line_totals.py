@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from nextchar import connection, scored_lines
-from nextchar.cli.line_totals import Totals
-from nextchar.cli.lines import read_lines
+from nextchar.cli.line_scoring import Totals, read_lines
 from nextchar.client import Client
 from nextchar.errors import ServerError, ServerUnreachable
 from nextchar.lines import Line, LineBuffer, Lines

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextchar.cli import lines
-from nextchar.cli.lines import lines_of_stream, read_lines
+from nextchar.cli import line_scoring
+from nextchar.cli.line_scoring import lines_of_stream, read_lines
 from nextchar.lines import Line, Lines
 from nextchar.transport import run
 
@@ -42,8 +42,8 @@ def test_chunks_of_any_size_give_the_same_lines(data: bytes, size: int) -> None:
 
 
 def test_of_an_endless_line_only_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 5)
-    monkeypatch.setattr(lines, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(line_scoring, "MAX_LINE_BYTES", 5)
+    monkeypatch.setattr(line_scoring, "_CHUNK_BYTES", 7)
     found = list(lines_of_stream("f", io.BytesIO(b"xyz" * 1000 + b"\nab\n")))
     assert found == [Line(1, b"xyzxy", file="f"), Line(2, b"ab", file="f", offset=3001)]
     assert [line.data for line in lines_of_stream("f", io.BytesIO(b"12345\n67890"))] == [b"12345", b"67890"]

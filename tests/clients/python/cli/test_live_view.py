@@ -8,8 +8,7 @@ from rich.console import Console
 
 from nextchar import Client
 from nextchar.cli import live_view, training_progress
-from nextchar.cli.job_updates import JobUpdate
-from nextchar.cli.training_progress import TrainingProgress
+from nextchar.cli.training_progress import JobUpdate, TrainingProgress
 from nextchar.types import Progress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nextchar.cli.roc import write_plot
+from nextchar.cli.evaluation import write_plot
 
 _POINTS = [(0.0, 0.0), (0.001, 0.25), (0.1, 0.5), (1.0, 1.0)]
 
