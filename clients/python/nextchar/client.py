@@ -11,14 +11,14 @@ import httpx
 from nextchar.calls.alerts import AlertCalls
 from nextchar.calls.completions import CompletionCalls
 from nextchar.calls.models import ModelCalls
-from nextchar.calls.service import ServiceStateCalls
+from nextchar.connection import omit_none
 from nextchar.ingest import IngestCalls
 from nextchar.lines import Lines, check_lines, line_of
-from nextchar.options import LineOptions
+from nextchar.options import AuditOptions, LineOptions
 from nextchar.scored_lines import LineScoring
 from nextchar.training import AsyncTrainingJob, TrainingCalls
 from nextchar.transport import BlockingTransport, http_options, iterate, run, setup_errors
-from nextchar.types import Event, Job, ScoredLine
+from nextchar.types import AuditEntry, Event, Job, ScoredLine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,9 +33,20 @@ class ServiceCalls(
     LineScoring,
     IngestCalls,
     AlertCalls,
-    ServiceStateCalls,
 ):
     """All calls that both clients have."""
+
+    def audit(self, **options: Unpack[AuditOptions]) -> AsyncGenerator[AuditEntry, None]:
+        """Yield the calls that changed or downloaded something, newest first. Needs a key with scope `admin`.
+
+        >>> for entry in client.audit(about="names@2"):  # doctest: +SKIP
+        ...     print(entry["key"], entry["action"], entry["about"])
+        """
+        return self._pages("/v1/audit", **omit_none(**options))
+
+    async def ready(self) -> dict[str, Any]:
+        """Return the service's response to whether it is ready. Raises Unavailable if it is not."""
+        return await self._fetch(dict[str, Any], "GET", "/readyz")
 
 
 def _documented(method: Callable[..., T], original: Callable[..., Any]) -> Callable[..., T]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from nextchar.cli.fields import date
 from nextchar.cli.flagged_lines import ANOMALOUS, rarity
@@ -19,9 +20,7 @@ from nextchar.types import Alert, AlertExample, AlertState, Severity, Suppressio
 
 app = typer.Typer()
 
-AlertArgument = Annotated[
-    str, typer.Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")
-]
+AlertArgument = Annotated[str, Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")]
 
 _SHORT = 8  # characters of an id that tell an alert from the others, in most cases
 _ID = re.compile(r"alert_[0-9a-f]{24}")
@@ -47,10 +46,10 @@ def list_open(session: Session) -> None:
 def list_(
     session: Session,
     model: ModelArgument,
-    state: Annotated[AlertState | None, typer.Option(help="Only alerts in this state.")] = None,
-    severity: Annotated[Severity | None, typer.Option(help="Minimum severity.")] = None,
+    state: Annotated[AlertState | None, Option(help="Only alerts in this state.")] = None,
+    severity: Annotated[Severity | None, Option(help="Minimum severity.")] = None,
     label: Annotated[
-        Literal["normal", "incident", "none"] | None, typer.Option(help="Only alerts with this label.")
+        Literal["normal", "incident", "none"] | None, Option(help="Only alerts with this label.")
     ] = None,
 ) -> None:
     """List the alerts of a model, most recently seen first.
@@ -88,7 +87,7 @@ def label(
     alert: AlertArgument,
     label: Annotated[
         Literal["normal", "incident", "none"],
-        typer.Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
+        Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
     ],
 ) -> None:
     """Label an alert as normal or as an incident.
@@ -104,26 +103,23 @@ def label(
 def suppress(
     session: Session,
     model: ModelArgument,
-    alert: Annotated[
-        str | None, typer.Argument(metavar="ALERT", help="An alert; or give --template.")
-    ] = None,
+    alert: Annotated[str | None, Argument(metavar="ALERT", help="An alert; or give --template.")] = None,
     until: Annotated[
-        str | None,
-        typer.Option(metavar="DATE", help="Date of the end, such as 2026-12-31 or 2026-12-31T18:00."),
+        str | None, Option(metavar="DATE", help="Date of the end, such as 2026-12-31 or 2026-12-31T18:00.")
     ] = None,
     duration: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="Duration, such as 30m, 12h, 7d or 2w.")
+        str | None, Option("--for", metavar="DURATION", help="Duration, such as 30m, 12h, 7d or 2w.")
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="All alerts whose template matches; * stands for any text."),
+        Option(metavar="PATTERN", help="All alerts whose template matches; * stands for any text."),
     ] = None,
     span: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
+        str | None, Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the model's suppressions.")] = False,
+    list_: Annotated[bool, Option("--list", help="List the model's suppressions.")] = False,
     delete: Annotated[
-        str | None, typer.Option(metavar="SUPPRESSION", help="End the suppression with this id.")
+        str | None, Option(metavar="SUPPRESSION", help="End the suppression with this id.")
     ] = None,
 ) -> None:
     """Keep counting matching alerts until a date, but do not report them.
@@ -155,9 +151,9 @@ def export(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File to write. Default: MODEL-alerts.json or .csv.")
+        Path | None, Option(metavar="FILE", help="File to write. Default: MODEL-alerts.json or .csv.")
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="As a table of alerts.")] = False,
+    csv: Annotated[bool, Option("--csv", help="As a table of alerts.")] = False,
 ) -> None:
     """Save all alerts of a model, with acknowledgements, labels and suppressions.
 
@@ -198,8 +194,8 @@ def _print_alert(session: Session, alert: Alert) -> None:
         ("over time", sparkline(alert["counts"], len(alert["counts"]))),
         ("first seen", format_time(alert["first_seen"])),
         ("last seen", format_time(alert["last_seen"])),
-        ("sources", ", ".join(alert["sources"])),
-        ("suppressed", f"until {format_time(suppressed)}" if suppressed else ""),
+        ("sources", ", ".join(alert["sources"]) or None),
+        ("suppressed", f"until {format_time(suppressed)}" if suppressed else None),
     ]
     session.print_record(alert, fields)
     for example in () if session.as_json else alert["examples"]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Unpack
 
 import typer
 from rich.progress import track
+from typer import Argument, Option
 
 from nextchar.cli.fields import error_with_options
 from nextchar.cli.formatting import format_duration
@@ -17,8 +18,7 @@ from nextchar.cli.service import batches
 from nextchar.cli.session import Session, command, fail
 from nextchar.options import CompletionOptions, LineOptions
 
-_argument, _option = typer.Argument, typer.Option
-_how = partial(typer.Option, rich_help_panel="How it runs")
+_how = partial(Option, rich_help_panel="How it runs")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,11 +47,11 @@ def _command(*without: str) -> Callable[[Callable[..., dict[str, Any]]], None]:
 def _shared(
     session: Session,
     *,
-    inputs: Annotated[list[str], _argument(metavar="INPUT…", help="Files or patterns: s3://logs/**/*.gz")],
-    source: Annotated[str, _option("--model", "-m", help="A folder with a model, or one in the storage.")],
-    output: Annotated[str, _option("--output", "-o", metavar="FOLDER", help="A folder, or its URL.")],
-    is_json: Annotated[bool, _option("--json-lines", help='Lines are "…" or {"line": "…", …}.')] = False,
-    format: Annotated[Literal["jsonl", "parquet"], _option(help="Of the results.")] = "jsonl",  # noqa: A002
+    inputs: Annotated[list[str], Argument(metavar="INPUT…", help="Files or patterns: s3://logs/**/*.gz")],
+    source: Annotated[str, Option("--model", "-m", help="A folder with a model, or one in the storage.")],
+    output: Annotated[str, Option("--output", "-o", metavar="FOLDER", help="A folder, or its URL.")],
+    is_json: Annotated[bool, Option("--json-lines", help='Lines are "…" or {"line": "…", …}.')] = False,
+    format: Annotated[Literal["jsonl", "parquet"], Option(help="Of the results.")] = "jsonl",  # noqa: A002
     engine: Annotated[Literal["ray", "local"], _how(help="Ray Data, or processes here.")] = "ray",
     actors: Annotated[int | None, _how(min=1, help="Workers. Default: one per core here.")] = None,
     threads: Annotated[int, _how(min=1, help="Cores of each worker.")] = 1,
@@ -99,7 +99,7 @@ def _run(session: Session, output: str, part_size: float | None, **options: Any)
 @_command("alerts", "context", "detail", "expected", "precision", "repeats", "source", "stream_id")
 def score(
     *,
-    text: Annotated[bool, _option(help="Whether results have the text of their line.")] = True,
+    text: Annotated[bool, Option(help="Whether results have the text of their line.")] = True,
     **options: Unpack[LineOptions],
 ) -> dict[str, Any]:
     """Score each line of many files; each result has the line's file and offset in bytes.
@@ -110,9 +110,7 @@ def score(
 
 
 @_command("best_of", "echo", "logprobs", "timeout_ms")
-def complete(
-    **options: Unpack[CompletionOptions],
-) -> dict[str, Any]:
+def complete(**options: Unpack[CompletionOptions]) -> dict[str, Any]:
     """Complete each line of many files, as a prompt; each result has the line's file and offset in bytes.
 
     Example: nextchar batch complete prompts.txt --model names --output completions --engine local

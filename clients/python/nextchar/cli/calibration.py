@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Unpack
 
 import typer
+from typer import Argument, Option
 
 from nextchar.cli.flagged_lines import rarity
 from nextchar.cli.formatting import format_integer, format_time
@@ -20,16 +21,14 @@ def calibrate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
+        Path | None, Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
     ] = None,
     rolling: Annotated[
         bool | None,
-        typer.Option("--rolling/--no-rolling", help="Let the calibration follow ingested lines, or not."),
+        Option("--rolling/--no-rolling", help="Let the calibration follow ingested lines, or not."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the model's calibrations.")] = False,
-    delete: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Delete the calibration of this name.")
-    ] = None,
+    list_: Annotated[bool, Option("--list", help="List the model's calibrations.")] = False,
+    delete: Annotated[str | None, Option(metavar="NAME", help="Delete the calibration of this name.")] = None,
     **options: Unpack[CalibrationOptions],
 ) -> None:
     """Calibrate a model on normal lines, so that its scores become p-values.
@@ -82,7 +81,7 @@ def _print_calibration(session: Session, made: Calibration) -> None:
         ("lines", format_integer(made["lines"])),
         ("rarest score", _rarest(made)),
         ("source", made["source"]),
-        ("buckets", described if len(buckets) > 1 else ""),
+        ("buckets", described if len(buckets) > 1 else None),
     ]
     session.print_record(made, fields)
 

@@ -10,16 +10,11 @@ from typing import Annotated, Unpack
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
+from typer import Argument, Option
 
 from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import (
-    Session,
-    command,
-    print_unknown_characters,
-    read_text,
-    standard_input,
-)
+from nextchar.cli.session import Session, command, print_unknown_characters, read_text, standard_input
 from nextchar.errors import ServerError
 from nextchar.options import CompletionOptions, NextOptions
 from nextchar.types import Distribution
@@ -30,9 +25,7 @@ _HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start o
 
 PromptArgument = Annotated[
     str | None,
-    typer.Argument(
-        metavar="PROMPT", help="Text to continue. Default: standard input without its last newline."
-    ),
+    Argument(metavar="PROMPT", help="Text to continue. Default: standard input without its last newline."),
 ]
 
 
@@ -41,10 +34,9 @@ def complete(
     session: Session,
     model: ModelArgument,
     prompt: PromptArgument = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,
+    stream: Annotated[bool, Option("--stream", help="Print characters as they are generated.")] = False,
     interactive: Annotated[
-        bool,
-        typer.Option("--interactive", "-i", help="Read lines and complete each; default without a prompt."),
+        bool, Option("--interactive", "-i", help="Read lines and complete each; default without a prompt.")
     ] = False,
     **options: Unpack[CompletionOptions],
 ) -> None:
@@ -79,10 +71,7 @@ def complete(
 
 @command
 def next_character(
-    session: Session,
-    model: ModelArgument,
-    prompt: PromptArgument = None,
-    **options: Unpack[NextOptions],
+    session: Session, model: ModelArgument, prompt: PromptArgument = None, **options: Unpack[NextOptions]
 ) -> None:
     """Show the distribution of the next character, and its entropy.
 
@@ -110,12 +99,10 @@ def _stream(session: Session, model: str, prompt: str, options: CompletionOption
         if session.as_json:
             session.print_json(event, lines=True)
         elif event["event"] == "piece":
-            text = event["data"]["text"]
             if in_terminal:
-                session.out.print(Text(printable(text), style="bold"), end="", soft_wrap=True)
+                _print_piece(session, event["data"]["text"])
             else:
-                print(text, end="", file=session.out.file)
-            session.out.file.flush()
+                print(event["data"]["text"], end="", file=session.out.file, flush=True)
         elif event["event"] == "done":
             print(file=session.out.file)
             print_unknown_characters(session, event["data"]["unknown_characters"])
@@ -176,9 +163,12 @@ def _turn(session: Session, model: str, text: str, options: CompletionOptions) -
     session.out.print(Text(printable(text[-_SHOWN_PROMPT:]), style="dim"), end="", soft_wrap=True)
     for event in session.client.stream(model, text, **options):
         if event["event"] == "piece":
-            piece = event["data"]["text"]
-            text += piece
-            session.out.print(Text(printable(piece), style="bold"), end="", soft_wrap=True)
-            session.out.file.flush()
+            text += event["data"]["text"]
+            _print_piece(session, event["data"]["text"])
     session.out.print()
     return text
+
+
+def _print_piece(session: Session, text: str) -> None:
+    session.out.print(Text(printable(text), style="bold"), end="", soft_wrap=True)
+    session.out.file.flush()

@@ -8,14 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from nextchar.cli.fields import with_options
-from nextchar.cli.formatting import (
-    format_integer,
-    format_size,
-    format_time,
-    printable,
-)
+from nextchar.cli.formatting import format_integer, format_size, format_time, printable
 from nextchar.cli.names import CorpusArgument
 from nextchar.cli.session import Session, command_of, standard_input
 from nextchar.errors import NextcharError
@@ -34,7 +30,7 @@ KIND_HELP = (
     "What the text is: records (independent lines such as names, which training shuffles), log, code or text."
 )
 KindOption = Annotated[
-    TextKind | None, typer.Option(metavar="KIND", help=KIND_HELP + " Default: what the service detects.")
+    TextKind | None, Option(metavar="KIND", help=KIND_HELP + " Default: what the service detects.")
 ]
 
 
@@ -43,20 +39,20 @@ def add(
     session: Session,
     file: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="FILE",
             help="A UTF-8 text file, also compressed as .gz; a folder, or a .tar, .tar.gz or .zip file, whose"
             " files become one text;"
             " a URL or pattern such as s3://logs/*.gz, which the service reads; - is standard input.",
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the corpus. Default: the file's name.")] = None,
+    name: Annotated[str | None, Option(help="Name of the corpus. Default: the file's name.")] = None,
     as_bytes: Annotated[
-        bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
+        bool, Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,
     kind: KindOption = None,
     deduplicate: Annotated[
-        bool, typer.Option("--deduplicate", help="Leave out each line that occurred before.")
+        bool, Option("--deduplicate", help="Leave out each line that occurred before.")
     ] = False,
 ) -> None:
     """Upload a text. Uploading the same bytes again, under any name, gives the same corpus.
@@ -110,7 +106,7 @@ def show(session: Session, corpus: CorpusArgument) -> None:
 def set_(
     session: Session,
     corpus: CorpusArgument,
-    kind: Annotated[TextKind, typer.Option(metavar="KIND", help=KIND_HELP)],
+    kind: Annotated[TextKind, Option(metavar="KIND", help=KIND_HELP)],
 ) -> None:
     """Correct the kind of a corpus, if the service detected the wrong one.
 
@@ -211,10 +207,10 @@ def _print_corpus(session: Session, corpus: Corpus) -> None:
         ("characters", f"{characters}, {distinct} of them distinct"),
         ("lines", f"{lines}, the longest has {longest} characters"),
         ("size", _size(corpus)),
-        ("repeated", "" if removed is None else f"{format_integer(removed)} lines were removed"),
+        ("repeated", None if removed is None else f"{format_integer(removed)} lines were removed"),
         ("created", format_time(corpus["created_at"])),
-        ("kind", ": ".join(filter(None, (corpus.get("kind"), corpus.get("kind_reason"))))),
-        ("masks", f"{', '.join(masks)} (default for this log)" if masks else ""),
+        ("kind", ": ".join(filter(None, (corpus.get("kind"), corpus.get("kind_reason")))) or None),
+        ("masks", f"{', '.join(masks)} (default for this log)" if masks else None),
         *(("warning", with_options(warning)) for warning in corpus["warnings"]),
     ]
     session.print_record(corpus, fields)

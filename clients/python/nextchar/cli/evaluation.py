@@ -12,6 +12,7 @@ from typing import Annotated, Any, Unpack
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Argument, Option
 
 from nextchar.cli.flagged_lines import highlighted, rarity
 from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
@@ -24,6 +25,13 @@ from nextchar.options import EvaluationOptions
 Curve = Sequence[Sequence[float]]
 
 _MIN_RATE = 1e-3  # start of the logarithmic axis
+_SCORE_NAMES = {
+    "length": "length",
+    "punctuation": "punctuation",
+    "template": "template",
+    "ngram_5": "5-gram, Witten-Bell",
+    "isolation_forest": "isolation forest",
+}
 
 
 def is_available() -> bool:
@@ -77,39 +85,30 @@ def _draw(axes: Any, curves: Mapping[str, tuple[float, Curve]], scale: str) -> N
         )
 
 
-_SCORE_NAMES = {
-    "length": "length",
-    "punctuation": "punctuation",
-    "template": "template",
-    "ngram_5": "5-gram, Witten-Bell",
-    "isolation_forest": "isolation forest",
-}
-
-
 @command
 def evaluate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
+        Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
     ] = None,
     normal: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="LABEL",
             help="A label of normal lines; can be repeated. Default: 0, -, normal, ok and others.",
         ),
     ] = None,
     kind: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--kind/--no-kind",
             help="Whether the file has a kind column (LABEL, KIND, TEXT). Default: detected.",
         ),
     ] = None,
     roc_file: Annotated[
-        Path | None, typer.Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
+        Path | None, Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
     ] = None,
     **options: Unpack[EvaluationOptions],
 ) -> None:
@@ -212,11 +211,7 @@ def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _show_lines(
-    console: Console,
-    heading: str,
-    lines: Sequence[Mapping[str, Any]],
-    labeled: LabeledLines,
-    alphabet: str,
+    console: Console, heading: str, lines: Sequence[Mapping[str, Any]], labeled: LabeledLines, alphabet: str
 ) -> None:
     if not lines:
         return

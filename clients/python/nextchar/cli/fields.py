@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import typer
+from typer import Option
 
 from nextchar.cli.names import complete_corpus, complete_model
 
@@ -117,7 +118,7 @@ def field_options(
         parameter = inspect.Parameter(
             "_".join(path),
             inspect.Parameter.KEYWORD_ONLY,
-            default=typer.Option(None, *names, **shown),
+            default=Option(None, *names, **shown),
             annotation=list[str] | None if can_repeat else kind,
         )
         yield path, parameter

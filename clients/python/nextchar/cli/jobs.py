@@ -4,15 +4,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from nextchar.cli import live_view
-from nextchar.cli.formatting import (
-    format_bits,
-    format_integer,
-    format_network,
-    format_time,
-    printable,
-)
+from nextchar.cli.formatting import format_bits, format_integer, format_network, format_time, printable
 from nextchar.cli.names import JobArgument
 from nextchar.cli.session import Session, command_of, fail
 from nextchar.cli.training_progress import job_updates
@@ -61,7 +56,7 @@ def cancel(
     session: Session,
     job: JobArgument,
     keep_best: Annotated[
-        bool, typer.Option("--keep-best", help="Publish the best model so far before the job ends.")
+        bool, Option("--keep-best", help="Publish the best model so far before the job ends.")
     ] = False,
 ) -> None:
     """Cancel a job, without a model or with the best one so far.
@@ -170,7 +165,7 @@ def _print_job(session: Session, job: Job) -> None:
         ("budget", next((f"{v:g} {k}" for k, v in budgets.items() if v is not None), "–")),
         ("masks", ", ".join(printable(mask, inline=True) for mask in job.get("masks", ())) or "none"),
         ("created", format_time(job["created_at"])),
-        ("mixture", "none, the network predicts alone" if job.get("mixture") is False else ""),
+        ("mixture", "none, the network predicts alone" if job.get("mixture") is False else None),
     ]
     if progress.get("step") is not None:
         fields += [
@@ -179,10 +174,10 @@ def _print_job(session: Session, job: Job) -> None:
             ("held-out", f"{held_out_bits} bits per character"),
         ]
     fields += [
-        ("early stopping", progress.get("ended_early") or ""),
-        ("model", job["model"] or ""),
-        ("error", f"{error['code']}: {error['message']}" if error else ""),
-        ("paused", f"{reason['code']}: {reason['message']}" if reason else ""),
-        ("waiting", progress.get("waiting_for_storage") or ""),
+        ("early stopping", progress.get("ended_early")),
+        ("model", job["model"]),
+        ("error", f"{error['code']}: {error['message']}" if error else None),
+        ("paused", f"{reason['code']}: {reason['message']}" if reason else None),
+        ("waiting", progress.get("waiting_for_storage")),
     ]
     session.print_record(job, fields)

@@ -21,6 +21,12 @@ from nextchar.options import LineOptions
 from nextchar.types import Candidate
 
 _CHUNK_BYTES = 1 << 16
+_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
+_MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
+_MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
+PATIENCE_S = 300.0
+_MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
+_FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
 def read_lines(files: Sequence[str]) -> Iterator[Line]:
@@ -57,9 +63,6 @@ def _open(file: str) -> BinaryIO:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     except io.UnsupportedOperation:  # standard input is an object in memory
         return sys.stdin.buffer
-
-
-_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
 
 
 @dataclass
@@ -119,13 +122,6 @@ class Totals:
             " as unusual as its most unusual 10%; expect more false alarms than you asked for. If these lines"
             f" are normal, calibrate on recent ones: nextchar calibrate {model} FILE"
         )
-
-
-_MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
-_MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
-PATIENCE_S = 300.0
-_MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
-_FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
 def print_anomalous_lines(

@@ -7,6 +7,7 @@ import importlib.metadata
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from nextchar.cli import (
     alerts,
@@ -46,7 +47,7 @@ def options(
     api_key: ApiKeyFromEnvironment = None,
     as_json: AsJson = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool, Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Train character-level language models on your text; complete and score text with them.

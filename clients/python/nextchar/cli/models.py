@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Unpack
 
 import typer
+from typer import Argument, Option
 
-from nextchar.cli.formatting import (
-    format_bits,
-    format_integer,
-    format_network,
-    format_size,
-    format_time,
-)
+from nextchar.cli.formatting import format_bits, format_integer, format_network, format_size, format_time
 from nextchar.cli.names import ModelArgument, complete_model
 from nextchar.cli.report import experts_sentence
 from nextchar.cli.session import Session, command_of, fail
@@ -27,14 +22,11 @@ from nextchar.types import Alias, Model, ModelSummary
 app = typer.Typer()
 
 AliasArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME@ALIAS", help="An alias of a model's versions.", autocompletion=complete_model
-    ),
+    str, Argument(metavar="NAME@ALIAS", help="An alias of a model's versions.", autocompletion=complete_model)
 ]
 Force = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--force",
         help="Proceed even if an alias points to the version or an unfinished job needs it; calls of that"
         " alias, and the job, then fail.",
@@ -83,7 +75,7 @@ def show(session: Session, model: ModelArgument) -> None:
 def rename(
     session: Session,
     model: ModelArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+    name: Annotated[str, Argument(metavar="NAME", help="The new name.")],
     force: Force = False,
 ) -> None:
     """Rename one version of a model: it becomes the next version of the new name.
@@ -109,7 +101,7 @@ def aliases(
     session: Session,
     model: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="NAME",
             help="A model's name; or NAME@ALIAS for the alias's history.",
             autocompletion=complete_model,
@@ -137,7 +129,7 @@ def aliases(
 def alias(
     session: Session,
     alias: AliasArgument,
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="Version that the alias will point to.")],
+    version: Annotated[int, Argument(metavar="VERSION", help="Version that the alias will point to.")],
     **options: Unpack[AliasOptions],
 ) -> None:
     """Create an alias of a model, or move it to another version.
@@ -176,8 +168,7 @@ def download(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder to create. Default: the model's name@version."),
+        Path | None, Option(metavar="FOLDER", help="Folder to create. Default: the model's name@version.")
     ] = None,
 ) -> None:
     """Download a model's files: its card, its .keras file, its ONNX graph and others.
@@ -197,7 +188,7 @@ def export(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.")
+        Path | None, Option(metavar="FILE", help="Archive to write. Default: name@version.tar.")
     ] = None,
 ) -> None:
     """Save a model as one tar archive, which `nextchar models import` reads on another service.
@@ -217,13 +208,13 @@ def import_(
     session: Session,
     source: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="FOLDER|FILE",
             help="A folder that `models download` made, or an archive that `models export` made.",
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the imported model. Default: the name in its card.")
+        str | None, Option(help="Name of the imported model. Default: the name in its card.")
     ] = None,
 ) -> None:
     """Import a model: it becomes the next version of its name. Weights and JSON only; nothing is executed.
@@ -254,9 +245,9 @@ def _print_model(session: Session, model: Model) -> None:
         ("corpus", model["corpus"] or "–"),
         ("job", model["job"] or "–"),
         ("created", format_time(model["created_at"])),
-        ("aliases", ", ".join(model.get("aliases", []))),
-        ("held-out", "" if measured is None else f"{format_bits(measured)} bits per character"),
-        ("experts", experts_sentence(report)),
+        ("aliases", ", ".join(model.get("aliases", [])) or None),
+        ("held-out", None if measured is None else f"{format_bits(measured)} bits per character"),
+        ("experts", experts_sentence(report) or None),
         *(("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()),
     ]
     session.print_record(model, fields)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer import Option
 
 from nextchar.cli.formatting import (
     bar,
@@ -60,10 +60,8 @@ Report = Mapping[str, Any]
 def report(
     session: Session,
     model: ModelArgument,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as a page instead.")
-    ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser instead.")] = False,
+    html: Annotated[Path | None, Option(metavar="FILE", help="Write the report as a page instead.")] = None,
+    open_: Annotated[bool, Option("--open", help="Open the page in a browser instead.")] = False,
 ) -> None:
     """Show a model's training report: results, learning curves, baselines, memorization, cost.
 

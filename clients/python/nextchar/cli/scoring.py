@@ -10,6 +10,7 @@ from typing import Annotated, Unpack
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Argument, Option
 
 from nextchar.cli import line_scoring
 from nextchar.cli.formatting import format_integer, printable
@@ -21,6 +22,8 @@ from nextchar.types import Score
 
 _CONTEXT = 24  # characters shown on each side of a peak
 _MAX_PEAKS = 5
+_TOP = 20  # lines of a long text
+_OF_COMMAND = ("detail", "explain", "only")  # what these are follows from how lines are shown
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,6 @@ def _print_peaks(console: Console, text: str, bits: Sequence[float]) -> None:
         console.print(shown)
 
 
-_TOP = 20  # lines of a long text
-_OF_COMMAND = ("detail", "explain", "only")  # what these are follows from how lines are shown
-
-
 def _complete_first_word(context: typer.Context, incomplete: str) -> list[str]:
     """Complete a model's name in the first place only; elsewhere the shell completes file names."""
     has_model = context.params.get("model") or context.params.get("model_and_files")
@@ -124,7 +123,7 @@ def score(
     session: Session,
     model_and_files: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="MODEL FILE",
             help="A model and a text; with --model, files of lines. Default, and -: standard input.",
             autocompletion=_complete_first_word,
@@ -132,7 +131,7 @@ def score(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--model",
             "-m",
             metavar="MODEL",
@@ -140,14 +139,14 @@ def score(
             autocompletion=complete_model,
         ),
     ] = None,
-    show_all: Annotated[bool, typer.Option("--all", help="Show all lines, in order.")] = False,
-    by_line: Annotated[bool, typer.Option("--lines", help="Score each line of a text by itself.")] = False,
+    show_all: Annotated[bool, Option("--all", help="Show all lines, in order.")] = False,
+    by_line: Annotated[bool, Option("--lines", help="Score each line of a text by itself.")] = False,
     top: Annotated[
         int | None,
-        typer.Option(help=f"Number of lines of a long text to show, most anomalous first. Default: {_TOP}."),
+        Option(help=f"Number of lines of a long text to show, most anomalous first. Default: {_TOP}."),
     ] = None,
     patience: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="How long to retry when the service is away.")
+        float | None, Option(metavar="SECONDS", help="How long to retry when the service is away.")
     ] = None,
     **options: Unpack[LineOptions],
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Unpack
 
 import typer
+from typer import Argument, Option
 
 from nextchar.cli.formatting import format_time
 from nextchar.cli.jobs import status_of
@@ -55,7 +56,7 @@ def open_console(session: Session) -> None:
 @command
 def audit(
     session: Session,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="The most entries.")] = 100,
+    number: Annotated[int, Option("--number", "-n", min=1, help="The most entries.")] = 100,
     **options: Unpack[AuditOptions],
 ) -> None:
     """List who changed, stopped, deleted or downloaded what, newest first. Needs a key with scope admin.
@@ -75,16 +76,15 @@ def audit(
 
 def serve(
     host: Annotated[
-        str | None,
-        typer.Option(envvar="NEXTCHAR_HOST", help="The address to listen on.", show_default="127.0.0.1"),
+        str | None, Option(envvar="NEXTCHAR_HOST", help="The address to listen on.", show_default="127.0.0.1")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(envvar="NEXTCHAR_PORT", help="The port; 0 chooses a free port.", show_default="8000"),
+        Option(envvar="NEXTCHAR_PORT", help="The port; 0 chooses a free port.", show_default="8000"),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             envvar="NEXTCHAR_DATA_DIR", help="Folder for corpora, jobs and models.", show_default="./data"
         ),
     ] = None,
@@ -104,7 +104,7 @@ def serve(
 def demo(
     file: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="[FILE]", help="A UTF-8 text; left out: Python's language reference.", show_default=False
         ),
     ] = None,

@@ -60,11 +60,11 @@ class Session:
             self.print_text(text)
 
     def print_record(self, record: Mapping[str, Any], fields: Sequence[tuple[str, str | None]]) -> None:
-        """Print a record as JSON, or those of its fields that have a text."""
+        """Print a record as JSON, or those of its fields that are not None."""
         if self.as_json:
             self.print_json(record)
         else:
-            print_fields(self.out, [(name, text) for name, text in fields if text])
+            print_fields(self.out, [(name, text) for name, text in fields if text is not None])
 
     def print_list(
         self,

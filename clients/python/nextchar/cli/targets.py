@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Unpack
 
 import typer
+from typer import Argument, Option
 
 from nextchar.cli.formatting import format_time
 from nextchar.cli.session import Session, command_of, fail
@@ -12,7 +13,7 @@ from nextchar.types import Delivery, NotificationTarget, TargetKind
 
 app = typer.Typer()
 
-TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="Id of a target.")]
+TargetArgument = Annotated[str, Argument(metavar="TARGET", help="Id of a target.")]
 
 
 @command_of(app)
@@ -37,8 +38,8 @@ def list_(session: Session) -> None:
 @command_of(app, "add")
 def add(
     session: Session,
-    url: Annotated[str, typer.Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
-    kind: Annotated[TargetKind, typer.Option(help="Kind of target.")] = "webhook",
+    url: Annotated[str, Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
+    kind: Annotated[TargetKind, Option(help="Kind of target.")] = "webhook",
     **options: Unpack[TargetOptions],
 ) -> None:
     """Report alerts or other events from now on. Prints the secret that signs the messages, once.
@@ -71,12 +72,8 @@ def test(session: Session, target: TargetArgument) -> None:
 def deliveries(
     session: Session,
     target: TargetArgument,
-    waiting: Annotated[
-        bool, typer.Option("--waiting", help="List waiting messages instead of dead ones.")
-    ] = False,
-    replay: Annotated[
-        str | None, typer.Option(metavar="DELIVERY", help="Send this message again now.")
-    ] = None,
+    waiting: Annotated[bool, Option("--waiting", help="List waiting messages instead of dead ones.")] = False,
+    replay: Annotated[str | None, Option(metavar="DELIVERY", help="Send this message again now.")] = None,
 ) -> None:
     """List the messages to a target that were given up, or send one again.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Unpack, get_args
 
 import typer
+from typer import Argument, Option
 
 from nextchar.cli import corpora, jobs
 from nextchar.cli.fields import with_options
@@ -24,7 +25,7 @@ def train(
     session: Session,
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="FILE|CORPUS",
             help="A UTF-8 text file, which is uploaded first (- is standard input), or the name or id of a"
             " corpus. If both exist, the corpus is taken; write ./NAME for the file.",
@@ -33,11 +34,9 @@ def train(
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model; each job adds a version. Default: that of the file or corpus."),
+        Option(help="Name of the model; each job adds a version. Default: that of the file or corpus."),
     ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Show progress until the job ends.")
-    ] = True,
+    follow: Annotated[bool, Option("--follow/--no-follow", help="Show progress until the job ends.")] = True,
     **options: Unpack[TrainingOptions],
 ) -> None:
     """Train a model on a file or a corpus, and show its progress. Ctrl-C ends the view; training continues.

@@ -14,13 +14,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from nextchar.cli.formatting import (
-    format_bits,
-    format_duration,
-    format_integer,
-    printable,
-    sparkline,
-)
+from nextchar.cli.formatting import format_bits, format_duration, format_integer, printable, sparkline
 from nextchar.client import Client
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError
@@ -29,6 +23,9 @@ from nextchar.types import Event, Job, Progress
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
 _PATIENCE_S = 60.0  # for the last record
+SAMPLE_LINES = 4
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_MAX_CURVE_RATIO = 1.5  # highest value drawn, in multiples of the lowest
 
 
 @dataclass(frozen=True)
@@ -95,11 +92,6 @@ def _collect(client: Client, job_id: str, events: "queue.SimpleQueue[Event | Nex
         events.put(error)
     else:
         events.put(None)
-
-
-SAMPLE_LINES = 4
-_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_MAX_CURVE_RATIO = 1.5  # highest value drawn, in multiples of the lowest
 
 
 @dataclass

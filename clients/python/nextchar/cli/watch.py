@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Unpack
 
-import typer
+from typer import Argument, Option
 
 from nextchar.cli.flagged_lines import LineView
 from nextchar.cli.followed_file import FollowedFile
@@ -36,12 +36,12 @@ _SAVE_AFTER = 200  # flagged lines of other sources; the service keeps more
 @command
 def watch(
     session: Session,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Logs to follow.", show_default=False)],
+    files: Annotated[list[Path], Argument(metavar="FILE", help="Logs to follow.", show_default=False)],
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="The model.", autocompletion=complete_model)
+        str, Option("--model", "-m", metavar="MODEL", help="The model.", autocompletion=complete_model)
     ],
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin a log at its start, not its end, the first time.")
+        bool, Option("--from-start", help="Begin a log at its start, not its end, the first time.")
     ] = False,
     **options: Unpack[IngestOptions],
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli.screen import Screen
+from nextchar.cli.live_view import Screen
 from tests.clients.python.terminal import Terminal
 
 
