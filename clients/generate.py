@@ -4,6 +4,7 @@ Each file has a generated section between two marks. A field of a response that 
 for the Python client, since older services lack it; the browser client comes with its service.
 """
 
+import inspect
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from nextchar.app.access.audit import AuditEntryBody, AuditQuery
@@ -27,6 +28,7 @@ from nextchar.app.completions.schemas import (
     NextCreate,
     PieceBody,
 )
+from nextchar.app.corpora.routes import add_corpus
 from nextchar.app.corpora.schemas import CorpusBody
 from nextchar.app.http.error_schemas import ErrorType
 from nextchar.app.jobs.schemas import (
@@ -38,6 +40,7 @@ from nextchar.app.jobs.schemas import (
     TrainingOverride,
 )
 from nextchar.app.logs.alerts.alerts import AlertState
+from nextchar.app.logs.alerts.routes import list_alerts
 from nextchar.app.logs.alerts.schemas import AlertBody, SuppressionBody
 from nextchar.app.logs.ingest.records import Recalibrate
 from nextchar.app.logs.ingest.schemas import (
@@ -74,6 +77,17 @@ _RESPONSES = (
     *(AlertBody, SuppressionBody, AuditEntryBody, TargetBody, TargetTestBody, DeliveryBody),
     *(IngestBody, IngestStatusBody, IngestSettingsBody, FlaggedLine),
 )
+
+
+def _query(route: Callable[..., object]) -> type[BaseModel]:
+    """Return a model of the query parameters of a route."""
+    parameters = inspect.signature(route).parameters.values()
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, p.default) for p in parameters if p.default is not p.empty
+    }
+    return create_model(route.__name__, **fields)
+
+
 _OPTIONS: tuple[tuple[str, str, type[BaseModel], set[str]], ...] = (
     ("CompletionOptions", "of a completion", CompletionCreate, {"prompt", "stream"}),
     ("NextOptions", "of `next`", NextCreate, {"prompt"}),
@@ -90,6 +104,8 @@ _OPTIONS: tuple[tuple[str, str, type[BaseModel], set[str]], ...] = (
     ("TargetOptions", "of `add_notification_target`", TargetCreate, {"kind", "url"}),
     ("AliasOptions", "of `set_alias`: what the version must meet", AliasRequirements, set()),
     ("AuditOptions", "of `audit`", AuditQuery, {"after", "limit"}),
+    ("AlertOptions", "of `alerts`", _query(list_alerts), {"after", "limit"}),
+    ("CorpusOptions", "of `add_corpus`", _query(add_corpus), set()),
 )
 """The options of the Python client's calls: their name, what they are of, the model, and those of its fields
 that are arguments by themselves."""

@@ -4,14 +4,12 @@ from collections.abc import AsyncGenerator
 from typing import Literal, Unpack
 
 from nextchar.connection import Connection, omit_none, path_of
-from nextchar.options import TargetOptions
+from nextchar.options import AlertOptions, TargetOptions
 from nextchar.types import (
     Alert,
     AlertLabel,
-    AlertState,
     Delivery,
     NotificationTarget,
-    Severity,
     Suppression,
     TargetKind,
     TargetTest,
@@ -24,28 +22,14 @@ class AlertCalls(Connection):
     def alerts(
         self,
         model: str,
-        *,
-        state: AlertState | None = None,
-        severity: Severity | None = None,
-        label: Literal["normal", "incident", "none"] | None = None,
-        since: float | None = None,
-        until: float | None = None,
+        **options: Unpack[AlertOptions],
     ) -> AsyncGenerator[Alert, None]:
-        """Yield the alerts of a model, most recently seen first.
-
-        Args:
-            model: its versions share alerts.
-            state: those in this state.
-            severity: those that are at least as severe.
-            label: those with this label; `none`: without one.
-            since: those with a line at or after this time, in Unix seconds.
-            until: those with a line at or before this time.
+        """Yield the alerts of a model, whose versions share them, most recently seen first.
 
         >>> for alert in client.alerts("sshd", state="open"):  # doctest: +SKIP
         ...     print(alert["count"], alert["template"])
         """
-        filters = omit_none(state=state, severity=severity, label=label, since=since, until=until)
-        return self._pages(path_of("models", model, "alerts"), **filters)
+        return self._pages(path_of("models", model, "alerts"), **omit_none(**options))
 
     async def alert(self, model: str, alert: str) -> Alert:
         """Return an alert by its id."""

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import typer
 from rich.text import Text
@@ -16,7 +16,8 @@ from nextchar.cli.formatting import format_integer, format_time, printable, spar
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command_of
 from nextchar.errors import NextcharError
-from nextchar.types import Alert, AlertExample, AlertState, Severity, Suppression
+from nextchar.options import AlertOptions
+from nextchar.types import Alert, AlertExample, Suppression
 
 app = typer.Typer()
 
@@ -46,17 +47,13 @@ def list_open(session: Session) -> None:
 def list_(
     session: Session,
     model: ModelArgument,
-    state: Annotated[AlertState | None, Option(help="Only alerts in this state.")] = None,
-    severity: Annotated[Severity | None, Option(help="Minimum severity.")] = None,
-    label: Annotated[
-        Literal["normal", "incident", "none"] | None, Option(help="Only alerts with this label.")
-    ] = None,
+    **options: Unpack[AlertOptions],
 ) -> None:
     """List the alerts of a model, most recently seen first.
 
     Example: nextchar alerts list sshd --state open --severity warning
     """
-    found = list(session.client.alerts(model, state=state, severity=severity, label=label))
+    found = list(session.client.alerts(model, **options))
     empty = f"there is no such alert; `nextchar score --model {model} --alerts` records flagged lines"
     _print_alerts(session, found, if_empty=empty, has_models=False)
 

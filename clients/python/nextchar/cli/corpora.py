@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Unpack
 
 import typer
 from rich.text import Text
@@ -15,6 +15,7 @@ from nextchar.cli.formatting import format_integer, format_size, format_time, pr
 from nextchar.cli.names import CorpusArgument
 from nextchar.cli.session import Session, command_of, standard_input
 from nextchar.errors import NextcharError
+from nextchar.options import CorpusOptions
 from nextchar.types import Corpus, TextKind
 from nextchar.upload import archive_format, folder_archive, folder_files, gunzip
 
@@ -26,15 +27,8 @@ app = typer.Typer(
     "Example: nextchar corpus add notes.txt",
 )
 
-KIND_HELP = (
-    "What the text is: records (independent lines such as names, which training shuffles), log, code or text."
-)
-KindOption = Annotated[
-    TextKind | None, Option(metavar="KIND", help=KIND_HELP + " Default: what the service detects.")
-]
 
-
-@command_of(app, "add")
+@command_of(app, "add", without=("archive", "deduplicate", "encoding"))
 def add(
     session: Session,
     file: Annotated[
@@ -46,14 +40,13 @@ def add(
             " a URL or pattern such as s3://logs/*.gz, which the service reads; - is standard input.",
         ),
     ],
-    name: Annotated[str | None, Option(help="Name of the corpus. Default: the file's name.")] = None,
     as_bytes: Annotated[
         bool, Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,
-    kind: KindOption = None,
-    deduplicate: Annotated[
+    is_distinct: Annotated[
         bool, Option("--deduplicate", help="Leave out each line that occurred before.")
     ] = False,
+    **options: Unpack[CorpusOptions],
 ) -> None:
     """Upload a text. Uploading the same bytes again, under any name, gives the same corpus.
 
@@ -61,13 +54,14 @@ def add(
     """
     if not file:  # Path("") is the current folder
         raise typer.BadParameter("the file's name is empty")
-    encoding = "bytes" if as_bytes else None
+    if as_bytes:
+        options["encoding"] = "bytes"
+    if is_distinct:
+        options["deduplicate"] = "lines"
     if "://" in file:
-        corpus = session.client.import_corpus(
-            file, name=name, encoding=encoding, kind=kind, deduplicate="lines" if deduplicate else None
-        )
+        corpus = session.client.import_corpus(file, **options)
     else:
-        corpus = upload(session, Path(file), name, encoding=encoding, kind=kind, deduplicate=deduplicate)
+        corpus = upload(session, Path(file), **options)
     _print_corpus(session, corpus)
 
 
@@ -106,7 +100,7 @@ def show(session: Session, corpus: CorpusArgument) -> None:
 def set_(
     session: Session,
     corpus: CorpusArgument,
-    kind: Annotated[TextKind, Option(metavar="KIND", help=KIND_HELP)],
+    kind: Annotated[TextKind, Option(help="What the text is; the lines of records are independent.")],
 ) -> None:
     """Correct the kind of a corpus, if the service detected the wrong one.
 
@@ -128,30 +122,27 @@ def rm(session: Session, corpus: CorpusArgument) -> None:
 def upload(
     session: Session,
     file: Path,
-    name: str | None,
     *,
-    encoding: str | None = None,
-    kind: TextKind | None = None,
-    deduplicate: bool = False,
     is_named: bool = True,
+    **options: Unpack[CorpusOptions],
 ) -> Corpus:
     """Upload a file, the files of a folder or archive, or standard input for `-`.
 
     A file named `*.gz` is decompressed, unless it is uploaded as bytes. Without a name it has the file's, if
     `is_named`. Raises OSError.
     """
-    lines: Literal["lines"] | None = "lines" if deduplicate else None
-    add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
+    encoding = options.get("encoding")
+    if is_named and not options.get("name") and str(file) != "-":
+        options["name"] = default_name(file, encoding=encoding)
+    add = partial(session.client.add_corpus, **options)
     if str(file) == "-":
-        return add(standard_input(), name=name)
-    if not name and is_named:
-        name = default_name(file, encoding=encoding)
+        return add(standard_input())
     if file.is_dir():
-        return add(folder_archive(file, _files_of(session, file)), name=name, archive="tar")
+        return add(folder_archive(file, _files_of(session, file)), archive="tar")
     if _is_compressed(file, encoding):
-        return add(gunzip(file), name=name)
+        return add(gunzip(file))
     with file.open("rb") as text:
-        return add(text, name=name, archive=archive_format(file))
+        return add(text, archive=archive_format(file))
 
 
 def _files_of(session: Session, folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import re
 from collections import abc
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import typer
 from typer import Option
@@ -28,6 +28,9 @@ _MASKS = (
     " repeated. none: nothing. auto: what the service finds in the text. Default: auto for a log."
 )
 _DEVIATIONS: dict[str, dict[str, Any]] = {
+    "AlertOptions.since": {"metavar": "DATE", "parser": date, "help": "Only alerts with a line since then."},
+    "AlertOptions.until": {"metavar": "DATE", "parser": date, "help": "Only alerts with a line until then."},
+    "AlertOptions.state": {"help": "Only alerts in this state."},
     "AliasOptions.calibration": {"name": "calibrated", "help": "Require a calibration."},
     "AliasOptions.max_bits_per_character": {"name": "max-bits"},
     "AliasOptions.max_regression_bits": {"name": "max-regression"},
@@ -41,6 +44,7 @@ _DEVIATIONS: dict[str, dict[str, Any]] = {
         "metavar": "RATE",
         "help": "Refuse if there are too few lines for this false-alarm rate.",
     },
+    "CorpusOptions.name": {"help": "Name of the corpus. Default: the file's name."},
     "EvaluationOptions.worst": {"help": "Number of misses and of false alarms to show. Default: 3."},
     "LineOptions.explain": {"help": "Explain the most anomalous lines. Default: no."},
     "MixOptions.corpus": {"name": "mix", "metavar": "CORPUS", "autocompletion": complete_corpus},
@@ -109,17 +113,20 @@ def field_options(
             yield from field_options(nested, section=name)
             continue
         deviation = _DEVIATIONS.get(f"{fields.__name__}.{name}") or _DEVIATIONS.get(name) or {}
-        shown = {"help": helps[name], "rich_help_panel": _PANELS.get(fields.__name__)} | deviation
+        shown = {"help": helps.get(name), "rich_help_panel": _PANELS.get(fields.__name__)} | deviation
         option = shown.pop("name", name).replace("_", "-")
         names = [f"--{option}/--no-{option}" if bool in parts else f"--{option}"]
         names += [f"-{name}"] if len(name) == 1 else []
-        can_repeat = any(get_origin(part) is abc.Sequence for part in parts)
+        values = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
+        annotation: Any = Literal[values] | None if values else kind
+        if any(get_origin(part) is abc.Sequence for part in parts):  # can be repeated
+            annotation = list[str] | None
         path = (section, name) if section else (name,)
         parameter = inspect.Parameter(
             "_".join(path),
             inspect.Parameter.KEYWORD_ONLY,
             default=Option(None, *names, **shown),
-            annotation=list[str] | None if can_repeat else kind,
+            annotation=annotation,
         )
         yield path, parameter
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Unpack, get_args
+from typing import Annotated, Literal, Unpack, get_args
 
 import typer
 from typer import Argument, Option
@@ -17,6 +17,7 @@ from nextchar.options import BudgetOptions, TrainingOptions
 from nextchar.training import job_request
 from nextchar.types import Corpus, MaskName
 
+Encoding = Literal["bytes"] | None
 MASK_NAMES: tuple[str, ...] = get_args(MaskName)
 
 
@@ -48,7 +49,7 @@ def train(
     if "corpus" not in (options.get("mix") or {"corpus": ""}):
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
-    encoding = "bytes" if options.get("alphabet") == "bytes" else None
+    encoding: Encoding = "bytes" if options.get("alphabet") == "bytes" else None
     name = name or _name_of(session, source, file, encoding=encoding)
     corpus = _upload(session, file, encoding=encoding) if file else source
     request = job_request(options) | {"name": name, "corpus": corpus}
@@ -116,7 +117,7 @@ def _file_of(session: Session, source: str) -> Path | None:
     return None
 
 
-def _name_of(session: Session, source: str, file: Path | None, *, encoding: str | None) -> str:
+def _name_of(session: Session, source: str, file: Path | None, *, encoding: Encoding) -> str:
     """Return the name of a model after its file or corpus."""
     name = corpora.default_name(file, encoding=encoding) if file else _corpus_of(session, source)["name"]
     if name is None:
@@ -134,12 +135,12 @@ def _corpus_of(session: Session, source: str) -> Corpus:
         raise typer.BadParameter(f"there is no file {source!r}, and {advice}") from None
 
 
-def _upload(session: Session, file: Path, *, encoding: str | None) -> str:
+def _upload(session: Session, file: Path, *, encoding: Encoding) -> str:
     """Upload a file; return the id of its corpus, which is named after the file if the key permits that."""
     try:
-        return corpora.upload(session, file, None, encoding=encoding)["id"]
+        return corpora.upload(session, file, encoding=encoding)["id"]
     except ServerError as error:
         if error.code != "corpus_name_not_permitted":
             raise
         session.print_note(f"{error}; uploading {file} again without a name")
-        return corpora.upload(session, file, None, encoding=encoding, is_named=False)["id"]
+        return corpora.upload(session, file, encoding=encoding, is_named=False)["id"]

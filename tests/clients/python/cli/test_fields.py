@@ -1,7 +1,7 @@
 """What the service says about fields is shown as options."""
 
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import typer
@@ -27,16 +27,18 @@ from tests.clients.python.fake_server import FakeServer
         ("evaluate", options.EvaluationOptions, ()),
         ("watch", options.IngestOptions, ()),
         ("audit", options.AuditOptions, ()),
+        ("alerts list", options.AlertOptions, ()),
+        ("corpus add", options.CorpusOptions, ("archive", "deduplicate", "encoding")),
     ],
 )
 def test_a_command_has_an_option_with_help_for_each_field_of_its_request(
     command: str, type_: type, without: tuple[str, ...]
 ) -> None:
     sections = {"network": "network_layers", "training": "training_rows", "mix": "mix_corpus"}
-    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    helps = {
-        parameter.name: parameter.help for parameter in parameters if parameter.param_type_name == "option"
-    }
+    found: Any = typer.main.get_command(app)
+    for word in command.split():
+        found = found.commands[word]
+    helps = {p.name: p.help for p in found.params if p.param_type_name == "option"}
     fields = [name for name in get_type_hints(type_) if name not in without]
     assert fields and all(helps[sections.get(name, name)] for name in fields)
 
