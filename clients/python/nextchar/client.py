@@ -26,14 +26,7 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(
-    TrainingCalls,
-    ModelCalls,
-    CompletionCalls,
-    LineScoring,
-    IngestCalls,
-    AlertCalls,
-):
+class ServiceCalls(TrainingCalls, ModelCalls, CompletionCalls, LineScoring, IngestCalls, AlertCalls):
     """All calls that both clients have."""
 
     def audit(self, **options: Unpack[AuditOptions]) -> AsyncGenerator[AuditEntry, None]:

@@ -31,11 +31,7 @@ from nextchar.app.scoring.schemas import LineScore
 from nextchar.app.scoring.scoring import CalibratedScorer, ScoreOptions
 from nextchar.models.config import NetworkConfig
 from nextchar.models.errors import InvalidInput, NotFound
-from nextchar.models.kernels.compile_cache import (
-    SERVING,
-    compile_in_child_process,
-    use_cache_folder,
-)
+from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process, use_cache_folder
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.requests import (
     CompletionRequest,

@@ -127,10 +127,7 @@ class AsyncTrainingJob:
         return self.client.follow(self.id)
 
     async def wait(
-        self,
-        on_progress: Callable[[Progress], object] | None = None,
-        *,
-        timeout_s: float | None = None,
+        self, on_progress: Callable[[Progress], object] | None = None, *, timeout_s: float | None = None
     ) -> str:
         """Wait for the job's end and return its model, `name@version`.
 

@@ -19,11 +19,7 @@ from nextchar.types import (
 class AlertCalls(Connection):
     """Alerts and suppressions, the targets that they are reported to, and the messages to these."""
 
-    def alerts(
-        self,
-        model: str,
-        **options: Unpack[AlertOptions],
-    ) -> AsyncGenerator[Alert, None]:
+    def alerts(self, model: str, **options: Unpack[AlertOptions]) -> AsyncGenerator[Alert, None]:
         """Yield the alerts of a model, whose versions share them, most recently seen first.
 
         >>> for alert in client.alerts("sshd", state="open"):  # doctest: +SKIP
@@ -82,10 +78,7 @@ class AlertCalls(Connection):
         return self._pages("/v1/notification_targets")
 
     async def add_notification_target(
-        self,
-        kind: TargetKind,
-        url: str,
-        **options: Unpack[TargetOptions],
+        self, kind: TargetKind, url: str, **options: Unpack[TargetOptions]
     ) -> NotificationTarget:
         """Report alerts and other events from now on; the response has a webhook's `secret`, once."""
         body = {"kind": kind, "url": url, **omit_none(**options)}

@@ -13,11 +13,7 @@ from nextchar.upload import Text, folder_archive, upload_body
 class CorpusCalls(Connection):
     """Corpora: upload, import, list, download and delete them."""
 
-    async def add_corpus(
-        self,
-        text: Text,
-        **options: Unpack[CorpusOptions],
-    ) -> Corpus:
+    async def add_corpus(self, text: Text, **options: Unpack[CorpusOptions]) -> Corpus:
         """Upload a text and return its corpus. The same bytes are the same corpus.
 
         Args:
@@ -43,11 +39,7 @@ class CorpusCalls(Connection):
             timeout_s=LONG_TIMEOUT_S,
         )
 
-    async def import_corpus(
-        self,
-        url: str,
-        **options: Unpack[CorpusOptions],
-    ) -> Corpus:
+    async def import_corpus(self, url: str, **options: Unpack[CorpusOptions]) -> Corpus:
         """Let the service read files in an object store as one corpus; return it when that is done.
 
         Args:

@@ -91,13 +91,7 @@ class ModelCalls(Connection):
         """Return an alias of a model's name, with its history."""
         return await self._get(AliasWithHistory, path_of("models", model, "aliases", alias))
 
-    async def set_alias(
-        self,
-        model: str,
-        alias: str,
-        version: int,
-        **options: Unpack[AliasOptions],
-    ) -> Alias:
+    async def set_alias(self, model: str, alias: str, version: int, **options: Unpack[AliasOptions]) -> Alias:
         """Move an alias of a model's name to a version, or make it.
 
         Args:

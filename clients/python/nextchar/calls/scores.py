@@ -41,10 +41,7 @@ class ScoreCalls(Connection):
         await self._fetch(dict, "DELETE", path_of("models", model, "streams", stream_id), can_retry=True)
 
     async def calibrate(
-        self,
-        model: str,
-        lines: Iterable[str] | None = None,
-        **options: Unpack[CalibrationOptions],
+        self, model: str, lines: Iterable[str] | None = None, **options: Unpack[CalibrationOptions]
     ) -> Calibration:
         """Compare a model's scores with those of normal lines from now on.
 

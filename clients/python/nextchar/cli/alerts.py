@@ -44,11 +44,7 @@ def list_open(session: Session) -> None:
 
 
 @command_of(app, "list")
-def list_(
-    session: Session,
-    model: ModelArgument,
-    **options: Unpack[AlertOptions],
-) -> None:
+def list_(session: Session, model: ModelArgument, **options: Unpack[AlertOptions]) -> None:
     """List the alerts of a model, most recently seen first.
 
     Example: nextchar alerts list sshd --state open --severity warning

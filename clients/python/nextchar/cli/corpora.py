@@ -120,11 +120,7 @@ def rm(session: Session, corpus: CorpusArgument) -> None:
 
 
 def upload(
-    session: Session,
-    file: Path,
-    *,
-    is_named: bool = True,
-    **options: Unpack[CorpusOptions],
+    session: Session, file: Path, *, is_named: bool = True, **options: Unpack[CorpusOptions]
 ) -> Corpus:
     """Upload a file, the files of a folder or archive, or standard input for `-`.
 
