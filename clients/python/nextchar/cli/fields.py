@@ -5,13 +5,16 @@ import re
 from collections import abc
 from collections.abc import Collection, Iterator
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import typer
 from typer import Option
 
+from nextchar import options
 from nextchar.cli.names import complete_corpus, complete_model
 
+_CLASS = re.compile(r"^class (\w+)\((\w+).*?\n(.*?)(?=^class |\Z)", re.MULTILINE | re.DOTALL)
 _DOCUMENTED_FIELD = re.compile(r'^ {4}(\w+): [^\n]+\n {4}"""(.+?)"""$', re.MULTILINE | re.DOTALL)
 
 
@@ -104,7 +107,7 @@ def field_options(
     The docstring of a field is its help. A field of one letter has a short option, too; an option for a text
     or a sequence can be repeated. The fields of a section of the request are options, too.
     """
-    helps = _helps(fields)
+    helps = _helps(fields.__name__)
     for name, kind in get_type_hints(fields).items():
         parts = get_args(kind)
         if name in without:
@@ -131,11 +134,18 @@ def field_options(
         yield path, parameter
 
 
-def _helps(fields: type) -> dict[str, str]:
-    source = inspect.getsource(fields)
-    helps = {n: " ".join(text.replace("`", "").split()) for n, text in _DOCUMENTED_FIELD.findall(source)}
-    base = re.findall(r"^class \w+\((\w+)", source)[0]
-    return helps if base == "TypedDict" else _helps(vars(inspect.getmodule(fields))[base]) | helps
+def _helps(name: str) -> dict[str, str]:
+    """Return the docstrings of the fields of a class of `nextchar.options`."""
+    base, body = _classes().get(name, ("", ""))
+    helps = {n: " ".join(text.replace("`", "").split()) for n, text in _DOCUMENTED_FIELD.findall(body)}
+    return _helps(base) | helps if base else {}
+
+
+@cache
+def _classes() -> dict[str, tuple[str, str]]:
+    """Return the base and the body of each of these classes."""
+    found = _CLASS.findall(inspect.getsource(options))
+    return {name: (base, body) for name, base, body in found}
 
 
 def with_options(sentence: str) -> str:
