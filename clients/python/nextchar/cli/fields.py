@@ -144,8 +144,7 @@ def _helps(name: str) -> dict[str, str]:
 @cache
 def _classes() -> dict[str, tuple[str, str]]:
     """Return the base and the body of each of these classes."""
-    found = _CLASS.findall(inspect.getsource(options))
-    return {name: (base, body) for name, base, body in found}
+    return {name: (base, body) for name, base, body in _CLASS.findall(inspect.getsource(options))}
 
 
 def with_options(sentence: str) -> str:
