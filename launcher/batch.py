@@ -29,6 +29,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
 from nextchar.models.anomaly.line_scores import StreamOptions
 from nextchar.models.anomaly.rolling import StoredCalibration
@@ -39,12 +41,14 @@ from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_proc
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.requests import CompletionRequest, check_request
 from nextchar.models.text.lines import LineParser, RawLine, lines_between
+from nextchar.models.validation_errors import first_problem
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import decompress
 from nextchar.store.input_files import InputFile, find_files, read_from
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.settings import StoreSettings
 
+_MAX_COMPLETIONS, _MAX_CHARACTERS = 64, 100_000  # of a line
 _PROMPTS = 64  # that are completed together
 _ROWS = 10_000  # of a row group of Parquet
 _COLUMNS = """file:string offset:int64 id:string text:string characters:int32 bits_per_character:double
@@ -155,6 +159,22 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
+def _stream_query(query: dict[str, Any]) -> StreamOptions:
+    try:
+        return StreamOptions(repeats="flag", **query)
+    except ValidationError as error:
+        param, sentence = first_problem(error.errors())
+        raise InvalidInput(sentence, param=param) from None
+
+
+def _completion_request(request: dict[str, Any]) -> CompletionRequest:
+    completion = CompletionRequest(prompt="", **request)
+    check_request(completion)
+    if completion.n > _MAX_COMPLETIONS or completion.max_characters > _MAX_CHARACTERS:
+        raise InvalidInput(f"n is at most {_MAX_COMPLETIONS}, max_characters {_MAX_CHARACTERS:,}")
+    return completion
+
+
 def begin(
     inputs: Sequence[str],
     source: str,
@@ -183,7 +203,7 @@ def begin(
     saved = read_model(source if is_folder or "/" in source else STORE_PREFIX + source)
     scoring = completion = stored = None
     if query is not None:
-        scoring = StreamOptions(repeats="flag", **query)
+        scoring = _stream_query(query)
         storage = open_blobs("memory://" if is_folder else StoreSettings.load().blobs_url)
         if stored := Calibrations(storage).find(saved, scoring.calibration):
             stored.calibration.thresholds(scoring.false_alarms or stored.calibration.default_rate())
@@ -193,8 +213,7 @@ def begin(
             )
         about = scoring.model_dump(mode="json") | {"calibrated_at": stored.created_at if stored else None}
     else:
-        completion = CompletionRequest(prompt="", **request or {})
-        check_request(completion)
+        completion = _completion_request(request or {})
         about = asdict(completion)
     prepare_kernels()
     compile_in_child_process(*SERVING)  # once, instead of in each worker

@@ -11,76 +11,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nextchar.async_client import AsyncClient
-    from nextchar.client import Client, TrainingJob
-    from nextchar.errors import (
-        ClientError,
-        Conflict,
-        Forbidden,
-        InvalidRequest,
-        NextcharError,
-        NotFound,
-        RateLimited,
-        ServerError,
-        ServerUnreachable,
-        Timeout,
-        TrainingFailed,
-        Unauthorized,
-        Unavailable,
-    )
-    from nextchar.local import Heatmap, Model, load
-    from nextchar.local_training import train
-    from nextchar.training import AsyncTrainingJob
+    from nextchar.async_client import AsyncClient as AsyncClient
+    from nextchar.client import Client as Client
+    from nextchar.client import TrainingJob as TrainingJob
+    from nextchar.errors import ClientError as ClientError
+    from nextchar.errors import Conflict as Conflict
+    from nextchar.errors import Forbidden as Forbidden
+    from nextchar.errors import InvalidRequest as InvalidRequest
+    from nextchar.errors import NextcharError as NextcharError
+    from nextchar.errors import NotFound as NotFound
+    from nextchar.errors import RateLimited as RateLimited
+    from nextchar.errors import ServerError as ServerError
+    from nextchar.errors import ServerUnreachable as ServerUnreachable
+    from nextchar.errors import Timeout as Timeout
+    from nextchar.errors import TrainingFailed as TrainingFailed
+    from nextchar.errors import Unauthorized as Unauthorized
+    from nextchar.errors import Unavailable as Unavailable
+    from nextchar.local import Heatmap as Heatmap
+    from nextchar.local import Model as Model
+    from nextchar.local import load as load
+    from nextchar.local_training import train as train
+    from nextchar.training import AsyncTrainingJob as AsyncTrainingJob
 
-__all__ = [
-    "AsyncClient",
-    "AsyncTrainingJob",
-    "Client",
-    "ClientError",
-    "Conflict",
-    "Forbidden",
-    "Heatmap",
-    "InvalidRequest",
-    "Model",
-    "NextcharError",
-    "NotFound",
-    "RateLimited",
-    "ServerError",
-    "ServerUnreachable",
-    "Timeout",
-    "TrainingFailed",
-    "TrainingJob",
-    "Unauthorized",
-    "Unavailable",
-    "load",
-    "train",
-]
-
-_MODULE_OF = {
-    "AsyncClient": "nextchar.async_client",
-    "AsyncTrainingJob": "nextchar.training",
-    "Client": "nextchar.client",
-    "ClientError": "nextchar.errors",
-    "Conflict": "nextchar.errors",
-    "Forbidden": "nextchar.errors",
-    "Heatmap": "nextchar.local",
-    "InvalidRequest": "nextchar.errors",
-    "Model": "nextchar.local",
-    "NextcharError": "nextchar.errors",
-    "NotFound": "nextchar.errors",
-    "RateLimited": "nextchar.errors",
-    "ServerError": "nextchar.errors",
-    "ServerUnreachable": "nextchar.errors",
-    "Timeout": "nextchar.errors",
-    "TrainingFailed": "nextchar.errors",
-    "TrainingJob": "nextchar.client",
-    "Unauthorized": "nextchar.errors",
-    "Unavailable": "nextchar.errors",
-    "load": "nextchar.local",
-    "train": "nextchar.local_training",
+_EXPORTS = {
+    "nextchar.async_client": "AsyncClient",
+    "nextchar.client": "Client TrainingJob",
+    "nextchar.errors": "ClientError Conflict Forbidden InvalidRequest NextcharError NotFound RateLimited"
+    " ServerError ServerUnreachable Timeout TrainingFailed Unauthorized Unavailable",
+    "nextchar.local": "Heatmap Model load",
+    "nextchar.local_training": "train",
+    "nextchar.training": "AsyncTrainingJob",
 }
 """Names are imported on first use: the command starts faster and handles Ctrl-C before it imports more, and
 what runs models in this process need not be installed."""
+
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 -- type checkers see what is imported above
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,8 @@ from nextchar.options import LineOptions
 from nextchar.transport import AsyncioTransport, http_options, setup_errors
 from nextchar.types import ScoredLine
 
+_PIECE_BYTES = 1 << 16
+
 
 class AsyncClient(ServiceCalls):
     """A connection to one server, for asyncio. Use it with `async with`, or `await aclose()`.

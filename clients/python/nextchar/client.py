@@ -9,18 +9,16 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 import httpx
 
 from nextchar.calls.alerts import AlertCalls
-from nextchar.calls.aliases import AliasCalls
 from nextchar.calls.completions import CompletionCalls
 from nextchar.calls.models import ModelCalls
-from nextchar.calls.notification_targets import NotificationTargetCalls
-from nextchar.calls.service import ServiceStateCalls
+from nextchar.connection import omit_none
 from nextchar.ingest import IngestCalls
 from nextchar.lines import Lines, check_lines, line_of
-from nextchar.options import LineOptions
+from nextchar.options import AuditOptions, LineOptions
 from nextchar.scored_lines import LineScoring
 from nextchar.training import AsyncTrainingJob, TrainingCalls
 from nextchar.transport import BlockingTransport, http_options, iterate, run, setup_errors
-from nextchar.types import Event, Job, ScoredLine
+from nextchar.types import AuditEntry, Event, Job, ScoredLine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,18 +26,20 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(
-    TrainingCalls,
-    ModelCalls,
-    AliasCalls,
-    CompletionCalls,
-    LineScoring,
-    IngestCalls,
-    AlertCalls,
-    NotificationTargetCalls,
-    ServiceStateCalls,
-):
+class ServiceCalls(TrainingCalls, ModelCalls, CompletionCalls, LineScoring, IngestCalls, AlertCalls):
     """All calls that both clients have."""
+
+    def audit(self, **options: Unpack[AuditOptions]) -> AsyncGenerator[AuditEntry, None]:
+        """Yield the calls that changed or downloaded something, newest first. Needs a key with scope `admin`.
+
+        >>> for entry in client.audit(about="names@2"):  # doctest: +SKIP
+        ...     print(entry["key"], entry["action"], entry["about"])
+        """
+        return self._pages("/v1/audit", **omit_none(**options))
+
+    async def ready(self) -> dict[str, Any]:
+        """Return the service's response to whether it is ready. Raises Unavailable if it is not."""
+        return await self._fetch(dict[str, Any], "GET", "/readyz")
 
 
 def _documented(method: Callable[..., T], original: Callable[..., Any]) -> Callable[..., T]:

@@ -4,90 +4,13 @@ import math
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Unpack, cast
 
 from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import check_lines, line_of
-from nextchar.types import AnomalousSpan
-
-Recalibrate = Literal["never", "rolling"]
-"""Whether a calibration follows the lines that are compared with it."""
-
-
-class RejectedLine(TypedDict):
-    """A line that was not accepted: its number in the request, from 1, and why."""
-
-    line: int
-    code: str
-    message: str
-
-
-class Ingested(TypedDict):
-    """The response to lines: they are on disk and will be scored."""
-
-    object: str
-    model: str
-    accepted: int
-    rejected: int
-    is_repeated: bool
-    errors: list[RejectedLine]
-
-
-class IngestStatus(TypedDict):
-    """The lines that were sent to one model."""
-
-    object: str
-    model: str
-    waiting: int
-    bytes: int
-    oldest_age_s: float | None
-    accepted: int
-    scored: int
-    flagged: int
-    rejected: int
-    failed: int
-    expired: int
-    dropped: int
-    per_second: dict[str, float]
-    consumers: list[dict[str, Any]]
-    problem: dict[str, str] | None
-    drift: str | None
-
-
-class SettingsChange(TypedDict):
-    """A change of the settings of ingested lines, and which key made it."""
-
-    recalibrate: Recalibrate
-    changed_at: float
-    changed_by: str | None
-
-
-class IngestSettings(TypedDict):
-    """The settings of the lines that are sent to a model, and their changes, newest first."""
-
-    object: str
-    model: str
-    recalibrate: Recalibrate
-    history: list[SettingsChange]
-
-
-class FlaggedLine(TypedDict):
-    """A flagged line: its number, where it comes from, and its score."""
-
-    id: int
-    entry: str
-    at: float
-    received_at: float
-    time: float | None
-    source: str | None
-    model: str
-    calibration: str
-    alert_id: str
-    line: str
-    score: float
-    p_value: float
-    spans: list[AnomalousSpan] | None
+from nextchar.options import IngestOptions
+from nextchar.types import FlaggedLine, Ingested, IngestSettings, IngestStatus, Recalibrate
 
 
 class IngestCalls(Connection):
@@ -99,10 +22,8 @@ class IngestCalls(Connection):
         lines: bytes | Iterable[str | bytes],
         *,
         source: str | None = None,
-        calibration: str | None = None,
-        false_alarms: float | None = None,
-        recalibrate: Recalibrate | None = None,
         idempotency_key: str | None = None,
+        **options: Unpack[IngestOptions],
     ) -> Ingested:
         """Send lines to be scored in the background. They are on disk when this returns.
 
@@ -110,11 +31,9 @@ class IngestCalls(Connection):
             model: `name` or `name@version`.
             lines: lines without their newlines, or the bytes of several lines, each with its newline.
             source: where the lines come from, such as a host.
-            calibration: the calibration to compare with.
-            false_alarms: the false-alarm rate.
-            recalibrate: whether the calibration follows these lines; by default as the settings say.
             idempotency_key: a request with the same key counts once, within minutes; by default each call has
                 its own, so that it can be sent again while the server is away.
+            options: how they are scored.
 
         >>> client.ingest("sshd", ["Failed password for root"], source="web-1")["accepted"]  # doctest: +SKIP
         1
@@ -129,12 +48,7 @@ class IngestCalls(Connection):
             path_of("models", model, "ingest"),
             content=lines,
             headers=headers,
-            params=omit_none(
-                default_source=source,
-                calibration=calibration,
-                false_alarms=false_alarms,
-                recalibrate=recalibrate,
-            ),
+            params=omit_none(default_source=source, **options),
             can_retry=True,
         )
 

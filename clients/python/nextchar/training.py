@@ -1,23 +1,23 @@
 """Training a model: queue a job, follow its events and wait for its end."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Unpack, cast
+from typing import Any, Unpack, cast
 
 from nextchar.calls.corpora import CorpusCalls
-from nextchar.calls.jobs import JobCalls
 from nextchar.connection import EVENT_STREAM, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout, TrainingFailed
-from nextchar.options import TrainingOptions
+from nextchar.options import BudgetOptions, TrainingOptions
 from nextchar.types import FINAL_STATUSES, Corpus, Event, Job, Progress
 from nextchar.upload import Text
 
 _POLL_S = 0.5  # between two looks at a job
 
 
-class TrainingCalls(CorpusCalls, JobCalls):
-    """The calls that queue a job and follow it."""
+class TrainingCalls(CorpusCalls):
+    """The calls about jobs: queue, follow, list, cancel, pause and resume them."""
 
     async def train(
         self,
@@ -25,9 +25,6 @@ class TrainingCalls(CorpusCalls, JobCalls):
         *,
         name: str,
         text: Text | None = None,
-        seconds: float | None = None,
-        epochs: float | None = None,
-        steps: int | None = None,
         **options: Unpack[TrainingOptions],
     ) -> "AsyncTrainingJob":
         """Train a model on a corpus, or on a text that is uploaded first. Return the job, which is queued.
@@ -36,10 +33,7 @@ class TrainingCalls(CorpusCalls, JobCalls):
             corpus: an id, a name or what `add_corpus` returned; or
             text: a text, as `add_corpus` takes it.
             name: what the model will be called; each finished job adds a version to it.
-            seconds: how long to train; or
-            epochs: passes over the text; or
-            steps: optimizer steps. The default is the service's, 60 seconds.
-            options: the other fields of POST /v1/jobs.
+            options: the other fields of POST /v1/jobs; of `seconds`, `epochs` and `steps` at most one.
 
         >>> job = client.train(text=Path("notes.txt"), name="notes", seconds=60)  # doctest: +SKIP
         >>> model = job.wait(on_progress=lambda p: print(p["step"], "of", p["steps"]))  # doctest: +SKIP
@@ -47,20 +41,13 @@ class TrainingCalls(CorpusCalls, JobCalls):
         """
         if (corpus is None) == (text is None):
             raise NextcharError("give exactly one of corpus and text")
-        budget = omit_none(seconds=seconds, epochs=epochs, steps=steps)
-        if len(budget) > 1:
-            raise NextcharError("give at most one of seconds, epochs and steps")
+        request = job_request(options)
         if text is not None:
             is_bytes = options.get("alphabet") == "bytes"
             corpus = await self.add_corpus(text, encoding="bytes" if is_bytes else None)
         assert corpus is not None, "there was a corpus or a text"
-        body = {
-            "corpus": corpus if isinstance(corpus, str) else corpus["id"],
-            "name": name,
-            **({"budget": budget} if budget else {}),
-            **omit_none(**options),
-        }
-        return AsyncTrainingJob(self, await self.create_job(body))
+        request |= {"corpus": corpus if isinstance(corpus, str) else corpus["id"], "name": name}
+        return AsyncTrainingJob(self, await self.create_job(request))
 
     async def follow(self, job: str, *, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield a job's events with ids above `after`, each once, as they come, until the job is over.
@@ -87,6 +74,35 @@ class TrainingCalls(CorpusCalls, JobCalls):
                 delay_s = outage.delay_s(error)
             await self.transport.sleep(delay_s)
 
+    async def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a training job; `request` is the body of POST /v1/jobs. `train` is more convenient.
+
+        A request with the same `idempotency_key` makes no second job; by default each call has its own key.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return await self._fetch(Job, "POST", "/v1/jobs", json=dict(request), headers=headers, can_retry=True)
+
+    def jobs(self) -> AsyncGenerator[Job, None]:
+        """Yield all jobs, newest first."""
+        return self._pages("/v1/jobs")
+
+    async def job(self, job: str) -> Job:
+        """Return a job: its status, place in the queue and progress."""
+        return await self._get(Job, path_of("jobs", job))
+
+    async def cancel_job(self, job: str, *, keep_best: bool = False) -> Job:
+        """Cancel a job. `keep_best` publishes the best model so far."""
+        body = {"keep_best": True} if keep_best else None
+        return await self._fetch(Job, "POST", path_of("jobs", job, "cancel"), json=body)
+
+    async def pause_job(self, job: str) -> Job:
+        """Stop a job at a checkpoint; `resume_job` continues it."""
+        return await self._fetch(Job, "POST", path_of("jobs", job, "pause"))
+
+    async def resume_job(self, job: str) -> Job:
+        """Queue a paused or failed job again; it continues from its last checkpoint."""
+        return await self._fetch(Job, "POST", path_of("jobs", job, "resume"))
+
 
 class AsyncTrainingJob:
     """A job that was queued by `train`: as `TrainingJob`, for asyncio.
@@ -111,10 +127,7 @@ class AsyncTrainingJob:
         return self.client.follow(self.id)
 
     async def wait(
-        self,
-        on_progress: Callable[[Progress], object] | None = None,
-        *,
-        timeout_s: float | None = None,
+        self, on_progress: Callable[[Progress], object] | None = None, *, timeout_s: float | None = None
     ) -> str:
         """Wait for the job's end and return its model, `name@version`.
 
@@ -162,6 +175,15 @@ class AsyncTrainingJob:
         """As `Client.resume_job`."""
         self.record = await self.client.resume_job(self.id)
         return self.record
+
+
+def job_request(options: TrainingOptions) -> dict[str, Any]:
+    """Return options as fields of a job. Raises NextcharError for two budgets."""
+    request = omit_none(**options)
+    budget = {unit: request.pop(unit) for unit in BudgetOptions.__annotations__ if unit in request}
+    if len(budget) > 1:
+        raise NextcharError("give at most one of seconds, epochs and steps")
+    return request | ({"budget": budget} if budget else {})
 
 
 def _is_paused_for_good(job: Job) -> bool:

@@ -55,9 +55,11 @@ MaskName = Literal[
     "uptime",
     "mac",
 ]
+MixTargets = Literal["text", "sampled", "argmax", "distribution"]
 Preset = Literal["tiny", "small", "medium", "large"]
 PresetOption = Literal["auto", "tiny", "small", "medium", "large"]
 Purpose = Literal["complete", "anomalies", "both"]
+Recalibrate = Literal["never", "rolling"]
 Severity = Literal["info", "warning", "critical"]
 TargetKind = Literal["webhook", "alertmanager"]
 TextKind = Literal["log", "records", "code", "text"]
@@ -138,7 +140,7 @@ class Mix(TypedDict):
 
     corpus: str  # The id or name of an uploaded corpus
     teacher: NotRequired[str | None]
-    targets: NotRequired[Literal["text", "sampled", "argmax", "distribution"]]
+    targets: NotRequired[MixTargets]
     fraction: NotRequired[float]  # Fraction of the rows that hold the second text
 
 
@@ -615,6 +617,104 @@ class Delivery(TypedDict):
     attempts: int  # Failed ones so far
     next_at: float | None  # Earliest time of the next attempt
     last_error: str | None
+
+
+class RejectedLine(TypedDict):
+    """A line that was not accepted."""
+
+    line: int  # Its number in the body, from 1
+    code: str
+    message: str
+
+
+class Ingested(TypedDict):
+    """The response to lines. They are on disk and will be scored."""
+
+    object: NotRequired[Literal["ingest"]]
+    model: str
+    accepted: int  # Lines that will be scored
+    rejected: int  # Lines that will not
+    is_repeated: bool  # Whether an earlier request brought these lines; they count once
+    errors: list[RejectedLine]  # Up to 10 of the rejected lines
+
+
+class IngestRates(TypedDict):
+    """Lines per second, over the last minute."""
+
+    accepted: float
+    scored: float
+    flagged: float
+
+
+class Consumer(TypedDict):
+    """An API process that scores lines."""
+
+    name: str
+    pending: int  # Lines that it is scoring
+    idle_s: float  # Seconds since it last took some
+
+
+class IngestProblem(TypedDict):
+    """Why the lines that wait are not scored."""
+
+    code: str
+    message: str
+
+
+class IngestStatus(TypedDict):
+    """The lines that were sent to one model."""
+
+    object: NotRequired[Literal["ingest.status"]]
+    model: str
+    waiting: int  # Accepted and not yet scored
+    bytes: int  # Their memory in Redis
+    oldest_age_s: float | None  # For how long the oldest of them has waited
+    accepted: int  # Lines accepted since the first one; the counters below count from then, too
+    scored: int
+    flagged: int
+    rejected: int  # Refused because they could not be read
+    failed: int  # Given up because scoring them failed
+    expired: int  # Deleted after NEXTCHAR_INGEST_RETENTION_HOURS
+    dropped: int  # Deleted by `DELETE`
+    per_second: IngestRates
+    consumers: list[Consumer]
+    problem: IngestProblem | None  # Null: the lines are scored
+    drift: NotRequired[str | None]
+
+
+class SettingsChange(TypedDict):
+    """A change of the settings."""
+
+    recalibrate: Recalibrate
+    changed_at: float  # Unix seconds
+    changed_by: str | None  # The name of the API key that changed it
+
+
+class IngestSettings(TypedDict):
+    """The settings of the lines that are sent to a model, under any version or alias of its name."""
+
+    object: NotRequired[Literal["ingest.settings"]]
+    model: str  # The model's name
+    recalibrate: Recalibrate
+    history: list[SettingsChange]  # The newest hundred changes, newest first
+
+
+class FlaggedLine(TypedDict):
+    """A flagged line of an ingest stream."""
+
+    id: int  # Its number, for `after` and Last-Event-ID
+    entry: str  # The accepted line's id; a line has one
+    at: float  # When it was flagged, in Unix seconds
+    received_at: float
+    time: float | None  # The time of the line, if the agent sent it
+    source: str | None
+    model: str  # `name@version`
+    calibration: str
+    alert_id: str  # The alert that the line belongs to
+    line: str  # Its first 1,000 characters
+    score: float
+    p_value: float
+    spans: list[AnomalousSpan] | None
 
 
 class StreamedScore(TypedDict, total=False):

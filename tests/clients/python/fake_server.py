@@ -367,7 +367,7 @@ class _Handler(BaseHTTPRequestHandler):
         model, body = _resolve(self.fake, name), json.loads(self.body)
         found = [{"character": c, "probability": p} for c, p in (("o", 0.9), (" ", 0.06), ("\n", 0.04))]
         answer = {"model": model, "entropy_bits": 0.57, "unknown_characters": []}
-        self._json({"object": "distribution", **answer, "candidates": found[: body["top"]]})
+        self._json({"object": "distribution", **answer, "candidates": found[: body.get("top", 10)]})
 
     def score(self, name: str) -> None:
         if self.headers["Content-Type"].startswith("text/plain"):

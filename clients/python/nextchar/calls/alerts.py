@@ -1,40 +1,31 @@
-"""Alerts and suppressions."""
+"""Alerts and suppressions, the targets that they are reported to, and the messages to these."""
 
 from collections.abc import AsyncGenerator
-from typing import Literal
+from typing import Literal, Unpack
 
 from nextchar.connection import Connection, omit_none, path_of
-from nextchar.types import Alert, AlertLabel, AlertState, Severity, Suppression
+from nextchar.options import AlertOptions, TargetOptions
+from nextchar.types import (
+    Alert,
+    AlertLabel,
+    Delivery,
+    NotificationTarget,
+    Suppression,
+    TargetKind,
+    TargetTest,
+)
 
 
 class AlertCalls(Connection):
-    """Alerts and suppressions."""
+    """Alerts and suppressions, the targets that they are reported to, and the messages to these."""
 
-    def alerts(
-        self,
-        model: str,
-        *,
-        state: AlertState | None = None,
-        severity: Severity | None = None,
-        label: Literal["normal", "incident", "none"] | None = None,
-        since: float | None = None,
-        until: float | None = None,
-    ) -> AsyncGenerator[Alert, None]:
-        """Yield the alerts of a model, most recently seen first.
-
-        Args:
-            model: its versions share alerts.
-            state: those in this state.
-            severity: those that are at least as severe.
-            label: those with this label; `none`: without one.
-            since: those with a line at or after this time, in Unix seconds.
-            until: those with a line at or before this time.
+    def alerts(self, model: str, **options: Unpack[AlertOptions]) -> AsyncGenerator[Alert, None]:
+        """Yield the alerts of a model, whose versions share them, most recently seen first.
 
         >>> for alert in client.alerts("sshd", state="open"):  # doctest: +SKIP
         ...     print(alert["count"], alert["template"])
         """
-        filters = omit_none(state=state, severity=severity, label=label, since=since, until=until)
-        return self._pages(path_of("models", model, "alerts"), **filters)
+        return self._pages(path_of("models", model, "alerts"), **omit_none(**options))
 
     async def alert(self, model: str, alert: str) -> Alert:
         """Return an alert by its id."""
@@ -81,3 +72,33 @@ class AlertCalls(Connection):
         """Return all alerts of a model with labels and suppressions, as JSON, or as a table of alerts."""
         path = path_of("models", model, "alerts", "export")
         return await self._fetch_bytes("GET", path, params={"format": kind}, can_retry=True)
+
+    def notification_targets(self) -> AsyncGenerator[NotificationTarget, None]:
+        """Yield the targets that alerts and other events are reported to, those of the settings last."""
+        return self._pages("/v1/notification_targets")
+
+    async def add_notification_target(
+        self, kind: TargetKind, url: str, **options: Unpack[TargetOptions]
+    ) -> NotificationTarget:
+        """Report alerts and other events from now on; the response has a webhook's `secret`, once."""
+        body = {"kind": kind, "url": url, **omit_none(**options)}
+        return await self._fetch(NotificationTarget, "POST", "/v1/notification_targets", json=body)
+
+    async def delete_notification_target(self, target: str) -> None:
+        """Delete a target, and the messages that wait for it."""
+        await self._fetch(dict, "DELETE", path_of("notification_targets", target))
+
+    async def test_notification_target(self, target: str) -> TargetTest:
+        """Send a signed test message to a target; return how it responded."""
+        return await self._fetch(TargetTest, "POST", path_of("notification_targets", target, "test"))
+
+    def deliveries(
+        self, target: str, *, status: Literal["waiting", "dead"] | None = None
+    ) -> AsyncGenerator[Delivery, None]:
+        """Yield the messages to a webhook that were given up, newest first, or those that wait."""
+        return self._pages(path_of("notification_targets", target, "deliveries"), **omit_none(status=status))
+
+    async def replay_delivery(self, target: str, delivery: str) -> Delivery:
+        """Send a message again that was given up or waits."""
+        path = path_of("notification_targets", target, "deliveries", delivery, "replay")
+        return await self._fetch(Delivery, "POST", path)

@@ -6,7 +6,7 @@ from typing import Literal, Unpack, cast
 
 from nextchar.connection import EVENT_STREAM, Connection, omit_none, path_of
 from nextchar.errors import ServerUnreachable
-from nextchar.options import CompletionOptions, Expert
+from nextchar.options import CompletionOptions, NextOptions
 from nextchar.types import Completion, Distribution, StreamEvent
 
 
@@ -53,24 +53,15 @@ class CompletionCalls(Connection):
         raise ServerUnreachable(f"{self.server} closed the connection during a completion; retry")
 
     async def next(
-        self,
-        model: str,
-        prompt: str,
-        *,
-        top: int = 10,
-        temperature: float = 1.0,
-        expert: Expert | None = None,
-        document: str | None = None,
+        self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[NextOptions]
     ) -> Distribution:
-        """Return the distribution of the character that follows a prompt: the `top` most likely ones.
-
-        `document` is as for `complete`.
+        """Return the distribution of the next character. `document` is as for `complete`.
 
         >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
         [{'character': 'o', 'probability': 0.93}]
         """
-        body = {"prompt": prompt, "top": top, "temperature": temperature} | omit_none(expert=expert)
-        path, headers = path_of("models", model, "next"), self._document_header(document)
+        body, headers = {"prompt": prompt, **omit_none(**options)}, self._document_header(document)
+        path = path_of("models", model, "next")
         return await self._fetch(Distribution, "POST", path, json=body, headers=headers)
 
     def _document_header(self, document: str | None) -> dict[str, str]:

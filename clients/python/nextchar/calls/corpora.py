@@ -2,80 +2,52 @@
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 from nextchar.connection import LONG_TIMEOUT_S, Connection, is_exact, omit_none, path_of
+from nextchar.options import CorpusOptions
 from nextchar.types import Corpus, TextKind
-from nextchar.upload import ArchiveFormat, Text, folder_archive, upload_body
+from nextchar.upload import Text, folder_archive, upload_body
 
 
 class CorpusCalls(Connection):
     """Corpora: upload, import, list, download and delete them."""
 
-    async def add_corpus(
-        self,
-        text: Text,
-        *,
-        name: str | None = None,
-        encoding: str | None = None,
-        kind: TextKind | None = None,
-        archive: ArchiveFormat | None = None,
-        deduplicate: Literal["lines"] | None = None,
-    ) -> Corpus:
+    async def add_corpus(self, text: Text, **options: Unpack[CorpusOptions]) -> Corpus:
         """Upload a text and return its corpus. The same bytes are the same corpus.
 
         Args:
             text: a `str` or `bytes` is the text itself; a `Path` is read; a file or an iterable of pieces is
                 streamed, so that it is never in memory whole. Of a folder's `Path`, all files become one
                 text, except hidden ones: in order of their paths, those named `*.gz` decompressed.
-            name: what to call it; usable wherever the id is. Another text under a name is its next version,
-                `name@2`; the bare name means the newest.
-            encoding: `bytes` takes anything, and each byte is a character.
-            kind: what the text is; by default the service detects it. The lines of `records` are independent,
-                as in a list of names, and training shuffles them.
-            archive: `text` is an archive, `tar` (also compressed with gzip) or `zip`, whose files become one
-                text as those of a folder do, in the order of the archive.
-            deduplicate: `lines` leaves out each line that occurred before.
+            options: the fields of `CorpusOptions`.
 
         >>> client.add_corpus(Path("nietzsche.txt"), name="nietzsche")["characters"]  # doctest: +SKIP
         600893
         """
         if isinstance(text, Path) and text.is_dir():
-            text, archive = folder_archive(text), "tar"
-        is_text = encoding is None and archive is None
+            text, options["archive"] = folder_archive(text), "tar"
+        is_text = options.get("encoding") is None and options.get("archive") is None
         media_type = "text/plain; charset=utf-8" if is_text else "application/octet-stream"
         return await self._fetch(
             Corpus,
             "POST",
             "/v1/corpora",
-            params=omit_none(
-                name=name, encoding=encoding, kind=kind, archive=archive, deduplicate=deduplicate
-            ),
+            params=omit_none(**options),
             content=upload_body(text),
             headers={"Content-Type": media_type},
             timeout_s=LONG_TIMEOUT_S,
         )
 
-    async def import_corpus(
-        self,
-        url: str,
-        *,
-        name: str | None = None,
-        encoding: str | None = None,
-        kind: TextKind | None = None,
-        deduplicate: Literal["lines"] | None = None,
-    ) -> Corpus:
+    async def import_corpus(self, url: str, **options: Unpack[CorpusOptions]) -> Corpus:
         """Let the service read files in an object store as one corpus; return it when that is done.
 
         Args:
             url: a file; with a final slash a folder; or a pattern, such as s3://logs/2026-*/*.gz. The service
                 reads only what its setting NEXTCHAR_CORPUS_SOURCES allows.
-            name: as in `add_corpus`, like the following.
-            encoding: `bytes` takes anything.
-            kind: what the text is.
-            deduplicate: `lines` leaves out each line that occurred before.
+            options: as for `add_corpus`, without `archive`.
         """
-        body = omit_none(url=url, name=name, encoding=encoding, kind=kind, deduplicate=deduplicate)
+        body = omit_none(url=url, **options)
         return await self._fetch(Corpus, "POST", "/v1/corpora/import", json=body, timeout_s=LONG_TIMEOUT_S)
 
     def corpora(self) -> AsyncGenerator[Corpus, None]:

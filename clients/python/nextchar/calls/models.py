@@ -1,16 +1,17 @@
-"""Models: list, rename, delete, download, export and import them; their reports."""
+"""Models: list, rename, delete, download, export and import them; their reports and aliases."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, Unpack, cast
 
 from nextchar.connection import LONG_TIMEOUT_S, Connection, is_exact, omit_none, path_of
-from nextchar.types import DamagedModel, Model, ModelSummary
+from nextchar.options import AliasOptions
+from nextchar.types import Alias, AliasWithHistory, DamagedModel, Model, ModelSummary
 from nextchar.upload import upload_body
 
 
 class ModelCalls(Connection):
-    """Models: list, rename, delete, download, export and import them; their reports."""
+    """Models: list, rename, delete, download, export and import them; their reports and aliases."""
 
     def models(self) -> AsyncGenerator[ModelSummary, None]:
         """Yield all versions of all models, newest first."""
@@ -81,3 +82,36 @@ class ModelCalls(Connection):
     def report_file(self, model: str, kind: Literal["html", "svg"]) -> AsyncGenerator[bytes, None]:
         """Yield the report of a model as a page, or its curves as a picture, in pieces."""
         return self._download(path_of("models", model, "report"), format=kind)
+
+    def aliases(self, model: str) -> AsyncGenerator[Alias, None]:
+        """Yield the aliases of a model's name, such as `champion`; calls take them as `name@champion`."""
+        return self._pages(path_of("models", model, "aliases"))
+
+    async def alias(self, model: str, alias: str) -> AliasWithHistory:
+        """Return an alias of a model's name, with its history."""
+        return await self._get(AliasWithHistory, path_of("models", model, "aliases", alias))
+
+    async def set_alias(self, model: str, alias: str, version: int, **options: Unpack[AliasOptions]) -> Alias:
+        """Move an alias of a model's name to a version, or make it.
+
+        Args:
+            model: the model's name.
+            alias: its alias.
+            version: that the alias points to from then on.
+            options: what the version must meet.
+
+        Raises:
+            Conflict: the version does not meet this (code `alias_check_failed`), or another request moved the
+                alias meanwhile (`alias_moved`).
+        """
+        body = {"version": version, "require": omit_none(**options)}
+        path = path_of("models", model, "aliases", alias)
+        return await self._fetch(Alias, "PUT", path, json=body, can_retry=True, timeout_s=LONG_TIMEOUT_S)
+
+    async def roll_back_alias(self, model: str, alias: str) -> Alias:
+        """Move an alias back to what it pointed to before; a second call goes one move further back."""
+        return await self._fetch(Alias, "POST", path_of("models", model, "aliases", alias, "rollback"))
+
+    async def delete_alias(self, model: str, alias: str) -> Alias:
+        """Delete an alias; `roll_back_alias` restores it."""
+        return await self._fetch(Alias, "DELETE", path_of("models", model, "aliases", alias))

@@ -6,7 +6,7 @@ from typing import Any, Unpack, cast
 from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
 from nextchar.errors import NextcharError
 from nextchar.lines import check_lines
-from nextchar.options import ScoreOptions
+from nextchar.options import CalibrationOptions, EvaluationOptions, ScoreOptions
 from nextchar.types import Calibration, Evaluation, Score
 
 
@@ -41,39 +41,20 @@ class ScoreCalls(Connection):
         await self._fetch(dict, "DELETE", path_of("models", model, "streams", stream_id), can_retry=True)
 
     async def calibrate(
-        self,
-        model: str,
-        lines: Iterable[str] | None = None,
-        *,
-        corpus: str | None = None,
-        ingested: bool | None = None,
-        name: str | None = None,
-        buckets: int | None = None,
-        false_alarms: float | None = None,
+        self, model: str, lines: Iterable[str] | None = None, **options: Unpack[CalibrationOptions]
     ) -> Calibration:
         """Compare a model's scores with those of normal lines from now on.
 
         Args:
             model: `name` or `name@version`.
-            lines: normal lines; or
-            corpus: a corpus, all of whose lines are normal; or
-            ingested: True for the newest lines that log agents have sent to the model, at most 1,000.
-            name: what to call the calibration; without one it is the model's default.
-            buckets: number of buckets by length; a line is compared with those in its bucket only.
-            false_alarms: raise InvalidRequest unless there are enough lines for this rate.
+            lines: normal lines; or by `options` those of a corpus, or the newest that log agents have sent.
+            options: the fields of `CalibrationOptions`.
 
         >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP
         5000
         """
         check_lines(lines)
-        body = omit_none(
-            lines=None if lines is None else list(lines),
-            corpus=corpus,
-            ingested=ingested,
-            name=name,
-            buckets=buckets,
-            false_alarms=false_alarms,
-        )
+        body = omit_none(lines=None if lines is None else list(lines), **options)
         path = path_of("models", model, "calibrate")
         return await self._fetch(Calibration, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)
 
@@ -87,17 +68,20 @@ class ScoreCalls(Connection):
         await self._fetch(dict, "DELETE", path_of("models", model, "calibrations", name), can_retry=True)
 
     async def evaluate(
-        self, /, model: str, lines: Sequence[str], anomalous: Sequence[bool], **options: Any
+        self,
+        model: str,
+        lines: Sequence[str],
+        anomalous: Sequence[bool],
+        **options: Unpack[EvaluationOptions],
     ) -> Evaluation:
         """Return how well a model separates anomalous lines from normal ones, compared with simple baselines.
 
-        `anomalous` is the truth about each line; `options` are the other fields of the request, such as
-        `split="chronological"`.
+        `anomalous` is the truth about each line.
 
         >>> client.evaluate("web", lines, labels, worst=5)["model_score"]["auroc"]  # doctest: +SKIP
         0.987
         """
         check_lines(lines)
-        body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **options}
+        body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **omit_none(**options)}
         path = path_of("models", model, "evaluate")
         return await self._fetch(Evaluation, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)

@@ -3,25 +3,25 @@
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
+from nextchar.cli.fields import date
 from nextchar.cli.flagged_lines import ANOMALOUS, rarity
-from nextchar.cli.formatting import format_integer, format_time, print_fields, printable, sparkline
+from nextchar.cli.formatting import format_integer, format_time, printable, sparkline
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command, command_of_group
+from nextchar.cli.session import Session, command_of
 from nextchar.errors import NextcharError
-from nextchar.types import Alert, AlertExample, AlertState, Severity, Suppression
+from nextchar.options import AlertOptions
+from nextchar.types import Alert, AlertExample, Suppression
 
 app = typer.Typer()
 
-AlertArgument = Annotated[
-    str, typer.Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")
-]
+AlertArgument = Annotated[str, Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")]
 
 _SHORT = 8  # characters of an id that tell an alert from the others, in most cases
 _ID = re.compile(r"alert_[0-9a-f]{24}")
@@ -31,7 +31,7 @@ _MIN_ESTIMATE = 1e-9  # an estimated p-value below this is shown as this
 _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-@command_of_group(app)
+@command_of(app)
 def list_open(session: Session) -> None:
     """List the open alerts of all models; list, show, acknowledge, suppress, label or export those of one.
 
@@ -43,28 +43,18 @@ def list_open(session: Session) -> None:
     _print_alerts(session, found, if_empty="no alert is open", has_models=True)
 
 
-@app.command("list")
-@command
-def list_(
-    session: Session,
-    model: ModelArgument,
-    state: Annotated[AlertState | None, typer.Option(help="Only alerts in this state.")] = None,
-    severity: Annotated[Severity | None, typer.Option(help="Minimum severity.")] = None,
-    label: Annotated[
-        Literal["normal", "incident", "none"] | None, typer.Option(help="Only alerts with this label.")
-    ] = None,
-) -> None:
+@command_of(app, "list")
+def list_(session: Session, model: ModelArgument, **options: Unpack[AlertOptions]) -> None:
     """List the alerts of a model, most recently seen first.
 
     Example: nextchar alerts list sshd --state open --severity warning
     """
-    found = list(session.client.alerts(model, state=state, severity=severity, label=label))
+    found = list(session.client.alerts(model, **options))
     empty = f"there is no such alert; `nextchar score --model {model} --alerts` records flagged lines"
     _print_alerts(session, found, if_empty=empty, has_models=False)
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     """Show an alert with its example lines.
 
@@ -73,8 +63,7 @@ def show(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     _print_alert(session, session.client.alert(model, _id(session, model, alert)))
 
 
-@app.command("ack")
-@command
+@command_of(app, "ack")
 def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     """Acknowledge an alert: mark it as being handled.
 
@@ -84,15 +73,14 @@ def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     session.print_result(changed, f"acknowledged {changed['id']}")
 
 
-@app.command("label")
-@command
+@command_of(app, "label")
 def label(
     session: Session,
     model: ModelArgument,
     alert: AlertArgument,
     label: Annotated[
         Literal["normal", "incident", "none"],
-        typer.Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
+        Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
     ],
 ) -> None:
     """Label an alert as normal or as an incident.
@@ -104,31 +92,27 @@ def label(
     session.print_result(changed, f"labeled {changed['id']} {label}")
 
 
-@app.command("suppress")
-@command
+@command_of(app, "suppress")
 def suppress(
     session: Session,
     model: ModelArgument,
-    alert: Annotated[
-        str | None, typer.Argument(metavar="ALERT", help="An alert; or give --template.")
-    ] = None,
+    alert: Annotated[str | None, Argument(metavar="ALERT", help="An alert; or give --template.")] = None,
     until: Annotated[
-        str | None,
-        typer.Option(metavar="DATE", help="Date of the end, such as 2026-12-31 or 2026-12-31T18:00."),
+        str | None, Option(metavar="DATE", help="Date of the end, such as 2026-12-31 or 2026-12-31T18:00.")
     ] = None,
     duration: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="Duration, such as 30m, 12h, 7d or 2w.")
+        str | None, Option("--for", metavar="DURATION", help="Duration, such as 30m, 12h, 7d or 2w.")
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="All alerts whose template matches; * stands for any text."),
+        Option(metavar="PATTERN", help="All alerts whose template matches; * stands for any text."),
     ] = None,
     span: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
+        str | None, Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the model's suppressions.")] = False,
+    list_: Annotated[bool, Option("--list", help="List the model's suppressions.")] = False,
     delete: Annotated[
-        str | None, typer.Option(metavar="SUPPRESSION", help="End the suppression with this id.")
+        str | None, Option(metavar="SUPPRESSION", help="End the suppression with this id.")
     ] = None,
 ) -> None:
     """Keep counting matching alerts until a date, but do not report them.
@@ -155,15 +139,14 @@ def suppress(
             session.print_note(made["warning"])
 
 
-@app.command("export")
-@command
+@command_of(app, "export")
 def export(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File to write. Default: MODEL-alerts.json or .csv.")
+        Path | None, Option(metavar="FILE", help="File to write. Default: MODEL-alerts.json or .csv.")
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="As a table of alerts.")] = False,
+    csv: Annotated[bool, Option("--csv", help="As a table of alerts.")] = False,
 ) -> None:
     """Save all alerts of a model, with acknowledgements, labels and suppressions.
 
@@ -192,9 +175,7 @@ def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_mo
 
 
 def _print_alert(session: Session, alert: Alert) -> None:
-    if session.as_json:
-        session.print_json(alert)
-        return
+    suppressed = alert["suppressed_until"]
     fields = [
         ("alert", alert["id"]),
         ("template", alert["template"]),
@@ -206,13 +187,11 @@ def _print_alert(session: Session, alert: Alert) -> None:
         ("over time", sparkline(alert["counts"], len(alert["counts"]))),
         ("first seen", format_time(alert["first_seen"])),
         ("last seen", format_time(alert["last_seen"])),
+        ("sources", ", ".join(alert["sources"]) or None),
+        ("suppressed", f"until {format_time(suppressed)}" if suppressed else None),
     ]
-    if alert["sources"]:
-        fields.append(("sources", ", ".join(alert["sources"])))
-    if alert["suppressed_until"]:
-        fields.append(("suppressed", f"until {format_time(alert['suppressed_until'])}"))
-    print_fields(session.out, fields)
-    for example in alert["examples"]:
+    session.print_record(alert, fields)
+    for example in () if session.as_json else alert["examples"]:
         session.out.print(_highlighted(example), soft_wrap=True)
 
 
@@ -261,15 +240,12 @@ def _id(session: Session, model: str, text: str) -> str:
     return str(found[0])
 
 
-def _until(date: str | None, duration: str | None) -> float:
+def _until(until: str | None, duration: str | None) -> float:
     """Return the end of a suppression in Unix seconds; dates are in the local time zone."""
-    if (date is None) == (duration is None):
+    if (until is None) == (duration is None):
         raise typer.BadParameter("give --until DATE or --for DURATION")
-    if date is not None:
-        try:
-            return datetime.fromisoformat(date).astimezone().timestamp()
-        except (ValueError, OverflowError):
-            raise typer.BadParameter(f"{date!r} is not a date such as 2026-12-31") from None
+    if until is not None:
+        return date(until)
     match = re.fullmatch(r"(\d{1,6})([mhdw])", duration or "")
     if not match:
         raise typer.BadParameter(f"{duration!r} is not a duration such as 30m, 12h, 7d or 2w")

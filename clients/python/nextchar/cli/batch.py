@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Unpack
 
 import typer
 from rich.progress import track
+from typer import Argument, Option
 
+from nextchar.cli.fields import error_with_options
 from nextchar.cli.formatting import format_duration
 from nextchar.cli.service import batches
 from nextchar.cli.session import Session, command, fail
-from nextchar.connection import omit_none
+from nextchar.options import CompletionOptions, LineOptions
 
-_argument, _option = typer.Argument, typer.Option
-_how = partial(typer.Option, rich_help_panel="How it runs")
+_how = partial(Option, rich_help_panel="How it runs")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,27 +27,31 @@ app = typer.Typer(
 )
 
 
-def _command(operation: Callable[..., dict[str, Any]]) -> None:
-    """Add a command with the options of `operation` and those that both commands have."""
-    own, shared = (inspect.signature(f, eval_str=True).parameters for f in (operation, _shared))
+def _command(*without: str) -> Callable[[Callable[..., dict[str, Any]]], None]:
+    """Return a decorator that adds a command with the options of a function and those of `_shared`."""
 
-    def run(session: Session, **options: Any) -> None:
-        query_or_request = operation(**{name: options.pop(name) for name in own})
-        _run(session, **options, **query_or_request)
+    def add(operation: Callable[..., dict[str, Any]]) -> None:
+        own, shared = (inspect.signature(f, eval_str=True).parameters for f in (operation, _shared))
 
-    run.__signature__ = inspect.Signature([*shared.values(), *own.values()])  # type: ignore[attr-defined]
-    run.__doc__ = operation.__doc__
-    app.command(operation.__name__)(command(run))
+        def run(session: Session, **options: Any) -> None:
+            how = {name: options.pop(name) for name in shared if name in options}
+            _run(session, **how, **operation(**options))
+
+        run.__signature__ = inspect.Signature([*shared.values(), *own.values()])  # type: ignore[attr-defined]
+        run.__doc__ = operation.__doc__
+        app.command(operation.__name__)(command(run, without=without))
+
+    return add
 
 
 def _shared(
     session: Session,
     *,
-    inputs: Annotated[list[str], _argument(metavar="INPUT…", help="Files or patterns: s3://logs/**/*.gz")],
-    source: Annotated[str, _option("--model", "-m", help="A folder with a model, or one in the storage.")],
-    output: Annotated[str, _option("--output", "-o", metavar="FOLDER", help="A folder, or its URL.")],
-    is_json: Annotated[bool, _option("--json-lines", help='Lines are "…" or {"line": "…", …}.')] = False,
-    format: Annotated[Literal["jsonl", "parquet"], _option(help="Of the results.")] = "jsonl",  # noqa: A002
+    inputs: Annotated[list[str], Argument(metavar="INPUT…", help="Files or patterns: s3://logs/**/*.gz")],
+    source: Annotated[str, Option("--model", "-m", help="A folder with a model, or one in the storage.")],
+    output: Annotated[str, Option("--output", "-o", metavar="FOLDER", help="A folder, or its URL.")],
+    is_json: Annotated[bool, Option("--json-lines", help='Lines are "…" or {"line": "…", …}.')] = False,
+    format: Annotated[Literal["jsonl", "parquet"], Option(help="Of the results.")] = "jsonl",  # noqa: A002
     engine: Annotated[Literal["ray", "local"], _how(help="Ray Data, or processes here.")] = "ray",
     actors: Annotated[int | None, _how(min=1, help="Workers. Default: one per core here.")] = None,
     threads: Annotated[int, _how(min=1, help="Cores of each worker.")] = 1,
@@ -68,7 +73,7 @@ def _run(session: Session, output: str, part_size: float | None, **options: Any)
             for result in track(results, "parts", missing, console=session.err, disable=is_hidden):
                 errors.append(result) if isinstance(result, str) else counts.update(result)
     except module.DomainError as error:
-        raise fail(error.message) from None
+        raise fail(error_with_options(error.message, error.param, session.invocation)) from None
     except ModuleNotFoundError as error:
         needed = "install it with: pip install 'nextchar[ray]', or use --engine local --format jsonl"
         raise fail(f"{error.name} is not installed; {needed}") from None
@@ -91,39 +96,23 @@ def _run(session: Session, output: str, part_size: float | None, **options: Any)
         raise fail(f"{len(errors):,} parts have no results; fix these errors and run the same command again")
 
 
-@_command
+@_command("alerts", "context", "detail", "expected", "precision", "repeats", "source", "stream_id")
 def score(
     *,
-    only: Annotated[Literal["all", "anomalous"], _option(help="Which lines have a result.")] = "all",
-    text: Annotated[bool, _option(help="Whether results have the text of their line.")] = True,
-    explain: Annotated[bool, _option("--explain", help="Explain the most anomalous lines.")] = False,
-    false_alarms: Annotated[
-        float | None, _option(min=1e-9, max=0.5, help="Fraction of normal lines that may be flagged.")
-    ] = None,
-    calibration: Annotated[str | None, _option(help="Calibration in the storage to compare with.")] = None,
+    text: Annotated[bool, Option(help="Whether results have the text of their line.")] = True,
+    **options: Unpack[LineOptions],
 ) -> dict[str, Any]:
     """Score each line of many files; each result has the line's file and offset in bytes.
 
     Example: nextchar batch score 's3://logs/2026/*.gz' --model sshd --output s3://scores/2026
     """
-    given = omit_none(false_alarms=false_alarms, calibration=calibration)
-    return {"query": {"only": only, "echo": text, "explain": explain} | given}
+    return {"query": {"echo": text, **options}}
 
 
-@_command
-def complete(
-    *,
-    max_characters: Annotated[int, _option(min=1, max=100_000, help="Of each completion.")] = 40,
-    n: Annotated[int, _option("-n", min=1, max=64, help="Completions of each line.")] = 1,
-    temperature: Annotated[float, _option(min=0, max=10, help="0: the most probable character.")] = 1.0,
-    top_p: Annotated[float | None, _option(help="Nucleus sampling.")] = None,
-    stop: Annotated[list[str] | None, _option(help="End before this text; can be repeated.")] = None,
-    until: Annotated[Literal["word", "line", "confidence"] | None, _option(help="End earlier.")] = None,
-    seed: Annotated[int | None, _option(help="The same seed gives the same text.")] = None,
-) -> dict[str, Any]:
+@_command("best_of", "echo", "logprobs", "timeout_ms")
+def complete(**options: Unpack[CompletionOptions]) -> dict[str, Any]:
     """Complete each line of many files, as a prompt; each result has the line's file and offset in bytes.
 
     Example: nextchar batch complete prompts.txt --model names --output completions --engine local
     """
-    request = {"max_characters": max_characters, "n": n, "temperature": temperature}
-    return {"request": request | omit_none(top_p=top_p, until=until, seed=seed) | {"stop": tuple(stop or ())}}
+    return {"request": {**options, "stop": tuple(options.get("stop") or ())}}

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
+from typer import Argument, Option
 
 from nextchar.cli.flagged_lines import rarity
-from nextchar.cli.formatting import format_integer, format_time, print_fields
-from nextchar.cli.names import ModelArgument, complete_corpus
+from nextchar.cli.formatting import format_integer, format_time
+from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, read_bytes
-from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
+from nextchar.options import CalibrationOptions
 from nextchar.types import Calibration
 
 
@@ -20,38 +21,15 @@ def calibrate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the calibration, such as a host's. Default: default, which is used where none is"
-            " named."
-        ),
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(metavar="CORPUS", help="Take the lines of this corpus.", autocompletion=complete_corpus),
-    ] = None,
-    ingested: Annotated[
-        bool,
-        typer.Option("--ingested", help="Take the newest lines that log agents have sent, at most 1,000."),
-    ] = False,
-    buckets: Annotated[
-        int | None, typer.Option(help="Compare lines of similar length only, in this many buckets.")
-    ] = None,
-    false_alarms: Annotated[
-        float | None,
-        typer.Option(metavar="RATE", help="Refuse if there are too few lines for this false-alarm rate."),
+        Path | None, Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
     ] = None,
     rolling: Annotated[
         bool | None,
-        typer.Option("--rolling/--no-rolling", help="Let the calibration follow ingested lines, or not."),
+        Option("--rolling/--no-rolling", help="Let the calibration follow ingested lines, or not."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the model's calibrations.")] = False,
-    delete: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Delete the calibration of this name.")
-    ] = None,
+    list_: Annotated[bool, Option("--list", help="List the model's calibrations.")] = False,
+    delete: Annotated[str | None, Option(metavar="NAME", help="Delete the calibration of this name.")] = None,
+    **options: Unpack[CalibrationOptions],
 ) -> None:
     """Calibrate a model on normal lines, so that its scores become p-values.
 
@@ -64,18 +42,15 @@ def calibrate(
         deleted = {"object": "calibration", "name": delete, "deleted": True}
         session.print_result(deleted, f"deleted {delete}")
     elif rolling is not None:
-        if any(given is not None for given in (file, corpus, name, buckets, false_alarms)) or ingested:
+        if file is not None or options:
             raise typer.BadParameter("give --rolling or --no-rolling alone: it makes no calibration")
         _set_rolling(session, model, is_on=rolling)
     else:
-        if (corpus is not None) + (file is not None) + ingested > 1:
+        if (file is not None) + bool(options.get("corpus")) + bool(options.get("ingested")) > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")
-        body = omit_none(
-            name=name, corpus=corpus, ingested=ingested or None, buckets=buckets, false_alarms=false_alarms
-        )
-        if corpus is None and not ingested:
-            body["lines"] = _read_lines(file or Path("-"))
-        _print_calibration(session, session.client.calibrate(model, **body))
+        has_lines = options.get("corpus") is None and not options.get("ingested")
+        lines = _read_lines(file or Path("-")) if has_lines else None
+        _print_calibration(session, session.client.calibrate(model, lines, **options))
 
 
 def _list(session: Session, model: str) -> None:
@@ -97,21 +72,18 @@ def _set_rolling(session: Session, model: str, *, is_on: bool) -> None:
 
 
 def _print_calibration(session: Session, made: Calibration) -> None:
-    if session.as_json:
-        session.print_json(made)
-        return
+    buckets = made["buckets"]
+    lengths = ("longer" if b["longest"] is None else f"up to {b['longest']} characters" for b in buckets)
+    counts = (format_integer(b["lines"]) for b in buckets)
+    described = ", ".join(f"{a}: {b} lines" for a, b in zip(lengths, counts, strict=True))
     fields = [
         ("name", made["name"]),
         ("lines", format_integer(made["lines"])),
         ("rarest score", _rarest(made)),
         ("source", made["source"]),
+        ("buckets", described if len(buckets) > 1 else None),
     ]
-    if len(made["buckets"]) > 1:
-        buckets = made["buckets"]
-        lengths = ("longer" if b["longest"] is None else f"up to {b['longest']} characters" for b in buckets)
-        counts = (format_integer(b["lines"]) for b in buckets)
-        fields.append(("buckets", ", ".join(f"{a}: {b} lines" for a, b in zip(lengths, counts, strict=True))))
-    print_fields(session.out, fields)
+    session.print_record(made, fields)
 
 
 def _rarest(calibration: Calibration) -> str:

@@ -1,36 +1,31 @@
-"""`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
+"""`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution.
 
+With --interactive a text is written by turns: a line typed, then a completion of it.
+"""
+
+import contextlib
 from pathlib import Path
 from typing import Annotated, Unpack
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
+from typer import Argument, Option
 
 from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.repl import run_repl
-from nextchar.cli.session import (
-    Session,
-    command,
-    print_unknown_characters,
-    read_text,
-    standard_input,
-)
-from nextchar.options import CompletionOptions, Expert
+from nextchar.cli.session import Session, command, print_unknown_characters, read_text, standard_input
+from nextchar.errors import ServerError
+from nextchar.options import CompletionOptions, NextOptions
 from nextchar.types import Distribution
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
+_INPUT_PROMPT = "› "
+_HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start over. Ctrl-D: end."
 
-ExpertOption = Annotated[
-    Expert | None,
-    typer.Option(help="lstm: the network alone. Default: mixture, what the model predicts with."),
-]
 PromptArgument = Annotated[
     str | None,
-    typer.Argument(
-        metavar="PROMPT", help="Text to continue. Default: standard input without its last newline."
-    ),
+    Argument(metavar="PROMPT", help="Text to continue. Default: standard input without its last newline."),
 ]
 
 
@@ -39,10 +34,9 @@ def complete(
     session: Session,
     model: ModelArgument,
     prompt: PromptArgument = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,
+    stream: Annotated[bool, Option("--stream", help="Print characters as they are generated.")] = False,
     interactive: Annotated[
-        bool,
-        typer.Option("--interactive", "-i", help="Read lines and complete each; default without a prompt."),
+        bool, Option("--interactive", "-i", help="Read lines and complete each; default without a prompt.")
     ] = False,
     **options: Unpack[CompletionOptions],
 ) -> None:
@@ -55,7 +49,7 @@ def complete(
     if interactive or (prompt is None and standard_input().isatty()):
         if prompt is not None or options.get("n", 1) != 1:
             raise typer.BadParameter("--interactive reads the prompt line by line; leave out PROMPT and --n")
-        run_repl(session, model, options)
+        _run_repl(session, model, options)
         return
     text = _read_prompt(prompt)
     if stream:
@@ -77,20 +71,13 @@ def complete(
 
 @command
 def next_character(
-    session: Session,
-    model: ModelArgument,
-    prompt: PromptArgument = None,
-    top: Annotated[int, typer.Option(help="Number of characters.")] = 10,
-    temperature: Annotated[float, typer.Option(help="Divisor of the logits.")] = 1.0,
-    expert: ExpertOption = None,
+    session: Session, model: ModelArgument, prompt: PromptArgument = None, **options: Unpack[NextOptions]
 ) -> None:
     """Show the distribution of the next character, and its entropy.
 
     Example: nextchar next nietzsche "morality is " --top 5
     """
-    response = session.client.next(
-        model, _read_prompt(prompt), top=top, temperature=temperature, expert=expert
-    )
+    response = session.client.next(model, _read_prompt(prompt), **options)
     if session.as_json:
         session.print_json(response)
         return
@@ -112,12 +99,10 @@ def _stream(session: Session, model: str, prompt: str, options: CompletionOption
         if session.as_json:
             session.print_json(event, lines=True)
         elif event["event"] == "piece":
-            text = event["data"]["text"]
             if in_terminal:
-                session.out.print(Text(printable(text), style="bold"), end="", soft_wrap=True)
+                _print_piece(session, event["data"]["text"])
             else:
-                print(text, end="", file=session.out.file)
-            session.out.file.flush()
+                print(event["data"]["text"], end="", file=session.out.file, flush=True)
         elif event["event"] == "done":
             print(file=session.out.file)
             print_unknown_characters(session, event["data"]["unknown_characters"])
@@ -142,3 +127,48 @@ def _read_prompt(prompt: str | None) -> str:
         return prompt
     # A command that silently waits for input at a terminal looks as if it hung.
     return "" if standard_input().isatty() else read_text(Path("-")).removesuffix("\n")
+
+
+def _run_repl(session: Session, model: str, options: CompletionOptions) -> None:
+    """Take turns until the input ends. An error of one turn is printed, and the text stays as it was."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 -- input() edits lines with it, where there is one
+    session.print_note(_HELP.format(model=model))
+    text = ""
+    while (line := _read_line()) is not None:
+        if line.strip() == ":new":
+            text = ""
+            continue
+        try:
+            text = _turn(session, model, text + line, options)
+        except ServerError as error:
+            if error.status in (401, 403, 404):
+                raise
+            session.print_note(str(error))
+
+
+def _read_line() -> str | None:
+    try:
+        return input(_INPUT_PROMPT if standard_input().isatty() else "")
+    except EOFError:
+        return None
+
+
+def _turn(session: Session, model: str, text: str, options: CompletionOptions) -> str:
+    """Show a completion of `text`; return both together."""
+    if session.as_json:
+        response = session.client.complete(model, text, **options)
+        session.print_json(response, lines=True)
+        return text + response["completions"][0]["text"]
+    session.out.print(Text(printable(text[-_SHOWN_PROMPT:]), style="dim"), end="", soft_wrap=True)
+    for event in session.client.stream(model, text, **options):
+        if event["event"] == "piece":
+            text += event["data"]["text"]
+            _print_piece(session, event["data"]["text"])
+    session.out.print()
+    return text
+
+
+def _print_piece(session: Session, text: str) -> None:
+    session.out.print(Text(printable(text), style="bold"), end="", soft_wrap=True)
+    session.out.file.flush()

@@ -4,22 +4,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Unpack
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
-from nextchar.cli.formatting import (
-    format_integer,
-    format_size,
-    format_time,
-    print_fields,
-    printable,
-)
+from nextchar.cli.fields import with_options
+from nextchar.cli.formatting import format_integer, format_size, format_time, printable
 from nextchar.cli.names import CorpusArgument
-from nextchar.cli.option_names import with_options
-from nextchar.cli.session import Session, command, standard_input
+from nextchar.cli.session import Session, command_of, standard_input
 from nextchar.errors import NextcharError
+from nextchar.options import CorpusOptions
 from nextchar.types import Corpus, TextKind
 from nextchar.upload import archive_format, folder_archive, folder_files, gunzip
 
@@ -31,35 +27,26 @@ app = typer.Typer(
     "Example: nextchar corpus add notes.txt",
 )
 
-KIND_HELP = (
-    "What the text is: records (independent lines such as names, which training shuffles), log, code or text."
-)
-KindOption = Annotated[
-    TextKind | None, typer.Option(metavar="KIND", help=KIND_HELP + " Default: what the service detects.")
-]
 
-
-@app.command("add")
-@command
+@command_of(app, "add", without=("archive", "deduplicate", "encoding"))
 def add(
     session: Session,
     file: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="FILE",
             help="A UTF-8 text file, also compressed as .gz; a folder, or a .tar, .tar.gz or .zip file, whose"
             " files become one text;"
             " a URL or pattern such as s3://logs/*.gz, which the service reads; - is standard input.",
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the corpus. Default: the file's name.")] = None,
     as_bytes: Annotated[
-        bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
+        bool, Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,
-    kind: KindOption = None,
-    deduplicate: Annotated[
-        bool, typer.Option("--deduplicate", help="Leave out each line that occurred before.")
+    is_distinct: Annotated[
+        bool, Option("--deduplicate", help="Leave out each line that occurred before.")
     ] = False,
+    **options: Unpack[CorpusOptions],
 ) -> None:
     """Upload a text. Uploading the same bytes again, under any name, gives the same corpus.
 
@@ -67,18 +54,18 @@ def add(
     """
     if not file:  # Path("") is the current folder
         raise typer.BadParameter("the file's name is empty")
-    encoding = "bytes" if as_bytes else None
+    if as_bytes:
+        options["encoding"] = "bytes"
+    if is_distinct:
+        options["deduplicate"] = "lines"
     if "://" in file:
-        corpus = session.client.import_corpus(
-            file, name=name, encoding=encoding, kind=kind, deduplicate="lines" if deduplicate else None
-        )
+        corpus = session.client.import_corpus(file, **options)
     else:
-        corpus = upload(session, Path(file), name, encoding=encoding, kind=kind, deduplicate=deduplicate)
-    _print_corpus_or_json(session, corpus)
+        corpus = upload(session, Path(file), **options)
+    _print_corpus(session, corpus)
 
 
-@app.command("list")
-@command
+@command_of(app, "list")
 def list_(session: Session) -> None:
     """List all corpora, newest first.
 
@@ -96,36 +83,33 @@ def list_(session: Session) -> None:
     session.print_list(list(session.client.corpora()), columns, if_empty=empty)
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, corpus: CorpusArgument) -> None:
     """Show a corpus's statistics, warnings and first characters.
 
     Example: nextchar corpus show notes
     """
     found = session.client.corpus(corpus)
-    _print_corpus_or_json(session, found)
+    _print_corpus(session, found)
     if session.out.is_terminal and not session.as_json:
         session.out.print()
         session.out.print(Text(printable(found["sample"])), style="dim")
 
 
-@app.command("set")
-@command
+@command_of(app, "set")
 def set_(
     session: Session,
     corpus: CorpusArgument,
-    kind: Annotated[TextKind, typer.Option(metavar="KIND", help=KIND_HELP)],
+    kind: Annotated[TextKind, Option(help="What the text is; the lines of records are independent.")],
 ) -> None:
     """Correct the kind of a corpus, if the service detected the wrong one.
 
     Example: nextchar corpus set names --kind records
     """
-    _print_corpus_or_json(session, session.client.set_corpus_kind(corpus, kind))
+    _print_corpus(session, session.client.set_corpus_kind(corpus, kind))
 
 
-@app.command("rm")
-@command
+@command_of(app, "rm")
 def rm(session: Session, corpus: CorpusArgument) -> None:
     """Delete a corpus. Models that were trained on it stay.
 
@@ -136,32 +120,25 @@ def rm(session: Session, corpus: CorpusArgument) -> None:
 
 
 def upload(
-    session: Session,
-    file: Path,
-    name: str | None,
-    *,
-    encoding: str | None = None,
-    kind: TextKind | None = None,
-    deduplicate: bool = False,
-    is_named: bool = True,
+    session: Session, file: Path, *, is_named: bool = True, **options: Unpack[CorpusOptions]
 ) -> Corpus:
     """Upload a file, the files of a folder or archive, or standard input for `-`.
 
     A file named `*.gz` is decompressed, unless it is uploaded as bytes. Without a name it has the file's, if
     `is_named`. Raises OSError.
     """
-    lines: Literal["lines"] | None = "lines" if deduplicate else None
-    add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
+    encoding = options.get("encoding")
+    if is_named and not options.get("name") and str(file) != "-":
+        options["name"] = default_name(file, encoding=encoding)
+    add = partial(session.client.add_corpus, **options)
     if str(file) == "-":
-        return add(standard_input(), name=name)
-    if not name and is_named:
-        name = default_name(file, encoding=encoding)
+        return add(standard_input())
     if file.is_dir():
-        return add(folder_archive(file, _files_of(session, file)), name=name, archive="tar")
+        return add(folder_archive(file, _files_of(session, file)), archive="tar")
     if _is_compressed(file, encoding):
-        return add(gunzip(file), name=name)
+        return add(gunzip(file))
     with file.open("rb") as text:
-        return add(text, name=name, archive=archive_format(file))
+        return add(text, archive=archive_format(file))
 
 
 def _files_of(session: Session, folder: Path) -> list[Path]:
@@ -207,28 +184,23 @@ def name_of(file: Path) -> str | None:
     return "-".join(kept.split()).strip("._-")[:64] or None
 
 
-def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
-    if session.as_json:
-        session.print_json(corpus)
-        return
+def _print_corpus(session: Session, corpus: Corpus) -> None:
     characters, distinct = format_integer(corpus["characters"]), format_integer(corpus["distinct_characters"])
     lines, longest = format_integer(corpus["lines"]), format_integer(corpus["longest_line"])
-    removed = corpus.get("repeated_lines")
+    removed, masks = corpus.get("repeated_lines"), corpus.get("suggested_masks") or ()
     fields = [
         ("name", _name(corpus) or "–"),
         ("id", corpus["id"]),
         ("characters", f"{characters}, {distinct} of them distinct"),
         ("lines", f"{lines}, the longest has {longest} characters"),
         ("size", _size(corpus)),
-        *([("repeated", f"{format_integer(removed)} lines were removed")] if removed is not None else []),
+        ("repeated", None if removed is None else f"{format_integer(removed)} lines were removed"),
         ("created", format_time(corpus["created_at"])),
+        ("kind", ": ".join(filter(None, (corpus.get("kind"), corpus.get("kind_reason")))) or None),
+        ("masks", f"{', '.join(masks)} (default for this log)" if masks else None),
+        *(("warning", with_options(warning)) for warning in corpus["warnings"]),
     ]
-    if kind := corpus.get("kind"):
-        reason = corpus.get("kind_reason")
-        fields.append(("kind", f"{kind}: {reason}" if reason else kind))
-    if corpus.get("suggested_masks"):
-        fields.append(("masks", f"{', '.join(corpus['suggested_masks'])} (default for this log)"))
-    print_fields(session.out, fields + [("warning", with_options(warning)) for warning in corpus["warnings"]])
+    session.print_record(corpus, fields)
 
 
 def _name(corpus: Corpus) -> str | None:

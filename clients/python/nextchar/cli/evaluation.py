@@ -1,22 +1,30 @@
-"""`nextchar evaluate`: how well a model separates anomalous lines from normal ones, and baselines."""
+"""`nextchar evaluate`: how well a model separates anomalous lines from normal ones, and baselines.
 
+ROC curves are plotted in two panels: the whole curve, and its start on a logarithmic axis, where thresholds
+are chosen. That needs matplotlib, which `nextchar[serve]` brings along.
+"""
+
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Unpack
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Argument, Option
 
-from nextchar.cli import roc
 from nextchar.cli.flagged_lines import highlighted, rarity
 from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend
 from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, fail, read_bytes
-from nextchar.connection import omit_none
+from nextchar.options import EvaluationOptions
 
+Curve = Sequence[Sequence[float]]
+
+_MIN_RATE = 1e-3  # start of the logarithmic axis
 _SCORE_NAMES = {
     "length": "length",
     "punctuation": "punctuation",
@@ -26,77 +34,102 @@ _SCORE_NAMES = {
 }
 
 
+def is_available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def write_plot(file: Path, title: str, curves: Mapping[str, tuple[float, Curve]]) -> None:
+    """Write a plot in the format of the file's suffix, such as .svg, .png or .pdf.
+
+    Args:
+        file: the file to write.
+        title: above both panels.
+        curves: by name, the AUROC and the points (false-alarm rate, recall). The first is drawn thickest.
+
+    Raises:
+        ValueError: there is no such format.
+        OSError: the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nextchar", "text.parse_math": False}):
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        figure.suptitle(title)
+        for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
+            _draw(axes, curves, scale)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", frameon=False)
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def _draw(axes: Any, curves: Mapping[str, tuple[float, Curve]], scale: str) -> None:
+    axes.set(
+        xscale=scale,
+        xlabel="false-alarm rate" + (", logarithmic" if scale == "log" else ""),
+        ylabel="recall",
+        xlim=(_MIN_RATE if scale == "log" else 0, 1),
+        ylim=(0, 1.02),
+    )
+    axes.grid(alpha=0.3)
+    for index, (name, (auroc, points)) in enumerate(curves.items()):
+        rates, recalls = zip(*points, strict=True)
+        axes.plot(
+            rates,
+            recalls,
+            label=f"{name}, AUROC {auroc:.4f}",
+            linewidth=2.6 if index == 0 else 1.4,
+            zorder=len(curves) - index + 2,  # the first on top
+            gid=f"curve-{scale}-{index}",
+        )
+
+
 @command
 def evaluate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
+        Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
     ] = None,
     normal: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="LABEL",
             help="A label of normal lines; can be repeated. Default: 0, -, normal, ok and others.",
         ),
     ] = None,
     kind: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--kind/--no-kind",
             help="Whether the file has a kind column (LABEL, KIND, TEXT). Default: detected.",
         ),
     ] = None,
-    split: Annotated[
-        Literal["auto", "none", "chronological", "random"] | None,
-        typer.Option(
-            metavar="MODE",
-            help="Split into lines for training baselines and lines evaluated: auto (default), none,"
-            " chronological or random.",
-        ),
-    ] = None,
-    train_fraction: Annotated[float | None, typer.Option(help="Fraction of the lines to learn from.")] = None,
-    false_alarms: Annotated[
-        float | None, typer.Option(metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Calibration to evaluate with.")
-    ] = None,
-    alerts: Annotated[
-        bool, typer.Option("--alerts", help="Evaluate on the lines of labeled alerts too; no FILE is needed.")
-    ] = False,
-    worst: Annotated[int, typer.Option(help="Number of misses and of false alarms to show.")] = 3,
-    baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
     roc_file: Annotated[
-        Path | None, typer.Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
+        Path | None, Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
     ] = None,
+    **options: Unpack[EvaluationOptions],
 ) -> None:
     """Evaluate a model on labeled lines, compared with baselines.
 
     Example: nextchar evaluate app labeled.tsv --roc roc.svg
     """
-    if roc_file is not None and not roc.is_available():
+    if roc_file is not None and not is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
+    options.setdefault("worst", 3)
+    alerts = options.get("alert_labels")
     if file is None and not alerts:
         raise typer.BadParameter("give a file of labeled lines, or --alerts")
     labeled = LabeledLines([], [], None, []) if file is None else _read(file, normal or (), has_kinds=kind)
-    options = omit_none(
-        alert_labels=alerts or None,
-        split=split,
-        train_fraction=train_fraction,
-        false_alarms=false_alarms,
-        calibration=calibration,
-    )
     known = session.client.model(model)
     if "\r" not in known["characters"]:  # as in streams
         labeled = labeled.without_carriage_returns()
     if not session.as_json and session.err.is_terminal:
         also = " and those of labeled alerts" if alerts else ""
         session.print_note(f"evaluating {len(labeled.lines):,} lines{also} …")
-    result = session.client.evaluate(
-        model, labeled.lines, labeled.anomalous, worst=worst, baselines=baselines, **options
-    )
+    result = session.client.evaluate(model, labeled.lines, labeled.anomalous, **options)
     if session.as_json:
         session.print_json(result)
     else:
@@ -107,7 +140,7 @@ def evaluate(
         title = f"{result['model']} on {source}, {lines} lines, {anomalous} anomalous"
         curves = {name: (found["auroc"], found["roc"]) for name, found in _scores(result).items()}
         try:
-            roc.write_plot(roc_file, title, curves)
+            write_plot(roc_file, title, curves)
         except ValueError as error:
             raise fail(f"{roc_file}: {error}") from None
         if not session.as_json:
@@ -178,11 +211,7 @@ def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _show_lines(
-    console: Console,
-    heading: str,
-    lines: Sequence[Mapping[str, Any]],
-    labeled: LabeledLines,
-    alphabet: str,
+    console: Console, heading: str, lines: Sequence[Mapping[str, Any]], labeled: LabeledLines, alphabet: str
 ) -> None:
     if not lines:
         return

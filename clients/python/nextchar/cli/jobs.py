@@ -4,25 +4,19 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from nextchar.cli import live_view
-from nextchar.cli.formatting import (
-    format_bits,
-    format_integer,
-    format_network,
-    format_time,
-    print_fields,
-    printable,
-)
-from nextchar.cli.job_updates import job_updates
+from nextchar.cli.formatting import format_bits, format_integer, format_network, format_time, printable
 from nextchar.cli.names import JobArgument
-from nextchar.cli.session import Session, command, command_of_group, fail
-from nextchar.types import Job
+from nextchar.cli.session import Session, command_of, fail
+from nextchar.cli.training_progress import job_updates
+from nextchar.types import Job, Progress
 
 app = typer.Typer()
 
 
-@command_of_group(app)
+@command_of(app)
 def list_(session: Session) -> None:
     """List training jobs, newest first; show, follow, cancel, pause or resume one.
 
@@ -39,8 +33,7 @@ def list_(session: Session) -> None:
     session.print_list(list(session.client.jobs()), columns, if_empty=empty)
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, job: JobArgument) -> None:
     """Show a job's configuration and progress.
 
@@ -49,8 +42,7 @@ def show(session: Session, job: JobArgument) -> None:
     _print_job(session, session.client.job(job))
 
 
-@app.command("follow")
-@command
+@command_of(app, "follow")
 def follow_job(session: Session, job: JobArgument) -> None:
     """Show a job's progress until it ends. Ctrl-C ends the view; training continues.
 
@@ -59,13 +51,12 @@ def follow_job(session: Session, job: JobArgument) -> None:
     follow(session, job)
 
 
-@app.command("cancel")
-@command
+@command_of(app, "cancel")
 def cancel(
     session: Session,
     job: JobArgument,
     keep_best: Annotated[
-        bool, typer.Option("--keep-best", help="Publish the best model so far before the job ends.")
+        bool, Option("--keep-best", help="Publish the best model so far before the job ends.")
     ] = False,
 ) -> None:
     """Cancel a job, without a model or with the best one so far.
@@ -75,8 +66,7 @@ def cancel(
     _print_request(session, session.client.cancel_job(job, keep_best=keep_best), "end")
 
 
-@app.command("pause")
-@command
+@command_of(app, "pause")
 def pause(session: Session, job: JobArgument) -> None:
     """Pause a job at a checkpoint.
 
@@ -85,8 +75,7 @@ def pause(session: Session, job: JobArgument) -> None:
     _print_request(session, session.client.pause_job(job), "pause")
 
 
-@app.command("resume")
-@command
+@command_of(app, "resume")
 def resume(session: Session, job: JobArgument) -> None:
     """Queue a paused or failed job again; it continues from its checkpoint.
 
@@ -162,39 +151,33 @@ def _print_request(session: Session, job: Job, action: str) -> None:
 
 
 def _print_job(session: Session, job: Job) -> None:
-    if session.as_json:
-        session.print_json(job)
-        return
-    budget = next((f"{v:g} {k}" for k, v in job["training"]["budget"].items() if v is not None), "–")
+    progress, budgets = job["progress"] or Progress(), job["training"]["budget"]
+    training_bits = format_bits(progress.get("train_bits_per_character"))
+    held_out_bits = format_bits(progress.get("validation_bits_per_character"))
+    steps = f"{format_integer(progress.get('step'))} of {format_integer(progress.get('steps'))}"
+    error, reason = job["error"], job.get("pause_reason")
     fields = [
         ("id", job["id"]),
         ("name", job["name"]),
         ("status", status_of(job)),
         ("corpus", job["corpus"]),
         ("network", format_network(job)),
-        ("budget", budget),
+        ("budget", next((f"{v:g} {k}" for k, v in budgets.items() if v is not None), "–")),
         ("masks", ", ".join(printable(mask, inline=True) for mask in job.get("masks", ())) or "none"),
         ("created", format_time(job["created_at"])),
+        ("mixture", "none, the network predicts alone" if job.get("mixture") is False else None),
     ]
-    if job.get("mixture") is False:
-        fields.append(("mixture", "none, the network predicts alone"))
-    progress = job["progress"] or {}
     if progress.get("step") is not None:
-        training_bits = format_bits(progress.get("train_bits_per_character"))
-        held_out_bits = format_bits(progress.get("validation_bits_per_character"))
         fields += [
-            ("step", f"{format_integer(progress['step'])} of {format_integer(progress.get('steps'))}"),
+            ("step", steps),
             ("training", f"{training_bits} bits per character"),
             ("held-out", f"{held_out_bits} bits per character"),
         ]
-    if ended_early := progress.get("ended_early"):
-        fields.append(("early stopping", ended_early))
-    if job["model"]:
-        fields.append(("model", job["model"]))
-    if job["error"]:
-        fields.append(("error", f"{job['error']['code']}: {job['error']['message']}"))
-    if reason := job.get("pause_reason"):
-        fields.append(("paused", f"{reason['code']}: {reason['message']}"))
-    if waiting := progress.get("waiting_for_storage"):
-        fields.append(("waiting", waiting))
-    print_fields(session.out, fields)
+    fields += [
+        ("early stopping", progress.get("ended_early")),
+        ("model", job["model"]),
+        ("error", f"{error['code']}: {error['message']}" if error else None),
+        ("paused", f"{reason['code']}: {reason['message']}" if reason else None),
+        ("waiting", progress.get("waiting_for_storage")),
+    ]
+    session.print_record(job, fields)

@@ -3,54 +3,106 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import typer
 
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
-from nextchar.cli.line_totals import Totals
 from nextchar.cli.session import Session, drop_output, fail, fail_for
-from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines, read_lines
-from nextchar.options import Repeats, ScoreContext
+from nextchar.options import LineOptions
 from nextchar.types import Candidate
 
+_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
+PATIENCE_S = 300.0
 _MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
-@dataclass(frozen=True)
-class Options:
-    """How lines are scored and shown."""
+@dataclass
+class Totals:
+    """Counts of the lines scored so far, and the last `score.start` record of the service.
 
-    show_all: bool = False
-    false_alarms: float | None = None
-    calibration: str | None = None
-    context: ScoreContext = "line"
-    stream_id: str | None = None
-    expected: int = 0
-    patience_s: float = 300.0
-    repeats: Repeats | None = None
-    alerts: bool | None = None
-    source: str | None = None
+    `notify` takes sentences for the user; `patience_s` is how long lines are sent again in an outage.
+    """
+
+    notify: Callable[[str], None]
+    patience_s: float
+    lines: int = 0
+    anomalous: int = 0
+    repeated: int = 0  # further lines like flagged ones
+    not_utf8: int = 0
+    truncated: int = 0
+    unusual: int = 0  # lines that score like the top 10% of the calibration's
+    has_reported_drift: bool = False
+    start: Mapping[str, Any] = field(default_factory=dict)
+    _scored: int = 0  # lines of the present request
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take a record of `Client.score_source`."""
+        match record["object"]:
+            case "score.start":
+                if self.start and self.start["model"] != record["model"]:
+                    self.notify(f"{record['model']} now scores instead of {self.start['model']}")
+                self.start, self._scored = record, 0
+            case "score.end":
+                self._add_lines(record["lines"])
+                self.unusual += record.get("unusual", 0)
+                self.repeated += record.get("repeated", 0)
+                self._report_drift()
+            case "outage.start":
+                count = f"{record['lines']:,} line{'s wait' if record['lines'] != 1 else ' waits'}"
+                self.notify(f"{record['error']}; {count}, retrying for {self.patience_s:g} s")
+            case "outage.end":
+                self.notify(f"the service is back after {record['seconds']:.1f} s")
+            case _:
+                self._add_lines(record["line"])
+                self.anomalous += bool(record.get("anomalous"))
+                self.not_utf8 += "not_utf8" in record
+                self.truncated += "truncated" in record
+
+    def _add_lines(self, scored: int) -> None:
+        self.lines += scored - self._scored
+        self._scored = scored
+
+    def _report_drift(self) -> None:
+        """Report drift once: by the service's rule, over all batches, since one may be small."""
+        if self.has_reported_drift or self.lines < _DRIFT_LINES or self.unusual <= _DRIFT_SHARE * self.lines:
+            return
+        self.has_reported_drift = True
+        model = self.start.get("model", "MODEL").partition("@")[0]
+        self.notify(
+            f"these lines don't look like the calibration data: {self.unusual / self.lines:.0%} of them are"
+            " as unusual as its most unusual 10%; expect more false alarms than you asked for. If these lines"
+            f" are normal, calibrate on recent ones: nextchar calibrate {model} FILE"
+        )
 
 
-def print_anomalous_lines(session: Session, model: str, files: Sequence[str], options: Options) -> None:
+def print_anomalous_lines(
+    session: Session,
+    model: str,
+    files: Sequence[str],
+    options: LineOptions,
+    *,
+    show_all: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
-    if options.expected and options.context == "stream":
+    is_stream = options.get("context") == "stream"
+    if options.get("expected") and is_stream:
         raise typer.BadParameter("--expected needs --context line")
-    if options.stream_id and options.context == "line":
+    if options.get("stream_id") and not is_stream:
         raise typer.BadParameter("--stream-id needs --context stream")
-    totals = Totals(session.print_note, options.patience_s)
+    totals = Totals(session.print_note, patience_s)
     try:
-        _print_lines(session, model, files, options, totals)
+        _print_lines(session, model, files, options, totals, show_all=show_all)
     except KeyboardInterrupt:
         _print_totals(session, totals)
         raise
@@ -66,23 +118,34 @@ def print_anomalous_lines(session: Session, model: str, files: Sequence[str], op
 
 
 def _print_lines(
-    session: Session, model: str, files: Sequence[str], options: Options, totals: Totals
+    session: Session,
+    model: str,
+    files: Sequence[str],
+    options: LineOptions,
+    totals: Totals,
+    *,
+    show_all: bool,
 ) -> None:
     client = session.client
     alphabet = client.model(model)["alphabet"]
-    if not options.show_all and not client.calibrations(model):
+    if not show_all and not client.calibrations(model):
         raise NextcharError(
             f"{model} has no calibration, so no line can be called anomalous; make one with"
             f" `nextchar calibrate {model} FILE`, or see all lines with --all"
         )
     source = Lines(read_lines(files))
     view: LineView | None = None
+    explain = session.as_json or session.out.is_terminal
+    query: dict[str, Any] = {
+        **options,
+        "detail": "character" if show_all else "line" if explain else "none",
+        "only": "all" if show_all else "anomalous",
+        "echo": True,
+        "explain": explain,
+    }
+    count = query.pop("expected", 0)  # of characters, which are asked for when a line is flagged
     scored = client.score_source(
-        model,
-        source,
-        _query(options, explain=session.as_json or session.out.is_terminal),
-        patience_s=options.patience_s,
-        min_interval_s=_MIN_INTERVAL_S,
+        model, source, query, patience_s=totals.patience_s, min_interval_s=_MIN_INTERVAL_S
     )
     with _interruptible(source) as interruption, closing(scored):
         for line, score in scored:
@@ -90,15 +153,15 @@ def _print_lines(
             if line is None:
                 continue
             record = _placed(score, line)
-            if options.expected and record.get("anomalous") and record.get("spans"):
-                record["expected"] = _expected(session, model, line, options.expected, alphabet)
+            if count and record.get("anomalous") and record.get("spans"):
+                record["expected"] = _expected(session, model, line, count, alphabet)
             _warn(session, line, record, totals)
             if session.as_json:
-                if options.show_all or record.get("anomalous") or "error" in record:
+                if show_all or record.get("anomalous") or "error" in record:
                     session.print_json(record | ({"file": line.file} if len(files) > 1 else {}), lines=True)
                 continue
             view = view or LineView(
-                session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=options.show_all
+                session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=show_all
             )
             view.show(line, record)
         if interruption.is_set():
@@ -145,22 +208,6 @@ def _interruptible(source: Lines) -> Iterator[threading.Event]:
         sys.unraisablehook = report
 
 
-def _query(options: Options, *, explain: bool) -> dict[str, Any]:
-    return omit_none(
-        detail="character" if options.show_all else "line" if explain else "none",
-        only="all" if options.show_all else "anomalous",
-        echo=True,
-        explain=explain,
-        false_alarms=options.false_alarms,
-        calibration=options.calibration,
-        context=options.context,
-        stream_id=options.stream_id,
-        repeats=options.repeats,
-        alerts=options.alerts,
-        source=options.source,
-    )
-
-
 def _expected(
     session: Session, model: str, line: Line, count: int, alphabet: Alphabet
 ) -> list[list[Candidate]] | None:
@@ -174,8 +221,10 @@ def _expected(
         return None
     try:
         response = session.client.score(model, [text], expected=count)
-    except NextcharError:  # the line is shown without them
-        return None
+    except NextcharError as error:
+        if getattr(error, "param", None) == "expected":
+            raise
+        return None  # the line is shown without them
     lines = response["lines"] or []
     return lines[0]["expected"] if lines else None
 

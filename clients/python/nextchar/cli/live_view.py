@@ -5,19 +5,19 @@ Without a terminal, plain lines.
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from nextchar.cli import experts
+from nextchar.cli.fields import with_options
 from nextchar.cli.formatting import format_bits, format_duration, printable
-from nextchar.cli.job_updates import JobUpdate, job_updates
-from nextchar.cli.option_names import with_options
-from nextchar.cli.screen import Screen
+from nextchar.cli.report import experts_sentence
 from nextchar.cli.training_progress import (
+    JobUpdate,
     TrainingProgress,
     frame,
+    job_updates,
     sample_text,
     speed_parts,
     status_sentence,
@@ -28,6 +28,8 @@ from nextchar.types import FINAL_STATUSES, Event, Job, Progress
 
 _PLAIN_LINE_EVERY_S = 5.0
 _PLAIN_WIDTH = 100
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
 
 
 def follow(client: Client, job_id: str, console: Console) -> Job:
@@ -45,7 +47,7 @@ def outcome(client: Client, job: Job) -> Text:
     with contextlib.suppress(NextcharError):  # the model may have been deleted
         report = client.model(str(job["model"]))["report"]
         measured = report.get("validation_bits_per_character", measured)
-        measured_alone = experts.sentence(report)
+        measured_alone = experts_sentence(report)
     line = Text()
     line.append(printable(str(job["model"]), inline=True), style="bold green")
     line.append(f" is trained: {format_bits(measured)} bits per character on held-out text")
@@ -116,3 +118,62 @@ def _metrics_line(progress: TrainingProgress, event: Event) -> str:
     if (left_s := known.get("seconds_left")) is not None:
         parts.append(f"{format_duration(left_s)} left")
     return " · ".join(parts)
+
+
+class Screen:
+    """The bottom lines of a terminal. A context manager, which hides the cursor meanwhile.
+
+    Each redraw is one write that overwrites lines instead of erasing them first, which avoids flicker. When
+    the terminal becomes narrower, the rows into which it wrapped the old lines are overwritten too.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bottom: list[tuple[str, int]] = []  # the lines there now, and their widths in cells
+
+    def __enter__(self) -> Self:
+        self._write(_HIDE_CURSOR)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep the last lines and move to the line below them."""
+        self._write(("\n" if self._bottom else "") + _SHOW_CURSOR)
+
+    def draw(self, bottom: RenderableType) -> None:
+        """Replace the bottom lines."""
+        self._redraw([], self._rendered(bottom))
+
+    def print_above(self, text: RenderableType) -> None:
+        """Print permanent text above the bottom lines."""
+        self._redraw(self._rendered(text), self._bottom)
+
+    def clear(self) -> None:
+        """Erase the bottom lines."""
+        self._redraw([], [])
+
+    def _redraw(self, above: list[tuple[str, int]], bottom: list[tuple[str, int]]) -> None:
+        bottom = bottom[: max(1, self._console.height - 1)]
+        lines = [*above, *bottom]
+        out = "\r" + (f"\x1b[{up}A" if (up := self._rows_up()) else "")
+        out += "\n".join(line + _ERASE_LINE_END for line, _ in lines) + ("\n" if above and not bottom else "")
+        # A \n moves down and, on every terminal in its usual mode, to the first column.
+        self._write(out + _ERASE_BELOW)
+        self._bottom = bottom
+
+    def _rows_up(self) -> int:
+        """Return how many rows the cursor, at the end of the last line, is below the first line's row."""
+        columns = self._console.width
+        rows = sum(max(1, -(-width // columns)) for _, width in self._bottom)
+        return max(0, rows - 1)
+
+    def _rendered(self, what: RenderableType) -> list[tuple[str, int]]:
+        """Return the lines of a renderable with their control sequences, and their widths in cells."""
+        with self._console.capture() as captured:
+            # One column stays free: terminals differ in where the cursor is after a full line.
+            self._console.print(what, width=max(1, self._console.width - 1), end="")
+        lines = captured.get().removesuffix("\n").split("\n")
+        return [(line, Text.from_ansi(line).cell_len) for line in lines]
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()

@@ -7,10 +7,10 @@ import importlib.metadata
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from nextchar.cli import (
     alerts,
-    audit,
     batch,
     calibration,
     completion,
@@ -21,12 +21,11 @@ from nextchar.cli import (
     report,
     scoring,
     service,
-    status,
     targets,
     training,
     watch,
 )
-from nextchar.cli.options import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
+from nextchar.cli.names import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
 from nextchar.client import DEFAULT_SERVER
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -48,7 +47,7 @@ def options(
     api_key: ApiKeyFromEnvironment = None,
     as_json: AsJson = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool, Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Train character-level language models on your text; complete and score text with them.
@@ -67,13 +66,13 @@ app.command()(evaluation.evaluate)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")
-app.command("audit")(audit.audit)
+app.command("audit")(service.audit)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(corpora.app, name="corpus")
-app.command()(status.status)
-app.command("open")(status.open_console)
+app.command()(service.status)
+app.command("open")(service.open_console)
 app.command()(service.serve)
 app.command()(service.demo)
 app.command()(service.doctor)

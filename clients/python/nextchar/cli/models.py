@@ -7,34 +7,26 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Unpack
 
 import typer
+from typer import Argument, Option
 
-from nextchar.cli import experts
-from nextchar.cli.formatting import (
-    format_bits,
-    format_integer,
-    format_network,
-    format_size,
-    format_time,
-    print_fields,
-)
+from nextchar.cli.formatting import format_bits, format_integer, format_network, format_size, format_time
 from nextchar.cli.names import ModelArgument, complete_model
-from nextchar.cli.session import Session, command, command_of_group, fail
+from nextchar.cli.report import experts_sentence
+from nextchar.cli.session import Session, command_of, fail
+from nextchar.options import AliasOptions
 from nextchar.types import Alias, Model, ModelSummary
 
 app = typer.Typer()
 
 AliasArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME@ALIAS", help="An alias of a model's versions.", autocompletion=complete_model
-    ),
+    str, Argument(metavar="NAME@ALIAS", help="An alias of a model's versions.", autocompletion=complete_model)
 ]
 Force = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--force",
         help="Proceed even if an alias points to the version or an unfinished job needs it; calls of that"
         " alias, and the job, then fail.",
@@ -45,7 +37,7 @@ _CARD = "model.json"
 _SPOOL_BYTES = 1 << 24  # an archive up to this size stays in memory
 
 
-@command_of_group(app)
+@command_of(app)
 def list_(session: Session) -> None:
     """List models, newest first; show, rename, delete, download, export or import one, or move an alias.
 
@@ -70,8 +62,7 @@ def list_(session: Session) -> None:
         )
 
 
-@app.command("show")
-@command
+@command_of(app, "show")
 def show(session: Session, model: ModelArgument) -> None:
     """Show a model's network, corpus, results and files.
 
@@ -80,12 +71,11 @@ def show(session: Session, model: ModelArgument) -> None:
     _print_model(session, session.client.model(model))
 
 
-@app.command("rename")
-@command
+@command_of(app, "rename")
 def rename(
     session: Session,
     model: ModelArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+    name: Annotated[str, Argument(metavar="NAME", help="The new name.")],
     force: Force = False,
 ) -> None:
     """Rename one version of a model: it becomes the next version of the new name.
@@ -96,8 +86,7 @@ def rename(
     session.print_result(renamed, renamed["id"])
 
 
-@app.command("rm")
-@command
+@command_of(app, "rm")
 def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
     """Delete one version of a model; a bare name means its newest version.
 
@@ -107,13 +96,12 @@ def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
     session.print_result(deleted, f"deleted {deleted['id']}")
 
 
-@app.command("aliases")
-@command
+@command_of(app, "aliases")
 def aliases(
     session: Session,
     model: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="NAME",
             help="A model's name; or NAME@ALIAS for the alias's history.",
             autocompletion=complete_model,
@@ -137,40 +125,25 @@ def aliases(
     session.print_list(found, columns, if_empty=empty)
 
 
-@app.command("alias")
-@command
+@command_of(app, "alias")
 def alias(
     session: Session,
     alias: AliasArgument,
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="Version that the alias will point to.")],
-    max_bits: Annotated[
-        float | None, typer.Option(help="Require at most this many bits per character on the held-out text.")
-    ] = None,
-    max_regression: Annotated[
-        float | None,
-        typer.Option(help="Require at most this many bits per character more than the current version."),
-    ] = None,
-    calibrated: Annotated[bool, typer.Option("--calibrated", help="Require a calibration.")] = False,
+    version: Annotated[int, Argument(metavar="VERSION", help="Version that the alias will point to.")],
+    **options: Unpack[AliasOptions],
 ) -> None:
     """Create an alias of a model, or move it to another version.
 
     Example: nextchar models alias nietzsche@champion 4 --max-regression 0.02
     """
-    moved = session.client.set_alias(
-        *_name_and_alias(alias),
-        version,
-        max_bits_per_character=max_bits,
-        max_regression_bits=max_regression,
-        calibration=calibrated or None,
-    )
+    moved = session.client.set_alias(*_name_and_alias(alias), version, **options)
     session.print_result(moved, f"{alias} is {moved['target']}")
     for check in () if session.as_json else moved["checks"]:
         if check["note"]:
             session.print_note(check["note"])
 
 
-@app.command("rollback")
-@command
+@command_of(app, "rollback")
 def rollback(session: Session, alias: AliasArgument) -> None:
     """Move an alias back to its previous version; repeat to go further back.
 
@@ -180,8 +153,7 @@ def rollback(session: Session, alias: AliasArgument) -> None:
     session.print_result(moved, f"{alias} is {moved['target']}")
 
 
-@app.command("unalias")
-@command
+@command_of(app, "unalias")
 def unalias(session: Session, alias: AliasArgument) -> None:
     """Delete an alias; `models rollback` restores it.
 
@@ -191,14 +163,12 @@ def unalias(session: Session, alias: AliasArgument) -> None:
     session.print_result(deleted, f"deleted {alias}")
 
 
-@app.command("download")
-@command
+@command_of(app, "download")
 def download(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder to create. Default: the model's name@version."),
+        Path | None, Option(metavar="FOLDER", help="Folder to create. Default: the model's name@version.")
     ] = None,
 ) -> None:
     """Download a model's files: its card, its .keras file, its ONNX graph and others.
@@ -213,13 +183,12 @@ def download(
     session.print_result({**found, "folder": str(folder)}, str(folder))
 
 
-@app.command("export")
-@command
+@command_of(app, "export")
 def export(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.")
+        Path | None, Option(metavar="FILE", help="Archive to write. Default: name@version.tar.")
     ] = None,
 ) -> None:
     """Save a model as one tar archive, which `nextchar models import` reads on another service.
@@ -234,19 +203,18 @@ def export(
     session.print_result({"model": reference, "file": str(file)}, str(file))
 
 
-@app.command("import")
-@command
+@command_of(app, "import")
 def import_(
     session: Session,
     source: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="FOLDER|FILE",
             help="A folder that `models download` made, or an archive that `models export` made.",
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the imported model. Default: the name in its card.")
+        str | None, Option(help="Name of the imported model. Default: the name in its card.")
     ] = None,
 ) -> None:
     """Import a model: it becomes the next version of its name. Weights and JSON only; nothing is executed.
@@ -267,9 +235,8 @@ def _name_and_alias(reference: str) -> tuple[str, str]:
 
 
 def _print_model(session: Session, model: Model) -> None:
-    if session.as_json:
-        session.print_json(model)
-        return
+    report = model["report"]
+    measured = report.get("validation_bits_per_character")
     fields = [
         ("model", model["id"]),
         ("network", format_network(model)),
@@ -278,15 +245,12 @@ def _print_model(session: Session, model: Model) -> None:
         ("corpus", model["corpus"] or "–"),
         ("job", model["job"] or "–"),
         ("created", format_time(model["created_at"])),
+        ("aliases", ", ".join(model.get("aliases", [])) or None),
+        ("held-out", None if measured is None else f"{format_bits(measured)} bits per character"),
+        ("experts", experts_sentence(report) or None),
+        *(("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()),
     ]
-    if names := model.get("aliases"):
-        fields.append(("aliases", ", ".join(names)))
-    if (measured := model["report"].get("validation_bits_per_character")) is not None:
-        fields.append(("held-out", f"{format_bits(measured)} bits per character"))
-    if measured_alone := experts.sentence(model["report"]):
-        fields.append(("experts", measured_alone))
-    fields += [("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()]
-    print_fields(session.out, fields)
+    session.print_record(model, fields)
 
 
 def _download_file(session: Session, model: Model, file: str, folder: Path) -> None:

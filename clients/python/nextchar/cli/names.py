@@ -1,21 +1,53 @@
-"""Names that the service knows: offered when a shell completes a word, and suggested for an unknown name."""
+"""Arguments and options that commands share, and the names that the service knows for them.
+
+The names are offered when a shell completes a word, and suggested for an unknown name.
+"""
 
 import difflib
 import os
 import re
 import threading
 from collections.abc import Callable
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from nextchar.cli.options import shared_option
 from nextchar.client import DEFAULT_SERVER, Client
 from nextchar.errors import NextcharError
 from nextchar.types import Job
 
+_service_option = partial(Option, rich_help_panel="Service")
+_server_option = partial(_service_option, "--server", metavar="URL")
+_key_option = partial(_service_option, "--api-key", metavar="KEY", show_default=False)
+_SERVER, _KEY = "Address of the service.", "API key, if the service requires one."
+
+Server = Annotated[
+    str | None, _server_option(help=f"{_SERVER} Default: NEXTCHAR_SERVER, or {DEFAULT_SERVER}.")
+]
+ApiKey = Annotated[str | None, _key_option(help=f"{_KEY} Default: NEXTCHAR_API_KEY.")]
+AsJson = Annotated[bool, Option("--json", help="Print the service's responses as JSON.")]
+
+ServerFromEnvironment = Annotated[str, _server_option(envvar="NEXTCHAR_SERVER", help=_SERVER)]
+ApiKeyFromEnvironment = Annotated[str | None, _key_option(envvar="NEXTCHAR_API_KEY", help=_KEY)]
+
 _COMPLETION_TIMEOUT_S = 1.0
 _MAX_SUGGESTIONS = 3
+
+
+def shared_option(context: typer.Context, name: str) -> Any:
+    """Return the value of an option that every level has: the one nearest to the command's end wins.
+
+    Only the outermost level reads the environment, so an option given anywhere goes before it.
+    """
+    level: Any = context
+    while level is not None:
+        if value := level.params.get(name):
+            return value
+        level = level.parent
+    return None
+
 
 Names = dict[str, str]
 """What a user may type -> what to suggest for it."""
@@ -116,12 +148,12 @@ def _completions(context: typer.Context, incomplete: str, list_names: Callable[[
 
 
 CorpusArgument = Annotated[
-    str, typer.Argument(metavar="CORPUS", help="Name or id of a corpus.", autocompletion=complete_corpus)
+    str, Argument(metavar="CORPUS", help="Name or id of a corpus.", autocompletion=complete_corpus)
 ]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.", autocompletion=complete_job)]
+JobArgument = Annotated[str, Argument(metavar="JOB", help="Id of a job.", autocompletion=complete_job)]
 ModelArgument = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="MODEL",
         help="name@version, name@alias, or the name alone for its newest version.",
         autocompletion=complete_model,

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer import Option
 
-from nextchar.cli import experts
 from nextchar.cli.formatting import (
     bar,
     format_bits,
@@ -42,6 +41,17 @@ _VERDICTS = {
     "repetitive": "generated text repeats the training text, as held-out text does",
     "copies": "the model copies its training text, more than held-out text does",
 }
+_EXPERT_NAMES = {
+    "mixture": "Mixture (what the model predicts with)",
+    "lstm": "Network alone",
+    "ngram": "n-grams alone",
+    "without_matches": "Network and n-grams",
+    "without_adaptation": "Mixture without adaptation",
+}
+_DEFAULT_WEIGHTS = (
+    "The held-out text is too short to learn the weights of the experts; default weights are used."
+)
+
 
 Report = Mapping[str, Any]
 
@@ -50,10 +60,8 @@ Report = Mapping[str, Any]
 def report(
     session: Session,
     model: ModelArgument,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as a page instead.")
-    ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser instead.")] = False,
+    html: Annotated[Path | None, Option(metavar="FILE", help="Write the report as a page instead.")] = None,
+    open_: Annotated[bool, Option("--open", help="Open the page in a browser instead.")] = False,
 ) -> None:
     """Show a model's training report: results, learning curves, baselines, memorization, cost.
 
@@ -103,12 +111,12 @@ def show(console: Console, report: Report) -> None:
 
 
 def _show_experts(console: Console, report: Report) -> None:
-    if not (rows := experts.rows(report)):
+    if not (rows := _experts(report)):
         return
     print_heading(console, "Experts, bits per character on held-out text")
     print_table(console, ("expert", "bits"), [(name, format_bits(bits)) for name, bits in rows])
     if report.get("mixture_weights") == "default":
-        console.print(Text(experts.DEFAULT_WEIGHTS), soft_wrap=not console.is_terminal)
+        console.print(Text(_DEFAULT_WEIGHTS), soft_wrap=not console.is_terminal)
 
 
 def _show_baselines(console: Console, report: Report) -> None:
@@ -179,3 +187,16 @@ def _show_cost(console: Console, report: Report) -> None:
         kept = "kept" if int8["kept"] else "not kept"
         fields.append(("int8", f"{lost_bits:+.4f} bits per character, {kept}"))
     print_fields(console, fields)
+
+
+def _experts(report: Report) -> list[tuple[str, float]]:
+    """Return the name and the bits per character of each expert that was measured."""
+    measured = report.get("experts") or {}
+    return [(name, measured[key]) for key, name in _EXPERT_NAMES.items() if measured.get(key) is not None]
+
+
+def experts_sentence(report: Report) -> str:
+    """Return the figures of the experts alone, for models with a mixture; else ""."""
+    if (report.get("experts") or {}).get("mixture") is None:
+        return ""
+    return ", ".join(f"{name} {format_bits(bits)}" for name, bits in _experts(report)[1:])

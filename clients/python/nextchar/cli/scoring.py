@@ -1,21 +1,115 @@
 """`nextchar score`: a heat map of a text's surprisal, or the anomalous lines of a log as they come."""
 
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
+from rich.console import Console
+from rich.text import Text
+from typer import Argument, Option
 
-from nextchar.cli import line_scoring, score_view
+from nextchar.cli import line_scoring
+from nextchar.cli.formatting import format_integer, printable
+from nextchar.cli.heatmap import character_bits, heatmap, legend, peaks
 from nextchar.cli.names import complete_model
 from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
-from nextchar.connection import omit_none
-from nextchar.options import Repeats, ScoreContext
+from nextchar.options import LineOptions
+from nextchar.types import Score
 
+_CONTEXT = 24  # characters shown on each side of a peak
+_MAX_PEAKS = 5
 _TOP = 20  # lines of a long text
-_heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
-_lines_option = partial(typer.Option, rich_help_panel="Anomalous lines (with --model)")
+_OF_COMMAND = ("detail", "explain", "only")  # what these are follows from how lines are shown
+
+
+@dataclass(frozen=True)
+class LineSurprisal:
+    """One line, its number from 1, and the surprisal of its characters in bits."""
+
+    number: int
+    text: str
+    bits: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """Bits per character; 0 for an empty line."""
+        return sum(self.bits) / len(self.bits) if self.bits else 0.0
+
+
+def _lines_of_text(text: str) -> list[str]:
+    r"""Split at newlines only, each line keeping its own.
+
+    >>> _lines_of_text("a\u2028b\n\nc")
+    ['a\u2028b\n', '\n', 'c']
+    """
+    lines = text.split("\n")
+    return [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+
+
+def _show(console: Console, score: Score, lines: Sequence[str], *, top: int | None) -> None:
+    """Print the heat map of a scored text, or of its `top` most anomalous lines if it has more."""
+    scored = _scored_lines(score, lines)
+    total = f"{format_integer(score['total_bits'])} bits in total"
+    summary = f"{score['bits_per_character']:.2f} bits per character, {total}"
+    console.print(
+        Text(f"{score['model']}: {format_integer(score['characters'])} characters, {summary}"), soft_wrap=True
+    )
+    console.print(legend(console), soft_wrap=True)
+    console.print()
+    if top is None or len(scored) <= top:
+        text = "".join(line.text for line in scored)
+        bits = [cost for line in scored for cost in line.bits]
+        if score["lines"] is None:
+            console.print(heatmap(text, bits, console))
+            _print_peaks(console, text, bits)
+            return
+        shown_lines: Sequence[LineSurprisal] = scored
+    else:
+        shown_lines = sorted(scored, key=lambda line: -line.mean)[:top]
+        console.print(
+            Text(f"the {len(shown_lines)} most anomalous of {format_integer(len(scored))} lines:"),
+            soft_wrap=True,
+        )
+    for line in shown_lines:
+        console.print(Text(f"line {line.number}, {line.mean:.2f} bits per character", style="dim"))
+        console.print(heatmap(line.text, line.bits, console))
+
+
+def _scored_lines(score: Score, lines: Sequence[str]) -> list[LineSurprisal]:
+    """Return each line with its bits, whether the text was scored as a whole or line by line."""
+    if score["lines"] is not None:
+        texts = [line.removesuffix("\n") for line in lines]
+        scored = enumerate(zip(texts, score["lines"], strict=True), 1)
+        return [LineSurprisal(n, text, _bits_of_text(text, one["bits"] or [])) for n, (text, one) in scored]
+    bits, start, found = _bits_of_text("".join(lines), score["bits"] or []), 0, []
+    for number, line in enumerate(lines, 1):
+        found.append(LineSurprisal(number, line, bits[start : start + len(line)]))
+        start += len(line)
+    return found
+
+
+def _bits_of_text(text: str, bits: Sequence[float]) -> Sequence[float]:
+    """Return one number per character; a model of bytes gives one per byte."""
+    return bits if len(bits) == len(text) else character_bits(text.encode(), bits)
+
+
+def _print_peaks(console: Console, text: str, bits: Sequence[float]) -> None:
+    found = peaks(bits, count=_MAX_PEAKS)
+    if not found:
+        return
+    console.print()
+    console.print(Text("highest surprisal"), style="dim")
+    for peak in found:
+        line = text.count("\n", 0, peak.start) + 1
+        shown = Text(f"{peak.bits:6.1f} bits  line {line}  ", no_wrap=True, overflow="ellipsis")
+        shown.append(printable(text[max(0, peak.start - _CONTEXT) : peak.start], inline=True), style="dim")
+        shown.append(printable(text[peak.start : peak.end], inline=True), style="bold reverse")
+        shown.append(printable(text[peak.end : peak.end + _CONTEXT], inline=True), style="dim")
+        console.print(shown)
 
 
 def _complete_first_word(context: typer.Context, incomplete: str) -> list[str]:
@@ -24,12 +118,12 @@ def _complete_first_word(context: typer.Context, incomplete: str) -> list[str]:
     return [] if has_model else complete_model(context, incomplete)
 
 
-@command
+@partial(command, without=_OF_COMMAND)
 def score(
     session: Session,
     model_and_files: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="MODEL FILE",
             help="A model and a text; with --model, files of lines. Default, and -: standard input.",
             autocompletion=_complete_first_word,
@@ -37,7 +131,7 @@ def score(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--model",
             "-m",
             metavar="MODEL",
@@ -45,48 +139,16 @@ def score(
             autocompletion=complete_model,
         ),
     ] = None,
-    show_all: Annotated[bool, typer.Option("--all", help="Show all lines, in order.")] = False,
-    by_line: Annotated[bool, _heat_map_option("--lines", help="Score each line by itself.")] = False,
+    show_all: Annotated[bool, Option("--all", help="Show all lines, in order.")] = False,
+    by_line: Annotated[bool, Option("--lines", help="Score each line of a text by itself.")] = False,
     top: Annotated[
         int | None,
-        _heat_map_option(
-            help=f"Number of lines of a long text to show, most anomalous first. Default: {_TOP}."
-        ),
-    ] = None,
-    false_alarms: Annotated[
-        float | None,
-        _lines_option(
-            metavar="RATE",
-            help="False-alarm rate: fraction of normal lines that may be flagged. Default: 0.01.",
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None, _lines_option(metavar="NAME", help="Calibration to compare with.")
-    ] = None,
-    context: Annotated[
-        ScoreContext | None, _lines_option(help="stream: read each line after those before it.")
-    ] = None,
-    stream_id: Annotated[
-        str | None,
-        _lines_option(metavar="NAME", help="With --context stream: continue the stream of this name."),
-    ] = None,
-    expected: Annotated[
-        int | None,
-        _lines_option(min=1, max=20, help="Number of expected characters to show at each anomalous place."),
-    ] = None,
-    repeats: Annotated[
-        Repeats | None,
-        _lines_option(help="Of many lines alike: count: print the first ones; flag: print all."),
-    ] = None,
-    alerts: Annotated[
-        bool, _lines_option("--alerts", help="Record flagged lines in the model's alerts.")
-    ] = False,
-    source: Annotated[
-        str | None, _lines_option(metavar="NAME", help="With --alerts: where the lines come from.")
+        Option(help=f"Number of lines of a long text to show, most anomalous first. Default: {_TOP}."),
     ] = None,
     patience: Annotated[
-        float | None, _lines_option(metavar="SECONDS", help="How long to retry when the service is away.")
+        float | None, Option(metavar="SECONDS", help="How long to retry when the service is away.")
     ] = None,
+    **options: Unpack[LineOptions],
 ) -> None:
     """Show a heat map of a text's surprisal; with --model, print the anomalous lines of a log as they come.
 
@@ -96,32 +158,21 @@ def score(
       nextchar score nietzsche draft.txt
       tail -f app.log | nextchar score --model app --false-alarms 0.001
     """
-    options = omit_none(
-        false_alarms=false_alarms,
-        calibration=calibration,
-        context=context,
-        stream_id=stream_id,
-        expected=expected,
-        patience_s=patience,
-        repeats=repeats,
-        alerts=alerts or None,
-        source=source,
-    )
     words = model_and_files or []
     if model is not None:
         if by_line:
             raise typer.BadParameter("--lines is for the heat map of a text; --model always scores lines")
         if top is not None:
             raise typer.BadParameter("--top is for the heat map of a text; --model prints all flagged lines")
+        patience_s = line_scoring.PATIENCE_S if patience is None else patience
         line_scoring.print_anomalous_lines(
-            session, model, words or ["-"], line_scoring.Options(show_all=show_all, **options)
+            session, model, words or ["-"], options, show_all=show_all, patience_s=patience_s
         )
-        return
     if not words:
         raise typer.BadParameter(
             "name a model: MODEL [FILE] shows a heat map, --model MODEL prints anomalous lines"
         )
-    if options or len(words) > 2:
+    if options or patience is not None or len(words) > 2:
         raise typer.BadParameter(
             f"these options need --model: nextchar score --model {words[0]} {' '.join(words[1:])}".rstrip()
         )
@@ -132,12 +183,12 @@ def score(
 
 def _show_heat_map(session: Session, model: str, file: Path, *, by_line: bool, top: int | None) -> None:
     text = unicodedata.normalize("NFC", read_text(file))
-    lines = score_view.lines_of_text(text)
+    lines = _lines_of_text(text)
     if not lines:
         raise fail("there is nothing to score; the text is empty")
     response = session.client.score(model, [line.removesuffix("\n") for line in lines] if by_line else text)
     if session.as_json:
         session.print_json(response)
         return
-    score_view.show(session.out, response, lines, top=top)
+    _show(session.out, response, lines, top=top)
     print_unknown_characters(session, response["unknown_characters"])

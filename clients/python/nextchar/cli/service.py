@@ -1,28 +1,90 @@
-"""Commands of the service itself: `serve`, `demo`, `doctor`, `keys`, `admin`. They need `nextchar[serve]`."""
+"""Commands about the service as a whole.
+
+`status`, `open` and `audit` ask it; `serve`, `demo`, `doctor`, `keys` and `admin` need `nextchar[serve]`.
+"""
 
 import contextlib
 import os
+import webbrowser
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
+from typer import Argument, Option
 
+from nextchar.cli.formatting import format_time
+from nextchar.cli.jobs import status_of
 from nextchar.cli.session import Session, command, fail
+from nextchar.options import AuditOptions
+from nextchar.types import FINAL_STATUSES
+
+
+@command
+def status(session: Session) -> None:
+    """Show whether the service is ready, and its unfinished jobs.
+
+    Example: nextchar status --server http://gpu-box:8000
+    """
+    response = session.client.ready()
+    if session.as_json:
+        session.print_json(response)
+        return
+    unfinished = [job for job in session.client.jobs() if job["status"] not in FINAL_STATUSES]
+    session.print_text(f"{session.client.server} is {response['status']}")
+    for part in response["degraded"]:
+        session.print_text(f"{part['part']}: {part['problem']}; {part['effect']}")
+    for job in unfinished:
+        session.print_text(f"{job['id']}  {job['name']}  {status_of(job)}")
+
+
+@command
+def open_console(session: Session) -> None:
+    """Open the service's console in a browser, and print its address.
+
+    Example: nextchar open
+    """
+    url = f"{session.client.server}/"
+    session.client.ready()  # otherwise a browser would show an empty window
+    opened = webbrowser.open(url)
+    session.print_result({"url": url, "opened": opened}, url)
+    if not opened and not session.as_json:
+        session.print_note("there is no browser here; open the address in one")
+
+
+@command
+def audit(
+    session: Session,
+    number: Annotated[int, Option("--number", "-n", min=1, help="The most entries.")] = 100,
+    **options: Unpack[AuditOptions],
+) -> None:
+    """List who changed, stopped, deleted or downloaded what, newest first. Needs a key with scope admin.
+
+    Example: nextchar audit --about names@2 --action delete_model
+    """
+    found = session.client.audit(**options)
+    columns = {
+        "time": lambda one: format_time(one["at"]),
+        "key": lambda one: one["key"] or "–",
+        "address": lambda one: one["address"],
+        "action": lambda one: one["action"],
+        "about": lambda one: one["about"] + (f" -> {one['to']}" if one["to"] else ""),
+    }
+    session.print_list(list(islice(found, number)), columns, if_empty="there is no such entry")
 
 
 def serve(
     host: Annotated[
-        str | None,
-        typer.Option(envvar="NEXTCHAR_HOST", help="The address to listen on.", show_default="127.0.0.1"),
+        str | None, Option(envvar="NEXTCHAR_HOST", help="The address to listen on.", show_default="127.0.0.1")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(envvar="NEXTCHAR_PORT", help="The port; 0 chooses a free port.", show_default="8000"),
+        Option(envvar="NEXTCHAR_PORT", help="The port; 0 chooses a free port.", show_default="8000"),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             envvar="NEXTCHAR_DATA_DIR", help="Folder for corpora, jobs and models.", show_default="./data"
         ),
     ] = None,
@@ -42,7 +104,7 @@ def serve(
 def demo(
     file: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="[FILE]", help="A UTF-8 text; left out: Python's language reference.", show_default=False
         ),
     ] = None,

@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli.field_options import field_options
-from nextchar.cli.formatting import print_table, printable, to_json
-from nextchar.cli.names import with_suggestion
-from nextchar.cli.option_names import error_with_options
-from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
+from nextchar.cli.fields import error_with_options, field_options
+from nextchar.cli.formatting import print_fields, print_table, printable, to_json
+from nextchar.cli.names import ApiKey, AsJson, Server, shared_option, with_suggestion
 from nextchar.client import DEFAULT_SERVER, Client
 from nextchar.errors import NextcharError
 
@@ -36,11 +34,6 @@ class Session:
     err: Console
     as_json: bool
     invocation: typer.Context
-
-    @property
-    def subcommand(self) -> str | None:
-        """Of a group: the command that follows."""
-        return self.invocation.invoked_subcommand
 
     def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
         """Print a response as JSON: indented, or on one line where more follow."""
@@ -65,6 +58,13 @@ class Session:
             self.print_json(result)
         else:
             self.print_text(text)
+
+    def print_record(self, record: Mapping[str, Any], fields: Sequence[tuple[str, str | None]]) -> None:
+        """Print a record as JSON, or those of its fields that are not None."""
+        if self.as_json:
+            self.print_json(record)
+        else:
+            print_fields(self.out, [(name, text) for name, text in fields if text is not None])
 
     def print_list(
         self,
@@ -133,16 +133,18 @@ def _print_sentence(stderr: Console, sentence: str) -> None:
     stderr.print(Text(printable(sentence)), soft_wrap=not stderr.is_terminal)
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+def command(function: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
     """Turn a function of a Session and its own arguments into a command that has the shared options too.
 
-    If it takes `**options: Unpack[T]`, the fields of T are options, and those that are given are passed.
+    If it takes `**options: Unpack[T]`, the fields of T are options, except those in `without`; those that are
+    given are passed.
     """
     signature = inspect.signature(function, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     declared = [p for p in signature.parameters.values() if p.annotation is not Session]
-    own = [p for p in declared if p.kind is not p.VAR_KEYWORD]
-    others = [option for p in declared if p not in own for option in field_options(*get_args(p.annotation))]
+    own = [p.replace(kind=keyword) for p in declared if p.kind is not p.VAR_KEYWORD]
+    types = [get_args(p.annotation)[0] for p in declared if p.kind is p.VAR_KEYWORD]
+    fields = [pair for type_ in types for pair in field_options(type_, without)]
     shared = [
         inspect.Parameter("invocation", keyword, annotation=typer.Context),
         inspect.Parameter("server", keyword, default=None, annotation=Server),
@@ -152,27 +154,36 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*, invocation: typer.Context, **arguments: Any) -> None:
+        options: dict[str, Any] = {p.name: arguments[p.name] for p in own}
+        for (*section, field), parameter in fields:
+            if (value := arguments[parameter.name]) not in (None, []):
+                place = options.setdefault(section[0], {}) if section else options
+                place[field] = value
         with _open_session(invocation) as session:
             try:
-                given = {p.name: arguments[p.name] for p in others if arguments[p.name] not in (None, [])}
-                function(session, **{p.name: arguments[p.name] for p in own}, **given)
+                function(session, **options)
             except NextcharError as error:
                 raise fail(session.sentence_of(error)) from None
 
-    parameters = [p.replace(kind=keyword) for p in own] + others + shared
+    parameters = own + [parameter for _, parameter in fields] + shared
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     del run.__wrapped__
     return run
 
 
-def command_of_group(group: typer.Typer) -> Callable[[Callable[[Session], None]], Callable[..., None]]:
-    """Return a decorator that makes a function what a group does if no command follows its name."""
+def command_of(
+    group: typer.Typer, name: str | None = None, *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator for a command of a group, or without a name for what the group does alone."""
 
-    def register(function: Callable[[Session], None]) -> Callable[..., None]:
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        if name is not None:
+            return group.command(name)(command(function, without=without))
+
         @functools.wraps(function)
         def run(session: Session) -> None:
-            if session.subcommand is None:
+            if session.invocation.invoked_subcommand is None:
                 function(session)
 
         return group.callback(invoke_without_command=True)(command(run))

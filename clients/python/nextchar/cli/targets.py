@@ -1,27 +1,22 @@
 """`nextchar targets`: where alerts and other events are reported; test messages, and messages that wait."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Unpack
 
 import typer
+from typer import Argument, Option
 
 from nextchar.cli.formatting import format_time
-from nextchar.cli.session import Session, command, command_of_group, fail
-from nextchar.types import Delivery, NotificationTarget
+from nextchar.cli.session import Session, command_of, fail
+from nextchar.options import TargetOptions
+from nextchar.types import Delivery, NotificationTarget, TargetKind
 
 app = typer.Typer()
 
-_EVENTS = typer.Option(
-    "--event", metavar="TYPE", help="job.failed, alias.moved, …; repeatable. Default: alerts."
-)
-_MODELS = typer.Option(
-    "--model", metavar="PATTERN", help="Names of models, such as web-*; can be repeated. Default: all."
-)
-
-TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="Id of a target.")]
+TargetArgument = Annotated[str, Argument(metavar="TARGET", help="Id of a target.")]
 
 
-@command_of_group(app)
+@command_of(app)
 def list_(session: Session) -> None:
     """List where alerts and other events are reported; add, test or delete a target.
 
@@ -40,32 +35,24 @@ def list_(session: Session) -> None:
     session.print_list(list(session.client.notification_targets()), columns, if_empty=empty)
 
 
-@app.command("add")
-@command
+@command_of(app, "add")
 def add(
     session: Session,
-    url: Annotated[str, typer.Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
-    kind: Annotated[Literal["webhook", "alertmanager"], typer.Option(help="Kind of target.")] = "webhook",
-    events: Annotated[list[str] | None, _EVENTS] = None,
-    models: Annotated[list[str] | None, _MODELS] = None,
-    min_severity: Annotated[
-        Literal["info", "warning", "critical"] | None, typer.Option(help="Minimum severity of alerts.")
-    ] = None,
+    url: Annotated[str, Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
+    kind: Annotated[TargetKind, Option(help="Kind of target.")] = "webhook",
+    **options: Unpack[TargetOptions],
 ) -> None:
     """Report alerts or other events from now on. Prints the secret that signs the messages, once.
 
     Example: nextchar targets add https://example.org/hook --event job.succeeded --event job.failed
     """
-    made = session.client.add_notification_target(
-        kind, url, models=models or None, min_severity=min_severity, events=events or None
-    )
+    made = session.client.add_notification_target(kind, url, **options)
     session.print_result(made, made["id"])
     if made["secret"] and not session.as_json:
         session.print_note(f"the secret, shown this once: {made['secret']}")
 
 
-@app.command("test")
-@command
+@command_of(app, "test")
 def test(session: Session, target: TargetArgument) -> None:
     """Send a signed test message to a target and print its response.
 
@@ -81,17 +68,12 @@ def test(session: Session, target: TargetArgument) -> None:
         raise fail(f"the test message was not delivered: {result['error']}")
 
 
-@app.command("deliveries")
-@command
+@command_of(app, "deliveries")
 def deliveries(
     session: Session,
     target: TargetArgument,
-    waiting: Annotated[
-        bool, typer.Option("--waiting", help="List waiting messages instead of dead ones.")
-    ] = False,
-    replay: Annotated[
-        str | None, typer.Option(metavar="DELIVERY", help="Send this message again now.")
-    ] = None,
+    waiting: Annotated[bool, Option("--waiting", help="List waiting messages instead of dead ones.")] = False,
+    replay: Annotated[str | None, Option(metavar="DELIVERY", help="Send this message again now.")] = None,
 ) -> None:
     """List the messages to a target that were given up, or send one again.
 
@@ -111,8 +93,7 @@ def deliveries(
     session.print_list(found, columns, if_empty="no message " + ("waits" if waiting else "was given up"))
 
 
-@app.command("rm")
-@command
+@command_of(app, "rm")
 def rm(session: Session, target: TargetArgument) -> None:
     """Delete a target, and the messages that wait for it.
 

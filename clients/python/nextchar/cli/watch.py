@@ -12,9 +12,9 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Unpack
 
-import typer
+from typer import Argument, Option
 
 from nextchar.cli.flagged_lines import LineView
 from nextchar.cli.followed_file import FollowedFile
@@ -23,8 +23,9 @@ from nextchar.cli.names import complete_model
 from nextchar.cli.session import Session, command
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError
-from nextchar.ingest import FlaggedLine
 from nextchar.lines import Line
+from nextchar.options import IngestOptions
+from nextchar.types import FlaggedLine
 
 _POLL_S = 0.25
 _BATCH_BYTES = 256 << 10
@@ -35,17 +36,14 @@ _SAVE_AFTER = 200  # flagged lines of other sources; the service keeps more
 @command
 def watch(
     session: Session,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Logs to follow.", show_default=False)],
+    files: Annotated[list[Path], Argument(metavar="FILE", help="Logs to follow.", show_default=False)],
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="The model.", autocompletion=complete_model)
+        str, Option("--model", "-m", metavar="MODEL", help="The model.", autocompletion=complete_model)
     ],
-    false_alarms: Annotated[
-        float | None, typer.Option(metavar="RATE", help="False-alarm rate. Default: 0.01.")
-    ] = None,
-    calibration: Annotated[str | None, typer.Option(metavar="NAME", help="Calibration to use.")] = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin a log at its start, not its end, the first time.")
+        bool, Option("--from-start", help="Begin a log at its start, not its end, the first time.")
     ] = False,
+    **options: Unpack[IngestOptions],
 ) -> None:
     """Follow logs through rotation, and print the lines that the service flags.
 
@@ -58,7 +56,7 @@ def watch(
         FollowedFile(path, session.client.server, model, session.print_note, from_start=from_start)
         for path in dict.fromkeys(map(Path.absolute, files))
     ]
-    watching = _Watching(session, model, logs, calibration=calibration, false_alarms=false_alarms)
+    watching = _Watching(session, model, logs, options)
     began_s = time.monotonic()
     try:
         while True:
@@ -74,7 +72,9 @@ def watch(
 class _Watching:
     """Sends the lines of logs, and prints flagged ones."""
 
-    def __init__(self, session: Session, model: str, logs: list[FollowedFile], **options: Any) -> None:
+    def __init__(
+        self, session: Session, model: str, logs: list[FollowedFile], options: IngestOptions
+    ) -> None:
         self._session, self._model = session, model
         self._ingest = partial(session.client.ingest, model, **options)
         names = [os.fsencode(log.path).decode(errors="backslashreplace") for log in logs]  # all different

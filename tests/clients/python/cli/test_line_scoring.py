@@ -1,15 +1,27 @@
 """`nextchar score --model` prints the anomalous lines of files, pipes and endless logs."""
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nextchar import connection, scored_lines
+from nextchar import lines as lines_module
+from nextchar.cli import line_scoring
+from nextchar.cli.line_scoring import Totals
+from nextchar.client import Client
+from nextchar.errors import ServerError, ServerUnreachable
+from nextchar.lines import Line, LineBuffer, Lines, lines_of_stream, read_lines
+from nextchar.transport import run
 from tests.clients.python.conftest import Run, in_shell
 from tests.clients.python.fake_server import FakeServer
 from tests.clients.python.terminal import Terminal, run_in_terminal
@@ -186,3 +198,186 @@ def test_a_closed_pipe_ends_scoring_quietly(
 def test_a_closed_standard_input_is_an_error(server: FakeServer) -> None:
     done = in_shell(server, "score -m fake <&-")
     assert done.returncode == 2 and "standard input is closed" in done.stderr
+
+
+_DATA = st.lists(st.sampled_from([b"a", b"b", b"\n", b"\r", b"\xff"]), max_size=30).map(b"".join)
+
+
+class _Chunks(io.RawIOBase):
+    """A file whose reads return so many bytes."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._data, self._size = io.BytesIO(data), size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        chunk = self._data.read(min(self._size, len(view)))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+
+@given(_DATA, st.integers(1, 7))
+def test_chunks_of_any_size_give_the_same_lines(data: bytes, size: int) -> None:
+    found = list(lines_of_stream("f", io.BufferedReader(_Chunks(data, size))))
+    whole = data.split(b"\n")
+    assert [line.data for line in found] == (whole if whole[-1] else whole[:-1])
+    assert [line.number for line in found] == list(range(1, len(found) + 1))
+    assert all(data[line.offset :].startswith(line.data) for line in found)
+
+
+def test_of_an_endless_line_only_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_scoring, "MAX_LINE_BYTES", 5)
+    monkeypatch.setattr(lines_module, "_CHUNK_BYTES", 7)
+    found = list(lines_of_stream("f", io.BytesIO(b"xyz" * 1000 + b"\nab\n")))
+    assert found == [Line(1, b"xyzxy", file="f"), Line(2, b"ab", file="f", offset=3001)]
+    assert [line.data for line in lines_of_stream("f", io.BytesIO(b"12345\n67890"))] == [b"12345", b"67890"]
+
+
+def test_batches_are_bounded_and_go_from_file_to_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"".join(b"%d\n" % i for i in range(50_000)) + b"last")
+    second.write_bytes(b"one\n")
+    source = Lines(read_lines([str(first), str(second)]))
+    found, largest = [], 0
+    while batch := run(source.take(1000)):
+        largest = max(largest, sum(len(line.data) for line in batch))
+        found += batch
+    assert [line.data for line in found[:-2]] == [b"%d" % i for i in range(50_000)]
+    assert [(line.file, line.number, line.data) for line in found[-2:]] == [
+        (str(first), 50_001, b"last"),
+        (str(second), 1, b"one"),
+    ]
+    assert largest <= 1000
+
+
+def test_a_line_does_not_wait_for_the_next_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    source = Lines(read_lines([str(pipe)]))
+    with open(os.open(pipe, os.O_RDWR), "wb", buffering=0) as log:  # noqa: PTH123 - does not wait for a reader
+        for word in (b"one", b"two"):
+            log.write(word + b"\nhal")
+            assert run(source.take(1 << 20))[0].data.endswith(word)
+            log.write(b"f ")
+    assert [line.data for line in run(source.take(1 << 20))] == [b"half "]
+
+
+def test_lines_before_a_file_that_cannot_be_read_are_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(b"one\n")
+    source = Lines(read_lines([str(tmp_path / "good"), str(tmp_path / "missing")]))
+    found: list[bytes] = []
+    with pytest.raises(FileNotFoundError, match="missing"):
+        while True:
+            found += [line.data for line in run(source.take(1 << 20))]
+    assert found == [b"one"]
+
+
+class _LinesThatAreThere:
+    """A source that does not depend on how fast a thread reads."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._buffer = LineBuffer()
+        for line in lines:
+            self._buffer.append(line)
+
+    async def take(self, max_bytes: int) -> list[Line]:
+        return self._buffer.pop(max_bytes)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+_OPTIONS = {"only": "anomalous", "detail": "none", "echo": True}
+
+
+@pytest.fixture
+def score_lines(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[int]]:
+    monkeypatch.setattr(connection, "FIRST_DELAY_S", 0.01)
+
+    def run(data: bytes, totals: Totals) -> list[int]:
+        (tmp_path / "log").write_bytes(data)
+        found = []
+        with Client(server.url) as client:
+            source = _LinesThatAreThere(read_lines([str(tmp_path / "log")]))
+            for line, record in client.score_source(
+                "fake", source, _OPTIONS, patience_s=totals.patience_s, min_interval_s=0.001
+            ):
+                totals.add(record)
+                if line is not None:
+                    found.append(line.number)
+        return found
+
+    return run
+
+
+def new_totals(notes: list[str] | None = None, *, patience_s: float = 5.0) -> Totals:
+    return Totals(([] if notes is None else notes).append, patience_s)
+
+
+def test_lines_scored_before_a_broken_connection_are_not_sent_again(
+    server: FakeServer, score_lines: Callable[..., list[int]]
+) -> None:
+    server.cut_scores_after = [2, 0, None]
+    notes: list[str] = []
+    totals = new_totals(notes)
+    assert score_lines(b"A\nb\nC\nd\nE\nf\n", totals) == [1, 3, 5]
+    sent = [body for method, path, _, body in server.requests if path.endswith("/score") and method == "POST"]
+    assert sent == [b"A\nb\nC\nd\nE\nf\n", b"d\nE\nf\n", b"d\nE\nf\n"]
+    assert (totals.lines, totals.anomalous) == (6, 3)
+    assert "3 lines wait" in notes[0] and "is back" in notes[-1]
+
+
+def test_a_busy_service_is_retried_and_a_refusal_is_final(
+    server: FakeServer, score_lines: Callable[..., list[int]]
+) -> None:
+    server.refusals = [429, 503]
+    assert score_lines(b"A\n", new_totals()) == [1]
+    server.refusals = [422]
+    with pytest.raises(ServerError, match="much to do"):
+        score_lines(b"A\n", new_totals())
+
+
+def test_retries_end_after_the_time_given(server: FakeServer, score_lines: Callable[..., list[int]]) -> None:
+    server.refusals = [503] * 1000
+    with pytest.raises(ServerError, match="much to do"):
+        score_lines(b"A\n", new_totals(patience_s=0.05))
+
+
+def test_drift_is_reported_once_over_all_batches(
+    score_lines: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scored_lines, "_MIN_BATCH_BYTES", 2000)
+    monkeypatch.setattr(scored_lines, "_MAX_BATCH_BYTES", 2000)
+    notes: list[str] = []
+    score_lines(b"A\nA\nb\n" * 60, new_totals(notes))
+    assert len(notes) == 1 and "calibrate on recent" in notes[0]
+    score_lines(b"A\nb\nb\nb\n" * 60, new_totals(notes))
+    assert len(notes) == 1
+
+
+def test_lines_that_break_every_answer_are_not_retried_forever(
+    server: FakeServer, score_lines: Callable[..., list[int]]
+) -> None:
+    server.cut_scores_after = [1] + [0] * 100
+    with pytest.raises(ServerUnreachable, match="closed the connection"):
+        score_lines(b"A\nB\n", new_totals(patience_s=60))
+    assert sum(body == b"B\n" for *_, body in server.requests) == 5
+
+
+def test_a_service_that_never_answered_is_not_retried(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"A\n")
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ServerUnreachable):
+        list(client.score_source("fake", Lines(read_lines([str(tmp_path / "log")])), _OPTIONS, patience_s=60))
+
+
+def test_another_model_that_answers_is_named() -> None:
+    notes: list[str] = []
+    totals = new_totals(notes)
+    for model in ("m@1", "m@1", "m@2"):
+        totals.add({"object": "score.start", "model": model})
+    assert notes == ["m@2 now scores instead of m@1"]
