@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from nextchar import connection, scored_lines
 from nextchar import lines as lines_module
-from nextchar.cli import line_scoring
 from nextchar.cli.line_scoring import Totals
 from nextchar.client import Client
 from nextchar.errors import ServerError, ServerUnreachable
@@ -229,7 +228,7 @@ def test_chunks_of_any_size_give_the_same_lines(data: bytes, size: int) -> None:
 
 
 def test_of_an_endless_line_only_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_scoring, "MAX_LINE_BYTES", 5)
+    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 5)
     monkeypatch.setattr(lines_module, "_CHUNK_BYTES", 7)
     found = list(lines_of_stream("f", io.BytesIO(b"xyz" * 1000 + b"\nab\n")))
     assert found == [Line(1, b"xyzxy", file="f"), Line(2, b"ab", file="f", offset=3001)]
