@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings
-from tests.app.service import Service, error_of, served
+from tests.app.service import Service, served
 
 FOLDER = Path(__file__).parents[3] / "clients" / "js"
 PAGE = "https://shop.example"
@@ -31,11 +31,6 @@ def test_file_is_not_sent_again_while_it_is_the_same(service: Service) -> None:
     again = service.http.get("/clients/js/nextchar.js", headers={"If-None-Match": first.headers["etag"]})
     assert again.status_code == 304 and again.content == b""
     assert again.headers["access-control-allow-origin"] == "*"
-
-
-@pytest.mark.parametrize("path", ["nothing.js", "", "..%2f..%2fpyproject.toml", "%00"])
-def test_anything_else_is_not_found(service: Service, path: str) -> None:
-    error_of(service.http.get(f"/clients/js/{path}"), 404)
 
 
 def test_pages_of_other_hosts_may_not_call_unless_allowed(service: Service, settings: ApiSettings) -> None:
