@@ -63,7 +63,10 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/benchmarks/test_quality.py",
 )
 
-_LONG = (  # what `make test-long` runs, and `make test` does not
+_LONG = (  # what `make test-long` runs, and `make test` does not, beside the tests that are marked so
+    "tests/app/logs/ingest/test_kill.py",  # fault rounds of one kind; test_takeover.py is in `make test`
+    "tests/app/logs/notifications/test_event_kill.py",
+    "tests/app/openai/test_batch_kill.py",
     "tests/benchmarks/",
     "tests/faults/",
     "tests/fuzz/",

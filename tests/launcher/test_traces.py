@@ -149,6 +149,7 @@ def test_health_checks_make_no_spans_and_texts_are_in_none(traced: Traced, job: 
     assert not any(SECRET.encode() in request.body for request in traced.collector.requests)
 
 
+@pytest.mark.long  # a fault round
 def test_a_collector_that_does_not_answer_delays_no_request_and_no_job(tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "NEXTCHAR_LOG_FORMAT": "json"}
     with (
