@@ -211,6 +211,7 @@ def test_several_processes_answer_alike_hear_of_each_others_models_and_end_with_
     until(nobody_answers)
 
 
+@pytest.mark.long  # two processes; of one, in test_connections.py
 def test_half_sent_requests_cannot_take_all_files_of_any_process(tmp_path: Path, redis_url: str) -> None:
     settings = {"NEXTCHAR_PROCESSES": "2", "NEXTCHAR_HEADER_TIMEOUT_S": "3600"}
     with (

@@ -102,6 +102,7 @@ def test_a_bare_install_is_the_client_and_the_command(wheel: Path, tmp_path: Pat
     assert refused.returncode == 1 and "pip install 'nextchar[serve]'" in refused.stderr
 
 
+@pytest.mark.long  # installs the wheel
 def test_the_version_is_that_of_the_project(installed: Path) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     script = "from nextchar.app.main import installed_version; print(installed_version())"
