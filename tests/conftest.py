@@ -46,7 +46,7 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
     "tests/docs/test_guides.py",
-    "tests/test_readme.py",  # this and the next five in the process that has started the guides' stack
+    "tests/test_readme.py",  # this and the next five in one process, which has started their stack
     "tests/test_raw_logs.py",
     "tests/sdks/test_openai_python.py",
     "tests/sdks/test_openai_node.py",

@@ -290,16 +290,6 @@ def refuses(host: str, port: int) -> bool:
     return False
 
 
-def test_the_api_imports_nothing_that_trains() -> None:
-    script = "import sys; from nextchar.app import main; print(*sys.modules)"
-    said = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=500
-    )
-    packages = {name.removeprefix("nextchar.").split(".")[0] for name in said.stdout.split()}
-    assert not packages & {"tensorflow", "keras", "onnx", "worker", "launcher", "client"}
-    assert {"app", "store", "models", "onnxruntime"} <= packages
-
-
 def test_the_first_completion_of_a_process_that_is_ready_loads_no_kernels(
     tmp_path: Path, redis_url: str
 ) -> None:
