@@ -6,7 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,12 @@ from redis import Redis
 
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
-from nextchar.launcher.supervised_process import SupervisedProcess
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.kernels.compile_cache import use_cache_folder
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
 from tests.s3_server import S3Server
+from tests.warm_stack import WarmStack
 
 # A machine that does other work is no fault of the code.
 settings.register_profile("nextchar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -145,13 +145,6 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Moto's S3 server for the session."""
     with S3Server(tmp_path_factory.mktemp("s3") / "moto.log") as server:
         yield server
-
-
-class WarmStack(Stack):
-    """A stack whose worker loads libraries and kernels once, and not each of its children again."""
-
-    def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
-        return super()._program(name, "tests.worker.warm_main" if name == "worker" else module, environment)
 
 
 @pytest.fixture
