@@ -159,7 +159,7 @@ def corpora() -> Iterator[Refusal]:
         (whole[:500] + b"\0" * 60 + whole[560:], 422, "gzip_broken", "body"),
         (b"hello", 422, "gzip_broken", "body"),
         (whole + b"junk", 422, "gzip_broken", "body"),
-        (gzip.compress(b"\0" * 50_000_000), 413, "corpus_too_large"),
+        (gzip.compress(b"\0" * 1_000_000) * 50, 413, "corpus_too_large"),
         **{"content-encoding": "gzip"},
     )
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n'
@@ -323,6 +323,17 @@ def completions() -> Iterator[Refusal]:
         ({"stop": 5}, *invalid, "stop", "a valid string or a valid list"),
         ({"until": "soon"}, *invalid, "until", "must be 'word', 'line' or 'confidence', not \"soon\""),
         ({"timeout_ms": 0}, *invalid, "timeout_ms"),
+        ({"timeout_ms": 600_001}, *invalid, "timeout_ms"),
+        ({"beam": 0}, *invalid, "beam"),
+        ({"beam": 65}, *invalid, "beam"),
+        ({"beam": 64, "max_characters": 10_000}, *invalid, "body"),
+        ({"no_repeat": 0}, *invalid, "no_repeat"),
+        ({"best_of": 0}, *invalid, "best_of"),
+        ({"best_of": 64, "max_characters": 10_000}, *invalid, "body"),
+        ({"best_of": 2, "stream": True}, 422, "invalid_request", "best_of", "stream"),
+        ({"precision": "bfloat16"}, *invalid, "precision"),
+        ({"length_penalty": -1, "beam": 2}, *invalid, "length_penalty"),
+        ({"logprobs": 21}, *invalid, "logprobs"),
         ({"stream": "yes"}, *invalid, "stream"),
         ({"max_tokens": 5}, 422, "unknown_field", "max_tokens"),
     )
