@@ -70,6 +70,7 @@ _LONG = (  # what `make test-long` runs, and `make test` does not, beside the te
     "tests/benchmarks/",
     "tests/faults/",
     "tests/fuzz/",
+    "tests/launcher/batch/test_ray.py",  # Ray's own processes; test_runs.py has the same on this machine's
     "tests/test_mutants.py",
 )
 
