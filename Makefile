@@ -46,7 +46,7 @@ else
 endif
 
 .PHONY: test-long
-test-long: $(VENV)/.dev ## Run the other tests: fault rounds, fuzzing, benchmarks, and those of the mutation run
+test-long: $(VENV)/.dev ## Run the other tests: fault rounds, fuzzing, guides, benchmarks, and those of the mutation run
 	@$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal -m long
 
 .PHONY: faults

@@ -6,7 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,12 @@ from redis import Redis
 
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
-from nextchar.launcher.supervised_process import SupervisedProcess
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.kernels.compile_cache import use_cache_folder
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
 from tests.s3_server import S3Server
+from tests.warm_stack import WarmStack
 
 # A machine that does other work is no fault of the code.
 settings.register_profile("nextchar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,7 +46,7 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
     "tests/docs/test_guides.py",
-    "tests/test_readme.py",  # this and the next five in the process that has started the guides' stack
+    "tests/test_readme.py",  # this and the next five in one process, which has started their stack
     "tests/test_raw_logs.py",
     "tests/sdks/test_openai_python.py",
     "tests/sdks/test_openai_node.py",
@@ -63,10 +63,14 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/benchmarks/test_quality.py",
 )
 
-_LONG = (  # what `make test-long` runs, and `make test` does not
+_LONG = (  # what `make test-long` runs, and `make test` does not, beside the tests that are marked so
+    "tests/app/logs/ingest/test_kill.py",  # fault rounds of one kind; test_takeover.py is in `make test`
+    "tests/app/logs/notifications/test_event_kill.py",
+    "tests/app/openai/test_batch_kill.py",
     "tests/benchmarks/",
     "tests/faults/",
     "tests/fuzz/",
+    "tests/launcher/batch/test_ray.py",  # Ray's own processes; test_runs.py has the same on this machine's
     "tests/test_mutants.py",
 )
 
@@ -142,13 +146,6 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Moto's S3 server for the session."""
     with S3Server(tmp_path_factory.mktemp("s3") / "moto.log") as server:
         yield server
-
-
-class WarmStack(Stack):
-    """A stack whose worker loads libraries and kernels once, and not each of its children again."""
-
-    def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
-        return super()._program(name, "tests.worker.warm_main" if name == "worker" else module, environment)
 
 
 @pytest.fixture

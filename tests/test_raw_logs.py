@@ -12,7 +12,7 @@ from tests.logs import LOGS
 _RECIPE = {"preset": "tiny", "network": {"units": 64}, "budget": {"steps": 40}}
 
 
-@pytest.mark.parametrize("name", ["syslog", "counting_log"])
+@pytest.mark.parametrize("name", ["syslog", pytest.param("counting_log", marks=pytest.mark.long)])
 def test_later_lines_of_a_log_are_rarely_flagged_by_default(stack: Stack, name: str) -> None:
     with httpx.Client(base_url=stack.url, timeout=600) as http:
         found = measure(http, list(LOGS[name](2000)), name=f"default-{name}", seconds=30, **_RECIPE)
@@ -20,6 +20,7 @@ def test_later_lines_of_a_log_are_rarely_flagged_by_default(stack: Stack, name: 
     assert found["flagged"] <= 0.05
 
 
+@pytest.mark.long  # two more jobs of the same kind
 def test_later_lines_of_an_ssh_log_are_rarely_flagged_by_default(
     stack: Stack, real_text: Callable[[str], str]
 ) -> None:

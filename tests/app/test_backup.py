@@ -164,6 +164,7 @@ class Busy(Blobs):
 Busy.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
+@pytest.mark.long  # hundreds of changes; the next ones have one of each kind
 def test_what_changes_during_a_backup_leaves_no_record_without_what_it_refers_to(
     source: Installation, empty: Installation
 ) -> None:

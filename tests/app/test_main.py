@@ -211,6 +211,7 @@ def test_several_processes_answer_alike_hear_of_each_others_models_and_end_with_
     until(nobody_answers)
 
 
+@pytest.mark.long  # two processes; of one, in test_connections.py
 def test_half_sent_requests_cannot_take_all_files_of_any_process(tmp_path: Path, redis_url: str) -> None:
     settings = {"NEXTCHAR_PROCESSES": "2", "NEXTCHAR_HEADER_TIMEOUT_S": "3600"}
     with (
@@ -287,16 +288,6 @@ def refuses(host: str, port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
-
-
-def test_the_api_imports_nothing_that_trains() -> None:
-    script = "import sys; from nextchar.app import main; print(*sys.modules)"
-    said = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=500
-    )
-    packages = {name.removeprefix("nextchar.").split(".")[0] for name in said.stdout.split()}
-    assert not packages & {"tensorflow", "keras", "onnx", "worker", "launcher", "client"}
-    assert {"app", "store", "models", "onnxruntime"} <= packages
 
 
 def test_the_first_completion_of_a_process_that_is_ready_loads_no_kernels(

@@ -25,6 +25,7 @@ def test_a_command_that_is_not_run_has_a_prompt(page: Path) -> None:
             assert block.text.startswith("$ "), block.text
 
 
+@pytest.mark.long  # a minute of processor time; what the README shows is in make test
 def test_commands_work_page_by_page(stack: Stack, tmp_path: Path) -> None:
     for name in ("README.md", "CONTRIBUTING.md", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -8,6 +8,7 @@ import pytest
 FILE = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
+@pytest.mark.long  # a kernel of Jupyter; tutorials do the same in make test
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::UserWarning")
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")

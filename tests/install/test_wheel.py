@@ -84,6 +84,7 @@ def test_the_wheel_has_the_source_of_the_repository(wheel: Path) -> None:
     assert len(sources) > 400 and sources == expected
 
 
+@pytest.mark.long  # downloads packages
 def test_a_bare_install_is_the_client_and_the_command(wheel: Path, tmp_path: Path) -> None:
     _run(sys.executable, "-m", "venv", "--without-pip", tmp_path)
     pip = (sys.executable, "-m", "pip", "--python", str(tmp_path), "install", "--quiet", str(wheel))
@@ -101,6 +102,7 @@ def test_a_bare_install_is_the_client_and_the_command(wheel: Path, tmp_path: Pat
     assert refused.returncode == 1 and "pip install 'nextchar[serve]'" in refused.stderr
 
 
+@pytest.mark.long  # installs the wheel
 def test_the_version_is_that_of_the_project(installed: Path) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     script = "from nextchar.app.main import installed_version; print(installed_version())"
@@ -108,6 +110,7 @@ def test_the_version_is_that_of_the_project(installed: Path) -> None:
     assert json.loads((ROOT / "clients/js/package.json").read_text())["version"] == version
 
 
+@pytest.mark.long  # of the image: the files are compared above
 def test_the_installed_service_compiles_in_a_child_process(installed: Path, tmp_path: Path) -> None:
     script = """
 from nextchar.models.kernels.compile_cache import compile_in_child_process, use_cache_folder
@@ -129,6 +132,7 @@ compile_in_child_process("nextchar.models.errors")
     assert list(tmp_path.glob("numba/nextchar-kernels-*/nextchar.models.errors.compiled"))
 
 
+@pytest.mark.long  # compiles all kernels at another path
 def test_the_installed_service_trains_and_completes(installed: Path, tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     environment = _environment() | {

@@ -46,6 +46,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.long  # a fault round; storage in S3 is tested without the launcher, too
 def test_corpus_job_model_and_scores_live_in_s3_through_throttling_and_a_killed_api(
     tmp_path: Path, s3_server: S3Server
 ) -> None:

@@ -121,6 +121,7 @@ def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_th
         assert said.count(f"the {name} was killed by signal 9, 4 times in a row; the end of") == 1
 
 
+@pytest.mark.long  # a fault round
 def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_then_jobs_go_through(
     tmp_path, monkeypatch
 ):

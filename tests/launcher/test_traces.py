@@ -13,6 +13,7 @@ from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
 from tests.app.logs.notifications.receiver import Receiver, receiving
 from tests.waiting import eventually
+from tests.warm_stack import WarmStack
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
 
@@ -76,7 +77,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
             "NEXTCHAR_LOG_FORMAT": "json",
         }
         with (
-            Stack(LauncherSettings(data_dir=folder, port=0), environment=environment) as stack,
+            WarmStack(LauncherSettings(data_dir=folder, port=0), environment=environment) as stack,
             httpx.Client(base_url=stack.url, timeout=60) as http,
         ):
             yield Traced(http, collector, folder / "logs")
@@ -149,6 +150,7 @@ def test_health_checks_make_no_spans_and_texts_are_in_none(traced: Traced, job: 
     assert not any(SECRET.encode() in request.body for request in traced.collector.requests)
 
 
+@pytest.mark.long  # a fault round
 def test_a_collector_that_does_not_answer_delays_no_request_and_no_job(tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "NEXTCHAR_LOG_FORMAT": "json"}
     with (

@@ -53,14 +53,7 @@ _TESTS = {
         "tests/app/http/test_connections.py",
     ),
     "app/access/permissions.py": ("tests/app/access/test_permissions.py", "tests/app/access/test_quotas.py"),
-    "app/access/concurrency.py": (
-        "tests/app/access/test_concurrency_limits.py",
-        "tests/app/access/test_concurrency.py",
-    ),
-    "app/access/concurrency_limits.py": (
-        "tests/app/access/test_concurrency_limits.py",
-        "tests/app/access/test_concurrency.py",
-    ),
+    "app/access/concurrency_limits.py": ("tests/app/access/test_concurrency.py",),
     "app/access/rate_limits.py": ("tests/app/access/test_auth.py", "tests/app/operations/test_metrics.py"),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",

@@ -140,7 +140,15 @@ def test_int8_of_an_unsupported_layer_uses_onnx() -> None:
 
 # One of each kind of state and of training step; stateful_lstm is in test_training.py.
 @pytest.mark.parametrize(
-    "name", ["three_char", "sequence_rnn", "stacked_lstm_lesson", "scan_rnn", "numpy_rnn"]
+    "name",
+    [
+        "three_char",
+        "scan_rnn",  # has a step of its own, as numpy_rnn
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("sequence_rnn", "numpy_rnn", "stacked_lstm_lesson")
+        ),
+    ],
 )
 def test_a_job_that_was_stopped_ends_with_the_very_bits_of_one_that_was_not(
     name: str, blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

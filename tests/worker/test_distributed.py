@@ -18,8 +18,18 @@ Found = Mapping[str, np.ndarray]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the other process found: `run/array` by run."""
-    path = tmp_path_factory.mktemp("devices") / "found.npz"
-    command = [sys.executable, "-W", "error", "-m", "tests.worker.two_devices", str(path)]
+    return _found(tmp_path_factory.mktemp("devices"))
+
+
+@pytest.fixture(scope="module")
+def found_long(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The same of what takes long: a minute of processor time."""
+    return _found(tmp_path_factory.mktemp("devices"), "long")
+
+
+def _found(folder: Path, *arguments: str) -> Found:
+    path = folder / "found.npz"
+    command = [sys.executable, "-W", "error", "-m", "tests.worker.two_devices", str(path), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     with np.load(path) as arrays:
@@ -42,18 +52,26 @@ def _assert_equal(found: Found, run: str, other: str, *, atol: float, rtol: floa
 
 
 # Four windows with decay and clipping; some rows begin anew at the third, one has soft targets.
-@pytest.mark.parametrize("run", ["eager", "compiled"])
-def test_two_devices_train_as_two_cores_do(run: str, found: Found) -> None:
-    _assert_equal(found, run, "cpu", atol=1e-4)
+def test_two_devices_train_as_two_cores_do(found: Found) -> None:
+    _assert_equal(found, "eager", "cpu", atol=1e-4)
+
+
+@pytest.mark.long
+def test_two_devices_train_as_two_cores_do_if_compiled(found_long: Found) -> None:
+    _assert_equal(found_long, "compiled", "cpu", atol=1e-4)
 
 
 def test_one_device_trains_as_one_core_does(found: Found) -> None:
     _assert_equal(found, "one_device", "cpu_one_core", atol=1e-4)
 
 
-@pytest.mark.parametrize(("run", "whole"), [("dropped_resumed", "dropped"), ("mixed_resumed", "mixed")])
-def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(run: str, whole: str, found: Found) -> None:
-    _assert_equal(found, run, whole, atol=0)
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(found: Found) -> None:
+    _assert_equal(found, "mixed_resumed", "mixed", atol=0)
+
+
+@pytest.mark.long
+def test_a_resumed_run_with_dropout_is_bit_identical_to_an_uninterrupted_one(found_long: Found) -> None:
+    _assert_equal(found_long, "dropped_resumed", "dropped", atol=0)
 
 
 @pytest.mark.parametrize("run", ["cpu_then_devices", "devices_then_cpu"])
@@ -61,27 +79,30 @@ def test_a_job_can_move_between_cores_and_devices(run: str, found: Found) -> Non
     _assert_equal(found, run, "cpu", atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["coupled", "cpu_then_devices_coupled"])
-def test_coupled_gates_train_on_devices_as_on_cores_and_stay_coupled(run: str, found: Found) -> None:
-    _assert_equal(found, run, "cpu_coupled", atol=1e-4)
-    coupled = [array for name, array in _arrays(found, run).items() if array.shape[-1:] == (24,)]
+def test_coupled_gates_train_on_devices_as_on_cores_and_stay_coupled(run: str, found_long: Found) -> None:
+    _assert_equal(found_long, run, "cpu_coupled", atol=1e-4)
+    coupled = [array for name, array in _arrays(found_long, run).items() if array.shape[-1:] == (24,)]
     weights = [array for array in coupled if (array < 0).any()]  # and momentum; the rest are squares
     assert len(weights) == 2 * len(coupled) / 3 and len(coupled) == 3 * 6
     for array in weights:
         np.testing.assert_allclose(array[..., :6], -array[..., 6:12], atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "run",
     ["preconditioned", "cpu_then_devices_preconditioned", "devices_then_cpu_preconditioned"],
 )
-def test_gradients_are_preconditioned_on_devices_as_on_cores(run: str, found: Found) -> None:
-    _assert_equal(found, run, "cpu_preconditioned", atol=1e-4, rtol=1e-3)
-    assert (found[f"{run}/losses"] != found["cpu_coupled/losses"]).any()
+def test_gradients_are_preconditioned_on_devices_as_on_cores(run: str, found_long: Found) -> None:
+    _assert_equal(found_long, run, "cpu_preconditioned", atol=1e-4, rtol=1e-3)
+    assert (found_long[f"{run}/losses"] != found_long["cpu_coupled/losses"]).any()
 
 
-def test_moments_of_recurrent_weights_begin_anew_when_they_are_preconditioned(found: Found) -> None:
-    _assert_equal(found, "anew_after_others", "anew", atol=0)
+@pytest.mark.long
+def test_moments_of_recurrent_weights_begin_anew_when_they_are_preconditioned(found_long: Found) -> None:
+    _assert_equal(found_long, "anew_after_others", "anew", atol=0)
 
 
 def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:
@@ -109,15 +130,17 @@ def test_the_loss_scale_doubles_after_two_thousand_good_steps_and_is_never_below
     assert found["loss_scale/after_5_bad"].tolist() == [1, 0]
 
 
-def test_a_run_on_devices_learns_and_its_saved_forms_agree(found: Found) -> None:
-    curve = found["fitted/curve"]
+@pytest.mark.long
+def test_a_run_on_devices_learns_and_its_saved_forms_agree(found_long: Found) -> None:
+    curve = found_long["fitted/curve"]
     assert curve[-1] < curve[0] - 2
-    np.testing.assert_allclose(found["fitted/served"], found["fitted/saved"], atol=1e-4)
+    np.testing.assert_allclose(found_long["fitted/served"], found_long["fitted/saved"], atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if not architecture(name).step and name != "stateful_lstm"]
 )
-def test_every_architecture_trains_on_devices_as_on_cores(name: str, found: Found) -> None:
-    cores, devices = found[f"architectures/{name}"]
+def test_every_architecture_trains_on_devices_as_on_cores(name: str, found_long: Found) -> None:
+    cores, devices = found_long[f"architectures/{name}"]
     np.testing.assert_allclose(devices, cores, atol=1e-4)

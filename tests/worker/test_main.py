@@ -190,6 +190,7 @@ def test_worker_waits_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
             valkey.__enter__()
 
 
+@pytest.mark.long  # a fault round
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attempt(
     outage: Outage, kind: str

@@ -216,6 +216,7 @@ nextchar.worker.experts.Mixture.bits, nextchar.worker.report.curves_svg = bits_o
 """
 
 
+@pytest.mark.long  # a worker starts five times
 def test_a_model_is_published_without_the_parts_that_killed_its_worker_twice(world: World) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-c", DIES_IN_OPTIONAL_PARTS + COLD],
@@ -244,6 +245,7 @@ def test_a_model_is_published_without_the_parts_that_killed_its_worker_twice(wor
         )
 
 
+@pytest.mark.long  # a fault round; two kills are above
 def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=1500)
     kills = sorted(random.Random(4).sample(range(50, 1400), 10))
@@ -263,6 +265,7 @@ def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.long  # a fault round; the choice is in test_auto_preset.py
 def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
     budget = Budget(seconds=8)
     candidates = tuple(
@@ -308,6 +311,7 @@ def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     assert world.blobs.paths(f"checkpoints/{job.id}")
 
 
+@pytest.mark.long  # compiles all kernels for another processor
 def test_a_job_that_moves_to_another_processor_says_so_and_succeeds(world: World) -> None:
     levels = available_levels()
     if len(levels) < 2:

@@ -2,7 +2,7 @@
 
 How many devices there are is fixed when TensorFlow starts, so the tests cannot do this in their own process.
 
-    python -m tests.worker.two_devices RESULT.npz
+    python -m tests.worker.two_devices RESULT.npz [long]
 """
 
 import sys
@@ -210,33 +210,49 @@ def every_architecture() -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Do all of it; two runs compiled, for each costs seconds, the others not: that computes the same."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    mixed = partial(distributed, mixed=True)
-    dropped = partial(distributed, dropout=0.2)
-    results = {"compiled": whole(distributed), "fitted": fitted()}
+def everyday() -> dict[str, Any]:
+    """Train the network that jobs train, in float32 and in mixed precision, on devices and on cores."""
     tf.config.run_functions_eagerly(run_eagerly=True)
-    coupled, coupled_on_cpu = partial(distributed, coupled=True), partial(on_cpu, coupled=True)
+    mixed = partial(distributed, mixed=True)
+    results: dict[str, Any] = {}
     for runs, made in (
         ("cpu cpu_then_devices cpu_then_mixed", whole_and_resumed(on_cpu, distributed, mixed)),
         ("eager devices_then_cpu", whole_and_resumed(distributed, on_cpu)),
-        ("dropped dropped_resumed", whole_and_resumed(dropped, dropped)),
         ("mixed mixed_resumed", whole_and_resumed(mixed, mixed)),
+    ):
+        results |= zip(runs.split(), made, strict=True)
+    return results | {
+        "cpu_one_core": whole(partial(on_cpu, cores=1)),
+        "one_device": whole(partial(distributed, devices=DEVICES[:1])),
+        "overflown": overflown(),
+        "loss_scale": loss_scales(),
+    }
+
+
+def long() -> dict[str, Any]:
+    """Train two runs that are compiled, which costs seconds each, and the rarer networks and optimizers."""
+    dropped = partial(distributed, dropout=0.2)
+    results = {"cpu": whole(on_cpu), "compiled": whole(distributed), "fitted": fitted()}
+    tf.config.run_functions_eagerly(run_eagerly=True)
+    coupled, coupled_on_cpu = partial(distributed, coupled=True), partial(on_cpu, coupled=True)
+    for runs, made in (
+        ("dropped dropped_resumed", whole_and_resumed(dropped, dropped)),
         ("cpu_coupled cpu_then_devices_coupled", whole_and_resumed(coupled_on_cpu, coupled)),
     ):
         results |= zip(runs.split(), made, strict=True)
-    results |= {
-        "cpu_one_core": whole(partial(on_cpu, cores=1)),
-        "one_device": whole(partial(distributed, devices=DEVICES[:1])),
+    return results | {
         "coupled": whole(coupled),
-        "overflown": overflown(),
-        "loss_scale": loss_scales(),
         **preconditioned(),
         **begun_anew(),
         "architectures": every_architecture(),
     }
+
+
+def main() -> None:
+    """Do one of the two."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    results = long() if "long" in sys.argv else everyday()
     flat = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
     np.savez(sys.argv[1], **flat)
 

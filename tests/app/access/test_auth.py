@@ -224,49 +224,47 @@ def test_key_is_accepted_in_either_header_and_an_unknown_one_has_its_own_code(gu
 COMPLETION = {"prompt": "abc", "max_characters": 3}
 
 
-@pytest.mark.parametrize(
-    ("name", "method", "path", "status"),
-    [
-        ("reader", "GET", "/v1/jobs", 200),
-        ("reader", "GET", "/metrics", 200),
-        ("reader", "POST", "/v1/models/fake/complete", 403),
-        ("reader", "DELETE", "/v1/models/fake", 403),
-        ("typist", "POST", "/v1/models/fake/complete", 200),
-        ("typist", "GET", "/v1/models", 200),
-        ("typist", "GET", "/v1/corpora", 403),
-        ("typist", "GET", "/v1/models/fake/files/model.onnx", 403),
-        ("trainer", "GET", "/v1/corpora", 200),
-        ("trainer", "POST", "/v1/models/fake/complete", 403),
-        ("trainer", "DELETE", "/v1/models/fake", 403),
-        ("trainer", "DELETE", "/v1/models/fake/calibrations/none", 404),
-        ("trainer", "DELETE", "/v1/models/fake/streams/none", 403),
-        ("trainer", "DELETE", "/v1/models/fake/aliases/none", 403),
-        ("typist", "DELETE", "/v1/models/fake/streams/of/none", 204),
-        ("typist", "DELETE", "/v1/models/fake/calibrations/none", 403),
-        ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
-        ("agent", "GET", "/v1/models/fake/ingest", 403),
-        ("agent", "DELETE", "/v1/models/fake/ingest", 403),
-        ("agent", "PUT", "/v1/models/fake/ingest/settings", 403),
-        ("reader", "PUT", "/v1/models/fake/ingest/settings", 403),
-        ("reader", "GET", "/v1/models/fake/ingest/settings", 200),
-        ("trainer", "PUT", "/v1/models/fake/ingest/settings", 415),  # permitted, but there is no body
-        ("trainer", "PUT", "/v1/models/fake/ingest/nothing", 403),
-        ("agent", "POST", "/v1/models/fake/complete", 403),
-        ("typist", "POST", "/v1/models/fake/ingest", 403),
-        ("typist", "POST", "/v1/logs", 403),
-        ("owner", "POST", "/v1/models/fake/complete", 200),
-        ("owner", "GET", "/v1/fine_tuning/jobs", 200),
-        ("owner", "DELETE", "/v1/models/fake", 200),
-    ],
-)
-def test_scopes_decide_what_a_key_may_do(
-    guarded: Service, name: str, method: str, path: str, status: int
-) -> None:
-    body = COMPLETION if method == "POST" else None
-    answer = guarded.http.request(method, path, headers=as_(name), json=body)
-    assert answer.status_code == status, answer.text
-    if status == 403:
-        assert error_of(answer, 403)["code"] == "scope_missing"
+SCOPES = [
+    ("reader", "GET", "/v1/jobs", 200),
+    ("reader", "GET", "/metrics", 200),
+    ("reader", "POST", "/v1/models/fake/complete", 403),
+    ("reader", "DELETE", "/v1/models/fake", 403),
+    ("typist", "POST", "/v1/models/fake/complete", 200),
+    ("typist", "GET", "/v1/models", 200),
+    ("typist", "GET", "/v1/corpora", 403),
+    ("typist", "GET", "/v1/models/fake/files/model.onnx", 403),
+    ("trainer", "GET", "/v1/corpora", 200),
+    ("trainer", "POST", "/v1/models/fake/complete", 403),
+    ("trainer", "DELETE", "/v1/models/fake", 403),
+    ("trainer", "DELETE", "/v1/models/fake/calibrations/none", 404),
+    ("trainer", "DELETE", "/v1/models/fake/streams/none", 403),
+    ("trainer", "DELETE", "/v1/models/fake/aliases/none", 403),
+    ("typist", "DELETE", "/v1/models/fake/streams/of/none", 204),
+    ("typist", "DELETE", "/v1/models/fake/calibrations/none", 403),
+    ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
+    ("agent", "GET", "/v1/models/fake/ingest", 403),
+    ("agent", "DELETE", "/v1/models/fake/ingest", 403),
+    ("agent", "PUT", "/v1/models/fake/ingest/settings", 403),
+    ("reader", "PUT", "/v1/models/fake/ingest/settings", 403),
+    ("reader", "GET", "/v1/models/fake/ingest/settings", 200),
+    ("trainer", "PUT", "/v1/models/fake/ingest/settings", 415),  # permitted, but there is no body
+    ("trainer", "PUT", "/v1/models/fake/ingest/nothing", 403),
+    ("agent", "POST", "/v1/models/fake/complete", 403),
+    ("typist", "POST", "/v1/models/fake/ingest", 403),
+    ("typist", "POST", "/v1/logs", 403),
+    ("owner", "POST", "/v1/models/fake/complete", 200),
+    ("owner", "GET", "/v1/fine_tuning/jobs", 200),
+    ("owner", "DELETE", "/v1/models/fake", 200),
+]
+
+
+def test_scopes_decide_what_a_key_may_do(guarded: Service) -> None:
+    for name, method, path, status in SCOPES:
+        body = COMPLETION if method == "POST" else None
+        answer = guarded.http.request(method, path, headers=as_(name), json=body)
+        assert answer.status_code == status, (name, method, path, answer.text)
+        if status == 403:
+            assert error_of(answer, 403)["code"] == "scope_missing"
 
 
 def test_patterns_apply_to_models_in_paths_and_in_bodies(guarded: Service) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,9 +8,11 @@ import httpx
 import pytest
 from redis import Redis
 
-from nextchar.app.access.concurrency_limits import TTL_S
+from nextchar.app.access import concurrency_limits
+from nextchar.app.access.concurrency_limits import TTL_S, ConcurrencyLimits
 from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings
+from nextchar.models.errors import Busy
 from tests.app.fakes import ENDLESS, publish
 from tests.app.service import NO_TLS, Service, error_of, serving, until
 
@@ -97,11 +100,18 @@ def test_what_a_killed_process_served_expires(guarded: Service) -> None:
 
 
 def test_what_takes_long_is_renewed(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.app.access.concurrency_limits.TTL_S", 1)
+    monkeypatch.setattr(concurrency_limits, "TTL_S", 3)
     with Redis.from_url(guarded.settings.redis_url) as redis, endless(guarded, "narrow"):
         name = "nextchar:in_progress:requests:narrow"
-        [(_, first)] = redis.zrange(name, 0, -1, withscores=True)  # type: ignore[misc]
-        until(lambda: (redis.zrange(name, 0, -1, withscores=True) or [(0, 0.0)])[0][1] >= first + 3)  # type: ignore[index, operator]
+        [(member, first)] = redis.zrange(name, 0, -1, withscores=True)  # type: ignore[misc]
+
+        def has_outlived_its_time() -> bool:
+            guarded.http.get("/v1/models", headers=as_("narrow"))  # forgets what has expired
+            expires = redis.zscore(name, member)
+            assert expires is not None, "it is counted all the time"
+            return bool(expires >= first + 4)  # type: ignore[operator]
+
+        until(has_outlived_its_time)
 
 
 def test_without_redis_nothing_is_limited(
@@ -115,3 +125,44 @@ def test_without_redis_nothing_is_limited(
         answers = [running.http.get("/v1/models", headers=headers).status_code for _ in range(3)]
     assert answers == [200] * 3
     assert caplog.text.count("concurrency of keys is not limited") == 1
+
+
+class RedisThatIsAway:
+    """Counts how often it is asked; it may come back, and then refuses."""
+
+    calls, is_away = 0, True
+
+    async def eval(self, *_: object) -> int:
+        self.calls += 1
+        if self.is_away:
+            raise OSError("gone")
+        return 0
+
+
+def test_after_a_failure_redis_is_left_alone_for_two_seconds_and_a_warning_comes_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s, redis = 1000.0, RedisThatIsAway()
+    monkeypatch.setattr(concurrency_limits.time, "monotonic", lambda: now_s)
+
+    async def run() -> None:
+        nonlocal now_s
+        limits = ConcurrencyLimits("redis://127.0.0.1:1/0")
+        monkeypatch.setattr(limits, "_redis", redis)
+        for at_s, calls, warnings in (
+            (1000.0, 1, 1),
+            (1001.9, 1, 1),
+            (1002.0, 2, 1),
+            (1059.9, 3, 1),
+            (1061.9, 4, 2),
+            (1121.9, 5, 3),
+        ):
+            now_s = at_s
+            async with limits.hold("requests", "key", 0):  # nothing is limited
+                assert (redis.calls, len(caplog.records)) == (calls, warnings)
+        redis.is_away = False
+        now_s = 1123.9
+        with pytest.raises(Busy):
+            await limits.hold("requests", "key", 0).__aenter__()
+
+    asyncio.run(run())

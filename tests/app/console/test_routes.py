@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from nextchar.app.console.routes import POLICY, REFERENCE_POLICY
-from tests.app.service import Service, error_of
+from tests.app.service import Service
 
 CONSOLE = Path(__file__).parents[3] / "app" / "console" / "files"
 
@@ -29,12 +29,6 @@ def test_a_page_that_a_browser_has_is_not_sent_again(service: Service) -> None:
         again = service.http.get(path, headers={"If-None-Match": first.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == first.headers["etag"]
-
-
-def test_what_is_no_file_of_the_console_is_404(service: Service) -> None:
-    for path in ("/console/nothing.js", "/console/..%2fmain.py", "/console/views", "/console/"):
-        error_of(service.http.get(path), 404)
-    error_of(service.http.post("/console/app.js"), 405)
 
 
 def test_console_is_told_the_cap_on_corpora(service: Service) -> None:

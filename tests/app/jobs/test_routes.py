@@ -1,4 +1,3 @@
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,73 +109,12 @@ def test_progress_comes_from_redis_while_running_and_from_the_record_after(servi
 # Bad input
 
 
-def test_unknown_corpus_is_404(service: Service) -> None:
-    for corpus in ("corpus_000000000000", "nobody"):
-        answer = service.http.post("/v1/jobs", json={"corpus": corpus, "name": "fox"})
-        error = error_of(answer, 404)
-        assert (error["code"], error["param"]) == ("corpus_not_found", "corpus")
-
-
 def test_corpus_too_small_to_train_on_names_the_minimum(service: Service) -> None:
     small = service.upload("a" * (MINIMUM_CHARACTERS - 1))
     error = error_of(service.http.post("/v1/jobs", json={"corpus": small, "name": "fox"}), 422)
     assert error["code"] == "corpus_too_small" and str(MINIMUM_CHARACTERS) in error["message"]
     enough = service.upload("a" * MINIMUM_CHARACTERS)
     assert service.http.post("/v1/jobs", json={"corpus": enough, "name": "fox"}).status_code == 202
-
-
-def test_network_too_large_for_memory_is_refused_with_the_estimate(service: Service) -> None:
-    network = {"layers": 8, "units": 4096}
-    answer = service.http.post(
-        "/v1/jobs", json={"corpus": service.upload(), "name": "fox", "network": network}
-    )
-    error = error_of(answer, 422)
-    assert error["code"] == "network_too_large" and error["param"] == "network"
-    assert "GiB" in error["message"]
-    assert not service.jobs.all()
-
-
-@pytest.mark.parametrize(
-    ("change", "param", "code"),
-    [
-        ({"colour": "red"}, "colour", "unknown_field"),
-        ({"network": {"heads": 4}}, "network.heads", "unknown_field"),
-        ({"network": {"units": "64"}}, "network.units", "invalid_field"),
-        ({"network": {"units": 0}}, "network.units", "invalid_field"),
-        ({"network": 7}, "network", "invalid_field"),
-        ({"training": {"rows": 1.5}}, "training.rows", "invalid_field"),
-        ({"budget": {}}, "budget", "invalid_field"),
-        ({"budget": {"steps": 1, "epochs": 1}}, "budget", "invalid_field"),
-        ({"budget": {"seconds": -1}}, "budget.seconds", "invalid_field"),
-        ({"preset": "huge"}, "preset", "invalid_field"),
-        ({"architecture": "transformer"}, "architecture", "invalid_field"),
-        ({"name": "a b"}, "name", "invalid_field"),
-        ({"name": "job_1"}, "name", "invalid_name"),
-        ({"name": None}, "name", "invalid_field"),
-        ({"corpus": 5}, "corpus", "invalid_field"),
-        ({"seed": True}, "seed", "invalid_field"),
-        ({"seed": -1}, "seed", "invalid_field"),
-        ({"validation_fraction": 0.9}, "validation_fraction", "invalid_field"),
-    ],
-)
-def test_wrong_fields_are_named(service: Service, change: dict[str, object], param: str, code: str) -> None:
-    body = {"corpus": service.upload(), "name": "fox"} | change
-    error = error_of(service.http.post("/v1/jobs", json=body), 422)
-    assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
-    assert not service.jobs.all()
-
-
-def test_missing_fields_are_named(service: Service) -> None:
-    assert error_of(service.http.post("/v1/jobs", json={"name": "fox"}), 422)["param"] == "corpus"
-
-
-def test_unknown_jobs_are_404(service: Service) -> None:
-    for path in ("", "/events"):
-        answer = service.http.get(f"/v1/jobs/job_000000000000{path}")
-        assert error_of(answer, 404)["code"] == "job_not_found"
-    for verb in ("cancel", "pause", "resume"):
-        answer = service.http.post(f"/v1/jobs/nonsense/{verb}")
-        assert error_of(answer, 404)["code"] == "job_not_found"
 
 
 # Idempotency
@@ -331,28 +269,6 @@ def test_a_second_text_and_its_teacher_are_settled_when_the_job_is_queued(servic
     job = service.http.post("/v1/jobs", json=body).json()
     settled = {"corpus": corpus, "teacher": "fake@1", "fraction": 0.5, "targets": "distribution"}
     assert job["mix"] == settled
-
-
-@pytest.mark.parametrize(
-    ("mix", "status", "code", "param"),
-    [
-        ({"fraction": 0.01}, 422, "mix_has_no_rows", "mix.fraction"),
-        ({"fraction": 0.999}, 422, "mix_has_no_rows", "mix.fraction"),
-        ({"fraction": 2}, 422, "invalid_field", "mix.fraction"),
-        ({"targets": "argmax"}, 422, "invalid_field", "mix"),
-        ({"teacher": "nobody"}, 404, "model_not_found", "mix.teacher"),
-        ({"corpus": "nowhere"}, 404, "corpus_not_found", "mix.corpus"),
-        ({"corpus": "\ud800"}, 422, "invalid_field", "mix.corpus"),
-    ],
-)
-def test_what_cannot_be_mixed_is_named(
-    service: Service, mix: dict[str, object], status: int, code: str, param: str
-) -> None:
-    corpus = service.upload()
-    body = json.dumps({"corpus": corpus, "name": "fox", "mix": {"corpus": corpus} | mix})
-    headers = {"Content-Type": "application/json"}
-    error = error_of(service.http.post("/v1/jobs", content=body, headers=headers), status)
-    assert (error["code"], error["param"]) == (code, param)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])

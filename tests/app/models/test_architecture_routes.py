@@ -2,7 +2,7 @@ import pytest
 
 from nextchar.models.architectures import NAMES, architecture
 from nextchar.models.config import PRESETS
-from tests.app.service import Service, error_of
+from tests.app.service import Service
 
 
 def test_all_architectures_are_listed_with_what_they_start_from(service: Service) -> None:
@@ -33,30 +33,3 @@ def test_changes_are_made_to_the_architectures_own_recipe(service: Service) -> N
     assert job["network"] == known.network.model_dump() | changes["network"]
     assert (job["training"]["learning_rate"], job["training"]["window"]) == (0.01, 5)
     assert job["training"]["rows"] == known.training.rows
-
-
-@pytest.mark.parametrize(
-    ("body", "param", "says"),
-    [
-        ({"architecture": "gru"}, "architecture", "'stateful_lstm', 'three_char', 'nth_char', 'simple_rnn'"),
-        (
-            {"architecture": "onehot_rnn", "network": {"embedding": 8}},
-            "network.embedding",
-            "onehot_rnn has no such option; it has units, context",
-        ),
-        (
-            {"architecture": "numpy_rnn", "training": {"rows": 8}},
-            "training.rows",
-            "numpy_rnn has no such option; it has learning_rate, clip_norm",
-        ),
-        ({"network": {"context": 8}}, "network.context", "stateful_lstm has no such option"),
-        ({"architecture": "nth_char", "preset": "small"}, "preset", "leave preset out"),
-    ],
-)
-def test_what_an_architecture_does_not_have_is_refused_by_name(
-    service: Service, body: dict[str, object], param: str, says: str
-) -> None:
-    answer = service.http.post("/v1/jobs", json={"corpus": service.upload(), "name": "fox"} | body)
-    error = error_of(answer, 422)
-    assert error["param"] == param
-    assert says in error["message"]

@@ -80,14 +80,10 @@ def test_model_without_a_report_returns_its_cards_report(service: Service) -> No
     told = service.http.get("/v1/models/fake/report").json()
     assert (told["model"], told["validation_bits_per_character"]) == ("fake@1", 2.0)
     assert "characters" not in told  # in a report it counts them; in a card it is the alphabet
-    refused = error_of(service.http.get("/v1/models/fake/report?format=html"), 404)
-    assert (refused["code"], refused["param"]) == ("report_not_found", "format")
 
 
-def test_bad_requests_for_reports_are_named(service: Service) -> None:
+def test_a_damaged_report_is_named(service: Service) -> None:
     card = _publish(service)
-    assert error_of(service.http.get("/v1/models/none/report"), 404)["code"] == "model_not_found"
-    assert error_of(service.http.get("/v1/models/told/report?format=pdf"), 422)["param"] == "format"
     service.blobs.write(f"model_files/{card.id}/report.html", b"other")
     assert error_of(service.http.get("/v1/models/told/report?format=html"), 503)["code"] == "model_damaged"
 

@@ -46,17 +46,6 @@ def test_files_can_be_downloaded_with_their_hash_as_etag(service: Service) -> No
     assert parse_card(saved.content, where="answer") == card
 
 
-def test_unknown_models_and_files_are_404(service: Service) -> None:
-    publish(service.models)
-    for call in ("/v1/models/nobody", "/v1/models/fake@9", "/v1/models/nobody/files/model.onnx"):
-        assert error_of(service.http.get(call), 404)["code"] == "model_not_found"
-    assert error_of(service.http.delete("/v1/models/nobody"), 404)["code"] == "model_not_found"
-    error = error_of(service.http.get("/v1/models/fake/files/model.pickle"), 404)
-    assert error["code"] == "file_not_found" and "model.onnx" in error["message"]
-    answer = service.http.get("/v1/models/fake/files/..%2F..%2Fsecret")
-    assert answer.status_code == 404
-
-
 def test_renamed_model_answers_by_its_new_name_only(service: Service) -> None:
     publish(service.models)
     assert service.http.post("/v1/models/fake/complete", json={"prompt": ""}).status_code == 200

@@ -58,27 +58,6 @@ def test_list_has_corpora_of_any_origin_in_the_order_asked_for(service: Service,
     assert any(file.filename.startswith("corpus_") for file in everything)
 
 
-@pytest.mark.parametrize(
-    ("form", "param", "says"),
-    [
-        ({"files": {"file": ("a.txt", TEXT)}}, "purpose", "purpose is ''"),
-        ({"files": {"file": ("a.txt", TEXT)}, "data": {"purpose": "vision"}}, "purpose", "fine-tune, evals"),
-        ({"files": {"file": ("a.txt", TEXT)}, "data": {"purpose": "x" * 2000}}, "purpose", "longer than"),
-        ({"files": {"other": ("a.txt", TEXT)}, "data": {"purpose": "evals"}}, "other", "named file"),
-        ({"files": {"file": ("a.txt", b"")}, "data": {"purpose": "evals"}}, "body", "empty"),
-        ({"files": {"file": ("a.txt", b"\xff")}, "data": {"purpose": "evals"}}, "body", "not UTF-8"),
-        ({"files": {"file": ("a.jsonl", TEXT)}, "data": {"purpose": "evals"}}, "file", "line 1"),
-        ({"content": TEXT}, "file", "multipart/form-data"),
-    ],
-)
-def test_wrong_uploads_are_400_and_leave_nothing(
-    service: Service, form: dict[str, object], param: str, says: str
-) -> None:
-    error = error_of(service.http.post("/v1/files", **form), 400)  # type: ignore[arg-type]
-    assert error["param"] == param and says in error["message"]
-    assert service.http.get("/v1/files").json()["data"] == [] and service.spooled == []
-
-
 def test_files_may_be_as_large_as_corpora(service: Service) -> None:
     purpose = {"purpose": "fine-tune"}
     large = {"file": ("a.txt", b"x" * (MAX_CORPUS_BYTES + 1))}

@@ -103,11 +103,8 @@ def test_masked_parts_are_one_character_and_reported_at_their_position(service: 
     assert line["anomalous"] and [(s["start"], s["end"]) for s in line["spans"]] == [(10, 11)]
 
 
-def test_invalid_masks_are_refused_with_the_job(service: Service) -> None:
-    body = {"corpus": service.upload(), "name": "fox", "masks": ["numbers", "(a"]}
-    error = error_of(service.http.post("/v1/jobs", json=body), 422)
-    assert (error["code"], error["param"]) == ("invalid_mask", "masks")
-    body["masks"] = ["ip", "[a-z]+7"]
+def test_masks_of_a_job_are_names_and_patterns(service: Service) -> None:
+    body = {"corpus": service.upload(), "name": "fox", "masks": ["ip", "[a-z]+7"]}
     assert service.http.post("/v1/jobs", json=body).json()["masks"] == ["ip", "[a-z]+7"]
 
 
@@ -125,21 +122,6 @@ def test_expected_characters_are_returned(service: Service) -> None:
         ["a"],
         ["b"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("body", "largest"),
-    [
-        ({"text": "a" * 15_000, "expected": 20}, "14,285"),
-        ({"lines": ["ab" * 50] * 500, "expected": 6}, "42,857"),
-    ],
-)
-def test_expected_for_too_many_characters_is_refused_with_the_limit(
-    service: Service, body: dict[str, Any], largest: str
-) -> None:
-    error = error_of(service.http.post(SCORE, json=body), 422)
-    assert (error["code"], error["param"]) == ("answer_too_large", "expected")
-    assert f"send at most {largest} characters" in error["message"]
 
 
 def test_expected_of_a_model_of_bytes_is_limited_in_bytes(service: Service) -> None:
@@ -181,25 +163,11 @@ def test_lines_beyond_the_limit_are_explained_if_sent_alone(
     assert text["explained"] is False and text["spans"][0]["expected"] is None
 
 
-def test_rate_below_what_the_calibration_allows_is_refused_with_the_number_needed(service: Service) -> None:
-    calibrate(service)
-    error = error_of(service.http.post(SCORE, json={"lines": ["a"], "false_alarms": 0.001}), 422)
-    assert (error["code"], error["param"]) == ("too_few_calibration_lines", "false_alarms")
-    assert "at least 999 calibration lines" in error["message"]
-
-
-def test_rate_without_a_calibration_is_refused(service: Service) -> None:
-    error = error_of(service.http.post(SCORE, json={"lines": ["a"], "false_alarms": 0.1}), 422)
-    assert error["code"] == "no_calibration"
-
-
 def test_calibration_is_chosen_by_name(service: Service) -> None:
     calibrate(service)
     calibrate(service, ["ab"] * 10, name="web-1")
     answer = service.http.post(SCORE, json={"lines": ["ab"], "calibration": "web-1"}).json()
     assert answer["calibration"]["lines"] == 10 and answer["false_alarms"] == pytest.approx(1 / 11)
-    error = error_of(service.http.post(SCORE, json={"lines": ["ab"], "calibration": "web-2"}), 404)
-    assert error["code"] == "calibration_not_found"
 
 
 def test_stream_continues_where_its_last_call_ended(service: Service) -> None:
@@ -236,38 +204,3 @@ def test_detail_line_omits_characters(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab"], "detail": "line"}).json()
     assert answer["lines"][0]["bits"] is None
     assert service.http.post(SCORE, json={"text": "ab", "detail": "line"}).json()["bits"] is None
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({}, "body"),
-        ({"text": "a", "lines": ["b"]}, "body"),
-        ({"text": ""}, "text"),
-        ({"text": "a" * 1_000_001}, "text"),
-        ({"text": 5}, "text"),
-        ({"lines": []}, "lines"),
-        ({"lines": "abc"}, "lines"),
-        ({"lines": [1]}, "lines.0"),
-        ({"lines": ["a" * 600_000] * 2}, "body"),
-        ({"lines": ["a"] * 10_001}, "lines"),
-        ({"text": "a", "detail": "much"}, "detail"),
-        ({"text": "a", "threshold": 1}, "threshold"),
-        ({"text": "a", "context": "stream"}, "body"),
-        ({"lines": ["a"], "stream_id": "s"}, "body"),
-        ({"lines": ["a"], "context": "stream", "adapt": True}, "adapt"),  # of version 0.1
-        ({"lines": ["a"], "context": "stream", "stream_id": "a b"}, "stream_id"),
-        ({"lines": ["a"], "expected": 1, "detail": "line"}, "body"),
-        ({"text": "a" * 60_000, "expected": 1}, "body"),
-        ({"text": "a", "false_alarms": 0}, "false_alarms"),
-        ({"text": "a", "false_alarms": 1}, "false_alarms"),
-        ({"text": "a", "calibration": "../x"}, "calibration"),
-    ],
-)
-def test_invalid_fields_are_named(service: Service, body: dict[str, Any], param: str) -> None:
-    assert error_of(service.http.post(SCORE, json=body), 422)["param"] == param
-
-
-def test_unknown_model_is_404(service: Service) -> None:
-    answer = service.http.post("/v1/models/nobody/score", json={"text": "a"})
-    assert error_of(answer, 404)["code"] == "model_not_found"

@@ -192,33 +192,6 @@ def test_disconnected_client_frees_its_resources(service: Service) -> None:
     until(engine.closed.is_set)  # as soon as no call holds the model
 
 
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ({"detail": "much"}, "detail"),
-        ({"false_alarms": 2}, "false_alarms"),
-        ({"stream_id": "s"}, "query"),
-        ({"expected": 3}, "query"),
-        ({"colour": "red"}, "colour"),
-    ],
-)
-def test_invalid_options_are_refused_before_the_stream_begins(
-    service: Service, query: dict[str, Any], param: str
-) -> None:
-    answer = service.http.post(SCORE, content=b"a\n", headers={"Content-Type": "text/plain"}, params=query)
-    assert error_of(answer, 422)["param"] == param
-
-
-def test_missing_model_or_calibration_is_refused_before_the_stream_begins(service: Service) -> None:
-    headers = {"Content-Type": "text/plain"}
-    answer = service.http.post("/v1/models/nobody/score", content=b"a\n", headers=headers)
-    assert error_of(answer, 404)["code"] == "model_not_found"
-    answer = service.http.post(SCORE, content=b"a\n", headers=headers, params={"calibration": "x"})
-    assert error_of(answer, 404)["code"] == "calibration_not_found"
-    answer = service.http.post(SCORE, content=b"a\n", headers=headers | {"Content-Encoding": "br"})
-    assert error_of(answer, 415)["code"] == "unsupported_encoding"
-
-
 def test_unpaired_surrogate_in_json_becomes_the_replacement_character(service: Service) -> None:
     publish(service.models, name="masked", masks=("numbers",))
     content = rb'"a\ud800 12"' + b"\n" + rb'"\ud83d\ude00"'

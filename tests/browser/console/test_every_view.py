@@ -18,7 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """By color scheme: all rules, and those that depend on colors."""
 
 
-@pytest.mark.parametrize("scheme", OPTIONS)
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_no_violation_in_any_view(
     service: PopulatedService, open_window: Open, scheme: str
 ) -> None:

@@ -81,27 +81,6 @@ def test_targets_are_listed_and_deleted(service: Service) -> None:
         assert error_of(call(f"{PATH}/{made[0]['id']}"), 404)["code"] == "target_not_found"
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({"kind": "webhook", "url": "http://127.0.0.1/"}, "private_target"),
-        ({"kind": "webhook", "url": "http://localhost:9093"}, "private_target"),
-        ({"kind": "webhook", "url": "http://169.254.169.254/latest/meta-data"}, "private_target"),
-        ({"kind": "webhook", "url": "https://nothing.invalid/"}, "unresolved_target"),
-        ({"kind": "webhook", "url": "gopher://example.org"}, "invalid_url"),
-        ({"kind": "mail", "url": "https://example.org"}, "validation_error"),
-        ({"kind": "webhook"}, "validation_error"),
-        ({"kind": "webhook", "url": "https://example.org", "events": []}, "invalid_field"),
-        ({"kind": "webhook", "url": "https://example.org", "events": ["job.done"]}, "invalid_field"),
-        ({"kind": "alertmanager", "url": "https://example.org", "events": ["job.failed"]}, "invalid_field"),
-    ],
-)
-def test_targets_that_cannot_be_used_are_refused(service: Service, body: dict[str, str], code: str) -> None:
-    error = error_of(service.http.post(PATH, json=body), 422)
-    assert code in (error["code"], "validation_error")
-    assert service.http.get(PATH).json()["data"] == []
-
-
 def test_messages_that_do_not_arrive_are_shown_and_can_be_replayed(
     notifying: Service, receiver: Receiver
 ) -> None:

@@ -286,6 +286,7 @@ def test_a_rate_that_is_impossible_is_refused_before_the_first_line(
     assert not states(tmp_path)
 
 
+@pytest.mark.long  # two API processes; rotations are in test_followed_file.py
 def test_it_waits_for_a_killed_service_through_a_rotation(tmp_path: Path, clean_redis_url: str) -> None:
     port = str(free_port("127.0.0.1"))
     settings = {"NEXTCHAR_PORT": port, "NEXTCHAR_INGEST_TAKEOVER_S": "2", "NEXTCHAR_LOG_LEVEL": "ERROR"}
