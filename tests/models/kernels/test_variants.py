@@ -49,6 +49,7 @@ def test_this_machine_is_measured_once_and_again_if_the_file_is_damaged(
     assert variants.load() == measurements
 
 
+@pytest.mark.long  # compiles every product of this processor
 def test_a_check_measures_the_widest_variant_of_one_product_and_a_measurement_all(folder: Path) -> None:
     variants.check("int8")
     (one,) = variants.load()

@@ -430,6 +430,7 @@ sys.stdout.buffer.write(logits.tobytes())
 """
 
 
+@pytest.mark.long  # compiles all kernels of the network, twice
 def test_kernels_run_on_a_generic_processor_and_compile_concurrently(
     network: LstmNetwork, tmp_path: Path
 ) -> None:
