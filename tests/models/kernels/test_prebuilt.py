@@ -22,7 +22,7 @@ prebuilt.FOLDER = Path(sys.argv[1], "prebuilt")
 
 _PREBUILD = """
 from nextchar.models.kernels import prebuild
-prebuild.SERVING = ("nextchar.models.kernels.compiled_products",)
+prebuild.SERVING = ("nextchar.models.kernels.product_kernels",)
 prebuild.compile_for_target("avx2")
 """
 
@@ -34,7 +34,7 @@ def written():
 
 folder = compile_cache.machine_folder(Path(sys.argv[1], "data"))
 os.environ["NUMBA_CACHE_DIR"] = str(folder)
-assert compile_cache.is_compiled("nextchar.models.kernels.compiled_products")
+assert compile_cache.is_compiled("nextchar.models.kernels.product_kernels")
 prebuilt = written()
 variants.measure()
 assert written() == prebuilt
