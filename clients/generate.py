@@ -30,7 +30,7 @@ from nextchar.app.completions.schemas import (
 )
 from nextchar.app.corpora.routes import add_corpus
 from nextchar.app.corpora.schemas import CorpusBody
-from nextchar.app.http.error_schemas import ErrorType
+from nextchar.app.http.schemas import ErrorType
 from nextchar.app.jobs.schemas import (
     BudgetBody,
     EventBody,

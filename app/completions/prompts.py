@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.limited_work import Check, LimitedWork
+from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
 from nextchar.app.models.engines import Loaded
 from nextchar.models.runtime.session import no_check
 from nextchar.models.text.masks import ModelMasks

@@ -8,8 +8,7 @@ from typing import TypeVar
 from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.completions.prompts import prepare
 from nextchar.app.completions.schemas import CompletionCreate
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.limited_work import Check, LimitedWork
+from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.requests import CharacterLogprobs, Completion, CompletionRequest, Piece

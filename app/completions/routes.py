@@ -24,8 +24,7 @@ from nextchar.app.completions.schemas import (
     UsageBody,
 )
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import arrived_s_of, client_of, user_of
-from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.dependencies import arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nextchar.app.errors import Forbidden
+from nextchar.app.http.errors import Forbidden
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.input_files import find_objects, split_url

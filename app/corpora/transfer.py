@@ -19,12 +19,11 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
 from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.corpora.sources import find_sources
-from nextchar.app.errors import UnsupportedMedia
 from nextchar.app.http.bodies import gunzip_of
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.form_data import FormText
+from nextchar.app.http.errors import UnsupportedMedia
 from nextchar.app.http.services import Services
-from nextchar.app.http.streamed_body import StreamedBody
+from nextchar.app.http.streamed_body import FormText, StreamedBody
+from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, TooLarge
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_statistics import Encoding

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from redis.exceptions import RedisError
 
-from nextchar.app.http.event_feeds import Feeds, NewEvents, Numbered
+from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
 from nextchar.app.http.services import Services
 from nextchar.store.expiring_cache import ExpiringCache
 from nextchar.store.jobs import Job, Jobs

@@ -3,12 +3,11 @@
 from fastapi import APIRouter, Request
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.models.alias_schemas import AliasBody, AliasSet, AliasWithHistory
 from nextchar.app.models.aliases import AliasControl

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import Page
 from nextchar.app.http.rules import needs
+from nextchar.app.http.schemas import Page
 from nextchar.app.models.architecture_schemas import ArchitectureBody, PresetBody, Recipe
 from nextchar.models.architectures import DEFAULT, NAMES, architecture
 from nextchar.models.config import PRESETS, ArchitectureName, TrainingConfig

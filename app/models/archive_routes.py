@@ -7,14 +7,13 @@ from typing import IO, Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.errors import UnsupportedMedia
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.downloads import download
-from nextchar.app.http.errors import error_responses
-from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.errors import UnsupportedMedia, error_responses
 from nextchar.app.http.rules import STREAMED, needs
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.streamed_body import StreamedBody, content_type
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models import archives as model_archives
 from nextchar.app.models.archives import MEDIA_TYPE, Imports
 from nextchar.app.models.engines import Engines

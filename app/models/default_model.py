@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from nextchar.app.access.dependencies import access_of
-from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.access.permissions import access_of
 from nextchar.app.http.services import Services
+from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import NotFound
 from nextchar.store.models import Models
 

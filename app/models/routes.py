@@ -7,13 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.downloads import MAX_SMALL_BYTES, download
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import After, Deleted, Limit
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import needs
+from nextchar.app.http.schemas import After, Deleted, Limit, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.followers import ModelFollowers

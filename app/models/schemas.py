@@ -5,8 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, computed_field
 
-from nextchar.app.http.list_schemas import Page
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import Page, RequestBody, with_examples
 from nextchar.models.config import NetworkConfig, Preset, PresetOption, TrainingConfig
 from nextchar.models.saved_model import Card, FileEntry
 from nextchar.models.text.kind_detection import TextKind

@@ -27,9 +27,8 @@ from nextchar.app.access.keys import Key
 from nextchar.app.access.permissions import Access
 from nextchar.app.completions.prompts import LongPrompts
 from nextchar.app.core_settings import ServingSettings
-from nextchar.app.errors import Forbidden
 from nextchar.app.http.bodies import validate_body
-from nextchar.app.http.errors import invalid_fields, status_and_body
+from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.openai.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus

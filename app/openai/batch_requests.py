@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nextchar.app.http.bodies import LARGE_BYTES
-from nextchar.app.http.json_size import parsed_bytes
+from nextchar.app.http.bodies import LARGE_BYTES, parsed_bytes
 from nextchar.app.openai.batches import BatchError
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
 from nextchar.models.errors import TooLarge

@@ -16,16 +16,14 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.access.permissions import Access
+from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.corpora.transfer import MAX_FORM_OVERHEAD_BYTES, receive_corpus, text_response
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.form_data import FormText
-from nextchar.app.http.list_schemas import After, Deleted, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import STREAMED, needs
+from nextchar.app.http.schemas import After, Deleted, Page, paginate
 from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.streamed_body import FormText
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.openai.job_schemas import FileBody
 from nextchar.app.openai.json_lines import JsonLines
 from nextchar.app.openai.route import NOT_422, OpenAIRoute

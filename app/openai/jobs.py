@@ -10,11 +10,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.jobs.bodies import JobBodies
 from nextchar.app.jobs.control import JobControl

@@ -12,8 +12,7 @@ with a `custom_id`, are kept as they are; the first line decides which of the tw
 import json
 from typing import Any
 
-from nextchar.app.http.bodies import LARGE_BYTES
-from nextchar.app.http.json_size import MAX_CONTAINERS, parsed_bytes
+from nextchar.app.http.bodies import LARGE_BYTES, MAX_CONTAINERS, parsed_bytes
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.models.text.lines import LineSplitter, RawLine
 

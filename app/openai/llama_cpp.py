@@ -13,13 +13,12 @@ from zlib import crc32
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.access.dependencies import ModelReference
+from nextchar.app.access.permissions import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import client_of, user_of
-from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.dependencies import cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs, needs_no_key

@@ -12,8 +12,7 @@ from functools import partial
 
 from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.app.completions.requests import check_size, remaining_s, run_echo
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.limited_work import Check, LimitedWork
+from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
 from nextchar.app.models.engines import Loaded
 from nextchar.app.openai.fim import unwrap
 from nextchar.app.openai.logprobs import logprobs_of

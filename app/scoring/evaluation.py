@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.app.http.limited_work import Check
+from nextchar.app.http.threads import Check
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.evaluation_schemas import (
     EvaluateCreate,

@@ -24,10 +24,9 @@ from nextchar.app.access.keys import Key
 from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.limited_work import Check
 from nextchar.app.http.services import Services
 from nextchar.app.http.streamed_body import content_type
+from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines

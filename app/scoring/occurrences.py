@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from nextchar.app.http.fair_threads import current_key
+from nextchar.app.http.threads import current_key
 from nextchar.models.anomaly import alerts
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer

@@ -14,11 +14,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from nextchar.app.completions.requests import MAX_LOGPROBS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.dependencies import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.limited_work import Check
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
 from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.threads import Check
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines

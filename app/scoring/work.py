@@ -2,7 +2,7 @@
 
 import anyio
 
-from nextchar.app.http.limited_work import LimitedWork
+from nextchar.app.http.threads import LimitedWork
 
 _SCORE_THREADS = 8
 _LINE_THREADS = 4

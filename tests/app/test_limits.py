@@ -12,9 +12,8 @@ import pytest
 from nextchar.app.http import connections
 from nextchar.app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from nextchar.app.http.event_streams import UNREAD_S
-from nextchar.app.http.fair_threads import CALLS_PER_CLIENT
-from nextchar.app.http.limited_work import LimitedWork
 from nextchar.app.http.rules import Rules
+from nextchar.app.http.threads import CALLS_PER_CLIENT, LimitedWork
 from nextchar.app.logs.ingest.acceptance import IngestThreads
 from nextchar.app.main import create_app
 from nextchar.app.models.engines import Engines

@@ -7,12 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState
 from nextchar.app.logs.alerts.bodies import alert_body, export_csv, export_json, suppression_body

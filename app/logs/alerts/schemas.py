@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from nextchar.app.http.list_schemas import Page
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import Page, RequestBody, with_examples
 from nextchar.app.logs.alerts.alerts import AlertState
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Span

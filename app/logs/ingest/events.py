@@ -2,7 +2,7 @@
 
 from redis.exceptions import RedisError
 
-from nextchar.app.http.event_feeds import Feeds, NewEvents, Numbered
+from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
 from nextchar.app.logs.ingest.flagged_lines import FlaggedLines
 
 _MAX_POLLED = 500

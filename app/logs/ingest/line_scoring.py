@@ -21,7 +21,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from nextchar.app.http.limited_work import Check
+from nextchar.app.http.threads import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
 from nextchar.app.logs.ingest.keys import lines_key

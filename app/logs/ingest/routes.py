@@ -16,19 +16,22 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.access.permissions import Access
-from nextchar.app.errors import Forbidden, UnsupportedMedia
+from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.bodies import DocumentRoute, gunzip_of
 from nextchar.app.http.dependencies import client_of
-from nextchar.app.http.errors import error_response, error_responses, status_and_body
-from nextchar.app.http.event_feeds import Numbered
-from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.list_schemas import MAX_EVENT_NUMBER, LastEventId, Page
+from nextchar.app.http.errors import (
+    Forbidden,
+    UnsupportedMedia,
+    error_response,
+    error_responses,
+    status_and_body,
+)
+from nextchar.app.http.event_streams import Events, EventStream, Numbered, ServerEvent, stream_responses
 from nextchar.app.http.rules import Body, needs
+from nextchar.app.http.schemas import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.streamed_body import content_type
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
 from nextchar.app.logs.ingest.acceptance import (

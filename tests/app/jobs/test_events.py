@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from nextchar.app.http.event_feeds import NewEvents
+from nextchar.app.http.event_streams import NewEvents
 from nextchar.app.jobs import events as job_events
 from nextchar.app.jobs.events import JobEventSource, events_so_far
 from nextchar.store.jobs import Job, JobStatus

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from nextchar.app.access.rate_limits import RateLimits
+from nextchar.app.access.auth import RateLimits
 from nextchar.app.jobs.training_metrics import TrainingCollector
 from nextchar.app.logs.metrics import AlertCollector, IngestCollector
 from nextchar.app.logs.notifications.outbox import Health
