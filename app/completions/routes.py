@@ -7,8 +7,13 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion, predict
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
-from nextchar.app.completions.requests import serialize, start_completion
+from nextchar.app.completions.requests import (
+    LONG_PROMPT_CHARACTERS,
+    LongPrompts,
+    prepare,
+    serialize,
+    start_completion,
+)
 from nextchar.app.completions.schemas import (
     EXAMPLE,
     AlternativeBody,

@@ -24,9 +24,8 @@ from nextchar.app.http.schemas import (
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.jobs import creation
-from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.bodies import JobBodies, JobFeeds, events_so_far
 from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.events import JobFeeds, events_so_far
 from nextchar.app.jobs.schemas import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
 from nextchar.store.jobs import Job, JobStatus
 

@@ -29,7 +29,7 @@ from nextchar.app.logs.notifications.targets import (
     configured_target,
 )
 from nextchar.app.models.engines import Engines
-from nextchar.app.models.followers import ModelFollowers
+from nextchar.app.models.names import ModelFollowers
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.retention import Retention
 from nextchar.app.room import Folder, RedisKeys, Room

@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from nextchar.app.access.keys import Key
-from nextchar.app.jobs.idempotency import IdempotencyKeys
+from nextchar.app.jobs.control import IdempotencyKeys
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Busy, Conflict, NotFound
 from nextchar.store.blobs import Blobs

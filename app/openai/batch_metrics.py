@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from nextchar.app.openai.batches import Batches, BatchStatus
-from nextchar.app.operations.bounded_read import STORAGE_READ_S, BoundedRead
+from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead
 from nextchar.models.errors import DomainError
 
 

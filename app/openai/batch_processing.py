@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from nextchar.app.access.keys import Key
 from nextchar.app.access.permissions import Access
-from nextchar.app.completions.prompts import LongPrompts
+from nextchar.app.completions.requests import LongPrompts
 from nextchar.app.core_settings import ServingSettings
 from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body

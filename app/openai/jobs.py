@@ -15,10 +15,9 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.bodies import JobBodies, events_so_far
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.jobs.creation import create_job, resume_job
-from nextchar.app.jobs.events import events_so_far
 from nextchar.app.jobs.schemas import BudgetBody, JobBody, JobCreate, TrainingOverride
 from nextchar.app.openai.files import get_file
 from nextchar.app.openai.job_bodies import (

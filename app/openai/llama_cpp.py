@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.access.permissions import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
+from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.dependencies import cancel_on_disconnect, client_of, user_of
@@ -23,8 +23,8 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.http.services import ServicesDep
-from nextchar.app.models.default_model import model_or_default
 from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.models.names import model_or_default
 from nextchar.app.openai.fim import unwrap
 from nextchar.app.openai.llama_cpp_schemas import (
     EXAMPLE,

@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
-from nextchar.app.completions.requests import check_size, remaining_s, run_echo
+from nextchar.app.completions.requests import (
+    LONG_PROMPT_CHARACTERS,
+    check_size,
+    prepare,
+    remaining_s,
+    run_echo,
+)
 from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
 from nextchar.app.models.engines import Loaded
 from nextchar.app.openai.fim import unwrap

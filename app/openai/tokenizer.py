@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from nextchar.app.access.permissions import ModelReference
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
+from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.dependencies import cancel_on_disconnect
@@ -18,8 +18,8 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import run_in_thread
-from nextchar.app.models.default_model import model_or_default
 from nextchar.app.models.engines import Engines
+from nextchar.app.models.names import model_or_default
 from nextchar.app.openai.token_ids import characters_of
 from nextchar.app.openai.tokenizer_schemas import (
     DetokenizeCreate,

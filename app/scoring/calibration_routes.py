@@ -15,10 +15,15 @@ from nextchar.app.http.schemas import Page
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import Check
 from nextchar.app.models.engines import Engines
-from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody, calibration_body
+from nextchar.app.scoring.calibration_schemas import (
+    CalibrateCreate,
+    CalibrationBody,
+    EvaluateCreate,
+    EvaluationBody,
+    calibration_body,
+)
 from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
-from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
 from nextchar.app.scoring.work import ScoringWork
 from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.errors import InvalidInput

@@ -29,8 +29,7 @@ from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.earlier_lines import EarlierLines
-from nextchar.app.scoring.occurrences import occurrences_of
+from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.schemas import StreamBody, StreamQuery
 from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import Owner, StreamLock

@@ -21,7 +21,7 @@ from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import Check
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.earlier_lines import EarlierLines
+from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.line_streams import (
     LINE_TYPES,
     ScoreStreamResponse,
@@ -29,7 +29,6 @@ from nextchar.app.scoring.line_streams import (
     read_stored_stream,
     stream_owner,
 )
-from nextchar.app.scoring.occurrences import occurrences_of
 from nextchar.app.scoring.schemas import (
     EXAMPLE_STREAM,
     ScoreBody,

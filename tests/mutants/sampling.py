@@ -36,7 +36,7 @@ GROUPS = {
         "app/http/connections.py",
         "app/http/incoming_body.py",
         "app/http/origins.py",
-        "app/operations/bounded_read.py",
+        "app/operations/metrics.py",
         "app/http/disk_watermark.py",
         "app/http/threads.py",
     ),
@@ -123,6 +123,10 @@ _TESTS = {
         "tests/app/logs/alerts/test_alerts.py",
         "tests/app/logs/alerts/test_decisions.py",
         "tests/app/logs/alerts/test_of_model.py",
+    ),
+    "app/operations/metrics.py": (
+        "tests/app/operations/test_metrics.py",
+        "tests/app/operations/test_bounded_read.py",
     ),
     "app/openai/batches.py": ("tests/app/openai/test_batches.py", "tests/app/openai/test_batch_routes.py"),
     "store/corpora.py": (

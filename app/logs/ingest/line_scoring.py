@@ -31,7 +31,7 @@ from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.logs.ingest.time_shares import TimeShares
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.scoring.occurrences import occurrence_of
+from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare
 from nextchar.app.http.threads import LimitedWork
 from nextchar.models.errors import Busy
 from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks, ModelMasks

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from nextchar.app.corpora.sources import find_sources
+from nextchar.app.corpora.transfer import find_sources
 from nextchar.app.http.errors import Forbidden
 from nextchar.app.settings import ApiSettings
 from nextchar.models.errors import InvalidInput, NotFound
