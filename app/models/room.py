@@ -9,8 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from nextchar.app.http.services import Services
 from nextchar.app.models import (
-    archive_routes,
-    report_routes,
+    file_routes,
     routes,
 )
 from nextchar.app.models.archives import Imports
@@ -121,8 +120,7 @@ MODELS = Room(
     (
         routes.router,
         routes.alias_router,
-        archive_routes.router,
-        report_routes.router,
+        file_routes.router,
         routes.architecture_router,
     ),
     folders=(

@@ -25,7 +25,6 @@ from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
-from nextchar.app.openai.fim import unwrap
 from nextchar.app.openai.llama_cpp_schemas import (
     EXAMPLE,
     MAX_PREDICT,
@@ -37,6 +36,7 @@ from nextchar.app.openai.llama_cpp_schemas import (
     Props,
     Timings,
 )
+from nextchar.app.openai.requests import unwrap
 from nextchar.app.operations.schemas import Alive
 from nextchar.models.runtime.decode import MAX_BATCH
 from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage

@@ -4,9 +4,14 @@ from functools import partial
 
 from nextchar.app.http.services import Services
 from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp, tokenizer
-from nextchar.app.openai.batch_control import RECONCILE_S, BatchControl
-from nextchar.app.openai.batch_metrics import BatchCollector
-from nextchar.app.openai.batch_retention import delete_due, to_copy, used_corpora
+from nextchar.app.openai.batch_control import (
+    RECONCILE_S,
+    BatchCollector,
+    BatchControl,
+    delete_due,
+    to_copy,
+    used_corpora,
+)
 from nextchar.app.openai.batches import Batches
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck

@@ -20,14 +20,14 @@ from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import model_or_default
-from nextchar.app.openai.token_ids import characters_of
-from nextchar.app.openai.tokenizer_schemas import (
+from nextchar.app.openai.llama_cpp_schemas import (
     DetokenizeCreate,
     Detokenized,
     TokenizeCreate,
     TokenizerInfo,
     Tokens,
 )
+from nextchar.app.openai.requests import characters_of
 from nextchar.models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)

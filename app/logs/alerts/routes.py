@@ -14,7 +14,6 @@ from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState
-from nextchar.app.logs.alerts.bodies import alert_body, export_csv, export_json, suppression_body
 from nextchar.app.logs.alerts.schemas import (
     AlertBody,
     AlertPage,
@@ -23,6 +22,10 @@ from nextchar.app.logs.alerts.schemas import (
     SuppressAlert,
     SuppressionBody,
     SuppressionCreate,
+    alert_body,
+    export_csv,
+    export_json,
+    suppression_body,
 )
 from nextchar.models.anomaly.alerts import SEVERITIES, Label, Severity
 

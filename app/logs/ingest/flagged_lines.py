@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import RedisError
 
+from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
 from nextchar.app.logs.ingest.keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
 
 MAX_FLAGGED_BYTES = 16 << 20
@@ -63,6 +65,8 @@ return added
 """
 )
 
+_MAX_POLLED = 500
+
 
 class FlaggedLines:
     """The flagged lines of each model on one Redis, on a connection that does not decode responses."""
@@ -107,3 +111,32 @@ class FlaggedLines:
 
 def _dumps(event: Mapping[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")  # not six bytes for "→"
+
+
+class FlaggedSource:
+    """The flagged lines of one model. They have no end; their numbers start again if Redis loses its data."""
+
+    def __init__(self, lines: FlaggedLines, model: str) -> None:
+        self._lines, self._model = lines, model
+
+    def last_number(self) -> int:
+        """Return the number of the newest flagged line, 0 if there is none."""
+        return self._lines.last_number(self._model)
+
+    def read(self, after: int, limit: int) -> list[Numbered]:
+        """Return up to `limit` flagged lines with numbers above `after`, oldest first."""
+        return self._lines.read(self._model, after=after, limit=limit)
+
+    def poll(self, after: int) -> NewEvents:
+        """Return flagged lines with numbers above `after`; Redis keeps more than those of one poll.
+
+        Raises RedisError: their numbers have started again; clients that connect again get all of them.
+        """
+        events = self.read(after, _MAX_POLLED)
+        if not events and self.last_number() < after:
+            raise RedisError("the flagged lines are lost, and their numbers start again")
+        return NewEvents(events)
+
+
+class FlaggedFeeds(Feeds):
+    """The flagged lines of models that are followed."""

@@ -16,9 +16,8 @@ import numpy as np
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.decisions import Suppression, suppressed_until
-from nextchar.app.logs.ingest.records import Recalibrate
+from nextchar.app.logs.ingest.records import IngestSettings, Recalibrate
 from nextchar.app.logs.ingest.rolling import LEASE_S, RollingLines, Waiting
-from nextchar.app.logs.ingest.settings import IngestSettings
 from nextchar.models.anomaly.alerts import AlertLabel
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.line_scores import LineScore

@@ -14,7 +14,7 @@ from nextchar.app.logs.metrics import AlertCollector, IngestCollector
 from nextchar.app.logs.notifications.outbox import Health
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.room import EngineCollector, damaged_records
-from nextchar.app.openai.batch_metrics import BatchCollector
+from nextchar.app.openai.batch_control import BatchCollector
 from nextchar.app.openai.batches import Batch, BatchStatus
 from nextchar.app.operations.metrics import Gauges, Metrics, ServiceCollector
 from nextchar.models.errors import Unavailable
