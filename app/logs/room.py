@@ -9,11 +9,10 @@ from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.ingest import routes as ingest_routes
 from nextchar.app.logs.ingest.acceptance import Ingest, IngestThreads
-from nextchar.app.logs.ingest.flagged_lines import FlaggedFeeds, FlaggedSource
+from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
-from nextchar.app.logs.ingest.recalibration import Recalibration
+from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
 from nextchar.app.logs.ingest.records import IngestLimits, IngestSettings
-from nextchar.app.logs.ingest.rolling import RollingLines
 from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.app.logs.metrics import AlertCollector, IngestCollector
 from nextchar.app.logs.notifications import routes as notification_routes

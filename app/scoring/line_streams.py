@@ -31,9 +31,8 @@ from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.schemas import StreamBody, StreamQuery
-from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import Owner, StreamLock
-from nextchar.app.scoring.work import ScoringWork
+from nextchar.app.scoring.work import ScoringWork, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.line_scores import LineScore

@@ -35,9 +35,8 @@ from nextchar.app.scoring.schemas import (
     ScoreCreate,
     StreamQuery,
 )
-from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import StreamLock, Streams
-from nextchar.app.scoring.work import ScoringWork
+from nextchar.app.scoring.work import ScoringWork, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions

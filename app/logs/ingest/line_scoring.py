@@ -24,9 +24,9 @@ from redis.exceptions import RedisError
 from nextchar.app.http.threads import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
+from nextchar.app.logs.ingest.kept_lines import RecentLine
 from nextchar.app.logs.ingest.keys import lines_key
 from nextchar.app.logs.ingest.recalibration import Recalibration
-from nextchar.app.logs.ingest.recent_lines import RecentLine
 from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.logs.ingest.time_shares import TimeShares

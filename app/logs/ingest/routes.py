@@ -43,7 +43,7 @@ from nextchar.app.logs.ingest.acceptance import (
     ingest_body,
     messages_of,
 )
-from nextchar.app.logs.ingest.flagged_lines import FlaggedFeeds
+from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds
 from nextchar.app.logs.ingest.lines import ParsedLines
 from nextchar.app.logs.ingest.schemas import (
     EXAMPLE_FLAGGED,
