@@ -24,7 +24,7 @@ from nextchar.app.logs.notifications.targets import (
     NotificationTargets,
     configured_target,
 )
-from nextchar.app.logs.of_model import RecordedLines, follow_model, former_models
+from nextchar.app.logs.of_model import follow_model, former_models
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import ModelFollowers
 from nextchar.app.operations.metrics import Metrics
@@ -45,7 +45,11 @@ def _open(services: Services) -> None:
     ingest = Ingest(streams, services.models, services.calibrations, rolling, records)
     services.add(alerts)
     services.add(ingest)
-    services.add(RecordedLines(alerts, ingest), EarlierLines)
+    services.add(
+        EarlierLines(
+            alerts.labels, alerts.record, alerts.labeled_lines, ingest.recent_lines, ingest.calibrated
+        )
+    )
     services.add(IngestThreads())
     services.add(
         FlaggedFeeds(

@@ -1,7 +1,8 @@
 """What is known of lines that a model has scored before, and the occurrences among them that are recorded."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from nextchar.app.http.threads import current_key
 from nextchar.models.anomaly import alerts
@@ -14,27 +15,33 @@ from nextchar.models.errors import InvalidInput
 from nextchar.models.text.line_time import line_time
 
 
+def _no_alerts(_: Sequence[Occurrence]) -> None:
+    raise InvalidInput("this service keeps no alerts", param="alerts")
+
+
+def _no_lines(_: str) -> Sequence[bytes]:
+    raise InvalidInput("this service takes no lines of log agents", param="ingested")
+
+
+@dataclass(frozen=True)
 class EarlierLines:
-    """The base class, which keeps nothing. Blocking."""
+    """Blocking functions of what is known of earlier lines: nothing, unless a room of the service keeps it.
 
-    def labels(self, model: str) -> Mapping[str, AlertLabel]:  # noqa: ARG002
-        """Return the labels of a model's alerts, by the ids of these."""
-        return {}
+    Attributes:
+        labels: returns the labels of a model's alerts, by the ids of these.
+        record: records flagged lines in alerts. Raises InvalidInput: this service keeps none.
+        labeled_lines: returns the example lines of labeled alerts of a model, in the order of arrival, and
+            which are of incidents.
+        recent: returns the newest lines of log agents for a model. Raises InvalidInput: there are none.
+        calibrated: notes that a calibration of a model (its name, its id) is replaced, `on_recent` lines or
+            on others.
+    """
 
-    def record(self, occurrences: Sequence[Occurrence]) -> None:  # noqa: ARG002
-        """Record flagged lines in alerts. Raises InvalidInput: this service keeps none."""
-        raise InvalidInput("this service keeps no alerts", param="alerts")
-
-    def labeled_lines(self, model: str) -> Sequence[tuple[str, bool]]:  # noqa: ARG002
-        """Return the example lines of labeled alerts, in the order of arrival, and which are of incidents."""
-        return ()
-
-    def recent(self, model: str) -> Sequence[bytes]:  # noqa: ARG002
-        """Return the newest lines of log agents. Raises InvalidInput: there are none."""
-        raise InvalidInput("this service takes no lines of log agents", param="ingested")
-
-    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:
-        """Note that a calibration is replaced, `on_recent` lines or on others."""
+    labels: Callable[[str], Mapping[str, AlertLabel]] = lambda _: {}
+    record: Callable[[Sequence[Occurrence]], object] = _no_alerts
+    labeled_lines: Callable[[str], Sequence[tuple[str, bool]]] = lambda _: ()
+    recent: Callable[[str], Sequence[bytes]] = _no_lines
+    calibrated: Callable[..., None] = lambda *_, on_recent: None  # noqa: ARG005
 
 
 def occurrences_of(
