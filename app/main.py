@@ -21,8 +21,7 @@ from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
 from nextchar.app.access.audit import AuditTrail
-from nextchar.app.access.auth import Auth
-from nextchar.app.access.concurrency import ConcurrencyLimit
+from nextchar.app.access.auth import Auth, ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import (

@@ -1,8 +1,7 @@
 """API keys with their limits, and the audit trail."""
 
 from nextchar.app.access import audit
-from nextchar.app.access.auth import RateLimits
-from nextchar.app.access.concurrency import ConcurrencyLimits
+from nextchar.app.access.auth import ConcurrencyLimits, RateLimits
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.http.services import Services
 from nextchar.app.operations.metrics import Gauges, Metrics

@@ -3,7 +3,7 @@
 from functools import partial
 
 from nextchar.app.http.services import Services
-from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp, tokenizer
+from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp
 from nextchar.app.openai.batch_control import (
     RECONCILE_S,
     BatchCollector,
@@ -53,7 +53,7 @@ OPENAI = Room(
     (
         completions.router,
         llama_cpp.router,
-        tokenizer.router,
+        llama_cpp.tokenizer_router,
         files.router,
         jobs.router,
         batch_routes.router,

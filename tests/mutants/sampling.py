@@ -32,7 +32,6 @@ GROUPS = {
         "app/access/permissions.py",
         "app/access/auth.py",
         "app/http/bodies.py",
-        "app/access/concurrency.py",
         "app/http/connections.py",
         "app/http/incoming_body.py",
         "app/http/origins.py",
@@ -55,7 +54,11 @@ _TESTS = {
         "tests/app/access/test_auth.py",
         "tests/app/access/test_quotas.py",
     ),
-    "app/access/auth.py": ("tests/app/access/test_auth.py", "tests/app/operations/test_metrics.py"),
+    "app/access/auth.py": (
+        "tests/app/access/test_auth.py",
+        "tests/app/access/test_concurrency.py",
+        "tests/app/operations/test_metrics.py",
+    ),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",
         "tests/models/anomaly/test_experts.py",
