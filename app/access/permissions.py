@@ -351,7 +351,6 @@ async def _access(request: Request) -> Access:
 AccessDep = Annotated[Access, Depends(_access)]
 
 ModelReference = Annotated[
-    str,
-    Field(max_length=128, description="`name` or `name@version`. Default in a query: the newest model."),
+    str, Field(max_length=128, description="`name` or `name@version`. Default in a query: the newest model.")
 ]
 """A parameter of the path in routes whose path has it, else of the query."""

@@ -128,13 +128,7 @@ async def add_corpus(
     if name is not None:
         access.check_corpus_name(check_name(name))
     corpus, is_new = await receive_corpus(
-        services,
-        access,
-        request,
-        name=name,
-        encoding=encoding,
-        archive=archive,
-        deduplicate=deduplicate,
+        services, access, request, name=name, encoding=encoding, archive=archive, deduplicate=deduplicate
     )
     return await _added(access, response, corpus, name=name, is_new=is_new, kind=kind)
 

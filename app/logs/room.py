@@ -19,11 +19,7 @@ from nextchar.app.logs.notifications import routes as notification_routes
 from nextchar.app.logs.notifications.events import Events
 from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbox import Outbox
-from nextchar.app.logs.notifications.targets import (
-    NotificationTarget,
-    NotificationTargets,
-    configured_target,
-)
+from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, configured_target
 from nextchar.app.logs.of_model import follow_model, former_models
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import ModelFollowers

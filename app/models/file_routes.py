@@ -72,11 +72,7 @@ _RESPONSE: dict[int | str, dict[str, Any]] = {
         "description": "The report, in the requested format.",
         "content": {
             "application/json": {
-                "example": {
-                    "object": "report",
-                    "model": "nietzsche@1",
-                    "validation_bits_per_character": 1.96,
-                },
+                "example": {"object": "report", "model": "nietzsche@1", "validation_bits_per_character": 1.96}
             },
             "text/html": {"schema": {"type": "string"}},
             "image/svg+xml": {"schema": {"type": "string"}},

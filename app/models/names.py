@@ -41,13 +41,7 @@ class AliasControl:
     engines: Engines
 
     def set(
-        self,
-        name: str,
-        alias: str,
-        version: int,
-        require: AliasRequirements,
-        *,
-        by: str | None,
+        self, name: str, alias: str, version: int, require: AliasRequirements, *, by: str | None
     ) -> AliasMove:
         """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
 

@@ -8,10 +8,7 @@ from functools import partial
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from nextchar.app.http.services import Services
-from nextchar.app.models import (
-    file_routes,
-    routes,
-)
+from nextchar.app.models import file_routes, routes
 from nextchar.app.models.archives import Imports
 from nextchar.app.models.engines import EngineLoader, Engines, Loaded
 from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
@@ -117,12 +114,7 @@ def damaged_records(models: Models) -> Gauges:
 MODELS = Room(
     "models",
     _open,
-    (
-        routes.router,
-        routes.alias_router,
-        file_routes.router,
-        routes.architecture_router,
-    ),
+    (routes.router, routes.alias_router, file_routes.router, routes.architecture_router),
     folders=(
         Folder("aliases", ["model_cards"]),
         Folder("model_cards", ["model_files", "corpora"], moves=True),

@@ -150,10 +150,7 @@ def get_file(
     set_audit_details(request, about=f"/v1/models/{saved.card.reference}/files/{name}")
     data = None if entry and entry.bytes > MAX_SMALL_BYTES else _file(saved, name)
     digest = hashlib.sha256(data).hexdigest() if data is not None else saved.card.files[name].sha256
-    headers = {
-        "ETag": f'"{digest}"',
-        "Content-Disposition": f'attachment; filename="{name}"',
-    }
+    headers = {"ETag": f'"{digest}"', "Content-Disposition": f'attachment; filename="{name}"'}
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     kind = "application/json" if name == _CARD else "application/octet-stream"

@@ -150,9 +150,7 @@ class AliasRequirements(RequestBody):
         None, gt=0, description="Maximum bits per character of its held-out text, by its report."
     )
     max_regression_bits: float | None = Field(
-        None,
-        ge=0,
-        description="Maximum increase in bits per character over the alias's current version.",
+        None, ge=0, description="Maximum increase in bits per character over the alias's current version."
     )
     calibration: bool = Field(False, description="Whether it must have a calibration.")
 

@@ -15,13 +15,7 @@ from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.openai.batch_control import BatchControl
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_batch
 from nextchar.app.openai.files import BATCH, get_file, purpose_of
-from nextchar.app.openai.job_schemas import (
-    BatchBody,
-    BatchCreate,
-    BatchErrorBody,
-    BatchErrors,
-    RequestCounts,
-)
+from nextchar.app.openai.job_schemas import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
 from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.models.errors import InvalidInput
 

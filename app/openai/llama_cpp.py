@@ -290,10 +290,7 @@ async def tokenizer_info(
 
 @tokenizer_router.post("/tokenize", response_model=Tokens, responses=_ERRORS)
 @tokenizer_router.post(
-    "/v1/models/{model}/tokenize",
-    response_model=Tokens,
-    responses=_ERRORS,
-    name="tokenize_with_model",
+    "/v1/models/{model}/tokenize", response_model=Tokens, responses=_ERRORS, name="tokenize_with_model"
 )
 @needs("complete")
 async def tokenize(

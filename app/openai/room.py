@@ -21,9 +21,7 @@ from nextchar.store.background import BackgroundLoop
 from nextchar.store.queue import BatchQueue
 
 _NO_WORKER = Problem(
-    "worker",
-    "no worker of batches is running (NEXTCHAR_QUEUE=batches)",
-    "batches wait until there is one",
+    "worker", "no worker of batches is running (NEXTCHAR_QUEUE=batches)", "batches wait until there is one"
 )
 
 

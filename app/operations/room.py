@@ -71,9 +71,7 @@ def _open(services: Services) -> None:
     if is_object_store(settings.blobs_url):
         renew = Installation(blobs, services.redis).renew
         effect = "another installation may be using the storage, and its records"
-        services.loops.append(
-            BackgroundLoop("installation", renew, interval_s=RENEW_S, effect=effect),
-        )
+        services.loops.append(BackgroundLoop("installation", renew, interval_s=RENEW_S, effect=effect))
 
 
 def _periods(settings: CoreSettings) -> RetentionPeriods:

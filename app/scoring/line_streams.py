@@ -312,11 +312,7 @@ class BodyScorer(StreamScorer):
 
     def end(self) -> bytes:
         """Return the last record."""
-        record = {
-            "object": "score.end",
-            **self.totals,
-            "seconds": round(time.monotonic() - self._started, 3),
-        }
+        record = {"object": "score.end", **self.totals, "seconds": round(time.monotonic() - self._started, 3)}
         if self._stream:
             record["stream"] = self._stream.model_dump()
         if advice := drift(self.totals["lines"], self.totals["unusual"]):

@@ -29,12 +29,7 @@ from nextchar.app.scoring.line_streams import (
     read_stored_stream,
     stream_owner,
 )
-from nextchar.app.scoring.schemas import (
-    EXAMPLE_STREAM,
-    ScoreBody,
-    ScoreCreate,
-    StreamQuery,
-)
+from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.scoring.streams import StreamLock, Streams
 from nextchar.app.scoring.work import ScoringWork, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual

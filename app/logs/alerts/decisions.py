@@ -157,12 +157,7 @@ class AlertDecisions:
         found = {alert_id: self._history.find(path) for alert_id, path in newest.items()}
         return {alert_id: decision for alert_id, decision in found.items() if decision}
 
-    def change(
-        self,
-        model: str,
-        alert_id: str,
-        change: Callable[[Decision | None], Decision],
-    ) -> Decision:
+    def change(self, model: str, alert_id: str, change: Callable[[Decision | None], Decision]) -> Decision:
         """Record the next decision on an alert: what `change` makes of the newest one.
 
         Raises:

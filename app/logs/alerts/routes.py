@@ -72,11 +72,7 @@ def list_alerts(
     )
 
 
-@router.get(
-    "/{model}/alerts/export",
-    response_model=AlertsExport,
-    responses=_ERRORS | _CSV,
-)
+@router.get("/{model}/alerts/export", response_model=AlertsExport, responses=_ERRORS | _CSV)
 @needs("read", "train")
 def export_alerts(
     request: Request,
@@ -123,11 +119,7 @@ def label_alert(
     return alert_body(services[Alerts].label(name, alert, body.label, by=access.key_name))
 
 
-@router.post(
-    "/{model}/alerts/{alert}/suppress",
-    status_code=201,
-    responses=_WRITING_ERRORS,
-)
+@router.post("/{model}/alerts/{alert}/suppress", status_code=201, responses=_WRITING_ERRORS)
 @needs("train", body=SMALL_JSON)
 def suppress_alert(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
@@ -158,11 +150,7 @@ def create_suppression(
     """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
     made = services[Alerts].decisions.suppress(
-        name,
-        template=body.template,
-        span=body.span,
-        until=body.until,
-        by=access.key_name,
+        name, template=body.template, span=body.span, until=body.until, by=access.key_name
     )
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []

@@ -66,9 +66,7 @@ router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        min_length=1,
-        max_length=255,
-        description="A batch that is sent again with the same key counts once.",
+        min_length=1, max_length=255, description="A batch that is sent again with the same key counts once."
     ),
 ]
 
@@ -170,8 +168,7 @@ def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) ->
 
 
 @router.put(
-    "/v1/models/{model}/ingest/settings",
-    responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507),
+    "/v1/models/{model}/ingest/settings", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507)
 )
 @needs("train")
 def change_ingest_settings(
@@ -224,10 +221,7 @@ async def get_flagged_lines(
 
 
 @router.post(
-    "/v1/logs",
-    response_class=Response,
-    responses=_OTLP_RESPONSE | _OTLP_ERRORS,
-    openapi_extra=_OTLP_BODY,
+    "/v1/logs", response_class=Response, responses=_OTLP_RESPONSE | _OTLP_ERRORS, openapi_extra=_OTLP_BODY
 )
 @needs("ingest", body=_LINES)
 async def export_logs(
@@ -277,12 +271,7 @@ async def _flagged_lines(services: Services, model: str, after: int | None) -> E
 
 
 def _parse(
-    services: Services,
-    model: str,
-    data: bytes,
-    gunzip: Gunzip | None,
-    media_type: str,
-    query: IngestQuery,
+    services: Services, model: str, data: bytes, gunzip: Gunzip | None, media_type: str, query: IngestQuery
 ) -> tuple[bytes, ParsedLines]:
     """Return the decompressed body and its lines, for a model that can flag them."""
     services[Ingest].check(model, query)
