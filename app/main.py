@@ -21,8 +21,7 @@ from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
 from nextchar.app.access.audit import AuditTrail
-from nextchar.app.access.auth import Auth
-from nextchar.app.access.concurrency import ConcurrencyLimit
+from nextchar.app.access.auth import Auth, ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import (
@@ -35,8 +34,7 @@ from nextchar.app.http.dependencies import thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
 from nextchar.app.http.middleware import BodyLimit, ClientTurns, FindRule, RequestId
 from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
-from nextchar.app.http.query_parameters import check_query_parameters
-from nextchar.app.http.rules import Rules, needs_no_key
+from nextchar.app.http.rules import Rules, check_query_parameters, needs_no_key
 from nextchar.app.http.services import Services
 from nextchar.app.models.engines import EngineLoader, LoadEngine
 from nextchar.app.operations.metrics import RequestMetrics

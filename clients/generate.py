@@ -30,7 +30,7 @@ from nextchar.app.completions.schemas import (
 )
 from nextchar.app.corpora.routes import add_corpus
 from nextchar.app.corpora.schemas import CorpusBody
-from nextchar.app.http.error_schemas import ErrorType
+from nextchar.app.http.schemas import ErrorType
 from nextchar.app.jobs.schemas import (
     BudgetBody,
     EventBody,
@@ -53,10 +53,19 @@ from nextchar.app.logs.ingest.schemas import (
 from nextchar.app.logs.notifications.events import EventType
 from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
 from nextchar.app.logs.notifications.targets import TargetKind
-from nextchar.app.models.alias_schemas import AliasRequirements, AliasWithHistory
-from nextchar.app.models.schemas import DamagedModel, ModelBody, ModelSummary
-from nextchar.app.scoring.calibration_schemas import CalibrateCreate
-from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody, JudgedLine
+from nextchar.app.models.schemas import (
+    AliasRequirements,
+    AliasWithHistory,
+    DamagedModel,
+    ModelBody,
+    ModelSummary,
+)
+from nextchar.app.scoring.calibration_schemas import (
+    CalibrateCreate,
+    EvaluateCreate,
+    EvaluationBody,
+    JudgedLine,
+)
 from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats

@@ -19,14 +19,13 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.errors import error_response, error_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.list_schemas import After, Limit, Page
 from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.http.rules import Rule, needs
-from nextchar.app.http.schemas import with_examples
+from nextchar.app.http.schemas import After, Limit, Page, with_examples
 from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.ids import is_id, new_id, time_of_id

@@ -8,9 +8,14 @@ name matches. Everything else is rejected with 404, except a model that the requ
 import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from fastapi import Depends, Request
+from pydantic import Field
 
 from nextchar.app.access.keys import Key
-from nextchar.app.errors import Forbidden
+from nextchar.app.http.errors import Forbidden
+from nextchar.app.http.services import Services
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.saved_model import Card
 from nextchar.models.text.kind_detection import TextKind
@@ -330,3 +335,22 @@ def check_model(key: Key, reference: str) -> None:
             code="model_not_permitted",
             param="model",
         )
+
+
+def access_of(services: Services, request: Request) -> Access:
+    """Return what the caller of a request can access."""
+    key = getattr(request.state, "key", None)
+    return Access(key, services.models, services.jobs, services.corpora)
+
+
+# async although nothing is awaited: FastAPI runs plain functions in a worker thread.
+async def _access(request: Request) -> Access:
+    return access_of(request.state.services, request)
+
+
+AccessDep = Annotated[Access, Depends(_access)]
+
+ModelReference = Annotated[
+    str, Field(max_length=128, description="`name` or `name@version`. Default in a query: the newest model.")
+]
+"""A parameter of the path in routes whose path has it, else of the query."""

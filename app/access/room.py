@@ -1,9 +1,8 @@
 """API keys with their limits, and the audit trail."""
 
 from nextchar.app.access import audit
-from nextchar.app.access.concurrency_limits import ConcurrencyLimits
+from nextchar.app.access.auth import ConcurrencyLimits, RateLimits
 from nextchar.app.access.keys import KeyFile
-from nextchar.app.access.rate_limits import RateLimits
 from nextchar.app.http.services import Services
 from nextchar.app.operations.metrics import Gauges, Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck

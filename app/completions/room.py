@@ -1,7 +1,7 @@
 """Completions and the distribution of the next character."""
 
 from nextchar.app.completions import routes
-from nextchar.app.completions.prompts import LongPrompts
+from nextchar.app.completions.requests import LongPrompts
 from nextchar.app.http.services import Services
 from nextchar.app.room import Room
 

@@ -7,8 +7,13 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion, predict
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
-from nextchar.app.completions.requests import serialize, start_completion
+from nextchar.app.completions.requests import (
+    LONG_PROMPT_CHARACTERS,
+    LongPrompts,
+    prepare,
+    serialize,
+    start_completion,
+)
 from nextchar.app.completions.schemas import (
     EXAMPLE,
     AlternativeBody,
@@ -24,8 +29,7 @@ from nextchar.app.completions.schemas import (
     UsageBody,
 )
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import arrived_s_of, client_of, user_of
-from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.dependencies import arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs

@@ -50,8 +50,7 @@ EXAMPLE: dict[str, Any] = {
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Prompt = Annotated[Text, Field(description="The text to complete; it may be empty.")]
 ModelInBody = Annotated[
-    str,
-    Field(max_length=128, description="Default: that of the query or the path, or the default model."),
+    str, Field(max_length=128, description="Default: that of the query or the path, or the default model.")
 ]
 ExpertField = Annotated[
     Expert,

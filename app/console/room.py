@@ -2,8 +2,7 @@
 
 from fastapi import FastAPI
 
-from nextchar.app.console.js_client import add_js_client
-from nextchar.app.console.routes import add_console
+from nextchar.app.console.routes import add_console, add_js_client
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.room import Room
 

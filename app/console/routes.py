@@ -2,18 +2,31 @@
 
 Everything is a file of `app/console/files/`, sent as it is; nothing is built and nothing comes from another
 host, and the policy sent along makes the browser hold to that. Knows nothing of what the pages do.
+
+The sample log for users without one, a day of a small web shop, is written here: it is the same text in every
+call and on every machine.
+
+The JavaScript client, `clients/js/`, is sent, too, with the CORS headers of the API. Pages of every origin
+may load its files. Only pages of the allowed origins may call the API; by default none.
 """
 
+import base64
+import hashlib
+import random
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from nextchar.app.console.sample_log import sample_log
 from nextchar.app.http.rules import OPEN, needs_no_key
 
 _FOLDER = Path(__file__).parent / "files"
@@ -34,6 +47,40 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",  # a page that opens the console gets no handle on its window
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+
+_LINES = 1_500
+_START = datetime(2024, 3, 4, 6)  # noqa: DTZ001 -- a local time, as logs have it
+
+_Pick = Callable[[], float]
+"""Returns the next number from 0 to 1."""
+
+_PATHS = ("/", "/search?q=lamp", "/search?q=chair", "/cart", "/items/{n}", "/items/{n}/reviews", "/login")
+_USERS = ("amira", "bo", "chen", "dana", "elif", "farid", "grace", "hugo")
+_JOBS = ("send-newsletter", "rotate-keys", "reindex-search", "expire-carts")
+_EVENTS = "view " * 31 + "order " * 8 + "session " * 4 + "cache " * 4 + "job " * 2 + "slow"
+"""The events; one that is listed twice is twice as frequent."""
+
+JS_PATH = "/clients/js"
+
+_JS_FOLDER = Path(__file__).absolute().parents[2] / "js"
+_TYPES = {  # `mimetypes` depends on the machine; on some `.ts` is a video
+    ".js": "text/javascript; charset=utf-8",
+    ".ts": "text/plain; charset=utf-8",
+    ".md": "text/plain; charset=utf-8",
+    ".jsx": "text/plain; charset=utf-8",
+    ".vue": "text/plain; charset=utf-8",
+    ".svelte": "text/plain; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+}
+_JS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    # A file keeps its name when its content changes, so a browser revalidates it each time, by its ETag.
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+_PREFLIGHT_S = 24 * 3600  # how long a browser may cache a preflight response
 
 
 class PageFiles(StaticFiles):
@@ -92,3 +139,111 @@ def sample_text() -> str:
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics.values())
+
+
+def sample_log() -> str:
+    """Return the log, about 140,000 characters with a newline at the end."""
+    # Of the methods of Random this is the one that gives the same numbers in every version of Python.
+    pick = random.Random(7).random
+    time, worker = _START, 300
+    lines: list[str] = []
+    while len(lines) < _LINES:
+        time += timedelta(milliseconds=_integer(pick, 200, 15_000))
+        if _integer(pick, 0, 50) == 0:  # restarted, with another process id
+            worker += _integer(pick, 1, 5)
+        for text in _event(pick):
+            lines.append(f"{time.isoformat(sep=' ', timespec='milliseconds')} shop[{worker}]: {text}")
+            time += timedelta(milliseconds=_integer(pick, 1, 40))
+    return "\n".join(lines[:_LINES]) + "\n"
+
+
+def _event(pick: _Pick) -> list[str]:
+    """Return the lines of one thing that happens."""
+    request = f"{_integer(pick, 0, 16**8):08x}"
+    client = f"10.{_integer(pick, 0, 4)}.{_integer(pick, 0, 256)}.{_integer(pick, 0, 256)}"
+    user, ms = _one_of(pick, _USERS), _integer(pick, 3, 95)
+    match _one_of(pick, _EVENTS.split()):
+        case "view":
+            path = _one_of(pick, _PATHS).format(n=_integer(pick, 1_000, 10_000))
+            status = 404 if _integer(pick, 0, 30) == 0 else 200
+            return [f"INFO request {request} GET {path} {status} in {ms} ms from {client}"]
+        case "order":
+            number, items = _integer(pick, 10_000_000, 100_000_000), _integer(pick, 1, 5)
+            return [
+                f"INFO request {request} POST /orders 201 in {ms} ms from {client}",
+                f"INFO order {number} of {user} paid by card, {items} items",
+            ]
+        case "session":
+            return [f"INFO session {request} opened for {user} from {client}"]
+        case "cache":
+            share, entries = _integer(pick, 80, 99), _integer(pick, 100, 5_000)
+            return [f"DEBUG cache hit rate {share} %, {entries} entries"]
+        case "job":
+            job = _one_of(pick, _JOBS)
+            return [f"INFO job {job} started", f"INFO job {job} finished in {ms} s"]
+        case _:
+            return [f"WARN slow query on orders took {_integer(pick, 900, 1_500)} ms, request {request}"]
+
+
+def _integer(pick: _Pick, start: int, end: int) -> int:
+    """Return an integer from `start` to before `end`."""
+    return start + int((end - start) * pick())
+
+
+def _one_of(pick: _Pick, choices: Sequence[str]) -> str:
+    return choices[_integer(pick, 0, len(choices))]
+
+
+class ModuleFiles(StaticFiles):
+    """A folder of modules that pages of any origin may load."""
+
+    rule = OPEN
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file, or 304 if the browser has it. Raises HTTPException 404."""
+        response = await super().get_response(path, scope)
+        response.headers.update(_JS_HEADERS)
+        if "content-type" in response.headers:
+            response.headers["Content-Type"] = _TYPES.get(Path(path).suffix, "application/octet-stream")
+        if path.endswith(".html") and response.status_code == 200:
+            response.headers["Content-Security-Policy"] = _policy_of((_JS_FOLDER / path).read_text())
+        return response
+
+
+@cache
+def _policy_of(page: str) -> str:
+    """Return the Content-Security-Policy under which the inline scripts and styles of a page run."""
+
+    def hashes(element: str) -> str:
+        contents = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", page, re.DOTALL)
+        digests = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in contents)
+        return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+    return (
+        f"default-src 'self'; script-src 'self' {hashes('script')}; style-src 'self' {hashes('style')};"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def add_js_client(app: FastAPI, *, allowed_origins: Sequence[str]) -> None:
+    """Serve the client; let pages of `allowed_origins` call the API, with keys but without cookies.
+
+    Call it after other middleware is added, so that CORS is handled first: a preflight request has no key.
+    """
+    app.mount(JS_PATH, ModuleFiles(directory=_JS_FOLDER), name="js_client")
+    if allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(allowed_origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "Last-Event-ID",
+                "X-Document",
+                "X-Request-Id",
+            ],
+            expose_headers=["Retry-After", "X-Request-Id", "Location"],
+            max_age=_PREFLIGHT_S,
+        )

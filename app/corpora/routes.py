@@ -6,18 +6,16 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.access.permissions import Access
+from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.corpora.archives import ArchiveFormat
 from nextchar.app.corpora.schemas import CorpusBody, CorpusChange, CorpusSource
 from nextchar.app.corpora.transfer import Deduplication, read_corpus, receive_corpus, text_response
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import STREAMED, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.threads import run_in_thread
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_statistics import Encoding
@@ -130,13 +128,7 @@ async def add_corpus(
     if name is not None:
         access.check_corpus_name(check_name(name))
     corpus, is_new = await receive_corpus(
-        services,
-        access,
-        request,
-        name=name,
-        encoding=encoding,
-        archive=archive,
-        deduplicate=deduplicate,
+        services, access, request, name=name, encoding=encoding, archive=archive, deduplicate=deduplicate
     )
     return await _added(access, response, corpus, name=name, is_new=is_new, kind=kind)
 

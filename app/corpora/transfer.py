@@ -1,11 +1,11 @@
-"""Corpora over HTTP: from a request's body, with gzip and forms decoded, to storage, and back.
+"""Corpora over HTTP: from a request's body, gzip and forms decoded, or an object store, to storage, and back.
 
 Only a piece of the text is in memory at a time; file and processor work runs in worker threads.
 """
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,17 +18,18 @@ from starlette.requests import Request
 from nextchar.app.access.permissions import Access
 from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
 from nextchar.app.corpora.distinct_lines import DistinctLines
-from nextchar.app.corpora.sources import find_sources
-from nextchar.app.errors import UnsupportedMedia
 from nextchar.app.http.bodies import gunzip_of
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.form_data import FormText
+from nextchar.app.http.errors import Forbidden, UnsupportedMedia
 from nextchar.app.http.services import Services
-from nextchar.app.http.streamed_body import StreamedBody
-from nextchar.models.errors import DomainError, InvalidInput, TooLarge
+from nextchar.app.http.streamed_body import FormText, StreamedBody
+from nextchar.app.http.threads import run_in_thread
+from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
+from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_statistics import Encoding
 from nextchar.store.corpus_upload import Upload
+from nextchar.store.input_files import find_objects, split_url
+from nextchar.store.open_blobs import open_blobs
 
 MAX_FORM_OVERHEAD_BYTES = 65536
 """A form, or gzip, may make a body this much longer than its text."""
@@ -280,3 +281,40 @@ class _HeaderDecoder:
             self._gunzip.finish()
         if self._form:
             self._form.finish()
+
+
+def find_sources(url: str, allowed: Sequence[str]) -> tuple[Blobs, list[str]]:
+    """Return a storage and the paths in it of the files at a URL, sorted.
+
+    Args:
+        url: such as s3://bucket/logs/*.txt; `*` matches in one folder, `**/` in all below. Without a wildcard
+            it is one file, or with a final slash all files of a folder.
+        allowed: the beginnings of URLs that may be read.
+
+    Raises:
+        Forbidden: the URL begins with none of them (code `source_not_allowed`).
+        InvalidInput: it is not the URL of an object store (`invalid_source`).
+        NotFound: there is no such file (`source_not_found`).
+        Unavailable: the store does not respond.
+    """
+    if not any(url.startswith(prefix) for prefix in allowed):
+        known = f"it begins with none of {', '.join(allowed)}" if allowed else "it names none"
+        raise Forbidden(
+            f"the service may not read {url!r}: NEXTCHAR_CORPUS_SOURCES decides what it may, and {known}",
+            code="source_not_allowed",
+            param="url",
+        )
+    if ".." in url.split("/"):
+        raise _invalid(url, "it has ..")
+    try:
+        files = find_objects(url + "**" if url.endswith("/") else url)
+    except ValueError as error:
+        raise _invalid(url, str(error)) from None
+    if not files:
+        raise NotFound(f"there is no file at {url!r}", code="source_not_found", param="url")
+    bucket, _ = split_url(url)
+    return open_blobs(bucket), [split_url(file.name)[1] for file in files]
+
+
+def _invalid(url: str, why: str) -> InvalidInput:
+    return InvalidInput(f"{url!r} cannot be read: {why}", code="invalid_source", param="url")

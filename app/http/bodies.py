@@ -2,8 +2,8 @@
 
 A client that completes at every keystroke sends its whole document each time. Bodies over LARGE_BYTES are
 parsed in a worker thread, one at a time: parsing holds the GIL. Before that they are refused if they have
-more values than any call takes, and the memory for these is counted as that of bodies
-(`nextchar.app.http.json_size`). They are parsed by `json`: for a list of empty lists, pydantic's own parser
+more values than any call takes, and the memory for these, up to 27 times their bytes, is counted as that of
+bodies (`parsed_bytes`). They are parsed by `json`: for a list of empty lists, pydantic's own parser
 and its errors take nine times as much time and four times as much memory.
 
 For smaller ones, routes whose function needs only the body, the path and the services skip FastAPI's
@@ -22,19 +22,27 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, get_type_hints
 
 import anyio
+import numpy as np
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from nextchar.app.errors import UnsupportedMedia
-from nextchar.app.http.errors import declares_json
-from nextchar.app.http.fair_threads import current_client, run_in_thread
-from nextchar.app.http.json_size import parsed_bytes
+from nextchar.app.http.errors import UnsupportedMedia, declares_json
 from nextchar.app.http.services import get_services
-from nextchar.models.errors import InvalidInput
+from nextchar.app.http.threads import current_client, run_in_thread
+from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.store.gunzip import Gunzip
+
+MAX_CONTAINERS = 100_000
+"""Lists, objects and fields in a body. No call has a use for more than some thousands."""
+
+MAX_VALUES = 1_100_000
+"""Values in the lists and objects of a body: the longest list of a call has a million."""
+
+_CONTAINER_BYTES = 256
+_VALUE_BYTES = 64
 
 T = TypeVar("T")
 
@@ -46,6 +54,28 @@ MAX_DOCUMENT_BYTES = 13_000_000
 
 MAX_ERRORS = 1000
 """A body with more errors is answered without details."""
+
+
+def parsed_bytes(data: bytes) -> int:
+    """Return how many bytes the values of JSON take at most when parsed, in addition to their text.
+
+    Raises:
+        TooLarge: there are more than MAX_CONTAINERS or MAX_VALUES.
+    """
+    plain = data.replace(rb"\\", b"__").replace(rb"\"", b"__")  # a quote now begins or ends a string
+    characters = np.frombuffer(plain, np.uint8)
+    quotes = np.cumsum(characters == ord('"'), dtype=np.uint8)  # modulo 256
+    syntax = characters[quotes & 1 == 0]
+    containers = sum(int(np.count_nonzero(syntax == one)) for one in b"[{:")
+    values = int(np.count_nonzero(syntax == ord(",")))
+    if containers > MAX_CONTAINERS or values > MAX_VALUES:
+        raise TooLarge(
+            f"the body has {containers:,} lists, objects and fields and {values:,} values, more than"
+            f" {MAX_CONTAINERS:,} or {MAX_VALUES:,}; no call takes so many",
+            code="too_many_values",
+            param="body",
+        )
+    return containers * _CONTAINER_BYTES + values * _VALUE_BYTES
 
 
 class DocumentRequest(Request):

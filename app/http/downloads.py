@@ -15,7 +15,7 @@ from typing import IO
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nextchar.app.http.fair_threads import run_in_thread
+from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import Busy
 from nextchar.store.blobs import domain_errors
 from nextchar.store.temporary import temporary_file

@@ -1,7 +1,8 @@
 """Errors as HTTP responses: one JSON shape, with the status of the error's class.
 
-Domain errors have a message for the client. An unexpected error is logged with the request's id and sent
-with a 500 that reveals nothing.
+Domain errors have a message for the client: those of API keys and bodies are here, the others in
+`nextchar.models.errors`. An unexpected error is logged with the request's id and sent with a 500 that reveals
+nothing.
 """
 
 import logging
@@ -16,8 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from nextchar.app.errors import Forbidden, Unauthorized, UnsupportedMedia
-from nextchar.app.http.error_schemas import ErrorBody, ErrorDetail, ErrorType
+from nextchar.app.http.schemas import ErrorBody, ErrorDetail, ErrorType
 from nextchar.models.errors import (
     Busy,
     Conflict,
@@ -31,6 +31,25 @@ from nextchar.models.errors import (
 from nextchar.models.validation_errors import first_problem
 
 log = logging.getLogger("nextchar.api")
+
+
+class Unauthorized(DomainError):
+    """The request has no API key, or one that is not in the key file."""
+
+    code = "api_key_missing"
+
+
+class Forbidden(DomainError):
+    """The API key does not permit this call."""
+
+    code = "not_permitted"
+
+
+class UnsupportedMedia(DomainError):
+    """The body has a media type or an encoding that the call does not accept."""
+
+    code = "unsupported_media_type"
+
 
 STATUS_OF: dict[type[DomainError], int] = {
     Unauthorized: 401,

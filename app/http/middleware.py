@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextchar.app.http.dependencies import name_of
 from nextchar.app.http.errors import error_response
-from nextchar.app.http.fair_threads import CLIENT, Client
 from nextchar.app.http.incoming_body import IncomingBody
 from nextchar.app.http.rules import SMALL_JSON, Body
+from nextchar.app.http.threads import CLIENT, Client
 from nextchar.store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")

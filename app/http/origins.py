@@ -13,8 +13,7 @@ from functools import lru_cache
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nextchar.app.errors import Forbidden
-from nextchar.app.http.errors import error_response
+from nextchar.app.http.errors import Forbidden, error_response
 from nextchar.app.http.middleware import HttpMiddleware
 
 BROWSER_HEADERS = {

@@ -6,15 +6,22 @@
 
 `Rules` finds the rule of a request by its method and path, before anything of its body is read. It finds the
 route that will serve it: the first that matches, as the application does.
+
+Unknown query parameters are errors, as unknown fields of a body are; not in calls of other protocols.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
-from fastapi.routing import RouteContext, iter_route_contexts
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from pydantic import BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import Scope
+
+from nextchar.models.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +32,9 @@ MAX_SMALL_JSON_BYTES = 1 << 20
 """The limit for calls without documents: validation errors take memory in proportion to a body's fields."""
 
 _RULE = "nextchar_rule"  # the attribute of a route's function
+
+OPENAI = frozenset({"list_models", "get_model", "delete_model"})
+"""Operations that are OpenAI's, too: its clients may send query parameters that we do not know."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +161,44 @@ def _leaves(node: _Node, parts: list[str], at: int) -> Iterator[dict[str, tuple[
         yield from _leaves(literal, parts, at + 1)
     if node.parameter is not None and parts[at]:
         yield from _leaves(node.parameter, parts, at + 1)
+
+
+class UnknownParameter(InvalidInput):
+    """A call has no query parameter of this name."""
+
+    code = "unknown_field"
+
+
+async def check_query_parameters(request: Request) -> None:
+    """Refuse query parameters that the route does not have, except of OpenAI's operations.
+
+    Raises:
+        UnknownParameter: there is one, for example because its name is misspelled.
+    """
+    route = request.scope["route"]
+    if not request.scope["query_string"] or route.name in OPENAI:
+        return
+    known = _names(route)
+    for name in request.query_params:
+        if known is not None and name not in known:
+            it_has = ", ".join(known) or "none"
+            message = f"{name[:100]}: there is no such query parameter of this call, which has {it_has}"
+            raise UnknownParameter(message, param=name[:100])
+
+
+def _names(route: APIRoute) -> tuple[str, ...] | None:
+    """Return the names of a route's query parameters; None if they are the fields of a class.
+
+    Such a class refuses unknown fields itself.
+    """
+    parameters = list(_parameters(route.dependant))
+    kinds = (parameter.field_info.annotation for parameter in parameters)
+    if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds):
+        return None
+    return tuple(parameter.alias for parameter in parameters)
+
+
+def _parameters(dependant: Dependant) -> Iterator[Any]:
+    yield from dependant.query_params
+    for dependency in dependant.dependencies:
+        yield from _parameters(dependency)

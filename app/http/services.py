@@ -96,9 +96,9 @@ class Services:
         }
         return Redis.from_url(self.settings.redis_url, **(given | options))
 
-    def add(self, part: T, kind: type[Any] | None = None) -> T:
-        """Make a part available under its class, or under `kind`; return it."""
-        self._parts[kind or type(part)] = part
+    def add(self, part: T) -> T:
+        """Make a part available under its class; return it."""
+        self._parts[type(part)] = part
         return part
 
     def __getitem__(self, kind: type[T]) -> T:

@@ -2,9 +2,8 @@
 
 from nextchar.app.http.services import Services
 from nextchar.app.jobs import routes
-from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.bodies import JobBodies, JobFeeds
 from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.events import JobFeeds
 from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.app.jobs.training_metrics import TrainingCollector
 from nextchar.app.operations.metrics import Metrics

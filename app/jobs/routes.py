@@ -7,20 +7,25 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.event_feeds import Numbered
-from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, MAX_EVENT_NUMBER, After, LastEventId, Limit, Page
-from nextchar.app.http.paging import paginate
+from nextchar.app.http.event_streams import Events, EventStream, Numbered, ServerEvent, stream_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import (
+    DEFAULT_LIMIT,
+    MAX_EVENT_NUMBER,
+    After,
+    LastEventId,
+    Limit,
+    Page,
+    paginate,
+)
 from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.jobs import creation
-from nextchar.app.jobs.bodies import JobBodies
+from nextchar.app.jobs.bodies import JobBodies, JobFeeds, events_so_far
 from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.events import JobFeeds, events_so_far
 from nextchar.app.jobs.schemas import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
 from nextchar.store.jobs import Job, JobStatus
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
-from nextchar.app.operations.bounded_read import STORAGE_READ_S, BoundedRead
+from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead
 from nextchar.models.errors import DomainError
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.live import Live

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.rolling import RollingLines
+from nextchar.app.logs.ingest.recalibration import RollingLines
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.app.logs.notifications.outbox import Outbox
 

@@ -6,30 +6,23 @@ from redis.retry import Retry
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.logs.alerts import routes as alert_routes
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.of_model import follow_model, former_models
 from nextchar.app.logs.configuration import LogSettings
-from nextchar.app.logs.earlier_lines import RecordedLines
 from nextchar.app.logs.ingest import routes as ingest_routes
 from nextchar.app.logs.ingest.acceptance import Ingest, IngestThreads
-from nextchar.app.logs.ingest.events import FlaggedFeeds, FlaggedSource
+from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
-from nextchar.app.logs.ingest.recalibration import Recalibration
-from nextchar.app.logs.ingest.records import IngestLimits
-from nextchar.app.logs.ingest.rolling import RollingLines
-from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
+from nextchar.app.logs.ingest.records import IngestLimits, IngestSettings
 from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.app.logs.metrics import AlertCollector, IngestCollector
 from nextchar.app.logs.notifications import routes as notification_routes
 from nextchar.app.logs.notifications.events import Events
 from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbox import Outbox
-from nextchar.app.logs.notifications.targets import (
-    NotificationTarget,
-    NotificationTargets,
-    configured_target,
-)
+from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, configured_target
+from nextchar.app.logs.of_model import follow_model, former_models
 from nextchar.app.models.engines import Engines
-from nextchar.app.models.followers import ModelFollowers
+from nextchar.app.models.names import ModelFollowers
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.retention import Retention
 from nextchar.app.room import Folder, RedisKeys, Room
@@ -48,7 +41,11 @@ def _open(services: Services) -> None:
     ingest = Ingest(streams, services.models, services.calibrations, rolling, records)
     services.add(alerts)
     services.add(ingest)
-    services.add(RecordedLines(alerts, ingest), EarlierLines)
+    services.add(
+        EarlierLines(
+            alerts.labels, alerts.record, alerts.labeled_lines, ingest.recent_lines, ingest.calibrated
+        )
+    )
     services.add(IngestThreads())
     services.add(
         FlaggedFeeds(

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from nextchar.app.http.limited_work import LimitedWork
+from nextchar.app.http.threads import LimitedWork
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.models.saved_model import Card, SavedModel, parse_card
 from nextchar.store.ids import check_name, new_id

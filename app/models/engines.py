@@ -82,12 +82,7 @@ class Engines:
     """
 
     def __init__(
-        self,
-        models: Models,
-        load: LoadEngine,
-        *,
-        limit_bytes: int,
-        pinned: Sequence[str] = (),
+        self, models: Models, load: LoadEngine, *, limit_bytes: int, pinned: Sequence[str] = ()
     ) -> None:
         self._models = models
         self._load = load

@@ -1,26 +1,76 @@
 """Saved models: the registry, aliases, export and import, and the engines of those that are loaded."""
 
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
 from nextchar.app.http.services import Services
-from nextchar.app.models import (
-    alias_routes,
-    architecture_routes,
-    archive_routes,
-    report_routes,
-    routes,
-)
-from nextchar.app.models.aliases import AliasControl
+from nextchar.app.models import file_routes, routes
 from nextchar.app.models.archives import Imports
-from nextchar.app.models.default_model import DefaultModel
-from nextchar.app.models.engine_metrics import EngineCollector
 from nextchar.app.models.engines import EngineLoader, Engines, Loaded
-from nextchar.app.models.followers import ModelFollowers
-from nextchar.app.operations.bounded_read import STORAGE_READ_S
-from nextchar.app.operations.metrics import Gauges, Metrics
+from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
+from nextchar.app.operations.metrics import STORAGE_READ_S, Gauges, Metrics
 from nextchar.app.room import Folder, Room
 from nextchar.store.models import Models
+
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+_GAUGES = {
+    "weight_bytes": "memory of its weights.",
+    "batch_invariant": "1 if its float32 results do not depend on what else is in the batch.",
+    "active": "sequences that are being generated and prompts that are being read.",
+    "waiting": "requests that wait to be admitted.",
+    "cache_bytes": "memory of its cached states.",
+    "cache_entries": "cached states.",
+}
+_COUNTERS = {
+    "requests": "requests that it has started.",
+    "failures": "requests that an error ended.",
+    "cancelled": "requests that their clients cancelled.",
+    "timeouts": "requests that ran out of time.",
+    "steps": "steps in which sequences were generated.",
+    "read_characters": "characters of prompts that the network has read.",
+    "generated_characters": "characters that it has generated.",
+    "cache_lookups": "prompts whose prefix was looked up in the state cache.",
+    "cache_evictions": "states that were evicted from the cache.",
+    "cache_asked_characters": "characters of prompts that were looked up in the state cache.",
+    "cache_hit_characters": "characters of prompts that were found there, and not read again.",
+}
+
+
+@dataclass(eq=False)
+class EngineCollector:
+    """Yields metrics per loaded model, since it was loaded."""
+
+    engines: Engines
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        loaded = self.engines.stats()
+        yield GaugeMetricFamily("nextchar_models_loaded", "Models in memory.", value=len(loaded))
+        for kind, abouts in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS)):
+            for name, about in abouts.items():
+                family = kind(f"nextchar_engine_{name}", f"Of a loaded model: {about}", labels=["model"])
+                for model, stats in loaded.items():
+                    if name in stats:
+                        family.add_metric([model], stats[name])
+                yield family
+        yield self._batch_sizes()
+
+    def _batch_sizes(self) -> Metric:
+        family = HistogramMetricFamily(
+            "nextchar_engine_batch_size",
+            "Of a loaded model: sequences that are generated together in one step.",
+            labels=["model"],
+        )
+        for model, steps in self.engines.steps_by_batch_size().items():
+            buckets = [(str(float(size)), sum(steps[: size + 1])) for size in _BATCH_SIZES]
+            buckets.append(("+Inf", sum(steps)))
+            family.add_metric([model], buckets, sum(size * count for size, count in enumerate(steps)))
+        return family
 
 
 def _open(services: Services) -> None:
@@ -64,13 +114,7 @@ def damaged_records(models: Models) -> Gauges:
 MODELS = Room(
     "models",
     _open,
-    (
-        routes.router,
-        alias_routes.router,
-        archive_routes.router,
-        report_routes.router,
-        architecture_routes.router,
-    ),
+    (routes.router, routes.alias_router, file_routes.router, routes.architecture_router),
     folders=(
         Folder("aliases", ["model_cards"]),
         Folder("model_cards", ["model_files", "corpora"], moves=True),

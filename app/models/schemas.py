@@ -1,17 +1,16 @@
-"""Saved models."""
+"""Saved models, their aliases, and network architectures with their defaults. Times are Unix seconds."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, computed_field
 
-from nextchar.app.http.list_schemas import Page
-from nextchar.app.http.schemas import RequestBody, with_examples
-from nextchar.models.config import NetworkConfig, Preset, PresetOption, TrainingConfig
+from nextchar.app.http.schemas import Page, RequestBody, with_examples
+from nextchar.models.config import ArchitectureName, NetworkConfig, Preset, PresetOption, TrainingConfig
 from nextchar.models.saved_model import Card, FileEntry
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet
-from nextchar.store.aliases import AliasMove
+from nextchar.store.aliases import Action, AliasMove
 from nextchar.store.ids import NAME_PATTERN
 
 EXAMPLE: dict[str, Any] = {
@@ -129,3 +128,136 @@ class ModelBody(ModelSummary):
     files: dict[str, FileEntry] = Field(
         description="Those that `/v1/models/{model}/files/{name}` returns, by name."
     )
+
+
+EXAMPLE_ALIAS: dict[str, Any] = {
+    "id": "champion",
+    "object": "alias",
+    "model": "nietzsche",
+    "version": 4,
+    "target": "nietzsche@4",
+    "action": "set",
+    "moved_at": 1795563730.2,
+    "moved_by": "deployer",
+    "checks": [{"name": "max_bits_per_character", "value": 1.96, "limit": 2.1, "note": None}],
+}
+
+
+class AliasRequirements(RequestBody):
+    """What a version must meet for an alias to be moved to it."""
+
+    max_bits_per_character: float | None = Field(
+        None, gt=0, description="Maximum bits per character of its held-out text, by its report."
+    )
+    max_regression_bits: float | None = Field(
+        None, ge=0, description="Maximum increase in bits per character over the alias's current version."
+    )
+    calibration: bool = Field(False, description="Whether it must have a calibration.")
+
+
+class AliasSet(RequestBody):
+    """Where to move an alias."""
+
+    model_config = with_examples(
+        {"version": 4, "require": {"max_bits_per_character": 2.1, "max_regression_bits": 0.02}}
+    )
+
+    version: Annotated[int, Field(ge=1, lt=10**9, description="A version of the model.")]
+    require: AliasRequirements = Field(
+        default_factory=AliasRequirements,
+        description="The alias is moved only if the version meets all of this; and it must always load.",
+    )
+
+
+class CheckBody(BaseModel):
+    """A requirement that the version met."""
+
+    name: str = Field(description="The field of `require`.")
+    value: float | None = Field(description="The figure.")
+    limit: float | None
+    note: str | None = Field(description="What to know about the figure.")
+
+
+class AliasBody(BaseModel):
+    """One move of an alias: the newest is where it points to now."""
+
+    model_config = with_examples(EXAMPLE_ALIAS)
+
+    id: str = Field(description="The alias; in calls, the model is `name@alias`.")
+    object: Literal["alias"] = "alias"
+    model: str = Field(description="The model's name.")
+    version: int | None = Field(
+        description="The version that the alias points to; null: the alias is deleted."
+    )
+    target: str | None = Field(description="The same as `name@version`.")
+    action: Action
+    moved_at: float
+    moved_by: str | None = Field(description="The name of the API key that moved it.")
+    checks: list[CheckBody] = Field(description="What was required of the version, and met.")
+
+    @classmethod
+    def of(cls, move: AliasMove) -> Self:
+        """Return the description of a move."""
+        fields = move.model_dump(include={"model", "version", "action", "moved_at", "moved_by", "checks"})
+        return cls.model_validate(fields | {"id": move.alias, "target": move.target})
+
+
+class AliasWithHistory(AliasBody):
+    """An alias, with all its moves."""
+
+    model_config = with_examples(EXAMPLE_ALIAS | {"history": [EXAMPLE_ALIAS]})
+
+    history: list[AliasBody] = Field(description="All moves, newest first, with this one.")
+
+
+EXAMPLE_ARCHITECTURE: dict[str, Any] = {
+    "id": "nth_char",
+    "object": "architecture",
+    "description": "The character after the last eight.",
+    "network": NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8).model_dump(),
+    "training": TrainingConfig(rows=32, window=32, weight_decay=0.0).model_dump(exclude={"budget"}),
+    "network_options": ["units", "embedding", "context"],
+    "training_options": ["rows", "window", "learning_rate", "weight_decay", "clip_norm"],
+    "presets": [],
+    "notes_train_nats": 1.8,
+    "notes_measure": "training loss",
+}
+
+
+class Recipe(BaseModel):
+    """The default training options; the budget is the job's."""
+
+    rows: int
+    window: int
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float
+    preconditioning: bool
+    early_stopping: bool
+
+
+class PresetBody(BaseModel):
+    """A named network and recipe."""
+
+    name: Preset
+    network: NetworkConfig
+    training: Recipe
+
+
+class ArchitectureBody(BaseModel):
+    """One architecture: its defaults, which of them a job may change, and the lecture notes' result."""
+
+    model_config = with_examples(EXAMPLE_ARCHITECTURE)
+
+    id: ArchitectureName = Field(description="What a job names as `architecture`.")
+    object: Literal["architecture"] = "architecture"
+    description: str = Field(description="One sentence.")
+    network: NetworkConfig = Field(description="The default network.")
+    training: Recipe
+    network_options: list[str] = Field(description="Fields of a job's `network` that apply to it.")
+    training_options: list[str] = Field(description="Fields of a job's `training` that apply to it.")
+    presets: list[PresetBody] = Field(description="Values of a job's `preset`; most architectures have none.")
+    notes_train_nats: float | None = Field(
+        description="The lecture notes' training loss on Nietzsche, nats per character; null: none."
+    )
+    notes_measure: str = Field(description="What `notes_train_nats` measures.")

@@ -1,16 +1,25 @@
-"""What a client can do with batches, create and cancel; and how lost ones are queued again."""
+"""Creation and cancellation of batches; how lost ones are queued again; their metrics and retention.
+
+The metrics are read from records and Redis: each process reports the same.
+"""
 
 import contextlib
 import logging
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from nextchar.app.access.keys import Key
-from nextchar.app.jobs.idempotency import IdempotencyKeys
+from nextchar.app.jobs.control import IdempotencyKeys
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
-from nextchar.models.errors import Busy, Conflict, NotFound
+from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead
+from nextchar.app.operations.retention import is_due
+from nextchar.models.errors import Busy, Conflict, DomainError, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.queue import BatchQueue
 
@@ -118,3 +127,85 @@ class BatchControl:
                 retry_after_s=_QUOTA_RETRY_S,
                 code="batch_quota_reached",
             )
+
+
+class BatchCollector(Collector):
+    """Batches and their requests; omitted while the storage or Redis does not respond."""
+
+    def __init__(self, batches: Batches, clock: Callable[[], float] = time.time) -> None:
+        self.batches, self.clock = batches, clock
+        self._read = BoundedRead(self._read_batches, STORAGE_READ_S)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield their gauges."""
+        with contextlib.suppress(RedisError, DomainError, OSError):
+            yield from self._read()
+
+    def _read_batches(self) -> list[Metric]:
+        batches = self.batches.all()
+        unfinished = [batch for batch in batches if not batch.has_ended]
+        answered = sum(sum(self.batches.counts(batch)) for batch in unfinished)
+        oldest_at = min((batch.created_at for batch in unfinished), default=None)
+        by_status = GaugeMetricFamily("nextchar_batches", "Recorded batches.", labels=["status"])
+        for status in BatchStatus:
+            by_status.add_metric([status], sum(batch.status is status for batch in batches))
+        return [
+            by_status,
+            GaugeMetricFamily(
+                "nextchar_batch_waiting_requests",
+                "Requests of validated batches that are not answered.",
+                value=sum(batch.requests for batch in unfinished) - answered,
+            ),
+            GaugeMetricFamily(
+                "nextchar_batch_oldest_seconds",
+                "Seconds since the oldest batch that has not ended was created; 0 if there is none.",
+                value=0.0 if oldest_at is None else max(0.0, self.clock() - oldest_at),
+            ),
+        ]
+
+
+def delete_due(batches: Batches, blobs: Blobs, days: float, now: float) -> int:
+    """Delete batches that ended more than `days` ago, and what is left of the chunks of ended ones."""
+    with_chunks = batches.batches_with_chunks()  # listed before the records, which are made earlier
+    recorded = {batch.id: batch for batch in batches.all()}
+    listed = set(blobs.folders("batches"))
+    for batch_id in with_chunks:
+        ended = batch_id in recorded and recorded[batch_id].has_ended
+        if ended or (listed and batch_id not in listed):
+            batches.delete_chunks(batch_id)
+    due = [one for one in recorded.values() if one.ended_at and is_due(one.ended_at, days, now)]
+    for batch in due:
+        batches.delete(batch)
+    return len(due)
+
+
+def used_corpora(batches: Batches, blobs: Blobs, *, is_strict: bool) -> set[str]:
+    """Return the ids of the input files of unfinished batches.
+
+    Raises Unavailable: a record is damaged; unless `is_strict`, it is skipped.
+    """
+    if not is_strict:
+        return {batch.input_file for batch in batches.unfinished()}
+    used: set[str] = set()
+    for batch_id in blobs.folders("batches"):
+        with contextlib.suppress(NotFound):
+            batch = batches.get(batch_id)
+            used |= set() if batch.has_ended else {batch.input_file}
+    return used
+
+
+def to_copy(paths: list[str], blobs: Blobs, copied: Collection[str]) -> list[str]:
+    """Return the records of batches that a backup copies: only the first, if a batch has ended meanwhile.
+
+    A batch that ends keeps its records, but its chunks are deleted: they are not among the entries that were
+    copied before, or not all of them. The restored service runs it again from its input file.
+    """
+    newest = {path.split("/")[1]: path for path in paths}  # sorted
+    ended = set()
+    for batch_id, path in newest.items():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # deleted since, or damaged
+            batch = Batch.model_validate_json(blobs.read_record(path))
+            is_running = batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING)
+            if is_running and not set(copied).issuperset(batch.chunk_paths):
+                ended.add(batch_id)
+    return [path for path in paths if path.split("/")[1] not in ended or path.endswith("/000000.json")]

@@ -25,16 +25,15 @@ from pydantic import TypeAdapter
 
 from nextchar.app.access.keys import Key
 from nextchar.app.access.permissions import Access
-from nextchar.app.completions.prompts import LongPrompts
+from nextchar.app.completions.requests import LongPrompts
 from nextchar.app.core_settings import ServingSettings
-from nextchar.app.errors import Forbidden
 from nextchar.app.http.bodies import validate_body
-from nextchar.app.http.errors import invalid_fields, status_and_body
+from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.openai.batch_requests import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
 from nextchar.app.openai.completions import check_is_supported, complete
 from nextchar.app.openai.files import BATCH_OUTPUT, write_metadata
+from nextchar.app.openai.json_lines import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from nextchar.app.openai.schemas import OpenAICompletionCreate
 from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.store import tracing

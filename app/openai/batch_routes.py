@@ -7,23 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.access.permissions import Access
+from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.openai.batch_control import BatchControl
-from nextchar.app.openai.batch_schemas import (
-    BatchBody,
-    BatchCreate,
-    BatchErrorBody,
-    BatchErrors,
-    RequestCounts,
-)
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_batch
 from nextchar.app.openai.files import BATCH, get_file, purpose_of
+from nextchar.app.openai.job_schemas import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
 from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.models.errors import InvalidInput
 

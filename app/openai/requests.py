@@ -1,22 +1,27 @@
-"""From OpenAI's completion request to the engine's: defaults, prompts, options.
+"""From OpenAI's completion request to the engine's: defaults, prompts, options, ids, log-probabilities.
 
 Echoed log-probabilities are those of a network that reads the prompt from its first character, so the first
 has none. Those of the expert `lstm` are what /score reports for the text after its first character.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
-from nextchar.app.completions.requests import check_size, remaining_s, run_echo
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.limited_work import Check, LimitedWork
+import numpy as np
+
+from nextchar.app.completions.requests import (
+    LONG_PROMPT_CHARACTERS,
+    check_size,
+    prepare,
+    remaining_s,
+    run_echo,
+)
+from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
 from nextchar.app.models.engines import Loaded
-from nextchar.app.openai.fim import unwrap
-from nextchar.app.openai.logprobs import logprobs_of
 from nextchar.app.openai.schemas import (
     Logprobs,
     OpenAIChoice,
@@ -24,13 +29,125 @@ from nextchar.app.openai.schemas import (
     OpenAICompletionCreate,
     OpenAIUsage,
 )
-from nextchar.app.openai.token_ids import UNKNOWN, characters_of, token
 from nextchar.models.errors import InvalidInput
-from nextchar.models.runtime.requests import CompletionRequest, Expert
+from nextchar.models.runtime.requests import CharacterLogprobs, CompletionRequest, Expert
 from nextchar.models.text.vocabulary import Vocabulary
+
+UNKNOWN = "\uffff"
+"""Represents id 0 among characters; U+FFFF is a noncharacter, so no vocabulary has it."""
 
 _SEED_RANGE = 2**63
 _SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "expert"}
+
+
+def characters_of(ids: Sequence[int], vocabulary: Vocabulary, *, param: str = "prompt") -> str:
+    """Return the characters with these ids; id 0 becomes UNKNOWN.
+
+    Raises:
+        InvalidInput: an id is not in the vocabulary; `param` names the field that has it.
+    """
+    largest = int(np.max(ids, initial=0))
+    if largest >= len(vocabulary):
+        raise InvalidInput(
+            f"{param} has the id {largest}; this model's characters have ids from 0, unknown, to"
+            f" {len(vocabulary) - 1}",
+            code="unknown_id",
+            param=param,
+        )
+    characters = UNKNOWN + vocabulary.characters
+    return "".join([characters[character_id] for character_id in ids])
+
+
+def token(character: str, vocabulary: Vocabulary) -> str:
+    """Return how a character is shown as a token."""
+    return "\ufffd" if character == UNKNOWN else vocabulary.label(character)
+
+
+def logprobs_of(
+    entries: Sequence[CharacterLogprobs], vocabulary: Vocabulary, top: int, *, start: int
+) -> Logprobs:
+    """Return log-probabilities in OpenAI's form; the offsets begin with `start`.
+
+    `top_logprobs` always contains the character itself, as in OpenAI's responses.
+    """
+    tops: list[dict[str, float] | None] = [
+        {token(c, vocabulary): p for c, p in entry.top} | {token(entry.character, vocabulary): entry.logprob}
+        for entry in entries
+        if top
+    ]
+    return Logprobs(
+        tokens=[token(entry.character, vocabulary) for entry in entries],
+        token_logprobs=[entry.logprob for entry in entries],
+        top_logprobs=tops if top else None,
+        text_offset=list(range(start, start + len(entries))),
+    )
+
+
+def concatenate(first: Logprobs | None, second: Logprobs) -> Logprobs:
+    """Return the log-probabilities of an echoed prompt, if any, and of its completion."""
+    if first is None:
+        return second
+    tops = None
+    if first.top_logprobs is not None and second.top_logprobs is not None:
+        tops = first.top_logprobs + second.top_logprobs
+    return Logprobs(
+        tokens=first.tokens + second.tokens,
+        token_logprobs=first.token_logprobs + second.token_logprobs,
+        top_logprobs=tops,
+        text_offset=first.text_offset + second.text_offset,
+    )
+
+
+@dataclass(frozen=True)
+class _Markers:
+    prefix: str  # before the text that precedes the cursor
+    suffix: str  # before the text that follows the cursor
+    middle: str | None  # before the text to be generated; None: the family has no such marker
+    spaced: bool = False  # a space after the first and before the others is part of the markers
+
+
+_FAMILIES = (
+    _Markers("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma
+    _Markers("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite, Mellum
+    _Markers("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    _Markers("<PRE>", "<SUF>", "<MID>", spaced=True),  # Code Llama
+    _Markers("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek
+    _Markers("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
+    _Markers("[PREFIX]", "[SUFFIX]", None),  # Codestral
+)
+
+
+def unwrap(prompt: str) -> str:
+    r"""Return the text before the cursor of a fill-in-the-middle prompt; any other prompt unchanged.
+
+    Editors send these to code models, each family of which has its own three markers, in its own order. A
+    character model completes the text before the cursor and ignores the text after it.
+
+    >>> unwrap("<|fim_prefix|>def f(<|fim_suffix|>):\n<|fim_middle|>x")
+    'def f(x'
+    >>> unwrap("[SUFFIX]):\n[PREFIX]def f("), unwrap("no <fim_prefix> of any kind")
+    ('def f(', 'no <fim_prefix> of any kind')
+    """
+    for markers in _FAMILIES:
+        if markers.prefix in prompt and markers.suffix in prompt:
+            text = _before_cursor(prompt, markers)
+            if text is not None:
+                return text
+    return prompt
+
+
+def _before_cursor(prompt: str, markers: _Markers) -> str | None:
+    """Return the text after the prefix and middle markers; None if a marker is missing or repeated."""
+    names = [name for name in (markers.prefix, markers.suffix, markers.middle) if name]
+    parts = re.split("(" + "|".join(map(re.escape, names)) + ")", prompt)
+    if sorted(parts[1::2]) != sorted(names):
+        return None
+    text = dict(zip(parts[1::2], parts[2::2], strict=True))
+    prefix, middle = text[markers.prefix], text[markers.middle] if markers.middle else ""
+    if markers.spaced:
+        prefix = prefix.removeprefix(" ").removesuffix(" ")
+        middle = middle.removeprefix(" ")
+    return prefix + middle
 
 
 @dataclass(frozen=True)

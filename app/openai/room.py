@@ -3,10 +3,15 @@
 from functools import partial
 
 from nextchar.app.http.services import Services
-from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp, tokenizer
-from nextchar.app.openai.batch_control import RECONCILE_S, BatchControl
-from nextchar.app.openai.batch_metrics import BatchCollector
-from nextchar.app.openai.batch_retention import delete_due, to_copy, used_corpora
+from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp
+from nextchar.app.openai.batch_control import (
+    RECONCILE_S,
+    BatchCollector,
+    BatchControl,
+    delete_due,
+    to_copy,
+    used_corpora,
+)
 from nextchar.app.openai.batches import Batches
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
@@ -16,9 +21,7 @@ from nextchar.store.background import BackgroundLoop
 from nextchar.store.queue import BatchQueue
 
 _NO_WORKER = Problem(
-    "worker",
-    "no worker of batches is running (NEXTCHAR_QUEUE=batches)",
-    "batches wait until there is one",
+    "worker", "no worker of batches is running (NEXTCHAR_QUEUE=batches)", "batches wait until there is one"
 )
 
 
@@ -48,7 +51,7 @@ OPENAI = Room(
     (
         completions.router,
         llama_cpp.router,
-        tokenizer.router,
+        llama_cpp.tokenizer_router,
         files.router,
         jobs.router,
         batch_routes.router,

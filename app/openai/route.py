@@ -7,8 +7,8 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.error_schemas import ErrorBody
 from nextchar.app.http.errors import handle_error
+from nextchar.app.http.schemas import ErrorBody
 from nextchar.models.errors import InvalidInput
 
 NOT_422: dict[int | str, dict[str, Any]] = {

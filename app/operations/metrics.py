@@ -8,26 +8,21 @@ test checks.
 import asyncio
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.http.middleware import HttpMiddleware
-from nextchar.app.operations.bounded_read import BoundedRead
 from nextchar.models.errors import DomainError
 from nextchar.models.kernels import variants
 from nextchar.store.background import BackgroundLoop
@@ -39,6 +34,11 @@ _BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _LAG_INTERVAL_S = 0.01
+
+T = TypeVar("T")
+
+STORAGE_READ_S = 4.0
+"""Reads of a storage that hangs are given up after this long: a scraper waits ten seconds for all metrics."""
 
 
 class Metrics:
@@ -220,3 +220,31 @@ def _kernels() -> Iterator[Metric]:
         elif used[one.product] == one.variant:
             speed.add_metric([one.product, one.variant], one.speed)
     yield from (speed, failed)
+
+
+class BoundedRead(Generic[T]):
+    """Calls `read` in a thread and waits for at most `timeout_s` seconds for the result.
+
+    While a call has not ended, further callers wait for the same one: a storage that hangs holds one thread.
+    """
+
+    def __init__(self, read: Callable[[], T], timeout_s: float) -> None:
+        self._read, self._timeout_s = read, timeout_s
+        self._lock = threading.Lock()
+        self._reading: Future[T] | None = None
+
+    def __call__(self) -> T:
+        """Return what `read` returns. Raises what it raises, and TimeoutError."""
+        with self._lock:
+            if self._reading is None or self._reading.done():
+                reading = Future[T]()
+                threading.Thread(target=self._run, args=(reading,), daemon=True).start()
+                self._reading = reading  # after the start, which fails if there are too many threads
+            reading = self._reading
+        return reading.result(timeout=self._timeout_s)
+
+    def _run(self, reading: Future[T]) -> None:
+        try:
+            reading.set_result(self._read())
+        except BaseException as error:  # noqa: BLE001  (is raised by `result`)
+            reading.set_exception(error)

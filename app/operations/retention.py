@@ -64,12 +64,7 @@ class Retention:
     """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
 
     def __init__(
-        self,
-        blobs: Blobs,
-        jobs: Jobs,
-        *,
-        periods: RetentionPeriods,
-        spool: Path | None = None,
+        self, blobs: Blobs, jobs: Jobs, *, periods: RetentionPeriods, spool: Path | None = None
     ) -> None:
         self._sweeps: dict[str, Callable[[float], int]] = {}
         self.corpus_users: list[UsedCorpora] = []

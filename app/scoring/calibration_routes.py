@@ -6,20 +6,24 @@ from functools import partial
 from fastapi import APIRouter, Request
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.access.permissions import Access
+from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.dependencies import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.limited_work import Check
-from nextchar.app.http.list_schemas import Page
 from nextchar.app.http.rules import needs
+from nextchar.app.http.schemas import Page
 from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.threads import Check
 from nextchar.app.models.engines import Engines
-from nextchar.app.scoring.calibration_schemas import CalibrateCreate, CalibrationBody, calibration_body
+from nextchar.app.scoring.calibration_schemas import (
+    CalibrateCreate,
+    CalibrationBody,
+    EvaluateCreate,
+    EvaluationBody,
+    calibration_body,
+)
 from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
-from nextchar.app.scoring.evaluation_schemas import EvaluateCreate, EvaluationBody
 from nextchar.app.scoring.work import ScoringWork
 from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.errors import InvalidInput

@@ -13,15 +13,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.app.http.limited_work import Check
-from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.evaluation_schemas import (
+from nextchar.app.http.threads import Check
+from nextchar.app.scoring.calibration_schemas import (
     EvaluateCreate,
     EvaluationBody,
     FlaggedBody,
     JudgedLine,
     LeaksBody,
     QualityBody,
+    calibration_body,
 )
 from nextchar.models.anomaly.baselines import baseline_scores
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer

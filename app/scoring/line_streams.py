@@ -24,18 +24,15 @@ from nextchar.app.access.keys import Key
 from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.limited_work import Check
 from nextchar.app.http.services import Services
 from nextchar.app.http.streamed_body import content_type
+from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.earlier_lines import EarlierLines
-from nextchar.app.scoring.occurrences import occurrences_of
+from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.schemas import StreamBody, StreamQuery
-from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import Owner, StreamLock
-from nextchar.app.scoring.work import ScoringWork
+from nextchar.app.scoring.work import ScoringWork, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.line_scores import LineScore
@@ -315,11 +312,7 @@ class BodyScorer(StreamScorer):
 
     def end(self) -> bytes:
         """Return the last record."""
-        record = {
-            "object": "score.end",
-            **self.totals,
-            "seconds": round(time.monotonic() - self._started, 3),
-        }
+        record = {"object": "score.end", **self.totals, "seconds": round(time.monotonic() - self._started, 3)}
         if self._stream:
             record["stream"] = self._stream.model_dump()
         if advice := drift(self.totals["lines"], self.totals["unusual"]):

@@ -4,9 +4,8 @@ from nextchar.app.http.services import Services
 from nextchar.app.room import Room
 from nextchar.app.scoring import calibration_routes, routes
 from nextchar.app.scoring.earlier_lines import EarlierLines
-from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import Limits, Streams
-from nextchar.app.scoring.work import ScoringWork
+from nextchar.app.scoring.work import ScoringWork, StreamLocks
 
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 

@@ -14,14 +14,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from nextchar.app.completions.requests import MAX_LOGPROBS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.disconnects import cancel_on_disconnect
+from nextchar.app.http.dependencies import cancel_on_disconnect
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.limited_work import Check
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
 from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.threads import Check
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.earlier_lines import EarlierLines
+from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.line_streams import (
     LINE_TYPES,
     ScoreStreamResponse,
@@ -29,16 +29,9 @@ from nextchar.app.scoring.line_streams import (
     read_stored_stream,
     stream_owner,
 )
-from nextchar.app.scoring.occurrences import occurrences_of
-from nextchar.app.scoring.schemas import (
-    EXAMPLE_STREAM,
-    ScoreBody,
-    ScoreCreate,
-    StreamQuery,
-)
-from nextchar.app.scoring.stream_locks import StreamLocks
+from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.scoring.streams import StreamLock, Streams
-from nextchar.app.scoring.work import ScoringWork
+from nextchar.app.scoring.work import ScoringWork, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions

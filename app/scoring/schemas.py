@@ -71,8 +71,7 @@ class ScoreCreate(RequestBody):
 
     text: str | None = Field(None, min_length=1, max_length=MAX_SCORED_CHARACTERS)
     lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
-        None,
-        description="Lines without their newlines; together at most 1,000,000 characters.",
+        None, description="Lines without their newlines; together at most 1,000,000 characters."
     )
     context: Context = Field(
         "line",
@@ -170,8 +169,7 @@ class ScoreBody(BaseModel):
     alert_id: str | None = Field(None, description="The alert of `text`; see the fields of a line.")
     label: Label | None = None
     bits: list[float] | None = Field(
-        None,
-        description="Surprisal of each character of `text`; null for lines, or if not requested.",
+        None, description="Surprisal of each character of `text`; null for lines, or if not requested."
     )
     expected: list[list[CandidateBody]] | None = Field(
         None, description="The likeliest characters at each position of `text`."
@@ -188,8 +186,7 @@ class ScoreBody(BaseModel):
     )
     stream: StreamBody | None = None
     drift: str | None = Field(
-        None,
-        description="Advice if 100 or more lines no longer look like the calibration data; else null.",
+        None, description="Advice if 100 or more lines no longer look like the calibration data; else null."
     )
     unknown_characters: list[str] = Field(
         description="The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits,"

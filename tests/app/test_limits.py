@@ -12,13 +12,12 @@ import pytest
 from nextchar.app.http import connections
 from nextchar.app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
 from nextchar.app.http.event_streams import UNREAD_S
-from nextchar.app.http.fair_threads import CALLS_PER_CLIENT
-from nextchar.app.http.limited_work import LimitedWork
 from nextchar.app.http.rules import Rules
+from nextchar.app.http.threads import CALLS_PER_CLIENT, LimitedWork
 from nextchar.app.logs.ingest.acceptance import IngestThreads
 from nextchar.app.main import create_app
 from nextchar.app.models.engines import Engines
-from nextchar.app.openai import batch_requests
+from nextchar.app.openai import json_lines
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
 from nextchar.app.operations.readiness import ReadinessCheck
 from nextchar.app.rooms import ROOMS, open_rooms
@@ -109,8 +108,8 @@ def test_times_and_lengths_are_as_stated() -> None:
     limits = (calibration_format.MAX_BYTES, calibration_format.MAX_BYTES, calibrations.MAX_CACHED_BYTES)
     assert numbers == [one >> 20 for one in limits]
     numbers = [int(n) for n in re.findall(r"\d+", rows("Memory")["a chunk of a batch"][0])]
-    megabytes = (batch_requests.CHUNK_BYTES, batch_requests.CHUNK_RESPONSE_BYTES, MAX_LINE_BYTES)
-    assert numbers == [batch_requests.CHUNK_REQUESTS, *(one >> 20 for one in megabytes)]
+    megabytes = (json_lines.CHUNK_BYTES, json_lines.CHUNK_RESPONSE_BYTES, MAX_LINE_BYTES)
+    assert numbers == [json_lines.CHUNK_REQUESTS, *(one >> 20 for one in megabytes)]
     assert rows("Memory")["a record in the storage"][0].startswith(f"{MAX_RECORD_BYTES >> 20} MiB")
     lengths = rows("Logs and records")["a log record"][0]
     assert f"{MAX_MESSAGE_CHARACTERS:,}" in lengths and f"{MAX_EXCEPTION_CHARACTERS:,}" in lengths

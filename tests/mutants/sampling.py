@@ -29,32 +29,36 @@ GROUPS = {
     ),
     "keys and limits": (
         "app/access/keys.py",
-        "app/access/dependencies.py",
+        "app/access/permissions.py",
         "app/access/auth.py",
         "app/http/bodies.py",
-        "app/access/concurrency.py",
         "app/http/connections.py",
         "app/http/incoming_body.py",
         "app/http/origins.py",
-        "app/access/permissions.py",
-        "app/operations/bounded_read.py",
-        "app/access/concurrency_limits.py",
+        "app/operations/metrics.py",
         "app/http/disk_watermark.py",
-        "app/http/limited_work.py",
-        "app/access/rate_limits.py",
+        "app/http/threads.py",
     ),
 }
 """The patterns of the files of each group."""
 
 _TESTS = {
-    "app/access/dependencies.py": ("tests/app/access/test_permissions.py", "tests/app/access/test_auth.py"),
     "app/http/connections.py": (
         "tests/app/http/test_connection_limits.py",
         "tests/app/http/test_connections.py",
     ),
-    "app/access/permissions.py": ("tests/app/access/test_permissions.py", "tests/app/access/test_quotas.py"),
-    "app/access/concurrency_limits.py": ("tests/app/access/test_concurrency.py",),
-    "app/access/rate_limits.py": ("tests/app/access/test_auth.py", "tests/app/operations/test_metrics.py"),
+    "app/http/bodies.py": ("tests/app/http/test_bodies.py", "tests/app/http/test_json_size.py"),
+    "app/http/threads.py": ("tests/app/http/test_fair_threads.py", "tests/app/http/test_limited_work.py"),
+    "app/access/permissions.py": (
+        "tests/app/access/test_permissions.py",
+        "tests/app/access/test_auth.py",
+        "tests/app/access/test_quotas.py",
+    ),
+    "app/access/auth.py": (
+        "tests/app/access/test_auth.py",
+        "tests/app/access/test_concurrency.py",
+        "tests/app/operations/test_metrics.py",
+    ),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",
         "tests/models/anomaly/test_experts.py",
@@ -121,7 +125,11 @@ _TESTS = {
     "app/logs/alerts/alerts.py": (
         "tests/app/logs/alerts/test_alerts.py",
         "tests/app/logs/alerts/test_decisions.py",
-        "tests/app/logs/alerts/test_of_model.py",
+        "tests/app/logs/test_of_model.py",
+    ),
+    "app/operations/metrics.py": (
+        "tests/app/operations/test_metrics.py",
+        "tests/app/operations/test_bounded_read.py",
     ),
     "app/openai/batches.py": ("tests/app/openai/test_batches.py", "tests/app/openai/test_batch_routes.py"),
     "store/corpora.py": (
@@ -146,7 +154,7 @@ _TESTS = {
     "store/models.py": (
         "tests/store/test_models.py",
         "tests/store/test_aliases.py",
-        "tests/app/logs/alerts/test_of_model.py",
+        "tests/app/logs/test_of_model.py",
     ),
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),

@@ -18,8 +18,7 @@ from redis import Redis
 from nextchar.app.backup import FOLDERS
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
-from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.app.logs.notifications.targets import NotificationTargets
 from nextchar.app.openai.batches import Batches, BatchStatus

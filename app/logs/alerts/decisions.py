@@ -11,7 +11,7 @@ id, and must not have its paths, whose records processes remember. (Older files 
 
 Decisions outlive the alert, which Redis forgets, and single versions of the model; the model's name is what
 they belong to. With its last version they are deleted or move to another name
-(`nextchar.app.logs.alerts.of_model`).
+(`nextchar.app.logs.of_model`).
 """
 
 import contextlib
@@ -157,12 +157,7 @@ class AlertDecisions:
         found = {alert_id: self._history.find(path) for alert_id, path in newest.items()}
         return {alert_id: decision for alert_id, decision in found.items() if decision}
 
-    def change(
-        self,
-        model: str,
-        alert_id: str,
-        change: Callable[[Decision | None], Decision],
-    ) -> Decision:
+    def change(self, model: str, alert_id: str, change: Callable[[Decision | None], Decision]) -> Decision:
         """Record the next decision on an alert: what `change` makes of the newest one.
 
         Raises:

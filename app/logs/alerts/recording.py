@@ -32,14 +32,7 @@ from typing import Any, cast
 
 from redis import Redis
 
-from nextchar.models.anomaly.alerts import (
-    CRITICAL_P,
-    PARAMETER,
-    WARNING_P,
-    AlertKey,
-    Occurrence,
-    severity_of,
-)
+from nextchar.models.anomaly.alerts import CRITICAL_P, PARAMETER, WARNING_P, AlertKey, Occurrence, severity_of
 
 MAX_EXAMPLES = 5
 """Lines kept of an alert: distinct ones, with the highest scores."""

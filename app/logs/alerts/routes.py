@@ -7,15 +7,13 @@ from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState
-from nextchar.app.logs.alerts.bodies import alert_body, export_csv, export_json, suppression_body
 from nextchar.app.logs.alerts.schemas import (
     AlertBody,
     AlertPage,
@@ -24,6 +22,10 @@ from nextchar.app.logs.alerts.schemas import (
     SuppressAlert,
     SuppressionBody,
     SuppressionCreate,
+    alert_body,
+    export_csv,
+    export_json,
+    suppression_body,
 )
 from nextchar.models.anomaly.alerts import SEVERITIES, Label, Severity
 
@@ -70,11 +72,7 @@ def list_alerts(
     )
 
 
-@router.get(
-    "/{model}/alerts/export",
-    response_model=AlertsExport,
-    responses=_ERRORS | _CSV,
-)
+@router.get("/{model}/alerts/export", response_model=AlertsExport, responses=_ERRORS | _CSV)
 @needs("read", "train")
 def export_alerts(
     request: Request,
@@ -121,11 +119,7 @@ def label_alert(
     return alert_body(services[Alerts].label(name, alert, body.label, by=access.key_name))
 
 
-@router.post(
-    "/{model}/alerts/{alert}/suppress",
-    status_code=201,
-    responses=_WRITING_ERRORS,
-)
+@router.post("/{model}/alerts/{alert}/suppress", status_code=201, responses=_WRITING_ERRORS)
 @needs("train", body=SMALL_JSON)
 def suppress_alert(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
@@ -156,11 +150,7 @@ def create_suppression(
     """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
     made = services[Alerts].decisions.suppress(
-        name,
-        template=body.template,
-        span=body.span,
-        until=body.until,
-        by=access.key_name,
+        name, template=body.template, span=body.span, until=body.until, by=access.key_name
     )
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []

@@ -9,8 +9,8 @@ import anyio
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
-from nextchar.app.logs.ingest.records import Accepted, Batch, Request
-from nextchar.app.logs.ingest.rolling import RollingLines
+from nextchar.app.logs.ingest.recalibration import RollingLines
+from nextchar.app.logs.ingest.records import Accepted, Batch, IngestSettings, Request
 from nextchar.app.logs.ingest.schemas import (
     ConsumerBody,
     IngestBody,
@@ -21,7 +21,6 @@ from nextchar.app.logs.ingest.schemas import (
     IngestStatusBody,
     SettingsChangeBody,
 )
-from nextchar.app.logs.ingest.settings import IngestSettings
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.rolling import Rolling

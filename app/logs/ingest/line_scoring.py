@@ -21,17 +21,17 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from nextchar.app.http.limited_work import Check
+from nextchar.app.http.threads import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
+from nextchar.app.logs.ingest.kept_lines import RecentLine
 from nextchar.app.logs.ingest.keys import lines_key
 from nextchar.app.logs.ingest.recalibration import Recalibration
-from nextchar.app.logs.ingest.recent_lines import RecentLine
 from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.logs.ingest.time_shares import TimeShares
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.scoring.occurrences import occurrence_of
+from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from nextchar.app.errors import UnsupportedMedia
-from nextchar.app.http.fair_threads import current_key
+from nextchar.app.http.errors import UnsupportedMedia
+from nextchar.app.http.threads import current_key
 from nextchar.app.logs.ingest.records import LineMeta, NewLine
 from nextchar.app.logs.ingest.schemas import MAX_REPORTED, IngestQuery, RejectedLine
 from nextchar.models.errors import InvalidInput, TooLarge

@@ -16,19 +16,22 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
-from nextchar.app.access.permissions import Access
-from nextchar.app.errors import Forbidden, UnsupportedMedia
+from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.bodies import DocumentRoute, gunzip_of
 from nextchar.app.http.dependencies import client_of
-from nextchar.app.http.errors import error_response, error_responses, status_and_body
-from nextchar.app.http.event_feeds import Numbered
-from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.list_schemas import MAX_EVENT_NUMBER, LastEventId, Page
+from nextchar.app.http.errors import (
+    Forbidden,
+    UnsupportedMedia,
+    error_response,
+    error_responses,
+    status_and_body,
+)
+from nextchar.app.http.event_streams import Events, EventStream, Numbered, ServerEvent, stream_responses
 from nextchar.app.http.rules import Body, needs
+from nextchar.app.http.schemas import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.streamed_body import content_type
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
 from nextchar.app.logs.ingest.acceptance import (
@@ -40,7 +43,7 @@ from nextchar.app.logs.ingest.acceptance import (
     ingest_body,
     messages_of,
 )
-from nextchar.app.logs.ingest.events import FlaggedFeeds
+from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds
 from nextchar.app.logs.ingest.lines import ParsedLines
 from nextchar.app.logs.ingest.schemas import (
     EXAMPLE_FLAGGED,
@@ -63,9 +66,7 @@ router = APIRouter(tags=["ingest"], route_class=DocumentRoute)
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        min_length=1,
-        max_length=255,
-        description="A batch that is sent again with the same key counts once.",
+        min_length=1, max_length=255, description="A batch that is sent again with the same key counts once."
     ),
 ]
 
@@ -167,8 +168,7 @@ def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) ->
 
 
 @router.put(
-    "/v1/models/{model}/ingest/settings",
-    responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507),
+    "/v1/models/{model}/ingest/settings", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507)
 )
 @needs("train")
 def change_ingest_settings(
@@ -221,10 +221,7 @@ async def get_flagged_lines(
 
 
 @router.post(
-    "/v1/logs",
-    response_class=Response,
-    responses=_OTLP_RESPONSE | _OTLP_ERRORS,
-    openapi_extra=_OTLP_BODY,
+    "/v1/logs", response_class=Response, responses=_OTLP_RESPONSE | _OTLP_ERRORS, openapi_extra=_OTLP_BODY
 )
 @needs("ingest", body=_LINES)
 async def export_logs(
@@ -274,12 +271,7 @@ async def _flagged_lines(services: Services, model: str, after: int | None) -> E
 
 
 def _parse(
-    services: Services,
-    model: str,
-    data: bytes,
-    gunzip: Gunzip | None,
-    media_type: str,
-    query: IngestQuery,
+    services: Services, model: str, data: bytes, gunzip: Gunzip | None, media_type: str, query: IngestQuery
 ) -> tuple[bytes, ParsedLines]:
     """Return the decompressed body and its lines, for a model that can flag them."""
     services[Ingest].check(model, query)

@@ -14,9 +14,8 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from nextchar.app.logs.ingest.flagged_lines import FlaggedLines
+from nextchar.app.logs.ingest.kept_lines import FlaggedLines, RecentLines
 from nextchar.app.logs.ingest.keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
-from nextchar.app.logs.ingest.recent_lines import RecentLines
 from nextchar.app.logs.ingest.records import (
     COUNTERS,
     Accepted,

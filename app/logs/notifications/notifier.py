@@ -27,7 +27,7 @@ import httpx
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.alerts.alerts import Alert, Alerts
-from nextchar.app.logs.alerts.bodies import alert_body
+from nextchar.app.logs.alerts.schemas import alert_body
 from nextchar.app.logs.notifications.events import Event, Events, EventType
 from nextchar.app.logs.notifications.outbound import Outcome, new_client, post
 from nextchar.app.logs.notifications.outbox import Delivery, Outbox

@@ -7,14 +7,13 @@ from typing import Literal
 from fastapi import APIRouter, Depends, Request
 
 from nextchar.app.access.audit import set_audit_details
-from nextchar.app.access.dependencies import AccessDep
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.fair_threads import run_in_thread
-from nextchar.app.http.list_schemas import DEFAULT_LIMIT, After, Limit, Page
-from nextchar.app.http.paging import paginate
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbound import check_target

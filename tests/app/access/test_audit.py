@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from redis import Redis
 
 from nextchar.app.access.audit import is_change
-from nextchar.app.http.limited_work import Cancelled, Check
 from nextchar.app.http.rules import Rules
+from nextchar.app.http.threads import Cancelled, Check
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings
 from nextchar.models.anomaly.calibration_builder import calibrate_model

@@ -10,9 +10,8 @@ from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.types import Message, Scope
 
-from nextchar.app.access.auth import Auth
+from nextchar.app.access.auth import Auth, RateLimits
 from nextchar.app.access.keys import KeyFile, new_key, read_keys
-from nextchar.app.access.rate_limits import RateLimits
 from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings

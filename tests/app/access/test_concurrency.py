@@ -8,8 +8,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from nextchar.app.access import concurrency_limits
-from nextchar.app.access.concurrency_limits import TTL_S, ConcurrencyLimits
+from nextchar.app.access import auth
+from nextchar.app.access.auth import TTL_S, ConcurrencyLimits
 from nextchar.app.access.keys import new_key
 from nextchar.app.settings import ApiSettings
 from nextchar.models.errors import Busy
@@ -100,7 +100,7 @@ def test_what_a_killed_process_served_expires(guarded: Service) -> None:
 
 
 def test_what_takes_long_is_renewed(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(concurrency_limits, "TTL_S", 3)
+    monkeypatch.setattr(auth, "TTL_S", 3)
     with Redis.from_url(guarded.settings.redis_url) as redis, endless(guarded, "narrow"):
         name = "nextchar:in_progress:requests:narrow"
         [(member, first)] = redis.zrange(name, 0, -1, withscores=True)  # type: ignore[misc]
@@ -143,7 +143,7 @@ def test_after_a_failure_redis_is_left_alone_for_two_seconds_and_a_warning_comes
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now_s, redis = 1000.0, RedisThatIsAway()
-    monkeypatch.setattr(concurrency_limits.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(auth.time, "monotonic", lambda: now_s)
 
     async def run() -> None:
         nonlocal now_s

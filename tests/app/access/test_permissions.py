@@ -14,7 +14,7 @@ from redis import Redis
 
 from nextchar.app.access.keys import Key, new_key
 from nextchar.app.access.permissions import Access
-from nextchar.app.errors import Forbidden
+from nextchar.app.http.errors import Forbidden
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings

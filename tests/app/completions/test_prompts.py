@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.completions.prompts import LONG_PROMPT_CHARACTERS, prepare
-from nextchar.app.http.limited_work import LimitedWork
+from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.http.threads import LimitedWork
 from nextchar.models.errors import Busy
 from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary, normalize

@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from nextchar.app.corpora.sources import find_sources
-from nextchar.app.errors import Forbidden
+from nextchar.app.corpora.transfer import find_sources
+from nextchar.app.http.errors import Forbidden
 from nextchar.app.settings import ApiSettings
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.store.open_blobs import open_blobs

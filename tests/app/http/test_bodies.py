@@ -18,12 +18,11 @@ from starlette.types import Message
 
 from nextchar.app.completions import routes as completions
 from nextchar.app.http import bodies
-from nextchar.app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path
+from nextchar.app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path, parsed_bytes
 from nextchar.app.http.errors import add_error_handlers
-from nextchar.app.http.fair_threads import CLIENT, Client
 from nextchar.app.http.incoming_body import BodyMemory, IncomingBody
-from nextchar.app.http.json_size import parsed_bytes
 from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.threads import CLIENT, Client
 from nextchar.app.main import create_app
 from nextchar.app.openai import completions as openai_completions
 from nextchar.app.scoring import routes as scores

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from nextchar.app.http import event_feeds
-from nextchar.app.http.event_feeds import WINDOW, Feeds, NewEvents, Numbered
+from nextchar.app.http import event_streams
+from nextchar.app.http.event_streams import WINDOW, Feeds, NewEvents, Numbered
 from nextchar.models.errors import Unavailable
 
 
@@ -39,7 +39,7 @@ class FakeSource:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_feeds, "POLL_S", 0.001)
+    monkeypatch.setattr(event_streams, "POLL_S", 0.001)
 
 
 def run(source: FakeSource, main: Callable[[Feeds], Coroutine[Any, Any, None]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nextchar.app.access.keys import new_key
 from nextchar.app.access.permissions import Access
-from nextchar.app.http.fair_threads import (
+from nextchar.app.http.threads import (
     CALLS_PER_CLIENT,
     CLIENT,
     Client,

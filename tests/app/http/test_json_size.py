@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.http import json_size
-from nextchar.app.http.json_size import MAX_CONTAINERS, MAX_VALUES, parsed_bytes
+from nextchar.app.http import bodies
+from nextchar.app.http.bodies import MAX_CONTAINERS, MAX_VALUES, parsed_bytes
 from nextchar.models.errors import TooLarge
 
 
@@ -64,7 +64,7 @@ def test_more_values_than_any_call_takes_are_refused() -> None:
 
 @pytest.mark.parametrize("value", [b"[]", b"[1]", b'{"abc":1}', b"1234.5", b'"abcd"', b'{"a":{"b":[]}}'])
 def test_what_is_parsed_takes_no_more_than_that(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_size, "MAX_CONTAINERS", 10**9)
+    monkeypatch.setattr(bodies, "MAX_CONTAINERS", 10**9)
     content = b"[" + b",".join([value] * 20_000) + b"]"
     limit = parsed_bytes(content) + len(content)
     tracemalloc.start()

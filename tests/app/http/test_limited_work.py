@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.http.fair_threads import CLIENT, Client, current_client
-from nextchar.app.http.limited_work import Check, LimitedWork
+from nextchar.app.http.threads import CLIENT, Check, Client, LimitedWork, current_client
 from nextchar.models.errors import Busy
 
 DEADLINE_S = 60

@@ -2,7 +2,7 @@ import httpx
 import openai
 import pytest
 
-from nextchar.app.http.query_parameters import OPENAI
+from nextchar.app.http.rules import OPENAI
 from tests.app.fakes import publish
 from tests.app.service import Service
 

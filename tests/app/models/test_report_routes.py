@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nextchar.app.models.report_routes import preferred
+from nextchar.app.models.file_routes import preferred
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.saved_model import Card, describe_files
 from nextchar.store.ids import new_id

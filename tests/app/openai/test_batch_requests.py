@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.openai.batch_requests import (
+from nextchar.app.openai.json_lines import (
     CHUNK_BYTES,
     CHUNK_REQUESTS,
     CHUNK_RESPONSE_BYTES,

@@ -209,7 +209,7 @@ def test_batch_has_at_most_100_errors_and_a_limited_number_of_requests(
 ) -> None:
     batch = ended(service, create(service, lines(request(), *([1] * 200))))
     assert len(batch["errors"]["data"]) == 100
-    monkeypatch.setattr("nextchar.app.openai.batch_requests.MAX_REQUESTS", 2)
+    monkeypatch.setattr("nextchar.app.openai.json_lines.MAX_REQUESTS", 2)
     batch = ended(service, create(service, lines(*(request(str(i)) for i in range(4)))))
     (error,) = batch["errors"]["data"]
     assert (error["code"], error["line"]) == ("too_many_requests", 3) and "at most 2" in error["message"]

@@ -16,8 +16,7 @@ from openai.types.chat import chat_completion_stream_options_param
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
 from openai.types.fine_tuning.jobs import checkpoint_list_params
 
-from nextchar.app.openai.batch_schemas import BatchCreate
-from nextchar.app.openai.job_schemas import FineTuningJobCreate
+from nextchar.app.openai.job_schemas import BatchCreate, FineTuningJobCreate
 from nextchar.app.openai.schemas import OpenAICompletionCreate
 
 DOCUMENTED = (Path(__file__).parents[3] / "docs" / "reference" / "openai-api.md").read_text()

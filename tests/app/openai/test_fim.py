@@ -1,6 +1,6 @@
 import pytest
 
-from nextchar.app.openai.fim import unwrap
+from nextchar.app.openai.requests import unwrap
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from nextchar.app.operations.bounded_read import BoundedRead
+from nextchar.app.operations.metrics import BoundedRead
 
 
 def test_results_and_errors_are_passed_on() -> None:

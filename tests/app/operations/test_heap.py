@@ -9,7 +9,7 @@ import pytest
 # Freed blocks stay with the process, because one in use lies above them.
 _PROGRAM = """
 import numpy as np
-from nextchar.app.operations.heap import trim_heap
+from nextchar.app.operations.room import trim_heap
 
 def resident_mib():
     with open("/proc/self/status") as status:

@@ -8,14 +8,13 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from nextchar.app.access.rate_limits import RateLimits
+from nextchar.app.access.auth import RateLimits
 from nextchar.app.jobs.training_metrics import TrainingCollector
 from nextchar.app.logs.metrics import AlertCollector, IngestCollector
 from nextchar.app.logs.notifications.outbox import Health
-from nextchar.app.models.engine_metrics import EngineCollector
 from nextchar.app.models.engines import Engines
-from nextchar.app.models.room import damaged_records
-from nextchar.app.openai.batch_metrics import BatchCollector
+from nextchar.app.models.room import EngineCollector, damaged_records
+from nextchar.app.openai.batch_control import BatchCollector
 from nextchar.app.openai.batches import Batch, BatchStatus
 from nextchar.app.operations.metrics import Gauges, Metrics, ServiceCollector
 from nextchar.models.errors import Unavailable

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 from redis import Redis
 
-from nextchar.app.scoring.stream_locks import StreamLocks
 from nextchar.app.scoring.streams import Owner, Streams
+from nextchar.app.scoring.work import StreamLocks
 from nextchar.models.errors import Conflict
 
 
@@ -16,9 +16,7 @@ def streams(clean_redis_url: str) -> Streams:
 def test_locks_of_calls_cancelled_at_any_moment_are_released(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "nextchar.app.scoring.stream_locks.WAIT_S", 60
-    )  # a leaked lock would be renewed forever
+    monkeypatch.setattr("nextchar.app.scoring.work.WAIT_S", 60)  # a leaked lock would be renewed forever
 
     async def call(locks: StreamLocks) -> None:
         async with locks.hold("m@1", "s", size=1, owner=Owner()):
@@ -40,7 +38,7 @@ def test_locks_of_calls_cancelled_at_any_moment_are_released(
 def test_call_that_waits_too_long_for_a_lock_is_refused(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.app.scoring.stream_locks.WAIT_S", 0.05)
+    monkeypatch.setattr("nextchar.app.scoring.work.WAIT_S", 0.05)
 
     async def run() -> None:
         locks = StreamLocks(streams)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.ingest import flagged_lines
+from nextchar.app.logs.ingest import kept_lines
 from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import IngestStreams
 
@@ -85,7 +85,7 @@ def test_the_count_goes_on_although_it_is_ahead_of_the_stream(streams: IngestStr
 def test_flagged_lines_of_all_models_are_bounded_in_bytes_and_shared_fairly_and_dropped_with_the_lines(
     streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flagged_lines, "MAX_FLAGGED_BYTES", 300_000)
+    monkeypatch.setattr(kept_lines, "MAX_FLAGGED_BYTES", 300_000)
     quiet = accepted(streams, "a", "b", model="quiet")
     streams.flagged.announce("quiet", [(entry, {"line": "quiet"}) for entry in quiet])
     for model in ("loud", "flood"):

@@ -12,9 +12,8 @@ from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest import recalibration as module
-from nextchar.app.logs.ingest.recalibration import Recalibration
-from nextchar.app.logs.ingest.rolling import RollingLines
-from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
+from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.models.anomaly.calibration_builder import calibrate as calibrate_lines
 from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored
 from nextchar.models.saved_model import SavedModel

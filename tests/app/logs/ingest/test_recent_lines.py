@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.ingest.recent_lines import MAX_RECENT_BYTES, RecentLine
+from nextchar.app.logs.ingest.kept_lines import MAX_RECENT_BYTES, RecentLine
 from nextchar.app.logs.ingest.stream import IngestStreams
 
 
@@ -16,7 +16,7 @@ def streams(clean_redis_url: str) -> Iterator[IngestStreams]:
 def test_the_newest_lines_are_kept_with_what_the_newest_calibration_said_of_them(
     streams: IngestStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.app.logs.ingest.recent_lines.MAX_RECENT_LINES", 4)
+    monkeypatch.setattr("nextchar.app.logs.ingest.kept_lines.MAX_RECENT_LINES", 4)
     assert streams.recent.read("m") == [] and streams.recent.unusual("m") == (0, 0)
     streams.recent.add("m", [RecentLine(bytes([i]), "m@1 default 7", True) for i in range(5)])
     assert streams.recent.read("m") == [b"\1", b"\2", b"\3", b"\4"] and streams.recent.unusual("m") == (4, 4)

@@ -3,8 +3,8 @@ import time
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.ingest import rolling
-from nextchar.app.logs.ingest.rolling import LEASE_S, MAX_BATCHES, RollingLines
+from nextchar.app.logs.ingest import recalibration
+from nextchar.app.logs.ingest.recalibration import LEASE_S, MAX_BATCHES, RollingLines
 from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore
 
 LINE = ObservedScore(1.25, 2.5, 1, 0.01)
@@ -39,7 +39,7 @@ def test_waiting_lines_are_counted_since_the_first(lines: RollingLines) -> None:
     before = time.time()
     first = lines.add("m", "c", [LINE] * 3)
     assert first.lines == 3 and before <= first.since <= time.time()
-    assert lines.add("m", "c", [LINE] * 4) == rolling.Waiting(7, first.since) == lines.waiting("m", "c")
+    assert lines.add("m", "c", [LINE] * 4) == recalibration.Waiting(7, first.since) == lines.waiting("m", "c")
     lines.forget("m", "c")
     assert lines.waiting("m", "c") is None
     lines.acquire_lease("m", "c", "me")

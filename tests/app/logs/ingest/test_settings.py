@@ -1,7 +1,6 @@
 import pytest
 
-from nextchar.app.logs.ingest.records import LineMeta
-from nextchar.app.logs.ingest.settings import _CACHE_S, IngestSettings
+from nextchar.app.logs.ingest.records import _CACHE_S, IngestSettings, LineMeta
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
 from tests.store.clock import Clock

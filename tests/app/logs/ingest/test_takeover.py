@@ -15,10 +15,8 @@ from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
 from nextchar.app.logs.ingest.keys import lines_key
 from nextchar.app.logs.ingest.line_scoring import TURN_S, IngestScoring
-from nextchar.app.logs.ingest.recalibration import Recalibration
-from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
-from nextchar.app.logs.ingest.rolling import RollingLines
-from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
+from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines
 from nextchar.app.settings import ApiSettings

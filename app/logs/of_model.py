@@ -9,7 +9,7 @@ import logging
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.settings import IngestSettings
+from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.store.models import Models
 
 log = logging.getLogger("nextchar.retention")

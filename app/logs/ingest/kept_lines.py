@@ -1,11 +1,17 @@
-"""The flagged lines among the ingested ones, as live views show them: a bounded stream in Redis."""
+"""Ingested lines that are kept after they were scored, in Redis: flagged ones for live views, and the newest.
+
+Live views read a bounded stream. The newest lines are kept to notice drift and to calibrate on.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import RedisError
 
+from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
 from nextchar.app.logs.ingest.keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
 
 MAX_FLAGGED_BYTES = 16 << 20
@@ -63,6 +69,16 @@ return added
 """
 )
 
+_MAX_POLLED = 500
+
+MAX_RECENT_LINES = 1_000
+"""Lines that are kept of each model."""
+
+MAX_RECENT_BYTES = 4_000
+"""Longer lines are not kept."""
+
+_RECENT_TTL_S = 7 * 86_400
+
 
 class FlaggedLines:
     """The flagged lines of each model on one Redis, on a connection that does not decode responses."""
@@ -107,3 +123,80 @@ class FlaggedLines:
 
 def _dumps(event: Mapping[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")  # not six bytes for "→"
+
+
+class FlaggedSource:
+    """The flagged lines of one model. They have no end; their numbers start again if Redis loses its data."""
+
+    def __init__(self, lines: FlaggedLines, model: str) -> None:
+        self._lines, self._model = lines, model
+
+    def last_number(self) -> int:
+        """Return the number of the newest flagged line, 0 if there is none."""
+        return self._lines.last_number(self._model)
+
+    def read(self, after: int, limit: int) -> list[Numbered]:
+        """Return up to `limit` flagged lines with numbers above `after`, oldest first."""
+        return self._lines.read(self._model, after=after, limit=limit)
+
+    def poll(self, after: int) -> NewEvents:
+        """Return flagged lines with numbers above `after`; Redis keeps more than those of one poll.
+
+        Raises RedisError: their numbers have started again; clients that connect again get all of them.
+        """
+        events = self.read(after, _MAX_POLLED)
+        if not events and self.last_number() < after:
+            raise RedisError("the flagged lines are lost, and their numbers start again")
+        return NewEvents(events)
+
+
+class FlaggedFeeds(Feeds):
+    """The flagged lines of models that are followed."""
+
+
+@dataclass(frozen=True)
+class RecentLine:
+    """A line that was scored; `calibration` says with which, `is_unusual` whether it was of the top tenth."""
+
+    data: bytes
+    calibration: str
+    is_unusual: bool
+
+
+class RecentLines:
+    """The newest scored lines of each model on one Redis, on a connection that does not decode responses."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def add(self, model: str, lines: Sequence[RecentLine]) -> None:
+        """Keep scored lines in place of older ones."""
+        kept = [line for line in lines if len(line.data) <= MAX_RECENT_BYTES]
+        if not kept:
+            return
+        recent, unusual = key(model, "recent"), key(model, "unusual")
+        with self._redis.pipeline() as pipe:
+            pipe.rpush(recent, *(line.data for line in kept))
+            pipe.rpush(unusual, *(f"{line.calibration} {int(line.is_unusual)}" for line in kept))
+            for name in (recent, unusual):
+                pipe.ltrim(name, -MAX_RECENT_LINES, -1)
+                pipe.expire(name, _RECENT_TTL_S)
+            pipe.execute()
+
+    def read(self, model: str) -> list[bytes]:
+        """Return the newest scored lines, the oldest first."""
+        return cast(list[bytes], self._redis.lrange(key(model, "recent"), 0, -1))
+
+    def unusual(self, model: str) -> tuple[int, int]:
+        """Return how many recent lines the newest calibration judged, and how many as unusual."""
+        found = cast(list[bytes], self._redis.lrange(key(model, "unusual"), 0, -1))
+        if not found:
+            return 0, 0
+        newest = found[-1].rpartition(b" ")[0]
+        judged = [one.rpartition(b" ") for one in found]
+        flags = [flag for calibration, _, flag in judged if calibration == newest]
+        return len(flags), flags.count(b"1")
+
+    def forget(self, model: str) -> None:
+        """Forget the recent lines, as after calibrating on them."""
+        self._redis.delete(key(model, "recent"), key(model, "unusual"))

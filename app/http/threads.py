@@ -1,9 +1,14 @@
-"""Long blocking work in its own threads, a limited number at a time, so that short work never waits for it.
+"""Whose request is served, and its calls in threads: a flood of one client leaves threads to others.
 
-Clients take turns, and each has a queue of its own, so none is refused or delayed by a flood of another. A
-request waits for its work on the event loop. If its task is cancelled, because the client has disconnected or
-the server shuts down, queued work is dropped and running work ends at its next `check`. Work that has made
-its last check completes: its result is returned, so that what it has changed is not lost from sight.
+Calls that read and write records run in the threads of anyio's default limiter. At most CALLS_PER_CLIENT of a
+client run or wait there; the others wait for these.
+
+Long work has its own threads (`LimitedWork`), a limited number at a time, so that short work never waits for
+it. There clients take turns, and each has a queue of its own, so none is refused or delayed by a flood of
+another. A request waits for its work on the event loop. If its task is cancelled, because the client has
+disconnected or the server shuts down, queued work is dropped and running work ends at its next `check`. Work
+that has made its last check completes: its result is returned, so that what it has changed is not lost from
+sight.
 """
 
 import asyncio
@@ -13,17 +18,56 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
-from nextchar.app.http.fair_threads import current_client
+import anyio
+
 from nextchar.models.errors import Busy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CALLS_PER_CLIENT = 30
 
 _MAX_QUEUES = 8  # of clients that may be full; above that, work of any client is refused
 
-T = TypeVar("T")
-
 Check = Callable[[], None]
 """Called between steps of the work; raises Cancelled once the client no longer waits for the result."""
+
+
+class Client:
+    """A key ("key <name>") or an address, with its turns in the threads of one event loop."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.calls = asyncio.Semaphore(CALLS_PER_CLIENT)
+        self.large_bodies = asyncio.Semaphore(1)
+
+
+CLIENT: ContextVar[Client] = ContextVar("client")
+"""The client of the request that is served in this context."""
+
+
+def current_client() -> Client:
+    """Return the client of the request that is served in this context; outside of requests, a new one."""
+    return CLIENT.get(None) or Client()
+
+
+def current_key() -> str:
+    """Return the name of the API key of the request that is served in this context, "" without one."""
+    kind, _, name = current_client().name.partition(" ")
+    return name if kind == "key" else ""
+
+
+async def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return a function's result, from a thread when it is the client's turn.
+
+    Functions of routes that are not async run in threads with their turn taken (`thread_turn`).
+    """
+    async with current_client().calls:
+        return await anyio.to_thread.run_sync(partial(function, *args, **kwargs))
 
 
 class Cancelled(Exception):

@@ -1,19 +1,35 @@
-"""Moves of aliases: only to a version that exists, can be loaded and passes what the request requires.
+"""What models are called by: aliases, the default model, and what other rooms keep by a model's name.
 
-A rollback checks only that the version still exists: it must work when everything else is wrong.
+An alias is moved only to a version that exists, can be loaded and passes what the request requires. A
+rollback checks only that the version still exists: it must work when everything else is wrong.
 """
 
+import asyncio
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from nextchar.app.models.alias_schemas import AliasRequirements
+from fastapi import Request
+from redis.exceptions import RedisError
+
+from nextchar.app.access.permissions import access_of
+from nextchar.app.http.services import Services
+from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines
-from nextchar.models.errors import Conflict, NotFound
+from nextchar.app.models.schemas import AliasRequirements
+from nextchar.models.errors import Conflict, DomainError, NotFound
 from nextchar.models.saved_model import Card, SavedModel
 from nextchar.store.aliases import AliasMove, Check, check_alias, no_such_alias
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.models import Models
 
 _FIGURE = "validation_bits_per_character"
+
+REFRESH_S = 2.0
+"""A list of models older than this is refreshed in the background."""
+
+log = logging.getLogger("nextchar.api")
 
 
 @dataclass(frozen=True)
@@ -25,13 +41,7 @@ class AliasControl:
     engines: Engines
 
     def set(
-        self,
-        name: str,
-        alias: str,
-        version: int,
-        require: AliasRequirements,
-        *,
-        by: str | None,
+        self, name: str, alias: str, version: int, require: AliasRequirements, *, by: str | None
     ) -> AliasMove:
         """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
 
@@ -163,3 +173,69 @@ def _format_bits(bits: float | None) -> str:
 
 def _version_not_found(name: str, version: int) -> NotFound:
     return NotFound(f"there is no model '{name}@{version}'", code="model_not_found", param="version")
+
+
+class DefaultModel:
+    """Keeps a list of the models, newest first, so that a keystroke does not wait for the storage."""
+
+    def __init__(self, models: Models, configured: str) -> None:
+        self._models = models
+        self._configured = configured
+        self._known: list[tuple[str, str]] = []  # name and name@version of each, newest first
+        self._refreshed_at = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def name(self, allows: Callable[[str], bool] | None = None) -> str:
+        """Return the default model's name, or its `name@version` if only that is permitted.
+
+        Args:
+            allows: returns whether the caller may use a model; None permits every model.
+
+        Raises:
+            NotFound: there is no permitted model (code `model_not_found`).
+        """
+        if self._configured and (allows is None or allows(self._configured)):
+            return self._configured
+        if not self._known:
+            await self._refresh()
+        elif time.monotonic() - self._refreshed_at > REFRESH_S and (
+            self._refreshing is None or self._refreshing.done()
+        ):
+            self._refreshing = asyncio.create_task(self._refresh())
+        for references in self._known:
+            for reference in references:
+                if allows is None or allows(reference):
+                    return reference
+        raise NotFound("there is no model yet; train one first", code="model_not_found", param="model")
+
+    async def _refresh(self) -> None:
+        self._refreshed_at = time.monotonic()
+        cards = await run_in_thread(self._models.all)
+        self._known = [(card.name, card.reference) for card in cards]
+
+
+async def model_or_default(services: Services, request: Request, name: str) -> str:
+    """Return the model that a call names, or the newest accessible one if it names none.
+
+    Raises:
+        Forbidden: the caller's key does not permit the named model.
+        NotFound: there is no accessible model.
+    """
+    access = access_of(services, request)
+    if name:
+        access.check_model(name)
+        return name
+    key = access.limited_key
+    return await services[DefaultModel].name(key.allows if key else None)
+
+
+class ModelFollowers(list[Callable[[str], object]]):
+    """Functions that delete or move what belongs to a name without versions; each can be repeated."""
+
+    def follow(self, name: str) -> None:
+        """Call them for the name of a deleted or renamed version, now or at the next retention sweep."""
+        for follow in self:
+            try:
+                follow(name)
+            except (RedisError, DomainError) as error:
+                log.warning("what belongs to the former model %s follows later: %s", name, error)
