@@ -1,6 +1,13 @@
-"""Logs: ingestion of the lines of log agents, alerts, rolling calibrations, notifications."""
+"""Logs: ingestion of the lines of log agents, alerts, rolling calibrations, notifications.
+
+While a name has a version, the alerts and ingest settings of its model stay with it. Then they are deleted or
+moved; both can be repeated, so that the retention sweep completes what a killed process has begun.
+"""
+
+import logging
 
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
@@ -20,7 +27,6 @@ from nextchar.app.logs.notifications.events import Events
 from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbox import Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, configured_target
-from nextchar.app.logs.of_model import follow_model, former_models
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import ModelFollowers
 from nextchar.app.operations.metrics import Metrics
@@ -28,10 +34,13 @@ from nextchar.app.operations.retention import Retention
 from nextchar.app.room import Folder, RedisKeys, Room
 from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.store.background import BackgroundLoop
+from nextchar.store.models import Models
 
 NOTIFY_S = 5.0
 
 _FINISH_LINES_S = 3.0
+
+log = logging.getLogger("nextchar.retention")
 
 
 def _open(services: Services) -> None:
@@ -119,6 +128,36 @@ def _configured_targets(settings: LogSettings) -> list[NotificationTarget]:
         fields = {"secret": settings.webhook_secret or None, "events": settings.event_types}
         targets.append(configured_target("webhook", settings.webhook_url, **fields))
     return targets
+
+
+def follow_model(models: Models, alerts: Alerts, settings: IngestSettings, name: str) -> bool:
+    """Delete or move what belongs to a name if it has no version any more; return whether it did.
+
+    Raises redis.exceptions.RedisError, and as Blobs does.
+    """
+    if not models.is_deleted(name):
+        return False
+    renamed = models.renamed_to(name)
+    if renamed is None:
+        alerts.delete_all(name)
+        settings.delete_all(name)
+    else:
+        alerts.move_all(name, renamed.name, renamed.version)
+        settings.move_all(name, renamed.name)
+    return True
+
+
+def former_models(models: Models, alerts: Alerts, settings: IngestSettings) -> int:
+    """Delete or move what belongs to names whose deletion or renaming was interrupted; return their number.
+
+    Raises redis.exceptions.RedisError, and as Blobs does.
+    """
+    names = alerts.decisions.models() | settings.models()
+    try:
+        names |= alerts.models()
+    except RedisError as error:
+        log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
+    return sum(follow_model(models, alerts, settings, name) for name in names)
 
 
 _MOVING = ("alert_suppressions", "alert_decisions", "ingest_settings")

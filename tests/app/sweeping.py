@@ -8,7 +8,7 @@ from redis import Redis
 from nextchar.app.access.audit import delete_before
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest.records import IngestSettings
-from nextchar.app.logs.of_model import former_models
+from nextchar.app.logs.room import former_models
 from nextchar.app.openai.batch_control import delete_due, used_corpora
 from nextchar.app.openai.batches import Batches
 from nextchar.app.operations.retention import Retention, RetentionPeriods

@@ -21,7 +21,7 @@ from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.decisions import Decision
 from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.app.logs.notifications.targets import NotificationTargets
-from nextchar.app.logs.of_model import follow_model
+from nextchar.app.logs.room import follow_model
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Conflict, InvalidInput
 from nextchar.store.blobs import Blobs

@@ -125,7 +125,7 @@ _TESTS = {
     "app/logs/alerts/alerts.py": (
         "tests/app/logs/alerts/test_alerts.py",
         "tests/app/logs/alerts/test_decisions.py",
-        "tests/app/logs/test_of_model.py",
+        "tests/app/logs/test_room.py",
     ),
     "app/operations/metrics.py": (
         "tests/app/operations/test_metrics.py",
@@ -154,7 +154,7 @@ _TESTS = {
     "store/models.py": (
         "tests/store/test_models.py",
         "tests/store/test_aliases.py",
-        "tests/app/logs/test_of_model.py",
+        "tests/app/logs/test_room.py",
     ),
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),

@@ -11,7 +11,7 @@ id, and must not have its paths, whose records processes remember. (Older files 
 
 Decisions outlive the alert, which Redis forgets, and single versions of the model; the model's name is what
 they belong to. With its last version they are deleted or move to another name
-(`nextchar.app.logs.of_model`).
+(`nextchar.app.logs.room`).
 """
 
 import contextlib

@@ -4,7 +4,7 @@
 
 A change creates the next file, which succeeds for one of several writers; the others retry. The files before
 it stay as the history. Settings belong to the model's name, and follow its last version
-(`nextchar.app.logs.of_model`).
+(`nextchar.app.logs.room`).
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest.records import IngestSettings
-from nextchar.app.logs.of_model import follow_model
+from nextchar.app.logs.room import follow_model
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.store.blobs import Blobs
 from nextchar.store.models import Models
