@@ -45,13 +45,14 @@ from nextchar.store.models import Models, model_id_in, tombstone_path
 FORMAT_VERSION = 2
 _DUMPS_VERSION = 1  # keys of Redis as results of DUMP, which only a server at least as new can restore
 
-FOLDERS = tuple(folder.name for folder in all_folders(all_rooms()))
-"""All folders of the storage, in the order in which they are listed."""
-
-_FOLDERS = {folder.name: folder for folder in all_folders(all_rooms())}
+_ROOMS = all_rooms()
+_FOLDERS = {folder.name: folder for folder in all_folders(_ROOMS)}
 _CARDS = "model_cards"
 
-_REDIS_KEYS = [room.redis_keys for room in all_rooms()]
+FOLDERS = tuple(_FOLDERS)
+"""All folders of the storage, in the order in which they are listed."""
+
+_REDIS_KEYS = [room.redis_keys for room in _ROOMS]
 REDIS_KEYS = tuple(pattern for keys in _REDIS_KEYS for pattern in keys.patterns)
 _NOT_COPIED = tuple(key for keys in _REDIS_KEYS for key in keys.not_copied)
 _MAY_EXIST = (*_NOT_COPIED, *(key for keys in _REDIS_KEYS for key in keys.made_at_start))

@@ -74,7 +74,7 @@ def create_app(
 ) -> FastAPI:
     """Return the application with these rooms. It connects to nothing before it starts.
 
-    `load_engine` makes the engine and the scorer of a saved model; by default `Loaded.load`. The application
+    `load_engine` makes the engine and the scorer of a saved model; by default `load_by`. The application
     is not ready before `kernels_loaded` is set, if it is given.
     """
     stopping = threading.Event()

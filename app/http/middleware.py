@@ -47,9 +47,8 @@ class RequestId(HttpMiddleware):
     """
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        header = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode(
-            "latin-1"
-        )
+        given = (value for name, value in scope["headers"] if name == b"x-request-id")
+        header = next(given, b"").decode("latin-1")
         request_id = header if _VALID_REQUEST_ID.fullmatch(header) else f"{getrandbits(64):016x}"
         REQUEST_ID.set(request_id)  # uvicorn serves each request in its own context
         has_started = False

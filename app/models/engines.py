@@ -17,9 +17,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from prometheus_client import Histogram
 
+from nextchar.app.core_settings import ServingSettings
 from nextchar.models.errors import DomainError, NotFound
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.saved_model import SavedModel
@@ -56,9 +58,19 @@ class Loaded(LoadedModel):
 LoadEngine = Callable[[SavedModel], Loaded]
 
 
+def load_by(settings: ServingSettings) -> LoadEngine:
+    """Return what loads a saved model with the threads and limits of the settings."""
+    return partial(
+        Loaded.load,
+        threads=settings.model_threads,
+        cache_bytes=settings.state_cache_bytes,
+        max_waiting=settings.max_waiting,
+    )
+
+
 @dataclass(frozen=True)
 class EngineLoader:
-    """What an application is given to make the engine and the scorer of a model, instead of `Loaded.load`."""
+    """What an application is given to make the engine and the scorer of a model, instead of `load_by`."""
 
     load: LoadEngine
 

@@ -3,14 +3,13 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from nextchar.app.http.services import Services
 from nextchar.app.models import file_routes, routes
 from nextchar.app.models.archives import Imports
-from nextchar.app.models.engines import EngineLoader, Engines, Loaded
+from nextchar.app.models.engines import EngineLoader, Engines, load_by
 from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
 from nextchar.app.operations.metrics import STORAGE_READ_S, Gauges, Metrics
 from nextchar.app.room import Folder, Room
@@ -76,16 +75,9 @@ class EngineCollector:
 def _open(services: Services) -> None:
     settings, models, metrics = services.settings, services.models, services[Metrics]
     given = services.find(EngineLoader)
-    load = partial(
-        Loaded.load,
-        threads=settings.model_threads,
-        cache_bytes=settings.state_cache_bytes,
-        max_waiting=settings.max_waiting,
-    )
+    load = given.load if given else load_by(settings)
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
-    engines = services.add(
-        Engines(models, given.load if given else load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
-    )
+    engines = services.add(Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned))
     services.closes(engines.close)
     services.starting.append(
         threading.Thread(target=engines.load_pinned, name="load pinned models", daemon=True).start

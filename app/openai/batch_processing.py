@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from nextchar.app.completions.requests import LongPrompts
 from nextchar.app.core_settings import ServingSettings
 from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
-from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.models.engines import Engines, load_by
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
 from nextchar.app.openai.completions import check_is_supported, complete
 from nextchar.app.openai.files import BATCH_OUTPUT, write_metadata
@@ -98,16 +97,10 @@ def _run(batch_id: str, settings: ServingSettings) -> None:
     batches = Batches(open_blobs(settings.blobs_url), redis)
     stop = threading.Event()
     signal.signal(STOP_SIGNAL, lambda *_: stop.set())
-    load = partial(
-        Loaded.load,
-        threads=settings.model_threads,
-        cache_bytes=settings.state_cache_bytes,
-        max_waiting=settings.max_waiting,
-    )
     models = Models(batches.blobs, cache=ModelFileCache.of(settings))
     processing = BatchProcessing(
         batches,
-        Engines(models, load, limit_bytes=settings.model_cache_bytes),
+        Engines(models, load_by(settings), limit_bytes=settings.model_cache_bytes),
         settings.data_dir / "spool",
         stop,
         others_wait=lambda: bool(set(try_redis(queue.waiting) or ()) - {batch_id}),

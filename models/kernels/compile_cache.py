@@ -52,7 +52,7 @@ _VARIANTS = "variants"  # the name of the lock, and beside names of modules: mea
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
-_LOG_S = 2.0  # longer than importing takes, and than compiling that nobody would notice
+_LOG_S = 2.0  # longer than importing takes; a shorter compilation is not worth a line
 _WITH_FINGERPRINT = re.compile(r"(nextchar-kernels-)?[0-9a-f]{16}")
 
 
