@@ -205,6 +205,9 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             {"model": "tiny", "suffix": "owl", "training_file": "fox-log"},
         ],
     }
+    if operation == "add_events":
+        event = {"type": "shown", "suggestion_id": "sug_1.0"}
+        return [{"json": {"events": [event | {"id": model, "model": model}]}} for model in ("owl", "owl@1")]
     if operation == "ingest_lines_of_agent":
         return [{"content": b"a line\n", "headers": {"Content-Type": "text/plain"}}]
     if operation == "export_logs":
