@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from nextchar.app.acceptance.counting import DAY_S, LATENCY_MS, PREFIX, TOTALS
+from nextchar.app.models.names import ShownCounts
 
 K = TypeVar("K")
 
@@ -56,6 +57,19 @@ class Acceptance:
                         count
                     )
         return groups
+
+    def compare(self, name: str, version: int, other: int) -> tuple[ShownCounts, ShownCounts]:
+        """Return the counts of two versions, on the days on which suggestions of both were shown."""
+        by_day = summed(self.read(name), lambda group: (group.day, group.version))
+        shown = [
+            {day for day, number in by_day if number == one and by_day[day, one]["shown"]}
+            for one in (version, other)
+        ]
+        days = shown[0] & shown[1]
+        sums = [sum((by_day[day, one] for day in days), Counter()) for one in (version, other)]
+        return ShownCounts(sums[0]["shown"], sums[0]["accepted"]), ShownCounts(
+            sums[1]["shown"], sums[1]["accepted"]
+        )
 
     def totals(self) -> Mapping[tuple[str, str], int]:
         """Return the counts since the first suggestion, by `name@version` and counter."""

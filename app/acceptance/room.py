@@ -12,7 +12,7 @@ from nextchar.app.acceptance.configuration import AcceptanceSettings
 from nextchar.app.acceptance.counting import EventCounts
 from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
-from nextchar.app.models.names import ModelFollowers
+from nextchar.app.models.names import AliasControl, ModelFollowers
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.room import RedisKeys, Room
 from nextchar.store.models import Models
@@ -30,6 +30,7 @@ def _open(services: Services) -> None:
     services.add(EventCounts(redis, max_bytes=settings.event_memory_bytes, retention_days=retention_days))
     services.add(routes.KnownModels(_RESOLVE_S, max_size=_MAX_RESOLVED))
     acceptance = services.add(Acceptance(services.redis, math.ceil(retention_days)))
+    services[AliasControl].acceptance.append(acceptance.compare)
     services[Metrics].register(AcceptanceCollector(acceptance))
     services[ModelFollowers].append(lambda name: _follow(services.models, acceptance, name))
 

@@ -194,6 +194,10 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             mine | {"corpus": "fox-log", "mix": {"corpus": "owl-log", "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "fox-log", "fraction": 0.5, "teacher": "owl@1"}},
         ],
+        "add_events": [
+            {"events": [{"id": "1", "type": "shown", "suggestion_id": "sug_1.0", "model": model}]}
+            for model in ("owl", "owl@1")
+        ],
         "create_batch": [
             {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
             for file in (corpus, "owl-log")
@@ -205,9 +209,6 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             {"model": "tiny", "suffix": "owl", "training_file": "fox-log"},
         ],
     }
-    if operation == "add_events":
-        event = {"type": "shown", "suggestion_id": "sug_1.0"}
-        return [{"json": {"events": [event | {"id": model, "model": model}]}} for model in ("owl", "owl@1")]
     if operation == "ingest_lines_of_agent":
         return [{"content": b"a line\n", "headers": {"Content-Type": "text/plain"}}]
     if operation == "export_logs":
