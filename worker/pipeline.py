@@ -20,7 +20,6 @@ from nextchar.store import tracing
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
-from nextchar.worker.auto_preset import choose_preset
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.evaluation import bits_per_character
@@ -46,7 +45,7 @@ from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
 from nextchar.worker.storage_errors import storage_problem
 from nextchar.worker.trainer import Result
-from nextchar.worker.training import fit
+from nextchar.worker.training import choose_preset, fit
 from nextchar.worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)

@@ -31,9 +31,7 @@ class RunState:
     evaluations_since_best: int = 0
     evaluations_planned: int = MAX_EVALUATIONS
     evaluation_characters: int = EVALUATION_CHARACTERS
-    ended_early: str | None = (
-        None  # why, since the run is in its cooldown; see nextchar.worker.early_stopping
-    )
+    ended_early: str | None = None  # why, since the run is in its cooldown; see nextchar.worker.divergence
     evaluation_s: float = 0.0  # duration of one evaluation, if a budget in seconds must reserve time for them
     curve: list[dict[str, Any]] = field(default_factory=list)  # the metrics of each evaluation
 

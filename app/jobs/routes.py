@@ -23,10 +23,19 @@ from nextchar.app.http.schemas import (
 )
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import run_in_thread
-from nextchar.app.jobs import creation
-from nextchar.app.jobs.bodies import JobBodies, JobFeeds, events_so_far
+from nextchar.app.jobs import control as creation
 from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.schemas import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
+from nextchar.app.jobs.schemas import (
+    EXAMPLE,
+    EXAMPLE_EVENT,
+    EventBody,
+    JobBodies,
+    JobBody,
+    JobCancel,
+    JobCreate,
+    JobFeeds,
+    events_so_far,
+)
 from nextchar.store.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DocumentRoute)

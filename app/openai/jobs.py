@@ -19,10 +19,15 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.jobs.bodies import JobBodies, events_so_far
-from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.creation import create_job, resume_job
-from nextchar.app.jobs.schemas import BudgetBody, JobBody, JobCreate, TrainingOverride
+from nextchar.app.jobs.control import JobControl, create_job, resume_job
+from nextchar.app.jobs.schemas import (
+    BudgetBody,
+    JobBodies,
+    JobBody,
+    JobCreate,
+    TrainingOverride,
+    events_so_far,
+)
 from nextchar.app.openai.files import get_file, joined_corpus
 from nextchar.app.openai.job_schemas import (
     CheckpointMetrics,

@@ -2,7 +2,8 @@
 
 from nextchar.app.http.services import Services
 from nextchar.app.room import Room
-from nextchar.app.scoring import calibration_routes, routes
+from nextchar.app.scoring import routes
+from nextchar.app.scoring import routes as calibration_routes
 from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.streams import Limits, Streams
 from nextchar.app.scoring.work import ScoringWork, StreamLocks

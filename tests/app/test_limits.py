@@ -23,7 +23,8 @@ from nextchar.app.operations.readiness import ReadinessCheck
 from nextchar.app.rooms import ROOMS, open_rooms
 from nextchar.app.scoring.work import ScoringWork
 from nextchar.app.settings import ApiSettings
-from nextchar.models.anomaly import calibration_format, stream_scorer
+from nextchar.models.anomaly import calibration as calibration_format
+from nextchar.models.anomaly import stream_scorer
 from nextchar.models.errors import Busy
 from nextchar.store import calibrations
 from nextchar.store.blobs import MAX_RECORD_BYTES

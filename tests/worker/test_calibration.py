@@ -4,14 +4,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from nextchar.models.anomaly.calibration import load
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.calibration_format import load
 from nextchar.models.anomaly.scorer import with_ngram_and_templates
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.runtime.model_networks import INT8_FILE
 from nextchar.models.runtime.session import Network, open_network
 from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
-from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.export import int8_file

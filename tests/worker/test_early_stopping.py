@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextchar.models.config import Budget
-from nextchar.worker.early_stopping import cooldown
+from nextchar.worker.divergence import cooldown
 from nextchar.worker.pacing import Pace
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.run_state import RunState

@@ -27,7 +27,7 @@ from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
 from nextchar.worker import tasks
-from nextchar.worker.event_files import FILE_NAME
+from nextchar.worker.job_events import FILE_NAME
 from nextchar.worker.settings import WorkerSettings
 from tests.waiting import eventually
 from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP, WarmWorker

@@ -189,7 +189,7 @@ def test_change_is_on_record_though_the_client_leaves_while_it_is_made(
         return save(*arguments, **options)
 
     save = Calibrations.save
-    monkeypatch.setattr("nextchar.app.scoring.calibration_routes.calibrate_model", note_check)
+    monkeypatch.setattr("nextchar.app.scoring.routes.calibrate_model", note_check)
     monkeypatch.setattr(Calibrations, "save", save_after_the_client_left)
     body = json.dumps({"lines": ["a line"] * 20}).encode()
     header = b"POST /v1/models/fake/calibrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from nextchar.app.http.origins import BROWSER_HEADERS, HostCheck, is_own_origin
+from nextchar.app.http.middleware import BROWSER_HEADERS, HostCheck, is_own_origin
 from nextchar.app.http.rules import MAX_SMALL_JSON_BYTES
 from nextchar.app.main import create_app
 from nextchar.app.settings import ApiSettings

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly.flagged_evidence import (
+from nextchar.models.anomaly.rolling import (
     MIN_DRIFT_S,
     counted_as_normal,
     reason_to_drop,

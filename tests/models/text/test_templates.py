@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.text import templates_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.line_tokens import shape
 from nextchar.models.text.templates import Frequencies, Templates
 

@@ -12,7 +12,6 @@ from typer import Option
 from nextchar.cli import (
     alerts,
     batch,
-    calibration,
     completion,
     corpora,
     evaluation,
@@ -25,6 +24,7 @@ from nextchar.cli import (
     training,
     watch,
 )
+from nextchar.cli import scoring as calibration
 from nextchar.cli.names import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
 from nextchar.client import DEFAULT_SERVER
 

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
-from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.line_scoring import TURN_S, IngestScoring
 from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
 from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
