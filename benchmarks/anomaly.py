@@ -173,8 +173,8 @@ Experts = tuple[StepNetwork, NgramModel, Templates]
 
 def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
     """Train as a job does; return what reads lines, and the complete held-out lines."""
+    from nextchar.worker.evaluator import graph_of
     from nextchar.worker.experts import Mixture
-    from nextchar.worker.export import graph_of
     from nextchar.worker.training import Text, fit
 
     config, training = PRESETS[options.preset]

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import get_args
 
 from nextchar.models.errors import DomainError, NotFound, StorageFull, Unavailable
-from nextchar.models.record_errors import UPGRADE, is_of_newer_version
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet, Normalizer, last_normalization_boundary, normalize
+from nextchar.models.validation_errors import UPGRADE, is_of_newer_version
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus, dump_corpus, load_corpus
 from nextchar.store.corpus_names import CorpusNames, CorpusOwners

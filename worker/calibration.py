@@ -12,7 +12,7 @@ from nextchar.models.runtime.session import StepNetwork
 from nextchar.models.runtime.surprisal import LineSurprisal, higher, line_surprisal
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
-from nextchar.models.text.template_tree import MAX_TEMPLATES
+from nextchar.models.text.line_tokens import MAX_TEMPLATES
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.prepared_text import Text
 

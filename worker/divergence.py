@@ -13,8 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from nextchar.models.errors import InvalidInput
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import RunState, Schedule
 
 MAX_RETRIES = 3
 

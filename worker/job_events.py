@@ -14,7 +14,7 @@ from typing import Any
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.jobs import Job
 from nextchar.store.live import EventLog, Live
-from nextchar.store.worker_child import try_redis
+from nextchar.store.queue import try_redis
 from nextchar.worker.settings import WorkerSettings
 
 FILE_NAME = "events.out.tfevents.nextchar"

@@ -25,9 +25,9 @@ from nextchar.store.jobs import JobRequest
 from nextchar.store.models import Models
 from nextchar.store.shuffled_lines import ShuffledLines
 from nextchar.worker.chunked_ids import CorpusChunks, narrowest_type
+from nextchar.worker.hooks import ScratchFull
 from nextchar.worker.mixing import SecondText
 from nextchar.worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
-from nextchar.worker.storage_errors import ScratchFull
 
 _MIN_MASKING_S, _MASKING_S_PER_BYTE = 60.0, 1e-5  # ordinary masks take a thirtieth of it, or less
 _UTF8_BYTE_VALUES = 243  # bytes that occur in UTF-8

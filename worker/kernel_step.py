@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.architectures.kernel_lstm import KernelLSTM
-from nextchar.models.architectures.parameter import Parameter
+from nextchar.models.architectures.spec import Parameter
 from nextchar.models.config import TrainingConfig
 from nextchar.models.kernels import packed_arrays
 from nextchar.models.kernels.adamw import adamw, average
@@ -24,9 +24,9 @@ from nextchar.models.kernels.lstm_weights import Floats, LSTMWeights
 from nextchar.models.kernels.lstm_window import LSTMWindow, State
 from nextchar.models.kernels.packed_arrays import ProductFormat
 from nextchar.worker import preconditioner
-from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
 from nextchar.worker.preconditioner import Preconditioner, is_observed, is_preconditioned
 from nextchar.worker.rows import replicas_of
+from nextchar.worker.schedule import BETA_1, BETA_2, EPSILON, NOT_DECAYED
 
 Map = Callable[[Callable[[slice], None], Sequence[slice]], Iterable[None]]
 """Calls a function for each of some slices, perhaps at the same time."""

@@ -32,11 +32,10 @@ from nextchar.models.saved_model import Card
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker import memorization
+from nextchar.worker.hooks import storage_problem
 from nextchar.worker.job_events import FILE_NAME, EventFile
-from nextchar.worker.plots import curves_svg
 from nextchar.worker.prepared_text import Ids, Text
-from nextchar.worker.report_page import baseline_name, page
-from nextchar.worker.storage_errors import storage_problem
+from nextchar.worker.report_page import baseline_name, curves_svg, page
 
 log = logging.getLogger("nextchar.worker")
 

@@ -20,8 +20,7 @@ from nextchar.worker.pacing import MIN_EVALUATION_CHARACTERS, Pace, plan_evaluat
 from nextchar.worker.precision import Numerics, PrecisionChoice
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.rows import Rows
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule, dropout
+from nextchar.worker.schedule import RunState, Schedule, dropout
 
 _LONG_PREPARATION_S = 10.0  # about 4 s is usual on an idle machine
 _PROGRESS_EVERY_S = 0.3

@@ -26,9 +26,8 @@ from starlette.types import Scope
 
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import BoundedHttpProtocol, Connections
-from nextchar.app.http.downloads import DownloadPlaces
 from nextchar.app.http.incoming_body import BodyMemory
-from nextchar.app.http.threads import CLIENT, current_client
+from nextchar.app.http.threads import CLIENT, DownloadPlaces, current_client
 from nextchar.models.errors import StorageFull
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.blobs import Blobs

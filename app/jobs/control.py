@@ -27,7 +27,7 @@ from nextchar.app.http.services import DiskWatermark
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
 from nextchar.models.errors import Busy, Conflict, DomainError, NotFound, Unavailable
-from nextchar.models.record_errors import load_record
+from nextchar.models.validation_errors import load_record
 from nextchar.store import tracing
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora

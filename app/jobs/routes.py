@@ -23,7 +23,7 @@ from nextchar.app.http.schemas import (
 )
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import run_in_thread
-from nextchar.app.jobs import control as creation
+from nextchar.app.jobs import control
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.jobs.schemas import (
     EXAMPLE,
@@ -68,7 +68,7 @@ def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> JobBody:
     """Queue a training job. Every error that can be known in advance is reported here, not by the worker."""
-    job = creation.create_job(
+    job = control.create_job(
         services[JobControl],
         access,
         body,
@@ -156,7 +156,7 @@ def pause_job(services: ServicesDep, access: AccessDep, job: str, response: Resp
 @needs("train", body=SMALL_JSON)
 def resume_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it continues from its last checkpoint, if that still exists."""
-    return services[JobBodies].one(creation.resume_job(services[JobControl], access, job))
+    return services[JobBodies].one(control.resume_job(services[JobControl], access, job))
 
 
 def _changed(services: Services, job: Job, response: Response) -> JobBody:

@@ -30,13 +30,14 @@ from nextchar.app.openai.requests import (
     logprobs_of,
     resolve,
 )
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.app.openai.schemas import (
     EXAMPLE,
+    NOT_422,
     CachedTokens,
     OpenAIChoice,
     OpenAICompletion,
     OpenAICompletionCreate,
+    OpenAIRoute,
     OpenAIUsage,
 )
 from nextchar.models.errors import InvalidInput

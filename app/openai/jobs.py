@@ -40,12 +40,11 @@ from nextchar.app.openai.job_schemas import (
     MethodBody,
     SupervisedBody,
 )
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
+from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
 from nextchar.models.config import PresetOption
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
-from nextchar.models.record_errors import load_record
 from nextchar.models.text.kind_detection import TextKind
-from nextchar.models.validation_errors import requirement
+from nextchar.models.validation_errors import load_record, requirement
 from nextchar.store.corpus import Corpus
 from nextchar.store.ids import new_id
 from nextchar.store.jobs import Job

@@ -36,8 +36,7 @@ from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
-from nextchar.models.text.line_tokens import Tokens, is_wildcard, tokenize
-from nextchar.models.text.template_tree import TemplateBuilder
+from nextchar.models.text.line_tokens import TemplateBuilder, Tokens, is_wildcard, tokenize
 from nextchar.models.text.templates import ParsedLine
 from nextchar.models.text.vocabulary import UNKNOWN_ID
 

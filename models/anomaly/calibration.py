@@ -29,12 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, statistics
-from nextchar.models.anomaly.statistic_rarity import Floats, rarity
-from nextchar.models.anomaly.tail import Tail
+from nextchar.models.anomaly.tail import Floats, Tail, rarity
 from nextchar.models.errors import InvalidInput, Unavailable
-from nextchar.models.record_errors import UPGRADE
 from nextchar.models.runtime.surprisal import LineSurprisal
 from nextchar.models.text.array_file import inflate
+from nextchar.models.validation_errors import UPGRADE
 
 MIN_LINES = 2
 

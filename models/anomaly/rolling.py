@@ -33,9 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.anomaly.calibration import Bucket, Calibration
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample, newest
-from nextchar.models.anomaly.statistic_rarity import Floats
-from nextchar.models.anomaly.tail import fit_tail
+from nextchar.models.anomaly.line_scores import AlertReference, ObservedScore, ScoreSample, newest
+from nextchar.models.anomaly.tail import Floats, fit_tail
 
 MAX_EXCESS = 3.0
 """A batch with more flagged lines than this many times the expected ones, and noise, is not learned."""

@@ -34,6 +34,9 @@ from typing import Any, Self
 
 from nextchar.models.errors import Unavailable
 from nextchar.models.text.line_tokens import (
+    MIN_SIMILARITY,
+    TemplateBuilder,
+    TemplateTree,
     Token,
     Tokens,
     first_word,
@@ -41,11 +44,11 @@ from nextchar.models.text.line_tokens import (
     matches,
     pattern,
     shape,
+    similarity,
     structure_of_line,
     structure_of_template,
     tokenize,
 )
-from nextchar.models.text.template_tree import MIN_SIMILARITY, TemplateBuilder, TemplateTree, similarity
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.ingest.kept_lines import lines_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import MINIMUM_CHARACTERS
 from tests.app.fakes import CHARACTERS, publish
 from tests.app.service import (

@@ -22,7 +22,7 @@ GROUPS = {
         "worker/kernel_step.py",
         "worker/pacing.py",
         "worker/rows.py",
-        "worker/run_state.py",
+        "worker/schedule.py",
         "worker/schedule.py",
         "worker/trainer.py",
         "worker/training.py",

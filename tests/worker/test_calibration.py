@@ -15,7 +15,7 @@ from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
-from nextchar.worker.export import int8_file
+from nextchar.worker.evaluator import int8_file
 from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import random_weights
 
@@ -133,7 +133,7 @@ def test_text_without_lines_has_no_calibration() -> None:
 
 
 def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.models.text.template_tree.MAX_TEMPLATES", 1)
+    monkeypatch.setattr("nextchar.models.text.line_tokens.MAX_TEMPLATES", 1)
     text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
     messages: list[str] = []
     network = Network(graph_for(text))

@@ -18,7 +18,7 @@ from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.instruction_sets import available_levels
 from nextchar.models.text import mask_values
-from nextchar.store import worker_child
+from nextchar.store import queue as worker_child
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus

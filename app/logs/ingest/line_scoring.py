@@ -34,9 +34,8 @@ from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
-from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
+from nextchar.models.anomaly.line_scores import AlertReference, LineScore, ScoreOptions
 from nextchar.models.anomaly.rolling import StoredCalibration
-from nextchar.models.anomaly.score_sample import AlertReference
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.text.lines import LineParser

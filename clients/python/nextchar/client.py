@@ -12,8 +12,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 import httpx
 
 from nextchar.calls.alerts import AlertCalls
-from nextchar.calls.completions import CompletionCalls
 from nextchar.calls.models import ModelCalls
+from nextchar.calls.scores import CompletionCalls
 from nextchar.connection import (
     AsyncioTransport,
     BlockingTransport,

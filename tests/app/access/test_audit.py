@@ -16,7 +16,7 @@ from nextchar.app.access.audit import is_change
 from nextchar.app.http.rules import Rules
 from nextchar.app.http.threads import Cancelled, Check
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.errors import StorageFull
 from nextchar.store.calibrations import Calibrations

@@ -1,13 +1,23 @@
-"""Anomaly scores of a text or a list of lines; calibrations and evaluations."""
+"""Anomaly scores of a text or a list of lines; calibrations and evaluations.
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Unpack, cast
+Completions, whole or streamed, and the distribution of the next character.
+"""
 
-from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
-from nextchar.errors import NextcharError
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, Unpack, cast
+
+from nextchar.connection import EVENT_STREAM, LONG_TIMEOUT_S, Connection, omit_none, path_of
+from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import check_lines
-from nextchar.options import CalibrationOptions, EvaluationOptions, ScoreOptions
-from nextchar.types import Calibration, Evaluation, Score
+from nextchar.options import (
+    CalibrationOptions,
+    CompletionOptions,
+    EvaluationOptions,
+    NextOptions,
+    ScoreOptions,
+)
+from nextchar.types import Calibration, Completion, Distribution, Evaluation, Score, StreamEvent
 
 
 class ScoreCalls(Connection):
@@ -85,3 +95,61 @@ class ScoreCalls(Connection):
         body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **omit_none(**options)}
         path = path_of("models", model, "evaluate")
         return await self._fetch(Evaluation, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)
+
+
+class CompletionCalls(Connection):
+    """Completions, whole or streamed, and the distribution of the next character."""
+
+    async def complete(
+        self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[CompletionOptions]
+    ) -> Completion:
+        """Complete a prompt.
+
+        `document` is an id of the text, or of the user who writes it, which others cannot guess: its prompts
+        go to one process of the service, which shares what it caches of them with no other id. By default
+        each client has a random one; give each user one where a client serves several.
+
+        >>> found = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
+        >>> found["completions"][0]["text"]  # doctest: +SKIP
+        'the same thing as the spirit,'
+        """
+        body, headers = {"prompt": prompt, **omit_none(**options)}, self._document_header(document)
+        path = path_of("models", model, "complete")
+        return await self._fetch(Completion, "POST", path, json=body, headers=headers)
+
+    async def stream(
+        self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[CompletionOptions]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Complete a prompt and yield the text as it comes: `piece` events, `finished`, then `done`.
+
+        `document` is as for `complete`.
+
+        >>> for event in client.stream("nietzsche", "morality equals "):  # doctest: +SKIP
+        ...     if event["event"] == "piece":
+        ...         print(event["data"]["text"], end="", flush=True)
+        """
+        path = path_of("models", model, "complete")
+        body = {"prompt": prompt, **omit_none(**options), "stream": True}
+        headers = EVENT_STREAM | self._document_header(document)
+        opened = await self._open("POST", path, json=body, headers=headers)
+        async with aclosing(opened) as response:
+            async for kind, data in self._events(response):
+                yield {"event": cast(Literal["piece", "finished", "done"], kind), "data": data}
+                if kind == "done":
+                    return
+        raise ServerUnreachable(f"{self.server} closed the connection during a completion; retry")
+
+    async def next(
+        self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[NextOptions]
+    ) -> Distribution:
+        """Return the distribution of the next character. `document` is as for `complete`.
+
+        >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
+        [{'character': 'o', 'probability': 0.93}]
+        """
+        body, headers = {"prompt": prompt, **omit_none(**options)}, self._document_header(document)
+        path = path_of("models", model, "next")
+        return await self._fetch(Distribution, "POST", path, json=body, headers=headers)
+
+    def _document_header(self, document: str | None) -> dict[str, str]:
+        return {"X-Document": self.default_document if document is None else document}

@@ -24,7 +24,6 @@ from nextchar.cli import (
     training,
     watch,
 )
-from nextchar.cli import scoring as calibration
 from nextchar.cli.names import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
 from nextchar.client import DEFAULT_SERVER
 
@@ -61,7 +60,7 @@ app.command()(completion.complete)
 app.command("next")(completion.next_character)
 app.command()(scoring.score)
 app.command()(watch.watch)
-app.command()(calibration.calibrate)
+app.command()(scoring.calibrate)
 app.command()(evaluation.evaluate)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")

@@ -19,7 +19,7 @@ from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
 from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from tests.app.fakes import FakeEngine, loaded, publish

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import redis
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.launcher.stack import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
