@@ -195,9 +195,7 @@ def _add_notifications(services: Services, settings: LogSettings, alerts: Alerts
     notifier = services.add(
         Notifier(
             alerts,
-            services.add(
-                NotificationTargets(services.blobs, _configured_targets(settings), redis=services.redis)
-            ),
+            services.add(NotificationTargets(services.blobs, _configured_targets(settings))),
             outbox,
             Events(services.blobs, services.jobs, services.models),
             quiet_s=settings.alert_quiet_s,
