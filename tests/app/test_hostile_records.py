@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nextchar.app.backup import FOLDERS
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.blobs import MAX_RECORD_BYTES
 from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish

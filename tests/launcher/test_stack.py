@@ -8,13 +8,12 @@ import httpx
 import pytest
 from redis import Redis
 
+from nextchar.launcher import processes as supervised_process
 from nextchar.launcher import stack as stack_module
-from nextchar.launcher import supervised_process
 from nextchar.launcher import valkey as valkey_module
-from nextchar.launcher.ports import free_port, require_free
 from nextchar.launcher.processes import LauncherError
 from nextchar.launcher.settings import LauncherSettings
-from nextchar.launcher.stack import Stack
+from nextchar.launcher.stack import Stack, free_port, require_free
 from tests.app.test_main import publish_real
 from tests.launcher.processes import is_alive
 from tests.waiting import eventually

@@ -18,7 +18,7 @@ from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.instruction_sets import available_levels
 from nextchar.models.text import mask_values
-from nextchar.store import worker_child
+from nextchar.store import queue as worker_child
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -27,7 +27,7 @@ from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
 from nextchar.worker import tasks
-from nextchar.worker.event_files import FILE_NAME
+from nextchar.worker.job_events import FILE_NAME
 from nextchar.worker.settings import WorkerSettings
 from tests.waiting import eventually
 from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP, WarmWorker

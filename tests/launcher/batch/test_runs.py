@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.service import served

@@ -23,7 +23,7 @@ from nextchar.app.logs.notifications.events import Events
 from nextchar.app.logs.notifications.notifier import LEASE_S, RESEND_S, Notifier
 from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, new_secret
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
