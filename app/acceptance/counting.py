@@ -33,7 +33,7 @@ TOTALS = f"{PREFIX}totals"
 LATENCY_MS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1200, 2000, 5000)
 """The upper bounds of the buckets of the histogram of latency; one more is above them."""
 
-COUNTERS = ("shown", "accepted", "typed", "dismissed", "kept", "characters_saved")
+COUNTERS = ("shown", "accepted", "typed", "dismissed", "kept", "characters_saved", "characters_typed")
 
 MAX_CLIENTS = 50
 """Programs that are counted apart, per model and day; the others are counted together."""
@@ -49,7 +49,8 @@ _ENTRY_BYTES = 130  # of a field of the hashes, about
 _BATCH = 250  # events per call of the script, which blocks Redis for about a millisecond
 
 # ARGV: entries per generation, TTL of a day, TTL of a generation, and JSON: the events, each a list of the
-# ids of event and suggestion, name, version, client, type, saved characters, and bucket of latency or -1.
+# ids of event and suggestion, name, version, client, type, characters saved and typed, and bucket of latency
+# or -1.
 _COUNT = f"""
 local new, old = '{PREFIX}new', '{PREFIX}old'
 local now = tonumber(redis.call('time')[1])
@@ -81,7 +82,7 @@ end
 
 local duplicates = 0
 for _, event in ipairs(cjson.decode(ARGV[4])) do
-  local event_id, suggestion_id, name, version, client, kind, saved, bucket = unpack(event)
+  local event_id, suggestion_id, name, version, client, kind, saved, typed, bucket = unpack(event)
   if recall('e' .. event_id) then
     duplicates = duplicates + 1
   else
@@ -97,7 +98,7 @@ for _, event in ipairs(cjson.decode(ARGV[4])) do
     end
     state.s, state[string.sub(kind, 1, 1)] = 1, 1
     if kind == 'kept' then state.a = 1 end
-    state.c = math.max(state.c or 0, saved)
+    state.c, state.p = math.max(state.c or 0, saved), math.max(state.p or 0, typed)
     if not state.l and bucket >= 0 then state.l = bucket end
     local function count(counter, by)
       add('{PREFIX}day:' .. name .. ':' .. first[1], version .. '\\t' .. first[2] .. '\\t' .. counter, by)
@@ -109,6 +110,7 @@ for _, event in ipairs(cjson.decode(ARGV[4])) do
     count('typed', one_if(state.t and not state.a) - one_if(was.t and not was.a))
     count('dismissed', one_if(state.d and not (state.a or state.t)) - one_if(was.d and not (was.a or was.t)))
     count('characters_saved', state.c - (was.c or 0))
+    count('characters_typed', state.p - (was.p or 0))
     if state.l and not was.l then count('latency ' .. state.l, 1) end
     redis.call('hset', new, 's' .. suggestion_id, cjson.encode({{state, first}}))
   end
@@ -161,7 +163,7 @@ class EventCounts:
 
 def _packed(resolved: ResolvedEvent, owner: str) -> list[Any]:
     event = resolved.event
-    saved = max(0, (event.characters or 0) - (event.typed or 0)) if event.type == "accepted" else 0
+    is_accepted = event.type == "accepted"
     latency = event.latency_ms
     return [
         _digest(owner, event.id),
@@ -170,7 +172,8 @@ def _packed(resolved: ResolvedEvent, owner: str) -> list[Any]:
         str(resolved.version),
         event.client or "",
         event.type,
-        saved,
+        event.characters or 0 if is_accepted else 0,
+        event.typed or 0 if is_accepted else 0,
         -1 if latency is None else sum(bound < latency for bound in LATENCY_MS),
     ]
 

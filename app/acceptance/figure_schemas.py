@@ -19,6 +19,7 @@ EXAMPLE_FIGURES: dict[str, Any] = {
     "acceptance_rate": 0.25,
     "kept_rate": 0.9,
     "characters_saved": 2100,
+    "characters_typed": 900,
     "latency_ms": {"p50": 4.2, "p90": 7.9, "p99": 18.5},
 }
 
@@ -43,7 +44,8 @@ class FiguresBody(BaseModel):
     kept: int = Field(description="Those that were accepted and still there a minute later.")
     acceptance_rate: float | None = Field(description="`accepted / shown`; null if none was shown.")
     kept_rate: float | None = Field(description="`kept / accepted`; null if none was accepted.")
-    characters_saved: int = Field(description="Accepted characters that had not been typed before.")
+    characters_saved: int = Field(description="Characters of accepted suggestions, which nobody typed.")
+    characters_typed: int = Field(description="Characters typed before suggestions that were accepted.")
     latency_ms: LatencyBody | None = Field(description="Null if no client has measured it.")
 
     @classmethod

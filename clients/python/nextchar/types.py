@@ -654,7 +654,8 @@ class Figures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
 
 
@@ -668,7 +669,8 @@ class VersionFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     model: str  # `name@version`
 
@@ -683,7 +685,8 @@ class ClientFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     client: str | None  # Null: its events did not name it
 
@@ -698,7 +701,8 @@ class DayFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     day: str  # As 2026-11-30, in UTC
     model: str  # `name@version`
