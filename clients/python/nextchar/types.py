@@ -720,6 +720,17 @@ class Acceptance(TypedDict):
     by_day: list[DayFigures]  # One for each day and version of which any was shown
 
 
+class KeptText(TypedDict):
+    """A text that somebody accepted or typed, and that is kept to learn from."""
+
+    id: str
+    text: str
+    type: Literal["accepted", "typed"]
+    source: str  # The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one
+    model: str  # `name@version` that suggested something then
+    kept_at: float  # Unix seconds
+
+
 class RejectedLine(TypedDict):
     """A line that was not accepted."""
 
