@@ -182,6 +182,8 @@ class Client:
 
     add_events = _call(ServiceCalls.add_events)
     acceptance = _call(ServiceCalls.acceptance)
+    kept_texts = _stream(ServiceCalls.kept_texts)
+    delete_kept_texts = _call(ServiceCalls.delete_kept_texts)
 
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)
