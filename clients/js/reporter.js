@@ -59,7 +59,8 @@ export class Reporter {
     this.#add("shown", shown, { latency_ms: shown.tookMs });
     const { value } = this.field;
     if (!shown.accepted) return (type === "dismissed" || value !== shown.value) && this.#add(type, shown, { text: isLeft ? value : null });
-    this.#add("accepted", shown, { characters: [...shown.accepted].length, text: shown.accepted });
+    const characters = Math.max(0, [...shown.accepted].length - shown.typed); // inserted
+    this.#add("accepted", shown, { characters, text: shown.accepted });
     const check = () => {
       clearTimeout(timer);
       this.#keeping.delete(timer);

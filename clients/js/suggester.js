@@ -51,11 +51,11 @@ export class Suggester {
   #calls;
   #cached = null; // {prompt, text, logprobs, typed, end}: text.slice(0, end) was suggested
 
-  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, debounce = null, onError } = {}) {
+  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, clientId, debounce = null, onError } = {}) {
     const complete = (prompt, how) => client.complete(model, prompt, { ...this.fields, ...how });
     this.#calls = new DebouncedCalls(complete, { debounce, onError });
-    this.fields = { max_characters: max, temperature, ...(until === "likely" ? { logprobs: 0 } : { until }) };
-    if (expert) this.fields.expert = expert;
+    this.fields = { max_characters: max, temperature, ...(until === "likely" ? { logprobs: 0 } : { until }), expert,
+      client_id: clientId };
   }
 
   recall(prompt) {
