@@ -93,6 +93,7 @@ class PopulatedService:
             "model": "/#/models/line@1",
             "compare": "/#/compare?models=line@1,names@1",
             "playground": "/#/playground?model=line@1",
+            "suggestions": "/#/suggestions?model=names@1",
             "anomalies": "/#/anomalies?model=line@1",
             "alerts": "/#/alerts?model=line@1",
             "live lines": "/#/live?model=line@1",
