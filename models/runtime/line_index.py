@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.kernels.compile_cache import SEARCH_KERNELS, compile_kernels
-from nextchar.models.text.line_file import Lines, fold
+from nextchar.models.text.line_file import FILE, Lines, fold
+from nextchar.models.text.patterns import compile_pattern
 
 ERROR_BITS = 9.0
 """How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines
@@ -71,7 +73,12 @@ class LineIndex:
     """Search in the lines of a model. Thread-safe."""
 
     def __init__(self, lines: Lines) -> None:
+        """Raise Unavailable if a pattern of the lines is no RE2 expression (code `model_damaged`)."""
         self.lines = lines
+        try:
+            self._patterns = [compile_pattern(p, code="", param="") for p in lines.excluded_patterns()]
+        except InvalidInput as error:
+            raise Unavailable(f"{FILE} is damaged: {error.message}", code="model_damaged") from None
         self._kernels = _kernels()
 
     @property
@@ -107,6 +114,18 @@ class LineIndex:
                 seen.add(candidate.line)
                 candidates.append(candidate)
         return Found(candidates[:most], coverage)
+
+    def is_hidden(self, text: str) -> bool:
+        """Return whether a text may not be suggested: it was seen too seldom, or is excluded."""
+        return self.lines.is_withheld(text) or any(pattern.search(text) for pattern in self._patterns)
+
+    def total_of(self, prefix: str) -> int:
+        """Return the sum of the counts of the lines that begin with a prefix, but for case and accents."""
+        query = self.lines.encode(fold(prefix))
+        return sum(
+            int(self.lines.counts[lo:hi].sum(dtype=np.int64))
+            for lo, hi, *_ in self._ranges(self.lines.starts, query, len(query), 0).tolist()
+        )
 
     def count_of(self, text: str) -> int | None:
         """Return how often a line occurs that is this text but for case and accents; None: there is none."""

@@ -297,8 +297,8 @@ def _checked(
     seen: set[str] = set()
     for one in suggestions:
         key = fold(one.text)
-        is_withheld = lines is not None and lines.lines.is_withheld(one.text)
-        if not key.strip() or key in seen or one.text in excluded or is_withheld:
+        is_hidden = lines is not None and lines.is_hidden(one.text)
+        if not key.strip() or key in seen or one.text in excluded or is_hidden:
             continue
         seen.add(key)
         count = lines.count_of(one.text) if lines else None
