@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from pydantic import create_model
 
+from nextchar.app.acceptance.room import ACCEPTANCE
 from nextchar.app.access.room import ACCESS
 from nextchar.app.completions.room import COMPLETIONS
 from nextchar.app.console.room import CONSOLE
@@ -25,7 +26,20 @@ from nextchar.app.suggestions.room import SUGGESTIONS
 ENTRY_POINTS = "nextchar.rooms"
 """The group of entry points by which an installed package adds rooms; each names a `Room`."""
 
-ROOMS = (OPERATIONS, ACCESS, CORPORA, MODELS, JOBS, COMPLETIONS, SUGGESTIONS, SCORING, LOGS, OPENAI, CONSOLE)
+ROOMS = (
+    OPERATIONS,
+    ACCESS,
+    CORPORA,
+    MODELS,
+    JOBS,
+    COMPLETIONS,
+    SUGGESTIONS,
+    SCORING,
+    LOGS,
+    OPENAI,
+    ACCEPTANCE,
+    CONSOLE,
+)
 
 
 def all_rooms() -> tuple[Room, ...]:

@@ -62,7 +62,7 @@ async def start_completion(
         InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
     """
     check_options(body)
-    async with engines.use_async(model) as loaded:
+    async with engines.use_async(model, client_id=body.client_id) as loaded:
         prompt, unknown = await prepare(body.prompt, loaded, long_prompts)
         if body.echo:
             # A character of the text may be several characters of the model.

@@ -165,6 +165,12 @@ class CompletionCreate(RequestBody):
         description="After this long, return what has been generated, with the `finish_reason` `timeout`."
         " Milliseconds from the request's arrival.",
     )
+    client_id: str | None = Field(
+        None,
+        max_length=256,
+        description="Tells people or devices apart: its hash decides between two versions that share the"
+        " clients of an alias. It is not stored.",
+    )
     stream: bool = Field(False, description="Respond with server-sent events, as characters are generated.")
 
     @model_validator(mode="after")

@@ -154,6 +154,11 @@ export interface CompletionFields {
    * request's arrival.
    */
   timeout_ms?: number | null;
+  /**
+   * Tells people or devices apart: its hash decides between two versions that share the clients of an alias. It is
+   * not stored.
+   */
+  client_id?: string | null;
 }
 
 /** Request the distribution of the next character. */

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
+from nextchar.calls.acceptance import AcceptanceCalls
 from nextchar.calls.alerts import AlertCalls
 from nextchar.calls.completions import CompletionCalls
 from nextchar.calls.models import ModelCalls
@@ -26,7 +27,9 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(TrainingCalls, ModelCalls, CompletionCalls, LineScoring, IngestCalls, AlertCalls):
+class ServiceCalls(
+    TrainingCalls, ModelCalls, CompletionCalls, AcceptanceCalls, LineScoring, IngestCalls, AlertCalls
+):
     """All calls that both clients have."""
 
     def audit(self, **options: Unpack[AuditOptions]) -> AsyncGenerator[AuditEntry, None]:
@@ -82,7 +85,7 @@ class Client:
 
     A request is sent again, up to `max_retries` times, when the server is away or busy (429, 502, 503, 504;
     `Retry-After` is honored), if that is safe: a GET, a DELETE of one thing, a call that sets a value, or new
-    jobs and ingested lines, which have an idempotency key. No other POST is.
+    jobs, events and ingested lines, which have ids or an idempotency key. No other POST is.
 
     Methods that return a generator are streams: leaving a loop early and closing the generator closes the
     connection, and the server stops its work.
@@ -166,6 +169,9 @@ class Client:
     score_stream = _stream(ServiceCalls.score_stream)
     score_source = _stream(ServiceCalls.score_source)
     forget_stream = _call(ServiceCalls.forget_stream)
+
+    add_events = _call(ServiceCalls.add_events)
+    acceptance = _call(ServiceCalls.acceptance)
 
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)

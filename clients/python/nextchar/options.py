@@ -80,6 +80,9 @@ class CompletionOptions(TypedDict, total=False):
     timeout_ms: int | None
     """After this long, return what has been generated, with the `finish_reason` `timeout`. Milliseconds from
     the request's arrival."""
+    client_id: str | None
+    """Tells people or devices apart: its hash decides between two versions that share the clients of an
+    alias. It is not stored."""
 
 
 class NextOptions(TypedDict, total=False):
@@ -373,6 +376,9 @@ class AliasOptions(TypedDict, total=False):
     """Maximum increase in bits per character over the alias's current version."""
     calibration: bool | None
     """Whether it must have a calibration. Default: False."""
+    acceptance_over_shown: int | None
+    """Its acceptance rate must not be below that of the alias's current version, on the days on which
+    suggestions of both were shown, and these at least this many times each."""
 
 
 class AuditOptions(TypedDict, total=False):

@@ -278,6 +278,13 @@ class AliasCheck(TypedDict):
     note: str | None  # What to know about the figure
 
 
+class AliasShare(TypedDict):
+    """Another version of the model, which gets a fraction of the alias's clients."""
+
+    version: int
+    fraction: float
+
+
 class Alias(TypedDict):
     """One move of an alias: the newest is where it points to now."""
 
@@ -290,6 +297,7 @@ class Alias(TypedDict):
     moved_at: float
     moved_by: str | None  # The name of the API key that moved it
     checks: list[AliasCheck]  # What was required of the version, and met
+    share: NotRequired[AliasShare | None]  # The version that some clients get instead
 
 
 class AliasWithHistory(Alias):
@@ -657,6 +665,95 @@ class Delivery(TypedDict):
     attempts: int  # Failed ones so far
     next_at: float | None  # Earliest time of the next attempt
     last_error: str | None
+
+
+class Events(TypedDict):
+    """What was counted; the events are stored when the response is sent."""
+
+    object: NotRequired[Literal["events"]]
+    accepted: int  # Events that are stored
+    duplicates: int  # Events whose id was received before, which changed nothing
+    rejected: int  # Events of models that do not exist any more
+
+
+class Latency(TypedDict):
+    """Quantiles of the latency that clients measured, in milliseconds, from a fixed histogram."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Figures(TypedDict):
+    """What became of some suggestions; each counts on the day on which it was first shown."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Accepted characters that had not been typed before
+    latency_ms: Latency | None  # Null if no client has measured it
+
+
+class VersionFigures(TypedDict):
+    """The suggestions of one version."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Accepted characters that had not been typed before
+    latency_ms: Latency | None  # Null if no client has measured it
+    model: str  # `name@version`
+
+
+class ClientFigures(TypedDict):
+    """The suggestions that one program showed."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Accepted characters that had not been typed before
+    latency_ms: Latency | None  # Null if no client has measured it
+    client: str | None  # Null: its events did not name it
+
+
+class DayFigures(TypedDict):
+    """The suggestions of one version that were first shown on one day."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Accepted characters that had not been typed before
+    latency_ms: Latency | None  # Null if no client has measured it
+    day: str  # As 2026-11-30, in UTC
+    model: str  # `name@version`
+
+
+class Acceptance(TypedDict):
+    """How many suggestions of a model were accepted: in all, and by version, client and day."""
+
+    object: NotRequired[Literal["acceptance"]]
+    model: str  # The model's name; `name@version` if only one version was asked for
+    days: int  # How many days are added up, with today, in UTC
+    total: Figures
+    versions: list[VersionFigures]  # The oldest version first
+    clients: list[ClientFigures]  # By name
+    by_day: list[DayFigures]  # One for each day and version of which any was shown
 
 
 class RejectedLine(TypedDict):

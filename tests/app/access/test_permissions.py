@@ -195,6 +195,10 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             mine | {"corpus": "fox-log", "mix": {"corpus": "owl-log", "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "fox-log", "fraction": 0.5, "teacher": "owl@1"}},
         ],
+        "add_events": [
+            {"events": [{"id": "1", "type": "shown", "suggestion_id": "sug_1.0", "model": model}]}
+            for model in ("owl", "owl@1")
+        ],
         "create_batch": [
             {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
             for file in (corpus, "owl-log")

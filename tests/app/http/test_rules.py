@@ -34,6 +34,8 @@ def rules(app: FastAPI) -> Rules:
         ("GET /metrics, GET /v1/architectures", "read"),
         ("POST /infill, POST /tokenize/, POST /v1/completions, GET /v1/batches/a", "complete"),
         ("POST /v1/batches", "complete"),
+        ("POST /v1/events", "events"),
+        ("GET /v1/models/m/acceptance", "read"),
         ("POST /v1/logs, POST /v1/models/m/ingest", "ingest"),
         ("GET /props, GET /tokenizer_info, GET /v1/models, GET /v1/models/m", "complete read"),
         ("GET /v1/models/m/props, HEAD /props", "complete read"),

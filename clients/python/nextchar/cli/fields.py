@@ -36,6 +36,7 @@ _DEVIATIONS: dict[str, dict[str, Any]] = {
     "AlertOptions.state": {"help": "Only alerts in this state."},
     "AliasOptions.calibration": {"name": "calibrated", "help": "Require a calibration."},
     "AliasOptions.max_bits_per_character": {"name": "max-bits"},
+    "AliasOptions.acceptance_over_shown": {"name": "acceptance-over"},
     "AliasOptions.max_regression_bits": {"name": "max-regression"},
     "AuditOptions.since": {"metavar": "DATE", "parser": date, "help": "Calls at or after this time."},
     "AuditOptions.until": {"metavar": "DATE", "parser": date, "help": "Calls at or before this time."},

@@ -10,6 +10,7 @@ import typer
 from typer import Option
 
 from nextchar.cli import (
+    acceptance,
     alerts,
     batch,
     calibration,
@@ -64,6 +65,7 @@ app.command()(scoring.score)
 app.command()(watch.watch)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
+app.command()(acceptance.acceptance)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")
