@@ -47,7 +47,7 @@ from nextchar.models.runtime.requests import (
     Expert,
     FinishReason,
 )
-from nextchar.models.runtime.suggestions import Suggestion, SuggestionRequest, Weigh
+from nextchar.models.runtime.suggestions import Complete, Suggestion, SuggestionRequest, Walk, Weigh
 from nextchar.models.saved_model import SavedModel, parse_card
 from nextchar.models.text.vocabulary import normalize
 from nextchar.store.calibrations import Calibrations
@@ -169,7 +169,10 @@ class Model:
                 need = steps.send(answer)
             except StopIteration as end:
                 return cast(list[Suggestion], end.value)
-            answer = self._weigh(need) if isinstance(need, Weigh) else self._completions([need.request])[0]
+            if isinstance(need, Complete):
+                (answer,) = self._completions([need.request])
+            else:
+                answer = self._weigh(need) if isinstance(need, Weigh) else self._likely_lines(need)
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
@@ -295,6 +298,13 @@ class Model:
     def _weigh(self, need: Weigh) -> list[float]:
         results: queue.SimpleQueue[list[float] | Exception] = queue.SimpleQueue()
         self._engine.weigh(need.prompt, need.continuations, results.put)
+        return _result(results)
+
+    def _likely_lines(self, need: Walk) -> list[int]:
+        results: queue.SimpleQueue[list[int] | Exception] = queue.SimpleQueue()
+        self._engine.likely_lines(
+            need.index, need.prefix, results.put, context=need.context, wanted=need.wanted
+        )
         return _result(results)
 
     def _prompt_of(self, text: str) -> str:
