@@ -191,7 +191,15 @@ def train_model(
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)
-        files |= line_files(request, corpora, corpus, on_event=on_event, check=hooks.check)
+        files |= line_files(
+            request,
+            corpora,
+            corpus,
+            network=CheckedNetwork(mixture.with_network(float32), hooks.check),
+            text=text,
+            on_event=on_event,
+            check=hooks.check,
+        )
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,

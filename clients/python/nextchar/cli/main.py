@@ -59,6 +59,7 @@ def options(
 app.command()(training.train)
 app.command()(completion.complete)
 app.command("next")(completion.next_character)
+app.command()(completion.suggest)
 app.command()(scoring.score)
 app.command()(watch.watch)
 app.command()(scoring.calibrate)
