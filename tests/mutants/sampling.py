@@ -80,6 +80,10 @@ _TESTS = {
         "tests/models/anomaly/test_flagged_evidence.py",
         "tests/models/anomaly/test_rolling.py",
     ),
+    "models/anomaly/line_scores.py": (
+        "tests/models/anomaly/test_calibrated_scorer.py",
+        "tests/app/scoring/test_score_stream.py",
+    ),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
         "tests/models/anomaly/test_scorer.py",
@@ -141,10 +145,7 @@ _TESTS = {
         "tests/store/test_corpus_upload.py",
         "tests/store/test_corpus_statistics.py",
     ),
-    "app/logs/notifications/events.py": (
-        "tests/app/logs/notifications/test_events.py",
-        "tests/app/logs/notifications/test_event_messages.py",
-    ),
+    "app/logs/notifications/events.py": ("tests/app/logs/notifications/test_event_messages.py",),
     "app/logs/ingest/keys.py": ("tests/app/logs/ingest/test_stream.py",),
     "store/local_blobs.py": (
         "tests/store/test_local_blobs.py",
