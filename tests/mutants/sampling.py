@@ -122,6 +122,7 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
+    "models/runtime/suggestions.py": ("tests/app/suggestions/test_routes.py",),
     "models/runtime/state_cache.py": (
         "tests/models/runtime/test_state_cache.py",
         "tests/models/runtime/test_state_cache_machine.py",
@@ -157,6 +158,7 @@ _TESTS = {
         "tests/store/test_aliases.py",
         "tests/app/logs/test_room.py",
     ),
+    "store/gunzip.py": ("tests/app/corpora/test_routes.py", "tests/app/scoring/test_line_streams.py"),
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
