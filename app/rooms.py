@@ -27,8 +27,18 @@ ENTRY_POINTS = "nextchar.rooms"
 """The group of entry points by which an installed package adds rooms; each names a `Room`."""
 
 ROOMS = (
-    *(OPERATIONS, ACCESS, CORPORA, MODELS, JOBS, COMPLETIONS, SUGGESTIONS, SCORING),
-    *(LOGS, OPENAI, ACCEPTANCE, CONSOLE),
+    OPERATIONS,
+    ACCESS,
+    CORPORA,
+    MODELS,
+    JOBS,
+    COMPLETIONS,
+    SUGGESTIONS,
+    SCORING,
+    LOGS,
+    OPENAI,
+    ACCEPTANCE,
+    CONSOLE,
 )
 
 
