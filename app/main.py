@@ -25,7 +25,7 @@ from nextchar.app.access.auth import Auth, ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import (
-    INVALID_REQUEST_FILTER,
+    ONCE_PER_MINUTE,
     BoundedHttpProtocol,
     NoteResponses,
     raise_open_files_limit,
@@ -159,7 +159,7 @@ def server_config(
 
     Only `trusted_proxies`, addresses and networks, can name the client in `X-Forwarded-For`.
     """
-    logging.getLogger("uvicorn.error").addFilter(INVALID_REQUEST_FILTER)  # adding it again does nothing
+    logging.getLogger("uvicorn.error").addFilter(ONCE_PER_MINUTE)  # adding it again does nothing
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,

@@ -21,11 +21,25 @@ from nextchar.app.openai.room import OPENAI
 from nextchar.app.operations.room import OPERATIONS
 from nextchar.app.room import Folder, Room
 from nextchar.app.scoring.room import SCORING
+from nextchar.app.suggestions.room import SUGGESTIONS
 
 ENTRY_POINTS = "nextchar.rooms"
 """The group of entry points by which an installed package adds rooms; each names a `Room`."""
 
-ROOMS = (OPERATIONS, ACCESS, CORPORA, MODELS, JOBS, COMPLETIONS, SCORING, LOGS, OPENAI, ACCEPTANCE, CONSOLE)
+ROOMS = (
+    OPERATIONS,
+    ACCESS,
+    CORPORA,
+    MODELS,
+    JOBS,
+    COMPLETIONS,
+    SUGGESTIONS,
+    SCORING,
+    LOGS,
+    OPENAI,
+    ACCEPTANCE,
+    CONSOLE,
+)
 
 
 def all_rooms() -> tuple[Room, ...]:

@@ -133,11 +133,17 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield valkey.url
 
 
+@pytest.fixture(scope="session")
+def _redis_clients(redis_url: str) -> Iterator[dict[bool, Redis]]:
+    """The session's clients, by whether they decode: a thread that outlives its test finds its own open."""
+    with Redis.from_url(redis_url) as raw, Redis.from_url(redis_url, decode_responses=True) as decoding:
+        yield {False: raw, True: decoding}
+
+
 @pytest.fixture
-def clean_redis_url(redis_url: str) -> str:
+def clean_redis_url(redis_url: str, _redis_clients: dict[bool, Redis]) -> str:
     """The session's Valkey, emptied."""
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
+    _redis_clients[False].flushall()
     return redis_url
 
 
@@ -167,10 +173,15 @@ def blobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    """An empty Redis, on a connection that decodes responses."""
-    with Redis.from_url(clean_redis_url, decode_responses=True) as connection:
-        yield connection
+def redis(clean_redis_url: str, _redis_clients: dict[bool, Redis]) -> Redis:
+    """An empty Redis, by a client that decodes responses."""
+    return _redis_clients[True]
+
+
+@pytest.fixture
+def raw_redis(clean_redis_url: str, _redis_clients: dict[bool, Redis]) -> Redis:
+    """The same, by a client that does not."""
+    return _redis_clients[False]
 
 
 @pytest.fixture(scope="session")

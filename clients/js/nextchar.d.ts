@@ -34,6 +34,11 @@ export type Architecture =
   | "scan_rnn"
   | "numpy_rnn";
 
+export type Constrain =
+  | "lines"
+  | "prefer"
+  | "none";
+
 export type Expert =
   | "mixture"
   | "lstm";
@@ -167,6 +172,38 @@ export interface NextFields {
    * alone. Older models have only the network, which then serves both. Default: "mixture".
    */
   expert?: Expert;
+}
+
+/** Suggest different completions of a field, best first. */
+export interface SuggestFields {
+  /** The most suggestions. Default: 10. */
+  limit?: number;
+  /**
+   * `lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts that the
+   * model generates. `none`: what the model generates, to the end of the line, or for other models than those of
+   * records of the word. Default: `lines` for models of records, else `none`.
+   */
+  constrain?: Constrain | null;
+  /**
+   * Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out, one too
+   * many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer
+   * come first.
+   */
+  typos?: number | null;
+  /**
+   * What the model reads before the prefix, such as an earlier field or the previous query, where the lines of its
+   * corpus are `context`, a tab and the field.
+   */
+  context?: string | null;
+  /** Texts that are not suggested, whatever their case and accents. */
+  exclude?: string[];
+  /** RE2 expressions; texts in which one matches are not suggested. */
+  exclude_patterns?: string[];
+  /**
+   * An id of the person or the installation that suggestions are for. It decides which version responds where two
+   * versions share the traffic; it is not stored.
+   */
+  client_id?: string | null;
 }
 
 /** Score a text as a whole, or each of several lines; all are read as if after a newline. */
@@ -344,6 +381,38 @@ export interface Distribution {
   entropy_bits: number;
   candidates: Candidate[];
   unknown_characters: string[];
+}
+
+/** A range of the prefix, from `start` to before `end`. */
+export interface Replaced {
+  start: number;
+  end: number;
+}
+
+/** A suggestion. */
+export interface Suggestion {
+  /** Its name in events of acceptance. */
+  id: string;
+  /** The whole field as it is once the suggestion is accepted. */
+  text: string;
+  /** Estimated, among all that may follow the prefix. */
+  probability: number;
+  /** How often the text is a line of the corpus. */
+  count: number;
+  /** Whether the text is a line of the corpus. */
+  exists: boolean;
+  /** The range of the prefix that was taken for a typing error; null if there is none. */
+  replaced: Replaced | null;
+}
+
+/** Suggestions, best first; an empty list if nothing fits. */
+export interface Suggestions {
+  object: "suggestions";
+  id: string;
+  /** The `name@version` that was used. */
+  model: string;
+  prefix: string;
+  suggestions: Suggestion[];
 }
 
 /** Anomalous characters: line[start:end], counted in characters after NFC. */

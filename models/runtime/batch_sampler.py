@@ -26,9 +26,8 @@ class BatchSampler:
             [sequence.options for sequence in sequences], vocabulary_size, choose_plain=choose_plain
         )
         self._until_confidence = [i for i, s in enumerate(sequences) if s.options.until == "confidence"]
-        self._no_repeat = [i for i, s in enumerate(sequences) if s.no_repeat]
         self._adjusted = [i for i, s in enumerate(sequences) if s.adjustment]
-        special = self._until_confidence or self._no_repeat or self._adjusted
+        special = self._until_confidence or self._adjusted
         self._single = sequences[0] if len(sequences) == 1 and not special else None
         self._is_plain = self._sampler.is_plain and not special
         self._pending: list[tuple[Floats, list[int]]] = []  # (logits (B, V), ids (B,)) of each step
@@ -41,7 +40,6 @@ class BatchSampler:
         sequences = self._sequences
         uncertain = {i for i in self._until_confidence if sequences[i].is_uncertain(logits[i])}
         permitted = self._adjust(logits) if self._adjusted else logits
-        permitted = self._ban_repeats(permitted) if self._no_repeat else permitted
         ids = self._sampler.choose(permitted, [sequence.next_uniform() for sequence in sequences])
         self._pending.append((logits, ids))
         finished: dict[int, FinishReason] = {}
@@ -108,13 +106,4 @@ class BatchSampler:
             adjustment = self._sequences[i].adjustment
             if adjustment:
                 logits[i] = adjustment.apply(logits[i])
-        return logits
-
-    def _ban_repeats(self, logits: Floats) -> Floats:
-        logits = logits.copy()
-        for i in self._no_repeat:
-            no_repeat = self._sequences[i].no_repeat
-            banned = no_repeat.banned() if no_repeat else ()
-            if len(banned) < logits.shape[1] - 1:
-                logits[i, list(banned)] = -np.inf
         return logits

@@ -52,6 +52,7 @@ from nextchar.models.runtime.surprisal import (
     text_logprobs,
     top_characters,
 )
+from nextchar.models.runtime.weighing import MAX_CONTINUATION, OnBits, WeighingRequest
 from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,32 @@ class Engine:
             starts_line=self._starts_line,
         )
         scheduler = self._scheduler("float32", expert)
+        scheduler.submit(request)
+        return Ticket(scheduler, request)
+
+    def weigh(
+        self, prompt: str, continuations: Sequence[str], on_bits: OnBits, *, client: str = "", user: str = ""
+    ) -> Ticket:
+        """Compute how likely continuations of at least one character are after NFC `prompt`, by the mixture.
+
+        `on_bits` is called from the scheduler's thread with the bits of each, or an error, unless the request
+        is cancelled. Of a long continuation only the beginning counts.
+
+        Raises:
+            Busy: too many requests are waiting.
+            Unavailable: the engine is closing.
+        """
+        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "mixture")
+        request = WeighingRequest(
+            prompt,
+            [self.vocabulary.encode(text[:MAX_CONTINUATION]) for text in continuations],
+            self._id_of,
+            on_bits,
+            scheduler.network,
+            client=client,
+            user=user,
+            starts_line=self._starts_line,
+        )
         scheduler.submit(request)
         return Ticket(scheduler, request)
 

@@ -164,6 +164,7 @@ class Client:
     complete = _call(ServiceCalls.complete)
     stream = _stream(ServiceCalls.stream)
     next = _call(ServiceCalls.next)
+    suggest = _call(ServiceCalls.suggest)
     score = _call(ServiceCalls.score)
     score_stream = _stream(ServiceCalls.score_stream)
     score_source = _stream(ServiceCalls.score_source)

@@ -18,6 +18,7 @@ from nextchar.types import (
     TextKind,
 )
 
+Constrain = Literal["lines", "prefer", "none"]
 Expert = Literal["mixture", "lstm"]
 Precision = Literal["auto", "float32", "int8"]
 Repeats = Literal["count", "flag"]
@@ -93,6 +94,31 @@ class NextOptions(TypedDict, total=False):
     expert: Expert | None
     """`mixture`: what the model predicts with, its network together with n-grams and matches. `lstm`: the
     network alone. Older models have only the network, which then serves both. Default: 'mixture'."""
+
+
+class SuggestOptions(TypedDict, total=False):
+    """The options of `suggest`."""
+
+    limit: int | None
+    """The most suggestions. Default: 10."""
+    constrain: Constrain | None
+    """`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts
+    that the model generates. `none`: what the model generates, to the end of the line, or for other models
+    than those of records of the word. Default: `lines` for models of records, else `none`."""
+    typos: int | None
+    """Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out,
+    one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that
+    need fewer come first."""
+    context: str | None
+    """What the model reads before the prefix, such as an earlier field or the previous query, where the lines
+    of its corpus are `context`, a tab and the field."""
+    exclude: Sequence[str] | None
+    """Texts that are not suggested, whatever their case and accents."""
+    exclude_patterns: Sequence[str] | None
+    """RE2 expressions; texts in which one matches are not suggested."""
+    client_id: str | None
+    """An id of the person or the installation that suggestions are for. It decides which version responds
+    where two versions share the traffic; it is not stored."""
 
 
 class BudgetOptions(TypedDict, total=False):

@@ -352,6 +352,34 @@ class Distribution(TypedDict):
     unknown_characters: list[str]
 
 
+class Replaced(TypedDict):
+    """A range of the prefix, from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+class Suggestion(TypedDict):
+    """A suggestion."""
+
+    id: str  # Its name in events of acceptance
+    text: str  # The whole field as it is once the suggestion is accepted
+    probability: float  # Estimated, among all that may follow the prefix
+    count: int  # How often the text is a line of the corpus
+    exists: bool  # Whether the text is a line of the corpus
+    replaced: NotRequired[Replaced | None]
+
+
+class Suggestions(TypedDict):
+    """Suggestions, best first; an empty list if nothing fits."""
+
+    object: NotRequired[Literal["suggestions"]]
+    id: str
+    model: str  # The `name@version` that was used
+    prefix: str
+    suggestions: list[Suggestion]
+
+
 class AnomalousSpan(TypedDict):
     """Anomalous characters: line[start:end], counted in characters after NFC."""
 

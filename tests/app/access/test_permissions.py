@@ -163,6 +163,7 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
     known: dict[str, list[dict[str, Any]]] = {
         "complete": [{"prompt": "a"}],
         "next_character": [{"prompt": "a"}],
+        "suggest_completions": [{"prefix": "a"}],
         "score": [{"text": "a"}, {"lines": ["a"], "stream_id": "s"}],
         "make_calibration": [{"corpus": corpus}, {"lines": ["a"] * 20}],
         "evaluate_model": [lines, lines | {"split": "random"}],

@@ -1,4 +1,4 @@
-"""Completions, whole or streamed, and the distribution of the next character."""
+"""Completions, whole or streamed, the distribution of the next character, and suggestions."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -6,12 +6,12 @@ from typing import Literal, Unpack, cast
 
 from nextchar.connection import EVENT_STREAM, Connection, omit_none, path_of
 from nextchar.errors import ServerUnreachable
-from nextchar.options import CompletionOptions, NextOptions
-from nextchar.types import Completion, Distribution, StreamEvent
+from nextchar.options import CompletionOptions, NextOptions, SuggestOptions
+from nextchar.types import Completion, Distribution, StreamEvent, Suggestions
 
 
 class CompletionCalls(Connection):
-    """Completions, whole or streamed, and the distribution of the next character."""
+    """Completions, whole or streamed, the distribution of the next character, and suggestions."""
 
     async def complete(
         self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[CompletionOptions]
@@ -63,6 +63,20 @@ class CompletionCalls(Connection):
         body, headers = {"prompt": prompt, **omit_none(**options)}, self._document_header(document)
         path = path_of("models", model, "next")
         return await self._fetch(Distribution, "POST", path, json=body, headers=headers)
+
+    async def suggest(
+        self, model: str, prefix: str, *, document: str | None = None, **options: Unpack[SuggestOptions]
+    ) -> Suggestions:
+        """Return different completions of a field, best first; of models of records, lines of their corpus.
+
+        `document` is as for `complete`.
+
+        >>> [one["text"] for one in client.suggest("cities", "berln")["suggestions"]]  # doctest: +SKIP
+        ['Berlin']
+        """
+        body, headers = {"prefix": prefix, **omit_none(**options)}, self._document_header(document)
+        path = path_of("models", model, "suggest")
+        return await self._fetch(Suggestions, "POST", path, json=body, headers=headers)
 
     def _document_header(self, document: str | None) -> dict[str, str]:
         return {"X-Document": self.default_document if document is None else document}
