@@ -40,7 +40,7 @@ async def suggest_completions(
 
     Models of records suggest lines of their corpus, also where the prefix has typing errors.
     """
-    async with services[Engines].use_async(model) as loaded:
+    async with services[Engines].use_async(model, client_id=body.client_id) as loaded:
         asked = SuggestionRequest(**body.model_dump(exclude={"client_id"}))
         finding = _suggestions(
             services[Engines], loaded, asked, client=client_of(request), user=user_of(request)
