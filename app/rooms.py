@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 
 from pydantic import create_model
 
+from nextchar.app.acceptance.configuration import AcceptanceSettings
+from nextchar.app.acceptance.room import ACCEPTANCE
 from nextchar.app.access.room import ACCESS
 from nextchar.app.completions.room import COMPLETIONS
 from nextchar.app.console.room import CONSOLE
@@ -24,11 +26,25 @@ from nextchar.app.openai.room import OPENAI
 from nextchar.app.operations.room import OPERATIONS
 from nextchar.app.room import Folder, Room
 from nextchar.app.scoring.room import SCORING
+from nextchar.app.suggestions.room import SUGGESTIONS
 
 ENTRY_POINTS = "nextchar.rooms"
 """The group of entry points by which an installed package adds rooms; each names a `Room`."""
 
-ROOMS = (OPERATIONS, ACCESS, CORPORA, MODELS, JOBS, COMPLETIONS, SCORING, LOGS, OPENAI, CONSOLE)
+ROOMS = (
+    OPERATIONS,
+    ACCESS,
+    CORPORA,
+    MODELS,
+    JOBS,
+    COMPLETIONS,
+    SUGGESTIONS,
+    SCORING,
+    LOGS,
+    OPENAI,
+    ACCEPTANCE,
+    CONSOLE,
+)
 
 
 def all_rooms() -> tuple[Room, ...]:
@@ -70,5 +86,5 @@ def open_rooms(
     return services
 
 
-class ApiSettings(LogSettings):
+class ApiSettings(LogSettings, AcceptanceSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""

@@ -8,6 +8,7 @@
     ngram.npz         n-gram counts of the training text, for anomaly scores
     templates.json    templates of its lines, for anomaly scores
     mask_values.json  what the values that it masks look like; absent: all are masked
+    lines.index       the distinct lines of a corpus of records, with counts, for suggestions
     mixture.npz       the end of the text and the weights of the mixture; absent: the network predicts alone
     calibration.json  score distribution of held-out lines
 

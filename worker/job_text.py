@@ -15,6 +15,7 @@ from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, load_network
 from nextchar.models.runtime.session import Check, no_check
 from nextchar.models.text import mask_values
+from nextchar.models.text.line_columns import LineColumns
 from nextchar.models.text.lines import lines_of
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks
@@ -170,11 +171,18 @@ def masked_pieces(
 ) -> Iterator[str]:
     """Yield the characters of a corpus in pieces, masked if the job has masks. `check` is called often."""
     pieces: Iterable[str] = corpora.pieces(corpus, request.alphabet)
+    if request.kind == "records" and corpus == request.corpus:
+        pieces = columns_of(request).texts(pieces)
     if request.masks:
         pieces = Masks(request.masks, check=check).apply_to_pieces(pieces)
     for piece in pieces:
         check()
         yield piece
+
+
+def columns_of(request: JobRequest) -> LineColumns:
+    """Return what is in the lines of the corpus of a job of records."""
+    return LineColumns(request.suggestions.columns if request.suggestions else None)
 
 
 def second_characters(request: JobRequest, corpora: Corpora, *, check: Check = no_check) -> str:

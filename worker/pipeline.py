@@ -40,6 +40,7 @@ from nextchar.worker.job_text import (
     second_text,
     unmasked_characters,
 )
+from nextchar.worker.lines import line_files
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
@@ -190,6 +191,15 @@ def train_model(
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)
+        files |= line_files(
+            request,
+            corpora,
+            corpus,
+            network=CheckedNetwork(mixture.with_network(float32), hooks.check),
+            text=text,
+            on_event=on_event,
+            check=hooks.check,
+        )
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,

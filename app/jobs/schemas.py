@@ -22,6 +22,7 @@ from nextchar.models.config import (
     NetworkConfig,
     Preset,
     PresetOption,
+    SuggestionConfig,
     TrainingConfig,
 )
 from nextchar.models.text.kind_detection import Purpose, TextKind
@@ -229,6 +230,9 @@ class JobCreate(RequestBody):
         description="A second text in a fraction of each batch's rows, with its own characters or a teacher's"
         " predictions as targets.",
     )
+    suggestions: SuggestionConfig | None = Field(
+        None, description="Which lines of `records` are suggested; default: all."
+    )
 
 
 class JobCancel(RequestBody):
@@ -328,6 +332,7 @@ class JobBody(BaseModel):
         True, description="Whether the model predicts with a mixture; false: with the network alone."
     )
     mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
+    suggestions: SuggestionConfig | None = Field(None, description="Which lines of records are suggested.")
     attempt: int = Field(description="How many times a worker has started it.")
     queue_position: int | None = Field(
         description="1 for the next job; null if it is not waiting or Redis is down."

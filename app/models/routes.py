@@ -33,7 +33,7 @@ from nextchar.models.architectures import DEFAULT, NAMES, architecture
 from nextchar.models.config import PRESETS, ArchitectureName, TrainingConfig
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
-from nextchar.store.aliases import AliasMove
+from nextchar.store.aliases import AliasMove, Share
 from nextchar.store.ids import check_name
 
 log = logging.getLogger("nextchar.api")
@@ -212,7 +212,9 @@ def set_alias(
 ) -> AliasBody:
     """Move an alias to a version, or create it, if the version meets the requirements."""
     name = _model_name(model)
-    moved = services[AliasControl].set(name, alias, body.version, body.require, by=access.key_name)
+    share = Share.model_validate(body.share.model_dump()) if body.share else None
+    control = services[AliasControl]
+    moved = control.set(name, alias, body.version, body.require, by=access.key_name, share=share)
     set_audit_details(
         request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}"
     )

@@ -30,7 +30,7 @@ from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
 from nextchar.app.models.engines import Engines, load_by
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
-from nextchar.app.openai.completions import check_is_supported, complete
+from nextchar.app.openai.completions import complete
 from nextchar.app.openai.files import BATCH_OUTPUT, write_metadata
 from nextchar.app.openai.json_lines import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from nextchar.app.openai.schemas import OpenAICompletionCreate
@@ -326,7 +326,6 @@ class BatchProcessing:
 
     async def _complete(self, batch: Batch, request: BatchRequest) -> str:
         body: OpenAICompletionCreate = validate_body(_BODY, request.body)
-        check_is_supported(body)
         if body.stream:
             raise InvalidInput("a request in a batch cannot be a stream; leave out stream", param="stream")
         if not body.model:

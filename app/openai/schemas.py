@@ -17,6 +17,7 @@ from nextchar.app.completions.schemas import (
     MAX_COMPLETIONS,
     MAX_PROMPT_CHARACTERS,
     StopString,
+    Suffix,
     Text,
 )
 from nextchar.app.http.bodies import DocumentRoute
@@ -104,7 +105,7 @@ class OpenAICompletionCreate(RequestBody):
     )
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
-    suffix: str | None = Field(None, description="Refused when not empty: the models read left to right.")
+    suffix: Suffix | None = None
     user: str | None = Field(
         None, description="An id of your end user, whose cached states no other user of your key shares."
     )

@@ -100,7 +100,7 @@ def serving(settings: ApiSettings, *, rooms: Sequence[Room] = ROOMS) -> Iterator
     with served(create_app(settings, rooms=rooms, load_engine=load)) as url:
         blobs = open_blobs(settings.blobs_url)
         redis = Redis.from_url(settings.redis_url, decode_responses=True)
-        with httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http, redis:
+        with httpx.Client(base_url=url, timeout=300, verify=NO_TLS) as http, redis:
             yield Service(
                 http,
                 settings,
@@ -122,7 +122,7 @@ def serving_real(settings: ApiSettings, *saved: SavedModel) -> Iterator[httpx.Cl
         registry.publish(model.card, {name: model.file(name) for name in model.card.files})
     with (
         served(create_app(settings)) as url,
-        httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http,
+        httpx.Client(base_url=url, timeout=300, verify=NO_TLS) as http,
     ):
         yield http
 

@@ -85,7 +85,14 @@ def populate(settings: ApiSettings) -> dict[str, str]:
     return ids
 
 
-@pytest.mark.parametrize("what", CONTENTS)
+@pytest.mark.parametrize(
+    "what",
+    [
+        "wrong types",
+        "nested too deeply",
+        *(pytest.param(w, marks=pytest.mark.long) for w in ("a list", "huge")),
+    ],
+)
 def test_replaced_record_gives_a_named_error(settings: ApiSettings, what: str) -> None:
     settings = settings.model_copy(update={"allow_private_targets": True})
     ids = populate(settings)

@@ -127,11 +127,11 @@ def visit(page: Page, site: Site) -> Callable[[str], Page]:
 
 @pytest.fixture
 def asked(page: Page) -> list[dict[str, Any]]:
-    """The bodies of the completions that the page has asked for so far."""
+    """The bodies of the completions and suggestions that the page has asked for so far."""
     bodies: list[dict[str, Any]] = []
 
     def note(request: Request) -> None:
-        if request.url.endswith("/complete") and request.method == "POST":
+        if request.url.endswith(("/complete", "/suggest")) and request.method == "POST":
             bodies.append(request.post_data_json)
 
     page.on("request", note)

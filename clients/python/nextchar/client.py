@@ -11,9 +11,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
+from nextchar.calls.acceptance import AcceptanceCalls
 from nextchar.calls.alerts import AlertCalls
+from nextchar.calls.inference import CompletionCalls
 from nextchar.calls.models import ModelCalls
-from nextchar.calls.scores import CompletionCalls
 from nextchar.connection import (
     AsyncioTransport,
     BlockingTransport,
@@ -36,7 +37,9 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(TrainingCalls, ModelCalls, CompletionCalls, LineScoring, IngestCalls, AlertCalls):
+class ServiceCalls(
+    TrainingCalls, ModelCalls, CompletionCalls, AcceptanceCalls, LineScoring, IngestCalls, AlertCalls
+):
     """All calls that both clients have."""
 
     def audit(self, **options: Unpack[AuditOptions]) -> AsyncGenerator[AuditEntry, None]:
@@ -92,7 +95,7 @@ class Client:
 
     A request is sent again, up to `max_retries` times, when the server is away or busy (429, 502, 503, 504;
     `Retry-After` is honored), if that is safe: a GET, a DELETE of one thing, a call that sets a value, or new
-    jobs and ingested lines, which have an idempotency key. No other POST is.
+    jobs, events and ingested lines, which have ids or an idempotency key. No other POST is.
 
     Methods that return a generator are streams: leaving a loop early and closing the generator closes the
     connection, and the server stops its work.
@@ -171,10 +174,16 @@ class Client:
     complete = _call(ServiceCalls.complete)
     stream = _stream(ServiceCalls.stream)
     next = _call(ServiceCalls.next)
+    suggest = _call(ServiceCalls.suggest)
     score = _call(ServiceCalls.score)
     score_stream = _stream(ServiceCalls.score_stream)
     score_source = _stream(ServiceCalls.score_source)
     forget_stream = _call(ServiceCalls.forget_stream)
+
+    add_events = _call(ServiceCalls.add_events)
+    acceptance = _call(ServiceCalls.acceptance)
+    kept_texts = _stream(ServiceCalls.kept_texts)
+    delete_kept_texts = _call(ServiceCalls.delete_kept_texts)
 
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)

@@ -163,6 +163,7 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
     known: dict[str, list[dict[str, Any]]] = {
         "complete": [{"prompt": "a"}],
         "next_character": [{"prompt": "a"}],
+        "suggest_completions": [{"prefix": "a"}],
         "score": [{"text": "a"}, {"lines": ["a"], "stream_id": "s"}],
         "make_calibration": [{"corpus": corpus}, {"lines": ["a"] * 20}],
         "evaluate_model": [lines, lines | {"split": "random"}],
@@ -193,6 +194,10 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             mine | {"corpus": "fox-log", "mix": {"corpus": corpus, "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "owl-log", "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "fox-log", "fraction": 0.5, "teacher": "owl@1"}},
+        ],
+        "add_events": [
+            {"events": [{"id": "1", "type": "shown", "suggestion_id": "sug_1.0", "model": model}]}
+            for model in ("owl", "owl@1")
         ],
         "create_batch": [
             {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}

@@ -7,7 +7,7 @@ from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
-from tests.store.interleaving import Interrupted
+from tests.every_call import Call, Interrupted
 from tests.store.refusing import Refusing, unavailable
 
 ABOUT = {
@@ -151,9 +151,9 @@ def test_batches_are_not_skipped_while_the_storage_does_not_answer(blobs: Blobs,
 
 def test_a_batch_that_is_deleted_while_it_is_read_is_not_there(blobs: Blobs, redis: Redis) -> None:
     ended = finished(Batches(blobs, redis), Batches(blobs, redis).create(**ABOUT))
-    interrupted = Interrupted(blobs, 1, lambda: Batches(blobs, redis).delete(ended))
-    assert Batches(interrupted, redis).all() == []
-    assert interrupted.was_interrupted
+    call = Call(1, lambda: Batches(blobs, redis).delete(ended))
+    assert Batches(call.blobs(blobs), redis).all() == []
+    assert call.has_come
 
 
 def test_an_ended_batch_is_read_once_until_it_is_deleted(blobs: Blobs, redis: Redis) -> None:
@@ -186,7 +186,7 @@ def test_deletion_that_is_cut_short_leaves_a_batch_that_can_be_deleted(blobs: Bl
                 raise KeyboardInterrupt
             super().delete(*paths)
 
-    batches = Batches(Dying(blobs, 0, lambda: None), redis)
+    batches = Batches(Dying(blobs, Call(0, lambda: None)), redis)
     ended = finished(batches, batches.create(id=FIRST, **ABOUT))
     batches.write_input(FIRST, 0, [b"{}"])
     with pytest.raises(KeyboardInterrupt):

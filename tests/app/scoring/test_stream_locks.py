@@ -9,8 +9,8 @@ from nextchar.models.errors import Conflict
 
 
 @pytest.fixture
-def streams(clean_redis_url: str) -> Streams:
-    return Streams(Redis.from_url(clean_redis_url, decode_responses=True))
+def streams(redis: Redis) -> Streams:
+    return Streams(redis)
 
 
 def test_locks_of_calls_cancelled_at_any_moment_are_released(

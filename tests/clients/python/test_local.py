@@ -50,6 +50,16 @@ def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) ->
     assert "(network alone " in repr(model)
 
 
+def test_words_of_a_text_are_suggested(model: nextchar.Model) -> None:
+    found = model.suggest("th", limit=3)
+    assert len(found) == 3
+    assert all(one.text.startswith("th") for one in found)
+    with pytest.raises(InvalidInput, match="no lines to choose from"):
+        model.suggest("th", constrain="lines")
+    with pytest.raises(InvalidInput, match="suggest"):
+        model.suggest("th", most=3)
+
+
 def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Model) -> None:
     first = model.complete("the ", seed=7, max_characters=12)
     assert isinstance(first, str) and len(first) == 12

@@ -10,6 +10,7 @@ import typer
 from typer import Option
 
 from nextchar.cli import (
+    acceptance,
     alerts,
     batch,
     completion,
@@ -58,10 +59,12 @@ def options(
 app.command()(training.train)
 app.command()(completion.complete)
 app.command("next")(completion.next_character)
+app.command()(completion.suggest)
 app.command()(scoring.score)
 app.command()(watch.watch)
 app.command()(scoring.calibrate)
 app.command()(evaluation.evaluate)
+app.command()(acceptance.acceptance)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")

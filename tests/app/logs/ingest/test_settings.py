@@ -1,10 +1,12 @@
+from functools import partial
+
 import pytest
 
 from nextchar.app.logs.ingest.records import _CACHE_S, IngestSettings, LineMeta
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
+from tests.every_call import every_call
 from tests.store.clock import Clock
-from tests.store.interleaving import Interrupted
 
 
 def changes(blobs: Blobs, model: str = "m") -> list[tuple[str, str | None]]:
@@ -27,15 +29,12 @@ def test_every_change_is_kept_and_the_newest_holds(blobs: Blobs) -> None:
 
 def test_of_concurrent_changes_none_is_lost(blobs: Blobs) -> None:
     """Another process changes the settings before each call of the storage that a change makes."""
-    for at in range(10):
+    for call in every_call(more_than=1):
         blobs.delete(*blobs.paths("ingest_settings"))
-        other = IngestSettings(blobs)
-        interrupted = Interrupted(blobs, at, lambda other=other: other.change("m", "never", by="other"))  # type: ignore[misc]
-        IngestSettings(interrupted).change("m", "rolling", by="me")
-        if not interrupted.was_interrupted:
-            assert at > 1
-            return
-        assert sorted(changes(blobs)) == [("never", "other"), ("rolling", "me")]
+        counted = call.blobs(blobs, partial(IngestSettings(blobs).change, "m", "never", by="other"))
+        IngestSettings(counted).change("m", "rolling", by="me")
+        others = [("never", "other")] if call.has_come else []
+        assert sorted(changes(blobs)) == [*others, ("rolling", "me")], call
 
 
 def test_a_damaged_record_hides_no_other(blobs: Blobs) -> None:

@@ -19,9 +19,8 @@ from nextchar.models.errors import Busy, Conflict, TooLarge, Unavailable
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(clean_redis_url) as redis:
-        yield redis
+def redis(raw_redis: Redis) -> Redis:
+    return raw_redis
 
 
 @pytest.fixture

@@ -31,10 +31,14 @@ def test_an_alias_is_moved_listed_rolled_back_and_deleted(
     assert "champion" in run("models", "show", "fake@2").out
     refused = run("models", "alias", "fake@champion", "1", "--calibrated")
     assert refused.status == 1 and "no calibration" in refused.err
+    assert run("models", "alias", "fake@champion", "2", "--acceptance-over", "9").status == 0
+    shared = run("models", "alias", "fake@champion", "2", "--share", "1", "0.25")
+    assert shared.out == "fake@champion is fake@2, and fake@1 for 25% of clients\n"
+    assert run("models", "rollback", "fake@champion").out == "fake@champion is fake@2\n"
     assert "champion" in run("models", "rm", "fake@champion").err
     assert run("models", "rollback", "fake@champion").out == "fake@champion is fake@1\n"
     moves = run("models", "aliases", "fake@champion", "--json").json["data"]
-    assert [move["action"] for move in moves] == ["rollback", "set", "set"]
+    assert [move["action"] for move in moves] == ["rollback", "rollback", "set", "set", "set"]
     assert run("models", "unalias", "fake@champion").out == "deleted fake@champion\n"
     for reference in ("fake", "@champion", "fake@"):
         refused = run("models", "alias", reference, "1")

@@ -1,7 +1,4 @@
-"""Anomaly scores of a text or a list of lines; calibrations and evaluations.
-
-Completions, whole or streamed, and the distribution of the next character.
-"""
+"""Inference: scores, calibrations and evaluations; completions, suggestions and the next character."""
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -16,8 +13,17 @@ from nextchar.options import (
     EvaluationOptions,
     NextOptions,
     ScoreOptions,
+    SuggestOptions,
 )
-from nextchar.types import Calibration, Completion, Distribution, Evaluation, Score, StreamEvent
+from nextchar.types import (
+    Calibration,
+    Completion,
+    Distribution,
+    Evaluation,
+    Score,
+    StreamEvent,
+    Suggestions,
+)
 
 
 class ScoreCalls(Connection):
@@ -98,7 +104,7 @@ class ScoreCalls(Connection):
 
 
 class CompletionCalls(Connection):
-    """Completions, whole or streamed, and the distribution of the next character."""
+    """Completions, whole or streamed, the distribution of the next character, and suggestions."""
 
     async def complete(
         self, model: str, prompt: str, *, document: str | None = None, **options: Unpack[CompletionOptions]
@@ -150,6 +156,20 @@ class CompletionCalls(Connection):
         body, headers = {"prompt": prompt, **omit_none(**options)}, self._document_header(document)
         path = path_of("models", model, "next")
         return await self._fetch(Distribution, "POST", path, json=body, headers=headers)
+
+    async def suggest(
+        self, model: str, prefix: str, *, document: str | None = None, **options: Unpack[SuggestOptions]
+    ) -> Suggestions:
+        """Return different completions of a field, best first; of models of records, lines of their corpus.
+
+        `document` is as for `complete`.
+
+        >>> [one["text"] for one in client.suggest("cities", "berln")["suggestions"]]  # doctest: +SKIP
+        ['Berlin']
+        """
+        body, headers = {"prefix": prefix, **omit_none(**options)}, self._document_header(document)
+        path = path_of("models", model, "suggest")
+        return await self._fetch(Suggestions, "POST", path, json=body, headers=headers)
 
     def _document_header(self, document: str | None) -> dict[str, str]:
         return {"X-Document": self.default_document if document is None else document}
