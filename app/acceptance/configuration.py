@@ -11,7 +11,7 @@ _ALIAS = re.compile(rf"([A-Za-z0-9][A-Za-z0-9._-]{{0,47}})@({ALIAS_PATTERN})")
 
 
 class AcceptanceSettings(CoreSettings):
-    """A part of `nextchar.app.settings.ApiSettings`."""
+    """A part of `nextchar.app.rooms.ApiSettings`."""
 
     acceptance_retention_days: float = Field(
         90.0, ge=1, le=3660, description="Days for which the counts of events of suggestions are kept."
