@@ -75,8 +75,8 @@ class EventCreate(RequestBody):
     text: str | None = Field(
         None,
         max_length=MAX_TEXT_CHARACTERS,
-        description="The text that was accepted or typed. It is discarded unless the service's settings allow"
-        " to keep it.",
+        description="Of `accepted` and `typed`: the whole text of the field then. It is discarded unless the"
+        " service's settings say that the model learns from use.",
     )
 
     @model_validator(mode="before")

@@ -44,11 +44,11 @@ from nextchar.store.logs import set_job
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import BatchQueue
-from nextchar.store.worker_child import (
+from nextchar.store.queue import (
     REDIS_TIMEOUT_S,
     RENEW_S,
     STOP_SIGNAL,
+    BatchQueue,
     connect,
     die_with_parent,
     leased,

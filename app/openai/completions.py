@@ -16,11 +16,10 @@ from fastapi import APIRouter, Path, Request, Response
 from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.completions.infilling import run_completion
 from nextchar.app.completions.requests import LongPrompts, serialize
-from nextchar.app.http.dependencies import arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
-from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import LimitedWork
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
@@ -32,13 +31,14 @@ from nextchar.app.openai.requests import (
     logprobs_of,
     resolve,
 )
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.app.openai.schemas import (
     EXAMPLE,
+    NOT_422,
     CachedTokens,
     OpenAIChoice,
     OpenAICompletion,
     OpenAICompletionCreate,
+    OpenAIRoute,
     OpenAIUsage,
 )
 from nextchar.models.runtime.requests import Completion, Event, Finished, FinishReason, Piece, Usage

@@ -26,11 +26,10 @@ from nextchar.app.completions.infilling import InfillingCompletion, run_completi
 from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs, needs_no_key
-from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.services import Services, ServicesDep, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus

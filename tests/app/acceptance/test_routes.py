@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from nextchar.app.redis_keys import read_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.backup import read_key
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving
 
@@ -44,7 +44,13 @@ def test_an_event_that_is_sent_again_counts_once(service: Service) -> None:
     shown, accepted = event("shown"), event("accepted", characters=6, typed=2)
     assert send(service, shown, accepted) == {"accepted": 2, "duplicates": 0, "rejected": 0}
     once = total(service)
-    assert once == {"shown": 1, "accepted": 1, "acceptance_rate": 1.0, "characters_saved": 6, "characters_typed": 2}
+    assert once == {
+        "shown": 1,
+        "accepted": 1,
+        "acceptance_rate": 1.0,
+        "characters_saved": 6,
+        "characters_typed": 2,
+    }
     assert send(service, accepted, shown, shown) == {"accepted": 0, "duplicates": 3, "rejected": 0}
     assert total(service) == once
 

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import serving_real
 from tests.browser.reciting import following
 

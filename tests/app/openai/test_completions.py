@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from nextchar.app.openai.completions import MAX_CONCURRENT_PROMPTS
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import BROKEN, ENDLESS, FULL, publish
 from tests.app.raw_http import connected
 from tests.app.service import Service, error_of, serving_real, until

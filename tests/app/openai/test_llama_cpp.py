@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from nextchar.app.openai.llama_cpp import EXTRA_CHARACTERS, MIN_CONTEXT_CHARACTERS, end_of, recent_context
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import ENDLESS, SLOW_S, publish
 from tests.app.service import Service, error_of, serving_real, until
 from tests.models.runtime.networks import saved_model

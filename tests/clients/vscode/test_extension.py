@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import serving_real
 from tests.browser.reciting import following
 from tests.clients.js.node import ROOT, node
