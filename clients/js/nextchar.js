@@ -40,6 +40,7 @@ export function attach(field, options = {}) {
     throw new NextcharError(message, { code: "invalid_option", param: name });
   }
   all.client ??= new Nextchar(all);
+  if (all.report === "text") all.clientId ??= all.client.document;
   const parts = [isList ? lazyList(field, all.client, all) : new GhostText(field, all.client, all)];
   if (all.report) parts.push(lazyReporter(field, all));
   const helper = { end: () => parts.forEach((part) => part.end()) };

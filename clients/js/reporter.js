@@ -7,6 +7,7 @@ const SEND_AFTER_MS = 5000;
 const RETRY_AFTER_MS = 30_000;
 const KEPT_AFTER_MS = 60_000;
 const MAX_BATCH = 100; // a browser lets a page that is left send 64 kB
+const MAX_TEXT = 1000;
 const MAX_QUEUED = 1000; // while the service does not respond
 
 export class Reporter {
@@ -57,10 +58,11 @@ export class Reporter {
     if (!shown) return;
     this.#shown = null;
     this.#add("shown", shown, { latency_ms: shown.tookMs });
-    const { value } = this.field;
-    if (!shown.accepted) return (type === "dismissed" || value !== shown.value) && this.#add(type, shown, { text: isLeft ? value : null });
+    const { value, selectionEnd } = this.field;
+    const text = value.slice(value.lastIndexOf("\n", selectionEnd - 1) + 1, selectionEnd).slice(0, MAX_TEXT); // the line
+    if (!shown.accepted) return (type === "dismissed" || value !== shown.value) && this.#add(type, shown, { text: isLeft ? text : null });
     const characters = Math.max(0, [...shown.accepted].length - shown.typed); // inserted
-    this.#add("accepted", shown, { characters, text: shown.accepted });
+    this.#add("accepted", shown, { characters, text });
     const check = () => {
       clearTimeout(timer);
       this.#keeping.delete(timer);
