@@ -72,10 +72,18 @@ from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.suggestions.schemas import SuggestCreate, SuggestionsBody
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
-from nextchar.models.config import ArchitectureName, Mix, MixTargets, Preset, PresetOption
+from nextchar.models.config import (
+    ArchitectureName,
+    Mix,
+    MixTargets,
+    Preset,
+    PresetOption,
+    SuggestionConfig,
+)
 from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
 from nextchar.models.runtime.suggestions import Constrain
 from nextchar.models.text.kind_detection import Purpose, TextKind
+from nextchar.models.text.line_columns import Column
 from nextchar.models.text.masks import NAMED
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.jobs import JobStatus
@@ -112,6 +120,7 @@ _OPTIONS: tuple[tuple[str, str, type[BaseModel], set[str]], ...] = (
     ("NetworkOptions", "of a network", NetworkOverride, set()),
     ("RecipeOptions", "of how a network is trained", TrainingOverride, set()),
     ("MixOptions", "of a second text", Mix, set()),
+    ("SuggestedLineOptions", "of which lines are suggested", SuggestionConfig, set()),
     ("TrainingOptions(BudgetOptions)", "of `train`", JobCreate, {"corpus", "name", "budget"}),
     ("ScoreOptions", "of `score`", ScoreCreate, {"text", "lines"}),
     ("LineOptions(ScoreOptions)", "of `score_lines`, where `detail` is `line`", StreamQuery, {"echo"}),
@@ -138,6 +147,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "AlertState": get_args(AlertState),
     "Alphabet": get_args(Alphabet),
     "Architecture": get_args(ArchitectureName),
+    "Column": get_args(Column),
     "Constrain": get_args(Constrain),
     "EventType": get_args(EventType),
     "Expert": get_args(Expert),
@@ -181,7 +191,12 @@ _BROWSER_NAMES = _NAMES | {
 }
 """The clients' names of schemas, where they are not those of the classes without `Body`."""
 
-_SECTIONS = {"Mix": "MixOptions", "NetworkOverride": "NetworkOptions", "TrainingOverride": "RecipeOptions"}
+_SECTIONS = {
+    "Mix": "MixOptions",
+    "NetworkOverride": "NetworkOptions",
+    "SuggestionConfig": "SuggestedLineOptions",
+    "TrainingOverride": "RecipeOptions",
+}
 """The names of the objects in requests of the Python client."""
 
 _WORDS = {

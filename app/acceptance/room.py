@@ -15,8 +15,7 @@ from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
 from nextchar.app.access.permissions import Access
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
-from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.creation import create_job
+from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
 from nextchar.app.models.names import AliasControl, ModelFollowers
 from nextchar.app.operations.metrics import Metrics

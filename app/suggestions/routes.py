@@ -9,10 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion, result_of
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
-from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.services import ServicesDep, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.suggestions.schemas import (
@@ -21,7 +20,16 @@ from nextchar.app.suggestions.schemas import (
     SuggestionBody,
     SuggestionsBody,
 )
-from nextchar.models.runtime.suggestions import Need, Steps, Suggestion, SuggestionRequest, Weigh
+from nextchar.models.runtime.engine import Ticket
+from nextchar.models.runtime.line_walk import OnLines
+from nextchar.models.runtime.suggestions import (
+    Need,
+    Steps,
+    Suggestion,
+    SuggestionRequest,
+    Walk,
+    Weigh,
+)
 from nextchar.store.ids import new_id
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
@@ -62,12 +70,29 @@ async def _suggestions(
         if isinstance(need, Weigh):
             weigh = partial(loaded.engine.weigh, need.prompt, need.continuations, client=client, user=user)
             need = _next(steps, await result_of(weigh))
+        elif isinstance(need, Walk):
+            need = _next(steps, await _likely_lines(loaded, need, client=client, user=user))
         else:
             completing = replace(need.request, client=client, user=user)
             with RunningCompletion(engines, loaded, completing, []) as running:
                 completions, _ = await running.completions()
             need = _next(steps, completions)
     return need
+
+
+async def _likely_lines(loaded: Loaded, need: Walk, *, client: str, user: str) -> list[int]:
+    def start(on_lines: OnLines) -> Ticket:
+        return loaded.engine.likely_lines(
+            need.index,
+            need.prefix,
+            on_lines,
+            context=need.context,
+            wanted=need.wanted,
+            client=client,
+            user=user,
+        )
+
+    return await result_of(start)
 
 
 def _next(steps: Steps, answer: Any) -> Need | list[Suggestion]:

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.kernels.compile_cache import SEARCH_KERNELS, compile_kernels
-from nextchar.models.text.line_file import Lines, fold
+from nextchar.models.text.line_file import FILE, Lines, fold
+from nextchar.models.text.patterns import compile_pattern
 
 ERROR_BITS = 9.0
 """How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines
@@ -19,6 +21,7 @@ INSIDE_BITS = 4.0
 """How much less likely a line is if it does not begin with the prefix, but has a word that does."""
 
 MAX_TYPOS = 2
+_MAX_CHILDREN = 512  # characters that follow the same beginning: more in no list of words of an alphabet
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,12 @@ class LineIndex:
     """Search in the lines of a model. Thread-safe."""
 
     def __init__(self, lines: Lines) -> None:
+        """Raise Unavailable if a pattern of the lines is no RE2 expression (code `model_damaged`)."""
         self.lines = lines
+        try:
+            self._patterns = [compile_pattern(p, code="", param="") for p in lines.excluded_patterns()]
+        except InvalidInput as error:
+            raise Unavailable(f"{FILE} is damaged: {error.message}", code="model_damaged") from None
         self._kernels = _kernels()
 
     @property
@@ -107,6 +115,35 @@ class LineIndex:
                 seen.add(candidate.line)
                 candidates.append(candidate)
         return Found(candidates[:most], coverage)
+
+    def range_of(self, folded: str) -> tuple[int, int]:
+        """Return the range of lines that begin with folded characters; (0, 0) if there are none."""
+        query = self.lines.encode(folded)
+        lo, hi = next(iter(self._ranges(self.lines.starts, query, len(query), 0)[:, :2].tolist()), (0, 0))
+        return lo, hi
+
+    def children(self, lo: int, hi: int, depth: int) -> list[list[int]]:
+        """Return the numbers of the characters that lines have at a depth, and the end of each one's lines.
+
+        The lines from `lo` to before `hi` have the same characters before; the number 0 is the end of a line.
+        """
+        found = np.empty((_MAX_CHILDREN, 2), np.int32)
+        lines = self.lines
+        count = self._kernels.children(lines.folded, lines.starts, lo, hi, depth, found)
+        return cast(list[list[int]], found[:count].tolist())
+
+    def candidate(self, line: int) -> Candidate:
+        """Return a line that begins with what was typed."""
+        return Candidate(line, self.lines.text(line), int(self.lines.counts[line]), 0, 0)
+
+    def is_hidden(self, text: str) -> bool:
+        """Return whether a text may not be suggested: it was seen too seldom, or is excluded."""
+        return self.lines.is_withheld(text) or any(pattern.search(text) for pattern in self._patterns)
+
+    def total_of(self, prefix: str) -> int:
+        """Return the sum of the counts of the lines that begin with a prefix, but for case and accents."""
+        lo, hi = self.range_of(fold(prefix))
+        return int(self.lines.counts[lo:hi].sum(dtype=np.int64))
 
     def count_of(self, text: str) -> int | None:
         """Return how often a line occurs that is this text but for case and accents; None: there is none."""

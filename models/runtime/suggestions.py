@@ -39,6 +39,8 @@ MIN_WEIGHT = 0.01
 """With less weight the network is not asked: the counts decide."""
 
 _WEIGHED = 32  # candidates that the network is asked about
+_BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
+_MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
 _MAX_BEAM = 64
 _MAX_GENERATED = 64  # characters
@@ -100,9 +102,20 @@ class Complete:
     request: CompletionRequest
 
 
-Need = Weigh | Complete
+@dataclass(frozen=True)
+class Walk:
+    """Asks for lines that are likely; see `Engine.likely_lines`."""
+
+    index: LineIndex
+    prefix: str
+    context: str
+    wanted: int
+
+
+Need = Weigh | Complete | Walk
 Steps = Generator[Need, Any, list[Suggestion]]
-"""Yields what it needs, and is sent the bits of a `Weigh` or the completions of a `Complete`."""
+"""Yields what it needs, and is sent the bits of a `Weigh`, the completions of a `Complete`, or the lines of a
+`Walk`."""
 
 
 class Exclusion:
@@ -202,6 +215,12 @@ def _of_lines(
     if not candidates and context:  # no line has this context
         context = ""
         candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
+    if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
+        likely = yield Walk(lines, prefix, context, _WEIGHED - _BY_COUNT)
+        more = [lines.candidate(line) for line in likely]
+        known = {fold(c.text) for c in candidates[:_BY_COUNT]}
+        more = [c for c in more if fold(c.text) not in known and c.text[len(context) :] not in excluded]
+        candidates = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
     shares = _shares([1.0 + c.count for c in candidates], candidates)
     if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
         texts = [candidate.text for candidate in candidates[:_WEIGHED]]
@@ -297,8 +316,8 @@ def _checked(
     seen: set[str] = set()
     for one in suggestions:
         key = fold(one.text)
-        is_withheld = lines is not None and lines.lines.is_withheld(one.text)
-        if not key.strip() or key in seen or one.text in excluded or is_withheld:
+        is_hidden = lines is not None and lines.is_hidden(one.text)
+        if not key.strip() or key in seen or one.text in excluded or is_hidden:
             continue
         seen.add(key)
         count = lines.count_of(one.text) if lines else None

@@ -15,8 +15,8 @@ Nothing of the file is copied when it is loaded: its arrays are views.
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -51,6 +51,7 @@ _TYPES = {
     "word_maxima": "u4",
     "withheld": "u8",
     "weight": "f8",
+    "patterns": "u1",
 }
 _STROKES = str.maketrans("øłđħŧıŋØŁĐĦŦ", "oldhtinOLDHT")  # letters that NFKD does not decompose
 
@@ -85,6 +86,7 @@ class Lines:
         word_maxima: (ceil(W / BLOCK),) the largest count of the lines of each BLOCK words.
         withheld: (H,) hashes of folded lines that may not be suggested, ascending.
         weight: (1,) of the network in the ranking, from 0 to 1.
+        patterns: JSON of RE2 expressions, which no suggested text may match.
     """
 
     alphabet: NDArray[np.uint32]
@@ -98,6 +100,7 @@ class Lines:
     word_maxima: NDArray[np.uint32]
     withheld: NDArray[np.uint64]
     weight: NDArray[np.float64]
+    patterns: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -128,16 +131,29 @@ class Lines:
         at = int(self.withheld.searchsorted(wanted))
         return at < len(self.withheld) and self.withheld[at] == wanted
 
+    def excluded_patterns(self) -> list[str]:
+        """Return the RE2 expressions of `patterns`. Raises ValueError: they are none."""
+        patterns = json.loads(self.patterns.tobytes())
+        if not (isinstance(patterns, list) and all(isinstance(one, str) for one in patterns)):
+            raise ValueError("a pattern is not a text")
+        return patterns
+
+    def with_weight(self, weight: float) -> Self:
+        """Return the same lines with another weight of the network."""
+        return replace(self, weight=np.array([weight], np.float64))
+
     @classmethod
     def make(
-        cls, counts: Mapping[str, int], *, withheld: Iterable[str] = (), weight: float = 1.0
+        cls, counts: Mapping[str, int], *, withheld: Iterable[str] = (), patterns: Sequence[str] = ()
     ) -> Self | None:
         """Return the index of distinct lines with their counts; None if there are none.
 
-        A line that is `withheld` may be in `counts` too, but with another folded form only.
+        Lines that are the same but for case and accents as one that is `withheld` are left out.
         """
         hidden = {fold(line) for line in withheld}
-        entries = sorted((fold(line), line, count) for line, count in counts.items())
+        folded_lines = {line: fold(line) for line in counts}
+        ordered = sorted(folded_lines, key=folded_lines.__getitem__)
+        entries = [(folded_lines[line], line, counts[line]) for line in ordered]
         entries = [entry for entry in entries if entry[0] and entry[0] not in hidden]
         if not entries:
             return None
@@ -159,7 +175,8 @@ class Lines:
             words=words,
             word_maxima=_block_maxima(word_counts),
             withheld=np.array(sorted({_hash(key) for key in hidden if key}), np.uint64),
-            weight=np.array([weight], np.float64),
+            weight=np.ones(1, np.float64),
+            patterns=np.frombuffer(json.dumps(list(patterns)).encode(), np.uint8),
         )
 
     def dump(self) -> bytes:
@@ -216,6 +233,7 @@ class Lines:
         )
         if not all(conditions):
             raise ValueError("an entry is out of range")
+        self.excluded_patterns()
 
 
 def _arrays(data: memoryview) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
@@ -93,6 +93,7 @@ class PopulatedService:
             "model": "/#/models/line@1",
             "compare": "/#/compare?models=line@1,names@1",
             "playground": "/#/playground?model=line@1",
+            "suggestions": "/#/suggestions?model=names@1",
             "anomalies": "/#/anomalies?model=line@1",
             "alerts": "/#/alerts?model=line@1",
             "live lines": "/#/live?model=line@1",

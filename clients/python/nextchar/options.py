@@ -9,6 +9,7 @@ from nextchar.types import (
     AlertState,
     Alphabet,
     Architecture,
+    Column,
     EventType,
     MixTargets,
     PresetOption,
@@ -54,6 +55,10 @@ class CompletionOptions(TypedDict, total=False):
     logprobs: int | None
     """Report the natural log-probability of each character, with this many of the likeliest alternatives; at
     temperature 1 and without filters."""
+    suffix: str | None
+    """The text after the cursor. Several completions are generated; returned are those that are likeliest
+    together with its first characters; they end before what it repeats. With `stream` the text comes at
+    once."""
     echo: bool | None
     """Begin each completion's text with the prompt, and its `logprobs` with those of the prompt, read from
     the start of a line. `bits` and `usage` count generated characters only. Default: False."""
@@ -186,6 +191,23 @@ class MixOptions(TypedDict, total=False):
     """Fraction of the rows that hold the second text. Default: 0.25."""
 
 
+class SuggestedLineOptions(TypedDict, total=False):
+    """The options of which lines are suggested."""
+
+    columns: Sequence[Column] | None
+    """What is in a line, separated by tabs: `text`, then how often it occurs (`count`) or where it comes from
+    (`source`), or both. Only the text is trained on. Default: `text` and `count` if all of the first lines
+    end with a tab and a whole number, else `text`."""
+    minimum_count: int | None
+    """Lines that occur fewer times are never suggested. Default: 1."""
+    minimum_sources: int | None
+    """Lines from fewer sources are never suggested. Needs a column `source`. Default: 1."""
+    exclude: Sequence[str] | None
+    """Texts that are never suggested, whatever their case and accents."""
+    exclude_patterns: Sequence[str] | None
+    """RE2 expressions; texts in which one matches are never suggested."""
+
+
 class TrainingOptions(BudgetOptions, total=False):
     """The options of `train`."""
 
@@ -236,6 +258,8 @@ class TrainingOptions(BudgetOptions, total=False):
     mix: MixOptions | Mapping[str, Any] | None
     """A second text in a fraction of each batch's rows, with its own characters or a teacher's predictions as
     targets."""
+    suggestions: SuggestedLineOptions | Mapping[str, Any] | None
+    """Which lines of `records` are suggested; default: all."""
 
 
 class ScoreOptions(TypedDict, total=False):

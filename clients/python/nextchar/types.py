@@ -21,6 +21,7 @@ Architecture = Literal[
     "scan_rnn",
     "numpy_rnn",
 ]
+Column = Literal["text", "count", "source"]
 EventType = Literal[
     "alert.firing",
     "alert.resolved",
@@ -144,6 +145,16 @@ class Mix(TypedDict):
     fraction: NotRequired[float]  # Fraction of the rows that hold the second text
 
 
+class SuggestionConfig(TypedDict, total=False):
+    """Which lines of records are suggested."""
+
+    columns: list[Column] | None
+    minimum_count: int  # Lines that occur fewer times are never suggested
+    minimum_sources: int  # Lines from fewer sources are never suggested
+    exclude: list[str]  # Texts that are never suggested, whatever their case and accents
+    exclude_patterns: list[str]  # RE2 expressions; texts in which one matches are never suggested
+
+
 class Progress(TypedDict, total=False):
     """Progress of training. A worker may report further fields; values that are not known yet are null."""
 
@@ -193,6 +204,7 @@ class Job(TypedDict):
     masked_by_default: NotRequired[str | None]
     mixture: NotRequired[bool]  # Whether the model predicts with a mixture; false: with the network alone
     mix: NotRequired[Mix | None]  # The second text that shares each batch, and its teacher
+    suggestions: NotRequired[SuggestionConfig | None]  # Which lines of records are suggested
     attempt: int  # How many times a worker has started it
     queue_position: int | None  # 1 for the next job; null if it is not waiting or Redis is down
     asked: Literal["cancel", "cancel_keep_best", "pause"] | None

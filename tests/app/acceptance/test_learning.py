@@ -12,8 +12,7 @@ import pytest
 from nextchar.app.acceptance.learning import MAX_SHARE_DAYS, Learning
 from nextchar.app.http.services import Services
 from nextchar.app.models.engines import EngineLoader
-from nextchar.app.rooms import ROOMS, open_rooms
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ROOMS, ApiSettings, open_rooms
 from nextchar.models.saved_model import Card
 from nextchar.store.jobs import Job, JobStatus
 from tests.app.fakes import FakeEngine, loaded, publish

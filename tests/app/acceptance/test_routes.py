@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from nextchar.app.redis_keys import read_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.backup import read_key
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving
 

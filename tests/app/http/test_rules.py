@@ -11,7 +11,7 @@ from starlette.routing import Match
 
 from nextchar.app.http.rules import OPEN, SMALL_JSON, UNKNOWN, Rules, needs, needs_no_key
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 
 
 @pytest.fixture(scope="module")

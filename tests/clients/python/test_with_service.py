@@ -20,7 +20,7 @@ from nextchar import (
     Unauthorized,
 )
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving

@@ -53,6 +53,8 @@ _DEVIATIONS: dict[str, dict[str, Any]] = {
     "LineOptions.explain": {"help": "Explain the most anomalous lines. Default: no."},
     "MixOptions.corpus": {"name": "mix", "metavar": "CORPUS", "autocompletion": complete_corpus},
     "MixOptions.fraction": {"name": "mix-fraction"},
+    "SuggestedLineOptions.columns": {"name": "column", "metavar": "COLUMN"},
+    "SuggestedLineOptions.exclude_patterns": {"name": "exclude-pattern", "metavar": "RE2"},
     "TargetOptions.events": {
         "name": "event",
         "metavar": "TYPE",
@@ -88,6 +90,7 @@ _PANELS = {
     "MixOptions": "Mixing in a second corpus",
     "NetworkOptions": "Network",
     "RecipeOptions": "Optimization",
+    "SuggestedLineOptions": "Suggestions",
 }
 
 _ADVISED = {
