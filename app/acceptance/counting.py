@@ -25,7 +25,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from nextchar.app.acceptance.schemas import EventCreate
+from nextchar.app.acceptance.schemas import MAX_TEXT_CHARACTERS, EventCreate
 
 PREFIX = "nextchar:acceptance:"
 TOTALS = f"{PREFIX}totals"
@@ -199,7 +199,11 @@ class EventCounts:
     def _packed(self, resolved: ResolvedEvent, owner: str) -> list[Any]:
         event = resolved.event
         is_accepted = event.type == "accepted"
-        is_kept = resolved.name in self._keeps_texts_of and event.type in ("accepted", "typed")
+        is_kept = (
+            resolved.name in self._keeps_texts_of
+            and event.type in ("accepted", "typed")
+            and len(event.text or "") <= MAX_TEXT_CHARACTERS
+        )
         latency = event.latency_ms
         return [
             _digest(owner, event.id),

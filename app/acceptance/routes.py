@@ -89,7 +89,10 @@ async def add_events(
     references = {event.model or default for event in body.events}
     for reference in references:
         access.check_model(reference)
-    found = await run_in_thread(_resolve, services, references)
+    try:
+        found = {one: services[KnownModels].get(one, _not_now) for one in references}
+    except LookupError:  # not known, or no more
+        found = await run_in_thread(_resolve, services, references)
     events = [_resolved(event, found[event.model or default]) for event in body.events]
     counted = [event for event in events if event]
     if not counted:
@@ -168,6 +171,11 @@ def _learning(services: Services, name: str) -> LearningBody | None:
         return None
     fields = learning.state(name).model_dump(include={"job", "shared_at", "outcome"})
     return LearningBody(alias=f"{name}@{alias}", **fields)
+
+
+def _not_now(_: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Read nothing, on the event loop."""
+    raise LookupError
 
 
 def _resolve(services: Services, references: set[str]) -> dict[str, tuple[str, int] | None]:

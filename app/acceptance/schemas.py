@@ -10,6 +10,7 @@ MAX_EVENTS = 1_000
 """Events in one request."""
 
 MAX_TEXT_CHARACTERS = 10_000
+"""A longer text is not kept."""
 
 EventType = Literal["shown", "accepted", "typed", "dismissed", "kept"]
 
@@ -74,9 +75,8 @@ class EventCreate(RequestBody):
     )
     text: str | None = Field(
         None,
-        max_length=MAX_TEXT_CHARACTERS,
         description="Of `accepted` and `typed`: the whole text of the field then. It is discarded unless the"
-        " service's settings say that the model learns from use.",
+        " service's settings say that the model learns from use, and if it is longer than 10,000 characters.",
     )
 
     @model_validator(mode="before")

@@ -18,7 +18,7 @@ from nextchar.store.jobs import TRANSITIONS, Job, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.faults.installation import Installation
-from tests.faults.workload import MODEL, RATE, Ledger, line
+from tests.faults.workload import BATCH, MODEL, RATE, Ledger, line
 
 WEIGHTS = "model.onnx"
 
@@ -35,6 +35,7 @@ class Checker:
         self._flagged = 0  # ingested lines that scoring flags
         self._counted: set[int] = set()  # lines that are in `_flagged`
         self._occurrences_before = 0  # when Redis was last emptied
+        self._told_before = self._shown_before = 0  # the same for batches of events, and what they count
 
     def violations(self) -> Iterator[str]:
         """Yield what is wrong, once the installation is quiet."""
@@ -44,6 +45,7 @@ class Checker:
         yield from self._calibrations()
         yield from self._labels()
         yield from self._lines()
+        yield from self._events()
 
     def forget_lines(self) -> None:
         """Redis is known to have lost what was in it: lines that waited, and the figures of alerts."""
@@ -52,6 +54,20 @@ class Checker:
         self._flagged = 0
         with self.installation.redis() as redis:
             self._occurrences_before = sum(Alerts(redis, self.blobs).totals()[0].values())
+
+        self.ledger.told += 1  # the batch that is not acknowledged may have been counted before the loss
+        self._told_before, self._shown_before = self.ledger.told, self._shown()
+
+    def _events(self) -> Iterator[str]:
+        """Compare the suggestions that count as shown with the acknowledged events."""
+        told = BATCH * (self.ledger.told - self._told_before)
+        shown = self._shown() - self._shown_before
+        if not told <= shown <= told + BATCH:  # of the last batch, the response may have been lost
+            yield f"{shown} suggestions count as shown, of {told} whose events were acknowledged"
+
+    def _shown(self) -> int:
+        with self._client() as http:
+            return int(http.get(f"{MODEL}/acceptance").json()["total"]["shown"])
 
     def _corpora(self) -> Iterator[str]:
         corpora = Corpora(self.blobs)

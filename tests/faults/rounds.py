@@ -160,6 +160,7 @@ class Runner:
             w.stream_completion,
             w.score,
             w.score_lines,
+            w.tell,
             w.upload,
             w.calibrate,
             w.label,

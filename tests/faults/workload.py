@@ -47,6 +47,7 @@ class Ledger:
     uncertain_stream_lines: int = 0
     lines: set[int] = field(default_factory=set)  # ingested, by their numbers, since Redis was last emptied
     next_line: int = 0
+    told: int = 0  # batches of events of suggestions
     calls: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -89,6 +90,7 @@ class Workload:
                 self.score_lines,
                 self.continue_stream,
                 self.ingest,
+                self.tell,
                 self.upload,
                 self.calibrate,
                 self.label,
@@ -200,6 +202,15 @@ class Workload:
         _expect(_ok(answer, 202).json()["accepted"], BATCH, "accepted lines")
         self.ledger.lines |= set(numbers)
         self.ledger.next_line = first + BATCH
+
+    def tell(self, http: httpx.Client) -> None:
+        """Send events of suggestions: those of the next batch, with the same ids until they are counted."""
+        batch = self.ledger.told
+        ids = [f"{batch}.{n}" for n in range(BATCH)]
+        events = [{"id": one, "type": "shown", "suggestion_id": one, "model": "real@1"} for one in ids]
+        counts = _ok(http.post("/v1/events", json={"events": events}), 202).json()
+        _expect(counts["accepted"] + counts["duplicates"], BATCH, "events")
+        self.ledger.told = max(self.ledger.told, batch + 1)  # two threads may have sent the same
 
     def upload(self, http: httpx.Client) -> None:
         text = f"{self._run} {next(self._number)}\n{TEXT}"

@@ -117,6 +117,7 @@ def test_texts_are_kept_once_of_each_suggestion_and_listed_and_deleted_by_source
         event(2, "shown", text="shown only", client_id="ann"),
         event(3, text="Berlin", client_id="bob"),
         event(4, text="Nobody"),
+        event(6, text="x" * 10_001),
         event(5, model=other.reference, text="of a model that does not learn"),
     )
     assert kept(service) == ["London", "Berlin", "Nobody"]
