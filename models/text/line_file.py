@@ -151,17 +151,18 @@ class Lines:
         Lines that are the same but for case and accents as one that is `withheld` are left out.
         """
         hidden = {fold(line) for line in withheld}
-        folded_lines = {line: fold(line) for line in counts}
+        # Lists of texts instead of tuples: a million of these would be traversed by the garbage collector.
+        folded_lines = {line: key for line in counts if (key := fold(line)) and key not in hidden}
         ordered = sorted(folded_lines, key=folded_lines.__getitem__)
-        entries = [(folded_lines[line], line, counts[line]) for line in ordered]
-        entries = [entry for entry in entries if entry[0] and entry[0] not in hidden]
-        if not entries:
+        if not ordered:
             return None
-        alphabet, folded = _numbered("".join(key + "\x00" for key, _, _ in entries))
+        alphabet, folded = _numbered("".join(folded_lines[line] + "\x00" for line in ordered))
         ends = np.flatnonzero(folded == 0)
         starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.uint32)
-        kept = np.minimum(np.array([count for _, _, count in entries], np.int64), _MAX_COUNT)
-        own = [line.encode("utf-8", "surrogatepass") if line != key else b"" for key, line, _ in entries]
+        kept = np.minimum(np.fromiter((counts[line] for line in ordered), np.int64), _MAX_COUNT)
+        own = [
+            b"" if line == folded_lines[line] else line.encode("utf-8", "surrogatepass") for line in ordered
+        ]
         words = _sorted_words(folded, alphabet)
         word_counts = kept[starts.searchsorted(words, "right") - 1]
         return cls(
