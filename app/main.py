@@ -30,12 +30,18 @@ from nextchar.app.http.connections import (
     NoteResponses,
     raise_open_files_limit,
 )
-from nextchar.app.http.dependencies import thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
-from nextchar.app.http.middleware import BodyLimit, ClientTurns, FindRule, RequestId
-from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
+from nextchar.app.http.middleware import (
+    BodyLimit,
+    BrowserHeaders,
+    ClientTurns,
+    CrossSiteCheck,
+    FindRule,
+    HostCheck,
+    RequestId,
+)
 from nextchar.app.http.rules import Rules, check_query_parameters, needs_no_key
-from nextchar.app.http.services import Services
+from nextchar.app.http.services import Services, thread_turn
 from nextchar.app.models.engines import EngineLoader, LoadEngine
 from nextchar.app.operations.metrics import RequestMetrics
 from nextchar.app.room import Room

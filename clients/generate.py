@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from nextchar.app.acceptance.figure_schemas import AcceptanceBody
+from nextchar.app.acceptance.figure_schemas import AcceptanceBody, KeptTextBody
 from nextchar.app.acceptance.schemas import EventsBody
 from nextchar.app.access.audit import AuditEntryBody, AuditQuery
 from nextchar.app.completions.schemas import (
@@ -98,7 +98,7 @@ _RESPONSES = (
     *(CompletionBody, LogprobBody, DistributionBody, SuggestionsBody),
     *(ScoreBody, LineScore, EvaluationBody, JudgedLine),
     *(AlertBody, SuppressionBody, AuditEntryBody, TargetBody, TargetTestBody, DeliveryBody),
-    *(EventsBody, AcceptanceBody),
+    *(EventsBody, AcceptanceBody, KeptTextBody),
     *(IngestBody, IngestStatusBody, IngestSettingsBody, FlaggedLine),
 )
 

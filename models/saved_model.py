@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from nextchar.models.errors import Unavailable
-from nextchar.models.record_errors import UPGRADE, is_of_newer_version, load_record
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
+from nextchar.models.validation_errors import UPGRADE, is_of_newer_version, load_record
 
 FORMAT_VERSION = 1
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
-from nextchar.models.record_errors import load_record
 from nextchar.models.saved_model import Card, SavedModel, parse_card
+from nextchar.models.validation_errors import load_record
 from nextchar.store.aliases import Aliases, Share
 from nextchar.store.blobs import Blobs, read_limited
 from nextchar.store.ids import check_name

@@ -39,13 +39,16 @@ os.environ["PYTHONPATH"] = (
 
 use_cache_folder(_ROOT / "data")  # services that tests start compile nothing twice
 
+# No test cuts the power, and waiting for the disk took longer than most of them compute. What is synced, and
+# when, is recorded by tests/store/power_loss.py.
+os.fsync = os.fstat  # type: ignore[assignment]  # which refuses what is no open file, too
+
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
 _FIRST = (  # files that take half a minute and more or have such a test, the longest first, and single tests
     "tests/worker/test_distributed.py",
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
-    "tests/docs/test_guides.py",
     "tests/test_readme.py",  # this and the next five in one process, which has started their stack
     "tests/test_raw_logs.py",
     "tests/sdks/test_openai_python.py",
@@ -130,6 +133,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An embedded Valkey for the session."""
     with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey:
+        with Redis.from_url(valkey.url) as redis:
+            redis.config_set("hz", 100)  # WAITAOF, which accepted lines wait for, is answered so often
         yield valkey.url
 
 

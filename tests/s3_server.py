@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from tests.waiting import eventually
 
 _numbers = itertools.count()

@@ -20,13 +20,12 @@ from nextchar.store import tracing
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
-from nextchar.worker.auto_preset import choose_preset
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.evaluator import int8_file, saved_files
 from nextchar.worker.experts import Mixture, rows_to_judge
-from nextchar.worker.export import int8_file, saved_files
-from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason
+from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason, storage_problem
 from nextchar.worker.job_text import (
     check_length,
     check_scratch,
@@ -45,9 +44,8 @@ from nextchar.worker.lines import line_files
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
-from nextchar.worker.storage_errors import storage_problem
 from nextchar.worker.trainer import Result
-from nextchar.worker.training import fit
+from nextchar.worker.training import choose_preset, fit
 from nextchar.worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)

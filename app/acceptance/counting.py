@@ -19,7 +19,7 @@ the period has passed, unless there is more than fits.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,13 @@ from nextchar.app.acceptance.schemas import EventCreate
 
 PREFIX = "nextchar:acceptance:"
 TOTALS = f"{PREFIX}totals"
+TEXTS = f"{PREFIX}texts:"
+"""The beginning of the keys of `nextchar.app.acceptance.kept_texts`."""
 
 LATENCY_MS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1200, 2000, 5000)
 """The upper bounds of the buckets of the histogram of latency; one more is above them."""
 
-COUNTERS = ("shown", "accepted", "typed", "dismissed", "kept", "characters_saved")
+COUNTERS = ("shown", "accepted", "typed", "dismissed", "kept", "characters_saved", "characters_typed")
 
 MAX_CLIENTS = 50
 """Programs that are counted apart, per model and day; the others are counted together."""
@@ -45,11 +47,15 @@ REMEMBERED_S = 2 * 86_400
 
 DAY_S = 86_400
 
+MAX_TEXTS_BYTES = 32 << 20
+"""Redis memory for the texts of a model that are kept to learn from; above it, the oldest are deleted."""
+
 _ENTRY_BYTES = 130  # of a field of the hashes, about
 _BATCH = 250  # events per call of the script, which blocks Redis for about a millisecond
 
-# ARGV: entries per generation, TTL of a day, TTL of a generation, and JSON: the events, each a list of the
-# ids of event and suggestion, name, version, client, type, saved characters, and bucket of latency or -1.
+# ARGV: entries per generation, TTL of a day, TTL of a generation, that of texts, and JSON: the events, each a
+# list of the ids of event and suggestion, name, version, client, type, characters saved and typed, bucket of
+# latency or -1, and the text that is kept, or an empty one, with its source.
 _COUNT = f"""
 local new, old = '{PREFIX}new', '{PREFIX}old'
 local now = tonumber(redis.call('time')[1])
@@ -79,9 +85,10 @@ local function counted_client(key, client)
   return client
 end
 
-local duplicates = 0
-for _, event in ipairs(cjson.decode(ARGV[4])) do
-  local event_id, suggestion_id, name, version, client, kind, saved, bucket = unpack(event)
+local duplicates, streams = 0, {{}}
+for _, event in ipairs(cjson.decode(ARGV[5])) do
+  local event_id, suggestion_id, name, version, client, kind, saved, typed, bucket, text, source =
+    unpack(event)
   if recall('e' .. event_id) then
     duplicates = duplicates + 1
   else
@@ -97,7 +104,7 @@ for _, event in ipairs(cjson.decode(ARGV[4])) do
     end
     state.s, state[string.sub(kind, 1, 1)] = 1, 1
     if kind == 'kept' then state.a = 1 end
-    state.c = math.max(state.c or 0, saved)
+    state.c, state.p = math.max(state.c or 0, saved), math.max(state.p or 0, typed)
     if not state.l and bucket >= 0 then state.l = bucket end
     local function count(counter, by)
       add('{PREFIX}day:' .. name .. ':' .. first[1], version .. '\\t' .. first[2] .. '\\t' .. counter, by)
@@ -109,13 +116,27 @@ for _, event in ipairs(cjson.decode(ARGV[4])) do
     count('typed', one_if(state.t and not state.a) - one_if(was.t and not was.a))
     count('dismissed', one_if(state.d and not (state.a or state.t)) - one_if(was.d and not (was.a or was.t)))
     count('characters_saved', state.c - (was.c or 0))
+    count('characters_typed', state.p - (was.p or 0))
     if state.l and not was.l then count('latency ' .. state.l, 1) end
     redis.call('hset', new, 's' .. suggestion_id, cjson.encode({{state, first}}))
+    if text ~= '' then
+      local stream = '{TEXTS}' .. name
+      redis.call('xadd', stream, '*', 'text', text, 'type', kind, 'source', source, 'version', version,
+        'suggestion', suggestion_id)
+      streams[stream] = true
+    end
   end
 end
 for key, fields in pairs(added) do
   for field, by in pairs(fields) do redis.call('hincrby', key, field, by) end
   if key ~= '{TOTALS}' then redis.call('expire', key, ARGV[2]) end
+end
+for stream, _ in pairs(streams) do
+  redis.call('xtrim', stream, 'MINID', string.format('%.0f', (now - ARGV[4]) * 1000))
+  while redis.call('memory', 'usage', stream) > {MAX_TEXTS_BYTES} do
+    redis.call('xtrim', stream, 'MAXLEN', math.floor(redis.call('xlen', stream) * 0.9))
+  end
+  redis.call('expire', stream, ARGV[4])
 end
 return duplicates
 """
@@ -137,11 +158,23 @@ class EventCounts:
         redis: may repeat commands.
         max_bytes: memory for what was received lately, about.
         retention_days: after which a day is deleted.
+        keeps_texts_of: names of models whose accepted and typed texts are kept.
+        text_days: for how long.
     """
 
-    def __init__(self, redis: Redis, *, max_bytes: int, retention_days: float) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        max_bytes: int,
+        retention_days: float,
+        keeps_texts_of: Collection[str] = (),
+        text_days: float = 1.0,
+    ) -> None:
         self._script = redis.register_script(_COUNT)
-        self._limits = (max_bytes // _ENTRY_BYTES // 2, int(retention_days * DAY_S), REMEMBERED_S)
+        ttls = (int(retention_days * DAY_S), REMEMBERED_S, int(text_days * DAY_S))
+        self._limits = (max_bytes // _ENTRY_BYTES // 2, *ttls)
+        self._keeps_texts_of = frozenset(keeps_texts_of)
 
     async def add(self, events: Sequence[ResolvedEvent], *, owner: str) -> int:
         """Count events; return how many were received before.
@@ -154,25 +187,33 @@ class EventCounts:
         """
         duplicates = 0
         for at in range(0, len(events), _BATCH):
-            packed = json.dumps([_packed(one, owner) for one in events[at : at + _BATCH]])
+            packed = json.dumps([self._packed(one, owner) for one in events[at : at + _BATCH]])
             duplicates += int(await self._script(args=[*self._limits, packed]))
         return duplicates
 
+    def _packed(self, resolved: ResolvedEvent, owner: str) -> list[Any]:
+        event = resolved.event
+        is_accepted = event.type == "accepted"
+        is_kept = resolved.name in self._keeps_texts_of and event.type in ("accepted", "typed")
+        latency = event.latency_ms
+        return [
+            _digest(owner, event.id),
+            _digest(owner, resolved.name, str(resolved.version), event.suggestion_id),
+            resolved.name,
+            str(resolved.version),
+            event.client or "",
+            event.type,
+            event.characters or 0 if is_accepted else 0,
+            event.typed or 0 if is_accepted else 0,
+            -1 if latency is None else sum(bound < latency for bound in LATENCY_MS),
+            (event.text or "") if is_kept else "",
+            source_of(event.client_id) if is_kept else "",
+        ]
 
-def _packed(resolved: ResolvedEvent, owner: str) -> list[Any]:
-    event = resolved.event
-    saved = max(0, (event.characters or 0) - (event.typed or 0)) if event.type == "accepted" else 0
-    latency = event.latency_ms
-    return [
-        _digest(owner, event.id),
-        _digest(owner, resolved.name, str(resolved.version), event.suggestion_id),
-        resolved.name,
-        str(resolved.version),
-        event.client or "",
-        event.type,
-        saved,
-        -1 if latency is None else sum(bound < latency for bound in LATENCY_MS),
-    ]
+
+def source_of(client_id: str | None) -> str:
+    """Return the source of a client's texts; empty if the client is not known."""
+    return hashlib.sha256(client_id.encode()).hexdigest()[:16] if client_id else ""
 
 
 def _digest(*parts: str) -> str:

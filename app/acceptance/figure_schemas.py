@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from nextchar.app.acceptance.counting import COUNTERS
 from nextchar.app.acceptance.figures import Group, latency_ms, ratio, summed
-from nextchar.app.http.schemas import with_examples
+from nextchar.app.http.schemas import Page, with_examples
 
 EXAMPLE_FIGURES: dict[str, Any] = {
     "shown": 1200,
@@ -19,6 +19,7 @@ EXAMPLE_FIGURES: dict[str, Any] = {
     "acceptance_rate": 0.25,
     "kept_rate": 0.9,
     "characters_saved": 2100,
+    "characters_typed": 900,
     "latency_ms": {"p50": 4.2, "p90": 7.9, "p99": 18.5},
 }
 
@@ -43,7 +44,8 @@ class FiguresBody(BaseModel):
     kept: int = Field(description="Those that were accepted and still there a minute later.")
     acceptance_rate: float | None = Field(description="`accepted / shown`; null if none was shown.")
     kept_rate: float | None = Field(description="`kept / accepted`; null if none was accepted.")
-    characters_saved: int = Field(description="Accepted characters that had not been typed before.")
+    characters_saved: int = Field(description="Characters of accepted suggestions, which nobody typed.")
+    characters_typed: int = Field(description="Characters typed before suggestions that were accepted.")
     latency_ms: LatencyBody | None = Field(description="Null if no client has measured it.")
 
     @classmethod
@@ -76,6 +78,70 @@ class DayFigures(FiguresBody):
 
     day: str = Field(description="As 2026-11-30, in UTC.")
     model: str = Field(description="`name@version`.")
+
+
+class KeptTextBody(BaseModel):
+    """A text that somebody accepted or typed, and that is kept to learn from."""
+
+    id: str
+    text: str
+    type: Literal["accepted", "typed"]
+    source: str = Field(
+        description="The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one."
+    )
+    model: str = Field(description="`name@version` that suggested something then.")
+    kept_at: float = Field(description="Unix seconds.")
+
+
+class LearningBody(BaseModel):
+    """How far learning from use is."""
+
+    alias: str = Field(description="The alias that learns, as `name@alias`.")
+    job: str | None = Field(
+        description="The job whose version is trained, or is compared with the current one."
+    )
+    shared_at: float | None = Field(
+        description="When that version got a share of the clients, in Unix seconds; null: not yet."
+    )
+    outcome: str = Field(description="What happened last.")
+
+
+class KeptTextPage(Page[KeptTextBody]):
+    """A page of kept texts, the oldest first, and how far learning from them is."""
+
+    model_config = with_examples(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "id": "1795563730000-0",
+                    "text": "London",
+                    "type": "accepted",
+                    "source": "8f14e45fceea167a",
+                    "model": "cities@3",
+                    "kept_at": 1795563730.0,
+                }
+            ],
+            "has_more": False,
+            "learning": {
+                "alias": "cities@live",
+                "job": None,
+                "shared_at": None,
+                "outcome": "cities@live was moved to cities@3",
+            },
+        }
+    )
+
+    learning: LearningBody | None = Field(description="Null: the model does not learn from use.")
+
+
+class DeletedTexts(BaseModel):
+    """What was deleted."""
+
+    model_config = with_examples({"object": "kept_texts", "deleted": 12})
+
+    object: Literal["kept_texts"] = "kept_texts"
+    deleted: int
 
 
 class AcceptanceBody(BaseModel):

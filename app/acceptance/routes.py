@@ -1,18 +1,29 @@
 """/v1/events, by which clients tell what became of suggestions, and /v1/models/{model}/acceptance."""
 
 from collections.abc import Callable, Coroutine
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from nextchar.app.acceptance.counting import EventCounts, ResolvedEvent
-from nextchar.app.acceptance.figure_schemas import AcceptanceBody
+from nextchar.app.acceptance.figure_schemas import (
+    AcceptanceBody,
+    DeletedTexts,
+    KeptTextBody,
+    KeptTextPage,
+    LearningBody,
+)
 from nextchar.app.acceptance.figures import Acceptance
+from nextchar.app.acceptance.kept_texts import KeptTexts
+from nextchar.app.acceptance.learning import Learning, forget_corpora
 from nextchar.app.acceptance.schemas import EventCreate, EventsBody, EventsCreate
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, Limit
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import current_key, run_in_thread
@@ -45,6 +56,16 @@ _TEXT_BODY: dict[str, Any] = {
         "content": {"text/plain": {"schema": {"type": "string", "description": "The same as JSON."}}},
     }
 }
+
+
+Source = Annotated[
+    str | None,
+    Query(
+        pattern="^([0-9a-f]{16})?$",
+        description="The first 16 hexadecimal digits of the SHA-256 of a `client_id`; empty: without one.",
+    ),
+]
+EntryId = Annotated[str, Field(pattern=r"^[0-9]{1,15}-[0-9]{1,9}$")]
 
 
 class KnownModels(ExpiringCache[tuple[str, int] | None]):
@@ -96,6 +117,57 @@ def get_acceptance(
     name, version = services.models.resolve(model)
     groups = services[Acceptance].read(name, days=days)
     return AcceptanceBody.of(name, groups, version=version if "@" in model else None, days=days)
+
+
+@router.get("/v1/models/{model}/kept_texts", responses=error_responses(404, 422, 503))
+@needs("train")
+def list_kept_texts(
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    source: Source = None,
+    after: Annotated[EntryId | None, Query(description="Only texts after the one with this id.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> KeptTextPage:
+    """List the texts that are kept of a model's name to learn from, the oldest first; or of one source."""
+    name = access.model_name(model)
+    found = list(islice(services[KeptTexts].read(name, after=after, source=source), limit + 1))
+    texts = [
+        KeptTextBody(
+            id=kept.id,
+            text=kept.text,
+            type=kept.type,
+            source=kept.source,
+            model=f"{name}@{kept.version}",
+            kept_at=kept.kept_at,
+        )
+        for kept in found[:limit]
+    ]
+    return KeptTextPage(data=texts, has_more=len(found) > limit, learning=_learning(services, name))
+
+
+@router.delete("/v1/models/{model}/kept_texts", responses=error_responses(404, 422, 503))
+@needs("train")
+def delete_kept_texts(
+    services: ServicesDep, access: AccessDep, model: str, source: Source = None
+) -> DeletedTexts:
+    """Delete the kept texts of one source, or all, and the corpora that were made of any.
+
+    Versions that were trained on them stay.
+    """
+    name = access.model_name(model)
+    deleted = services[KeptTexts].delete(name, source=source)
+    forget_corpora(services.corpora, services.jobs, name)
+    return DeletedTexts(deleted=deleted)
+
+
+def _learning(services: Services, name: str) -> LearningBody | None:
+    learning = services[Learning]
+    alias = dict(learning.aliases).get(name)
+    if alias is None:
+        return None
+    fields = learning.state(name).model_dump(include={"job", "shared_at", "outcome"})
+    return LearningBody(alias=f"{name}@{alias}", **fields)
 
 
 def _resolve(services: Services, references: set[str]) -> dict[str, tuple[str, int] | None]:

@@ -25,7 +25,7 @@ EXAMPLE_EVENT: dict[str, Any] = {
     "type": "accepted",
     "suggestion_id": "sug_4f2a9c01d3e5b677.0",
     "model": "cities@3",
-    "characters": 6,
+    "characters": 3,
     "typed": 3,
     "client": "nextchar-js/1.0",
 }
@@ -51,11 +51,11 @@ class EventCreate(RequestBody):
     )
     characters: _Characters | None = Field(
         None,
-        description="Of `accepted`: how many characters of the suggestion's text are accepted so far, with"
-        " those of `typed`. Of `typed`: how many were typed instead.",
+        description="Of `accepted`: how many characters of the suggestion were inserted so far, which nobody"
+        " had to type. Of `typed`: how many were typed instead.",
     )
     typed: _Characters | None = Field(
-        None, description="How many of these characters were typed before; the others are saved. Null: none."
+        None, description="How many characters of the field were typed before the suggestion was shown."
     )
     latency_ms: float | None = Field(
         None,
@@ -75,8 +75,8 @@ class EventCreate(RequestBody):
     text: str | None = Field(
         None,
         max_length=MAX_TEXT_CHARACTERS,
-        description="The text that was accepted or typed. It is discarded unless the service's settings allow"
-        " to keep it.",
+        description="Of `accepted` and `typed`: the whole text of the field then. It is discarded unless the"
+        " service's settings say that the model learns from use.",
     )
 
     @model_validator(mode="before")

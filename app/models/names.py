@@ -68,10 +68,12 @@ class AliasControl:
         *,
         by: str | None,
         share: Share | None = None,
+        after: AliasMove | None = None,
     ) -> AliasMove:
         """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
 
-        The version of `share` gets a fraction of the clients.
+        The version of `share` gets a fraction of the clients. `after` is the newest move, if the caller has
+        read it.
 
         Raises:
             InvalidInput: the alias's name is not valid.
@@ -81,7 +83,7 @@ class AliasControl:
             Unavailable: the version is damaged.
         """
         check_alias(alias)
-        newest = self.models.aliases.newest(name, alias)
+        newest = after or self.models.aliases.newest(name, alias)
         saved = self.models.get(f"{name}@{version}")
         if newest and newest.version == version and newest.share == share:
             return newest

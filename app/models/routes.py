@@ -9,11 +9,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.downloads import MAX_SMALL_BYTES, download
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.threads import MAX_SMALL_BYTES, download
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import AliasControl, ModelFollowers
 from nextchar.app.models.schemas import (

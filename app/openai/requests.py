@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nextchar.app.completions.infilling import suffix_of
 from nextchar.app.completions.requests import (
     LONG_PROMPT_CHARACTERS,
     check_size,
@@ -206,6 +207,7 @@ class ResolvedRequest:
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "seed": None if body.seed is None else body.seed % _SEED_RANGE,
             "stop": tuple(map(self.loaded.vocabulary.to_characters, stop)),
+            "suffix": suffix_of(body.suffix or "", self.loaded.vocabulary),
             "stream": bool(body.stream),
             "client": self.client,
             "user": self.user,

@@ -9,10 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion, result_of
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
-from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.services import ServicesDep, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.suggestions.schemas import (
@@ -49,7 +48,7 @@ async def suggest_completions(
 
     Models of records suggest lines of their corpus, also where the prefix has typing errors.
     """
-    async with services[Engines].use_async(model) as loaded:
+    async with services[Engines].use_async(model, client_id=body.client_id) as loaded:
         asked = SuggestionRequest(**body.model_dump(exclude={"client_id"}))
         finding = _suggestions(
             services[Engines], loaded, asked, client=client_of(request), user=user_of(request)

@@ -114,6 +114,11 @@ export interface CompletionFields {
    */
   logprobs?: number | null;
   /**
+   * The text after the cursor. Several completions are generated; returned are those that are likeliest together
+   * with its first characters; they end before what it repeats. With `stream` the text comes at once.
+   */
+  suffix?: string;
+  /**
    * Begin each completion's text with the prompt, and its `logprobs` with those of the prompt, read from the start
    * of a line. `bits` and `usage` count generated characters only. Default: false.
    */
@@ -590,6 +595,7 @@ export type StreamEvent =
 /** Calls a service. Errors are `NextcharError`s; an aborted `signal` throws its reason. */
 export class Nextchar {
   constructor(options?: ClientOptions);
+  url: string;
   key: string | null;
   retries: number;
   timeout: number;
@@ -613,6 +619,8 @@ export class Nextchar {
     prompt: string,
     options?: NextFields & CallOptions,
   ): Promise<Distribution>;
+  /** Different completions of a field. */
+  suggest(model: string, prefix: string, options?: SuggestFields & CallOptions): Promise<Suggestions>;
   /** The surprisal of a text. */
   score(model: string, text: string, options?: ScoreFields & CallOptions): Promise<Score & { lines: null }>;
   /** The surprisal of lines, each by itself. */
@@ -653,6 +661,8 @@ export interface SuggestionOptions {
   /** Above 0, suggestions are sampled. Default 0: always the most likely character. */
   temperature?: number;
   expert?: Expert;
+  /** An id of the user or device, which decides between two versions of a model. */
+  clientId?: string;
   /** Milliseconds to wait for another key before a request. Default: the service's latency, at most 250. */
   debounce?: number | null;
 }
@@ -672,6 +682,9 @@ export class Suggester {
       onError?: (error: NextcharError, pause: number) => void;
     },
   );
+  /** The `name@version` of the last response, and the milliseconds from the call to it. */
+  model?: string;
+  tookMs?: number;
   /** What follows, without a request: "" for nothing, null if it is not known. */
   recall(prompt: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
@@ -699,10 +712,20 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
   model?: string;
   client?: Nextchar;
   mode?: "ghost" | "list";
+  /** Suggest from this many characters on. Default 0, of a list 1. */
+  min?: number;
   /** Also suggest where text follows on the same line. */
   midline?: boolean;
-  /** The maximum number of candidates in a list. Default 6. */
+  /** The maximum number of suggestions in a list. Default 6. */
   count?: number;
+  constrain?: SuggestFields["constrain"];
+  typos?: SuggestFields["typos"];
+  context?: SuggestFields["context"];
+  exclude?: SuggestFields["exclude"];
+  /** Why a suggestion is in a list, which has all of these; "" for nothing. */
+  describe?: (suggestion: Suggestion, all: Suggestion[]) => string;
+  /** Report what becomes of suggestions: ids and lengths, or also texts. Default: nothing. */
+  report?: "ids" | "text";
   /** What a screen reader says about a suggestion; "" for nothing. */
   announce?: (text: string) => string;
   /** What a screen reader says about a list. */
@@ -746,8 +769,18 @@ export function highlight(
 
 declare global {
   interface HTMLElementEventMap {
-    "nextchar:suggestion": CustomEvent<{ text: string; values?: string[] }>;
-    "nextchar:accept": CustomEvent<{ text: string; whole: boolean }>;
+    "nextchar:suggestion": CustomEvent<{
+      text: string;
+      id: string;
+      model: string;
+      tookMs: number;
+      /** Of a list, which `text` is the first of. */
+      values?: string[];
+      suggestions?: Suggestion[];
+    }>;
+    "nextchar:nothing": CustomEvent<{ value: string }>;
+    "nextchar:accept": CustomEvent<{ text: string; whole: boolean; id: string }>;
+    "nextchar:dismiss": CustomEvent<{ id: string }>;
     "nextchar:error": CustomEvent<{ error: NextcharError; pause?: number }>;
     "nextchar:highlight": CustomEvent<{ spans: AnomalousSpan[] }>;
   }

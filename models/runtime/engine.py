@@ -180,12 +180,19 @@ class Engine:
         return Ticket(scheduler, request)
 
     def weigh(
-        self, prompt: str, continuations: Sequence[str], on_bits: OnBits, *, client: str = "", user: str = ""
+        self,
+        prompt: str,
+        continuations: Sequence[str],
+        on_bits: OnBits,
+        *,
+        longest: int = MAX_CONTINUATION,
+        client: str = "",
+        user: str = "",
     ) -> Ticket:
         """Compute how likely continuations of at least one character are after NFC `prompt`, by the mixture.
 
         `on_bits` is called from the scheduler's thread with the bits of each, or an error, unless the request
-        is cancelled. Of a long continuation only the beginning counts.
+        is cancelled. Of a continuation its first `longest` characters count.
 
         Raises:
             Busy: too many requests are waiting.
@@ -194,7 +201,7 @@ class Engine:
         scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "mixture")
         request = WeighingRequest(
             prompt,
-            [self.vocabulary.encode(text[:MAX_CONTINUATION]) for text in continuations],
+            [self.vocabulary.encode(text[:longest]) for text in continuations],
             self._id_of,
             on_bits,
             scheduler.network,

@@ -28,7 +28,7 @@ from nextchar.models.runtime.requests import (
 )
 from nextchar.models.runtime.surprisal import LineSurprisal, TopCharacters
 from nextchar.models.saved_model import Card, SavedModel, describe_files
-from nextchar.models.text import templates_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates

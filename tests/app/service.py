@@ -22,8 +22,7 @@ import nextchar.app.main
 from nextchar.app.main import create_app, server_config
 from nextchar.app.models.engines import Loaded
 from nextchar.app.room import Room
-from nextchar.app.rooms import ROOMS
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ROOMS, ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora

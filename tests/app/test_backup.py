@@ -214,7 +214,14 @@ def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
         restored.check_references()
 
 
-@pytest.mark.parametrize("names", [("b",), ("zz",), ("b", "zz"), ("zz", "c"), ("b", "")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("b",),
+        ("zz", "c"),
+        *(pytest.param(names, marks=pytest.mark.long) for names in (("zz",), ("b", "zz"), ("b", ""))),
+    ],
+)
 def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
     tmp_path: Path, clean_redis_url: str, names: tuple[str, ...]
 ) -> None:

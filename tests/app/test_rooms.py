@@ -12,8 +12,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from nextchar.app.room import Room
-from nextchar.app.rooms import ROOMS, all_folders, settings_class
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ROOMS, ApiSettings, all_folders, settings_class
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.docs.blocks import blocks

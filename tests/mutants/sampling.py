@@ -22,7 +22,7 @@ GROUPS = {
         "worker/kernel_step.py",
         "worker/pacing.py",
         "worker/rows.py",
-        "worker/run_state.py",
+        "worker/schedule.py",
         "worker/schedule.py",
         "worker/trainer.py",
         "worker/training.py",
@@ -34,9 +34,9 @@ GROUPS = {
         "app/http/bodies.py",
         "app/http/connections.py",
         "app/http/incoming_body.py",
-        "app/http/origins.py",
+        "app/http/middleware.py",
         "app/operations/metrics.py",
-        "app/http/disk_watermark.py",
+        "app/http/services.py",
         "app/http/threads.py",
     ),
 }
@@ -66,17 +66,14 @@ _TESTS = {
     "models/anomaly/calibration.py": (
         "tests/models/anomaly/test_bucket.py",
         "tests/models/anomaly/test_calibration.py",
+        "tests/models/anomaly/test_experts.py",
     ),
     "models/anomaly/calibration_builder.py": (
         "tests/models/anomaly/test_calibration_builder.py",
         "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
     ),
-    "models/anomaly/calibration_format.py": (
-        "tests/models/anomaly/test_calibration.py",
-        "tests/models/anomaly/test_experts.py",
-    ),
-    "models/anomaly/flagged_evidence.py": (
+    "models/anomaly/rolling.py": (
         "tests/models/anomaly/test_flagged_evidence.py",
         "tests/models/anomaly/test_rolling.py",
     ),
@@ -89,14 +86,11 @@ _TESTS = {
         "tests/models/runtime/test_int8_file.py",
         "tests/models/runtime/test_lstm_network.py",
     ),
-    "models/runtime/batch_sampler.py": (
+    "models/runtime/decode.py": (
         "tests/models/runtime/test_batch_sampler.py",
         "tests/models/runtime/test_decoding.py",
         "tests/models/runtime/test_scheduler.py",
-    ),
-    "models/runtime/decode.py": (
         "tests/models/runtime/test_decode.py",
-        "tests/models/runtime/test_scheduler.py",
     ),
     "models/runtime/generation.py": (
         "tests/models/runtime/test_generation.py",
@@ -145,7 +139,7 @@ _TESTS = {
         "tests/app/logs/notifications/test_events.py",
         "tests/app/logs/notifications/test_event_messages.py",
     ),
-    "app/logs/ingest/keys.py": ("tests/app/logs/ingest/test_stream.py",),
+    "app/logs/ingest/stream.py": ("tests/app/logs/ingest/test_stream.py",),
     "store/local_blobs.py": (
         "tests/store/test_local_blobs.py",
         "tests/store/test_blobs.py",

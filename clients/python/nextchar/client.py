@@ -1,8 +1,11 @@
-"""The blocking client of nextchar's HTTP API: the methods of `AsyncClient`, none of which suspends here."""
+"""The blocking client of nextchar's HTTP API: the methods of `AsyncClient`, none of which suspends here.
+
+The client of nextchar's HTTP API for asyncio, with the methods of `Client`.
+"""
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Iterator
 from itertools import count
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
@@ -10,15 +13,22 @@ import httpx
 
 from nextchar.calls.acceptance import AcceptanceCalls
 from nextchar.calls.alerts import AlertCalls
-from nextchar.calls.completions import CompletionCalls
+from nextchar.calls.inference import CompletionCalls
 from nextchar.calls.models import ModelCalls
-from nextchar.connection import omit_none
+from nextchar.connection import (
+    AsyncioTransport,
+    BlockingTransport,
+    http_options,
+    iterate,
+    omit_none,
+    run,
+    setup_errors,
+)
 from nextchar.ingest import IngestCalls
-from nextchar.lines import Lines, check_lines, line_of
+from nextchar.lines import AsyncLines, Lines, ThreadedLines, check_lines, line_of
 from nextchar.options import AuditOptions, LineOptions
 from nextchar.scored_lines import LineScoring
 from nextchar.training import AsyncTrainingJob, TrainingCalls
-from nextchar.transport import BlockingTransport, http_options, iterate, run, setup_errors
 from nextchar.types import AuditEntry, Event, Job, ScoredLine
 
 P = ParamSpec("P")
@@ -172,6 +182,8 @@ class Client:
 
     add_events = _call(ServiceCalls.add_events)
     acceptance = _call(ServiceCalls.acceptance)
+    kept_texts = _stream(ServiceCalls.kept_texts)
+    delete_kept_texts = _call(ServiceCalls.delete_kept_texts)
 
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)
@@ -259,3 +271,56 @@ class TrainingJob:
     cancel = _call(AsyncTrainingJob.cancel)
     pause = _call(AsyncTrainingJob.pause)
     resume = _call(AsyncTrainingJob.resume)
+
+
+_PIECE_BYTES = 1 << 16
+
+
+class AsyncClient(ServiceCalls):
+    """A connection to one server, for asyncio. Use it with `async with`, or `await aclose()`.
+
+    It has the arguments and methods of `Client`: what returns a value there is awaited here, and what is
+    iterated there is iterated with `async for`. To leave such a loop early, use `contextlib.aclosing`, which
+    closes the connection at once.
+
+    >>> async with AsyncClient() as client:  # doctest: +SKIP
+    ...     async with aclosing(client.stream("nietzsche", "morality equals ")) as events:
+    ...         async for event in events:
+    ...             print(event["data"].get("text", ""), end="")
+    """
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        api_key: str | None = None,
+        max_retries: int = 2,
+        patience_s: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        server = server.rstrip("/")
+        with setup_errors(server):
+            self._http = httpx.AsyncClient(**http_options(server, api_key), transport=transport)
+        super().__init__(AsyncioTransport(self._http), server, max_retries, patience_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    def score_lines(
+        self,
+        model: str,
+        lines: AsyncIterable[str | bytes] | Iterable[str | bytes],
+        **options: Unpack[LineOptions],
+    ) -> AsyncGenerator[ScoredLine, None]:
+        """As `Client.score_lines`; an asynchronous iterable is read by a task, any other one by a thread."""
+        check_lines(lines)
+        if isinstance(lines, AsyncIterable):
+            return self._score_numbered(model, AsyncLines(lines), options)
+        return self._score_numbered(model, ThreadedLines(map(line_of, count(1), lines)), options)

@@ -55,6 +55,10 @@ class CompletionOptions(TypedDict, total=False):
     logprobs: int | None
     """Report the natural log-probability of each character, with this many of the likeliest alternatives; at
     temperature 1 and without filters."""
+    suffix: str | None
+    """The text after the cursor. Several completions are generated; returned are those that are likeliest
+    together with its first characters; they end before what it repeats. With `stream` the text comes at
+    once."""
     echo: bool | None
     """Begin each completion's text with the prompt, and its `logprobs` with those of the prompt, read from
     the start of a line. `bits` and `usage` count generated characters only. Default: False."""

@@ -694,7 +694,8 @@ class Figures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
 
 
@@ -708,7 +709,8 @@ class VersionFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     model: str  # `name@version`
 
@@ -723,7 +725,8 @@ class ClientFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     client: str | None  # Null: its events did not name it
 
@@ -738,7 +741,8 @@ class DayFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Accepted characters that had not been typed before
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     day: str  # As 2026-11-30, in UTC
     model: str  # `name@version`
@@ -754,6 +758,17 @@ class Acceptance(TypedDict):
     versions: list[VersionFigures]  # The oldest version first
     clients: list[ClientFigures]  # By name
     by_day: list[DayFigures]  # One for each day and version of which any was shown
+
+
+class KeptText(TypedDict):
+    """A text that somebody accepted or typed, and that is kept to learn from."""
+
+    id: str
+    text: str
+    type: Literal["accepted", "typed"]
+    source: str  # The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one
+    model: str  # `name@version` that suggested something then
+    kept_at: float  # Unix seconds
 
 
 class RejectedLine(TypedDict):

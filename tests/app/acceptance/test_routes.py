@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from nextchar.app.redis_keys import read_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.backup import read_key
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving
 
@@ -44,7 +44,13 @@ def test_an_event_that_is_sent_again_counts_once(service: Service) -> None:
     shown, accepted = event("shown"), event("accepted", characters=6, typed=2)
     assert send(service, shown, accepted) == {"accepted": 2, "duplicates": 0, "rejected": 0}
     once = total(service)
-    assert once == {"shown": 1, "accepted": 1, "acceptance_rate": 1.0, "characters_saved": 4}
+    assert once == {
+        "shown": 1,
+        "accepted": 1,
+        "acceptance_rate": 1.0,
+        "characters_saved": 6,
+        "characters_typed": 2,
+    }
     assert send(service, accepted, shown, shown) == {"accepted": 0, "duplicates": 3, "rejected": 0}
     assert total(service) == once
 
@@ -66,7 +72,8 @@ def test_what_was_accepted_was_shown_and_not_dismissed_in_whatever_order(service
         "shown": count,
         "accepted": count,
         "kept": count,
-        "characters_saved": 4 * count,
+        "characters_saved": 5 * count,
+        "characters_typed": count,
         "acceptance_rate": 1.0,
         "kept_rate": 1.0,
     }
@@ -78,7 +85,7 @@ def test_typing_something_else_replaces_dismissing_and_accepting_by_words_saves_
     send(service, event("dismissed", "a"), event("typed", "a", characters=9), event("dismissed", "b"))
     assert total(service) == {"shown": 2, "typed": 1, "dismissed": 1}
     send(service, *(event("accepted", "c", characters=n, typed=2) for n in (5, 9, 14)))
-    assert total(service)["characters_saved"] == 12
+    assert total(service)["characters_saved"] == 14
 
 
 def test_figures_are_given_by_version_client_and_day(service: Service, settings: ApiSettings) -> None:

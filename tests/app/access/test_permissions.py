@@ -17,7 +17,7 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.http.errors import Forbidden
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload

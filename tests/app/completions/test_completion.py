@@ -18,7 +18,7 @@ import pytest
 
 from nextchar.app.completions.completion import MAX_UNREAD_EVENTS, RunningCompletion
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.loaded_model import masks_of, suggester_of
 from nextchar.models.runtime.engine import Engine

@@ -26,7 +26,7 @@ from nextchar.app.http.connections import (
     raise_open_files_limit,
 )
 from nextchar.app.openai.requests import ResolvedPrompt
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import ENDLESS, publish
 from tests.app.raw_http import answer_in, connected, is_answer, read_all, read_answer
 from tests.app.service import Service, error_of, serving, until

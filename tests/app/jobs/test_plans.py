@@ -12,8 +12,7 @@ from nextchar.models.auto_preset import RULES
 from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import JobRequest
 from tests.logs import syslog

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from nextchar.app.openai.llama_cpp import MIN_CONTEXT_CHARACTERS, recent_context
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import ENDLESS, SLOW_S, publish
 from tests.app.service import Service, error_of, serving_real, until
 from tests.models.runtime.networks import saved_model
 
 FROM_LLAMA_VIM: dict[str, Any] = {
     "input_prefix": "hello\n",
-    "input_suffix": "there\n",
+    "input_suffix": "\n",
     "input_extra": [{"text": "other file", "time": [1, 2], "filename": "a.py"}],
     "prompt": "you ",
     "n_predict": 24,
@@ -34,7 +34,7 @@ FROM_LLAMA_VIM: dict[str, Any] = {
 
 FROM_LLAMA_VSCODE: dict[str, Any] = {
     "input_prefix": "hello\n",
-    "input_suffix": "there\n",
+    "input_suffix": "\n",
     "input_extra": [],
     "prompt": "you ",
     "n_predict": 24,
@@ -64,7 +64,7 @@ def greedy_line(http: httpx.Client, prompt: str, characters: int) -> str:
 
 def test_llama_vim_gets_the_rest_of_the_line_in_the_fields_it_reads(http: httpx.Client) -> None:
     answer = http.post("/infill", json=FROM_LLAMA_VIM)
-    expected = greedy_line(http, "hello\nyou ", 24)
+    expected = greedy_line(http, "other file\nhello\nyou ", 24)
     assert expected and answer.text.startswith(f'{{"content":{json.dumps(expected)}')
     assert set(answer.json()) == set(FROM_LLAMA_VIM["response_fields"])
     assert answer.json()["truncated"] is False

@@ -10,9 +10,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.acceptance.figures import AcceptanceCollector
 from nextchar.app.access.auth import RateLimits
-from nextchar.app.jobs.training_metrics import TrainingCollector
-from nextchar.app.logs.metrics import AlertCollector, IngestCollector
+from nextchar.app.jobs.room import TrainingCollector
 from nextchar.app.logs.notifications.outbox import Health
+from nextchar.app.logs.room import AlertCollector, IngestCollector
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.room import EngineCollector, damaged_records
 from nextchar.app.openai.batch_control import BatchCollector

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import error_of, serving_real
 from tests.models.runtime.networks import saved_model
 

@@ -13,7 +13,7 @@ import pytest
 
 import nextchar
 from nextchar import local, local_training
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import MODEL_FILE

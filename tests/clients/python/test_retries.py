@@ -17,7 +17,7 @@ from nextchar import (
     Timeout,
     Unavailable,
 )
-from nextchar.transport import AsyncioTransport, BlockingTransport
+from nextchar.connection import AsyncioTransport, BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 
 _JOB = {"id": "job_1", "status": "queued", "name": "n"}

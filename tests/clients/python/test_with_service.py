@@ -20,7 +20,7 @@ from nextchar import (
     Unauthorized,
 )
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving
@@ -271,6 +271,8 @@ def test_events_of_suggestions_add_up(client: Any, service: Service) -> None:
     assert client.add_events([accepted, accepted])["duplicates"] == 1
     total = client.acceptance("fake", days=1)["total"]
     assert (total["shown"], total["accepted"], total["characters_saved"]) == (1_500, 1, 4)
+    assert list(client.kept_texts("fake", client_id="ann")) == []
+    assert client.delete_kept_texts("fake", client_id="ann") == 0
 
 
 def test_an_iterator_is_for_score_lines(client: Any) -> None:

@@ -3,10 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly import calibration_format
-from nextchar.models.anomaly.calibration import SCORE_TOLERANCE, lines_needed
+from nextchar.models.anomaly import calibration as calibration_format
+from nextchar.models.anomaly.calibration import SCORE_TOLERANCE, dump, lines_needed, load
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.calibration_format import dump, load
 from nextchar.models.errors import InvalidInput, Unavailable
 from tests.models.anomaly.surprisals import random_lines, surprisal
 

@@ -8,7 +8,7 @@ from nextchar.models.anomaly import calibration_builder
 from nextchar.models.anomaly.aggregate import statistics
 from nextchar.models.anomaly.calibration import MIN_LINES
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder, calibrate
-from nextchar.models.anomaly.statistic_rarity import leave_one_out_rarity
+from nextchar.models.anomaly.tail import leave_one_out_rarity
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.templates import ParsedLine, Template
 from tests.models.anomaly.surprisals import random_lines, surprisal

@@ -7,8 +7,7 @@ import pytest
 
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
-from nextchar.models.anomaly.score_sample import (
+from nextchar.models.anomaly.line_scores import (
     SAMPLE_LINES,
     AlertReference,
     ObservedScore,
@@ -16,6 +15,7 @@ from nextchar.models.anomaly.score_sample import (
     censored,
     initial_sample,
 )
+from nextchar.models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
 from tests.models.anomaly.surprisals import random_lines
 
 RATE = 0.01

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly.score_sample import (
+from nextchar.models.anomaly.line_scores import (
     AlertReference,
     ObservedScore,
     ScoreSample,

@@ -12,7 +12,9 @@ from nextchar.models.kernels.mixture_arguments import WEIGHTS
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
 from nextchar.models.saved_model import Card, SavedModel, describe_files
-from nextchar.models.text import line_file, ngram_file, templates_file
+from nextchar.models.text import line_file
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.line_file import Lines
 from nextchar.models.text.vocabulary import Vocabulary

@@ -1,18 +1,19 @@
-"""Events of suggestions: tell what became of them, and get how many were accepted."""
+"""Events of suggestions: tell what became of them, get how many were accepted, and what is kept of them."""
 
+import hashlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from nextchar.connection import Connection, omit_none, path_of
-from nextchar.types import Acceptance, Events
+from nextchar.types import Acceptance, Events, KeptText
 
 _MAX_EVENTS = 1_000  # in one request
 
 
 class AcceptanceCalls(Connection):
-    """Events of suggestions: tell what became of them, and get how many were accepted."""
+    """Events of suggestions: tell what became of them, get how many were accepted, what is kept of them."""
 
     async def add_events(self, events: Iterable[Mapping[str, Any]]) -> Events:
         """Tell what became of suggestions. The events are stored when this returns; each counts once.
@@ -44,3 +45,20 @@ class AcceptanceCalls(Connection):
         0.25
         """
         return await self._get(Acceptance, path_of("models", model, "acceptance"), **omit_none(days=days))
+
+    def kept_texts(self, model: str, *, client_id: str | None = None) -> AsyncGenerator[KeptText, None]:
+        """Yield the texts that are kept of a model's name to learn from, the oldest first.
+
+        `client_id`: only those of one client.
+        """
+        return self._pages(path_of("models", model, "kept_texts"), **_source(client_id))
+
+    async def delete_kept_texts(self, model: str, *, client_id: str | None = None) -> int:
+        """Delete the kept texts of one client, or all, and the corpora made of any; return how many texts."""
+        path, params = path_of("models", model, "kept_texts"), _source(client_id)
+        deleted = await self._fetch(dict[str, Any], "DELETE", path, params=params, can_retry=True)
+        return cast(int, deleted["deleted"])
+
+
+def _source(client_id: str | None) -> dict[str, str]:
+    return {} if client_id is None else {"source": hashlib.sha256(client_id.encode()).hexdigest()[:16]}

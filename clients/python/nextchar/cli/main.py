@@ -13,7 +13,6 @@ from nextchar.cli import (
     acceptance,
     alerts,
     batch,
-    calibration,
     completion,
     corpora,
     evaluation,
@@ -63,7 +62,7 @@ app.command("next")(completion.next_character)
 app.command()(completion.suggest)
 app.command()(scoring.score)
 app.command()(watch.watch)
-app.command()(calibration.calibrate)
+app.command()(scoring.calibrate)
 app.command()(evaluation.evaluate)
 app.command()(acceptance.acceptance)
 app.add_typer(batch.app, name="batch")

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.records import Batch, Entry, IngestLimits, LineMeta, NewLine, Request
 from nextchar.app.logs.ingest.stream import GROUP, MAX_DELIVERIES, IngestStreams
 from nextchar.launcher.valkey import EmbeddedValkey

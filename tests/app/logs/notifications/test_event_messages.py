@@ -11,7 +11,6 @@ import pytest
 
 from nextchar.app.logs.notifications.events import EVENT_TYPES
 from nextchar.app.logs.notifications.notifier import FIRST_LOOKBACK_S, LEASE_S
-from nextchar.app.logs.notifications.outbox import Outbox
 from nextchar.models.errors import Unavailable
 from nextchar.store.jobs import JobError, JobStatus
 from tests.app.fakes import publish
@@ -25,6 +24,7 @@ from tests.app.logs.notifications.test_notifier import (
     target,
     verify,
 )
+from tests.every_call import every_call
 from tests.store.test_jobs import REQUEST
 
 
@@ -146,32 +146,24 @@ def test_a_target_gets_the_events_and_models_it_wants(
     ]
 
 
-class _Killed(BaseException):
-    pass
-
-
-def test_a_process_killed_before_or_after_it_queues_messages_loses_none(
-    world: Setting, receiver: Receiver, clean_redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_killed_at_any_call_of_the_storage_or_redis_loses_no_message(
+    world: Setting, receiver: Receiver, clean_redis_url: str, tmp_path: Path
 ) -> None:
-    def die(*_: Any, **__: Any) -> None:
-        raise _Killed
-
-    for step in ("queue", "mark_records", "due", "succeeded"):
+    hook = target(f"{receiver.url}/hook", events=EVENT_TYPES)
+    for call in every_call(more_than=10):
         receiver.requests.clear()
         finish(world, JobStatus.CANCELLED)
-        with monkeypatch.context() as patch:
-            patch.setattr(Outbox, step, die)
-            with pytest.raises(_Killed):
-                world.run()
-        sent = [request.headers["webhook-id"] for request in receiver.requests]
-        other = setting(clean_redis_url, tmp_path, target(f"{receiver.url}/hook", events=EVENT_TYPES))
         world.redis.delete("nextchar:notifications:lease")  # which expires after LEASE_S
-        other.run()
-        world = other
+        with call.dying():
+            setting(clean_redis_url, tmp_path, hook, call=call).run()
+        sent = [request.headers["webhook-id"] for request in receiver.requests]
+        world.redis.delete("nextchar:notifications:lease")
+        world = setting(clean_redis_url, tmp_path, hook)
+        world.run()
         again = {request.headers["webhook-id"] for request in receiver.requests}
-        assert len(again) == 2 and set(sent) <= again, step
-        assert sorted(set(kinds(receiver))) == ["fine_tuning.job.cancelled", "job.cancelled"], step
-        assert world.outbox.waiting("t-webhook") == []
+        assert len(again) == 2 and set(sent) <= again, call
+        assert sorted(set(kinds(receiver))) == ["fine_tuning.job.cancelled", "job.cancelled"], call
+        assert world.outbox.waiting("t-webhook") == [], call
 
 
 def test_when_redis_loses_its_data_the_last_day_is_sent_again_with_the_same_ids(

@@ -18,9 +18,9 @@ from nextchar import connection, scored_lines
 from nextchar import lines as lines_module
 from nextchar.cli.line_scoring import Totals
 from nextchar.client import Client
+from nextchar.connection import run
 from nextchar.errors import ServerError, ServerUnreachable
 from nextchar.lines import Line, LineBuffer, Lines, lines_of_stream, read_lines
-from nextchar.transport import run
 from tests.clients.python.conftest import Run, in_shell
 from tests.clients.python.fake_server import FakeServer
 from tests.clients.python.terminal import Terminal, run_in_terminal
