@@ -112,7 +112,8 @@ def shares_shown(suggest: Suggest, items: Sequence[str], *, has_error: bool) -> 
     for length in LENGTHS:
         typed = [(item, item[:length]) for item in items if len(item) >= length]
         if has_error:
-            typed = [(item, with_error(text, rng)) for item, text in typed]
+            # As many characters are typed, one of which is an error.
+            typed = [(item, (with_error(text, rng) + item[length:])[:length]) for item, text in typed]
         if not typed or (has_error and length < _MIN_WRONG):
             shares[length] = None
             continue
