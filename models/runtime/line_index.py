@@ -21,7 +21,7 @@ _KIND_BITS = 2.0
 """How much less than that a single error costs if a character is left out or exchanged with its neighbor, and
 how much more if it is wrong or one too many: many others may be typed in place of a character."""
 
-ACCENT_BITS, TYPED_ACCENT_BITS = 2.0, 10.0
+ACCENT_BITS, TYPED_ACCENT_BITS = 5.0, 10.0
 """How much less likely a line is that has other accents than the prefix, and than one typed with accents."""
 
 INSIDE_BITS = 4.0

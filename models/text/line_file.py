@@ -32,10 +32,12 @@ FORMAT_VERSION = 1
 BLOCK = 64
 """Entries of which the largest count is stored, so that most of a range need not be read."""
 
-MAX_LINES = 8_000_000
+MAX_LINES = 2_000_000
 """The most distinct lines; a corpus with more gets no index."""
 
-MAX_TEXT_CHARACTERS = 1 << 30
+MAX_CHARACTERS = 200_000_000
+"""The most characters of all distinct lines."""
+
 _MAGIC = b"NCLINES\x00"
 _ALIGNMENT = 64
 _MAX_HEADER_BYTES = 1 << 16
@@ -152,7 +154,7 @@ class Lines:
         """
         hidden = {fold(line) for line in withheld}
         # Lists of texts instead of tuples: a million of these would be traversed by the garbage collector.
-        folded_lines = {line: key for line in counts if (key := fold(line)) and key not in hidden}
+        folded_lines = {line: key for line in counts if (key := _key(line)) and key not in hidden}
         ordered = sorted(folded_lines, key=folded_lines.__getitem__)
         if not ordered:
             return None
@@ -263,6 +265,11 @@ def _arrays(data: memoryview) -> dict[str, NDArray[Any]]:
             raise ValueError("an array begins at another place")
         arrays[name] = np.frombuffer(data, np.dtype("<" + kind), length, begin + size + offset)
     return arrays
+
+
+def _key(line: str) -> str:
+    """Return what a line is sorted by; "" for a line with U+0000, which ends lines here."""
+    return "" if "\x00" in line else fold(line)
 
 
 def _numbered(text: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
