@@ -130,6 +130,10 @@ bench-console-file: $(VENV)/.dev ## Open a log of 200 MB in the console: speed a
 bench-corpus: $(VENV)/.serve ## A large corpus: CPU time and memory of upload and job start; ARGS="--gigabytes 10 --kind records"
 	@$(BIN)/python -m benchmarks.corpus $(ARGS)
 
+.PHONY: bench-suggestions
+bench-suggestions: $(VENV)/.serve ## Is the intended item among those shown? ARGS="LIST --queries LIST --lines 1000000"
+	@$(BIN)/python -m benchmarks.suggestions $(ARGS)
+
 .PHONY: bench-keystrokes
 bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-grams; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)

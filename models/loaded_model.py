@@ -48,7 +48,7 @@ class LoadedModel:
 def suggester_of(saved: SavedModel, masks: ModelMasks) -> Suggester:
     """Return what suggests with a saved model that has these masks. Raises Unavailable: a file is damaged."""
     card = saved.card
-    lines = LineIndex(Lines.load(saved.file(line_file.FILE))) if line_file.FILE in card.files else None
+    lines = LineIndex(Lines.load(saved.mapped(line_file.FILE))) if line_file.FILE in card.files else None
     return Suggester(saved.vocabulary, masks, lines, card.kind == "records", card.reference)
 
 

@@ -17,7 +17,7 @@ An unknown format version and a file with another hash are errors. Nothing is ev
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -85,13 +85,21 @@ class Card(BaseModel):
         return self.model_dump_json(indent=1, exclude={"files_folder"}).encode()
 
 
+Contents = bytes | memoryview
+T = TypeVar("T", bytes, Contents)
+
+
 class SavedModel:
     """A card and access to its files; each file that `read` returns is checked against its hash."""
 
-    def __init__(self, card: Card, read: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, card: Card, read: Callable[[str], bytes], map_file: Callable[[str], Contents] | None = None
+    ) -> None:
+        """Have a card, and what reads its files; `map_file` may return one without copying it."""
         self.card = card
         self.vocabulary = Vocabulary(card.characters, card.alphabet)
         self._read = read
+        self._map: Callable[[str], Contents] = map_file or read
 
     def file(self, name: str) -> bytes:
         """Return the bytes of one file.
@@ -100,9 +108,16 @@ class SavedModel:
             KeyError: the card lists no such file.
             Unavailable: the file is missing or its hash differs (code `model_damaged`).
         """
+        return self._checked(name, self._read)
+
+    def mapped(self, name: str) -> Contents:
+        """Return the bytes of one file, mapped into memory where the storage can do so. Raises as `file`."""
+        return self._checked(name, self._map)
+
+    def _checked(self, name: str, read: Callable[[str], T]) -> T:
         entry = self.card.files[name]
         try:
-            data = self._read(name)
+            data = read(name)
         except FileNotFoundError:
             raise Unavailable(
                 f"file {name} of model {self.card.reference} is missing; restore it or delete the version",

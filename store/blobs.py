@@ -39,6 +39,13 @@ class Blobs(ABC):
     def read(self, path: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError."""
 
+    def map(self, path: str) -> bytes | memoryview:
+        """Return the object's bytes, mapped into memory if it is a file. Raises FileNotFoundError.
+
+        An object is never changed in place, and stays mapped after it has been deleted or replaced.
+        """
+        return self.read(path)
+
     def read_record(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         """Return the bytes of a record. Raises FileNotFoundError.
 

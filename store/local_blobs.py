@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import itertools
+import mmap
 import os
 import re
 import secrets
@@ -115,6 +116,13 @@ class LocalBlobs(Blobs):
         """Return the object's bytes. Raises FileNotFoundError."""
         with self._reading():
             return self._path(path).read_bytes()
+
+    def map(self, path: str) -> bytes | memoryview:
+        """Return the object's bytes, mapped into memory. Raises FileNotFoundError."""
+        with self._reading(), self._path(path).open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return b""  # which cannot be mapped
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes`. Raises FileNotFoundError at once."""

@@ -141,7 +141,9 @@ class Models:
             card = parse_card(self._blobs.read_record(path), where=path)
         except FileNotFoundError:
             raise _no_such_model(reference) from None
-        return SavedModel(card, lambda file: self._read_file(card, file))
+        return SavedModel(
+            card, lambda file: self._read_file(card, file), lambda file: self._map_file(card, file)
+        )
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Return the name and version that a reference resolves to now.
@@ -264,13 +266,20 @@ class Models:
             )
 
     def _read_file(self, card: Card, name: str) -> bytes:
-        path = _file_path(card.id, card.files_folder, name)
-        entry = card.files[name]
+        path, entry = self._path_of(card, name), card.files[name]
 
         def read() -> Iterator[bytes]:
             return read_limited(self._blobs.stream(path), entry.bytes)
 
         return self._cache.read(entry.sha256, read) if self._cache else b"".join(read())
+
+    def _map_file(self, card: Card, name: str) -> bytes | memoryview:
+        """Return the contents of a file; mapped, if the storage is a folder."""
+        return self._read_file(card, name) if self._cache else self._blobs.map(self._path_of(card, name))
+
+    @staticmethod
+    def _path_of(card: Card, name: str) -> str:
+        return _file_path(card.id, card.files_folder, name)
 
     def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
         """Write the card of an id that has none under the next free version; return the card of the id.

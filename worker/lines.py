@@ -50,8 +50,9 @@ def line_files(
     counted = Counted.of(records, request.suggestions or SuggestionConfig(), check=check)
     if counted is None:
         sentence = (
-            f"the corpus has more than {line_file.MAX_LINES:,} distinct lines, so suggestions are generated"
-            " instead of chosen from them; a corpus with fewer lines has them"
+            f"the corpus has more than {line_file.MAX_LINES:,} distinct lines, or these more than"
+            f" {line_file.MAX_CHARACTERS:,} characters, so suggestions are generated instead of chosen from"
+            " them; train on fewer lines for suggestions of lines"
         )
         on_event("message", {"text": sentence})
         return {}
@@ -68,6 +69,7 @@ class Counted:
     def __init__(self, config: SuggestionConfig) -> None:
         self._config = config
         self._counts: Counter[str] = Counter()
+        self._characters = 0  # of the distinct lines
         self._sources: defaultdict[str, set[str]] = defaultdict(set)  # as many as are required
         self.are_given = False
         """Whether counts other than one come from a column: they say how popular a line is."""
@@ -82,19 +84,23 @@ class Counted:
             if number % _CHECKED == 0:
                 check()
             counted._add(record)
-            if len(counted._counts) > line_file.MAX_LINES:
+            if counted._is_too_large():
                 return None
         return counted
 
     def _add(self, record: Record) -> None:
         if len(record.text) > _MAX_LINE_CHARACTERS:
             return
+        self._characters += 0 if record.text in self._counts else len(record.text)
         self._counts[record.text] += record.count
         self.are_given |= record.count != 1
         if record.source is not None and self._config.minimum_sources > 1:
             sources = self._sources[record.text]
             if len(sources) < self._config.minimum_sources:
                 sources.add(record.source)
+
+    def _is_too_large(self) -> bool:
+        return len(self._counts) > line_file.MAX_LINES or self._characters > line_file.MAX_CHARACTERS
 
     def lines(self) -> Lines | None:
         """Return the index of the lines that may be suggested, if there are any."""

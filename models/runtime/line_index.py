@@ -1,7 +1,7 @@
 """Which lines of a corpus a prefix may stand for: at their start, at a word inside, or with typing errors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 
@@ -16,6 +16,13 @@ from nextchar.models.text.patterns import compile_pattern
 ERROR_BITS = 9.0
 """How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines
 (`nextchar.models.anomaly.noisy_channel`)."""
+
+_KIND_BITS = 2.0
+"""How much less than that a single error costs if a character is left out or exchanged with its neighbor, and
+how much more if it is wrong or one too many: many others may be typed in place of a character."""
+
+ACCENT_BITS, TYPED_ACCENT_BITS = 5.0, 10.0
+"""How much less likely a line is that has other accents than the prefix, and than one typed with accents."""
 
 INSIDE_BITS = 4.0
 """How much less likely a line is if it does not begin with the prefix, but has a word that does."""
@@ -33,6 +40,7 @@ class Candidate:
         text: as it stands in the corpus.
         count: how often.
         errors: typing errors in the prefix.
+        penalty_bits: how much less likely the line is because of how it matches.
         matched: how many of its folded characters the prefix stands for.
         is_inside: whether these begin at a word after the first.
     """
@@ -43,11 +51,12 @@ class Candidate:
     errors: int
     matched: int
     is_inside: bool = False
+    penalty_bits: float = 0.0
 
     @property
-    def penalty_bits(self) -> float:
-        """How much less likely the line is because of how it matches."""
-        return self.errors * ERROR_BITS + self.is_inside * INSIDE_BITS
+    def begins_otherwise(self) -> bool:
+        """Whether the line does not begin with the prefix, so that it comes after those that do."""
+        return self.is_inside or self.errors > 0
 
 
 @dataclass(frozen=True)
@@ -96,18 +105,26 @@ class LineIndex:
         exact = self.lines.encode(fold(context))
         query = np.concatenate([exact, self.lines.encode(fold(prefix))])
         ranges = self._ranges(self.lines.starts, query, len(query), 0)
-        candidates = list(self._largest(ranges, most, len(query)))
+        typed = (context + prefix).casefold()
+        accent_bits = ACCENT_BITS if typed.isascii() else TYPED_ACCENT_BITS
+        candidates = [
+            one if one.text.casefold().startswith(typed) else replace(one, penalty_bits=accent_bits)
+            for one in self._largest(ranges, most, len(query))
+        ]
         coverage = self._coverage(ranges, candidates)
         if len(candidates) >= wanted or len(query) == len(exact):
             return Found(candidates, coverage)
         others: list[Candidate] = []
         if not len(exact):
             inside = self._ranges(self.lines.words, query, len(query), 0)
-            others += self._largest(inside, most, len(query), is_inside=True)
+            found = self._largest(inside, most, len(query), is_inside=True)
+            others += [replace(one, penalty_bits=INSIDE_BITS) for one in found]
         for errors in range(1, typos + 1):
             if len(candidates) + len(others) < wanted:
                 ranges = self._ranges(self.lines.starts, query, len(exact), errors)
-                others += self._largest(ranges[ranges[:, 2] == errors], most, len(query))
+                found = self._largest(ranges[ranges[:, 2] == errors], 2 * most, len(query))
+                folded = fold(context + prefix)
+                others += [replace(one, penalty_bits=_error_bits(folded, one)) for one in found]
         seen = {candidate.line for candidate in candidates}
         others.sort(key=lambda c: np.log2(1 + c.count) - c.penalty_bits, reverse=True)
         for candidate in others:
@@ -182,6 +199,15 @@ class LineIndex:
             return 1.0
         total = int(self.lines.counts[ranges[0, 0] : ranges[0, 1]].sum(dtype=np.int64))
         return sum(candidate.count for candidate in candidates) / max(1, total)
+
+
+def _error_bits(typed: str, candidate: Candidate) -> float:
+    """Return how much less likely a line is because of the errors in folded characters typed for it."""
+    meant = fold(candidate.text)[: candidate.matched]
+    if candidate.errors != 1:
+        return ERROR_BITS * candidate.errors
+    is_exchanged = len(meant) == len(typed) and sorted(meant) == sorted(typed)
+    return ERROR_BITS + (-_KIND_BITS if is_exchanged or len(meant) > len(typed) else _KIND_BITS)
 
 
 @cache

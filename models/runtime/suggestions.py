@@ -231,7 +231,7 @@ def _of_lines(
         likely = np.exp2(np.min(bits) - np.array(bits, np.float64))
         likely = np.append(likely, np.zeros(len(candidates) - len(texts)))
         shares = (1 - lines.weight) * shares + lines.weight * _shares(likely, candidates)
-    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].penalty_bits > 0, -shares[i]))
+    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].begins_otherwise, -shares[i]))
     start = len(context)
     return [
         Suggestion(

@@ -32,10 +32,12 @@ FORMAT_VERSION = 1
 BLOCK = 64
 """Entries of which the largest count is stored, so that most of a range need not be read."""
 
-MAX_LINES = 8_000_000
+MAX_LINES = 2_000_000
 """The most distinct lines; a corpus with more gets no index."""
 
-MAX_TEXT_CHARACTERS = 1 << 30
+MAX_CHARACTERS = 200_000_000
+"""The most characters of all distinct lines."""
+
 _MAGIC = b"NCLINES\x00"
 _ALIGNMENT = 64
 _MAX_HEADER_BYTES = 1 << 16
@@ -151,17 +153,18 @@ class Lines:
         Lines that are the same but for case and accents as one that is `withheld` are left out.
         """
         hidden = {fold(line) for line in withheld}
-        folded_lines = {line: fold(line) for line in counts}
+        # Lists of texts instead of tuples: a million of these would be traversed by the garbage collector.
+        folded_lines = {line: key for line in counts if (key := _key(line)) and key not in hidden}
         ordered = sorted(folded_lines, key=folded_lines.__getitem__)
-        entries = [(folded_lines[line], line, counts[line]) for line in ordered]
-        entries = [entry for entry in entries if entry[0] and entry[0] not in hidden]
-        if not entries:
+        if not ordered:
             return None
-        alphabet, folded = _numbered("".join(key + "\x00" for key, _, _ in entries))
+        alphabet, folded = _numbered("".join(folded_lines[line] + "\x00" for line in ordered))
         ends = np.flatnonzero(folded == 0)
         starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.uint32)
-        kept = np.minimum(np.array([count for _, _, count in entries], np.int64), _MAX_COUNT)
-        own = [line.encode("utf-8", "surrogatepass") if line != key else b"" for key, line, _ in entries]
+        kept = np.minimum(np.fromiter((counts[line] for line in ordered), np.int64), _MAX_COUNT)
+        own = [
+            b"" if line == folded_lines[line] else line.encode("utf-8", "surrogatepass") for line in ordered
+        ]
         words = _sorted_words(folded, alphabet)
         word_counts = kept[starts.searchsorted(words, "right") - 1]
         return cls(
@@ -262,6 +265,11 @@ def _arrays(data: memoryview) -> dict[str, NDArray[Any]]:
             raise ValueError("an array begins at another place")
         arrays[name] = np.frombuffer(data, np.dtype("<" + kind), length, begin + size + offset)
     return arrays
+
+
+def _key(line: str) -> str:
+    """Return what a line is sorted by; "" for a line with U+0000, which ends lines here."""
+    return "" if "\x00" in line else fold(line)
 
 
 def _numbered(text: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:

@@ -29,6 +29,17 @@ def test_ranges_can_be_read(blobs: Blobs) -> None:
         blobs.read_range("a/c", 0, 1)
 
 
+def test_mapped_object_stays_as_it_was(blobs: Blobs) -> None:
+    blobs.write("a/b", b"first")
+    blobs.write("a/empty", b"")
+    mapped = blobs.map("a/b")
+    blobs.write("a/b", b"second, which is longer")
+    blobs.delete("a/b")
+    assert (bytes(mapped), bytes(blobs.map("a/empty"))) == (b"first", b"")
+    with pytest.raises(FileNotFoundError):
+        blobs.map("a/b")
+
+
 def test_of_an_object_that_is_larger_than_a_record_only_the_beginning_is_read(blobs: Blobs) -> None:
     blobs.write("a/b", b"0123456789" * 300_000)
     assert blobs.read_record("a/b", max_bytes=12) == b"0123456789012"

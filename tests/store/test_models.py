@@ -280,7 +280,10 @@ def test_of_a_file_that_is_larger_than_its_card_says_no_more_is_read(
 def test_a_damaged_file_makes_that_model_unavailable_and_no_other(blobs: Blobs) -> None:
     models = Models(blobs)
     damaged, fine = models.publish(_card(), FILES), models.publish(_card("other", number=2), FILES)
+    assert bytes(models.get("other").mapped("model.onnx")) == FILES["model.onnx"]
     blobs.write(f"model_files/{damaged.id}/model.onnx", b"grapx")
+    with pytest.raises(Unavailable, match="its hash differs"):
+        models.get(damaged.reference).mapped("model.onnx")
     with pytest.raises(Unavailable, match="hash differs") as caught:
         models.get("m").file("model.onnx")
     assert caught.value.code == "model_damaged"

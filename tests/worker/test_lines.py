@@ -50,8 +50,12 @@ def test_excluded_lines_are_left_out_and_recognized() -> None:
 
 
 def test_more_lines_than_an_index_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_file, "MAX_LINES", 2)
-    assert Counted.of([Record("a"), Record("b"), Record("c")], SuggestionConfig()) is None
+    records = [Record("ab"), Record("bc"), Record("bc"), Record("cd")]
+    assert Counted.of(records, SuggestionConfig())
+    for limit, most in (("MAX_LINES", 2), ("MAX_CHARACTERS", 5)):
+        with monkeypatch.context() as patch:
+            patch.setattr(line_file, limit, most)
+            assert Counted.of(records, SuggestionConfig()) is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[3]
 FILES = [
     "tests/models/kernels/test_activations.py",
     "tests/models/kernels/test_lstm_window.py",
+    "tests/models/runtime/test_line_index.py",
     "tests/models/runtime/test_lstm_network.py",
     "tests/models/runtime/test_mixture.py",
     "tests/worker/test_kernel_step.py",

@@ -70,6 +70,21 @@ def test_typing_error_is_never_preferred_to_a_line_that_begins_with_the_prefix()
     assert texts(index, "carp") == ["carpet", "cargo"]
 
 
+def test_likelier_error_comes_before_a_larger_count() -> None:
+    index = index_of({"berlin": 1, "beclin": 4, "gerlin": 2})
+    assert texts(index, "brelin") == ["berlin"]
+    assert texts(index, "belin") == ["beclin", "berlin"]  # both left out: the larger count
+    exchanged = index_of({"abcd": 1, "bbcd": 4})
+    assert texts(exchanged, "bacd") == ["abcd", "bbcd"]  # exchanged, and wrong
+
+
+def test_accents_that_are_typed_count() -> None:
+    index = index_of({"Sao": 5, "São": 3, "Säo": 4})
+    assert [c.penalty_bits for c in index.search("sa", typos=0, wanted=9, most=9).candidates] == [0, 5, 5]
+    typed = index.search("sã", typos=0, wanted=9, most=9).candidates
+    assert min(typed, key=lambda c: c.penalty_bits).text == "São"
+
+
 def test_errors_are_in_the_prefix_and_not_in_its_context() -> None:
     index = index_of({"fruit\tapple": 2, "fruit\tapricot": 1, "fruits\tapple": 9})
     assert texts(index, "aplle", context="fruit\t") == ["fruit\tapple"]

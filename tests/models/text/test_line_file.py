@@ -6,7 +6,7 @@ import pytest
 from nextchar.models.errors import Unavailable
 from nextchar.models.text.line_file import Lines, fold
 
-COUNTS = {"Berlin": 3, "berlin": 1, "São Paulo": 7, "New York": 5, "Łódź": 1, "ново": 2, "": 4}
+COUNTS = {"nul\x00": 1, "Berlin": 3, "berlin": 1, "São Paulo": 7, "New York": 5, "Łódź": 1, "ново": 2, "": 4}
 
 
 def made(counts: dict[str, int] = COUNTS, **options: object) -> Lines:
@@ -36,6 +36,10 @@ def test_withheld_lines_are_recognized_but_not_kept() -> None:
     kept = {lines.text(i) for i in range(len(lines))}
     assert kept == {"São Paulo", "New York", "Łódź", "ново"}
     assert b"ecret" not in lines.dump()
+
+
+def test_line_with_the_character_that_ends_lines_is_left_out() -> None:
+    assert "nul" not in {made().folded_text(i)[:3] for i in range(len(made()))}
 
 
 def test_no_line_makes_no_file() -> None:
