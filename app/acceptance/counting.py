@@ -51,7 +51,7 @@ MAX_TEXTS_BYTES = 32 << 20
 """Redis memory for the texts of a model that are kept to learn from; above it, the oldest are deleted."""
 
 _ENTRY_BYTES = 130  # of a field of the hashes, about
-_BATCH = 250  # events per call of the script, which blocks Redis for about a millisecond
+_BATCH = 50  # events per call of the script, which blocks Redis for about a millisecond
 
 # ARGV: entries per generation, TTL of a day, TTL of a generation, that of texts, and JSON: the events, each a
 # list of the ids of event and suggestion, name, version, client, type, characters saved and typed, bucket of
@@ -68,7 +68,12 @@ if not began then
   redis.call('hset', new, 'began', now)
   redis.call('expire', new, ARGV[3])
 end
-local function recall(field) return redis.call('hget', new, field) or redis.call('hget', old, field) end
+local function recall(event_field, suggestion_field)
+  local found = redis.call('hmget', new, event_field, suggestion_field)
+  if found[1] then return found[1], found[2] end
+  local older = redis.call('hmget', old, event_field, suggestion_field)
+  return older[1], found[2] or older[2]
+end
 local function one_if(condition) if condition then return 1 end return 0 end
 
 local added = {{}}
@@ -89,11 +94,11 @@ local duplicates, streams = 0, {{}}
 for _, event in ipairs(cjson.decode(ARGV[5])) do
   local event_id, suggestion_id, name, version, client, kind, saved, typed, bucket, text, source =
     unpack(event)
-  if recall('e' .. event_id) then
+  local event_field, suggestion_field = 'e' .. event_id, 's' .. suggestion_id
+  local is_known, before = recall(event_field, suggestion_field)
+  if is_known then
     duplicates = duplicates + 1
   else
-    redis.call('hset', new, 'e' .. event_id, '')
-    local before = recall('s' .. suggestion_id)
     local was, state, first = {{}}, {{}}, nil
     if before then
       was, first = unpack(cjson.decode(before))
@@ -118,7 +123,7 @@ for _, event in ipairs(cjson.decode(ARGV[5])) do
     count('characters_saved', state.c - (was.c or 0))
     count('characters_typed', state.p - (was.p or 0))
     if state.l and not was.l then count('latency ' .. state.l, 1) end
-    redis.call('hset', new, 's' .. suggestion_id, cjson.encode({{state, first}}))
+    redis.call('hset', new, event_field, '', suggestion_field, cjson.encode({{state, first}}))
     if text ~= '' then
       local stream = '{TEXTS}' .. name
       redis.call('xadd', stream, '*', 'text', text, 'type', kind, 'source', source, 'version', version,

@@ -116,7 +116,8 @@ export class List extends FieldHelper {
   #show(suggestions) {
     const { field } = this;
     const { value, maxLength } = field;
-    const fitting = suggestions.filter(({ text }) => text !== value && (maxLength < 0 || text.length <= maxLength));
+    const fits = ({ text }) => text !== value && !/[\r\n]/.test(text) && (maxLength < 0 || text.length <= maxLength);
+    const fitting = suggestions.filter(fits);
     const now = JSON.stringify([value, fitting]);
     if (now === this.#shown) return;
     this.#shown = now;

@@ -77,6 +77,10 @@ _TESTS = {
         "tests/models/anomaly/test_flagged_evidence.py",
         "tests/models/anomaly/test_rolling.py",
     ),
+    "models/anomaly/line_scores.py": (
+        "tests/models/anomaly/test_calibrated_scorer.py",
+        "tests/app/scoring/test_score_stream.py",
+    ),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
         "tests/models/anomaly/test_scorer.py",
@@ -112,6 +116,7 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
+    "models/runtime/suggestions.py": ("tests/app/suggestions/test_routes.py",),
     "models/runtime/state_cache.py": (
         "tests/models/runtime/test_state_cache.py",
         "tests/models/runtime/test_state_cache_machine.py",
@@ -135,10 +140,7 @@ _TESTS = {
         "tests/store/test_corpus_upload.py",
         "tests/store/test_corpus_statistics.py",
     ),
-    "app/logs/notifications/events.py": (
-        "tests/app/logs/notifications/test_events.py",
-        "tests/app/logs/notifications/test_event_messages.py",
-    ),
+    "app/logs/notifications/events.py": ("tests/app/logs/notifications/test_event_messages.py",),
     "app/logs/ingest/stream.py": ("tests/app/logs/ingest/test_stream.py",),
     "store/local_blobs.py": (
         "tests/store/test_local_blobs.py",
@@ -150,6 +152,7 @@ _TESTS = {
         "tests/store/test_aliases.py",
         "tests/app/logs/test_room.py",
     ),
+    "store/gunzip.py": ("tests/app/corpora/test_routes.py", "tests/app/scoring/test_line_streams.py"),
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),

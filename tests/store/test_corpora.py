@@ -267,18 +267,6 @@ def test_a_text_is_stored_before_its_record_and_deleted_after_it_and_its_names(t
     assert blobs.changes[:3] == ["delete mine", "delete corpus.json", "delete text"]
 
 
-def test_a_deletion_that_was_interrupted_can_be_repeated_by_id(tmp_path: Path) -> None:
-    for call in every_call(more_than=5):
-        blobs = open_blobs("memory:///")
-        corpora = Corpora(blobs)
-        corpus, _ = add(corpora, tmp_path, b"text", name="mine")
-        with call.dying():
-            Corpora(call.blobs(blobs)).delete("mine")
-        with contextlib.suppress(NotFound):
-            assert corpora.delete(corpus.id) == corpus.id
-        assert blobs.paths("corpora") == [], call
-
-
 def _change(corpora: Corpora, corpus: Corpus, folder: Path, change: str) -> None:
     with contextlib.suppress(NotFound):
         match change:

@@ -218,15 +218,6 @@ def test_a_version_number_used_and_deleted_concurrently_is_not_reused(blobs: Blo
     assert Models(blobs).all() == [card]
 
 
-def test_a_rename_that_was_cut_short_can_be_done_again(blobs: Blobs) -> None:
-    models = Models(blobs)
-    card = models.publish(_card(), FILES)
-    moved = card.model_copy(update={"name": "other"})
-    blobs.create("model_cards/other/000001.json", moved.model_dump_json().encode())
-    models.rename("m", "other")
-    assert {reference.partition("@")[0] for reference in _whole(models)} == {"other"}
-
-
 def test_a_renamed_version_is_the_next_of_its_new_name_with_its_files(blobs: Blobs) -> None:
     models = Models(blobs)
     for n in (1, 2):

@@ -156,6 +156,17 @@ def test_many_events_of_many_programs_take_bounded_memory(settings: ApiSettings)
         assert len(clients) == 51 and {one["client"] for one in clients} >= {"other", "program/0"}
 
 
+def test_what_is_older_than_half_the_period_is_still_known(service: Service, settings: ApiSettings) -> None:
+    shown, accepted = event("shown"), event("accepted")
+    send(service, shown)
+    with Redis.from_url(settings.redis_url) as redis:
+        redis.hset("nextchar:acceptance:new", "began", 1)  # long ago
+        assert send(service, shown)["duplicates"] == 1 and redis.exists("nextchar:acceptance:old")
+    send(service, accepted)
+    assert send(service, shown, accepted, event("shown"))["duplicates"] == 2
+    assert total(service) == {"shown": 1, "accepted": 1, "acceptance_rate": 1.0}
+
+
 def test_events_of_models_that_are_gone_are_rejected_and_the_others_count(service: Service) -> None:
     other, own = event("shown", model="gone@1"), event("shown")
     assert send(service, other, own) == {"accepted": 1, "duplicates": 0, "rejected": 1}

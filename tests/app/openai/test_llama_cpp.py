@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nextchar.app.openai.llama_cpp import MIN_CONTEXT_CHARACTERS, recent_context
+from nextchar.app.openai.llama_cpp import EXTRA_CHARACTERS, MIN_CONTEXT_CHARACTERS, end_of, recent_context
 from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import ENDLESS, SLOW_S, publish
 from tests.app.service import Service, error_of, serving_real, until
@@ -167,6 +167,15 @@ def test_long_text_is_read_from_a_line_on() -> None:
 
 def test_one_endless_line_is_read_whole() -> None:
     assert recent_context("x" * 10_000) == "x" * 10_000
+
+
+def test_texts_of_other_files_are_read_from_a_line_on_the_last_ones_first() -> None:
+    assert end_of([]) == end_of([" ", ""]) == ""
+    assert end_of(["one", "two\n\n"]) == "one\ntwo\n"
+    lines = [f"line {i}\n" for i in range(1000)]
+    found = end_of(["".join(lines[:500]), "".join(lines[500:])])
+    assert "".join(lines).endswith(found) and found.startswith("line ")
+    assert EXTRA_CHARACTERS - 10 < len(found) <= EXTRA_CHARACTERS
 
 
 def test_context_start_is_stable_while_the_window_moves() -> None:

@@ -110,3 +110,14 @@ def test_refused(http: httpx.Client, model: str, body: Any, status: int, code: s
     answer = http.post(f"/v1/models/{model}/suggest", json=body)
     error = error_of(answer, status)
     assert (error["code"], error["param"]) == (code, param)
+
+
+def test_a_share_of_the_clients_of_an_alias_gets_another_version(http: httpx.Client) -> None:
+    archive = http.get("/v1/models/older/export").content
+    headers = {"Content-Type": "application/x-tar"}
+    assert http.post("/v1/models/import", content=archive, headers=headers).json()["id"] == "older@2"
+    share = {"version": 1, "share": {"version": 2, "fraction": 0.5}}
+    assert http.put("/v1/models/older/aliases/live", json=share).is_success
+    bodies = [{"prefix": "a", "limit": 1, "client_id": f"person {n}"} for n in range(20)]
+    given = [http.post("/v1/models/older@live/suggest", json=body).json()["model"] for body in bodies]
+    assert set(given) == {"older@1", "older@2"}

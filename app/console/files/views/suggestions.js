@@ -9,7 +9,7 @@ import { decimal, integer, percent } from "../format.js";
 
 /** Values of the API's `constrain` and `typos`; the empty ones leave them out. */
 const SOURCES = [
-  ["", "Default of the model"],
+  ["", "Default"],
   ["lines", "Lines of the corpus"],
   ["prefer", "Lines first, then generated"],
   ["none", "Generated"],
@@ -66,8 +66,8 @@ export async function suggestionsView(page) {
         "section",
         { class: "card stack", "aria-label": "Field and options" },
         picker.node,
-        field({ name: "field", label: "Field", control: input, help: keyHelp() }).node,
         h("div", { class: "generation-options" }, fields.map(({ node }) => node)),
+        field({ name: "field", label: "Field", control: input, help: keyHelp() }).node, // its list covers what follows
         h(
           "p",
           { class: "small muted" },

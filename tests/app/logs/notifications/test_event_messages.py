@@ -9,10 +9,12 @@ from typing import Any
 import openai
 import pytest
 
-from nextchar.app.logs.notifications.events import EVENT_TYPES
+from nextchar.app.logs.notifications.events import EVENT_TYPES, Events
 from nextchar.app.logs.notifications.notifier import FIRST_LOOKBACK_S, LEASE_S
 from nextchar.models.errors import Unavailable
-from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.jobs import JobError, Jobs, JobStatus
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.logs.notifications.receiver import Receiver, receiving
 from tests.app.logs.notifications.test_notifier import (
@@ -236,3 +238,20 @@ def test_a_damaged_record_stops_no_other(world: Setting, receiver: Receiver, tmp
     finish(world, JobStatus.CANCELLED)
     world.run()
     assert sorted(kinds(receiver)) == ["fine_tuning.job.cancelled", "job.cancelled", "model.deleted"]
+
+
+def test_an_event_is_read_unless_it_was_before_a_time() -> None:
+    blobs = open_blobs("memory:///")
+    jobs = Jobs(blobs)
+    events, job = Events(blobs, jobs, Models(blobs)), jobs.move(jobs.create(REQUEST), JobStatus.CANCELLED)
+    path = events.paths()[-1]
+    event = events.read(path)
+    assert event and event.types == ("job.cancelled", "fine_tuning.job.cancelled")
+    assert events.read(path, since=job.updated_at) == event
+    assert events.read(path, since=job.updated_at + 1) is None
+
+
+@pytest.mark.parametrize("path", ["jobs/job_deleted/1.json", "model_cards/a/1.json", "aliases/a/best/1.json"])
+def test_a_record_that_is_gone_is_no_event(path: str) -> None:
+    blobs = open_blobs("memory:///")
+    assert Events(blobs, Jobs(blobs), Models(blobs)).read(path, since=0.0) is None
