@@ -195,6 +195,7 @@ def judge_queries(path: Path, *, seconds: float) -> dict[str, Any]:
     results: dict[str, Any] = {"unseen": len(unseen) / len(typed)}
     with train(text, seconds=seconds, kind="records", progress=False) as model:
         suggests: dict[str, Suggest] = {
+            "ours, none": suggest_of(model, constrain="none"),
             "ours, prefer": suggest_of(model, constrain="prefer"),
             "ours, lines": suggest_of(model),
             "most popular": starts.suggest,

@@ -107,12 +107,19 @@ class LineWalk(ScheduledRequest):
         ]
         extended.sort(key=lambda one: -one.total)
         self._live = []
-        for one in extended[:_WIDTH]:
+        left = _WIDTH
+        for one in extended:
             is_typed = one.depth >= len(self._query)
             if one.an_id == 0 or (is_typed and one.hi - one.lo <= _FEW):
-                self._found += [line for line in range(one.lo, one.hi) if line not in self._found][:_FEW]
+                # Not again in another form of the character, as in the other case.
+                new = [line for line in range(one.lo, one.hi) if line not in self._found][:_FEW]
+                self._found += new
+                left -= bool(new)
             else:
                 self._live.append(one)
+                left -= 1
+            if left == 0:
+                break
 
     def _extensions(self, beginning: _Beginning, parent: int) -> list[_Beginning]:
         assert self._logprobs is not None

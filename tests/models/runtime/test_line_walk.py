@@ -73,7 +73,8 @@ def test_walk_finds_the_likeliest_lines_of_a_prefix(
     )
     best = sorted(fitting, key=bits.__getitem__)
     assert len(set(best[:10]) & set(found)) >= min(len(fitting), 10) // 2
-    assert sum(bits[text] for text in found) / len(found) < sum(bits.values()) / len(bits)
+    if 3 * len(found) < len(fitting):  # else nearly all are found
+        assert sum(bits[text] for text in found) / len(found) < sum(bits.values()) / len(bits)
 
 
 def test_walk_without_a_fitting_line_finds_nothing(engine: Engine, index: LineIndex) -> None:
