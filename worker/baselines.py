@@ -7,8 +7,10 @@ import lzma
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import pyppmd
 from numpy.typing import NDArray
 
 from nextchar.models.report import Report
@@ -22,6 +24,10 @@ NGRAM_ORDERS = 6
 MAX_CHARACTERS = 5_000_000
 """Maximum number of characters before the held-out text in which the n-gram models count: 2 s of one core."""
 
+PPMD_ORDERS = (6, 8, 16)
+"""PPMd, variant H as in 7-Zip, is measured with these contexts, in bytes."""
+
+_PPMD_MEMORY = 256 << 20
 _COMPRESSED_CHARACTERS = 2_000_000  # from its end: xz compresses 1 MB per second and core, twice
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text
 _DEFLATE_WINDOW = 32768  # bytes
@@ -32,19 +38,20 @@ def measure(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Report:
 
     Returns:
         The report's `baselines`, `ngram_orders`, `ngram_order` and `baseline_characters`. The baseline
-        `ngram` is the best of the orders, a choice that favors it.
+        `ngram` is the best of the orders, a choice that favors it, and so is `ppmd`.
     """
     encode, size = encoder_of(vocabulary), len(vocabulary)
     judged = validation[:_JUDGED_CHARACTERS]
     counted, compressed = train[-MAX_CHARACTERS:], train[-_COMPRESSED_CHARACTERS:]
     before, held_out = encode(compressed), encode(judged)
-    with ThreadPoolExecutor(2) as threads:  # lzma releases the interpreter lock
-        whole = threads.submit(lambda: len(lzma.compress(before + held_out)))
-        part = threads.submit(lambda: len(lzma.compress(before)))
+    with ThreadPoolExecutor(2) as threads:  # compressors release the interpreter lock
+        both = [before + held_out, before]
+        by_xz = threads.map(lambda data: len(lzma.compress(data)), both)
+        by_ppmd = [threads.map(partial(_ppmd_bytes, order), both) for order in PPMD_ORDERS]
         ngram = NgramModel.fit_ids(counted, size=size, order=NGRAM_ORDERS)
         orders = ngram.bits_by_order(judged, before=counted).tolist()
         gzip = len(_deflated(held_out, before))
-        xz = whole.result() - part.result()
+        xz, *ppmd = (whole - part for whole, part in (by_xz, *by_ppmd))
     return {
         "baselines": {
             "uniform": float(np.log2(max(2, size - 1))),
@@ -53,6 +60,7 @@ def measure(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Report:
             "ngram": min(orders),
             "gzip": gzip * 8 / len(judged),
             "xz": xz * 8 / len(judged),
+            "ppmd": min(ppmd) * 8 / len(judged),
         },
         "ngram_order": int(np.argmin(orders)) + 1,
         "ngram_orders": orders,
@@ -67,6 +75,10 @@ def encoder_of(vocabulary: Vocabulary) -> Callable[[NDArray[np.int32]], bytes]:
         return lambda ids: table[ids].tobytes()
     points = np.array([0xFFFD, *map(ord, vocabulary.characters)], "<u4")
     return lambda ids: points[ids].tobytes().decode("utf-32-le", "replace").encode()
+
+
+def _ppmd_bytes(order: int, data: bytes) -> int:
+    return len(pyppmd.compress(data, max_order=order, mem_size=_PPMD_MEMORY, variant="H"))
 
 
 def _deflated(data: bytes, before: bytes) -> bytes:

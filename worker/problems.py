@@ -23,9 +23,9 @@ _IS_SEEN = (
 def find_problems(report: Report, start: Card | None = None) -> list[str]:
     """Return a sentence, with figures and advice, if a model or its text has a problem; else nothing.
 
-    That is if the model is not clearly better than character frequencies alone, or worse than the best of the
-    n-gram model and xz on the same held-out text, or if the end of the text is unlike what precedes it; and
-    also if the model that training started from, whose card is `start`, may know held-out text.
+    That is if the model is not clearly better than character frequencies alone, or worse than the best of
+    n-gram model, xz and PPMd on the same held-out text, or if the end of the text is unlike what precedes it;
+    and also if the model that training started from, whose card is `start`, may know held-out text.
     """
     overlap = _overlap_with_start(report, start)
     return [*([overlap] if overlap else []), *_found_by_figures(report)]
@@ -56,7 +56,11 @@ def _found_by_figures(report: Report) -> list[str]:
             f" character frequencies alone (unigram) reach {unigram:.2f}"
         )
         return [f"{sentence}; {_advice(report)}"]
-    names = {"ngram": f"{report.get('ngram_order')}-gram model", "xz": "xz compressor"}
+    names = {
+        "ngram": f"{report.get('ngram_order')}-gram model",
+        "xz": "xz compressor",
+        "ppmd": "PPMd compressor",
+    }
     name_by_bits = {baselines[key]: name for key, name in names.items() if key in baselines}
     if name_by_bits and bits > min(name_by_bits) + _MARGIN_BITS:
         sentence = (

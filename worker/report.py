@@ -31,7 +31,7 @@ Event = Mapping[str, Any]
 _MEMORIZATION_FRACTION = 0.1  # of the training time
 _MIN_MEMORIZATION_S, _MAX_MEMORIZATION_S = 2.0, 20.0
 _CARD_PASSAGE_CHARACTERS = 200
-_PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz")
+_PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz", "ppmd")
 
 
 def write_report(
