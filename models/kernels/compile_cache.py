@@ -35,16 +35,19 @@ log = logging.getLogger("nextchar.kernels")
 
 RUNTIME_KERNELS = f"{__package__}.lstm_inference"
 MIXTURE_KERNELS = f"{__package__}.mixture"
+TABLE_KERNELS = f"{__package__}.mixture_tables"
 GENERATION_KERNELS = f"{__package__}.mixture_generation"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
 DENSE_KERNELS = f"{__package__}.dense_training"
 OPTIMIZER_KERNELS = f"{__package__}.adamw"
 WEIGHTS_KERNELS = f"{__package__}.mixture_training"
 
-SERVING = (RUNTIME_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS)
+SERVING = (RUNTIME_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS)
 """The kernels that API processes need."""
 
-TRAINING = (TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
+TRAINING = (
+    TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS,
+)  # fmt: skip
 """The kernels that training needs."""
 
 _KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))
