@@ -53,7 +53,7 @@ class ServingSettings(StoreSettings):
 
 
 class CoreSettings(ServingSettings):
-    """Read from the environment by `load`, as a part of `nextchar.app.settings.ApiSettings`."""
+    """Read from the environment by `load`, as a part of `nextchar.app.rooms.ApiSettings`."""
 
     # Before `published_address` and `host`, whose checks look at both.
     api_keys_file: Path | None = Field(

@@ -25,17 +25,23 @@ from nextchar.app.access.auth import Auth, ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import (
-    INVALID_REQUEST_FILTER,
+    ONCE_PER_MINUTE,
     BoundedHttpProtocol,
     NoteResponses,
     raise_open_files_limit,
 )
-from nextchar.app.http.dependencies import thread_turn
 from nextchar.app.http.errors import add_error_handlers, error_responses
-from nextchar.app.http.middleware import BodyLimit, ClientTurns, FindRule, RequestId
-from nextchar.app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
+from nextchar.app.http.middleware import (
+    BodyLimit,
+    BrowserHeaders,
+    ClientTurns,
+    CrossSiteCheck,
+    FindRule,
+    HostCheck,
+    RequestId,
+)
 from nextchar.app.http.rules import Rules, check_query_parameters, needs_no_key
-from nextchar.app.http.services import Services
+from nextchar.app.http.services import Services, thread_turn
 from nextchar.app.models.engines import EngineLoader, LoadEngine
 from nextchar.app.operations.metrics import RequestMetrics
 from nextchar.app.room import Room
@@ -159,7 +165,7 @@ def server_config(
 
     Only `trusted_proxies`, addresses and networks, can name the client in `X-Forwarded-For`.
     """
-    logging.getLogger("uvicorn.error").addFilter(INVALID_REQUEST_FILTER)  # adding it again does nothing
+    logging.getLogger("uvicorn.error").addFilter(ONCE_PER_MINUTE)  # adding it again does nothing
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,

@@ -1,4 +1,7 @@
-"""The rooms of the service, each after those that it needs."""
+"""The rooms of the service, each after those that it needs.
+
+All settings of the API: of the core, and of each room that has its own.
+"""
 
 import threading
 from collections.abc import Sequence
@@ -7,6 +10,8 @@ from importlib.metadata import entry_points
 
 from pydantic import create_model
 
+from nextchar.app.acceptance.configuration import AcceptanceSettings
+from nextchar.app.acceptance.room import ACCEPTANCE
 from nextchar.app.access.room import ACCESS
 from nextchar.app.completions.room import COMPLETIONS
 from nextchar.app.console.room import CONSOLE
@@ -14,17 +19,32 @@ from nextchar.app.core_settings import CoreSettings
 from nextchar.app.corpora.room import CORPORA
 from nextchar.app.http.services import Services
 from nextchar.app.jobs.room import JOBS
+from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.room import LOGS
 from nextchar.app.models.room import MODELS
 from nextchar.app.openai.room import OPENAI
 from nextchar.app.operations.room import OPERATIONS
 from nextchar.app.room import Folder, Room
 from nextchar.app.scoring.room import SCORING
+from nextchar.app.suggestions.room import SUGGESTIONS
 
 ENTRY_POINTS = "nextchar.rooms"
 """The group of entry points by which an installed package adds rooms; each names a `Room`."""
 
-ROOMS = (OPERATIONS, ACCESS, CORPORA, MODELS, JOBS, COMPLETIONS, SCORING, LOGS, OPENAI, CONSOLE)
+ROOMS = (
+    OPERATIONS,
+    ACCESS,
+    CORPORA,
+    MODELS,
+    JOBS,
+    COMPLETIONS,
+    SUGGESTIONS,
+    SCORING,
+    LOGS,
+    OPENAI,
+    ACCEPTANCE,
+    CONSOLE,
+)
 
 
 def all_rooms() -> tuple[Room, ...]:
@@ -64,3 +84,7 @@ def open_rooms(
     for room in rooms:
         room.open(services)
     return services
+
+
+class ApiSettings(LogSettings, AcceptanceSettings):
+    """Read from the environment by `load`; pass values by keyword in tests."""

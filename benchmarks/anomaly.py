@@ -34,11 +34,10 @@ from benchmarks.networks import CHARACTERS, E, V, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from nextchar.models.anomaly.baselines import NAMES, baseline_scores
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.drift import UNUSUAL, drift
-from nextchar.models.anomaly.metrics import auroc, detection_quality
+from nextchar.models.anomaly.metrics import NAMES, auroc, baseline_scores, detection_quality
 from nextchar.models.anomaly.scorer import ReadPrecision, with_ngram_and_templates
 from nextchar.models.config import PRESETS, Budget
 from nextchar.models.loaded_model import LoadedModel
@@ -46,10 +45,8 @@ from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network, StepNetwork
 from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
 from nextchar.models.text.masks import Masks
-from nextchar.models.text.ngram import NgramModel
-from nextchar.models.text.ngram_file import FILE, dump, ngram_of
-from nextchar.models.text.templates import Templates
-from nextchar.models.text.templates_file import templates_of
+from nextchar.models.text.ngram import FILE, NgramModel, dump, ngram_of
+from nextchar.models.text.templates import Templates, templates_of
 from nextchar.models.text.vocabulary import Vocabulary, normalize
 
 _RATE = 0.01
@@ -176,8 +173,8 @@ Experts = tuple[StepNetwork, NgramModel, Templates]
 
 def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
     """Train as a job does; return what reads lines, and the complete held-out lines."""
+    from nextchar.worker.evaluator import graph_of
     from nextchar.worker.experts import Mixture
-    from nextchar.worker.export import graph_of
     from nextchar.worker.training import Text, fit
 
     config, training = PRESETS[options.preset]

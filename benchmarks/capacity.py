@@ -31,7 +31,7 @@ from benchmarks.networks import CHARACTERS, COMPLETED, random_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import ROOT, Api, Client, running_api
 from benchmarks.serving_simulation import Costs, closed_loop, highest_rate
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Usage

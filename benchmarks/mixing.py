@@ -23,7 +23,7 @@ from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import normalize
 from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.export import graph_of
+from nextchar.worker.evaluator import graph_of
 from nextchar.worker.mixing import SecondText
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result

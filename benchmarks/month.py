@@ -29,9 +29,14 @@ from nextchar.app.logs.alerts.decisions import Suppression
 from nextchar.app.logs.ingest.recalibration import REBUILD_LINES, verdict
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.calibration import Calibration
-from nextchar.models.anomaly.line_scores import ScoreOptions
+from nextchar.models.anomaly.line_scores import (
+    AlertReference,
+    ObservedScore,
+    ScoreOptions,
+    censored,
+    initial_sample,
+)
 from nextchar.models.anomaly.rolling import rebuild
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.open_blobs import open_blobs

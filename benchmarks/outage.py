@@ -35,10 +35,8 @@ from redis import Redis, RedisError
 
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import ROOT
-from nextchar.launcher.output import Output
-from nextchar.launcher.ports import free_port
-from nextchar.launcher.processes import start_bound
-from nextchar.launcher.supervised_process import SupervisedProcess
+from nextchar.launcher.processes import Output, SupervisedProcess, start_bound
+from nextchar.launcher.stack import free_port
 from nextchar.launcher.valkey import EmbeddedValkey
 
 VICTIMS = ("api1", "worker1", "redis", "haproxy", "api2", "worker2")

@@ -1,7 +1,7 @@
 """Preset `auto` against every fixed preset: held-out loss by budget, and the study behind its rules.
 
 For each text and budget in seconds, every preset and every recipe of models/auto_preset.py is trained by
-nextchar.worker.training.fit, and `auto` is the run of the recipe that nextchar.worker.auto_preset chooses.
+nextchar.worker.training.fit, and `auto` is the run of the recipe that nextchar.worker.training chooses.
 What `auto` loses is the difference to the best run. For a budget in steps, which takes no account of speed,
 the table has the recipes alone: these figures do not depend on the load of the machine, and the rules are
 fitted to them.
@@ -27,11 +27,10 @@ from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS, Budget
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import normalize
-from nextchar.worker.auto_preset import choose_preset
 from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.export import graph_of
+from nextchar.worker.evaluator import graph_of
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.training import fit
+from nextchar.worker.training import choose_preset, fit
 
 FOLDER = ROOT.parent / "shared" / "data"
 DEFAULT_TEXTS = tuple(FOLDER / name for name in ("nietzsche.txt", "lua_c.txt", "openssh_2k.log"))

@@ -22,7 +22,7 @@ from benchmarks.contestants import ROOT, Contestant, describe_other_load, prepar
 from benchmarks.report import print_json_line, print_table
 from benchmarks.texts import SplitText
 from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS
-from nextchar.worker import baselines
+from nextchar.worker import report as baselines
 
 DEFAULT_TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 MARKS = 12  # lines of the curves' table
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--text {options.text}: {size} characters, and training needs {MINIMUM_CHARACTERS}")
 
     runs = {one.name: run(one, options.seconds) for one in contestants(options.text, options.preset)}
-    measured = baselines.measure(halves.train, halves.held_out, halves.vocabulary)
+    measured = baselines.measure_baselines(halves.train, halves.held_out, halves.vocabulary)
     trivial = {name: bits * math.log(2) for name, bits in measured["baselines"].items()}
     print_curves(runs, options.seconds)
     print_final(runs, trivial)

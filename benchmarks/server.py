@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nextchar.launcher.ports import free_port
 from nextchar.launcher.processes import start_bound, stop
+from nextchar.launcher.stack import free_port
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.kernels.instruction_sets import VARIABLE
 from nextchar.models.saved_model import SavedModel

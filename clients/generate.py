@@ -17,6 +17,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from nextchar.app.acceptance.figure_schemas import AcceptanceBody, KeptTextBody
+from nextchar.app.acceptance.schemas import EventsBody
 from nextchar.app.access.audit import AuditEntryBody, AuditQuery
 from nextchar.app.completions.schemas import (
     CompletionBody,
@@ -67,11 +69,21 @@ from nextchar.app.scoring.calibration_schemas import (
     JudgedLine,
 )
 from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
+from nextchar.app.suggestions.schemas import SuggestCreate, SuggestionsBody
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
-from nextchar.models.config import ArchitectureName, Mix, MixTargets, Preset, PresetOption
+from nextchar.models.config import (
+    ArchitectureName,
+    Mix,
+    MixTargets,
+    Preset,
+    PresetOption,
+    SuggestionConfig,
+)
 from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
+from nextchar.models.runtime.suggestions import Constrain
 from nextchar.models.text.kind_detection import Purpose, TextKind
+from nextchar.models.text.line_columns import Column
 from nextchar.models.text.masks import NAMED
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.jobs import JobStatus
@@ -83,8 +95,10 @@ _END = "End of the generated section.\n"
 _INGEST_OPTIONS = {"calibration", "false_alarms", "recalibrate"}  # the others are about JSON
 _RESPONSES = (
     *(CorpusBody, JobBody, EventBody, DamagedModel, ModelSummary, ModelBody, AliasWithHistory),
-    *(CompletionBody, LogprobBody, DistributionBody, ScoreBody, LineScore, EvaluationBody, JudgedLine),
+    *(CompletionBody, LogprobBody, DistributionBody, SuggestionsBody),
+    *(ScoreBody, LineScore, EvaluationBody, JudgedLine),
     *(AlertBody, SuppressionBody, AuditEntryBody, TargetBody, TargetTestBody, DeliveryBody),
+    *(EventsBody, AcceptanceBody, KeptTextBody),
     *(IngestBody, IngestStatusBody, IngestSettingsBody, FlaggedLine),
 )
 
@@ -101,10 +115,12 @@ def _query(route: Callable[..., object]) -> type[BaseModel]:
 _OPTIONS: tuple[tuple[str, str, type[BaseModel], set[str]], ...] = (
     ("CompletionOptions", "of a completion", CompletionCreate, {"prompt", "stream"}),
     ("NextOptions", "of `next`", NextCreate, {"prompt"}),
+    ("SuggestOptions", "of `suggest`", SuggestCreate, {"prefix"}),
     ("BudgetOptions", "of when training ends: one of them", BudgetBody, set()),
     ("NetworkOptions", "of a network", NetworkOverride, set()),
     ("RecipeOptions", "of how a network is trained", TrainingOverride, set()),
     ("MixOptions", "of a second text", Mix, set()),
+    ("SuggestedLineOptions", "of which lines are suggested", SuggestionConfig, set()),
     ("TrainingOptions(BudgetOptions)", "of `train`", JobCreate, {"corpus", "name", "budget"}),
     ("ScoreOptions", "of `score`", ScoreCreate, {"text", "lines"}),
     ("LineOptions(ScoreOptions)", "of `score_lines`, where `detail` is `line`", StreamQuery, {"echo"}),
@@ -119,10 +135,10 @@ _OPTIONS: tuple[tuple[str, str, type[BaseModel], set[str]], ...] = (
 )
 """The options of the Python client's calls: their name, what they are of, the model, and those of its fields
 that are arguments by themselves."""
-_BROWSER_REQUESTS = (CompletionCreate, NextCreate, ScoreCreate)
+_BROWSER_REQUESTS = (CompletionCreate, NextCreate, SuggestCreate, ScoreCreate)
 _BROWSER_RESPONSES = (
     *(ModelSummary, LogprobBody, CompletionBody, PieceBody, FinishedBody, CompletionEnd),
-    *(DistributionBody, ScoreBody),
+    *(DistributionBody, SuggestionsBody, ScoreBody),
 )
 """What each client has types for; what these refer to comes with them."""
 
@@ -131,6 +147,8 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "AlertState": get_args(AlertState),
     "Alphabet": get_args(Alphabet),
     "Architecture": get_args(ArchitectureName),
+    "Column": get_args(Column),
+    "Constrain": get_args(Constrain),
     "EventType": get_args(EventType),
     "Expert": get_args(Expert),
     "FinishReason": get_args(FinishReason),
@@ -173,7 +191,12 @@ _BROWSER_NAMES = _NAMES | {
 }
 """The clients' names of schemas, where they are not those of the classes without `Body`."""
 
-_SECTIONS = {"Mix": "MixOptions", "NetworkOverride": "NetworkOptions", "TrainingOverride": "RecipeOptions"}
+_SECTIONS = {
+    "Mix": "MixOptions",
+    "NetworkOverride": "NetworkOptions",
+    "SuggestionConfig": "SuggestedLineOptions",
+    "TrainingOverride": "RecipeOptions",
+}
 """The names of the objects in requests of the Python client."""
 
 _WORDS = {
@@ -297,7 +320,7 @@ def _interface(types: _Types, name: str, base: str, schema: _Schema) -> str:
     lines = _comment(schema["description"])
     lines.append(f"export interface {name} {f'extends {base} ' if base else ''}{{")
     for field, its in schema["properties"].items():
-        if not types.is_request or field not in ("prompt", "stream", "text", "lines"):
+        if not types.is_request or field not in ("prompt", "prefix", "stream", "text", "lines"):
             lines += [f"  {line}" for line in _comment(types.description(its))]
             lines.append(f"  {field}{'?' if types.is_request else ''}: {types.of(its)};")
     return "\n".join([*lines, "}", "", ""])

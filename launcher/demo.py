@@ -23,7 +23,7 @@ from rich.text import Text
 from nextchar import Client, NextcharError
 from nextchar.app.access.keys import new_key
 from nextchar.app.console.routes import sample_text
-from nextchar.cli import live_view
+from nextchar.cli import training_progress
 from nextchar.cli.corpora import name_of
 from nextchar.cli.flagged_lines import highlighted
 from nextchar.cli.formatting import format_duration, format_integer, printable
@@ -136,7 +136,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     request = {"corpus": corpus["id"], "name": name, "budget": dict(budget)}
     job = client.create_job(request | {"validation_fraction": _HELD_OUT})
     try:
-        job = live_view.follow(client, job["id"], console)
+        job = training_progress.follow(client, job["id"], console)
     except BaseException:  # Ctrl-C, a signal, or a closed terminal or pipe
         with contextlib.suppress(NextcharError):
             client.cancel_job(job["id"])  # else the next start would continue it
@@ -146,7 +146,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     if not job["model"]:
         raise NextcharError(f"the job ended as {job['status']}")
     console.print()
-    _print(console, live_view.outcome(client, job))
+    _print(console, training_progress.outcome(client, job))
     return job["model"]
 
 

@@ -7,11 +7,15 @@ Each is a child process that dies with this one. A process that exits is restart
 with each failure, while the others continue: the API serves completions without Redis and without a worker.
 At the start, invalid settings or an API that does not get ready stop everything and print the end of the log.
 The processes log to `<data>/logs/<name>.log`; their warnings are repeated on the terminal.
+
+Finds free TCP ports.
 """
 
 import contextlib
 import os
+import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,13 +26,57 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Self
 
-from nextchar.launcher.output import Output
-from nextchar.launcher.ports import address_to_reach, free_port, require_free
-from nextchar.launcher.processes import LauncherError, cannot_write, handle, start_bound
+from nextchar.launcher.processes import (
+    LauncherError,
+    Output,
+    SupervisedProcess,
+    cannot_write,
+    handle,
+    start_bound,
+)
 from nextchar.launcher.settings import LauncherSettings
-from nextchar.launcher.supervised_process import SupervisedProcess
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.kernels.compile_cache import needs_compiling
+
+# Below the ephemeral ports. A client that connects to an ephemeral port before the server listens could get
+# the same port as its own, connect to itself, and block the server.
+_RANGE = range(15_000, 30_000)
+_TRIES = 100
+
+
+def free_port(host: str) -> int:
+    """Return a port that nothing listens on. Raises LauncherError if none is found."""
+    for port in random.SystemRandom().sample(_RANGE, _TRIES):
+        if _problem(host, port) is None:
+            return port
+    raise LauncherError(f"found no free TCP port on {host}")
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise LauncherError, with the settings to change, if the port cannot be listened on."""
+    problem = _problem(host, port)
+    if problem is not None:
+        raise LauncherError(
+            f"cannot listen on {host} port {port}: {problem}; set NEXTCHAR_HOST or NEXTCHAR_PORT to another"
+        )
+
+
+def address_to_reach(host: str, port: int) -> str:
+    """Return host:port for a client on this machine of a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _problem(host: str, port: int) -> str | None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            trial.bind((host, port))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
 
 _POLL_S = 0.1
 _READY_S = 90.0  # the first start on a cold disk reads a gigabyte of TensorFlow

@@ -4,9 +4,11 @@ Shape letters, here and everywhere: B rows, T steps, E embedding, H hidden units
 V vocabulary (with id 0).
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nextchar.models.text.line_columns import Column
 
 # Each name is a module of models/architectures: the default, then those of the lecture notes in their order.
 ArchitectureName = Literal[
@@ -143,6 +145,43 @@ class Mix(Frozen):
             raise ValueError("targets `text` use no teacher; leave `teacher` out or choose other targets")
         if not self.teacher and self.targets != "text":
             raise ValueError(f"targets `{self.targets}` need a `teacher`")
+        return self
+
+
+class SuggestionConfig(Frozen):
+    """Which lines of records are suggested."""
+
+    columns: list[Column] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="What is in a line, separated by tabs: `text`, then how often it occurs (`count`) or"
+        " where it comes from (`source`), or both. Only the text is trained on. Default: `text` and `count`"
+        " if all of the first lines end with a tab and a whole number, else `text`.",
+    )
+    minimum_count: int = Field(
+        1, ge=1, le=1_000_000_000, description="Lines that occur fewer times are never suggested."
+    )
+    minimum_sources: int = Field(
+        1,
+        ge=1,
+        le=1_000_000,
+        description="Lines from fewer sources are never suggested. Needs a column `source`.",
+    )
+    exclude: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        [], max_length=10_000, description="Texts that are never suggested, whatever their case and accents."
+    )
+    exclude_patterns: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        [], max_length=16, description="RE2 expressions; texts in which one matches are never suggested."
+    )
+
+    @model_validator(mode="after")
+    def _columns_are_complete(self) -> Self:
+        columns = self.columns or ["text"]
+        if columns[0] != "text" or len(set(columns)) < len(columns):
+            raise ValueError("columns begin with `text`, and have each other one once")
+        if self.minimum_sources > 1 and "source" not in columns:
+            raise ValueError("minimum_sources needs a column `source` in `columns`")
         return self
 
 

@@ -5,8 +5,11 @@ from typing import Self
 
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.line_index import LineIndex
+from nextchar.models.runtime.suggestions import Suggester
 from nextchar.models.saved_model import SavedModel
-from nextchar.models.text import mask_values
+from nextchar.models.text import line_file, mask_values
+from nextchar.models.text.line_file import Lines
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary
@@ -14,12 +17,13 @@ from nextchar.models.text.vocabulary import Vocabulary
 
 @dataclass(eq=False)
 class LoadedModel:
-    """What predicts (`engine`), what masks prompts and lines, and what scores lines. Thread-safe."""
+    """What predicts (`engine`), masks prompts and lines, scores lines, and suggests. Thread-safe."""
 
     saved: SavedModel
     engine: Engine
     masks: ModelMasks
     scorer: Scorer
+    suggester: Suggester
 
     @classmethod
     def load(
@@ -28,7 +32,7 @@ class LoadedModel:
         """Load a saved model; the options are those of `Engine`. Raises Unavailable: a file is damaged."""
         engine = Engine(saved, threads=threads, cache_bytes=cache_bytes, max_waiting=max_waiting)
         masks = masks_of(saved)
-        return cls(saved, engine, masks, Scorer.load(saved, engine, masks))
+        return cls(saved, engine, masks, Scorer.load(saved, engine, masks), suggester_of(saved, masks))
 
     @property
     def reference(self) -> str:
@@ -39,6 +43,13 @@ class LoadedModel:
     def vocabulary(self) -> Vocabulary:
         """The characters that it knows."""
         return self.saved.vocabulary
+
+
+def suggester_of(saved: SavedModel, masks: ModelMasks) -> Suggester:
+    """Return what suggests with a saved model that has these masks. Raises Unavailable: a file is damaged."""
+    card = saved.card
+    lines = LineIndex(Lines.load(saved.file(line_file.FILE))) if line_file.FILE in card.files else None
+    return Suggester(saved.vocabulary, masks, lines, card.kind == "records", card.reference)
 
 
 def masks_of(saved: SavedModel) -> ModelMasks:

@@ -8,6 +8,7 @@
     ngram.npz         n-gram counts of the training text, for anomaly scores
     templates.json    templates of its lines, for anomaly scores
     mask_values.json  what the values that it masks look like; absent: all are masked
+    lines.index       the distinct lines of a corpus of records, with counts, for suggestions
     mixture.npz       the end of the text and the weights of the mixture; absent: the network predicts alone
     calibration.json  score distribution of held-out lines
 
@@ -22,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from nextchar.models.errors import Unavailable
-from nextchar.models.record_errors import UPGRADE, is_of_newer_version, load_record
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
+from nextchar.models.validation_errors import UPGRADE, is_of_newer_version, load_record
 
 FORMAT_VERSION = 1
 

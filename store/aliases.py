@@ -7,6 +7,7 @@ before it stay as the history, through which a rollback walks back. An alias bel
 points to versions of that name only.
 """
 
+import hashlib
 import logging
 import re
 import time
@@ -42,13 +43,26 @@ class Check(ImmutableRecord):
     note: str | None = None
 
 
+class Share(ImmutableRecord):
+    """Another version of a model, which gets a fraction of an alias's clients."""
+
+    version: int
+    fraction: float
+
+    def has_client(self, alias: str, client_id: str) -> bool:
+        """Return whether a client is one of them: always the same ones, of each `name@alias` others."""
+        digest = hashlib.sha256(f"{alias}\n{client_id}".encode()).digest()
+        return int.from_bytes(digest[:8]) / 2**64 < self.fraction
+
+
 class AliasMove(ImmutableRecord):
     """One move of an alias. Times are Unix seconds.
 
     Attributes:
         sequence: the number of the move. version: that it points to; None: the alias is deleted. previous:
         the move that a rollback restores; None: there is none. moved_by: the name of the API key; None
-        without keys. checks: what was required of the version, and passed.
+        without keys. checks: what was required of the version, and passed. share: the version that some
+        clients get instead.
     """
 
     model: str
@@ -60,6 +74,7 @@ class AliasMove(ImmutableRecord):
     moved_at: float
     moved_by: str | None = None
     checks: tuple[Check, ...] = ()
+    share: Share | None = None
 
     @property
     def target(self) -> str | None:
@@ -111,6 +126,7 @@ class Aliases:
         restores: AliasMove | None = None,
         by: str | None = None,
         checks: tuple[Check, ...] = (),
+        share: Share | None = None,
     ) -> AliasMove:
         """Record the next move of an alias.
 
@@ -123,6 +139,7 @@ class Aliases:
             restores: of a rollback, the move that it restores.
             by: the name of the caller's API key.
             checks: what was required and passed.
+            share: the version that some clients get instead.
 
         Raises:
             InvalidInput: the alias's name is not valid (code `invalid_alias`).
@@ -146,6 +163,7 @@ class Aliases:
             moved_at=time.time(),
             moved_by=by,
             checks=checks,
+            share=share,
         )
         if not self._history.create(sequence, move, model, alias):
             current = self.newest(model, alias)

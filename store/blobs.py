@@ -3,13 +3,17 @@
 Every write is atomic: a reader sees the whole object or none. Records rely on one primitive, `create`: of
 several concurrent writers, exactly one succeeds. A change is durable when its call returns, so a power loss
 does not undo it. Implementations: store/local_blobs.py and store/object_blobs.py.
+
+Temporary files without a name, which are deleted when they are closed.
 """
 
 import errno
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from nextchar.models.errors import StorageFull, Unavailable
 
@@ -135,3 +139,11 @@ def domain_errors(kinds: type[Exception] | tuple[type[Exception], ...] = OSError
         yield
     except kinds as error:
         raise as_domain_error(error) from error
+
+
+def temporary_file(folder: Path | None = None) -> IO[bytes]:
+    """Return a new file in a folder, which is made; by default the system's. Raises as Blobs does."""
+    with domain_errors():
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)

@@ -17,10 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nextchar.models.anomaly.calibration import Calibration
-from nextchar.models.anomaly.calibration_format import MAX_BYTES, dump, load
+from nextchar.models.anomaly.calibration import MAX_BYTES, Calibration, dump, load
+from nextchar.models.anomaly.line_scores import ScoreSample, dump_sample, load_sample
 from nextchar.models.anomaly.rolling import Rebuild, Rolling, StoredCalibration
-from nextchar.models.anomaly.score_sample import ScoreSample, dump_sample, load_sample
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs

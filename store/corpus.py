@@ -1,14 +1,178 @@
-"""The record of a corpus."""
+"""The record of a corpus.
 
+Decodes, normalizes and counts the text of a corpus while it is uploaded, with bounded memory.
+"""
+
+import codecs
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 
-from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.errors import InvalidInput
+from nextchar.models.text.kind_detection import TextKind, detect_kind
+from nextchar.models.text.log_detection import LineSample
+from nextchar.models.text.vocabulary import CharacterCounts, Normalizer
 from nextchar.store.corpus_names import reference_of
-from nextchar.store.corpus_statistics import Encoding
+
+Encoding = Literal["utf-8", "bytes"]
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_SAMPLE_CHARACTERS = 300
+_MAX_HELD_CHARACTERS = 1 << 20  # of consecutive combining marks, which are normalized together
+_MIN_UTF16_NULS = 0.2  # fraction of the characters of a text in UTF-16 without a byte order mark
+_RARE = 5  # occurrences
+_MAX_RARE_CHARACTERS = 20
+
+
+class CorpusStatistics:
+    """Statistics of a text whose bytes arrive in pieces."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._is_bytes = encoding == "bytes"
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoded_bytes = 0
+        self._normalizer = Normalizer()
+        self._counts = CharacterCounts()
+        self._line_characters = 0  # of the line that is not complete
+        self._lines = LineSample()
+        self._longest_line = 0
+        self._sample = ""
+
+    @property
+    def characters(self) -> int:
+        """Characters so far."""
+        return self._counts.total
+
+    def feed(self, data: bytes, *, final: bool = False) -> None:
+        """Take the next bytes. Raises InvalidInput: not UTF-8, or not a text (see `Upload.feed`)."""
+        if self._is_bytes:
+            self._count(data.decode("latin-1"))
+            return
+        self._count(self._normalizer.feed(self._decoded(data, final=final)))
+        if self._normalizer.held > _MAX_HELD_CHARACTERS:
+            raise InvalidInput(
+                f"around byte {self._decoded_bytes:,} more than {_MAX_HELD_CHARACTERS:,} characters in a row"
+                " are marks that belong to one letter; if this is not a text, upload it with encoding=bytes",
+                code="corpus_not_text",
+                param="body",
+            )
+        if final:
+            self._count(self._normalizer.finish())
+
+    def _decoded(self, data: bytes, *, final: bool) -> str:
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            offset = self._decoded_bytes - pending + error.start
+            if offset == 1 and error.object[:2] == _GZIP_MAGIC:
+                raise InvalidInput(
+                    "the text is compressed with gzip; decompress it first, or send it with the header"
+                    " Content-Encoding: gzip",
+                    code="corpus_not_utf8",
+                    param="body",
+                ) from None
+            is_utf16 = offset == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            source = "utf-16" if is_utf16 else "windows-1252"
+            raise InvalidInput(
+                f"the text is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}"
+                f" ({error.reason}); convert it first, for example with iconv -f {source} -t utf-8 if that"
+                " is what it is, or upload it with encoding=bytes",
+                code="corpus_not_utf8",
+                param="body",
+            ) from None
+        self._decoded_bytes += len(data)
+        return text
+
+    def _count(self, text: str) -> None:
+        if not text:
+            return
+        self._counts.add(text)
+        self._sample += text[: _SAMPLE_CHARACTERS - len(self._sample)]
+        if not self._is_bytes:
+            self._lines.feed(text)
+        first, *rest = text.split("\n")
+        first_characters = self._line_characters + len(first)
+        self._longest_line = max(self._longest_line, first_characters, *map(len, rest))
+        self._line_characters = len(rest[-1]) if rest else first_characters
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields of the corpus record, by name."""
+        sample = self._sample
+        if self._is_bytes:  # shown as text; a partial character at the end is dropped
+            sample = sample.encode("latin-1").decode("utf-8", "replace").removesuffix("\ufffd")
+        return {
+            "characters": self.characters,
+            "distinct_characters": self._counts.distinct,
+            "lines": int(self._counts.by_code_point[ord("\n")]) + (self._line_characters > 0),
+            "longest_line": self._longest_line,
+            "sample": sample,
+            "warnings": self._warnings(),
+            **self._recognized(),
+        }
+
+    def _recognized(self) -> dict[str, Any]:
+        if self._is_bytes:
+            return {}
+        detected = detect_kind(self._lines)
+        kind = {"kind": detected.kind, "kind_reason": detected.reason}
+        if detected.kind != "log":
+            return kind
+        log_sample = asdict(detected.log)
+        for name in ("kind", "clock"):
+            del log_sample[name]
+        return kind | {"suggested_masks": list(detected.log.masks), "log_sample": log_sample}
+
+    def _warnings(self) -> list[str]:
+        counts = self._counts.by_code_point
+        if self._is_bytes:
+            is_constant = self._counts.distinct == 1
+            return ["the bytes are all the same; there is nothing to learn"] if is_constant else []
+        warnings = []
+        if self._counts.distinct == 1:
+            warnings.append("the text repeats one character; there is nothing to learn")
+        if self._sample.startswith("\ufeff"):
+            warnings.append(
+                "the text starts with a byte order mark, which counts as a character; to train without it,"
+                " remove it (`sed '1s/^\\xef\\xbb\\xbf//' FILE`) and upload the text again"
+            )
+        if carriage_returns := int(counts[ord("\r")]):
+            plural = "" if carriage_returns == 1 else "s"
+            warnings.append(
+                f"{carriage_returns:,} carriage return{plural}: lines end in CR LF or CR, and the model"
+                " learns the CR as a character. To train without them, convert the file (`dos2unix FILE`, or"
+                " `tr -d '\\r' < FILE`) and upload it again"
+            )
+        if counts[0]:
+            advice = "is this a text?"
+            if counts[0] >= _MIN_UTF16_NULS * self.characters:
+                advice = (
+                    "the text may be UTF-16: convert it with `iconv -f utf-16le -t utf-8` and upload it again"
+                )
+            warnings.append(f"{counts[0]:,} NUL characters; {advice}")
+        if escapes := int(counts[0x1B]):
+            plural = "" if escapes == 1 else "s"
+            warnings.append(
+                f"{escapes:,} escape character{plural}: colors of a terminal are learned as characters, and"
+                " masks may not match next to them. To train without them, remove them"
+                " (`sed 's/\\x1b\\[[0-9;]*m//g' FILE`) and upload the text again"
+            )
+        if counts[0xFFFD]:
+            plural = "" if counts[0xFFFD] == 1 else "s"
+            warnings.append(
+                f"{counts[0xFFFD]:,} replacement character{plural} (U+FFFD): a conversion lost text; convert"
+                " the original from its true encoding and upload it again"
+            )
+        rare = int(np.count_nonzero((counts > 0) & (counts < _RARE)))
+        if rare > _MAX_RARE_CHARACTERS:
+            warnings.append(
+                f"{rare:,} characters occur fewer than five times and will be learned badly; to leave the"
+                ' rarest out, train with "coverage": 0.9995'
+            )
+        return warnings
 
 
 @dataclass(frozen=True)

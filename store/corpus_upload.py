@@ -11,8 +11,7 @@ from typing import IO, Self
 
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.store.blobs import domain_errors
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_statistics import CorpusStatistics, Encoding
+from nextchar.store.corpus import Corpus, CorpusStatistics, Encoding
 
 
 class Upload:

@@ -13,7 +13,7 @@ from typing import Generic
 from pydantic import ValidationError
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.record_errors import UPGRADE, is_of_newer_version
+from nextchar.models.validation_errors import UPGRADE, is_of_newer_version
 from nextchar.store.blobs import Blobs
 from nextchar.store.records import Record
 

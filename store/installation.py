@@ -24,7 +24,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from nextchar.models.errors import DomainError, Unavailable
-from nextchar.models.record_errors import load_record
+from nextchar.models.validation_errors import load_record
 from nextchar.store.blobs import Blobs, StorageRefused
 from nextchar.store.logs import configure_logging
 from nextchar.store.open_blobs import is_object_store, open_blobs

@@ -14,7 +14,14 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from nextchar.models.auto_preset import Candidate
-from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
+from nextchar.models.config import (
+    Mix,
+    NetworkConfig,
+    Preset,
+    PresetOption,
+    SuggestionConfig,
+    TrainingConfig,
+)
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.vocabulary import Alphabet
@@ -77,6 +84,7 @@ class JobRequest(ImmutableRecord):
     masked_by_default: str | None = None  # what they replace, if they are the suggested ones
     mixture: bool = True  # whether the model predicts with a mixture
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
+    suggestions: SuggestionConfig | None = None  # None: all lines of records are suggested
 
     def with_choice(self, candidate: Candidate) -> "JobRequest":
         """Return the request with the network and recipe of a candidate, and no further candidates."""

@@ -20,8 +20,8 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from redis import Redis
 
-from nextchar.models.record_errors import load_record
 from nextchar.models.text.lines import split_lines
+from nextchar.models.validation_errors import load_record
 from nextchar.store import lease
 from nextchar.store.blobs import Blobs
 

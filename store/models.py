@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
-from nextchar.models.record_errors import load_record
 from nextchar.models.saved_model import Card, SavedModel, parse_card
-from nextchar.store.aliases import Aliases
+from nextchar.models.validation_errors import load_record
+from nextchar.store.aliases import Aliases, Share
 from nextchar.store.blobs import Blobs, read_limited
 from nextchar.store.ids import check_name
 from nextchar.store.jobs import STORAGE_CODES
@@ -151,6 +151,11 @@ class Models:
                 is deleted (`alias_target_deleted`).
             Unavailable: the record of its alias is damaged (code `alias_damaged`).
         """
+        name, version, _ = self.resolve_with_share(reference)
+        return name, version
+
+    def resolve_with_share(self, reference: str) -> tuple[str, int, Share | None]:
+        """Return the same, and of an alias the existing version that some clients get instead, if any."""
         name, at, number = reference.partition("@")
         try:
             check_name(name)
@@ -167,14 +172,14 @@ class Models:
                     code="alias_target_deleted",
                     param="model",
                 )
-            return name, move.version
+            return name, move.version, move.share if move.share and move.share.version in versions else None
         if at:
             if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) in versions):
                 raise _no_such_model(reference)
-            return name, int(number)
+            return name, int(number), None
         if not versions:
             raise _no_such_model(reference)
-        return name, versions[-1]
+        return name, versions[-1], None
 
     def all(self) -> list[Card]:
         """Return the cards of all versions of all models, newest first, except damaged ones."""
@@ -245,7 +250,11 @@ class Models:
         return renamed.get(model_id_in(max(tombstones, key=newest)) or "") if tombstones else None
 
     def _check_has_no_alias(self, name: str, version: int) -> None:
-        aliases = [move.alias for move in self.aliases.current(name) if move.version == version]
+        aliases = [
+            move.alias
+            for move in self.aliases.current(name)
+            if version in (move.version, move.share and move.share.version)
+        ]
         if aliases:
             raise Conflict(
                 f"{name}@{version} has the alias {' and '.join(aliases)}: move or delete it first, or send"

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.lines import whole_lines
-from nextchar.store.blobs import domain_errors
-from nextchar.store.temporary import temporary_file
+from nextchar.store.blobs import domain_errors, temporary_file
 
 _PART_BYTES = 8_000_000  # expected of each file, whose lines are shuffled in memory
 _MAX_PARTS = 250  # open files; of 100 GB of text each has 400 MB, and shuffling takes three times that

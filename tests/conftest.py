@@ -39,13 +39,16 @@ os.environ["PYTHONPATH"] = (
 
 use_cache_folder(_ROOT / "data")  # services that tests start compile nothing twice
 
+# No test cuts the power, and waiting for the disk took longer than most of them compute. What is synced, and
+# when, is recorded by tests/store/power_loss.py.
+os.fsync = os.fstat  # type: ignore[assignment]  # which refuses what is no open file, too
+
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
 _FIRST = (  # files that take half a minute and more or have such a test, the longest first, and single tests
     "tests/worker/test_distributed.py",
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
-    "tests/docs/test_guides.py",
     "tests/test_readme.py",  # this and the next five in one process, which has started their stack
     "tests/test_raw_logs.py",
     "tests/sdks/test_openai_python.py",
@@ -130,14 +133,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An embedded Valkey for the session."""
     with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey:
+        with Redis.from_url(valkey.url) as redis:
+            redis.config_set("hz", 100)  # WAITAOF, which accepted lines wait for, is answered so often
         yield valkey.url
 
 
+@pytest.fixture(scope="session")
+def _redis_clients(redis_url: str) -> Iterator[dict[bool, Redis]]:
+    """The session's clients, by whether they decode: a thread that outlives its test finds its own open."""
+    with Redis.from_url(redis_url) as raw, Redis.from_url(redis_url, decode_responses=True) as decoding:
+        yield {False: raw, True: decoding}
+
+
 @pytest.fixture
-def clean_redis_url(redis_url: str) -> str:
+def clean_redis_url(redis_url: str, _redis_clients: dict[bool, Redis]) -> str:
     """The session's Valkey, emptied."""
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
+    _redis_clients[False].flushall()
     return redis_url
 
 
@@ -167,10 +178,15 @@ def blobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    """An empty Redis, on a connection that decodes responses."""
-    with Redis.from_url(clean_redis_url, decode_responses=True) as connection:
-        yield connection
+def redis(clean_redis_url: str, _redis_clients: dict[bool, Redis]) -> Redis:
+    """An empty Redis, by a client that decodes responses."""
+    return _redis_clients[True]
+
+
+@pytest.fixture
+def raw_redis(clean_redis_url: str, _redis_clients: dict[bool, Redis]) -> Redis:
+    """The same, by a client that does not."""
+    return _redis_clients[False]
 
 
 @pytest.fixture(scope="session")

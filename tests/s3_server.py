@@ -11,10 +11,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from tests.waiting import eventually
 
 _numbers = itertools.count()
+
+# Of conditional writes of one object one succeeds, as in S3: moto looks first, and writes later.
+_SERVER = """
+import sys, threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+from moto.server import main
+
+answer, lock = DomainDispatcherApplication.__call__, threading.Lock()
+
+def answer_in_turn(self, environ, start_response):
+    if "HTTP_IF_NONE_MATCH" not in environ:
+        return answer(self, environ, start_response)
+    with lock:
+        return answer(self, environ, start_response)
+
+DomainDispatcherApplication.__call__ = answer_in_turn
+main(sys.argv[1:])
+"""
 
 
 class S3Server:
@@ -28,7 +46,7 @@ class S3Server:
         port = self.url.rpartition(":")[2]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+                [sys.executable, "-c", _SERVER, "-H", "127.0.0.1", "-p", port],
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"},

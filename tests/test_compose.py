@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.kernels import compile_cache
 
 ROOT = Path(__file__).parents[1]

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from nextchar.launcher.processes import SupervisedProcess
 from nextchar.launcher.stack import Stack
-from nextchar.launcher.supervised_process import SupervisedProcess
 
 
 class WarmStack(Stack):

@@ -21,12 +21,11 @@ from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from nextchar.store.live import AttemptOutcome, EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
-from nextchar.store.worker_child import RENEW_S, STOP_SIGNAL, try_redis
+from nextchar.store.queue import RENEW_S, STOP_SIGNAL, try_redis
 from nextchar.worker.checkpoints import MAX_SAVING_FRACTION, Checkpoint, Checkpoints
-from nextchar.worker.hooks import Hooks, StopReason
+from nextchar.worker.hooks import Hooks, ScratchFull, StopReason, storage_problem
 from nextchar.worker.job_events import JobEvents
 from nextchar.worker.settings import WorkerSettings
-from nextchar.worker.storage_errors import ScratchFull, storage_problem
 
 if TYPE_CHECKING:  # heavy
     from opentelemetry.trace import Span

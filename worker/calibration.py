@@ -10,8 +10,9 @@ from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.scorer import with_ngram_and_templates
 from nextchar.models.runtime.session import StepNetwork
 from nextchar.models.runtime.surprisal import LineSurprisal, higher, line_surprisal
-from nextchar.models.text import ngram_file, templates_file
-from nextchar.models.text.template_tree import MAX_TEMPLATES
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
+from nextchar.models.text.line_tokens import MAX_TEMPLATES
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.prepared_text import Text
 

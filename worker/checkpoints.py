@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.text.array_file import read_arrays
-from nextchar.store.blobs import Blobs, domain_errors
-from nextchar.store.temporary import temporary_file
+from nextchar.store.blobs import Blobs, domain_errors, temporary_file
 
 _DIGEST_BYTES = 32
 _KEEP = 2

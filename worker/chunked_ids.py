@@ -24,9 +24,8 @@ from nextchar.models.errors import Unavailable
 from nextchar.models.runtime.session import Check, no_check
 from nextchar.models.text.masks import Masks
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
-from nextchar.store.blobs import domain_errors
+from nextchar.store.blobs import domain_errors, temporary_file
 from nextchar.store.corpora import Corpora
-from nextchar.store.temporary import temporary_file
 
 _CHUNKS = 1024  # that fit into the smallest cache; more than the rows of a job
 _MAX_CHUNK_BYTES = 1 << 20

@@ -10,10 +10,10 @@ from nextchar.models.runtime.mixture import Learned
 from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
 from nextchar.models.runtime.session import SharedNetwork, StepNetwork
 from nextchar.models.text.ngram import NgramModel
-from nextchar.worker.baselines import NGRAM_ORDERS
 from nextchar.worker.evaluation import bits_by_expert
 from nextchar.worker.mixture_weights import learn_network
 from nextchar.worker.prepared_text import Text
+from nextchar.worker.report import NGRAM_ORDERS
 
 _WARM_UP_CHARACTERS = 2000  # read before each row of the held-out text
 _MIN_ROW_CHARACTERS = 4096  # a mixture adapts to its row

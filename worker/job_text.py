@@ -1,4 +1,7 @@
-"""Reads the texts of a job: its corpus as ids, the text to mix in, and what its masked values look like."""
+"""Reads the texts of a job: its corpus as ids, the text to mix in, and what its masked values look like.
+
+Advice on a text before training.
+"""
 
 import shutil
 import sys
@@ -12,6 +15,7 @@ from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, load_network
 from nextchar.models.runtime.session import Check, no_check
 from nextchar.models.text import mask_values
+from nextchar.models.text.line_columns import LineColumns
 from nextchar.models.text.lines import lines_of
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks
@@ -21,11 +25,10 @@ from nextchar.store.corpus import Corpus
 from nextchar.store.jobs import JobRequest
 from nextchar.store.models import Models
 from nextchar.store.shuffled_lines import ShuffledLines
-from nextchar.worker import advice
 from nextchar.worker.chunked_ids import CorpusChunks, narrowest_type
+from nextchar.worker.hooks import ScratchFull
 from nextchar.worker.mixing import SecondText
 from nextchar.worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
-from nextchar.worker.storage_errors import ScratchFull
 
 _MIN_MASKING_S, _MASKING_S_PER_BYTE = 60.0, 1e-5  # ordinary masks take a thirtieth of it, or less
 _UTF8_BYTE_VALUES = 243  # bytes that occur in UTF-8
@@ -40,7 +43,7 @@ def notes_on_text(
     request: JobRequest, pieces: Callable[[], Iterable[str]], chunks: CorpusChunks | None
 ) -> Iterator[str]:
     """Yield sentences about how the text is read."""
-    about_values = request.masked_by_default if request.masks else advice.timestamps(pieces())
+    about_values = request.masked_by_default if request.masks else timestamps(pieces())
     if about_values:
         yield about_values
     if request.kind == "records":
@@ -168,11 +171,18 @@ def masked_pieces(
 ) -> Iterator[str]:
     """Yield the characters of a corpus in pieces, masked if the job has masks. `check` is called often."""
     pieces: Iterable[str] = corpora.pieces(corpus, request.alphabet)
+    if request.kind == "records" and corpus == request.corpus:
+        pieces = columns_of(request).texts(pieces)
     if request.masks:
         pieces = Masks(request.masks, check=check).apply_to_pieces(pieces)
     for piece in pieces:
         check()
         yield piece
+
+
+def columns_of(request: JobRequest) -> LineColumns:
+    """Return what is in the lines of the corpus of a job of records."""
+    return LineColumns(request.suggestions.columns if request.suggestions else None)
 
 
 def second_characters(request: JobRequest, corpora: Corpora, *, check: Check = no_check) -> str:
@@ -249,3 +259,27 @@ def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
             skipped -= min(skipped, len(piece))
 
     return lines_of(kept(), max_length=mask_values.MAX_CHARACTERS)
+
+
+_SAMPLE_CHARACTERS = 100_000
+_MIN_LINES = 50
+_MIN_FRACTION = 0.8  # of lines with a timestamp
+
+
+def timestamps(pieces: Iterable[str]) -> str | None:
+    """Return advice if most lines of a text, given in pieces, have a timestamp; else None."""
+    sample = ""
+    for piece in pieces:
+        sample += piece[:_SAMPLE_CHARACTERS]
+        if len(sample) >= _SAMPLE_CHARACTERS:
+            break
+    lines = [line for line in sample.split("\n")[:-1] if line]
+    if len(lines) < _MIN_LINES:
+        return None
+    mask = Masks(["timestamp"])
+    if sum(mask.apply(line).starts is not None for line in lines) < _MIN_FRACTION * len(lines):
+        return None
+    return (
+        "most lines have a timestamp, and the timestamps of later lines will be flagged as anomalous;"
+        ' to find anomalies train with the default masks of a log, or with "masks": ["timestamp"]'
+    )

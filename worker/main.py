@@ -33,8 +33,15 @@ from nextchar.store import installation
 from nextchar.store.live import Live
 from nextchar.store.logs import configure_logging
 from nextchar.store.open_blobs import is_object_store
-from nextchar.store.queue import BATCH_QUEUE_NAME, QUEUE_NAME, AllowedJob, rq_queue
-from nextchar.store.worker_child import PARENT_PID, STOP_SIGNAL, connect
+from nextchar.store.queue import (
+    BATCH_QUEUE_NAME,
+    PARENT_PID,
+    QUEUE_NAME,
+    STOP_SIGNAL,
+    AllowedJob,
+    connect,
+    rq_queue,
+)
 from nextchar.worker.settings import WorkerSettings
 from nextchar.worker.warm_up import warm_up
 

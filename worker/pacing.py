@@ -8,8 +8,7 @@ import numpy as np
 from nextchar.models.architectures.spec import TrainingStep
 from nextchar.worker.mixing import MixedRows
 from nextchar.worker.rows import Rows
-from nextchar.worker.run_state import EVALUATION_CHARACTERS, MAX_EVALUATIONS, RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import EVALUATION_CHARACTERS, MAX_EVALUATIONS, RunState, Schedule
 
 MIN_EVALUATION_CHARACTERS = 10_000  # if a budget in seconds allows no more
 

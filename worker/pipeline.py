@@ -20,13 +20,12 @@ from nextchar.store import tracing
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
-from nextchar.worker.auto_preset import choose_preset
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.evaluation import bits_per_character
+from nextchar.worker.evaluator import int8_file, saved_files
 from nextchar.worker.experts import Mixture, begin_reading, rows_to_judge
-from nextchar.worker.export import int8_file, saved_files
-from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason
+from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason, storage_problem
 from nextchar.worker.job_text import (
     check_length,
     check_scratch,
@@ -41,12 +40,12 @@ from nextchar.worker.job_text import (
     second_text,
     unmasked_characters,
 )
+from nextchar.worker.lines import line_files
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
-from nextchar.worker.storage_errors import storage_problem
 from nextchar.worker.trainer import Result
-from nextchar.worker.training import fit
+from nextchar.worker.training import choose_preset, fit
 from nextchar.worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
@@ -191,6 +190,15 @@ def train_model(
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)
+        files |= line_files(
+            request,
+            corpora,
+            corpus,
+            network=CheckedNetwork(mixture.with_network(float32), hooks.check),
+            text=text,
+            on_event=on_event,
+            check=hooks.check,
+        )
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,

@@ -25,8 +25,7 @@ from nextchar.models.text.vocabulary import (
     Vocabulary,
     code_points,
 )
-from nextchar.store.blobs import domain_errors
-from nextchar.store.temporary import temporary_file
+from nextchar.store.blobs import domain_errors, temporary_file
 from nextchar.worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type
 
 _PROMPT_CHARACTERS = 100

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import BETA_1, BETA_2, EPSILON, NOT_DECAYED, Schedule
 
 Array = NDArray[Any]
 Weights = dict[str, Array]

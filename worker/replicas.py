@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nextchar.models.architectures.spec import Differentiable
 from nextchar.models.config import TrainingConfig
-from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
 from nextchar.worker.rows import replicas_of
+from nextchar.worker.schedule import BETA_1, BETA_2, EPSILON, NOT_DECAYED
 
 
 class SplitStep:

@@ -17,8 +17,7 @@ from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.live import Live
 from nextchar.store.logs import set_job
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import TrainingQueue
-from nextchar.store.worker_child import REDIS_TIMEOUT_S, connect, die_with_parent, leased
+from nextchar.store.queue import REDIS_TIMEOUT_S, TrainingQueue, connect, die_with_parent, leased
 from nextchar.worker.attempt import Attempt
 from nextchar.worker.checkpoints import Checkpoints
 from nextchar.worker.settings import WorkerSettings

@@ -108,8 +108,8 @@ def set_audit_details(request: Request, *, about: str, to: str | None = None) ->
 
 
 def is_change(method: str, rule: Rule) -> bool:
-    """Return whether a call is always recorded: none that computes or accepts lines, as its scopes tell."""
-    return method not in ("GET", "HEAD") and not (rule.scopes or set()) <= {"complete", "ingest"}
+    """Return whether a call is always recorded: none that computes, or accepts lines or events."""
+    return method not in ("GET", "HEAD") and not (rule.scopes or set()) <= {"complete", "events", "ingest"}
 
 
 async def _record(scope: Scope, message: Message) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nextchar.api")
 
-SCOPES = ("read", "complete", "ingest", "train", "admin")
+SCOPES = ("read", "complete", "events", "ingest", "train", "admin")
 """What keys can permit; `admin` permits everything."""
 
 RELOAD_S = 1.0

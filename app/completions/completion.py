@@ -9,9 +9,9 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
-from typing import Self
+from typing import Self, TypeVar
 
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.runtime.engine import Ticket
@@ -27,6 +27,8 @@ from nextchar.models.runtime.requests import (
     Usage,
     join,
 )
+
+T = TypeVar("T")
 
 STREAM_S = 1e-3
 """The shortest time between two wake-ups of a stream; a fast network generates several characters in it."""
@@ -183,10 +185,24 @@ async def predict(
     expert: Expert = "mixture",
 ) -> Distribution:
     """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Distribution] = loop.create_future()
 
-    def set_result(result: Distribution | Exception) -> None:
+    def start(on_result: Callable[[Distribution | Exception], None]) -> Ticket:
+        return loaded.engine.predict(
+            prompt, on_result, top=top, temperature=temperature, client=client, user=user, expert=expert
+        )
+
+    return await result_of(start)
+
+
+async def result_of(start: Callable[[Callable[[T | Exception], None]], Ticket]) -> T:
+    """Return what the engine gives to the callback that `start` passes to it, or raise its error.
+
+    If the task is cancelled, so is the request. Raises what `start` raises, such as Busy.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def set_result(result: T | Exception) -> None:
         if future.cancelled():
             return
         if isinstance(result, Exception):
@@ -194,14 +210,12 @@ async def predict(
         else:
             future.set_result(result)
 
-    def on_result(result: Distribution | Exception) -> None:
+    def on_result(result: T | Exception) -> None:
         """Called in the engine's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
             loop.call_soon_threadsafe(set_result, result)
 
-    ticket = loaded.engine.predict(
-        prompt, on_result, top=top, temperature=temperature, client=client, user=user, expert=expert
-    )
+    ticket = start(on_result)
     try:
         return await future
     except asyncio.CancelledError:

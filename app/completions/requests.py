@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from nextchar.app.completions.completion import RunningCompletion
+from nextchar.app.completions.infilling import run_completion, suffix_of
 from nextchar.app.completions.schemas import CompletionCreate
 from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
@@ -22,6 +23,7 @@ _SAME_FIELDS = {field.name for field in fields(CompletionRequest)} & set(Complet
     "prompt",
     "n",
     "stop",
+    "suffix",
 }
 _INLINE_LOGPROBS = 2_000  # a response with more is serialized in a worker thread
 _SHORT_ECHO_CHARACTERS = 2_000  # log-probabilities of a longer prompt wait in a queue
@@ -62,7 +64,7 @@ async def start_completion(
         InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
     """
     check_options(body)
-    async with engines.use_async(model) as loaded:
+    async with engines.use_async(model, client_id=body.client_id) as loaded:
         prompt, unknown = await prepare(body.prompt, loaded, long_prompts)
         if body.echo:
             # A character of the text may be several characters of the model.
@@ -70,7 +72,7 @@ async def start_completion(
         echoed = await _echo(long_prompts, loaded, prompt, body) if body.echo else None
         request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client, user=user)
         keep = body.n if body.best_of is not None else None
-        return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+        return run_completion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
 
 def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:
@@ -171,6 +173,7 @@ def _request(
         prompt=prompt,
         n=body.n if body.best_of is None else body.best_of,
         stop=tuple(map(vocabulary.to_characters, stop)),
+        suffix=suffix_of(body.suffix, vocabulary),
         timeout_s=remaining_s(body.timeout_ms, arrived_s),
         client=client,
         user=user,

@@ -29,11 +29,10 @@ from nextchar.app.completions.schemas import (
     UsageBody,
 )
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
-from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.models.engines import Engines
 from nextchar.models.runtime.requests import (
     CandidateBody,

@@ -49,6 +49,15 @@ EXAMPLE: dict[str, Any] = {
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Prompt = Annotated[Text, Field(description="The text to complete; it may be empty.")]
+Suffix = Annotated[
+    str,
+    Field(
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="The text after the cursor. Several completions are generated; returned are those that"
+        " are likeliest together with its first characters; they end before what it repeats. With `stream`"
+        " the text comes at once.",
+    ),
+]
 ModelInBody = Annotated[
     str, Field(max_length=128, description="Default: that of the query or the path, or the default model.")
 ]
@@ -117,6 +126,7 @@ class CompletionCreate(RequestBody):
         description="Report the natural log-probability of each character, with this many of the likeliest"
         " alternatives; at temperature 1 and without filters.",
     )
+    suffix: Suffix = ""
     echo: bool = Field(
         False,
         description="Begin each completion's text with the prompt, and its `logprobs` with those of the"
@@ -164,6 +174,12 @@ class CompletionCreate(RequestBody):
         le=600_000,
         description="After this long, return what has been generated, with the `finish_reason` `timeout`."
         " Milliseconds from the request's arrival.",
+    )
+    client_id: str | None = Field(
+        None,
+        max_length=256,
+        description="Tells people or devices apart: its hash decides between two versions that share the"
+        " clients of an alias. It is not stored.",
     )
     stream: bool = Field(False, description="Respond with server-sent events, as characters are generated.")
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from nextchar.models.errors import InvalidInput, NotFound, TooLarge
-from nextchar.store.blobs import Blobs, domain_errors
+from nextchar.store.blobs import Blobs, domain_errors, temporary_file
 from nextchar.store.gunzip import PIECE_BYTES, Gunzip
-from nextchar.store.temporary import temporary_file
 
 ArchiveFormat = Literal["tar", "zip"]
 

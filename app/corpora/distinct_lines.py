@@ -17,8 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.store.blobs import domain_errors
-from nextchar.store.temporary import temporary_file
+from nextchar.store.blobs import domain_errors, temporary_file
 
 _PART_BITS = 6
 _PARTS = 1 << _PART_BITS  # of a billion lines each has 16 million hashes, some 400 MB

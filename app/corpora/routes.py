@@ -17,8 +17,7 @@ from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.http.threads import run_in_thread
 from nextchar.models.text.kind_detection import TextKind
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.ids import check_name
 
 router = APIRouter(prefix="/v1/corpora", tags=["corpora"], route_class=DocumentRoute)

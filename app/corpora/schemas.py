@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.masks import NAMED
-from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus import Encoding
 
 EXAMPLE: dict[str, Any] = {
     "id": "corpus_98b1f0a4c2d5e6f708192a3b",

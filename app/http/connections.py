@@ -1,7 +1,7 @@
 """Limits on connections: their number, the time until a request's header is complete, and unread responses.
 
 A connection whose header is not complete by a deadline is closed. At the maximum number of connections a new
-one replaces the one that has made the server wait longest: first those without a complete header, then those
+one replaces those that have made the server wait longest: first those without a complete header, then those
 that are idle, send a body or do not read their response. A connection whose request is being handled is never
 replaced. Bodies have deadlines of their own, in `nextchar.app.http.incoming_body`.
 
@@ -9,19 +9,19 @@ A connection serves one request at a time. One more may wait, since a client can
 before the application has sent its last, empty piece. A client that sends a third one is pipelining: its
 connection is broken off.
 
-A client has UNREAD_S seconds for each MIN_READ_BYTES of its response. Responses that are not read take
-memory: if all together exceed a limit, the connection without progress for the longest time is closed.
+The kernel closes a connection whose client has acknowledged nothing for UNREAD_S. Responses that are not read
+take memory: if all together exceed a limit, those that have made no progress for longest are broken off.
 """
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import resource
 import socket
 import time
-from collections import OrderedDict, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -33,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nextchar.app.http.errors import error_response
 
-log = logging.getLogger("nextchar.api")
+log = logging.getLogger("nextchar.api.connections")
 
 MAX_HEADER_BYTES = 64 << 10
 """Maximum size of a request's header, of the trailer of its body, and of the framing of one of its chunks."""
@@ -41,23 +41,20 @@ MAX_HEADER_BYTES = 64 << 10
 MAX_HEADERS = 256
 """Every check of a request looks through all of them."""
 
-UNREAD_S = 300.0
-"""A connection whose client has not read MIN_READ_BYTES of its response for this long is closed."""
+UNREAD_S = 300
+"""A connection whose client reads nothing of its response for this long is closed."""
 
-MIN_READ_BYTES = 16 << 10
-
-KEEPALIVE_TIMEOUT_S = 120
-"""A connection without traffic, whose peer does not acknowledge TCP's probes for so long, is closed."""
+KEEPALIVE_S = 60
+"""The time without traffic after which TCP asks whether the peer is still there."""
 
 _MAX_UNSENT_BYTES = 16 << 10
 _MAX_OPEN_FILES = (65_536, 10_240)  # macOS reports no limit, but allows only the second
 _MAX_DEFAULT_CONNECTIONS = 8192
+_REPLACED_AT_ONCE = 100  # one of so many connections: looking for the longest waiting takes a millisecond
 _SWEEP_S = 1.0
-_UNREAD_SWEEP_S = 5.0
-_PROBES = 4
 _MAX_REQUESTS = 2  # of one connection at once
 _WARN_EVERY_S = 60.0
-_TOO_MANY_CONNECTIONS = (
+_TOO_MANY = (
     "%d connections are open, the maximum for this process; the longest waiting ones are closed. Set"
     " NEXTCHAR_MAX_CONNECTIONS to raise the limit"
 )
@@ -65,7 +62,6 @@ _TOO_MUCH_UNREAD = (
     "responses that their clients do not read take more than %d bytes; the oldest are closed. Set"
     " NEXTCHAR_BODY_MEMORY_BYTES to raise the limit"
 )
-_INVALID_REQUEST = "Invalid HTTP request received."  # as uvicorn says it
 
 
 def raise_open_files_limit() -> None:
@@ -88,6 +84,26 @@ def default_max_connections() -> int:
     return min(_MAX_DEFAULT_CONNECTIONS, soft // 3)
 
 
+class OncePerMinute(logging.Filter):
+    """Drops a warning that was logged in the last minute: anyone can cause those about requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        now = time.monotonic()
+        if now - self._logged_at.get(record.msg, -_WARN_EVERY_S) < _WARN_EVERY_S:
+            return record.levelno != logging.WARNING
+        self._logged_at[record.msg] = now
+        return True
+
+
+ONCE_PER_MINUTE = OncePerMinute()
+log.addFilter(ONCE_PER_MINUTE)
+
+
 class Connections:
     """The open connections of one process.
 
@@ -99,158 +115,55 @@ class Connections:
 
     def __init__(self, *, max_connections: int, header_timeout_s: float, max_unread_bytes: int) -> None:
         self._max_connections = max_connections or default_max_connections()
-        self._header_timeout_s = header_timeout_s
-        self._open = 0
-        # Oldest first; the value is since when.
-        self._without_header: OrderedDict[BoundedHttpProtocol, float] = OrderedDict()
-        # Idle, sending a body, or not reading their response; least recently active first.
-        self._waiting: OrderedDict[BoundedHttpProtocol, None] = OrderedDict()
+        self._header_timeout_s, self._max_unread_bytes = header_timeout_s, max_unread_bytes
         self._all: set[BoundedHttpProtocol] = set()
-        self._max_unread_bytes = max_unread_bytes
-        self._unread_bytes = 0  # of the next
-        # Whose responses are not read as fast as they are written; least recent progress first.
-        self._unread: OrderedDict[BoundedHttpProtocol, _Unread] = OrderedDict()
-        self._warned_at = -_WARN_EVERY_S
+        self.paused: set[BoundedHttpProtocol] = set()  # whose clients read more slowly than the server writes
 
     async def watch(self) -> None:
-        """Close connections whose header is overdue or whose response is not read, until cancelled."""
-        sweeps = 0
+        """Close connections whose header is overdue, and those with too much unread, until cancelled."""
         while True:
-            pause_s = min(_SWEEP_S, self._header_timeout_s / 2)
-            await asyncio.sleep(pause_s)
-            sweeps += 1
+            await asyncio.sleep(min(_SWEEP_S, self._header_timeout_s / 2))
             try:
-                self._close_overdue()
-                if sweeps * pause_s >= _UNREAD_SWEEP_S:
-                    sweeps = 0
-                    self._close_unread()
+                began_by_s = time.monotonic() - self._header_timeout_s
+                for connection in list(self._all):
+                    if connection.needs_header and connection.since_s <= began_by_s:
+                        connection.refuse(408)
+                self.limit_unread(self._all)
             except Exception:  # this loop must continue, or slow clients would never be disconnected
                 log.exception("closing connections whose clients are slow")
 
     def add(self, connection: "BoundedHttpProtocol") -> None:
-        """Count a new connection; replace another by it, or refuse it if all others are being served."""
-        self._open += 1
-        self._all.add(connection)
-        if self._open > self._max_connections:
-            self._warn(_TOO_MANY_CONNECTIONS, self._max_connections)
-            if not self._evict_oldest():
-                connection.refuse(503, {"Retry-After": "1"})
+        """Count a new connection; replace others by it, or refuse it if all others are being served."""
+        if len(self._all) >= self._max_connections:
+            log.warning(_TOO_MANY, self._max_connections)
+            waiting = [one for one in self._all if not one.is_being_served]
+            count = 1 + self._max_connections // _REPLACED_AT_ONCE
+            for one in heapq.nsmallest(count, waiting, key=lambda one: (not one.needs_header, one.since_s)):
+                self._abort(one)
+            if not waiting:
+                connection.refuse(503)
                 return
-        self._without_header[connection] = time.monotonic()
+        self._all.add(connection)
 
     def remove(self, connection: "BoundedHttpProtocol") -> None:
         """Forget a connection that is closed."""
-        self._open -= 1
         self._all.discard(connection)
-        self._without_header.pop(connection, None)
-        self._waiting.pop(connection, None)
-        self._set_unread(connection, None)
+        self.paused.discard(connection)
 
-    def update(self, connection: "BoundedHttpProtocol") -> None:
-        """Record a connection's state. Call this whenever it may have changed."""
-        if connection not in self._all:  # lost while its request was handled
-            return
-        if connection.needs_header:
-            self._waiting.pop(connection, None)
-            if connection not in self._without_header:
-                self._without_header[connection] = time.monotonic()
-            return
-        self._without_header.pop(connection, None)
-        if connection.is_being_served:
-            self._waiting.pop(connection, None)
-        else:
-            self._waiting[connection] = None
-            self._waiting.move_to_end(connection)
-
-    def update_unread(self, connection: "BoundedHttpProtocol") -> None:
-        """Record how much of a connection's response is not read. Call this when it is much."""
-        size = connection.transport.get_write_buffer_size()
-        before, now = self._unread.get(connection), time.monotonic()
-        if not size:
-            self._set_unread(connection, None)
-        elif before is None or size <= before.bytes - MIN_READ_BYTES:
-            self._set_unread(connection, _Unread(now, size))
-        else:  # too little was read, or more was written
-            most = max(size, before.bytes)
-            self._unread[connection] = _Unread(before.since, most)
-            self._unread_bytes += most - before.bytes
-        while self._unread_bytes > self._max_unread_bytes and len(self._unread) > 1:
-            self._warn(_TOO_MUCH_UNREAD, self._max_unread_bytes)
-            self._abort(next(iter(self._unread)))
-
-    def _close_unread(self) -> None:
-        for connection in list(self._all):
-            self.update_unread(connection)
-        read_before = time.monotonic() - UNREAD_S
-        for connection, unread in list(self._unread.items()):
-            if unread.since <= read_before:
-                self._abort(connection)
+    def limit_unread(self, connections: "Collection[BoundedHttpProtocol]") -> None:
+        """Break off responses if what is not read of all takes too much memory; one may have more."""
+        unread = {one: size for one in connections if (size := one.transport.get_write_buffer_size())}
+        excess = sum(unread.values()) - self._max_unread_bytes
+        for one in sorted(unread, key=lambda one: one.since_s)[:-1] if excess > 0 else ():
+            log.warning(_TOO_MUCH_UNREAD, self._max_unread_bytes)
+            self._abort(one)
+            excess -= unread[one]
+            if excess <= 0:
+                return
 
     def _abort(self, connection: "BoundedHttpProtocol") -> None:
-        self._set_unread(connection, None)
-        connection.abort()
-
-    def _set_unread(self, connection: "BoundedHttpProtocol", unread: "_Unread | None") -> None:
-        before = self._unread.pop(connection, None)
-        self._unread_bytes -= before.bytes if before else 0
-        if unread:
-            self._unread[connection] = unread
-            self._unread_bytes += unread.bytes
-
-    def _close_overdue(self) -> None:
-        began_before = time.monotonic() - self._header_timeout_s
-        while self._without_header:
-            connection, since = next(iter(self._without_header.items()))
-            if since > began_before:
-                return
-            del self._without_header[connection]
-            self._waiting[connection] = (
-                None  # until it is closed, which takes long if its client does not read
-            )
-            connection.refuse(408)
-
-    def _evict_oldest(self) -> bool:
-        for connections in (self._without_header, self._waiting):
-            if connections:
-                connection, _ = connections.popitem(last=False)
-                connection.abort()
-                return True
-        return False
-
-    def _warn(self, message: str, *arguments: int) -> None:
-        now = time.monotonic()
-        if now - self._warned_at >= _WARN_EVERY_S:
-            self._warned_at = now
-            log.warning(message, *arguments)
-
-
-@dataclass(frozen=True)
-class _Unread:
-    """How many bytes of a response are not read, and since when it was not MIN_READ_BYTES less."""
-
-    since: float
-    bytes: int
-
-
-class InvalidRequestFilter(logging.Filter):
-    """Drops uvicorn's warnings about requests, which anyone can cause, except of one invalid one a minute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._warned_at = -_WARN_EVERY_S
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log a record."""
-        if record.msg != _INVALID_REQUEST:
-            return "upgrade request" not in record.msg and "WebSocket library" not in record.msg
-        now = time.monotonic()
-        is_due = now - self._warned_at >= _WARN_EVERY_S
-        if is_due:
-            self._warned_at = now
-        return is_due
-
-
-INVALID_REQUEST_FILTER = InvalidRequestFilter()
+        self.remove(connection)
+        connection.transport.abort()
 
 
 class BoundedHttpProtocol(asyncio.Protocol):
@@ -260,14 +173,17 @@ class BoundedHttpProtocol(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
-    _is_idle = False  # nothing was received since the last response
-    _is_body_complete = True
-    _has_sent = False
-    _is_writing_paused = False
-    _header_bytes = 0  # received since the last byte that was not part of a header, trailer or frame
-    _requests = _responses = 0  # with a complete header; complete
+    since_s = 0.0
+    """When it began to need a header, or else when it was last active."""
     arrived_s = 0.0
     """When the last header or body was complete: many requests that arrive at once wait for each other."""
+
+    _is_idle = False  # nothing was received since the last response
+    _is_body_complete = True
+    _has_sent = _needed_header = False
+    _header_bytes = 0  # received since the last byte that was not part of a header, trailer or frame
+    _requests = _responses = 0  # with a complete header; complete
+    _target = b""
 
     def __init__(
         self,
@@ -280,8 +196,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._server = HttpToolsProtocol(config, server_state, app_state | {"connection": self}, _loop)
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-        self._target = b""
-        self._target_hosts: deque[bytes] = deque()  # of requests that the application has not begun
+        self._hosts: deque[bytes] = deque()  # in the targets of requests that the application has not begun
+        self.eof_received = self._server.eof_received  # type: ignore[method-assign]
 
     @property
     def has_request(self) -> bool:
@@ -296,24 +212,21 @@ class BoundedHttpProtocol(asyncio.Protocol):
     @property
     def is_being_served(self) -> bool:
         """Whether a complete request is being handled and the client reads the response."""
-        return self.has_request and self._is_body_complete and not self._is_writing_paused
+        return self.has_request and self._is_body_complete and self not in self._connections.paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register a connection."""
         self.transport = cast(asyncio.Transport, transport)
         self._server.connection_made(self.transport)
         _set_socket_options(self.transport)
+        self._note_activity()
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Unregister a connection."""
         self._connections.remove(self)
         self._server.connection_lost(exc)
-        del self._server, self._parser  # which refer to this
-
-    def eof_received(self) -> None:
-        """Pass on that the client sends no more."""
-        self._server.eof_received()
+        del self._server, self._parser, self.eof_received  # which refer to this
 
     def data_received(self, data: bytes) -> None:
         """Note what the next bytes belong to, and pass them on."""
@@ -323,14 +236,14 @@ class BoundedHttpProtocol(asyncio.Protocol):
             self._parser.feed_data(data)  # uvicorn answers what is invalid
         if not self.transport.is_closing():
             self._server.data_received(data)
-        self._connections.update(self)
+        self._note_activity()
         if self._header_bytes > MAX_HEADER_BYTES:
             self.refuse(431)
 
     def on_message_begin(self) -> None:
         """Begin a request, or break off a connection with too many."""
         if self._requests - self._responses >= _MAX_REQUESTS:
-            self.abort()
+            self.transport.abort()
         self._target = b""
 
     def on_url(self, url: bytes) -> None:
@@ -339,11 +252,9 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Note that a header is complete."""
-        self._target_hosts.append(_host_of(self._target))
+        self._hosts.append(_host_of(self._target))
         self._requests += 1
-        self._header_bytes = 0
-        self._is_body_complete = False
-        self.arrived_s = time.perf_counter()
+        self._has_body(is_complete=False)
 
     def on_body(self, _: bytes) -> None:
         """Note bytes of a body."""
@@ -351,54 +262,58 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Note the end of a body."""
-        self._header_bytes = 0
-        self._is_body_complete = True
+        self._has_body(is_complete=True)
+
+    def _has_body(self, *, is_complete: bool) -> None:
+        self._header_bytes, self._is_body_complete = 0, is_complete
         self.arrived_s = time.perf_counter()
 
     def begin_request(self) -> bytes:
         """Return the host in the target of the next request, if it has one."""
-        return self._target_hosts.popleft()
+        return self._hosts.popleft()
 
     def end_response(self) -> None:
         """Continue with the next request, or wait for one."""
         self._responses += 1
         self._is_idle = not self.has_request
-        self._connections.update(self)
+        self._note_activity()
 
     def pause_writing(self) -> None:
         """Record that the client reads more slowly than its response is sent."""
-        self._is_writing_paused = True
         self._server.pause_writing()
-        self._connections.update(self)
-        self._connections.update_unread(self)
+        self._connections.paused.add(self)
+        self._note_activity()
+        self._connections.limit_unread(self._connections.paused)
 
     def resume_writing(self) -> None:
         """Record that the client has caught up."""
-        self._is_writing_paused = False
         self._server.resume_writing()
-        self._connections.update(self)
-        self._connections.update_unread(self)
+        self._connections.paused.discard(self)
+        self._note_activity()
 
-    def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+    def _note_activity(self) -> None:
+        """Note when it is active; more bytes of a header give it no more time."""
+        needs_header = self.needs_header
+        if not (needs_header and self._needed_header):
+            self.since_s = time.monotonic()
+        self._needed_header = needs_header
+
+    def refuse(self, status: int) -> None:
         """Close the connection; send an error if the client has begun a request, or may not connect (503).
 
         If it is in the middle of another response, that is broken off.
         """
         if self.has_request:
-            self.abort()
+            self.transport.abort()
             return
         has_begun = self._has_sent and self._is_body_complete  # of a refused body the rest follows
         if (has_begun or status == 503) and not self.transport.is_closing():
-            all_headers = {"Connection": "close"} | dict(headers or {})
-            response = error_response(HTTPException(status, headers=all_headers))
+            headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
+            response = error_response(HTTPException(status, headers=headers))
             lines = [b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
             lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
             self.transport.write(b"".join([*lines, b"\r\n", bytes(response.body)]))
         self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        self.transport.abort()
 
 
 class NoteResponses:
@@ -444,23 +359,21 @@ def _host_of(target: bytes) -> bytes:
 
 
 def _set_socket_options(transport: asyncio.Transport) -> None:
-    """Limit the kernel's buffer of unsent bytes to _MAX_UNSENT_BYTES, and notice peers that have vanished.
+    """Limit what the kernel buffers, and let it close connections whose peer is gone or does not read.
 
-    By default the buffer holds megabytes, so a stream would continue for long although its client does not
-    read; and a connection without traffic, such as a stream of lines, stays open when its client has lost
-    its network.
+    By default it buffers megabytes, so a stream would continue for long although its client does not read.
     """
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
         return  # such as a Unix socket
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {
         "TCP_NOTSENT_LOWAT": _MAX_UNSENT_BYTES,
-        "TCP_KEEPIDLE": KEEPALIVE_TIMEOUT_S // 2,
-        "TCP_KEEPINTVL": KEEPALIVE_TIMEOUT_S // 2 // _PROBES,
-        "TCP_KEEPCNT": _PROBES,
+        "TCP_KEEPIDLE": KEEPALIVE_S,
+        "TCP_KEEPINTVL": KEEPALIVE_S,
+        "TCP_USER_TIMEOUT": round(UNREAD_S * 1000),
     }
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in options.items():
-            if hasattr(socket, name):  # not every system has each
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every system has each
+            with contextlib.suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

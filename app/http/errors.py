@@ -132,6 +132,8 @@ def error_response(error: Exception) -> JSONResponse:
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, Busy):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, RedisError):
+        headers["Retry-After"] = "1"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if status == 409:

@@ -1,7 +1,18 @@
-"""What one application is made of: what it shares with the worker, what all routes share, parts of rooms."""
+"""What one application is made of: what it shares with the worker, what all routes share, parts of rooms.
 
+The disk watermark: uploads and jobs are refused while little space is free, before anything fails.
+
+Who makes a request, when it has arrived, whose turn it is, and whether its client still waits.
+"""
+
+import asyncio
+import inspect
+import shutil
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import anyio
@@ -10,13 +21,16 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from nextchar.app.core_settings import CoreSettings
-from nextchar.app.http.connections import Connections
-from nextchar.app.http.disk_watermark import DiskWatermark
-from nextchar.app.http.downloads import DownloadPlaces
+from nextchar.app.http.connections import BoundedHttpProtocol, Connections
 from nextchar.app.http.incoming_body import BodyMemory
+from nextchar.app.http.threads import CLIENT, DownloadPlaces, current_client
+from nextchar.models.errors import StorageFull
 from nextchar.store.background import BackgroundLoop
+from nextchar.store.blobs import Blobs
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Jobs
@@ -25,6 +39,43 @@ from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
+
+
+@dataclass(frozen=True)
+class DiskWatermark:
+    """Checks the disk of the storage, if it is a folder, and the one on which uploads are spooled.
+
+    Attributes:
+        min_free_bytes: the watermark; 0: none.
+    """
+
+    blobs: Blobs
+    data_dir: Path
+    min_free_bytes: int
+
+    def check(self, *, needed_bytes: int = 0) -> None:
+        """Check that there is room for this many bytes above the watermark.
+
+        Raises:
+            StorageFull: there is not (code `storage_low`).
+        """
+        free_bytes = self.free_bytes()
+        if self.min_free_bytes and free_bytes is not None and free_bytes - needed_bytes < self.min_free_bytes:
+            raise StorageFull(
+                f"the disk has {free_bytes:,} bytes free and keeps {self.min_free_bytes:,} of them"
+                " (NEXTCHAR_MIN_FREE_BYTES); delete corpora or models, or free disk space, and try again",
+                code="storage_low",
+            )
+
+    def free_bytes(self) -> int | None:
+        """Return the free bytes of the fuller disk; None if that of uploads does not exist yet."""
+        stored = self.blobs.free_bytes()
+        try:
+            spooled = shutil.disk_usage(self.data_dir).free
+        except OSError:  # the upload itself says why
+            return stored
+        return spooled if stored is None else min(stored, spooled)
+
 
 T = TypeVar("T")
 S = TypeVar("S", bound=CoreSettings)
@@ -137,3 +188,72 @@ async def get_services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def name_of(scope: Scope) -> str:
+    """Return the client's identity, its API key or address."""
+    key = scope["state"].get("key")
+    if key is not None:
+        return f"key {key.name}"
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def client_of(request: Request) -> str:
+    """Return the client's identity: clients share a busy model equally."""
+    client = CLIENT.get(None)
+    return client.name if client else name_of(request.scope)
+
+
+def user_of(request: Request) -> str:
+    """Return what tells the client's end users apart: X-Document, the id of a tab or document, if any."""
+    return request.headers.get("x-document", "")
+
+
+def arrived_s_of(request: Request) -> float:
+    """Return when the last byte of a request was received (by a server that notes it), as `perf_counter`."""
+    connection: BoundedHttpProtocol | None = request.scope["state"].get("connection")
+    return connection.arrived_s if connection else time.perf_counter()
+
+
+async def thread_turn(request: Request) -> AsyncIterator[None]:
+    """Have a route's function that runs in threads wait for its client's turn."""
+    if inspect.iscoroutinefunction(request.scope["endpoint"]):
+        yield
+    else:
+        async with current_client().calls:
+            yield
+
+
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; cancel it and raise ClientDisconnect once the client has disconnected.
+
+    Work that completes although it is cancelled returns its result: the audit trail needs the call's end.
+    `work` runs in the calling task and has ended, with its cleanup, when this returns or raises. The
+    request's body must have been read before.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    is_disconnected = False
+
+    def cancel_work(_: asyncio.Future[Any]) -> None:
+        nonlocal is_disconnected
+        is_disconnected = True
+        task.cancel()
+
+    # After the body, the next message can only be http.disconnect.
+    disconnect = asyncio.ensure_future(request.receive())
+    disconnect.add_done_callback(cancel_work)
+    try:
+        result = await work
+    except BaseException:
+        if not is_disconnected:
+            raise
+        task.uncancel()
+        raise ClientDisconnect from None
+    finally:
+        disconnect.remove_done_callback(cancel_work)
+        disconnect.cancel()
+    if is_disconnected:
+        task.uncancel()
+    return result

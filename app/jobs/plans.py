@@ -21,12 +21,14 @@ from nextchar.models.config import (
     Budget,
     Mix,
     NetworkConfig,
+    SuggestionConfig,
     TrainingConfig,
 )
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
 from nextchar.models.text.kind_detection import Purpose, TextKind, default_purpose
 from nextchar.models.text.masks import Masks, check_speed
+from nextchar.models.text.patterns import compile_pattern
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.corpus import Corpus
 from nextchar.store.ids import check_name
@@ -90,6 +92,7 @@ def plan(
         masks=masks,
         masked_by_default=masked_by_default,
         mixture=body.mixture,
+        suggestions=body.suggestions,
     )
     if request.masks and alphabet == "bytes":
         raise InvalidInput(
@@ -100,6 +103,8 @@ def plan(
         )
     _check_length(corpus, alphabet, body.validation_fraction)
     _check_lines(corpus, kind)
+    if body.suggestions:
+        _check_suggestions(body.suggestions, kind)
     if body.mix and second:
         request = request.model_copy(update={"mix": _mix(body.mix, request, second, teacher)})
     return request
@@ -250,6 +255,19 @@ def _check_lines(corpus: Corpus, kind: TextKind | None) -> None:
             code="too_few_records",
             param="kind",
         )
+
+
+def _check_suggestions(suggestions: SuggestionConfig, kind: TextKind | None) -> None:
+    """Raise InvalidInput if lines are not suggested, or if a pattern is no RE2 expression."""
+    if kind != "records":
+        raise InvalidInput(
+            f"suggestions are about the lines of records, and the kind is {kind}: leave them out, or use"
+            ' "kind": "records"',
+            code="suggestions_need_records",
+            param="suggestions",
+        )
+    for pattern in suggestions.exclude_patterns:
+        compile_pattern(pattern, code="invalid_pattern", param="suggestions.exclude_patterns")
 
 
 def network_and_recipe(

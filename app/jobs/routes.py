@@ -23,10 +23,19 @@ from nextchar.app.http.schemas import (
 )
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.threads import run_in_thread
-from nextchar.app.jobs import creation
-from nextchar.app.jobs.bodies import JobBodies, JobFeeds, events_so_far
+from nextchar.app.jobs import control
 from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.schemas import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
+from nextchar.app.jobs.schemas import (
+    EXAMPLE,
+    EXAMPLE_EVENT,
+    EventBody,
+    JobBodies,
+    JobBody,
+    JobCancel,
+    JobCreate,
+    JobFeeds,
+    events_so_far,
+)
 from nextchar.store.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DocumentRoute)
@@ -59,7 +68,7 @@ def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> JobBody:
     """Queue a training job. Every error that can be known in advance is reported here, not by the worker."""
-    job = creation.create_job(
+    job = control.create_job(
         services[JobControl],
         access,
         body,
@@ -147,7 +156,7 @@ def pause_job(services: ServicesDep, access: AccessDep, job: str, response: Resp
 @needs("train", body=SMALL_JSON)
 def resume_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it continues from its last checkpoint, if that still exists."""
-    return services[JobBodies].one(creation.resume_job(services[JobControl], access, job))
+    return services[JobBodies].one(control.resume_job(services[JobControl], access, job))
 
 
 def _changed(services: Services, job: Job, response: Response) -> JobBody:

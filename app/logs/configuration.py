@@ -10,7 +10,7 @@ from nextchar.models.errors import InvalidInput
 
 
 class LogSettings(CoreSettings):
-    """A part of `nextchar.app.settings.ApiSettings`."""
+    """A part of `nextchar.app.rooms.ApiSettings`."""
 
     ingest_scoring: bool = Field(
         True,

@@ -25,6 +25,7 @@ from nextchar.app.core_settings import ServingSettings
 from nextchar.models.errors import DomainError, NotFound
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.saved_model import SavedModel
+from nextchar.store.aliases import Share
 from nextchar.store.models import Models
 
 log = logging.getLogger("nextchar.api")
@@ -81,6 +82,7 @@ class _Resolved:
     at: float  # time.monotonic()
     is_refreshing: bool = False
     serves_stale: bool = False  # a newer version is being loaded; this one is used until it is ready
+    share: Share | None = None  # the version that some clients of an alias get instead
 
 
 class Engines:
@@ -130,9 +132,12 @@ class Engines:
             self.release(model)
 
     @asynccontextmanager
-    async def use_async(self, reference: str) -> AsyncIterator[Loaded]:
-        """Do the same on the event loop; the model is loaded in a thread."""
-        model = await self.acquire_async(reference)
+    async def use_async(self, reference: str, *, client_id: str | None = None) -> AsyncIterator[Loaded]:
+        """Do the same on the event loop; the model is loaded in a thread.
+
+        `client_id` decides between two versions that share the clients of an alias.
+        """
+        model = await self.acquire_async(reference, client_id=client_id)
         try:
             yield model
         finally:
@@ -152,16 +157,40 @@ class Engines:
         ready = self.acquire_if_loaded(reference)
         if ready:
             return ready
-        exact = self._resolve(reference)
-        model = self._acquire_exact(exact)
-        self._set_resolved(reference, exact)
+        resolved = self._resolve(reference)
+        model = self._acquire_exact(resolved.exact)
+        self._set_resolved(reference, resolved)
         return model
 
-    async def acquire_async(self, reference: str) -> Loaded:
+    async def acquire_async(self, reference: str, *, client_id: str | None = None) -> Loaded:
         """Acquire a model until `release`; it is loaded in a thread, so the event loop does not block.
 
-        If the task is cancelled meanwhile, the model is released. Raises as `use`.
+        If the task is cancelled meanwhile, the model is released. `client_id` is that of `use_async`. Raises
+        as `use`.
         """
+        model = await self._acquire_async(reference)
+        other = self._share_of(reference, client_id) if client_id is not None else None
+        if other is None:
+            return model
+        try:
+            shared = await self._acquire_async(other)
+        except NotFound:  # deleted meanwhile
+            return model
+        except BaseException:
+            self.release(model)
+            raise
+        self.release(model)
+        return shared
+
+    def _share_of(self, reference: str, client_id: str) -> str | None:
+        """Return the version that a client gets instead of what a reference resolves to, if it does."""
+        with self._lock:
+            known = self._resolved.get(reference)
+        if known is None or known.share is None or not known.share.has_client(reference, client_id):
+            return None
+        return f"{known.exact.partition('@')[0]}@{known.share.version}"
+
+    async def _acquire_async(self, reference: str) -> Loaded:
         ready = self.acquire_if_loaded(reference)
         if ready:
             return ready
@@ -277,10 +306,10 @@ class Engines:
     def _refresh(self, reference: str) -> None:
         """Resolve a name again, and load its version before requests are sent there."""
         try:
-            exact = self._resolve(reference)
-            self._serve_stale(reference, exact)
-            self.release(self._acquire_exact(exact))
-            self._set_resolved(reference, exact)
+            resolved = self._resolve(reference)
+            self._serve_stale(reference, resolved.exact)
+            self.release(self._acquire_exact(resolved.exact))
+            self._set_resolved(reference, resolved)
         except DomainError:  # the next request finds and reports the same
             self.resolve_again(reference)
         except Exception:  # a storage failure; the next request tries again
@@ -299,19 +328,19 @@ class Engines:
                 if self._resolved.get(reference) == known:
                     self._resolved[reference] = replace(known, serves_stale=True)
 
-    def _resolve(self, reference: str) -> str:
+    def _resolve(self, reference: str) -> _Resolved:
         try:
-            name, version = self._models.resolve(reference)
+            name, version, share = self._models.resolve_with_share(reference)
         except NotFound:
             self.resolve_again(reference)
             raise
-        return f"{name}@{version}"
+        return _Resolved(f"{name}@{version}", time.monotonic(), share=share)
 
-    def _set_resolved(self, reference: str, exact: str) -> None:
+    def _set_resolved(self, reference: str, resolved: _Resolved) -> None:
         with self._lock:
             if len(self._resolved) >= _MAX_RESOLVED_NAMES:
                 self._resolved.clear()
-            self._resolved[reference] = _Resolved(exact, time.monotonic())
+            self._resolved[reference] = replace(resolved, at=time.monotonic())
 
     def _acquire_exact(self, exact: str) -> Loaded:
         ready = self._acquire_loaded(exact)

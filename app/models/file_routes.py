@@ -10,12 +10,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import AccessDep
-from nextchar.app.http.downloads import download
 from nextchar.app.http.errors import UnsupportedMedia, error_responses
 from nextchar.app.http.rules import STREAMED, needs
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.http.streamed_body import StreamedBody, content_type
-from nextchar.app.http.threads import run_in_thread
+from nextchar.app.http.threads import download, run_in_thread
 from nextchar.app.models import archives as model_archives
 from nextchar.app.models.archives import MEDIA_TYPE, Imports
 from nextchar.app.models.engines import Engines
@@ -23,9 +22,8 @@ from nextchar.app.models.schemas import ModelBody
 from nextchar.models.errors import DomainError, NotFound, TooLarge
 from nextchar.models.report import Report
 from nextchar.models.saved_model import SavedModel
-from nextchar.store.blobs import as_domain_error
+from nextchar.store.blobs import as_domain_error, temporary_file
 from nextchar.store.ids import NAME_PATTERN
-from nextchar.store.temporary import temporary_file
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from redis.exceptions import RedisError
@@ -20,11 +21,12 @@ from nextchar.app.models.engines import Engines
 from nextchar.app.models.schemas import AliasRequirements
 from nextchar.models.errors import Conflict, DomainError, NotFound
 from nextchar.models.saved_model import Card, SavedModel
-from nextchar.store.aliases import AliasMove, Check, check_alias, no_such_alias
+from nextchar.store.aliases import AliasMove, Check, Share, check_alias, no_such_alias
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.models import Models
 
 _FIGURE = "validation_bits_per_character"
+_ACCEPTANCE = "acceptance_over_shown"
 
 REFRESH_S = 2.0
 """A list of models older than this is refreshed in the background."""
@@ -33,34 +35,66 @@ log = logging.getLogger("nextchar.api")
 
 
 @dataclass(frozen=True)
+class ShownCounts:
+    """How many suggestions of a version were shown, and how many of these were accepted."""
+
+    shown: int
+    accepted: int
+
+
+CompareAcceptance = Callable[[str, int, int], tuple[ShownCounts, ShownCounts]]
+"""Returns the counts of two versions of a model's name on the days on which both were shown."""
+
+
+@dataclass(frozen=True)
 class AliasControl:
-    """Moves aliases of the models in one storage."""
+    """Moves aliases of the models in one storage.
+
+    Attributes:
+        acceptance: compares the acceptance of versions; empty if no room counts it.
+    """
 
     models: Models
     calibrations: Calibrations
     engines: Engines
+    acceptance: list[CompareAcceptance] = field(default_factory=list)
 
     def set(
-        self, name: str, alias: str, version: int, require: AliasRequirements, *, by: str | None
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        require: AliasRequirements,
+        *,
+        by: str | None,
+        share: Share | None = None,
+        after: AliasMove | None = None,
     ) -> AliasMove:
         """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
 
+        The version of `share` gets a fraction of the clients. `after` is the newest move, if the caller has
+        read it.
+
         Raises:
             InvalidInput: the alias's name is not valid.
-            NotFound: there is no such version.
+            NotFound: there is no such version, or that of `share`.
             Conflict: a requirement is not met (code `alias_check_failed`), or another request moved the alias
                 meanwhile (`alias_moved`).
             Unavailable: the version is damaged.
         """
         check_alias(alias)
-        newest = self.models.aliases.newest(name, alias)
+        newest = after or self.models.aliases.newest(name, alias)
         saved = self.models.get(f"{name}@{version}")
-        if newest and newest.version == version:
+        if newest and newest.version == version and newest.share == share:
             return newest
         checks = self._check(saved, newest, require)
         # Loaded before the move: it can be, and the first call after the move does not wait.
-        with self.engines.use(saved.card.reference):
-            move = self.models.aliases.move(name, alias, version, after=newest, by=by, checks=checks)
+        with ExitStack() as loaded:
+            for number in {version, share.version} if share else {version}:
+                loaded.enter_context(self.engines.use(f"{name}@{number}"))
+            move = self.models.aliases.move(
+                name, alias, version, after=newest, by=by, checks=checks, share=share
+            )
         if not self.models.is_listed(name, version):  # deleted meanwhile, before the alias protected it
             self.models.aliases.move(
                 name,
@@ -119,6 +153,8 @@ class AliasControl:
             has_none = self.calibrations.find(saved, None) is None
             problem = "it has no calibration; make one with POST …/calibrate"
             results.append((Check(name="calibration"), problem if has_none else None))
+        if require.acceptance_over_shown is not None and (current := self._target(newest)):
+            results.append(self._check_acceptance(saved.card, current, require.acceptance_over_shown))
         if problems := [problem for _, problem in results if problem]:
             raise Conflict(
                 f"{saved.card.reference} does not meet what is required, so the alias was not moved:"
@@ -127,6 +163,27 @@ class AliasControl:
                 param="require",
             )
         return tuple(check for check, _ in results)
+
+    def _check_acceptance(self, card: Card, current: Card, min_shown: int) -> tuple[Check, str | None]:
+        """Do the same for the acceptance of its suggestions."""
+        if not self.acceptance:
+            return Check(name=_ACCEPTANCE), "this service counts no events of suggestions"
+        new, old = self.acceptance[0](card.name, card.version, current.version)
+        rates = [one.accepted / one.shown if one.shown else None for one in (new, old)]
+        note = f"{new.shown:,} and {old.shown:,} suggestions on the days on which both were shown"
+        problem = None
+        if min(new.shown, old.shown) < min_shown or None in rates:
+            problem = (
+                f"its suggestions and those of {current.reference} must be shown {min_shown:,} times each on"
+                f" the same days, and were {new.shown:,} and {old.shown:,} times; give it a share of the"
+                " clients"
+            )
+        elif new.accepted * old.shown < old.accepted * new.shown:
+            problem = (
+                f"{rates[0]:.2%} of its suggestions were accepted and {rates[1]:.2%} of those of"
+                f" {current.reference} ({note})"
+            )
+        return Check(name=_ACCEPTANCE, value=rates[0], limit=rates[1], note=note), problem
 
     def _target(self, move: AliasMove | None) -> Card | None:
         """Return the version where an alias is; None: it is nowhere, or the version is deleted."""

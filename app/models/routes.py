@@ -9,11 +9,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.downloads import MAX_SMALL_BYTES, download
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.threads import MAX_SMALL_BYTES, download
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import AliasControl, ModelFollowers
 from nextchar.app.models.schemas import (
@@ -33,7 +33,7 @@ from nextchar.models.architectures import DEFAULT, NAMES, architecture
 from nextchar.models.config import PRESETS, ArchitectureName, TrainingConfig
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
-from nextchar.store.aliases import AliasMove
+from nextchar.store.aliases import AliasMove, Share
 from nextchar.store.ids import check_name
 
 log = logging.getLogger("nextchar.api")
@@ -212,7 +212,9 @@ def set_alias(
 ) -> AliasBody:
     """Move an alias to a version, or create it, if the version meets the requirements."""
     name = _model_name(model)
-    moved = services[AliasControl].set(name, alias, body.version, body.require, by=access.key_name)
+    share = Share.model_validate(body.share.model_dump()) if body.share else None
+    control = services[AliasControl]
+    moved = control.set(name, alias, body.version, body.require, by=access.key_name, share=share)
     set_audit_details(
         request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}"
     )

@@ -153,19 +153,38 @@ class AliasRequirements(RequestBody):
         None, ge=0, description="Maximum increase in bits per character over the alias's current version."
     )
     calibration: bool = Field(False, description="Whether it must have a calibration.")
+    acceptance_over_shown: int | None = Field(
+        None,
+        ge=1,
+        description="Its acceptance rate must not be below that of the alias's current version, on the days"
+        " on which suggestions of both were shown, and these at least this many times each.",
+    )
+
+
+class AliasShare(RequestBody):
+    """Another version of the model, for a comparison: it gets a fraction of the alias's clients."""
+
+    version: Annotated[int, Field(ge=1, lt=10**9)]
+    fraction: float = Field(
+        gt=0, lt=1, description="Of the clients that send a `client_id`; which, is decided by its hash."
+    )
 
 
 class AliasSet(RequestBody):
     """Where to move an alias."""
 
     model_config = with_examples(
-        {"version": 4, "require": {"max_bits_per_character": 2.1, "max_regression_bits": 0.02}}
+        {"version": 4, "require": {"max_bits_per_character": 2.1, "max_regression_bits": 0.02}},
+        {"version": 4, "share": {"version": 5, "fraction": 0.1}},
     )
 
     version: Annotated[int, Field(ge=1, lt=10**9, description="A version of the model.")]
     require: AliasRequirements = Field(
         default_factory=AliasRequirements,
         description="The alias is moved only if the version meets all of this; and it must always load.",
+    )
+    share: AliasShare | None = Field(
+        None, description="A version that some clients get instead; null: all get `version`."
     )
 
 
@@ -176,6 +195,13 @@ class CheckBody(BaseModel):
     value: float | None = Field(description="The figure.")
     limit: float | None
     note: str | None = Field(description="What to know about the figure.")
+
+
+class AliasShareBody(BaseModel):
+    """Another version of the model, which gets a fraction of the alias's clients."""
+
+    version: int
+    fraction: float
 
 
 class AliasBody(BaseModel):
@@ -194,11 +220,12 @@ class AliasBody(BaseModel):
     moved_at: float
     moved_by: str | None = Field(description="The name of the API key that moved it.")
     checks: list[CheckBody] = Field(description="What was required of the version, and met.")
+    share: AliasShareBody | None = Field(None, description="The version that some clients get instead.")
 
     @classmethod
     def of(cls, move: AliasMove) -> Self:
         """Return the description of a move."""
-        fields = move.model_dump(include={"model", "version", "action", "moved_at", "moved_by", "checks"})
+        fields = move.model_dump(include=set(cls.model_fields) & set(AliasMove.model_fields))
         return cls.model_validate(fields | {"id": move.alias, "target": move.target})
 
 

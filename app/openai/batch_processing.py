@@ -30,7 +30,7 @@ from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
 from nextchar.app.models.engines import Engines, load_by
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
-from nextchar.app.openai.completions import check_is_supported, complete
+from nextchar.app.openai.completions import complete
 from nextchar.app.openai.files import BATCH_OUTPUT, write_metadata
 from nextchar.app.openai.json_lines import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from nextchar.app.openai.schemas import OpenAICompletionCreate
@@ -44,11 +44,11 @@ from nextchar.store.logs import set_job
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import BatchQueue
-from nextchar.store.worker_child import (
+from nextchar.store.queue import (
     REDIS_TIMEOUT_S,
     RENEW_S,
     STOP_SIGNAL,
+    BatchQueue,
     connect,
     die_with_parent,
     leased,
@@ -326,7 +326,6 @@ class BatchProcessing:
 
     async def _complete(self, batch: Batch, request: BatchRequest) -> str:
         body: OpenAICompletionCreate = validate_body(_BODY, request.body)
-        check_is_supported(body)
         if body.stream:
             raise InvalidInput("a request in a batch cannot be a stream; leave out stream", param="stream")
         if not body.model:

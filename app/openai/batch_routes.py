@@ -16,7 +16,7 @@ from nextchar.app.openai.batch_control import BatchControl
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_batch
 from nextchar.app.openai.files import BATCH, get_file, purpose_of
 from nextchar.app.openai.job_schemas import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
+from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
 from nextchar.models.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=OpenAIRoute)

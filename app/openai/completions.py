@@ -14,12 +14,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion
+from nextchar.app.completions.infilling import run_completion
 from nextchar.app.completions.requests import LongPrompts, serialize
-from nextchar.app.http.dependencies import arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
-from nextchar.app.http.services import ServicesDep
+from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import LimitedWork
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
@@ -31,16 +31,16 @@ from nextchar.app.openai.requests import (
     logprobs_of,
     resolve,
 )
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
 from nextchar.app.openai.schemas import (
     EXAMPLE,
+    NOT_422,
     CachedTokens,
     OpenAIChoice,
     OpenAICompletion,
     OpenAICompletionCreate,
+    OpenAIRoute,
     OpenAIUsage,
 )
-from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.requests import Completion, Event, Finished, FinishReason, Piece, Usage
 
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
@@ -139,7 +139,6 @@ async def create_completion(
     """Complete one prompt or several, in OpenAI's shape. A token is a character."""
     model = await model_or_default(services, request, body.model)
     client, user, arrived_s = client_of(request), user_of(request), arrived_s_of(request)
-    check_is_supported(body)
     async with services[Engines].use_async(model) as loaded:
         if body.stream:
             resolving = resolve(
@@ -162,16 +161,6 @@ async def create_completion(
         )
         content = await cancel_on_disconnect(request, completing)
     return Response(content, media_type="application/json")
-
-
-def check_is_supported(body: OpenAICompletionCreate) -> None:
-    """Raise InvalidInput if the request needs what these models cannot do."""
-    if body.suffix:
-        raise InvalidInput(
-            "suffix is not supported, because the models read left to right; leave it out",
-            code="suffix_not_supported",
-            param="suffix",
-        )
 
 
 async def complete(
@@ -218,7 +207,7 @@ _Result = tuple[list[Completion], Usage]
 def _start(engines: Engines, resolved: ResolvedRequest, prompt: ResolvedPrompt) -> RunningCompletion:
     keep = resolved.n if resolved.body.best_of is not None else None
     request = resolved.engine_request(prompt)
-    return RunningCompletion(engines, resolved.loaded, request, prompt.unknown, keep=keep)
+    return run_completion(engines, resolved.loaded, request, prompt.unknown, keep=keep)
 
 
 def _start_first(

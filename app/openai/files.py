@@ -33,9 +33,9 @@ from nextchar.app.http.streamed_body import FormText
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.openai.job_schemas import FileBody
 from nextchar.app.openai.json_lines import JsonLines
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
+from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
-from nextchar.models.record_errors import load_record
+from nextchar.models.validation_errors import load_record
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_upload import Upload

@@ -19,10 +19,15 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.jobs.bodies import JobBodies, events_so_far
-from nextchar.app.jobs.control import JobControl
-from nextchar.app.jobs.creation import create_job, resume_job
-from nextchar.app.jobs.schemas import BudgetBody, JobBody, JobCreate, TrainingOverride
+from nextchar.app.jobs.control import JobControl, create_job, resume_job
+from nextchar.app.jobs.schemas import (
+    BudgetBody,
+    JobBodies,
+    JobBody,
+    JobCreate,
+    TrainingOverride,
+    events_so_far,
+)
 from nextchar.app.openai.files import get_file, joined_corpus
 from nextchar.app.openai.job_schemas import (
     CheckpointMetrics,
@@ -35,12 +40,11 @@ from nextchar.app.openai.job_schemas import (
     MethodBody,
     SupervisedBody,
 )
-from nextchar.app.openai.route import NOT_422, OpenAIRoute
+from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
 from nextchar.models.config import PresetOption
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
-from nextchar.models.record_errors import load_record
 from nextchar.models.text.kind_detection import TextKind
-from nextchar.models.validation_errors import requirement
+from nextchar.models.validation_errors import load_record, requirement
 from nextchar.store.corpus import Corpus
 from nextchar.store.ids import new_id
 from nextchar.store.jobs import Job

@@ -1,7 +1,8 @@
 """/infill, /health and /props as llama.vim and llama.vscode call them, and conversion to ids.
 
-The models read left to right, so a completion continues the text before the cursor up to the end of the line.
-The text after the cursor, and the context that editors collect from other files, is ignored.
+A completion continues the text before the cursor up to the end of the line. The text after the cursor decides
+between several candidates. What editors collect from other files is read before the text, newest last, as far
+as the model's history goes.
 
 /tokenizer_info, /tokenize and /detokenize have the shapes of vLLM and llama.cpp. lm-evaluation-harness's
 `local-completions` uses them to get token ids. It cannot name a model in these calls, so each also exists
@@ -21,14 +22,14 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.access.permissions import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
+from nextchar.app.completions.infilling import InfillingCompletion, run_completion, suffix_of
 from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.dependencies import cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs, needs_no_key
-from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.services import Services, ServicesDep, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
@@ -50,6 +51,7 @@ from nextchar.app.openai.llama_cpp_schemas import (
 )
 from nextchar.app.openai.requests import characters_of, unwrap
 from nextchar.app.operations.schemas import Alive
+from nextchar.models.kernels.mixture_arguments import HISTORY_CHARACTERS
 from nextchar.models.runtime.decode import MAX_BATCH
 from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import Vocabulary
@@ -57,7 +59,13 @@ from nextchar.models.text.vocabulary import Vocabulary
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 
 MIN_CONTEXT_CHARACTERS = 1000
-"""At least this many characters of a longer prefix are read, and less than twice as many."""
+"""At least this many characters of a longer prefix are read, and less than twice as many.
+
+With texts of other files it is half as many.
+"""
+
+EXTRA_CHARACTERS = HISTORY_CHARACTERS - MIN_CONTEXT_CHARACTERS
+"""At most this many characters of other files are read: what the model's history then still holds."""
 
 _RESPONSE = stream_responses(
     "With `stream` server-sent events of pieces; the last is the whole response without its text. With"
@@ -118,15 +126,17 @@ async def infill(
     """Complete the line at the cursor, for llama.cpp's editor plug-ins."""
     name = await model_or_default(services, request, model or body.model)
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
-    prefix = recent_context(before)
+    extra = end_of([one.text for one in body.input_extra])
+    prefix = recent_context(before, at_least=MIN_CONTEXT_CHARACTERS // 2 if extra else MIN_CONTEXT_CHARACTERS)
     truncated = len(prefix) < len(before)
+    prefix = extra + prefix
     async with services[Engines].use_async(name) as loaded:
         progress = _Progress(time.perf_counter())
         preparing = prepare(prefix, loaded, services[LongPrompts])
         is_long = len(prefix) > LONG_PROMPT_CHARACTERS
         characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
-        running = RunningCompletion(services[Engines], loaded, engine_request, unknown)
+        running = run_completion(services[Engines], loaded, engine_request, unknown)
         if body.stream:
             stream = _stream(running, body, progress, truncated=truncated)
             return EventStream(stream, on_close=running.close, named=False)
@@ -146,27 +156,38 @@ class _Progress:
     usage: Usage | None = None
 
 
-def recent_context(text: str) -> str:
+def end_of(texts: Sequence[str]) -> str:
+    """Return the last whole lines of some texts together, which is the same while one types."""
+    joined = "".join(f"{text.rstrip()}\n" for text in texts if text.strip())
+    if len(joined) <= EXTRA_CHARACTERS:
+        return joined
+    return joined[-EXTRA_CHARACTERS:].partition("\n")[2]
+
+
+def recent_context(text: str, *, at_least: int = MIN_CONTEXT_CHARACTERS) -> str:
     r"""Return the end of a long text, from the beginning of a line that stays the same while one types.
 
     The state cache matches texts by their beginning, but editors send a window of lines that moves with the
     cursor. So the text begins with the line of the smallest hash at a suitable distance, which remains the
     smallest over many moves (winnowing; Schleimer, Wilkerson and Aiken 2003).
     """
-    if len(text) <= 2 * MIN_CONTEXT_CHARACTERS:
+    if len(text) <= 2 * at_least:
         return text
-    window = text[-2 * MIN_CONTEXT_CHARACTERS : -MIN_CONTEXT_CHARACTERS]
+    window = text[-2 * at_least : -at_least]
     lines = window.split("\n")[1:]  # the first may be incomplete
     if not lines:
         return text
     hashes = [crc32(line.encode("utf-8", "surrogatepass")) for line in lines[:-1]] or [0]
     first = hashes.index(min(hashes))
-    return text[len(text) - MIN_CONTEXT_CHARACTERS - len("\n".join(lines[first:])) :]
+    return text[len(text) - at_least - len("\n".join(lines[first:])) :]
 
 
 def _request(
     body: InfillCreate, characters: str, loaded: Loaded, client: str, user: str
 ) -> CompletionRequest:
+    suffix = suffix_of(body.input_suffix, loaded.vocabulary) if body.n_predict else ""
+    # The text of candidates comes at once, so the engine ends them in time.
+    limit_ms = body.t_max_predict_ms and body.t_max_prompt_ms + body.t_max_predict_ms
     max_characters = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
     return CompletionRequest(
         prompt=characters,
@@ -179,6 +200,8 @@ def _request(
         stop=tuple(map(loaded.vocabulary.to_characters, body.stop)),
         until="line",
         stream=True,
+        suffix=suffix,
+        timeout_s=limit_ms / 1000 if limit_ms and suffix.strip() else None,
         client=client,
         user=user,
     )
@@ -193,7 +216,7 @@ async def _run(running: RunningCompletion, body: InfillCreate, progress: _Progre
 async def _pieces(running: RunningCompletion, body: InfillCreate, progress: _Progress) -> Events:
     """Yield the text as it is generated and record it in `progress`; end at the time limit."""
     events, decoder = running.events(), running.vocabulary.text_decoder()
-    limit_ms = body.t_max_prompt_ms
+    limit_ms = 0 if isinstance(running, InfillingCompletion) else body.t_max_prompt_ms
     deadline_s = progress.started_s + limit_ms / 1000 if limit_ms else None
     while True:
         left_s = None if deadline_s is None else deadline_s - time.perf_counter()

@@ -5,7 +5,7 @@ Unknown fields are ignored, as in llama.cpp. A token is a character of the model
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS, ModelInBody, StopString, Text
 from nextchar.app.http.schemas import with_examples
@@ -34,6 +34,14 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
+class ExtraText(BaseModel):
+    """Text that the editor has collected."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    text: Text
+
+
 class InfillCreate(BaseModel):
     """The text around the cursor, and limits of the completion. A token is a character."""
 
@@ -42,7 +50,12 @@ class InfillCreate(BaseModel):
     input_prefix: Text = Field("", description="The lines before the cursor's.")
     prompt: Text = Field("", description="The cursor's line up to the cursor.")
     input_suffix: Text = Field(
-        "", description="The text after the cursor, which is ignored: the models read left to right."
+        "", description="The text after the cursor, by which several candidates are compared."
+    )
+    input_extra: list[ExtraText] = Field(
+        [],
+        max_length=1000,
+        description="Texts of other files, read before the prefix; the last ones count.",
     )
     n_predict: int = Field(
         -1,

@@ -8,11 +8,13 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from nextchar.app.completions.infilling import suffix_of
 from nextchar.app.completions.requests import (
     LONG_PROMPT_CHARACTERS,
     check_size,
@@ -37,7 +39,9 @@ UNKNOWN = "\uffff"
 """Represents id 0 among characters; U+FFFF is a noncharacter, so no vocabulary has it."""
 
 _SEED_RANGE = 2**63
-_SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "expert"}
+_SHARED_FIELDS = {field.name for field in fields(CompletionRequest)} & set(
+    OpenAICompletionCreate.model_fields
+)
 
 
 def characters_of(ids: Sequence[int], vocabulary: Vocabulary, *, param: str = "prompt") -> str:
@@ -195,22 +199,24 @@ class ResolvedRequest:
         """Return the engine's request for one prompt."""
         body = self.body
         stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-        return CompletionRequest(
-            prompt=prompt.characters,
-            max_characters=self.max_tokens,
-            n=max(self.n, body.best_of or 0),
-            temperature=1.0 if body.temperature is None else body.temperature,
-            seed=None if body.seed is None else body.seed % _SEED_RANGE,
-            stop=tuple(map(self.loaded.vocabulary.to_characters, stop)),
-            stream=bool(body.stream),
-            client=self.client,
-            user=self.user,
-            timeout_s=remaining_s(body.timeout_ms, self.arrived_s),
-            logit_bias=_logit_bias(body.logit_bias or {}),
-            presence_penalty=body.presence_penalty or 0.0,
-            frequency_penalty=body.frequency_penalty or 0.0,
-            **body.model_dump(include=_SAME_FIELDS),
-        )
+        same: dict[str, Any] = {name: getattr(body, name) for name in _SHARED_FIELDS}
+        converted = {
+            "prompt": prompt.characters,
+            "max_characters": self.max_tokens,
+            "n": max(self.n, body.best_of or 0),
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "seed": None if body.seed is None else body.seed % _SEED_RANGE,
+            "stop": tuple(map(self.loaded.vocabulary.to_characters, stop)),
+            "suffix": suffix_of(body.suffix or "", self.loaded.vocabulary),
+            "stream": bool(body.stream),
+            "client": self.client,
+            "user": self.user,
+            "timeout_s": remaining_s(body.timeout_ms, self.arrived_s),
+            "logit_bias": _logit_bias(body.logit_bias or {}),
+            "presence_penalty": body.presence_penalty or 0.0,
+            "frequency_penalty": body.frequency_penalty or 0.0,
+        }
+        return CompletionRequest(**same | converted)
 
 
 async def resolve(

@@ -1,10 +1,15 @@
 """Completions in OpenAI's shape. A token is a character; lengths are in characters.
 
 docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
+
+The route class of OpenAI's calls: status 400 where other routes respond with 422, as its SDKs expect.
 """
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal, Self
 
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.completions.schemas import (
@@ -12,9 +17,13 @@ from nextchar.app.completions.schemas import (
     MAX_COMPLETIONS,
     MAX_PROMPT_CHARACTERS,
     StopString,
+    Suffix,
     Text,
 )
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.errors import handle_error
+from nextchar.app.http.schemas import ErrorBody, RequestBody, with_examples
+from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.requests import Expert, Precision, Until
 
 MAX_PROMPTS = 1024
@@ -96,7 +105,7 @@ class OpenAICompletionCreate(RequestBody):
     )
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
-    suffix: str | None = Field(None, description="Refused when not empty: the models read left to right.")
+    suffix: Suffix | None = None
     user: str | None = Field(
         None, description="An id of your end user, whose cached states no other user of your key shares."
     )
@@ -174,3 +183,31 @@ class OpenAICompletion(BaseModel):
     )
     choices: list[OpenAIChoice]
     usage: OpenAIUsage | None = None
+
+
+NOT_422: dict[int | str, dict[str, Any]] = {
+    422: {
+        "model": ErrorBody,
+        "description": "Never sent: like OpenAI's, this call responds with 400 instead.",
+    },
+    400: {"model": ErrorBody, "description": "The body or a field is invalid; `param` names it."},
+}
+
+
+class OpenAIRoute(DocumentRoute):
+    """Responds with 400."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except (InvalidInput, RequestValidationError) as error:
+                response = await handle_error(request, error)
+                if response.status_code == 422:
+                    response.status_code = 400
+                return response
+
+        return handle

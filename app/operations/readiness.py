@@ -16,7 +16,7 @@ from anyio import CapacityLimiter
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from nextchar.app.http.disk_watermark import DiskWatermark
+from nextchar.app.http.services import DiskWatermark
 from nextchar.app.operations.schemas import Readiness
 from nextchar.models.errors import DomainError, StorageFull
 from nextchar.models.kernels.compile_cache import is_compiling

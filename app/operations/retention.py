@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Protocol
 
 from nextchar.models.errors import NotFound, StorageFull, Unavailable
-from nextchar.models.record_errors import load_record
 from nextchar.models.saved_model import Card, parse_card
+from nextchar.models.validation_errors import load_record
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus

@@ -23,11 +23,10 @@ from nextchar.app.scoring.calibration_schemas import (
     QualityBody,
     calibration_body,
 )
-from nextchar.models.anomaly.baselines import baseline_scores
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
 from nextchar.models.anomaly.line_scores import ScoreOptions
-from nextchar.models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
+from nextchar.models.anomaly.metrics import FALSE_ALARMS, baseline_scores, detection_quality, roc
 from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.loaded_model import LoadedModel

@@ -2,7 +2,7 @@
 
 from nextchar.app.http.services import Services
 from nextchar.app.room import Room
-from nextchar.app.scoring import calibration_routes, routes
+from nextchar.app.scoring import routes
 from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.streams import Limits, Streams
 from nextchar.app.scoring.work import ScoringWork, StreamLocks
@@ -20,4 +20,4 @@ def _open(services: Services) -> None:
     services.closes(services.add(ScoringWork()).close)
 
 
-SCORING = Room("scoring", _open, (routes.router, calibration_routes.router), is_called_at_keystrokes=True)
+SCORING = Room("scoring", _open, (routes.router,), is_called_at_keystrokes=True)

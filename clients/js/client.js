@@ -13,18 +13,14 @@ const DEFAULT_URL = /\/clients\/js\/[^/]*$/.test(import.meta.url)
   : (globalThis.location?.origin ?? "http://127.0.0.1:8000");
 
 export class Nextchar {
-  #base;
-
   constructor({ url = DEFAULT_URL, key = null, retries = 2, timeout = 30_000 } = {}) {
-    this.#base = String(url).replace(/\/+$/, "");
-    const document = crypto.getRandomValues(new Uint32Array(4)).join();
-    Object.assign(this, { key, retries, timeout, document });
+    Object.assign(this, { url: String(url).replace(/\/+$/, ""), key, retries, timeout, document: randomId() });
   }
 
   async models(options) {
     const models = [];
-    for (let path = "", page; !page || page.has_more; path = `?after=${encodeURIComponent(models.at(-1)?.id)}`) {
-      page = await this.#json(path, options);
+    for (let query = "", page; !page || page.has_more; query = `?after=${encodeURIComponent(models.at(-1)?.id)}`) {
+      page = await this.#json(`models${query}`, options);
       models.push(...page.data);
     }
     return models;
@@ -36,6 +32,10 @@ export class Nextchar {
 
   next(model, prompt, options) {
     return this.#json(call(model, "next"), options, { prompt });
+  }
+
+  suggest(model, prefix, options) {
+    return this.#json(call(model, "suggest"), options, { prefix });
   }
 
   score(model, text, options) {
@@ -88,7 +88,7 @@ export class Nextchar {
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     const request = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
     for (let attempt = 0; ; attempt++) {
-      const response = await fetch(`${this.#base}/v1/models${path}`, request).catch(async (cause) => {
+      const response = await fetch(`${this.url}/v1/${path}`, request).catch(async (cause) => {
         signal?.throwIfAborted();
         const error = await this.#diagnose(cause, signal);
         signal?.throwIfAborted();
@@ -106,21 +106,22 @@ export class Nextchar {
   // If the service responds without CORS only, it is CORS.
   async #diagnose(cause, signal) {
     const { origin, href } = globalThis.location ?? {};
-    const isCrossOrigin = origin && new URL(this.#base, href).origin !== origin;
+    const isCrossOrigin = origin && new URL(this.url, href).origin !== origin;
     const setting = `NEXTCHAR_ALLOWED_ORIGINS=${origin === "null" ? "*" : origin}`;
-    const responds = (mode) => fetch(`${this.#base}/healthz`, { mode, signal }).then(() => true, () => false);
+    const responds = (mode) => fetch(`${this.url}/healthz`, { mode, signal }).then(() => true, () => false);
     if (isCrossOrigin && !(await responds("cors")) && (await responds("no-cors"))) {
-      const message = `the page's origin ${origin} may not call ${this.#base}: start the service with ${setting}`;
+      const message = `the page's origin ${origin} may not call ${this.url}: start the service with ${setting}`;
       return new NextcharError(message, { code: "origin_not_allowed", cause });
     }
     const fix = isCrossOrigin ? `start the service, with ${setting} to allow this page` : "check that the service runs";
-    return new NextcharError(`${this.#base} does not respond: ${fix}`, { code: "unreachable", cause });
+    return new NextcharError(`${this.url} does not respond: ${fix}`, { code: "unreachable", cause });
   }
 }
 
-const call = (model, name) => `/${encodeURIComponent(model)}/${name}`;
+export const randomId = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+const call = (model, name) => `models/${encodeURIComponent(model)}/${name}`;
 
-function errorFrom(body, status, retryAfter = null) {
+export function errorFrom(body, status, retryAfter = null) {
   const error = body?.error ?? { code: `http_${status}`, message: `HTTP status ${status}` };
   return new NextcharError(error.message, { ...error, status, retryAfter });
 }

@@ -4,12 +4,23 @@ import { emitError } from "./events.js";
 import { create } from "./mirror.js";
 
 const ANNOUNCE_AFTER_MS = 700;
+const { language, platform, userAgent } = globalThis.navigator ?? {};
+const IS_MAC = /Mac|iP(?:hone|ad)/.test(platform);
+// Keyboards of Android compose every word, also where there is nothing to choose.
+const ALWAYS_COMPOSES = /Android/.test(userAgent) && !/^(?:zh|ja|ko)/.test(language);
 const FIELDS = "textarea, input:not([type]), input:is([type=text], [type=search], [type=url], [type=tel])";
 let liveRegion;
 
 export const isSupported = (field) => field.matches(FIELDS);
 export const isFocused = (field) => field.getRootNode().activeElement === field;
 export const isEditable = (field) => !field.readOnly && isSupported(field) && !field.matches(":disabled");
+
+// Whether a key moves by a "word" or a "character" in the direction of the text.
+export function forwardBy(field, { key, ctrlKey, altKey }) {
+  if (key !== (getComputedStyle(field).direction === "rtl" ? "ArrowLeft" : "ArrowRight")) return null;
+  if (ctrlKey === altKey) return ctrlKey ? null : "character";
+  return altKey === IS_MAC ? "word" : null;
+}
 
 function announce(field, text) {
   liveRegion ??= create("div", { position: "absolute", width: "1px", height: "1px", overflow: "hidden", margin: "-1px",
@@ -38,8 +49,8 @@ export class FieldHelper {
     this.field = field;
     this.#attributesBefore = Object.keys(attributes).map((name) => [name, field.getAttribute(name)]);
     for (const [name, value] of Object.entries(attributes)) field.setAttribute(name, value);
-    this.on(field, "input", (event) => event.isComposing || this.#isComposing || this.update());
-    this.on(field, "compositionstart", () => ((this.#isComposing = true), this.hide()));
+    this.on(field, "input", () => this.#isComposing || this.update());
+    this.on(field, "compositionstart", () => (this.#isComposing = !ALWAYS_COMPOSES) && this.hide());
     this.on(field, "compositionend", () => ((this.#isComposing = false), this.update()));
     this.on(field, "blur", () => this.hide());
     this.on(field, "keydown", (event) => {

@@ -1,20 +1,20 @@
 /** Ghost text: a suggestion drawn after the caret. */
 
+import { randomId } from "./client.js";
 import { emit } from "./events.js";
-import { FieldHelper, insertText, isEditable, isFocused } from "./field-helper.js";
+import { FieldHelper, forwardBy, insertText, isEditable, isFocused } from "./field-helper.js";
 import { Mirror, create, style } from "./mirror.js";
 import { Suggester, firstWord, promptOf } from "./suggester.js";
 
 const CHECK_EVERY_MS = 250;
-const IS_MAC = /Mac|iP(?:hone|ad)/.test(globalThis.navigator?.platform ?? "");
 const COLOR = "var(--nextchar-color, color-mix(in srgb, currentColor 62%, transparent))";
 
-const isRightToLeft = (field) => getComputedStyle(field).direction === "rtl";
 const isAtEnd = (field) => field.selectionEnd === field.value.length;
 
 export class GhostText extends FieldHelper {
   #shown = null; // {text, value, caret}: drawn for this value and caret
-  #announcedEnd = null; // the field's text with what was announced last
+  #end = null; // the field's text with the last suggestion, which has
+  #id = ""; // this name while the user types along
   #checking = null;
 
   constructor(field, client, options) {
@@ -43,17 +43,18 @@ export class GhostText extends FieldHelper {
   }
 
   // Returns whether the key was for the suggestion.
-  handleKey({ key, ctrlKey, altKey, shiftKey, metaKey }) {
+  handleKey(event) {
+    const { key, ctrlKey, altKey, shiftKey, metaKey } = event;
     if (!this.#shown || this.#isStale() || shiftKey || metaKey) return false;
-    const forward = isRightToLeft(this.field) ? "ArrowLeft" : "ArrowRight";
-    const isByWord = IS_MAC ? altKey && !ctrlKey : ctrlKey && !altKey;
+    const forward = forwardBy(this.field, event);
     const { text } = this.#shown;
-    if (key === forward && isByWord) this.#accept(firstWord(text));
+    if (forward === "word") this.#accept(firstWord(text));
     else if (ctrlKey || altKey) return false;
-    else if (key === "Tab" || (key === forward && isAtEnd(this.field))) this.#accept(text);
+    else if (key === "Tab" || (forward && isAtEnd(this.field))) this.#accept(text);
     else if (key === "Escape") {
       this.suggester.forget(); // or the next key would bring it back
       this.hide();
+      emit(this.field, "dismiss", { id: this.#id });
     } else return false;
     return true;
   }
@@ -61,8 +62,8 @@ export class GhostText extends FieldHelper {
   // The text before the caret; null where nothing may be suggested.
   #textBefore() {
     const { value, selectionStart, selectionEnd, maxLength } = this.field;
-    const isFull = maxLength >= 0 && value.length >= maxLength;
-    if (selectionStart !== selectionEnd || isFull || !isEditable(this.field) || !isFocused(this.field)) return null;
+    const isOutside = maxLength >= 0 && value.length >= maxLength || value.length < this.options.min;
+    if (selectionStart !== selectionEnd || isOutside || !isEditable(this.field) || !isFocused(this.field)) return null;
     const isAllowed = this.options.midline || /^(?:[\r\n]|$)/.test(value.slice(selectionEnd));
     return isAllowed ? value.slice(0, selectionEnd) : null;
   }
@@ -70,14 +71,14 @@ export class GhostText extends FieldHelper {
   #trim(text) {
     const { localName, maxLength, value } = this.field;
     if (localName === "input" || !isAtEnd(this.field)) [text] = text.split(/[\r\n]/, 1);
-    return maxLength >= 0 ? text.slice(0, maxLength - value.length) : text;
+    return maxLength >= 0 ? text.slice(0, maxLength - value.length).replace(/[\ud800-\udbff]$/, "") : text;
   }
 
   #accept(text) {
-    const whole = text === this.#shown.text;
+    const detail = { text, whole: text === this.#shown.text, id: this.#id };
     this.#clear();
     insertText(this.field, text);
-    emit(this.field, "accept", { text, whole });
+    emit(this.field, "accept", detail);
   }
 
   #show(suggestion) {
@@ -88,9 +89,13 @@ export class GhostText extends FieldHelper {
     this.#shown = { text, value, caret };
     this.layer.draw(text);
     const end = value.slice(0, caret) + text;
-    if (end !== this.#announcedEnd) this.announceLater(this.options.announce(text));
-    this.#announcedEnd = end;
-    emit(this.field, "suggestion", { text });
+    if (end !== this.#end) {
+      this.announceLater(this.options.announce(text));
+      this.#id = `sug_${randomId()}.0`;
+    }
+    this.#end = end;
+    const { model, tookMs } = this.suggester;
+    emit(this.field, "suggestion", { text, id: this.#id, model, tookMs, typed: 0 });
   }
 
   // No event fires when the page changes the value, position or style.

@@ -1,26 +1,32 @@
-/** The list and the highlighter, whose modules are loaded on first use. */
+/** The list, the reporter and the highlighter, whose modules are loaded on first use. */
 
 import { NextcharError } from "./client.js";
 import { emitError } from "./events.js";
 import { isFocused } from "./field-helper.js";
 
-export class LazyList {
-  #list;
+class Lazy {
+  #part;
   #isEnded = false;
 
-  constructor(field, ...options) {
-    loaded(import("./list.js"), field).then(({ List }) => {
-      if (this.#isEnded) return;
-      this.#list = new List(field, ...options);
-      if (isFocused(field)) this.#list.update();
-    }, () => {});
+  constructor(field, module, make) {
+    loaded(module, field).then((found) => this.#isEnded || (this.#part = make(found)), () => {});
   }
 
   end() {
     this.#isEnded = true;
-    this.#list?.end();
+    this.#part?.end();
   }
 }
+
+export const lazyList = (field, ...options) =>
+  new Lazy(field, import("./list.js"), ({ List }) => {
+    const list = new List(field, ...options);
+    if (isFocused(field)) list.update();
+    return list;
+  });
+
+export const lazyReporter = (field, options) =>
+  new Lazy(field, import("./reporter.js"), ({ Reporter }) => new Reporter(field, options));
 
 export function highlight(element, options) {
   let marks, isCleared;

@@ -34,6 +34,11 @@ export type Architecture =
   | "scan_rnn"
   | "numpy_rnn";
 
+export type Constrain =
+  | "lines"
+  | "prefer"
+  | "none";
+
 export type Expert =
   | "mixture"
   | "lstm";
@@ -109,6 +114,11 @@ export interface CompletionFields {
    */
   logprobs?: number | null;
   /**
+   * The text after the cursor. Several completions are generated; returned are those that are likeliest together
+   * with its first characters; they end before what it repeats. With `stream` the text comes at once.
+   */
+  suffix?: string;
+  /**
    * Begin each completion's text with the prompt, and its `logprobs` with those of the prompt, read from the start
    * of a line. `bits` and `usage` count generated characters only. Default: false.
    */
@@ -149,6 +159,11 @@ export interface CompletionFields {
    * request's arrival.
    */
   timeout_ms?: number | null;
+  /**
+   * Tells people or devices apart: its hash decides between two versions that share the clients of an alias. It is
+   * not stored.
+   */
+  client_id?: string | null;
 }
 
 /** Request the distribution of the next character. */
@@ -162,6 +177,38 @@ export interface NextFields {
    * alone. Older models have only the network, which then serves both. Default: "mixture".
    */
   expert?: Expert;
+}
+
+/** Suggest different completions of a field, best first. */
+export interface SuggestFields {
+  /** The most suggestions. Default: 10. */
+  limit?: number;
+  /**
+   * `lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts that the
+   * model generates. `none`: what the model generates, to the end of the line, or for other models than those of
+   * records of the word. Default: `lines` for models of records, else `none`.
+   */
+  constrain?: Constrain | null;
+  /**
+   * Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out, one too
+   * many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer
+   * come first.
+   */
+  typos?: number | null;
+  /**
+   * What the model reads before the prefix, such as an earlier field or the previous query, where the lines of its
+   * corpus are `context`, a tab and the field.
+   */
+  context?: string | null;
+  /** Texts that are not suggested, whatever their case and accents. */
+  exclude?: string[];
+  /** RE2 expressions; texts in which one matches are not suggested. */
+  exclude_patterns?: string[];
+  /**
+   * An id of the person or the installation that suggestions are for. It decides which version responds where two
+   * versions share the traffic; it is not stored.
+   */
+  client_id?: string | null;
 }
 
 /** Score a text as a whole, or each of several lines; all are read as if after a newline. */
@@ -341,6 +388,38 @@ export interface Distribution {
   unknown_characters: string[];
 }
 
+/** A range of the prefix, from `start` to before `end`. */
+export interface Replaced {
+  start: number;
+  end: number;
+}
+
+/** A suggestion. */
+export interface Suggestion {
+  /** Its name in events of acceptance. */
+  id: string;
+  /** The whole field as it is once the suggestion is accepted. */
+  text: string;
+  /** Estimated, among all that may follow the prefix. */
+  probability: number;
+  /** How often the text is a line of the corpus. */
+  count: number;
+  /** Whether the text is a line of the corpus. */
+  exists: boolean;
+  /** The range of the prefix that was taken for a typing error; null if there is none. */
+  replaced: Replaced | null;
+}
+
+/** Suggestions, best first; an empty list if nothing fits. */
+export interface Suggestions {
+  object: "suggestions";
+  id: string;
+  /** The `name@version` that was used. */
+  model: string;
+  prefix: string;
+  suggestions: Suggestion[];
+}
+
 /** Anomalous characters: line[start:end], counted in characters after NFC. */
 export interface Span {
   start: number;
@@ -516,6 +595,7 @@ export type StreamEvent =
 /** Calls a service. Errors are `NextcharError`s; an aborted `signal` throws its reason. */
 export class Nextchar {
   constructor(options?: ClientOptions);
+  url: string;
   key: string | null;
   retries: number;
   timeout: number;
@@ -539,6 +619,8 @@ export class Nextchar {
     prompt: string,
     options?: NextFields & CallOptions,
   ): Promise<Distribution>;
+  /** Different completions of a field. */
+  suggest(model: string, prefix: string, options?: SuggestFields & CallOptions): Promise<Suggestions>;
   /** The surprisal of a text. */
   score(model: string, text: string, options?: ScoreFields & CallOptions): Promise<Score & { lines: null }>;
   /** The surprisal of lines, each by itself. */
@@ -579,6 +661,8 @@ export interface SuggestionOptions {
   /** Above 0, suggestions are sampled. Default 0: always the most likely character. */
   temperature?: number;
   expert?: Expert;
+  /** An id of the user or device, which decides between two versions of a model. */
+  clientId?: string;
   /** Milliseconds to wait for another key before a request. Default: the service's latency, at most 250. */
   debounce?: number | null;
 }
@@ -598,6 +682,9 @@ export class Suggester {
       onError?: (error: NextcharError, pause: number) => void;
     },
   );
+  /** The `name@version` of the last response, and the milliseconds from the call to it. */
+  model?: string;
+  tookMs?: number;
   /** What follows, without a request: "" for nothing, null if it is not known. */
   recall(prompt: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
@@ -625,10 +712,20 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
   model?: string;
   client?: Nextchar;
   mode?: "ghost" | "list";
+  /** Suggest from this many characters on. Default 0, of a list 1. */
+  min?: number;
   /** Also suggest where text follows on the same line. */
   midline?: boolean;
-  /** The maximum number of candidates in a list. Default 6. */
+  /** The maximum number of suggestions in a list. Default 6. */
   count?: number;
+  constrain?: SuggestFields["constrain"];
+  typos?: SuggestFields["typos"];
+  context?: SuggestFields["context"];
+  exclude?: SuggestFields["exclude"];
+  /** Why a suggestion is in a list, which has all of these; "" for nothing. */
+  describe?: (suggestion: Suggestion, all: Suggestion[]) => string;
+  /** Report what becomes of suggestions: ids and lengths, or also texts. Default: nothing. */
+  report?: "ids" | "text";
   /** What a screen reader says about a suggestion; "" for nothing. */
   announce?: (text: string) => string;
   /** What a screen reader says about a list. */
@@ -672,8 +769,18 @@ export function highlight(
 
 declare global {
   interface HTMLElementEventMap {
-    "nextchar:suggestion": CustomEvent<{ text: string; values?: string[] }>;
-    "nextchar:accept": CustomEvent<{ text: string; whole: boolean }>;
+    "nextchar:suggestion": CustomEvent<{
+      text: string;
+      id: string;
+      model: string;
+      tookMs: number;
+      /** Of a list, which `text` is the first of. */
+      values?: string[];
+      suggestions?: Suggestion[];
+    }>;
+    "nextchar:nothing": CustomEvent<{ value: string }>;
+    "nextchar:accept": CustomEvent<{ text: string; whole: boolean; id: string }>;
+    "nextchar:dismiss": CustomEvent<{ id: string }>;
     "nextchar:error": CustomEvent<{ error: NextcharError; pause?: number }>;
     "nextchar:highlight": CustomEvent<{ spans: AnomalousSpan[] }>;
   }

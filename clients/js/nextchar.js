@@ -4,29 +4,32 @@ import { Nextchar, NextcharError } from "./client.js";
 import { emitError } from "./events.js";
 import { isSupported } from "./field-helper.js";
 import { GhostText } from "./ghost-text.js";
-import { LazyList } from "./lazy.js";
+import { lazyList, lazyReporter } from "./lazy.js";
 
 export { Nextchar, NextcharError };
 export { highlight } from "./lazy.js";
 export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
-const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 32] };
-const OPTIONS = ["url", "key", "mode", "until", "expert", "midline", ...Object.keys(RANGES)];
+const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 50],
+  min: [0, 100], typos: [0, 2] };
+const OPTIONS = ["url", "key", "mode", "until", "expert", "midline", "constrain", "context", "report", "clientId",
+  ...Object.keys(RANGES)];
+const attributeOf = (option) => `data-nextchar-${option === "clientId" ? "client-id" : option}`;
 const helpers = new WeakMap(); // by field
 
 export function attach(field, options = {}) {
   helpers.get(field)?.end();
-  const all = { model: field.dataset.nextchar, mode: "ghost", temperature: 0, debounce: null, count: 6,
-    label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
+  const all = { model: field.dataset.nextchar, mode: "ghost", max: 40, temperature: 0, debounce: null, count: 6,
+    typos: null, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
     announceCount: (count) => `${count} suggestion${count > 1 ? "s" : ""}.` };
   for (const name of OPTIONS) {
-    const attribute = `data-nextchar-${name}`;
+    const attribute = attributeOf(name);
     const value = field.closest(`[${attribute}]`)?.getAttribute(attribute);
     if (value != null) all[name] = value;
   }
   Object.assign(all, options);
   const isList = all.mode === "list";
-  all.max ??= isList ? 60 : 40;
+  all.min ??= isList ? 1 : 0;
   all.midline = ![undefined, false, "false"].includes(all.midline);
   for (const [name, [low, high]] of Object.entries(RANGES)) {
     const value = all[name];
@@ -36,9 +39,12 @@ export function attach(field, options = {}) {
     const message = `${name} is ${JSON.stringify(value)} and must be a number from ${low} to ${high}`;
     throw new NextcharError(message, { code: "invalid_option", param: name });
   }
-  const helper = new (isList ? LazyList : GhostText)(field, all.client ?? new Nextchar(all), all);
+  all.client ??= new Nextchar(all);
+  const parts = [isList ? lazyList(field, all.client, all) : new GhostText(field, all.client, all)];
+  if (all.report) parts.push(lazyReporter(field, all));
+  const helper = { end: () => parts.forEach((part) => part.end()) };
   helpers.set(field, helper);
-  return () => helper.end();
+  return helper.end;
 }
 
 function attachByAttributes(field) {
@@ -73,5 +79,5 @@ function handleMutations(records) {
 if (globalThis.document) {
   handleMutations([{ addedNodes: [document], removedNodes: [] }]);
   new MutationObserver(handleMutations).observe(document, { childList: true, subtree: true, attributes: true,
-    attributeFilter: ["data-nextchar", "type", ...OPTIONS.map((name) => `data-nextchar-${name}`)] });
+    attributeFilter: ["data-nextchar", "type", ...OPTIONS.map(attributeOf)] });
 }

@@ -37,7 +37,7 @@ export function likelyLength(logprobs, wordLength = 1, acceptance = 0.5) {
 }
 
 export function firstWord(text) {
-  const [found] = /^\s*(?:[\p{L}\p{M}\p{N}_'’]+|[^\s\p{L}\p{M}\p{N}_'’]+)/u.exec(text) ?? [text];
+  const [found] = /^\s*(?:[\p{L}\p{M}\p{N}_'’]+|(?:[^\s\p{L}\p{M}\p{N}_'’]\p{M}*)+)/u.exec(text) ?? [text];
   const space = found.length - found.trimStart().length;
   const word = found.slice(space); // scripts without spaces need a dictionary
   if (!/[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u.test(word)) return found;
@@ -48,13 +48,14 @@ export function firstWord(text) {
 export class Suggester {
   #acceptance = 0.5; // the fraction of right suggestions that the user accepts
   #acceptsWords = false;
-  #completer;
+  #calls;
   #cached = null; // {prompt, text, logprobs, typed, end}: text.slice(0, end) was suggested
 
-  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, debounce = null, onError } = {}) {
-    this.#completer = new DebouncedCompleter(client, model, { debounce, onError });
-    this.fields = { max_characters: max, temperature, ...(until === "likely" ? { logprobs: 0 } : { until }) };
-    if (expert) this.fields.expert = expert;
+  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, clientId, debounce = null, onError } = {}) {
+    const complete = (prompt, how) => client.complete(model, prompt, { ...this.fields, ...how });
+    this.#calls = new DebouncedCalls(complete, { debounce, onError });
+    this.fields = { max_characters: max, temperature, ...(until === "likely" ? { logprobs: 0 } : { until }), expert,
+      client_id: clientId };
   }
 
   recall(prompt) {
@@ -76,18 +77,19 @@ export class Suggester {
   }
 
   async suggest(prompt, { signal } = {}) {
-    this.#completer.abort();
+    this.#calls.abort();
     const cached = this.recall(prompt);
     if (cached !== null) return cached;
-    const response = await this.#completer.complete(prompt, this.fields, signal);
+    const response = await this.#calls.call(prompt, signal);
     if (!response) return response === null ? null : "";
+    Object.assign(this, { model: response.model, tookMs: this.#calls.tookMs });
     const [{ text, logprobs }] = response.completions;
     this.#cached = { prompt, text, logprobs: logprobs?.map((one) => one.logprob), typed: 0, end: 0 };
     return this.recall(prompt);
   }
 
   abort() {
-    this.#completer.abort();
+    this.#calls.abort();
   }
 
   forget() {
@@ -106,14 +108,15 @@ export class Suggester {
 }
 
 // One request at a time, after a pause that fits; backs off after errors.
-export class DebouncedCompleter {
+export class DebouncedCalls {
   #inFlight = null;
-  #latency = 20; // milliseconds, a moving average
+  #latency = 20; // a moving average
+  tookMs = null; // the last response
   #failures = 0;
   #pausedUntil = 0;
 
-  constructor(client, model, { debounce = null, onError = () => {} }) {
-    Object.assign(this, { client, model, debounce, onError });
+  constructor(request, { debounce = null, onError = () => {} }) {
+    Object.assign(this, { request, debounce, onError });
   }
 
   abort() {
@@ -122,18 +125,20 @@ export class DebouncedCompleter {
   }
 
   // Returns null if a newer call or `outer` aborted this one, undefined after an error.
-  async complete(prompt, fields, outer) {
+  async call(text, outer) {
     this.abort();
-    if (performance.now() < this.#pausedUntil) return undefined;
+    const asked = performance.now();
+    if (asked < this.#pausedUntil) return undefined;
     const own = (this.#inFlight = new AbortController());
     const signal = outer ? AbortSignal.any([own.signal, outer]) : own.signal;
     try {
       const wait = this.debounce ?? Math.min(MAX_DEBOUNCE_MS, this.#latency);
       if (wait) await sleep(wait, signal);
       const start = performance.now();
-      const options = { ...fields, signal, retries: 0, timeout: TIMEOUT_MS };
-      const response = await this.client.complete(this.model, prompt, options);
-      this.#latency += 0.3 * (performance.now() - start - this.#latency);
+      const response = await this.request(text, { signal, retries: 0, timeout: TIMEOUT_MS });
+      const now = performance.now();
+      this.tookMs = now - asked;
+      this.#latency += 0.3 * (now - start - this.#latency);
       this.#failures = 0;
       return response;
     } catch (error) {

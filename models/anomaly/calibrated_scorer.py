@@ -2,12 +2,26 @@
 
 Blocking, in the calling thread. Positions in a line are in characters after NFC, or in bytes for a model of
 bytes, before masking; the model reads lines masked like the text it was trained on.
+
+Repeats of flagged lines: in a flood of them each kind is flagged once.
+
+A log that changed, such as that of a new version of a program, has lines whose template no training line has,
+and often hundreds of each. All are anomalous, but only the first of a kind has new information, and another
+kind is hard to find among hundreds of flagged lines. So from MIN_FLAGGED flagged lines on, and while more are
+flagged than the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is
+counted, not flagged. Lines are alike if, once masked, only numbers differ. Those with a new template are also
+alike if they have a template in common, which is found among them as in training
+(`nextchar.models.text.templates`), and has enough fixed words: requests of an attack, which have little in
+common, are all flagged.
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 
@@ -15,7 +29,6 @@ from nextchar.models.anomaly.aggregate import peak_bits
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
 from nextchar.models.anomaly.drift import UNUSUAL
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span
-from nextchar.models.anomaly.repeats import RepeatFilter
 from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
 from nextchar.models.anomaly.spans import Span as MaskedSpan
@@ -23,7 +36,70 @@ from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
+from nextchar.models.text.line_tokens import TemplateBuilder, Tokens, is_wildcard, tokenize
+from nextchar.models.text.templates import ParsedLine
 from nextchar.models.text.vocabulary import UNKNOWN_ID
+
+MIN_FLAGGED = 20
+"""Of the lines of one request, so many are flagged before any is a repeat."""
+
+_EXCESS = 3.0  # times the expected false alarms
+_NOISE = 3.0  # standard deviations above that
+_MIN_FIXED = 0.6  # of the tokens of a template by which lines are alike
+_MIN_WORDS = 4  # of at least two letters in it
+_WORD = re.compile(r"[^\W\d_]{2}")
+_NUMBER = re.compile(r"\d+")
+_MAX_KINDS = 10_000  # that are remembered; further ones are flagged each time
+
+
+class RepeatFilter:
+    """Finds the repeats among lines that are scored one after the other.
+
+    Args:
+        rate: the false-alarm rate.
+        common: words in most training lines (`Templates.common`).
+    """
+
+    def __init__(self, rate: float, common: frozenset[str]) -> None:
+        self._rate = rate
+        self._new = TemplateBuilder(common)
+        self._flagged_kinds: set[int | bytes] = set()
+        self._lines = self._flagged = 0
+
+    def count(self) -> None:
+        """Count a line that is not flagged."""
+        self._lines += 1
+
+    def is_repeat(self, text: str, parsed: ParsedLine) -> bool:
+        """Count a line that would be flagged, masked, and return whether it is a repeat."""
+        self._lines += 1
+        kind = self._kind(text, parsed)
+        if kind in self._flagged_kinds and self._flagged >= self._allowed():
+            return True
+        if len(self._flagged_kinds) < _MAX_KINDS:
+            self._flagged_kinds.add(kind)
+        self._flagged += 1
+        return False
+
+    def _kind(self, text: str, parsed: ParsedLine) -> int | bytes:
+        index = self._new.add(tokenize(text)) if parsed.template.is_new else None
+        if index is not None and _is_specific(self._new.tokens(index)):
+            return index
+        # A digest, because texts have up to 50,000 characters; they may have unpaired surrogates.
+        masked = _NUMBER.sub("0", text).encode("utf-8", "surrogatepass")
+        return blake2b(masked, digest_size=16).digest()
+
+    def _allowed(self) -> float:
+        """Return how many of the lines so far may be flagged before repeats are not."""
+        expected = self._rate * self._lines
+        return max(MIN_FLAGGED, _EXCESS * expected + _NOISE * math.sqrt(expected))
+
+
+def _is_specific(template: Tokens) -> bool:
+    fixed = [token for token in template if not is_wildcard(token)]
+    words = sum(_WORD.search(token) is not None for token in fixed if token)
+    return words >= _MIN_WORDS and len(fixed) >= _MIN_FIXED * len(template)
+
 
 DECIMALS = 4
 """Decimal places of bits in a score; float32 logits are not more precise."""
@@ -34,7 +110,7 @@ _CHARACTER_RATE = 3
 MAX_EXPLAIN_READ = 50_000
 """The most characters that the network reads to explain the flagged lines of one response or batch, most
 anomalous first: about a second. A line takes some hundred to some thousand characters. See
-`nextchar.models.anomaly.explanation.explain`."""
+`nextchar.models.anomaly.noisy_channel.explain`."""
 
 _MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
 _CHECK_INTERVAL = 100  # lines
@@ -128,8 +204,8 @@ class CalibratedScorer:
     def without_repeat(self, score: LineScore, line: LineReading | None) -> LineScore:
         """Return the score of the next line of the request, not flagged if it is a repeat.
 
-        `line` is needed if it is flagged. See `nextchar.models.anomaly.repeats`; with `repeats="flag"`, and
-        for a model without templates, no line is a repeat.
+        `line` is needed if it is flagged. With `repeats="flag"`, and for a model without templates, no
+        line is a repeat.
         """
         if self._repeats is None:
             return score

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, WINDOWS, statistics
 from nextchar.models.anomaly.calibration import CHARACTER_RATES, MIN_LINES, Bucket, Calibration, lines_needed
 from nextchar.models.anomaly.scorer import ReadPrecision
-from nextchar.models.anomaly.statistic_rarity import Floats, leave_one_out_rarity
-from nextchar.models.anomaly.tail import fit_tail
+from nextchar.models.anomaly.tail import Floats, fit_tail, leave_one_out_rarity
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check

@@ -10,13 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from nextchar.models.anomaly.explanation import explain
+from nextchar.models.anomaly.noisy_channel import explain
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.session import Check, CheckedNetwork, State, no_check
 from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
-from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import ParsedLine, Templates

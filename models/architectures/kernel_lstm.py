@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.architectures.parameter import CoupledGates, Parameter
-from nextchar.models.architectures.spec import Weights
+from nextchar.models.architectures.spec import CoupledGates, Parameter, Weights
 from nextchar.models.config import NetworkConfig
 from nextchar.models.kernels.lstm_weights import EPSILON, Floats, LSTMShape, LSTMWeights, normalized
 

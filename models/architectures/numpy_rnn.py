@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.architectures import scan_rnn
-from nextchar.models.architectures.parameter import Floats, Parameter
+from nextchar.models.architectures.spec import Floats, Parameter
 from nextchar.models.config import NetworkConfig, TrainingConfig
 
 

@@ -19,13 +19,17 @@ import contextlib
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import njit
-from numba.core.caching import CacheImpl, FunctionCache, UserProvidedCacheLocator
+from numba import config, njit
+from numba.core.caching import FunctionCache, UserProvidedCacheLocator
+from numba.core.cpu import CPUTargetOptions
+from numba.core.registry import CPUDispatcher, CPUTarget, cpu_target
+from numba.core.typeinfer import register_dispatcher
 
 from nextchar.models.kernels.compile_cache import is_of_fingerprint
 
@@ -45,20 +49,58 @@ _INTERNAL: dict[str, Any] = _OPTIONS | {"no_cpython_wrapper": True}  # no conver
 inline_jit = njit(**_INTERNAL)
 """Inline a function into compiled ones. A call from Python would crash the process."""
 
-_BORROWING: dict[str, Any] = {"_nrt": False}
 
-inline_borrowing = njit(**_INTERNAL, **_BORROWING)
+class _BorrowingOptions(CPUTargetOptions):
+    """Numba's options for its CPU target, without its runtime, which counts references."""
+
+    def finalize(self, flags: Any, options: dict[str, Any]) -> None:
+        flags.nrt = False
+        super().finalize(flags, options)  # type: ignore[no-untyped-call]
+
+
+class _BorrowingTarget(CPUTarget):
+    """Numba's CPU target with these options: functions of both call each other."""
+
+    options = _BorrowingOptions
+    target_context = cpu_target.target_context
+    typing_context = cpu_target.typing_context
+
+
+class _BorrowingDispatcher(CPUDispatcher):
+    targetdescr = _BorrowingTarget("cpu")  # type: ignore[no-untyped-call]
+
+
+def _borrowing(
+    signatures: Sequence[Any] = (), *, cache: bool = False, **options: Any
+) -> Callable[[Any], Any]:
+    """Return a decorator like numba's njit, for functions that do not count references."""
+
+    def decorate(function: Any) -> Any:
+        dispatcher = _BorrowingDispatcher(function, targetoptions={**options, "nopython": True})
+        if cache:
+            dispatcher.enable_caching()
+        with register_dispatcher(dispatcher):
+            for signature in signatures:
+                dispatcher.compile(signature)
+        if signatures:
+            dispatcher.disable_compile()
+        return dispatcher
+
+    return decorate
+
+
+inline_borrowing = _borrowing(**_INTERNAL)
 """`inline_jit` for functions that use arrays of their caller, but neither make nor return any.
 
 They do not count references, which takes some nanoseconds per array and call, as the counters are atomic. A
 function that returns views of arrays may be called by such functions only.
 """
 
-inline_sums = njit(**(_INTERNAL | _BORROWING | {"fastmath": {"contract", "nsz", "reassoc"}}))
+inline_sums = _borrowing(**(_INTERNAL | {"fastmath": {"contract", "nsz", "reassoc"}}))
 """`inline_borrowing` for sums, in an order that depends on the number of terms and the processor only."""
 
 
-class _FingerprintLocator(UserProvidedCacheLocator):
+class FingerprintLocator(UserProvidedCacheLocator):
     """Finds machine code in a folder of a fingerprint, which covers all sources, wherever these are.
 
     Numba's own locators look in a folder per path of the source: a data folder that is used with another
@@ -67,6 +109,7 @@ class _FingerprintLocator(UserProvidedCacheLocator):
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
+        """Return a locator for a function of this package, if the folder is one of its fingerprint."""
         is_ours = Path(py_file).resolve().parent == _FOLDER and is_of_fingerprint(
             Path(os.environ.get("NUMBA_CACHE_DIR", ""))
         )
@@ -74,10 +117,28 @@ class _FingerprintLocator(UserProvidedCacheLocator):
 
     @classmethod
     def get_suitable_cache_subpath(cls, _: str) -> str:
+        """Return the same folder for all files."""
         return "kernels"
 
 
-CacheImpl._locator_classes.insert(0, _FingerprintLocator)
+_LOCATORS = "CACHE_LOCATOR_CLASSES"  # numba's setting, NUMBA_CACHE_LOCATOR_CLASSES
+_OTHERS = (
+    "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
+)
+
+
+@contextlib.contextmanager
+def _with_fingerprint_locator() -> Iterator[None]:
+    """Have numba try FingerprintLocator first, for functions that get a cache meanwhile.
+
+    It reads its settings again whenever the environment changes, and other packages compile, too.
+    """
+    before = getattr(config, _LOCATORS)
+    setattr(config, _LOCATORS, f"{__name__}.{FingerprintLocator.__name__},{before or _OTHERS}")
+    try:
+        yield
+    finally:
+        setattr(config, _LOCATORS, before)
 
 
 def compiled(
@@ -93,36 +154,41 @@ def compiled(
         is_borrowing: it neither makes nor returns arrays; see `inline_borrowing`.
     """
     options = _INTERNAL if is_internal else _OPTIONS
-    options = options | _BORROWING if is_borrowing else options
+    compiler = partial(_borrowing if is_borrowing else njit, list(signatures), **options)
 
     def compile_(function: Any) -> Any:
         function.__qualname__ += f"_{variant}" if variant else ""
-        dispatcher = _cached(function, signatures, options) or njit(list(signatures), **options)(function)
+        dispatcher = _cached(function, compiler) or compiler()(function)
         _call_by_address(dispatcher)
         return dispatcher
 
     return compile_
 
 
-def _cached(function: Any, signatures: Sequence[Any], options: dict[str, Any]) -> Any:
+def _cached(function: Any, compiler: Callable[..., Any]) -> Any:
     """Load a function from the cache, or compile and save it; return None if there is no usable cache.
 
     A folder that is not writable or a damaged file must not stop the process. Damaged files are replaced.
     """
-    cached = njit(list(signatures), cache=True, **options)
+
+    def cached() -> Any:
+        with _with_fingerprint_locator():
+            return compiler(cache=True)(function)
+
     try:
-        return cached(function)
+        return cached()
     except Exception as error:  # noqa: BLE001 -- reading a damaged file may raise anything
         with contextlib.suppress(Exception):
             # Raises where nothing can be written.
-            FunctionCache(function).flush()  # type: ignore[no-untyped-call]
+            with _with_fingerprint_locator():
+                FunctionCache(function).flush()  # type: ignore[no-untyped-call]
             log.warning(
                 "the compiled code of %s.%s in the cache is damaged; compiling it again: %r",
                 function.__module__,
                 function.__qualname__,
                 error,
             )
-            return cached(function)
+            return cached()
     return None
 
 

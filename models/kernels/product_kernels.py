@@ -71,7 +71,7 @@ def _floats(lanes: int) -> Arithmetic:
 class _BFloat16(ir.Type):  # type: ignore[misc]
     """LLVM's bfloat type, which llvmlite lacks."""
 
-    def _to_string(self) -> str:
+    def __str__(self) -> str:
         return "bfloat"
 
 

@@ -314,36 +314,61 @@ class Ending:
 
 
 class Adjustment:
-    """The bias and the penalties of one completion, and the characters it has used.
+    """The bias, the penalties and the ban on repeats of one completion, with what it has taken.
 
         adjusted[id] = logits[id] + bias[id] - frequency * uses[id] - presence * (uses[id] > 0)
 
-    `uses` counts the characters of the completion so far, not those of the prompt. Reported log-probabilities
-    are the network's own, without these changes.
+    `uses` counts the characters of the completion so far, not those of the prompt. What would repeat an
+    n-gram gets -inf, unless that would be every character. Reported log-probabilities are the network's own,
+    without these changes.
     """
 
-    def __init__(self, request: CompletionRequest, vocabulary_size: int) -> None:
+    def __init__(
+        self, request: CompletionRequest, vocabulary_size: int, text: str, id_of: Mapping[str, int]
+    ) -> None:
+        """Take a request for a model with V ids, and the text before the completion, as `NoRepeat`."""
         self._presence, self._frequency = request.presence_penalty, request.frequency_penalty
         self._bias = np.zeros(vocabulary_size, np.float32)  # (V,)
         for an_id, bias in request.logit_bias:
             self._bias[an_id] = bias
         self._uses = np.zeros(vocabulary_size, np.float32)  # (V,)
+        size = request.no_repeat
+        self.no_repeat = NoRepeat(size, text[-MAX_NO_REPEAT_CONTEXT:], id_of) if size else None
 
-    def count(self, an_id: int) -> None:
+    def copy(self) -> "Adjustment":
+        """Return one that continues from here independently."""
+        other = copy.copy(self)
+        other._uses = self._uses.copy()
+        other.no_repeat = self.no_repeat and self.no_repeat.copy()
+        return other
+
+    def append(self, character: str, an_id: int) -> None:
         """Count a character that the completion has taken."""
         self._uses[an_id] += 1
+        if self.no_repeat:
+            self.no_repeat.append(character, an_id)
 
     def apply(self, logits: Floats) -> Floats:
-        """Return logits (V,) with bias and penalties."""
+        """Return logits (V,) with bias, penalties and bans."""
         used = self._frequency * self._uses + self._presence * (self._uses > 0)
-        return logits + self._bias - used
+        adjusted = logits + self._bias - used
+        banned = self.no_repeat.banned() if self.no_repeat else ()
+        if len(banned) < len(logits) - 1:
+            adjusted[list(banned)] = -np.inf
+        return adjusted
 
 
-def adjustment_of(request: CompletionRequest, vocabulary_size: int) -> Adjustment | None:
-    """Return the adjustment that a request asks for, if any."""
-    if request.logit_bias or request.presence_penalty or request.frequency_penalty:
-        return Adjustment(request, vocabulary_size)
+def adjustment_of(
+    request: CompletionRequest, vocabulary_size: int, text: str, id_of: Mapping[str, int]
+) -> Adjustment | None:
+    """Return the adjustment that a request asks for, if any; the arguments are those of `Adjustment`."""
+    if request.logit_bias or request.presence_penalty or request.frequency_penalty or request.no_repeat:
+        return Adjustment(request, vocabulary_size, text, id_of)
     return None
+
+
+MAX_NO_REPEAT_CONTEXT = 1000
+"""The characters at the end of a prompt that `no_repeat` takes into account."""
 
 
 class NoRepeat:

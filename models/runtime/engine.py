@@ -24,6 +24,8 @@ from typing import get_args
 from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
+from nextchar.models.runtime.line_index import LineIndex
+from nextchar.models.runtime.line_walk import LineWalk, OnLines
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
@@ -52,6 +54,7 @@ from nextchar.models.runtime.surprisal import (
     text_logprobs,
     top_characters,
 )
+from nextchar.models.runtime.weighing import MAX_CONTINUATION, OnBits, WeighingRequest
 from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -173,6 +176,71 @@ class Engine:
             starts_line=self._starts_line,
         )
         scheduler = self._scheduler("float32", expert)
+        scheduler.submit(request)
+        return Ticket(scheduler, request)
+
+    def weigh(
+        self,
+        prompt: str,
+        continuations: Sequence[str],
+        on_bits: OnBits,
+        *,
+        longest: int = MAX_CONTINUATION,
+        client: str = "",
+        user: str = "",
+    ) -> Ticket:
+        """Compute how likely continuations of at least one character are after NFC `prompt`, by the mixture.
+
+        `on_bits` is called from the scheduler's thread with the bits of each, or an error, unless the request
+        is cancelled. Of a continuation its first `longest` characters count.
+
+        Raises:
+            Busy: too many requests are waiting.
+            Unavailable: the engine is closing.
+        """
+        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "mixture")
+        request = WeighingRequest(
+            prompt,
+            [self.vocabulary.encode(text[:longest]) for text in continuations],
+            self._id_of,
+            on_bits,
+            scheduler.network,
+            client=client,
+            user=user,
+            starts_line=self._starts_line,
+        )
+        scheduler.submit(request)
+        return Ticket(scheduler, request)
+
+    def likely_lines(
+        self,
+        index: LineIndex,
+        prefix: str,
+        on_lines: OnLines,
+        *,
+        context: str = "",
+        wanted: int,
+        client: str = "",
+        user: str = "",
+    ) -> Ticket:
+        """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the mixture.
+
+        `on_lines` is called from the scheduler's thread with the lines, or an error. Raises as `weigh`.
+        """
+        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "mixture")
+        request = LineWalk(
+            context,
+            prefix,
+            index,
+            self.vocabulary,
+            self._id_of,
+            on_lines,
+            scheduler.network,
+            wanted=wanted,
+            client=client,
+            user=user,
+            starts_line=self._starts_line,
+        )
         scheduler.submit(request)
         return Ticket(scheduler, request)
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from nextchar.models.runtime.decoding import (
     BITS,
+    Adjustment,
     Ending,
     Floats,
-    NoRepeat,
     adjustment_of,
     entropy_bits,
     likeliest,
@@ -47,9 +47,6 @@ LINE_START = "\n"
 prompt."""
 
 UNIFORMS = 64  # random numbers drawn per batch
-
-MAX_NO_REPEAT_CONTEXT = 1000
-"""The characters at the end of a prompt that `no_repeat` takes into account."""
 
 
 class ScheduledRequest(ABC):
@@ -216,10 +213,9 @@ class GenerationRequest(ScheduledRequest):
 
     def begin(self, logits: Floats, state: State) -> list["Sequence"]:  # noqa: ARG002
         """Split into sequences."""
-        size = self.options.no_repeat
-        no_repeat = NoRepeat(size, self.text[-MAX_NO_REPEAT_CONTEXT:], self._id_of) if size else None
+        adjustment = adjustment_of(self.options, len(self.characters) + 1, self.text, self._id_of)
         self._sequences = [
-            Sequence(self, index, no_repeat and no_repeat.copy()) for index in range(self.options.n)
+            Sequence(self, index, adjustment and adjustment.copy()) for index in range(self.options.n)
         ]
         return self._sequences
 
@@ -255,7 +251,7 @@ class GenerationRequest(ScheduledRequest):
 class Sequence:
     """One completion: the characters it has taken, and those that may be sent."""
 
-    def __init__(self, request: GenerationRequest, index: int, no_repeat: NoRepeat | None) -> None:
+    def __init__(self, request: GenerationRequest, index: int, adjustment: Adjustment | None) -> None:
         options = request.options
         self.request, self.index, self.options = request, index, options
         self.last_id = 0
@@ -271,8 +267,7 @@ class Sequence:
         self._described: list[CharacterLogprobs] = []  # of the held characters, if requested
         self._uniforms: list[float] = []  # of the positions from `_uniforms_start` on
         self._uniforms_start = 0
-        self.no_repeat = no_repeat
-        self.adjustment = adjustment_of(options, len(request.characters) + 1)
+        self.adjustment = adjustment
 
     @property
     def remaining(self) -> int:
@@ -305,10 +300,8 @@ class Sequence:
         self._taken += 1
         character = self._characters[chosen - 1]
         is_last = self._taken == self.options.max_characters
-        if self.no_repeat:
-            self.no_repeat.append(character, chosen)
         if self.adjustment:
-            self.adjustment.count(chosen)
+            self.adjustment.append(character, chosen)
         if self._sends_at_once:
             self._sent += 1
             self.request.emit(Piece(self.index, character))

@@ -47,6 +47,7 @@ class CompletionRequest:
     logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of these ids
     presence_penalty: float = 0.0  # subtracted from the logits of characters that the completion has used
     frequency_penalty: float = 0.0  # subtracted once for each use
+    suffix: str = ""  # the text after the cursor, by which completions are compared; the engine ignores it
 
 
 @dataclass(frozen=True)

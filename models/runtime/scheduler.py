@@ -3,9 +3,9 @@
 The life of a request:
 
     1. `submit` puts it into the inbox, or raises Busy.
-    2. The thread admits it (`admission`) and skips the prefix of its prompt that the state cache has.
+    2. The thread admits it and skips the prefix of its prompt that the state cache has.
     3. `prefill` reads the rest in chunks, side by side with other prompts and along with decoding steps.
-    4. Its sequences join the batch (`decode`). If more than MAX_BATCH are ready, `admission` picks;
+    4. Its sequences join the batch (`decode`). If more than MAX_BATCH are ready, some are picked;
        the others wait with their states, as do those of a paused request.
     5. In every turn each sequence of the batch chooses a character, reports it, and leaves once it is
        finished.
@@ -24,10 +24,9 @@ from collections.abc import Iterable
 from queue import Empty
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.runtime.admission import Backlog, Inbox
 from nextchar.models.runtime.decode import Decode
 from nextchar.models.runtime.generation import ScheduledRequest
-from nextchar.models.runtime.prefill import MAX_CALL_S, Prefill
+from nextchar.models.runtime.prefill import MAX_CALL_S, Backlog, Inbox, Prefill
 from nextchar.models.runtime.session import StepNetwork
 from nextchar.models.runtime.state_cache import StateCache
 

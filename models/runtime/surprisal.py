@@ -135,6 +135,22 @@ def split_by_line(
     return surprisals
 
 
+def continuation_bits(
+    network: StepNetwork,
+    continuations: Sequence[NDArray[np.int32]],
+    logits: NDArray[np.float32],
+    state: State,
+) -> list[float]:
+    """Return the bits of each continuation (ids, at least one) after logits (V,) and state (1, S)."""
+    order = sorted(range(len(continuations)), key=lambda i: continuations[i].tolist())
+    bits = [0.0] * len(order)
+    if order:
+        measured, _ = _read_group(network, [continuations[i] for i in order], logits, state)
+        for column, i in enumerate(order):
+            bits[i] = float(measured[: len(continuations[i]), column].sum())
+    return bits
+
+
 def text_logprobs(
     network: StepNetwork, vocabulary: Vocabulary, text: str, *, top: int, context: str = "\n"
 ) -> list[CharacterLogprobs]:

@@ -5,9 +5,11 @@ would destroy it, so a text is records only if its lines show it:
 
 - they are sorted, which lines in an order of their own are not; or
 - each is a single word, as a domain is, and most differ; or
-- they are short, unlike sentences, and neighbors have no more words in common than distant lines.
+- they are short, unlike sentences, and neighbors have no more words in common than distant lines; or
+- there are many, and neighbors have no more words in common than distant lines: so even questions and
+  titles, which have the words of sentences, are records, and lines that repeat, as in a log of queries.
 
-In doubt it is text.
+A count in a column after each line is ignored. In doubt it is text.
 """
 
 import math
@@ -20,6 +22,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+from nextchar.models.text.line_columns import has_counts
 from nextchar.models.text.log_clock import TIMES, is_stack_frame
 from nextchar.models.text.log_detection import LineSample, LogDetection, detect_log
 from nextchar.models.text.masks import Masks
@@ -36,7 +39,7 @@ _MAX_INDENTED = 0.05
 _MAX_BRACKETED = 0.5  # fraction of the lines that start with a bracket
 _MIN_DISTINCT = 0.6  # fraction of distinct lines: a text with one word per line repeats its frequent words
 _MIN_LETTERS = 0.15  # fraction of letters among the characters; lines with fewer may be measurements
-_MIN_DIFFERENT = 0.3  # fraction of lines that are distinct apart from their numbers, for the same reason
+_MIN_DIFFERENT = 0.3  # fraction of distinct lines that are so apart from their numbers, for the same reason
 _MIN_SPACED = 0.9  # fraction of the letters from scripts that put spaces between words
 _MIN_SORTED = 0.95  # fraction of the neighbors in order, and of the distinct ones strictly
 _MIN_SINGLE = 0.9  # fraction of the lines of one word
@@ -60,6 +63,10 @@ _FUNCTION_WORD_LETTERS = 3
 _MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short word counts
 _MAX_MEDIAN_WORDS = 12
 _MAX_RELATED = 1.3  # words that neighbors have in common, per those that distant lines have
+_MIN_UNRELATED_LINES = 500  # the least that show that lines like sentences are unrelated
+_MIN_DISTINCT_LINES = 100  # of them
+_MAX_UNRELATED = 1.0  # relatedness of these; of sentences in their order it is 2 to 5
+_MIN_EXPECTED = 20.0  # words that neighbors would have in common by chance: with fewer, none shows nothing
 _NEIGHBORS = 3  # lines after each that it is compared with
 _RARE = 0.02  # of the lines: words in more of them do not show a subject
 _MIN_RARE_LETTERS = 4
@@ -105,7 +112,15 @@ def detect_kind(sample: LineSample) -> KindDetection:
     """Return the kind of the text that this is a sample of: the first of the rules that holds decides."""
     raw = sample.lines()
     log = detect_log(raw)
-    lines = _Lines(raw, [line.strip() for line in raw], sample.empty_fraction(), log)
+    if len(raw) >= _MIN_LINES and has_counts(raw):
+        counted = _decided([line.rpartition("\t")[0] for line in raw], sample.empty_fraction(), log)
+        if counted.kind == "records":
+            return counted
+    return _decided(raw, sample.empty_fraction(), log)
+
+
+def _decided(raw: list[str], empty: float, log: LogDetection) -> KindDetection:
+    lines = _Lines(raw, [line.strip() for line in raw], empty, log)
     kind, reason = next((kind, reason) for holds, kind, reason in _RULES if holds(lines))
     return KindDetection(kind, log.clock.reason if kind == "log" and log.clock else reason, log)
 
@@ -127,6 +142,16 @@ class _Lines:
     def words(self) -> list[list[str]]:
         """The words of each line: what is between spaces, without punctuation around it."""
         return [[word.strip(_NO_LETTERS) for word in line.split()] for line in self.stripped]
+
+    @cached_property
+    def is_unrelated(self) -> bool:
+        """Whether many lines of several words show that neighbors are no more alike than distant ones."""
+        if len(self.raw) < _MIN_UNRELATED_LINES or len(set(self.raw)) < _MIN_DISTINCT_LINES:
+            return False
+        if _median_words(self.words) < 2:
+            return False
+        related, expected = _relatedness(self.words)
+        return related <= _MAX_UNRELATED and expected >= _MIN_EXPECTED
 
 
 def _fraction(lines: Sequence[str], holds: Callable[[str], bool]) -> float:
@@ -203,7 +228,7 @@ def _is_numeric(lines: _Lines) -> bool:
     text = "".join(lines.stripped)
     letters = sum(map(str.isalpha, text)) / max(1, len(text))
     without_numbers = {_NUMBER.sub("", line) for line in lines.stripped}
-    return letters < _MIN_LETTERS or len(without_numbers) < _MIN_DIFFERENT * len(lines.raw)
+    return letters < _MIN_LETTERS or len(without_numbers) < _MIN_DIFFERENT * len(set(lines.raw))
 
 
 def _spaced(lines: Sequence[str]) -> float:
@@ -286,8 +311,8 @@ def _function_words(lines: Sequence[Sequence[str]]) -> float:
     return sum(frequent) / max(1, total)
 
 
-def _relatedness(lines: Sequence[Sequence[str]]) -> float:
-    """Return how many rare words neighbors have in common, relative to what any two lines have."""
+def _relatedness(lines: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """Return how many rare words neighbors have in common, relative to what any two lines have; and that."""
     n = len(lines)
     long_words = [{word.casefold() for word in line if len(word) >= _MIN_RARE_LETTERS} for line in lines]
     counts = Counter(word for words in long_words for word in words)
@@ -297,7 +322,7 @@ def _relatedness(lines: Sequence[Sequence[str]]) -> float:
     neighbors = sum(1 for _ in _neighbors(rare_words))
     expected = neighbors * sum(counts[word] * (counts[word] - 1) for word in rare) / (n * (n - 1))
     noise = 3 * math.sqrt(max(1.0, expected))  # three standard deviations of a Poisson variable
-    return max(0.0, observed - noise) / max(1.0, expected)
+    return max(0.0, observed - noise) / max(1.0, expected), expected
 
 
 def _neighbors(lines: Sequence[set[str]]) -> Iterator[tuple[set[str], set[str]]]:
@@ -328,7 +353,11 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     # Signs that the order of the lines matters
     (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),
     (_is_indented, "text", "lines are indented"),
-    (_is_repetitive, "text", "many of its lines are repeated"),
+    (
+        lambda a: _is_repetitive(a) and not a.is_unrelated,
+        "text",
+        "many of its lines are repeated",
+    ),
     (_is_numeric, "text", "its lines are alike except for numbers"),
     (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table"),
     (
@@ -353,6 +382,11 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     # Lines of several words
     (
+        lambda a: a.is_unrelated,
+        "records",
+        "it has many lines, and neighbors are no more alike than distant ones",
+    ),
+    (
         lambda a: len(a.raw) < _MIN_UNSORTED_LINES,
         "text",
         f"its lines have several words, are not sorted, and fewer than {_MIN_UNSORTED_LINES}",
@@ -369,7 +403,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     (lambda a: _median_words(a.words) > _MAX_MEDIAN_WORDS, "text", "its lines are as long as sentences"),
     (
-        lambda a: _relatedness(a.words) > _MAX_RELATED,
+        lambda a: _relatedness(a.words)[0] > _MAX_RELATED,
         "text",
         "neighboring lines have more words in common than distant ones",
     ),

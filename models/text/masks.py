@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import re2
 from numpy.typing import NDArray
 
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.lines import whole_lines
+from nextchar.models.text.patterns import compile_pattern
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
@@ -117,7 +117,6 @@ MAX_PATTERN_CHARACTERS = 500
 _WORST_CHARACTERS = 2000
 _MAX_WORST_S = 0.1  # of the processor: quadratic time takes a twentieth of it
 _MAX_LINE_CHARACTERS = 1 << 24  # in a corpus
-_MAX_COMPILED_BYTES = 2 << 20  # of an expression; RE2 rejects larger ones
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # an invalid byte in a string; RE2 searches UTF-8
 
 
@@ -415,17 +414,8 @@ def _checked(pattern: str) -> str:
 
 
 def _compile(pattern: str | bytes) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = _MAX_COMPILED_BYTES
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
-        names = ", ".join(NAMED)
-        raise _invalid_mask(
-            f"{pattern[:80]!r} is not a mask: {why}; use {names} or an RE2 expression"
-        ) from None
+    use = f"{', '.join(NAMED)} or an RE2 expression"
+    return compile_pattern(pattern, code="invalid_mask", param="masks", what="a mask", use=use)
 
 
 def _invalid_mask(message: str) -> InvalidInput:

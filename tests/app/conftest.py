@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import MAX_CORPUS_BYTES, TRAINING_MEMORY_BYTES, Service, serving
 
 

@@ -14,6 +14,7 @@ from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.errors import Busy
+from nextchar.models.loaded_model import suggester_of
 from nextchar.models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -27,7 +28,7 @@ from nextchar.models.runtime.requests import (
 )
 from nextchar.models.runtime.surprisal import LineSurprisal, TopCharacters
 from nextchar.models.saved_model import Card, SavedModel, describe_files
-from nextchar.models.text import templates_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates
@@ -285,7 +286,7 @@ class FakeScorer(Scorer):
 def loaded(saved: SavedModel, engine: FakeEngine) -> Loaded:
     """Return a model as it is loaded, with this engine."""
     scorer = FakeScorer(engine, saved)
-    return Loaded(saved, engine, scorer.masks, scorer)  # type: ignore[arg-type]
+    return Loaded(saved, engine, scorer.masks, scorer, suggester_of(saved, scorer.masks))  # type: ignore[arg-type]
 
 
 def _logprobs(text: str) -> tuple[CharacterLogprobs, ...]:

@@ -22,8 +22,7 @@ import nextchar.app.main
 from nextchar.app.main import create_app, server_config
 from nextchar.app.models.engines import Loaded
 from nextchar.app.room import Room
-from nextchar.app.rooms import ROOMS
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ROOMS, ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
@@ -101,7 +100,7 @@ def serving(settings: ApiSettings, *, rooms: Sequence[Room] = ROOMS) -> Iterator
     with served(create_app(settings, rooms=rooms, load_engine=load)) as url:
         blobs = open_blobs(settings.blobs_url)
         redis = Redis.from_url(settings.redis_url, decode_responses=True)
-        with httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http, redis:
+        with httpx.Client(base_url=url, timeout=300, verify=NO_TLS) as http, redis:
             yield Service(
                 http,
                 settings,
@@ -123,7 +122,7 @@ def serving_real(settings: ApiSettings, *saved: SavedModel) -> Iterator[httpx.Cl
         registry.publish(model.card, {name: model.file(name) for name in model.card.files})
     with (
         served(create_app(settings)) as url,
-        httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http,
+        httpx.Client(base_url=url, timeout=300, verify=NO_TLS) as http,
     ):
         yield http
 

@@ -33,7 +33,7 @@ from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.logs.alerts.occurrences import GROUP, one
 from tests.app.openai.test_batches import ABOUT
-from tests.store.interleaving import Interrupted
+from tests.every_call import every_call
 from tests.store.test_jobs import REQUEST
 
 
@@ -198,7 +198,7 @@ def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
     source: Installation, tmp_path: Path, clean_redis_url: str
 ) -> None:
     """At each of its steps a model and a corpus are deleted."""
-    for at in range(0, 105, 3):
+    for call in every_call(more_than=20, step=3):
         publish(source.models, name="doomed")
         corpus = source.upload(b"doomed\n" * 90)
 
@@ -206,19 +206,22 @@ def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
             source.models.delete("doomed")
             source.corpora.delete(corpus)
 
-        interrupted = Interrupted(source.blobs, at, doom)
         file = io.BytesIO()
-        back_up(interrupted, source.redis, file)
+        back_up(call.blobs(source.blobs, doom), source.redis, file)
         restored = Installation(open_blobs("memory:///"), clean_redis_url, tmp_path)
         source.redis.flushdb()
         restore(restored.blobs, restored.redis, file)
         restored.check_references()
-        if not interrupted.was_interrupted:
-            return
-    pytest.fail("the backup had more steps than were tried")
 
 
-@pytest.mark.parametrize("names", [("b",), ("zz",), ("b", "zz"), ("zz", "c"), ("b", "")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("b",),
+        ("zz", "c"),
+        *(pytest.param(names, marks=pytest.mark.long) for names in (("zz",), ("b", "zz"), ("b", ""))),
+    ],
+)
 def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
     tmp_path: Path, clean_redis_url: str, names: tuple[str, ...]
 ) -> None:
@@ -229,7 +232,7 @@ def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
     decision = Decision(changed_at=1.0, label="incident", figures=alert.figures)
     first.redis.flushdb()
     first.close()
-    for at in itertools.count():
+    for call in every_call(more_than=20):
         source, restored = (
             Installation(open_blobs("memory:///"), clean_redis_url, tmp_path) for _ in range(2)
         )
@@ -243,9 +246,8 @@ def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
                 made.models.rename(last, name) if name else made.models.delete(last)
                 follow_model(made.models, made.alerts, made.settings, last)
 
-        interrupted = Interrupted(source.blobs, at, rename)
         file = io.BytesIO()
-        back_up(interrupted, source.redis, file)
+        back_up(call.blobs(source.blobs, rename), source.redis, file)
         restore(restored.blobs, restored.redis, file)
         restored.check_references()
         for name in restored.alerts.decisions.models() | restored.settings.models():
@@ -261,9 +263,6 @@ def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
         assert left <= {model.name for model in found}
         source.close()
         restored.close()
-        if not interrupted.was_interrupted:
-            assert at > 20
-            return
 
 
 @pytest.mark.parametrize("is_finalizing", [False, True])
@@ -272,7 +271,7 @@ def test_a_batch_that_ends_during_a_backup_is_whole_in_it_or_runs_again(
 ) -> None:
     """At each step of the backup the batch ends, and its chunks are deleted."""
     seen = set()
-    for at in itertools.count():
+    for call in every_call(more_than=20):
         source, restored = (
             Installation(open_blobs("memory:///"), clean_redis_url, tmp_path) for _ in range(2)
         )
@@ -291,9 +290,8 @@ def test_a_batch_that_ends_during_a_backup_is_whole_in_it_or_runs_again(
             batches.move(batch, BatchStatus.COMPLETED)
             batches.delete_chunks(batch.id)
 
-        interrupted = Interrupted(source.blobs, at, end)
         file = io.BytesIO()
-        back_up(interrupted, source.redis, file)
+        back_up(call.blobs(source.blobs, end), source.redis, file)
         restore(restored.blobs, restored.redis, file)
         found = Batches(restored.blobs, restored.decoding).get(made.id)
         seen.add(found.status)
@@ -302,9 +300,7 @@ def test_a_batch_that_ends_during_a_backup_is_whole_in_it_or_runs_again(
             assert found == running and set(found.chunk_paths) <= set(restored.blobs.paths("batch_chunks"))
         source.close()
         restored.close()
-        if not interrupted.was_interrupted:
-            assert at > 20 and seen == {BatchStatus.COMPLETED, BatchStatus.VALIDATING, running.status}
-            return
+    assert seen == {BatchStatus.COMPLETED, BatchStatus.VALIDATING, running.status}
 
 
 def test_a_restoration_that_was_interrupted_can_be_repeated(
@@ -312,20 +308,10 @@ def test_a_restoration_that_was_interrupted_can_be_repeated(
 ) -> None:
     file = backup_of(source)
 
-    class Killed(BaseException):
-        pass
-
-    def die() -> None:
-        raise Killed
-
-    for at in range(len(FOLDERS) + 1, 100, 5):
-        interrupted = Interrupted(empty.blobs, at, die)
-        try:
-            restore(interrupted, empty.redis, file)
-        except Killed:
-            empty.check_references()
-            continue
-        break
+    for call in every_call(more_than=30, first=len(FOLDERS) + 1, step=5):
+        with call.dying():
+            restore(call.blobs(empty.blobs), empty.redis, file)
+        empty.check_references()
     restore(empty.blobs, empty.redis, file)
     assert contents(empty.blobs) == contents(source.blobs)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nextchar.app.backup import FOLDERS
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.blobs import MAX_RECORD_BYTES
 from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
@@ -85,7 +85,14 @@ def populate(settings: ApiSettings) -> dict[str, str]:
     return ids
 
 
-@pytest.mark.parametrize("what", CONTENTS)
+@pytest.mark.parametrize(
+    "what",
+    [
+        "wrong types",
+        "nested too deeply",
+        *(pytest.param(w, marks=pytest.mark.long) for w in ("a list", "huge")),
+    ],
+)
 def test_replaced_record_gives_a_named_error(settings: ApiSettings, what: str) -> None:
     settings = settings.model_copy(update={"allow_private_targets": True})
     ids = populate(settings)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from tests.app.service import until
 from tests.app.test_main import ROOT, is_ready, publish_real
 

@@ -22,9 +22,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nextchar.app import main
 from nextchar.app.main import create_app
-from nextchar.app.rooms import ROOMS, open_rooms
-from nextchar.app.settings import ApiSettings
-from nextchar.launcher.ports import free_port
+from nextchar.app.rooms import ROOMS, ApiSettings, open_rooms
+from nextchar.launcher.stack import free_port
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process

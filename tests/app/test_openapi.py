@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 
 _RECORDED = Path(__file__).parents[1] / "fixtures" / "openapi.txt"
 _WORDS = {"description", "summary", "title", "examples", "example", "tags"}

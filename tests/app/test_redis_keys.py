@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 import nextchar.launcher.valkey
-from nextchar.app.redis_keys import read_key, write_key
+from nextchar.app.backup import read_key, write_key
 from nextchar.launcher.valkey import EmbeddedValkey, server_binary
 
 VALUES = (b"", b"\x00\xff", "→".encode(), b"\xed\xb3\xbf", "\U0001f600".encode() + b"\x80", b"1.0")

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.ingest.keys import lines_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.logs.ingest.kept_lines import lines_key
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import MINIMUM_CHARACTERS
 from tests.app.fakes import CHARACTERS, publish
 from tests.app.service import (

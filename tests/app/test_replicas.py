@@ -18,7 +18,7 @@ import pytest
 
 from nextchar import Client
 from nextchar.app.access.keys import new_key
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from nextchar.launcher.valkey import EmbeddedValkey
 from tests.app.test_main import ROOT, is_ready, publish_real, started
 from tests.waiting import eventually

@@ -12,8 +12,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from nextchar.app.room import Room
-from nextchar.app.rooms import ROOMS, all_folders, settings_class
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ROOMS, ApiSettings, all_folders, settings_class
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.docs.blocks import blocks
@@ -21,7 +20,7 @@ from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 LOG_METRICS = ("nextchar_ingest", "nextchar_alert", "nextchar_notifications")
-OPTIONAL = [room for room in ROOMS if room.name in ("logs", "openai", "console")]
+OPTIONAL = [room for room in ROOMS if room.name in ("logs", "openai", "acceptance", "console")]
 
 
 def test_the_settings_are_those_of_the_rooms() -> None:
@@ -76,6 +75,10 @@ def test_a_room_that_is_taken_out_leaves_a_service_without_a_trace_of_it(
                 },
             ),
             "openai": ({"batches"}, {name for name in metrics[0] if name.startswith("nextchar_batch")}),
+            "acceptance": (
+                set(),
+                {"nextchar_suggestions_total", "nextchar_suggestion_saved_characters_total"},
+            ),
             "console": (set(), set()),
         }[room.name]
     )
@@ -90,7 +93,7 @@ def test_a_room_that_is_taken_out_leaves_a_service_without_a_trace_of_it(
     rest = [one for one in ROOMS if one is not room]
     assert not {folder.name for folder in room.folders} & {folder.name for folder in all_folders(rest)}
     own = set(settings_class([room]).model_fields) - set(settings_class(rest).model_fields)
-    assert bool(own) == (room.name == "logs")
+    assert bool(own) == (room.name in ("logs", "acceptance"))
 
 
 @pytest.mark.timeout(240)

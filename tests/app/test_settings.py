@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from nextchar.app.access.keys import new_key
 from nextchar.app.core_settings import machine_memory_bytes, physical_memory_bytes
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()

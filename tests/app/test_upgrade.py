@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from nextchar.app.backup import FOLDERS
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.operations.test_retention import PERIODS

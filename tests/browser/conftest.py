@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
@@ -127,11 +127,11 @@ def visit(page: Page, site: Site) -> Callable[[str], Page]:
 
 @pytest.fixture
 def asked(page: Page) -> list[dict[str, Any]]:
-    """The bodies of the completions that the page has asked for so far."""
+    """The bodies of the completions and suggestions that the page has asked for so far."""
     bodies: list[dict[str, Any]] = []
 
     def note(request: Request) -> None:
-        if request.url.endswith("/complete") and request.method == "POST":
+        if request.url.endswith(("/complete", "/suggest")) and request.method == "POST":
             bodies.append(request.post_data_json)
 
     page.on("request", note)

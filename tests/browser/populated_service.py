@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
@@ -93,6 +93,7 @@ class PopulatedService:
             "model": "/#/models/line@1",
             "compare": "/#/compare?models=line@1,names@1",
             "playground": "/#/playground?model=line@1",
+            "suggestions": "/#/suggestions?model=names@1",
             "anomalies": "/#/anomalies?model=line@1",
             "alerts": "/#/alerts?model=line@1",
             "live lines": "/#/live?model=line@1",
@@ -143,6 +144,11 @@ def populated_service(data_dir: Path, redis_url: str, **changes: Any) -> Iterato
         calibrate(url)
         flagged = {"lines": [f"lazxyyy-fox {MARKUP}"], "alerts": True, "source": MARKUP}
         httpx.post(f"{url}/v1/models/line@1/score", json=flagged).raise_for_status()
+        shown = [
+            {"id": str(n), "type": "shown", "suggestion_id": str(n), "model": "line@1", "client": MARKUP[:64]}
+            for n in range(9)
+        ]
+        httpx.post(f"{url}/v1/events", json={"events": shown}).raise_for_status()
         ingested = httpx.post(f"{url}/v1/models/line@1/ingest", json=[{"message": f"lazxyyy-fox {MARKUP}"}])
         assert ingested.status_code == 202, ingested.text
         yield service

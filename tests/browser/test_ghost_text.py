@@ -519,10 +519,9 @@ def test_model_that_is_deleted_while_one_types(visit: Visit, site: Site) -> None
     ghost(page, "")
 
 
-@pytest.mark.parametrize("mode", ["ghost", "list"])
 @pytest.mark.parametrize("expert", [None, "lstm"])
-def test_expert_is_sent_if_it_is_set(visit: Visit, asked: Asked, mode: str, expert: str | None) -> None:
-    options = f"data-nextchar-mode={mode}" + (f" data-nextchar-expert={expert}" if expert else "")
+def test_expert_is_sent_if_it_is_set(visit: Visit, asked: Asked, expert: str | None) -> None:
+    options = f"data-nextchar-expert={expert}" if expert else ""
     page = visit(f"<input id=t data-nextchar=line {options}>")
     write(page, "l")
     deadline = time.monotonic() + 120

@@ -23,6 +23,7 @@ import { Nextchar } from "nextchar";
 import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { GhostTextarea } from "./GhostTextarea.jsx";
+import { ListInput } from "./ListInput.jsx";
 
 const client = new Nextchar();
 function App() {
@@ -32,6 +33,8 @@ function App() {
   return <>
     <GhostTextarea id="t" model={model} client={client}
       value={text} onChange={(event) => setText(event.target.value)} />
+    <ListInput id="l" aria-label="name" model={model === "line" ? "names" : "line"} client={client}
+      suggestions={{ count: 2, describe: ({ text: name }) => `in ${model} for ${name}` }} />
     <p>{text}</p>
   </>;
 }
@@ -145,6 +148,20 @@ def test_another_model_and_a_text_set_by_the_page_are_used(app: Page) -> None:
     expect(app.locator("[aria-hidden=true]")).to_have_count(0)
     app.locator("#t").press_sequentially("של")
     expect_ghost(app, "ומ עבד")
+
+
+@pytest.mark.parametrize("script", ["react"], indirect=True)
+def test_hook_attaches_a_list_and_calls_the_functions_of_the_last_render(app: Page) -> None:
+    app.get_by_label("name").press_sequentially("a")
+    expect(app.get_by_role("option")).to_have_text(["ad in line for ad", "an in line for an"])
+    asked: list[str] = []
+    app.on("request", lambda request: asked.append(request.url))
+    app.evaluate("setText('x')")  # another render, of the same options: nothing is attached again
+    expect(app.get_by_role("option")).to_have_count(2)
+    app.keyboard.press("ArrowDown")
+    app.keyboard.press("Enter")
+    expect(app.get_by_label("name")).to_have_value("ad")
+    assert asked == []
 
 
 def test_unmounted_component_leaves_nothing_behind(app: Page, asked: list[dict[str, Any]]) -> None:

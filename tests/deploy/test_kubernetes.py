@@ -12,7 +12,7 @@ import yaml
 from redis import Redis
 
 from nextchar.app.core_settings import _bytes_of
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models import machine
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.queue import TrainingQueue

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
-from nextchar.launcher.ports import free_port
+from nextchar.app.rooms import ApiSettings
+from nextchar.launcher.stack import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving, until
 

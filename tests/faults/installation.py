@@ -14,8 +14,8 @@ from typing import Literal, Self
 import httpx
 from redis import Redis
 
-from nextchar.launcher.ports import free_port
 from nextchar.launcher.processes import start_bound
+from nextchar.launcher.stack import free_port
 from nextchar.launcher.valkey import running_url
 from nextchar.models.kernels.compile_cache import use_cache_folder
 from tests.faults.redis_proxy import RedisProxy

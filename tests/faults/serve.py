@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from nextchar.launcher import supervised_process
+from nextchar.launcher import processes as supervised_process
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from nextchar.models.anomaly import calibration_format
+from nextchar.models.anomaly import calibration as calibration_format
 from nextchar.models.errors import DomainError
 from nextchar.models.kernels.compile_cache import use_cache_folder
 from nextchar.models.loaded_model import LoadedModel

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.kernels.compile_cache import use_cache_folder
 from tests.app.service import TEXT, serving_real

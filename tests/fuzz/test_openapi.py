@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import schemathesis
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.fuzz import openapi

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]

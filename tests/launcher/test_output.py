@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from nextchar.launcher.output import Output, WarningFilter, is_warning
+from nextchar.launcher.processes import Output, WarningFilter, is_warning
 
 AT = "2026-11-26T17:40:03.123Z"
 

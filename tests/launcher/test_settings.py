@@ -17,7 +17,7 @@ _DOCUMENTED = set(
 
 
 def all_settings() -> list[type[StoreSettings]]:
-    for module in ("nextchar.app.settings", "nextchar.launcher.settings", "nextchar.worker.settings"):
+    for module in ("nextchar.app.rooms", "nextchar.launcher.settings", "nextchar.worker.settings"):
         if importlib.util.find_spec(module):
             importlib.import_module(module)
     found, waiting = [], [StoreSettings]

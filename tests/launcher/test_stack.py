@@ -8,26 +8,15 @@ import httpx
 import pytest
 from redis import Redis
 
+from nextchar.launcher import processes as supervised_process
 from nextchar.launcher import stack as stack_module
-from nextchar.launcher import supervised_process
 from nextchar.launcher import valkey as valkey_module
-from nextchar.launcher.ports import free_port, require_free
 from nextchar.launcher.processes import LauncherError
 from nextchar.launcher.settings import LauncherSettings
-from nextchar.launcher.stack import Stack
+from nextchar.launcher.stack import Stack, free_port, require_free
 from tests.app.test_main import publish_real
 from tests.launcher.processes import is_alive
 from tests.waiting import eventually
-
-_RUN_A_STACK = """
-import sys, threading
-from pathlib import Path
-from nextchar.launcher.settings import LauncherSettings
-from nextchar.launcher.stack import Stack
-with Stack(LauncherSettings(data_dir=Path(sys.argv[1]), port=0)) as stack:
-    print(stack.api_pid, stack.worker_pid, stack.valkey_pid, flush=True)
-    threading.Event().wait()
-"""
 
 _WAIT_IN_MAIN = """
 import contextlib, signal, sys, threading
@@ -63,7 +52,11 @@ def is_ready(stack: Stack) -> bool:
         return False
 
 
-def test_the_stack_serves_shows_warnings_restarts_dead_processes_and_stops_cleanly(tmp_path, capfd):
+def test_the_stack_serves_shows_warnings_restarts_dead_processes_and_stops_cleanly(
+    tmp_path, monkeypatch, capfd
+):
+    """A part that keeps dying is tried again, and stops neither the stack nor the API."""
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
     log = tmp_path / "logs" / "worker.log"
     log.parent.mkdir()
     log.write_text("WARNING from yesterday\n")
@@ -88,32 +81,21 @@ def test_the_stack_serves_shows_warnings_restarts_dead_processes_and_stops_clean
         eventually(is_shown)
         assert "yesterday" not in seen
         assert "nothing much" not in seen
-        for part in ("api_pid", "worker_pid", "valkey_pid"):
-            before = getattr(stack, part)
-            os.kill(before, signal.SIGKILL)
-            eventually(lambda part=part, before=before: getattr(stack, part) != before)
-        eventually(lambda: is_ready(stack))
-        pids = [stack.api_pid, stack.worker_pid, stack.valkey_pid]
-        assert all(map(is_alive, pids))
-        assert not stack.wait(0)
-    assert not any(map(is_alive, pids))
-    assert stack.wait()
-
-
-def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_the_api(
-    tmp_path, monkeypatch, capfd
-):
-    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
-    with Stack(settings(tmp_path)) as stack:
-        api = stack.api_pid
-        for part in ("worker_pid", "valkey_pid"):
-            for _ in range(6):
+        for part, times in (("api_pid", 1), ("worker_pid", 6), ("valkey_pid", 6)):
+            for _ in range(times):
                 before = getattr(stack, part)
                 os.kill(before, signal.SIGKILL)
                 eventually(lambda part=part, before=before: getattr(stack, part) != before)
+            if part == "api_pid":
+                eventually(lambda: is_ready(stack))
+                api = stack.api_pid
         assert not stack.wait(0)
         assert stack.api_pid == api
-        assert is_ready(stack)
+        eventually(lambda: is_ready(stack))
+        pids = [stack.api_pid, stack.worker_pid, stack.valkey_pid]
+        assert all(map(is_alive, pids))
+    assert not any(map(is_alive, pids))
+    assert stack.wait()
     said = capfd.readouterr().err
     for name in ("worker", "embedded Valkey"):
         assert f"the {name} was killed by signal 9; restarting it in 0.01 s" in said
@@ -158,8 +140,13 @@ def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_th
 
 
 def test_stack_serves_while_its_valkey_does_not_start_and_takes_it_when_it_does(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(valkey_module, "_CONFIG", valkey_module._CONFIG + "no-such-directive 1\n")
-    with Stack(settings(tmp_path)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+    """And runs no file of the folder that it is started in."""
+    for name in ("app", "launcher", "models", "nextchar", "redis", "store", "worker"):
+        (tmp_path / f"{name}.py").write_text('raise SystemExit("not this one")\n')
+    monkeypatch.chdir(tmp_path)
+    config, data = valkey_module._CONFIG, tmp_path / "data"
+    monkeypatch.setattr(valkey_module, "_CONFIG", config + "no-such-directive 1\n")
+    with Stack(settings(data)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
         assert "redis" in degraded(http)
         said = ""
 
@@ -169,19 +156,10 @@ def test_stack_serves_while_its_valkey_does_not_start_and_takes_it_when_it_does(
             return "no-such-directive" in said
 
         eventually(is_said)
-        monkeypatch.undo()
-        eventually(lambda: "redis" not in degraded(http))
-
-
-def test_files_of_the_folder_it_starts_in_are_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(stack_module, "_MAX_FAILED_STARTS", 1)
-    for name in ("app", "launcher", "models", "nextchar", "redis", "store", "worker"):
-        (tmp_path / f"{name}.py").write_text('raise SystemExit("not this one")\n')
-    monkeypatch.chdir(tmp_path)
-    with Stack(settings(tmp_path / "data")) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+        monkeypatch.setattr(valkey_module, "_CONFIG", config)
         eventually(lambda: degraded(http) == set())
     for log in ("api.log", "worker.log"):
-        assert "not this one" not in (tmp_path / "data" / "logs" / log).read_text()
+        assert "not this one" not in (data / "logs" / log).read_text()
 
 
 @pytest.mark.parametrize("redis_url", [None, "redis://127.0.0.1:1"])
@@ -203,27 +181,24 @@ def degraded(http: httpx.Client) -> set[str]:
     return {problem["part"] for problem in answer.json()["degraded"]}
 
 
-def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_script):
-    launcher = run_script(_RUN_A_STACK, tmp_path)
-    pids = [int(pid) for pid in launcher.stdout.readline().split()]
-    assert len(pids) == 3 and all(map(is_alive, pids))
-    launcher.kill()
-    eventually(lambda: not any(map(is_alive, pids)))
-    with Stack(settings(tmp_path)) as stack:
-        assert is_ready(stack)
-
-
-def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, monkeypatch):
+def test_a_killed_launcher_leaves_no_orphan_and_a_signal_to_the_next_one_stops_everything(
+    tmp_path, run_script, monkeypatch
+):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("NEXTCHAR_PORT", "0")
-    launcher = run_script("import sys; from nextchar.launcher.stack import main; sys.exit(main())")
     log = tmp_path / "logs" / "api.log"
-    eventually(lambda: log.exists() and "Application startup complete" in log.read_text())
-    children = children_of(launcher.pid)
-    assert len(children) == 4
-    launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(120) == 0
-    assert not any(map(is_alive, children))
+    for starts, how, status in ((1, signal.SIGKILL, -9), (2, signal.SIGTERM, 0)):
+        launcher = run_script("import sys; from nextchar.launcher.stack import main; sys.exit(main())")
+        eventually(
+            lambda starts=starts: (
+                log.exists() and log.read_text().count("Application startup complete") == starts
+            )
+        )
+        children = children_of(launcher.pid)
+        assert len(children) == 4 and all(map(is_alive, children))
+        launcher.send_signal(how)
+        assert launcher.wait(120) == status
+        eventually(lambda children=children: not any(map(is_alive, children)), within_s=60 if status else 1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

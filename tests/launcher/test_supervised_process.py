@@ -7,10 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nextchar.launcher import processes, supervised_process
-from nextchar.launcher.output import Output
-from nextchar.launcher.processes import LauncherError
-from nextchar.launcher.supervised_process import SupervisedProcess
+from nextchar.launcher import processes
+from nextchar.launcher import processes as supervised_process
+from nextchar.launcher.processes import LauncherError, Output, SupervisedProcess
 from tests.waiting import eventually
 
 

@@ -22,7 +22,7 @@ GROUPS = {
         "worker/kernel_step.py",
         "worker/pacing.py",
         "worker/rows.py",
-        "worker/run_state.py",
+        "worker/schedule.py",
         "worker/schedule.py",
         "worker/trainer.py",
         "worker/training.py",
@@ -34,9 +34,9 @@ GROUPS = {
         "app/http/bodies.py",
         "app/http/connections.py",
         "app/http/incoming_body.py",
-        "app/http/origins.py",
+        "app/http/middleware.py",
         "app/operations/metrics.py",
-        "app/http/disk_watermark.py",
+        "app/http/services.py",
         "app/http/threads.py",
     ),
 }
@@ -66,19 +66,20 @@ _TESTS = {
     "models/anomaly/calibration.py": (
         "tests/models/anomaly/test_bucket.py",
         "tests/models/anomaly/test_calibration.py",
+        "tests/models/anomaly/test_experts.py",
     ),
     "models/anomaly/calibration_builder.py": (
         "tests/models/anomaly/test_calibration_builder.py",
         "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
     ),
-    "models/anomaly/calibration_format.py": (
-        "tests/models/anomaly/test_calibration.py",
-        "tests/models/anomaly/test_experts.py",
-    ),
-    "models/anomaly/flagged_evidence.py": (
+    "models/anomaly/rolling.py": (
         "tests/models/anomaly/test_flagged_evidence.py",
         "tests/models/anomaly/test_rolling.py",
+    ),
+    "models/anomaly/line_scores.py": (
+        "tests/models/anomaly/test_calibrated_scorer.py",
+        "tests/app/scoring/test_score_stream.py",
     ),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
@@ -89,14 +90,11 @@ _TESTS = {
         "tests/models/runtime/test_int8_file.py",
         "tests/models/runtime/test_lstm_network.py",
     ),
-    "models/runtime/batch_sampler.py": (
+    "models/runtime/decode.py": (
         "tests/models/runtime/test_batch_sampler.py",
         "tests/models/runtime/test_decoding.py",
         "tests/models/runtime/test_scheduler.py",
-    ),
-    "models/runtime/decode.py": (
         "tests/models/runtime/test_decode.py",
-        "tests/models/runtime/test_scheduler.py",
     ),
     "models/runtime/generation.py": (
         "tests/models/runtime/test_generation.py",
@@ -118,6 +116,7 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
+    "models/runtime/suggestions.py": ("tests/app/suggestions/test_routes.py",),
     "models/runtime/state_cache.py": (
         "tests/models/runtime/test_state_cache.py",
         "tests/models/runtime/test_state_cache_machine.py",
@@ -141,11 +140,8 @@ _TESTS = {
         "tests/store/test_corpus_upload.py",
         "tests/store/test_corpus_statistics.py",
     ),
-    "app/logs/notifications/events.py": (
-        "tests/app/logs/notifications/test_events.py",
-        "tests/app/logs/notifications/test_event_messages.py",
-    ),
-    "app/logs/ingest/keys.py": ("tests/app/logs/ingest/test_stream.py",),
+    "app/logs/notifications/events.py": ("tests/app/logs/notifications/test_event_messages.py",),
+    "app/logs/ingest/stream.py": ("tests/app/logs/ingest/test_stream.py",),
     "store/local_blobs.py": (
         "tests/store/test_local_blobs.py",
         "tests/store/test_blobs.py",
@@ -156,6 +152,7 @@ _TESTS = {
         "tests/store/test_aliases.py",
         "tests/app/logs/test_room.py",
     ),
+    "store/gunzip.py": ("tests/app/corpora/test_routes.py", "tests/app/scoring/test_line_streams.py"),
     "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.launcher.valkey import EmbeddedValkey
 from tests.app.fakes import publish
 from tests.app.service import Service, serving

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nextchar.models.anomaly.calibration_builder import calibrate
+from nextchar.models.anomaly.line_scores import AlertReference, ObservedScore, ScoreSample
 from nextchar.models.anomaly.rolling import Rebuild
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
 from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel, describe_files
 from nextchar.store import calibrations as module

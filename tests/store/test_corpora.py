@@ -1,6 +1,5 @@
 import contextlib
 import hashlib
-import itertools
 import json
 import unicodedata
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus, dump_corpus
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.open_blobs import open_blobs
+from tests.every_call import Call, every_call
 from tests.logs import syslog
-from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing
 from tests.store.uploads import add
 
@@ -268,30 +267,6 @@ def test_a_text_is_stored_before_its_record_and_deleted_after_it_and_its_names(t
     assert blobs.changes[:3] == ["delete mine", "delete corpus.json", "delete text"]
 
 
-class _Killed(BaseException):
-    pass
-
-
-def _die() -> None:
-    raise _Killed
-
-
-def test_a_deletion_that_was_interrupted_can_be_repeated_by_id(tmp_path: Path) -> None:
-    for at in itertools.count():
-        blobs = open_blobs("memory:///")
-        corpora = Corpora(blobs)
-        corpus, _ = add(corpora, tmp_path, b"text", name="mine")
-        interrupted = Interrupted(blobs, at, _die)
-        with contextlib.suppress(_Killed):
-            Corpora(interrupted).delete("mine")
-        with contextlib.suppress(NotFound):
-            assert corpora.delete(corpus.id) == corpus.id
-        assert blobs.paths("corpora") == [], f"interrupted before call {at}"
-        if not interrupted.was_interrupted:
-            break
-    assert at > 5
-
-
 def _change(corpora: Corpora, corpus: Corpus, folder: Path, change: str) -> None:
     with contextlib.suppress(NotFound):
         match change:
@@ -305,9 +280,9 @@ def _change(corpora: Corpora, corpus: Corpus, folder: Path, change: str) -> None
                 corpora.delete(corpus.id)
 
 
-def _assert_is_whole_or_deleted(blobs: Blobs, at: int) -> None:
+def _assert_is_whole_or_deleted(blobs: Blobs, call: Call) -> None:
     left = [path.rpartition("/")[2] for path in blobs.paths("corpora")]
-    assert left in ([], ["corpus.json", "text"]), f"interrupted before call {at}"
+    assert left in ([], ["corpus.json", "text"]), call
 
 
 @pytest.mark.parametrize(
@@ -326,34 +301,27 @@ def test_a_corpus_that_is_deleted_while_it_is_changed_is_whole_or_deleted(
     tmp_path: Path, change: str, lost: tuple[str, ...], is_deletion_interrupted: bool
 ) -> None:
     outer, inner = ("delete", change) if is_deletion_interrupted else (change, "delete")
-    for at in itertools.count():
+    for call in every_call(more_than=1):
         blobs = open_blobs("memory:///")
         corpus, _ = add(Corpora(blobs), tmp_path, b"text", name="mine")
         blobs.delete(*(f"corpora/{corpus.id}/{file}" for file in lost))
         meanwhile = partial(_change, Corpora(blobs), corpus, tmp_path, inner)
-        interrupted = Interrupted(blobs, at, meanwhile)
-        _change(Corpora(interrupted), corpus, tmp_path, outer)
-        _assert_is_whole_or_deleted(blobs, at)
-        if not interrupted.was_interrupted:
-            break
-    assert at > 1
+        _change(Corpora(call.blobs(blobs, meanwhile)), corpus, tmp_path, outer)
+        _assert_is_whole_or_deleted(blobs, call)
 
 
 @pytest.mark.parametrize("change", ["kind", "names"])
 def test_a_change_that_has_read_the_record_before_a_deletion_leaves_no_record_without_its_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    for at in itertools.count():
+    for call in every_call(more_than=5):
         blobs = open_blobs("memory:///")
         corpus, _ = add(Corpora(blobs), tmp_path, b"text", name="mine")
         late = Corpora(blobs)
         monkeypatch.setattr(late, "_read", lambda _, corpus=corpus: corpus)
-        interrupted = Interrupted(blobs, at, partial(_change, late, corpus, tmp_path, change))
-        Corpora(interrupted).delete(corpus.id)
-        _assert_is_whole_or_deleted(blobs, at)
-        if not interrupted.was_interrupted:
-            break
-    assert at > 5
+        meanwhile = partial(_change, late, corpus, tmp_path, change)
+        Corpora(call.blobs(blobs, meanwhile)).delete(corpus.id)
+        _assert_is_whole_or_deleted(blobs, call)
 
 
 def test_a_corpus_is_deleted_unless_it_is_used_or_uploaded_meanwhile(tmp_path: Path) -> None:

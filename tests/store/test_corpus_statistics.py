@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from nextchar.models.errors import InvalidInput, TooLarge
-from nextchar.store import corpus_statistics
-from nextchar.store.corpus_statistics import CorpusStatistics, Encoding
+from nextchar.store import corpus as corpus_statistics
+from nextchar.store.corpus import CorpusStatistics, Encoding
 from nextchar.store.corpus_upload import Upload
 
 

@@ -237,6 +237,7 @@ def record(tmp_path: Path, clean_redis_url: str) -> Callable[[RecordingDisk], Re
     return run
 
 
+@pytest.mark.long  # thousands of losses; test_power_loss.py has the life of a corpus, a job and a model
 def test_every_kind_of_record_is_old_or_new_after_a_power_loss_and_new_once_acknowledged(
     record: Callable[[RecordingDisk], Recording],
 ) -> None:
@@ -262,6 +263,7 @@ class DiskThatSyncsFoldersAlone(RecordingDisk):
             super().sync(descriptor)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "disk",
     [DiskThatSyncsNothing, DiskThatSyncsFilesAlone, DiskThatSyncsFoldersAlone],

@@ -1,20 +1,10 @@
 """Leases in Redis: one holder, renewal, expiry, and no deletion of what another process holds."""
 
-from collections.abc import Iterator
-
-import pytest
 from redis import Redis
 
 from nextchar.store import lease
 
 KEY = "nextchar:test-lease"
-
-
-@pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    """An empty Redis."""
-    with Redis.from_url(clean_redis_url, decode_responses=True) as redis:
-        yield redis
 
 
 def test_a_lease_has_one_holder(redis: Redis) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nextchar.store.local_blobs import Disk, LocalBlobs
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from tests.store.interleaving import Interrupted
+from tests.every_call import Call, Interrupted, every_call
 from tests.store.refusing import Refusing, unavailable
 
 FILES = {"model.onnx": b"graph", "model.keras": b"layers"}
@@ -131,7 +132,7 @@ def test_on_a_disk_that_stays_full_deleting_ends_well(blobs: Blobs, monkeypatch:
     ("first", "second"), [("delete", "delete"), ("delete", "a"), ("a", "delete"), ("a", "a"), ("a", "b")]
 )
 def test_of_two_concurrent_deletions_or_renames_of_a_version_one_succeeds(first: str, second: str) -> None:
-    for at in itertools.count():
+    for call in every_call(more_than=3):
         blobs, done = open_blobs("memory:///"), []
         card = Models(blobs).publish(_card(), FILES, attempt=1)
 
@@ -140,15 +141,11 @@ def test_of_two_concurrent_deletions_or_renames_of_a_version_one_succeeds(first:
                 Models(blobs).delete("m@1") if what == "delete" else Models(blobs).rename("m@1", what)
                 done.append(what)
 
-        interrupted = Interrupted(blobs, at, lambda blobs=blobs: change(blobs, second))
-        change(interrupted, first)
+        change(call.blobs(blobs, partial(change, blobs, second)), first)
         [winner] = done
         names = [reference.partition("@")[0] for reference in _whole(Models(blobs))]
         assert names == ([] if winner == "delete" else [winner])
         assert len(blobs.paths(f"model_files/{card.id}")) == (0 if winner == "delete" else len(FILES))
-        if not interrupted.was_interrupted:
-            assert at > 3
-            return
 
 
 def test_model_that_is_renamed_twice_at_once_keeps_its_files(tmp_path: Path) -> None:
@@ -158,21 +155,18 @@ def test_model_that_is_renamed_twice_at_once_keeps_its_files(tmp_path: Path) -> 
             by_name = [super(ListedByName, self).paths(f"{prefix}/{name}") for name in names]
             return list(itertools.chain(*by_name)) if names else super().paths(prefix)
 
-    for at in itertools.count():
-        blobs = open_blobs((tmp_path / str(at)).as_uri())
+    for call in every_call(more_than=5):
+        blobs = open_blobs((tmp_path / str(call.at)).as_uri())
         Models(blobs).publish(_card(), FILES)
 
         def rename_again(blobs: Blobs = blobs) -> None:
             with contextlib.suppress(NotFound):
                 Models(blobs).rename("z", "a")
 
-        interrupted = ListedByName(blobs, at, rename_again)
+        call.meanwhile = rename_again
         with contextlib.suppress(NotFound):
-            Models(interrupted).rename("m", "z")
-        if not interrupted.was_interrupted:
-            break
-        assert len(_whole(Models(blobs))) == 1, f"interrupted before call {at}"
-    assert at > 5
+            Models(ListedByName(blobs, call)).rename("m", "z")
+        assert len(_whole(Models(blobs))) == 1, call
 
 
 def test_concurrent_renames_and_deletions_leave_only_complete_models(blobs: Blobs) -> None:
@@ -193,9 +187,9 @@ def test_a_new_name_that_is_deleted_while_it_is_given_takes_the_files_along(blob
     for at in range(5, 7):  # between the new card and the old one's end
         Models(blobs).publish(_card(number=at), FILES)
         reference = Models(blobs).all()[0].reference
-        interrupted = Interrupted(blobs, at, lambda at=at: Models(blobs).delete(f"new-{at}"))
-        Models(interrupted).rename(reference, f"new-{at}")
-        assert interrupted.was_interrupted
+        call = Call(at, partial(Models(blobs).delete, f"new-{at}"))
+        Models(call.blobs(blobs)).rename(reference, f"new-{at}")
+        assert call.has_come
         assert Models(blobs).all() == [] and blobs.paths("model_files") == []
 
 
@@ -214,21 +208,14 @@ def test_a_version_number_used_and_deleted_concurrently_is_not_reused(blobs: Blo
 
     class Stalled(Interrupted):
         def create(self, path: str, data: bytes) -> bool:
-            self.is_armed = True  # it has read the numbers, and stands still before it writes its card
+            self.call.is_armed = True  # it has read the numbers, and stands still before it writes its card
             return super().create(path, data)
 
-    card = Models(Stalled(blobs, 0, publish_and_delete, is_armed=False)).publish(_card(number=1), FILES)
+    call = Call(0, publish_and_delete)
+    call.is_armed = False
+    card = Models(Stalled(blobs, call)).publish(_card(number=1), FILES)
     assert card.reference == "m@2"
     assert Models(blobs).all() == [card]
-
-
-def test_a_rename_that_was_cut_short_can_be_done_again(blobs: Blobs) -> None:
-    models = Models(blobs)
-    card = models.publish(_card(), FILES)
-    moved = card.model_copy(update={"name": "other"})
-    blobs.create("model_cards/other/000001.json", moved.model_dump_json().encode())
-    models.rename("m", "other")
-    assert {reference.partition("@")[0] for reference in _whole(models)} == {"other"}
 
 
 def test_a_renamed_version_is_the_next_of_its_new_name_with_its_files(blobs: Blobs) -> None:
@@ -379,8 +366,8 @@ def test_attempts_have_separate_files_and_the_winner_deletes_the_others(blobs: B
 
 
 def test_a_resumed_attempt_deletes_no_files_of_a_successor_whose_model_was_renamed(tmp_path: Path) -> None:
-    for at in itertools.count():
-        blobs = open_blobs((tmp_path / str(at)).as_uri())
+    for call in every_call(more_than=len(FILES)):
+        blobs = open_blobs((tmp_path / str(call.at)).as_uri())
         owners = [1]
 
         def succeed(blobs: Blobs = blobs, owners: list[int] = owners) -> None:
@@ -390,17 +377,15 @@ def test_a_resumed_attempt_deletes_no_files_of_a_successor_whose_model_was_renam
             )
             Models(blobs).rename(published.reference, "new")
 
-        interrupted = Interrupted(blobs, at, succeed)
-        card = Models(interrupted).publish(
+        card = Models(call.blobs(blobs, succeed)).publish(
             _card(), FILES, attempt=1, is_still_ours=lambda owners=owners: owners[-1] == 1
         )
-        if not interrupted.was_interrupted:
-            break
-        assert _whole(Models(blobs)) == ["new@1"], f"interrupted before call {at}"
-        assert len(blobs.paths("model_files")) == len(FILES), f"interrupted before call {at}"
+        if not call.has_come:
+            continue
+        assert _whole(Models(blobs)) == ["new@1"], call
+        assert len(blobs.paths("model_files")) == len(FILES), call
         assert blobs.paths("model_cards") == ["model_cards/m/000001.gone", "model_cards/new/000001.json"]
         assert card.reference in ("m@1", "new@1")
-    assert at > len(FILES)
 
 
 @pytest.mark.parametrize("blobs", ["file"], indirect=True)

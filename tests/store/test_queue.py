@@ -1,7 +1,6 @@
 import json
 import zlib
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -15,8 +14,8 @@ from tests.store.test_jobs import REQUEST
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Any:
-    return Redis.from_url(clean_redis_url)
+def redis(raw_redis: Redis) -> Redis:
+    return raw_redis
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def _created(jobs: Jobs, n: int) -> list[Job]:
     return [jobs.create(REQUEST) for _ in range(n)]
 
 
-def test_jobs_wait_in_order_and_the_front_is_next(redis: Any, jobs: Jobs) -> None:
+def test_jobs_wait_in_order_and_the_front_is_next(redis: Redis, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a, b, c = _created(jobs, 3)
     queue.enqueue(a)
@@ -37,7 +36,7 @@ def test_jobs_wait_in_order_and_the_front_is_next(redis: Any, jobs: Jobs) -> Non
     assert queue.waiting() == [c.id, a.id, b.id]
 
 
-def test_a_message_has_no_time_limit_and_leaves_only_a_failure(redis: Any, jobs: Jobs) -> None:
+def test_a_message_has_no_time_limit_and_leaves_only_a_failure(redis: Redis, jobs: Jobs) -> None:
     [job] = _created(jobs, 1)
     TrainingQueue(redis).enqueue(job)
     [message] = Queue(QUEUE_NAME, connection=redis, serializer="json").jobs
@@ -83,7 +82,7 @@ def test_a_job_for_each_worker_goes_to_each_key_as_workers_become_free(jobs: Job
     assert served == "abcabaaaa"
 
 
-def test_the_queue_is_arranged_and_loses_nothing(redis: Any, jobs: Jobs) -> None:
+def test_the_queue_is_arranged_and_loses_nothing(redis: Redis, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a1, a2, a3, b = _of(jobs, "aaab")
     for job in (a1, a2, a3, b):
@@ -98,7 +97,7 @@ def test_the_queue_is_arranged_and_loses_nothing(redis: Any, jobs: Jobs) -> None
     assert queue.waiting() == [b.id, a2.id, a3.id, late.id]
 
 
-def test_a_message_of_an_unknown_job_stays_in_the_queue(redis: Any, jobs: Jobs) -> None:
+def test_a_message_of_an_unknown_job_stays_in_the_queue(redis: Redis, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a1, a2, unknown, b = _of(jobs, "aacb")
     for job in (a1, unknown, a2, b):
@@ -107,7 +106,7 @@ def test_a_message_of_an_unknown_job_stays_in_the_queue(redis: Any, jobs: Jobs) 
     assert queue.waiting() == [a1.id, b.id, a2.id, unknown.id]
 
 
-def test_a_withdrawn_job_waits_no_more(redis: Any, jobs: Jobs) -> None:
+def test_a_withdrawn_job_waits_no_more(redis: Redis, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a, b = _created(jobs, 2)
     for job in (a, b):
@@ -117,7 +116,7 @@ def test_a_withdrawn_job_waits_no_more(redis: Any, jobs: Jobs) -> None:
     assert queue.waiting() == [b.id]
 
 
-def test_a_job_queued_again_is_a_new_message(redis: Any, jobs: Jobs) -> None:
+def test_a_job_queued_again_is_a_new_message(redis: Redis, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     (job,) = _created(jobs, 1)
     queue.enqueue(job)
@@ -136,7 +135,7 @@ def test_a_job_queued_again_is_a_new_message(redis: Any, jobs: Jobs) -> None:
         ("nextchar.worker.tasks.train", {"on_success": "os.system"}),
     ],
 )
-def test_a_message_that_names_another_function_is_refused(redis: Any, function: str, options: dict) -> None:
+def test_a_message_that_names_another_function_is_refused(redis: Redis, function: str, options: dict) -> None:
     from rq import Callback
 
     callbacks = {key: Callback(name) for key, name in options.items()}
@@ -146,7 +145,7 @@ def test_a_message_that_names_another_function_is_refused(redis: Any, function: 
         AllowedJob.fetch(message.id, connection=redis, serializer="json")
 
 
-def test_workers_count_as_alive_for_some_time_after_their_last_sign(redis: Any) -> None:
+def test_workers_count_as_alive_for_some_time_after_their_last_sign(redis: Redis) -> None:
     queue = TrainingQueue(redis)
     assert queue.live_workers() == 0
     for name, age_s in (("new", 0), ("old", WORKER_SILENT_S - 30), ("silent", WORKER_SILENT_S + 30)):
@@ -157,7 +156,7 @@ def test_workers_count_as_alive_for_some_time_after_their_last_sign(redis: Any) 
     assert queue.live_workers() == 2
 
 
-def test_a_message_to_an_object_is_refused(redis: Any, jobs: Jobs) -> None:
+def test_a_message_to_an_object_is_refused(redis: Redis, jobs: Jobs) -> None:
     [job] = _created(jobs, 1)
     TrainingQueue(redis).enqueue(job)
     [message] = Queue(QUEUE_NAME, connection=redis, serializer="json").job_ids
@@ -170,7 +169,7 @@ def test_a_message_to_an_object_is_refused(redis: Any, jobs: Jobs) -> None:
 
 
 def test_a_queue_that_is_in_order_is_not_written(
-    redis: Any, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = TrainingQueue(redis)
     a, unknown, b = _of(jobs, "aab")

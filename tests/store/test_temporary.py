@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nextchar.models.errors import DomainError
-from nextchar.store.temporary import temporary_file
+from nextchar.store.blobs import temporary_file
 
 
 def test_a_temporary_file_has_no_name_and_its_folder_is_made(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from nextchar.worker import advice
+from nextchar.worker import job_text as advice
 
 
 def log(count: int, *, stamped: int) -> str:

@@ -27,8 +27,8 @@ from nextchar.worker import attempt as attempt_module
 from nextchar.worker import tasks
 from nextchar.worker.attempt import Attempt
 from nextchar.worker.checkpoints import Checkpoint, Checkpoints
+from nextchar.worker.hooks import ScratchFull
 from nextchar.worker.settings import WorkerSettings
-from nextchar.worker.storage_errors import ScratchFull
 from tests.store.refusing import Refusing, full, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card

@@ -4,11 +4,10 @@ import pytest
 
 from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Budget, NetworkConfig, Preset, TrainingConfig
-from nextchar.worker import auto_preset
-from nextchar.worker.auto_preset import choose_preset
+from nextchar.worker import training as auto_preset
 from nextchar.worker.mixing import SecondText
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.training import prepare
+from nextchar.worker.training import choose_preset, prepare
 
 SIZES: dict[Preset, tuple[int, int]] = {"tiny": (4, 0), "small": (8, 100), "medium": (16, 300)}
 """Units and the least number of steps."""

@@ -9,13 +9,13 @@ import pytest
 from nextchar.models.report import Report
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.vocabulary import Vocabulary
-from nextchar.worker import baselines
-from nextchar.worker.baselines import NGRAM_ORDERS, encoder_of, measure
+from nextchar.worker import report
+from nextchar.worker.report import NGRAM_ORDERS, encoder_of, measure_baselines
 
 
 def _of(train: str, validation: str) -> Report:
     vocabulary = Vocabulary(train)
-    return measure(vocabulary.encode(train), vocabulary.encode(validation), vocabulary)
+    return measure_baselines(vocabulary.encode(train), vocabulary.encode(validation), vocabulary)
 
 
 def test_each_baseline_matches_a_hand_worked_case() -> None:
@@ -47,9 +47,9 @@ def test_gzip_uses_only_its_window() -> None:
 
 
 def test_a_huge_text_is_read_in_part_with_the_sizes_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, limit in (("MAX_CHARACTERS", 300), ("_COMPRESSED_CHARACTERS", 200)):
-        monkeypatch.setattr(baselines, name, limit)
-    monkeypatch.setattr(baselines, "_JUDGED_CHARACTERS", 50)
+    for name, limit in (("MAX_BASELINE_CHARACTERS", 300), ("_COMPRESSED_CHARACTERS", 200)):
+        monkeypatch.setattr(report, name, limit)
+    monkeypatch.setattr(report, "_JUDGED_CHARACTERS", 50)
     found = _of("abc" * 500, "abc" * 100)
     assert found["baseline_characters"] == {"ngram": 300, "compressed": 200, "judged": 50}
 
@@ -77,4 +77,4 @@ def test_n_grams_are_counted_in_the_training_text_alone() -> None:
     train, held_out = random.integers(1, 5, 400, np.int32), random.integers(1, 5, 60, np.int32)
     counted = NgramModel.fit_ids(train, size=5, order=NGRAM_ORDERS)
     expected = counted.bits_by_order(held_out, before=train)
-    assert measure(train, held_out, Vocabulary("abcd"))["ngram_orders"] == pytest.approx(expected)
+    assert measure_baselines(train, held_out, Vocabulary("abcd"))["ngram_orders"] == pytest.approx(expected)

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from nextchar.models.anomaly.calibration import load
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.calibration_format import load
 from nextchar.models.anomaly.scorer import with_ngram_and_templates
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.runtime.model_networks import INT8_FILE
 from nextchar.models.runtime.session import Network, open_network
 from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
-from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
-from nextchar.worker.export import int8_file
+from nextchar.worker.evaluator import int8_file
 from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import random_weights
 
@@ -132,7 +133,7 @@ def test_text_without_lines_has_no_calibration() -> None:
 
 
 def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.models.text.template_tree.MAX_TEMPLATES", 1)
+    monkeypatch.setattr("nextchar.models.text.line_tokens.MAX_TEMPLATES", 1)
     text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
     messages: list[str] = []
     network = Network(graph_for(text))

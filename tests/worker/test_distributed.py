@@ -61,17 +61,15 @@ def test_two_devices_train_as_two_cores_do_if_compiled(found_long: Found) -> Non
     _assert_equal(found_long, "compiled", "cpu", atol=1e-4)
 
 
-def test_one_device_trains_as_one_core_does(found: Found) -> None:
-    _assert_equal(found, "one_device", "cpu_one_core", atol=1e-4)
-
-
-def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(found: Found) -> None:
-    _assert_equal(found, "mixed_resumed", "mixed", atol=0)
+@pytest.mark.long
+def test_one_device_trains_as_one_core_does(found_long: Found) -> None:
+    _assert_equal(found_long, "one_device", "cpu_one_core", atol=1e-4)
 
 
 @pytest.mark.long
-def test_a_resumed_run_with_dropout_is_bit_identical_to_an_uninterrupted_one(found_long: Found) -> None:
-    _assert_equal(found_long, "dropped_resumed", "dropped", atol=0)
+@pytest.mark.parametrize("run", ["mixed", "dropped"])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(run: str, found_long: Found) -> None:
+    _assert_equal(found_long, f"{run}_resumed", run, atol=0)
 
 
 @pytest.mark.parametrize("run", ["cpu_then_devices", "devices_then_cpu"])
@@ -106,12 +104,20 @@ def test_moments_of_recurrent_weights_begin_anew_when_they_are_preconditioned(fo
 
 
 def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:
-    for run in ("mixed", "cpu_then_mixed"):
-        losses = found[f"{run}/losses"]
-        assert (losses != found["cpu/losses"]).any()
-        np.testing.assert_allclose(losses, found["cpu/losses"], atol=1e-3)
-        weights = [array for name, array in _arrays(found, run).items() if name.startswith("weight/")]
-        assert {array.dtype for array in weights} == {np.dtype("float32")}
+    _assert_mixed(found, "cpu_then_mixed")
+
+
+@pytest.mark.long
+def test_mixed_precision_from_the_start_trains_as_float32_does(found_long: Found) -> None:
+    _assert_mixed(found_long, "mixed")
+
+
+def _assert_mixed(found: Found, run: str) -> None:
+    losses = found[f"{run}/losses"]
+    assert (losses != found["cpu/losses"]).any()
+    np.testing.assert_allclose(losses, found["cpu/losses"], atol=1e-3)
+    weights = [array for name, array in _arrays(found, run).items() if name.startswith("weight/")]
+    assert {array.dtype for array in weights} == {np.dtype("float32")}
 
 
 def test_an_overflow_changes_no_weight_and_halves_the_loss_scale(found: Found) -> None:

@@ -3,8 +3,7 @@ import math
 import pytest
 
 from nextchar.worker.divergence import LossBound
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import RunState, Schedule
 
 BIT = math.log(2)
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from nextchar.models.config import Budget
-from nextchar.worker.early_stopping import cooldown
+from nextchar.worker.divergence import cooldown
 from nextchar.worker.pacing import Pace
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import RunState, Schedule
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
 from tests.worker.test_training import NETWORK, TEXT, Recorder, _training, _weights

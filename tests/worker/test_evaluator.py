@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextchar.models.architectures.parameter import Parameter
+from nextchar.models.architectures.spec import Parameter
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker import evaluator as module
 from nextchar.worker.evaluator import Evaluator
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import RunState, Schedule
 
 
 class World:

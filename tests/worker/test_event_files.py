@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.worker.event_files import EventFile, LiveLog
+from nextchar.worker.job_events import EventFile, LiveLog
 
 AT = 1795563600.5
 EVENTS: list[dict[str, Any]] = [

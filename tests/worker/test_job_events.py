@@ -18,8 +18,8 @@ REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), train
 
 
 @pytest.fixture
-def live(clean_redis_url: str) -> Live:
-    return Live(Redis.from_url(clean_redis_url, decode_responses=True))
+def live(redis: Redis) -> Live:
+    return Live(redis)
 
 
 def job(*, attempt: int) -> Job:

@@ -13,12 +13,11 @@ from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import JobRequest, Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.worker.hooks import Hooks
+from nextchar.worker.hooks import Hooks, ScratchFull
 from nextchar.worker.job_text import masked_pieces, max_masking_s, second_characters, second_text
 from nextchar.worker.mixing import SecondText
 from nextchar.worker.pipeline import train_model
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.storage_errors import ScratchFull
 
 
 def _add(corpora: Corpora, text: bytes, scratch: Path) -> str:

@@ -11,8 +11,8 @@ import pytest
 from nextchar.models.architectures.kernel_lstm import KernelLSTM
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.worker.kernel_step import KernelStep
-from nextchar.worker.optimizer import BETA_1, BETA_2, EPSILON
 from nextchar.worker.preconditioner import START
+from nextchar.worker.schedule import BETA_1, BETA_2, EPSILON
 
 B, T, V, STEPS = 6, 5, 7, 16
 IDS = np.random.default_rng(3).integers(1, V, (STEPS, T + 1, B)).astype(np.int32)

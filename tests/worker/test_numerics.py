@@ -9,8 +9,8 @@ import pytest
 from nextchar.models.architectures import NAMES
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
-from nextchar.worker import numerics
-from nextchar.worker.numerics import Numerics, numerics_here
+from nextchar.worker import precision as numerics
+from nextchar.worker.precision import Numerics, numerics_here
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
 from tests.worker.test_precision import TEXT, Recorder

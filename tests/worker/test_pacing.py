@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from nextchar.worker.pacing import EvaluationPlan, Pace, plan_evaluations, seconds_per_step
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import RunState, Schedule
 
 
 class Clock:

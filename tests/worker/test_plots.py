@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nextchar.worker.plots import curves_svg
+from nextchar.worker.report_page import curves_svg
 
 CURVE: list[dict[str, Any]] = [
     {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nextchar.worker.kernel_preconditioner import KernelPreconditioner, slices
+from nextchar.worker.kernel_step import KernelPreconditioner, slices
 from nextchar.worker.preconditioner import (
     START,
     Preconditioner,

@@ -6,7 +6,7 @@ import pytest
 
 from nextchar.models.config import Mix, NetworkConfig, TrainingConfig
 from nextchar.models.saved_model import Card
-from nextchar.worker.problems import find_problems
+from nextchar.worker.report import find_problems
 
 REPORT: dict[str, Any] = {
     "validation_bits_per_character": 2.0,

@@ -11,9 +11,9 @@ from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import Unavailable
 from nextchar.models.runtime.session import Network
 from nextchar.worker import memorization, report
-from nextchar.worker.event_files import FILE_NAME
-from nextchar.worker.export import graph_of
+from nextchar.worker.evaluator import graph_of
 from nextchar.worker.hooks import Hooks
+from nextchar.worker.job_events import FILE_NAME
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import write_report
 from nextchar.worker.trainer import Result
@@ -130,7 +130,7 @@ def test_a_well_trained_network_is_novel_and_its_report_is_complete(
     ("part", "missing", "key"),
     [
         ("memorization.measure", "memorization", "memorization"),
-        ("baselines.measure", "baselines", "baselines"),
+        ("measure_baselines", "baselines", "baselines"),
         ("_picture", "picture", None),
         ("_event_file", "TensorBoard log", None),
         ("page", "page", None),
@@ -167,7 +167,7 @@ def test_a_storage_that_fails_is_no_gap_in_the_report(
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("nextchar.worker.report.baselines.measure", broken)
+    monkeypatch.setattr("nextchar.worker.report.measure_baselines", broken)
     with pytest.raises(type(error)):
         _written(learned)
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.worker.plots import curves_svg
-from nextchar.worker.report_page import _visible, page
+from nextchar.worker.report_page import _visible, curves_svg, page
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\x00\ud800\u202e&\"'"
 

@@ -1,5 +1,4 @@
-from nextchar.worker.run_state import RunState
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import RunState, Schedule
 
 
 def test_a_new_run_has_done_nothing() -> None:

@@ -17,8 +17,9 @@ from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.models.auto_preset import Candidate
 from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.instruction_sets import available_levels
-from nextchar.models.text import mask_values
-from nextchar.store import worker_child
+from nextchar.models.text import line_file, mask_values
+from nextchar.models.text.line_file import Lines
+from nextchar.store import queue as worker_child
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -27,7 +28,7 @@ from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
 from nextchar.worker import tasks
-from nextchar.worker.event_files import FILE_NAME
+from nextchar.worker.job_events import FILE_NAME
 from nextchar.worker.settings import WorkerSettings
 from tests.waiting import eventually
 from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP, WarmWorker
@@ -444,7 +445,7 @@ def test_records_are_shuffled_by_the_seed_alone_and_their_model_says_so(world: W
     eventually(lambda: not Path(f"/proc/{child}/exe").exists(), what="the child is dead")
     world.forget_lease(broken)
     jobs = [broken, world.send(budget, name="whole", kind="records", **options)]
-    jobs.append(world.send(budget, name="sorted", **options))
+    jobs.append(world.send(Budget(steps=20), name="sorted", **options))
     assert [world.finished(job).status for job in jobs] == [JobStatus.SUCCEEDED] * 3
     assert world.jobs.get(broken.id).attempt == 2
     interrupted, whole, in_order = (world.models.get(name).card for name in ("broken", "whole", "sorted"))
@@ -456,6 +457,9 @@ def test_records_are_shuffled_by_the_seed_alone_and_their_model_says_so(world: W
     ]
     assert any("shuffled with the job's seed" in text for text in messages[0])
     assert not any("shuffled" in text for text in messages[2])
+    lines = Lines.load(world.models.get("whole").file(line_file.FILE))
+    assert {lines.text(i) for i in range(len(lines))} == set(words.split())  # those held out, too
+    assert line_file.FILE not in in_order.files
     assert whole.report["held_out_lines"]["repeated_share"] == 0
     assert whole.report["held_out_lines"]["compared"] == pytest.approx(63, abs=1)
     assert "held_out_lines" not in in_order.report

@@ -18,7 +18,7 @@ from nextchar.worker import training as training_module
 from nextchar.worker.checkpoints import Checkpoint, Checkpoints
 from nextchar.worker.divergence import Diverged
 from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.export import graph_of
+from nextchar.worker.evaluator import graph_of
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.kernel_step import KernelStep
 from nextchar.worker.precision import PrecisionChoice

@@ -14,7 +14,7 @@ from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.export import graph_of, saved_files
+from nextchar.worker.evaluator import graph_of, saved_files
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result

@@ -21,7 +21,7 @@ from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.runtime.session import Network
 from nextchar.worker.distributed import DistributedStep, LossScale
-from nextchar.worker.export import graph_of
+from nextchar.worker.evaluator import graph_of
 from nextchar.worker.kernel_step import KernelStep
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.replicas import ReplicatedStep
@@ -218,30 +218,27 @@ def everyday() -> dict[str, Any]:
     for runs, made in (
         ("cpu cpu_then_devices cpu_then_mixed", whole_and_resumed(on_cpu, distributed, mixed)),
         ("eager devices_then_cpu", whole_and_resumed(distributed, on_cpu)),
-        ("mixed mixed_resumed", whole_and_resumed(mixed, mixed)),
     ):
         results |= zip(runs.split(), made, strict=True)
-    return results | {
-        "cpu_one_core": whole(partial(on_cpu, cores=1)),
-        "one_device": whole(partial(distributed, devices=DEVICES[:1])),
-        "overflown": overflown(),
-        "loss_scale": loss_scales(),
-    }
+    return results | {"overflown": overflown(), "loss_scale": loss_scales()}
 
 
 def long() -> dict[str, Any]:
     """Train two runs that are compiled, which costs seconds each, and the rarer networks and optimizers."""
-    dropped = partial(distributed, dropout=0.2)
+    dropped, mixed = partial(distributed, dropout=0.2), partial(distributed, mixed=True)
     results = {"cpu": whole(on_cpu), "compiled": whole(distributed), "fitted": fitted()}
     tf.config.run_functions_eagerly(run_eagerly=True)
     coupled, coupled_on_cpu = partial(distributed, coupled=True), partial(on_cpu, coupled=True)
     for runs, made in (
         ("dropped dropped_resumed", whole_and_resumed(dropped, dropped)),
+        ("mixed mixed_resumed", whole_and_resumed(mixed, mixed)),
         ("cpu_coupled cpu_then_devices_coupled", whole_and_resumed(coupled_on_cpu, coupled)),
     ):
         results |= zip(runs.split(), made, strict=True)
     return results | {
         "coupled": whole(coupled),
+        "cpu_one_core": whole(partial(on_cpu, cores=1)),
+        "one_device": whole(partial(distributed, devices=DEVICES[:1])),
         **preconditioned(),
         **begun_anew(),
         "architectures": every_architecture(),

@@ -24,6 +24,7 @@ const ROUTES = [
   ["/models/:model", ({ model }) => model, lazyView(async () => (await import("./views/model.js")).modelView)],
   ["/compare", "Compare models", lazyView(async () => (await import("./views/compare.js")).compareView)],
   ["/playground", "Playground", lazyView(async () => (await import("./views/playground.js")).playgroundView)],
+  ["/suggestions", "Suggestions", lazyView(async () => (await import("./views/suggestions.js")).suggestionsView)],
   ["/anomalies", "Anomalies", lazyView(async () => (await import("./views/anomalies.js")).anomaliesView)],
   ["/alerts", "Alerts", lazyView(async () => (await import("./views/alerts.js")).alertsView)],
   ["/live", "Live lines", lazyView(async () => (await import("./views/live.js")).liveView)],

@@ -5,6 +5,8 @@ itself. The API keys whose lines wait have turns by the time that their lines ta
 a key; a batch takes about TURN_S. So lines that take long delay those of others by one turn. Flagged lines
 are recorded as alerts by the script that acknowledges their entries. What a process has taken and not
 finished is taken over by another once the first has had it for too long.
+
+Turns by the time that each takes: who has used the least of it is next.
 """
 
 import logging
@@ -13,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -24,23 +26,44 @@ from redis.exceptions import RedisError
 from nextchar.app.http.threads import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
-from nextchar.app.logs.ingest.kept_lines import RecentLine
-from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.kept_lines import RecentLine, lines_key
 from nextchar.app.logs.ingest.recalibration import Recalibration
 from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
-from nextchar.app.logs.ingest.time_shares import TimeShares
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
-from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
+from nextchar.models.anomaly.line_scores import AlertReference, LineScore, ScoreOptions
 from nextchar.models.anomaly.rolling import StoredCalibration
-from nextchar.models.anomaly.score_sample import AlertReference
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.text.lines import LineParser
 from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations
+
+
+class TimeShares:
+    """The time that those who wait for turns have used while they waited.
+
+    One that begins to wait is taken to have used as much as the one that has used the least, and comes before
+    it. So none earns a claim by being idle, and none that sends little waits for more than one turn of each
+    other.
+    """
+
+    def __init__(self) -> None:
+        self._used_s: dict[str, float] = {}
+
+    def next(self, waiting: Collection[str]) -> str:
+        """Return whose turn it is of those that wait now."""
+        before = {name: self._used_s[name] for name in waiting if name in self._used_s}
+        least_s = min(before.values(), default=0.0)
+        self._used_s = {name: before.get(name, least_s) for name in waiting}
+        return min(self._used_s, key=lambda name: (self._used_s[name], name in before))
+
+    def add(self, name: str, used_s: float) -> None:
+        """Add the time of a turn."""
+        self._used_s[name] += used_s
+
 
 log = logging.getLogger("nextchar.api")
 

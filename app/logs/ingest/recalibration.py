@@ -31,9 +31,14 @@ from nextchar.app.logs.alerts.decisions import Suppression, suppressed_until
 from nextchar.app.logs.ingest.records import IngestSettings, Recalibrate
 from nextchar.models.anomaly.alerts import AlertLabel
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
-from nextchar.models.anomaly.line_scores import LineScore
+from nextchar.models.anomaly.line_scores import (
+    AlertReference,
+    LineScore,
+    ObservedScore,
+    censored,
+    initial_sample,
+)
 from nextchar.models.anomaly.rolling import StoredCalibration, Verdict, rebuild
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.saved_model import SavedModel
 from nextchar.store import lease

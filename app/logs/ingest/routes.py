@@ -18,7 +18,6 @@ from redis.exceptions import RedisError
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.bodies import DocumentRoute, gunzip_of
-from nextchar.app.http.dependencies import client_of
 from nextchar.app.http.errors import (
     Forbidden,
     UnsupportedMedia,
@@ -29,7 +28,7 @@ from nextchar.app.http.errors import (
 from nextchar.app.http.event_streams import Events, EventStream, Numbered, ServerEvent, stream_responses
 from nextchar.app.http.rules import Body, needs
 from nextchar.app.http.schemas import MAX_EVENT_NUMBER, LastEventId, Page
-from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.http.services import Services, ServicesDep, client_of
 from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.logs.ingest import lines as ingest_lines

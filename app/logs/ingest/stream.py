@@ -1,6 +1,6 @@
 """Lines that agents have sent and that wait to be scored: a Redis stream per model, read by a consumer group.
 
-Its keys are listed in `nextchar.app.logs.ingest.keys`. A request's lines are added by one script, so that all
+`nextchar.app.logs.ingest.kept_lines` lists its keys. A request's lines are added by one script, so that all
 or none are accepted, and `accept` returns when they are in the append-only file on disk. An entry is deleted
 by the script that records its result (`nextchar.app.logs.alerts.recording`, or `acknowledge` for lines that
 are not flagged); until then it is delivered again if its consumer dies. So each line is recorded once.
@@ -14,8 +14,15 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from nextchar.app.logs.ingest.kept_lines import FlaggedLines, RecentLines
-from nextchar.app.logs.ingest.keys import COUNT, FLAGGED_BYTES, PREFIX, key, lines_key
+from nextchar.app.logs.ingest.kept_lines import (
+    COUNT,
+    FLAGGED_BYTES,
+    PREFIX,
+    FlaggedLines,
+    RecentLines,
+    key,
+    lines_key,
+)
 from nextchar.app.logs.ingest.records import (
     COUNTERS,
     Accepted,

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from redis import Redis
-from redis.exceptions import RedisError
-
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EventType
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
 from nextchar.models.errors import NotFound
@@ -24,9 +21,6 @@ from nextchar.store.ids import is_id, new_id
 from nextchar.store.records import ImmutableRecord, read_record
 
 TargetKind = Literal["webhook", "alertmanager"]
-
-_LIST_S = 60.0  # a change that could not be counted is visible after this long
-_CHANGES_KEY = "nextchar:targets:changes"
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with
 
@@ -72,12 +66,8 @@ class NotificationTarget(ImmutableRecord):
 class NotificationTargets:
     """The targets in one storage, and those of the settings, which cannot be deleted."""
 
-    def __init__(
-        self, blobs: Blobs, configured: Sequence[NotificationTarget] = (), *, redis: Redis | None = None
-    ) -> None:
-        """With `redis`, which counts the changes, targets are listed once per minute if there are none."""
-        self._blobs, self._configured, self._redis = blobs, configured, redis
-        self._listed: tuple[object, float, list[NotificationTarget]] = (None, 0.0, [])
+    def __init__(self, blobs: Blobs, configured: Sequence[NotificationTarget] = ()) -> None:
+        self._blobs, self._configured = blobs, configured
 
     def create(self, kind: TargetKind, url: str, **wanted: Any) -> NotificationTarget:
         """Add a target, with further fields: what it wants. A webhook gets a secret. Raises as Blobs does."""
@@ -85,21 +75,15 @@ class NotificationTargets:
         target = NotificationTarget(kind=kind, url=url, created_at=time.time(), **own, **wanted)
         created = self._blobs.create(_path(target.id), target.model_dump_json().encode())
         assert created, "ids of targets are unique"
-        self._count_change()
         return target
 
     def all(self) -> list[NotificationTarget]:
         """Return all targets, newest first; those of the settings last."""
-        changes, now = self._changes(), time.monotonic()
-        if changes is not None and changes == self._listed[0] and now - self._listed[1] < _LIST_S:
-            return list(self._listed[2])
         found = []
         for path in reversed(self._blobs.paths("notification_targets")):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 found.append(read_record(self._blobs, path, NotificationTarget))
-        targets = [*filter(None, found), *self._configured]
-        self._listed = changes, now, targets
-        return list(targets)
+        return [*filter(None, found), *self._configured]
 
     def get(self, target_id: str) -> NotificationTarget:
         """Return a target. Raises NotFound."""
@@ -114,19 +98,6 @@ class NotificationTargets:
             message = f"there is no notification target {target_id!r} that can be deleted{hint}"
             raise NotFound(message, code="target_not_found")
         self._blobs.delete(_path(target_id))
-        self._count_change()
-
-    def _changes(self) -> object:
-        """Return a value that is another one after each change; None: it is not known."""
-        with contextlib.suppress(RedisError):
-            return self._redis and (self._redis.get(_CHANGES_KEY) or "0")
-        return None
-
-    def _count_change(self) -> None:
-        self._listed = (None, 0.0, [])
-        with contextlib.suppress(RedisError):
-            if self._redis:
-                self._redis.incr(_CHANGES_KEY)
 
 
 def configured_target(kind: TargetKind, url: str, **fields: Any) -> NotificationTarget:

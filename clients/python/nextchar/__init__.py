@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nextchar.async_client import AsyncClient as AsyncClient
+    from nextchar.client import AsyncClient as AsyncClient
     from nextchar.client import Client as Client
     from nextchar.client import TrainingJob as TrainingJob
     from nextchar.errors import ClientError as ClientError
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from nextchar.training import AsyncTrainingJob as AsyncTrainingJob
 
 _EXPORTS = {
-    "nextchar.async_client": "AsyncClient",
-    "nextchar.client": "Client TrainingJob",
+    "nextchar.client": "AsyncClient Client TrainingJob",
     "nextchar.errors": "ClientError Conflict Forbidden InvalidRequest NextcharError NotFound RateLimited"
     " ServerError ServerUnreachable Timeout TrainingFailed Unauthorized Unavailable",
     "nextchar.local": "Heatmap Model load",

@@ -1,23 +1,34 @@
-"""The blocking client of nextchar's HTTP API: the methods of `AsyncClient`, none of which suspends here."""
+"""The blocking client of nextchar's HTTP API: the methods of `AsyncClient`, none of which suspends here.
+
+The client of nextchar's HTTP API for asyncio, with the methods of `Client`.
+"""
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Iterator
 from itertools import count
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
+from nextchar.calls.acceptance import AcceptanceCalls
 from nextchar.calls.alerts import AlertCalls
-from nextchar.calls.completions import CompletionCalls
+from nextchar.calls.inference import CompletionCalls
 from nextchar.calls.models import ModelCalls
-from nextchar.connection import omit_none
+from nextchar.connection import (
+    AsyncioTransport,
+    BlockingTransport,
+    http_options,
+    iterate,
+    omit_none,
+    run,
+    setup_errors,
+)
 from nextchar.ingest import IngestCalls
-from nextchar.lines import Lines, check_lines, line_of
+from nextchar.lines import AsyncLines, Lines, ThreadedLines, check_lines, line_of
 from nextchar.options import AuditOptions, LineOptions
 from nextchar.scored_lines import LineScoring
 from nextchar.training import AsyncTrainingJob, TrainingCalls
-from nextchar.transport import BlockingTransport, http_options, iterate, run, setup_errors
 from nextchar.types import AuditEntry, Event, Job, ScoredLine
 
 P = ParamSpec("P")
@@ -26,7 +37,9 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(TrainingCalls, ModelCalls, CompletionCalls, LineScoring, IngestCalls, AlertCalls):
+class ServiceCalls(
+    TrainingCalls, ModelCalls, CompletionCalls, AcceptanceCalls, LineScoring, IngestCalls, AlertCalls
+):
     """All calls that both clients have."""
 
     def audit(self, **options: Unpack[AuditOptions]) -> AsyncGenerator[AuditEntry, None]:
@@ -82,7 +95,7 @@ class Client:
 
     A request is sent again, up to `max_retries` times, when the server is away or busy (429, 502, 503, 504;
     `Retry-After` is honored), if that is safe: a GET, a DELETE of one thing, a call that sets a value, or new
-    jobs and ingested lines, which have an idempotency key. No other POST is.
+    jobs, events and ingested lines, which have ids or an idempotency key. No other POST is.
 
     Methods that return a generator are streams: leaving a loop early and closing the generator closes the
     connection, and the server stops its work.
@@ -161,10 +174,16 @@ class Client:
     complete = _call(ServiceCalls.complete)
     stream = _stream(ServiceCalls.stream)
     next = _call(ServiceCalls.next)
+    suggest = _call(ServiceCalls.suggest)
     score = _call(ServiceCalls.score)
     score_stream = _stream(ServiceCalls.score_stream)
     score_source = _stream(ServiceCalls.score_source)
     forget_stream = _call(ServiceCalls.forget_stream)
+
+    add_events = _call(ServiceCalls.add_events)
+    acceptance = _call(ServiceCalls.acceptance)
+    kept_texts = _stream(ServiceCalls.kept_texts)
+    delete_kept_texts = _call(ServiceCalls.delete_kept_texts)
 
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)
@@ -252,3 +271,56 @@ class TrainingJob:
     cancel = _call(AsyncTrainingJob.cancel)
     pause = _call(AsyncTrainingJob.pause)
     resume = _call(AsyncTrainingJob.resume)
+
+
+_PIECE_BYTES = 1 << 16
+
+
+class AsyncClient(ServiceCalls):
+    """A connection to one server, for asyncio. Use it with `async with`, or `await aclose()`.
+
+    It has the arguments and methods of `Client`: what returns a value there is awaited here, and what is
+    iterated there is iterated with `async for`. To leave such a loop early, use `contextlib.aclosing`, which
+    closes the connection at once.
+
+    >>> async with AsyncClient() as client:  # doctest: +SKIP
+    ...     async with aclosing(client.stream("nietzsche", "morality equals ")) as events:
+    ...         async for event in events:
+    ...             print(event["data"].get("text", ""), end="")
+    """
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        api_key: str | None = None,
+        max_retries: int = 2,
+        patience_s: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        server = server.rstrip("/")
+        with setup_errors(server):
+            self._http = httpx.AsyncClient(**http_options(server, api_key), transport=transport)
+        super().__init__(AsyncioTransport(self._http), server, max_retries, patience_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    def score_lines(
+        self,
+        model: str,
+        lines: AsyncIterable[str | bytes] | Iterable[str | bytes],
+        **options: Unpack[LineOptions],
+    ) -> AsyncGenerator[ScoredLine, None]:
+        """As `Client.score_lines`; an asynchronous iterable is read by a task, any other one by a thread."""
+        check_lines(lines)
+        if isinstance(lines, AsyncIterable):
+            return self._score_numbered(model, AsyncLines(lines), options)
+        return self._score_numbered(model, ThreadedLines(map(line_of, count(1), lines)), options)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
+    Completion,
     CompletionCollector,
     CompletionRequest,
     Distribution,
@@ -46,12 +47,15 @@ from nextchar.models.runtime.requests import (
     Expert,
     FinishReason,
 )
+from nextchar.models.runtime.suggestions import Complete, Suggestion, SuggestionRequest, Walk, Weigh
 from nextchar.models.saved_model import SavedModel, parse_card
 from nextchar.models.text.vocabulary import normalize
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.settings import StoreSettings
+
+T = TypeVar("T")
 
 MODEL_FILE_NAME = "model.json"
 """The file that makes a folder a model."""
@@ -133,27 +137,42 @@ class Model:
         Raises:
             InvalidInput: an option is out of range.
         """
-        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         vocabulary = self._saved.vocabulary
         stop = tuple(map(vocabulary.to_characters, request.stop))
-        collectors = [CompletionCollector(request.n) for _ in prompts]
-        tickets: list[Ticket] = []
-        try:
-            for i, prompt in enumerate(prompts):
-                one = replace(request, prompt=self.loaded.masks.mask_lines(prompt), stop=stop, stream=False)
-                tickets.append(self._engine.complete(one, partial(_put, events, i)))
-            left = len(prompts)
-            while left:
-                i, event = events.get()
-                left -= collectors[i].add(event) is not None
-        except BaseException:
-            for ticket in tickets:
-                ticket.cancel()
-            raise
-        return [
-            [(vocabulary.to_text(one.text), one.reason) for one in collector.completions()]
-            for collector in collectors
+        requests = [
+            replace(request, prompt=self.loaded.masks.mask_lines(prompt), stop=stop, stream=False)
+            for prompt in prompts
         ]
+        return [
+            [(vocabulary.to_text(one.text), one.reason) for one in completions]
+            for completions in self._completions(requests)
+        ]
+
+    def suggest(self, prefix: str, **options: Any) -> list[Suggestion]:
+        """Return different completions of a field, best first; of a model of records, lines of its corpus.
+
+        Args:
+            prefix: what has been typed into the field.
+            options: other fields of `nextchar.models.runtime.suggestions.SuggestionRequest`, as limit,
+                constrain ("lines", "prefer" or "none"), typos, context, exclude and exclude_patterns.
+
+        Raises:
+            InvalidInput: an option is wrong, or the model has no lines.
+        """
+        try:
+            steps = self.loaded.suggester.suggest(SuggestionRequest(prefix=prefix, **options))
+        except TypeError as error:
+            raise InvalidInput(str(error).replace("SuggestionRequest.__init__()", "suggest")) from None
+        answer: Any = None
+        while True:
+            try:
+                need = steps.send(answer)
+            except StopIteration as end:
+                return cast(list[Suggestion], end.value)
+            if isinstance(need, Complete):
+                (answer,) = self._completions([need.request])
+            else:
+                answer = self._weigh(need) if isinstance(need, Weigh) else self._likely_lines(need)
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
@@ -162,9 +181,7 @@ class Model:
         """
         results: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
         self._engine.predict(self._prompt_of(prompt), results.put, top=top, expert=expert)
-        distribution = results.get()
-        if isinstance(distribution, Exception):
-            raise distribution
+        distribution = _result(results)
         label = self._saved.vocabulary.label
         return [(label(character), probability) for character, probability in distribution.candidates]
 
@@ -261,6 +278,35 @@ class Model:
         network = f"{card.network.architecture}, {card.parameters:,} parameters"
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
 
+    def _completions(self, requests: Sequence[CompletionRequest]) -> list[list[Completion]]:
+        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+        collectors = [CompletionCollector(request.n) for request in requests]
+        tickets: list[Ticket] = []
+        try:
+            for i, request in enumerate(requests):
+                tickets.append(self._engine.complete(request, partial(_put, events, i)))
+            left = len(requests)
+            while left:
+                i, event = events.get()
+                left -= collectors[i].add(event) is not None
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+        return [collector.completions() for collector in collectors]
+
+    def _weigh(self, need: Weigh) -> list[float]:
+        results: queue.SimpleQueue[list[float] | Exception] = queue.SimpleQueue()
+        self._engine.weigh(need.prompt, need.continuations, results.put)
+        return _result(results)
+
+    def _likely_lines(self, need: Walk) -> list[int]:
+        results: queue.SimpleQueue[list[int] | Exception] = queue.SimpleQueue()
+        self._engine.likely_lines(
+            need.index, need.prefix, results.put, context=need.context, wanted=need.wanted
+        )
+        return _result(results)
+
     def _prompt_of(self, text: str) -> str:
         return self.loaded.masks.mask_lines(self._characters_of(text))
 
@@ -302,6 +348,14 @@ class ModelFiles:
     def saved(self) -> SavedModel:
         """Return the saved model."""
         return SavedModel(parse_card(self.card, where=MODEL_FILE_NAME), self.files.__getitem__)
+
+
+def _result(results: "queue.SimpleQueue[T | Exception]") -> T:
+    """Wait for the result of a request to the engine, or raise its error."""
+    result = results.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _put(events: queue.SimpleQueue[tuple[int, Event]], i: int, event: Event) -> None:

@@ -32,8 +32,7 @@ from nextchar.models.machine import available_cores
 from nextchar.models.saved_model import Card, SavedModel
 from nextchar.models.validation_errors import first_problem
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, Jobs
 from nextchar.store.models import Models

@@ -9,6 +9,7 @@ from nextchar.types import (
     AlertState,
     Alphabet,
     Architecture,
+    Column,
     EventType,
     MixTargets,
     PresetOption,
@@ -18,6 +19,7 @@ from nextchar.types import (
     TextKind,
 )
 
+Constrain = Literal["lines", "prefer", "none"]
 Expert = Literal["mixture", "lstm"]
 Precision = Literal["auto", "float32", "int8"]
 Repeats = Literal["count", "flag"]
@@ -53,6 +55,10 @@ class CompletionOptions(TypedDict, total=False):
     logprobs: int | None
     """Report the natural log-probability of each character, with this many of the likeliest alternatives; at
     temperature 1 and without filters."""
+    suffix: str | None
+    """The text after the cursor. Several completions are generated; returned are those that are likeliest
+    together with its first characters; they end before what it repeats. With `stream` the text comes at
+    once."""
     echo: bool | None
     """Begin each completion's text with the prompt, and its `logprobs` with those of the prompt, read from
     the start of a line. `bits` and `usage` count generated characters only. Default: False."""
@@ -78,6 +84,9 @@ class CompletionOptions(TypedDict, total=False):
     timeout_ms: int | None
     """After this long, return what has been generated, with the `finish_reason` `timeout`. Milliseconds from
     the request's arrival."""
+    client_id: str | None
+    """Tells people or devices apart: its hash decides between two versions that share the clients of an
+    alias. It is not stored."""
 
 
 class NextOptions(TypedDict, total=False):
@@ -90,6 +99,31 @@ class NextOptions(TypedDict, total=False):
     expert: Expert | None
     """`mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the
     network alone. Older models have only the network, which then serves both. Default: 'mixture'."""
+
+
+class SuggestOptions(TypedDict, total=False):
+    """The options of `suggest`."""
+
+    limit: int | None
+    """The most suggestions. Default: 10."""
+    constrain: Constrain | None
+    """`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts
+    that the model generates. `none`: what the model generates, to the end of the line, or for other models
+    than those of records of the word. Default: `lines` for models of records, else `none`."""
+    typos: int | None
+    """Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out,
+    one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that
+    need fewer come first."""
+    context: str | None
+    """What the model reads before the prefix, such as an earlier field or the previous query, where the lines
+    of its corpus are `context`, a tab and the field."""
+    exclude: Sequence[str] | None
+    """Texts that are not suggested, whatever their case and accents."""
+    exclude_patterns: Sequence[str] | None
+    """RE2 expressions; texts in which one matches are not suggested."""
+    client_id: str | None
+    """An id of the person or the installation that suggestions are for. It decides which version responds
+    where two versions share the traffic; it is not stored."""
 
 
 class BudgetOptions(TypedDict, total=False):
@@ -157,6 +191,23 @@ class MixOptions(TypedDict, total=False):
     """Fraction of the rows that hold the second text. Default: 0.25."""
 
 
+class SuggestedLineOptions(TypedDict, total=False):
+    """The options of which lines are suggested."""
+
+    columns: Sequence[Column] | None
+    """What is in a line, separated by tabs: `text`, then how often it occurs (`count`) or where it comes from
+    (`source`), or both. Only the text is trained on. Default: `text` and `count` if all of the first lines
+    end with a tab and a whole number, else `text`."""
+    minimum_count: int | None
+    """Lines that occur fewer times are never suggested. Default: 1."""
+    minimum_sources: int | None
+    """Lines from fewer sources are never suggested. Needs a column `source`. Default: 1."""
+    exclude: Sequence[str] | None
+    """Texts that are never suggested, whatever their case and accents."""
+    exclude_patterns: Sequence[str] | None
+    """RE2 expressions; texts in which one matches are never suggested."""
+
+
 class TrainingOptions(BudgetOptions, total=False):
     """The options of `train`."""
 
@@ -207,6 +258,8 @@ class TrainingOptions(BudgetOptions, total=False):
     mix: MixOptions | Mapping[str, Any] | None
     """A second text in a fraction of each batch's rows, with its own characters or a teacher's predictions as
     targets."""
+    suggestions: SuggestedLineOptions | Mapping[str, Any] | None
+    """Which lines of `records` are suggested; default: all."""
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -327,6 +380,9 @@ class AliasOptions(TypedDict, total=False):
     """Maximum increase in bits per character over the alias's current version."""
     calibration: bool | None
     """Whether it must have a calibration. Default: False."""
+    acceptance_over_shown: int | None
+    """Its acceptance rate must not be below that of the alias's current version, on the days on which
+    suggestions of both were shown, and these at least this many times each."""
 
 
 class AuditOptions(TypedDict, total=False):

@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 from json import loads
 from typing import Any, cast
 
-from nextchar.calls.scores import ScoreCalls
+from nextchar.calls.inference import ScoreCalls
 from nextchar.connection import Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
 from nextchar.lines import Line, LineSource, split_lines

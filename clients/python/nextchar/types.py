@@ -21,6 +21,7 @@ Architecture = Literal[
     "scan_rnn",
     "numpy_rnn",
 ]
+Column = Literal["text", "count", "source"]
 EventType = Literal[
     "alert.firing",
     "alert.resolved",
@@ -144,6 +145,16 @@ class Mix(TypedDict):
     fraction: NotRequired[float]  # Fraction of the rows that hold the second text
 
 
+class SuggestionConfig(TypedDict, total=False):
+    """Which lines of records are suggested."""
+
+    columns: list[Column] | None
+    minimum_count: int  # Lines that occur fewer times are never suggested
+    minimum_sources: int  # Lines from fewer sources are never suggested
+    exclude: list[str]  # Texts that are never suggested, whatever their case and accents
+    exclude_patterns: list[str]  # RE2 expressions; texts in which one matches are never suggested
+
+
 class Progress(TypedDict, total=False):
     """Progress of training. A worker may report further fields; values that are not known yet are null."""
 
@@ -193,6 +204,7 @@ class Job(TypedDict):
     masked_by_default: NotRequired[str | None]
     mixture: NotRequired[bool]  # Whether the model predicts with a mixture; false: with the network alone
     mix: NotRequired[Mix | None]  # The second text that shares each batch, and its teacher
+    suggestions: NotRequired[SuggestionConfig | None]  # Which lines of records are suggested
     attempt: int  # How many times a worker has started it
     queue_position: int | None  # 1 for the next job; null if it is not waiting or Redis is down
     asked: Literal["cancel", "cancel_keep_best", "pause"] | None
@@ -266,6 +278,13 @@ class AliasCheck(TypedDict):
     note: str | None  # What to know about the figure
 
 
+class AliasShare(TypedDict):
+    """Another version of the model, which gets a fraction of the alias's clients."""
+
+    version: int
+    fraction: float
+
+
 class Alias(TypedDict):
     """One move of an alias: the newest is where it points to now."""
 
@@ -278,6 +297,7 @@ class Alias(TypedDict):
     moved_at: float
     moved_by: str | None  # The name of the API key that moved it
     checks: list[AliasCheck]  # What was required of the version, and met
+    share: NotRequired[AliasShare | None]  # The version that some clients get instead
 
 
 class AliasWithHistory(Alias):
@@ -342,6 +362,34 @@ class Distribution(TypedDict):
     entropy_bits: float
     candidates: list[Candidate]
     unknown_characters: list[str]
+
+
+class Replaced(TypedDict):
+    """A range of the prefix, from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+class Suggestion(TypedDict):
+    """A suggestion."""
+
+    id: str  # Its name in events of acceptance
+    text: str  # The whole field as it is once the suggestion is accepted
+    probability: float  # Estimated, among all that may follow the prefix
+    count: int  # How often the text is a line of the corpus
+    exists: bool  # Whether the text is a line of the corpus
+    replaced: NotRequired[Replaced | None]
+
+
+class Suggestions(TypedDict):
+    """Suggestions, best first; an empty list if nothing fits."""
+
+    object: NotRequired[Literal["suggestions"]]
+    id: str
+    model: str  # The `name@version` that was used
+    prefix: str
+    suggestions: list[Suggestion]
 
 
 class AnomalousSpan(TypedDict):
@@ -617,6 +665,110 @@ class Delivery(TypedDict):
     attempts: int  # Failed ones so far
     next_at: float | None  # Earliest time of the next attempt
     last_error: str | None
+
+
+class Events(TypedDict):
+    """What was counted; the events are stored when the response is sent."""
+
+    object: NotRequired[Literal["events"]]
+    accepted: int  # Events that are stored
+    duplicates: int  # Events whose id was received before, which changed nothing
+    rejected: int  # Events of models that do not exist any more
+
+
+class Latency(TypedDict):
+    """Quantiles of the latency that clients measured, in milliseconds, from a fixed histogram."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Figures(TypedDict):
+    """What became of some suggestions; each counts on the day on which it was first shown."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
+    latency_ms: Latency | None  # Null if no client has measured it
+
+
+class VersionFigures(TypedDict):
+    """The suggestions of one version."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
+    latency_ms: Latency | None  # Null if no client has measured it
+    model: str  # `name@version`
+
+
+class ClientFigures(TypedDict):
+    """The suggestions that one program showed."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
+    latency_ms: Latency | None  # Null if no client has measured it
+    client: str | None  # Null: its events did not name it
+
+
+class DayFigures(TypedDict):
+    """The suggestions of one version that were first shown on one day."""
+
+    shown: int  # Suggestions that were shown, each once
+    accepted: int  # Of these, those that were accepted as a whole or in part
+    typed: int  # Those instead of which something else was typed
+    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
+    kept: int  # Those that were accepted and still there a minute later
+    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
+    kept_rate: float | None  # `kept / accepted`; null if none was accepted
+    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_typed: int  # Characters typed before suggestions that were accepted
+    latency_ms: Latency | None  # Null if no client has measured it
+    day: str  # As 2026-11-30, in UTC
+    model: str  # `name@version`
+
+
+class Acceptance(TypedDict):
+    """How many suggestions of a model were accepted: in all, and by version, client and day."""
+
+    object: NotRequired[Literal["acceptance"]]
+    model: str  # The model's name; `name@version` if only one version was asked for
+    days: int  # How many days are added up, with today, in UTC
+    total: Figures
+    versions: list[VersionFigures]  # The oldest version first
+    clients: list[ClientFigures]  # By name
+    by_day: list[DayFigures]  # One for each day and version of which any was shown
+
+
+class KeptText(TypedDict):
+    """A text that somebody accepted or typed, and that is kept to learn from."""
+
+    id: str
+    text: str
+    type: Literal["accepted", "typed"]
+    source: str  # The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one
+    model: str  # `name@version` that suggested something then
+    kept_at: float  # Unix seconds
 
 
 class RejectedLine(TypedDict):

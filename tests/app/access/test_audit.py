@@ -16,7 +16,7 @@ from nextchar.app.access.audit import is_change
 from nextchar.app.http.rules import Rules
 from nextchar.app.http.threads import Cancelled, Check
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.errors import StorageFull
 from nextchar.store.calibrations import Calibrations
@@ -189,7 +189,7 @@ def test_change_is_on_record_though_the_client_leaves_while_it_is_made(
         return save(*arguments, **options)
 
     save = Calibrations.save
-    monkeypatch.setattr("nextchar.app.scoring.calibration_routes.calibrate_model", note_check)
+    monkeypatch.setattr("nextchar.app.scoring.routes.calibrate_model", note_check)
     monkeypatch.setattr(Calibrations, "save", save_after_the_client_left)
     body = json.dumps({"lines": ["a line"] * 20}).encode()
     header = b"POST /v1/models/fake/calibrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"

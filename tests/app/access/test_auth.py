@@ -14,7 +14,7 @@ from nextchar.app.access.auth import Auth, RateLimits
 from nextchar.app.access.keys import KeyFile, new_key, read_keys
 from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
 

@@ -11,7 +11,7 @@ from redis import Redis
 from nextchar.app.access import auth
 from nextchar.app.access.auth import TTL_S, ConcurrencyLimits
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.errors import Busy
 from tests.app.fakes import ENDLESS, publish
 from tests.app.service import NO_TLS, Service, error_of, serving, until

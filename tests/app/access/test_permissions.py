@@ -17,7 +17,7 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.http.errors import Forbidden
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
@@ -163,6 +163,7 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
     known: dict[str, list[dict[str, Any]]] = {
         "complete": [{"prompt": "a"}],
         "next_character": [{"prompt": "a"}],
+        "suggest_completions": [{"prefix": "a"}],
         "score": [{"text": "a"}, {"lines": ["a"], "stream_id": "s"}],
         "make_calibration": [{"corpus": corpus}, {"lines": ["a"] * 20}],
         "evaluate_model": [lines, lines | {"split": "random"}],
@@ -193,6 +194,10 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             mine | {"corpus": "fox-log", "mix": {"corpus": corpus, "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "owl-log", "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "fox-log", "fraction": 0.5, "teacher": "owl@1"}},
+        ],
+        "add_events": [
+            {"events": [{"id": "1", "type": "shown", "suggestion_id": "sug_1.0", "model": model}]}
+            for model in ("owl", "owl@1")
         ],
         "create_batch": [
             {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}

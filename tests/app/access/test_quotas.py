@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import publish
 from tests.app.openai.test_batch_routes import worker_of

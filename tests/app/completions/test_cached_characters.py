@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import serving_real
 from tests.models.runtime.networks import saved_model
 

@@ -18,9 +18,9 @@ import pytest
 
 from nextchar.app.completions.completion import MAX_UNREAD_EVENTS, RunningCompletion
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.scorer import Scorer
-from nextchar.models.loaded_model import masks_of
+from nextchar.models.loaded_model import masks_of, suggester_of
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest, Event
 from nextchar.models.text.vocabulary import normalize
@@ -300,7 +300,7 @@ def test_stream_whose_client_reads_nothing_is_not_generated_to_its_end(http: htt
 def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
     engine = Engine(saved_model())
     masks = masks_of(engine.saved)
-    loaded = Loaded(engine.saved, engine, masks, Scorer(engine, masks))
+    loaded = Loaded(engine.saved, engine, masks, Scorer(engine, masks), suggester_of(engine.saved, masks))
     request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
 
     def generated() -> float:

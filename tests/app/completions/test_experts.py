@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from nextchar.app.rooms import ApiSettings
 from nextchar.app.scoring.streams import Streams
-from nextchar.app.settings import ApiSettings
 from nextchar.models.kernels.mixture_arguments import STATE_COLUMNS
 from tests.app.scoring.locked_streams import locked
 from tests.app.service import error_of, read_stream, serving_real

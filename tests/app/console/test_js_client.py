@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import Service, served
 
 FOLDER = Path(__file__).parents[3] / "clients" / "js"

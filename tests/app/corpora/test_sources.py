@@ -6,7 +6,7 @@ import pytest
 
 from nextchar.app.corpora.transfer import find_sources
 from nextchar.app.http.errors import Forbidden
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.store.open_blobs import open_blobs
 from tests.app.service import error_of, serving

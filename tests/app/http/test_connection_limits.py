@@ -7,7 +7,8 @@ import logging
 import resource
 import socket
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,12 +19,10 @@ from uvicorn.server import ServerState
 
 from nextchar.app.http import connections as module
 from nextchar.app.http.connections import (
-    MIN_READ_BYTES,
-    UNREAD_S,
     BoundedHttpProtocol,
     Connections,
-    InvalidRequestFilter,
     NoteResponses,
+    OncePerMinute,
     default_max_connections,
     raise_open_files_limit,
 )
@@ -32,21 +31,15 @@ from nextchar.app.http.connections import (
 class Connection:
     """A connection in a state that a test sets; `log` has what happened to it."""
 
-    def __init__(self) -> None:
-        self.needs_header, self.is_being_served = True, False
+    def __init__(self, *, needs_header: bool = True, is_served: bool = False, unread: int = 0) -> None:
+        self.needs_header, self.is_being_served = needs_header, is_served
+        self.since_s = Clock.now_s
         self.log: list[object] = []
-        self.unread_bytes = self.asked = 0
-        self.transport = SimpleNamespace(get_write_buffer_size=self._buffer_size)
+        abort = partial(self.log.append, "aborted")
+        self.transport = SimpleNamespace(get_write_buffer_size=lambda: unread, abort=abort)
 
-    def abort(self) -> None:
-        self.log.append("aborted")
-
-    def _buffer_size(self) -> int:
-        self.asked += 1
-        return self.unread_bytes
-
-    def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
-        self.log.append((status, headers))
+    def refuse(self, status: int) -> None:
+        self.log.append(status)
 
 
 class Clock:
@@ -56,166 +49,52 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now_s)
+    monkeypatch.setattr(module.ONCE_PER_MINUTE, "_logged_at", {})
     Clock.now_s = 1000.0
     return Clock  # type: ignore[return-value]
 
 
-def opened(count: int, *, most: int = 3, **options: Any) -> tuple[Connections, list[Any]]:
-    limits = {"header_timeout_s": 10.0, "max_unread_bytes": 1000} | options
-    connections = Connections(max_connections=most, **limits)
-    made: list[Any] = [Connection() for _ in range(count)]
+def opened(*made: Any, most: int = 3) -> Connections:
+    connections = Connections(max_connections=most, header_timeout_s=10.0, max_unread_bytes=1000)
     for one in made:
         connections.add(one)
-    return connections, made
+    return connections
 
 
-def set_state(connections: Connections, one: Any, *, needs_header: bool, is_served: bool) -> None:
-    one.needs_header, one.is_being_served = needs_header, is_served
-    connections.update(one)
-
-
-def swept(connections: Connections, *, times: int = 1) -> list[float]:
-    """Run the sweep so many times; return how long it slept before each."""
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        if len(slept) == times:
-            raise asyncio.CancelledError
-        slept.append(seconds)
-
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(asyncio.CancelledError):
-        patched.setattr(module.asyncio, "sleep", sleep)
-        asyncio.run(connections.watch())
-    return slept
-
-
-def test_then_the_one_that_has_waited_longest_and_never_one_that_is_served(clock: Clock) -> None:
-    connections, made = opened(4, most=4)
-    first, second, third, fourth = made
-    for one in made:
-        set_state(connections, one, needs_header=False, is_served=one is fourth)
-    connections.update(first)  # is active again
-    for replaced in (second, third, first):
-        connections.add(new := Connection())  # type: ignore[arg-type]
+def test_replaced_are_those_without_a_header_then_the_longest_waiting_and_none_that_is_served(
+    clock: Clock,
+) -> None:
+    served = Connection(needs_header=False, is_served=True)
+    idle, later = (Connection(needs_header=False) for _ in range(2))
+    slow = Connection()
+    later.since_s, slow.since_s = clock.now_s + 1, clock.now_s + 2
+    connections = opened(served, idle, later, slow, most=4)
+    for replaced in (slow, idle, later):
+        connections.add(new := Connection(needs_header=False, is_served=True))  # type: ignore[arg-type]
         assert replaced.log == ["aborted"] and new.log == []
-        connections.remove(replaced)
-        set_state(connections, new, needs_header=False, is_served=True)
     connections.add(refused := Connection())  # type: ignore[arg-type]
-    assert refused.log == [(503, {"Retry-After": "1"})] and fourth.log == []
-    connections.remove(refused)  # type: ignore[arg-type]
-    connections.remove(fourth)
+    assert refused.log == [503] and served.log == []
+    connections.remove(served)  # type: ignore[arg-type]
     connections.add(last := Connection())  # type: ignore[arg-type]
     assert last.log == []
-
-
-def test_a_connection_that_needs_a_header_again_is_replaced_before_those_that_wait(clock: Clock) -> None:
-    connections, (first, second, third) = opened(3)
-    for one in (first, second, third):
-        set_state(connections, one, needs_header=False, is_served=False)
-    set_state(connections, third, needs_header=True, is_served=False)
-    connections.add(Connection())  # type: ignore[arg-type]
-    assert third.log == ["aborted"] and first.log == second.log == []
-
-
-def test_a_header_must_be_complete_within_its_time(clock: Clock) -> None:
-    connections, (first, second) = opened(2)
-    clock.now_s += 4
-    connections.add(third := Connection())  # type: ignore[arg-type]
-    set_state(connections, second, needs_header=False, is_served=True)
-    connections.update(first)  # more bytes of its header give it no more time
-    clock.now_s += 5.5
-    swept(connections)
-    assert first.log == []
-    clock.now_s += 0.5
-    swept(connections)
-    assert first.log == [(408, None)] and second.log == third.log == []
-    swept(connections)
-    assert len(first.log) == 1
-    connections.add(Connection())  # type: ignore[arg-type]
-    assert third.log == ["aborted"], "it has no header, either"
-    connections.add(Connection())  # type: ignore[arg-type]
-    clock.now_s += 10
-    swept(connections)
-    assert second.log == []
-
-
-@pytest.mark.parametrize(("timeout_s", "between_s"), [(0.3, 0.15), (1.9, 0.95), (2.0, 1.0), (30.0, 1.0)])
-def test_overdue_headers_are_looked_for_twice_in_their_time_and_each_second(
-    timeout_s: float, between_s: float
-) -> None:
-    connections, _ = opened(0, header_timeout_s=timeout_s)
-    assert swept(connections, times=3) == [pytest.approx(between_s)] * 3
-
-
-def test_a_connection_that_cannot_be_closed_does_not_end_the_sweep(
-    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connections, (first, second) = opened(2)
-    monkeypatch.setattr(first, "refuse", lambda *_: 1 / 0)
-    clock.now_s += 11
-    swept(connections, times=2)
-    assert second.log == [(408, None)]
-    assert [record.exc_info is not None for record in caplog.records] == [True]
-
-
-def set_unread(connections: Connections, one: Any, size: int) -> None:
-    one.unread_bytes = size
-    connections.update_unread(one)
 
 
 def test_responses_that_are_not_read_may_take_as_much_as_the_limit(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connections, (first, second, third) = opened(3, max_unread_bytes=1000)
-    for one in (first, second, third):
-        set_unread(connections, one, 0)
-    set_unread(connections, first, 100)
-    set_unread(connections, second, 600)
-    set_unread(connections, first, 400)  # 1000 together
-    assert first.log == second.log == [] and not caplog.records
-    set_unread(connections, third, 1)
+    first, second, third = (Connection(unread=size) for size in (400, 600, 1))
+    for later_s, one in enumerate((first, second, third)):
+        one.since_s += later_s
+    connections = opened()
+    all_of_them: Any = [third, second, first]
+    connections.limit_unread(all_of_them[1:])
+    assert first.log == second.log == [] and not caplog.records, "1000 together"
+    connections.limit_unread(all_of_them)
     assert first.log == ["aborted"] and second.log == third.log == []
     assert "more than 1000 bytes" in caplog.text and "NEXTCHAR_BODY_MEMORY_BYTES" in caplog.text
-    set_unread(connections, third, 400)
-    assert second.log == []
-    set_unread(connections, third, 401)
-    assert second.log == ["aborted"]
-    set_unread(connections, third, 5000)
-    assert third.log == [], "one alone may have more"
-    connections.remove(third)
-    set_unread(connections, first, 999)
-    set_unread(connections, second, 1)
-    assert len(first.log) == len(second.log) == 1, "nothing is counted of what was read or closed"
-
-
-def test_a_client_has_five_minutes_for_each_piece_of_its_response(clock: Clock) -> None:
-    connections, (reads, reads_less, reads_nothing) = opened(3, max_unread_bytes=1 << 30)
-    size = 10 * MIN_READ_BYTES
-    for one in (reads, reads_less, reads_nothing):
-        set_state(connections, one, needs_header=False, is_served=True)
-        set_unread(connections, one, size)
-    clock.now_s += UNREAD_S - 0.5
-    set_unread(connections, reads, size - MIN_READ_BYTES)
-    set_unread(connections, reads_less, size - MIN_READ_BYTES + 1)
-    set_unread(connections, reads_nothing, size + 1)  # more was written
-    swept(connections, times=5)
-    assert reads.log == reads_less.log == reads_nothing.log == []
-    clock.now_s += 0.5
-    swept(connections, times=5)
-    assert reads.log == [] and reads_less.log == reads_nothing.log == ["aborted"]
-    clock.now_s += UNREAD_S - 0.5
-    swept(connections, times=5)
-    assert reads.log == ["aborted"]
-
-
-@pytest.mark.parametrize(("timeout_s", "pauses"), [(30.0, 5), (1.0, 10)])
-def test_unread_responses_are_looked_for_every_five_seconds(
-    clock: Clock, timeout_s: float, pauses: int
-) -> None:
-    for times in (pauses - 1, pauses, 2 * pauses - 1, 2 * pauses):
-        connections, (one,) = opened(1, header_timeout_s=timeout_s)
-        swept(connections, times=times)
-        assert one.asked == times // pauses
+    alone: Any = [Connection(), Connection(unread=5000)]
+    connections.limit_unread(alone)
+    assert alone[0].log == alone[1].log == [], "one alone may have more"
 
 
 class Transport(asyncio.Transport):
@@ -262,7 +141,7 @@ async def _never(scope: Scope, receive: Receive, send: Send) -> None:
 
 def protocol(transport: Transport, connections: Connections | None = None, app: Any = _never) -> Any:
     """The server's side of a new connection, in a running event loop."""
-    services = SimpleNamespace(connections=connections or opened(0)[0])
+    services = SimpleNamespace(connections=connections or opened())
     config = uvicorn.Config(NoteResponses(app), log_config=None, lifespan="off")
     made: Any = BoundedHttpProtocol(config, state := ServerState(), {"services": services})
     made.connection_made(transport)
@@ -283,16 +162,15 @@ def test_a_connection_that_was_lost_during_the_first_of_two_requests_is_forgotte
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body"})
 
-        connections, _ = opened(0, most=1)
+        connections = opened(most=1)
         server = protocol(Transport(), connections, app)
         server.data_received(GET + GET)
         server.connection_lost(None)
         proceed.set()
         await asyncio.gather(*server.tasks)
-        connections.add(served := Connection())  # type: ignore[arg-type]
-        set_state(connections, served, needs_header=False, is_served=True)
+        connections.add(served := Connection(needs_header=False, is_served=True))  # type: ignore[arg-type]
         connections.add(refused := Connection())  # type: ignore[arg-type]
-        assert served.log == [] and refused.log == [(503, {"Retry-After": "1"})]
+        assert served.log == [] and refused.log == [503]
 
     asyncio.run(run())
 
@@ -389,13 +267,13 @@ def test_what_a_connection_waits_for_follows_from_what_was_sent() -> None:
 
 
 def test_clients_that_have_begun_a_request_or_may_not_connect_get_the_reason() -> None:
-    async def refused(sent: bytes, status: int, app: Any = _never, **headers: str) -> Transport:
+    async def refused(sent: bytes, status: int, app: Any = _never) -> Transport:
         server = protocol(transport := Transport(), app=app)
         if sent:
             server.data_received(sent)
         await asyncio.gather(*(server.tasks if app is _answer_at_once else ()))
         transport.written = b""
-        server.refuse(status, headers or None)
+        server.refuse(status)
         return transport
 
     async def run() -> None:
@@ -406,7 +284,7 @@ def test_clients_that_have_begun_a_request_or_may_not_connect_get_the_reason() -
         ):
             transport = await refused(sent, status)
             assert (transport.error, transport.log) == (error, ["closed"])
-        transport = await refused(b"", 503, **{"Retry-After": "1"})
+        transport = await refused(b"", 503)
         assert b"connection: close\r\n" in transport.written and b"retry-after: 1\r\n" in transport.written
         transport = await refused(GET, 408)
         assert (transport.written, transport.log) == (b"", ["aborted"]), "in the middle of its response"
@@ -434,7 +312,7 @@ def test_a_unix_socket_has_no_options_of_tcp() -> None:
 
 
 def test_the_maximum_is_logged_once_a_minute(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    connections, _ = opened(3)
+    connections = opened(*[Connection() for _ in range(3)])
     for later_s, count in ((0.0, 1), (59.5, 1), (0.5, 2), (59.5, 2)):
         clock.now_s += later_s
         connections.add(Connection())  # type: ignore[arg-type]
@@ -442,8 +320,8 @@ def test_the_maximum_is_logged_once_a_minute(clock: Clock, caplog: pytest.LogCap
     assert "3 connections are open" in caplog.text and "NEXTCHAR_MAX_CONNECTIONS" in caplog.text
 
 
-def test_an_invalid_request_is_logged_once_a_minute(clock: Clock) -> None:
-    quiet = InvalidRequestFilter()
+def test_a_warning_is_logged_once_a_minute(clock: Clock) -> None:
+    quiet = OncePerMinute()
 
     def is_logged(message: str) -> bool:
         return quiet.filter(logging.LogRecord("uvicorn.error", logging.WARNING, "", 0, message, (), None))
@@ -451,7 +329,7 @@ def test_an_invalid_request_is_logged_once_a_minute(clock: Clock) -> None:
     for later_s, expected in ((0.0, True), (0.0, False), (59.5, False), (0.5, True), (59.5, False)):
         clock.now_s += later_s
         assert is_logged("Invalid HTTP request received.") is expected
-        assert is_logged("another message")
+        assert is_logged("another message") is expected
 
 
 @pytest.mark.parametrize(
@@ -464,8 +342,9 @@ def test_a_third_of_the_open_files_may_be_connections(
     monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
     assert default_max_connections() == most
     monkeypatch.setattr(module, "_MAX_DEFAULT_CONNECTIONS", 1)
-    connections, (first, _) = opened(2, most=0)
-    assert first.log == ["aborted"] and connections is not None
+    first, second = Connection(), Connection()
+    opened(first, second, most=0)
+    assert first.log == ["aborted"] and second.log == []
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,17 @@ import pytest
 
 from nextchar.app.http.bodies import DocumentRequest
 from nextchar.app.http.connections import (
-    INVALID_REQUEST_FILTER,
-    KEEPALIVE_TIMEOUT_S,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
+    ONCE_PER_MINUTE,
+    UNREAD_S,
     BoundedHttpProtocol,
-    InvalidRequestFilter,
+    OncePerMinute,
     default_max_connections,
     raise_open_files_limit,
 )
 from nextchar.app.openai.requests import ResolvedPrompt
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import ENDLESS, publish
 from tests.app.raw_http import answer_in, connected, is_answer, read_all, read_answer
 from tests.app.service import Service, error_of, serving, until
@@ -206,7 +206,6 @@ def test_response_that_is_not_read_is_broken_off(
     settings: ApiSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("nextchar.app.http.connections.UNREAD_S", 1.0)
-    monkeypatch.setattr("nextchar.app.http.connections._UNREAD_SWEEP_S", 0.5)
     with service_with(settings, header_timeout_s=0.2) as service, contextlib.ExitStack() as held:
         client = unread(service, held, requests=2)
         slow = unread(service, held)  # reads, slowly
@@ -243,11 +242,9 @@ def test_connection_of_a_client_that_has_vanished_is_noticed(service: Service) -
         assert connection
         kernel = connection.transport.get_extra_info("socket")
         assert kernel.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        idle, interval, probes = (
-            kernel.getsockopt(socket.IPPROTO_TCP, option)
-            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-        )
-        assert idle + interval * probes == KEEPALIVE_TIMEOUT_S
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_USER_TIMEOUT)
+        idle_s, interval_s, limit_ms = (kernel.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle_s + interval_s < limit_ms / 1000 == UNREAD_S
 
 
 def test_connections_without_a_header_are_replaced_first_and_served_ones_never(settings: ApiSettings) -> None:
@@ -421,8 +418,8 @@ def test_target_with_an_address_has_the_origin_of_its_pages(service: Service) ->
 
 def test_invalid_requests_do_not_fill_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("uvicorn.error")
-    log.addFilter(quiet := InvalidRequestFilter())  # a fresh one: the service's may have let one pass already
-    log.removeFilter(INVALID_REQUEST_FILTER)
+    log.addFilter(quiet := OncePerMinute())  # a fresh one: the service's may have let one pass already
+    log.removeFilter(ONCE_PER_MINUTE)
     try:
         with caplog.at_level(logging.WARNING, logger="uvicorn.error"):
             for _ in range(5):
@@ -432,4 +429,4 @@ def test_invalid_requests_do_not_fill_the_log(service: Service, caplog: pytest.L
         assert len(records) == 1
     finally:
         log.removeFilter(quiet)
-        log.addFilter(INVALID_REQUEST_FILTER)
+        log.addFilter(ONCE_PER_MINUTE)

@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from nextchar.app.http.dependencies import cancel_on_disconnect
+from nextchar.app.http.services import cancel_on_disconnect
 
 
 def request_of(receive: Callable[[], Awaitable[Message]]) -> Request:

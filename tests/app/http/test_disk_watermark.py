@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.http.disk_watermark import DiskWatermark
+from nextchar.app.http.services import DiskWatermark
 from nextchar.models.errors import StorageFull
 
 

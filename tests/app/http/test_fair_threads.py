@@ -18,7 +18,7 @@ from nextchar.app.http.threads import (
     current_client,
     run_in_thread,
 )
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import NO_TLS, Service, serving, until
 
 KEYS = {name: new_key(name, scopes="read") for name in ("flood", "modest")}

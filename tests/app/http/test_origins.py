@@ -9,10 +9,10 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from nextchar.app.http.origins import BROWSER_HEADERS, HostCheck, is_own_origin
+from nextchar.app.http.middleware import BROWSER_HEADERS, HostCheck, is_own_origin
 from nextchar.app.http.rules import MAX_SMALL_JSON_BYTES
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.raw_http import connected, read_answer
 from tests.app.service import Service, error_of, served

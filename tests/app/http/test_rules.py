@@ -11,7 +11,7 @@ from starlette.routing import Match
 
 from nextchar.app.http.rules import OPEN, SMALL_JSON, UNKNOWN, Rules, needs, needs_no_key
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,9 @@ def rules(app: FastAPI) -> Rules:
         ("GET /metrics, GET /v1/architectures", "read"),
         ("POST /infill, POST /tokenize/, POST /v1/completions, GET /v1/batches/a", "complete"),
         ("POST /v1/batches", "complete"),
+        ("POST /v1/events", "events"),
+        ("GET /v1/models/m/acceptance", "read"),
+        ("GET /v1/models/m/kept_texts, DELETE /v1/models/m/kept_texts", "train"),
         ("POST /v1/logs, POST /v1/models/m/ingest", "ingest"),
         ("GET /props, GET /tokenizer_info, GET /v1/models, GET /v1/models/m", "complete read"),
         ("GET /v1/models/m/props, HEAD /props", "complete read"),

@@ -7,8 +7,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.http.event_streams import NewEvents
-from nextchar.app.jobs import bodies as job_events
-from nextchar.app.jobs.bodies import JobEventSource, events_so_far
+from nextchar.app.jobs import schemas as job_events
+from nextchar.app.jobs.schemas import JobEventSource, events_so_far
 from nextchar.store.jobs import Job, JobStatus
 from tests.store.test_jobs import REQUEST
 

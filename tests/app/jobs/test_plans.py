@@ -12,8 +12,7 @@ from nextchar.models.auto_preset import RULES
 from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_statistics import Encoding
+from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import JobRequest
 from tests.logs import syslog
@@ -298,3 +297,17 @@ def test_the_multiplier_of_the_learning_rate_applies_to_each_candidate(tmp_path:
     with pytest.raises(InvalidInput) as caught:
         plan(body, corpus, memory_limit_bytes=8 << 30, learning_rate_multiplier=900)
     assert caught.value.param == "learning_rate"
+
+
+def test_suggestions_are_options_of_records_alone_and_their_patterns_are_checked(tmp_path: Path) -> None:
+    corpus, excluded = _corpus(tmp_path), {"exclude_patterns": ["bad"]}
+    request = _plan(corpus, kind="records", suggestions=excluded)
+    assert request.suggestions
+    assert request.suggestions.exclude_patterns == ["bad"]
+    for kind, suggestions, code, param in (
+        ("text", excluded, "suggestions_need_records", "suggestions"),
+        ("records", {"exclude_patterns": ["("]}, "invalid_pattern", "suggestions.exclude_patterns"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            _plan(corpus, kind=kind, suggestions=suggestions)
+        assert (caught.value.code, caught.value.param) == (code, param)

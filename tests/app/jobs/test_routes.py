@@ -8,7 +8,7 @@ from redis import Redis
 
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS
 from nextchar.store.jobs import JobError, JobStatus
 from nextchar.store.queue import TrainingQueue

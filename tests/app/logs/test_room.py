@@ -1,5 +1,3 @@
-import contextlib
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from nextchar.store.open_blobs import open_blobs
 from tests.app.logs.alerts.occurrences import GROUP, one
 from tests.app.operations.test_retention import PERIODS
 from tests.app.sweeping import retention_of
-from tests.store.interleaving import Interrupted
+from tests.every_call import every_call
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
 
@@ -128,24 +126,20 @@ def test_what_the_other_name_has_already_stays(world: World) -> None:
 def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
     clean_redis_url: str, tmp_path: Path
 ) -> None:
-    for calls in itertools.count():
-        folder = tmp_path / str(calls)
+    for call in every_call(more_than=10):
+        folder = tmp_path / str(call.at)
         Redis.from_url(clean_redis_url).flushdb()
         world = World(clean_redis_url, open_blobs(folder.as_uri()))
         world.models.delete("m@1")
         world.models.rename("m", "n")
-        interrupted = Interrupted(world.blobs, calls, _die)
-        with contextlib.suppress(_Killed):
-            alerts, settings = Alerts(world.redis, interrupted), IngestSettings(interrupted)
-            follow_model(Models(interrupted), alerts, settings, "m")
+        blobs, redis = call.blobs(world.blobs), call.redis(world.redis)
+        with call.dying():
+            follow_model(Models(blobs), Alerts(redis, blobs), IngestSettings(blobs), "m")
         retention_of(world.blobs, world.redis, PERIODS).sweep()
         assert world.everything("m") == ([], [], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1
         assert [change.changed_by for change in IngestSettings(world.blobs).history("n", limit=9)] == ["dan"]
-        if not interrupted.was_interrupted:
-            assert calls > 10
-            return
 
 
 @pytest.mark.parametrize("to", ["n", None])
@@ -164,11 +158,3 @@ def test_alerts_without_decisions_follow_their_model_at_the_next_sweep(redis: Re
     assert sweep() == 1
     assert (len(alerts.all("m")), len(alerts.all("n"))) == (0, 2 if to else 0)
     assert sweep() == 0 and alerts.models() == ({"n"} if to else set())
-
-
-class _Killed(BaseException):
-    pass
-
-
-def _die() -> None:
-    raise _Killed

@@ -217,3 +217,40 @@ def test_an_alias_that_was_deleted_can_be_rolled_back(service: Service) -> None:
     assert service.http.delete(CHAMPION).json()["version"] is None
     assert error_of(service.http.get("/v1/models/fake@champion"), 404)["code"] == "model_not_found"
     assert service.http.post(f"{CHAMPION}/rollback").json()["target"] == "fake@1"
+
+
+def test_a_share_of_the_clients_always_gets_the_other_version(service: Service) -> None:
+    for _ in range(2):
+        publish(service.models)
+    share = {"version": 2, "fraction": 0.3}
+    assert service.http.put(CHAMPION, json={"version": 1, "share": share}).json()["share"] == share
+
+    def answers() -> list[str]:
+        bodies: list[dict[str, Any]] = [
+            {"prompt": "a", "max_characters": 1, "client_id": f"person {n}"} for n in range(120)
+        ]
+        path = "/v1/models/fake@champion/complete"
+        return [service.http.post(path, json=body).json()["model"] for body in bodies]
+
+    first = answers()
+    assert 20 < first.count("fake@2") < 52
+    assert answers() == first
+    assert {answered_by(service) for _ in range(20)} == {"fake@1"}, "calls without a client's id"
+    service.http.put(CHAMPION, json={"version": 1, "share": {"version": 2, "fraction": 0.6}})
+    more = answers()
+    assert all(new == "fake@2" for old, new in zip(first, more, strict=True) if old == "fake@2")
+    assert more.count("fake@2") > first.count("fake@2")
+    assert error_of(service.http.delete("/v1/models/fake@2"), 409)["code"] == "model_has_alias"
+    assert service.http.delete("/v1/models/fake@2?force=true").is_success
+    assert set(answers()) == {"fake@1"}
+    gone = service.http.put(CHAMPION, json={"version": 1, "share": {"version": 2, "fraction": 0.1}})
+    assert error_of(gone, 404)["code"] == "model_not_found"
+
+
+def test_a_rollback_ends_a_share(service: Service) -> None:
+    for _ in range(2):
+        publish(service.models)
+    put(service, 1)
+    service.http.put(CHAMPION, json={"version": 1, "share": {"version": 2, "fraction": 0.5}})
+    back = service.http.post(f"{CHAMPION}/rollback").json()
+    assert (back["version"], back["share"]) == (1, None)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from nextchar.app.access.keys import new_key
-from nextchar.app.http.disk_watermark import DiskWatermark
-from nextchar.app.settings import ApiSettings
+from nextchar.app.http.services import DiskWatermark
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.saved_model import describe_files
 from tests.app.fakes import publish

@@ -7,7 +7,7 @@ from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
-from tests.store.interleaving import Interrupted
+from tests.every_call import Call
 from tests.store.refusing import Refusing, unavailable
 
 ABOUT = {
@@ -151,9 +151,9 @@ def test_batches_are_not_skipped_while_the_storage_does_not_answer(blobs: Blobs,
 
 def test_a_batch_that_is_deleted_while_it_is_read_is_not_there(blobs: Blobs, redis: Redis) -> None:
     ended = finished(Batches(blobs, redis), Batches(blobs, redis).create(**ABOUT))
-    interrupted = Interrupted(blobs, 1, lambda: Batches(blobs, redis).delete(ended))
-    assert Batches(interrupted, redis).all() == []
-    assert interrupted.was_interrupted
+    call = Call(1, lambda: Batches(blobs, redis).delete(ended))
+    assert Batches(call.blobs(blobs), redis).all() == []
+    assert call.has_come
 
 
 def test_an_ended_batch_is_read_once_until_it_is_deleted(blobs: Blobs, redis: Redis) -> None:
@@ -174,28 +174,6 @@ def test_a_batch_that_goes_on_is_read_anew(blobs: Blobs, redis: Redis) -> None:
     assert ours.get(batch.id) == batch
     ended = finished(theirs, batch)
     assert ours.get(batch.id) == ended and ours.all() == [ended]
-
-
-def test_deletion_that_is_cut_short_leaves_a_batch_that_can_be_deleted(blobs: Blobs, redis: Redis) -> None:
-    deleted: list[str] = []
-
-    class Dying(Interrupted):
-        def delete(self, *paths: str) -> None:
-            deleted.extend(paths)
-            if any("000003" in path for path in paths):
-                raise KeyboardInterrupt
-            super().delete(*paths)
-
-    batches = Batches(Dying(blobs, 0, lambda: None), redis)
-    ended = finished(batches, batches.create(id=FIRST, **ABOUT))
-    batches.write_input(FIRST, 0, [b"{}"])
-    with pytest.raises(KeyboardInterrupt):
-        batches.delete(ended)
-    assert blobs.paths("batches") == [f"batches/{FIRST}/000003.json"]
-    assert blobs.paths("batch_chunks") == []
-    assert Batches(blobs, redis).all() == [ended]
-    Batches(blobs, redis).delete(ended)
-    assert blobs.paths("batches") == []
 
 
 def test_requests_and_answers_of_a_chunk_are_read_as_they_were_written(batches: Batches) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from nextchar.app.openai.llama_cpp import MIN_CONTEXT_CHARACTERS, recent_context
-from nextchar.app.settings import ApiSettings
+from nextchar.app.openai.llama_cpp import EXTRA_CHARACTERS, MIN_CONTEXT_CHARACTERS, end_of, recent_context
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import ENDLESS, SLOW_S, publish
 from tests.app.service import Service, error_of, serving_real, until
 from tests.models.runtime.networks import saved_model
 
 FROM_LLAMA_VIM: dict[str, Any] = {
     "input_prefix": "hello\n",
-    "input_suffix": "there\n",
+    "input_suffix": "\n",
     "input_extra": [{"text": "other file", "time": [1, 2], "filename": "a.py"}],
     "prompt": "you ",
     "n_predict": 24,
@@ -34,7 +34,7 @@ FROM_LLAMA_VIM: dict[str, Any] = {
 
 FROM_LLAMA_VSCODE: dict[str, Any] = {
     "input_prefix": "hello\n",
-    "input_suffix": "there\n",
+    "input_suffix": "\n",
     "input_extra": [],
     "prompt": "you ",
     "n_predict": 24,
@@ -64,7 +64,7 @@ def greedy_line(http: httpx.Client, prompt: str, characters: int) -> str:
 
 def test_llama_vim_gets_the_rest_of_the_line_in_the_fields_it_reads(http: httpx.Client) -> None:
     answer = http.post("/infill", json=FROM_LLAMA_VIM)
-    expected = greedy_line(http, "hello\nyou ", 24)
+    expected = greedy_line(http, "other file\nhello\nyou ", 24)
     assert expected and answer.text.startswith(f'{{"content":{json.dumps(expected)}')
     assert set(answer.json()) == set(FROM_LLAMA_VIM["response_fields"])
     assert answer.json()["truncated"] is False
@@ -167,6 +167,15 @@ def test_long_text_is_read_from_a_line_on() -> None:
 
 def test_one_endless_line_is_read_whole() -> None:
     assert recent_context("x" * 10_000) == "x" * 10_000
+
+
+def test_texts_of_other_files_are_read_from_a_line_on_the_last_ones_first() -> None:
+    assert end_of([]) == end_of([" ", ""]) == ""
+    assert end_of(["one", "two\n\n"]) == "one\ntwo\n"
+    lines = [f"line {i}\n" for i in range(1000)]
+    found = end_of(["".join(lines[:500]), "".join(lines[500:])])
+    assert "".join(lines).endswith(found) and found.startswith("line ")
+    assert EXTRA_CHARACTERS - 10 < len(found) <= EXTRA_CHARACTERS
 
 
 def test_context_start_is_stable_while_the_window_moves() -> None:

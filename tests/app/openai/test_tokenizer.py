@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.text.vocabulary import Vocabulary
 from tests.app.fakes import CHARACTERS as FAKE_CHARACTERS
 from tests.app.fakes import publish

@@ -8,10 +8,11 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from nextchar.app.acceptance.figures import AcceptanceCollector
 from nextchar.app.access.auth import RateLimits
-from nextchar.app.jobs.training_metrics import TrainingCollector
-from nextchar.app.logs.metrics import AlertCollector, IngestCollector
+from nextchar.app.jobs.room import TrainingCollector
 from nextchar.app.logs.notifications.outbox import Health
+from nextchar.app.logs.room import AlertCollector, IngestCollector
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.room import EngineCollector, damaged_records
 from nextchar.app.openai.batch_control import BatchCollector
@@ -88,6 +89,7 @@ def made(**parts: Any) -> Metrics:
             health={"t": Health(last_error_at=9.0), "u": Health(8.0, last_error_at=7.0)}.__getitem__,
         ),
         "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
+        "acceptance": SimpleNamespace(totals=lambda: {("a@1", "shown"): 5, ("a@1", "characters_saved"): 9}),
         "batches": SimpleNamespace(all=lambda: [BATCH], counts=lambda _: (5, 1)),
     }
     given = SimpleNamespace(**(defaults | parts))
@@ -103,6 +105,7 @@ def made(**parts: Any) -> Metrics:
         TrainingCollector(given.jobs, given.live, given.queue, lambda: 1000.0),
         IngestCollector(given.ingest, given.rolling),
         AlertCollector(given.alerts, given.outbox),
+        AcceptanceCollector(given.acceptance),
         BatchCollector(given.batches, lambda: 1000.0),
     ):
         made.register(collector)
@@ -135,6 +138,8 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_notifications_total{outcome="failed",target="t"} 2.0',
         'nextchar_notifications_failing{target="t"} 1.0',
         'nextchar_notifications_failing{target="u"} 0.0',
+        'nextchar_suggestions_total{model="a@1",outcome="shown"} 5.0',
+        'nextchar_suggestion_saved_characters_total{model="a@1"} 9.0',
         'nextchar_ingest_recalibrations_total{model="a",outcome="held"} 2.0',
     } <= set(lines)
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)

@@ -34,14 +34,13 @@ WRONG = Problem("storage", "is full", "uploads are refused")
 
 
 @pytest.fixture
-def queue(clean_redis_url: str) -> TrainingQueue:
-    return TrainingQueue(Redis.from_url(clean_redis_url))
+def queue(redis: Redis) -> TrainingQueue:
+    return TrainingQueue(redis)
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(clean_redis_url) as connection:
-        yield connection
+def redis(raw_redis: Redis) -> Redis:
+    return raw_redis
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import itertools
 import os
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.sweeping import retention_of
-from tests.store.interleaving import Interrupted
+from tests.every_call import Call, Interrupted, every_call
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES
@@ -381,17 +380,14 @@ def whenever_it_happens(
 
     Of the model that there is at the end all files must be there.
     """
-    for at in itertools.count():
-        attic = Attic(folder / str(at))
-        interrupted = ListedByName(attic.blobs, at, prepare(attic))
-        Attic(attic.folder, blobs=interrupted).sweep(days=sweeps_at_day)
-        if not interrupted.was_interrupted:
-            break
+    for call in every_call(more_than=5):
+        attic = Attic(folder / str(call.at))
+        call.meanwhile = prepare(attic)
+        Attic(attic.folder, blobs=ListedByName(attic.blobs, call)).sweep(days=sweeps_at_day)
         models = Models(attic.blobs)
-        for saved in models.all():
+        for saved in models.all() if call.has_come else []:
             found = {name: models.get(saved.reference).file(name) for name in FILES}
-            assert found == FILES, f"interrupted before call {at}"
-    assert at > 5
+            assert found == FILES, call
 
 
 def test_files_of_a_concurrently_renamed_model_stay(tmp_path: Path) -> None:
@@ -581,27 +577,25 @@ def test_a_corpus_that_is_uploaded_again_while_what_was_left_of_it_is_looked_for
     tmp_path: Path,
 ) -> None:
     lost = 0
-    for at in itertools.count():
-        attic = Attic(tmp_path / str(at))
+    for call in every_call(more_than=5):
+        attic = Attic(tmp_path / str(call.at))
         corpus_id = corpus(attic, "a")
         attic.blobs.delete(f"corpora/{corpus_id}/corpus.json", "corpus_names/a")
-        interrupted = Interrupted(attic.blobs, at, lambda attic=attic: corpus(attic, "a"), is_armed=False)
-        dying = Attic(tmp_path / str(at), blobs=interrupted)
+        call.is_armed = False
+        dying = Attic(attic.folder, blobs=call.blobs(attic.blobs, partial(corpus, attic, "a")))
         retention = retention_of(dying.blobs, dying.redis, dying.periods, jobs=dying.jobs)
         retention.sweep(now=NOW)
-        interrupted.is_armed = True
+        call.is_armed = True
         retention.sweep(now=NOW + 3600)
         left = [path.rpartition("/")[2] for path in attic.blobs.paths(f"corpora/{corpus_id}")]
-        assert left in ([], ["corpus.json", "text"]), f"interrupted before call {at}"
-        lost += interrupted.was_interrupted and not left
-        if not interrupted.was_interrupted:
-            break
-    assert at > 5 and lost <= 2, "only if it ends between the last look and the deletion"
+        assert left in ([], ["corpus.json", "text"]), call
+        lost += call.has_come and not left
+    assert lost <= 2, "only if it ends between the last look and the deletion"
 
 
 def test_a_job_that_is_accepted_during_a_sweep_keeps_its_corpus(tmp_path: Path) -> None:
-    for at in itertools.count():
-        attic = Attic(tmp_path / str(at), corpus_days=30)
+    for call in every_call(more_than=10):
+        attic = Attic(tmp_path / str(call.at), corpus_days=30)
         corpora, corpus_id = Corpora(attic.blobs), corpus(attic, "a")
         accepted: list[Job] = []
 
@@ -620,15 +614,11 @@ def test_a_job_that_is_accepted_during_a_sweep_keeps_its_corpus(tmp_path: Path) 
             else:
                 accepted.append(job)
 
-        interrupted = Interrupted(attic.blobs, at, submit)
-        Attic(attic.folder, blobs=interrupted, corpus_days=30).sweep(days=31)
+        Attic(attic.folder, blobs=call.blobs(attic.blobs, submit), corpus_days=30).sweep(days=31)
         if accepted:
-            assert "".join(corpora.pieces(corpus_id)) == "a", f"interrupted before call {at}"
+            assert "".join(corpora.pieces(corpus_id)) == "a", call
         else:
             assert attic.blobs.paths("corpora") == []
-        if not interrupted.was_interrupted:
-            break
-    assert at > 10
 
 
 def test_a_corpus_is_kept_if_it_is_not_known_whether_a_new_job_names_it(
@@ -648,16 +638,13 @@ def test_a_corpus_is_kept_if_it_is_not_known_whether_a_new_job_names_it(
 
 
 def test_a_corpus_that_is_uploaded_while_it_is_deleted_is_whole_or_deleted(tmp_path: Path) -> None:
-    for at in itertools.count():
-        attic = Attic(tmp_path / str(at), corpus_days=30)
+    for call in every_call(more_than=10):
+        attic = Attic(tmp_path / str(call.at), corpus_days=30)
         corpus(attic, "a")
-        interrupted = Interrupted(attic.blobs, at, partial(upload_again, attic, "a"))
-        Attic(attic.folder, blobs=interrupted, corpus_days=30).sweep(days=31)
+        blobs = call.blobs(attic.blobs, partial(upload_again, attic, "a"))
+        Attic(attic.folder, blobs=blobs, corpus_days=30).sweep(days=31)
         left = [path.rpartition("/")[2] for path in attic.blobs.paths("corpora")]
-        assert left in ([], ["corpus.json", "text"]), f"interrupted before call {at}"
-        if not interrupted.was_interrupted:
-            break
-    assert at > 10
+        assert left in ([], ["corpus.json", "text"]), call
 
 
 def test_corpora_are_kept_while_the_record_of_a_batch_cannot_be_read(tmp_path: Path) -> None:
@@ -687,10 +674,10 @@ def test_the_calls_of_a_deletion_depend_on_no_other_record(tmp_path: Path) -> No
             Models(attic.blobs).publish(card(number=number), FILES)
         for number in range(corpora):
             corpus(attic, str(number))
-        calls = Interrupted(attic.blobs, 10**6, lambda: None)
-        attic.blobs = calls
+        calls = Call(10**6)
+        attic.blobs = calls.blobs(attic.blobs)
         assert attic.sweep(days=31)["corpora"] == corpora
-        return 10**6 - calls._left
+        return calls.count
 
     def calls_per_deletion(*, corpora: int, others: int) -> int:
         more = calls_of_a_sweep(corpora=corpora + 1, others=others)
@@ -721,10 +708,10 @@ def test_the_records_are_not_read_for_each_corpus_that_is_kept(
         models = Models(attic.blobs)
         for number in range(cards):
             models.publish(card(number=number), FILES)
-        calls = Interrupted(attic.blobs, 10**6, lambda: None)
-        attic.blobs = calls
+        calls = Call(10**6)
+        attic.blobs = calls.blobs(attic.blobs)
         assert "corpora" not in attic.sweep(days=31)
-        return 10**6 - calls._left
+        return calls.count
 
     def calls_per_corpus(*, cards: int) -> float:
         more, fewer = calls_of_a_sweep(corpora=20, cards=cards), calls_of_a_sweep(corpora=10, cards=cards)

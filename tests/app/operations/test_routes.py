@@ -11,7 +11,7 @@ from rq.worker import Worker
 from nextchar.app.jobs import room
 from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.queue import rq_queue
 from tests.app.fakes import publish
 from tests.app.service import NO_TLS, Service, error_of, served, serving, until

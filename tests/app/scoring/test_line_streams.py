@@ -10,9 +10,9 @@ import pytest
 from starlette.types import Message
 
 from nextchar.app.main import create_app
+from nextchar.app.rooms import ApiSettings
 from nextchar.app.scoring import line_streams
 from nextchar.app.scoring.line_streams import BodyBuffer
-from nextchar.app.settings import ApiSettings
 from nextchar.store.gunzip import Gunzip
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

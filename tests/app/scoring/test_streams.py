@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import os
 import signal
@@ -12,6 +13,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from nextchar.app.scoring.streams import TTL_S, WAIT_S, Limits, Owner, Streams, _UnreleasedLocks
+from nextchar.app.scoring.work import StreamLocks
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.errors import Conflict
 from tests.app.scoring.locked_streams import locked
@@ -106,7 +108,6 @@ def test_a_long_turn_keeps_its_lock(redis: Redis, monkeypatch: pytest.MonkeyPatc
         eventually(lambda: redis.ttl("nextchar:stream-lock:m:s") > 5, what="the lock is renewed")
         turn.save(STATE, lines=1)
     assert redis.hget("nextchar:stream:m:s", "lines") == "1"
-    eventually(lambda: "stream lock" not in {t.name for t in threading.enumerate()}, what="the last renewal ends")
 
 
 def test_no_stream_is_another_ones_lock(redis: Redis) -> None:
@@ -323,3 +324,46 @@ def test_a_lock_is_released_after_redis_has_failed_several_times(monkeypatch: py
     unreleased.add("key", "token")
     eventually(lambda: not unreleased._expire_at_s, what="the lock is released")
     assert calls == [("key", "token")] * 4
+
+
+@pytest.fixture
+def streams(redis: Redis) -> Streams:
+    return Streams(redis)
+
+
+def test_locks_of_calls_cancelled_at_any_moment_are_released(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextchar.app.scoring.work.WAIT_S", 60)  # a leaked lock would be renewed forever
+
+    async def call(locks: StreamLocks) -> None:
+        async with locks.hold("m@1", "s", size=1, owner=Owner()):
+            await asyncio.sleep(0.001)
+
+    async def run() -> None:
+        locks = StreamLocks(streams)
+        for i in range(40):
+            calls = [asyncio.create_task(call(locks)) for _ in range(3)]
+            await asyncio.sleep(i * 1e-4)
+            for one in calls:
+                one.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await call(locks)
+
+    asyncio.run(run())
+
+
+def test_call_that_waits_too_long_for_a_lock_is_refused(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextchar.app.scoring.work.WAIT_S", 0.05)
+
+    async def run() -> None:
+        locks = StreamLocks(streams)
+        async with locks.hold("m@1", "s", size=1, owner=Owner()):
+            with pytest.raises(Conflict) as caught:
+                async with locks.hold("m@1", "s", size=1, owner=Owner()):
+                    pytest.fail("two holders at once")
+            assert caught.value.code == "stream_busy"
+
+    asyncio.run(run())

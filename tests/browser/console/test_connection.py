@@ -6,7 +6,7 @@ from playwright.sync_api import Route, expect
 
 from nextchar.app.access.keys import new_key
 from nextchar.app.main import create_app
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.service import served
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import PopulatedService

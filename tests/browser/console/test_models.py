@@ -46,6 +46,34 @@ def test_an_alias_is_set_moved_and_rolled_back(service: PopulatedService, open_w
     expect(page.locator(".box.danger")).to_contain_text("has not pointed to another version before")
 
 
+def test_acceptance_is_shown_by_version_client_and_day(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(f"{service.url}/#/models/names"))
+    expect(page.get_by_role("heading", name="Aliases")).to_be_visible()
+    expect(page.get_by_role("heading", name="Acceptance")).to_have_count(0)
+    service.publish(reciting("used", LINE), id="model_used1")
+    kinds = ["shown"] * 3 + ["accepted"]
+    events = [
+        {"id": f"used {n}", "type": kind, "suggestion_id": f"{n}", "model": "used@1", "characters": 5}
+        for n, kind in enumerate(kinds)
+    ]
+    httpx.post(f"{service.url}/v1/events", json={"events": events}).raise_for_status()
+    share = {"version": 1, "share": {"version": 2, "fraction": 0.1}}
+    service.publish(reciting("used", LINE), id="model_used2")
+    httpx.put(f"{service.url}/v1/models/used/aliases/live", json=share).raise_for_status()
+    page = settled(open_window(f"{service.url}/#/models/used@2"))
+    card = page.get_by_role("region", name="Acceptance", exact=True)
+    expect(card.get_by_role("row")).to_have_text(
+        [
+            re.compile("^Version"),
+            re.compile("^used@14 ?25"),
+            re.compile("^Client"),
+            re.compile("^not named4 ?25"),
+        ]
+    )
+    aliases = page.locator("section", has=page.get_by_role("heading", name="Aliases"))
+    expect(aliases.locator("li")).to_contain_text("live → used@1; used@2 for 10 % of clients")
+
+
 def test_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
     service: PopulatedService, open_window: Open
 ) -> None:

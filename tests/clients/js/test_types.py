@@ -8,9 +8,10 @@ USE = """
 import * as state from "@codemirror/state";
 import * as view from "@codemirror/view";
 import { Nextchar, NextcharError, Suggester, attach, highlight } from "nextchar";
-import type { AnomalousSpan, Calibration, LineScore, Model } from "nextchar";
+import type { AnomalousSpan, AttachOptions, Calibration, LineScore, Model } from "nextchar";
 import { codemirror } from "nextchar/codemirror";
 import { monaco } from "nextchar/monaco";
+import { useNextchar } from "nextchar/react";
 import type * as Monaco from "monaco-editor";
 
 const client = new Nextchar({ url: "https://nextchar.example", key: "k" });
@@ -21,6 +22,9 @@ export async function all(): Promise<string> {
   for await (const event of client.stream("m", "p", { n: 2 })) if (event.type === "piece") text += event.text;
   return text;
 }
+export const cities: Promise<boolean[]> = client
+  .suggest("m", "berln", { typos: 1, constrain: "prefer" })
+  .then(({ suggestions }) => suggestions.map(({ exists, replaced }) => exists && replaced !== null));
 export const models: Promise<Model[]> = client.models({ timeout: 1000 });
 export const layers = async (): Promise<number> => (await models)[0]!.network.layers;
 export async function anomalies(lines: string[]): Promise<LineScore[]> {
@@ -40,7 +44,9 @@ export const extension: state.Extension = codemirror({ model: "m" }, { state, vi
 export const provider = (editor: typeof Monaco) => monaco({ model: "m", until: "word" }, editor, "lua");
 const field = document.createElement("textarea");
 field.addEventListener("nextchar:error", ({ detail }) => detail.error instanceof NextcharError);
-export const end: () => void = attach(field, { model: "m", mode: "list", announce: (text) => text });
+export const end: () => void = attach(field, { model: "m", announce: (text) => text });
+const list: AttachOptions = { model: "m", mode: "list", min: 2, report: "ids", describe: ({ text }) => text };
+export const attachInReact: (field: HTMLInputElement | null) => void = useNextchar(list);
 export const found: Promise<AnomalousSpan[]> = highlight(field, { model: "m", live: true }).ready;
 export const suggester = new Suggester(client, "m", { until: "confidence", expert: "lstm" });
 // @ts-expect-error: there is no such mode

@@ -369,6 +369,12 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"model": model, "entropy_bits": 0.57, "unknown_characters": []}
         self._json({"object": "distribution", **answer, "candidates": found[: body.get("top", 10)]})
 
+    def suggest(self, name: str) -> None:
+        model, body = _resolve(self.fake, name), json.loads(self.body)
+        one = {"text": "Berlin", "probability": 0.9, "count": 3426354, "exists": True, "replaced": None}
+        answer = {"id": "sug_1", "model": model, "prefix": body["prefix"]}
+        self._json({"object": "suggestions", **answer, "suggestions": [{"id": "sug_1.0", **one}]})
+
     def score(self, name: str) -> None:
         if self.headers["Content-Type"].startswith("text/plain"):
             self._score_lines(_resolve(self.fake, name))
@@ -511,6 +517,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/v1/models/([^/]+)/report", _Handler.report),
     ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
     ("POST", "/v1/models/([^/]+)/next", _Handler.next),
+    ("POST", "/v1/models/([^/]+)/suggest", _Handler.suggest),
     ("POST", "/v1/models/([^/]+)/score", _Handler.score),
     ("POST", "/v1/models/([^/]+)/calibrate", _Handler.calibrate),
     ("GET", "/v1/models/([^/]+)/calibrations", _Handler.list_calibrations),

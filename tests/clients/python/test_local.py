@@ -13,7 +13,7 @@ import pytest
 
 import nextchar
 from nextchar import local, local_training
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import MODEL_FILE
@@ -48,6 +48,16 @@ def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) ->
     assert model.report["steps"] == 3 and model.report["problems"] is not None
     assert "foxes" in repr(model) and "bits per character" in repr(model)
     assert "(network alone " in repr(model)
+
+
+def test_words_of_a_text_are_suggested(model: nextchar.Model) -> None:
+    found = model.suggest("th", limit=3)
+    assert len(found) == 3
+    assert all(one.text.startswith("th") for one in found)
+    with pytest.raises(InvalidInput, match="no lines to choose from"):
+        model.suggest("th", constrain="lines")
+    with pytest.raises(InvalidInput, match="suggest"):
+        model.suggest("th", most=3)
 
 
 def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Model) -> None:

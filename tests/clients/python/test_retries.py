@@ -17,7 +17,7 @@ from nextchar import (
     Timeout,
     Unavailable,
 )
-from nextchar.transport import AsyncioTransport, BlockingTransport
+from nextchar.connection import AsyncioTransport, BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 
 _JOB = {"id": "job_1", "status": "queued", "name": "n"}
@@ -86,6 +86,7 @@ _SAFE: dict[str, Callable[[Any], object]] = {
     "PATCH of a corpus": lambda client: client.set_corpus_kind("c", "records"),
     "an alias": lambda client: client.set_alias("fake", "champion", 2),
     "settings": lambda client: client.change_ingest_settings("fake", recalibrate="never"),
+    "events": lambda client: client.add_events([{"type": "shown", "suggestion_id": "s", "model": "fake@1"}]),
     "ingested lines": lambda client: client.ingest("fake", ["a"]),
 }
 _UNSAFE: dict[str, Callable[[Any], object]] = {

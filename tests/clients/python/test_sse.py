@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from nextchar.connection import iterate
 from nextchar.lines import decode_events
-from nextchar.transport import iterate
 
 _STREAM = (
     b": ping\n\nid: 3\nevent: sample\ndata: "

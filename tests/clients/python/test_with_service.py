@@ -20,7 +20,7 @@ from nextchar import (
     Unauthorized,
 )
 from nextchar.app.access.keys import new_key
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving
@@ -261,6 +261,18 @@ def test_lines_are_ingested_and_flagged_ones_followed(client: Any, service: Serv
     assert client.ingest("fake", ["ab"], recalibrate="never")["accepted"] == 1
     with pytest.raises(InvalidRequest, match="calibration"):
         client.ingest("fake", ["ab"], false_alarms=1e-6)
+
+
+def test_events_of_suggestions_add_up(client: Any, service: Service) -> None:
+    publish(service.models)
+    shown = [{"type": "shown", "suggestion_id": str(n), "model": "fake@1"} for n in range(1_500)]
+    assert client.add_events(iter(shown)) == {"accepted": 1_500, "duplicates": 0, "rejected": 0}
+    accepted = {"id": "1", "type": "accepted", "suggestion_id": "1", "model": "fake@1", "characters": 4}
+    assert client.add_events([accepted, accepted])["duplicates"] == 1
+    total = client.acceptance("fake", days=1)["total"]
+    assert (total["shown"], total["accepted"], total["characters_saved"]) == (1_500, 1, 4)
+    assert list(client.kept_texts("fake", client_id="ann")) == []
+    assert client.delete_kept_texts("fake", client_id="ann") == 0
 
 
 def test_an_iterator_is_for_score_lines(client: Any) -> None:

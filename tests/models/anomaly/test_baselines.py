@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly import baselines
-from nextchar.models.anomaly.baselines import NAMES, baseline_scores
+from nextchar.models.anomaly import metrics as baselines
+from nextchar.models.anomaly.metrics import NAMES, baseline_scores
 from nextchar.models.text.ngram import NgramModel
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "log", "hat", "ran", "far"]

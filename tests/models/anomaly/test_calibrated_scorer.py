@@ -8,7 +8,7 @@ from nextchar.app.scoring.routes import check_expected
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.line_scores import ScoreOptions
 from nextchar.models.anomaly.scorer import Scorer
-from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.loaded_model import LoadedModel, suggester_of
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.text.masks import Masks, ModelMasks
 from tests.models.runtime.networks import CHARACTERS, saved_model
@@ -18,7 +18,7 @@ from tests.models.runtime.networks import CHARACTERS, saved_model
 def loaded() -> LoadedModel:
     saved = saved_model(units=[12])
     engine, masks = Engine(saved), ModelMasks(Masks(("numbers",)))
-    return LoadedModel(saved, engine, masks, Scorer(engine, masks))
+    return LoadedModel(saved, engine, masks, Scorer(engine, masks), suggester_of(saved, masks))
 
 
 def test_largest_answer_of_expected_characters_needs_little_memory(loaded: LoadedModel) -> None:

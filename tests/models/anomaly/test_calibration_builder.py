@@ -7,9 +7,9 @@ import pytest
 from nextchar.models.anomaly import calibration_builder
 from nextchar.models.anomaly.aggregate import statistics
 from nextchar.models.anomaly.calibration import MIN_LINES
-from nextchar.models.anomaly.calibration_builder import CalibrationBuilder, calibrate
-from nextchar.models.anomaly.statistic_rarity import leave_one_out_rarity
-from nextchar.models.errors import InvalidInput
+from nextchar.models.anomaly.calibration_builder import CalibrationBuilder, _batches, calibrate
+from nextchar.models.anomaly.tail import leave_one_out_rarity
+from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.models.text.templates import ParsedLine, Template
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
@@ -183,3 +183,10 @@ def test_a_builder_makes_one_bucket_unless_it_is_told_otherwise() -> None:
     builder = CalibrationBuilder()
     builder.add([surprisal([1.0] * length) for length in (5, 5, 9, 9)])
     assert len(builder.build().buckets) == 1 and len(builder.build(buckets=2).buckets) == 2
+
+
+def test_lines_are_read_in_batches_of_bounded_size() -> None:
+    assert max(map(len, _batches([""] * 50_000))) <= 10_001
+    assert sum(map(len, _batches(["a" * 1000] * 500))) == 500
+    with pytest.raises(TooLarge, match="2,000,000 lines"):
+        list(_batches("" for _ in range(2_000_001)))

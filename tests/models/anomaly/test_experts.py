@@ -13,11 +13,11 @@ from nextchar.models.anomaly.aggregate import (
     TEMPLATE_STATISTICS,
     statistics,
 )
+from nextchar.models.anomaly.calibration import dump, load
 from nextchar.models.anomaly.calibration_builder import NETWORK_WEIGHT, calibrate
-from nextchar.models.anomaly.calibration_format import dump, load
 from nextchar.models.anomaly.scorer import with_ngram, with_ngram_and_templates, with_templates
 from nextchar.models.runtime.surprisal import LineSurprisal
-from nextchar.models.text import ngram_file
+from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Vocabulary

@@ -3,9 +3,9 @@ import contextlib
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly import explanation, noisy_channel
-from nextchar.models.anomaly.explanation import explain
-from nextchar.models.anomaly.noisy_channel import FAULT_BITS, MAX_MARKS, Step, find_spans
+from nextchar.models.anomaly import noisy_channel
+from nextchar.models.anomaly import noisy_channel as explanation
+from nextchar.models.anomaly.noisy_channel import FAULT_BITS, MAX_MARKS, Step, explain, find_spans
 from nextchar.models.anomaly.spans import Span, highest_window, threshold_spans
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.runtime.session import Network, StepNetwork

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly.flagged_evidence import (
+from nextchar.models.anomaly.line_scores import AlertReference, ObservedScore, ScoreSample
+from nextchar.models.anomaly.rolling import (
     MIN_DRIFT_S,
     counted_as_normal,
     reason_to_drop,
@@ -15,7 +16,6 @@ from nextchar.models.anomaly.flagged_evidence import (
     without_repeats,
     without_values_of_bursts,
 )
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
 
 NORMAL = ObservedScore(0.0, 1.0, 0, 0.01)
 

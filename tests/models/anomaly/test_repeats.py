@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from nextchar.models.anomaly.repeats import MIN_FLAGGED, RepeatFilter
+from nextchar.models.anomaly.calibrated_scorer import MIN_FLAGGED, RepeatFilter
 from nextchar.models.text.templates import Templates
 
 KNOWN = Templates.fit([f"login of user{i} from host{i % 7}" for i in range(40)])
@@ -73,7 +73,7 @@ def test_lines_are_alike_by_four_words_and_six_tenths_of_their_template(
 
 
 def test_kinds_beyond_the_limit_are_flagged_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.models.anomaly.repeats._MAX_KINDS", 2)
+    monkeypatch.setattr("nextchar.models.anomaly.calibrated_scorer._MAX_KINDS", 2)
     found = repeats([*["fan 1 stopped"] * MIN_FLAGGED, "door 1 open", "lamp 1 off"] * 2)
     assert found[-3:] == [True, True, False]
 

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,15 +8,17 @@ import pytest
 
 from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
-from nextchar.models.anomaly.score_sample import (
+from nextchar.models.anomaly.line_scores import (
     SAMPLE_LINES,
     AlertReference,
     ObservedScore,
     ScoreSample,
     censored,
+    dump_sample,
     initial_sample,
+    load_sample,
 )
+from nextchar.models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
 from tests.models.anomaly.surprisals import random_lines
 
 RATE = 0.01
@@ -267,3 +270,42 @@ def test_a_bucket_with_too_few_lines_for_the_rate_stays_the_stored_one() -> None
         assert stream.learn([]).drift is None
         kept = [bucket.kept for bucket in stream.current.buckets]
         assert kept == ([count] * 2 if is_renewed else [1000] * 2)
+
+
+SAMPLE = ScoreSample(
+    (
+        ObservedScore(1.5, 2.25, 0, 0.0),
+        ObservedScore(2.5, 7.125, 3, 0.01, AlertReference("alert_1", "a <*>", "0:a", "b")),
+        ObservedScore(3.5, 0.5, 1, 0.02, AlertReference("alert_2", "c", "0:c")),
+    ),
+    np.array([0.25, -4.0, 8.5]),
+)
+
+
+@pytest.mark.parametrize("sample", [SAMPLE, ScoreSample(SAMPLE.lines[:1], SAMPLE.keys[:1])])
+def test_a_sample_is_read_as_it_was_written(sample: ScoreSample) -> None:
+    read = load_sample(json.loads(json.dumps(dump_sample(sample))))
+    assert read.lines == sample.lines
+    np.testing.assert_array_equal(read.keys, sample.keys)
+    assert read.keys.flags.writeable
+
+
+def test_a_sample_without_lines_can_be_stored() -> None:
+    read = load_sample(dump_sample(ScoreSample((), np.zeros(0))))
+    assert read.lines == () and read.keys.shape == (0,)
+
+
+def test_the_stored_form_stays_the_same() -> None:
+    record = {
+        "lines": "eJxjYACBH/ZgioHFAULzQGkmCN0gA+U/gKqDAQ6o+Ae4eLXIOveHVS32EHoKVPwClBY4AKEVHQDG4A8Q",
+        "groups": {"1": ["alert_1", "a <*>", "0:a", "b"], "2": ["alert_2", "c", "0:c", ""]},
+    }
+    assert load_sample(record).lines == SAMPLE.lines
+    assert load_sample(record).keys.tolist() == SAMPLE.keys.tolist()
+
+
+def test_a_damaged_sample_is_an_error() -> None:
+    record = dump_sample(SAMPLE)
+    for lines in ("", record["lines"][:-8], dump_sample(ScoreSample((), np.zeros(0)))["lines"][:-4]):
+        with pytest.raises(ValueError, match=r"."):
+            load_sample(record | {"lines": lines})

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly import score_sample
+from nextchar.models.anomaly import line_scores as score_sample
 from nextchar.models.anomaly.calibration import SCORE_TOLERANCE, Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.score_sample import (
+from nextchar.models.anomaly.line_scores import (
     DECAY_S,
     SAMPLE_LINES,
     ObservedScore,

@@ -9,7 +9,9 @@ import pytest
 from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.loaded_model import masks_of
 from nextchar.models.runtime.surprisal import LineSurprisal
-from nextchar.models.text import mask_values, ngram_file, templates_file
+from nextchar.models.text import mask_values
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nextchar.models.anomaly.statistic_rarity import BITS_TOLERANCE, leave_one_out_rarity, rarity
+from nextchar.models.anomaly.tail import BITS_TOLERANCE, leave_one_out_rarity, rarity
 
 REFERENCE = np.array([[1.0, 2.0, 3.0, 4.0]])
 SPREAD = np.array([0.15])

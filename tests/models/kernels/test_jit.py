@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba.core.caching import CacheImpl
+from numba import config
 
 from nextchar.models.kernels.jit import compiled
 
@@ -83,7 +83,7 @@ def test_code_of_a_fingerprint_is_found_by_an_installation_at_another_path(
 
 
 def test_a_compiled_function_contains_no_copy_of_one_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CacheImpl, "_locator_classes", [])  # no cache
+    monkeypatch.setattr(config, "CACHE_LOCATOR_CLASSES", "ZipCacheLocator")  # no cache
 
     @compiled("void(int64[::1])", is_internal=True)
     def write_a_rare_number(x):  # type: ignore[no-untyped-def]

@@ -11,8 +11,11 @@ from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
 from nextchar.models.saved_model import Card, SavedModel, describe_files
-from nextchar.models.text import ngram_file, templates_file
+from nextchar.models.text import line_file
+from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.line_file import Lines
 from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import learned_for
 
@@ -64,6 +67,7 @@ def saved_model(
     kind: TextKind | None = None,
     name: str = "random",
     mixed_text: str | None = None,
+    lines: Mapping[str, int] | None = None,
 ) -> SavedModel:
     """Return a model of a random network; with `mixed_text`, mixed with the experts of that text."""
     units = units or [12, 12]
@@ -80,6 +84,10 @@ def saved_model(
         files[mixture.FILE] = mixture.dump(
             ids, learned_for(mixed_text, vocabulary, is_records=kind == "records")
         )
+    if lines:
+        index = Lines.make(lines)
+        assert index
+        files[line_file.FILE] = index.dump()
     card = Card(
         id=f"model_{name}",
         name=name,

@@ -3,8 +3,8 @@
 import pytest
 
 from nextchar.models.errors import Busy
-from nextchar.models.runtime.admission import MAX_RUNNING, MAX_SHORT_CHARACTERS, Backlog, Inbox
 from nextchar.models.runtime.generation import GenerationRequest
+from nextchar.models.runtime.prefill import MAX_RUNNING, MAX_SHORT_CHARACTERS, Backlog, Inbox
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextchar.models.runtime import batch_sampler as module
-from nextchar.models.runtime.batch_sampler import BatchSampler
+from nextchar.models.runtime import decode as module
+from nextchar.models.runtime.decode import BatchSampler
 from nextchar.models.runtime.generation import GenerationRequest, Sequence
 from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece
 from nextchar.models.text.vocabulary import Vocabulary

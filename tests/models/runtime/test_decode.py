@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from nextchar.models.runtime import decode as module
-from nextchar.models.runtime.admission import Inbox
 from nextchar.models.runtime.decode import GENERATE_AHEAD_S, MAX_BATCH, MIN_PIGGYBACKED, Decode
 from nextchar.models.runtime.generation import GenerationRequest
-from nextchar.models.runtime.prefill import Prefill
+from nextchar.models.runtime.prefill import Inbox, Prefill
 from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece
 from nextchar.models.runtime.state_cache import StateCache
 from tests.models.runtime.test_scheduler import ID_OF, VOCABULARY, Counting, Generating, expected

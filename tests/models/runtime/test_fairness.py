@@ -1,5 +1,5 @@
-from nextchar.models.runtime.admission import ARRIVALS_PER_DOUBLING, fair_order
 from nextchar.models.runtime.generation import GenerationRequest, ScheduledRequest
+from nextchar.models.runtime.prefill import ARRIVALS_PER_DOUBLING, fair_order
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary
 

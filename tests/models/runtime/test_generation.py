@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextchar.models.runtime.decoding import uniforms
+from nextchar.models.runtime.decoding import MAX_NO_REPEAT_CONTEXT, uniforms
 from nextchar.models.runtime.generation import (
-    MAX_NO_REPEAT_CONTEXT,
     UNIFORMS,
     GenerationRequest,
     PredictionRequest,
@@ -253,8 +252,8 @@ def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion()
     completions, _ = begun(prompt=prompt, no_repeat=3, n=2, max_characters=9)
 
     def banned(completion: Completion) -> set[int]:
-        assert completion.no_repeat
-        return set(completion.no_repeat.banned())
+        assert completion.adjustment and completion.adjustment.no_repeat
+        return set(completion.adjustment.no_repeat.banned())
 
     assert [banned(completion) for completion in completions] == [{ID_OF["b"]}] * 2
     take(completions[0], "c")
@@ -262,7 +261,7 @@ def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion()
     take(completions[0], "abb")
     assert banned(completions[0]) == {ID_OF["b"], ID_OF["c"]}
     assert banned(completions[1]) == {ID_OF["b"]}
-    assert begun(prompt=prompt)[0][0].no_repeat is None
+    assert begun(prompt=prompt)[0][0].adjustment is None
 
 
 def test_a_prediction_is_the_distribution_at_its_temperature() -> None:

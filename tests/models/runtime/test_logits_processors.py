@@ -18,7 +18,7 @@ V = 5
 
 
 def adjusting(**options: object) -> Adjustment:
-    found = adjustment_of(CompletionRequest(prompt="", **options), V)  # type: ignore[arg-type]
+    found = adjustment_of(CompletionRequest(prompt="", **options), V, "", {})  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -33,13 +33,13 @@ def id_of(character: str) -> int:
 
 
 def test_request_without_options_has_no_adjustment() -> None:
-    assert adjustment_of(CompletionRequest(prompt=""), V) is None
+    assert adjustment_of(CompletionRequest(prompt=""), V, "", {}) is None
 
 
 def test_penalties_agree_with_the_formula() -> None:
     adjustment = adjusting(logit_bias=((2, 1.5), (4, -100)), presence_penalty=0.5, frequency_penalty=0.25)
     for taken in (1, 1, 3):
-        adjustment.count(taken)
+        adjustment.append("", taken)
     logits = np.array([9, 1, 2, 3, 4], np.float32)
     assert adjustment.apply(logits).tolist() == [9, 1 - 0.5 - 0.5, 3.5, 3 - 0.5 - 0.25, -96]
     assert logits.tolist() == [9, 1, 2, 3, 4]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba.core.caching import CacheImpl
+from numba import config
 from numpy.typing import NDArray
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
@@ -458,7 +458,7 @@ def test_kernels_run_on_a_generic_processor_and_compile_concurrently(
 def test_read_only_installation_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     from nextchar.models.kernels.jit import compiled
 
-    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(config, "CACHE_LOCATOR_CLASSES", "ZipCacheLocator")
 
     def double(x: Floats) -> None:
         x[0] *= 2

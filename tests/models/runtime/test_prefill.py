@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from nextchar.models.runtime import prefill as module
-from nextchar.models.runtime.admission import Inbox
 from nextchar.models.runtime.generation import GenerationRequest
 from nextchar.models.runtime.prefill import (
     DENSE_CHARACTERS,
@@ -14,6 +13,7 @@ from nextchar.models.runtime.prefill import (
     MAX_PREFILL_BATCH,
     PREFILL_ALONE_S,
     PREFILL_CHUNK_S,
+    Inbox,
     Prefill,
 )
 from nextchar.models.runtime.requests import CompletionRequest

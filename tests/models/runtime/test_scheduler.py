@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from nextchar.models.errors import Busy
 from nextchar.models.runtime import decode
-from nextchar.models.runtime.admission import MAX_RUNNING
 from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.decode import CALL_ROWS, MAX_BATCH
 from nextchar.models.runtime.generation import GenerationRequest
 from nextchar.models.runtime.generation import Sequence as GeneratedSequence
+from nextchar.models.runtime.prefill import MAX_RUNNING
 from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from nextchar.models.runtime.scheduler import Scheduler
 from nextchar.models.runtime.state_cache import CHUNK, StateCache

@@ -70,6 +70,35 @@ def test_lists_are_records(lines: list[str], end: str) -> None:
         assert detected(text).kind == "records", detected(text).reason
 
 
+def phrases(count: int) -> list[str]:
+    """Return lines that are like sentences, each about something else."""
+    random_ = random.Random(4)
+    ends = [random_.choices(words(300, letters=7), k=2) for _ in range(count)]
+    return [f"{random_.choice(SENTENCES)} {' and the '.join(end)}" for end in ends]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param([f"{line}?" for line in phrases(900)], id="questions"),
+        pytest.param(phrases(900), id="titles with the words of sentences"),
+        pytest.param(shuffled(phrases(200) * 5), id="queries that repeat"),
+        pytest.param([f"{'toys' if i % 3 else 'garden'}\t{p}" for i, p in enumerate(phrases(900))],
+                     id="items behind their category"),
+        pytest.param([f"{zone}\t{i * 7919 % 1000}" for i, zone in enumerate(ZONES)], id="with a count"),
+    ],
+)  # fmt: skip
+def test_many_lines_that_have_nothing_to_do_with_their_neighbors_are_records(lines: list[str]) -> None:
+    assert detected("\n".join(lines)).kind == "records", detected("\n".join(lines)).reason
+
+
+@pytest.mark.parametrize("end", ["", "?"])
+def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
+    subjects = words(300, letters=7)
+    lines = [f"{SENTENCES[i % 4]} {subjects[i // 9]} and the {subjects[i // 9 + 1]}{end}" for i in range(900)]
+    assert detected("\n".join(lines)).kind == "text"
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [

@@ -50,9 +50,9 @@ def test_of_a_line_with_many_values_the_first_ones_are_examined(
             yield match
 
     monkeypatch.setattr(Masks, "_found", counted)
-    lines = (f"2026-11-28 10:{i // 60 % 60:02}:{i % 60:02} {i} {f'{value} ' * 2000}" for i in range(1536))
+    lines = (f"2026-11-28 10:{i // 60 % 60:02}:{i % 60:02} {i} {f'{value} ' * 2000}" for i in range(768))
     detection = detected("\n".join(lines))
-    assert (detection.kind, detection.sampled_lines) == ("log", 1536)
+    assert (detection.kind, detection.sampled_lines) == ("log", 768)
     assert "timestamp" in detection.masks
 
 
@@ -218,7 +218,7 @@ def test_request_parameters_are_not_a_log() -> None:
 
 
 def test_code_and_documents_are_never_masked() -> None:
-    packages = ("app", "clients", "docs", "models", "tests", "worker")
+    packages = ("clients", "docs", "models")
     kinds = ("*.md", "*.py", "*.js")
     files = [file for package in packages for kind in kinds for file in (ROOT / package).rglob(kind)]
     suggested = {f: detected(f.read_text("utf-8")).masks for f in [*files, *ROOT.glob("*.md")]}

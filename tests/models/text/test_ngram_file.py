@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.text import ngram_file
+from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text.vocabulary import Vocabulary
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20

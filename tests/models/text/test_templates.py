@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.text import templates_file
+from nextchar.models.text import templates as templates_file
 from nextchar.models.text.line_tokens import shape
 from nextchar.models.text.templates import Frequencies, Templates
 
@@ -105,7 +105,7 @@ def test_ids_are_the_same_in_another_process_and_after_a_restart() -> None:
 
 
 def test_an_explosion_of_templates_stops_at_a_limit_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.models.text.template_tree.MAX_TEMPLATES", 30)
+    monkeypatch.setattr("nextchar.models.text.line_tokens.MAX_TEMPLATES", 30)
     draw = random.Random(1)
     lines = ["".join(draw.choices("ab =,;:()", k=40)) for _ in range(500)]
     known = Templates.fit(lines)

@@ -2,9 +2,14 @@
 
 import { apiPath, post, put } from "../api.js";
 import { h, replace } from "../dom.js";
-import { dateTime } from "../format.js";
+import { dateTime, percent } from "../format.js";
 import { askForText } from "./dialog.js";
 import { toast } from "./notice.js";
+
+/** @param {any} alias */
+function share({ model, share }) {
+  return share && `; ${model}@${share.version} for ${percent(share.fraction)} of clients`;
+}
 
 /**
  * @param {any} model
@@ -45,7 +50,7 @@ export function aliasList(model, aliases, attempt) {
     return h(
       "li",
       { class: "row apart" },
-      h("span", {}, h("span", { class: "strong" }, one.id), " → ", one.target),
+      h("span", {}, h("span", { class: "strong" }, one.id), " → ", one.target, share(one)),
       h("span", { class: "muted small" }, dateTime(one.moved_at), one.moved_by && ` · ${one.moved_by}`),
       h(
         "span",

@@ -19,10 +19,11 @@ const MAX_POINTS_WITH_DOTS = 40;
 /**
  * Return a chart as wide as its container; `update` draws new data.
  *
- * @param {{label: string, xLabel: string, yLabel: string, formatX?: (x: number) => string, xSteps?: number[]}} options
- *   `xSteps` are the allowed distances between ticks of the x axis; round numbers by default
+ * @param {{label: string, xLabel: string, yLabel: string, formatX?: (x: number) => string, xSteps?: number[],
+ *   isFirstShown?: boolean}} options `xSteps` are the allowed distances between ticks of the x axis, round numbers by
+ *   default; `isFirstShown`: the y axis has room for the first point of a long series, too
  */
-export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), xSteps }) {
+export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), xSteps, isFirstShown = false }) {
   /** @type {Series[]} */ let series = [];
   let width = 640;
   /** @type {number | null} */ let selectedX = null;
@@ -83,7 +84,7 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
     const xs = points.map(([x]) => x);
     const x0 = Math.min(...xs);
     const x1 = xs.every((x) => x === x0) ? x0 + 1 : Math.max(...xs);
-    const [y0, y1] = yRange(series);
+    const [y0, y1] = yRange(series, isFirstShown);
     const [innerWidth, innerHeight] = [width - LEFT - RIGHT, HEIGHT - TOP - BOTTOM];
     return {
       x0,
@@ -226,14 +227,14 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
 }
 
 /**
- * Return the y range. The first point of a series with more than three is left out: an untrained network costs so many
- * bits that the rest of the curve would look flat.
+ * Return the y range. Unless `isFirstShown`, the first point of a series with more than three is left out: an untrained
+ * network costs so many bits that the rest of the curve would look flat.
  *
  * @returns {[number, number]}
  */
-function yRange(series) {
+function yRange(series, isFirstShown) {
   const ys = series
-    .flatMap((line) => line.points.slice(line.points.length > SKIP_FIRST_ABOVE ? 1 : 0).map(([, y]) => y))
+    .flatMap((line) => line.points.slice(!isFirstShown && line.points.length > SKIP_FIRST_ABOVE ? 1 : 0).map(([, y]) => y))
     .filter(Number.isFinite);
   const low = Math.min(...ys);
   const high = Math.max(...ys, low * MIN_Y_RATIO);

@@ -1,6 +1,6 @@
 /**
  * Repeats: of a flood of lines like a flagged one only the first are flagged. The rule of the service
- * (models/anomaly/repeats.py), with the console's templates, because here the rate can be changed without a request.
+ * (models/anomaly/calibrated_scorer.py), with the console's templates, because here the rate can be changed without a request.
  */
 
 const MIN_FLAGGED = 20;

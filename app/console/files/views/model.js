@@ -1,6 +1,7 @@
 /** One model: its figures and learning curves, how it compares with baselines, what it copies, its files. */
 
 import { apiPath, get, patch, remove } from "../api.js";
+import { acceptance } from "../components/acceptance.js";
 import { aliasList } from "../components/alias-list.js";
 import { baselines } from "../components/baselines.js";
 import { askForText, confirmAction } from "../components/dialog.js";
@@ -20,10 +21,11 @@ import { navigate } from "../router.js";
 /** @param {import('../router.js').Page} page */
 export async function modelView({ params, signal }) {
   const model = await get(apiPath("/v1/models", params.model), { signal });
-  const [fullReport, { data: calibrations }, { data: aliases }, usage] = await Promise.all([
-    getReport(model.id, signal),
+  const [fullReport, { data: calibrations }, { data: aliases }, accepted, usage] = await Promise.all([
+    getIfThere(apiPath("/v1/models", model.id, "report"), signal),
     get(apiPath("/v1/models", model.id, "calibrations"), { signal }),
     get(apiPath("/v1/models", model.name, "aliases"), { signal }),
+    getIfThere(apiPath("/v1/models", model.name, "acceptance"), signal),
     useModel(model, { signal }),
   ]);
   const report = { ...model.report, ...fullReport };
@@ -104,6 +106,7 @@ export async function modelView({ params, signal }) {
       ),
     ),
     usage,
+    accepted && acceptance(accepted),
     h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
     memorization(report),
     h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt)),
@@ -111,12 +114,12 @@ export async function modelView({ params, signal }) {
   );
 }
 
-/** Return the full report, or null for a model that has none. */
-async function getReport(id, signal) {
+/** Return what is at a path, or null if there is nothing, such as a report of a model that has none. */
+async function getIfThere(path, signal) {
   try {
-    return await get(apiPath("/v1/models", id, "report"), { signal });
+    return await get(path, { signal });
   } catch (error) {
-    if (error.status === 404) return null;
+    if (error.status === 404 || (error.status === 503 && path.endsWith("/acceptance"))) return null;
     throw error;
   }
 }

@@ -91,20 +91,31 @@ class ModelCalls(Connection):
         """Return an alias of a model's name, with its history."""
         return await self._get(AliasWithHistory, path_of("models", model, "aliases", alias))
 
-    async def set_alias(self, model: str, alias: str, version: int, **options: Unpack[AliasOptions]) -> Alias:
+    async def set_alias(
+        self,
+        model: str,
+        alias: str,
+        version: int,
+        *,
+        share: tuple[int, float] | None = None,
+        **options: Unpack[AliasOptions],
+    ) -> Alias:
         """Move an alias of a model's name to a version, or make it.
 
         Args:
             model: the model's name.
             alias: its alias.
             version: that the alias points to from then on.
+            share: another version, and the fraction of the clients that get it instead.
             options: what the version must meet.
 
         Raises:
             Conflict: the version does not meet this (code `alias_check_failed`), or another request moved the
                 alias meanwhile (`alias_moved`).
         """
-        body = {"version": version, "require": omit_none(**options)}
+        body: dict[str, Any] = {"version": version, "require": omit_none(**options)}
+        if share is not None:
+            body["share"] = {"version": share[0], "fraction": share[1]}
         path = path_of("models", model, "aliases", alias)
         return await self._fetch(Alias, "PUT", path, json=body, can_retry=True, timeout_s=LONG_TIMEOUT_S)
 

@@ -1,4 +1,4 @@
-"""`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution.
+"""`nextchar complete`, `next` and `suggest`: completions, the next character, and suggestions for a field.
 
 With --interactive a text is written by turns: a line typed, then a completion of it.
 """
@@ -16,7 +16,7 @@ from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, print_unknown_characters, read_text, standard_input
 from nextchar.errors import ServerError
-from nextchar.options import CompletionOptions, NextOptions
+from nextchar.options import CompletionOptions, NextOptions, SuggestOptions
 from nextchar.types import Distribution
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
@@ -87,6 +87,28 @@ def next_character(
         rows = [(c["character"], f"{c['probability']:.6f}") for c in response["candidates"]]
         print_table(session.out, (), rows)
     print_unknown_characters(session, response["unknown_characters"])
+
+
+@command
+def suggest(
+    session: Session,
+    model: ModelArgument,
+    prefix: Annotated[str, Argument(metavar="PREFIX", help="What has been typed into the field.")] = "",
+    **options: Unpack[SuggestOptions],
+) -> None:
+    """Show different completions of a field, best first; of a model of records, lines of its corpus.
+
+    Example: nextchar suggest cities berln
+    """
+    response = session.client.suggest(model, prefix, **options)
+    if session.as_json:
+        session.print_json(response)
+        return
+    rows = [
+        (one["text"], f"{one['probability']:.4f}", f"{one['count']:,}", "" if one["exists"] else "generated")
+        for one in response["suggestions"]
+    ]
+    print_table(session.out, ("text", "probability", "count", ""), rows)
 
 
 def _stream(session: Session, model: str, prompt: str, options: CompletionOptions) -> None:

@@ -36,6 +36,7 @@ _DEVIATIONS: dict[str, dict[str, Any]] = {
     "AlertOptions.state": {"help": "Only alerts in this state."},
     "AliasOptions.calibration": {"name": "calibrated", "help": "Require a calibration."},
     "AliasOptions.max_bits_per_character": {"name": "max-bits"},
+    "AliasOptions.acceptance_over_shown": {"name": "acceptance-over"},
     "AliasOptions.max_regression_bits": {"name": "max-regression"},
     "AuditOptions.since": {"metavar": "DATE", "parser": date, "help": "Calls at or after this time."},
     "AuditOptions.until": {"metavar": "DATE", "parser": date, "help": "Calls at or before this time."},
@@ -52,6 +53,8 @@ _DEVIATIONS: dict[str, dict[str, Any]] = {
     "LineOptions.explain": {"help": "Explain the most anomalous lines. Default: no."},
     "MixOptions.corpus": {"name": "mix", "metavar": "CORPUS", "autocompletion": complete_corpus},
     "MixOptions.fraction": {"name": "mix-fraction"},
+    "SuggestedLineOptions.columns": {"name": "column", "metavar": "COLUMN"},
+    "SuggestedLineOptions.exclude_patterns": {"name": "exclude-pattern", "metavar": "RE2"},
     "TargetOptions.events": {
         "name": "event",
         "metavar": "TYPE",
@@ -87,6 +90,7 @@ _PANELS = {
     "MixOptions": "Mixing in a second corpus",
     "NetworkOptions": "Network",
     "RecipeOptions": "Optimization",
+    "SuggestedLineOptions": "Suggestions",
 }
 
 _ADVISED = {

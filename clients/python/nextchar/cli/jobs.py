@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from nextchar.cli import live_view
+from nextchar.cli import training_progress
 from nextchar.cli.formatting import format_bits, format_integer, format_network, format_time, printable
 from nextchar.cli.names import JobArgument
 from nextchar.cli.session import Session, command_of, fail
@@ -90,7 +90,7 @@ def follow(session: Session, job_id: str) -> None:
         if session.as_json:
             job = _print_events(session, job_id)
         else:
-            job = live_view.follow(session.client, job_id, session.out)
+            job = training_progress.follow(session.client, job_id, session.out)
     except KeyboardInterrupt:
         session.print_note(f"training continues; follow it again with `nextchar jobs follow {job_id}`")
         raise
@@ -98,7 +98,7 @@ def follow(session: Session, job_id: str) -> None:
     match job["status"]:
         case "succeeded" if not session.as_json:
             session.out.print()
-            outcome = live_view.outcome(session.client, job)
+            outcome = training_progress.outcome(session.client, job)
             session.out.print(outcome, soft_wrap=not session.out.is_terminal)
             session.print_note(f'try it: nextchar complete {job["model"]} "…"')
         case "succeeded":

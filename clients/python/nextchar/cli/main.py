@@ -10,9 +10,9 @@ import typer
 from typer import Option
 
 from nextchar.cli import (
+    acceptance,
     alerts,
     batch,
-    calibration,
     completion,
     corpora,
     evaluation,
@@ -59,10 +59,12 @@ def options(
 app.command()(training.train)
 app.command()(completion.complete)
 app.command("next")(completion.next_character)
+app.command()(completion.suggest)
 app.command()(scoring.score)
 app.command()(watch.watch)
-app.command()(calibration.calibrate)
+app.command()(scoring.calibrate)
 app.command()(evaluation.evaluate)
+app.command()(acceptance.acceptance)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")

@@ -130,14 +130,24 @@ def alias(
     session: Session,
     alias: AliasArgument,
     version: Annotated[int, Argument(metavar="VERSION", help="Version that the alias will point to.")],
+    share: Annotated[
+        tuple[int, float] | None,
+        Option(metavar="VERSION FRACTION", help="Another version, and the fraction of clients that get it."),
+    ] = None,
     **options: Unpack[AliasOptions],
 ) -> None:
     """Create an alias of a model, or move it to another version.
 
     Example: nextchar models alias nietzsche@champion 4 --max-regression 0.02
     """
-    moved = session.client.set_alias(*_name_and_alias(alias), version, **options)
-    session.print_result(moved, f"{alias} is {moved['target']}")
+    moved = session.client.set_alias(*_name_and_alias(alias), version, share=share, **options)
+    shared = moved.get("share")
+    other = (
+        f", and {moved['model']}@{shared['version']} for {shared['fraction']:.0%} of clients"
+        if shared
+        else ""
+    )
+    session.print_result(moved, f"{alias} is {moved['target']}{other}")
     for check in () if session.as_json else moved["checks"]:
         if check["note"]:
             session.print_note(check["note"])

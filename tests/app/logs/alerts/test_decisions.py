@@ -1,6 +1,7 @@
 import itertools
 import threading
 import time
+from functools import partial
 
 import pytest
 from pydantic import ValidationError
@@ -20,8 +21,8 @@ from nextchar.models.errors import Conflict, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
 from tests.app.logs.alerts.occurrences import GROUP, NOW, one
+from tests.every_call import Call, Interrupted, every_call
 from tests.store.clock import Clock
-from tests.store.interleaving import Interrupted
 
 ID = GROUP.alert_id("m")
 FIRST = int(NOW * 1e6)  # the number of the first decision on an alert
@@ -70,15 +71,13 @@ def test_every_change_is_kept(alerts: Alerts, blobs: Blobs) -> None:
 def test_of_concurrent_changes_none_is_lost(redis: Redis, blobs: Blobs) -> None:
     """Another process labels the alert before each call of the storage that an acknowledgement makes."""
     Alerts(redis, blobs).record([one()])
-    for at in range(10):
+    for call in every_call(more_than=1):
         blobs.delete(*blobs.paths("alert_decisions"))
-        other = Alerts(redis, blobs)
-        interrupted = Interrupted(blobs, at, lambda other=other: other.label("m", ID, "incident", by=None))
-        Alerts(redis, interrupted).acknowledge("m", ID, by=None)
+        counted = call.blobs(blobs, partial(Alerts(redis, blobs).label, "m", ID, "incident", by=None))
+        Alerts(redis, counted).acknowledge("m", ID, by=None)
         alert = Alerts(redis, blobs).get("m", ID)
         assert alert.decision is not None and alert.decision.acknowledged_at
-        assert alert.label == ("incident" if interrupted.was_interrupted else None)
-    assert not interrupted.was_interrupted, "every call was interrupted once"
+        assert alert.label == ("incident" if call.has_come else None), call
 
 
 def test_many_threads_can_change_one_alert(redis: Redis, blobs: Blobs) -> None:
@@ -332,16 +331,14 @@ def test_the_first_decisions_of_two_processes_on_an_alert_are_both_kept(
     alerts: Alerts, redis: Redis, blobs: Blobs
 ) -> None:
     """At each step of the first decision another process makes one."""
-    for at in itertools.count():
+    for call in every_call(more_than=2):
         alerts.delete_all("m")
-        alerts.record([one(at=NOW + at)])
-        interrupted = Interrupted(blobs, at, lambda: alerts.acknowledge("m", ID, by="ann"))
-        Alerts(redis, interrupted).label("m", ID, "incident", by="bob")
-        if not interrupted.was_interrupted:
-            assert at > 2
-            return
+        alerts.record([one(at=NOW + call.at)])
+        counted = call.blobs(blobs, lambda: alerts.acknowledge("m", ID, by="ann"))
+        Alerts(redis, counted).label("m", ID, "incident", by="bob")
         decision = Alerts(redis, blobs).get("m", ID).decision
-        assert decision and (decision.label, decision.acknowledged_by) == ("incident", "ann")
+        acknowledged_by = "ann" if call.has_come else None
+        assert decision and (decision.label, decision.acknowledged_by) == ("incident", acknowledged_by), call
 
 
 def test_an_alert_that_others_change_again_and_again_is_a_conflict(alerts: Alerts, blobs: Blobs) -> None:
@@ -352,7 +349,7 @@ def test_an_alert_that_others_change_again_and_again_is_a_conflict(alerts: Alert
     alerts.record([one()])
     figures = alerts.get("m", ID).figures
     with pytest.raises(Conflict, match="is being changed by others") as caught:
-        AlertDecisions(Taken(blobs, 99, lambda: None)).change(
+        AlertDecisions(Taken(blobs, Call(99))).change(
             "m", ID, lambda _: Decision(changed_at=0.0, figures=figures)
         )
     assert caught.value.code == "alert_changed"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.logs.ingest.test_routes import calibrate, stored
 from tests.app.service import Service

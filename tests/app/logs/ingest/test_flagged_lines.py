@@ -1,5 +1,4 @@
 import time
-from collections.abc import Iterator
 
 import pytest
 from redis import Redis
@@ -10,9 +9,8 @@ from nextchar.app.logs.ingest.stream import IngestStreams
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(clean_redis_url) as redis:
-        yield redis
+def redis(raw_redis: Redis) -> Redis:
+    return raw_redis
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from redis import Redis
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import IngestStreams
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, read_stream, until
 

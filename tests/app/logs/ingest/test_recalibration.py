@@ -15,7 +15,7 @@ from nextchar.app.logs.ingest import recalibration as module
 from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
 from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.models.anomaly.calibration_builder import calibrate as calibrate_lines
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore, censored
+from nextchar.models.anomaly.line_scores import AlertReference, ObservedScore, censored
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.open_blobs import open_blobs

@@ -5,7 +5,7 @@ from redis import Redis
 
 from nextchar.app.logs.ingest import recalibration
 from nextchar.app.logs.ingest.recalibration import LEASE_S, MAX_BATCHES, RollingLines
-from nextchar.models.anomaly.score_sample import AlertReference, ObservedScore
+from nextchar.models.anomaly.line_scores import AlertReference, ObservedScore
 
 LINE = ObservedScore(1.25, 2.5, 1, 0.01)
 FLAGGED = ObservedScore(3.0, 9.5, 0, 0.02, AlertReference("alert_1", "a <*> b", "1:<*>", "x"))

@@ -13,9 +13,9 @@ from redis import Redis
 
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
-from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.schemas import OtlpQuery
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 

@@ -1,10 +1,14 @@
+import json
+from functools import partial
+from typing import Any
+
 import pytest
 
-from nextchar.app.logs.ingest.records import _CACHE_S, IngestSettings, LineMeta
+from nextchar.app.logs.ingest.records import _CACHE_S, Entry, IngestLimits, IngestSettings, LineMeta
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
+from tests.every_call import every_call
 from tests.store.clock import Clock
-from tests.store.interleaving import Interrupted
 
 
 def changes(blobs: Blobs, model: str = "m") -> list[tuple[str, str | None]]:
@@ -27,15 +31,12 @@ def test_every_change_is_kept_and_the_newest_holds(blobs: Blobs) -> None:
 
 def test_of_concurrent_changes_none_is_lost(blobs: Blobs) -> None:
     """Another process changes the settings before each call of the storage that a change makes."""
-    for at in range(10):
+    for call in every_call(more_than=1):
         blobs.delete(*blobs.paths("ingest_settings"))
-        other = IngestSettings(blobs)
-        interrupted = Interrupted(blobs, at, lambda other=other: other.change("m", "never", by="other"))  # type: ignore[misc]
-        IngestSettings(interrupted).change("m", "rolling", by="me")
-        if not interrupted.was_interrupted:
-            assert at > 1
-            return
-        assert sorted(changes(blobs)) == [("never", "other"), ("rolling", "me")]
+        counted = call.blobs(blobs, partial(IngestSettings(blobs).change, "m", "never", by="other"))
+        IngestSettings(counted).change("m", "rolling", by="me")
+        others = [("never", "other")] if call.has_come else []
+        assert sorted(changes(blobs)) == [*others, ("rolling", "me")], call
 
 
 def test_a_damaged_record_hides_no_other(blobs: Blobs) -> None:
@@ -105,3 +106,26 @@ def test_settings_move_to_another_name_with_their_history_unless_that_has_its_ow
     settings.move_all("nothing", "o")
     settings.move_all("o", "p")
     assert changes(blobs, "p") == [("rolling", "dan")]
+
+
+@pytest.mark.parametrize(
+    ("meta", "stored"),
+    [
+        (LineMeta(), {}),
+        (LineMeta(0.0, "", "", 0.0, "never"), {"t": 0.0, "s": "", "c": "", "f": 0.0, "r": False}),
+        (LineMeta(1.5, "a", "b", 0.01, "rolling"), {"t": 1.5, "s": "a", "c": "b", "f": 0.01, "r": True}),
+        (LineMeta(source="web"), {"s": "web"}),
+        (LineMeta(owner="shop"), {"o": "shop"}),
+    ],
+)  # fmt: skip
+def test_metadata_of_a_line_survive_a_round_trip(meta: LineMeta, stored: dict[str, Any]) -> None:
+    assert json.loads(meta.dump()) == stored
+    assert LineMeta.load(meta.dump().encode()) == meta
+
+
+def test_the_id_of_an_entry_tells_when_it_came() -> None:
+    assert Entry("1795563600123-4", b"", LineMeta()).received_at == 1795563600.123
+
+
+def test_as_many_lines_and_bytes_wait_by_default_as_is_documented() -> None:
+    assert IngestLimits() == IngestLimits(max_lines=200_000, max_bytes=64 * 1024**2)

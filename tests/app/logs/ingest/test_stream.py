@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.records import Batch, Entry, IngestLimits, LineMeta, NewLine, Request
 from nextchar.app.logs.ingest.stream import GROUP, MAX_DELIVERIES, IngestStreams
 from nextchar.launcher.valkey import EmbeddedValkey
@@ -19,9 +19,8 @@ from nextchar.models.errors import Busy, Conflict, TooLarge, Unavailable
 
 
 @pytest.fixture
-def redis(clean_redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(clean_redis_url) as redis:
-        yield redis
+def redis(raw_redis: Redis) -> Redis:
+    return raw_redis
 
 
 @pytest.fixture

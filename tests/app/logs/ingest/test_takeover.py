@@ -1,5 +1,6 @@
 """Several processes share the lines, and what one leaves unfinished is finished by another."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -13,17 +14,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
-from nextchar.app.logs.ingest.keys import lines_key
+from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.line_scoring import TURN_S, IngestScoring
 from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
 from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from tests.app.fakes import FakeEngine, loaded, publish
 from tests.app.service import Service
+from tests.every_call import every_call, redis_fails
 from tests.waiting import eventually
 
 FLAGGED = "→"
@@ -41,13 +43,18 @@ class FailingEngine(FakeEngine):
 class Process:
     """The loop of one process, which runs when it is told."""
 
-    def __init__(self, service: Service, engine: Callable[[SavedModel], FakeEngine] = FakeEngine) -> None:
+    def __init__(
+        self,
+        service: Service,
+        engine: Callable[[SavedModel], FakeEngine] = FakeEngine,
+        counted: Callable[[Redis], Redis] = lambda redis: redis,
+    ) -> None:
         def load(saved: SavedModel) -> Any:
             return loaded(saved, engine(saved))
 
-        self.streams = IngestStreams(Redis.from_url(service.settings.redis_url))
+        self.streams = IngestStreams(counted(Redis.from_url(service.settings.redis_url)))
         self.engines = Engines(service.models, load, limit_bytes=1 << 30)
-        redis = Redis.from_url(service.settings.redis_url, decode_responses=True)
+        redis = counted(Redis.from_url(service.settings.redis_url, decode_responses=True))
         self.alerts = Alerts(redis, service.blobs)
         self.stopping = threading.Event()
         calibrations = Calibrations(service.blobs)
@@ -164,28 +171,22 @@ def test_only_the_line_that_cannot_be_scored_is_moved_away(start: Callable[..., 
     assert process.recorded == 1
 
 
-@pytest.mark.parametrize("fails_after", ["reading", "announcing", "recording"])
-def test_a_process_that_dies_between_two_steps_leaves_the_rest_to_another(
-    start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, fails_after: str
+@pytest.mark.parametrize("is_after", [False, True], ids=["not sent", "reply lost"])
+def test_what_a_process_leaves_at_any_call_of_redis_that_fails_is_finished_by_another(
+    start: Callable[..., Process], redis: Redis, is_after: bool
 ) -> None:
-    dying, other = start(), start()
-    dying.add("ab", FLAGGED, "cd", FLAGGED + FLAGGED)
-
-    def die(*_: object, **__: object) -> None:
-        raise RedisConnectionError
-
-    if fails_after == "reading":
-        monkeypatch.setattr(dying.streams.flagged, "announce", die)
-    elif fails_after == "announcing":
-        monkeypatch.setattr(dying.alerts, "record", die)
-    else:
-        monkeypatch.setattr(dying.streams, "acknowledge", die)
-    with pytest.raises(RedisConnectionError):
-        dying.scoring.run()
-    other.scoring.run()
-    assert other.counts == {"accepted": 4, "scored": 4, "flagged": 2}
-    assert other.recorded == 2
-    assert [event["line"] for _, event in other.streams.flagged.read("fake", after=0, limit=9)] == ["→", "→→"]
+    other = start()
+    for call in every_call(more_than=5, meanwhile=redis_fails, is_after=is_after):
+        redis.flushall()
+        failing = start(counted=call.redis)
+        other.add("ab", FLAGGED, "cd", FLAGGED + FLAGGED)
+        with contextlib.suppress(RedisConnectionError):
+            failing.scoring.run()
+        other.finish()
+        assert other.counts == {"accepted": 4, "scored": 4, "flagged": 2}, call
+        assert other.recorded == 2, call
+        flagged = other.streams.flagged.read("fake", after=0, limit=9)
+        assert [event["line"] for _, event in flagged] == ["→", "→→"], call
 
 
 def test_a_process_that_was_suspended_records_nothing_twice(

@@ -9,11 +9,12 @@ from typing import Any
 import openai
 import pytest
 
-from nextchar.app.logs.notifications.events import EVENT_TYPES
+from nextchar.app.logs.notifications.events import EVENT_TYPES, Events
 from nextchar.app.logs.notifications.notifier import FIRST_LOOKBACK_S, LEASE_S
-from nextchar.app.logs.notifications.outbox import Outbox
 from nextchar.models.errors import Unavailable
-from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.jobs import JobError, Jobs, JobStatus
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.app.logs.notifications.receiver import Receiver, receiving
 from tests.app.logs.notifications.test_notifier import (
@@ -25,6 +26,7 @@ from tests.app.logs.notifications.test_notifier import (
     target,
     verify,
 )
+from tests.every_call import every_call
 from tests.store.test_jobs import REQUEST
 
 
@@ -146,32 +148,24 @@ def test_a_target_gets_the_events_and_models_it_wants(
     ]
 
 
-class _Killed(BaseException):
-    pass
-
-
-def test_a_process_killed_before_or_after_it_queues_messages_loses_none(
-    world: Setting, receiver: Receiver, clean_redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_killed_at_any_call_of_the_storage_or_redis_loses_no_message(
+    world: Setting, receiver: Receiver, clean_redis_url: str, tmp_path: Path
 ) -> None:
-    def die(*_: Any, **__: Any) -> None:
-        raise _Killed
-
-    for step in ("queue", "mark_records", "due", "succeeded"):
+    hook = target(f"{receiver.url}/hook", events=EVENT_TYPES)
+    for call in every_call(more_than=10):
         receiver.requests.clear()
         finish(world, JobStatus.CANCELLED)
-        with monkeypatch.context() as patch:
-            patch.setattr(Outbox, step, die)
-            with pytest.raises(_Killed):
-                world.run()
-        sent = [request.headers["webhook-id"] for request in receiver.requests]
-        other = setting(clean_redis_url, tmp_path, target(f"{receiver.url}/hook", events=EVENT_TYPES))
         world.redis.delete("nextchar:notifications:lease")  # which expires after LEASE_S
-        other.run()
-        world = other
+        with call.dying():
+            setting(clean_redis_url, tmp_path, hook, call=call).run()
+        sent = [request.headers["webhook-id"] for request in receiver.requests]
+        world.redis.delete("nextchar:notifications:lease")
+        world = setting(clean_redis_url, tmp_path, hook)
+        world.run()
         again = {request.headers["webhook-id"] for request in receiver.requests}
-        assert len(again) == 2 and set(sent) <= again, step
-        assert sorted(set(kinds(receiver))) == ["fine_tuning.job.cancelled", "job.cancelled"], step
-        assert world.outbox.waiting("t-webhook") == []
+        assert len(again) == 2 and set(sent) <= again, call
+        assert sorted(set(kinds(receiver))) == ["fine_tuning.job.cancelled", "job.cancelled"], call
+        assert world.outbox.waiting("t-webhook") == [], call
 
 
 def test_when_redis_loses_its_data_the_last_day_is_sent_again_with_the_same_ids(
@@ -244,3 +238,20 @@ def test_a_damaged_record_stops_no_other(world: Setting, receiver: Receiver, tmp
     finish(world, JobStatus.CANCELLED)
     world.run()
     assert sorted(kinds(receiver)) == ["fine_tuning.job.cancelled", "job.cancelled", "model.deleted"]
+
+
+def test_an_event_is_read_unless_it_was_before_a_time() -> None:
+    blobs = open_blobs("memory:///")
+    jobs = Jobs(blobs)
+    events, job = Events(blobs, jobs, Models(blobs)), jobs.move(jobs.create(REQUEST), JobStatus.CANCELLED)
+    path = events.paths()[-1]
+    event = events.read(path)
+    assert event and event.types == ("job.cancelled", "fine_tuning.job.cancelled")
+    assert events.read(path, since=job.updated_at) == event
+    assert events.read(path, since=job.updated_at + 1) is None
+
+
+@pytest.mark.parametrize("path", ["jobs/job_deleted/1.json", "model_cards/a/1.json", "aliases/a/best/1.json"])
+def test_a_record_that_is_gone_is_no_event(path: str) -> None:
+    blobs = open_blobs("memory:///")
+    assert Events(blobs, Jobs(blobs), Models(blobs)).read(path, since=0.0) is None

@@ -23,12 +23,13 @@ from nextchar.app.logs.notifications.events import Events
 from nextchar.app.logs.notifications.notifier import LEASE_S, RESEND_S, Notifier
 from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, new_secret
-from nextchar.launcher.ports import free_port
+from nextchar.launcher.stack import free_port
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.logs.notifications.receiver import Receiver, receiving
+from tests.every_call import Call
 from tests.waiting import eventually
 
 QUIET_S = 300.0
@@ -81,9 +82,12 @@ def target(url: str, kind: str = "webhook", **fields: Any) -> NotificationTarget
     )
 
 
-def setting(redis_url: str, folder: Path, *targets: NotificationTarget) -> Setting:
+def setting(redis_url: str, folder: Path, *targets: NotificationTarget, call: Call | None = None) -> Setting:
+    """Return a notifier, at one call of whose storage or Redis something may happen."""
     redis = Redis.from_url(redis_url, decode_responses=True)
     blobs = open_blobs(folder.as_uri())
+    if call:
+        redis, blobs = call.redis(redis), call.blobs(blobs)
     alerts, outbox = Alerts(redis, blobs), Outbox(redis)
     made = NotificationTargets(blobs, targets)
     jobs, models = Jobs(blobs), Models(blobs)

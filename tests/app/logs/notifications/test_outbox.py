@@ -11,8 +11,8 @@ from nextchar.store.ids import new_id
 
 
 @pytest.fixture
-def outbox(clean_redis_url: str) -> Outbox:
-    return Outbox(Redis.from_url(clean_redis_url, decode_responses=True))
+def outbox(redis: Redis) -> Outbox:
+    return Outbox(redis)
 
 
 def queue(outbox: Outbox, body: str = "{}", *, now: float = 1.0, owner: str = "", **change: Any) -> bool:

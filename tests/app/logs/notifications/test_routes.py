@@ -8,7 +8,7 @@ from redis import Redis
 from nextchar.app.logs import room
 from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.app.logs.notifications.targets import is_secret
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.logs.notifications.receiver import Receiver, receiving
 from tests.app.logs.notifications.test_notifier import verify

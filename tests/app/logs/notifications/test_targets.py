@@ -1,13 +1,8 @@
 import base64
 import itertools
-import time
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
-from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.logs.notifications.events import EVENT_TYPES
 from nextchar.app.logs.notifications.targets import (
@@ -20,7 +15,6 @@ from nextchar.app.logs.notifications.targets import (
 )
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
-from nextchar.store.open_blobs import open_blobs
 
 
 def target(**fields: Any) -> NotificationTarget:
@@ -60,34 +54,6 @@ def test_a_target_gets_alerts_or_records_or_both(events: Any, alerts: bool, reco
     one = target(events=events)
     assert (one.wants_alert("m", "critical"), one.wants_records) == (alerts, records)
     assert (target().wants_alert("m", "info"), target().wants_records) == (True, False)
-
-
-def test_targets_are_listed_again_when_another_process_has_changed_them(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blobs = open_blobs("memory:///")
-    here, elsewhere = (NotificationTargets(blobs, redis=redis) for _ in range(2))
-    lists = Mock(wraps=blobs.paths)
-    monkeypatch.setattr(blobs, "paths", lists)
-    assert [here.all() for _ in range(10)] == [[]] * 10 and lists.call_count == 1
-    made = elsewhere.create("webhook", "http://x", models=(), min_severity="info")
-    assert [here.all() for _ in range(10)] == [[made]] * 10 and lists.call_count == 2
-    here.delete(made.id)
-    assert here.all() == elsewhere.all() == []
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 60, time=time.time)
-    elsewhere._count_change = lambda: None  # type: ignore[method-assign]  # Redis did not respond
-    made = elsewhere.create("webhook", "http://x", models=(), min_severity="info")
-    assert here.all() == []
-    monkeypatch.setattr("nextchar.app.logs.notifications.targets.time", clock)
-    assert here.all() == [made]
-    redis.connection_pool.disconnect()
-    monkeypatch.setattr(redis, "get", refuse)
-    lists.reset_mock()
-    assert here.all() == here.all() == [made] and lists.call_count == 2, "without Redis nothing is remembered"
-
-
-def refuse(*_: object) -> None:
-    raise RedisConnectionError("down")
 
 
 def test_targets_are_listed_newest_first_and_those_of_the_settings_last(

@@ -37,6 +37,13 @@ def test_next_sends_its_options(run: Run, server: FakeServer) -> None:
     assert second == {"prompt": "p"}  # services of older versions do not know all options
 
 
+def test_suggest_sends_its_options_and_prints_a_suggestion_per_line(run: Run, server: FakeServer) -> None:
+    outcome = run("suggest", "fake", "berln", "--limit", "3", "--constrain", "prefer", "--exclude", "Bern")
+    assert outcome.out == "Berlin\t0.9000\t3,426,354\t\n"
+    sent = {"prefix": "berln", "limit": 3, "constrain": "prefer", "exclude": ["Bern"]}
+    assert server.bodies("POST", "/v1/models/fake/suggest") == [sent]
+
+
 def test_interactive_mode_completes_the_text_so_far(run: Run, server: FakeServer) -> None:
     outcome = run("complete", "fake", "--interactive", "--max-characters", "2", stdin="ab\n\n:new\nxyz")
     assert outcome.status == 0 and ":new: start over" in outcome.err

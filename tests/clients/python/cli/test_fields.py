@@ -10,8 +10,9 @@ from nextchar import options
 from nextchar.app.jobs import plans as job_plans
 from nextchar.cli.fields import _ADVISED, with_options
 from nextchar.cli.main import app
-from nextchar.store import corpus_statistics
-from nextchar.worker import advice, job_text
+from nextchar.store import corpus as corpus_statistics
+from nextchar.worker import job_text
+from nextchar.worker import job_text as advice
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nextchar.cli import followed_file
-from nextchar.cli.followed_file import FollowedFile
+from nextchar.cli import watch as followed_file
+from nextchar.cli.watch import FollowedFile
 
 HEAD = "the first line of a log, which tells it from others\n"
 MAX_BYTES = 1 << 16

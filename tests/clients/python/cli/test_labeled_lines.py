@@ -2,7 +2,7 @@
 
 import pytest
 
-from nextchar.cli.labeled_lines import InvalidTable, read_labeled_lines
+from nextchar.cli.evaluation import InvalidTable, read_labeled_lines
 
 
 def test_kinds_are_found_by_their_column() -> None:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from nextchar import Client
-from nextchar.cli import live_view, training_progress
-from nextchar.cli.live_view import Screen
-from nextchar.cli.training_progress import JobUpdate, TrainingProgress
+from nextchar.cli import training_progress
+from nextchar.cli import training_progress as live_view
+from nextchar.cli.training_progress import JobUpdate, Screen, TrainingProgress
 from nextchar.types import Progress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal

@@ -53,44 +53,51 @@ def test_every_command_works_plain_and_as_json(run: Run, tmp_path: Path, argumen
     )  # the fake completes with one, and a pipe gets it raw
 
 
-def _shell_completions(words: str, server: str) -> set[str]:
-    program = "from nextchar.cli.main import app; app(prog_name='nextchar')"
-    request = {
-        "_NEXTCHAR_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(words.count(" ")),
-        "NEXTCHAR_SERVER": server,
-    }
+# In one process, which imports once what each call of a shell would.
+_COMPLETE = """
+import contextlib, os, sys
+from nextchar.cli.main import app
+
+for words in sys.argv[1:]:
+    os.environ |= {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    with contextlib.suppress(SystemExit):
+        app(prog_name="nextchar")
+    print("END")
+"""
+
+
+def _shell_completions(server: str, *lines: str) -> list[set[str]]:
+    request = {"_NEXTCHAR_COMPLETE": "complete_bash", "NEXTCHAR_SERVER": server}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | request, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _COMPLETE, *lines],
+        env=os.environ | request,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
-    return set(done.stdout.split())
+    return [set(found.split()) for found in done.stdout.split("END\n")[:-1]]
 
 
-@pytest.mark.parametrize(
-    ("words", "completions"),
-    [
-        ("nextchar co", {"complete", "corpus"}),
-        ("nextchar complete --inter", {"--interactive"}),
-        ("nextchar complete ", {"fake"}),
-        ("nextchar models show fake@", {"fake@1", "fake@2"}),
-        ("nextchar score f", {"fake"}),
-        ("nextchar score fake f", set()),  # a file, which the shell completes
-        ("nextchar score --model f", {"fake"}),
-        ("nextchar jobs show ", {"job_1"}),
-        ("nextchar train w", {"words"}),
-    ],
-)
-def test_shells_complete_commands_options_and_names(
-    run: Run, server: FakeServer, words: str, completions: set[str]
-) -> None:
+def test_shells_complete_commands_options_and_names(run: Run, server: FakeServer) -> None:
     run("corpus", "add", "-", "--name", "words", stdin="some words")
-    assert _shell_completions(words, server.url) == completions
+    completions = {
+        "nextchar co": {"complete", "corpus"},
+        "nextchar complete --inter": {"--interactive"},
+        "nextchar complete ": {"fake"},
+        "nextchar models show fake@": {"fake@1", "fake@2"},
+        "nextchar score f": {"fake"},
+        "nextchar score fake f": set(),  # a file, which the shell completes
+        "nextchar score --model f": {"fake"},
+        "nextchar jobs show ": {"job_1"},
+        "nextchar train w": {"words"},
+    }
+    found = _shell_completions(server.url, *completions)
+    assert dict(zip(completions, found, strict=True)) == completions
 
 
 def test_shells_complete_nothing_without_a_service() -> None:
-    assert _shell_completions("nextchar complete ", "http://127.0.0.1:9") == set()
+    assert _shell_completions("http://127.0.0.1:9", "nextchar complete ") == [set()]
 
 
 def test_version_is_printed(run: Run) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.clients.python.conftest import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nextchar.app.settings import ApiSettings
+from nextchar.app.rooms import ApiSettings
 from tests.app.logs.notifications.receiver import Receiver, receiving
 from tests.app.service import Service, serving
 from tests.clients.python.conftest import Run

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import redis
 
-from nextchar.app.settings import ApiSettings
-from nextchar.launcher.ports import free_port
+from nextchar.app.rooms import ApiSettings
+from nextchar.launcher.stack import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving
 from tests.app.test_main import is_ready, started

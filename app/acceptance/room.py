@@ -1,0 +1,122 @@
+"""Acceptance: what becomes of suggestions, counted by model, version, client and day."""
+
+import math
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from nextchar.app.acceptance import routes
+from nextchar.app.acceptance.configuration import AcceptanceSettings
+from nextchar.app.acceptance.counting import EventCounts
+from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
+from nextchar.app.acceptance.kept_texts import KeptTexts
+from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
+from nextchar.app.access.permissions import Access
+from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
+from nextchar.app.jobs.control import JobControl, create_job
+from nextchar.app.jobs.schemas import BudgetBody, JobCreate
+from nextchar.app.models.names import AliasControl, ModelFollowers
+from nextchar.app.operations.metrics import Metrics
+from nextchar.app.room import RedisKeys, Room
+from nextchar.models.saved_model import Card
+from nextchar.store.background import BackgroundLoop
+from nextchar.store.corpus import Corpus
+from nextchar.store.jobs import Job
+
+_RESOLVE_S = 5.0
+_MAX_RESOLVED = 10_000
+_MAX_CONNECTIONS = 32  # to Redis, for requests with events; others wait for one
+
+
+def _open(services: Services) -> None:
+    settings = services.settings_of(AcceptanceSettings)
+    redis = _connect(settings.redis_url)
+    services.closes(redis.aclose)
+    retention_days = settings.acceptance_retention_days
+    services.add(
+        EventCounts(
+            redis,
+            max_bytes=settings.event_memory_bytes,
+            retention_days=retention_days,
+            keeps_texts_of=[name for name, _ in settings.learning_aliases],
+            text_days=settings.kept_text_days,
+        )
+    )
+    texts = services.add(KeptTexts(services.redis, settings.kept_text_days))
+    services.add(routes.KnownModels(_RESOLVE_S, max_size=_MAX_RESOLVED))
+    acceptance = services.add(Acceptance(services.redis, math.ceil(retention_days)))
+    services[AliasControl].acceptance.append(acceptance.compare)
+    services[Metrics].register(AcceptanceCollector(acceptance))
+    learning = services.add(_learning(services, settings, texts, acceptance))
+    if learning.aliases:
+        services.loops.append(
+            BackgroundLoop(
+                "learning", learning.run, interval_s=INTERVAL_S, effect="models do not learn from their use"
+            )
+        )
+    services[ModelFollowers].append(lambda name: _follow(services, name))
+
+
+def _learning(
+    services: Services, settings: AcceptanceSettings, texts: KeptTexts, acceptance: Acceptance
+) -> Learning:
+    access = Access(None, services.models, services.jobs, services.corpora)
+
+    def create(name: str, corpus: Corpus, start: Card, key: str) -> Job:
+        budget = BudgetBody.model_validate(start.training.budget.model_dump())
+        body = JobCreate(
+            corpus=corpus.id, name=name, start_from=start.reference, kind=start.kind, budget=budget
+        )
+        return create_job(
+            services[JobControl],
+            access,
+            body,
+            watermark=services.watermark,
+            memory_limit_bytes=settings.training_memory_bytes,
+            idempotency_key=key,
+        )
+
+    return Learning(
+        services.redis,
+        settings.learning_aliases,
+        texts,
+        acceptance,
+        services[AliasControl],
+        services.corpora,
+        services.jobs,
+        create,
+        spool=settings.data_dir / "spool",
+        max_corpus_bytes=settings.max_corpus_bytes,
+    )
+
+
+def _follow(services: Services, name: str) -> None:
+    """Delete the counts and texts of a name that has no version any more. What is missed expires."""
+    if services.models.is_deleted(name):
+        services[Acceptance].forget(name)
+        services[KeptTexts].delete(name)
+        services[Learning].forget(name)
+        forget_corpora(services.corpora, services.jobs, name)
+
+
+def _connect(url: str) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=REDIS_TIMEOUT_S,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+    return Redis.from_pool(pool)
+
+
+ACCEPTANCE = Room(
+    "acceptance",
+    _open,
+    (routes.router,),
+    AcceptanceSettings,
+    redis_keys=RedisKeys(("nextchar:acceptance:*",)),
+)

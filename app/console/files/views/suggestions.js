@@ -1,0 +1,119 @@
+/** Suggestions for a field, as a page gets them: the list under the field, and figures of each suggestion. */
+
+import { apiKey } from "../api-key.js";
+import { field, select } from "../components/form-fields.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
+import { errorBox } from "../components/notice.js";
+import { h, replace } from "../dom.js";
+import { decimal, integer, percent } from "../format.js";
+
+/** Values of the API's `constrain` and `typos`; the empty ones leave them out. */
+const SOURCES = [
+  ["", "Default"],
+  ["lines", "Lines of the corpus"],
+  ["prefer", "Lines first, then generated"],
+  ["none", "Generated"],
+];
+const TYPOS = [["", "By length"], ["0", "None"], ["1", "One"], ["2", "Two"]];
+
+/** @param {import('../router.js').Page} page */
+export async function suggestionsView(page) {
+  const { models, selected, missing } = await loadModels(page);
+  if (!models.length) return viewWithoutModel("Suggestions", "Suggestions complete a field with lines of your own list.");
+
+  const input = h("input", {
+    type: "search",
+    placeholder: "Type the beginning of a line",
+    "data-nextchar": selected,
+    "data-nextchar-mode": "list",
+    "data-nextchar-count": 10,
+    ...(apiKey() ? { "data-nextchar-key": apiKey() } : {}),
+  });
+  import("/clients/js/nextchar.js").catch(() => {}); // finds the field by its attribute
+  const results = h("div", { class: "stack tight" }, hint());
+
+  const option = (name) => (event) => setOption(input, name, event.target.value);
+  const picker = field({
+    name: "model",
+    label: "Model",
+    control: modelSelect(models, selected, (id) => setOption(input, "", id)),
+  });
+  const fields = [
+    field({ name: "constrain", label: "Suggest", control: select(SOURCES, "", { onchange: option("-constrain") }) }),
+    field({ name: "typos", label: "Typing errors", control: select(TYPOS, "", { onchange: option("-typos") }) }),
+    field({
+      name: "context",
+      label: "Context",
+      help: "Such as a category; for lines that are “context, tab, field”.",
+      control: h("input", { type: "text", autocomplete: "off", oninput: option("-context") }),
+    }),
+  ];
+
+  input.addEventListener("nextchar:suggestion", ({ detail }) => replace(results, table(detail)));
+  input.addEventListener("nextchar:nothing", () => replace(results, h("p", {}, "Nothing fits.")));
+  input.addEventListener("nextchar:error", ({ detail }) => replace(results, errorBox(detail.error)));
+  input.addEventListener("input", () => input.value || replace(results, hint()));
+
+  return h(
+    "div",
+    { class: "view" },
+    h("h1", {}, "Suggestions"),
+    missingModel(missing, selected),
+    h(
+      "div",
+      { class: "with-sidebar" },
+      h(
+        "section",
+        { class: "card stack", "aria-label": "Field and options" },
+        picker.node,
+        h("div", { class: "generation-options" }, fields.map(({ node }) => node)),
+        field({ name: "field", label: "Field", control: input, help: keyHelp() }).node, // its list covers what follows
+        h(
+          "p",
+          { class: "small muted" },
+          "To try your own list, ",
+          h("a", { href: "#/" }, "upload a file with one item per line and train a model"),
+          "; that takes a minute.",
+        ),
+      ),
+      h("section", { class: "card stack" }, h("h2", {}, "Suggestions in figures"), results),
+    ),
+  );
+}
+
+/** Set the attribute of an option, "" for the model's; the client then attaches the field again. */
+function setOption(input, name, value) {
+  if (value) input.setAttribute(`data-nextchar${name}`, value);
+  else input.removeAttribute(`data-nextchar${name}`);
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+function hint() {
+  return h("p", { class: "muted" }, "Type into the field. Each suggestion is listed here with what the service says about it.");
+}
+
+/** Return the suggestions as a table, and how long they took. */
+function table({ suggestions, tookMs, model }) {
+  const heads = ["Suggestion", "Probability", "Count", ""].map((text, i) =>
+    h("th", { scope: "col", class: i === 1 || i === 2 ? "right" : "" }, text || h("span", { class: "visually-hidden" }, "Why")),
+  );
+  const rows = suggestions.map(({ text, probability, count, exists, replaced }) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", dir: "auto" }, text),
+      h("td", { class: "right number" }, percent(probability)),
+      h("td", { class: "right number" }, integer(count)),
+      h("td", { class: "small muted" }, replaced ? "corrected" : exists ? "" : "new"),
+    ),
+  );
+  return [
+    h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)),
+    h("p", { class: "small muted number" }, `${model}, ${decimal(tookMs, 0)} ms after the key`),
+  ];
+}
+
+function keyHelp() {
+  const key = (name) => h("kbd", {}, name);
+  return [key("↓"), " chooses, ", key("Enter"), " accepts, ", key("Ctrl"), " ", key("→"), " accepts one word, ", key("Esc"), " closes."];
+}

@@ -1,7 +1,0 @@
-"""All settings of the API: of the core, and of each room that has its own."""
-
-from nextchar.app.logs.configuration import LogSettings
-
-
-class ApiSettings(LogSettings):
-    """Read from the environment by `load`; pass values by keyword in tests."""

@@ -1,0 +1,192 @@
+"""Which lines of a corpus a prefix may stand for: at their start, at a word inside, or with typing errors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextchar.models.errors import InvalidInput, Unavailable
+from nextchar.models.kernels.compile_cache import SEARCH_KERNELS, compile_kernels
+from nextchar.models.text.line_file import FILE, Lines, fold
+from nextchar.models.text.patterns import compile_pattern
+
+ERROR_BITS = 9.0
+"""How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines
+(`nextchar.models.anomaly.noisy_channel`)."""
+
+INSIDE_BITS = 4.0
+"""How much less likely a line is if it does not begin with the prefix, but has a word that does."""
+
+MAX_TYPOS = 2
+_MAX_CHILDREN = 512  # characters that follow the same beginning: more in no list of words of an alphabet
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A line that a prefix may stand for.
+
+    Attributes:
+        line: its index.
+        text: as it stands in the corpus.
+        count: how often.
+        errors: typing errors in the prefix.
+        matched: how many of its folded characters the prefix stands for.
+        is_inside: whether these begin at a word after the first.
+    """
+
+    line: int
+    text: str
+    count: int
+    errors: int
+    matched: int
+    is_inside: bool = False
+
+    @property
+    def penalty_bits(self) -> float:
+        """How much less likely the line is because of how it matches."""
+        return self.errors * ERROR_BITS + self.is_inside * INSIDE_BITS
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates, those that begin with the prefix first, then by count and penalty.
+
+    `coverage` is the part of all occurrences of the lines with the prefix that the candidates are.
+    """
+
+    candidates: list[Candidate]
+    coverage: float
+
+
+def default_typos(prefix: str) -> int:
+    """Return how many typing errors a prefix may have by its length.
+
+    >>> [default_typos("x" * n) for n in (3, 4, 7, 8)]
+    [0, 1, 1, 2]
+    """
+    return (len(prefix) >= 4) + (len(prefix) >= 8)
+
+
+class LineIndex:
+    """Search in the lines of a model. Thread-safe."""
+
+    def __init__(self, lines: Lines) -> None:
+        """Raise Unavailable if a pattern of the lines is no RE2 expression (code `model_damaged`)."""
+        self.lines = lines
+        try:
+            self._patterns = [compile_pattern(p, code="", param="") for p in lines.excluded_patterns()]
+        except InvalidInput as error:
+            raise Unavailable(f"{FILE} is damaged: {error.message}", code="model_damaged") from None
+        self._kernels = _kernels()
+
+    @property
+    def weight(self) -> float:
+        """The weight of the network in the ranking, from 0 to 1."""
+        return float(self.lines.weight[0])
+
+    def search(self, prefix: str, *, context: str = "", typos: int, wanted: int, most: int) -> Found:
+        """Return lines that begin with `context` and `prefix`, at most `most`.
+
+        If fewer than `wanted` begin with it, also lines that have it at a word inside, and lines that begin
+        with it but for typing errors in the prefix. Case and accents make no difference.
+        """
+        exact = self.lines.encode(fold(context))
+        query = np.concatenate([exact, self.lines.encode(fold(prefix))])
+        ranges = self._ranges(self.lines.starts, query, len(query), 0)
+        candidates = list(self._largest(ranges, most, len(query)))
+        coverage = self._coverage(ranges, candidates)
+        if len(candidates) >= wanted or len(query) == len(exact):
+            return Found(candidates, coverage)
+        others: list[Candidate] = []
+        if not len(exact):
+            inside = self._ranges(self.lines.words, query, len(query), 0)
+            others += self._largest(inside, most, len(query), is_inside=True)
+        for errors in range(1, typos + 1):
+            if len(candidates) + len(others) < wanted:
+                ranges = self._ranges(self.lines.starts, query, len(exact), errors)
+                others += self._largest(ranges[ranges[:, 2] == errors], most, len(query))
+        seen = {candidate.line for candidate in candidates}
+        others.sort(key=lambda c: np.log2(1 + c.count) - c.penalty_bits, reverse=True)
+        for candidate in others:
+            if candidate.line not in seen:
+                seen.add(candidate.line)
+                candidates.append(candidate)
+        return Found(candidates[:most], coverage)
+
+    def range_of(self, folded: str) -> tuple[int, int]:
+        """Return the range of lines that begin with folded characters; (0, 0) if there are none."""
+        query = self.lines.encode(folded)
+        lo, hi = next(iter(self._ranges(self.lines.starts, query, len(query), 0)[:, :2].tolist()), (0, 0))
+        return lo, hi
+
+    def children(self, lo: int, hi: int, depth: int) -> list[list[int]]:
+        """Return the numbers of the characters that lines have at a depth, and the end of each one's lines.
+
+        The lines from `lo` to before `hi` have the same characters before; the number 0 is the end of a line.
+        """
+        found = np.empty((_MAX_CHILDREN, 2), np.int32)
+        lines = self.lines
+        count = self._kernels.children(lines.folded, lines.starts, lo, hi, depth, found)
+        return cast(list[list[int]], found[:count].tolist())
+
+    def candidate(self, line: int) -> Candidate:
+        """Return a line that begins with what was typed."""
+        return Candidate(line, self.lines.text(line), int(self.lines.counts[line]), 0, 0)
+
+    def is_hidden(self, text: str) -> bool:
+        """Return whether a text may not be suggested: it was seen too seldom, or is excluded."""
+        return self.lines.is_withheld(text) or any(pattern.search(text) for pattern in self._patterns)
+
+    def total_of(self, prefix: str) -> int:
+        """Return the sum of the counts of the lines that begin with a prefix, but for case and accents."""
+        lo, hi = self.range_of(fold(prefix))
+        return int(self.lines.counts[lo:hi].sum(dtype=np.int64))
+
+    def count_of(self, text: str) -> int | None:
+        """Return how often a line occurs that is this text but for case and accents; None: there is none."""
+        query = self.lines.encode(fold(text))
+        if (query < 0).any():
+            return None
+        ranges = self._ranges(self.lines.starts, np.append(query, 0).astype(np.int32), len(query) + 1, 0)
+        return next((c.count for c in self._largest(ranges, 1, len(query))), None)
+
+    def _ranges(
+        self, places: NDArray[np.uint32], query: NDArray[np.int32], exact: int, errors: int
+    ) -> NDArray[np.int32]:
+        """Return the ranges (R, 4) of a query, those with the fewest errors first."""
+        found = np.empty((1 if errors == 0 else self._kernels.MAX_RANGES, 4), np.int32)
+        count = self._kernels.find_ranges(self.lines.folded, places, query, exact, errors, found)
+        found = found[:count]
+        return np.ascontiguousarray(found[np.argsort(found[:, 2], kind="stable")])
+
+    def _largest(
+        self, ranges: NDArray[np.int32], most: int, length: int, *, is_inside: bool = False
+    ) -> Iterator[Candidate]:
+        """Yield the lines of largest count in ranges, with a penalty for errors."""
+        lines = self.lines
+        places, maxima = (lines.words, lines.word_maxima) if is_inside else (lines.starts, lines.maxima)
+        scores, best = np.empty(most, np.float32), np.empty((most, 2), np.int32)
+        count = self._kernels.largest(
+            ranges, places, lines.starts, lines.counts, maxima, ERROR_BITS, scores, best
+        )
+        for line, index in best[:count].tolist():
+            _, _, errors, matched = ranges[index].tolist()
+            text, own = lines.text(line), int(lines.counts[line])
+            yield Candidate(line, text, own, errors, matched if errors else length, is_inside)
+
+    def _coverage(self, ranges: NDArray[np.int32], candidates: list[Candidate]) -> float:
+        if not len(ranges) or ranges[0, 1] - ranges[0, 0] == len(candidates):
+            return 1.0
+        total = int(self.lines.counts[ranges[0, 0] : ranges[0, 1]].sum(dtype=np.int64))
+        return sum(candidate.count for candidate in candidates) / max(1, total)
+
+
+@cache
+def _kernels() -> Any:
+    compile_kernels(SEARCH_KERNELS)  # waits if another process is compiling
+    from nextchar.models.kernels import line_search
+
+    return line_search

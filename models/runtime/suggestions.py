@@ -1,0 +1,324 @@
+"""Suggestions: different completions of a field, best first, of which the known lines of a corpus are found.
+
+`Suggester.suggest` is a generator of what it needs of the engine, so that the service can wait on its event
+loop and `nextchar.local` in its thread. What it does depends on `constrain`:
+
+    lines    lines of the corpus that the prefix may stand for; nothing if there are none
+    prefer   the same, and after them completions that the model generates, if there are too few
+    none     completions that the model generates
+
+Lines are ranked by a mixture of two shares among the candidates, by their counts and by the network; the
+weight of the network is stored with the lines. Generated completions end with the line if the model is of
+records, else with the word.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
+from nextchar.models.runtime.requests import Completion, CompletionRequest
+from nextchar.models.text.line_file import fold
+from nextchar.models.text.masks import ModelMasks
+from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.vocabulary import Vocabulary
+
+Constrain = Literal["lines", "prefer", "none"]
+Floats = NDArray[np.float64]
+
+MAX_LIMIT = 50
+MAX_PREFIX_CHARACTERS = 1_000
+MAX_EXCLUDED = 1_000
+MAX_PATTERNS = 16
+
+MIN_WEIGHT = 0.01
+"""With less weight the network is not asked: the counts decide."""
+
+_WEIGHED = 32  # candidates that the network is asked about
+_BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
+_MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
+_MORE = 6  # hypotheses of a beam search, beyond those that are wanted
+_MAX_BEAM = 64
+_MAX_GENERATED = 64  # characters
+_TAB = "\t"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuggestionRequest:
+    """What to suggest. `prefix` and `context` are text as it was typed; lengths are in code points."""
+
+    prefix: str
+    limit: int = 10
+    constrain: Constrain | None = None  # None: lines if the model has some, else none
+    typos: int | None = None  # None: by the length of the prefix
+    context: str | None = None
+    exclude: Sequence[str] = ()
+    exclude_patterns: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The range of the prefix that a suggestion changes, in code points."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A whole field.
+
+    Attributes:
+        text: of the field, prefix included.
+        probability: estimated, of all that could follow the prefix.
+        count: how often it is in the corpus.
+        exists: whether it is in the corpus.
+        replaced: what of the prefix was taken for a typing error; None: nothing.
+    """
+
+    text: str
+    probability: float
+    count: int
+    exists: bool
+    replaced: Replaced | None = None
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """Asks for the bits of continuations of a prompt; see `Engine.weigh`."""
+
+    prompt: str
+    continuations: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Asks for the completions of a request."""
+
+    request: CompletionRequest
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Asks for lines that are likely; see `Engine.likely_lines`."""
+
+    index: LineIndex
+    prefix: str
+    context: str
+    wanted: int
+
+
+Need = Weigh | Complete | Walk
+Steps = Generator[Need, Any, list[Suggestion]]
+"""Yields what it needs, and is sent the bits of a `Weigh`, the completions of a `Complete`, or the lines of a
+`Walk`."""
+
+
+class Exclusion:
+    """Which texts a request does not want: by their letters, or by RE2 patterns."""
+
+    def __init__(self, texts: Sequence[str], patterns: Sequence[str]) -> None:
+        """Raise InvalidInput if a pattern is no RE2 expression."""
+        self._folded = set(map(fold, texts))
+        self._patterns = [
+            compile_pattern(pattern, code="invalid_pattern", param="exclude_patterns") for pattern in patterns
+        ]
+
+    def __contains__(self, text: str) -> bool:
+        return fold(text) in self._folded or any(pattern.search(text) for pattern in self._patterns)
+
+    def __bool__(self) -> bool:
+        return bool(self._folded or self._patterns)
+
+
+@dataclass(frozen=True)
+class Suggester:
+    """What makes suggestions with a model.
+
+    Attributes:
+        vocabulary: of the model.
+        masks: of its texts.
+        lines: of its corpus, if it has some.
+        is_records: whether it is of records.
+        reference: its name in messages.
+    """
+
+    vocabulary: Vocabulary
+    masks: ModelMasks
+    lines: LineIndex | None
+    is_records: bool
+    reference: str
+
+    def suggest(self, request: SuggestionRequest) -> Steps:
+        """Return the suggestions for a request, best first.
+
+        Raises:
+            InvalidInput: a pattern is invalid (code `invalid_pattern`), or the model has no lines
+                (`no_lines`).
+        """
+        excluded = Exclusion(request.exclude, request.exclude_patterns)
+        constrain = request.constrain or ("lines" if self.lines else "none")
+        if constrain == "lines" and self.lines is None:
+            raise InvalidInput(
+                f"{self.reference} has no lines to choose from: it is not of records, or was trained by an"
+                ' older version. Train it again with "kind": "records", or use "constrain": "none"',
+                code="no_lines",
+                param="constrain",
+            )
+        found: list[Suggestion] = []
+        if self.lines and constrain != "none":
+            found = yield from _of_lines(request, self.lines, excluded, self.vocabulary)
+        if constrain == "lines" or len(found) >= request.limit:
+            return found
+        generated = yield from self._generated(request, excluded)
+        known = {fold(suggestion.text) for suggestion in found}
+        return (found + [one for one in generated if fold(one.text) not in known])[: request.limit]
+
+    def _generated(self, request: SuggestionRequest, excluded: Exclusion) -> Steps:
+        """Return the likeliest completions by beam search, to the end of the line or of the word."""
+        prompt = f"{request.context}{_TAB}{request.prefix}" if request.context else request.prefix
+        n = min(_MAX_BEAM, request.limit + _MORE)
+        completions = yield Complete(
+            CompletionRequest(
+                prompt=self.masks.mask_lines(self.vocabulary.to_characters(prompt)),
+                n=n,
+                beam=n,
+                length_penalty=0.0,
+                until="line" if self.is_records else "word",
+                max_characters=_MAX_GENERATED,
+                stream=False,
+            )
+        )
+        suggestions = [
+            Suggestion(
+                request.prefix + self.vocabulary.to_text(one.text),
+                float(np.exp2(-one.bits)),
+                0,
+                exists=False,
+            )
+            for one in _merged(completions)
+        ]
+        return list(_checked(suggestions, self.lines, excluded))
+
+
+def _of_lines(
+    request: SuggestionRequest, lines: LineIndex, excluded: Exclusion, vocabulary: Vocabulary
+) -> Steps:
+    prefix = request.prefix.lstrip()
+    context = f"{request.context}{_TAB}" if request.context else ""
+    typos = default_typos(prefix) if request.typos is None else request.typos
+    candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
+    if not candidates and context:  # no line has this context
+        context = ""
+        candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
+    if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
+        likely = yield Walk(lines, prefix, context, _WEIGHED - _BY_COUNT)
+        more = [lines.candidate(line) for line in likely]
+        known = {fold(c.text) for c in candidates[:_BY_COUNT]}
+        more = [c for c in more if fold(c.text) not in known and c.text[len(context) :] not in excluded]
+        candidates = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
+    shares = _shares([1.0 + c.count for c in candidates], candidates)
+    if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
+        texts = [candidate.text for candidate in candidates[:_WEIGHED]]
+        if request.context and not context:
+            texts = [f"{request.context}{_TAB}{text}" for text in texts]
+        bits = yield _weighing([vocabulary.to_characters(text) for text in texts])
+        # Those that the network is not asked about have none of its share.
+        likely = np.exp2(np.min(bits) - np.array(bits, np.float64))
+        likely = np.append(likely, np.zeros(len(candidates) - len(texts)))
+        shares = (1 - lines.weight) * shares + lines.weight * _shares(likely, candidates)
+    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].penalty_bits > 0, -shares[i]))
+    start = len(context)
+    return [
+        Suggestion(
+            text=candidates[i].text[start:],
+            probability=float(shares[i] * coverage),
+            count=candidates[i].count,
+            exists=True,
+            replaced=_replaced(request.prefix, candidates[i], start) if candidates[i].errors else None,
+        )
+        for i in order[: request.limit]
+    ]
+
+
+def _candidates(
+    request: SuggestionRequest,
+    lines: LineIndex,
+    context: str,
+    prefix: str,
+    typos: int,
+    excluded: Exclusion,
+) -> tuple[list[Candidate], float]:
+    """Return the candidates that are not excluded, each folded text once, and their coverage."""
+    most, wanted = max(_WEIGHED, 2 * request.limit), request.limit
+    while True:
+        found = lines.search(prefix, context=context, typos=typos, wanted=wanted, most=most)
+        kept: dict[str, Candidate] = {}
+        for candidate in found.candidates:
+            key = fold(candidate.text)
+            if key not in kept and candidate.text[len(context) :] not in excluded:
+                kept[key] = candidate
+        if len(kept) >= request.limit or len(found.candidates) < most or most >= 1024:
+            return list(kept.values()), found.coverage
+        most, wanted = 4 * most, 4 * wanted
+
+
+def _shares(weights: Sequence[float] | Floats, candidates: Sequence[Candidate]) -> Floats:
+    """Return the share of each candidate, by its weight and how it matches."""
+    penalties = np.array([candidate.penalty_bits for candidate in candidates])
+    scaled: Floats = np.asarray(weights, np.float64) * np.exp2(-penalties)
+    total = scaled.sum()
+    return scaled / total if total else scaled
+
+
+def _weighing(texts: Sequence[str]) -> Weigh:
+    """Return what to ask the network: how each text goes on after what they have in common."""
+    first, last = min(texts), max(texts)
+    common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return Weigh(first[:common], [text[common:] + "\n" for text in texts])
+
+
+def _replaced(prefix: str, candidate: Candidate, start: int) -> Replaced:
+    """Return the range of the prefix that differs from the beginning of a candidate's text.
+
+    >>> _replaced("Berln", Candidate(0, "Berlin", 1, 1, 5), 0)
+    Replaced(start=4, end=5)
+    """
+    typed, meant = list(map(fold, prefix)), fold(candidate.text)[: candidate.matched][start:]
+    first = 0
+    while first < len(typed) and meant.startswith(typed[first]):
+        meant = meant.removeprefix(typed[first])
+        first += 1
+    last = len(typed)
+    while last > first and meant.endswith(typed[last - 1]):
+        meant = meant.removesuffix(typed[last - 1])
+        last -= 1
+    return Replaced(first, last)
+
+
+def _merged(completions: Sequence[Completion]) -> Iterator[Completion]:
+    """Yield completions, likeliest first, without those that are unfinished and the beginning of another."""
+    texts = [one.text for one in completions if one.reason != "length"]
+    for one in completions:
+        is_part = one.reason == "length" and any(text.startswith(one.text) for text in texts)
+        if not is_part:
+            yield one
+
+
+def _checked(
+    suggestions: Sequence[Suggestion], lines: LineIndex | None, excluded: Exclusion
+) -> Iterator[Suggestion]:
+    """Yield the suggestions that may be shown, each folded text once, and say which are in the corpus."""
+    seen: set[str] = set()
+    for one in suggestions:
+        key = fold(one.text)
+        is_hidden = lines is not None and lines.is_hidden(one.text)
+        if not key.strip() or key in seen or one.text in excluded or is_hidden:
+            continue
+        seen.add(key)
+        count = lines.count_of(one.text) if lines else None
+        yield one if count is None else replace(one, count=count, exists=True)

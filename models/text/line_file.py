@@ -1,0 +1,306 @@
+"""The distinct lines of a corpus of records, with their counts: a file of a saved model, made to be mapped.
+
+Lines are sorted by their folded form, in which case, accents and compatibility forms are the same: NFKD,
+without marks, case-folded. The folded characters have numbers from 1 on, in code point order; 0 ends a line.
+So the lines with a prefix are a range, which is found by binary search, and so are the places where a word
+begins with it.
+
+    8 bytes    MAGIC
+    8 bytes    the length of the header, little-endian
+    header     JSON: the version, and of each array its type, length and offset
+    arrays     each at a multiple of 64 bytes
+
+Nothing of the file is copied when it is loaded: its arrays are views.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.vocabulary import CODE_POINTS
+
+FILE = "lines.index"
+"""The name of its file in a saved model. Only models of records have one."""
+
+FORMAT_VERSION = 1
+BLOCK = 64
+"""Entries of which the largest count is stored, so that most of a range need not be read."""
+
+MAX_LINES = 8_000_000
+"""The most distinct lines; a corpus with more gets no index."""
+
+MAX_TEXT_CHARACTERS = 1 << 30
+_MAGIC = b"NCLINES\x00"
+_ALIGNMENT = 64
+_MAX_HEADER_BYTES = 1 << 16
+_MAX_COUNT = (1 << 31) - 1
+_TYPES = {
+    "alphabet": "u4",
+    "texts": "u1",
+    "text_ends": "u4",
+    "starts": "u4",
+    "counts": "u4",
+    "maxima": "u4",
+    "words": "u4",
+    "word_maxima": "u4",
+    "withheld": "u8",
+    "weight": "f8",
+    "patterns": "u1",
+}
+_STROKES = str.maketrans("øłđħŧıŋØŁĐĦŦ", "oldhtinOLDHT")  # letters that NFKD does not decompose
+
+
+def fold(text: str) -> str:
+    """Return a text without the differences that a search ignores: case, accents, compatibility forms.
+
+    >>> fold("São Paulo"), fold("Łódź"), fold("STRASSE"), fold("straße"), fold("ﬁ")
+    ('sao paulo', 'lodz', 'strasse', 'strasse', 'fi')
+    """
+    if text.isascii():
+        return text.lower()
+    decomposed = unicodedata.normalize("NFKD", text.translate(_STROKES)).casefold()
+    # Case folding may compose again, as of some Greek letters.
+    decomposed = unicodedata.normalize("NFKD", decomposed)
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The arrays of the file. N lines, M folded characters with the ends of lines, W words.
+
+    Attributes:
+        alphabet: (A,) the code points of the folded characters, ascending; the n-th has the number n + 1.
+        folded: (M,) uint8 or uint16, the numbers of the folded lines, each followed by 0.
+        starts: (N,) where each begins in `folded`.
+        texts: UTF-8 of the lines that are not the same as their folded form.
+        text_ends: (N,) where each line's text ends in `texts`; empty if it is its folded form.
+        counts: (N,) how often each line occurs.
+        maxima: (ceil(N / BLOCK),) the largest count of each BLOCK lines.
+        words: (W,) where words begin in `folded`, but the first of a line, sorted by what follows.
+        word_maxima: (ceil(W / BLOCK),) the largest count of the lines of each BLOCK words.
+        withheld: (H,) hashes of folded lines that may not be suggested, ascending.
+        weight: (1,) of the network in the ranking, from 0 to 1.
+        patterns: JSON of RE2 expressions, which no suggested text may match.
+    """
+
+    alphabet: NDArray[np.uint32]
+    folded: NDArray[np.uint8] | NDArray[np.uint16]
+    starts: NDArray[np.uint32]
+    texts: NDArray[np.uint8]
+    text_ends: NDArray[np.uint32]
+    counts: NDArray[np.uint32]
+    maxima: NDArray[np.uint32]
+    words: NDArray[np.uint32]
+    word_maxima: NDArray[np.uint32]
+    withheld: NDArray[np.uint64]
+    weight: NDArray[np.float64]
+    patterns: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def text(self, line: int) -> str:
+        """Return a line as it stands in the corpus."""
+        start, end = (int(self.text_ends[line - 1]) if line else 0), int(self.text_ends[line])
+        if start < end:
+            return self.texts[start:end].tobytes().decode("utf-8", "replace")
+        return self.folded_text(line)
+
+    def folded_text(self, line: int) -> str:
+        """Return the folded form of a line."""
+        start = int(self.starts[line])
+        end = int(self.starts[line + 1]) if line + 1 < len(self) else len(self.folded)
+        return "".join(map(chr, self.alphabet[self.folded[start : end - 1].astype(np.intp) - 1].tolist()))
+
+    def encode(self, folded: str) -> NDArray[np.int32]:
+        """Return the numbers of folded characters, (len(folded),); -1 for one that no line has."""
+        points = np.array(list(map(ord, folded)), np.uint32)
+        at = np.minimum(self.alphabet.searchsorted(points), max(0, len(self.alphabet) - 1))
+        is_known = self.alphabet[at] == points if len(self.alphabet) else np.zeros(len(points), bool)
+        return np.where(is_known, at + 1, -1).astype(np.int32)
+
+    def is_withheld(self, text: str) -> bool:
+        """Return whether a line was seen too seldom to be suggested."""
+        wanted = _hash(fold(text))
+        at = int(self.withheld.searchsorted(wanted))
+        return at < len(self.withheld) and self.withheld[at] == wanted
+
+    def excluded_patterns(self) -> list[str]:
+        """Return the RE2 expressions of `patterns`. Raises ValueError: they are none."""
+        patterns = json.loads(self.patterns.tobytes())
+        if not (isinstance(patterns, list) and all(isinstance(one, str) for one in patterns)):
+            raise ValueError("a pattern is not a text")
+        return patterns
+
+    def with_weight(self, weight: float) -> Self:
+        """Return the same lines with another weight of the network."""
+        return replace(self, weight=np.array([weight], np.float64))
+
+    @classmethod
+    def make(
+        cls, counts: Mapping[str, int], *, withheld: Iterable[str] = (), patterns: Sequence[str] = ()
+    ) -> Self | None:
+        """Return the index of distinct lines with their counts; None if there are none.
+
+        Lines that are the same but for case and accents as one that is `withheld` are left out.
+        """
+        hidden = {fold(line) for line in withheld}
+        folded_lines = {line: fold(line) for line in counts}
+        ordered = sorted(folded_lines, key=folded_lines.__getitem__)
+        entries = [(folded_lines[line], line, counts[line]) for line in ordered]
+        entries = [entry for entry in entries if entry[0] and entry[0] not in hidden]
+        if not entries:
+            return None
+        alphabet, folded = _numbered("".join(key + "\x00" for key, _, _ in entries))
+        ends = np.flatnonzero(folded == 0)
+        starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.uint32)
+        kept = np.minimum(np.array([count for _, _, count in entries], np.int64), _MAX_COUNT)
+        own = [line.encode("utf-8", "surrogatepass") if line != key else b"" for key, line, _ in entries]
+        words = _sorted_words(folded, alphabet)
+        word_counts = kept[starts.searchsorted(words, "right") - 1]
+        return cls(
+            alphabet=alphabet,
+            folded=folded,
+            starts=starts,
+            texts=np.frombuffer(b"".join(own), np.uint8),
+            text_ends=np.cumsum([len(data) for data in own]).astype(np.uint32),
+            counts=kept.astype(np.uint32),
+            maxima=_block_maxima(kept),
+            words=words,
+            word_maxima=_block_maxima(word_counts),
+            withheld=np.array(sorted({_hash(key) for key in hidden if key}), np.uint64),
+            weight=np.ones(1, np.float64),
+            patterns=np.frombuffer(json.dumps(list(patterns)).encode(), np.uint8),
+        )
+
+    def dump(self) -> bytes:
+        """Return the contents of FILE."""
+        arrays: dict[str, NDArray[Any]] = vars(self)
+        header: dict[str, Any] = {"version": FORMAT_VERSION, "arrays": {}}
+        offset = 0
+        for name, array in arrays.items():
+            header["arrays"][name] = [array.dtype.str[1:], len(array), offset]
+            offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        text = json.dumps(header).encode()
+        text += b" " * (-(len(_MAGIC) + 8 + len(text)) % _ALIGNMENT)
+        parts = [_MAGIC, len(text).to_bytes(8, "little"), text]
+        for array in arrays.values():
+            parts += [
+                array.astype(array.dtype.newbyteorder("<")).tobytes(),
+                bytes(-array.nbytes % _ALIGNMENT),
+            ]
+        return b"".join(parts)
+
+    @classmethod
+    def load(cls, data: bytes | memoryview) -> Self:
+        """Return views of the contents of FILE.
+
+        Raises:
+            Unavailable: they are damaged (code `model_damaged`), or of a format that this program does not
+                know (`model_format_unknown`).
+        """
+        try:
+            lines = cls(**_arrays(memoryview(data)))
+            lines._check()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
+        return lines
+
+    def _check(self) -> None:
+        """Raise ValueError if a search could read outside of the arrays."""
+        n, m = len(self.starts), len(self.folded)
+        sizes = {"text_ends": n, "counts": n, "maxima": -(-n // BLOCK), "weight": 1}
+        sizes["word_maxima"] = -(-len(self.words) // BLOCK)
+        if not 0 < n <= MAX_LINES or any(len(getattr(self, name)) != size for name, size in sizes.items()):
+            raise ValueError("arrays of different lengths")
+        # Each line ends with 0, before which every search stops.
+        ends = np.append(self.starts[1:], m).astype(np.int64) - 1
+        conditions = (
+            self.starts[0] == 0 and bool((self.starts[1:] > self.starts[:-1]).all()),
+            int(ends[-1]) >= int(self.starts[-1]) and bool((self.folded[ends] == 0).all()),
+            np.count_nonzero(self.folded) == m - n and int(self.folded.max()) <= len(self.alphabet),
+            not len(self.words) or int(self.words.max()) < m,
+            bool((self.text_ends[1:] >= self.text_ends[:-1]).all()),
+            int(self.text_ends[-1]) == len(self.texts),
+            not len(self.alphabet) or int(self.alphabet.max()) < CODE_POINTS,
+            0 <= self.weight[0] <= 1,
+        )
+        if not all(conditions):
+            raise ValueError("an entry is out of range")
+        self.excluded_patterns()
+
+
+def _arrays(data: memoryview) -> dict[str, NDArray[Any]]:
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ValueError("not an index of lines")
+    begin = len(_MAGIC) + 8
+    size = int.from_bytes(data[len(_MAGIC) : begin], "little")
+    if size > _MAX_HEADER_BYTES:
+        raise ValueError("the header is too long")
+    header = json.loads(bytes(data[begin : begin + size]))
+    if header["version"] != FORMAT_VERSION:
+        raise Unavailable(
+            f"{FILE} has format {header['version']!r}, and this program knows {FORMAT_VERSION}; update"
+            " nextchar",
+            code="model_format_unknown",
+        )
+    arrays = {}
+    for name, (kind, length, offset) in header["arrays"].items():
+        if kind != _TYPES.get(name, kind) or kind not in ("u1", "u2", "u4", "u8", "f8"):
+            raise ValueError(f"{name} has another type")
+        if name == "folded" and kind not in ("u1", "u2"):
+            raise ValueError("folded has another type")
+        if not (isinstance(length, int) and isinstance(offset, int) and length >= 0 and offset >= 0):
+            raise ValueError("a length is not a number")
+        if offset % _ALIGNMENT or length > len(data):
+            raise ValueError("an array begins at another place")
+        arrays[name] = np.frombuffer(data, np.dtype("<" + kind), length, begin + size + offset)
+    return arrays
+
+
+def _numbered(text: str) -> tuple[NDArray[np.uint32], NDArray[Any]]:
+    """Return the distinct code points of a text but 0, ascending, and the number of each character."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    seen = np.zeros(CODE_POINTS, bool)
+    seen[points] = True
+    seen[0] = False
+    alphabet = np.flatnonzero(seen).astype(np.uint32)
+    numbers = np.zeros(CODE_POINTS, np.uint8 if len(alphabet) < 1 << 8 else np.uint16)
+    # More than 65,535 characters share the last number: their lines are found together.
+    numbers[alphabet] = np.minimum(np.arange(1, len(alphabet) + 1), (1 << 16) - 1).astype(numbers.dtype)
+    return alphabet, numbers[points]
+
+
+def _sorted_words(folded: NDArray[Any], alphabet: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return where words begin, but the first of each line, sorted by what follows."""
+    from pydivsufsort import divsufsort
+
+    is_word = np.array([False, *(chr(point).isalnum() for point in alphabet.tolist())])[folded]
+    begins = np.zeros(len(folded), bool)
+    begins[1:] = is_word[1:] & ~is_word[:-1] & (folded[:-1] != 0)
+    width = folded.dtype.itemsize
+    data = folded.astype(folded.dtype.newbyteorder(">")).tobytes()  # bytes compare as numbers do
+    suffixes = divsufsort(data)
+    if width > 1:
+        suffixes = suffixes[suffixes % width == 0] // width
+    words: NDArray[np.uint32] = suffixes[begins[suffixes]].astype(np.uint32)
+    return words
+
+
+def _block_maxima(counts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    if not len(counts):
+        return np.empty(0, np.uint32)
+    return np.maximum.reduceat(counts, np.arange(0, len(counts), BLOCK)).astype(np.uint32)
+
+
+def _hash(folded: str) -> np.uint64:
+    from hashlib import blake2b
+
+    digest = blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little"))

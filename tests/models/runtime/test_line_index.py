@@ -1,0 +1,141 @@
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+
+from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
+from nextchar.models.text.line_file import Lines, fold
+
+CITIES = {
+    "Berlin": 3_426_354,
+    "Bergen": 213_585,
+    "Bern": 121_631,
+    "São Paulo": 10_021_295,
+    "New York": 8_175_133,
+    "York": 144_202,
+    "Łódź": 768_755,
+    "Санкт-Петербург": 5_028_000,
+    "北京": 11_716_620,
+}
+
+
+def index_of(counts: dict[str, int]) -> LineIndex:
+    lines = Lines.make(counts)
+    assert lines
+    return LineIndex(Lines.load(lines.dump()))
+
+
+@pytest.fixture(scope="module")
+def cities() -> LineIndex:
+    return index_of(CITIES)
+
+
+def texts(index: LineIndex, prefix: str, *, typos: int | None = None, context: str = "") -> list[str]:
+    typos = default_typos(prefix) if typos is None else typos
+    found = index.search(prefix, context=context, typos=typos, wanted=10, most=10)
+    return [candidate.text for candidate in found.candidates]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("ber", ["Berlin", "Bergen", "Bern"]),
+        ("BERLIN", ["Berlin"]),
+        ("sao pau", ["São Paulo"]),
+        ("Lodz", ["Łódź"]),
+        ("york", ["York", "New York"]),  # at the start, then at a word inside
+        ("Berln", ["Berlin", "Bern"]),  # left out, or one too many
+        ("Bberli", ["Berlin"]),  # one too many
+        ("Bwrlin", ["Berlin"]),  # substituted
+        ("Brelin", ["Berlin"]),  # exchanged
+        ("Soa Pualo", ["São Paulo"]),
+        ("санкт", ["Санкт-Петербург"]),
+        ("北", ["北京"]),
+        ("zzz", []),
+        ("😀", []),
+        ("Berlin!!", []),
+        ("", sorted(CITIES, key=lambda city: -CITIES[city])),
+    ],
+)
+def test_lines_are_found_despite_case_accents_and_typing_errors(
+    cities: LineIndex, prefix: str, expected: list[str]
+) -> None:
+    typos = 1 if prefix == "Berlin!!" else None
+    assert texts(cities, prefix, typos=typos) == expected
+
+
+def test_typing_error_is_never_preferred_to_a_line_that_begins_with_the_prefix() -> None:
+    index = index_of({"carpet": 1, "market": 1_000_000, "cargo": 1_000_000, "market cargo": 5})
+    assert texts(index, "carp") == ["carpet", "cargo"]
+
+
+def test_errors_are_in_the_prefix_and_not_in_its_context() -> None:
+    index = index_of({"fruit\tapple": 2, "fruit\tapricot": 1, "fruits\tapple": 9})
+    assert texts(index, "aplle", context="fruit\t") == ["fruit\tapple"]
+    assert texts(index, "", context="fruit\t") == ["fruit\tapple", "fruit\tapricot"]
+    assert texts(index, "ap", context="friut\t", typos=2) == []
+
+
+def distance(typed: str, text: str) -> int:
+    """Return the fewest errors with which a beginning of the text may have been typed."""
+
+    @cache
+    def least(i: int, j: int) -> int:
+        if i == len(typed):
+            return 0
+        costs = [least(i + 1, j) + 1]
+        if j < len(text):
+            costs += [least(i, j + 1) + 1, least(i + 1, j + 1) + (typed[i] != text[j])]
+        if i + 1 < len(typed) and j + 1 < len(text) and typed[i : i + 2] == text[j : j + 2][::-1]:
+            costs.append(least(i + 2, j + 2) + 1)
+        return min(costs)
+
+    return least(0, 0)
+
+
+@pytest.mark.parametrize("typos", [0, 1, 2])
+def test_search_finds_what_comparing_with_each_line_finds(typos: int) -> None:
+    rng = random.Random(typos)
+    counts = {"".join(rng.choices("abC é", k=rng.randint(1, 8))).strip(): 1 for _ in range(300)}
+    counts = {text: rng.randint(0, 99) for text in counts if text}
+    index = index_of(counts)
+    for _ in range(60):
+        prefix = "".join(rng.choices("abce ", k=rng.randint(1, 6)))
+        errors = {text: distance(fold(prefix), fold(text)) for text in counts}
+        found = index.search(prefix, typos=typos, wanted=1000, most=1000)
+        starts: dict[str, Candidate] = {c.text: c for c in found.candidates if not c.is_inside}
+        inside = {c.text for c in found.candidates if c.is_inside}
+        assert starts.keys() | inside == {t for t, n in errors.items() if n <= typos} | inside
+        assert all(errors[text] == c.errors for text, c in starts.items())
+        assert all(any(w.startswith(fold(prefix)) for w in _ends(fold(text))) for text in inside)
+
+
+def _ends(text: str) -> list[str]:
+    """Return the text from each word after the first on."""
+    return [text[i:] for i in range(1, len(text)) if text[i].isalnum() and not text[i - 1].isalnum()]
+
+
+def test_candidates_are_those_of_largest_count_and_cover_their_part() -> None:
+    rng = np.random.default_rng(0)
+    counts = {f"a{i:05}": int(n) for i, n in enumerate(rng.integers(1, 1_000_000, 3000))}
+    found = index_of(counts).search("a0", typos=0, wanted=10, most=40)
+    ordered = sorted((n for text, n in counts.items() if text.startswith("a0")), reverse=True)
+    assert [candidate.count for candidate in found.candidates] == ordered[:40]
+    assert found.coverage == pytest.approx(sum(ordered[:40]) / sum(ordered))
+
+
+def test_count_of_a_line(cities: LineIndex) -> None:
+    assert cities.count_of("sao paulo") == CITIES["São Paulo"]
+    assert cities.count_of("sao") is None
+    assert cities.count_of("sao paulo!") is None
+
+
+def test_file_that_is_not_sorted_is_searched_within_its_arrays() -> None:
+    rng = np.random.default_rng(3)
+    lines = Lines.make({"".join(rng.choice(list("abc "), 6)): 1 for _ in range(200)})
+    assert lines
+    shuffled = vars(lines) | {"words": rng.permutation(lines.words).astype(np.uint32)}
+    index = LineIndex(Lines.load(Lines(**shuffled).dump()))
+    for prefix in ("a", "abca", "bbbbbbbb"):
+        index.search(prefix, typos=2, wanted=1000, most=1000)

@@ -1,0 +1,99 @@
+"""The index of a job's lines: what is counted, what is withheld, and the weight of the network."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nextchar.models.config import SuggestionConfig
+from nextchar.models.runtime.line_index import LineIndex
+from nextchar.models.text import line_file
+from nextchar.models.text.line_columns import Record
+from nextchar.models.text.line_file import Lines
+from nextchar.worker.lines import Counted, learned_weight
+from nextchar.worker.prepared_text import Text
+from tests.models.runtime.networks import Floats
+
+
+def indexed(*records: Record, **config: object) -> dict[str, int]:
+    counted = Counted.of(records, SuggestionConfig(**config))  # type: ignore[arg-type]
+    assert counted
+    lines = counted.lines()
+    return {lines.text(i): int(lines.counts[i]) for i in range(len(lines))} if lines else {}
+
+
+def test_lines_that_repeat_are_counted() -> None:
+    assert indexed(Record("a"), Record("b", 5), Record("a"), Record("x" * 1001)) == {"a": 2, "b": 5}
+
+
+def test_lines_below_the_minimum_count_are_left_out_in_all_their_forms() -> None:
+    records = [Record("Secret"), Record("Common"), Record("common"), Record("SECRET")]
+    assert indexed(*records, minimum_count=3) == {}
+    assert indexed(*records, Record("common"), minimum_count=3) == {"Common": 1, "common": 2}
+
+
+def test_lines_of_too_few_sources_are_left_out_however_often_they_occur() -> None:
+    columns = ["text", "source"]
+    records = [Record("mine", 1, "anna")] * 9 + [Record("ours", 1, "anna"), Record("ours", 1, "bob")]
+    assert indexed(*records, columns=columns, minimum_sources=2) == {"ours": 2}
+
+
+def test_excluded_lines_are_left_out_and_recognized() -> None:
+    config = SuggestionConfig(exclude=["Bad"], exclude_patterns=["^x"], minimum_count=2)
+    counted = Counted.of([Record("bad", 9), Record("xy", 9), Record("good", 9), Record("rare")], config)
+    lines = counted and counted.lines()
+    assert lines
+    index = LineIndex(Lines.load(lines.dump()))
+    assert [index.lines.text(i) for i in range(len(index.lines))] == ["good"]
+    assert [text for text in ("BAD", "xyz", "Rare", "good", "other") if index.is_hidden(text)] == [
+        "BAD", "xyz", "Rare"
+    ]  # fmt: skip
+
+
+def test_more_lines_than_an_index_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_file, "MAX_LINES", 2)
+    assert Counted.of([Record("a"), Record("b"), Record("c")], SuggestionConfig()) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"columns": ["count", "text"]},
+        {"columns": ["text", "text"]},
+        {"minimum_sources": 2},
+        {"minimum_count": 0},
+    ],
+)
+def test_contradicting_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        SuggestionConfig(**options)  # type: ignore[arg-type]
+
+
+class Network:
+    """Knows nothing: every character is equally likely."""
+
+    def __init__(self, size: int) -> None:
+        self.V = size
+
+    def initial_state(self, rows: int = 1) -> Floats:
+        """Return a state that is never used."""
+        return np.zeros((rows, 1), np.float32)
+
+    def step(self, ids: NDArray[np.int32], state: Floats, first: int = 0) -> tuple[Floats, Floats]:
+        """Return equal logits."""
+        return np.zeros((len(ids) - first, len(state), self.V), np.float32), state
+
+
+def weight_of(text: str, counts: dict[str, int]) -> float:
+    split = Text.split(text, validation_fraction=0.5)
+    lines = Lines.make(counts)
+    assert lines
+    return learned_weight(LineIndex(lines), Network(len(split.vocabulary)), split)
+
+
+def test_weight_follows_what_predicts_held_out_lines() -> None:
+    words = [a + b for a in "abcdefgh" for b in "pqrstuvw"]
+    text = "".join(f"{word}\n" for word in words * 4)
+    frequent = weight_of(text, dict.fromkeys(words, 50))
+    assert frequent < 0.2  # lines that repeat: the counts predict them
+    assert weight_of(text, dict.fromkeys(words, 1)) > 0.99  # each line once: they say nothing
+    assert weight_of("ab\n" * 4, {"ab": 4}) == 0.5  # too few lines to learn from

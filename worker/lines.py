@@ -1,0 +1,154 @@
+"""Makes the index of the lines of a corpus of records, from which suggestions are chosen."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from nextchar.models.config import SuggestionConfig
+from nextchar.models.runtime.line_index import LineIndex
+from nextchar.models.runtime.session import Check, StepNetwork, no_check
+from nextchar.models.runtime.surprisal import line_surprisal
+from nextchar.models.text import line_file
+from nextchar.models.text.line_columns import Record
+from nextchar.models.text.line_file import Lines, fold
+from nextchar.models.text.patterns import compile_pattern
+from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Corpus
+from nextchar.store.jobs import JobRequest
+from nextchar.worker.job_text import columns_of
+from nextchar.worker.prepared_text import Text
+
+_MAX_LINE_CHARACTERS = 1_000  # a longer line is no suggestion
+_CHECKED = 10_000  # lines between two checks
+_WEIGHED_LINES = 500  # held-out lines on which the weight is learned
+_MIN_WEIGHED_LINES = 30
+_WEIGHED_CHARACTERS = 200_000  # of the held-out text
+_ROUNDS = 50
+_DEFAULT_WEIGHT = 0.5
+
+
+def line_files(
+    request: JobRequest,
+    corpora: Corpora,
+    corpus: Corpus,
+    *,
+    network: StepNetwork,
+    text: Text,
+    on_event: Callable[[str, dict[str, Any]], None],
+    check: Check = no_check,
+) -> dict[str, bytes]:
+    """Return the file of the distinct lines of a corpus of records, held-out lines included; {} if none.
+
+    `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
+    """
+    if request.kind != "records" or corpus.encoding != "utf-8":
+        return {}
+    records = columns_of(request).records(corpora.pieces(corpus.id, "characters"))
+    counted = Counted.of(records, request.suggestions or SuggestionConfig(), check=check)
+    if counted is None:
+        sentence = (
+            f"the corpus has more than {line_file.MAX_LINES:,} distinct lines, so suggestions are generated"
+            " instead of chosen from them; a corpus with fewer lines has them"
+        )
+        on_event("message", {"text": sentence})
+        return {}
+    lines = counted.lines()
+    if lines is None:
+        return {}
+    weight = 0.0 if counted.are_given else learned_weight(LineIndex(lines), network, text)
+    return {line_file.FILE: lines.with_weight(weight).dump()}
+
+
+class Counted:
+    """The distinct lines of a corpus: how often each occurs, and from how many sources."""
+
+    def __init__(self, config: SuggestionConfig) -> None:
+        self._config = config
+        self._counts: Counter[str] = Counter()
+        self._sources: defaultdict[str, set[str]] = defaultdict(set)  # as many as are required
+        self.are_given = False
+        """Whether counts other than one come from a column: they say how popular a line is."""
+
+    @classmethod
+    def of(
+        cls, records: Iterable[Record], config: SuggestionConfig, *, check: Check = no_check
+    ) -> "Counted | None":
+        """Count the lines; return None if there are too many distinct ones."""
+        counted = cls(config)
+        for number, record in enumerate(records):
+            if number % _CHECKED == 0:
+                check()
+            counted._add(record)
+            if len(counted._counts) > line_file.MAX_LINES:
+                return None
+        return counted
+
+    def _add(self, record: Record) -> None:
+        if len(record.text) > _MAX_LINE_CHARACTERS:
+            return
+        self._counts[record.text] += record.count
+        self.are_given |= record.count != 1
+        if record.source is not None and self._config.minimum_sources > 1:
+            sources = self._sources[record.text]
+            if len(sources) < self._config.minimum_sources:
+                sources.add(record.source)
+
+    def lines(self) -> Lines | None:
+        """Return the index of the lines that may be suggested, if there are any."""
+        config = self._config
+        patterns = [
+            compile_pattern(pattern, code="invalid_pattern", param="suggestions.exclude_patterns")
+            for pattern in config.exclude_patterns
+        ]
+        withheld = {*config.exclude, *self._too_rare()}
+        kept = {
+            line: count
+            for line, count in self._counts.items()
+            if not any(pattern.search(line) for pattern in patterns)
+        }
+        return Lines.make(kept, withheld=withheld, patterns=config.exclude_patterns)
+
+    def _too_rare(self) -> set[str]:
+        """Return the lines that occur too seldom, all forms of a line together."""
+        config = self._config
+        if config.minimum_count <= 1 and config.minimum_sources <= 1:
+            return set()
+        counts: Counter[str] = Counter()
+        sources: defaultdict[str, set[str]] = defaultdict(set)
+        for line, count in self._counts.items():
+            counts[fold(line)] += count
+            sources[fold(line)] |= self._sources.get(line, set())
+        return {
+            line
+            for line, count in counts.items()
+            if count < config.minimum_count
+            or (config.minimum_sources > 1 and len(sources[line]) < config.minimum_sources)
+        }
+
+
+def learned_weight(index: LineIndex, network: StepNetwork, text: Text) -> float:
+    """Return the weight of the network in a mixture with the counts that predicts held-out lines best.
+
+    For a beginning of each line, the network predicts the rest of it, and the counts predict the line among
+    those with this beginning, as if it had not been counted. The weight is learned by expectation
+    maximization, which needs no step size.
+    """
+    held_out = text.vocabulary.decode(text.validation[:_WEIGHED_CHARACTERS]).split("\n")
+    lines = [line for line in dict.fromkeys(held_out) if line and index.count_of(line)][:_WEIGHED_LINES]
+    if len(lines) < _MIN_WEIGHED_LINES:
+        return _DEFAULT_WEIGHT
+    rng = random.Random(0)
+    by_network, by_count = np.empty(len(lines)), np.empty(len(lines))
+    read = line_surprisal(network, text.vocabulary, lines, with_end=True)
+    for i, (line, surprisal) in enumerate(zip(lines, read, strict=True)):
+        typed = rng.randint(1, len(line))
+        bits = float(surprisal.bits[typed:].sum()) + surprisal.end_bits
+        by_network[i] = 2.0 ** -min(bits, 200.0)
+        by_count[i] = ((index.count_of(line) or 1) - 1) / max(1, index.total_of(line[:typed]) - 1)
+    weight = _DEFAULT_WEIGHT
+    for _ in range(_ROUNDS):
+        weight = float(np.mean(weight * by_network / (weight * by_network + (1 - weight) * by_count)))
+    return weight
