@@ -3,15 +3,21 @@
 For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the
 second half of its held-out text: of the mixture that the model predicts with, of the same mixture when it
 does not adapt to what it reads, of the network and of the n-grams alone, and of the best baseline of the
-report (n-grams of the best order, gzip, xz), with the network that was trained. With several seeds these are
-medians; "spread" is the difference between the best and the worst mixture. A machine of half the speed
-makes in as many seconds what this one makes in half of them: --speed 0.5.
+report (n-grams of the best order, gzip, xz, PPMd), with the network that was trained. zpaq -m5 and paq8px -8
+are measured where these programs are installed: what they need for the last twentieth of the text as it is,
+after the rest; not of lists, whose held-out lines are drawn at random. With several seeds these are medians;
+"spread" is the difference between the best and the worst mixture. A machine of half the speed makes in as
+many seconds what this one makes in half of them: --speed 0.5.
 
     python -m benchmarks.mixture [FILE ...] [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5]
 """
 
 import argparse
+import shutil
 import statistics
+import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +67,13 @@ def main() -> None:
         "",
         "network",
         "steps",
+        *COMPRESSORS,
     )
     rows = [
         [name, seconds, f"{f['mixture']:.3f}", f"{f['spread']:.3f}", f"{f['without_adaptation']:.3f}",
          f"{f['lstm']:.3f}", f"{f['ngram']:.3f}",
-         f"{f['best_baseline']:.3f}", f["baseline"], f["network"], f"{f['steps']:,}"]
+         f"{f['best_baseline']:.3f}", f["baseline"], f["network"], f"{f['steps']:,}",
+         *(f"{f[name]:.3f}" if name in f else "" for name in COMPRESSORS)]
         for name, by_seconds in found.items()
         for seconds, f in by_seconds.items()
     ]  # fmt: skip
@@ -92,12 +100,42 @@ def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str,
         for key in ("mixture", "without_adaptation", "lstm", "ngram", "best_baseline", "steps")
     }
     mixtures = [run["mixture"] for run in runs]
+    figures |= {} if runs[0]["is_list"] else compressor_bits(text)
     return figures | {
         "baseline": runs[0]["baseline"],
         "network": runs[0]["network"],
         "spread": round(max(mixtures) - min(mixtures), 4),
         "steps": int(figures["steps"]),
     }
+
+
+COMPRESSORS = {
+    "zpaq": ("zpaq", "add", "{to}", "{file}", "-method", "5"),
+    "paq8px": ("paq8px", "-8", "{file}", "{to}"),
+}
+"""Programs that are measured beside the mixture, by name: their arguments."""
+
+
+def compressor_bits(text: str) -> dict[str, float]:
+    """Return the bits per character of the last twentieth of a text by each program that is installed."""
+    cut = len(text) - round(len(text) / 20)
+    return {
+        name: (compressed_bytes(text, command) - compressed_bytes(text[:cut], command))
+        * 8
+        / (len(text) - cut)
+        for name, command in COMPRESSORS.items()
+        if shutil.which(command[0])
+    }
+
+
+def compressed_bytes(text: str, command: Sequence[str]) -> int:
+    """Return how long a text is after a program has compressed it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, to = Path(folder, "text"), Path(folder, "text.zpaq")
+        file.write_text(text)
+        arguments = [part.format(file=file, to=to) for part in command]
+        subprocess.run(arguments, check=True, capture_output=True)
+        return sum(path.stat().st_size for path in Path(folder).iterdir() if path != file)
 
 
 def _figures(model: local.Model) -> dict[str, Any]:
@@ -109,6 +147,7 @@ def _figures(model: local.Model) -> dict[str, Any]:
         "without_adaptation": experts.get("without_adaptation", experts["mixture"]),  # records never adapt
         "best_baseline": report["baselines"][baseline],
         "baseline": baseline,
+        "is_list": "held_out_lines" in report,
         "network": f"{network.layers}x{network.units}",
         "steps": report["steps"],
     }

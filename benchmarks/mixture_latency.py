@@ -18,8 +18,8 @@ from benchmarks.server import running_api
 from benchmarks.serving import Keystroke, in_process, over_http, percentiles
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.mixture_learning import learn_text
 from nextchar.models.text.vocabulary import Vocabulary
-from nextchar.worker.mixture_weights import default_adaptation, default_weights
 
 _TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 _TRAINED = 0.9  # of the text; documents are from the rest
@@ -51,9 +51,10 @@ def measure(network: str, text: str, requests: int) -> dict[str, Any]:
     """Return the figures of one network, in process and over HTTP, for both precisions."""
     layers, units = map(int, network.split("x"))
     cut = int(_TRAINED * len(text))
-    ids = Vocabulary(CHARACTERS).encode(text[:cut])
-    adaptation = default_adaptation(len(CHARACTERS) + 1)
-    files = {mixture.FILE: mixture.dump(ids, default_weights(), adaptation)}
+    vocabulary = Vocabulary(CHARACTERS)
+    ids = vocabulary.encode(text[:cut])
+    learned, _ = learn_text(ids, vocabulary)
+    files = {mixture.FILE: mixture.dump(ids, learned)}
     saved = saved_model(layers, units, random_weights(layers, units), files)
     unseen = text[cut:]
     found: dict[str, Any] = {}

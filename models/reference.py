@@ -2,7 +2,7 @@
 
 The service computes the same with compiled kernels (models/kernels/), for many texts at a time
 (models/runtime/); tests compare both. This page reads the default architecture, without masks. A mixture adds
-experts to the network; here are its n-grams, and docs/engineering/mixture.md describes the others.
+contexts to the network; here are the last six characters, and docs/engineering/mixture.md has the others.
 
 Shapes: B rows, E embedding, H units, L layers, V vocabulary. Id 0 is any unknown character, never predicted.
 """
@@ -29,8 +29,7 @@ class Model:
     table: Array  # (V, E) the embedding, normalized
     lstms: list[list[Array]]  # of each layer: kernel (E or H, 4H), recurrent kernel (H, 4H), bias (4H,)
     dense: list[Array]  # kernel (H, V), bias (V,)
-    known: Array  # (N,) ids of the text whose n-grams are counted; empty if there is no mixture
-    weights: Array  # of the mixture; begins with a pair for each kind of context: of network and n-grams
+    mixture: dict[str, Array]  # arrays of mixture.npz; empty if there is none
 
     def encode(self, text: str) -> list[int]:
         """Return the id of each character of a text."""
@@ -52,28 +51,29 @@ class Model:
         return x @ self.dense[0] + self.dense[1], after
 
     def mix(self, logits: Array, ids: list[int]) -> Array:
-        """Return the logits (V,) of the mixture after the text `ids`, from the network's (V,)."""
-        v, kind = len(logits), 0
-        p = np.full(v, 1 / (v - 1))  # (V,) of the n-grams
-        at = np.arange(len(self.known))  # (n,) positions in the known text that follow the context
-        for length, c in enumerate([0, *ids[:-6:-1]]):  # of the context, and its first character
-            if length:
-                at = at[(at >= length) & (self.known[at - length] == c)]
-            counts = np.bincount(self.known[at], minlength=v) * (np.arange(v) > 0)  # (V,)
-            total, distinct = counts.sum(), np.count_nonzero(counts)
-            if not total:
-                break
-            p = (counts + distinct * p) / (total + distinct)  # Witten and Bell 1991
-            if length:
-                is_frequent = total > (2 if distinct == 1 else 3 * distinct)
-                kind = 6 * length + 2 * int(np.searchsorted([1, 3], distinct)) + int(is_frequent)
-        of_network, of_ngrams = self.weights[2 * kind : 2 * kind + 2]
-        return np.asarray(of_network * logits + of_ngrams * np.log(p))
+        """Return log-probabilities (V,) of the mixture after `ids`, from the network's logits (V,)."""
+        p, sides, known = np.ones(len(logits)), dict[int, Array](), np.append([0] * 6, self.mixture["text"])
+        at, counts = np.arange(7, len(known)), [np.exp(logits - logits[1:].max())]
+        for length, c in enumerate(ids[:-7:-1], 1):  # of a context, and its first character
+            at = at[known[at - length] == c]  # positions in the known text after it
+            counts.append(np.bincount(known[at], minlength=len(logits)))  # (V,) of what followed
+        for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative
+            masks = [sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts]
+            sides[node] = np.array(masks)  # (2, V)
+        for node, (left, right) in sorted(sides.items()):  # parents first
+            n0, n1 = np.array([[n @ left, n @ right] for n in counts]).T  # (1 + orders,)
+            least = np.append(1e-9 * (n0 + n1)[0], np.full(len(n0) - 1, 0.4))
+            z = np.log((n1 + least) / (n0 + least)) * (n0 + n1) / (n0 + n1 + 2 * least)
+            first, last = (self.mixture[name][min(node, 255)] for name in ("weights", "last_weights"))
+            odds = np.clip(first[-1] * z[0] + first[12 : 11 + len(z)] @ z[1:], -14, 14)
+            odds = np.clip(last[0] * odds, -14, 14) if p[left].max() >= 1e-3 else z[0]
+            p *= np.where(left, sigmoid(-odds), np.where(right, sigmoid(odds), 1))
+        return np.asarray(np.log(p))
 
     def predict(self, ids: list[int], state: Array) -> tuple[Array, Array]:
         """Read the last of `ids`; return log-probabilities (V,) of the next character, and the next state."""
         logits, state = self.step(np.array(ids[-1:]), state)  # (1, V)
-        z = (self.mix(logits[0], ids) if len(self.known) else logits[0]).astype(float)  # (V,)
+        z = (self.mix(logits[0], ids) if self.mixture else logits[0]).astype(float)  # (V,)
         z[0] = -np.inf
         return z - np.logaddexp.reduce(z), state
 
@@ -114,7 +114,5 @@ def read(folder: Path) -> Model:
     gamma, beta, mean, variance = arrays["batch_normalization"]  # (E,) each
     table = (arrays["embedding"][0] - mean) / np.sqrt(variance + 1e-3) * gamma + beta
     lstms = [arrays[name] for name in sorted(arrays) if name.startswith("lstm")]
-    mixture = {"text": np.zeros(0, int), "weights": np.zeros(0)}
-    if (folder / "mixture.npz").exists():
-        mixture = dict(np.load(folder / "mixture.npz"))
-    return Model(card["characters"], table, lstms, arrays["dense"], mixture["text"], mixture["weights"])
+    mixture = dict(np.load(folder / "mixture.npz")) if (folder / "mixture.npz").exists() else {}
+    return Model(card["characters"], table, lstms, arrays["dense"], mixture)

@@ -57,7 +57,9 @@ class Experts(TypedDict, total=False):
     mixture: Annotated[float, Field(description="By all experts together.")]
     lstm: Annotated[float, Field(description="By the network alone.")]
     ngram: Annotated[float, Field(description="By the n-grams alone.")]
-    without_matches: Annotated[float, Field(description="By network and n-grams together.")]
+    without_matches: Annotated[
+        float, Field(description="By network and n-grams together, of models of older versions.")
+    ]
     without_adaptation: Annotated[
         float, Field(description="By all experts together, without adapting to what is read.")
     ]
@@ -124,7 +126,7 @@ class BaselineCharacters(TypedDict, total=False):
     """How much text the baselines read, in characters."""
 
     ngram: Annotated[int, Field(description="Counted by the n-gram models.")]
-    compressed: Annotated[int, Field(description="Read by gzip and xz before the held-out text.")]
+    compressed: Annotated[int, Field(description="Read by gzip, xz and PPMd before the held-out text.")]
     judged: Annotated[int, Field(description="Of the held-out text that they are measured on.")]
 
 

@@ -24,7 +24,7 @@ from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.evaluation import bits_per_character
 from nextchar.worker.evaluator import int8_file, saved_files
-from nextchar.worker.experts import Mixture, rows_to_judge
+from nextchar.worker.experts import Mixture, begin_reading, rows_to_judge
 from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason, storage_problem
 from nextchar.worker.job_text import (
     check_length,
@@ -154,6 +154,7 @@ def train_model(
         on_event("message", {"text": choice.sentence})
         request = request.with_choice(choice.candidate)
         hooks.request(request)
+    read = begin_reading(text, is_records=request.kind == "records") if request.mixture else None
     with tracing.span("train"):
         result = fit(
             request.network,
@@ -170,9 +171,7 @@ def train_model(
         files = saved_files(result.network)
         float32 = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
         network = CheckedNetwork(float32, hooks.check)
-        mixture = Mixture()
-        if request.mixture:
-            mixture = Mixture.make(network, text, is_records=request.kind == "records", check=hooks.check)
+        mixture = Mixture.make(network, text, read) if read else Mixture()
         files |= mixture.files
         report = _measured(result, text, network, mixture, hooks)
         int8, report["int8"] = None, None

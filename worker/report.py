@@ -20,10 +20,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import pyppmd
 from numpy.typing import NDArray
 
 from nextchar.models.report import CopyCounts, Evaluation, GeneratedText, HeldOutLines, Report, Sample
@@ -46,7 +48,7 @@ Event = Mapping[str, Any]
 _MEMORIZATION_FRACTION = 0.1  # of the training time
 _MIN_MEMORIZATION_S, _MAX_MEMORIZATION_S = 2.0, 20.0
 _CARD_PASSAGE_CHARACTERS = 200
-_PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz")
+_PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz", "ppmd")
 
 
 def write_report(
@@ -226,6 +228,10 @@ NGRAM_ORDERS = 6
 MAX_BASELINE_CHARACTERS = 5_000_000
 """Maximum number of characters before the held-out text in which the n-gram models count: 2 s of one core."""
 
+PPMD_ORDERS = (6, 8, 16)
+"""PPMd, variant H as in 7-Zip, is measured with contexts of up to this many bytes."""
+
+_PPMD_MEMORY = 256 << 20
 _COMPRESSED_CHARACTERS = 2_000_000  # from its end: xz compresses 1 MB per second and core, twice
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text
 _DEFLATE_WINDOW = 32768  # bytes
@@ -236,19 +242,20 @@ def measure_baselines(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Re
 
     Returns:
         The report's `baselines`, `ngram_orders`, `ngram_order` and `baseline_characters`. The baseline
-        `ngram` is the best of the orders, a choice that favors it.
+        `ngram` is the best of the orders, a choice that favors it, and so is `ppmd`.
     """
     encode, size = encoder_of(vocabulary), len(vocabulary)
     judged = validation[:_JUDGED_CHARACTERS]
     counted, compressed = train[-MAX_BASELINE_CHARACTERS:], train[-_COMPRESSED_CHARACTERS:]
     before, held_out = encode(compressed), encode(judged)
-    with ThreadPoolExecutor(2) as threads:  # lzma releases the interpreter lock
-        whole = threads.submit(lambda: len(lzma.compress(before + held_out)))
-        part = threads.submit(lambda: len(lzma.compress(before)))
+    with ThreadPoolExecutor(2) as threads:  # compressors release the interpreter lock
+        both = [before + held_out, before]
+        by_xz = threads.map(lambda data: len(lzma.compress(data)), both)
+        by_ppmd = [threads.map(partial(_ppmd_bytes, order), both) for order in PPMD_ORDERS]
         ngram = NgramModel.fit_ids(counted, size=size, order=NGRAM_ORDERS)
         orders = ngram.bits_by_order(judged, before=counted).tolist()
         gzip = len(_deflated(held_out, before))
-        xz = whole.result() - part.result()
+        xz, *ppmd = (whole - part for whole, part in (by_xz, *by_ppmd))
     return {
         "baselines": {
             "uniform": float(np.log2(max(2, size - 1))),
@@ -257,6 +264,7 @@ def measure_baselines(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Re
             "ngram": min(orders),
             "gzip": gzip * 8 / len(judged),
             "xz": xz * 8 / len(judged),
+            "ppmd": min(ppmd) * 8 / len(judged),
         },
         "ngram_order": int(np.argmin(orders)) + 1,
         "ngram_orders": orders,
@@ -271,6 +279,10 @@ def encoder_of(vocabulary: Vocabulary) -> Callable[[NDArray[np.int32]], bytes]:
         return lambda ids: table[ids].tobytes()
     points = np.array([0xFFFD, *map(ord, vocabulary.characters)], "<u4")
     return lambda ids: points[ids].tobytes().decode("utf-32-le", "replace").encode()
+
+
+def _ppmd_bytes(order: int, data: bytes) -> int:
+    return len(pyppmd.compress(data, max_order=order, mem_size=_PPMD_MEMORY, variant="H"))
 
 
 def _deflated(data: bytes, before: bytes) -> bytes:
@@ -300,8 +312,8 @@ def find_problems(report: Report, start: Card | None = None) -> list[str]:
     """Return a sentence, with figures and advice, if a model or its text has a problem; else nothing.
 
     That is if the model is not clearly better than character frequencies alone, or worse than the best of the
-    n-gram model and xz on the same held-out text, or if the end of the text is unlike what precedes it; and
-    also if the model that training started from, whose card is `start`, may know held-out text.
+    n-gram model, xz and PPMd on the same held-out text, or if the end of the text is unlike what precedes it;
+    and also if the model that training started from, whose card is `start`, may know held-out text.
     """
     overlap = _overlap_with_start(report, start)
     return [*([overlap] if overlap else []), *_found_by_figures(report)]
@@ -332,7 +344,11 @@ def _found_by_figures(report: Report) -> list[str]:
             f" character frequencies alone (unigram) reach {unigram:.2f}"
         )
         return [f"{sentence}; {_advice(report)}"]
-    names = {"ngram": f"{report.get('ngram_order')}-gram model", "xz": "xz compressor"}
+    names = {
+        "ngram": f"{report.get('ngram_order')}-gram model",
+        "xz": "xz compressor",
+        "ppmd": "PPMd compressor",
+    }
     name_by_bits = {baselines[key]: name for key, name in names.items() if key in baselines}
     if name_by_bits and bits > min(name_by_bits) + _MARGIN_BITS:
         sentence = (

@@ -223,6 +223,7 @@ _MEANINGS = {
     "ngram": "previous {context} characters",
     "gzip": "compression, with the 32 kB before",
     "xz": "compression, with the text before",
+    "ppmd": "compression by contexts, with the text before",
 }
 _EXPERTS = {
     "mixture": "Mixture (what the model predicts with)",

@@ -64,7 +64,7 @@ ModelInBody = Annotated[
 ExpertField = Annotated[
     Expert,
     Field(
-        description="`mixture`: what the model predicts with, its network together with n-grams and matches."
+        description="`mixture`: what the model predicts with, its network together with contexts of its text."
         " `lstm`: the network alone. Older models have only the network, which then serves both."
     ),
 ]

@@ -222,7 +222,7 @@ class JobCreate(RequestBody):
     )
     mixture: bool = Field(
         True,
-        description="Predict with the network together with n-grams and matches in the training text, whose"
+        description="Predict with the network together with contexts of the training text, whose"
         " end the model then contains. `false`: with the network alone.",
     )
     mix: Mix | None = Field(

@@ -150,7 +150,7 @@ export interface CompletionFields {
    */
   precision?: Precision;
   /**
-   * `mixture`: what the model predicts with, its network together with n-grams and matches. `lstm`: the network
+   * `mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the network
    * alone. Older models have only the network, which then serves both. Default: "mixture".
    */
   expert?: Expert;
@@ -173,7 +173,7 @@ export interface NextFields {
   /** Divides the logits before the softmax. Default: 1.0. */
   temperature?: number;
   /**
-   * `mixture`: what the model predicts with, its network together with n-grams and matches. `lstm`: the network
+   * `mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the network
    * alone. Older models have only the network, which then serves both. Default: "mixture".
    */
   expert?: Expert;

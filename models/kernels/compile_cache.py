@@ -35,6 +35,7 @@ log = logging.getLogger("nextchar.kernels")
 
 RUNTIME_KERNELS = f"{__package__}.lstm_inference"
 MIXTURE_KERNELS = f"{__package__}.mixture"
+TABLE_KERNELS = f"{__package__}.mixture_tables"
 GENERATION_KERNELS = f"{__package__}.mixture_generation"
 SEARCH_KERNELS = f"{__package__}.line_search"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
@@ -42,10 +43,12 @@ DENSE_KERNELS = f"{__package__}.dense_training"
 OPTIMIZER_KERNELS = f"{__package__}.adamw"
 WEIGHTS_KERNELS = f"{__package__}.mixture_training"
 
-SERVING = (RUNTIME_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS, SEARCH_KERNELS)
+SERVING = (RUNTIME_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS, SEARCH_KERNELS)
 """The kernels that API processes need."""
 
-TRAINING = (TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
+TRAINING = (
+    TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS,
+)  # fmt: skip
 """The kernels that training needs."""
 
 _KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))

@@ -1,301 +1,524 @@
-"""A mixture of a network with n-grams and match models, compiled when first imported.
+"""Context mixing together with a network, compiled when first imported.
 
-The probability of a character c is proportional to
-
-    exp(w network(c) + v log n-gram(c) + boosts of c),
-
-the logarithmic opinion pool that PAQ calls mixing in the logistic domain (Mahoney 2005). A match model finds
-the last occurrence of the characters just read, in the training text or in what the row itself has read, and
-boosts the character that followed there. Where the one in the training text is wrong a new one is looked up,
-and the old one also continues, as the resumed match, until it is wrong too often: texts repeat with small
-changes. The weights w and v depend on the longest context that the n-grams know, a boost on the length of its
-match. That they also depend on the network's confidence changes nothing (docs/engineering/mixture.md).
-
-What a row reads changes its predictions in two more ways, unless `Experts.adaptation` is zero: the n-grams of
-its history are added to those of the training text, and its weights adapt to which expert is right.
+A character is predicted by the decisions on its path in a binary tree over the vocabulary. At each node the
+network, and what followed each of some contexts in the known text and in what the row has read, say how
+probable the right subtree is. These are mixed in the logistic domain, by several sets of weights that are
+chosen by small contexts, and their results by one more mixer: gated logistic mixing, as in PAQ (Mahoney 2005;
+Mattern 2012). docs/engineering/mixture.md describes the contexts.
 
 Everything is computed row by row, so a row's result is bit-identical in any batch.
 """
 
 import numpy as np
 
-from nextchar.models.kernels.intrinsics import prefetch
-from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit
-from nextchar.models.kernels.mixture_adaptation import adapt, apply_weights, write_indices, write_weights
+from nextchar.models.kernels.activations import exp, log, sigmoid
+from nextchar.models.kernels.intrinsics import equal_mask, highest_bit, prefetch
+from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit, inline_sums
 from nextchar.models.kernels.mixture_arguments import (
+    BEFORE_0,
+    BEFORE_1,
     BLOCKS,
-    CONTEXT,
+    BUCKETS,
+    BY_FREQUENCY,
+    BY_MATCH,
+    BY_NETWORK,
+    BY_RECENT,
+    CONSTANT,
+    CONTEXTS,
+    COUNT_COLUMNS,
+    CURVATURES,
     FEATURES,
-    FIRST_CHILD,
     GROUPS,
     HISTORY_CHARACTERS,
     HISTORY_IDS,
-    HISTORY_MATCH_BUCKET,
-    HISTORY_MATCH_DISTANCE,
-    HISTORY_MATCH_ID,
-    HISTORY_MATCH_LENGTH,
-    ID,
-    LENGTHS,
-    MATCH_AT,
+    HISTORY_KEYS,
+    INPUTS,
+    KEYS,
+    KIND,
+    LAST_PRECISION,
+    LIMIT,
     MATCH_BUCKET,
-    MATCH_CHARACTERS,
     MATCH_ID,
-    MATCH_LENGTH,
-    MAX_MATCH,
+    MATCHED,
+    MATCHES,
     MAX_RECENT,
-    NODES,
-    ORDER,
-    PREDICTIONS,
-    RECENT_WEIGHT,
-    RESUMED_AT,
-    RESUMED_BUCKET,
-    RESUMED_ID,
-    RESUMED_QUALITY,
-    RESUMED_RUN,
-    SET_PRECISION,
+    NEWEST,
+    ORDERS,
+    PRECISION,
+    PREDICTED,
+    PREDICTION,
+    RANK,
+    RECENT,
+    RECENT_0,
+    RECENT_1,
+    RECENT_KEYS,
+    RECENT_ORDERS,
+    SET_STARTS,
+    SETS,
+    SHIFTS,
     STATE_COLUMNS,
 )
-from nextchar.models.kernels.mixture_ngrams import common_length, find_history_match, mark_pairs, write_ngrams
+from nextchar.models.kernels.mixture_contexts import read_character, write_features
+from nextchar.models.kernels.mixture_hashes import entries_of, single_of
+from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, same_characters
 
-_MAX_ID = 65535
-
-EXPERTS = "int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], int32[::1], float32[::1], float32[::1]"
+EXPERTS = (
+    "int32[::1], int32[::1], uint32[:,::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1], int32[:,::1],"
+    "float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
+    "float32[::1]"
+)
 """Signature of the fields of `Experts`."""
 
-
-# ---- what has been read
-
-
-@inline_borrowing
-def _child(contexts, nodes, node, c):  # type: ignore[no-untyped-def]
-    """Return the child of a node with this id, or 0."""
-    start, last = contexts[node, FIRST_CHILD], contexts[node + 1, FIRST_CHILD]
-    count = last - start
-    while count > 1:  # without branches in the loop, which would often be predicted wrong
-        half = count >> 1
-        start += half if nodes[np.uint64(start + half), ID] <= c else 0
-        count -= half
-    return start if start < last and nodes[np.uint64(start), ID] == c else np.int32(0)
-
-
-@inline_borrowing
-def _hash_of(ids, end):  # type: ignore[no-untyped-def]
-    """Return a hash (uint64) of the MATCH_CHARACTERS ids before position `end`."""
-    h = np.uint64(0)
-    for j in range(MATCH_CHARACTERS):
-        h = (h ^ np.uint64(ids[end - 1 - j])) * np.uint64(0x9E3779B97F4A7C15)
-        h ^= h >> np.uint64(29)
-    return h
-
-
-@inline_borrowing
-def _slot_of_text(positions, past):  # type: ignore[no-untyped-def]
-    """Return the index in `positions` for the last of `past`."""
-    return np.int64(_hash_of(past, HISTORY_CHARACTERS) & np.uint64(len(positions) - 1))
-
-
-@inline_borrowing
-def _follow_match(text, row, past, is_predicted, at):  # type: ignore[no-untyped-def]
-    """Move the match in the training text beyond the last of `past`, if predicted; or to position `at`."""
-    if is_predicted:
-        row[MATCH_AT] += 1
-        row[MATCH_LENGTH] = min(row[MATCH_LENGTH] + 1, MAX_MATCH)
-    else:
-        length = common_length(text, at, past)
-        is_match = length >= MATCH_CHARACTERS
-        row[MATCH_AT] = at if is_match else 0
-        row[MATCH_LENGTH] = length if is_match else 0
-    if row[MATCH_AT] >= len(text):
-        row[MATCH_AT] = row[MATCH_LENGTH] = 0
-
-
-@inline_borrowing
-def _after_error(quality):  # type: ignore[no-untyped-def]
-    """Return the quality of a match after an error; at 0 it is given up."""
-    return max(0, quality * 3 // 4 - 2)
-
-
-@inline_borrowing
-def _follow_resumed(text, row, c):  # type: ignore[no-untyped-def]
-    """Move the resumed match beyond id c, and begin one where the match in the training text was wrong.
-
-    The better of the two continues.
-    """
-    at, quality = row[RESUMED_AT], row[RESUMED_QUALITY]
-    if at > 0:
-        is_right = c > 0 and text[at] == c
-        row[RESUMED_QUALITY] = quality = min(quality + 1, MAX_MATCH) if is_right else _after_error(quality)
-        row[RESUMED_RUN] = min(row[RESUMED_RUN] + 1, MAX_MATCH) if is_right else 0
-        row[RESUMED_AT] = at + 1 if quality > 0 else 0
-    interrupted = row[MATCH_AT]
-    if interrupted > 0 and text[interrupted] != c and _after_error(row[MATCH_LENGTH]) > quality:
-        row[RESUMED_AT], row[RESUMED_QUALITY] = interrupted + 1, _after_error(row[MATCH_LENGTH])
-        row[RESUMED_RUN] = 0
-    if row[RESUMED_AT] == 0 or row[RESUMED_AT] >= len(text):
-        row[RESUMED_AT] = row[RESUMED_QUALITY] = 0
-
-
-@compiled(
-    "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], uint16[::1], uint64[::1],int64)",
-    is_internal=True,
-    is_borrowing=True,
-)
-def read_character(contexts, nodes, text, positions, row, past, pairs, c):  # type: ignore[no-untyped-def]
-    """Read id c: change the state of a row, as int32, and its history `past`, as uint16.
-
-    `pairs` (BLOCKS,) becomes what `mark_pairs` writes. What is far away in memory is prefetched, and
-    something else is done until it is needed.
-    """
-    # Nodes of the last level have no children, so none of them is in the state.
-    short = np.uint16(c if c <= _MAX_ID else 0)
-    distance = row[HISTORY_MATCH_DISTANCE]
-    was_predicted = distance > 0 and short != 0 and past[HISTORY_CHARACTERS - distance] == short
-    for i in range(HISTORY_CHARACTERS - 1):
-        past[i] = past[i + 1]
-    past[HISTORY_CHARACTERS - 1] = short
-    at = row[MATCH_AT]
-    is_match_over = at == 0 or text[at] != c
-    _follow_resumed(text, row, c)
-    slot = _slot_of_text(positions, past)
-    prefetch(positions, slot)
-    for n in range(ORDER - 2, 0, -1):
-        before = row[NODES + n - 1]
-        row[NODES + n] = _child(contexts, nodes, before, c) if before > 0 else 0
-    row[NODES] = _child(contexts, nodes, 0, c)
-    for n in range(ORDER - 1):
-        prefetch(contexts, row[NODES + n])
-    mark_pairs(past, pairs)
-    if is_match_over:
-        at = positions[slot]
-        prefetch(text, max(at - 1, 0))
-    for n in range(ORDER - 1):
-        prefetch(nodes, contexts[row[NODES + n], FIRST_CHILD])
-    if was_predicted:
-        row[HISTORY_MATCH_LENGTH] = min(row[HISTORY_MATCH_LENGTH] + 1, MAX_MATCH)
-    else:
-        find_history_match(row, past, pairs)
-    _follow_match(text, row, past, not is_match_over, at)
-
-
-@inline_borrowing
-def _length_bucket(length):  # type: ignore[no-untyped-def]
-    """Return 0 without a match, else 1 to LENGTHS - 1."""
-    if length < 16:
-        return (length + 1) >> 1
-    if length < 32:
-        return 5 + length // 4
-    return min(LENGTHS - 1, 12 + length // 32)
-
-
-@inline_borrowing
-def _resumed_bucket(quality, run):  # type: ignore[no-untyped-def]
-    """Return 0 to 15, four for each of four steps of quality."""
-    by_quality = (quality >= 8) + (quality >= 16) + (quality >= 32)
-    return 4 * by_quality + (run > 0) + (run > 2) + (run > 7)
-
-
-@compiled("void(int32[::1], int32[::1], uint16[::1], int32[::1])", is_internal=True, is_borrowing=True)
-def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
-    """Write what the experts know after the characters read into features (FEATURES,)."""
-    for n in range(ORDER - 1):
-        features[n] = row[NODES + n]
-    at, distance = row[MATCH_AT], row[HISTORY_MATCH_DISTANCE]
-    features[MATCH_ID] = text[at] if 0 < at < len(text) else 0
-    features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
-    features[HISTORY_MATCH_ID] = past[HISTORY_CHARACTERS - distance] if distance > 0 else 0
-    features[HISTORY_MATCH_BUCKET] = _length_bucket(row[HISTORY_MATCH_LENGTH])
-    resumed = row[RESUMED_AT]
-    features[RESUMED_ID] = text[resumed] if resumed > 0 and resumed != at else 0
-    features[RESUMED_BUCKET] = _resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN])
-
-
-# ---- what comes next
+_KEYS = len(RECENT_KEYS)
+_ORDERS = len(RECENT_ORDERS)
+_FLOOR = 1e-3  # subtrees that are less probable are divided as the network says
+_EPSILON = 1e-9
+_LEAST = 1e-37
+_MAX_LOGIT = 14.0
 
 
 @inline_jit
-def make_workspace(rows, size):  # type: ignore[no-untyped-def]
-    """Return arrays for `read_row` and `mix_row`, for B = rows and V = size."""
-    features, indices, now = (
-        np.empty(FEATURES, np.int32),
-        np.empty(GROUPS, np.int32),
-        np.empty(GROUPS, np.float32),
+def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
+    """Return arrays for `read_row` and `mix_row`, for V = size."""
+    counts = np.zeros((nodes, COUNT_COLUMNS), np.float32)
+    touched, is_touched = np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint8)
+    features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + MATCHES, np.int32)
+    inputs, chosen, outputs = (
+        np.zeros(INPUTS, np.float32),
+        np.zeros(SETS, np.int64),
+        np.zeros(SETS, np.float32),
     )
-    pairs = np.empty((rows, BLOCKS), np.uint64)
-    scratch = np.empty((3, size), np.float32)
-    recent, slots = np.zeros((ORDER, MAX_RECENT + 1), np.int32), np.zeros(size, np.int32)
-    return features, indices, now, pairs, scratch, recent, slots
+    shares, below = np.empty(size, np.float32), np.empty((2, nodes), np.float32)
+    masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(CONTEXTS, np.int64)
+    return (
+        counts, touched, is_touched, features, states, inputs, chosen, outputs, shares, below, masses, starts,
+    )  # fmt: skip
 
 
 @inline_borrowing
-def _parts_of(state, b, at):  # type: ignore[no-untyped-def]
-    """Return what the experts keep of row b, from column `at` of the state on: int32, ids and float32.
+def parts_of(state, b, at):  # type: ignore[no-untyped-def]
+    """Return what the experts keep of row b, from column `at` of the state on: int32, ids and keys, uint16.
 
     Views, so only functions that do not count references may call this.
     """
     numbers = state[b, at:]
-    return numbers.view(np.int32), numbers[HISTORY_IDS:STATE_COLUMNS].view(np.uint16), numbers
+    past = numbers[HISTORY_IDS:HISTORY_KEYS].view(np.uint16)
+    keys = numbers[HISTORY_KEYS:STATE_COLUMNS].view(np.uint16).reshape((_KEYS, HISTORY_CHARACTERS))
+    return numbers[:STATE_COLUMNS].view(np.int32), past, keys
+
+
+# ---- what followed the contexts
+
+
+@inline_borrowing
+def _touch(touched, is_touched, node):  # type: ignore[no-untyped-def]
+    """Note that counts of a node have changed."""
+    if is_touched[node] == 0:
+        is_touched[node] = 1
+        touched[0] += 1
+        touched[touched[0]] = node
+
+
+@inline_borrowing
+def _add_known(up, size, counts, touched, is_touched, k, c, count):  # type: ignore[no-untyped-def]
+    """Add to the counts of context k that id c followed it `count` times."""
+    at = up[c]
+    while at >= 0:
+        node = at >> 1
+        _touch(touched, is_touched, node)
+        counts[node, k + CONTEXTS * (at & 1)] += count
+        at = up[size + node]
+
+
+@inline_borrowing
+def _add_recent(up, size, counts, touched, is_touched, j, c):  # type: ignore[no-untyped-def]
+    """Add to the counts of context j of the history that id c followed it, after newer ones."""
+    at = up[c]
+    while at >= 0:
+        node, side = at >> 1, at & 1
+        _touch(touched, is_touched, node)
+        if counts[node, RECENT_0 + j] + counts[node, RECENT_1 + j] == 0:
+            counts[node, NEWEST + j] = side
+        counts[node, RECENT_0 + j + RECENT * side] += np.float32(1)
+        at = up[size + node]
+
+
+@inline_borrowing
+def _gather_known(slots, singles, entries, up, size, row, starts, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    for k in range(CONTEXTS):
+        starts[k] = entries_of(slots, np.uint64(np.uint32(row[KEYS + k])))
+        prefetch(entries, max(starts[k], np.int64(0)))
+    for k in range(CONTEXTS):
+        at = starts[k]
+        if at < 0:
+            c = single_of(singles, np.uint64(np.uint32(row[KEYS + k])))
+            if c > 0:
+                _add_known(up, size, counts, touched, is_touched, k, c, np.float32(1))
+            continue
+        is_last = False
+        while not is_last:
+            entry = entries[at]
+            is_last = entry >= np.uint32(1 << 31)
+            count = np.float32((entry >> np.uint32(16)) & np.uint32(0x7FFF))
+            if count > 0:  # while a text is learned, entries that come later have none
+                c = np.int64(entry & np.uint32(0xFFFF))
+                _add_known(up, size, counts, touched, is_touched, k, c, count)
+            at += 1
+
+
+@inline_borrowing
+def _count_orders(up, size, length, c, seen, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    """Count id c for the orders up to the number of characters that were the same."""
+    for j in range(_ORDERS):
+        if length >= RECENT_ORDERS[j] and seen[j] < MAX_RECENT:
+            seen[j] += 1
+            _add_recent(up, size, counts, touched, is_touched, j, c)
+
+
+@inline_borrowing
+def _gather_recent(up, size, row, past, keys, seen, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    seen[:] = 0
+    for block in range(BLOCKS):
+        mask = pairs_of(past, block)
+        while mask != np.uint64(0):
+            k = highest_bit(mask)
+            mask ^= np.uint64(1) << np.uint64(k)
+            i = first_of_block(block) + k
+            c = np.int64(past[i + 1])
+            if c > 0:
+                _count_orders(up, size, same_characters(past, i), c, seen, counts, touched, is_touched)
+    for j in range(_KEYS):
+        key, places = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF), 0
+        for block in range(BLOCKS):
+            start = first_of_block(block) + 1
+            mask = equal_mask(keys[j], start, key)
+            while mask != np.uint64(0) and places < MAX_RECENT:
+                k = highest_bit(mask)
+                mask ^= np.uint64(1) << np.uint64(k)
+                c = np.int64(past[start + k])
+                if c > 0:
+                    places += 1
+                    _add_recent(up, size, counts, touched, is_touched, _ORDERS + j, c)
+
+
+@inline_borrowing
+def _gather_matches(up, size, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    for m in range(MATCHES):
+        c = features[MATCH_ID + 2 * m]
+        at = up[c]  # of id 0: -1
+        while at >= 0:
+            node = at >> 1
+            _touch(touched, is_touched, node)
+            counts[node, MATCHED + m] = np.float32(1 + (at & 1))
+            at = up[size + node]
+
+
+@compiled(
+    "void(uint32[:,::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
+    "int32[::1], int64[::1], float32[:,::1], int32[::1], uint8[::1])",
+    is_internal=True,
+    is_borrowing=True,
+)
+def _gather(  # type: ignore[no-untyped-def]
+    slots, singles, entries, up, size, row, past, keys, features, starts, counts, touched, is_touched
+):
+    _gather_matches(up, size, features, counts, touched, is_touched)
+    _gather_known(slots, singles, entries, up, size, row, starts, counts, touched, is_touched)
+    _gather_recent(up, size, row, past, keys, starts, counts, touched, is_touched)
+
+
+@inline_borrowing
+def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
+    """Count for each node of the tree what followed the contexts of row b; `clear` must follow."""
+    slots, singles, entries, up, size = experts[2], experts[3], experts[4], experts[6], len(experts[5])
+    counts, touched, is_touched, features = workspace[0], workspace[1], workspace[2], workspace[3]
+    row, past, keys = parts_of(state, b, at)
+    write_features(experts[0], row, past, features)
+    _gather(
+        slots,
+        singles,
+        entries,
+        up,
+        size,
+        row,
+        past,
+        keys,
+        features,
+        workspace[11],
+        counts,
+        touched,
+        is_touched,
+    )
+
+
+@inline_borrowing
+def clear(workspace):  # type: ignore[no-untyped-def]
+    """Set the counts to zero."""
+    counts, touched, is_touched = workspace[0], workspace[1], workspace[2]
+    for i in range(1, touched[0] + 1):
+        node = touched[i]
+        is_touched[node] = 0
+        for j in range(COUNT_COLUMNS):
+            counts[node, j] = 0
+    touched[0] = 0
+
+
+# ---- decisions
+
+
+@inline_borrowing
+def _write_known(own, maps, states, inputs):  # type: ignore[no-untyped-def]
+    """Write the inputs from the counts of a node, `own` (COUNT_COLUMNS,), in the known text."""
+    for k in range(CONTEXTS):
+        n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
+        total = n0 + n1
+        z = log(n1 + np.float32(0.4)) - log(n0 + np.float32(0.4))
+        inputs[BY_FREQUENCY + k] = z * (total / (total + np.float32(0.8)))
+        middle = min(max(np.int32(np.float32(8) + z * np.float32(1.3)), np.int32(1)), np.int32(14))
+        ratio = np.int32(0) if n1 == 0 else np.int32(15) if n0 == 0 else middle
+        large = min(
+            np.int32(np.float32(0.8) + np.float32(2.3083) * log(total + np.float32(1e-3))), np.int32(15)
+        )
+        size_ = np.int32(total) if total <= 4 else large
+        states[k] = size_ * 16 + ratio
+    for k in range(CONTEXTS):
+        inputs[k] = maps[k, states[k]]
+
+
+@inline_borrowing
+def _write_recent(own, recent_maps, states, inputs):  # type: ignore[no-untyped-def]
+    """Write the inputs from the counts of a node in the history."""
+    for j in range(RECENT):
+        n0 = min(np.int32(own[RECENT_0 + j]), np.int32(6))
+        n1 = min(np.int32(own[RECENT_1 + j]), np.int32(6))
+        states[CONTEXTS + j] = 2 * (7 * n0 + n1) + np.int32(own[NEWEST + j])
+    for j in range(RECENT):
+        inputs[BY_RECENT + j] = recent_maps[j, states[CONTEXTS + j]]
+
+
+@inline_borrowing
+def _write_matches(own, features, match_maps, states, inputs):  # type: ignore[no-untyped-def]
+    """Write the inputs from the matches; return the weights' row for them."""
+    sides, best = np.int32(0), 0
+    for m in range(MATCHES):
+        side, bucket = np.int32(own[MATCHED + m]), features[MATCH_BUCKET + 2 * m]
+        states[CONTEXTS + RECENT + m] = bucket
+        z = match_maps[bucket]
+        inputs[BY_MATCH + m] = np.float32(0) if side == 0 else z if side == 2 else -z
+        sides |= side
+        if side > 0:
+            best = max(best, 1 + ((bucket & (BUCKETS - 1)) >> 1))
+    return 4 * best + sides
+
+
+@inline_borrowing
+def _choose_sets(characters, past, node, own, by_match, chosen):  # type: ignore[no-untyped-def]
+    """Choose the rows of the weights."""
+    c1, c2 = past[HISTORY_CHARACTERS - 1], past[HISTORY_CHARACTERS - 2]
+    longest, is_certain = 0, 0
+    for k in range(ORDERS):
+        n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
+        if n0 + n1 > 0:
+            longest, is_certain = k + 1, 2 if n0 == 0 or n1 == 0 else 1
+    recent, is_recent_certain = 0, 0
+    for j in range(_ORDERS):
+        n0, n1 = own[RECENT_0 + j], own[RECENT_1 + j]
+        if n0 + n1 > 0:
+            recent, is_recent_certain = j + 1, 2 if n0 == 0 or n1 == 0 else 1
+    known = 3 * longest + is_certain
+    chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1)
+    chosen[1] = SET_STARTS[1] + min(characters[c1, RANK], GROUPS - 1)
+    chosen[2] = SET_STARTS[2] + min(characters[c2, RANK], GROUPS - 1)
+    chosen[3] = SET_STARTS[3] + known
+    chosen[4] = SET_STARTS[4] + by_match
+    chosen[5] = SET_STARTS[5] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2)
+    chosen[6] = SET_STARTS[6] + 8 * known + characters[c1, KIND]
+
+
+@inline_sums
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """Return the sum of products."""
+    total = np.float32(0)
+    for i in range(len(b)):
+        total += a[i] * b[i]
+    return total
+
+
+@compiled(
+    "float32(int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
+    "float32[::1], uint16[::1], float32[::1], int32[::1], int64, float32, float32[::1], int32[::1],"
+    "float32[::1], int64[::1], float32[::1])",
+    is_internal=True,
+    is_borrowing=True,
+)
+def _decide(  # type: ignore[no-untyped-def]
+    characters, maps, recent_maps, match_maps, weights, last_weights, shifts, past, own, features, node,
+    by_network, adaptation, states, inputs, chosen, outputs,
+):  # fmt: skip
+    _write_known(own, maps, states, inputs)
+    _write_recent(own, recent_maps, states, inputs)
+    by_match = _write_matches(own, features, match_maps, states, inputs)
+    inputs[CONSTANT] = np.float32(0.4)
+    inputs[BY_NETWORK] = by_network
+    _choose_sets(characters, past, node, own, by_match, chosen)
+    limit, shift, last_shift = np.float32(_MAX_LOGIT), np.float32(0), np.float32(0)
+    adapts = adaptation[PRECISION] > 0
+    if adapts:
+        shift = dot(shifts, inputs)
+    for k in range(SETS):
+        outputs[k] = min(max(dot(weights[chosen[k]], inputs) + shift, -limit), limit)
+    if adapts:
+        last_shift = dot(shifts[INPUTS:], outputs)
+    return min(max(dot(last_weights[min(node, GROUPS - 1)], outputs) + last_shift, -limit), limit)
+
+
+@inline_borrowing
+def decide(experts, state, b, at, node, by_network, workspace):  # type: ignore[no-untyped-def]
+    """Return the logarithm of the odds of the right subtree of a node, after `gather`.
+
+    `by_network` is what the network says. The inputs and the chosen weights stay in the workspace.
+    """
+    _, past, _ = parts_of(state, b, at)
+    adaptation = experts[13]
+    shifts = state[b, at + SHIFTS :] if adaptation[PRECISION] > 0 else state[b, at:]
+    return _decide(
+        experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], shifts, past,
+        workspace[0][node], workspace[3], node, by_network, adaptation, workspace[4], workspace[5],
+        workspace[6], workspace[7],
+    )  # fmt: skip
+
+
+@inline_borrowing
+def write_shares(children, logits, shares, below):  # type: ignore[no-untyped-def]
+    """Write the network's probabilities into shares (V,), and of each node's children into below (2, nodes).
+
+    Both up to the same factor. From logits (V,).
+    """
+    best = logits[1]
+    for c in range(2, len(logits)):
+        best = max(best, logits[c])
+    for c in range(1, len(logits)):
+        shares[c] = exp(logits[c] - best)
+    for node in range(len(children) - 1, -1, -1):
+        for side in range(2):
+            child = children[node, side]
+            below[side, node] = below[0, child] + below[1, child] if child > 0 else shares[-child]
+
+
+@inline_borrowing
+def odds_of(below, node):  # type: ignore[no-untyped-def]
+    """Return the logarithm of the odds of the right subtree of a node by the network; see `write_shares`."""
+    least = np.float32(_EPSILON) * (below[0, node] + below[1, node]) + np.float32(_LEAST)
+    return log(below[1, node] + least) - log(below[0, node] + least)
+
+
+# ---- reading and predicting
+
+
+@inline_borrowing
+def _move(state, b, at, inputs, error, curvature, precision, limit):  # type: ignore[no-untyped-def]
+    """Move what adapting has added to weights, from column `at` on, by the inverse curvature so far."""
+    shifts, curvatures, gain = state[b, at:], state[b, at + CURVATURES - SHIFTS :], np.float32(0)
+    for i in range(len(inputs)):
+        square = inputs[i] * inputs[i]
+        curvatures[i] = min(curvatures[i] + curvature * square, limit)
+        gain += square / (precision + curvatures[i])
+    step = error / (np.float32(1) + np.float32(0.25) * gain)  # of all together: not too far
+    for i in range(len(inputs)):
+        shifts[i] += step * inputs[i] / (precision + curvatures[i])
+
+
+@inline_borrowing
+def _adapt(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
+    """Adapt the weights of row b to id c, which was read after its last prediction.
+
+    At each node of the character's path a step of Newton's method for each weight by itself, where the
+    second derivative is the sum over all that was read, beginning with a precision: that of a prior around
+    the learned weight, as in an extended Kalman filter whose covariance is diagonal.
+    """
+    up, children, adaptation, size = experts[6], experts[7], experts[13], len(experts[5])
+    inputs, outputs, shares, below = workspace[5], workspace[7], workspace[8], workspace[9]
+    write_shares(children, state[b, at + PREDICTION : at + PREDICTION + size], shares, below)
+    gather(experts, state, b, at, workspace)
+    step = up[c]
+    while step >= 0:
+        node, one = step >> 1, np.float32(1)
+        p = sigmoid(decide(experts, state, b, at, node, odds_of(below, node), workspace))
+        error, curvature = np.float32(step & 1) - p, p * (one - p)
+        precision, last, limit = adaptation[PRECISION], adaptation[LAST_PRECISION], adaptation[LIMIT]
+        _move(state, b, at + SHIFTS, inputs, error, curvature, precision, limit * precision)
+        _move(state, b, at + SHIFTS + INPUTS, outputs, error, curvature, last, limit * last)
+        step = up[size + node]
+    clear(workspace)
+
+
+@inline_borrowing
+def keep(experts, state, b, at, logits):  # type: ignore[no-untyped-def]
+    """Keep the network's logits (V,) in row b, to adapt to what is read next."""
+    if experts[13][PRECISION] > 0:
+        state[b, at + PREDICTED] = np.float32(1)
+        kept = state[b, at + PREDICTION :]
+        for c in range(len(logits)):
+            kept[c] = logits[c]
 
 
 @inline_borrowing
 def read_row(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
     """Read id c in row b of the state, whose columns from `at` on are what the experts keep."""
-    contexts, nodes, _, text, positions, weights, adaptation = experts
-    features, indices, now, pairs, scratch, _, _ = workspace
-    row, past, numbers = _parts_of(state, b, at)
-    if adaptation[SET_PRECISION] > 0:
-        if c > 0 and row[CONTEXT] > 0:
-            write_features(text, row, past, features)
-            write_indices(row[CONTEXT] - 1, features, indices)
-            adapt(weights, adaptation, indices, scratch.shape[1], features, numbers, scratch, now, c)
-        row[CONTEXT] = 0
-    read_character(contexts, nodes, text, positions, row, past, pairs[b], c)
+    text, positions, slots, singles, characters = experts[0], experts[1], experts[2], experts[3], experts[5]
+    if experts[13][PRECISION] > 0:
+        if c > 0 and state[b, at + PREDICTED] > 0:
+            _adapt(experts, state, b, at, c, workspace)
+        state[b, at + PREDICTED] = np.float32(0)
+    row, past, keys = parts_of(state, b, at)
+    read_character(text, positions, slots, singles, characters, row, past, keys, c)
 
 
 @inline_borrowing
 def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
     """Turn the network's logits (V,) after the last character of row b into the mixture's; see `read_row`."""
-    contexts, nodes, unigrams, text, _, weights, adaptation = experts
-    features, indices, now, pairs, scratch, recent, slots = workspace
-    row, past, numbers = _parts_of(state, b, at)
-    size = len(logits)
-    write_features(text, row, past, features)
-    adapts = adaptation[SET_PRECISION] > 0
-    ngrams = numbers[PREDICTIONS + size : PREDICTIONS + 2 * size] if adapts else scratch[2]
-    context = write_ngrams(
-        contexts, nodes, unigrams, features, past, pairs[b], adaptation[RECENT_WEIGHT], ngrams, scratch,
-        recent, slots,
-    )  # fmt: skip
-    write_indices(context, features, indices)
-    if adapts:
-        row[CONTEXT] = context + 1
-        kept = numbers[PREDICTIONS : PREDICTIONS + size]
-        for i in range(size):
-            kept[i] = logits[i]
-    write_weights(weights, numbers, adapts, indices, now)
-    apply_weights(now, features, ngrams, logits)
+    children = experts[7]
+    keep(experts, state, b, at, logits)
+    shares, below, masses = workspace[8], workspace[9], workspace[10]
+    gather(experts, state, b, at, workspace)
+    write_shares(children, logits, shares, below)
+    one, least = np.float32(1), np.float32(_LEAST)
+    masses[0] = one
+    for node in range(len(children)):
+        by_network, mass = odds_of(below, node), masses[node]
+        if mass >= np.float32(_FLOOR):
+            right = sigmoid(decide(experts, state, b, at, node, by_network, workspace))
+        else:
+            right = sigmoid(by_network)
+        for side in range(2):
+            child, part = children[node, side], mass * (right if side == 1 else one - right)
+            if child > 0:
+                masses[child] = part
+            else:
+                logits[-child] = log(max(part, least))
+    clear(workspace)
 
 
-@compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1])")
+@compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1], int64)")
 def mix(  # type: ignore[no-untyped-def]
-    contexts, nodes, unigrams, text, positions, weights, adaptation, ids, state, at, first, logits
+    text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
+    weights, last_weights, adaptation, ids, state, at, first, logits, wanted,
 ):  # fmt: skip
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `contexts` to `adaptation` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
+    `text` to `adaptation` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
     `Experts.state_columns`, are what the experts keep, changed in place. Steps before `first` have no logits,
-    so the weights do not adapt to what follows these.
+    so the weights do not adapt to what follows these. Logits before `wanted` stay those of the network.
     """
-    experts = (contexts, nodes, unigrams, text, positions, weights, adaptation)
-    workspace = make_workspace(ids.shape[1], logits.shape[2])
+    experts = (
+        text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
+        weights, last_weights, adaptation,
+    )  # fmt: skip
+    workspace = make_workspace(logits.shape[2], len(children))
     for b in range(ids.shape[1]):
         for t in range(len(ids)):
             read_row(experts, state, b, at, ids[t, b], workspace)
-            if t >= first:
+            if first <= t < wanted:
+                keep(experts, state, b, at, logits[t - first, b])
+            elif t >= first:
                 mix_row(experts, state, b, at, logits[t - first, b], workspace)
-
-
-@compiled("void(int32[::1], int32[::1])")
-def index_text(text, positions):  # type: ignore[no-untyped-def]
-    """Fill `positions` (a power of two), zeros at first, for a text; see `Experts`."""
-    for end in range(MATCH_CHARACTERS, len(text)):
-        positions[np.int64(_hash_of(text, end) & np.uint64(len(positions) - 1))] = end

@@ -1,18 +1,36 @@
-"""The arguments of `mixture.mix` and `mixture_training`: arrays, and the layout of a row's state."""
+"""The arguments of `mixture.mix` and `mixture_training.learn`: arrays, and the layout of a row's state."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER = 6
-"""Length of the longest n-grams, in characters."""
+# ---- contexts
+
+ORDERS = 6
+"""The first contexts are the last 1 to ORDERS characters."""
+
+WORD, WORDS, COLUMN, FIELD, CLASSES, FIELD_ABOVE = range(ORDERS, ORDERS + 6)
+"""The others: the word so far and what followed it; with the word before; the column and what is above; the
+field of the line so far; the classes of the last characters; the same field of the line before and the field
+so far."""
+CONTEXTS = ORDERS + 6
+
+RECENT_ORDERS = (2, 3, 4, 6)
+"""Orders of the contexts that are also looked for in what the row has read."""
+RECENT_KEYS = (WORD, WORDS, COLUMN, FIELD_ABOVE)
+"""The other contexts that are, by keys that the state keeps."""
+RECENT = len(RECENT_ORDERS) + len(RECENT_KEYS)
+
+MAX_RECENT = 32
+"""The newest places in the history that count for a context, at most this many."""
 
 MATCH_CHARACTERS = 7
-"""A match in the training text begins when this many characters are the same."""
+"""A match in the known text begins when this many characters are the same."""
 
 HISTORY_MATCH_CHARACTERS = 4
-"""A match in a row's own history begins when this many characters are the same; `mixture` compares four."""
+"""A match in a row's own history begins when this many characters are the same: `mixture_history`
+compares four."""
 
 HISTORY_CHARACTERS = 2048
 """Characters of its own history that a row keeps."""
@@ -23,118 +41,155 @@ BLOCK = 64
 BLOCKS = HISTORY_CHARACTERS // BLOCK - 1
 """Blocks of the history, block 0 the newest. The position of the last character read is in none."""
 
-RECENT_CHARACTERS = 2
-"""The n-grams of the history that count have more than this many characters."""
-
-MAX_RECENT = 32
-"""The newest places in the history that add to the n-grams, at most this many."""
-
 MAX_MATCH = 64
 """Longer matches count as this long."""
 
-# Columns of a row's state, int32. All zeros is the state before the first character.
-NODES = 0
-"""ORDER - 1 columns: the tree's node of the last 1, 2, ... characters; 0 if they do not occur in it."""
-MATCH_AT = ORDER - 1
-"""The position in the training text of the predicted character; 0 without a match."""
-MATCH_LENGTH = MATCH_AT + 1
-HISTORY_MATCH_DISTANCE = MATCH_AT + 2
+FIELDS = 16
+"""Fields of a line that are told apart."""
+
+# ---- columns of a row's state, int32; all zeros is the state before the first character
+
+MATCH_AT = 0
+"""The position in the known text of the predicted character; 0 without a match."""
+MATCH_LENGTH = 1
+HISTORY_MATCH_DISTANCE = 2
 """How many characters before the next one the same characters occurred in the history; 0 if nowhere."""
-HISTORY_MATCH_LENGTH = MATCH_AT + 3
-RESUMED_AT = MATCH_AT + 4
-"""The position in the training text of the character that the resumed match predicts; 0 without one."""
-RESUMED_QUALITY = MATCH_AT + 5
+HISTORY_MATCH_LENGTH = 3
+RESUMED_AT = 4
+"""The position in the known text of the character that the resumed match predicts; 0 without one."""
+RESUMED_QUALITY = 5
 """0 to MAX_MATCH: one more for each character that it predicts, a quarter and two less for an error."""
-RESUMED_RUN = MATCH_AT + 6
+RESUMED_RUN = 6
 """How many characters it has predicted since its last error, up to MAX_MATCH."""
-HISTORY_IDS = MATCH_AT + 7
+WORD_HASH, WORD_BEFORE, GAP_HASH, LETTERS = range(7, 11)
+"""Hashes of the word, of the one before it and of what followed the word, and the length of the word."""
+LINE_COLUMN, LINE_LENGTH, FIELD_NUMBER, FIELD_HASH, CLASS_HISTORY = range(11, 16)
+"""The column, the length of the line before with its end, the number of the field and a hash of it so far,
+and the classes of the last 8 characters, 4 bits each."""
+FIELDS_BEFORE = 16
+"""(FIELDS,) hashes of the fields of the line before."""
+FIELDS_NOW = FIELDS_BEFORE + FIELDS
+"""(FIELDS,) of this line."""
+KEYS = FIELDS_NOW + FIELDS
+"""(CONTEXTS,) hashes of the contexts of the next character; 0 before the first."""
+HISTORY_IDS = KEYS + CONTEXTS
 """HISTORY_CHARACTERS uint16 ids, newest last; 0 for unknown ids and those above 65535."""
-STATE_COLUMNS = HISTORY_IDS + HISTORY_CHARACTERS // 2
+HISTORY_KEYS = HISTORY_IDS + HISTORY_CHARACTERS // 2
+"""(len(RECENT_KEYS), HISTORY_CHARACTERS) uint16: the lowest bits of the keys before each of these ids."""
+STATE_COLUMNS = HISTORY_KEYS + len(RECENT_KEYS) * HISTORY_CHARACTERS // 2
 
-# More columns, if the weights adapt to what is read.
-CONTEXT = STATE_COLUMNS
-"""1 + the row of the weights by context in the prediction after the last character; 0 without one."""
+# ---- features: what the matches predict
 
-# Columns of features, int32: the nodes as above, then
-MATCH_ID = ORDER - 1
-"""The character that the match in the training text predicts, or 0."""
-MATCH_BUCKET = MATCH_ID + 1
-HISTORY_MATCH_ID = MATCH_ID + 2
-"""The character that the match in the history predicts, or 0."""
-HISTORY_MATCH_BUCKET = MATCH_ID + 3
-RESUMED_ID = MATCH_ID + 4
-"""The character that the resumed match predicts, or 0."""
-RESUMED_BUCKET = MATCH_ID + 5
-FEATURES = MATCH_ID + 6
+MATCH_ID, MATCH_BUCKET, HISTORY_MATCH_ID, HISTORY_MATCH_BUCKET, RESUMED_ID, RESUMED_BUCKET = range(6)
+"""The predicted character or 0, and the row of `Experts.match_maps` beginning at 16 times its number."""
+MATCHES = 3
+FEATURES = 2 * MATCHES
+BUCKETS = 16
 
-# Sizes of the tables of weights, and where each begins in the vector of all.
-CONTEXTS = 6 * ORDER
-LENGTHS = 16
-BY_CONTEXT = 0
-"""(CONTEXTS, 2) weights of the network and of the n-grams, by the longest context that the n-grams know: its
-length, how many different characters followed it, and whether it is frequent."""
-MATCH_BOOSTS = BY_CONTEXT + 2 * CONTEXTS
-"""(LENGTHS,) added to the logit of the character that a match in the training text predicts, by length."""
-HISTORY_MATCH_BOOSTS = MATCH_BOOSTS + LENGTHS
-"""(LENGTHS,) the same for a match in the history."""
-RESUMED_BOOSTS = HISTORY_MATCH_BOOSTS + LENGTHS
-"""(16,) the same for the resumed match, by four steps of its quality and four of its run."""
-WEIGHTS = RESUMED_BOOSTS + 16
+# ---- a decision at a node of the tree
 
-GROUPS = 5
-"""Weights of the network, of the n-grams, boosts by matches in the training text, in the history, and by
-resumed ones. What the last three predict is in every second column of the features from MATCH_ID on."""
-SHIFTS = CONTEXT + 1
-"""(WEIGHTS + GROUPS,) float32: what adapting has added to each weight, and to all of a group."""
-CURVATURES = SHIFTS + WEIGHTS + GROUPS
-"""(WEIGHTS + GROUPS,) float32: sums of the second derivatives of the surprisal, of what was read."""
-PREDICTIONS = CURVATURES + WEIGHTS + GROUPS
-"""(2, V) float32: the network's logits, and the logarithms of the n-grams, in the last prediction."""
+BEFORE_0, BEFORE_1 = 0, CONTEXTS
+"""Columns of a node's counts: (CONTEXTS,) in the left and the right subtree, of the known text."""
+RECENT_0, RECENT_1, NEWEST = 2 * CONTEXTS, 2 * CONTEXTS + RECENT, 2 * CONTEXTS + 2 * RECENT
+"""(RECENT,) each: the same in the history, and 1 if the newest one is in the right subtree."""
+MATCHED = NEWEST + RECENT
+"""(MATCHES,) 1 or 2 if what a match predicts is in the left or right subtree."""
+COUNT_COLUMNS = MATCHED + MATCHES
+
+BY_FREQUENCY = CONTEXTS
+"""Inputs of the mixers, in the logistic domain: (CONTEXTS,) by maps, and by frequencies,"""
+BY_RECENT = 2 * CONTEXTS
+"""(RECENT,) by maps of the history,"""
+BY_MATCH = BY_RECENT + RECENT
+"""(MATCHES,) by maps,"""
+CONSTANT = BY_MATCH + MATCHES
+BY_NETWORK = CONSTANT + 1
+INPUTS = BY_NETWORK + 1
+
+MAX_COUNT = 32767
+"""Of an entry."""
+
+GROUPS = 256
+"""Nodes and characters that have weights of their own; rarer ones share the last."""
+
+SET_STARTS = (0, GROUPS, 2 * GROUPS, 3 * GROUPS, 3 * GROUPS + 24, 3 * GROUPS + 64, 3 * GROUPS + 160)
+"""Rows of the weights: by node, the last character and the one before it; by the longest order that is known
+and whether it is certain; by the matches; by the longest order in the history and that one; by the fourth
+and the class of the last character."""
+SETS = len(SET_STARTS)
+WEIGHT_ROWS = 3 * GROUPS + 160 + 192
+
+# ---- more columns of a row's state, if the mixers adapt to what is read
+
+PREDICTED = STATE_COLUMNS
+"""float32: 1 after a prediction, until its character is read."""
+SHIFTS = PREDICTED + 1
+"""(INPUTS + SETS,) float32: what adapting has added to the weights of inputs, in all sets, and of sets."""
+CURVATURES = SHIFTS + INPUTS + SETS
+"""(INPUTS + SETS,) float32: sums of the second derivatives of the surprisal, of what was read."""
+PREDICTION = CURVATURES + INPUTS + SETS
+"""(V,) float32: the network's logits in the last prediction."""
 
 MAX_ADAPTED_VOCABULARY = 512
-"""With a larger vocabulary the weights stay fixed, because a row's state has two numbers for each id."""
+"""With a larger vocabulary the weights stay fixed, because a row's state has a number for each id."""
 
-RECENT_WEIGHT, SET_PRECISION, BOOST_PRECISION, ALL_SETS_PRECISION, ALL_BOOSTS_PRECISION = range(5)
+PRECISION, LAST_PRECISION, LIMIT = range(3)
 """Elements of `Experts.adaptation`."""
-ADAPTATION = 5
+ADAPTATION = 3
 
-FIRST_CHILD, TOTAL = 0, 1
-"""Columns of `Experts.contexts`."""
+# ---- what is learned
 
-ID, COUNT = 0, 1
-"""Columns of `Experts.nodes`."""
+MAP_STATES = 256
+"""States of `Experts.maps`: 16 sizes times 16 ratios of two counts."""
+RECENT_STATES = 98
+"""States of `Experts.recent_maps`: two counts up to 6, and which was the newest."""
+
+FOLDED, KIND, RANK = range(3)
+"""Columns of `Experts.characters`."""
+LINE_END, SPACE, LOWER, UPPER, DIGIT, LETTER, SIGN, RECORD_END = range(8)
+"""Values of KIND. LETTER has no case; at RECORD_END, the line end of records, what was read is forgotten."""
 
 
 class Experts(NamedTuple):
-    """The experts other than the network. The n-grams are a tree whose nodes are numbered level by level.
+    """What predicts beside the network: contexts in the known text, and mixers that learned to use them."""
 
-    Node 0 is the root. A node's children are consecutive and sorted by id.
-    """
-
-    contexts: NDArray[np.int32]
-    """(inner nodes + 1, 2) of each node above the last level the first child, and the sum of its children's
-    counts; the last row has the number of all nodes."""
-    nodes: NDArray[np.int32]
-    """(nodes, 2) the last id of each n-gram, and how often it occurs: 0 times if that id is unknown."""
-    unigrams: NDArray[np.float32]
-    """(2, V) probability of each character without context, and its natural logarithm."""
     text: NDArray[np.int32]
-    """(N,) the end of the training text."""
+    """(N,) the known text."""
     positions: NDArray[np.int32]
     """(2**k,) by the hash of MATCH_CHARACTERS ids, the position in `text` after the last occurrence; or 0."""
+    slots: NDArray[np.uint32]
+    """(k, 2) hash table, probed linearly: the key of a context, and 1 + where its entries begin; or zeros."""
+    singles: NDArray[np.uint32]
+    """(k,) hash table of contexts that occurred once: 16 bits of the key, 16 bits of the id that followed."""
+    entries: NDArray[np.uint32]
+    """What followed each context: 1 bit that is set for its last entry, 15 bits of count, 16 bits of id."""
+    characters: NDArray[np.int32]
+    """(V, 3) of each id: the number of its lower case, what kind it is, and its rank by frequency."""
+    up: NDArray[np.int32]
+    """(V + nodes,) of each id, and of V + each node: twice its parent node, plus 1 if it is the right child;
+    the root has -1, id 0 too. A node's parent has a smaller number."""
+    children: NDArray[np.int32]
+    """(nodes, 2) a node, or minus an id."""
+    maps: NDArray[np.float32]
+    """(CONTEXTS, MAP_STATES) what two counts predict, in the logistic domain."""
+    recent_maps: NDArray[np.float32]
+    """(RECENT, RECENT_STATES) the same for the history."""
+    match_maps: NDArray[np.float32]
+    """(MATCHES * BUCKETS,) how sure a match is."""
     weights: NDArray[np.float32]
-    """(WEIGHTS,)"""
+    """(WEIGHT_ROWS, INPUTS) of the mixers of the first layer."""
+    last_weights: NDArray[np.float32]
+    """(GROUPS, SETS) of the last mixer."""
     adaptation: NDArray[np.float32]
-    """(ADAPTATION,) how many times an n-gram counts in the history, 0 for not at all; and the precisions by
-    which the weights resist adapting (see `mixture.adapt`): of those by context, of boosts, of what is added
-    to all of a group by context, and to all boosts. With precisions of 0 the weights are fixed."""
+    """(ADAPTATION,) how much weights of inputs and of sets resist adapting, and up to how many times that;
+    zeros: they are fixed."""
 
     @property
     def adapts(self) -> bool:
         """Whether the weights adapt to what is read."""
-        return bool(self.adaptation[SET_PRECISION] > 0)
+        return bool(self.adaptation[PRECISION] > 0)
 
     @property
     def state_columns(self) -> int:
         """The columns of a row's state."""
-        return PREDICTIONS + 2 * self.unigrams.shape[1] if self.adapts else STATE_COLUMNS
+        return PREDICTION + len(self.characters) if self.adapts else STATE_COLUMNS

@@ -5,11 +5,11 @@ import numpy as np
 from nextchar.models.kernels.jit import compiled, inline_jit
 from nextchar.models.kernels.lstm_arguments import ROWS_AT_ONCE, WHOLE
 from nextchar.models.kernels.lstm_inference import any_out_of_range, choose, read_steps
-from nextchar.models.kernels.mixture import EXPERTS, make_workspace, mix_row, read_row
+from nextchar.models.kernels.mixture import EXPERTS, keep, make_workspace, mix_row, read_row
 
 
 @inline_jit
-def _read_text(network, experts, ids, state, at, first, logits, workspace):  # type: ignore[no-untyped-def]
+def _read_text(network, experts, ids, state, at, first, logits, wanted, workspace):  # type: ignore[no-untyped-def]
     """Read ids (T, B), some at once."""
     packed, numbers, corrections, layout = network
     no_x, no_sums = np.empty((0, 0), np.uint8), np.empty((0, 0), np.int32)
@@ -35,26 +35,29 @@ def _read_text(network, experts, ids, state, at, first, logits, workspace):  # t
         for b in range(rows):
             for t in range(start, end):
                 read_row(experts, state, b, at, ids[t, b], workspace)
-                if t >= begin:
+                if begin <= t < wanted:
+                    keep(experts, state, b, at, own[t - begin, b])
+                elif t >= begin:
                     mix_row(experts, state, b, at, own[t - begin, b], workspace)
 
 
 @compiled(
     "boolean(int8[::1], float32[::1], int32[::1], int64[:,::1],"
     f"{EXPERTS}, int32[:,::1], float32[:,::1], int64, int64,"
-    "float32[:,:,::1], float32[::1], float64[:,::1], int32[:,::1])"
+    "float32[:,:,::1], int64, float32[::1], float64[:,::1], int32[:,::1])"
 )
 def run(  # type: ignore[no-untyped-def]
     packed, numbers, corrections, layout,
-    contexts, nodes, unigrams, text, positions, weights, adaptation,
-    ids, state, at, first, logits, inverse_temperature, uniforms, chosen,
+    text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
+    weights, last_weights, adaptation,
+    ids, state, at, first, logits, wanted, inverse_temperature, uniforms, chosen,
 ):  # fmt: skip
     """Read ids, then choose and read N more times, as `nextchar.models.kernels.lstm_inference.run`.
 
-    `packed` to `layout` are the fields of `PackedNetwork`, `contexts` to `adaptation` those of `Experts`.
+    `packed` to `layout` are the fields of `PackedNetwork`, `text` to `adaptation` those of `Experts`.
     Ids (T, B) are not read yet. `state` (B, .), the network's and from column S = `at` on the experts', is
-    changed in place. Logits (T - first + N, B, V) are filled with those of the mixture. The rest are the
-    fields of `Sampling`; for N > 0, T is 1 and `first` 0.
+    changed in place. Logits (T - first + N, B, V) are filled with those of the mixture, and before step
+    `wanted` with those of the network. The rest are the fields of `Sampling`; for N > 0, T is 1, `first` 0.
 
     Returns:
         False, with nothing done, if an id is not below V.
@@ -62,10 +65,15 @@ def run(  # type: ignore[no-untyped-def]
     steps, rows = ids.shape
     if any_out_of_range(ids, logits.shape[2]):
         return False
-    experts = (contexts, nodes, unigrams, text, positions, weights, adaptation)
-    workspace = make_workspace(rows, logits.shape[2])
+    experts = (
+        text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
+        weights, last_weights, adaptation,
+    )  # fmt: skip
+    workspace = make_workspace(logits.shape[2], len(children))
     if steps > 1:
-        _read_text((packed, numbers, corrections, layout), experts, ids, state, at, first, logits, workspace)
+        _read_text(
+            (packed, numbers, corrections, layout), experts, ids, state, at, first, logits, wanted, workspace
+        )
         return True
     no_x, no_sums = np.empty((0, 0), np.uint8), np.empty((0, 0), np.int32)
     now = ids
@@ -78,5 +86,8 @@ def run(  # type: ignore[no-untyped-def]
         own = logits[n : n + 1]
         read_steps(packed, numbers, corrections, layout, now, state, first, own, WHOLE, no_x, no_sums)
         for b in range(len(own) * rows):
-            mix_row(experts, state, b, at, own[0, b], workspace)
+            if n < wanted:
+                keep(experts, state, b, at, own[0, b])
+            else:
+                mix_row(experts, state, b, at, own[0, b], workspace)
     return True

@@ -1,98 +1,179 @@
-"""The gradients of a mixture's weights, compiled when first imported."""
+"""Learns a mixture's maps and weights from a text, and counts its contexts. Compiled when first imported."""
 
 import numpy as np
 
-from nextchar.models.kernels.activations import exp, log
-from nextchar.models.kernels.jit import compiled
-from nextchar.models.kernels.mixture import read_character, write_features
-from nextchar.models.kernels.mixture_adaptation import apply_weights, write_indices
+from nextchar.models.kernels.activations import log, sigmoid
+from nextchar.models.kernels.jit import compiled, inline_borrowing
+from nextchar.models.kernels.mixture import (
+    EXPERTS,
+    clear,
+    decide,
+    dot,
+    gather,
+    make_workspace,
+    odds_of,
+    parts_of,
+    read_row,
+    write_shares,
+)
 from nextchar.models.kernels.mixture_arguments import (
-    BLOCKS,
+    BY_RECENT,
+    CONTEXTS,
     GROUPS,
     HISTORY_CHARACTERS,
-    HISTORY_IDS,
-    MATCH_ID,
-    MAX_RECENT,
-    ORDER,
-    RECENT_WEIGHT,
+    INPUTS,
+    KEYS,
+    MATCH_CHARACTERS,
+    MATCHED,
+    MATCHES,
+    MAX_COUNT,
+    RECENT,
+    SETS,
 )
-from nextchar.models.kernels.mixture_ngrams import mark_pairs, write_ngrams
+from nextchar.models.kernels.mixture_contexts import read_context
+from nextchar.models.kernels.mixture_hashes import entries_of, hash_of
+
+_FIRST_RATE, _LAST_RATE, _DECISIONS = (
+    0.015,
+    0.0007,
+    2000.0,
+)  # of a set of weights, and when the first is halved
+_MAX_SEEN = 1023.0  # of a map's state: it goes on moving
+_MOST = 0.9999
+
+
+# ---- learning
+
+
+@inline_borrowing
+def _count(slots, entries, row, c):  # type: ignore[no-untyped-def]
+    """Count that id c followed the contexts of a row."""
+    for k in range(CONTEXTS):
+        at = entries_of(slots, np.uint64(np.uint32(row[KEYS + k])))
+        while at >= 0:
+            entry = entries[at]
+            if (entry & np.uint32(0xFFFF)) == c:
+                if (entry >> np.uint32(16)) & np.uint32(0x7FFF) < MAX_COUNT:
+                    entries[at] = entry + np.uint32(1 << 16)
+                at = np.int64(-1)
+            else:
+                at = at + 1 if entry < np.uint32(1 << 31) else np.int64(-1)
+
+
+@inline_borrowing
+def _moved(z, target, seen):  # type: ignore[no-untyped-def]
+    """Return the logarithm of odds z, moved so that the probability is nearer to the target."""
+    one, most = np.float32(1), np.float32(_MOST)
+    p = sigmoid(z)
+    p += (target - p) * max(one / (seen + np.float32(1.5)), one / np.float32(_MAX_SEEN))
+    p = min(max(p, one - most), most)
+    return log(p) - log(one - p)
+
+
+@inline_borrowing
+def _move_maps(maps, seen, states, inputs, target, moved):  # type: ignore[no-untyped-def]
+    """Move maps[k, states[k]], which are inputs[k], towards the target; state 0 stays."""
+    for k in range(len(maps)):
+        moved[k] = seen[k, states[k]]
+    for k in range(len(maps)):
+        moved[k] = _moved(inputs[k], target, moved[k])
+    for k in range(len(maps)):
+        if states[k] > 0:
+            maps[k, states[k]] = moved[k]
+            seen[k, states[k]] += np.float32(1)
+
+
+@inline_borrowing
+def _rate(seen, inputs):  # type: ignore[no-untyped-def]
+    """Return how far a mixer moves; less for large inputs, so that it does not move too far."""
+    first, least, square = np.float32(_FIRST_RATE), np.float32(_LAST_RATE), dot(inputs, inputs)
+    rate = max(least, first / (np.float32(1) + seen / np.float32(_DECISIONS)))
+    return rate / (np.float32(1) + np.float32(0.25) * rate * square)
+
+
+@inline_borrowing
+def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-untyped-def]
+    """Learn from a decision y, 0 or 1, at a node for which `decide` has just returned z."""
+    maps, recent_maps, match_maps, weights, last_weights = experts[8:13]
+    seen, recent_seen, match_seen, set_seen, last_seen = learned
+    counts, states, inputs, chosen, outputs = (
+        workspace[0], workspace[4], workspace[5], workspace[6], workspace[7],
+    )  # fmt: skip
+    group, target = min(node, GROUPS - 1), np.float32(y)
+    error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), outputs)
+    last_seen[0] += np.float32(1)
+    for k in range(SETS):
+        last_weights[group, k] += error * outputs[k]
+    for k in range(SETS):
+        own, at = weights[chosen[k]], chosen[k]
+        error = (target - sigmoid(outputs[k])) * _rate(set_seen[at], inputs)
+        set_seen[at] += np.float32(1)
+        for i in range(INPUTS):
+            own[i] += error * inputs[i]
+    _move_maps(maps, seen, states, inputs, target, moved)
+    _move_maps(recent_maps, recent_seen, states[CONTEXTS:], inputs[BY_RECENT:], target, moved)
+    for m in range(MATCHES):
+        side = np.int32(counts[node, MATCHED + m])
+        if side > 0:
+            right, at = np.float32(1) if side == 1 + y else np.float32(0), states[CONTEXTS + RECENT + m]
+            match_maps[at] = _moved(match_maps[at], right, match_seen[at])
+            match_seen[at] += np.float32(1)
+
+
+@inline_borrowing
+def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
+    """Count that id c followed the contexts of the only row of `behind`, which reads it."""
+    row, past, keys = parts_of(behind, 0, 0)
+    _count(experts[2], experts[4], row, c)
+    read_context(experts[5], row, past, keys[:0], c)
 
 
 @compiled(
-    "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], int32[::1], uint16[::1],"
-    "int32[:,::1])"
+    f"float64({EXPERTS}, float32[:,::1], float32[:,::1], float32[::1], float32[::1], float32[::1],"
+    "int32[::1], float32[:,::1], float32[:,::1], float32[:,::1], int64)"
 )
-def collect_features(  # type: ignore[no-untyped-def]
-    contexts, nodes, text, positions, ids, state, history, features
-):
-    """Write the features before each of ids (N,) into features (N, FEATURES).
+def learn(  # type: ignore[no-untyped-def]
+    text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
+    weights, last_weights, adaptation, seen, recent_seen, match_seen, set_seen, last_seen, ids, behind,
+    state, logits, start,
+):  # fmt: skip
+    """Read ids (N,) in `state` (1, STATE_COLUMNS), learning to predict each; return the sum of their bits.
 
-    `contexts` to `positions` are fields of `Experts`. `state` (STATE_COLUMNS,) is changed in place;
-    `history` is the same memory.
+    `text` to `adaptation` are the fields of `Experts`, of which `maps` to `last_weights` learn; nothing
+    adapts. `seen` to `last_seen` say how often each has learned. `logits` (N, V) of the network are before
+    each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts and `positions` are
+    still zero: its characters are counted as they become older than the history. There is something to learn
+    from `start` on, before which ids only count.
     """
-    past = history[2 * HISTORY_IDS : 2 * HISTORY_IDS + HISTORY_CHARACTERS]
-    pairs = np.empty(BLOCKS, np.uint64)
+    experts = (
+        text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
+        weights, last_weights, adaptation,
+    )  # fmt: skip
+    learned = (seen, recent_seen, match_seen, set_seen, last_seen)
+    workspace = make_workspace(len(characters), len(children))
+    shares, below, moved = workspace[8], workspace[9], np.empty(CONTEXTS + RECENT, np.float32)
+    bits, one = 0.0, np.float32(1)
     for i in range(len(ids)):
-        write_features(text, state, past, features[i])
-        read_character(contexts, nodes, text, positions, state, past, pairs, ids[i])
-
-
-@compiled(
-    "float64(int32[:,::1], int32[:,::1], float32[:,::1], float32[::1], float32[::1], int32[:,::1],"
-    "uint16[::1], int64[::1], float32[:,::1], int32[::1], float64[::1])"
-)
-def add_gradients(  # type: ignore[no-untyped-def]
-    contexts, nodes, unigrams, weights, adaptation, features, past, chosen, logits, targets, gradients
-):
-    """Add the gradients of the loss at some positions; return the sum of their losses, in nats.
-
-    `contexts` to `adaptation` are fields of `Experts`; the weights do not adapt. `features` (N, FEATURES),
-    `logits` (N, V) of the network and `targets` (N,) are those of all positions. `past`, of shape
-    (HISTORY_CHARACTERS + N,), has the ids before the first of them and all of them. Positions in `chosen`
-    (n,) count, except unknown targets.
-    """
-    size = logits.shape[1]
-    scratch = np.empty((3, size), np.float32)
-    mixed, ngrams = np.empty(size, np.float32), scratch[2]
-    recent, slots = np.zeros((ORDER, MAX_RECENT + 1), np.int32), np.zeros(size, np.int32)
-    pairs = np.empty(BLOCKS, np.uint64)
-    indices, now = np.empty(GROUPS, np.int32), np.empty(GROUPS, np.float32)
-    loss = 0.0
-    for i in chosen:
-        target, known, z = targets[i], features[i], logits[i]
-        if target == 0:
-            continue
-        read = past[i : i + HISTORY_CHARACTERS]
-        mark_pairs(read, pairs)
-        context = write_ngrams(
-            contexts, nodes, unigrams, known, read, pairs, adaptation[RECENT_WEIGHT], ngrams, scratch, recent,
-            slots,
-        )  # fmt: skip
-        write_indices(context, known, indices)
-        for k in range(GROUPS):
-            now[k] = weights[indices[k]]
-        for c in range(size):
-            mixed[c] = z[c]
-        apply_weights(now, known, ngrams, mixed)
-        best = mixed[1]
-        for c in range(2, size):
-            best = max(best, mixed[c])
-        of_target = mixed[target]
-        total = np.float32(0)
-        for c in range(1, size):
-            mixed[c] = exp(mixed[c] - best)
-            total += mixed[c]
-        loss += log(total) - (of_target - best)
-        by_network, by_ngrams = -np.float64(z[target]), -np.float64(ngrams[target])
-        for c in range(1, size):
-            p = mixed[c] / total
-            by_network += p * z[c]
-            by_ngrams += p * ngrams[c]
-        gradients[indices[0]] += by_network
-        gradients[indices[1]] += by_ngrams
-        for k in range(2, GROUPS):
-            predicted = known[MATCH_ID + 2 * (k - 2)]
-            if predicted > 0:
-                gradients[indices[k]] += mixed[predicted] / total - (1.0 if predicted == target else 0.0)
-    return loss
+        c = ids[i]
+        if c > 0 and i >= start:
+            gather(experts, state, 0, 0, workspace)
+            if len(logits) > 0:
+                write_shares(children, logits[i], shares, below)
+            at = up[c]
+            while at >= 0:
+                node, y = at >> 1, at & 1
+                by_network = odds_of(below, node) if len(logits) > 0 else np.float32(0)
+                z = decide(experts, state, 0, 0, node, by_network, workspace)
+                p = sigmoid(z)
+                bits -= np.log2(p if y == 1 else one - p)
+                _learn(experts, learned, node, z, y, moved, workspace)
+                at = up[len(characters) + node]
+            clear(workspace)
+        old = i - HISTORY_CHARACTERS
+        if i >= start - HISTORY_CHARACTERS:
+            read_row(experts, state, 0, 0, c, workspace)
+        if len(behind) > 0 and old >= 0:
+            count_row(experts, behind, ids[old])
+            if old >= MATCH_CHARACTERS:
+                positions[np.int64(hash_of(ids, old) & np.uint64(len(positions) - 1))] = old
+    return bits

@@ -1,6 +1,6 @@
 """A loaded model: its networks, state caches and schedulers.
 
-A model predicts with a mixture of its network and other experts (`nextchar.models.runtime.mixture`), unless a
+A model predicts with its network and context mixing (`nextchar.models.runtime.mixture`), unless a
 request asks for the network alone. Anomaly scores are made from the surprisal of the network alone, because a
 mixture finds fewer anomalies (docs/engineering/anomaly-study.md). Completions and distributions run in a
 scheduler of the model, one thread per precision and expert; surprisal is computed in the calling thread.

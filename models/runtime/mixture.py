@@ -1,157 +1,218 @@
-"""A network together with other experts: n-grams, and matches in the training text and in what was read.
+"""A network together with context mixing.
 
 `MixtureNetwork` is a network like any other: it maps ids and a state to logits and the next state, so
 sampling, scoring, state caches and streams need not know of it. A row of its state is the network's (S),
 followed by what the experts have read (`nextchar.models.kernels.mixture_arguments`), most of it int32 in the
 memory of float32: states may be copied, but not computed with.
 
-The file `mixture.npz` has the end of the training text, from which n-grams are counted when a model is
-loaded, the weights of the experts, and how they adapt to what is read. Older ones have fixed weights.
+The file `mixture.npz` has the end of the known text, whose contexts are counted when a model is loaded, and
+what was learned: see `Learned`. Older ones learn from their text then (`mixture_learning`).
 """
 
 import io
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.errors import Unavailable
-from nextchar.models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
+from nextchar.models.kernels.compile_cache import (
+    GENERATION_KERNELS,
+    MIXTURE_KERNELS,
+    TABLE_KERNELS,
+    compile_kernels,
+)
 from nextchar.models.kernels.lstm_arguments import NO_SAMPLING, Sampling
 from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
-    COUNT,
-    FIRST_CHILD,
-    ID,
-    ORDER,
-    RESUMED_BOOSTS,
-    SET_PRECISION,
-    TOTAL,
-    WEIGHTS,
+    BUCKETS,
+    CONTEXTS,
+    GROUPS,
+    INPUTS,
+    KIND,
+    MAP_STATES,
+    MATCHES,
+    RECENT,
+    RECENT_STATES,
+    RECORD_END,
+    SETS,
+    WEIGHT_ROWS,
     Experts,
 )
 from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
 from nextchar.models.runtime.second_thread import SecondThread
 from nextchar.models.runtime.session import Logits, SharedNetwork, State
 from nextchar.models.text.array_file import read_arrays
-from nextchar.models.text.ngram import Ids, NgramModel
+from nextchar.models.text.ngram import Ids
 
 FILE = "mixture.npz"
 """The name of its file in a saved model. Older models have none."""
 
 MAX_CHARACTERS = 2_000_000
-"""Maximum number of characters, from the end of the training text, in the file. Counting their n-grams takes
-0.2 s."""
+"""Maximum number of characters, from the end of the known text, in the file."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
+_MAX_ID = 65535
+_FILLED = 0.7  # of a hash table
+_AT_ONCE = 4  # contexts of a text whose keys are in memory; CONTEXTS is a multiple of it
 
 Floats = NDArray[np.float32]
 
-FIXED: Floats = np.zeros(ADAPTATION, np.float32)
-"""The adaptation of a mixture that does not adapt to what is read."""
+
+class Learned(NamedTuple):
+    """What a mixture has learned, and the file keeps beside the text: fields of `Experts`."""
+
+    characters: NDArray[np.int32]
+    children: NDArray[np.int32]
+    maps: Floats
+    recent_maps: Floats
+    match_maps: Floats
+    weights: Floats
+    last_weights: Floats
+    adaptation: Floats
 
 
-def experts_of(text: Ids, weights: Floats, *, size: int, adaptation: Floats = FIXED) -> Experts:
-    """Return the experts for a training text.
+def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Experts:
+    """Return the experts that know a text.
 
     Args:
         text: (N,) its ids, or those of its end; at least one.
-        weights: (WEIGHTS,)
-        size: V, of the vocabulary.
-        adaptation: (ADAPTATION,) see `Experts`.
+        learned: as `Experts`.
+        is_counted: False for experts that will learn and count the text as they read it.
     """
-    compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
-    from nextchar.models.kernels.mixture import index_text
+    compile_kernels(TABLE_KERNELS)  # waits if another process is compiling
+    from nextchar.models.kernels.mixture_tables import index_text
 
-    kept: NDArray[np.int32] = np.asarray(text, np.int32)
+    kept: NDArray[np.int32] = np.ascontiguousarray(text, np.int32)
     positions = np.zeros(1 << (len(kept).bit_length() + 1), np.int32)
-    index_text(kept, positions)
-    ngram = ngrams_of(kept, size=size)
-    weights = np.ascontiguousarray(weights, np.float32)
-    adaptation = np.ascontiguousarray(adaptation, np.float32)
-    return Experts(*_tree(ngram), _unigrams(ngram), kept, positions, weights, adaptation)
+    slots, singles, entries = _tables(kept, learned.characters)
+    if is_counted:
+        index_text(kept, positions)
+    else:
+        singles, entries = np.zeros(1, np.uint32), entries & np.uint32(0x8000FFFF)
+    up = _up(learned.children, len(learned.characters))
+    arrays: Any = [np.ascontiguousarray(array) for array in learned]
+    return Experts(kept, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
 
 
-def ngrams_of(text: Ids, *, size: int) -> NgramModel:
-    """Return the n-grams of a text (N,) of V = `size` ids."""
-    return NgramModel.fit_ids(text, size=size, order=ORDER)
+def _tables(
+    text: NDArray[np.int32], characters: NDArray[np.int32]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return `Experts.slots`, `Experts.singles` and `Experts.entries` of a text (N,)."""
+    from nextchar.models.kernels.mixture_tables import (
+        fill_singles,
+        fill_slots,
+        write_entries,
+        write_text_keys,
+    )
+
+    ids = np.where(text <= _MAX_ID, text, 0).astype(np.uint64)
+    contexts: list[NDArray[np.uint32]] = []
+    entries: list[NDArray[np.uint32]] = []
+    once: list[NDArray[np.uint32]] = []
+    keys = np.empty((_AT_ONCE, len(text)), np.uint32)
+    room = (
+        np.empty((len(text), 2), np.uint32),
+        np.empty(len(text), np.uint32),
+        np.empty(2 * len(text), np.uint32),
+    )
+    for k in range(CONTEXTS):
+        if k % _AT_ONCE == 0:
+            write_text_keys(text, characters, k, keys)
+        grams = (keys[k % _AT_ONCE].astype(np.uint64) << np.uint64(16)) | ids
+        grams.sort()
+        n, m, single = write_entries(grams, *room, sum(map(len, entries)))
+        for parts, part, length in zip((contexts, entries, once), room, (n, m, 2 * single), strict=True):
+            parts.append(part[:length].copy())
+    slots = np.zeros((int(sum(map(len, contexts)) / _FILLED) + 1, 2), np.uint32)
+    singles = np.zeros(int(sum(map(len, once)) / 2 / _FILLED) + 1, np.uint32)
+    for part in contexts:
+        fill_slots(part, slots)
+    for part in once:
+        fill_singles(part, singles)
+    return slots, singles, np.concatenate(entries) if any(map(len, entries)) else np.zeros(1, np.uint32)
 
 
-def _tree(ngram: NgramModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the n-grams as `Experts.contexts` and `Experts.nodes`."""
-    size, counted = ngram.V, ngram.counted()[:ORDER]
-    levels = [1, *(len(grams) for grams, _ in counted)]
-    contexts = np.zeros((sum(levels[:ORDER]) + 1, 2), np.int32)
-    contexts[:, FIRST_CHILD] = sum(levels)
-    nodes = np.zeros((sum(levels), 2), np.int32)
-    start, end = 0, 1  # of the level above
-    for grams, counts in counted:
-        own = slice(end, end + len(grams))
-        nodes[own, ID], nodes[own, COUNT] = grams % size, counts
-        contexts[start:end, FIRST_CHILD] = end + grams.searchsorted(np.arange(end - start) * size)
-        contexts[start:end, TOTAL] = np.bincount(grams // size, weights=counts, minlength=end - start)
-        start, end = end, own.stop
-    return contexts, nodes
+def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    """Return `Experts.up` for the children of the nodes and V = `size` ids."""
+    up = np.full(size + len(children), -1, np.int32)
+    flat = children.ravel()
+    up[np.where(flat > 0, size + flat, -flat)] = np.arange(len(flat))
+    return up
 
 
-def _unigrams(ngram: NgramModel) -> Floats:
-    """Return `Experts.unigrams`."""
-    (grams, counts), *_ = ngram.counted()
-    p = np.zeros(ngram.V)
-    p[grams] = counts
-    distinct = np.count_nonzero(counts)
-    p = (p + distinct / max(1, ngram.V - 1)) / (p.sum() + distinct)
-    return np.stack([p, np.log(p)]).astype(np.float32)
+_With = TypeVar("_With", Learned, Experts)
 
 
-def dump(text: Ids, weights: Floats, adaptation: Floats = FIXED) -> bytes:
-    """Return the contents of FILE for the ids (N,) of a training text; the rest as for `experts_of`."""
+def without_adaptation(learned: _With) -> _With:
+    """Return what does not adapt to what is read."""
+    return learned._replace(adaptation=np.zeros(ADAPTATION, np.float32))
+
+
+def dump(text: Ids, learned: Learned) -> bytes:
+    """Return the contents of FILE for the ids (N,) of a known text."""
     text = np.asarray(text[-MAX_CHARACTERS:])
     kind = np.min_scalar_type(int(text.max()))
     file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        allow_pickle=False,
-        text=text.astype(kind),
-        weights=weights.astype(np.float32),
-        adaptation=adaptation.astype(np.float32),
-    )
+    np.savez_compressed(file, allow_pickle=False, text=text.astype(kind), **learned._asdict())
     return file.getvalue()
 
 
-def load(data: bytes, *, size: int) -> Experts:
+def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learned]) -> Experts:
     """Return the experts in the contents of FILE for a vocabulary of V = `size` ids.
+
+    `upgrade` learns from the text of an older model.
 
     Raises:
         Unavailable: they are damaged (code `model_damaged`).
     """
     try:
         arrays = read_arrays(data, max_bytes=_MAX_BYTES)
-        text, weights, adaptation = arrays["text"], arrays["weights"], arrays.get("adaptation", FIXED)
-        if weights.shape == (RESUMED_BOOSTS,):  # of an older model
-            weights = np.append(weights, np.zeros(WEIGHTS - RESUMED_BOOSTS, weights.dtype))
-        _check(text, weights, adaptation, size)
+        text = arrays["text"]
+        _check_text(text, size)
+        kept = text.astype(np.int32)
+        if "children" not in arrays:
+            return experts_of(kept, upgrade(kept))
+        learned = Learned(*(arrays[name] for name in Learned._fields))
+        _check_learned(learned, size)
     except (ValueError, KeyError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
-    return experts_of(text.astype(np.int32), weights, size=size, adaptation=adaptation)
+    return experts_of(kept, learned)
 
 
-def _check(text: NDArray[Any], weights: NDArray[Any], adaptation: NDArray[Any], size: int) -> None:
-    """Raise ValueError if the arrays of a file are not what `dump` writes for V = `size` ids."""
+def _check_text(text: NDArray[Any], size: int) -> None:
+    """Raise ValueError if it is not what `dump` writes for V = `size` ids."""
     if text.dtype.kind not in "iu" or text.ndim != 1 or not 0 < text.size <= MAX_CHARACTERS:
         raise ValueError("the text has invalid ids, or is too long")
     if text.min() < 0 or text.max() >= size:
         raise ValueError("an id is out of range")
-    if weights.dtype.kind != "f" or weights.shape != (WEIGHTS,) or not np.isfinite(weights).all():
-        raise ValueError("the weights are invalid")
-    if adaptation.dtype.kind != "f" or adaptation.shape != (ADAPTATION,) or not (adaptation >= 0).all():
-        raise ValueError("the adaptation is invalid")
-    precisions = adaptation[SET_PRECISION:]
-    if not np.isfinite(adaptation).all() or ((precisions > 0) != (precisions[0] > 0)).any():
-        raise ValueError("the adaptation is invalid")
+
+
+def _check_learned(learned: Learned, size: int) -> None:
+    """Raise ValueError if the kernels would read beyond an array, or for ever."""
+    nodes = max(0, size - 2)
+    shapes = (
+        (size, 3), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
+        (WEIGHT_ROWS, INPUTS), (GROUPS, SETS), (ADAPTATION,),
+    )  # fmt: skip
+    for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):
+        dtype = np.int32 if i < 2 else np.float32
+        if array.shape != shape or array.dtype != dtype or not np.isfinite(array).all():
+            raise ValueError("an array has another shape or type, or numbers that are not finite")
+    characters, children = learned.characters, learned.children
+    if characters.min() < 0 or characters[:, KIND].max() > RECORD_END or learned.adaptation.min() < 0:
+        raise ValueError("a character or the adaptation is invalid")
+    leaves = np.sort(-children[children <= 0])
+    inner = np.sort(children[children > 0])
+    if not np.array_equal(leaves, np.arange(1, size)[: len(leaves)]) or len(leaves) != nodes + (nodes > 0):
+        raise ValueError("a character has no place in the tree")
+    if not np.array_equal(inner, np.arange(1, nodes)) or (children >= nodes).any():
+        raise ValueError("a node has no place in the tree")
+    if (np.where(children > 0, children, nodes) <= np.arange(nodes)[:, None]).any():
+        raise ValueError("a node is before its parent")
 
 
 def make_mixture(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
@@ -181,19 +242,25 @@ def _run() -> Callable[..., bool]:
 
 
 def mix_logits(
-    experts: Experts, ids: NDArray[np.int32], state: State, at: int, first: int, logits: Logits
+    experts: Experts,
+    ids: NDArray[np.int32],
+    state: State,
+    at: int,
+    first: int,
+    logits: Logits,
+    wanted: int = 0,
 ) -> None:
     """Let the experts read ids (T, B); turn logits (T - first, B, V) of a network into the mixture's.
 
     Both `logits` and `state` (B, .) are changed in place. Of the state the columns from `at` on are what the
     experts have read, `Experts.state_columns`; others are not touched. Steps before `first` have no logits,
-    and the weights do not adapt to the characters after these.
+    and the weights do not adapt to the characters after these. Logits before `wanted` stay as they are.
     """
-    _mix()(*experts, np.ascontiguousarray(ids), state, at, first, logits)
+    _mix()(*experts, np.ascontiguousarray(ids), state, at, first, logits, wanted)
 
 
 class MixtureNetwork:
-    """A mixture of a network and other experts. Thread-safe. The first call compiles or loads the kernels."""
+    """A network and context mixing. Thread-safe. The first call compiles or loads the kernels."""
 
     def __init__(self, network: SharedNetwork, experts: Experts) -> None:
         self.network, self.experts = network, experts
@@ -226,7 +293,7 @@ class MixtureNetwork:
         logits, after = step(ids, np.ascontiguousarray(state[:, :size]), computed)
         state = state.copy()
         state[:, :size] = after
-        mix_logits(self.experts, ids, state, size, computed, logits)
+        mix_logits(self.experts, ids, state, size, computed, logits, first)
         return _from_step(logits, first - computed), state
 
     def _first_computed(self, first: int) -> int:
@@ -275,7 +342,8 @@ class GeneratingMixture(MixtureNetwork):
             state = state.copy()
             state[:, :size] = after
             first = self._first_computed(end - start)
-            mix_logits(self.experts, ids[start:end, None], state, size, first, logits[start:end])
+            part = logits[start:end]
+            mix_logits(self.experts, ids[start:end, None], state, size, first, part, end - start)
             states.append(state)
         return states
 
@@ -284,17 +352,34 @@ class GeneratingMixture(MixtureNetwork):
     ) -> tuple[Logits, State]:
         del step  # the kernel steps the network, too
         computed = self._first_computed(first)
-        logits, state = self._run(np.ascontiguousarray(ids, np.int32), state, computed)
+        logits, state = self._run(np.ascontiguousarray(ids, np.int32), state, computed, wanted=first)
         return _from_step(logits, first - computed), state
 
     def _run(
-        self, ids: NDArray[np.int32], state: State, first: int, sampling: Sampling = NO_SAMPLING
+        self,
+        ids: NDArray[np.int32],
+        state: State,
+        first: int,
+        sampling: Sampling = NO_SAMPLING,
+        *,
+        wanted: int = 0,
     ) -> tuple[Logits, State]:
-        """Read ids (T, B) and generate N; return logits (T - first + N, B, V) and the next state."""
+        """Read ids (T, B) and generate N; return logits (T - first + N, B, V) and the next state.
+
+        Logits of steps before `wanted` are those of the network.
+        """
         state = np.array(state, np.float32, order="C")
         logits = np.empty((len(ids) - first + len(sampling.uniforms), ids.shape[1], self.V), np.float32)
         if not _run()(
-            *self.network.packed, *self.experts, ids, state, self._network_size, first, logits, *sampling
+            *self.network.packed,
+            *self.experts,
+            ids,
+            state,
+            self._network_size,
+            first,
+            logits,
+            wanted,
+            *sampling,
         ):
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
         return logits, state

@@ -3,13 +3,17 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nextchar.models.errors import Unavailable
 from nextchar.models.kernels.mixture_arguments import Experts
 from nextchar.models.runtime import mixture
+from nextchar.models.runtime.mixture import Learned
+from nextchar.models.runtime.mixture_learning import learn_text
 from nextchar.models.runtime.requests import Expert
 from nextchar.models.runtime.session import Network, SharedNetwork, StepNetwork, open_network
 from nextchar.models.saved_model import SavedModel
@@ -89,12 +93,17 @@ def _load_experts(saved: SavedModel) -> Experts | None:
         return None
     data = saved.file(mixture.FILE)
     try:
-        return mixture.load(data, size=len(saved.vocabulary))
+        return mixture.load(data, size=len(saved.vocabulary), upgrade=partial(_upgraded, saved))
     except Unavailable:
         raise
     except Exception:  # any error of the compiler; the network remains
         log.exception("the kernels of the mixture cannot be compiled; the network predicts alone")
         return None
+
+
+def _upgraded(saved: SavedModel, text: NDArray[np.int32]) -> Learned:
+    """Return what an older model's mixture would have learned from its text alone."""
+    return learn_text(text, saved.vocabulary, is_records=saved.card.kind == "records")[0]
 
 
 _BATCHES = ((11, 2), (31, 1))  # rows and steps of the batches that are compared

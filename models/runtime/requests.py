@@ -11,7 +11,7 @@ from nextchar.models.errors import InvalidInput
 
 Precision = Literal["auto", "float32", "int8"]
 Expert = Literal["mixture", "lstm"]
-"""The predictor: the mixture of the network and the other experts, or the network alone."""
+"""The predictor: the mixture of the network and contexts, or the network alone."""
 Until = Literal["word", "line", "confidence"]
 FinishReason = Literal["length", "stop", "word", "line", "confidence", "timeout", "cancelled"]
 

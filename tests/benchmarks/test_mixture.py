@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.mixture import compressed_bytes
 from tests.benchmarks.test_serving import run
 
 
@@ -23,6 +24,14 @@ def test_mixture_is_compared_with_its_experts_and_the_best_baseline(text: Path) 
     assert 0 < figures["mixture"] < 1 and 0 < figures["best_baseline"] < 1
     assert figures["steps"] > 0 and figures["network"] in table[1]
     assert "in" in table[-1] and "of 1" in table[-1]
+
+
+def test_compressors_are_measured_on_the_end_of_a_text() -> None:
+    """Where they are installed; here a program that all have is one."""
+    text = "".join(random.Random(1).choice("abcd") for _ in range(40_000))
+    gzip = ("sh", "-c", "gzip -9 < {file} > {to}")
+    whole, before = compressed_bytes(text, gzip), compressed_bytes(text[:38_000], gzip)
+    assert 2 < (whole - before) * 8 / 2000 < 2.6
 
 
 def test_latency_is_measured_for_both_experts(text: Path) -> None:

@@ -33,7 +33,7 @@ def test_compressors_have_read_the_training_text() -> None:
     noise = "".join(map(chr, rng.integers(97, 123, 20_000)))
     repeated = _of(noise, noise[5000:9000])
     fresh = _of(noise, "".join(map(chr, rng.integers(97, 123, 4000))))
-    for kind in ("gzip", "xz"):
+    for kind in ("gzip", "xz", "ppmd"):
         assert repeated["baselines"][kind] < 0.5
         assert fresh["baselines"][kind] == pytest.approx(np.log2(26), abs=0.6)
 
@@ -65,7 +65,7 @@ def test_order_of_strength_on_real_text(real_text: Callable[[str], str]) -> None
     text = real_text("nietzsche.txt")
     found = _of(text[:400_000], text[400_000:440_000])
     bits = found["baselines"]
-    assert bits["ngram"] < bits["xz"] < bits["gzip"] < bits["unigram"] < bits["uniform"]
+    assert bits["ppmd"] < bits["ngram"] < bits["xz"] < bits["gzip"] < bits["unigram"] < bits["uniform"]
     assert 4 <= found["ngram_order"] <= 6
     # What gzip needs for the whole file is close to what it needs after what comes before.
     alone = len(gzip.compress(text[:440_000].encode())) * 8 / 440_000

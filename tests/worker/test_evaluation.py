@@ -8,7 +8,7 @@ from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
 from nextchar.worker import evaluation
 from nextchar.worker.evaluation import bits_by_expert, bits_per_character, sample
-from tests.models.runtime.mixtures import ADAPTATION, random_mixture_weights
+from tests.models.runtime.mixtures import learned_for
 
 V, E, H = 6, 3, 4
 
@@ -133,7 +133,8 @@ def test_a_mixture_adapts_to_the_characters_of_each_row_and_not_to_its_warm_up(
 ) -> None:
     text = np.tile(np.random.default_rng(3).integers(1, V, 40), 9).astype(np.int32)
     network, before, ids = _network(), text[:160], text[160:]
-    experts = experts_of(before, random_mixture_weights(), size=V, adaptation=ADAPTATION)
+    vocabulary = Vocabulary("abcde")
+    experts = experts_of(before, learned_for(vocabulary.decode(before.tolist()), vocabulary))
     length, nats = -(-len(ids) // rows), 0.0
     for at in range(160, len(text), length):
         read = text[at - warm_up : min(at + length, len(text))]

@@ -79,7 +79,7 @@ class CompletionOptions(TypedDict, total=False):
     model's report. `auto`: int8 if the model has it; but float32 for a `seed` if int8 results depend on other
     requests in the batch, as in architectures other than LSTMs. Default: 'auto'."""
     expert: Expert | None
-    """`mixture`: what the model predicts with, its network together with n-grams and matches. `lstm`: the
+    """`mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the
     network alone. Older models have only the network, which then serves both. Default: 'mixture'."""
     timeout_ms: int | None
     """After this long, return what has been generated, with the `finish_reason` `timeout`. Milliseconds from
@@ -97,7 +97,7 @@ class NextOptions(TypedDict, total=False):
     temperature: float | None
     """Divides the logits before the softmax. Default: 1.0."""
     expert: Expert | None
-    """`mixture`: what the model predicts with, its network together with n-grams and matches. `lstm`: the
+    """`mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the
     network alone. Older models have only the network, which then serves both. Default: 'mixture'."""
 
 
@@ -253,8 +253,8 @@ class TrainingOptions(BudgetOptions, total=False):
     model it starts from or of the teacher; else `auto` for a log, unless the purpose is `complete`. `[]`
     disables masking."""
     mixture: bool | None
-    """Predict with the network together with n-grams and matches in the training text, whose end the model
-    then contains. `false`: with the network alone. Default: True."""
+    """Predict with the network together with contexts of the training text, whose end the model then
+    contains. `false`: with the network alone. Default: True."""
     mix: MixOptions | Mapping[str, Any] | None
     """A second text in a fraction of each batch's rows, with its own characters or a teacher's predictions as
     targets."""

@@ -1,199 +1,330 @@
 """A mixture in plain Python, character by character, to compare the kernels with."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.kernels.mixture_arguments import (
+    BUCKETS,
     CONTEXTS,
     HISTORY_CHARACTERS,
-    HISTORY_MATCH_BOOSTS,
     HISTORY_MATCH_CHARACTERS,
-    LENGTHS,
-    MATCH_BOOSTS,
+    INPUTS,
+    LAST_PRECISION,
+    LIMIT,
     MATCH_CHARACTERS,
     MAX_MATCH,
     MAX_RECENT,
-    ORDER,
-    RESUMED_BOOSTS,
-    WEIGHTS,
+    PRECISION,
+    RECENT_KEYS,
+    RECENT_ORDERS,
+    RECORD_END,
+    SET_STARTS,
+    SETS,
     Experts,
 )
-from nextchar.models.runtime.mixture import experts_of
+from nextchar.models.runtime.mixture import Learned, experts_of
+from nextchar.models.runtime.mixture_learning import beginning, characters_of
+from nextchar.models.text.symbol_tree import symbol_tree
 from nextchar.models.text.vocabulary import Vocabulary
 
-
-def random_mixture_weights(seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).uniform(0.1, 1.5, WEIGHTS).astype(np.float32)
+ADAPTATION = np.array([50, 80, 20], np.float32)
 
 
-ADAPTATION = np.array([3, 60, 2, 200, 20], np.float32)
+def learned_for(text: str, vocabulary: Vocabulary, *, seed: int = 0, is_records: bool = False) -> Learned:
+    """Return maps and weights that are random, so that each counts."""
+    random, ids = np.random.default_rng(seed), vocabulary.encode(text)
+    characters = characters_of(ids, vocabulary, is_records=is_records)
+    learned = beginning(characters, symbol_tree(ids, characters[:, 1]))
+    changed = {
+        name: (getattr(learned, name) + random.normal(0, scale, getattr(learned, name).shape)).astype("f4")
+        for name, scale in (
+            ("recent_maps", 0.3),
+            ("match_maps", 0.3),
+            ("weights", 0.1),
+            ("last_weights", 0.1),
+        )
+    }
+    maps = learned.maps + np.where(learned.maps == 0, 0, random.normal(0, 0.3, learned.maps.shape))
+    changed["recent_maps"][:, 0] = 0
+    return learned._replace(maps=maps.astype("f4"), adaptation=ADAPTATION, **changed)
 
 
-def experts_for(
-    text: str, vocabulary: Vocabulary, *, seed: int = 0, adaptation: NDArray[np.float32] = ADAPTATION
-) -> Experts:
-    ids, weights = vocabulary.encode(text), random_mixture_weights(seed)
-    return experts_of(ids, weights, size=len(vocabulary), adaptation=adaptation)
+def experts_for(text: str, vocabulary: Vocabulary, **options: object) -> Experts:
+    return experts_of(vocabulary.encode(text), learned_for(text, vocabulary, **options))  # type: ignore[arg-type]
 
 
 def length_bucket(length: int) -> int:
     if length < 16:
         return (length + 1) // 2
-    return 5 + length // 4 if length < 32 else min(LENGTHS - 1, 12 + length // 32)
+    return 5 + length // 4 if length < 32 else min(BUCKETS - 1, 12 + length // 32)
 
 
-def common_suffix(a: str, b: str) -> int:
+def common_suffix(a: list[int], b: list[int]) -> int:
     length = 0
-    while length < min(len(a), len(b), MAX_MATCH) and a[-1 - length] == b[-1 - length]:
+    while length < min(len(a), len(b), MAX_MATCH) and a[-1 - length] == b[-1 - length] > 0:
         length += 1
     return length
 
 
+class Reader:
+    """What contexts a text has: tuples, where the kernels have hashes."""
+
+    def __init__(self, kinds: NDArray[np.int32], folded: NDArray[np.int32]) -> None:
+        self.kinds, self.folded = kinds, folded
+        self.forget()
+
+    def forget(self) -> None:
+        self.read: list[int] = []
+        self.word: tuple[int, ...] = ()
+        self.before: tuple[int, ...] = ()
+        self.gap: tuple[int, ...] = ()
+        self.fields: list[tuple[int, ...]] = []
+        self.fields_above: list[tuple[int, ...]] = []
+        self.field: tuple[int, ...] = ()
+        self.number = self.column = self.length = 0
+        self.classes: list[int] = []
+
+    def push(self, c: int) -> None:
+        kind = self.kinds[c]
+        if kind == RECORD_END:
+            self.forget()
+            kind = 0
+        before = self.read[-1] if self.read else 0
+        self.read.append(c)
+        if kind in (2, 3, 5) or (kind == 4 and self.word):
+            if self.gap or not self.word:
+                self.before = self.word or self.before
+                self.word, self.gap = (), ()
+            self.word = (*self.word, int(self.folded[c]))
+        else:
+            self.gap = (*self.gap, c)
+        self.column += 1
+        if kind == 0:
+            self.length, self.column = self.column, 0
+            self.fields_above, self.fields = self.fields, []
+            self.number, self.field = 0, ()
+        elif kind == 1 or (kind == 6 and before != c):
+            self.fields = [*self.fields[:15], self.field]  # the last place is that of all later fields
+            self.number, self.field = self.number + 1, (-1, c)
+        else:
+            self.field = (*self.field, c)
+        a_class = 4 + c % 8 if kind == 6 else {0: 0, 1: 1, 4: 3}.get(int(kind), 2)
+        self.classes = [*self.classes[-7:], a_class]
+
+    def contexts(self) -> list[object]:
+        """Return the contexts of the next character; none before the first."""
+        if not self.read:
+            return [None] * CONTEXTS
+        past = [0] * HISTORY_CHARACTERS + self.read
+        above = past[-self.length] if self.column < self.length <= HISTORY_CHARACTERS else 0
+        after = past[1 - self.length] if self.column + 1 < self.length < HISTORY_CHARACTERS else 0
+        place = min(self.number, 15)
+        field_above = self.fields_above[place] if place < len(self.fields_above) else ()
+        return [
+            *(tuple(past[-n:]) for n in range(1, 7)),
+            (self.word, self.gap),
+            (self.word, self.gap, self.before),
+            (above, after, min(self.column, 255)),
+            (self.number, self.field),
+            ("".join(f"{c:x}" for c in self.classes).lstrip("0"), past[-1]),
+            (field_above, self.field),
+        ]
+
+
 class SlowMixture:
-    """Predicts one text, of known characters, from its beginning.
+    """Predicts one text from its beginning. `logits` is called after each `push`, in turn."""
 
-    `logits` is called after each `push`, in turn.
-    """
+    def __init__(self, text: str, vocabulary: Vocabulary, learned: Learned) -> None:
+        self.text: list[int] = vocabulary.encode(text).tolist()
+        self.learned, self.size = learned, len(vocabulary)
+        self.adaptation = learned.adaptation.astype(float)
+        folded, kinds, self.ranks = learned.characters.T
+        self.kinds = kinds
+        self.reader = Reader(kinds, folded)
+        known, self.counts = Reader(kinds, folded), defaultdict[object, Counter[int]](Counter)
+        for c in self.text:
+            for k, context in enumerate(known.contexts()):
+                if context is not None:
+                    self.counts[k, context][c] += 1
+            known.push(c)
+        self.forget()
 
-    def __init__(
-        self,
-        text: str,
-        vocabulary: Vocabulary,
-        weights: NDArray[np.float32],
-        adaptation: NDArray[np.float32] = ADAPTATION,
-    ) -> None:
-        self.text, self.vocabulary = text, vocabulary
-        self.recent_weight, *precisions = adaptation.tolist()
-        self.weights = weights.astype(np.float64)
-        self.unigrams = Counter(text)
-        self.read = ""
+    def forget(self) -> None:
         self.match, self.repeat = (0, 0), (0, 0)  # position or distance, and length
         self.resumed = (0, 0, 0)  # position, quality, run
-        self.of_groups = np.zeros(5)  # added to all weights of each group
-        by_set, boost, all_sets, all_boosts = precisions
-        self.precision = np.full(WEIGHTS, boost)
-        self.precision[:MATCH_BOOSTS] = by_set
-        self.group_precision = np.array([all_sets] * 2 + [all_boosts] * 3)
-        self.limits = 20 * self.precision, 20 * self.group_precision
-        self.adapts = by_set > 0
-        self.last: tuple[NDArray[np.float64], list[int], NDArray[np.float64]] | None = None
+        self.past: list[tuple[int, list[object]]] = []  # characters and their contexts
+        self.shifts, self.curvatures = np.zeros(INPUTS + SETS), np.zeros(INPUTS + SETS)
+        self.last: NDArray[np.float64] | None = None
 
-    def push(self, character: str) -> None:
-        if self.adapts and self.last:
-            self.adapt(self.vocabulary.encode(character)[0])
-        self.resume(character)
+    def push(self, c: int) -> None:
+        if self.adaptation[0] and self.last is not None and c:
+            self.adapt(c)
+        self.last = None
+        self.resume(c)
+        if self.kinds[c] == RECORD_END:
+            self.forget()
         at, length = self.match
         repeat, repeated = self.repeat
-        is_repeated = bool(repeat) and self.read[-repeat] == character
-        self.read += character
-        if at and self.text[at] == character:
+        is_repeated = bool(repeat and c) and self.past[-repeat][0] == c
+        self.past.append((c, self.reader.contexts() if self.kinds[c] != RECORD_END else [None] * CONTEXTS))
+        self.reader.push(c)
+        read = [0] * (MATCH_CHARACTERS - 1) + [c for c, _ in self.past[-HISTORY_CHARACTERS:]]
+        if at and self.text[at] == c:
             self.match = at + 1, min(length + 1, MAX_MATCH)
         else:
-            key = self.read[-MATCH_CHARACTERS:]
-            start = self.text.rfind(key, 0, -1) if len(key) == MATCH_CHARACTERS else -1
-            end = start + MATCH_CHARACTERS
-            self.match = (end, common_suffix(self.text[:end], self.read)) if start >= 0 else (0, 0)
+            ends = range(len(self.text) - 1, MATCH_CHARACTERS - 1, -1)
+            same = (
+                end for end in ends if self.text[end - MATCH_CHARACTERS : end] == read[-MATCH_CHARACTERS:]
+            )
+            end = next(same, 0)
+            found = common_suffix(self.text[:end], read)
+            self.match = (end, found) if found >= MATCH_CHARACTERS else (0, 0)
         if self.match[0] >= len(self.text):
             self.match = 0, 0
         if is_repeated:
             self.repeat = repeat, min(repeated + 1, MAX_MATCH)
             return
-        past = self.read[-HISTORY_CHARACTERS:]
-        found = [(common_suffix(past[:end], past), end) for end in range(1, len(past))]
-        longest = max(found, default=(0, 0))
-        self.repeat = (0, 0)
-        if longest[0] >= HISTORY_MATCH_CHARACTERS:
-            self.repeat = len(past) - longest[1], longest[0]
+        found_ = [(common_suffix(read[:end], read), end) for end in range(MATCH_CHARACTERS, len(read))]
+        longest = max(found_, default=(0, 0))
+        self.repeat = (
+            (len(read) - longest[1], longest[0]) if longest[0] >= HISTORY_MATCH_CHARACTERS else (0, 0)
+        )
 
-    def resume(self, character: str) -> None:
+    def resume(self, c: int) -> None:
         """Move the resumed match; begin one if that of the text is wrong now."""
         at, quality, run = self.resumed
-        if at and self.text[at] == character:
+        if at and self.text[at] == c > 0:
             at, quality, run = at + 1, min(quality + 1, MAX_MATCH), run + 1
         elif at:
             at, quality, run = at + 1, quality * 3 // 4 - 2, 0
         match, length = self.match
         after = length * 3 // 4 - 2
-        if match and self.text[match] != character and after > max(0, quality):
+        if match and self.text[match] != c and after > max(0, quality):
             at, quality, run = match + 1, after, 0
         self.resumed = (at, quality, run) if quality > 0 and at < len(self.text) else (0, 0, 0)
 
+    # ---- predicting
+
+    def matches(self) -> list[tuple[int, int]]:
+        """Return what each match predicts, 0 for nothing, and its bucket."""
+        at, quality, run = self.resumed
+        steps = 4 * sum(quality >= n for n in (8, 16, 32)) + sum(run >= n for n in (1, 3, 8))
+        return [
+            (self.text[self.match[0]] if self.match[0] else 0, length_bucket(self.match[1])),
+            (self.past[-self.repeat[0]][0] if self.repeat[0] else 0, length_bucket(self.repeat[1])),
+            (self.text[at] if at and at != self.match[0] else 0, steps),
+        ]
+
+    def recent(self) -> list[list[int]]:
+        """Return for each context of the history what followed it, the newest first."""
+        past, now = self.past[-HISTORY_CHARACTERS + 64 :], self.reader.contexts()
+        read = [c for c, _ in past]
+        found: list[list[int]] = []
+        for n in RECENT_ORDERS:
+            ends = range(len(read) - 1, n - 1, -1)
+            last = read[-n:]
+            found.append([read[e] for e in ends if 0 not in last and read[e - n : e] == last and read[e]])
+        found += [
+            [c for c, keys in reversed(past) if now[k] is not None and keys[k] == now[k] and c]
+            for k in RECENT_KEYS
+        ]
+        return [places[:MAX_RECENT] for places in found]
+
+    @cache  # noqa: B019 -- one of each
+    def under(self, child: int) -> frozenset[int]:
+        """Return the ids under a child."""
+        if child <= 0:
+            return frozenset([-child])
+        return self.under(int(self.learned.children[child, 0])) | self.under(
+            int(self.learned.children[child, 1])
+        )
+
     def logits(self, network: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mix logits (V,) of the network; those of id 0 are not compared."""
-        context, ngrams = self.ngrams()
-        columns = np.zeros((5, self.vocabulary_size))  # what each of five weights is multiplied with
-        columns[0], columns[1, 1:] = network, ngrams
-        indices = [2 * context, 2 * context + 1, MATCH_BOOSTS, HISTORY_MATCH_BOOSTS, RESUMED_BOOSTS]
-        if self.match[0]:
-            columns[2, self.vocabulary.encode(self.text[self.match[0]])[0]] = 1
-            indices[2] += length_bucket(self.match[1])
-        if self.repeat[0]:
-            columns[3, self.vocabulary.encode(self.read[-self.repeat[0]])[0]] = 1
-            indices[3] += length_bucket(self.repeat[1])
-        at, quality, run = self.resumed
-        if at and at != self.match[0]:
-            columns[4, self.vocabulary.encode(self.text[at])[0]] = 1
-            indices[4] += 4 * sum(quality >= least for least in (8, 16, 32))
-            indices[4] += sum(run >= least for least in (1, 3, 8))
-        now = self.weights[indices] + self.of_groups
-        now[:2] = np.maximum(now[:2], 0)
-        mixed: NDArray[np.float64] = now @ columns
-        self.last = columns, indices, mixed
-        return mixed
+        self.network = np.exp(network.astype(float) - network[1:].max())
+        self.known = [self.counts.get((k, c), Counter()) for k, c in enumerate(self.reader.contexts())]
+        self.now = self.recent(), self.matches()
+        self.last = np.zeros(self.size)
+        if self.size == 2:
+            return self.last
+        stack = [(0, 1.0)]
+        for node, mass in stack:  # grows
+            right = 1 / (1 + np.exp(-self.decide(node)[0] if mass >= 1e-3 else -self.by_network(node)))
+            for child, p in zip(self.learned.children[node].tolist(), (1 - right, right), strict=True):
+                if child > 0:
+                    stack.append((child, mass * p))
+                else:
+                    self.last[-child] = np.log(mass * p)
+        return self.last
 
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self.vocabulary)
+    def by_network(self, node: int) -> float:
+        left, right = (self.network[[*self.under(c)]].sum() for c in self.learned.children[node].tolist())
+        least = 1e-9 * (left + right)
+        return float(np.log((right + least) / (left + least)))
 
-    def ngrams(self) -> tuple[int, NDArray[np.float64]]:
-        """Return the row of the table of weights, and log p of each known character (V - 1,)."""
-        characters = self.vocabulary.characters
-        counts = np.array([self.unigrams[c] for c in characters], float)
-        distinct = np.count_nonzero(counts)
-        p = (counts + distinct / len(characters)) / (counts.sum() + distinct)
-        bucket, places = 0, self.places()
-        for n in range(1, ORDER):
-            suffix = self.read[-n:]
-            followers = [
-                self.text[i + n] for i in range(len(self.text) - n) if self.text.startswith(suffix, i)
-            ]
-            recent = [c for c, length in places if length >= n >= 2]
-            if len(suffix) < n or (n == 1 and not followers) or not followers + recent:
-                break
-            known, recently = Counter(followers), Counter(recent)
-            counts = np.array([known[c] + self.recent_weight * recently[c] for c in characters])
-            total, distinct = counts.sum(), np.count_nonzero(counts)
-            p = (counts + distinct * p) / (total + distinct)
-            few = 0 if distinct == 1 else 1 if distinct <= 3 else 2
-            bucket = 6 * n + 2 * few + bool(total > (2 if distinct == 1 else 3 * distinct))
-        assert bucket < CONTEXTS
-        return bucket, np.log(p)
+    def decide(self, node: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        """Return the logarithm of the odds of the right subtree, the inputs and the first layer's outputs."""
+        left, right = (self.under(c) for c in self.learned.children[node].tolist())
+        by_map, by_frequency = [], []
+        longest = certain = 0
+        for k, counter in enumerate(self.known):
+            n0, n1 = (sum(counter[c] for c in side if c) for side in (left, right))
+            z, total = np.log((n1 + 0.4) / (n0 + 0.4)), n0 + n1
+            ratio = 0 if n1 == 0 else 15 if n0 == 0 else min(max(int(8 + 1.3 * z), 1), 14)
+            size = total if total <= 4 else min(int(0.8 + 2.3083 * np.log(total + 1e-3)), 15)
+            by_map.append(self.learned.maps[k, 16 * size + ratio])
+            by_frequency.append(z * total / (total + 0.8))
+            if k < 6 and total:
+                longest, certain = k + 1, 1 + (not n0 or not n1)
+        by_recent, recent, recent_certain = [], 0, 0
+        for j, places in enumerate(self.now[0]):
+            sides = [int(c in right) for c in places if c in left | right]
+            n1, n0 = sum(sides), len(sides) - sum(sides)
+            state = 2 * (7 * min(n0, 6) + min(n1, 6)) + (sides[0] if sides else 0)
+            by_recent.append(self.learned.recent_maps[j, state])
+            if j < len(RECENT_ORDERS) and sides:
+                recent, recent_certain = j + 1, 1 + (not n0 or not n1)
+        by_match, agree, best = [], 0, 0
+        for m, (c, bucket) in enumerate(self.now[1]):
+            side = 2 if c in right else 1 if c in left else 0
+            z = self.learned.match_maps[BUCKETS * m + bucket]
+            by_match.append([0, -z, z][side])
+            agree |= side
+            best = max(best, 1 + bucket // 2) if side else best
+        inputs = np.array([*by_map, *by_frequency, *by_recent, *by_match, 0.4, self.by_network(node)])
+        c1, c2 = [0, 0, *self.reader.read][-1], [0, 0, *self.reader.read][-2]
+        known = 3 * longest + certain
+        rows = np.array(SET_STARTS) + np.array([
+            min(node, 255), min(self.ranks[c1], 255), min(self.ranks[c2], 255), known, 4 * best + agree,
+            3 * (3 * recent + recent_certain) + min(longest // 2, 2), 8 * known + self.kinds[c1],
+        ])  # fmt: skip
+        weights = self.learned.weights[rows] + self.shifts[:INPUTS]
+        outputs = np.clip(weights @ inputs, -14, 14)
+        last = self.learned.last_weights[min(node, 255)] + self.shifts[INPUTS:]
+        return float(np.clip(last @ outputs, -14, 14)), inputs, outputs
 
-    def places(self) -> list[tuple[str, int]]:
-        """Return what followed the last characters in the history, and how many of them are the same."""
-        past = self.read[-HISTORY_CHARACTERS:]
-        found = [
-            (past[end], min(ORDER - 1, common_suffix(past[:end], past)))
-            for end in range(len(past) - 1, 1, -1)
-            if past[end - 2 : end] == past[-2:]
-        ]
-        return found[:MAX_RECENT] if self.recent_weight else []
+    def path(self, c: int) -> Iterator[tuple[int, int]]:
+        """Yield the nodes above a character, the lowest first, and in which subtree of each it is."""
+        for node in range(len(self.learned.children) - 1, -1, -1):
+            for side, child in enumerate(self.learned.children[node].tolist()):
+                if c in self.under(child):
+                    yield node, side
 
     def adapt(self, c: int) -> None:
         """Move the weights of the last prediction, now that c was read."""
-        assert self.last
-        columns, indices, mixed = self.last
-        p = np.exp(mixed[1:] - mixed[1:].max())
-        p /= p.sum()
-        for k, (column, index) in enumerate(zip(columns[:, 1:], indices, strict=True)):
-            if not column.any() and k >= 2:
-                continue  # no match
-            mean = p @ column
-            slope, curvature = mean - column[c - 1], p @ (column - mean) ** 2
-            bound = 0.1 if k < 2 else np.inf
-            self.precision[index] = min(self.precision[index] + curvature, self.limits[0][index])
-            self.weights[index] -= np.clip(slope / self.precision[index], -bound, bound)
-            self.group_precision[k] = min(self.group_precision[k] + curvature, self.limits[1][k])
-            self.of_groups[k] -= np.clip(slope / self.group_precision[k], -bound, bound)
+        for node, side in self.path(c):
+            z, inputs, outputs = self.decide(node)
+            p = 1 / (1 + np.exp(-z))
+            for part, x, which in (
+                (slice(0, INPUTS), inputs, PRECISION),
+                (slice(INPUTS, None), outputs, LAST_PRECISION),
+            ):
+                own = self.adaptation[which]
+                added = self.curvatures[part] + p * (1 - p) * x**2
+                self.curvatures[part] = np.minimum(added, self.adaptation[LIMIT] * own)
+                step = x / (own + self.curvatures[part])
+                self.shifts[part] += (side - p) * step / (1 + (x * step).sum() / 4)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import NetworkConfig, TrainingConfig
-from nextchar.models.kernels.mixture_arguments import WEIGHTS
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
 from nextchar.models.saved_model import Card, SavedModel, describe_files
@@ -18,7 +17,7 @@ from nextchar.models.text import templates as templates_file
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.line_file import Lines
 from nextchar.models.text.vocabulary import Vocabulary
-from tests.models.runtime.mixtures import ADAPTATION
+from tests.models.runtime.mixtures import learned_for
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
 Floats = NDArray[np.float32]
@@ -82,7 +81,9 @@ def saved_model(
         ids = vocabulary.encode(mixed_text)
         files[ngram_file.FILE] = ngram_file.dump(ngram_file.ngram_of(ids, vocabulary))
         files[templates_file.FILE] = templates_file.dump(templates_file.templates_of(mixed_text))
-        files[mixture.FILE] = mixture.dump(ids, np.full(WEIGHTS, 0.5, np.float32), ADAPTATION)
+        files[mixture.FILE] = mixture.dump(
+            ids, learned_for(mixed_text, vocabulary, is_records=kind == "records")
+        )
     if lines:
         index = Lines.make(lines)
         assert index

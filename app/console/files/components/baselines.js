@@ -10,6 +10,7 @@ const NAMES = {
   bigram: "Bigram (previous character)",
   xz: "xz compression",
   gzip: "gzip compression",
+  ppmd: "PPMd compression",
 };
 
 /** Return nothing for a report without baselines. @param {any} report */

@@ -35,6 +35,7 @@ _BASELINE_NAMES = {
     "bigram": "Bigram (previous character)",
     "gzip": "gzip compression",
     "xz": "xz compression",
+    "ppmd": "PPMd compression",
 }
 _VERDICTS = {
     "novel": "the model generates new text",

@@ -1,0 +1,275 @@
+"""What the experts of a mixture keep of what a row reads: its contexts, its history and its matches.
+
+Compiled when first imported. Contexts are hashes that are computed from the state before them, so what was
+read in one piece or character by character has the same.
+"""
+
+import numpy as np
+
+from nextchar.models.kernels.intrinsics import prefetch
+from nextchar.models.kernels.jit import compiled, inline_borrowing
+from nextchar.models.kernels.mixture_arguments import (
+    BUCKETS,
+    CLASS_HISTORY,
+    CLASSES,
+    COLUMN,
+    CONTEXTS,
+    DIGIT,
+    FIELD,
+    FIELD_ABOVE,
+    FIELD_HASH,
+    FIELD_NUMBER,
+    FIELDS,
+    FIELDS_BEFORE,
+    FIELDS_NOW,
+    FOLDED,
+    GAP_HASH,
+    HISTORY_CHARACTERS,
+    HISTORY_IDS,
+    HISTORY_MATCH_BUCKET,
+    HISTORY_MATCH_DISTANCE,
+    HISTORY_MATCH_ID,
+    HISTORY_MATCH_LENGTH,
+    KEYS,
+    KIND,
+    LETTER,
+    LETTERS,
+    LINE_COLUMN,
+    LINE_END,
+    LINE_LENGTH,
+    LOWER,
+    MATCH_AT,
+    MATCH_BUCKET,
+    MATCH_CHARACTERS,
+    MATCH_ID,
+    MATCH_LENGTH,
+    MAX_MATCH,
+    ORDERS,
+    RECENT_KEYS,
+    RECORD_END,
+    RESUMED_AT,
+    RESUMED_BUCKET,
+    RESUMED_ID,
+    RESUMED_QUALITY,
+    RESUMED_RUN,
+    SIGN,
+    SPACE,
+    UPPER,
+    WORD,
+    WORD_BEFORE,
+    WORD_HASH,
+    WORDS,
+)
+from nextchar.models.kernels.mixture_hashes import hash_of, mixed, slot_of
+from nextchar.models.kernels.mixture_history import common_length, find_history_match
+
+_MAX_ID = 65535
+
+
+@inline_borrowing
+def _stored(h):  # type: ignore[no-untyped-def]
+    """Return the lowest 32 bits of a hash, as the state keeps them."""
+    return np.int32(np.uint32(h))
+
+
+@inline_borrowing
+def _loaded(number):  # type: ignore[no-untyped-def]
+    return np.uint64(np.uint32(number))
+
+
+@inline_borrowing
+def _start(context):  # type: ignore[no-untyped-def]
+    """Return the hash that the keys of a context begin with, far from those of others."""
+    return mixed(np.uint64(context), 0)
+
+
+# ---- contexts
+
+
+@inline_borrowing
+def _read_word(row, c, kind, folded):  # type: ignore[no-untyped-def]
+    """Follow words of letters, and of digits after a letter, and what is between them."""
+    is_in_word = row[WORD_HASH] != 0
+    if kind in (LOWER, UPPER, LETTER) or (kind == DIGIT and is_in_word):
+        word = _loaded(row[WORD_HASH])
+        if row[GAP_HASH] != 0 or not is_in_word:
+            if is_in_word:
+                row[WORD_BEFORE] = row[WORD_HASH]
+            word = np.uint64(1)
+            row[GAP_HASH], row[LETTERS] = 0, 0
+        row[WORD_HASH] = _stored(mixed(word, folded))
+        row[LETTERS] += 1
+    else:
+        row[GAP_HASH] = _stored(mixed(_loaded(row[GAP_HASH]), c + 1))
+        row[LETTERS] = 0
+
+
+@inline_borrowing
+def _read_field(row, c, kind, before):  # type: ignore[no-untyped-def]
+    """Follow lines and fields, which end with a space or a sign that is not as id `before`, the last one."""
+    row[LINE_COLUMN] += 1
+    if kind in (LINE_END, RECORD_END):
+        row[LINE_LENGTH], row[LINE_COLUMN] = row[LINE_COLUMN], 0
+        for i in range(FIELDS):
+            row[FIELDS_BEFORE + i], row[FIELDS_NOW + i] = row[FIELDS_NOW + i], 0
+        row[FIELD_NUMBER], row[FIELD_HASH] = 0, 0
+    elif kind == SPACE or (kind == SIGN and before != c):
+        row[FIELDS_NOW + min(row[FIELD_NUMBER], FIELDS - 1)] = row[FIELD_HASH]
+        row[FIELD_NUMBER] += 1
+        row[FIELD_HASH] = _stored(mixed(_start(FIELD), c + 1))
+    else:
+        row[FIELD_HASH] = _stored(mixed(_loaded(row[FIELD_HASH]), c + 1))
+
+
+@inline_borrowing
+def _class_of(c, kind):  # type: ignore[no-untyped-def]
+    """Return 0 to 15: letters alike, signs apart."""
+    if kind == SIGN:
+        return 4 + (c & 7)
+    return 0 if kind in (LINE_END, RECORD_END) else 1 if kind == SPACE else 3 if kind == DIGIT else 2
+
+
+@inline_borrowing
+def _write_keys(row, past):  # type: ignore[no-untyped-def]
+    """Write the keys of the contexts of the next character."""
+    last = HISTORY_CHARACTERS - 1
+    h = _start(CONTEXTS)
+    for n in range(ORDERS):
+        h = mixed(h, past[last - n] + 1)
+        row[KEYS + n] = _stored(h)
+    word = mixed(mixed(_start(WORD), row[WORD_HASH]), row[GAP_HASH])
+    row[KEYS + WORD] = _stored(word)
+    row[KEYS + WORDS] = _stored(mixed(word, row[WORD_BEFORE]))
+    column, length = row[LINE_COLUMN], row[LINE_LENGTH]
+    above = past[HISTORY_CHARACTERS - length] if column < length <= HISTORY_CHARACTERS else np.uint16(0)
+    after = past[last + 2 - length] if column + 1 < length <= last else np.uint16(0)
+    row[KEYS + COLUMN] = _stored(mixed(mixed(mixed(_start(COLUMN), above), after), min(column, 255)))
+    row[KEYS + FIELD] = _stored(mixed(mixed(_start(FIELD), row[FIELD_NUMBER]), row[FIELD_HASH]))
+    row[KEYS + CLASSES] = _stored(mixed(mixed(_start(CLASSES), row[CLASS_HISTORY]), past[last]))
+    field = row[FIELDS_BEFORE + min(row[FIELD_NUMBER], FIELDS - 1)]
+    row[KEYS + FIELD_ABOVE] = _stored(mixed(mixed(_start(FIELD_ABOVE), field), row[FIELD_HASH]))
+
+
+@inline_borrowing
+def read_context(characters, row, past, keys, c):  # type: ignore[no-untyped-def]
+    """Add id c to the history `past`, and its keys to `keys`; write the keys of the next character."""
+    last, kind = HISTORY_CHARACTERS - 1, characters[c, KIND]
+    if kind == RECORD_END:  # all that was read is forgotten
+        row[:HISTORY_IDS] = 0
+        past[:] = 0
+        keys[:] = 0
+    before = past[last]
+    for i in range(last):
+        past[i] = past[i + 1]
+    past[last] = np.uint16(c if c <= _MAX_ID else 0)
+    for j in range(len(keys)):
+        own = keys[j]
+        for i in range(last):
+            own[i] = own[i + 1]
+        own[last] = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
+    _read_word(row, c, kind, characters[c, FOLDED])
+    _read_field(row, c, kind, before)
+    row[CLASS_HISTORY] = np.int32((row[CLASS_HISTORY] << 4) | _class_of(c, kind))
+    _write_keys(row, past)
+
+
+# ---- matches
+
+
+@inline_borrowing
+def _follow_match(text, row, past, is_predicted, at):  # type: ignore[no-untyped-def]
+    """Move the match in the known text beyond the last of `past`, if predicted; or to position `at`."""
+    if is_predicted:
+        row[MATCH_AT] += 1
+        row[MATCH_LENGTH] = min(row[MATCH_LENGTH] + 1, MAX_MATCH)
+    else:
+        length = common_length(text, at, past)
+        is_match = length >= MATCH_CHARACTERS
+        row[MATCH_AT] = at if is_match else 0
+        row[MATCH_LENGTH] = length if is_match else 0
+    if row[MATCH_AT] >= len(text):
+        row[MATCH_AT] = row[MATCH_LENGTH] = 0
+
+
+@inline_borrowing
+def _after_error(quality):  # type: ignore[no-untyped-def]
+    """Return the quality of a match after an error; at 0 it is given up."""
+    return max(0, quality * 3 // 4 - 2)
+
+
+@inline_borrowing
+def _follow_resumed(text, row, c):  # type: ignore[no-untyped-def]
+    """Move the resumed match beyond id c, and begin one where the match in the known text was wrong.
+
+    The better of the two continues.
+    """
+    at, quality = row[RESUMED_AT], row[RESUMED_QUALITY]
+    if at > 0:
+        is_right = c > 0 and text[at] == c
+        row[RESUMED_QUALITY] = quality = min(quality + 1, MAX_MATCH) if is_right else _after_error(quality)
+        row[RESUMED_RUN] = min(row[RESUMED_RUN] + 1, MAX_MATCH) if is_right else 0
+        row[RESUMED_AT] = at + 1 if quality > 0 else 0
+    interrupted = row[MATCH_AT]
+    if interrupted > 0 and text[interrupted] != c and _after_error(row[MATCH_LENGTH]) > quality:
+        row[RESUMED_AT], row[RESUMED_QUALITY] = interrupted + 1, _after_error(row[MATCH_LENGTH])
+        row[RESUMED_RUN] = 0
+    if row[RESUMED_AT] == 0 or row[RESUMED_AT] >= len(text):
+        row[RESUMED_AT] = row[RESUMED_QUALITY] = 0
+
+
+@compiled(
+    "void(int32[::1], int32[::1], uint32[:,::1], uint32[::1], int32[:,::1], int32[::1], uint16[::1],"
+    "uint16[:,::1], int64)",
+    is_internal=True,
+    is_borrowing=True,
+)
+def read_character(text, positions, slots, singles, characters, row, past, keys, c):  # type: ignore[no-untyped-def]
+    """Read id c: change the state of a row, int32, and its history, `past` and `keys`.
+
+    What is far away in memory is prefetched, and something else is done until it is needed.
+    """
+    distance, at, goes_on = row[HISTORY_MATCH_DISTANCE], row[MATCH_AT], characters[c, KIND] != RECORD_END
+    was_predicted = goes_on and distance > 0 and c != 0 and past[HISTORY_CHARACTERS - distance] == c
+    is_match_over = not goes_on or at == 0 or text[at] != c
+    _follow_resumed(text, row, c)
+    read_context(characters, row, past, keys, c)
+    for k in range(CONTEXTS):
+        prefetch(slots, slot_of(slots, _loaded(row[KEYS + k])))
+        prefetch(singles, slot_of(singles, _loaded(row[KEYS + k])))
+    if is_match_over:
+        at = positions[np.int64(hash_of(past, HISTORY_CHARACTERS) & np.uint64(len(positions) - 1))]
+        prefetch(text, max(at - 1, 0))
+    if was_predicted:
+        row[HISTORY_MATCH_LENGTH] = min(row[HISTORY_MATCH_LENGTH] + 1, MAX_MATCH)
+    else:
+        find_history_match(row, past)
+    _follow_match(text, row, past, not is_match_over, at)
+
+
+@inline_borrowing
+def _length_bucket(length):  # type: ignore[no-untyped-def]
+    """Return 0 without a match, else 1 to BUCKETS - 1."""
+    if length < 16:
+        return (length + 1) >> 1
+    if length < 32:
+        return 5 + length // 4
+    return min(BUCKETS - 1, 12 + length // 32)
+
+
+@inline_borrowing
+def _resumed_bucket(quality, run):  # type: ignore[no-untyped-def]
+    """Return 0 to 15, four for each of four steps of quality."""
+    by_quality = (quality >= 8) + (quality >= 16) + (quality >= 32)
+    return 4 * by_quality + (run > 0) + (run > 2) + (run > 7)
+
+
+@inline_borrowing
+def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
+    """Write what the matches predict after the characters read into features (FEATURES,)."""
+    at, distance, resumed = row[MATCH_AT], row[HISTORY_MATCH_DISTANCE], row[RESUMED_AT]
+    features[MATCH_ID] = text[at] if 0 < at < len(text) else 0
+    features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
+    features[HISTORY_MATCH_ID] = past[HISTORY_CHARACTERS - distance] if distance > 0 else 0
+    features[HISTORY_MATCH_BUCKET] = BUCKETS + _length_bucket(row[HISTORY_MATCH_LENGTH])
+    features[RESUMED_ID] = text[resumed] if resumed > 0 and resumed != at else 0
+    features[RESUMED_BUCKET] = 2 * BUCKETS + _resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN])

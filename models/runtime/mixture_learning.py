@@ -1,0 +1,148 @@
+"""Learns what a mixture knows about a text beside its counts: tree, maps and weights, by reading it once.
+
+While it reads, the mixture knows what is older than its history, as a model knows its training text. The
+network's weights are learned afterwards, on held-out text that the network was not trained on.
+"""
+
+import unicodedata
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextchar.models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
+from nextchar.models.kernels.mixture_arguments import (
+    ADAPTATION,
+    BUCKETS,
+    BY_NETWORK,
+    CONSTANT,
+    CONTEXTS,
+    DIGIT,
+    FOLDED,
+    GROUPS,
+    INPUTS,
+    KIND,
+    LETTER,
+    LINE_END,
+    LOWER,
+    MAP_STATES,
+    MATCHES,
+    MAX_ADAPTED_VOCABULARY,
+    RANK,
+    RECENT,
+    RECENT_STATES,
+    RECORD_END,
+    SETS,
+    SIGN,
+    SPACE,
+    STATE_COLUMNS,
+    UPPER,
+    WEIGHT_ROWS,
+    Experts,
+)
+from nextchar.models.runtime.mixture import Floats, Learned, experts_of
+from nextchar.models.text.ngram import Ids
+from nextchar.models.text.symbol_tree import symbol_tree
+from nextchar.models.text.vocabulary import Vocabulary
+
+LEARNED_CHARACTERS = 200_000
+"""What is learned from at most, at the end of a text; the rest is only counted."""
+
+_TREE_CHARACTERS = 1_000_000
+_ADAPTATION = (1000, 1000, 20)
+"""One choice for all texts, made on three of them. Records, which stand alone, are too short to adapt to."""
+
+
+class Seen(NamedTuple):
+    """How often each map and each set of weights has learned; float32."""
+
+    maps: Floats
+    recent_maps: Floats
+    match_maps: Floats
+    weights: Floats
+    last_weights: Floats
+
+    @classmethod
+    def never(cls) -> "Seen":
+        """Return the counts before learning; the first values of maps count as some observations."""
+        return cls(
+            np.full((CONTEXTS, MAP_STATES), 4, np.float32),
+            np.full((RECENT, RECENT_STATES), 4, np.float32),
+            np.full(MATCHES * BUCKETS, 2, np.float32),
+            np.zeros(WEIGHT_ROWS, np.float32),
+            np.zeros(1, np.float32),
+        )
+
+
+def learn_text(text: Ids, vocabulary: Vocabulary, *, is_records: bool = False) -> tuple[Learned, Seen]:
+    """Return what a mixture learns from a text (N,), without a network."""
+    compile_kernels(WEIGHTS_KERNELS)  # waits if another process is compiling
+    from nextchar.models.kernels.mixture_training import learn
+
+    kept = np.ascontiguousarray(text, np.int32)
+    characters = characters_of(kept, vocabulary, is_records=is_records)
+    learned, seen = (
+        beginning(characters, symbol_tree(kept[-_TREE_CHARACTERS:], characters[:, KIND])),
+        Seen.never(),
+    )
+    experts = experts_of(kept, learned, is_counted=False)
+    state, no_logits = np.zeros((1, STATE_COLUMNS), np.float32), np.zeros((0, 0), np.float32)
+    start = max(0, len(kept) - LEARNED_CHARACTERS)
+    learn(*experts, *seen, kept, state.copy(), state, no_logits, start)
+    learned = learned_by(experts)
+    if not is_records and len(vocabulary) <= MAX_ADAPTED_VOCABULARY:
+        learned = learned._replace(adaptation=np.array(_ADAPTATION, np.float32))
+    return learned, seen
+
+
+def learned_by(experts: Experts) -> Learned:
+    """Return what some experts have learned."""
+    return Learned(*(getattr(experts, name) for name in Learned._fields))
+
+
+def beginning(characters: NDArray[np.int32], children: NDArray[np.int32]) -> Learned:
+    """Return maps and weights of any text."""
+    state = np.arange(MAP_STATES)
+    maps = np.tile(((state % 16 - 7.5) / 1.3).astype(np.float32), (CONTEXTS, 1))
+    maps[:, 0] = 0
+    state = np.arange(RECENT_STATES) // 2
+    recent = np.log((state % 7 + 0.4) / (state // 7 + 0.4)).astype(np.float32)
+    bucket = np.arange(MATCHES * BUCKETS) % BUCKETS
+    weights = np.full((WEIGHT_ROWS, INPUTS), 0.1, np.float32)
+    weights[:, CONSTANT], weights[:, BY_NETWORK] = 0, 0.2
+    return Learned(
+        characters,
+        children,
+        maps,
+        np.tile(recent, (RECENT, 1)),
+        np.log((bucket + 1) / 0.6).astype(np.float32),
+        weights,
+        np.full((GROUPS, SETS), 1 / SETS, np.float32),
+        np.zeros(ADAPTATION, np.float32),
+    )
+
+
+def characters_of(text: NDArray[np.int32], vocabulary: Vocabulary, *, is_records: bool) -> NDArray[np.int32]:
+    """Return `Experts.characters`."""
+    numbers: dict[str, int] = {}
+    table = np.zeros((len(vocabulary), 3), np.int32)
+    table[0, KIND] = SIGN
+    for i, c in enumerate(vocabulary.characters, 1):
+        is_part = vocabulary.alphabet == "bytes" and not c.isascii()  # of a character, probably a letter
+        table[i, FOLDED] = numbers.setdefault(c if is_part else c.lower(), len(numbers) + 1)
+        table[i, KIND] = LETTER if is_part else _kind(c, is_records=is_records)
+    counts = np.bincount(text, minlength=len(vocabulary))
+    table[np.argsort(-counts, kind="stable"), RANK] = np.arange(len(vocabulary))
+    return table
+
+
+def _kind(c: str, *, is_records: bool) -> int:
+    if c == "\n":
+        return RECORD_END if is_records else LINE_END
+    if c.isspace():
+        return SPACE
+    if c.isdigit():
+        return DIGIT
+    if unicodedata.category(c)[0] in "LM":  # letters, and marks on them
+        return LOWER if c.islower() else UPPER if c.isupper() else LETTER
+    return SIGN
