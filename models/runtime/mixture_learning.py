@@ -46,7 +46,8 @@ from nextchar.models.text.symbol_tree import symbol_tree
 from nextchar.models.text.vocabulary import Vocabulary
 
 LEARNED_CHARACTERS = 200_000
-"""What is learned from at most, at the end of a text; the rest is only counted."""
+"""What is learned from at most, at the end of a text; a quarter of it with a large vocabulary, of which each
+takes longer. The rest is only counted."""
 
 _TREE_CHARACTERS = 1_000_000
 _ADAPTATION = (1000, 1000, 20)
@@ -87,10 +88,11 @@ def learn_text(text: Ids, vocabulary: Vocabulary, *, is_records: bool = False) -
     )
     experts = experts_of(kept, learned, is_counted=False)
     state, no_logits = np.zeros((1, STATE_COLUMNS), np.float32), np.zeros((0, 0), np.float32)
-    start = max(0, len(kept) - LEARNED_CHARACTERS)
+    is_small = len(vocabulary) <= MAX_ADAPTED_VOCABULARY
+    start = max(0, len(kept) - (LEARNED_CHARACTERS if is_small else LEARNED_CHARACTERS // 4))
     learn(*experts, *seen, kept, state.copy(), state, no_logits, start)
     learned = learned_by(experts)
-    if not is_records and len(vocabulary) <= MAX_ADAPTED_VOCABULARY:
+    if not is_records and is_small:
         learned = learned._replace(adaptation=np.array(_ADAPTATION, np.float32))
     return learned, seen
 

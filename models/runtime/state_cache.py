@@ -1,6 +1,6 @@
 """Prefix cache: the network's state after texts it has read, so that a shared prefix is read only once.
 
-A state takes a few kilobytes whatever the length of its text. The cache is a radix tree whose edges are
+A state takes some ten kilobytes whatever the length of its text. The cache is a radix tree whose edges are
 pieces of text, so no hash collision can return a wrong state. Edges have one of three lengths:
 
     strides  STRIDE characters, from one multiple of STRIDE to the next

@@ -28,7 +28,8 @@ def test_mixture_is_compared_with_its_experts_and_the_best_baseline(text: Path) 
 
 def test_compressors_are_measured_on_the_end_of_a_text() -> None:
     """Where they are installed; here a program that all have is one."""
-    text = "".join(random.Random(1).choice("abcd") for _ in range(40_000))
+    draw = random.Random(1)
+    text = "".join(draw.choice("abcd") for _ in range(40_000))
     gzip = ("sh", "-c", "gzip -9 < {file} > {to}")
     whole, before = compressed_bytes(text, gzip), compressed_bytes(text[:38_000], gzip)
     assert 2 < (whole - before) * 8 / 2000 < 2.6
