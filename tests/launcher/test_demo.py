@@ -147,7 +147,7 @@ def follow(client, job, console):
     while True:  # a wait without end would miss a signal that comes just before it
         time.sleep(0.01)
 
-demo.Stack, demo.Client, demo.live_view.follow = stack, lambda *_, **__: Client(Client()), follow
+demo.Stack, demo.Client, demo.training_progress.follow = stack, lambda *_, **__: Client(Client()), follow
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(demo.main())
 """

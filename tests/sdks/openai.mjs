@@ -48,7 +48,7 @@ while (["validating", "in_progress", "finalizing"].includes(batch.status)) {
 const answer = JSON.parse(await (await sdk.files.content(batch.output_file_id)).text());
 told.batch = [batch.status, answer.custom_id, answer.response.body.choices[0].text];
 
-told.refused = await sdk.completions.create({ ...asked, suffix: "x" }).catch((error) => [error.constructor.name, error.param]);
+told.refused = await sdk.completions.create({ ...asked, max_tokens: -1 }).catch((error) => [error.constructor.name, error.param]);
 told.deleted = [(await sdk.models.delete(told.model)).deleted, (await sdk.files.delete(file.id)).deleted];
 told.gone = await sdk.completions.create(asked).catch((error) => error.constructor.name);
 console.log(JSON.stringify(told));

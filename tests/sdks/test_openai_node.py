@@ -45,5 +45,5 @@ def test_whole_way_from_a_file_to_a_deleted_model(stack: Stack) -> None:
     assert told["streamed"] == told["text"] == told["tokens"]
     assert told["usage"]["completion_tokens"] == 12 and told["usage"]["prompt_tokens"] == 6
     assert told["batch"] == ["completed", "one", told["text"]]
-    assert told["refused"] == ["BadRequestError", "suffix"]
+    assert told["refused"] == ["BadRequestError", "max_tokens"]
     assert told["deleted"] == [True, True] and told["gone"] == "NotFoundError"

@@ -19,7 +19,7 @@ from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.instruction_sets import available_levels
 from nextchar.models.text import line_file, mask_values
 from nextchar.models.text.line_file import Lines
-from nextchar.store import queue as worker_child
+from nextchar.store import queue
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -535,9 +535,9 @@ def test_child_trains_under_any_parent_but_that_of_an_orphan(parent: str, trains
     """The worker is process 1 in a container that has no init process."""
     child = (
         "import os; os.getppid = lambda: 1; "
-        "from nextchar.store import worker_child; worker_child.die_with_parent(); print('!')"
+        "from nextchar.store import queue; queue.die_with_parent(); print('!')"
     )
-    environment = {**os.environ, worker_child.PARENT_PID: parent}
+    environment = {**os.environ, queue.PARENT_PID: parent}
     done = subprocess.run(
         [sys.executable, "-c", child], env=environment, cwd=ROOT, capture_output=True, check=False
     )

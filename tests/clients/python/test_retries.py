@@ -21,6 +21,7 @@ from nextchar.connection import AsyncioTransport, BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 
 _JOB = {"id": "job_1", "status": "queued", "name": "n"}
+_COUNTS = {"accepted": 1, "duplicates": 0, "rejected": 0}
 
 
 @pytest.fixture(params=KINDS)
@@ -112,7 +113,7 @@ _PASSING = (refusal(503), refusal(429), httpx.ConnectError("nobody"), httpx.Read
 def test_what_is_safe_is_sent_again(
     call: Callable[[Any], object], failure: Any, kind: str, delays: list[float]
 ) -> None:
-    server = Failing(failure, failure)
+    server = Failing(failure, failure, answer=_JOB | _COUNTS)
     with connected(kind, transport=server.transport()) as client:
         call(client)
     assert len(server.requests) == 3

@@ -90,7 +90,7 @@ def test_an_unusual_value_of_a_wildcard_is_rare() -> None:
 
 def test_ids_are_the_same_in_another_process_and_after_a_restart() -> None:
     code = (
-        "import sys; from nextchar.models.text import templates_file; "
+        "import sys; from nextchar.models.text import templates as templates_file; "
         "t = templates_file.load(sys.stdin.buffer.read());"
         "print(t.template_of('Failed password for z from 3 port 1 ssh2').id, t.template_of('new é line').id)"
     )

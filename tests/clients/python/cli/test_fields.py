@@ -12,7 +12,6 @@ from nextchar.cli.fields import _ADVISED, with_options
 from nextchar.cli.main import app
 from nextchar.store import corpus as corpus_statistics
 from nextchar.worker import job_text
-from nextchar.worker import job_text as advice
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
 
@@ -35,7 +34,12 @@ from tests.clients.python.fake_server import FakeServer
 def test_a_command_has_an_option_with_help_for_each_field_of_its_request(
     command: str, type_: type, without: tuple[str, ...]
 ) -> None:
-    sections = {"network": "network_layers", "training": "training_rows", "mix": "mix_corpus"}
+    sections = {
+        "network": "network_layers",
+        "training": "training_rows",
+        "mix": "mix_corpus",
+        "suggestions": "suggestions_minimum_count",
+    }
     found: Any = typer.main.get_command(app)
     for word in command.split():
         found = found.commands[word]
@@ -50,7 +54,7 @@ def test_the_options_that_advice_names_are_those_of_train() -> None:
     assert all(option in options[field] for field, option in _ADVISED.items())
 
 
-@pytest.mark.parametrize("module", [advice, corpus_statistics, job_plans, job_text])
+@pytest.mark.parametrize("module", [corpus_statistics, job_plans, job_text])
 def test_no_advice_of_the_service_is_shown_as_json(module: object) -> None:
     source = Path(str(module.__file__)).read_text(encoding="utf-8")  # type: ignore[attr-defined]
     sentences = [line.strip() for line in source.splitlines() if '": ' in line and "'" in line]
