@@ -193,14 +193,14 @@ class Suggester:
                 stream=False,
             )
         )
+        merged = list(_merged(completions))
+        # Their order counts how each ends, too, which their bits do not: none is likelier than one before it.
+        bits = np.maximum.accumulate(np.array([one.bits for one in merged], np.float64))
         suggestions = [
             Suggestion(
-                request.prefix + self.vocabulary.to_text(one.text),
-                float(np.exp2(-one.bits)),
-                0,
-                exists=False,
+                request.prefix + self.vocabulary.to_text(one.text), float(np.exp2(-b)), 0, exists=False
             )
-            for one in _merged(completions)
+            for one, b in zip(merged, bits, strict=True)
         ]
         return list(_checked(suggestions, self.lines, excluded))
 
