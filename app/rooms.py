@@ -1,7 +1,4 @@
-"""The rooms of the service, each after those that it needs.
-
-All settings of the API: of the core, and of each room that has its own.
-"""
+"""The rooms of the service, each after those that it needs, and the settings that they have together."""
 
 import threading
 from collections.abc import Sequence

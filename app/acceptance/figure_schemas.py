@@ -44,7 +44,9 @@ class FiguresBody(BaseModel):
     kept: int = Field(description="Those that were accepted and still there a minute later.")
     acceptance_rate: float | None = Field(description="`accepted / shown`; null if none was shown.")
     kept_rate: float | None = Field(description="`kept / accepted`; null if none was accepted.")
-    characters_saved: int = Field(description="Characters of accepted suggestions, which nobody typed.")
+    characters_saved: int = Field(
+        description="Characters inserted by accepted suggestions, instead of being typed."
+    )
     characters_typed: int = Field(description="Characters typed before suggestions that were accepted.")
     latency_ms: LatencyBody | None = Field(description="Null if no client has measured it.")
 
@@ -81,7 +83,7 @@ class DayFigures(FiguresBody):
 
 
 class KeptTextBody(BaseModel):
-    """A text that somebody accepted or typed, and that is kept to learn from."""
+    """An accepted or typed text that is kept to learn from."""
 
     id: str
     text: str

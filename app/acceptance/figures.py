@@ -132,7 +132,7 @@ class AcceptanceCollector(Collector):
         )
         saved = CounterMetricFamily(
             "nextchar_suggestion_saved_characters",
-            "Characters of accepted suggestions that nobody had to type.",
+            "Characters inserted by accepted suggestions.",
             labels=["model"],
         )
         with contextlib.suppress(RedisError, OSError):

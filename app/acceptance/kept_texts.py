@@ -19,7 +19,7 @@ _PAGE = 1_000  # entries that are read at once
 
 @dataclass(frozen=True)
 class KeptText:
-    """A text that somebody accepted or typed."""
+    """An accepted or typed text."""
 
     id: str  # of the entry: <milliseconds of Unix time>-<number>
     text: str

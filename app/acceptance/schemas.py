@@ -52,8 +52,8 @@ class EventCreate(RequestBody):
     )
     characters: _Characters | None = Field(
         None,
-        description="Of `accepted`: how many characters of the suggestion were inserted so far, which nobody"
-        " had to type. Of `typed`: how many were typed instead.",
+        description="Of `accepted`: how many characters of the suggestion were inserted so far."
+        " Of `typed`: how many were typed instead.",
     )
     typed: _Characters | None = Field(
         None, description="How many characters of the field were typed before the suggestion was shown."

@@ -1,8 +1,7 @@
 """Middleware around every request: its id, its rule, the limits on its body, and protection against pages.
 
-Protection of the service against web pages: DNS rebinding and cross-site request forgery.
-
-A browser lets any page send simple requests, such as forms and texts, to any host. A page whose host name is
+Pages attack by DNS rebinding and by cross-site request forgery. A browser lets any page send simple requests,
+such as forms and texts, to any host. A page whose host name is
 made to resolve to this machine (DNS rebinding) can also read the responses. Only browsers are affected.
 """
 

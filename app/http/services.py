@@ -1,8 +1,7 @@
 """What one application is made of: what it shares with the worker, what all routes share, parts of rooms.
 
-The disk watermark: uploads and jobs are refused while little space is free, before anything fails.
-
-Who makes a request, when it has arrived, whose turn it is, and whether its client still waits.
+Beside them is what routes ask of a request: who makes it, when it arrived, whether its client still waits;
+and the disk watermark: uploads and jobs are refused while little space is free, before anything fails.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""The blocking client of nextchar's HTTP API: the methods of `AsyncClient`, none of which suspends here.
+"""The clients of nextchar's HTTP API: `AsyncClient` for asyncio, and `Client`, which blocks.
 
-The client of nextchar's HTTP API for asyncio, with the methods of `Client`.
+Both have the same methods; those of `Client` are those of `AsyncClient`, none of which suspends there.
 """
 
 import functools

@@ -694,7 +694,7 @@ class Figures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
     characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
 
@@ -709,7 +709,7 @@ class VersionFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
     characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     model: str  # `name@version`
@@ -725,7 +725,7 @@ class ClientFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
     characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     client: str | None  # Null: its events did not name it
@@ -741,7 +741,7 @@ class DayFigures(TypedDict):
     kept: int  # Those that were accepted and still there a minute later
     acceptance_rate: float | None  # `accepted / shown`; null if none was shown
     kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters of accepted suggestions, which nobody typed
+    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
     characters_typed: int  # Characters typed before suggestions that were accepted
     latency_ms: Latency | None  # Null if no client has measured it
     day: str  # As 2026-11-30, in UTC
@@ -761,7 +761,7 @@ class Acceptance(TypedDict):
 
 
 class KeptText(TypedDict):
-    """A text that somebody accepted or typed, and that is kept to learn from."""
+    """An accepted or typed text that is kept to learn from."""
 
     id: str
     text: str
