@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
@@ -54,6 +54,8 @@ class ServingSettings(StoreSettings):
 
 class CoreSettings(ServingSettings):
     """Read from the environment by `load`, as a part of `nextchar.app.rooms.ApiSettings`."""
+
+    misspelled_from: ClassVar[float] = 0.75
 
     # Before `published_address` and `host`, whose checks look at both.
     api_keys_file: Path | None = Field(

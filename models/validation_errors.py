@@ -5,12 +5,13 @@ For the bodies of requests, the settings of the environment and the options of `
 Reads records, and distinguishes those that a newer version of nextchar has written from damaged ones.
 """
 
+import difflib
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 _MAX_REPORTED_ERRORS = 1000  # of a body, which may have a million
 _MAX_VALUE_CHARACTERS = 40
@@ -27,21 +28,36 @@ _REQUIREMENTS = {
 }
 """How pydantic's messages begin, and what they begin with here."""
 
+_SYNONYMS = {
+    "batch_size": "rows",
+    "hidden_size": "units",
+    "lr": "learning_rate",
+    "max_new_tokens": "max_characters",
+    "max_tokens": "max_characters",
+    "num_layers": "layers",
+    "num_return_sequences": "n",
+    "patience": "early_stopping",
+    "seq_length": "window",
+    "sequence_length": "window",
+}
+"""What other libraries call a field, and its name here."""
+
 _WITH_VALUE = frozenset("literal_error greater_than greater_than_equal less_than less_than_equal".split())  # noqa: SIM905
 
 
-def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
+def first_problem(errors: Sequence[Any], of: Any = None) -> tuple[str, str]:
     """Return the first wrong field, dotted for nested ones, and a sentence that names it and its problem.
 
-    `errors` are what pydantic's `errors()` returns. Of two wrong fields the sentence describes both, of more
-    it has their number. A field of a union type has errors for each member of the union: the sentence is
-    about the member that matched best; if none matched at all, it lists all of them.
+    `errors` are what pydantic's `errors()` returns for a value of the type `of`, by which the sentence for an
+    unknown field names the closest known one. Of two wrong fields the sentence describes both, of more it has
+    their number. A field of a union type has errors for each member of the union: the sentence is about the
+    member that matched best; if none matched at all, it lists all of them.
     """
     errors = errors[:_MAX_REPORTED_ERRORS]
-    param, sentence = _problem_of(errors, param_of(errors[0]))
+    param, sentence = _problem_of(errors, param_of(errors[0]), of)
     more = list(dict.fromkeys(p for e in errors if not _is_within(p := param_of(e), param_of(errors[0]))))
     if len(more) == 1:
-        other, problem = _problem_of(errors, more[0])
+        other, problem = _problem_of(errors, more[0], of)
         return param, f"{param}: {sentence}; {other}: {problem}"
     if not param:  # the whole is wrong
         return param, sentence
@@ -82,13 +98,60 @@ def requirement(error: Any) -> str:
     return _REQUIREMENTS.get(begins, "") + message.removeprefix(begins)
 
 
-def _problem_of(errors: Sequence[Any], param: str) -> tuple[str, str]:
+def did_you_mean(unknown: str, known: Iterable[str]) -> str:
+    """Return an end of a sentence that names the known field which is meant, or an empty string.
+
+    Of a dotted field the last part counts, so a field can be found that stands one level deeper.
+
+    >>> did_you_mean("promt", ["prompt", "n"])
+    '; did you mean prompt?'
+    >>> did_you_mean("batch_size", ["seed", "training.rows"])
+    '; did you mean training.rows?'
+    """
+    by_name = {field.rpartition(".")[2]: field for field in sorted(known, key=len, reverse=True)}
+    name = _SYNONYMS.get(unknown, unknown)
+    closest = (
+        [name] if name in by_name else difflib.get_close_matches(unknown.lower(), by_name, n=1, cutoff=0.7)
+    )
+    return f"; did you mean {by_name[closest[0]]}?" if closest else ""
+
+
+def fields_at(of: Any, path: Sequence[str | int] = ()) -> set[str]:
+    """Return the fields that a value of the type `of` has at a place, and those one level deeper, dotted."""
+    models = set(_models_in(of))
+    for part in path:  # which also has indices, keys and the names of union members
+        if deeper := [m.model_fields[part].annotation for m in models if part in m.model_fields]:
+            models = {model for kind in deeper for model in _models_in(kind)}
+    return {
+        name
+        for model in models
+        for field, info in model.model_fields.items()
+        for name in [field, *(f"{field}.{f}" for m in _models_in(info.annotation) for f in m.model_fields)]
+    }
+
+
+def _models_in(kind: Any) -> Iterator[type[BaseModel]]:
+    """Yield the classes of objects in a type, such as the members of a union and the items of a list."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for part in get_args(kind):
+        yield from _models_in(part)
+
+
+def _problem_of(errors: Sequence[Any], param: str, of: Any) -> tuple[str, str]:
     """Return the field that the errors of one field are about, and what is wrong with it."""
     candidates = [e for e in errors if _is_within(param_of(e), param)]
     best = min(candidates, key=lambda e: (_is_other_type(e), -len(e["loc"])))
     field = param_of(best)
     if not _is_other_type(best):
-        return field, f"{requirement(best)}{_value_of(best)}"
+        meant = ""
+        if best["type"] == "extra_forbidden" and of is not None:
+            *place, unknown = best["loc"]
+            where = ".".join(field.split(".")[:-1])
+            meant = did_you_mean(
+                str(unknown)[:100], (f"{where}.{f}" if where else f for f in fields_at(of, place))
+            )
+        return field, f"{requirement(best)}{meant}{_value_of(best)}"
     first, *rest = dict.fromkeys(requirement(e) for e in candidates if param_of(e) == field)
     alternatives = " or ".join([first, *(sentence.removeprefix("must be ") for sentence in rest)])
     return field, f"{alternatives}{_value_of(best)}"

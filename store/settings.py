@@ -4,10 +4,12 @@ Each field is the environment variable NEXTCHAR_<FIELD>. docs/reference/settings
 test checks. An invalid value stops the start with a message that names the variable.
 """
 
+import difflib
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,11 +18,16 @@ from nextchar.models.kernels.instruction_sets import check_level
 from nextchar.models.validation_errors import requirement
 from nextchar.store import tracing
 
+_PREFIX = "NEXTCHAR_"
+
 
 class StoreSettings(BaseSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
-    model_config = SettingsConfigDict(env_prefix="NEXTCHAR_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
+
+    misspelled_from: ClassVar[float] = 0.9
+    """An unknown variable this similar to a setting, of 1, is refused; others are of other processes."""
 
     data_dir: Path = Field(Path("data"), description="Folder for all data on this machine.")
     redis_url: str = Field(
@@ -77,6 +84,7 @@ class StoreSettings(BaseSettings):
         """Read the environment; on invalid values print one line per variable and exit with status 2."""
         try:
             tracing.check_environment()
+            cls._check_names()
         except ValueError as error:
             print(f"nextchar: {error}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -90,3 +98,15 @@ class StoreSettings(BaseSettings):
                 value = f"={problem['input']!r}" if has_value else ""
                 print(f"nextchar: {variable}{value}: {requirement(problem)}", file=sys.stderr)
             raise SystemExit(2) from None
+
+    @classmethod
+    def _check_names(cls) -> None:
+        """Raise ValueError for a variable whose name is almost a setting's."""
+        names = list(map(str.upper, cls.model_fields))
+        given = [
+            name.upper().removeprefix(_PREFIX) for name in os.environ if name.upper().startswith(_PREFIX)
+        ]
+        for name in set(given).difference(names):
+            for meant in difflib.get_close_matches(name, names, n=1, cutoff=cls.misspelled_from):
+                message = "there is no such setting; rename or unset it; did you mean"
+                raise ValueError(f"{_PREFIX}{name}: {message} {_PREFIX}{meant}?")

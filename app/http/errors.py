@@ -190,13 +190,20 @@ def _invalid_request(request: Request, error: RequestValidationError) -> Respons
     if tuple(first["loc"]) == ("body",) and not declares_json(request):
         message = "send the body as JSON, with the header Content-Type: application/json"
         return _refusal(415, "unsupported_media_type", message, "body")
-    return JSONResponse(invalid_fields(error.errors()).model_dump(), 422)
+    bodies = [param.field_info.annotation for param in request.scope["route"].dependant.body_params]
+    body = bodies[0] if len(bodies) == 1 else None
+    return JSONResponse(invalid_fields(error.errors(), body).model_dump(), 422)
 
 
-def invalid_fields(errors: Sequence[Any]) -> ErrorBody:
-    """Return the body for status 422 from pydantic's errors, whose `loc` begin with `body` or the like."""
+def invalid_fields(errors: Sequence[Any], of: Any = None) -> ErrorBody:
+    """Return the body for status 422 from pydantic's errors, whose `loc` begin with `body` or the like.
+
+    `of` is the body's type.
+    """
     code = "unknown_field" if errors[0]["type"] == "extra_forbidden" else "invalid_field"
-    param, message = first_problem([{**error, "loc": error["loc"][1:] or error["loc"]} for error in errors])
+    param, message = first_problem(
+        [{**error, "loc": error["loc"][1:] or error["loc"]} for error in errors], of
+    )
     return _body(422, code, message, param)
 
 

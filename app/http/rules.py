@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from nextchar.models.errors import InvalidInput
+from nextchar.models.validation_errors import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -182,7 +183,10 @@ async def check_query_parameters(request: Request) -> None:
     for name in request.query_params:
         if known is not None and name not in known:
             it_has = ", ".join(known) or "none"
-            message = f"{name[:100]}: there is no such query parameter of this call, which has {it_has}"
+            meant = did_you_mean(name[:100], known)
+            message = (
+                f"{name[:100]}: there is no such query parameter of this call, which has {it_has}{meant}"
+            )
             raise UnknownParameter(message, param=name[:100])
 
 

@@ -341,7 +341,7 @@ def completions() -> Iterator[Refusal]:
         for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999"):
             body = b'{"prompt": "a", "%b": %b}' % (name.encode(), number)
             yield from sent("/v1/models/fake/complete", JSON, (body, *invalid, name))
-    misspelled = "prompt: is missing; promt: there is no such field"
+    misspelled = "prompt: is missing; promt: there is no such field; did you mean prompt?"
     yield Refusal("POST", "/v1/models/any/complete", {"promt": "a"}, *invalid, "prompt", misspelled)
     for name, param in (
         ("a.b\n<script>", r"'a.b\n<script>'"),

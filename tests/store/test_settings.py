@@ -1,9 +1,13 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nextchar.app.core_settings import ServingSettings
+from nextchar.app.rooms import ApiSettings
+from nextchar.launcher.settings import LauncherSettings
 from nextchar.models.kernels.instruction_sets import available_levels
 from nextchar.store.settings import StoreSettings
 from nextchar.worker.settings import WorkerSettings
@@ -28,6 +32,27 @@ def test_a_wrong_setting_stops_start_up_naming_variable_and_value(
     assert any("NEXTCHAR_TRAINING_THREADS='many'" in line for line in lines)
     assert any("NEXTCHAR_STORE_URL: not a storage URL" in line and "s3://" in line for line in lines)
     assert not any("secret" in line for line in lines)
+
+
+def test_a_misspelled_setting_stops_start_up_naming_the_one_that_is_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEXTCHAR_PROT", "9000")
+    with pytest.raises(SystemExit) as caught:
+        ApiSettings.load()
+    assert caught.value.code == 2
+    assert "NEXTCHAR_PROT: there is no such setting" in (said := capsys.readouterr().err)
+    assert "did you mean NEXTCHAR_PORT?" in said
+
+
+@pytest.mark.parametrize("settings", [ApiSettings, LauncherSettings, ServingSettings, WorkerSettings])
+def test_no_process_takes_a_setting_of_another_for_a_misspelled_one(
+    settings: type[StoreSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documented = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    for name in re.findall(r"`(NEXTCHAR_[A-Z0-9_]+)`", documented):
+        monkeypatch.setenv(name, "1")
+    settings._check_names()
 
 
 @pytest.mark.parametrize("command", [["nextchar.app.main"], ["nextchar.worker.main"], ["nextchar", "serve"]])

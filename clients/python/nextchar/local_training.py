@@ -3,7 +3,6 @@
 model = nextchar.train(Path("notes.txt").read_text(), seconds=60)
 """
 
-import difflib
 import os
 import re
 import tempfile
@@ -30,7 +29,7 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.machine import available_cores
 from nextchar.models.saved_model import Card, SavedModel
-from nextchar.models.validation_errors import first_problem
+from nextchar.models.validation_errors import did_you_mean, fields_at, first_problem
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.corpus_upload import Upload
@@ -139,14 +138,13 @@ def _body(name: str, budgets: dict[str, float | None], options: dict[str, Any]) 
                 param=option,
             )
     for option in options.keys() - JobCreate.model_fields.keys():
-        closest = difflib.get_close_matches(option, [*JobCreate.model_fields, *budgets, "threads"], n=1)
-        advice = f"; did you mean {closest[0]}?" if closest else ""
-        raise InvalidInput(f"train: {option}: there is no such option{advice}", param=option)
+        meant = did_you_mean(option, {*fields_at(JobCreate), *budgets, "threads"})
+        raise InvalidInput(f"train: {option}: there is no such option{meant}", param=option)
     fields = ({"budget": budget} if budget else {}) | options | {"corpus": "text", "name": name}
     try:
         return JobCreate.model_validate(fields)
     except ValidationError as error:
-        param, sentence = first_problem(error.errors())
+        param, sentence = first_problem(error.errors(), JobCreate)
         raise InvalidInput(f"train: {sentence}", param=param) from None
 
 

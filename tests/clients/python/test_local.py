@@ -329,7 +329,8 @@ def test_a_model_of_a_service_on_this_machine_is_loaded_by_name(
     [
         ({"rows_of": 1}, "train: rows_of: there is no such option"),
         ({"presett": "tiny"}, "train: presett: there is no such option; did you mean preset?"),
-        ({"network": {"unit": 3}}, "train: network.unit: there is no such field"),
+        ({"network": {"unit": 3}}, "train: network.unit: there is no such field; did you mean network.units?"),
+        ({"batch_size": 8}, "train: batch_size: there is no such option; did you mean training.rows?"),
         ({"seconds": 0}, "train: budget.seconds: must be at least 1, not 0"),
         (
             {"preset": "huge"},
