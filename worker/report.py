@@ -37,7 +37,7 @@ from nextchar.worker import memorization
 from nextchar.worker.hooks import storage_problem
 from nextchar.worker.job_events import FILE_NAME, EventFile
 from nextchar.worker.prepared_text import Ids, Text
-from nextchar.worker.report_page import baseline_name, curves_svg, page
+from nextchar.worker.report_page import page, picture
 
 log = logging.getLogger("nextchar.worker")
 
@@ -48,7 +48,6 @@ Event = Mapping[str, Any]
 _MEMORIZATION_FRACTION = 0.1  # of the training time
 _MIN_MEMORIZATION_S, _MAX_MEMORIZATION_S = 2.0, 20.0
 _CARD_PASSAGE_CHARACTERS = 200
-_PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz", "ppmd")
 
 
 def write_report(
@@ -121,7 +120,7 @@ def write_report(
         report["memorization"] = memory
     files: dict[str, bytes] = {}
     sizes = ((720, 400), (344, 320))
-    pictures = parts.run("picture", lambda: [_picture(report, width=w, height=h) for w, h in sizes])
+    pictures = parts.run("picture", lambda: [picture(report, width=w, height=h) for w, h in sizes])
     wide, narrow = pictures or (None, None)
     if wide:
         files["report.svg"] = wide.encode()
@@ -163,22 +162,6 @@ class _Parts:
         finally:
             self._begin_phase("")
             self.seconds[name] = round(time.monotonic() - began, 2)
-
-
-def _picture(report: Report, *, width: int, height: int) -> str:
-    lines = {
-        baseline_name(key, report): bits
-        for key, bits in report.get("baselines", {}).items()
-        if key in _PICTURE_BASELINES
-    }
-    return curves_svg(
-        report["curve"],
-        lines,
-        kept_step=report["best_step"],
-        mixture=report.get("experts", {}).get("mixture"),
-        width=width,
-        height=height,
-    )
 
 
 def _samples(events: Sequence[Event], curve: Sequence[Evaluation]) -> list[Sample]:

@@ -28,6 +28,7 @@ _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial,
 _POINTS_PER_INCH = 72  # points are the units of the SVG
 
 _MIXTURE = "mixture"
+_PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz", "ppmd")
 
 _Key = Literal["validation_bits_per_character", "train_bits_per_character"]
 
@@ -35,6 +36,23 @@ CURVES: dict[_Key, tuple[str, str]] = {
     "validation_bits_per_character": ("held out", _BLUE),
     "train_bits_per_character": ("training", _ORANGE),
 }
+
+
+def picture(report: Report, *, width: int, height: int) -> str:
+    """Return the learning curve of a report as SVG, with some of its baselines."""
+    lines = {
+        baseline_name(key, report): bits
+        for key, bits in report.get("baselines", {}).items()
+        if key in _PICTURE_BASELINES
+    }
+    return curves_svg(
+        report["curve"],
+        lines,
+        kept_step=report["best_step"],
+        mixture=report.get("experts", {}).get("mixture"),
+        width=width,
+        height=height,
+    )
 
 
 def curves_svg(

@@ -131,7 +131,7 @@ def test_a_well_trained_network_is_novel_and_its_report_is_complete(
     [
         ("memorization.measure", "memorization", "memorization"),
         ("measure_baselines", "baselines", "baselines"),
-        ("_picture", "picture", None),
+        ("picture", "picture", None),
         ("_event_file", "TensorBoard log", None),
         ("page", "page", None),
     ],
@@ -154,7 +154,7 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(
     assert any(missing in problem and "MemoryError" in problem for problem in told["problems"])
     assert card["problems"] == told["problems"]
     assert key is None or key not in told
-    lost = {"_picture": {"report.svg"}, "_event_file": {FILE_NAME}, "page": {"report.html"}}.get(part, set())
+    lost = {"picture": {"report.svg"}, "_event_file": {FILE_NAME}, "page": {"report.html"}}.get(part, set())
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
 
 

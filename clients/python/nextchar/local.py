@@ -10,7 +10,7 @@ Completion and scores are those of the service, with its defaults; `local_traini
 """
 
 import atexit
-import html
+import inspect
 import math
 import os
 import queue
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
+from nextchar.models.report import Report
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
     Completion,
@@ -50,12 +51,16 @@ from nextchar.models.runtime.requests import (
 from nextchar.models.runtime.suggestions import Complete, Suggestion, SuggestionRequest, Walk, Weigh
 from nextchar.models.saved_model import SavedModel, parse_card
 from nextchar.models.text.vocabulary import normalize
+from nextchar.models.validation_errors import did_you_mean
+from nextchar.notebook import Heatmap, Picture, figures, table
+from nextchar.options import CompletionOptions, SuggestOptions
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.settings import StoreSettings
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 MODEL_FILE_NAME = "model.json"
 """The file that makes a folder a model."""
@@ -64,7 +69,6 @@ STORE_PREFIX = "store:"
 """Prefix of the name of a model in the storage."""
 
 CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
-_COOL_BITS, _HOT_BITS = 2.0, 12.0  # the ends of a heat map's scale
 
 
 class Model:
@@ -100,30 +104,49 @@ class Model:
         """What its training run measured: held-out bits per character, baselines and more."""
         return self._saved.card.report
 
-    def complete(
-        self, prompt: str, *, n: int = 1, stop: str | Sequence[str] | None = None, **options: Any
-    ) -> str | list[str]:
+    @property
+    def history(self) -> Any:
+        """The evaluations while it was trained: a pandas DataFrame, or a list where pandas is not installed.
+
+        Bits are those of the network alone.
+        """
+        curve = self.report["curve"]
+        try:
+            import pandas as pd  # type: ignore[import-untyped]
+        except ModuleNotFoundError:
+            return curve
+        return pd.DataFrame(curve)
+
+    def summary(self) -> str:
+        """Return what the model is and how well it predicts, one line for each."""
+        return "\n".join(f"{name:24}{value}" for name, value in figures(self._saved.card))
+
+    def plot(self) -> "Picture":
+        """Return the learning curve as a picture, which a notebook shows."""
+        from nextchar.worker.report_page import picture
+
+        return Picture(picture(cast(Report, self.report), width=720, height=400))
+
+    def complete(self, prompt: str, **options: Unpack[CompletionOptions]) -> str | list[str]:
         """Return a completion of `prompt`; with `n` above 1 a list of them.
 
         Args:
             prompt: the text before it.
-            n: how many.
-            stop: end before this text, or before the first of these.
-            options: other fields of `nextchar.models.runtime.requests.CompletionRequest`, as max_characters,
-                temperature, top_k, top_p, min_p, seed, beam, until ("word", "line" or "confidence"), and
-                expert ("lstm": the network alone).
+            options: as of the service: max_characters, n, stop, temperature, top_k, top_p, min_p, seed, beam,
+                until ("word", "line" or "confidence"), expert ("lstm": the network alone) and more.
 
         Raises:
-            InvalidInput: an option is out of range.
+            InvalidInput: an option is wrong.
         """
-        stops = [stop] if isinstance(stop, str) else stop or ()
-        try:
-            request = CompletionRequest(prompt="", n=n, stop=tuple(stops), **options)
-        except TypeError as error:
-            raise InvalidInput(str(error).replace("CompletionRequest.__init__()", "complete")) from None
+        stop = options.pop("stop", None)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        request = _request(CompletionRequest, "complete", prompt="", stop=stops, **options)
         (completions,) = self.complete_all([self._characters_of(prompt)], request)
         texts = [text for text, _ in completions]
-        return texts if n > 1 else texts[0]
+        return texts if request.n > 1 else texts[0]
+
+    generate = complete
+    """The same, for those who look for this name."""
 
     def complete_all(
         self, prompts: Sequence[str], request: CompletionRequest
@@ -148,21 +171,20 @@ class Model:
             for completions in self._completions(requests)
         ]
 
-    def suggest(self, prefix: str, **options: Any) -> list[Suggestion]:
+    def suggest(self, prefix: str, **options: Unpack[SuggestOptions]) -> list[Suggestion]:
         """Return different completions of a field, best first; of a model of records, lines of its corpus.
 
         Args:
             prefix: what has been typed into the field.
-            options: other fields of `nextchar.models.runtime.suggestions.SuggestionRequest`, as limit,
-                constrain ("lines", "prefer" or "none"), typos, context, exclude and exclude_patterns.
+            options: as of the service: limit, constrain ("lines", "prefer" or "none"), typos, context,
+                exclude and exclude_patterns.
 
         Raises:
             InvalidInput: an option is wrong, or the model has no lines.
         """
-        try:
-            steps = self.loaded.suggester.suggest(SuggestionRequest(prefix=prefix, **options))
-        except TypeError as error:
-            raise InvalidInput(str(error).replace("SuggestionRequest.__init__()", "suggest")) from None
+        steps = self.loaded.suggester.suggest(
+            _request(SuggestionRequest, "suggest", prefix=prefix, **options)
+        )
         answer: Any = None
         while True:
             try:
@@ -201,6 +223,17 @@ class Model:
         spread = np.zeros(len(characters), np.float32)
         spread[masked.starts[:-1]] = bits
         return spread
+
+    def evaluate(self, text: str, *, expert: Expert = "mixture") -> float:
+        """Return the mean surprisal of `text`, in bits per character: the fewer, the better it is predicted.
+
+        Raises:
+            InvalidInput: the text is empty.
+        """
+        bits = self.surprisal(text, expert=expert)
+        if not len(bits):
+            raise InvalidInput("evaluate: text is empty", param="text")
+        return float(bits.mean())
 
     def score(
         self,
@@ -269,14 +302,12 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        card = self._saved.card
-        bits = self.report.get("validation_bits_per_character")
-        held_out = f", {bits:.2f} bits per character held out" if bits else ""
-        experts = self.report.get("experts", {})
-        if "mixture" in experts:
-            held_out += f" (network alone {experts['lstm']:.2f})"
-        network = f"{card.network.architecture}, {card.parameters:,} parameters"
-        return f"<nextchar.Model {card.name}: {network}{held_out}>"
+        known = dict(figures(self._saved.card))
+        bits = f", {known['held out']}" if "held out" in known else ""
+        return f"<nextchar.Model {self.name}: {known['network']}{bits}>"
+
+    def _repr_html_(self) -> str:
+        return table(self._saved.card) + (self.plot().svg if self.report.get("curve") else "")
 
     def _completions(self, requests: Sequence[CompletionRequest]) -> list[list[Completion]]:
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
@@ -315,25 +346,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Heatmap:
-    """A text and the surprisal of its characters, (N,) bits; a notebook shows it in color."""
-
-    text: str
-    bits: NDArray[np.float32]
-
-    def _repr_html_(self) -> str:
-        cells = "".join(map(self._cell, self.text, self.bits.tolist()))
-        return f'<pre style="white-space:pre-wrap;line-height:1.6">{cells}</pre>'
-
-    @staticmethod
-    def _cell(character: str, bits: float) -> str:
-        heat = min(1.0, max(0.0, (bits - _COOL_BITS) / (_HOT_BITS - _COOL_BITS)))
-        shown = "\u23ce\n" if character == "\n" else html.escape(character)
-        style = f"background:rgb(220 40 30 / {heat:.2f})"
-        return f'<span style="{style}" title="{bits:.1f} bits">{shown}</span>'
-
-
-@dataclass(frozen=True)
 class ModelFiles:
     """A saved model as plain bytes, to be sent to other processes and hosts."""
 
@@ -358,6 +370,15 @@ def _result(results: "queue.SimpleQueue[T | Exception]") -> T:
     return result
 
 
+def _request(kind: Callable[..., T], call: str, **options: Any) -> T:
+    """Return a request with the options that are not None. Raises InvalidInput: there is no such option."""
+    names = list(inspect.signature(kind).parameters)
+    for name in options.keys() - set(names):
+        meant = did_you_mean(name, names)
+        raise InvalidInput(f"{call}: {name}: there is no such option{meant}", param=name)
+    return kind(**{name: value for name, value in options.items() if value is not None})
+
+
 def _put(events: queue.SimpleQueue[tuple[int, Event]], i: int, event: Event) -> None:
     events.put((i, event))
 
@@ -365,6 +386,38 @@ def _put(events: queue.SimpleQueue[tuple[int, Event]], i: int, event: Event) -> 
 def _unpickled(files: ModelFiles, threads: int | None) -> Model:
     prepare_kernels()
     return Model(files.saved(), threads=threads)
+
+
+def score_column(model: Model, column: C, *, field: Literal["score", "p_value", "anomalous"] = "score") -> C:
+    """Return a column with the score of each line in a column of lines; null where there is no text.
+
+    Args:
+        model: a model with a calibration.
+        column: a Series of pandas or Polars, an array of PyArrow (as DuckDB gives a function), or a list.
+        field: what to return of each `LineScore`.
+
+    Raises:
+        InvalidInput: the model has no calibration.
+
+    >>> frame["score"] = nextchar.score_column(model, frame["line"])  # doctest: +SKIP
+    """
+    any_column: Any = column
+    library = type(column).__module__.partition(".")[0]
+    values = any_column.to_pylist() if library == "pyarrow" else list(any_column)
+    scores = iter(model.score([value for value in values if isinstance(value, str)]))
+    found = [getattr(next(scores), field) if isinstance(value, str) else None for value in values]
+    any_type: Any = type(column)
+    result: Any = found
+    match library:
+        case "pandas":
+            result = any_type(found, index=any_column.index, name=field)
+        case "polars":
+            result = any_type(field, found)
+        case "pyarrow":
+            import pyarrow as pa
+
+            result = pa.array(found)
+    return cast(C, result)
 
 
 def load(source: str | Path, *, threads: int | None = None) -> Model:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn
@@ -30,49 +30,46 @@ from nextchar.models.kernels.compile_cache import (
 from nextchar.models.machine import available_cores
 from nextchar.models.saved_model import Card, SavedModel
 from nextchar.models.validation_errors import did_you_mean, fields_at, first_problem
+from nextchar.options import TrainingOptions
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Job, Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.upload import surrogate_advice
+from nextchar.upload import names_file, path_advice, surrogate_advice
 
 _PIECE_BYTES = 1 << 20
+_UNITS = ("seconds", "epochs", "steps")  # of a budget
 _FIELD = re.compile(r'"(purpose|masks|kind|coverage)": ')  # in advice of the service
 
 
 def train(
     text: str | bytes | Path,
     *,
-    seconds: float | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
     name: str = "model",
     progress: bool = True,
     threads: int | None = None,
-    **options: Any,
+    **options: Unpack[TrainingOptions],
 ) -> Model:
     """Train a model on a text in this process, with a progress bar and messages; interrupt it to stop.
 
     Args:
         text: at least some hundred characters, or a file's path; its last tenth is held out, or of a list
             of names, terms or requests a tenth of the lines. With `alphabet="bytes"` it can be any bytes.
-        seconds: how long to train, 60 by default; or
-        epochs: passes over the text; or
-        steps: optimizer steps.
         name: the model's name.
         progress: whether to show the bar, and above it what the job reports: masks, warnings, its end.
         threads: cores to train on; None: all.
-        options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
-            training, masks, kind, mixture (False: the network alone), seed, validation_fraction and more.
-            Not `start_from` and `mix`, which name what a service has.
+        options: how long to train, 60 seconds by default: seconds, epochs (passes over the text) or steps
+            (of the optimizer); and other fields of a job, as `POST /v1/jobs` takes them: preset,
+            architecture, network, training, masks, kind, mixture (False: the network alone), seed,
+            validation_fraction and more. Not `start_from` and `mix`, which name what a service has.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.
         OSError: the file cannot be read.
     """
-    body = _body(name, {"seconds": seconds, "epochs": epochs, "steps": steps}, options)
+    body = _body(name, {**options})
     if threads is not None and threads < 1:
         raise InvalidInput(f"train: threads: must be at least 1, not {threads}", param="threads")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices of TensorFlow's in the notebook
@@ -125,9 +122,10 @@ def train(
     return Model(SavedModel(card, outcome.files.__getitem__), threads=threads)
 
 
-def _body(name: str, budgets: dict[str, float | None], options: dict[str, Any]) -> JobCreate:
+def _body(name: str, options: dict[str, Any]) -> JobCreate:
     """Return the body of a job, without its corpus. Raises InvalidInput for a wrong option."""
-    budget = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    amounts = {unit: options.pop(unit, None) for unit in _UNITS}
+    budget = {unit: amount for unit, amount in amounts.items() if amount is not None}
     if len(budget) + ("budget" in options) > 1:
         raise InvalidInput("train: give at most one of seconds, epochs, steps and budget", param="budget")
     for option in ("corpus", "start_from", "mix"):
@@ -138,7 +136,7 @@ def _body(name: str, budgets: dict[str, float | None], options: dict[str, Any]) 
                 param=option,
             )
     for option in options.keys() - JobCreate.model_fields.keys():
-        meant = did_you_mean(option, {*fields_at(JobCreate), *budgets, "threads"})
+        meant = did_you_mean(option, {*fields_at(JobCreate), *_UNITS, "threads"})
         raise InvalidInput(f"train: {option}: there is no such option{meant}", param=option)
     fields = ({"budget": budget} if budget else {}) | options | {"corpus": "text", "name": name}
     try:
@@ -152,6 +150,8 @@ def _add(corpora: Corpora, text: str | bytes | Path, spool: Path, *, is_bytes: b
     """Store the text. Raises InvalidInput: it is no text, empty or not UTF-8."""
     if not isinstance(text, str | bytes | Path):
         raise InvalidInput(f"train: text must be a str, bytes or a Path, not {type(text).__name__}")
+    if names_file(text):
+        raise InvalidInput(f"train: {path_advice(text)}", param="text")
     encoding: Encoding = "bytes" if is_bytes and not isinstance(text, str) else "utf-8"
     try:
         with Upload(spool, limit_bytes=1 << 40, encoding=encoding) as upload:

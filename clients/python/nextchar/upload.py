@@ -22,13 +22,17 @@ ArchiveFormat = Literal["tar", "zip"]
 """Archives that can be uploaded."""
 
 _PIECE_BYTES = 1 << 16
+_MAX_NAME = 255  # characters of a file's name that a text may be
 
 
 def upload_body(text: Text) -> Content:
     """Return a body that httpx sends with the right length or in chunks.
 
-    Raises NextcharError, perhaps when the body is read: a text has a lone surrogate.
+    Raises NextcharError: a text is the name of a file; or, perhaps when the body is read, has a lone
+    surrogate.
     """
+    if names_file(text):
+        raise NextcharError(path_advice(text))
     if isinstance(text, str | bytes):
         return _encoded(text)
     if isinstance(text, Path):
@@ -39,6 +43,21 @@ def upload_body(text: Text) -> Content:
     if not isinstance(text, io.TextIOBase) and _is_regular_file(text):
         return text  # type: ignore[return-value] # opened as binary
     return iter(lambda: _encoded(read(_PIECE_BYTES)), b"")
+
+
+def names_file(text: object) -> bool:
+    """Return whether a text is only the name of a file that exists: its contents are meant."""
+    try:
+        return (
+            isinstance(text, str) and 0 < len(text) <= _MAX_NAME and "\n" not in text and Path(text).is_file()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def path_advice(name: object) -> str:
+    """Return a sentence that says how to give a file's contents instead of its name."""
+    return f"the text is the name of a file; to read it, give Path({name!r})"
 
 
 def folder_files(folder: Path) -> Iterator[Path]:

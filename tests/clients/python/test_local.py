@@ -1,19 +1,25 @@
 """Models in this process: trained, used, saved and loaded again, with the service's own results."""
 
+import importlib.metadata
 import os
 import pickle
+import pydoc
 import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 import nextchar
 from nextchar import local, local_training
 from nextchar.app.rooms import ApiSettings
+from nextchar.errors import NextcharError
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import MODEL_FILE
@@ -21,6 +27,7 @@ from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
+from nextchar.upload import upload_body
 from tests.app.service import serving_real
 
 TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 200
@@ -50,14 +57,74 @@ def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) ->
     assert "(network alone " in repr(model)
 
 
+def test_a_model_shows_its_figures_and_its_curve(model: nextchar.Model) -> None:
+    summary = model.summary()
+    for figure in (
+        "foxes",
+        "stateful_lstm",
+        "bits per character (network alone ",
+        "3 steps",
+        "ppmd would have",
+    ):
+        assert figure in summary
+    assert list(model.history["step"]) == [point["step"] for point in model.report["curve"]]
+    shown = model._repr_html_()
+    assert shown.startswith("<table>") and shown.count("<tr>") == len(summary.splitlines())
+    assert "<svg" in shown and model.plot()._repr_svg_() in shown
+
+
+def test_the_bits_of_a_text_are_the_mean_of_its_characters(model: nextchar.Model) -> None:
+    assert model.evaluate(TEXT[:80]) == pytest.approx(model.surprisal(TEXT[:80]).mean())
+    assert model.evaluate(TEXT[:80], expert="lstm") > model.evaluate(TEXT[:80])
+    with pytest.raises(InvalidInput, match="empty"):
+        model.evaluate("")
+
+
+def test_columns_of_data_frames_are_scored_with_their_own_kind_of_column(french: nextchar.Model) -> None:
+    lines = ["la forêt est brûlée", None, "zzz 17 zzz"]
+    known = [french.score([line])[0].score if line else None for line in lines]
+    pandas = nextchar.score_column(french, pd.Series(lines, index=[4, 5, 6]))
+    assert list(pandas.index) == [4, 5, 6]
+    assert pandas.dropna().tolist() == pytest.approx([known[0], known[2]])
+    frame = pl.DataFrame({"line": lines})
+    frame = frame.with_columns(score=nextchar.score_column(french, frame["line"]))
+    assert frame["score"].to_list() == pytest.approx(known)
+    flags = nextchar.score_column(french, lines, field="anomalous")
+    assert [type(flag) for flag in flags] == [bool, type(None), bool]
+
+    database = duckdb.connect()
+    database.create_function(
+        "score", lambda column: nextchar.score_column(french, column), ["VARCHAR"], "DOUBLE", type="arrow"
+    )
+    [total, count] = database.execute("select sum(score(line)), count(*) from frame").fetchall()[0]
+    assert count == 3 and total == pytest.approx(known[0] + known[2])
+
+
+def test_what_can_be_used_is_listed_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"train", "load", "Client", "__version__"} <= set(dir(nextchar))
+    assert nextchar.__version__ == importlib.metadata.version("nextchar")
+    assert "\n    train(" in pydoc.render_doc(nextchar, renderer=pydoc.plaintext)
+    monkeypatch.setattr(nextchar, "find_spec", lambda _: None)  # as where only the client is installed
+    assert "Client" in dir(nextchar) and "train" not in dir(nextchar)
+
+
+def test_a_files_name_is_not_taken_for_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "book.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match=r"name of a file; to read it, give Path\('book.txt'\)"):
+        nextchar.train("book.txt", progress=False, steps=3)
+    with pytest.raises(NextcharError, match=r"give Path\('book.txt'\)"):
+        upload_body("book.txt")
+
+
 def test_words_of_a_text_are_suggested(model: nextchar.Model) -> None:
     found = model.suggest("th", limit=3)
     assert len(found) == 3
     assert all(one.text.startswith("th") for one in found)
     with pytest.raises(InvalidInput, match="no lines to choose from"):
         model.suggest("th", constrain="lines")
-    with pytest.raises(InvalidInput, match="suggest"):
-        model.suggest("th", most=3)
+    with pytest.raises(InvalidInput, match=r"suggest: limt: there is no such option; did you mean limit\?"):
+        model.suggest("th", limt=3)
 
 
 def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Model) -> None:
@@ -327,9 +394,12 @@ def test_a_model_of_a_service_on_this_machine_is_loaded_by_name(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows_of": 1}, "train: rows_of: there is no such option"),
+        ({"xyz": 1}, "train: xyz: there is no such option"),
         ({"presett": "tiny"}, "train: presett: there is no such option; did you mean preset?"),
-        ({"network": {"unit": 3}}, "train: network.unit: there is no such field; did you mean network.units?"),
+        (
+            {"network": {"unit": 3}},
+            "train: network.unit: there is no such field; did you mean network.units?",
+        ),
         ({"batch_size": 8}, "train: batch_size: there is no such option; did you mean training.rows?"),
         ({"seconds": 0}, "train: budget.seconds: must be at least 1, not 0"),
         (
