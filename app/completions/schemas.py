@@ -65,7 +65,7 @@ ExpertField = Annotated[
     Expert,
     Field(
         description="`mixture`: what the model predicts with, its network together with contexts of its text."
-        " `lstm`: the network alone. Older models have only the network, which then serves both."
+        " `network` or `lstm`: the network alone. Older models have only the network, which serves both then."
     ),
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]

@@ -1,7 +1,7 @@
 """From OpenAI's completion request to the engine's: defaults, prompts, options, ids, log-probabilities.
 
 Echoed log-probabilities are those of a network that reads the prompt from its first character, so the first
-has none. Those of the expert `lstm` are what /score reports for the text after its first character.
+has none. Those of the expert `network` are what /score reports for the text after its first character.
 """
 
 import re

@@ -41,6 +41,7 @@ export type Constrain =
 
 export type Expert =
   | "mixture"
+  | "network"
   | "lstm";
 
 export type FinishReason =
@@ -150,8 +151,8 @@ export interface CompletionFields {
    */
   precision?: Precision;
   /**
-   * `mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the network
-   * alone. Older models have only the network, which then serves both. Default: "mixture".
+   * `mixture`: what the model predicts with, its network together with contexts of its text. `network` or `lstm`:
+   * the network alone. Older models have only the network, which serves both then. Default: "mixture".
    */
   expert?: Expert;
   /**
@@ -173,8 +174,8 @@ export interface NextFields {
   /** Divides the logits before the softmax. Default: 1.0. */
   temperature?: number;
   /**
-   * `mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the network
-   * alone. Older models have only the network, which then serves both. Default: "mixture".
+   * `mixture`: what the model predicts with, its network together with contexts of its text. `network` or `lstm`:
+   * the network alone. Older models have only the network, which serves both then. Default: "mixture".
    */
   expert?: Expert;
 }

@@ -103,14 +103,14 @@ class Engine:
         loaded = load_networks(saved, threads=threads)
         self._networks, self.weight_bytes = loaded.networks, loaded.weight_bytes
         self._has_mixture = ("float32", "mixture") in self._networks
-        self.network = self._networks["float32", "lstm"]
+        self.network = self._networks["float32", "network"]
         self.batch_invariant = is_batch_invariant(self.network)
         self._max_waiting = max_waiting
         self._cache_limits = _cache_limits(list(self._networks), cache_bytes)
         self._schedulers: dict[NetworkKey, Scheduler] = {}  # of the networks that requests have used
         self._starting = threading.Lock()  # guards the dict above and the next field
         self._is_closing = False
-        int8 = self._networks.get(("int8", "lstm"))
+        int8 = self._networks.get(("int8", "network"))
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
         if self._compiled:
@@ -343,7 +343,7 @@ class Engine:
         precision: str = request.precision
         if precision == "auto":
             precision = "int8" if self._prefers_int8(seeded=request.seed is not None) else "float32"
-        if (precision, "lstm") not in self._networks:
+        if (precision, "network") not in self._networks:
             raise InvalidInput(
                 f"model {self.saved.card.reference} has no {precision} weights", param="precision"
             )
@@ -359,8 +359,8 @@ class Engine:
     def _key(self, precision: str, expert: Expert) -> NetworkKey:
         """Return the key of the network for an expert. Raises InvalidInput: there is no such expert."""
         if expert not in get_args(Expert):
-            raise InvalidInput(f'expert is {expert!r}; it can be "mixture" or "lstm"', param="expert")
-        return precision, expert if self._has_mixture else "lstm"
+            raise InvalidInput(f'expert is {expert!r}; it can be "mixture" or "network"', param="expert")
+        return precision, "mixture" if expert == "mixture" and self._has_mixture else "network"
 
     def _scheduler(self, precision: str, expert: Expert) -> Scheduler:
         """Return the scheduler of a network; it starts with the first request."""
@@ -384,7 +384,7 @@ class Engine:
         """Whether "auto" means int8."""
         if self._compiled:
             return not self._cannot_compile
-        return ("int8", "lstm") in self._networks and not seeded
+        return ("int8", "network") in self._networks and not seeded
 
 
 _MIXTURE_SHARE = 7  # of a cache, in units of that of the network alone, which few requests ask for
@@ -393,8 +393,8 @@ _MIXTURE_SHARE = 7  # of a cache, in units of that of the network alone, which f
 def _cache_limits(networks: Sequence[NetworkKey], cache_bytes: int) -> dict[NetworkKey, int]:
     """Return how many bytes the state cache of each network may have; together at most `cache_bytes`.
 
-    >>> _cache_limits([("int8", "lstm"), ("int8", "mixture")], 800)
-    {('int8', 'lstm'): 100, ('int8', 'mixture'): 700}
+    >>> _cache_limits([("int8", "network"), ("int8", "mixture")], 800)
+    {('int8', 'network'): 100, ('int8', 'mixture'): 700}
     """
     shares = {key: _MIXTURE_SHARE if key[1] == "mixture" else 1 for key in networks}
     return {key: cache_bytes * share // sum(shares.values()) for key, share in shares.items()}

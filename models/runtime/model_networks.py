@@ -26,7 +26,7 @@ INT8_GRAPH_FILE = "model.int8.onnx"
 """The int8 file of architectures without int8 kernels."""
 
 NetworkKey = tuple[str, Expert]
-"""A precision, and `lstm` for the network alone or `mixture`."""
+"""A precision, and `network` for the network alone or `mixture`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
     experts = _load_experts(saved)
     networks: dict[NetworkKey, StepNetwork] = {}
     for precision, name in names.items():
-        networks[precision, "lstm"] = network = load_network(saved, name, threads=threads)
+        networks[precision, "network"] = network = load_network(saved, name, threads=threads)
         if experts:
             networks[precision, "mixture"] = mixture.make_mixture(network, experts)
     weight_bytes = sum(saved.card.files[name].bytes for name in names.values())

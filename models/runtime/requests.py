@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from nextchar.models.errors import InvalidInput
 
 Precision = Literal["auto", "float32", "int8"]
-Expert = Literal["mixture", "lstm"]
-"""The predictor: the mixture of the network and contexts, or the network alone."""
+Expert = Literal["mixture", "network", "lstm"]
+"""The predictor: the mixture of the network and contexts, or the network alone, also called `lstm`."""
 Until = Literal["word", "line", "confidence"]
 FinishReason = Literal["length", "stop", "word", "line", "confidence", "timeout", "cancelled"]
 

@@ -133,7 +133,7 @@ class Model:
         Args:
             prompt: the text before it.
             options: as of the service: max_characters, n, stop, temperature, top_k, top_p, min_p, seed, beam,
-                until ("word", "line" or "confidence"), expert ("lstm": the network alone) and more.
+                until ("word", "line" or "confidence"), expert ("network": the network alone) and more.
 
         Raises:
             InvalidInput: an option is wrong.
@@ -211,7 +211,7 @@ class Model:
         """Return the surprisal -log2 p of each character of `text` after NFC, in bits, (N,) float32.
 
         For a model of bytes, of each byte of its UTF-8. The text is read after a newline. What the model
-        masks is masked, and the first character of a masked value has all its bits. The expert "lstm" is the
+        masks is masked, and the first character of a masked value has all its bits. The expert "network" is the
         network alone, from which scores are made.
         """
         characters = self._characters_of(text)

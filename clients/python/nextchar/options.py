@@ -20,7 +20,7 @@ from nextchar.types import (
 )
 
 Constrain = Literal["lines", "prefer", "none"]
-Expert = Literal["mixture", "lstm"]
+Expert = Literal["mixture", "network", "lstm"]
 Precision = Literal["auto", "float32", "int8"]
 Repeats = Literal["count", "flag"]
 ScoreContext = Literal["line", "stream"]
@@ -79,8 +79,9 @@ class CompletionOptions(TypedDict, total=False):
     model's report. `auto`: int8 if the model has it; but float32 for a `seed` if int8 results depend on other
     requests in the batch, as in architectures other than LSTMs. Default: 'auto'."""
     expert: Expert | None
-    """`mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the
-    network alone. Older models have only the network, which then serves both. Default: 'mixture'."""
+    """`mixture`: what the model predicts with, its network together with contexts of its text. `network` or
+    `lstm`: the network alone. Older models have only the network, which serves both then. Default:
+    'mixture'."""
     timeout_ms: int | None
     """After this long, return what has been generated, with the `finish_reason` `timeout`. Milliseconds from
     the request's arrival."""
@@ -97,8 +98,9 @@ class NextOptions(TypedDict, total=False):
     temperature: float | None
     """Divides the logits before the softmax. Default: 1.0."""
     expert: Expert | None
-    """`mixture`: what the model predicts with, its network together with contexts of its text. `lstm`: the
-    network alone. Older models have only the network, which then serves both. Default: 'mixture'."""
+    """`mixture`: what the model predicts with, its network together with contexts of its text. `network` or
+    `lstm`: the network alone. Older models have only the network, which serves both then. Default:
+    'mixture'."""
 
 
 class SuggestOptions(TypedDict, total=False):

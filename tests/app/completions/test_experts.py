@@ -53,9 +53,9 @@ def asked(http: httpx.Client, model: str, call: str, **body: Any) -> Any:
 def test_lstm_answers_as_the_network_alone(http: httpx.Client, call: str, body: dict[str, Any]) -> None:
     mixture = asked(http, "mixed", call, **body)
     assert asked(http, "mixed", call, **body, expert="mixture") == mixture
-    network = asked(http, "mixed", call, **body, expert="lstm")
+    network = asked(http, "mixed", call, **body, expert="network")
     assert network != mixture
-    for expert in ("mixture", "lstm"):  # a model without a mixture has one answer
+    for expert in ("mixture", "network", "lstm"):  # a model without a mixture has one answer
         assert asked(http, "alone", call, **body, expert=expert) == network
 
 

@@ -26,9 +26,9 @@ def engine() -> Iterator[Engine]:
 
 
 def test_the_cache_is_shared_out_and_a_mixture_gets_most() -> None:
-    assert _cache_limits([("float32", "lstm")], 800) == {("float32", "lstm"): 800}
-    both: list[NetworkKey] = [("int8", "lstm"), ("int8", "mixture")]
-    assert _cache_limits(both, 807) == {("int8", "lstm"): 100, ("int8", "mixture"): 706}
+    assert _cache_limits([("float32", "network")], 800) == {("float32", "network"): 800}
+    both: list[NetworkKey] = [("int8", "network"), ("int8", "mixture")]
+    assert _cache_limits(both, 807) == {("int8", "network"): 100, ("int8", "mixture"): 706}
 
 
 def naive_greedy(prompt: str, characters: int) -> str:
@@ -280,7 +280,7 @@ def test_invalid_request_names_the_field(engine: Engine, param: str, options: di
 
 
 def answered_by(engine: Engine) -> tuple[float, ...]:
-    exact, rounded = (engine._schedulers.get((p, "lstm")) for p in ("float32", "int8"))
+    exact, rounded = (engine._schedulers.get((p, "network")) for p in ("float32", "int8"))
     return tuple(s.counters["requests"] if s else 0 for s in (exact, rounded))
 
 
@@ -379,14 +379,16 @@ def test_figures_are_summed_over_precisions_and_experts() -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("expert", ["lstm", "mixture"])
+@pytest.mark.parametrize("expert", ["network", "mixture"])
 def test_an_expert_that_there_is_not_is_refused(engine: Engine, expert: Any) -> None:
     assert complete(engine, "ab", seed=1, expert=expert).text() == complete(engine, "ab", seed=1).text()
     for call in (
         lambda: complete(engine, "ab", expert="ngram"),
         lambda: engine.text_logprobs("ab", top=1, expert="ngram"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(InvalidInput, match=r'expert is .ngram.; it can be "mixture" or "lstm"') as caught:
+        with pytest.raises(
+            InvalidInput, match=r'expert is .ngram.; it can be "mixture" or "network"'
+        ) as caught:
             call()
         assert caught.value.param == "expert"
 

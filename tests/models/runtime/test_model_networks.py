@@ -42,7 +42,7 @@ def test_networks_of_each_precision_are_loaded_alone_and_mixed() -> None:
         saved = saved_model(int8=int8, mixed_text=mixed_text)
         loaded = load_networks(saved, threads=1)
         precisions = ["float32", "int8"] if int8 else ["float32"]
-        kinds = ["lstm", "mixture"] if mixed_text else ["lstm"]
+        kinds = ["network", "mixture"] if mixed_text else ["network"]
         assert sorted(loaded.networks) == sorted((p, kind) for p in precisions for kind in kinds)
         files = ["model.onnx", "model.int8.npz"] if int8 else ["model.onnx"]
         expected = sum(saved.card.files[name].bytes for name in files)
