@@ -53,9 +53,11 @@ RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requ
 COPY deploy/healthcheck.py deploy/
 COPY --from=wheel /dist/ /dist/
 RUN pip --python /opt/venv/bin/python install --no-deps --no-index /dist/*.whl
+# As above, with the kernels of training: two minutes of two cores.
+RUN python -m nextchar.models.kernels.prebuild training
 USER nextchar
 # Keras and Matplotlib want folders of their own to write to.
 ENV KERAS_HOME=/tmp/keras MPLCONFIGDIR=/tmp/matplotlib TF_CPP_MIN_LOG_LEVEL=1
-# At the first start it compiles before Redis knows it: a minute, or some where many do that on one machine.
+# On a processor of another kind it compiles at the first start before Redis knows it: a minute, or some on a busy machine.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=300s --retries=3 CMD ["python", "deploy/healthcheck.py", "worker"]
 CMD ["python", "-m", "nextchar.worker.main"]

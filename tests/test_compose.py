@@ -115,11 +115,12 @@ def test_worker_is_not_unhealthy_while_it_compiles() -> None:
     assert int(check) >= compile_cache._LOCK_TIMEOUT_S + 2 * compiling_s
 
 
-def test_the_image_of_the_api_is_built_with_compiled_kernels() -> None:
-    _, api = (ROOT / "Dockerfile").read_text().split("AS api\n")
-    steps = api.partition("\nUSER ")[0].splitlines()  # as root, who may write beside the package
+@pytest.mark.parametrize(("image", "kernels"), [("api", ""), ("worker", " training")])
+def test_the_images_are_built_with_compiled_kernels(image: str, kernels: str) -> None:
+    _, stage = (ROOT / "Dockerfile").read_text().split(f"AS {image}\n")
+    steps = stage.partition("\nUSER ")[0].splitlines()  # as root, who may write to the package's folder
     assert any(step.endswith("/dist/*.whl") for step in steps)
-    assert steps[-1] == "RUN python -m nextchar.models.kernels.prebuild"
+    assert steps[-1] == f"RUN python -m nextchar.models.kernels.prebuild{kernels}"
 
 
 def test_the_file_of_settings_moves_neither_the_port_nor_the_data_of_a_container() -> None:

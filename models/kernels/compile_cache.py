@@ -3,9 +3,10 @@
     python -m nextchar.models.kernels.compile_cache nextchar.models.kernels.lstm_training variants
 
 Machine code is valid for one processor type, compiler version and set of sources, so it is cached in
-`<data folder>/compiled/<fingerprint>`, whose fingerprint depends on all of them; machines and versions can
-share a data folder. If the environment variable NUMBA_CACHE_DIR is set, it is cached in
-`<NUMBA_CACHE_DIR>/nextchar-kernels-<fingerprint>`.
+`~/.cache/nextchar/compiled/<fingerprint>`, whose fingerprint depends on all of them: once for a user of a
+machine, wherever the data is. Where the user's cache folder cannot be written, as in a container, the data
+folder has it, which machines and versions can share. If the environment variable NUMBA_CACHE_DIR is set, it
+is cached in `<NUMBA_CACHE_DIR>/nextchar-kernels-<fingerprint>`.
 
 Numba reads that variable when it is imported, so call `use_cache_folder` before anything imports it.
 """
@@ -60,17 +61,17 @@ _LOG_S = 2.0  # longer than importing takes; a shorter compilation is not worth 
 _WITH_FINGERPRINT = re.compile(r"(nextchar-kernels-)?[0-9a-f]{16}")
 
 
-def use_cache_folder(data_dir: Path) -> None:
-    """Set NUMBA_CACHE_DIR to a folder of this fingerprint, in the folder that it names or in the data folder.
+def use_cache_folder(data_dir: Path | None) -> None:
+    """Set NUMBA_CACHE_DIR to a folder of this fingerprint, in the folder that it names or `machine_folder`.
 
-    Child processes inherit it and keep it. If the folder cannot be used, a warning is logged and numba uses
-    its default.
+    Child processes inherit it and keep it. If no folder can be used, a warning is logged and numba uses its
+    default.
     """
     if folder := _cache_folder(data_dir):
         os.environ["NUMBA_CACHE_DIR"] = str(folder)
 
 
-def _cache_folder(data_dir: Path) -> Path | None:
+def _cache_folder(data_dir: Path | None) -> Path | None:
     given = os.environ.get("NUMBA_CACHE_DIR")
     if not given:
         return machine_folder(data_dir)
@@ -89,23 +90,36 @@ def is_of_fingerprint(folder: Path) -> bool:
     return _WITH_FINGERPRINT.fullmatch(folder.name) is not None or folder.parent == prebuilt.FOLDER
 
 
-def machine_folder(data_dir: Path) -> Path | None:
+def machine_folder(data_dir: Path | None) -> Path | None:
     """Create and return the folder for data that is valid for this type of machine only.
 
+    It is in the user's cache folder, or if that cannot be written in the data folder, if there is one.
     Folders of other fingerprints are deleted after 30 days without use.
 
     Returns:
-        None, after a logged warning, if the folder cannot be used.
+        None, after a logged warning, if neither can be used.
     """
-    folder = data_dir.resolve() / "compiled" / fingerprint()
-    if not _make_private(folder.parent, folder):
+    folders = [
+        root / "compiled" / fingerprint() for root in (_user_cache(), data_dir and data_dir.resolve()) if root
+    ]
+    for folder in folders:
+        if _make_private(folder.parent, folder):
+            _delete_unused(folder.parent.iterdir())
+            return folder
+    places = " or ".join(map(str, folders))
+    log.warning("compiled kernels cannot be cached in %s; every process may compile them", places)
+    return None
+
+
+def _user_cache() -> Path | None:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nextchar"
+    except RuntimeError:  # the user has no home
         return None
-    _delete_unused(folder.parent.iterdir())
-    return folder
 
 
 def _make_private(*folders: Path) -> bool:
-    """Create folders and mark the last one as used; return whether it can be used, after a warning if not.
+    """Create folders and mark the last one as used; return whether it can be used, and log why if not.
 
     It holds code that this process will run, so each must belong to this user and be writable by no other.
     """
@@ -122,9 +136,7 @@ def _make_private(*folders: Path) -> bool:
         os.utime(folder)
         prebuilt.copy_kernels(folder)
     except OSError as error:
-        log.warning(
-            "compiled kernels cannot be cached in %s; every process may compile them: %s", folder, error
-        )
+        log.info("compiled kernels cannot be cached in %s: %s", folder, error)
         return False
     return True
 

@@ -268,7 +268,7 @@ nextchar.worker.main.main()
 def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compiler(
     tmp_path: Path,
 ) -> None:
-    environment = {**os.environ, "NEXTCHAR_DATA_DIR": str(tmp_path)}
+    environment = {**os.environ, "NEXTCHAR_DATA_DIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("NUMBA_CACHE_DIR", None)
     with subprocess.Popen([sys.executable, "-c", COMPILE_FOR_EVER], cwd=ROOT, env=environment) as worker:
         try:

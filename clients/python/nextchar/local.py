@@ -68,8 +68,6 @@ MODEL_FILE_NAME = "model.json"
 STORE_PREFIX = "store:"
 """Prefix of the name of a model in the storage."""
 
-CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
-
 
 class Model:
     """A loaded model. Use as a context manager, or `close` it, to stop its threads."""
@@ -211,8 +209,8 @@ class Model:
         """Return the surprisal -log2 p of each character of `text` after NFC, in bits, (N,) float32.
 
         For a model of bytes, of each byte of its UTF-8. The text is read after a newline. What the model
-        masks is masked, and the first character of a masked value has all its bits. The expert "network" is the
-        network alone, from which scores are made.
+        masks is masked, and the first character of a masked value has all its bits. The expert
+        "network" is the network alone, from which scores are made.
         """
         characters = self._characters_of(text)
         masked = self.loaded.masks.mask(characters)
@@ -443,9 +441,8 @@ def prepare_kernels() -> None:
     Where the user's cache folder cannot be written, as in a container, the data folder has them if it exists,
     or else a temporary folder, which child processes share.
     """
-    use_cache_folder(CACHE_FOLDER.expanduser())
-    if not os.environ.get("NUMBA_CACHE_DIR") and (data_dir := StoreSettings.load().data_dir).is_dir():
-        use_cache_folder(data_dir)
+    data_dir = StoreSettings.load().data_dir
+    use_cache_folder(data_dir if data_dir.is_dir() else None)
     is_temporary = not os.environ.get("NUMBA_CACHE_DIR")
     if is_temporary:
         folder = tempfile.mkdtemp(prefix="nextchar-")

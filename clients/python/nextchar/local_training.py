@@ -19,7 +19,7 @@ from rich.text import Text
 from nextchar.app.core_settings import default_training_memory_bytes
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
-from nextchar.local import CACHE_FOLDER, Model
+from nextchar.local import Model
 from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels.compile_cache import (
     TRAINING,
@@ -76,8 +76,7 @@ def train(
     from nextchar.worker.hooks import Hooks
     from nextchar.worker.pipeline import train_model
 
-    cache = CACHE_FOLDER.expanduser()
-    use_cache_folder(cache)
+    use_cache_folder(None)
     with (
         tempfile.TemporaryDirectory(prefix="nextchar-") as folder,
         _bar(is_shown=progress) as (show, print_message),
@@ -106,7 +105,7 @@ def train(
             scratch=data / "scratch",
             cores=threads or available_cores(),
             precision="auto",
-            measurements=machine_folder(cache),
+            measurements=machine_folder(None),
             resume=None,
             hooks=Hooks(
                 progress=show,

@@ -199,7 +199,7 @@ def test_without_a_home_kernels_are_kept_in_the_data_folder_or_a_temporary_one(
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(local, "CACHE_FOLDER", tmp_path / "home" / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(local, "compile_in_child_process", lambda *_, **__: None)
     local.prepare_kernels()
     folder = Path(os.environ["NUMBA_CACHE_DIR"])

@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def _no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # as for a user without a cache folder
     monkeypatch.setattr(variants, "measure", lambda: None)  # has its own tests
     monkeypatch.setattr(variants, "is_complete", lambda: True)
 
@@ -45,6 +46,15 @@ def test_compiled_code_is_cached_in_a_private_folder_of_the_data_folder(tmp_path
     folder = tmp_path / "compiled" / fingerprint()
     assert os.environ["NUMBA_CACHE_DIR"] == str(folder)
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_users_kernels_are_compiled_once_for_all_data_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    used = {machine_folder(tmp_path / data) for data in ("one", "two")} | {machine_folder(None)}
+    assert used == {tmp_path / "cache" / "nextchar" / "compiled" / fingerprint()}
+    assert [folder.name for folder in tmp_path.iterdir()] == ["cache"]
 
 
 def test_each_version_has_its_own_folder_in_the_one_that_the_user_names(

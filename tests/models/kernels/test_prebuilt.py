@@ -23,7 +23,7 @@ prebuilt.FOLDER = Path(sys.argv[1], "prebuilt")
 _PREBUILD = """
 from nextchar.models.kernels import prebuild
 prebuild.SERVING = ("nextchar.models.kernels.product_kernels",)
-prebuild.compile_for_target("avx2")
+prebuild.compile_for_target("avx2", trains=False)
 """
 
 _MEASURE = """
