@@ -181,13 +181,6 @@ def _request(
     )
 
 
-class LongPrompts(LimitedWork):
-    """Masking long prompts, and log-probabilities of echoed ones."""
-
-    def __init__(self) -> None:
-        super().__init__("long prompts", running=2, waiting=64, retry_after_s=5)
-
-
 async def prepare(text: str, loaded: Loaded, long_prompts: LimitedWork) -> tuple[str, list[str]]:
     """Return `text` as the vocabulary's characters, masked, and the labels of those that are unknown.
 

@@ -30,6 +30,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from nextchar.app.http.errors import UnsupportedMedia, declares_json
+from nextchar.app.http.limits import LARGE_BODIES
 from nextchar.app.http.services import get_services
 from nextchar.app.http.threads import current_client, run_in_thread
 from nextchar.models.errors import InvalidInput, TooLarge
@@ -104,7 +105,7 @@ class DocumentRequest(Request):
         if len(await self.body()) <= LARGE_BYTES:
             return await run_in_thread(function, *arguments)
         async with current_client().large_bodies:
-            threads = self.state.services.document_threads
+            threads = self.state.services.pools.limiter(LARGE_BODIES)
             return await anyio.to_thread.run_sync(function, *arguments, limiter=threads)
 
     def set_json(self, value: Any) -> None:

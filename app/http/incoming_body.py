@@ -18,6 +18,8 @@ from collections.abc import Callable
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
+from nextchar.app.http.limits import BODIES
+
 MIN_BYTES = 16 << 10
 """This much of a body must arrive within each timeout."""
 
@@ -163,9 +165,7 @@ class IncomingBody:
                 raise _no_memory()
 
 
-def _no_memory() -> HTTPException:
-    return HTTPException(
-        503,
-        "the bodies of all requests exceed NEXTCHAR_BODY_MEMORY_BYTES; try again in a moment",
-        headers={"Retry-After": "1"},
+def _no_memory() -> Exception:
+    return BODIES.refusal(
+        "the bodies of all requests exceed NEXTCHAR_BODY_MEMORY_BYTES; try again in a moment"
     )

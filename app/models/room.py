@@ -8,7 +8,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from nextchar.app.http.services import Services
 from nextchar.app.models import file_routes, routes
-from nextchar.app.models.archives import Imports
 from nextchar.app.models.engines import EngineLoader, Engines, load_by
 from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
 from nextchar.app.operations.metrics import STORAGE_READ_S, Gauges, Metrics
@@ -85,8 +84,6 @@ def _open(services: Services) -> None:
     services.add(AliasControl(models, services.calibrations, engines))
     services.add(DefaultModel(models, settings.default_model))
     services.add(ModelFollowers())
-    imports = services.add(Imports())
-    services.closes(imports.close)
     metrics.register(engines.first_character_s)
     metrics.register(EngineCollector(engines))
     metrics.register(damaged_records(models))

@@ -24,10 +24,11 @@ from pydantic import TypeAdapter
 
 from nextchar.app.access.keys import Key
 from nextchar.app.access.permissions import Access
-from nextchar.app.completions.requests import LongPrompts
 from nextchar.app.core_settings import ServingSettings
 from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
+from nextchar.app.http.limits import LONG_PROMPTS
+from nextchar.app.http.threads import LimitedWork
 from nextchar.app.models.engines import Engines, load_by
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
 from nextchar.app.openai.completions import complete
@@ -161,7 +162,7 @@ class BatchProcessing:
     def __post_init__(self) -> None:
         self.blobs = self.batches.blobs
         self.corpora, self.models, self.jobs = Corpora(self.blobs), Models(self.blobs), Jobs(self.blobs)
-        self.long_prompts = LongPrompts()
+        self.long_prompts = LimitedWork(LONG_PROMPTS)
         self._progress: _Progress | None = None  # of the batch that is run
 
     def run(self, batch_id: str) -> bool:

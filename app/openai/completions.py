@@ -15,9 +15,10 @@ from fastapi import APIRouter, Path, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.completions.infilling import run_completion
-from nextchar.app.completions.requests import LongPrompts, serialize
+from nextchar.app.completions.requests import serialize
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from nextchar.app.http.limits import LONG_PROMPTS
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import LimitedWork
@@ -141,9 +142,8 @@ async def create_completion(
     client, user, arrived_s = client_of(request), user_of(request), arrived_s_of(request)
     async with services[Engines].use_async(model) as loaded:
         if body.stream:
-            resolving = resolve(
-                body, loaded, services[LongPrompts], client=client, user=user, arrived_s=arrived_s
-            )
+            long_prompts = services.pools.queue(LONG_PROMPTS)
+            resolving = resolve(body, loaded, long_prompts, client=client, user=user, arrived_s=arrived_s)
             is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             chunks = Chunks(resolved)
@@ -152,7 +152,7 @@ async def create_completion(
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
             services[Engines],
-            services[LongPrompts],
+            services.pools.queue(LONG_PROMPTS),
             loaded,
             body,
             client=client,

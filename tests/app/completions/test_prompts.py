@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare
+from nextchar.app.http.limits import Limit
 from nextchar.app.http.threads import LimitedWork
 from nextchar.models.errors import Busy
 from nextchar.models.text.masks import MAX_PIECE_CHARACTERS, Masks, ModelMasks
@@ -20,7 +21,7 @@ def loaded(*masks: str) -> Any:
 
 
 def pool() -> LimitedWork:
-    return LimitedWork("long prompts", running=1, waiting=0, retry_after_s=1)
+    return LimitedWork(Limit("long prompts", "threads", 1, 0))
 
 
 def test_masked_texts_of_any_length_are_prepared_line_by_line() -> None:
