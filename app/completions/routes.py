@@ -30,7 +30,6 @@ from nextchar.app.completions.schemas import (
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
-from nextchar.app.http.limits import LONG_PROMPTS
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.models.engines import Engines
@@ -60,7 +59,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(
         services[Engines],
-        services.pools.queue(LONG_PROMPTS),
+        services.pools,
         model,
         body,
         client=client_of(request),
@@ -87,7 +86,7 @@ async def next_character(
     """Get the distribution of the character after a prompt."""
     async with services[Engines].use_async(model) as loaded:
         is_long = len(body.prompt) > LONG_PROMPT_CHARACTERS  # is cancelled when its client disconnects
-        preparing = prepare(body.prompt, loaded, services.pools.queue(LONG_PROMPTS))
+        preparing = prepare(body.prompt, loaded, services.pools)
         prompt, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         predicting = predict(
             loaded,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
+from starlette.routing import Match
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
@@ -84,7 +85,7 @@ class _StreamedRoute(DocumentRoute):
     def matches(self, scope: Any) -> Any:
         """Match a request only if its content type is one of lines."""
         match, child = super().matches(scope)
-        return (match, child) if is_streamed(scope) else (type(match).NONE, {})
+        return (match, child) if match is Match.NONE or is_streamed(scope) else (Match.NONE, {})
 
 
 @router.post(
