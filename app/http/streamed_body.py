@@ -9,7 +9,6 @@ from functools import partial
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -21,11 +20,6 @@ _MAX_DRAIN_BYTES = 64 << 20
 _DRAIN_S = 5
 
 _MAX_VALUE_BYTES = 1000
-
-
-def content_type(headers: Headers) -> str:
-    """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class StreamedBody:

@@ -25,8 +25,8 @@ from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.limits import SHORT_SCORES, STREAMED_LINES
+from nextchar.app.http.rules import content_type
 from nextchar.app.http.services import Services
-from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body

@@ -13,12 +13,11 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
-from starlette.routing import Match
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.completions.requests import MAX_LOGPROBS
-from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.bodies import DocumentRoute, RouteOfTypes
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limits import CALIBRATIONS, EVALUATIONS, LONG_SCORES, SHORT_SCORES
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
@@ -79,13 +78,8 @@ _RESPONSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-class _StreamedRoute(DocumentRoute):
-    """A route that matches only requests that stream lines."""
-
-    def matches(self, scope: Any) -> Any:
-        """Match a request only if its content type is one of lines."""
-        match, child = super().matches(scope)
-        return (match, child) if match is Match.NONE or is_streamed(scope) else (Match.NONE, {})
+class _StreamedRoute(RouteOfTypes):
+    content_types = LINE_TYPES
 
 
 @router.post(

@@ -27,10 +27,9 @@ from nextchar.app.http.errors import (
 )
 from nextchar.app.http.event_streams import Events, EventStream, Numbered, ServerEvent, stream_responses
 from nextchar.app.http.limits import INGEST_PARSING, INGEST_STORING
-from nextchar.app.http.rules import Body, needs
+from nextchar.app.http.rules import Body, content_type, needs
 from nextchar.app.http.schemas import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.http.services import Services, ServicesDep, client_of
-from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
