@@ -7,6 +7,7 @@ from nextchar.app.http.services import Services
 from nextchar.app.operations.metrics import Gauges, Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention
+from nextchar.app.operations.room import RetentionSettings
 from nextchar.app.room import Folder, Room
 
 _BAD_KEYS = Problem(
@@ -17,13 +18,11 @@ _BAD_KEYS = Problem(
 
 
 def _open(services: Services) -> None:
-    settings, metrics = services.settings, services[Metrics]
-    limits = services.add(KeyLimits(settings.redis_url))
+    metrics, days = services[Metrics], services.settings_of(RetentionSettings).audit_retention_days
+    limits = services.add(KeyLimits(services.settings.redis_url))
     metrics.register(limits.limited)
     services.closes(limits.close)
-    services[Retention].add(
-        "audit entries", lambda now: audit.delete_before(services.blobs, settings.audit_retention_days, now)
-    )
+    services[Retention].add("audit entries", lambda now: audit.delete_before(services.blobs, days, now))
     keys = services.find(KeyFile)
     if keys:
         metrics.register(
