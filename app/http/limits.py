@@ -88,6 +88,7 @@ LONG_PROMPTS = Limit("long prompts", "threads", 2, 64, retry_after_s=5)
 CALIBRATIONS = Limit("calibrations", "threads", 2, 4, retry_after_s=30)
 EVALUATIONS = Limit("evaluations", "threads", 1, 2, code="evaluation_busy", retry_after_s=30)
 IMPORTS = Limit("imports of models", "threads", 1, 4, code="import_busy", retry_after_s=30)
+LOADING = Limit("loading of models", "threads", 8)
 # Parsing holds the GIL: with several threads, the event loop would wait for all of them.
 LARGE_BODIES = Limit("parsing JSON bodies over 256 KiB", "threads", 1)
 INGEST_PARSING = Limit("parsing of ingested lines", "threads", 2)

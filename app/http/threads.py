@@ -34,7 +34,7 @@ from anyio import CapacityLimiter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nextchar.app.http.limits import DOWNLOADS, RECORDS_OF_CLIENT, Limit
+from nextchar.app.http.limits import DOWNLOADS, LARGE_BODIES, RECORDS_OF_CLIENT, Limit
 from nextchar.store.blobs import domain_errors, temporary_file
 
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ class Client:
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.calls = asyncio.Semaphore(RECORDS_OF_CLIENT.running)
-        self.large_bodies = asyncio.Semaphore(1)
+        self.large_bodies = asyncio.Semaphore(LARGE_BODIES.running)
 
 
 CLIENT: ContextVar[Client] = ContextVar("client")

@@ -9,6 +9,7 @@ import anyio
 import httpx
 import pytest
 
+import nextchar.app as app_package
 from nextchar.app.http import connections, limits
 from nextchar.app.http.event_streams import UNREAD_S
 from nextchar.app.http.limits import (
@@ -88,6 +89,13 @@ def _row(limit: Limit) -> list[str]:
     waiting = "" if limit.waiting is None else f"{limit.waiting}"
     seconds = "" if limit.retry_after_s is None else f"{limit.retry_after_s:g}"
     return [limit.kind, running, waiting, f"{limit.status} `{limit.code}`", seconds]
+
+
+def test_rooms_name_their_limits_and_build_none() -> None:
+    built = re.compile(r"\b(Busy|CapacityLimiter|BoundedSemaphore)\(")
+    files = Path(app_package.__path__[0]).rglob("*.py")
+    found = {path.name for path in files if built.search(path.read_text())}
+    assert found == {"limits.py", "threads.py"}
 
 
 def test_pools_have_the_stated_sizes() -> None:
