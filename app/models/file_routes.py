@@ -11,10 +11,10 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.errors import UnsupportedMedia, error_responses
+from nextchar.app.http.incoming_body import StreamedBody
 from nextchar.app.http.limits import IMPORTS
 from nextchar.app.http.rules import STREAMED, content_type, needs
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.http.streamed_body import StreamedBody
 from nextchar.app.http.threads import download, run_in_thread
 from nextchar.app.models import archives as model_archives
 from nextchar.app.models.archives import MEDIA_TYPE

@@ -34,7 +34,7 @@ from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.schemas import StreamBody, StreamQuery
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
-from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.line_scores import LineScore
 from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading

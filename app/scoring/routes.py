@@ -44,8 +44,8 @@ from nextchar.app.scoring.line_streams import (
 from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.scoring.streams import StreamLock, StreamLocks, Streams
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
+from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.calibration_builder import calibrate_model
-from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import InvalidInput

@@ -21,7 +21,7 @@ from nextchar.app.logs.ingest.schemas import (
     SettingsChangeBody,
 )
 from nextchar.app.logs.ingest.stream import IngestStreams
-from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.rolling import Rolling
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from nextchar.models.saved_model import SavedModel
