@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nextchar.app.http.limits import Limit
-from nextchar.app.http.threads import CLIENT, Check, Client, LimitedWork, current_client
+from nextchar.app.http.threads import CLIENT, Check, Client, LimitedWork, Pools, current_client
 from nextchar.models.errors import Busy
 
 DEADLINE_S = 60
@@ -153,3 +153,14 @@ async def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
     with pytest.raises(ZeroDivisionError):
         await work.run(lambda _: 1 // 0)
     work.close()
+
+
+@in_a_loop
+async def test_a_limit_of_a_room_of_another_package_has_threads_of_its_own() -> None:
+    pools, limit = Pools(), Limit("greetings", "threads", 1, 0)
+    assert pools.queue(limit) is pools.queue(Limit("greetings", "threads", 1, 0))
+    assert await pools.queue(limit).run(lambda _: threading.current_thread().name) == "greetings_0"
+    assert pools.limiter(limit) is not pools.limiter(Limit("others", "threads", 1))
+    pools.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        await pools.queue(limit).run(lambda _: 5)
