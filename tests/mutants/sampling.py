@@ -94,6 +94,10 @@ _TESTS = {
         "tests/models/anomaly/test_scorer.py",
         "tests/models/anomaly/test_calibrated_scorer.py",
     ),
+    "models/runtime/mixture_learning.py": (
+        "tests/models/runtime/test_mixture.py",
+        "tests/worker/test_mixture_weights.py",
+    ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",
         "tests/models/runtime/test_lstm_network.py",
