@@ -29,6 +29,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 import time
@@ -86,37 +87,33 @@ def write_key(pipe: Pipeline, key: bytes, stored: dict[str, Any]) -> None:
 
     Of a stream all entries are delivered again to its groups: ours delete what is acknowledged.
     """
-    value = from_json(stored["value"])
+    if stored["type"] not in _WRITE:
+        raise ValueError(f"no key has the type {stored['type']!r}")
     pipe.delete(key)
-    match stored["type"]:
-        case "string":
-            pipe.set(key, value)
-        case "list":
-            pipe.rpush(key, *value)
-        case "set":
-            pipe.sadd(key, *value)
-        case "zset":
-            pipe.zadd(key, dict(value))
-        case "hash":
-            pipe.hset(key, mapping=value)
-        case "stream":
-            _write_stream(pipe, key, value[b"entries"], value[b"last_id"], value[b"groups"])
-        case other:
-            raise ValueError(f"no key has the type {other!r}")
+    _WRITE[stored["type"]](pipe, key, from_json(stored["value"]))
     if stored["ttl_ms"]:
         pipe.pexpire(key, int(stored["ttl_ms"]))
 
 
-def _write_stream(
-    pipe: Pipeline, key: bytes, entries: list[Any], last_id: bytes, groups: list[bytes]
-) -> None:
+def _write_stream(pipe: Pipeline, key: bytes, stream: dict[bytes, Any]) -> None:
+    entries, last_id = stream[b"entries"], stream[b"last_id"]
     for entry_id, fields in entries:
         pipe.xadd(key, fields, id=entry_id)
-    for name in groups:
+    for name in stream[b"groups"]:
         pipe.xgroup_create(key, name, "0", mkstream=True)
     if last_id not in (b"0-0", *(entry_id for entry_id, _ in entries)):  # the newest entries were deleted
         pipe.xadd(key, {b"": b""}, id=last_id)
         pipe.xdel(key, last_id)
+
+
+_WRITE: dict[str, Callable[[Pipeline, bytes, Any], object]] = {
+    "string": lambda pipe, key, value: pipe.set(key, value),
+    "list": lambda pipe, key, value: pipe.rpush(key, *value),
+    "set": lambda pipe, key, value: pipe.sadd(key, *value),
+    "zset": lambda pipe, key, value: pipe.zadd(key, dict(value)),
+    "hash": lambda pipe, key, value: pipe.hset(key, mapping=value),
+    "stream": _write_stream,
+}
 
 
 def to_json(value: Any) -> Any:
@@ -235,7 +232,11 @@ def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
                 totals.objects += 1
                 totals.bytes += entry.size
             elif entry.name == _REDIS:
-                totals.redis_keys = _restore_redis(redis, _content(tar, entry))
+                for key, stored in _keys(_content(tar, entry), redis):
+                    with redis.pipeline() as pipe:
+                        write_key(pipe, key, stored)
+                        pipe.execute()
+                    totals.redis_keys += 1
     return totals
 
 
@@ -342,8 +343,8 @@ def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]
                 if entry.name == _MANIFEST:
                     manifest = [json.loads(line) for line in _content(tar, entry)]
                     continue
-                digest = _sha256(_content(tar, entry))
-                found.append({"path": entry.name, "bytes": entry.size, "sha256": digest})
+                digest = hashlib.file_digest(_content(tar, entry), "sha256")  # type: ignore[arg-type]
+                found.append({"path": entry.name, "bytes": entry.size, "sha256": digest.hexdigest()})
                 if entry.name == _REDIS:
                     for key, stored in _keys(_content(tar, entry), redis):
                         write_key(redis.pipeline(), key, stored)  # to see that it can be read
@@ -360,13 +361,6 @@ def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]
     for one in found:
         _check_path(one["path"])
     return {one["path"] for one in found}, keys
-
-
-def _sha256(content: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := content.read(_CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check_header(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
@@ -419,20 +413,9 @@ def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
     """Write an object, from a file, so that a large one is not in memory."""
     # Under this name the retention sweep deletes it, if this process is killed.
     with tempfile.NamedTemporaryFile(prefix="upload-") as spool:
-        while chunk := content.read(_CHUNK_BYTES):
-            spool.write(chunk)
+        shutil.copyfileobj(content, spool, _CHUNK_BYTES)
         spool.flush()
         blobs.write(path, Path(spool.name))
-
-
-def _restore_redis(redis: Redis, lines: IO[bytes]) -> int:
-    count = 0
-    for key, stored in _keys(lines, redis):
-        with redis.pipeline() as pipe:
-            write_key(pipe, key, stored)
-            pipe.execute()
-        count += 1
-    return count
 
 
 def _keys(lines: IO[bytes], redis: Redis) -> Iterator[tuple[bytes, dict[str, Any]]]:

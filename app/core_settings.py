@@ -1,4 +1,4 @@
-"""The settings of the API and of the rooms that each service has, besides those shared with the worker."""
+"""The settings of the API that several rooms use, besides those shared with the worker. Rooms have others."""
 
 import ipaddress
 import os
@@ -97,21 +97,6 @@ class CoreSettings(ServingSettings):
         ge=1,
         description="A job that would need more memory is refused. Default: 80 % of this machine's.",
     )
-    max_streams: int = Field(
-        10_000,
-        ge=1,
-        description="Streams of lines (`stream_id`) whose state is kept; above it the least recently used"
-        " start again. With API keys each key may have a quarter.",
-    )
-    max_stream_bytes: int = Field(64 << 20, ge=1 << 20, description="Redis memory for the states of streams.")
-    pinned_models: str = Field(
-        "",
-        description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
-        " at the start and never unloaded to free memory; a bare name means its newest version.",
-    )
-    default_model: str = Field(
-        "", description="The model for calls that name none, such as those of editors; default: the newest."
-    )
     allowed_origins: str = Field(
         "",
         description="Origins whose pages may call the API from a browser, such as `https://example.org`,"
@@ -126,28 +111,6 @@ class CoreSettings(ServingSettings):
         "",
         description="Addresses or networks of proxies whose `X-Forwarded-For` names the client, such as"
         " `127.0.0.1,10.0.0.0/8`, separated by commas; all others' is ignored.",
-    )
-    failed_checkpoint_days: float = Field(
-        7.0,
-        ge=0,
-        description="Days for which a failed job keeps its last checkpoint, for resuming; 0: forever.",
-    )
-    job_retention_days: float = Field(
-        90.0,
-        ge=0,
-        description="Days for which the record and the events of a finished job are kept; 0: forever.",
-    )
-    idempotency_retention_days: float = Field(
-        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
-    )
-    audit_retention_days: float = Field(
-        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
-    )
-    corpus_retention_days: float = Field(
-        0.0,
-        ge=0,
-        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
-        " 0: forever.",
     )
     processes: int = Field(
         1,

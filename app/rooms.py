@@ -18,11 +18,11 @@ from nextchar.app.http.services import Services
 from nextchar.app.jobs.room import JOBS
 from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.room import LOGS
-from nextchar.app.models.room import MODELS
+from nextchar.app.models.room import MODELS, ModelSettings
 from nextchar.app.openai.room import OPENAI
-from nextchar.app.operations.room import OPERATIONS
+from nextchar.app.operations.room import OPERATIONS, RetentionSettings
 from nextchar.app.room import Folder, Room
-from nextchar.app.scoring.room import SCORING
+from nextchar.app.scoring.room import SCORING, ScoringSettings
 from nextchar.app.suggestions.room import SUGGESTIONS
 
 ENTRY_POINTS = "nextchar.rooms"
@@ -83,5 +83,5 @@ def open_rooms(
     return services
 
 
-class ApiSettings(LogSettings, AcceptanceSettings):
+class ApiSettings(LogSettings, AcceptanceSettings, ModelSettings, RetentionSettings, ScoringSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""

@@ -34,9 +34,8 @@ from benchmarks.networks import CHARACTERS, E, V, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration import UNUSUAL, Calibration, drift
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.drift import UNUSUAL, drift
 from nextchar.models.anomaly.metrics import NAMES, auroc, baseline_scores, detection_quality
 from nextchar.models.anomaly.scorer import ReadPrecision, with_ngram_and_templates
 from nextchar.models.config import PRESETS, Budget

@@ -34,15 +34,10 @@ class LoadedModel:
         masks = masks_of(saved)
         return cls(saved, engine, masks, Scorer.load(saved, engine, masks), suggester_of(saved, masks))
 
-    @property
-    def reference(self) -> str:
-        """The model as `name@version`."""
-        return self.saved.card.reference
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The characters that it knows."""
-        return self.saved.vocabulary
+    def __post_init__(self) -> None:
+        self.reference: str = self.saved.card.reference  # name@version
+        self.vocabulary: Vocabulary = self.saved.vocabulary
+        self.has_masks = bool(self.masks)
 
 
 def suggester_of(saved: SavedModel, masks: ModelMasks) -> Suggester:

@@ -15,9 +15,8 @@ from typing import Literal
 
 from nextchar.models.errors import Conflict, InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
-from nextchar.store.history import History
+from nextchar.store.history import History, ImmutableRecord
 from nextchar.store.ids import check_name
-from nextchar.store.records import ImmutableRecord
 
 log = logging.getLogger("nextchar.store")
 

@@ -1,23 +1,43 @@
-"""The history of a record: numbered files, of which the newest says how things are.
+"""Records that are JSON in the storage, and the history of one: numbered files, of which the newest holds.
 
     <folder>/<name>/…/<number>.json   the whole record after one change
 
 A change creates the file of the next number, and the storage creates a file only once: of several concurrent
 writers exactly one succeeds. There is no other lock, in a folder or in an object store.
-Files never change, so the newest one of each history is remembered.
+Files never change, so the newest one of each history is remembered. A damaged record hides no others.
 """
 
 import logging
-from typing import Generic
+from typing import Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nextchar.models.errors import Unavailable
 from nextchar.models.validation_errors import UPGRADE, is_of_newer_version
 from nextchar.store.blobs import Blobs
-from nextchar.store.records import Record
 
 log = logging.getLogger("nextchar.store")
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class ImmutableRecord(BaseModel):
+    """A record whose fields cannot be assigned: readers share one object of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def read_record(blobs: Blobs, path: str, kind: type[Record]) -> Record | None:
+    """Return the record at a path; None if it is damaged, which is logged.
+
+    Raises:
+        FileNotFoundError: there is none. And as Blobs does.
+    """
+    try:
+        return kind.model_validate_json(blobs.read_record(path))
+    except ValidationError:
+        log.warning("the record %s is damaged and is ignored", path)
+        return None
 
 
 class History(Generic[Record]):

@@ -26,9 +26,8 @@ from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.blobs import Blobs
-from nextchar.store.history import History, number_of
+from nextchar.store.history import History, ImmutableRecord, number_of
 from nextchar.store.ids import is_id, new_id
-from nextchar.store.records import ImmutableRecord
 
 
 class JobStatus(StrEnum):

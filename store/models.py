@@ -104,8 +104,8 @@ class Models:
     def rename(self, reference: str, name: str, *, force: bool = False) -> Card:
         """Move one version to the next free version of another name; return its card. The files stay.
 
-        If the process dies in between, the model has both names, and either can be deleted. Aliases stay
-        with the old name.
+        If the process dies in between, the model has both names. Either can be deleted, and renaming one of
+        them ends the other. Aliases stay with the old name.
 
         Raises:
             Conflict: an alias points to it (code `model_has_alias`), unless `force` is set.
@@ -119,6 +119,9 @@ class Models:
             return card
         if not force:
             self._check_has_no_alias(card.name, card.version)
+        # Other names of the model, from a rename that was cut short, or that loses to this one: its own new
+        # name may be renamed as soon as it is written, so they are listed before that.
+        others = [one for one in self._complete_list() if one.id == card.id and one != card]
         while True:
             moved = _versioned(card.model_copy(update={"name": name}), self._numbers(name))
             if self._create(moved):
@@ -126,6 +129,8 @@ class Models:
         if not self._delete_version(card.name, card.version):
             self._delete_version(moved.name, moved.version)
             raise _no_such_model(reference)
+        for other in others:
+            self._delete_version(other.name, other.version)
         return moved
 
     def get(self, reference: str) -> SavedModel:

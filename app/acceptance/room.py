@@ -14,6 +14,7 @@ from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
 from nextchar.app.access.permissions import Access
+from nextchar.app.http.limits import EVENTS
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
@@ -27,7 +28,6 @@ from nextchar.store.jobs import Job
 
 _RESOLVE_S = 5.0
 _MAX_RESOLVED = 10_000
-_MAX_CONNECTIONS = 32  # to Redis, for requests with events; others wait for one
 
 
 def _open(services: Services) -> None:
@@ -104,7 +104,7 @@ def _follow(services: Services, name: str) -> None:
 def _connect(url: str) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=_MAX_CONNECTIONS,
+        max_connections=EVENTS.running,  # others wait for one
         timeout=REDIS_TIMEOUT_S,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,

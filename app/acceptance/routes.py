@@ -22,10 +22,9 @@ from nextchar.app.acceptance.schemas import EventCreate, EventsBody, EventsCreat
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.rules import SMALL_JSON, content_type, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, Limit
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import current_key, run_in_thread
 from nextchar.app.models.names import model_or_default
 from nextchar.models.errors import NotFound

@@ -94,9 +94,8 @@ class AuditTrail(HttpMiddleware):
         try:
             await self._app(scope, receive, send_and_record)
         except _NotRecorded:
-            sentence = "this download cannot be recorded in the audit trail now; try again in a moment"
-            error = Unavailable(sentence, code="storage_unavailable")
-            await error_response(error)(scope, receive, send)
+            message = "this download cannot be recorded in the audit trail now; try again in a moment"
+            await error_response(Unavailable(message, code="storage_unavailable"))(scope, receive, send)
 
 
 def set_audit_details(request: Request, *, about: str, to: str | None = None) -> None:
@@ -161,8 +160,8 @@ def list_audit(
 def _paths(blobs: Blobs, query: AuditQuery) -> Iterator[str]:
     """Yield the paths of the entries that match in everything but `about`, newest first."""
     if query.after is not None and not is_id("audit", query.after):
-        sentence = f"{query.after!r} is not the id of an entry"
-        raise InvalidInput(sentence, code="unknown_cursor", param="after")
+        message = f"{query.after!r} is not the id of an entry"
+        raise InvalidInput(message, code="unknown_cursor", param="after")
     bounds = (query.since or 0.0, _MAX_TIME_S if query.until is None else query.until)
     since, until = (min(_MAX_TIME_S, max(0.0, at)) for at in bounds)
     for day in reversed(blobs.folders("audit")):
@@ -181,18 +180,9 @@ def _folder(at: float) -> str:
 
 
 def delete_before(blobs: Blobs, days: float, now: float) -> int:
-    """Delete the days (in UTC) of the trail whose entries are all older than `days`; return their number.
-
-    With 0 days they are kept forever.
-    """
-    if not days:
-        return 0
-    first = _folder(max(0.0, now - days * _DAY_S))
-    paths = [
-        path
-        for day in blobs.folders("audit")
-        if f"audit/{day}" < first
-        for path in blobs.paths(f"audit/{day}")
-    ]
+    """Delete the entries of days (in UTC) that are more than `days` ago, 0: of none; return their number."""
+    first = _folder(max(0.0, now - days * _DAY_S)) if days else ""
+    folders = (f"audit/{day}" for day in blobs.folders("audit"))
+    paths = [path for folder in folders if folder < first for path in blobs.paths(folder)]
     blobs.delete(*paths)
     return len(paths)

@@ -1,12 +1,13 @@
 """API keys with their limits, and the audit trail."""
 
 from nextchar.app.access import audit
-from nextchar.app.access.auth import ConcurrencyLimits, RateLimits
 from nextchar.app.access.keys import KeyFile
+from nextchar.app.http.limits import KeyLimits
 from nextchar.app.http.services import Services
 from nextchar.app.operations.metrics import Gauges, Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention
+from nextchar.app.operations.room import RetentionSettings
 from nextchar.app.room import Folder, Room
 
 _BAD_KEYS = Problem(
@@ -17,14 +18,11 @@ _BAD_KEYS = Problem(
 
 
 def _open(services: Services) -> None:
-    settings, metrics = services.settings, services[Metrics]
-    rates = services.add(RateLimits(settings.redis_url))
-    metrics.register(rates.limited)
-    services.closes(rates.close)
-    services.closes(services.add(ConcurrencyLimits(settings.redis_url)).close)
-    services[Retention].add(
-        "audit entries", lambda now: audit.delete_before(services.blobs, settings.audit_retention_days, now)
-    )
+    metrics, days = services[Metrics], services.settings_of(RetentionSettings).audit_retention_days
+    limits = services.add(KeyLimits(services.settings.redis_url))
+    metrics.register(limits.limited)
+    services.closes(limits.close)
+    services[Retention].add("audit entries", lambda now: audit.delete_before(services.blobs, days, now))
     keys = services.find(KeyFile)
     if keys:
         metrics.register(

@@ -5,7 +5,6 @@ compared by how likely it is with the first characters of the text after it. Whe
 contains the text after the cursor, it may end before that.
 """
 
-import itertools
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,6 @@ from nextchar.models.runtime.requests import (
     Piece,
     Usage,
 )
-from nextchar.models.text.vocabulary import Vocabulary
 
 CANDIDATES = 8
 """How many completions are generated at least, where they can differ."""
@@ -34,30 +32,7 @@ _SAME_CHARACTERS = 3
 _WORDS_CHARACTERS = 32
 """A candidate may end with a word within this many characters."""
 
-_READ_CHARACTERS = 1_000
 _EXCLUDED_BY_BEAM = ("no_repeat", "logit_bias", "presence_penalty", "frequency_penalty")
-
-
-def run_completion(
-    engines: Engines,
-    loaded: Loaded,
-    request: CompletionRequest,
-    unknown: list[str],
-    *,
-    echoed: Piece | None = None,
-    keep: int | None = None,
-) -> RunningCompletion:
-    """Start a completion, with candidates if there is text after the cursor; as `RunningCompletion`."""
-    if request.suffix.strip():
-        return InfillingCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
-    return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
-
-
-def suffix_of(text: str, vocabulary: Vocabulary) -> str:
-    """Return what counts of a text after the cursor, in the model's characters: to the first unknown one."""
-    characters = vocabulary.to_characters(text[:_READ_CHARACTERS])
-    unknown = {*vocabulary.unknown(characters)}
-    return "".join(itertools.takewhile(lambda character: character not in unknown, characters))
 
 
 class InfillingCompletion(RunningCompletion):

@@ -1,5 +1,6 @@
 """From the body of a completion's request to the engine: options, prompts and the echo are prepared."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -7,9 +8,10 @@ from functools import partial
 from typing import TypeVar
 
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.infilling import run_completion, suffix_of
+from nextchar.app.completions.infilling import InfillingCompletion
 from nextchar.app.completions.schemas import CompletionCreate
-from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
+from nextchar.app.http.limits import LONG_PROMPTS
+from nextchar.app.http.threads import Check, Pools, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.requests import CharacterLogprobs, Completion, CompletionRequest, Piece
@@ -40,6 +42,7 @@ MAX_ECHOED_CHARACTERS = 2_000_000
 LONG_PROMPT_CHARACTERS = 10_000
 """A longer prompt of a model with masks is masked in the pool of long prompts: that can take seconds."""
 
+_READ_SUFFIX_CHARACTERS = 1_000
 _INLINE_CHARACTERS = 200_000  # a longer prompt is normalized in a worker thread, piece by piece
 _INLINE_MASKED_CHARACTERS = 2_000  # a longer one is masked in a worker thread, line by line
 _PIECE_CHARACTERS = 50_000
@@ -47,7 +50,7 @@ _PIECE_CHARACTERS = 50_000
 
 async def start_completion(
     engines: Engines,
-    long_prompts: LimitedWork,
+    pools: Pools,
     model: str,
     body: CompletionCreate,
     *,
@@ -57,22 +60,37 @@ async def start_completion(
 ) -> RunningCompletion:
     """Start a completion on `model`; `client` and its end user `user` are those of `CompletionRequest`.
 
-    A long prompt is masked, and its log-probabilities are computed, by `long_prompts`. A `timeout_ms` counts
-    from `arrived_s`, so that it includes loading the model.
+    A long prompt is masked, and its log-probabilities are computed, in one of the `pools`. A `timeout_ms`
+    counts from `arrived_s`, so that it includes loading the model.
 
     Raises:
         InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
     """
     check_options(body)
     async with engines.use_async(model, client_id=body.client_id) as loaded:
-        prompt, unknown = await prepare(body.prompt, loaded, long_prompts)
+        prompt, unknown = await prepare(body.prompt, loaded, pools)
         if body.echo:
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))
-        echoed = await _echo(long_prompts, loaded, prompt, body) if body.echo else None
+        echoed = await _echo(pools, loaded, prompt, body) if body.echo else None
         request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client, user=user)
         keep = body.n if body.best_of is not None else None
         return run_completion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+
+
+def run_completion(
+    engines: Engines,
+    loaded: Loaded,
+    request: CompletionRequest,
+    unknown: list[str],
+    *,
+    echoed: Piece | None = None,
+    keep: int | None = None,
+) -> RunningCompletion:
+    """Start a completion, with candidates if there is text after the cursor; as `RunningCompletion`."""
+    if request.suffix.strip():
+        return InfillingCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+    return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
 
 def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:
@@ -132,7 +150,7 @@ def remaining_s(timeout_ms: int | None, arrived_s: float) -> float | None:
     return None if timeout_ms is None else max(0.0, arrived_s + timeout_ms / 1000 - time.perf_counter())
 
 
-async def _echo(long_prompts: LimitedWork, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
+async def _echo(pools: Pools, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
     logprobs = body.logprobs
     if logprobs is None:
         return Piece(0, prompt)
@@ -140,14 +158,14 @@ async def _echo(long_prompts: LimitedWork, loaded: Loaded, prompt: str, body: Co
     def describe(check: Check) -> list[CharacterLogprobs]:
         return loaded.engine.text_logprobs(prompt, top=logprobs, expert=body.expert, check=check)
 
-    return Piece(0, prompt, tuple(await run_echo(long_prompts, len(prompt), describe)))
+    return Piece(0, prompt, tuple(await run_echo(pools, len(prompt), describe)))
 
 
-async def run_echo(long_prompts: LimitedWork, characters: int, work: Callable[[Check], T]) -> T:
+async def run_echo(pools: Pools, characters: int, work: Callable[[Check], T]) -> T:
     """Return the result of `work` on a prompt of this length; a long one is queued. Raises Busy."""
     if characters <= _SHORT_ECHO_CHARACTERS:
         return await run_in_thread(work, lambda: None)
-    return await long_prompts.run(work)
+    return await pools.queue(LONG_PROMPTS).run(work)
 
 
 async def serialize(
@@ -181,35 +199,38 @@ def _request(
     )
 
 
-class LongPrompts(LimitedWork):
-    """Masking long prompts, and log-probabilities of echoed ones."""
+def suffix_of(text: str, vocabulary: Vocabulary) -> str:
+    """Return what counts of a text after the cursor, in the model's characters: to the first unknown one."""
+    characters = vocabulary.to_characters(text[:_READ_SUFFIX_CHARACTERS])
+    unknown = {*vocabulary.unknown(characters)}
+    return "".join(itertools.takewhile(lambda character: character not in unknown, characters))
 
-    def __init__(self) -> None:
-        super().__init__("long prompts", running=2, waiting=64, retry_after_s=5)
 
-
-async def prepare(text: str, loaded: Loaded, long_prompts: LimitedWork) -> tuple[str, list[str]]:
+async def prepare(text: str, loaded: Loaded, pools: Pools) -> tuple[str, list[str]]:
     """Return `text` as the vocabulary's characters, masked, and the labels of those that are unknown.
 
     Raises Busy: too many long prompts wait to be masked.
     """
-    vocabulary, masks = loaded.vocabulary, loaded.masks
+    vocabulary, masks = loaded.vocabulary, loaded.masks if loaded.has_masks else None
     if len(text) <= (_INLINE_MASKED_CHARACTERS if masks else _INLINE_CHARACTERS):
         text, unknown = _prepare(text, vocabulary, masks)
     elif masks and len(text) > LONG_PROMPT_CHARACTERS:
-        text, unknown = await long_prompts.run(partial(_prepare_in_pieces, text, vocabulary, masks))
+        work = partial(_prepare_in_pieces, text, vocabulary, masks)
+        text, unknown = await pools.queue(LONG_PROMPTS).run(work)
     else:
         text, unknown = await run_in_thread(_prepare_in_pieces, text, vocabulary, masks, no_check)
     return text, list(map(vocabulary.label, unknown))
 
 
-def _prepare(text: str, vocabulary: Vocabulary, masks: ModelMasks) -> tuple[str, list[str]]:
-    text = masks.mask_lines(vocabulary.to_characters(text))
+def _prepare(text: str, vocabulary: Vocabulary, masks: ModelMasks | None) -> tuple[str, list[str]]:
+    text = vocabulary.to_characters(text)
+    if masks:
+        text = masks.mask_lines(text)
     return text, vocabulary.unknown(text)
 
 
 def _prepare_in_pieces(
-    text: str, vocabulary: Vocabulary, masks: ModelMasks, check: Check
+    text: str, vocabulary: Vocabulary, masks: ModelMasks | None, check: Check
 ) -> tuple[str, list[str]]:
     """Do the same in small pieces, because each call holds the GIL and thereby blocks the event loop."""
     pieces: list[str] = []
@@ -219,7 +240,9 @@ def _prepare_in_pieces(
         end = _safe_cut(text, start + _PIECE_CHARACTERS)
         pieces.append(vocabulary.to_characters(text[start:end]))
         start = end
-    text = masks.mask_lines("".join(pieces), check=check)
+    text = "".join(pieces)
+    if masks:
+        text = masks.mask_lines(text, check=check)
     unknown: set[str] = set()
     for start in range(0, len(text), _PIECE_CHARACTERS):
         unknown.update(vocabulary.unknown(text[start : start + _PIECE_CHARACTERS]))

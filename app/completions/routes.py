@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from nextchar.app.completions.completion import RunningCompletion, predict
 from nextchar.app.completions.requests import (
     LONG_PROMPT_CHARACTERS,
-    LongPrompts,
     prepare,
     serialize,
     start_completion,
@@ -60,7 +59,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(
         services[Engines],
-        services[LongPrompts],
+        services.pools,
         model,
         body,
         client=client_of(request),
@@ -87,7 +86,7 @@ async def next_character(
     """Get the distribution of the character after a prompt."""
     async with services[Engines].use_async(model) as loaded:
         is_long = len(body.prompt) > LONG_PROMPT_CHARACTERS  # is cancelled when its client disconnects
-        preparing = prepare(body.prompt, loaded, services[LongPrompts])
+        preparing = prepare(body.prompt, loaded, services.pools)
         prompt, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         predicting = predict(
             loaded,

@@ -20,8 +20,8 @@ from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, T
 from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import Forbidden, UnsupportedMedia
+from nextchar.app.http.incoming_body import FormText, StreamedBody
 from nextchar.app.http.services import Services
-from nextchar.app.http.streamed_body import FormText, StreamedBody
 from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from nextchar.store.blobs import Blobs

@@ -18,7 +18,7 @@ in seconds for those that fit into a megabyte.
 
 import inspect
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar, get_type_hints
 
 import anyio
@@ -27,9 +27,14 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from nextchar.app.http.errors import UnsupportedMedia, declares_json
+from nextchar.app.http.limits import LARGE_BODIES
+from nextchar.app.http.rules import content_type
 from nextchar.app.http.services import get_services
 from nextchar.app.http.threads import current_client, run_in_thread
 from nextchar.models.errors import InvalidInput, TooLarge
@@ -104,7 +109,7 @@ class DocumentRequest(Request):
         if len(await self.body()) <= LARGE_BYTES:
             return await run_in_thread(function, *arguments)
         async with current_client().large_bodies:
-            threads = self.state.services.document_threads
+            threads = self.state.services.pools.limiter(LARGE_BODIES)
             return await anyio.to_thread.run_sync(function, *arguments, limiter=threads)
 
     def set_json(self, value: Any) -> None:
@@ -131,6 +136,19 @@ class DocumentRoute(APIRoute):
             return response or await handler(request)
 
         return handle
+
+
+class RouteOfTypes(DocumentRoute):
+    """A route that matches only requests whose bodies have certain content types."""
+
+    content_types: Collection[str] = ()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a request by its path and method, then by its content type."""
+        match, child = super().matches(scope)
+        if match is Match.NONE or content_type(Headers(scope=scope)) in self.content_types:
+            return match, child
+        return Match.NONE, {}
 
 
 async def _validate(request: DocumentRequest, adapter: TypeAdapter[Any]) -> None:

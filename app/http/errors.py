@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from nextchar.app.http.rules import content_type
 from nextchar.app.http.schemas import ErrorBody, ErrorDetail, ErrorType
 from nextchar.models.errors import (
     Busy,
@@ -209,7 +210,7 @@ def invalid_fields(errors: Sequence[Any], of: Any = None) -> ErrorBody:
 
 def declares_json(request: Request) -> bool:
     """Return whether a request's content type is JSON."""
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type = content_type(request.headers)
     return media_type == "application/json" or media_type.endswith("+json")
 
 

@@ -18,6 +18,7 @@ from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
@@ -49,6 +50,11 @@ class Body:
 
     max_bytes: int | None
     is_endless: Callable[[Scope], bool] = lambda _: False
+
+
+def content_type(headers: Headers) -> str:
+    """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 JSON = Body(MAX_JSON_BYTES)

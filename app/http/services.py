@@ -1,17 +1,13 @@
 """What one application is made of: what it shares with the worker, what all routes share, parts of rooms.
 
-Beside them is what routes ask of a request: who makes it, when it arrived, whether its client still waits;
-and the disk watermark: uploads and jobs are refused while little space is free, before anything fails.
+Beside them is what routes ask of a request: who makes it, when it arrived, whether its client still waits.
 """
 
 import asyncio
 import inspect
-import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import anyio
@@ -26,10 +22,9 @@ from starlette.types import Scope
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.connections import BoundedHttpProtocol, Connections
 from nextchar.app.http.incoming_body import BodyMemory
-from nextchar.app.http.threads import CLIENT, DownloadPlaces, current_client
-from nextchar.models.errors import StorageFull
+from nextchar.app.http.limits import DiskWatermark
+from nextchar.app.http.threads import CLIENT, Pools, current_client
 from nextchar.store.background import BackgroundLoop
-from nextchar.store.blobs import Blobs
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Jobs
@@ -39,51 +34,10 @@ from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import TrainingQueue
 
-
-@dataclass(frozen=True)
-class DiskWatermark:
-    """Checks the disk of the storage, if it is a folder, and the one on which uploads are spooled.
-
-    Attributes:
-        min_free_bytes: the watermark; 0: none.
-    """
-
-    blobs: Blobs
-    data_dir: Path
-    min_free_bytes: int
-
-    def check(self, *, needed_bytes: int = 0) -> None:
-        """Check that there is room for this many bytes above the watermark.
-
-        Raises:
-            StorageFull: there is not (code `storage_low`).
-        """
-        free_bytes = self.free_bytes()
-        if self.min_free_bytes and free_bytes is not None and free_bytes - needed_bytes < self.min_free_bytes:
-            raise StorageFull(
-                f"the disk has {free_bytes:,} bytes free and keeps {self.min_free_bytes:,} of them"
-                " (NEXTCHAR_MIN_FREE_BYTES); delete corpora or models, or free disk space, and try again",
-                code="storage_low",
-            )
-
-    def free_bytes(self) -> int | None:
-        """Return the free bytes of the fuller disk; None if that of uploads does not exist yet."""
-        stored = self.blobs.free_bytes()
-        try:
-            spooled = shutil.disk_usage(self.data_dir).free
-        except OSError:  # the upload itself says why
-            return stored
-        return spooled if stored is None else min(stored, spooled)
-
-
 T = TypeVar("T")
 S = TypeVar("S", bound=CoreSettings)
 
 REDIS_TIMEOUT_S = 2.0
-
-_DOCUMENT_THREADS = 1  # parsing holds the GIL: with several, the event loop would wait for all of them
-_FEED_THREADS = 4
-_DOWNLOADS = 8
 
 
 class Services:
@@ -132,9 +86,8 @@ class Services:
         )
         self.tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [self.connections.watch]
         self.body_memory = BodyMemory(limit_bytes=settings.body_memory_bytes)
-        self.downloads = DownloadPlaces(_DOWNLOADS)
-        self.document_threads = anyio.CapacityLimiter(_DOCUMENT_THREADS)  # for parsing large JSON bodies
-        self.feed_threads = anyio.CapacityLimiter(_FEED_THREADS)  # for reading events that are followed
+        self.pools = Pools()
+        self.closes(self.pools.close)
 
     def connect(self, **options: Any) -> Redis:
         """Return a client of Redis."""

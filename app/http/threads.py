@@ -1,14 +1,14 @@
 """Whose request is served, and its calls in threads: a flood of one client leaves threads to others.
 
-Calls that read and write records run in the threads of anyio's default limiter. At most CALLS_PER_CLIENT of a
-client run or wait there; the others wait for these.
+Calls that read and write records run in the threads of anyio's default limiter. At most RECORDS_OF_CLIENT of
+a client run or wait there; the others wait for these. Other kinds of work have their own threads (`Pools`),
+in the numbers of `nextchar.app.http.limits`: none waits for a longer kind.
 
-Long work has its own threads (`LimitedWork`), a limited number at a time, so that short work never waits for
-it. There clients take turns, and each has a queue of its own, so none is refused or delayed by a flood of
-another. A request waits for its work on the event loop. If its task is cancelled, because the client has
-disconnected or the server shuts down, queued work is dropped and running work ends at its next `check`. Work
-that has made its last check completes: its result is returned, so that what it has changed is not lost from
-sight.
+Of long work (`LimitedWork`) few run at a time. There clients take turns, and each has a queue of its own, so
+none is refused or delayed by a flood of another. A request waits for its work on the event loop. If its task
+is cancelled, because the client has disconnected or the server shuts down, queued work is dropped and running
+work ends at its next `check`. Work that has made its last check completes: its result is returned, so that
+what it has changed is not lost from sight.
 
 Downloads of large files of models: a few at a time, and none for a client that does not read.
 
@@ -30,16 +30,15 @@ from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
 
 import anyio
+from anyio import CapacityLimiter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nextchar.models.errors import Busy
+from nextchar.app.http.limits import DOWNLOADS, LARGE_BODIES, RECORDS_OF_CLIENT, Limit
 from nextchar.store.blobs import domain_errors, temporary_file
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CALLS_PER_CLIENT = 30
 
 _MAX_QUEUES = 8  # of clients that may be full; above that, work of any client is refused
 
@@ -52,8 +51,8 @@ class Client:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.calls = asyncio.Semaphore(CALLS_PER_CLIENT)
-        self.large_bodies = asyncio.Semaphore(1)
+        self.calls = asyncio.Semaphore(RECORDS_OF_CLIENT.running)
+        self.large_bodies = asyncio.Semaphore(LARGE_BODIES.running)
 
 
 CLIENT: ContextVar[Client] = ContextVar("client")
@@ -85,23 +84,11 @@ class Cancelled(Exception):
 
 
 class LimitedWork:
-    """Runs work of one kind, `running` at a time, with a queue of at most `waiting` for each client.
+    """Runs work of one kind: as many as its limit says at a time, with a queue for each client."""
 
-    Args:
-        name: plural name of the work, for threads and messages.
-        running: how many run at a time.
-        waiting: how many of one client may wait; further ones are refused.
-        retry_after_s: when a refused client may retry.
-        code: the error code of a refusal.
-    """
-
-    def __init__(
-        self, name: str, *, running: int, waiting: int, retry_after_s: float, code: str = "busy"
-    ) -> None:
-        self._name, self._code = name, code
-        self.running, self.waiting = running, waiting
-        self._retry_after_s = retry_after_s
-        self._threads = ThreadPoolExecutor(running, thread_name_prefix=name)
+    def __init__(self, limit: Limit) -> None:
+        self._limit = limit
+        self._threads = ThreadPoolExecutor(limit.running, thread_name_prefix=limit.name)
         self._lock = threading.Lock()
         self._queues: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # the next client first
         self._pending: dict[Future[Any], str] = {}  # with the clients
@@ -114,12 +101,10 @@ class LimitedWork:
         """
         client = current_client().name
         pending = list(self._pending.values())
-        own = pending.count(client)
-        if own >= self.running + self.waiting or len(pending) >= self.running + _MAX_QUEUES * self.waiting:
-            raise Busy(
-                f"{own} {self._name} of this client are running or waiting; try again later",
-                retry_after_s=self._retry_after_s,
-                code=self._code,
+        own, running, waiting = pending.count(client), self._limit.running, self._limit.waiting or 0
+        if own >= running + waiting or len(pending) >= running + _MAX_QUEUES * waiting:
+            raise self._limit.refusal(
+                f"{own} {self._limit.name} of this client are running or waiting; try again later"
             )
         is_cancelled = threading.Event()
 
@@ -171,6 +156,28 @@ class LimitedWork:
                 future.set_exception(error)
 
 
+class Pools:
+    """The threads of one application, by kind of work. Each pool is made when it is first used."""
+
+    def __init__(self) -> None:
+        self._limiters: dict[Limit, CapacityLimiter] = {}
+        self._queues: dict[Limit, LimitedWork] = {}
+        self.downloads = Places(DOWNLOADS)
+
+    def limiter(self, limit: Limit) -> CapacityLimiter:
+        """Return the threads of work that waits in order of arrival, for `anyio.to_thread.run_sync`."""
+        return self._limiters.get(limit) or self._limiters.setdefault(limit, CapacityLimiter(limit.running))
+
+    def queue(self, limit: Limit) -> LimitedWork:
+        """Return the threads of long work, in which clients take turns."""
+        return self._queues.get(limit) or self._queues.setdefault(limit, LimitedWork(limit))
+
+    def close(self) -> None:
+        """End long work."""
+        for queue in self._queues.values():
+            queue.close()
+
+
 MAX_SMALL_BYTES = 1 << 20
 """A smaller file is sent from memory and needs no place."""
 
@@ -178,23 +185,20 @@ PIECE_TIMEOUT_S = 30.0
 """Time within which a client must read each MiB."""
 
 _PIECE_BYTES = 1 << 20
-_RETRY_AFTER_S = 10.0
 
 
-class DownloadPlaces:
-    """The places of large downloads in progress. Safe to use from several threads."""
+class Places:
+    """The places of what is in progress, none of which waits. Safe to use from several threads."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._free = threading.BoundedSemaphore(count)
+    def __init__(self, limit: Limit) -> None:
+        self._limit = limit
+        self._free = threading.BoundedSemaphore(limit.running)
 
     def acquire(self) -> None:
-        """Take a place. Raises Busy: there is none (code `downloads_busy`)."""
+        """Take a place. Raises Busy: there is none."""
         if not self._free.acquire(blocking=False):
-            raise Busy(
-                f"{self.count} large downloads are in progress; try again later",
-                retry_after_s=_RETRY_AFTER_S,
-                code="downloads_busy",
+            raise self._limit.refusal(
+                f"{self._limit.running} large {self._limit.name} are in progress; try again later"
             )
 
     def release(self) -> None:
@@ -203,7 +207,7 @@ class DownloadPlaces:
 
 
 def download(
-    places: DownloadPlaces,
+    places: Places,
     write: Callable[[IO[bytes]], object],
     *,
     folder: Path,

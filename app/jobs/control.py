@@ -23,7 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from nextchar.app.access.permissions import Access
-from nextchar.app.http.services import DiskWatermark
+from nextchar.app.http.limits import JOBS_OF_KEY, DiskWatermark
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
 from nextchar.models.errors import Busy, Conflict, DomainError, NotFound, Unavailable
@@ -42,7 +42,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("nextchar.api")
 
-_QUOTA_RETRY_S = 30.0
 _MAX_RACES = 5  # transitions by others, during one call, before it raises Conflict
 
 
@@ -175,11 +174,9 @@ class JobControl:
             for job in self.jobs.unfinished()
         )
         if count >= max_jobs:
-            raise Busy(
+            raise JOBS_OF_KEY.refusal(
                 f"this key has {count} queued and running jobs and may have {max_jobs}; wait for one to end,"
-                " or cancel or pause one",
-                retry_after_s=_QUOTA_RETRY_S,
-                code="job_quota_reached",
+                " or cancel or pause one"
             )
 
     def cancel(self, job_id: str, *, keep_best: bool = False) -> Job:

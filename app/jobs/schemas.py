@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 
 from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
+from nextchar.app.http.limits import FEEDS
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.http.services import Services
 from nextchar.models.config import (
@@ -466,4 +467,4 @@ class JobFeeds(Feeds):
     def of(cls, services: Services) -> Self:
         """Return the feeds of an application."""
         open_source = partial(JobEventSource, services.jobs, services.event_log, services.live)
-        return cls(open_source, threads=services.feed_threads, is_stopping=services.stopping.is_set)
+        return cls(open_source, threads=services.pools.limiter(FEEDS), is_stopping=services.stopping.is_set)

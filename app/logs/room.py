@@ -17,12 +17,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from nextchar.app.http.limits import FEEDS
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.logs.alerts import routes as alert_routes
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.ingest import routes as ingest_routes
-from nextchar.app.logs.ingest.acceptance import Ingest, IngestThreads
+from nextchar.app.logs.ingest.acceptance import Ingest
 from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
 from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
@@ -154,11 +155,10 @@ def _open(services: Services) -> None:
             alerts.labels, alerts.record, alerts.labeled_lines, ingest.recent_lines, ingest.calibrated
         )
     )
-    services.add(IngestThreads())
     services.add(
         FlaggedFeeds(
             lambda model: FlaggedSource(streams.flagged, model),
-            threads=services.feed_threads,
+            threads=services.pools.limiter(FEEDS),
             is_stopping=services.stopping.is_set,
         )
     )

@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from nextchar.app.http.threads import LimitedWork
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.models.saved_model import Card, SavedModel, parse_card
 from nextchar.store.ids import check_name, new_id
@@ -37,13 +36,6 @@ _MAX_JSON_BYTES = 64 << 20
 _PIECE_BYTES = 1 << 20
 
 CheckLoadable = Callable[[SavedModel], None]
-
-
-class Imports(LimitedWork):
-    """Imports of models, one at a time."""
-
-    def __init__(self) -> None:
-        super().__init__("imports of models", running=1, waiting=4, retry_after_s=30, code="import_busy")
 
 
 def write_archive(saved: SavedModel, file: IO[bytes]) -> int:

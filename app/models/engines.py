@@ -22,6 +22,7 @@ from functools import partial
 from prometheus_client import Histogram
 
 from nextchar.app.core_settings import ServingSettings
+from nextchar.app.http.limits import LOADING
 from nextchar.models.errors import DomainError, NotFound
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.saved_model import SavedModel
@@ -36,7 +37,6 @@ RESOLVE_S = 0.5
 STALE_S = 2.0
 """A request waits for a name to be resolved if it was last resolved longer ago than this."""
 
-_LOADERS = 8  # threads in which requests wait for models to be loaded
 _MAX_RESOLVED_NAMES = 10_000  # requests for names that do not exist must not grow the table
 
 _FIRST_CHARACTER_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -107,7 +107,7 @@ class Engines:
         self._resolved: dict[str, _Resolved] = {}
         self._load_locks: dict[str, threading.Lock] = {}
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="refresh models")
-        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load models")
+        self._loaders = ThreadPoolExecutor(LOADING.running, thread_name_prefix="load models")
         self.first_character_s = Histogram(
             "nextchar_completion_first_character_seconds",
             "Seconds from the start of a completion on a loaded model to its first character.",

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.errors import UnsupportedMedia, error_responses
-from nextchar.app.http.rules import STREAMED, needs
+from nextchar.app.http.incoming_body import StreamedBody
+from nextchar.app.http.limits import IMPORTS
+from nextchar.app.http.rules import STREAMED, content_type, needs
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.http.streamed_body import StreamedBody, content_type
 from nextchar.app.http.threads import download, run_in_thread
 from nextchar.app.models import archives as model_archives
-from nextchar.app.models.archives import MEDIA_TYPE, Imports
+from nextchar.app.models.archives import MEDIA_TYPE
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.schemas import ModelBody
 from nextchar.models.errors import DomainError, NotFound, TooLarge
@@ -91,7 +92,7 @@ def export_model(request: Request, services: ServicesDep, model: str) -> Respons
     saved = services.models.get(model)
     set_audit_details(request, about=f"/v1/models/{saved.card.reference}/export")
     return download(
-        services.downloads,
+        services.pools.downloads,
         partial(model_archives.write_archive, saved),
         folder=spool_folder(services),
         media_type=MEDIA_TYPE,
@@ -130,7 +131,7 @@ async def import_model(
             check_permitted=access.check_model,
             name=name,
         )
-        card = await services[Imports].run(lambda _: importing())
+        card = await services.pools.queue(IMPORTS).run(lambda _: importing())
     response.headers["Location"] = f"/v1/models/{card.reference}"
     return ModelBody.of(card)
 

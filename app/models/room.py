@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from pydantic import Field
 
+from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.services import Services
 from nextchar.app.models import file_routes, routes
-from nextchar.app.models.archives import Imports
 from nextchar.app.models.engines import EngineLoader, Engines, load_by
 from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
 from nextchar.app.operations.metrics import STORAGE_READ_S, Gauges, Metrics
@@ -72,8 +73,21 @@ class EngineCollector:
         return family
 
 
+class ModelSettings(CoreSettings):
+    """A part of `nextchar.app.rooms.ApiSettings`."""
+
+    pinned_models: str = Field(
+        "",
+        description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
+        " at the start and never unloaded to free memory; a bare name means its newest version.",
+    )
+    default_model: str = Field(
+        "", description="The model for calls that name none, such as those of editors; default: the newest."
+    )
+
+
 def _open(services: Services) -> None:
-    settings, models, metrics = services.settings, services.models, services[Metrics]
+    settings, models, metrics = services.settings_of(ModelSettings), services.models, services[Metrics]
     given = services.find(EngineLoader)
     load = given.load if given else load_by(settings)
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
@@ -85,8 +99,6 @@ def _open(services: Services) -> None:
     services.add(AliasControl(models, services.calibrations, engines))
     services.add(DefaultModel(models, settings.default_model))
     services.add(ModelFollowers())
-    imports = services.add(Imports())
-    services.closes(imports.close)
     metrics.register(engines.first_character_s)
     metrics.register(EngineCollector(engines))
     metrics.register(damaged_records(models))
@@ -107,6 +119,7 @@ MODELS = Room(
     "models",
     _open,
     (routes.router, routes.alias_router, file_routes.router, routes.architecture_router),
+    ModelSettings,
     folders=(
         Folder("aliases", ["model_cards"]),
         Folder("model_cards", ["model_files", "corpora"], moves=True),

@@ -157,7 +157,7 @@ def get_file(
     if data is not None:
         return Response(data, media_type=kind, headers=headers)
     return download(
-        services.downloads,
+        services.pools.downloads,
         lambda file: file.write(_file(saved, name)),
         folder=services.settings.data_dir / "spool",
         media_type=kind,

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from nextchar.app.access.keys import Key
+from nextchar.app.http.limits import BATCHES_OF_KEY
 from nextchar.app.jobs.control import IdempotencyKeys
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead
@@ -27,8 +28,6 @@ log = logging.getLogger("nextchar.reconcile")
 
 RECONCILE_S = 10.0
 """Interval between two calls of `queue_lost`, each of which lists the records."""
-
-_QUOTA_RETRY_S = 30.0
 
 
 @dataclass
@@ -121,11 +120,9 @@ class BatchControl:
         unfinished = self.batches.unfinished()
         count = sum(one.key_name == caller.name and one.id != (but and but.id) for one in unfinished)
         if count >= caller.max_batches:
-            raise Busy(
+            raise BATCHES_OF_KEY.refusal(
                 f"this key has {count} batches that have not ended and may have {caller.max_batches};"
-                " wait for one to end, or cancel one",
-                retry_after_s=_QUOTA_RETRY_S,
-                code="batch_quota_reached",
+                " wait for one to end, or cancel one"
             )
 
 

@@ -24,10 +24,10 @@ from pydantic import TypeAdapter
 
 from nextchar.app.access.keys import Key
 from nextchar.app.access.permissions import Access
-from nextchar.app.completions.requests import LongPrompts
 from nextchar.app.core_settings import ServingSettings
 from nextchar.app.http.bodies import validate_body
 from nextchar.app.http.errors import Forbidden, invalid_fields, status_and_body
+from nextchar.app.http.threads import Pools
 from nextchar.app.models.engines import Engines, load_by
 from nextchar.app.openai.batches import COMPLETED, FAILED, Batch, BatchError, Batches, BatchStatus
 from nextchar.app.openai.completions import complete
@@ -161,7 +161,7 @@ class BatchProcessing:
     def __post_init__(self) -> None:
         self.blobs = self.batches.blobs
         self.corpora, self.models, self.jobs = Corpora(self.blobs), Models(self.blobs), Jobs(self.blobs)
-        self.long_prompts = LongPrompts()
+        self.pools = Pools()
         self._progress: _Progress | None = None  # of the batch that is run
 
     def run(self, batch_id: str) -> bool:
@@ -338,7 +338,7 @@ class BatchProcessing:
                 async with self.engines.use_async(body.model) as loaded:
                     return await complete(
                         self.engines,
-                        self.long_prompts,
+                        self.pools,
                         loaded,
                         body,
                         client=f"batch {batch.id}",

@@ -19,10 +19,9 @@ from redis import Redis
 
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.store.blobs import Blobs
-from nextchar.store.history import History
+from nextchar.store.history import History, ImmutableRecord
 from nextchar.store.ids import is_id, new_id
 from nextchar.store.live import Live
-from nextchar.store.records import ImmutableRecord
 
 COMPLETED, FAILED = b"+", b"-"
 """The first byte of an answer: whether the request succeeded."""

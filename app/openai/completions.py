@@ -14,13 +14,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.infilling import run_completion
-from nextchar.app.completions.requests import LongPrompts, serialize
+from nextchar.app.completions.requests import run_completion, serialize
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
-from nextchar.app.http.threads import LimitedWork
+from nextchar.app.http.threads import Pools
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
 from nextchar.app.openai.requests import (
@@ -141,9 +140,7 @@ async def create_completion(
     client, user, arrived_s = client_of(request), user_of(request), arrived_s_of(request)
     async with services[Engines].use_async(model) as loaded:
         if body.stream:
-            resolving = resolve(
-                body, loaded, services[LongPrompts], client=client, user=user, arrived_s=arrived_s
-            )
+            resolving = resolve(body, loaded, services.pools, client=client, user=user, arrived_s=arrived_s)
             is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             chunks = Chunks(resolved)
@@ -152,7 +149,7 @@ async def create_completion(
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
             services[Engines],
-            services[LongPrompts],
+            services.pools,
             loaded,
             body,
             client=client,
@@ -165,7 +162,7 @@ async def create_completion(
 
 async def complete(
     engines: Engines,
-    long_prompts: LimitedWork,
+    pools: Pools,
     loaded: Loaded,
     body: OpenAICompletionCreate,
     *,
@@ -180,7 +177,7 @@ async def complete(
     Raises:
         InvalidInput, Busy, Unavailable: as `resolve` and `Engine.complete`.
     """
-    resolved = await resolve(body, loaded, long_prompts, client=client, user=user, arrived_s=arrived_s)
+    resolved = await resolve(body, loaded, pools, client=client, user=user, arrived_s=arrived_s)
     results = await _run_all(engines, resolved)
     completions = [completion for finished, _ in results for completion in finished]
     echoed = sum(len(prompt.characters) for prompt in resolved.prompts) * resolved.n if body.echo else 0

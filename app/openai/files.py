@@ -26,10 +26,10 @@ from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.corpora.transfer import MAX_FORM_OVERHEAD_BYTES, receive_corpus, text_response
 from nextchar.app.http.errors import error_responses
+from nextchar.app.http.incoming_body import FormText
 from nextchar.app.http.rules import STREAMED, needs
 from nextchar.app.http.schemas import After, Deleted, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.http.streamed_body import FormText
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.openai.job_schemas import FileBody
 from nextchar.app.openai.json_lines import JsonLines

@@ -22,8 +22,8 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.access.permissions import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.infilling import InfillingCompletion, run_completion, suffix_of
-from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, LongPrompts, prepare
+from nextchar.app.completions.infilling import InfillingCompletion
+from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare, run_completion, suffix_of
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
@@ -132,7 +132,7 @@ async def infill(
     prefix = extra + prefix
     async with services[Engines].use_async(name) as loaded:
         progress = _Progress(time.perf_counter())
-        preparing = prepare(prefix, loaded, services[LongPrompts])
+        preparing = prepare(prefix, loaded, services.pools)
         is_long = len(prefix) > LONG_PROMPT_CHARACTERS
         characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
@@ -323,7 +323,7 @@ async def tokenize(
     name = await model_or_default(services, request, model or body.model)
     text = body.prompt if body.prompt is not None else body.content or ""
     async with services[Engines].use_async(name) as loaded:
-        preparing = prepare(text, loaded, services[LongPrompts])
+        preparing = prepare(text, loaded, services.pools)
         is_long = len(text) > LONG_PROMPT_CHARACTERS
         characters, _ = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
         return await run_in_thread(_tokens, loaded.vocabulary, characters)

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from nextchar.app.completions.infilling import suffix_of
 from nextchar.app.completions.requests import (
     LONG_PROMPT_CHARACTERS,
     check_size,
     prepare,
     remaining_s,
     run_echo,
+    suffix_of,
 )
-from nextchar.app.http.threads import Check, LimitedWork, run_in_thread
+from nextchar.app.http.threads import Check, Pools, run_in_thread
 from nextchar.app.models.engines import Loaded
 from nextchar.app.openai.schemas import (
     Logprobs,
@@ -222,7 +222,7 @@ class ResolvedRequest:
 async def resolve(
     body: OpenAICompletionCreate,
     loaded: Loaded,
-    long_prompts: LimitedWork,
+    pools: Pools,
     *,
     client: str,
     user: str = "",
@@ -257,7 +257,7 @@ async def resolve(
         client=client,
         user=f"{user}\n{body.user}" if body.user else user,
         arrived_s=arrived_s,
-        prompts=[await _resolve_prompt(prompt, body, loaded, long_prompts) for prompt in prompts],
+        prompts=[await _resolve_prompt(prompt, body, loaded, pools) for prompt in prompts],
         n=n,
         max_tokens=max_tokens,
         id=f"cmpl-{secrets.token_hex(12)}",
@@ -279,11 +279,11 @@ def _prompts(body: OpenAICompletionCreate) -> Sequence[str | list[int]]:
 
 
 async def _resolve_prompt(
-    prompt: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, long_prompts: LimitedWork
+    prompt: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, pools: Pools
 ) -> ResolvedPrompt:
     vocabulary = loaded.vocabulary
     if isinstance(prompt, str):
-        characters, unknown = await prepare(unwrap(prompt), loaded, long_prompts)
+        characters, unknown = await prepare(unwrap(prompt), loaded, pools)
     else:
         characters, unknown = await run_in_thread(characters_of, prompt, vocabulary), []
     if not body.echo:
@@ -292,7 +292,7 @@ async def _resolve_prompt(
     if body.logprobs is None:
         return ResolvedPrompt(characters, unknown, echo)
     describe = partial(_describe, characters, body.logprobs, loaded, body.expert)
-    logprobs = await run_echo(long_prompts, len(characters), describe)
+    logprobs = await run_echo(pools, len(characters), describe)
     return ResolvedPrompt(characters, unknown, echo, logprobs)
 
 

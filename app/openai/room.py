@@ -16,6 +16,7 @@ from nextchar.app.openai.batches import Batches
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention
+from nextchar.app.operations.room import RetentionSettings
 from nextchar.app.room import Folder, Room
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.queue import BatchQueue
@@ -31,7 +32,7 @@ def _open(services: Services) -> None:
     control = services.add(BatchControl(blobs, batches, queue))
     services[Metrics].register(BatchCollector(batches))
     services[ReadinessCheck].redis_checks.append(partial(without_worker, queue))
-    retention, days = services[Retention], services.settings.job_retention_days
+    retention, days = services[Retention], services.settings_of(RetentionSettings).job_retention_days
     retention.add("batches", lambda now: delete_due(batches, blobs, days, now))
     retention.corpus_users.append(partial(used_corpora, batches, blobs))
     effect = "batches whose worker or message was lost are not queued again"

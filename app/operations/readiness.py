@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anyio import CapacityLimiter
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from nextchar.app.http.services import DiskWatermark
+from nextchar.app.http.limits import DiskWatermark
 from nextchar.app.operations.schemas import Readiness
 from nextchar.models.errors import DomainError, StorageFull
 from nextchar.models.kernels.compile_cache import is_compiling
@@ -47,7 +46,6 @@ WORKER_START_S = 60.0
 _REDIS_KEY = "nextchar:health"
 _BLOB_PATH = "health/write-test"
 
-_THREADS = 4
 
 _WITHOUT_REDIS = (
     "jobs wait in storage, running jobs show no progress, streams of lines cannot continue and rate limits"
@@ -92,8 +90,6 @@ class ReadinessCheck:
         """Further checks, which read neither Redis nor the storage."""
         self.redis_checks: list[Callable[[], list[Problem]]] = []
         """Those that read Redis."""
-        self.threads = CapacityLimiter(_THREADS)
-        """Separate, so that calls that hang on the storage do not delay /readyz."""
         redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
         self._probes = [
             Probe("redis", lambda: check_redis(redis, queue, self.redis_checks), redis_hangs),

@@ -9,6 +9,8 @@ import ctypes
 import time
 from collections.abc import Callable
 
+from pydantic import Field
+
 from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.services import Services
 from nextchar.app.operations import routes
@@ -45,8 +47,36 @@ def _find_malloc_trim() -> Callable[[int], int] | None:
 _malloc_trim = _find_malloc_trim()
 
 
+class RetentionSettings(CoreSettings):
+    """A part of `nextchar.app.rooms.ApiSettings`."""
+
+    failed_checkpoint_days: float = Field(
+        7.0,
+        ge=0,
+        description="Days for which a failed job keeps its last checkpoint, for resuming; 0: forever.",
+    )
+    job_retention_days: float = Field(
+        90.0,
+        ge=0,
+        description="Days for which the record and the events of a finished job are kept; 0: forever.",
+    )
+    idempotency_retention_days: float = Field(
+        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
+    )
+    audit_retention_days: float = Field(
+        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
+    )
+    corpus_retention_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
+        " 0: forever.",
+    )
+
+
 def _open(services: Services) -> None:
-    settings, blobs, spool = services.settings, services.blobs, services.settings.data_dir / "spool"
+    settings, blobs = services.settings_of(RetentionSettings), services.blobs
+    spool = settings.data_dir / "spool"
     remove_stale_uploads(spool, now=time.time())
     metrics = services.add(Metrics())
     metrics.register(ServiceCollector(services.loops, blobs, settings.data_dir))
@@ -74,7 +104,7 @@ def _open(services: Services) -> None:
         services.loops.append(BackgroundLoop("installation", renew, interval_s=RENEW_S, effect=effect))
 
 
-def _periods(settings: CoreSettings) -> RetentionPeriods:
+def _periods(settings: RetentionSettings) -> RetentionPeriods:
     return RetentionPeriods(
         failed_checkpoint_days=settings.failed_checkpoint_days,
         job_days=settings.job_retention_days,
@@ -84,4 +114,4 @@ def _periods(settings: CoreSettings) -> RetentionPeriods:
     )
 
 
-OPERATIONS = Room("operations", _open, (routes.router,), is_strict=False)
+OPERATIONS = Room("operations", _open, (routes.router,), RetentionSettings, is_strict=False)

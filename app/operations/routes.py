@@ -6,6 +6,7 @@ import anyio
 from fastapi import APIRouter, Response
 
 from nextchar.app.http.errors import error_responses
+from nextchar.app.http.limits import HEALTH
 from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.operations.metrics import CONTENT_TYPE, Metrics
@@ -62,7 +63,7 @@ async def readyz(services: ServicesDep, response: Response) -> Readiness:
     Without Redis or a worker jobs wait, and the response is 200 with the status `degraded`.
     """
     check = services[ReadinessCheck]
-    report = await anyio.to_thread.run_sync(check.report, limiter=check.threads)
+    report = await anyio.to_thread.run_sync(check.report, limiter=services.pools.limiter(HEALTH))
     response.status_code = 503 if report.status == "not_ready" else 200
     return report
 

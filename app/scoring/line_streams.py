@@ -24,17 +24,17 @@ from nextchar.app.access.keys import Key
 from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.http.limits import SHORT_SCORES, STREAMED_LINES
+from nextchar.app.http.rules import content_type
 from nextchar.app.http.services import Services
-from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.schemas import StreamBody, StreamQuery
-from nextchar.app.scoring.streams import Owner, StreamLock
-from nextchar.app.scoring.work import ScoringWork, StreamLocks
+from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
-from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.line_scores import LineScore
 from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
@@ -98,7 +98,7 @@ class ScoreStreamResponse(Response):
             )
 
         try:
-            self._scorer = await anyio.to_thread.run_sync(make, limiter=services[ScoringWork].short)
+            self._scorer = await anyio.to_thread.run_sync(make, limiter=services.pools.limiter(SHORT_SCORES))
         except BaseException:
             services[Engines].release(loaded)
             raise
@@ -154,9 +154,7 @@ class ScoreStreamResponse(Response):
         assert loaded is not None, "not opened"
         work = partial(self._scorer.score, data, is_last=is_last)
         # A few new lines do not wait for the large batches of other streams.
-        threads = (
-            services[ScoringWork].short if len(data) <= _SHORT_BATCH_BYTES else services[ScoringWork].lines
-        )
+        threads = services.pools.limiter(SHORT_SCORES if len(data) <= _SHORT_BATCH_BYTES else STREAMED_LINES)
         if stream_id is None:
             return await anyio.to_thread.run_sync(work, limiter=threads)
         locked = services[StreamLocks].hold(

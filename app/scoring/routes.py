@@ -17,8 +17,9 @@ from fastapi import APIRouter, Query, Request, Response
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.completions.requests import MAX_LOGPROBS
-from nextchar.app.http.bodies import DocumentRoute
+from nextchar.app.http.bodies import DocumentRoute, RouteOfTypes
 from nextchar.app.http.errors import error_responses
+from nextchar.app.http.limits import CALIBRATIONS, EVALUATIONS, LONG_SCORES, SHORT_SCORES
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
 from nextchar.app.http.schemas import Page
 from nextchar.app.http.services import Services, ServicesDep, cancel_on_disconnect
@@ -41,11 +42,10 @@ from nextchar.app.scoring.line_streams import (
     stream_owner,
 )
 from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
-from nextchar.app.scoring.streams import StreamLock, Streams
-from nextchar.app.scoring.work import ScoringWork, StreamLocks
+from nextchar.app.scoring.streams import StreamLock, StreamLocks, Streams
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
+from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.calibration_builder import calibrate_model
-from nextchar.models.anomaly.drift import drift
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import InvalidInput
@@ -78,13 +78,8 @@ _RESPONSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-class _StreamedRoute(DocumentRoute):
-    """A route that matches only requests that stream lines."""
-
-    def matches(self, scope: Any) -> Any:
-        """Match a request only if its content type is one of lines."""
-        match, child = super().matches(scope)
-        return (match, child) if is_streamed(scope) else (type(match).NONE, {})
+class _StreamedRoute(RouteOfTypes):
+    content_types = LINE_TYPES
 
 
 @router.post(
@@ -100,7 +95,7 @@ async def score(services: ServicesDep, request: Request, model: str, body: Score
     try:
         if _is_short(body) and not body.stream_id:
             short = partial(_score, services, loaded, body)
-            content = await anyio.to_thread.run_sync(short, limiter=services[ScoringWork].short)
+            content = await anyio.to_thread.run_sync(short, limiter=services.pools.limiter(SHORT_SCORES))
         else:
             content = await cancel_on_disconnect(request, _score_long(services, request, loaded, body))
     finally:
@@ -150,7 +145,7 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     """Score a long request, or one in a stored stream once it has the stream's lock."""
     work = partial(_score, services, loaded, body)
     if not body.stream_id:
-        return await services[ScoringWork].long.run(lambda check: work(check=check))
+        return await services.pools.queue(LONG_SCORES).run(lambda check: work(check=check))
     locked = services[StreamLocks].hold(
         loaded.reference,
         body.stream_id,
@@ -161,9 +156,9 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     async with locked as turn:
         if _is_short(body):
             return await anyio.to_thread.run_sync(
-                partial(work, turn=turn), limiter=services[ScoringWork].short
+                partial(work, turn=turn), limiter=services.pools.limiter(SHORT_SCORES)
             )
-        return await services[ScoringWork].long.run(lambda check: work(turn=turn, check=check))
+        return await services.pools.queue(LONG_SCORES).run(lambda check: work(turn=turn, check=check))
 
 
 def _score(
@@ -302,7 +297,7 @@ async def make_calibration(
     This takes up to some minutes. Few run at a time; if too many are waiting, the response is 429.
     """
     made = await cancel_on_disconnect(
-        request, services[ScoringWork].calibrating.run(partial(_make, services, access, model, body))
+        request, services.pools.queue(CALIBRATIONS).run(partial(_make, services, access, model, body))
     )
     set_audit_details(request, about=f"/v1/models/{model}/calibrations/{made.name}")
     return made
@@ -348,7 +343,7 @@ async def evaluate_model(
     if body.alert_labels:
         access.check_scope("read", "train", why="it uses the lines of alerts")
     work = partial(_evaluate, services, access, model, body)
-    return await cancel_on_disconnect(request, services[ScoringWork].evaluating.run(work))
+    return await cancel_on_disconnect(request, services.pools.queue(EVALUATIONS).run(work))
 
 
 def _make(

@@ -19,20 +19,27 @@ field `state` they are counted from their next call on, and a field `change` or 
 output layer had learned, is dropped.
 """
 
+import asyncio
 import base64
 import contextlib
 import secrets
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
+import anyio
 import numpy as np
+from anyio import CapacityLimiter
 from numpy.typing import NDArray
 from redis import Redis
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
+from nextchar.app.http.limits import LOCKS
 from nextchar.models.errors import Conflict
 from nextchar.store import lease
 
@@ -43,7 +50,9 @@ WAIT_S = 10.0
 """How long a call waits for the lock of a stream."""
 
 RETRY_S = 0.02
-"""Interval between two attempts to acquire the lock."""
+"""First interval between two attempts to acquire the lock; it doubles up to the next one."""
+
+_MAX_RETRY_S = 0.25
 
 _LOCK_S = 8  # until the lock of a dead process expires: before a call that waits for it gives up
 _RELEASE_RETRY_S = 0.5
@@ -317,3 +326,69 @@ def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:
         path = f"{owner.name}:{name}:{stream_id}"
         return f"nextchar:stream-of:{path}", f"nextchar:stream-lock-of:{path}"
     return f"nextchar:stream:{name}:{stream_id}", f"nextchar:stream-lock:{name}:{stream_id}"
+
+
+class StreamLocks:
+    """Acquires locks on streams for a bounded number of calls.
+
+    They wait on the event loop, so that a waiting call occupies no thread; `threads` are for short calls to
+    Redis.
+    """
+
+    def __init__(self, streams: Streams, threads: CapacityLimiter) -> None:
+        self._streams, self._threads = streams, threads
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def hold(
+        self, model: str, stream_id: str, *, size: int, owner: Owner, model_id: str = ""
+    ) -> AsyncIterator[StreamLock]:
+        """Hold the lock of a stream until the block ends; see `Streams.try_lock`.
+
+        Raises:
+            Busy: too many calls wait for locks.
+            Conflict: other calls on this stream held the lock for too long (code `stream_busy`).
+        """
+        lock = await self._wait(
+            partial(self._streams.try_lock, model, stream_id, size=size, owner=owner, model_id=model_id),
+            stream_id,
+        )
+        try:
+            yield lock
+        finally:
+            ending = asyncio.ensure_future(anyio.to_thread.run_sync(lock.release, limiter=self._threads))
+            with contextlib.suppress(RedisError, OSError):  # then the lock expires
+                await asyncio.shield(ending)
+
+    async def _wait(self, begin: Callable[[], StreamLock | None], stream_id: str) -> StreamLock:
+        if self._waiting >= (LOCKS.running):
+            raise LOCKS.refusal(
+                f"{self._waiting} calls wait for locks of streams; for each stream, send a call only when the"
+                " one before has ended"
+            )
+        self._waiting += 1
+        try:
+            deadline, pause_s = time.monotonic() + WAIT_S, RETRY_S
+            while (lock := await self._begin(begin)) is None:
+                if time.monotonic() > deadline:
+                    raise stream_busy(stream_id, WAIT_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _MAX_RETRY_S)
+            return lock
+        finally:
+            self._waiting -= 1
+
+    async def _begin(self, begin: Callable[[], StreamLock | None]) -> StreamLock | None:
+        """Try once, in a thread. A lock acquired after its call was cancelled is released."""
+        beginning = asyncio.ensure_future(anyio.to_thread.run_sync(begin, limiter=self._threads))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(_release_unused)
+            raise
+
+
+def _release_unused(beginning: asyncio.Future[StreamLock | None]) -> None:
+    lock = None if beginning.cancelled() or beginning.exception() else beginning.result()
+    if lock:
+        threading.Thread(target=lock.release, name="release stream lock").start()

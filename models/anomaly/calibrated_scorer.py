@@ -27,7 +27,7 @@ import numpy as np
 
 from nextchar.models.anomaly.aggregate import peak_bits
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
-from nextchar.models.anomaly.drift import UNUSUAL
+from nextchar.models.anomaly.calibration import UNUSUAL
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span
 from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading, ReadPrecision

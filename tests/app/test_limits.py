@@ -1,7 +1,7 @@
 """docs/reference/limits.md says what the code does."""
 
 import re
-import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,38 @@ import anyio
 import httpx
 import pytest
 
-from nextchar.app.http import connections
+import nextchar.app as app_package
+from nextchar.app.http import connections, limits
 from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.http.limits import (
+    CALIBRATIONS,
+    DOWNLOADS,
+    EVALUATIONS,
+    EVENTS,
+    FEEDS,
+    HEALTH,
+    IMPORTS,
+    INGEST_PARSING,
+    INGEST_STORING,
+    LARGE_BODIES,
+    LONG_PROMPTS,
+    LONG_SCORES,
+    RECORDS_OF_CLIENT,
+    SCHEDULER,
+    SHORT_SCORES,
+    STREAMED_LINES,
+    Limit,
+)
 from nextchar.app.http.rules import Rules
-from nextchar.app.http.threads import CALLS_PER_CLIENT, PIECE_TIMEOUT_S, DownloadPlaces, LimitedWork
-from nextchar.app.logs.ingest.acceptance import IngestThreads
+from nextchar.app.http.threads import PIECE_TIMEOUT_S, Places
 from nextchar.app.main import create_app
-from nextchar.app.models.engines import Engines
 from nextchar.app.openai import json_lines
 from nextchar.app.openai.json_lines import MAX_LINE_BYTES
-from nextchar.app.operations.readiness import ReadinessCheck
-from nextchar.app.rooms import ROOMS, ApiSettings, open_rooms
-from nextchar.app.scoring.work import ScoringWork
+from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly import calibration as calibration_format
 from nextchar.models.anomaly import stream_scorer
 from nextchar.models.errors import Busy
+from nextchar.models.runtime import prefill
 from nextchar.store import calibrations
 from nextchar.store.blobs import MAX_RECORD_BYTES
 from nextchar.store.logs import MAX_EXCEPTION_CHARACTERS, MAX_MESSAGE_CHARACTERS
@@ -60,27 +77,47 @@ def test_every_call_has_its_row_with_the_size_of_its_body_and_its_pool(app: Any)
     assert {pool for _, pool in stated.values()} <= rows("Pools").keys()
 
 
-def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
-    services = open_rooms(ROOMS, settings, stopping=threading.Event())
+def test_the_table_of_limits_is_on_the_page() -> None:
+    table = [one for one in vars(limits).values() if isinstance(one, Limit)]
+    assert rows("Refusals") == {one.name: _row(one) for one in table}
+
+
+def _row(limit: Limit) -> list[str]:
+    running = f"{limit.running}" if limit.running else ""
+    if limit.kind == "threads" and limit.waiting is None:
+        return [limit.kind, running, "in order", "", ""]
+    waiting = "" if limit.waiting is None else f"{limit.waiting}"
+    seconds = "" if limit.retry_after_s is None else f"{limit.retry_after_s:g}"
+    return [limit.kind, running, waiting, f"{limit.status} `{limit.code}`", seconds]
+
+
+def test_rooms_name_their_limits_and_build_none() -> None:
+    built = re.compile(r"\b(Busy|CapacityLimiter|BoundedSemaphore)\(")
+    files = Path(app_package.__path__[0]).rglob("*.py")
+    found = {path.name for path in files if built.search(path.read_text())}
+    assert found == {"limits.py", "threads.py"}
+
+
+def test_pools_have_the_stated_sizes() -> None:
     stated = rows("Pools")
-    scoring, ingest = services[ScoringWork], services[IngestThreads]
-    parts = [*services.parts(), *vars(scoring).values()]
-    works = [one for one in parts if isinstance(one, LimitedWork)]
-    assert len(works) == 5
-    for work in works:
-        assert stated[work._name][:2] == [str(work.running), f"{work.waiting} per client"], work._name
-        work.close()
-    numbers = [int(n) for n in re.findall(r"\d+", stated["scores"][0])]
-    assert numbers == [scoring.short.total_tokens, scoring.lines.total_tokens]
-    numbers = [int(n) for n in re.findall(r"\d+", stated["ingest"][0])]
-    assert numbers == [ingest.parsing.total_tokens, ingest.accepting.total_tokens]
-    assert stated["parsing JSON bodies over 256 KiB"][0] == str(services.document_threads.total_tokens)
-    assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
-    assert stated["events of streams"][0].startswith(f"{services.feed_threads.total_tokens} reading")
-    numbers = [int(n) for n in re.findall(r"\d+", stated["records"][0])]
-    assert numbers == [anyio.run(_default_threads), CALLS_PER_CLIENT]
-    assert stated["health"][0] == str(services[ReadinessCheck].threads.total_tokens)
-    services[Engines].close()
+    for limit in (LONG_SCORES, LONG_PROMPTS, CALIBRATIONS, EVALUATIONS, IMPORTS):
+        assert stated[limit.name][:2] == [str(limit.running), f"{limit.waiting} per client"], limit.name
+    for name, *numbers in (
+        ("scores", SHORT_SCORES.running, STREAMED_LINES.running),
+        ("ingest", INGEST_PARSING.running, INGEST_STORING.running),
+        ("records", anyio.run(_default_threads), RECORDS_OF_CLIENT.running),
+        ("parsing JSON bodies over 256 KiB", LARGE_BODIES.running),
+        ("health", HEALTH.running),
+    ):
+        assert [int(n) for n in re.findall(r"\d+", stated[name][0])] == numbers
+    for name, limit in (
+        ("downloads", DOWNLOADS),
+        ("events", EVENTS),
+        ("events of streams", FEEDS),
+        ("scheduler", SCHEDULER),
+    ):
+        assert stated[name][0].startswith(f"{limit.running} ")
+    assert SCHEDULER.running == prefill.MAX_RUNNING
 
 
 async def _default_threads() -> float:
@@ -114,7 +151,7 @@ def test_times_and_lengths_are_as_stated() -> None:
 
 
 def test_a_place_for_downloads_is_free_again_after_the_answer() -> None:
-    places = DownloadPlaces(1)
+    places = Places(replace(DOWNLOADS, running=1))
     places.acquire()
     with pytest.raises(Busy, match="1 large downloads are in progress"):
         places.acquire()

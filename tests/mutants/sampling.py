@@ -36,7 +36,7 @@ GROUPS = {
         "app/http/incoming_body.py",
         "app/http/middleware.py",
         "app/operations/metrics.py",
-        "app/http/services.py",
+        "app/http/limits.py",
         "app/http/threads.py",
     ),
 }
@@ -54,10 +54,16 @@ _TESTS = {
         "tests/app/access/test_auth.py",
         "tests/app/access/test_quotas.py",
     ),
-    "app/access/auth.py": (
+    "app/access/auth.py": ("tests/app/access/test_auth.py", "tests/app/access/test_concurrency.py"),
+    "app/http/incoming_body.py": (
+        "tests/app/http/test_incoming_body.py",
+        "tests/app/corpora/test_transfer.py",
+    ),
+    "app/http/limits.py": (
         "tests/app/access/test_auth.py",
         "tests/app/access/test_concurrency.py",
-        "tests/app/operations/test_metrics.py",
+        "tests/app/http/test_disk_watermark.py",
+        "tests/app/http/test_limited_work.py",
     ),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",
@@ -66,6 +72,7 @@ _TESTS = {
     "models/anomaly/calibration.py": (
         "tests/models/anomaly/test_bucket.py",
         "tests/models/anomaly/test_calibration.py",
+        "tests/models/anomaly/test_drift.py",
         "tests/models/anomaly/test_experts.py",
     ),
     "models/anomaly/calibration_builder.py": (
@@ -81,10 +88,15 @@ _TESTS = {
         "tests/models/anomaly/test_calibrated_scorer.py",
         "tests/app/scoring/test_score_stream.py",
     ),
+    "models/anomaly/stream_scorer.py": ("tests/app/scoring/test_score_stream.py",),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/scorer.py": (
         "tests/models/anomaly/test_scorer.py",
         "tests/models/anomaly/test_calibrated_scorer.py",
+    ),
+    "models/runtime/mixture_learning.py": (
+        "tests/models/runtime/test_mixture.py",
+        "tests/worker/test_mixture_weights.py",
     ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",

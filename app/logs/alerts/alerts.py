@@ -35,8 +35,8 @@ from nextchar.app.logs.alerts.recording import (
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, Label, Occurrence, Severity, severity_of
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import ImmutableRecord
 from nextchar.store.ids import is_id
-from nextchar.store.records import ImmutableRecord
 
 AlertState = Literal["open", "acknowledged", "suppressed"]
 

@@ -25,9 +25,8 @@ from nextchar.models.anomaly.alerts import PARAMETER, Label
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.expiring_cache import Clock, ExpiringCache
-from nextchar.store.history import History, number_of
+from nextchar.store.history import History, ImmutableRecord, number_of, read_record
 from nextchar.store.ids import is_id, new_id
-from nextchar.store.records import ImmutableRecord, read_record
 
 _CACHE_S = 2.0  # a decision of another process is visible after this long
 _MAX_ATTEMPTS = 10

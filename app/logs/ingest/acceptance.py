@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import anyio
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
@@ -22,7 +21,7 @@ from nextchar.app.logs.ingest.schemas import (
     SettingsChangeBody,
 )
 from nextchar.app.logs.ingest.stream import IngestStreams
-from nextchar.models.anomaly.drift import drift
+from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.rolling import Rolling
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from nextchar.models.saved_model import SavedModel
@@ -30,19 +29,8 @@ from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import Gunzip
 from nextchar.store.models import Models
 
-_PARSE_THREADS = 2
-_ACCEPT_THREADS = 16
-
 MAX_CHANGES = 100
 """Changes of the settings that a response describes."""
-
-
-class IngestThreads:
-    """Threads for parsing the requests of log agents, which takes memory, and for accepting their lines."""
-
-    def __init__(self) -> None:
-        self.parsing = anyio.CapacityLimiter(_PARSE_THREADS)
-        self.accepting = anyio.CapacityLimiter(_ACCEPT_THREADS)  # wait for the disk
 
 
 @dataclass(frozen=True)

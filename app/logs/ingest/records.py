@@ -17,8 +17,7 @@ from typing import Literal
 from nextchar.models.errors import Conflict
 from nextchar.store.blobs import Blobs
 from nextchar.store.expiring_cache import Clock, ExpiringCache
-from nextchar.store.history import History, number_of
-from nextchar.store.records import ImmutableRecord, read_record
+from nextchar.store.history import History, ImmutableRecord, number_of, read_record
 
 Recalibrate = Literal["never", "rolling"]
 """Whether a calibration follows the lines that are compared with it."""

@@ -26,16 +26,15 @@ from nextchar.app.http.errors import (
     status_and_body,
 )
 from nextchar.app.http.event_streams import Events, EventStream, Numbered, ServerEvent, stream_responses
-from nextchar.app.http.rules import Body, needs
+from nextchar.app.http.limits import INGEST_PARSING, INGEST_STORING
+from nextchar.app.http.rules import Body, content_type, needs
 from nextchar.app.http.schemas import MAX_EVENT_NUMBER, LastEventId, Page
 from nextchar.app.http.services import Services, ServicesDep, client_of
-from nextchar.app.http.streamed_body import content_type
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.logs.ingest import lines as ingest_lines
 from nextchar.app.logs.ingest import otlp as otlp_logs
 from nextchar.app.logs.ingest.acceptance import (
     Ingest,
-    IngestThreads,
     Sender,
     check_any_line,
     decompressed,
@@ -146,9 +145,9 @@ async def ingest_lines_of_agent(
     media_type, data = content_type(request.headers), await request.body()
     sender = Sender(client_of(request), idempotency_key)
     parse = partial(_parse, services, model, data, gunzip, media_type, query)
-    body, parsed = await anyio.to_thread.run_sync(parse, limiter=services[IngestThreads].parsing)
+    body, parsed = await anyio.to_thread.run_sync(parse, limiter=services.pools.limiter(INGEST_PARSING))
     accept = partial(services[Ingest].accept, {model: parsed}, sender.request(body, model, query))
-    accepted = await anyio.to_thread.run_sync(accept, limiter=services[IngestThreads].accepting)
+    accepted = await anyio.to_thread.run_sync(accept, limiter=services.pools.limiter(INGEST_STORING))
     return ingest_body(model, parsed, accepted)
 
 
@@ -245,10 +244,10 @@ async def export_logs(
         sender = Sender(client_of(request), idempotency_key)
         default_model = query.model or x_nextchar_model
         parse = partial(_parse_otlp, services, access, data, gunzip, media_type, query, default_model)
-        parsed = await anyio.to_thread.run_sync(parse, limiter=services[IngestThreads].parsing)
+        parsed = await anyio.to_thread.run_sync(parse, limiter=services.pools.limiter(INGEST_PARSING))
         if parsed.lines:
             accept = partial(services[Ingest].accept, parsed.lines, sender.request(parsed.body, "", query))
-            await anyio.to_thread.run_sync(accept, limiter=services[IngestThreads].accepting)
+            await anyio.to_thread.run_sync(accept, limiter=services.pools.limiter(INGEST_STORING))
         content = otlp_logs.response_of(parsed.rejected, parsed.message, media_type)
     except (DomainError, RedisError) as error:
         if media_type != otlp_logs.PROTOBUF:

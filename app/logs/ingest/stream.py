@@ -14,6 +14,7 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from nextchar.app.http.limits import INGESTED_LINES
 from nextchar.app.logs.ingest.kept_lines import (
     COUNT,
     FLAGGED_BYTES,
@@ -35,7 +36,7 @@ from nextchar.app.logs.ingest.records import (
     LineMeta,
     Request,
 )
-from nextchar.models.errors import Busy, Conflict, TooLarge, Unavailable
+from nextchar.models.errors import Conflict, TooLarge, Unavailable
 
 GROUP = "scoring"
 """The consumer group."""
@@ -51,9 +52,6 @@ SUSPECT_DELIVERIES = 2
 
 FSYNC_WAIT_S = 5.0
 """How long `accept` waits until the lines are on disk. The append-only file is synced every second."""
-
-RETRY_AFTER_S = 5.0
-"""Seconds after which an agent may send refused lines again."""
 
 _MODELS_KEY = f"{PREFIX}models"
 _PROBLEM_TTL_S = 120
@@ -264,7 +262,7 @@ class IngestStreams:
                 what = f"the waiting lines and these take {used:,} bytes together"
             case _:
                 raise AssertionError(result)
-        raise Busy(f"{what}; send again later", retry_after_s=RETRY_AFTER_S, code="ingest_full")
+        raise INGESTED_LINES.refusal(f"{what}; send again later")
 
     def models(self) -> list[str]:
         """Return the models that lines were sent to, by name."""

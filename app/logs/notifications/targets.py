@@ -17,8 +17,8 @@ from nextchar.app.logs.notifications.events import ALERT_EVENTS, EventType
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import ImmutableRecord, read_record
 from nextchar.store.ids import is_id, new_id
-from nextchar.store.records import ImmutableRecord, read_record
 
 TargetKind = Literal["webhook", "alertmanager"]
 

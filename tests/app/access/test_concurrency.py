@@ -8,9 +8,9 @@ import httpx
 import pytest
 from redis import Redis
 
-from nextchar.app.access import auth
-from nextchar.app.access.auth import TTL_S, ConcurrencyLimits
 from nextchar.app.access.keys import new_key
+from nextchar.app.http import limits as limits_module
+from nextchar.app.http.limits import REQUESTS_OF_KEY, TTL_S, KeyLimits
 from nextchar.app.rooms import ApiSettings
 from nextchar.models.errors import Busy
 from tests.app.fakes import ENDLESS, publish
@@ -100,7 +100,7 @@ def test_what_a_killed_process_served_expires(guarded: Service) -> None:
 
 
 def test_what_takes_long_is_renewed(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "TTL_S", 3)
+    monkeypatch.setattr(limits_module, "TTL_S", 3)
     with Redis.from_url(guarded.settings.redis_url) as redis, endless(guarded, "narrow"):
         name = "nextchar:in_progress:requests:narrow"
         [(member, first)] = redis.zrange(name, 0, -1, withscores=True)  # type: ignore[misc]
@@ -124,7 +124,7 @@ def test_without_redis_nothing_is_limited(
         headers = {"Authorization": f"Bearer {secret}"}
         answers = [running.http.get("/v1/models", headers=headers).status_code for _ in range(3)]
     assert answers == [200] * 3
-    assert caplog.text.count("concurrency of keys is not limited") == 1
+    assert caplog.text.count("API keys are not limited") == 1
 
 
 class RedisThatIsAway:
@@ -143,11 +143,10 @@ def test_after_a_failure_redis_is_left_alone_for_two_seconds_and_a_warning_comes
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now_s, redis = 1000.0, RedisThatIsAway()
-    monkeypatch.setattr(auth.time, "monotonic", lambda: now_s)
 
     async def run() -> None:
         nonlocal now_s
-        limits = ConcurrencyLimits("redis://127.0.0.1:1/0")
+        limits = KeyLimits("redis://127.0.0.1:1/0", clock=lambda: now_s)
         monkeypatch.setattr(limits, "_redis", redis)
         for at_s, calls, warnings in (
             (1000.0, 1, 1),
@@ -158,11 +157,11 @@ def test_after_a_failure_redis_is_left_alone_for_two_seconds_and_a_warning_comes
             (1121.9, 5, 3),
         ):
             now_s = at_s
-            async with limits.hold("requests", "key", 0):  # nothing is limited
+            async with limits.hold(REQUESTS_OF_KEY, "key", 0):  # nothing is limited
                 assert (redis.calls, len(caplog.records)) == (calls, warnings)
         redis.is_away = False
         now_s = 1123.9
         with pytest.raises(Busy):
-            await limits.hold("requests", "key", 0).__aenter__()
+            await limits.hold(REQUESTS_OF_KEY, "key", 0).__aenter__()
 
     asyncio.run(run())

@@ -19,7 +19,7 @@ from nextchar.app.corpora.archives import ZipArchive
 from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.corpora.transfer import _feed, _HeaderDecoder, _Sink
 from nextchar.app.http.errors import UnsupportedMedia
-from nextchar.app.http.streamed_body import StreamedBody
+from nextchar.app.http.incoming_body import StreamedBody
 from nextchar.app.operations.retention import remove_stale_uploads
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.store.corpora import Corpora

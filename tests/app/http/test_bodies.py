@@ -5,7 +5,6 @@ import threading
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any
 
-import anyio
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Request
@@ -21,8 +20,9 @@ from nextchar.app.http import bodies
 from nextchar.app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path, parsed_bytes
 from nextchar.app.http.errors import add_error_handlers
 from nextchar.app.http.incoming_body import BodyMemory, IncomingBody
+from nextchar.app.http.limits import LARGE_BODIES
 from nextchar.app.http.services import ServicesDep
-from nextchar.app.http.threads import CLIENT, Client
+from nextchar.app.http.threads import CLIENT, Client, Pools
 from nextchar.app.main import create_app
 from nextchar.app.openai import completions as openai_completions
 from nextchar.app.scoring import routes as scores
@@ -187,12 +187,12 @@ def test_large_bodies_are_parsed_one_at_a_time_and_counted_until_they_are_releas
 ) -> None:
     content = b"[" + b"12345," * LARGE_BYTES + b"1]"
     memory = BodyMemory(limit_bytes=60 * LARGE_BYTES + 2 * parsed_bytes(content))
-    threads = anyio.CapacityLimiter(1)
+    pools = Pools()
     at_once: list[int] = []
     loads = json.loads
 
     def record(content: bytes) -> Any:
-        at_once.append(threads.borrowed_tokens)
+        at_once.append(pools.limiter(LARGE_BODIES).borrowed_tokens)
         return loads(content)
 
     async def parse() -> tuple[IncomingBody, int]:
@@ -200,7 +200,7 @@ def test_large_bodies_are_parsed_one_at_a_time_and_counted_until_they_are_releas
             return {"type": "http.request", "body": content, "more_body": False}
 
         body = IncomingBody(receive, memory=memory, timeout_s=60, max_bytes=len(content))
-        state = {"incoming_body": body, "services": SimpleNamespace(document_threads=threads)}
+        state = {"incoming_body": body, "services": SimpleNamespace(pools=pools)}
         request = DocumentRequest({"type": "http", "headers": [], "state": state}, body.receive)
         try:
             return body, len(await request.json())
@@ -283,7 +283,7 @@ def test_only_large_documents_are_parsed_in_a_worker_thread_and_each_once(
         async def receive() -> Message:
             return {"type": "http.request", "body": content, "more_body": False}
 
-        services = SimpleNamespace(document_threads=anyio.CapacityLimiter(1))
+        services = SimpleNamespace(pools=Pools())
         state = {"incoming_body": SimpleNamespace(expand=int), "services": services}
         request = DocumentRequest({"type": "http", "headers": [], "state": state}, receive)
         for _ in range(2):
@@ -305,7 +305,7 @@ def test_clients_take_turns_with_large_bodies(monkeypatch: pytest.MonkeyPatch) -
         return {"type": "http.request", "body": b'"abcdef"', "more_body": False}
 
     async def run() -> None:
-        state = {"services": SimpleNamespace(document_threads=anyio.CapacityLimiter(1))}
+        state = {"services": SimpleNamespace(pools=Pools())}
         calls = []
         for client, count in (("flood", 20), ("modest", 2)):
             CLIENT.set(Client(client))

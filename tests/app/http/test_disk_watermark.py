@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.http.services import DiskWatermark
+from nextchar.app.http.limits import DiskWatermark
 from nextchar.models.errors import StorageFull
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from nextchar.app.access.keys import new_key
 from nextchar.app.access.permissions import Access
+from nextchar.app.http.limits import RECORDS_OF_CLIENT
 from nextchar.app.http.threads import (
-    CALLS_PER_CLIENT,
     CLIENT,
     Client,
     current_client,
@@ -34,7 +34,7 @@ def test_calls_of_one_client_leave_threads_for_others() -> None:
     async def run() -> None:
         CLIENT.set(Client("flood"))
         flood = [asyncio.create_task(run_in_thread(hold)) for _ in range(50)]
-        for _ in range(CALLS_PER_CLIENT):
+        for _ in range(RECORDS_OF_CLIENT.running):
             await anyio.to_thread.run_sync(started.acquire, limiter=anyio.CapacityLimiter(1))
         CLIENT.set(Client("modest"))
         assert await run_in_thread(lambda: current_client().name) == "modest"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.http.threads import CLIENT, Check, Client, LimitedWork, current_client
+from nextchar.app.http.limits import Limit
+from nextchar.app.http.threads import CLIENT, Check, Client, LimitedWork, Pools, current_client
 from nextchar.models.errors import Busy
 
 DEADLINE_S = 60
@@ -27,7 +28,7 @@ def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
 
 @in_a_loop
 async def test_more_than_may_wait_are_refused_and_the_rest_come_in_turn() -> None:
-    work, go_on = LimitedWork("sums", running=1, waiting=2, retry_after_s=7), threading.Event()
+    work, go_on = LimitedWork(Limit("sums", "threads", 1, 2, retry_after_s=7)), threading.Event()
 
     def wait(_: Check) -> str:
         assert go_on.wait(DEADLINE_S)
@@ -46,7 +47,7 @@ async def test_more_than_may_wait_are_refused_and_the_rest_come_in_turn() -> Non
 
 @in_a_loop
 async def test_a_client_whose_queue_is_full_neither_refuses_nor_delays_the_work_of_others() -> None:
-    work, go_on = LimitedWork("sums", running=1, waiting=2, retry_after_s=7), threading.Event()
+    work, go_on = LimitedWork(Limit("sums", "threads", 1, 2, retry_after_s=7)), threading.Event()
     order: list[str] = []
 
     def note(client: str) -> asyncio.Task[None]:
@@ -71,7 +72,7 @@ async def test_a_client_whose_queue_is_full_neither_refuses_nor_delays_the_work_
 
 @in_a_loop
 async def test_work_that_is_cancelled_never_begins_or_ends_at_its_next_check() -> None:
-    work = LimitedWork("sums", running=1, waiting=1, retry_after_s=1)
+    work = LimitedWork(Limit("sums", "threads", 1, 1, retry_after_s=1))
     begun, ended = threading.Event(), threading.Event()
 
     def go_on(check: Check) -> None:
@@ -96,7 +97,7 @@ async def test_work_that_is_cancelled_never_begins_or_ends_at_its_next_check() -
 
 @in_a_loop
 async def test_work_that_is_cancelled_after_its_last_check_completes_and_returns() -> None:
-    work = LimitedWork("sums", running=1, waiting=0, retry_after_s=1)
+    work = LimitedWork(Limit("sums", "threads", 1, 0, retry_after_s=1))
     begun, go_on = threading.Event(), threading.Event()
 
     def change(_: Check) -> str:
@@ -115,7 +116,7 @@ async def test_work_that_is_cancelled_after_its_last_check_completes_and_returns
 
 @in_a_loop
 async def test_work_that_is_cancelled_while_it_waits_is_freed_before_a_thread_is_free() -> None:
-    work = LimitedWork("sums", running=1, waiting=1, retry_after_s=1)
+    work = LimitedWork(Limit("sums", "threads", 1, 1, retry_after_s=1))
     begun, go_on = threading.Event(), threading.Event()
 
     class Body:
@@ -148,7 +149,18 @@ async def test_work_that_is_cancelled_while_it_waits_is_freed_before_a_thread_is
 
 @in_a_loop
 async def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
-    work = LimitedWork("sums", running=1, waiting=0, retry_after_s=1)
+    work = LimitedWork(Limit("sums", "threads", 1, 0, retry_after_s=1))
     with pytest.raises(ZeroDivisionError):
         await work.run(lambda _: 1 // 0)
     work.close()
+
+
+@in_a_loop
+async def test_a_limit_of_a_room_of_another_package_has_threads_of_its_own() -> None:
+    pools, limit = Pools(), Limit("greetings", "threads", 1, 0)
+    assert pools.queue(limit) is pools.queue(Limit("greetings", "threads", 1, 0))
+    assert await pools.queue(limit).run(lambda _: threading.current_thread().name) == "greetings_0"
+    assert pools.limiter(limit) is not pools.limiter(Limit("others", "threads", 1))
+    pools.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        await pools.queue(limit).run(lambda _: 5)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nextchar.app.access.keys import new_key
-from nextchar.app.http.services import DiskWatermark
+from nextchar.app.http.limits import DiskWatermark
 from nextchar.app.rooms import ApiSettings
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.saved_model import describe_files

@@ -220,7 +220,7 @@ def test_model_acquired_by_a_cancelled_request_is_released(models: Models) -> No
     engines = pool(models, load)
 
     async def leave() -> None:
-        taking = [asyncio.create_task(engines.acquire_async("a")) for _ in range(9)]  # > _LOADERS
+        taking = [asyncio.create_task(engines.acquire_async("a")) for _ in range(9)]  # > LOADING.running
         await asyncio.sleep(0.01)
         for task in taking[1:]:
             task.cancel()

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.acceptance.figures import AcceptanceCollector
-from nextchar.app.access.auth import RateLimits
+from nextchar.app.http.limits import KeyLimits
 from nextchar.app.jobs.room import TrainingCollector
 from nextchar.app.logs.notifications.outbox import Health
 from nextchar.app.logs.room import AlertCollector, IngestCollector
@@ -97,7 +97,7 @@ def made(**parts: Any) -> Metrics:
     loops: Any = [SimpleNamespace(status=lambda: loop)]
     for collector in (
         ServiceCollector(loops, SimpleNamespace(free_bytes=given.free_bytes), given.data_dir),  # type: ignore[arg-type]
-        RateLimits("redis://127.0.0.1:1/0").limited,
+        KeyLimits("redis://127.0.0.1:1/0").limited,
         Gauges("nextchar_api_keys_file_errors", "Problems.", lambda: {(): 1}),
         given.engines.first_character_s,
         EngineCollector(given.engines),

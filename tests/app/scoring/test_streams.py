@@ -5,6 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
 from redis import Redis
@@ -12,8 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from nextchar.app.scoring.streams import TTL_S, WAIT_S, Limits, Owner, Streams, _UnreleasedLocks
-from nextchar.app.scoring.work import StreamLocks
+from nextchar.app.scoring.streams import TTL_S, WAIT_S, Limits, Owner, StreamLocks, Streams, _UnreleasedLocks
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.models.errors import Conflict
 from tests.app.scoring.locked_streams import locked
@@ -334,14 +334,14 @@ def streams(redis: Redis) -> Streams:
 def test_locks_of_calls_cancelled_at_any_moment_are_released(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.app.scoring.work.WAIT_S", 60)  # a leaked lock would be renewed forever
+    monkeypatch.setattr("nextchar.app.scoring.streams.WAIT_S", 60)  # a leaked lock would be renewed forever
 
     async def call(locks: StreamLocks) -> None:
         async with locks.hold("m@1", "s", size=1, owner=Owner()):
             await asyncio.sleep(0.001)
 
     async def run() -> None:
-        locks = StreamLocks(streams)
+        locks = StreamLocks(streams, anyio.CapacityLimiter(8))
         for i in range(40):
             calls = [asyncio.create_task(call(locks)) for _ in range(3)]
             await asyncio.sleep(i * 1e-4)
@@ -356,10 +356,10 @@ def test_locks_of_calls_cancelled_at_any_moment_are_released(
 def test_call_that_waits_too_long_for_a_lock_is_refused(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.app.scoring.work.WAIT_S", 0.05)
+    monkeypatch.setattr("nextchar.app.scoring.streams.WAIT_S", 0.05)
 
     async def run() -> None:
-        locks = StreamLocks(streams)
+        locks = StreamLocks(streams, anyio.CapacityLimiter(8))
         async with locks.hold("m@1", "s", size=1, owner=Owner()):
             with pytest.raises(Conflict) as caught:
                 async with locks.hold("m@1", "s", size=1, owner=Owner()):

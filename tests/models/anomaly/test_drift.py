@@ -1,7 +1,7 @@
 import numpy as np
 
+from nextchar.models.anomaly.calibration import UNUSUAL, drift
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.drift import UNUSUAL, drift
 from tests.models.anomaly.surprisals import random_lines
 
 

@@ -18,7 +18,7 @@ from nextchar.lines import Line, Lines, read_lines
 from nextchar.options import LineOptions
 from nextchar.types import Candidate
 
-_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
+_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in `drift` in models/anomaly/calibration.py
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
 PATIENCE_S = 300.0
