@@ -144,11 +144,3 @@ async def test_work_that_is_cancelled_while_it_waits_is_freed_before_a_thread_is
     await running
     assert await work.run(lambda _: 5) == 5
     work.close()
-
-
-@in_a_loop
-async def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
-    work = LimitedWork("sums", running=1, waiting=0, retry_after_s=1)
-    with pytest.raises(ZeroDivisionError):
-        await work.run(lambda _: 1 // 0)
-    work.close()
