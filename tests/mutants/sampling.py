@@ -88,7 +88,6 @@ _TESTS = {
         "tests/models/runtime/test_lstm_network.py",
     ),
     "models/runtime/decode.py": (
-        "tests/models/runtime/test_batch_sampler.py",
         "tests/models/runtime/test_decoding.py",
         "tests/models/runtime/test_scheduler.py",
     ),

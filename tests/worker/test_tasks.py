@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -244,26 +243,6 @@ def test_a_model_is_published_without_the_parts_that_killed_its_worker_twice(wor
         assert any(
             part in text and "killed the worker's process 2 times (signal 11)" in text for text in told
         )
-
-
-@pytest.mark.long  # a fault round; two kills are above
-def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
-    network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=1500)
-    kills = sorted(random.Random(4).sample(range(50, 1400), 10))
-    worker = world.start_worker(checkpoint_seconds=0.05)
-    world.finished(world.send(budget, name="whole", network=network))
-    job = world.send(budget, name="broken", network=network)
-    for steps in kills:
-        world.trained(job, steps=steps)
-        (child,) = _children(worker.pid)  # some hundred steps before the end
-        os.kill(child, signal.SIGKILL)
-        eventually(lambda pid=child: not Path(f"/proc/{pid}/exe").exists(), what="the child is dead")
-        world.live.set_progress(job.id, {"step": 0})
-        world.forget_lease(job)
-    done = world.finished(job)
-    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 11)
-    hashes = [world.models.get(name).card.files["model.onnx"].sha256 for name in ("whole", "broken")]
-    assert hashes[0] == hashes[1]
 
 
 @pytest.mark.long  # a fault round; the choice is in test_auto_preset.py
