@@ -69,6 +69,8 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
 _LONG = (  # what `make test-long` runs, and `make test` does not, beside the tests that are marked so
     "tests/app/openai/test_batch_kill.py",  # fault rounds of one kind; test_batch_routes.py is in `make test`
     "tests/benchmarks/",
+    "tests/browser/test_editors.py",  # packages of npm, and the same ghost text
+    "tests/browser/test_recipes.py",
     "tests/faults/",
     "tests/fuzz/",
     "tests/launcher/batch/test_ray.py",  # Ray's own processes; test_runs.py has the same on this machine's
