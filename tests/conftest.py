@@ -67,10 +67,10 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
 )
 
 _LONG = (  # what `make test-long` runs, and `make test` does not, beside the tests that are marked so
-    "tests/app/logs/ingest/test_kill.py",  # fault rounds of one kind; test_takeover.py is in `make test`
-    "tests/app/logs/notifications/test_event_kill.py",
-    "tests/app/openai/test_batch_kill.py",
+    "tests/app/openai/test_batch_kill.py",  # fault rounds of one kind; test_batch_routes.py is in `make test`
     "tests/benchmarks/",
+    "tests/browser/test_editors.py",  # packages of npm, and the same ghost text
+    "tests/browser/test_recipes.py",
     "tests/faults/",
     "tests/fuzz/",
     "tests/launcher/batch/test_ray.py",  # Ray's own processes; test_runs.py has the same on this machine's
@@ -168,12 +168,18 @@ def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(params=["file", "memory", "s3"])
-def blobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Blobs:
-    """An empty storage: in a folder, in memory, in S3."""
+def each_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Blobs:
+    """An empty storage: in a folder, in memory, in S3. What all have in common is tested on each of them."""
     if request.param == "s3":
         return open_blobs(request.getfixturevalue("s3_url"))
     if request.param == "memory":
         return open_blobs("memory:///")
+    return open_blobs(tmp_path_factory.mktemp("store").as_uri())
+
+
+@pytest.fixture
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Blobs:
+    """An empty storage in a folder."""
     return open_blobs(tmp_path_factory.mktemp("store").as_uri())
 
 

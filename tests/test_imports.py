@@ -44,10 +44,7 @@ assert [name for name in sys.modules if name.startswith(forbidden)] == []
         ("nextchar.app.main", TRAINING | {"worker", "launcher", "client", "cli"}),
         ("nextchar.worker.main", TRAINING | {"app", "launcher", "client", "cli"}),
         ("nextchar.worker.pipeline", {"tensorflow", "keras", "app", "launcher", "client", "cli"}),
-        ("nextchar.launcher.stack", TRAINING | {"worker"}),
         ("nextchar.models.runtime.engine", TRAINING | {"app", "worker", "store", "fastapi", "redis"}),
-        ("nextchar.models.architectures.stateful_lstm", {"app", "worker", "store", "fastapi", "redis"}),
-        ("nextchar.store.jobs", TRAINING | {"app", "worker", "fastapi"}),
         ("nextchar.cli.main", TRAINING | {"app", "worker", "store", "models", "launcher"}),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 WORKFLOWS = Path(__file__).parents[1] / ".github" / "workflows"
@@ -66,6 +67,7 @@ def test_images_are_pushed_with_their_bills_of_materials() -> None:
     assert build["with"]["sbom"] is True and build["with"]["provenance"] == "mode=max"
 
 
+@pytest.mark.long  # of a release
 def test_the_bill_of_materials_has_every_locked_package_with_its_hashes(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     requirements, out = root / "requirements" / "api.txt", tmp_path / "sbom.json"

@@ -6,8 +6,6 @@ import io
 import itertools
 import json
 import tarfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -162,36 +160,6 @@ class Busy(Blobs):
 
 
 Busy.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-
-
-@pytest.mark.long  # hundreds of changes; the next ones have one of each kind
-def test_what_changes_during_a_backup_leaves_no_record_without_what_it_refers_to(
-    source: Installation, empty: Installation
-) -> None:
-    changes = iter(range(10_000))
-
-    def change() -> None:
-        number = next(changes)
-        publish(source.models, name=f"new{number}")
-        source.models.aliases.move(f"new{number}", "champion", 1, after=None)
-        source.upload(f"text {number}\n".encode() * 50)
-        if number % 3 == 0 and number:
-            source.models.delete(f"new{number - 1}", force=True)
-            [newest, *_] = source.corpora.all()
-            source.corpora.delete(newest.id)
-        source.jobs.move(source.jobs.create(REQUEST), JobStatus.CANCELLED)
-
-    before = {card.reference for card in source.models.all()}
-    jobs = {job.id for job in source.jobs.all()}
-    file = io.BytesIO()
-    back_up(Busy(source.blobs, change), source.redis, file)
-    assert next(changes) > 20
-    restore(empty.blobs, empty.redis, file)
-    gone = {f"new{number}@1" for number in range(next(changes))}
-    gone -= {card.reference for card in source.models.all()}
-    empty.check_references(deleted=frozenset(gone))
-    assert {card.reference for card in empty.models.all()} >= before
-    assert {job.id for job in empty.jobs.all()} >= jobs
 
 
 def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
@@ -399,55 +367,6 @@ def test_an_archive_writes_nowhere_else(empty: Installation, path: str) -> None:
         restore(empty.blobs, empty.redis, file)
 
 
-def test_a_backup_is_written_while_others_write(source: Installation, empty: Installation) -> None:
-    stop = threading.Event()
-
-    def write() -> None:
-        number = 0
-        while not stop.wait(0.002):
-            number += 1
-            publish(source.models, name=f"busy{number % 7}")
-            if number % 5 == 0:
-                source.models.delete(f"busy{number % 7}")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        began = time.monotonic()
-        while time.monotonic() - began < 1.0:
-            file = backup_of(source)
-    finally:
-        stop.set()
-        writer.join()
-    restore(empty.blobs, empty.redis, file)
-    empty.check_references()
-
-
-def test_totals_of_a_backup_and_of_its_restoration_are_what_is_in_it(
-    source: Installation, empty: Installation
-) -> None:
-    file = io.BytesIO()
-    made = back_up(source.blobs, source.redis, file)
-    stored = contents(source.blobs)
-    keys = [key for key in source.redis.scan_iter("nextchar:*") if b":job:" not in key]
-    restored = restore(empty.blobs, empty.redis, file)
-    for totals in (made, restored):
-        assert (totals.objects, totals.bytes) == (len(stored), sum(map(len, stored.values())))
-        assert totals.redis_keys == len(keys) > 3
-    assert sorted(empty.redis.keys()) == sorted(keys)  # type: ignore[type-var, arg-type]
-
-
-def test_keys_that_expire_keep_their_time_and_others_do_not_expire(
-    source: Installation, empty: Installation
-) -> None:
-    source.redis.set("nextchar:ingest:request:x", "1", px=5_000_000)
-    source.redis.set("nextchar:notifications:lease", "a process", ex=10)
-    restore(empty.blobs, empty.redis, backup_of(source))
-    assert 4_900_000 < empty.redis.pttl("nextchar:ingest:request:x") <= 5_000_000  # type: ignore[operator]
-    assert empty.redis.ttl("nextchar:ingest:fake") == -1
-    assert not empty.redis.exists("nextchar:notifications:lease")
-
-
 def test_waiting_lines_are_copied_before_the_alerts_that_they_may_become(source: Installation) -> None:
     kinds = [key.split(b":")[1] for key in redis_keys(backup_of(source))]
     ingested = kinds.count(b"ingest")
@@ -521,15 +440,6 @@ def test_a_key_of_each_type_is_recognized_when_the_restoration_is_repeated(
     empty.redis.set("nextchar:rolling:x", "of another type") if kind != "string" else empty.redis.rpush(
         "nextchar:rolling:x", "ab"
     )
-    with pytest.raises(Conflict):
-        restore(empty.blobs, empty.redis, file)
-
-
-def test_scores_of_a_sorted_set_count(source: Installation, empty: Installation) -> None:
-    members = {f"member {i}": float(i) for i in range(300)}
-    source.redis.zadd("nextchar:rolling:z", members)
-    file = backup_of(source)
-    empty.redis.zadd("nextchar:rolling:z", members | {"member 299": 299.5})
     with pytest.raises(Conflict):
         restore(empty.blobs, empty.redis, file)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
+import pytest
 
 from nextchar.launcher.stack import free_port
 from tests.app.service import until
@@ -54,6 +55,7 @@ def fail_for_want_of_redis(http: httpx.Client) -> None:
     assert answer.status_code == 503, answer.text
 
 
+@pytest.mark.long  # two processes; tests/store/test_logs.py has JSON
 def test_every_line_of_several_processes_is_a_json_object_and_a_warning_names_its_request(
     tmp_path: Path,
 ) -> None:

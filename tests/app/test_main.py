@@ -71,7 +71,11 @@ def publish_real(data_dir: Path, *, masks: tuple[str, ...] = ()) -> None:
 def process(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, float]]:
     """`python -m nextchar.app.main` with a model on disk; the process, a client, and when it was started."""
     began = time.monotonic()
-    with started(tmp_path, redis_url, {}) as (running, url), httpx.Client(base_url=url, timeout=60) as http:
+    settings = {"NEXTCHAR_DRAIN_S": "3600"}
+    with (
+        started(tmp_path, redis_url, settings) as (running, url),
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
         yield running, http, began
 
 
@@ -120,7 +124,7 @@ def is_ready(http: httpx.Client) -> bool:
         return False
 
 
-def test_process_is_ready_soon_stays_small_and_answers_with_the_real_runtime(
+def test_process_is_ready_soon_stays_small_answers_with_the_real_runtime_and_stops_at_once(
     process: tuple[subprocess.Popen[bytes], httpx.Client, float],
 ) -> None:
     running, http, began = process
@@ -155,11 +159,19 @@ def test_process_is_ready_soon_stays_small_and_answers_with_the_real_runtime(
         resident = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
         assert resident < 400e6, f"{resident / 1e6:.0f} MB resident"
 
+    corpus = http.post("/v1/corpora", content=b"the quick brown fox\n" * 20).json()["id"]
+    job = http.post("/v1/jobs", json={"corpus": corpus, "name": "fox"}).json()["id"]
+    headers = {"Accept": "text/event-stream"}
+    with http.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as answer:
+        running.terminate()
+        assert answer.read() == b"", "a watcher is not waited for"
+    assert running.wait(120) in (0, -signal.SIGTERM)
+
 
 @pytest.fixture
 def several(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The same with three processes on the port; the parent, and the URL."""
-    with started(tmp_path, redis_url, {"NEXTCHAR_PROCESSES": "3", "NEXTCHAR_PINNED_MODELS": "real"}) as both:
+    """The same with two processes on the port; the parent, and the URL."""
+    with started(tmp_path, redis_url, {"NEXTCHAR_PROCESSES": "2", "NEXTCHAR_PINNED_MODELS": "real"}) as both:
         yield both
 
 
@@ -238,21 +250,6 @@ def _is_alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
     except FileNotFoundError:
         return False
-
-
-def test_stop_ends_watchers_at_once(tmp_path: Path, redis_url: str) -> None:
-    with (
-        started(tmp_path, redis_url, {"NEXTCHAR_DRAIN_S": "3600"}) as (running, url),
-        httpx.Client(base_url=url, timeout=60) as http,
-    ):
-        until(lambda: is_ready(http))
-        corpus = http.post("/v1/corpora", content=b"the quick brown fox\n" * 20).json()["id"]
-        job = http.post("/v1/jobs", json={"corpus": corpus, "name": "fox"}).json()["id"]
-        headers = {"Accept": "text/event-stream"}
-        with http.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as answer:
-            running.terminate()
-            assert answer.read() == b""
-        assert running.wait(120) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -60,24 +60,3 @@ def test_the_page_of_the_documentation_has_a_place_for_every_network() -> None:
     }  # fmt: skip
     page = filled(page, dict.fromkeys(LESSONS, run))
     assert page.count("| 0.50 | <code>a&#124;b⏎&#96;c&#96;</code> |") == len(LESSONS)
-
-
-def test_without_a_text_it_says_what_to_give(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr("benchmarks.lesson6.DEFAULT_TEXT", tmp_path / "nietzsche.txt")
-    with pytest.raises(SystemExit):
-        main([])
-    assert "give the text as an argument" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("content", "says"), [(b"\xff" * 400, "decode"), (b"short", "5 characters")])
-def test_a_text_that_cannot_be_used_is_named(
-    content: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "wrong.txt"
-    path.write_bytes(content)
-    with pytest.raises(SystemExit):
-        main([str(path)])
-    error = capsys.readouterr().err
-    assert str(path) in error and says in error

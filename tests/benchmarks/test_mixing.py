@@ -22,9 +22,3 @@ def test_every_contestant_trains_and_the_last_line_is_json(
     told = json.loads(line)
     assert len(told["bits"]) == 6
     assert all(0 < bits < 8 for found in told["bits"].values() for bits in found)
-
-
-def test_a_text_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        mixing.main(["--text", "nowhere.txt"])
-    assert "nowhere.txt" in capsys.readouterr().err

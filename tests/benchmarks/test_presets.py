@@ -31,14 +31,3 @@ def test_auto_is_compared_with_every_recipe_and_the_last_line_is_json(
     assert seconds["auto"] in seconds["runs"] and seconds["sentence"].startswith("auto: preset")
     best = min(run["bits"] for run in seconds["runs"].values())
     assert seconds["auto_lost_bits"] == pytest.approx(seconds["runs"][seconds["auto"]]["bits"] - best)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"), [(["nowhere.txt"], "nowhere.txt"), (["--steps", "0"], "at least 1 second")]
-)
-def test_wrong_arguments_are_named(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        presets.main(arguments)
-    assert says in capsys.readouterr().err

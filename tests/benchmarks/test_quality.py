@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import main
-from benchmarks.texts import HELD_OUT, SplitText
-from nextchar.models.config import PRESETS
-from nextchar.worker.prepared_text import Text
+from benchmarks.texts import SplitText
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -35,18 +33,6 @@ def test_both_train_and_the_last_line_is_json(text: Path, capsys: pytest.Capture
         assert math.isfinite(run["held_out_nats"])
         assert run["seconds"] > 0 and run["characters"] > 0
         assert [point["seconds"] for point in run["curve"]] == sorted(p["seconds"] for p in run["curve"])
-
-
-def test_the_text_is_cut_as_the_worker_cuts_it(text: Path) -> None:
-    halves = SplitText.read(text)
-    theirs = Text.split(text.read_bytes().decode(), validation_fraction=HELD_OUT)
-    assert halves.vocabulary == theirs.vocabulary
-    assert np.array_equal(halves.train, theirs.train)
-    assert np.array_equal(halves.held_out, theirs.validation)
-
-
-def test_what_is_held_out_is_what_every_preset_holds_out() -> None:
-    assert {recipe.validation_fraction for _, recipe in PRESETS.values()} == {HELD_OUT}
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed: make bench-quality installs it")
@@ -75,20 +61,3 @@ def test_char_rnn_learns_and_slows_down_after_the_tenth_epoch(tmp_path: Path) ->
     recipe.step()
     assert recipe.optimizer.param_groups[0]["lr"] == RATE * DECAY
     assert losses[-1] < 0.8 * losses[0]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "No such file"), (b"\xff" * 400, "can't decode byte"), (b"short", "5 characters")],
-)
-def test_a_text_that_cannot_be_used_is_named(
-    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "wrong.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(SystemExit):
-        main(["--text", str(path)])
-    error = capsys.readouterr().err
-    assert f"--text {path}" in error
-    assert message in error

@@ -1,14 +1,10 @@
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks import step_loops
-from benchmarks.networks import random_weights, saved_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,31 +34,6 @@ def test_serving_is_measured_beside_the_peers_that_are_installed() -> None:
     keras = ran["peers"]["Keras tf.function loop"]  # type: ignore[index]
     assert f"Keras tf.function loop: {keras}" in table
     assert figures["clients"]["float32"]["errors"] == 0
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "its process was killed by SIGILL"),
-        ("raise OSError('no such instruction')", "OSError: no such instruction"),
-    ],
-)
-def test_a_loop_that_cannot_run_is_named_with_its_error(
-    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "keras.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
-    weights = random_weights(1, 5)
-    found = step_loops.peers(saved_model(1, 5, weights), weights, 1, 5)
-    assert found.cannot_run == {step_loops.KERAS: reason}
-    assert step_loops.KERAS not in found.loops
-    assert "loop on our graph" in found.loops
-
-
-def test_soak_finds_memory_flat_and_no_request_left_behind() -> None:
-    table, found = run("benchmarks.soak", "--requests", "200", "--clients", "4")
-    assert found["samples"][-1]["requests"] == 200  # type: ignore[index]
-    assert table[-1].endswith("0 requests still under way")
 
 
 def test_load_reports_statuses_latencies_and_how_late_deadlines_are() -> None:

@@ -55,6 +55,7 @@ def test_ghost_text_list_and_highlighter_work(example: Page) -> None:
 
 
 @pytest.mark.parametrize(("light", "width"), LOOKS)
+@pytest.mark.long  # the console's views are in make test
 def test_axe_finds_no_violation_and_nothing_overflows(example: Page, light: str, width: int) -> None:
     example.emulate_media(color_scheme="dark" if light == "dark" else "light")
     example.set_viewport_size({"width": width, "height": 800})

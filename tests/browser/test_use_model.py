@@ -33,7 +33,11 @@ START, END = LINE[:7], LINE[7:-1]
 Host = Callable[[str], str]
 Run = Callable[[list[str]], str]
 
-both = pytest.mark.parametrize("service", [False, True], ids=["no key", "key"], indirect=True)
+both, open_, keyed = (
+    pytest.mark.parametrize("service", keys, ids=["key" if one else "no key" for one in keys], indirect=True)
+    for keys in ([False, True], [False], [True])
+)
+"""Whether the service requires API keys; each snippet is run with some of them."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,7 @@ def card_of(page: Page) -> Locator:
 # Each snippet runs
 
 
-@both
-@pytest.mark.parametrize("tab", ["Python", "openai SDK"])
+@pytest.mark.parametrize(("service", "tab"), [(False, "Python"), (True, "openai SDK")], indirect=["service"])
 def test_python_snippets_run(service: Service, page: Page, run: Run, tab: str) -> None:
     assert run([sys.executable, "-c", service.snippet(page, tab)]).startswith(END)
 
@@ -152,12 +155,12 @@ def test_the_curl_snippet_runs(service: Service, page: Page, run: Run) -> None:
     assert json.loads(answer)["completions"][0]["text"].startswith(END)
 
 
-@both
+@keyed
 def test_the_command_line_snippet_runs(service: Service, page: Page, run: Run) -> None:
     assert END in run(["sh", "-c", service.snippet(page, "Command line")])
 
 
-@both
+@open_
 def test_the_html_snippet_gives_ghost_text_on_a_page_of_another_origin(
     service: Service, page: Page, host: Host
 ) -> None:
@@ -166,7 +169,7 @@ def test_the_html_snippet_gives_ghost_text_on_a_page_of_another_origin(
     expect(page.locator("textarea + div")).to_contain_text(END)
 
 
-@both
+@keyed
 def test_the_javascript_snippet_runs_on_a_page_of_another_origin(
     service: Service, page: Page, host: Host
 ) -> None:
@@ -240,6 +243,7 @@ def test_tabs_for_pages_explain_which_origins_are_allowed(service: Service, page
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.long  # the console's views are in make test
 def test_axe_finds_nothing_and_nothing_sticks_out(service: Service, page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 390, "height": 800})

@@ -9,15 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from redis import Redis
 
 from nextchar.app.core_settings import _bytes_of
 from nextchar.app.rooms import ApiSettings
-from nextchar.models import machine
-from nextchar.store.jobs import Job, JobRequest
-from nextchar.store.queue import TrainingQueue
 from nextchar.worker.settings import WorkerSettings
-from tests.store.test_jobs import REQUEST
 from tests.test_compose import composed
 
 ROOT = Path(__file__).parents[2]
@@ -127,26 +122,6 @@ def test_an_overlay_renders_to_valid_manifests_with_pushed_images(overlay: str) 
 
 
 @needs_kubectl
-def test_queue_time_replaces_the_use_of_the_processor_as_what_scales_the_api(tmp_path: Path) -> None:
-    shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    overlay = tmp_path / "kubernetes" / "overlays" / "s3" / "kustomization.yaml"
-    overlay.write_text(overlay.read_text() + "components: [../../components/queue-time]\n")
-    before = rendered("overlays/s3")
-    found = rendered(str(overlay.parent))
-    assert named(before, "HorizontalPodAutoscaler", "nextchar-api")["spec"]["minReplicas"] == 2
-    assert not [m for m in found if m["kind"] == "HorizontalPodAutoscaler"]
-    scaler = named(found, "ScaledObject", "nextchar-api")
-    assert scaler["metadata"]["namespace"] == "nextchar"
-    assert named(found, "Deployment", scaler["spec"]["scaleTargetRef"]["name"])
-    queue_time, processor = scaler["spec"]["triggers"]
-    assert (queue_time["type"], queue_time["metricType"]) == ("prometheus", "Value")
-    assert (processor["type"], processor["metricType"]) == ("cpu", "Utilization")
-    histogram = re.findall(r"nextchar_\w+(?=_bucket)", queue_time["metadata"]["query"])
-    documented = (ROOT / "docs" / "reference" / "metrics.md").read_text()
-    assert len(histogram) == 1 and f"| `{histogram[0]}` | histogram |" in documented
-
-
-@needs_kubectl
 def test_overlays_differ_in_what_they_are_for() -> None:
     base = rendered("base")
     gpu = pods(rendered("overlays/gpu"))["worker"]
@@ -169,18 +144,6 @@ def test_overlays_differ_in_what_they_are_for() -> None:
         (data,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "data")
         assert set(data) == {"name", "ephemeral"}, "a disk of its own, whose free space the service sees"
         assert {"secretRef": {"name": "nextchar-s3", "optional": True}} in container(pod)["envFrom"]
-
-
-@needs_kubectl
-def test_keda_finds_redis_in_another_namespace(tmp_path: Path) -> None:
-    shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    for overlay in OVERLAYS:
-        file = tmp_path / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
-        file.write_text(file.read_text().replace("namespace: nextchar\n", "namespace: texts\n", 1))
-        found = rendered(str(file.parent))
-        assert {m["metadata"].get("namespace", "texts") for m in found} == {"texts"}
-        (trigger,) = named(found, "ScaledJob", "nextchar-worker")["spec"]["triggers"]
-        assert trigger["metadata"]["address"] == "nextchar-redis.texts.svc:6379"
 
 
 @needs_kubectl
@@ -247,20 +210,6 @@ def test_no_pod_can_do_more_than_a_container_of_the_compose_file(name: str) -> N
     assert mounted <= {"/tmp", "/data", "/etc/nextchar"}  # noqa: S108
 
 
-def test_a_worker_has_time_for_its_checkpoint_and_is_not_restarted() -> None:
-    scaled = named(manifests(), "ScaledJob", "nextchar-worker")["spec"]
-    pod = scaled["jobTargetRef"]["template"]["spec"]
-    grace = composed()["worker"]["stop_grace_period"]
-    assert f"{pod['terminationGracePeriodSeconds']}s" == grace
-    assert composed()["worker"]["init"] is pod["shareProcessNamespace"] is True
-    # The reconciler decides about lost jobs; a pod that Kubernetes starts again would take another one.
-    assert (pod["restartPolicy"], scaled["jobTargetRef"]["backoffLimit"]) == ("Never", 0)
-    assert scaled["rollout"]["strategy"] == "gradual"  # a new version ends no running job
-    assert "lifecycle" not in container({"spec": pod})  # a hook would delay the signal
-    assert environment({"spec": pod})["NEXTCHAR_MAX_JOBS"] == "1"
-    assert scaled["minReplicaCount"] == 0
-
-
 def test_a_worker_of_batches_is_the_api_s_image_with_the_worker_s_program() -> None:
     pod, service = pods(manifests())["batch-worker"], composed()["batch-worker"]
     assert container(pod)["image"] == service["image"] == "nextchar-api"
@@ -270,22 +219,6 @@ def test_a_worker_of_batches_is_the_api_s_image_with_the_worker_s_program() -> N
     assert environment(pod)["NEXTCHAR_QUEUE"] == service["environment"]["NEXTCHAR_QUEUE"] == "batches"
     assert container(pod)["readinessProbe"]["exec"]["command"] == service["healthcheck"]["test"][1:]
     assert f"{pod['spec']['terminationGracePeriodSeconds']}s" == service["stop_grace_period"]
-
-
-def test_keda_looks_at_the_list_that_jobs_are_sent_to(clean_redis_url: str) -> None:
-    (trigger,) = named(manifests(), "ScaledJob", "nextchar-worker")["spec"]["triggers"]
-    assert (trigger["type"], trigger["metadata"]["listLength"]) == ("redis", "1")
-    with Redis.from_url(clean_redis_url) as redis:
-        for number in range(2):
-            request: JobRequest = REQUEST
-            TrainingQueue(redis).enqueue(Job(id=f"job_{number}", created_at=1, updated_at=1, request=request))
-        assert redis.llen(trigger["metadata"]["listName"]) == 2
-    reference = named(manifests(), "TriggerAuthentication", trigger["authenticationRef"]["name"])
-    assert reference["spec"]["secretTargetRef"][0]["parameter"] == "password"
-    service = named(manifests(), "Service", "nextchar-redis")
-    port = service["spec"]["ports"][0]["port"]
-    namespace = named(manifests(), "Namespace", "nextchar")["metadata"]["name"]
-    assert trigger["metadata"]["address"] == f"nextchar-redis.{namespace}.svc:{port}"
 
 
 def test_settings_of_the_pods_exist_and_the_api_knows_the_workers_memory() -> None:
@@ -338,32 +271,6 @@ def test_secrets_are_only_referred_to_and_the_guide_makes_them() -> None:
     assert referred == {"nextchar-redis", "nextchar-api-keys", "nextchar-s3"}
     for name in referred:
         assert f"create secret generic {name} " in guide
-
-
-def test_on_a_large_node_a_worker_has_a_training_thread_per_core_of_its_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resources = container(pods(manifests())["worker"])["resources"]
-    limit = int(resources["limits"]["cpu"])
-    (tmp_path / "cpu.max").write_text(f"{limit * 100_000} 100000\n")
-    monkeypatch.setattr(machine, "_CGROUP_CPU_MAX", tmp_path / "cpu.max")
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert machine.available_cores() == limit >= int(resources["requests"]["cpu"])
-
-
-def test_pods_look_up_names_wherever_the_cluster_does_and_get_the_credentials_of_a_role() -> None:
-    found = manifests()
-    (names,) = named(found, "NetworkPolicy", "nextchar-default")["spec"]["egress"]
-    assert names == {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
-    rules = named(found, "NetworkPolicy", "nextchar-to-object-store")["spec"]["egress"]
-    addresses = {to["ipBlock"]["cidr"] for rule in rules for to in rule.get("to", ())}
-    assert addresses == {
-        "169.254.169.254/32", "169.254.170.23/32", "fd00:ec2::254/128", "fd00:ec2::23/128"
-    }  # fmt: skip
-    account = named(found, "ServiceAccount", "nextchar")
-    assert account["automountServiceAccountToken"] is False
-    for name in ("api", "worker"):
-        assert pods(found)[name]["spec"]["serviceAccountName"] == "nextchar"
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:

@@ -115,22 +115,6 @@ def test_every_alert_is_tested_firing_and_quiet_and_is_explained() -> None:
         assert alert["labels"]["severity"] in ("critical", "warning")
 
 
-def test_panels_of_the_dashboard_do_not_overlap_and_use_its_data_source() -> None:
-    dashboard = json.loads(DASHBOARD.read_text())
-    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
-    ids = [panel["id"] for panel in dashboard["panels"]]
-    assert len(ids) == len(set(ids))
-    cells = set()
-    for panel in dashboard["panels"]:
-        place = panel["gridPos"]
-        for x in range(place["x"], place["x"] + place["w"]):
-            for y in range(place["y"], place["y"] + place["h"]):
-                assert (x, y) not in cells and x < 24, panel["title"]
-                cells.add((x, y))
-        for target in panel.get("targets", ()):
-            assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
-
-
 @dataclass
 class Prometheus:
     http: httpx.Client

@@ -1,49 +1,70 @@
 """A running service is backed up by the command, and restored into an empty folder, where it goes on."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import pytest
-from redis import Redis
 
 import nextchar.app.backup
 import nextchar.launcher.backup
-from nextchar.launcher.settings import LauncherSettings
-from nextchar.launcher.stack import Stack
+from nextchar.app.rooms import ApiSettings
 from nextchar.launcher.valkey import EmbeddedValkey
-from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
+from tests.app.service import serving_real
 from tests.app.test_main import publish_real
 from tests.waiting import eventually
 
 
-def admin(data_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")}
-    return subprocess.run(
-        [sys.executable, "-m", "nextchar", "admin", *map(str, arguments)],
-        env=environment | {"NEXTCHAR_DATA_DIR": str(data_dir)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
+class Admin:
+    """`nextchar admin` in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
+
+    def __call__(self, data_dir: Path, *arguments: object) -> str:
+        """Return what a command prints."""
+        self._monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(data_dir))
+        self._monkeypatch.setattr(tempfile, "tempdir", None)
+        nextchar.launcher.backup.main([*map(str, arguments)])
+        return self._capsys.readouterr().out
+
+    def refused(self, data_dir: Path, *arguments: object) -> str:
+        """Return the sentence that a command ends with."""
+        with pytest.raises(SystemExit) as ended:
+            self(data_dir, *arguments)
+        return str(ended.value.code)
 
 
-def settings(data_dir: Path) -> LauncherSettings:
-    return LauncherSettings.model_validate({"data_dir": data_dir, "port": 0})
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Admin:
+    return Admin(monkeypatch, capsys)
 
 
-def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def running(data_dir: Path) -> Iterator[httpx.Client]:
+    """The API on an installation with the embedded Valkey."""
+    with (
+        EmbeddedValkey(data_dir) as valkey,
+        serving_real(ApiSettings(data_dir=data_dir, redis_url=valkey.url)) as http,
+    ):
+        yield http
+
+
+def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(
+    tmp_path: Path, admin: Admin
+) -> None:
     file, old, new = tmp_path / "backup.tar", tmp_path / "old", tmp_path / "new"
     lines = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}abcdefgh" for i in range(200)]
-    with Stack(settings(old)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+    with running(old) as http:
         publish_real(old)
         assert http.put("/v1/models/real/aliases/champion", json={"version": 1}).status_code == 200
         assert http.post("/v1/models/real/calibrate", json={"lines": lines}).status_code == 201
@@ -57,17 +78,13 @@ def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_pat
         alerts = http.get("/v1/models/real/alerts").json()["data"]
         http.post(f"/v1/models/real/alerts/{alerts[0]['id']}/label", json={"label": "incident"})
         completed = http.post("/v1/models/real/complete", json={"prompt": "a", "seed": 1}).json()
-        made = admin(old, "backup", file)
-        assert made.returncode == 0 and "objects of" in made.stdout, made.stderr
-        again = admin(old, "backup", file)
-        assert again.returncode == 1 and "exists" in again.stderr
+        assert "objects of" in admin(old, "backup", file)
+        assert "exists" in admin.refused(old, "backup", file)
         http.post("/v1/corpora", content="another text\n" * 100).raise_for_status()
-        refused = admin(old, "restore", file)
-        assert refused.returncode == 1 and "not empty, it has " in refused.stderr
+        assert "not empty, it has " in admin.refused(old, "restore", file)
         assert http.get("/readyz").status_code == 200, "the service was not disturbed"
-    restored = admin(new, "restore", file)
-    assert restored.returncode == 0, restored.stderr
-    with Stack(settings(new)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+    assert "restored" in admin(new, "restore", file)
+    with running(new) as http:
         same = http.post("/v1/models/real@champion/complete", json={"prompt": "a", "seed": 1}).json()
         assert same["completions"] == completed["completions"]
         assert http.get(f"/v1/corpora/{corpus}/text").text == "a text\n" * 100
@@ -99,15 +116,16 @@ def test_large_objects_are_spooled_in_the_data_folder(
     assert folders == [str(tmp_path / "old/spool"), str(tmp_path / "new/spool")]
 
 
-def test_without_an_installation_there_is_no_backup(tmp_path: Path) -> None:
+def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path, admin: Admin) -> None:
     data, file = tmp_path / "data", tmp_path / "backup.tar"
-    missing = admin(data, "backup", file)
-    assert missing.returncode == 1 and f"{data} has no installation" in missing.stderr
+    assert f"{data} has no installation" in admin.refused(data, "backup", file)
     assert list(tmp_path.iterdir()) == []
     (data / "store").mkdir(parents=True)
-    empty = admin(data, "backup", file)
-    assert empty.returncode == 1 and "the storage is empty" in empty.stderr
+    assert "the storage is empty" in admin.refused(data, "backup", file)
     assert list(tmp_path.iterdir()) == [data]
+    assert "backup.tar" in admin.refused(data, "restore", file)
+    file.write_bytes(b"abc")
+    assert "not a backup" in admin.refused(data, "restore", file)
 
 
 def test_a_running_service_whose_socket_is_in_the_temporary_folder_is_backed_up(
@@ -120,7 +138,10 @@ def test_a_running_service_whose_socket_is_in_the_temporary_folder_is_backed_up(
     monkeypatch.setattr(tempfile, "tempdir", None)
     with EmbeddedValkey(data) as valkey:
         assert f"@{temporary}/nextchar-" in valkey.url
-        made = admin(data, "backup", tmp_path / "backup.tar")
+        command = [sys.executable, "-m", "nextchar", "admin", "backup", str(tmp_path / "backup.tar")]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")}
+        environment["NEXTCHAR_DATA_DIR"] = str(data)
+        made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
 
 
@@ -134,32 +155,3 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)  # the embedded one checks the folder itself
     with pytest.raises(SystemExit, match=f"^nextchar: not restored: cannot write to the .* {data}: .*$"):
         nextchar.launcher.backup.main(["restore", str(file)])
-
-
-def test_the_embedded_valkey_has_the_memory_of_the_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits = []
-
-    def note_limit(_blobs: Blobs, redis: Redis, _file: IO[bytes]) -> nextchar.app.backup.Totals:
-        limits.append(redis.config_get("maxmemory"))
-        return nextchar.app.backup.Totals()
-
-    monkeypatch.setattr(nextchar.app.backup, "restore", note_limit)
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
-    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("NEXTCHAR_VALKEY_MAX_BYTES", str(300 << 20))
-    (tmp_path / "backup.tar").touch()
-    nextchar.launcher.backup.main(["restore", str(tmp_path / "backup.tar")])
-    assert limits == [{"maxmemory": str(300 << 20)}]
-
-
-def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
-    missing = admin(tmp_path / "data", "restore", tmp_path / "missing.tar")
-    assert missing.returncode == 1 and "missing.tar" in missing.stderr
-    torn = tmp_path / "torn.tar"
-    torn.write_bytes(b"abc")
-    refused = admin(tmp_path / "data", "restore", torn)
-    assert refused.returncode == 1 and "not a backup" in refused.stderr
-    assert admin(tmp_path / "data", "dump").returncode == 2

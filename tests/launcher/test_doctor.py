@@ -19,6 +19,7 @@ def findings(settings: LauncherSettings, monkeypatch: pytest.MonkeyPatch) -> dic
     return {finding.name: finding for finding in examine(settings)}
 
 
+@pytest.mark.long  # a process with all libraries; the findings are tested below
 def test_the_command_names_what_this_machine_has() -> None:
     """Uses the cache folder that all tests share."""
     program = (

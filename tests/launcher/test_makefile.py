@@ -36,6 +36,7 @@ def test_without_a_supported_python_setup_says_which_are_needed(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.long  # makes a virtual environment
 def test_python_that_only_pretends_is_passed_over(tmp_path):
     shim = tmp_path / "python3.13"
     shim.write_text("#!/bin/sh\necho 'python3.13: command not found' >&2\nexit 127\n")

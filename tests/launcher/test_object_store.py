@@ -95,6 +95,7 @@ def test_corpus_job_model_and_scores_live_in_s3_through_throttling_and_a_killed_
     assert files_in(tmp_path / "scratch") == files_in(tmp_path / "spool") == []
 
 
+@pytest.mark.long  # starts the whole stack; API and worker are tested alone
 def test_stack_says_why_it_does_not_start_on_a_store_that_cannot_be_used(
     tmp_path: Path, s3_server: S3Server
 ) -> None:

@@ -35,7 +35,6 @@ def running(_):
 
 stack.Stack = running
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(stack.main())
 """
 
@@ -81,7 +80,7 @@ def test_the_stack_serves_shows_warnings_restarts_dead_processes_and_stops_clean
         eventually(is_shown)
         assert "yesterday" not in seen
         assert "nothing much" not in seen
-        for part, times in (("api_pid", 1), ("worker_pid", 6), ("valkey_pid", 6)):
+        for part, times in (("api_pid", 1), ("worker_pid", 4), ("valkey_pid", 4)):
             for _ in range(times):
                 before = getattr(stack, part)
                 os.kill(before, signal.SIGKILL)
@@ -99,7 +98,7 @@ def test_the_stack_serves_shows_warnings_restarts_dead_processes_and_stops_clean
     said = capfd.readouterr().err
     for name in ("worker", "embedded Valkey"):
         assert f"the {name} was killed by signal 9; restarting it in 0.01 s" in said
-        assert f"the {name} was killed by signal 9; restarting it in 0.32 s" in said  # the pause doubles
+        assert f"the {name} was killed by signal 9; restarting it in 0.08 s" in said  # the pause doubles
         assert said.count(f"the {name} was killed by signal 9, 4 times in a row; the end of") == 1
 
 
@@ -181,34 +180,25 @@ def degraded(http: httpx.Client) -> set[str]:
     return {problem["part"] for problem in answer.json()["degraded"]}
 
 
-def test_a_killed_launcher_leaves_no_orphan_and_a_signal_to_the_next_one_stops_everything(
-    tmp_path, run_script, monkeypatch
-):
+def test_a_killed_launcher_leaves_no_orphan(tmp_path, run_script, monkeypatch):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("NEXTCHAR_PORT", "0")
     log = tmp_path / "logs" / "api.log"
-    for starts, how, status in ((1, signal.SIGKILL, -9), (2, signal.SIGTERM, 0)):
-        launcher = run_script("import sys; from nextchar.launcher.stack import main; sys.exit(main())")
-        eventually(
-            lambda starts=starts: (
-                log.exists() and log.read_text().count("Application startup complete") == starts
-            )
-        )
-        children = children_of(launcher.pid)
-        assert len(children) == 4 and all(map(is_alive, children))
-        launcher.send_signal(how)
-        assert launcher.wait(120) == status
-        eventually(lambda children=children: not any(map(is_alive, children)), within_s=60 if status else 1)
+    launcher = run_script("import sys; from nextchar.launcher.stack import main; sys.exit(main())")
+    eventually(lambda: log.exists() and "Application startup complete" in log.read_text())
+    children = children_of(launcher.pid)
+    assert len(children) == 4 and all(map(is_alive, children))
+    launcher.kill()
+    launcher.wait(120)
+    eventually(lambda: not any(map(is_alive, children)), within_s=60)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_each_signal_leaves_the_stack_which_stops_it(tmp_path, run_script, monkeypatch, how):
+def test_ctrl_c_leaves_the_stack_which_stops_it(tmp_path, run_script, monkeypatch):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
-    # Tests may inherit ignored signals, which the launcher leaves ignored: SIGINT in the background of a
-    # shell, SIGHUP under nohup.
+    # Tests may inherit ignored signals, as in the background of a shell, which the launcher leaves ignored.
     launcher = run_script(_WAIT_IN_MAIN)
     assert launcher.stdout.readline() == "waiting\n"
-    launcher.send_signal(how)
+    launcher.send_signal(signal.SIGINT)
     assert launcher.wait(120) == 0
     assert launcher.stdout.read() == "left\n"
 
@@ -231,6 +221,7 @@ def test_a_hangup_that_is_ignored_stays_so(tmp_path, monkeypatch):
             signal.signal(number, handler)
 
 
+@pytest.mark.long  # starts the whole stack; a wrong setting stops it below
 def test_api_that_does_not_come_up_stops_the_start_and_shows_the_end_of_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(stack_module, "_MAX_FAILED_STARTS", 2)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from nextchar.launcher import processes
 from nextchar.launcher import processes as supervised_process
 from nextchar.launcher.processes import LauncherError, Output, SupervisedProcess
 from tests.waiting import eventually
@@ -91,38 +90,3 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
     kept = (log.with_name("worker.log.1").read_text() + log.read_text()).splitlines()
     numbers = [int(line.rpartition(" ")[2]) for line in kept]
     assert numbers == list(range(numbers[0], 100)) and len(numbers) > 15
-
-
-def test_a_traceback_with_a_blank_line_is_repeated_completely(tmp_path, capsys):
-    process = supervised(tmp_path / "log")
-    with process.log.open("ab", buffering=0) as writer:
-        writer.write(b"2026-11-26T17:40:03.123Z ERROR nextchar.api x\n    one\n    \n    two\nthree\n")
-        process.print_new_warnings()
-    process.close()
-    assert capsys.readouterr().err.splitlines()[1:] == ["worker:     one", "worker:     ", "worker:     two"]
-
-
-def test_log_without_room_for_a_copy_is_left_and_emptied_at_twice_its_size(tmp_path, monkeypatch, capsys):
-    def no_room(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    now_s = 0.0
-    monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: now_s))
-    monkeypatch.setattr(processes.shutil, "copyfileobj", no_room)
-    for module in (supervised_process, processes):
-        monkeypatch.setattr(module, "LOG_BYTES", 1000)
-    log = tmp_path / "worker.log"
-    process = supervised(log)
-    with log.open("ab", buffering=0) as writer:
-        writer.write(b"x" * 1500 + b"\n")
-        process.print_new_warnings()
-        assert log.stat().st_size == 1501
-        assert "No space left" in capsys.readouterr().err
-        process.print_new_warnings()
-        assert capsys.readouterr().err == ""  # not at every look
-        writer.write(b"x" * 1500 + b"\n")
-        now_s = supervised_process._LOG_RETRY_S
-        process.print_new_warnings()
-        assert log.stat().st_size == 0
-    assert not log.with_name("worker.log.1").exists()
-    process.close()

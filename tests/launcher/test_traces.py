@@ -16,6 +16,7 @@ from tests.waiting import eventually
 from tests.warm_stack import WarmStack
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
+pytestmark = pytest.mark.long  # a stack and a job; tests/store/test_tracing.py has what spans say
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SECRET = "a text that nobody else may read"
@@ -150,7 +151,6 @@ def test_health_checks_make_no_spans_and_texts_are_in_none(traced: Traced, job: 
     assert not any(SECRET.encode() in request.body for request in traced.collector.requests)
 
 
-@pytest.mark.long  # a fault round
 def test_a_collector_that_does_not_answer_delays_no_request_and_no_job(tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "NEXTCHAR_LOG_FORMAT": "json"}
     with (

@@ -58,15 +58,6 @@ def test_more_than_its_bound_is_refused_and_nothing_is_evicted(tmp_path):
         assert read(valkey, "kept") == b"yes"
 
 
-def test_data_is_back_after_a_clean_stop(tmp_path):
-    with EmbeddedValkey(tmp_path) as valkey:
-        write(valkey, "kept", "yes")
-        pid = valkey.pid
-    assert not is_alive(pid)
-    with EmbeddedValkey(tmp_path) as valkey:
-        assert read(valkey, "kept") == b"yes"
-
-
 def test_server_dies_with_a_killed_parent_and_the_folder_is_free_at_once(tmp_path, run_script):
     parent = run_script(_HOLD_A_SERVER, tmp_path)
     server_pid = int(parent.stdout.readline())
@@ -86,14 +77,6 @@ def test_folder_in_use_is_refused_naming_the_process_and_the_setting(tmp_path, r
     assert is_alive(server_pid)
 
 
-def test_folder_that_cannot_be_written_is_refused_naming_the_setting(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(
-        LauncherError, match=r"cannot write to the data folder .*file/data.*NEXTCHAR_DATA_DIR"
-    ):
-        EmbeddedValkey(tmp_path / "file" / "data").__enter__()
-
-
 def test_password_is_private_lasts_and_is_needed(tmp_path):
     with EmbeddedValkey(tmp_path) as valkey:
         first = valkey.url
@@ -106,13 +89,6 @@ def test_password_is_private_lasts_and_is_needed(tmp_path):
             redis.ping()
     with EmbeddedValkey(tmp_path) as valkey:
         assert valkey.url == first
-
-
-def test_long_paths_and_special_characters_work(tmp_path):
-    for name in ("long" * 40, 'sp ace "q" ü%20'):
-        with EmbeddedValkey(tmp_path / name) as valkey:
-            write(valkey, "kept", name)
-            assert read(valkey, "kept") == name.encode()
 
 
 def test_server_that_does_not_start_shows_the_end_of_its_log(tmp_path, monkeypatch):

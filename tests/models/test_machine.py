@@ -2,26 +2,12 @@
 
 import os
 import re
-import resource
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from nextchar.models import machine
-from nextchar.models.machine import Processor, available_cores, peak_memory_bytes, processor
-
-XEON = """processor\t: 0
-vendor_id\t: GenuineIntel
-cpu family\t: 6
-model\t\t: 207
-model name\t: INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.10GHz
-flags\t\t: fpu: vme
-
-processor\t: 1
-model name\t: another
-"""
+from nextchar.models.machine import available_cores
 
 
 @pytest.fixture(autouse=True)
@@ -52,29 +38,6 @@ def test_cores_are_limited_by_the_quota_of_the_container(
     (tmp_path / "cpu.max").write_text(contents)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     assert available_cores() == cores
-
-
-@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_peak_memory_is_in_bytes_on_every_system(
-    platform: str, unit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=5000))
-    assert peak_memory_bytes() == 5000 * unit
-
-
-def test_the_processor_is_named_with_its_family_and_model(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(XEON)
-    found = processor(tmp_path / "cpuinfo")
-    assert found == Processor("INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.10GHz", "6", "207")
-    assert str(found) == f"{found.name} (family 6, model 207)"
-
-
-def test_a_processor_without_a_model_name_has_a_name(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x41\n")
-    found = processor(tmp_path / "cpuinfo")
-    assert found.name and str(found) == found.name
-    assert processor(tmp_path / "absent").name
 
 
 def test_no_other_module_queries_the_system() -> None:

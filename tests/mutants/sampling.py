@@ -80,10 +80,7 @@ _TESTS = {
         "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
     ),
-    "models/anomaly/rolling.py": (
-        "tests/models/anomaly/test_flagged_evidence.py",
-        "tests/models/anomaly/test_rolling.py",
-    ),
+    "models/anomaly/rolling.py": ("tests/models/anomaly/test_rolling.py",),
     "models/anomaly/line_scores.py": (
         "tests/models/anomaly/test_calibrated_scorer.py",
         "tests/app/scoring/test_score_stream.py",
@@ -103,10 +100,8 @@ _TESTS = {
         "tests/models/runtime/test_lstm_network.py",
     ),
     "models/runtime/decode.py": (
-        "tests/models/runtime/test_batch_sampler.py",
         "tests/models/runtime/test_decoding.py",
         "tests/models/runtime/test_scheduler.py",
-        "tests/models/runtime/test_decode.py",
     ),
     "models/runtime/generation.py": (
         "tests/models/runtime/test_generation.py",
@@ -118,10 +113,7 @@ _TESTS = {
         "tests/models/runtime/test_scheduler.py",
         "tests/models/runtime/test_engine.py",
     ),
-    "models/runtime/scheduler.py": (
-        "tests/models/runtime/test_scheduler_turns.py",
-        "tests/models/runtime/test_scheduler.py",
-    ),
+    "models/runtime/scheduler.py": ("tests/models/runtime/test_scheduler.py",),
     "models/runtime/requests.py": (
         "tests/models/runtime/test_requests.py",
         "tests/models/runtime/test_request_validation.py",
@@ -173,7 +165,7 @@ _TESTS = {
         "tests/worker/test_two_attempts.py",
         "tests/worker/test_tasks.py",
     ),
-    "worker/evaluator.py": ("tests/worker/test_evaluator.py", "tests/worker/test_training.py"),
+    "worker/evaluator.py": ("tests/worker/test_training.py",),
     "worker/trainer.py": (
         "tests/worker/test_training.py",
         "tests/worker/test_early_stopping.py",

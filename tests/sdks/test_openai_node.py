@@ -36,6 +36,7 @@ def run(script: Path, url: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long  # the calls of test_openai_python.py in another language
 def test_whole_way_from_a_file_to_a_deleted_model(stack: Stack) -> None:
     told = run(SCRIPT, stack.url)
     assert told["content"] == "red cherry.\n"

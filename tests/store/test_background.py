@@ -92,53 +92,8 @@ def test_repeated_errors_are_logged_once_a_minute_with_one_traceback(
     ]
 
 
-def test_a_loop_is_known_by_its_name_and_interval_and_a_long_round_can_say_that_it_lives() -> None:
-    now_s = 10.0
-    loop = BackgroundLoop("sweeper", lambda: None, interval_s=3600.0, clock=lambda: now_s)
-    now_s = 13.0
-    status = loop.status()
-    assert (status.name, status.interval_s, status.errors) == ("sweeper", 3600.0, {})
-    assert (status.seconds_since_beat, status.seconds_since_success) == (3, 3)
-    loop.beat()
-    assert (loop.status().seconds_since_beat, loop.status().seconds_since_success) == (0, 0)
-    now_s = 15.0
-    with loop:  # the first round comes after an interval
-        assert (loop.status().seconds_since_beat, loop.status().seconds_since_success) == (0, 0)
-    assert "sweeper" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_a_loop_that_is_woken_starts_a_round_at_once_and_stops_at_once() -> None:
-    has_run = threading.Event()
-    loop = BackgroundLoop("woken", has_run.set, interval_s=3600.0)
-    loop.start()
-    for _ in range(2):
-        loop.run_soon()
-        assert has_run.wait(120)
-        has_run.clear()
-    loop.stop(timeout_s=120)
-    assert not loop._thread.is_alive()
-    assert not has_run.is_set()
-
-
 def test_a_process_can_end_while_a_round_of_its_loops_runs() -> None:
     loop = BackgroundLoop("daemon of the test", lambda: None, interval_s=3600.0)
     with loop:
         [thread] = [one for one in threading.enumerate() if one.name == "daemon of the test"]
         assert thread.daemon
-
-
-def test_stopping_without_a_time_does_not_wait_for_the_round() -> None:
-    runs, may_end = threading.Event(), threading.Event()
-
-    def run() -> None:
-        runs.set()
-        assert may_end.wait(120)
-
-    loop = BackgroundLoop("waits", run, interval_s=0.001)
-    loop.start()
-    assert runs.wait(120)
-    loop.stop()
-    assert loop._thread.is_alive()
-    may_end.set()
-    loop.stop(timeout_s=120)
-    assert not loop._thread.is_alive()

@@ -9,6 +9,11 @@ from nextchar.store.blobs import Blobs, as_domain_error, read_limited
 from nextchar.store.open_blobs import open_blobs
 
 
+@pytest.fixture
+def blobs(each_storage: Blobs) -> Blobs:
+    return each_storage
+
+
 def test_written_objects_can_be_read_and_listed(blobs: Blobs) -> None:
     blobs.write("a/2", b"two")
     blobs.write("a/b/1", b"one")

@@ -4,18 +4,14 @@ import numpy as np
 import pytest
 
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.line_scores import AlertReference, ObservedScore, ScoreSample
-from nextchar.models.anomaly.rolling import Rebuild
+from nextchar.models.anomaly.line_scores import ScoreSample
 from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel, describe_files
 from nextchar.store import calibrations as module
 from nextchar.store.blobs import Blobs
 from nextchar.store.calibrations import (
-    MAX_REBUILDS,
     MODEL_FILE,
     Calibrations,
-    is_rolling_name,
-    rolling_name,
     validation_file,
 )
 from nextchar.store.open_blobs import open_blobs
@@ -46,11 +42,6 @@ def test_the_validation_calibration_is_used_until_there_is_a_default(blobs: Blob
     assert (found := known.find(model, None)) and found.name == "validation"
 
 
-def test_a_model_without_any_has_none(blobs: Blobs) -> None:
-    assert Calibrations(blobs).find(saved_model(), None) is None
-    assert list(Calibrations(blobs).all(saved_model())) == []
-
-
 def test_names_that_are_not_there_or_not_to_be_had(blobs: Blobs, model: SavedModel) -> None:
     known = Calibrations(blobs)
     with pytest.raises(NotFound, match="no calibration 'web-1'"):
@@ -74,29 +65,6 @@ def test_damaged_records_are_named(blobs: Blobs, model: SavedModel) -> None:
     blobs.write(path, b"{")
     with pytest.raises(Unavailable, match="calibration 'web-1' of random@1 is damaged"):
         known.find(model, "web-1")
-
-
-def test_a_rolling_calibration_is_read_back_as_it_was_saved(blobs: Blobs, model: SavedModel) -> None:
-    known = Calibrations(blobs)
-    base = known.save(model, "default", OTHER, source="lines")
-    group = AlertReference("alert_1", "user <*> →", "1:<*>", "ann")
-    lines = (ObservedScore(1.5e9, 2.25, 0, 0.0), ObservedScore(1.6e9, 7.5, 0, 0.01, group))
-    sample = ScoreSample(lines, np.array([3.0, 4.0]))
-    rebuilds = [Rebuild(float(i), 2, 1, 1, 0.01, (6.0,), (7.0,), "drift") for i in range(MAX_REBUILDS + 5)]
-    known.save_rolling(model, base, OTHER, sample, rebuilds)
-    found = Calibrations(blobs).find_rolling(model, base)
-    assert found and found.name == "rolling" and found.rolling
-    assert found.rolling.sample.lines == lines and found.rolling.sample.keys.tolist() == [3.0, 4.0]
-    assert found.rolling.rebuilds == tuple(rebuilds[5:]) and found.rolling.drift == "drift"
-
-
-def test_a_damaged_rolling_calibration_counts_for_nothing(blobs: Blobs, model: SavedModel) -> None:
-    known = Calibrations(blobs)
-    base = known.save(model, "default", OTHER, source="lines")
-    known.save_rolling(model, base, OTHER, ScoreSample((), np.zeros(0)), [])
-    path = f"model_files/{model.card.id}/calibrations/rolling.json"
-    blobs.write(path, blobs.read(path).replace(b'"window": {"lines": "', b'"window": {"lines": "xyz'))
-    assert Calibrations(blobs).find_rolling(model, base) is None
 
 
 def test_of_a_huge_record_no_more_is_read_than_a_calibration_may_have(
@@ -194,13 +162,6 @@ def test_names_that_are_reserved_are_refused_with_a_reason(memory: Blobs, model:
     assert [one.name for one in known.all(model)] == ["rollings", "validation"]
 
 
-def test_names_of_rolling_calibrations_are_as_long_as_names_may_be_and_distinct() -> None:
-    assert rolling_name("x" * 56) == "rolling-" + "x" * 56
-    long = [rolling_name("x" * 56 + end) for end in ("a", "b", "ab")]
-    assert {len(name) for name in long} == {64} and len(set(long)) == 3
-    assert all(map(is_rolling_name, long))
-
-
 def test_a_rolling_calibration_counts_only_for_the_one_that_it_began_with(
     memory: Blobs, model: SavedModel
 ) -> None:
@@ -221,12 +182,3 @@ def test_a_rolling_calibration_counts_only_for_the_one_that_it_began_with(
     )
     known.save(model, "rollings", OTHER, source="lines")
     assert known.find(model, "rolling-web") is not None
-
-
-def test_drift_is_that_of_the_newest_rebuild(memory: Blobs, model: SavedModel) -> None:
-    known = Calibrations(memory)
-    base = known.save(model, "default", OTHER, source="lines")
-    rebuilds = [Rebuild(1.0, 2, 1, 1, 0.01, (6.0,), (7.0,), drift) for drift in ("drift", None, "more")]
-    for count, drift in ((1, "drift"), (2, None), (3, "more")):
-        saved = known.save_rolling(model, base, OTHER, ScoreSample((), np.zeros(0)), rebuilds[:count])
-        assert saved.rolling and saved.rolling.drift == drift

@@ -1,7 +1,6 @@
 import contextlib
 import hashlib
 import json
-import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from nextchar.models.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus, dump_corpus
-from nextchar.store.corpus_upload import Upload
 from nextchar.store.open_blobs import open_blobs
 from tests.every_call import Call, every_call
-from tests.logs import syslog
 from tests.store.refusing import Refusing
 from tests.store.uploads import add
 
@@ -25,90 +22,6 @@ from tests.store.uploads import add
 @pytest.fixture
 def corpora(blobs: Blobs) -> Corpora:
     return Corpora(blobs)
-
-
-def test_the_same_bytes_are_the_same_corpus(corpora: Corpora, tmp_path: Path) -> None:
-    first, is_new = add(corpora, tmp_path, b"hello\nwor", b"ld\n")
-    again, is_new_again = add(corpora, tmp_path, b"hello\nworld\n")
-    assert (is_new, is_new_again) == (True, False)
-    assert first == again
-    assert corpora.all() == [first]
-    assert "".join(corpora.pieces(first.id)) == "hello\nworld\n"
-
-
-def test_the_same_bytes_under_another_name_have_both_names(corpora: Corpora, tmp_path: Path) -> None:
-    first, _ = add(corpora, tmp_path, b"text", name="first")
-    add(corpora, tmp_path, b"older", name="second")
-    second, is_new = add(corpora, tmp_path, b"text", name="second")
-    assert not is_new
-    assert (second.id, second.name, second.version) == (first.id, "second", 2)
-    assert corpora.get("second") == corpora.get("second@2") == second
-    assert corpora.get("first") == corpora.get(first.id) == first
-    corpora.set_kind("second", "records")
-    assert {corpus.id: (corpus.name, corpus.kind) for corpus in corpora.all()}[first.id] == (
-        "first",
-        "records",
-    )
-
-
-def test_statistics_count_characters_and_lines(corpora: Corpora, tmp_path: Path) -> None:
-    corpus, _ = add(corpora, tmp_path, "ab\nlönger\n\nend".encode())
-    assert (corpus.bytes, corpus.characters, corpus.distinct_characters) == (15, 14, 10)
-    assert (corpus.lines, corpus.longest_line) == (4, 6)
-    assert corpus.sample.startswith("ab\nlö")
-
-
-def test_the_text_is_stored_as_uploaded_and_read_after_nfc(corpora: Corpora, tmp_path: Path) -> None:
-    data = unicodedata.normalize("NFD", "é" * 10).encode()
-    corpus, _ = add(corpora, tmp_path, data)
-    assert b"".join(corpora.stream(corpus.id)) == data
-    assert "".join(corpora.pieces(corpus.id)) == "é" * 10
-
-
-def test_another_text_under_a_name_is_its_next_version(corpora: Corpora, tmp_path: Path) -> None:
-    one, _ = add(corpora, tmp_path, b"one", name="mine")
-    two, _ = add(corpora, tmp_path, b"two", name="mine")
-    assert (one.version, two.version) == (1, 2)
-    assert corpora.get("mine") == corpora.get("mine@2") == two
-    assert corpora.get("mine@1") == one
-    again, is_new = add(corpora, tmp_path, b"two", name="mine")
-    assert (again, is_new) == (two, False)
-    assert corpora.names() == {"mine": one.id, "mine@2": two.id}
-
-
-@pytest.mark.parametrize("name", ["", "a b", "../x", "corpus_1", "-x", "x" * 65, "naïve"])
-def test_a_name_that_is_none_is_refused(corpora: Corpora, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidInput, match="is not a valid name"):
-        add(corpora, tmp_path, b"text", name=name)
-
-
-def test_a_deleted_corpus_is_gone_and_its_name_is_free(corpora: Corpora, tmp_path: Path) -> None:
-    corpus, _ = add(corpora, tmp_path, b"one", name="mine")
-    corpora.delete("mine")
-    for reference in (corpus.id, "mine"):
-        with pytest.raises(NotFound):
-            corpora.get(reference)
-    add(corpora, tmp_path, b"two", name="mine")
-
-
-def test_removing_names_keeps_the_corpus(corpora: Corpora, tmp_path: Path) -> None:
-    corpus, _ = add(corpora, tmp_path, b"one", name="mine")
-    add(corpora, tmp_path, b"one", name="another")
-    assert corpora.names() == {"another": corpus.id, "mine": corpus.id}
-    assert corpora.names(lambda name: name == "mine") == {"mine": corpus.id}
-    corpora.remove_names(corpus.id, ["mine"])
-    assert corpora.names() == {"another": corpus.id}
-    assert (corpora.get("another").name, corpora.get(corpus.id).name) == ("another", None)
-    assert "".join(corpora.pieces(corpus.id)) == "one"
-    add(corpora, tmp_path, b"two", name="mine")
-
-
-@pytest.mark.parametrize("reference", ["nothing", "corpus_0123456789ab", "../jobs", ""])
-def test_an_unknown_reference_is_not_found(corpora: Corpora, reference: str) -> None:
-    with pytest.raises(NotFound):
-        corpora.get(reference)
-    with pytest.raises(NotFound):
-        corpora.stream(reference)
 
 
 def test_bytes_are_kept_and_counted_one_by_one_and_are_another_corpus_than_the_text(
@@ -199,18 +112,6 @@ def test_a_name_with_a_damaged_record_is_free(tmp_path: Path, record: bytes) -> 
     assert is_new and corpora.get("fox") == corpus == corpora.all()[0]
     corpora.delete("fox")
     assert blobs.paths("corpus_names") == []
-
-
-def test_a_log_is_recognized_and_its_record_has_suggested_masks(corpora: Corpora, tmp_path: Path) -> None:
-    log = "".join(line + "\n" for line in syslog(300)).encode()
-    corpus, _ = add(corpora, tmp_path, log[:1000], log[1000:], name="sshd")
-    assert (corpus.kind, corpus.suggested_masks) == ("log", ["timestamp", "ip", "long_numbers"])
-    assert corpus.log_sample and corpus.log_sample["lines"]["timestamp"] == 300
-    assert corpora.get("sshd").suggested_masks == corpus.suggested_masks
-    as_bytes, _ = add(corpora, tmp_path, log, encoding="bytes")
-    assert (as_bytes.kind, as_bytes.suggested_masks, as_bytes.log_sample) == (None, [], None)
-    short, _ = add(corpora, tmp_path, b"hello\nworld\n")
-    assert short.kind == "text" and "too few" in str(short.kind_reason)
 
 
 def test_the_kind_of_a_corpus_that_is_deleted_meanwhile_leaves_no_record(
@@ -416,61 +317,6 @@ def test_a_corpus_that_is_deleted_while_it_is_uploaded_again_is_not_found(
     assert caught.value.code == "corpus_not_found" and corpora.all() == []
 
 
-def test_of_two_texts_uploaded_under_a_name_at_once_each_knows_its_version(tmp_path: Path) -> None:
-    corpora = Corpora(open_blobs("memory:///"))
-
-    def meanwhile(_: Corpus) -> None:
-        assert add(corpora, tmp_path, b"other", name="mine")[0].version == 1
-
-    with Upload(tmp_path, limit_bytes=100) as upload:
-        upload.feed(b"text")
-        corpus, is_new = corpora.add(upload, name="mine", check=meanwhile)
-    assert is_new and (corpus.name, corpus.version) == ("mine", 2)
-    assert corpora.get(corpus.id) == corpora.get("mine@2") == corpus
-
-
-def test_a_check_that_refuses_leaves_nothing(tmp_path: Path) -> None:
-    corpora = Corpora(open_blobs("memory:///"))
-
-    def refuse(corpus: Corpus) -> None:
-        assert (corpus.name, corpus.version, corpus.characters) == ("mine", 1, 4)
-        raise InvalidInput("too many corpora")
-
-    with Upload(tmp_path, limit_bytes=100) as upload:
-        upload.feed(b"text")
-        with pytest.raises(InvalidInput):
-            corpora.add(upload, name="mine", check=refuse)
-    assert corpora.all() == [] and corpora.names() == {} and corpora._blobs.paths("corpora") == []
-
-
-def test_corpora_are_listed_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpora, seconds = Corpora(open_blobs("memory:///")), iter((5.0, 3.0, 7.0, 7.0))
-    made = []
-    for text in (b"a", b"b", b"c", b"d"):
-        at = next(seconds)
-        monkeypatch.setattr("time.time", lambda at=at: at)
-        made.append(add(corpora, tmp_path, text)[0])
-    a, b, *newest = made
-    assert corpora.all() == [*sorted(newest, key=lambda corpus: corpus.id, reverse=True), a, b]
-
-
-def test_each_key_may_have_its_own_kind_of_a_corpus(tmp_path: Path) -> None:
-    corpora = Corpora(open_blobs("memory:///"))
-    corpus, _ = add(corpora, tmp_path, b"text")
-    assert corpora.kind_for(corpus.id, "ann") is None
-    corpora.set_kind(corpus.id, "log", key_name="ann")
-    corpora.set_kind(corpus.id, "code", key_name="bob")
-    assert [corpora.kind_for(corpus.id, name) for name in ("ann", "bob", "cem")] == ["log", "code", None]
-    assert corpora.get(corpus.id) == corpus
-    corpora.remove_kind(corpus.id, "ann")
-    assert [corpora.kind_for(corpus.id, name) for name in ("ann", "bob")] == [None, "code"]
-    for damaged in (b"table", b"\xff"):
-        corpora._blobs.write(f"corpus_kinds/{corpus.id}/key-bob", damaged)
-        assert corpora.kind_for(corpus.id, "bob") is None
-    corpora.delete(corpus.id)
-    assert corpora._blobs.paths("corpus_kinds") == []
-
-
 @pytest.mark.parametrize(
     ("encoding", "alphabet", "expected"),
     [
@@ -495,14 +341,3 @@ def test_characters_are_bytes_if_the_alphabet_or_the_corpus_says_so(
     assert (
         corpora.chunk(corpus.id, alphabet, 3, None) == "\n" and corpora.chunk(corpus.id, "bytes", 0, 1) == "e"
     )
-
-
-def test_removing_another_name_keeps_that_of_the_record(tmp_path: Path) -> None:
-    corpora = Corpora(open_blobs("memory:///"))
-    corpus, _ = add(corpora, tmp_path, b"one", name="mine")
-    add(corpora, tmp_path, b"one", name="another")
-    corpora.remove_names(corpus.id, ["another"])
-    assert corpora.get(corpus.id) == corpus and corpora.names() == {"mine": corpus.id}
-    corpora.remove_names("corpus_" + "0" * 24, ["nothing"])
-    corpora.remove_names(corpus.id, ["mine"])
-    assert corpora.get(corpus.id) == replace(corpus, name=None, version=None)

@@ -1,13 +1,9 @@
 """Names of corpora: another text under a name is its next version."""
 
-from functools import partial
-
 import pytest
 
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpus_names import CorpusNames
-from nextchar.store.open_blobs import open_blobs
-from tests.every_call import every_call
 
 A, B, C = (f"corpus_{letter * 24}" for letter in "abc")
 
@@ -56,51 +52,3 @@ def test_a_version_without_a_corpus_is_replaced(names: CorpusNames) -> None:
     names.blobs.delete(f"corpora/{A}/corpus.json")
     assert names.assign("log", B) == 1
     assert names.resolve("log") == B
-
-
-def test_of_two_uploads_at_the_same_time_both_get_a_version() -> None:
-    for call in every_call(more_than=2):
-        blobs = open_blobs("memory:///")
-        for corpus in (A, B, C):
-            blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
-        other = CorpusNames(blobs)
-        other.assign("log", A)
-        version = CorpusNames(call.blobs(blobs, partial(other.assign, "log", B))).assign("log", C)
-        if not call.has_come:
-            other.assign("log", B)
-        assert version in (2, 3), call
-        assert {other.resolve("log@2"), other.resolve("log@3")} == {B, C}, call
-
-
-def test_the_version_that_a_corpus_would_get_is_told_and_nothing_is_written() -> None:
-    blobs = open_blobs("memory:///")
-    names = CorpusNames(blobs)
-    for corpus in (A, B, C):
-        blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
-    assert [names.next_version("log", corpus) for corpus in (A, B)] == [1, 1]
-    assert [names.assign("log", corpus) for corpus in (A, B)] == [1, 2]
-    before = blobs.paths("corpus_versions") + blobs.paths("corpus_names")
-    assert [names.next_version("log", corpus) for corpus in (A, B, C)] == [3, 2, 3]
-    assert blobs.paths("corpus_versions") + blobs.paths("corpus_names") == before
-    assert before == ["corpus_versions/log/000000002", "corpus_names/log"]
-
-
-def test_versions_of_a_name_whose_corpora_are_gone_stay_taken() -> None:
-    blobs = open_blobs("memory:///")
-    names = CorpusNames(blobs)
-    for corpus in (A, B, C):
-        blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
-    assert [names.assign("log", corpus) for corpus in (A, B)] == [1, 2]
-    for corpus in (A, B):
-        blobs.delete(f"corpora/{corpus}/corpus.json")
-    assert names.next_version("log", C) == 3 == names.assign("log", C)
-
-
-def test_versions_are_in_order_of_their_numbers() -> None:
-    blobs = open_blobs("memory:///")
-    names = CorpusNames(blobs)
-    for corpus in (A, B):
-        blobs.write(f"corpora/{corpus}/corpus.json", b"{}")
-    assert [names.assign("log", corpus) for corpus in (A, B) * 6] == list(range(1, 13))
-    assert names.resolve("log") == names.resolve("log@12") == B and names.resolve("log@11") == A
-    assert list(names.all()) == ["log", *(f"log@{number}" for number in range(2, 13))]

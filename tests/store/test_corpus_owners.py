@@ -11,25 +11,6 @@ def owners(blobs: Blobs) -> CorpusOwners:
     return CorpusOwners(blobs)
 
 
-def test_corpus_belongs_to_each_key_that_uploaded_it(owners: CorpusOwners) -> None:
-    owners.add(ONE, "a", is_new=True)
-    assert owners.is_only(ONE, "a")
-    owners.add(ONE, "b", is_new=False)
-    owners.add(TWO, "b", is_new=True)
-    assert (owners.corpora_of("a"), owners.corpora_of("b")) == ({ONE}, {ONE, TWO})
-    assert not owners.is_only(ONE, "a") and owners.uploaded_at(TWO, "a") is None
-    owners.remove(ONE, "a")
-    assert owners.is_only(ONE, "b") and owners.corpora_of("a") == set()
-    owners.remove_all(ONE)
-    assert owners.corpora_of("b") == {TWO}
-
-
-def test_time_of_the_first_upload_stays(owners: CorpusOwners, blobs: Blobs) -> None:
-    blobs.write(f"corpus_owners/{ONE}/key-a", b"1795563600")
-    owners.add(ONE, "a", is_new=False)
-    assert owners.uploaded_at(ONE, "a") == 1795563600
-
-
 def test_a_corpus_first_uploaded_without_an_owner_never_has_a_single_owner(owners: CorpusOwners) -> None:
     owners.add(ONE, "a", is_new=False)
     assert owners.corpora_of("a") == {ONE} and not owners.is_only(ONE, "a")

@@ -1,9 +1,8 @@
-import gzip
 from pathlib import Path
 
 import pytest
 
-from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.models.errors import InvalidInput
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
@@ -27,17 +26,6 @@ def test_a_bad_byte_is_named_by_its_offset_and_nothing_is_kept(
     assert caught.value.code == "corpus_not_utf8"
     assert list(tmp_path.iterdir()) == []
     assert corpora.all() == []
-
-
-def test_an_empty_text_is_refused(corpora: Corpora, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="empty"):
-        add(corpora, tmp_path)
-
-
-def test_a_text_over_the_limit_is_refused_and_nothing_is_kept(corpora: Corpora, tmp_path: Path) -> None:
-    with pytest.raises(TooLarge, match="5 bytes"):
-        add(corpora, tmp_path, b"abc", b"def", limit=5)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -64,16 +52,6 @@ def test_texts_in_other_encodings_are_refused_with_a_remedy(
     with pytest.raises(InvalidInput, match=f"is not UTF-8: .* iconv -f {source} -t utf-8") as caught:
         add(corpora, tmp_path, "Größe".encode(encoding))
     assert caught.value.code == "corpus_not_utf8"
-
-
-def test_gzip_is_refused_with_what_to_do(corpora: Corpora, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="compressed with gzip; decompress it first, or send it with"):
-        add(corpora, tmp_path, gzip.compress(b"text"))
-
-
-def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: Path) -> None:
-    corpus, _ = add(corpora, tmp_path, b"\xff" * 300, encoding="bytes")
-    assert corpus.warnings == ["the bytes are all the same; there is nothing to learn"]
 
 
 def test_a_million_combining_marks_are_refused(tmp_path: Path) -> None:

@@ -35,20 +35,6 @@ def test_a_value_is_read_again_after_its_time(source: Source) -> None:
     assert source.read(cache) == 2 and len(source.keys) == 2
 
 
-def test_nothing_is_a_value_too() -> None:
-    cache: ExpiringCache[None] = ExpiringCache(60.0)
-    cache.get("a", lambda _: None)
-    cache.get("a", lambda _: pytest.fail("it is read again"))
-
-
-def test_a_forgotten_value_is_read_again_and_others_are_not(source: Source) -> None:
-    cache = source.cache()
-    for _ in range(2):
-        assert {key: source.read(cache, key) for key in "abc"} == dict.fromkeys("abc", 1)
-        cache.forget("a", "b")
-    assert source.keys == ["a", "b", "c", "a", "b"]
-
-
 def test_what_is_changed_while_it_is_read_is_read_again(source: Source) -> None:
     cache = source.cache()
 
@@ -59,20 +45,6 @@ def test_what_is_changed_while_it_is_read_is_read_again(source: Source) -> None:
     assert cache.get("a", read) == 1
     source.value = 2
     assert source.read(cache) == 2
-
-
-def test_the_expired_value_can_be_used_again(source: Source) -> None:
-    cache = source.cache()
-    assert cache.get("a", lambda expired: 1 if expired is None else 0) == 1
-    source.clock.now_s += 2.0
-    assert cache.get("a", lambda expired: (expired or 0) + 1) == 2
-
-
-def test_an_error_is_not_a_value(source: Source) -> None:
-    cache = source.cache()
-    with pytest.raises(ZeroDivisionError):
-        cache.get("a", lambda _: 1 // 0)
-    assert source.read(cache) == 1
 
 
 def test_more_than_the_size_is_not_kept(source: Source) -> None:

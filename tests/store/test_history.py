@@ -17,6 +17,11 @@ def history(blobs: Blobs) -> History[Change]:
     return History(blobs, "changes", Change, digits=4, damaged="change_damaged")
 
 
+@pytest.fixture
+def blobs(each_storage: Blobs) -> Blobs:
+    return each_storage
+
+
 def test_of_two_writers_one_appends_and_a_deleted_history_does_not_come_back(blobs: Blobs) -> None:
     one, other = history(blobs), history(blobs)
     assert one.create(7, Change(text="a"), "x", "y") and not other.create(7, Change(text="b"), "x", "y")

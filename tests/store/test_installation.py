@@ -149,14 +149,6 @@ def test_of_the_processes_of_an_installation_one_renews_and_another_goes_on_when
     assert writes.called
 
 
-def test_one_redis_does_not_work_for_two_storages(redis: Redis) -> None:
-    Installation(open_blobs("memory:///"), redis).claim()
-    with pytest.raises(StorageRefused, match="redis-cli DEL nextchar:installation"):
-        Installation(open_blobs("memory:///"), redis).claim()
-    redis.delete("nextchar:installation")
-    Installation(open_blobs("memory:///"), redis).claim()
-
-
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -171,13 +163,6 @@ def test_storage_of_an_unknown_or_damaged_format_is_refused(
     blobs.write("installation/format.json", record)
     with pytest.raises(StorageRefused, match=message):
         Installation(blobs, redis).claim()
-
-
-def test_start_with_a_store_that_works_says_nothing(
-    s3_url: str, clean_redis_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check_storage(StoreSettings(store_url=s3_url, redis_url=clean_redis_url))
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -210,19 +195,6 @@ def test_start_with_a_store_that_cannot_be_used_ends_with_a_sentence(
     assert caught.value.code == status
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
-
-
-def test_start_without_redis_is_possible(s3_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    check_storage(StoreSettings(store_url=s3_url, redis_url="redis://127.0.0.1:1/0"))
-    assert "checked when Redis works" in caplog.text
-
-
-def test_folder_that_works_is_left_empty(
-    tmp_path: Path, clean_redis_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = StoreSettings(data_dir=tmp_path, redis_url=clean_redis_url)
-    check_storage(settings)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] == caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from nextchar.models.auto_preset import Candidate
-from nextchar.models.config import PRESETS, Mix, NetworkConfig, TrainingConfig
+from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.store.blobs import Blobs
-from nextchar.store.jobs import TRANSITIONS, Job, JobError, JobRequest, Jobs, JobStatus
+from nextchar.store.jobs import TRANSITIONS, Job, JobRequest, Jobs, JobStatus
 from nextchar.store.open_blobs import open_blobs
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
@@ -18,24 +18,6 @@ REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), train
 @pytest.fixture
 def jobs(blobs: Blobs) -> Jobs:
     return Jobs(blobs)
-
-
-def test_a_job_has_the_state_of_its_last_transition(jobs: Jobs) -> None:
-    job = jobs.create(REQUEST)
-    running = jobs.move(job, JobStatus.RUNNING, attempt=1)
-    done = jobs.move(running, JobStatus.SUCCEEDED, model="m@1")
-    assert jobs.get(job.id) == done
-    assert (done.sequence, done.attempt, done.model, done.request) == (2, 1, "m@1", REQUEST)
-    assert done.updated_at >= done.created_at == job.created_at
-
-
-def test_a_new_job_has_been_started_by_nobody(jobs: Jobs) -> None:
-    job = jobs.create(REQUEST)
-    assert (job.sequence, job.attempt, job.resumed_at_step, job.status) == (0, 0, 0, JobStatus.QUEUED)
-    assert (job.attempts_without_progress, job.stepless_attempts, job.storage_pauses) == (0, 0, 0)
-    assert job.needed_bytes == 0 and job.created_by is None and job.progress is None
-    assert job.model is None and job.error is None and job.pause_reason is None
-    assert jobs.get(job.id) == job and 0 < job.created_at == job.updated_at
 
 
 def test_of_many_writers_racing_for_one_job_one_wins(jobs: Jobs) -> None:
@@ -65,26 +47,6 @@ def test_a_forbidden_transition_is_a_conflict_named_by_the_present_state(
     with pytest.raises(Conflict, match=f"is {status} and cannot become {to}") as caught:
         jobs.move(job, to)
     assert caught.value.code == f"job_{status}"
-
-
-def test_lists_are_newest_first_and_unfinished_ones_oldest_first(jobs: Jobs) -> None:
-    ids = [f"job_{i:021x}" for i in range(3)]
-    first, second, third = (jobs.create(REQUEST, job_id=i) for i in ids)
-    jobs.move(second, JobStatus.CANCELLED)
-    assert [j.id for j in jobs.all()] == [third.id, second.id, first.id]
-    assert [j.id for j in jobs.unfinished()] == [first.id, third.id]
-
-
-@pytest.mark.parametrize("job_id", ["job_0123456789abcdef01234", "../jobs", "", "job_"])
-def test_an_unknown_job_is_not_found(jobs: Jobs, job_id: str) -> None:
-    with pytest.raises(NotFound):
-        jobs.get(job_id)
-
-
-def test_an_id_is_used_once(jobs: Jobs) -> None:
-    job = jobs.create(REQUEST)
-    with pytest.raises(Conflict, match="already exists"):
-        jobs.create(REQUEST, job_id=job.id)
 
 
 def test_a_damaged_record_is_reported_and_hides_no_other_job(tmp_path: Path) -> None:
@@ -163,36 +125,6 @@ def test_a_running_job_keeps_the_choice_of_its_preset(jobs: Jobs) -> None:
     assert caught.value.code == "job_moved"
 
 
-def test_job_reads_its_corpus_and_the_one_mixed_in() -> None:
-    assert REQUEST.corpora == ("corpus_1",)
-    assert REQUEST.model_copy(update={"mix": Mix(corpus="corpus_2")}).corpora == ("corpus_1", "corpus_2")
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "waits"),
-    [
-        (JobStatus.PAUSED, "storage_full", True),
-        (JobStatus.PAUSED, "storage_unavailable", True),
-        (JobStatus.PAUSED, "worker_lost", False),
-        (JobStatus.PAUSED, None, False),
-        (JobStatus.QUEUED, "storage_full", False),
-        (JobStatus.FAILED, "storage_full", False),
-    ],
-)
-def test_a_job_waits_for_storage_if_it_was_paused_for_that(
-    jobs: Jobs, status: JobStatus, code: str | None, waits: bool
-) -> None:
-    reason = JobError(code=code, message="") if code else None
-    job = jobs.create(REQUEST).model_copy(update={"status": status, "pause_reason": reason})
-    assert job.waits_for_storage == waits
-
-
-@pytest.mark.parametrize("status", JobStatus)
-def test_a_final_state_is_one_that_a_job_ends_in(status: JobStatus) -> None:
-    ends = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
-    assert status.is_final == (status in ends)
-
-
 def test_earlier_releases_know_attempts_without_progress_by_another_name(jobs: Jobs) -> None:
     job = jobs.move(jobs.create(REQUEST), JobStatus.RUNNING, attempts_without_progress=3)
     [*_, path] = jobs.blobs.paths(f"jobs/{job.id}")
@@ -202,11 +134,6 @@ def test_earlier_releases_know_attempts_without_progress_by_another_name(jobs: J
     assert Job(**record | {"attempts_without_progress": 4}).attempts_without_progress == 3
     del record["fruitless_attempts"]
     assert Job(**record | {"attempts_without_progress": 4}).attempts_without_progress == 4
-
-
-def test_a_request_without_options_covers_all_characters_and_trains_a_mixture() -> None:
-    assert (REQUEST.coverage, REQUEST.mixture) == (1.0, True)
-    assert JobRequest.model_validate_json(REQUEST.model_dump_json()) == REQUEST
 
 
 def test_records_that_do_not_change_are_read_once(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,21 +149,6 @@ def test_records_that_do_not_change_are_read_once(jobs: Jobs, monkeypatch: pytes
     assert ours.all() == []
     with pytest.raises(NotFound):
         ours.get(job.id)
-
-
-def test_a_job_may_have_an_id_that_was_chosen_before(jobs: Jobs) -> None:
-    chosen = jobs.create(REQUEST, job_id="job_" + "1" * 21)
-    assert chosen.id == "job_" + "1" * 21
-    other = jobs.create(REQUEST)
-    assert other.id != chosen.id and {job.id for job in jobs.all()} == {chosen.id, other.id}
-
-
-def test_the_step_of_a_checkpoint_is_that_of_the_newest(jobs: Jobs) -> None:
-    job = jobs.create(REQUEST)
-    assert jobs.checkpoint_step(job.id) is None
-    for step in (7, 120, 1100):
-        jobs.blobs.write(f"checkpoints/{job.id}/{step:010d}.npz", b"")
-    assert jobs.checkpoint_step(job.id) == 1100
 
 
 def test_of_an_ended_job_the_newest_record_stays(jobs: Jobs) -> None:

@@ -1,5 +1,4 @@
 import errno
-import gc
 import multiprocessing
 import os
 import stat
@@ -201,20 +200,6 @@ def test_a_folder_deleted_by_another_host_is_created_again(tmp_path: Path) -> No
     assert blobs.read("a/x") == b"after"
 
 
-def test_folders_are_kept_open_up_to_a_limit(tmp_path: Path) -> None:
-    def open_files() -> int:
-        return sum(1 for _ in Path("/dev/fd").iterdir())
-
-    blobs = LocalBlobs(tmp_path)
-    before = open_files()
-    for number in range(200):
-        blobs.write(f"a/{number}/x", b"x")
-    assert open_files() - before < 70
-    del blobs
-    gc.collect()
-    assert open_files() <= before
-
-
 def test_an_object_is_created_though_the_reply_of_the_file_server_was_lost(tmp_path: Path) -> None:
     """Over NFS the call is repeated, and finds the name that it made itself."""
 
@@ -250,70 +235,6 @@ def test_who_may_read_an_object_is_what_the_umask_says(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a" / "x").stat().st_mode) == 0o640
-
-
-def test_ranges_of_an_object_are_read(tmp_path: Path) -> None:
-    blobs = LocalBlobs(tmp_path)
-    blobs.write("x", b"abcdef")
-    assert [blobs.read_range("x", *pair) for pair in ((0, 2), (2, 4), (4, 99), (3, 3))] == [
-        b"ab",
-        b"cd",
-        b"ef",
-        b"",
-    ]
-
-
-def test_temporary_files_are_deleted_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    LocalBlobs(tmp_path).write("x", b"x")
-    monkeypatch.setattr("nextchar.store.local_blobs.time.time", lambda: 10_000.0)
-    for name, age_s in (("old", 3601), ("new", 3600), ("newer", 0)):
-        (tmp_path / ".tmp" / name).write_bytes(b"")
-        os.utime(tmp_path / ".tmp" / name, (10_000 - age_s, 10_000 - age_s))
-    LocalBlobs(tmp_path)
-    assert sorted(path.name for path in (tmp_path / ".tmp").iterdir()) == ["new", "newer"]
-
-
-def test_a_folder_above_the_storage_that_cannot_be_synced_does_not_matter(tmp_path: Path) -> None:
-    class Unreadable(Disk):
-        def open_folder(self, path: Path, parent: int | None = None) -> int:
-            if path in tmp_path.parents or path == tmp_path:
-                raise PermissionError(errno.EACCES, "Permission denied")
-            return super().open_folder(path, parent)
-
-    blobs = LocalBlobs(tmp_path / "store", disk=Unreadable())
-    assert blobs.create("a/x", b"x") and blobs.read("a/x") == b"x"
-
-    class Inside(Disk):
-        def open_folder(self, path: Path, parent: int | None = None) -> int:
-            if path == tmp_path / "store":
-                raise PermissionError(errno.EACCES, "Permission denied")
-            return super().open_folder(path, parent)
-
-    with pytest.raises(Unavailable):
-        LocalBlobs(tmp_path / "store", disk=Inside()).create("b/x", b"x")
-
-
-def test_folders_that_are_there_are_synced_once_and_those_above_the_storage_never(tmp_path: Path) -> None:
-    synced: list[Path] = []
-
-    class Noting(RecordingDisk):
-        def sync(self, descriptor: int) -> None:
-            super().sync(descriptor)
-            if (path := self._opened[descriptor]).is_dir():
-                synced.append(path)
-
-    (tmp_path / "above").mkdir()
-    store = tmp_path / "above" / "store"
-    for _ in range(2):  # another process may have died before it synced the folders that it made
-        blobs = LocalBlobs(store, disk=Noting())
-        assert synced == [tmp_path / "above"], "which has the entry of the storage's folder"
-        synced.clear()
-        blobs.write("a/b/x", b"x")
-        assert synced == [store, store, store / "a", store / "a" / "b"]
-        synced.clear()
-        blobs.write("a/b/y", b"y")
-        assert synced == [store / "a" / "b"]
-        synced.clear()
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])

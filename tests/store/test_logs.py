@@ -13,15 +13,11 @@ from redis.exceptions import ResponseError
 
 from nextchar.store import logs
 from nextchar.store.logs import (
-    MAX_EXCEPTION_CHARACTERS,
-    MAX_MESSAGE_CHARACTERS,
     REQUEST_ID,
     JsonFormatter,
     TextFormatter,
-    logging_config,
     set_job,
 )
-from nextchar.store.settings import StoreSettings
 
 AT_S = 1795714803.1234
 
@@ -107,13 +103,6 @@ def test_records_of_a_training_process_name_the_request_that_created_its_job(
     assert "request_id" not in json.loads(JsonFormatter().format(record("step")))
 
 
-def test_record_about_a_job_names_it_in_a_process_that_trains_none() -> None:
-    made = record("%s has lost its worker", "job_1")
-    made.job_id = "job_1"  # as `extra` does
-    assert json.loads(JsonFormatter().format(made))["job_id"] == "job_1"
-    assert "[job=job_1]" in TextFormatter().format(made)
-
-
 @pytest.mark.parametrize(
     "forged",
     [
@@ -135,28 +124,6 @@ def test_messages_and_exceptions_cannot_imitate_a_record(forged: str) -> None:
     assert first.endswith(" x")
     assert rest and all(line.startswith("    ") for line in rest)
     assert all(line.isprintable() for line in rest)
-
-
-def test_traceback_follows_its_line_indented() -> None:
-    lines = TextFormatter().format(record("x", error=raised(OSError("gone")))).split("\n")
-    assert lines[1] == "    Traceback (most recent call last):"
-    assert lines[-1] == "    OSError: gone"
-
-
-def test_very_long_messages_and_tracebacks_lose_their_middle() -> None:
-    line = TextFormatter().format(record("%s!", "x" * 10**6, error=raised(OSError("y" * 10**6 + "!"))))
-    assert len(line) < MAX_MESSAGE_CHARACTERS + MAX_EXCEPTION_CHARACTERS + 1000
-    assert "characters omitted" in line
-    assert line.split("\n")[0].endswith("x!") and line.endswith("y!")
-
-
-@pytest.mark.parametrize("beyond", [-1, 0, 1, 5])
-def test_a_message_of_the_greatest_length_is_whole(beyond: int) -> None:
-    message = "".join(chr(97 + i % 26) for i in range(MAX_MESSAGE_CHARACTERS + beyond))
-    logged = json.loads(JsonFormatter().format(record(message)))["message"]
-    half = MAX_MESSAGE_CHARACTERS // 2
-    shortened = f"{message[:half]} … ({beyond} characters omitted) … {message[-half:]}"
-    assert logged == (message if beyond <= 0 else shortened)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
@@ -202,8 +169,3 @@ def parsed(line: str) -> dict[str, Any]:
         return dict(json.loads(line))
     _, level, logger, message = line.split(" ", 3)
     return {"level": level, "logger": logger, "message": message}
-
-
-def test_level_is_a_setting() -> None:
-    loggers = logging_config(StoreSettings(log_level="ERROR"))["loggers"]
-    assert {logger["level"] for logger in loggers.values()} == {"ERROR"}

@@ -1,7 +1,6 @@
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,27 +105,6 @@ def test_copies_that_were_not_read_for_the_longest_time_make_room(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_file_that_is_larger_than_the_cache_is_read_and_makes_no_room(tmp_path: Path) -> None:
-    cache = ModelFileCache(tmp_path, max_bytes=10)
-    cache.read(sha256(b"small"), Downloads(b"small"))
-    assert cache.read(sha256(b"x" * 11), Downloads(b"x" * 11)) == b"x" * 11
-    assert [path.name for path in tmp_path.iterdir()] == [sha256(b"small")]
-
-
-def test_the_cache_can_be_full_to_the_last_byte_and_old_parts_go(tmp_path: Path) -> None:
-    cache = ModelFileCache(tmp_path, max_bytes=10)
-    for age_s, name in ((90_000, "old.part"), (80_000, "new.part")):
-        (tmp_path / name).write_bytes(b"x" * 100)
-        os.utime(tmp_path / name, (time.time() - age_s, time.time() - age_s))
-    downloads = [Downloads(data) for data in (b"aaaa", b"bbbbbb", b"cccccccccc")]
-    for download in downloads[:2]:
-        assert cache.read(sha256(download.data), download) == download.data
-    kept = {path.name for path in tmp_path.iterdir()}
-    assert kept == {"new.part", sha256(b"aaaa"), sha256(b"bbbbbb")}
-    assert cache.read(sha256(downloads[2].data), downloads[2]) == downloads[2].data
-    assert {path.name for path in tmp_path.iterdir()} == {"new.part", sha256(downloads[2].data)}
-
-
 @pytest.mark.parametrize("broken", ["a file instead of the folder", "a folder instead of a part"])
 def test_without_a_disk_that_works_files_are_downloaded(tmp_path: Path, broken: str) -> None:
     download, folder = Downloads(b"contents"), tmp_path / "cache"
@@ -136,17 +114,6 @@ def test_without_a_disk_that_works_files_are_downloaded(tmp_path: Path, broken: 
         (folder / f"{sha256(b'contents')}.part").mkdir(parents=True)
     cache = ModelFileCache(folder, max_bytes=1000)
     assert cache.read(sha256(b"contents"), download) == b"contents"
-
-
-@pytest.mark.parametrize(
-    ("url", "max_bytes", "is_used"),
-    [(None, 100, False), ("s3://bucket", 100, True), ("s3://bucket", 0, False)],
-)
-def test_there_is_a_cache_for_object_stores_only(
-    tmp_path: Path, url: str | None, max_bytes: int, is_used: bool
-) -> None:
-    settings = StoreSettings(data_dir=tmp_path, store_url=url, model_file_cache_bytes=max_bytes)
-    assert (ModelFileCache.of(settings) is not None) is is_used
 
 
 def test_a_copy_that_another_process_evicts_at_the_same_time_is_no_error(

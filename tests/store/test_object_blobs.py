@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from obstore.exceptions import GenericError
 
 from nextchar.models.errors import Unavailable
 from nextchar.store.blobs import StorageRefused
 from nextchar.store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs
-from nextchar.store.object_store import MAX_PAUSE_S, RetryLimits
+from nextchar.store.object_store import RetryLimits
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy, Request
 
@@ -73,13 +72,6 @@ def test_creator_whose_answer_was_lost_knows_that_it_wrote(store: ObjectBlobs, p
     proxy.faults.append(Fault(lost_answer=True))
     assert not store.create("x", b"again")
     assert store.read("x") == b"ours"
-
-
-def test_creator_whose_request_was_throttled_writes(store: ObjectBlobs, proxy: FaultProxy) -> None:
-    proxy.faults.extend([Fault(status=503), Fault(status=429), Fault(status=500)])
-    assert store.create("x", b"ours")
-    assert methods(proxy) == ["PUT"] * 4
-    assert not store.create("x", b"theirs")
 
 
 def test_conflict_with_a_writer_whose_object_is_gone_is_tried_again(
@@ -160,17 +152,6 @@ def test_file_is_uploaded_in_parts_with_lost_answers(
     store.write("file", tmp_path / "file")
     assert store.read("file") == content
     assert sum("partNumber" in request.path for request in proxy.requests) == 4 + 3
-
-
-def test_upload_may_take_longer_than_a_download_may_stall(
-    store: ObjectBlobs, proxy: FaultProxy, s3_url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_bytes(content := os.urandom(2 * PART_BYTES))
-    proxy.is_affected = is_end_of_upload
-    proxy.faults.append(Fault(delay_s=1.5 * ALERT.stall_s))
-    ObjectBlobs.at(s3_url, ALERT).write("file", tmp_path / "file")
-    assert sum(map(is_end_of_upload, proxy.requests)) == 1
-    assert store.read("file") == content
 
 
 def test_upload_whose_end_has_no_answer_is_complete(
@@ -351,11 +332,6 @@ def memory() -> ObjectBlobs:
     return ObjectBlobs.at("memory:///")
 
 
-def test_a_range_without_a_byte_is_empty(memory: ObjectBlobs) -> None:
-    memory.write("x", b"abcd")
-    assert [memory.read_range("x", 1, end) for end in (0, 1, 2, 3, 9)] == [b"", b"", b"b", b"bc", b"bcd"]
-
-
 @pytest.mark.parametrize(
     ("call", "answers", "message"),
     [
@@ -376,53 +352,3 @@ def test_a_store_that_does_not_do_what_it_says_is_refused(
     monkeypatch.setattr(memory, call, lambda *_: next(left))
     with pytest.raises(StorageRefused, match=message):
         memory.check()
-
-
-class Download:
-    """A download that breaks after each of some pieces; the next one continues after it."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces = list(pieces)
-        self.meta, self.range = {"e_tag": "1"}, (0, len(b"".join(pieces)))
-
-    def stream(self, *, min_chunk_size: int) -> Iterator[bytes]:
-        assert min_chunk_size == 7
-        if self.pieces and (piece := self.pieces.pop(0)):
-            yield piece
-        raise GenericError("HTTP error: broken")
-
-
-def read_with_pauses(
-    monkeypatch: pytest.MonkeyPatch, memory: ObjectBlobs, download: Download
-) -> tuple[list[bytes], list[float]]:
-    """Read with a clock that goes on only while the reader waits; return the pieces and the pauses."""
-    now, pauses = [0.0], list[float]()
-
-    def sleep(seconds: float) -> None:
-        pauses.append(round(seconds, 3))
-        now[0] += seconds
-
-    monkeypatch.setattr("nextchar.store.object_blobs.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("nextchar.store.object_blobs.time.sleep", sleep)
-    monkeypatch.setattr(memory, "_get_from", lambda *_: download)
-    return list(memory._chunks("x", download, 7)), pauses
-
-
-def test_pauses_before_a_download_is_continued_double_until_a_byte_comes(
-    memory: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pieces, pauses = read_with_pauses(monkeypatch, memory, Download(b"a", b"", b"", b"", b"bc", b"", b"d"))
-    assert pieces == [b"a", b"bc", b"d"]
-    assert pauses == [0.2, 0.4, 0.8, 1.6, 0.2, 0.4]
-
-
-def test_a_download_that_does_not_go_on_is_given_up_after_its_time_without_a_byte(
-    memory: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory._limits = replace(PATIENT, stream_s=100.0)
-    pieces, pauses = read_with_pauses(
-        monkeypatch, memory, Download(*[b"a", *[b""] * 5] * 20)
-    )  # longer in all, never between two bytes
-    assert pieces == [b"a"] * 20 and sum(pauses) > 100 and max(pauses) <= MAX_PAUSE_S
-    with pytest.raises(Unavailable):
-        read_with_pauses(monkeypatch, memory, Download(b"a", *[b""] * 500, b"b"))

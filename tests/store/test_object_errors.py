@@ -9,8 +9,6 @@ from nextchar.store.object_store import (
     describe,
     domain_error,
     domain_errors_of_store,
-    error_code,
-    is_missing_bucket,
     refusal,
 )
 
@@ -38,13 +36,6 @@ def test_an_error_is_described_without_addresses(text: str, said: str) -> None:
     found = domain_error(BaseError(text))
     assert isinstance(found, Unavailable) and found.code == "storage_unavailable"
     assert found.message == f"the storage does not work: {said}"
-
-
-def test_the_code_in_an_answer() -> None:
-    assert error_code(BaseError("a <Code>SlowDown</Code> b")) == "SlowDown"
-    assert error_code(BaseError("a <Code></Code> b")) == ""
-    for code, is_missing in (("NoSuchBucket", True), ("ContainerNotFound", True), ("NoSuchKey", False)):
-        assert is_missing_bucket(FileNotFoundError(f"<Code>{code}</Code>")) is is_missing
 
 
 def test_a_missing_object_is_no_error_of_the_store_and_a_missing_bucket_is() -> None:

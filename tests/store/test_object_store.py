@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,29 +66,3 @@ def test_s3_copies_by_its_own_condition_unless_the_environment_says_otherwise(
     assert "copy_if_not_exists" not in other and other["disable_bulk_delete"]
     assert not {"copy_if_not_exists", "disable_bulk_delete"} & set(google)
     assert memory == {"url": "memory:///"}
-
-
-def test_the_environment_is_that_of_the_process_by_default(
-    opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    open_store("s3://bucket/x")
-    open_store("s3://bucket/x", None, {})
-    here, empty = (options["client_options"] for options in opened)
-    assert here["allow_http"] == "true" and "allow_http" not in empty
-    assert here["connect_timeout"].total_seconds() == RetryLimits().connect_s
-
-
-def test_uploads_have_more_patience_than_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[RetryLimits] = []
-    monkeypatch.setattr("nextchar.store.object_blobs.open_store", lambda _, given, __: limits.append(given))
-    ObjectBlobs.at("s3://bucket/x", LIMITS)
-    assert limits == [LIMITS, replace(LIMITS, stall_s=40.0, request_s=80.0)]
-    ObjectBlobs.at("s3://bucket/x")
-    assert limits[2] == RetryLimits()
-
-
-def test_a_store_has_a_minute_for_a_call_and_two_without_a_byte_of_a_download() -> None:
-    limits = RetryLimits()
-    assert (limits.connect_s, limits.stall_s, limits.request_s) == (5.0, 20.0, 45.0)
-    assert (limits.upload_s, limits.stream_s) == (120.0, 120.0)

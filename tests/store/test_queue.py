@@ -1,15 +1,13 @@
 import json
 import zlib
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis import Redis
 from rq import Queue
-from rq.utils import utcformat
 
 from nextchar.store.blobs import Blobs
-from nextchar.store.jobs import Job, Jobs, JobStatus
-from nextchar.store.queue import QUEUE_NAME, WORKER_SILENT_S, AllowedJob, TrainingQueue, round_robin_by_key
+from nextchar.store.jobs import Job, Jobs
+from nextchar.store.queue import QUEUE_NAME, AllowedJob, TrainingQueue, round_robin_by_key
 from tests.store.test_jobs import REQUEST
 
 
@@ -34,14 +32,6 @@ def test_jobs_wait_in_order_and_the_front_is_next(redis: Redis, jobs: Jobs) -> N
     queue.enqueue(b)
     queue.enqueue(c, at_front=True)
     assert queue.waiting() == [c.id, a.id, b.id]
-
-
-def test_a_message_has_no_time_limit_and_leaves_only_a_failure(redis: Redis, jobs: Jobs) -> None:
-    [job] = _created(jobs, 1)
-    TrainingQueue(redis).enqueue(job)
-    [message] = Queue(QUEUE_NAME, connection=redis, serializer="json").jobs
-    assert message.args == [job.id]
-    assert (message.timeout, message.result_ttl, message.failure_ttl) == (-1, 0, 24 * 3600)
 
 
 def _of(jobs: Jobs, keys: str) -> list[Job]:
@@ -97,36 +87,6 @@ def test_the_queue_is_arranged_and_loses_nothing(redis: Redis, jobs: Jobs) -> No
     assert queue.waiting() == [b.id, a2.id, a3.id, late.id]
 
 
-def test_a_message_of_an_unknown_job_stays_in_the_queue(redis: Redis, jobs: Jobs) -> None:
-    queue = TrainingQueue(redis)
-    a1, a2, unknown, b = _of(jobs, "aacb")
-    for job in (a1, unknown, a2, b):
-        queue.enqueue(job)
-    queue.reorder([a1, a2, b], [])
-    assert queue.waiting() == [a1.id, b.id, a2.id, unknown.id]
-
-
-def test_a_withdrawn_job_waits_no_more(redis: Redis, jobs: Jobs) -> None:
-    queue = TrainingQueue(redis)
-    a, b = _created(jobs, 2)
-    for job in (a, b):
-        queue.enqueue(job)
-    queue.remove(a)
-    queue.remove(a)  # again is no error
-    assert queue.waiting() == [b.id]
-
-
-def test_a_job_queued_again_is_a_new_message(redis: Redis, jobs: Jobs) -> None:
-    queue = TrainingQueue(redis)
-    (job,) = _created(jobs, 1)
-    queue.enqueue(job)
-    again = jobs.move(jobs.move(job, JobStatus.RUNNING), JobStatus.QUEUED)
-    queue.enqueue(again)
-    assert queue.waiting() == [job.id, job.id]
-    queue.remove(again)
-    assert queue.waiting() == [job.id]
-
-
 @pytest.mark.parametrize(
     ("function", "options"),
     [
@@ -145,17 +105,6 @@ def test_a_message_that_names_another_function_is_refused(redis: Redis, function
         AllowedJob.fetch(message.id, connection=redis, serializer="json")
 
 
-def test_workers_count_as_alive_for_some_time_after_their_last_sign(redis: Redis) -> None:
-    queue = TrainingQueue(redis)
-    assert queue.live_workers() == 0
-    for name, age_s in (("new", 0), ("old", WORKER_SILENT_S - 30), ("silent", WORKER_SILENT_S + 30)):
-        beat = datetime.now(UTC) - timedelta(seconds=age_s)
-        redis.sadd(f"rq:workers:{QUEUE_NAME}", f"rq:worker:{name}")
-        redis.hset(f"rq:worker:{name}", "last_heartbeat", utcformat(beat))
-    redis.sadd(f"rq:workers:{QUEUE_NAME}", "rq:worker:expired")
-    assert queue.live_workers() == 2
-
-
 def test_a_message_to_an_object_is_refused(redis: Redis, jobs: Jobs) -> None:
     [job] = _created(jobs, 1)
     TrainingQueue(redis).enqueue(job)
@@ -166,16 +115,3 @@ def test_a_message_to_an_object_is_refused(redis: Redis, jobs: Jobs) -> None:
     redis.hset(f"rq:job:{message}", "data", zlib.compress(json.dumps([name, "an object", *rest]).encode()))
     with pytest.raises(PermissionError, match="not allowed"):
         AllowedJob.fetch(message, connection=redis, serializer="json")
-
-
-def test_a_queue_that_is_in_order_is_not_written(
-    redis: Redis, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue = TrainingQueue(redis)
-    a, unknown, b = _of(jobs, "aab")
-    for job in (a, unknown, b):
-        queue.enqueue(job)
-    monkeypatch.setattr(redis, "eval", lambda *_: pytest.fail("the queue is written"))
-    queue.reorder([a, b], [])
-    queue.reorder([], [])
-    assert queue.waiting() == [a.id, unknown.id, b.id]

@@ -59,11 +59,6 @@ def test_a_wrong_variable_stops_the_start_and_is_named(
     StoreSettings.load()
 
 
-def test_a_span_outside_of_tracing_is_nothing() -> None:
-    with tracing.span("nothing", attributes={"a": 1}) as span:
-        assert span is None and tracing.traceparent() is None and tracing.trace_id() == ""
-
-
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """The spans that have ended, while traces are on."""
@@ -98,29 +93,6 @@ def test_a_failed_span_has_the_class_of_its_error_and_never_its_message(spans: I
     [span] = spans.get_finished_spans()
     assert span.status.status_code.name == "ERROR" and not span.status.description
     assert dict(span.attributes or {}) == {"error.type": "ValueError"} and span.events == ()
-
-
-def test_after_the_end_no_spans_are_made(spans: InMemorySpanExporter) -> None:
-    with tracing.span("first"):
-        pass
-    tracing.stop()
-    tracing.stop()
-    with tracing.span("second") as span:
-        assert span is None
-    assert [span.name for span in spans.get_finished_spans()] == ["first"]
-
-
-def test_traces_are_started_once_and_only_if_they_are_asked_for(
-    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    provider = tracing._provider
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    tracing.start("worker")
-    assert tracing._provider is provider
-    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
-    monkeypatch.setattr(tracing, "_provider", None)
-    tracing.start("worker")
-    assert tracing._provider is None
 
 
 @pytest.mark.parametrize("url", ["http://collector:4318", "https://c/v1/traces", ""])

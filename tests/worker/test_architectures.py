@@ -142,11 +142,10 @@ def test_int8_of_an_unsupported_layer_uses_onnx() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "three_char",
         "scan_rnn",  # has a step of its own, as numpy_rnn
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("sequence_rnn", "numpy_rnn", "stacked_lstm_lesson")
+            for name in ("three_char", "sequence_rnn", "numpy_rnn", "stacked_lstm_lesson")
         ),
     ],
 )

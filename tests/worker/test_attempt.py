@@ -1,7 +1,6 @@
 """One attempt at a job, in this process: how it ends, and what it does while the storage does not work."""
 
 import errno
-import itertools
 import os
 import threading
 import time
@@ -17,7 +16,7 @@ from redis import Redis
 
 from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
-from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from nextchar.models.errors import InvalidInput, NotFound, Unavailable
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.live import Live
 from nextchar.store.models import Models
@@ -340,27 +339,6 @@ def test_a_cancel_during_a_pause_is_applied(
         assert desk.now.status is status
 
 
-def test_a_process_that_has_lost_the_job_does_not_record_what_auto_chose(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        desk.jobs.move(desk.now, JobStatus.QUEUED)
-        attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
-        raise AssertionError("unreachable")
-
-    desk.attempt(outcome)
-    assert (desk.now.status, desk.now.request) == (JobStatus.QUEUED, desk.job.request)
-
-
-def test_a_choice_that_the_storage_refused_is_recorded_when_it_is_repeated(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        if not attempt.job.request.chosen_preset:
-            desk.storage.refuse_writes(*(["jobs"] if desk.outcomes == 1 else []))
-            attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
-        return trained(attempt)
-
-    desk.attempt(outcome)
-    assert (desk.now.status, desk.now.request.chosen_preset) == (JobStatus.SUCCEEDED, "tiny")
-
-
 def saves(*steps: int, error: Exception | None = None) -> Callable[[Attempt], Any]:
     """Save checkpoints of steps; then raise the error, or end."""
 
@@ -373,70 +351,6 @@ def saves(*steps: int, error: Exception | None = None) -> Callable[[Attempt], An
         return SimpleNamespace(stopped=None, card=card("fox"), files=FILES)
 
     return outcome
-
-
-def test_pauses_without_a_new_checkpoint_are_counted(desk: Desk) -> None:
-    counts = []
-    for steps in ((), (), (3,), (3,), (4,), ()):
-        if desk.now.status is JobStatus.PAUSED:
-            desk.attempt_after_wait(saves(*steps, error=full()))
-        else:
-            desk.attempt(saves(*steps, error=full()))
-        counts.append(desk.now.storage_pauses)
-    assert counts == [1, 2, 1, 2, 1, 2]
-
-
-def test_a_checkpoint_that_is_saved_during_the_pause_is_progress(desk: Desk) -> None:
-    desk.attempt(saves(error=full()))
-
-    def outcome(attempt: Attempt) -> Any:
-        desk.storage.refuse_writes("checkpoints")
-        attempt._save(Checkpoint(3, {}, {"step": 3}))
-        desk.storage.refuse_writes()
-        attempt._set_progress({"step": 3})
-        raise full()
-
-    desk.attempt_after_wait(outcome)
-    assert (desk.now.storage_pauses, desk.jobs.checkpoint_step(desk.job.id)) == (1, 3)
-
-
-def test_a_paused_job_needs_room_for_two_checkpoints_or_its_model(desk: Desk) -> None:
-    desk.attempt(saves(error=full()))
-    assert desk.now.needed_bytes == 0
-    desk.attempt_after_wait(saves(3, error=full()))
-    size = len(desk.blobs.read(desk.blobs.paths("checkpoints")[-1]))
-    assert desk.now.needed_bytes == 2 * size > sum(map(len, FILES.values()))
-
-
-def test_a_job_is_given_back_to_the_queue_only_if_it_is_to_go_on(desk: Desk) -> None:
-    assert desk.attempt(lambda attempt: trained(attempt, stopped="shutdown")).is_given_back
-    assert desk.now.status is JobStatus.QUEUED
-    assert not desk.attempt(trained).is_given_back
-    assert desk.now.status is JobStatus.SUCCEEDED
-
-
-@pytest.mark.parametrize(("asked", "is_given_back"), [("cancel", False), ("cancel_keep_best", True)])
-def test_a_job_whose_pause_became_a_wish_for_its_model_is_given_back(
-    desk: Desk, asked: Any, is_given_back: bool
-) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        ended = trained(attempt, stopped="pause")
-        desk.live.request_stop(desk.job.id, asked)
-        return ended
-
-    assert desk.attempt(outcome).is_given_back == is_given_back
-
-
-def test_a_pause_is_acknowledged_and_a_newer_request_is_not(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        desk.live.request_stop(desk.job.id, "pause")
-        attempt._renew_lease()
-        return trained(attempt, stopped="pause")
-
-    desk.attempt(outcome)
-    assert desk.now.status is JobStatus.PAUSED and desk.live.pending_stop(desk.job.id) is None
-    assert desk.now.pause_reason is None
-    assert desk.blobs.paths("checkpoints"), "it can be resumed"
 
 
 @pytest.mark.parametrize(
@@ -519,39 +433,6 @@ def test_a_record_of_another_process_is_not_taken_for_that_of_this_one(
     assert desk.live.attempts() == {}, "the other process counts it"
 
 
-def test_a_wait_for_storage_is_told_once_and_keeps_the_progress(desk: Desk) -> None:
-    def look(attempt: Attempt) -> None:
-        waiting = desk.live.progress(desk.job.id)
-        assert waiting and waiting["step"] == 7 and waiting["waiting_for_storage"] == full().args[0]
-        eventually(lambda: desk.storage.refusals > 2, what="it has tried again")
-        desk.storage.refuse_writes()
-
-    def outcome(attempt: Attempt) -> Any:
-        desk.storage.refuse_writes("jobs")
-        return trained(attempt)
-
-    desk.attempt(outcome, meanwhile=look)
-    assert desk.now.status is JobStatus.SUCCEEDED
-    assert [text for text in desk.messages if "waiting" in text] == [f"waiting for storage: {full()}"]
-    assert desk.live.progress(desk.job.id) == desk.now.progress and desk.now.progress["step"] == 7
-
-
-def test_checkpoints_that_fail_are_told_once_and_when_they_are_saved_again(desk: Desk) -> None:
-    def outcome(attempt: Attempt) -> Any:
-        for step in (1, 2, 3, 4, 5, 6, 7):
-            desk.storage.refuse_writes(*(["checkpoints"] if step in (2, 3, 5) else []))
-            attempt._save(Checkpoint(step, {}, {"step": step}))
-        return trained(attempt)
-
-    desk.attempt(outcome)
-    assert [text.partition(":")[0] for text in desk.messages] == [
-        "no checkpoint at step 2",
-        "checkpoints are saved again, since step 4",
-        "no checkpoint at step 5",
-        "checkpoints are saved again, since step 6",
-    ]
-
-
 def test_training_makes_no_call_of_redis(desk: Desk) -> None:
     callers: list[threading.Thread] = []
 
@@ -606,25 +487,6 @@ def test_reading_what_the_last_attempt_stored_is_tried_again(desk: Desk, folder:
     assert len(failed) == 1 and any("from the checkpoint of step 5" in text for text in desk.messages)
 
 
-def test_the_time_of_a_checkpoint_is_in_milliseconds(desk: Desk) -> None:
-    seen = []
-
-    def outcome(attempt: Attempt) -> Any:
-        attempt._set_progress({"step": 1})
-        attempt._events.flush()
-        seen.append(desk.live.progress(desk.job.id) or {})
-        with desk.monkeypatch.context() as patched:
-            patched.setattr(attempt_module.time, "time", lambda: 1234.56789)
-            attempt._save(Checkpoint(1, {}, {"step": 1}))
-        attempt._set_progress({"step": 2})
-        attempt._events.flush()
-        seen.append(desk.live.progress(desk.job.id) or {})
-        return trained(attempt)
-
-    desk.attempt(outcome)
-    assert "checkpoint_at" not in seen[0] and seen[1]["checkpoint_at"] == 1234.568
-
-
 def test_checkpoints_that_fail_slowly_take_a_tenth_of_the_time(desk: Desk) -> None:
     desk.monkeypatch.setattr(attempt_module, "MAX_SAVING_FRACTION", 0.1)
     now_s, failed_s, saved = 0.0, 0.0, list[int]()
@@ -658,70 +520,3 @@ def test_checkpoints_that_fail_slowly_take_a_tenth_of_the_time(desk: Desk) -> No
     assert 0 < failed_s <= 0.1 * 1000 + 16
     assert 990 <= unsaved[0] <= 1016, "the newest one is kept to be saved at the end"
     assert saved == [1200, 1201, 7]
-
-
-class Waiting:
-    """An attempt that waits for storage, with a clock that only its sleep moves."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.now_s, self.sleeps = 100.0, list[float]()
-        self.on_sleep: Callable[[], None] = lambda: None
-        clock = SimpleNamespace(monotonic=lambda: self.now_s, time=time.time, sleep=self._sleep)
-        desk.monkeypatch.setattr(attempt_module, "time", clock)
-        assert desk.live.acquire_lease(desk.job.id, "me")
-        attempt = tasks._acquire_job(desk.job.id, desk.settings, desk.live, desk.storage, "me")
-        assert attempt is not None
-        self.attempt = attempt
-
-    def _sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.now_s += seconds
-        self.on_sleep()
-
-    def wait(self, seconds: float) -> list[float]:
-        self.sleeps = []
-        self.attempt._wait_for_storage(full(), seconds)  # type: ignore[arg-type]
-        return self.sleeps
-
-
-def test_a_wait_lasts_as_long_as_it_is_to_and_looks_each_tenth_of_a_second(desk: Desk) -> None:
-    waiting = Waiting(desk)
-    assert waiting.wait(0.25) == pytest.approx([0.1, 0.1, 0.05])
-    assert waiting.wait(0.0) == []
-
-
-def test_a_wait_ends_with_the_next_request(desk: Desk) -> None:
-    waiting = Waiting(desk)
-    waiting.attempt._stop_request = "pause"
-    assert len(waiting.wait(0.35)) == 4, "this one is known"
-
-    def ask() -> None:
-        waiting.attempt._stop_request = "cancel"
-
-    waiting.on_sleep = ask
-    assert len(waiting.wait(30.0)) == 1
-
-
-def test_a_wait_ends_when_the_job_is_lost(desk: Desk) -> None:
-    waiting = Waiting(desk)
-    waiting.on_sleep = waiting.attempt._lost.set
-    with pytest.raises(Conflict) as caught:
-        waiting.wait(30.0)
-    assert caught.value.code == "job_moved" and len(waiting.sleeps) == 1
-
-
-def test_a_worker_that_stops_waits_for_short_retries_only(desk: Desk) -> None:
-    longest = attempt_module._MAX_SHUTDOWN_RETRY_S
-    waiting = Waiting(desk)
-    assert len(waiting.wait(2 * longest)) > 1
-    waiting.attempt._shutdown.set()
-    assert sum(waiting.wait(longest)) == pytest.approx(longest)
-    with pytest.raises(attempt_module._NotRecorded):
-        waiting.wait(longest + 0.01)
-    assert waiting.sleeps == []
-
-
-def test_retries_of_a_write_come_twice_as_late_each_time_up_to_half_a_minute() -> None:
-    assert [*itertools.islice(attempt_module._retry_waits_s(), 10)] == pytest.approx(
-        [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
-    )

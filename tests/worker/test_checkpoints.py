@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -61,22 +60,6 @@ def test_a_cut_off_checkpoint_is_passed_over() -> None:
     loaded, problems = checkpoints.load()
     assert loaded is None
     assert len(problems) == 1
-
-
-@pytest.mark.parametrize("meta", [{"run": {}}, {"step": "1"}])
-def test_a_checkpoint_that_does_not_name_its_step_is_damaged(meta: dict[str, Any]) -> None:
-    _, checkpoints = _saved(1)
-    checkpoints.save(Checkpoint(2, {}, meta=meta))
-    loaded, problems = checkpoints.load()
-    assert loaded is not None and loaded.step == 1
-    assert len(problems) == 1
-    assert "step 2 is damaged (its metadata is incomplete)" in problems[0]
-
-
-def test_without_checkpoints_there_is_nothing_to_load() -> None:
-    blobs, checkpoints = _saved()
-    assert checkpoints.load() == (None, []) and checkpoints.newest_bytes == 0
-    assert Jobs(blobs).checkpoint_step("job_1") is None
 
 
 def test_the_rollback_checkpoint_is_kept_and_loaded() -> None:
@@ -213,16 +196,6 @@ class Saving:
         self.saver.save(Checkpoint(step, {}, {"step": step}), is_rollback=is_rollback)
 
 
-def test_intervals_double_up_to_the_setting() -> None:
-    saving = Saving(5.0)
-    intervals = []
-    for step in range(5):
-        intervals.append(saving.interval_s())
-        saving.save(step, is_rollback=True)
-    assert intervals == [1, 2, 4, 5, 5]
-    assert Saving(0.5).interval_s() == 0.5
-
-
 def test_saving_takes_no_more_than_a_tenth_of_the_time_while_intervals_are_short() -> None:
     saving = Saving(100.0)
     saving.takes_s = 0.5
@@ -233,11 +206,3 @@ def test_saving_takes_no_more_than_a_tenth_of_the_time_while_intervals_are_short
     saving.takes_s = 30
     saving.save(3)
     assert saving.interval_s() == 100, "the setting"
-
-
-def test_what_is_restored_after_a_divergence_is_the_last_that_was_named_so() -> None:
-    saving = Saving(5.0)
-    for step in (0, 3, 5, 6):
-        saving.save(step, is_rollback=step in (0, 5))
-    assert saving.saved == [(0, 0), (3, 0), (5, 5), (6, 5)]
-    assert saving.saver.rollback.step == 5

@@ -72,9 +72,10 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(run: str, found_
     _assert_equal(found_long, f"{run}_resumed", run, atol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["cpu_then_devices", "devices_then_cpu"])
-def test_a_job_can_move_between_cores_and_devices(run: str, found: Found) -> None:
-    _assert_equal(found, run, "cpu", atol=1e-4)
+def test_a_job_can_move_between_cores_and_devices(run: str, found_long: Found) -> None:
+    _assert_equal(found_long, run, "cpu", atol=1e-4)
 
 
 @pytest.mark.long
@@ -103,8 +104,9 @@ def test_moments_of_recurrent_weights_begin_anew_when_they_are_preconditioned(fo
     _assert_equal(found_long, "anew_after_others", "anew", atol=0)
 
 
-def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:
-    _assert_mixed(found, "cpu_then_mixed")
+@pytest.mark.long
+def test_mixed_precision_trains_as_float32_does_to_three_digits(found_long: Found) -> None:
+    _assert_mixed(found_long, "cpu_then_mixed")
 
 
 @pytest.mark.long

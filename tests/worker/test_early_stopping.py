@@ -7,7 +7,6 @@ import pytest
 
 from nextchar.models.config import Budget
 from nextchar.worker.divergence import cooldown
-from nextchar.worker.pacing import Pace
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.schedule import RunState, Schedule
 from nextchar.worker.trainer import Result
@@ -71,19 +70,6 @@ def test_a_cooldown_is_evaluated_at_its_quarters_however_many_evaluations_were_p
     assert due == [410, 420, 430, 440]
     short = replace(state, schedule=Schedule(end=402, step=400))
     assert [step for step in (401, 402) if replace(short, step=step).is_evaluation_due] == [401, 402]
-
-
-def test_the_progress_of_the_best_step_is_never_negative() -> None:
-    retimed = Schedule(end=200, step=100, progress=0.1)  # by now a step counts for more than at step 60
-    end = cooldown(replace(TURNED, schedule=retimed, best_step=0))
-    assert end is not None and end.schedule.progress == 0
-
-
-def test_a_budget_in_seconds_does_not_retime_the_cooldown() -> None:
-    pace = Pace(1000.0, lambda: 0.0)
-    pace.add_step(0.1)
-    assert pace.retimed(TURNED).end != 200
-    assert pace.retimed(replace(TURNED, ended_early="ended early: …")) is TURNED.schedule
 
 
 def test_a_run_that_overfits_ends_early_and_says_so() -> None:

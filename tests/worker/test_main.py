@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import rq.worker.base
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from rq.exceptions import StopRequested
@@ -132,12 +131,6 @@ def test_a_worker_for_one_job_takes_one_and_exits(outage: Outage) -> None:
     assert outage.queue.waiting() == [second.id]
 
 
-def test_a_worker_for_some_jobs_exits_when_none_waits(outage: Outage) -> None:
-    job = outage.already_over()
-    assert outage.start(NEXTCHAR_MAX_JOBS="5").wait(timeout=500) == 0
-    assert job.id not in outage.queue.waiting()
-
-
 def test_a_worker_for_some_jobs_does_the_rest_after_it_has_lost_redis(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,21 +152,6 @@ def test_a_worker_for_some_jobs_does_the_rest_after_it_has_lost_redis(
     replace_sleep(monkeypatch, lambda _: None)
     main.work("redis://127.0.0.1:1/0", max_jobs=2)
     assert limits == [2, 2, 1]
-
-
-@pytest.mark.parametrize("call", ["is_suspended", "clean_registries"])
-def test_worker_that_loses_redis_between_jobs_is_not_done(
-    call: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> None:
-        raise ResponseError("no memory")
-
-    monkeypatch.setattr(rq.worker.base, call, refuse)
-    with Redis.from_url(redis_url) as redis:
-        worker = main.make_worker(redis)
-        worker.work(logging_level="WARNING", burst=True)
-    assert worker.has_lost_redis
-    assert [one.getMessage() for one in caplog.records] == ["Redis does not work: no memory"]
 
 
 def test_worker_waits_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -217,17 +195,6 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     assert (done.model, done.attempt) == ("fox@1", 1)
     assert worker.poll() is None
     outage.consumed(outage.already_over())
-
-
-def test_signal_that_kills_the_child_is_remembered(outage: Outage) -> None:
-    worker = outage.start()
-    job = outage.send(Budget(steps=10))
-    eventually(lambda: len(_children(worker.pid)) == 1, what="a child trains")
-    (child,) = _children(worker.pid)
-    os.kill(child, signal.SIGKILL)
-    eventually(lambda: len(outage.live.kills(job.id)) == 1, what="the kill is remembered")
-    (kill,) = outage.live.kills(job.id)
-    assert (kill["signal"], kill["out_of_memory"]) == (signal.SIGKILL, False)
 
 
 def test_kills_for_want_of_memory_are_counted_where_the_kernel_tells() -> None:

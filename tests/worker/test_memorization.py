@@ -135,22 +135,6 @@ def test_generated_text_is_reproducible_and_never_has_the_unknown_character() ->
     assert len(short) == 1
 
 
-def test_the_report_has_passages_as_text() -> None:
-    part = _measured(Fake(TEXT, 12.0), TEXT[:400])
-    passage = part["generated"][0]["passages"][0]
-    whole = VOCABULARY.decode(TEXT.tolist())
-    assert passage["text"] == whole[passage["offset"] : passage["offset"] + passage["length"]]
-    assert part["held_out"]["copied"] == 1.0
-    assert set(part["held_out"]["novel"]) == {"4", "8", "16", "32", "64"}
-    assert len(part["generated"][0]["text"]) == 5000 // 4
-
-
-def test_held_out_text_of_two_characters_is_enough() -> None:
-    found = _measured(Fake(TEXT, 1.0), TEXT[:2])
-    assert found["held_out"]["characters"] == 2
-    assert (found["repeated"]["lead"], found["repeated"]["continuation"]) == (1, 1)
-
-
 def test_held_out_prose_is_mostly_novel_and_quotations_are_found(real_text: Callable[[str], str]) -> None:
     text = real_text("tinyshakespeare.txt")
     vocabulary = Vocabulary(text)
@@ -162,10 +146,3 @@ def test_held_out_prose_is_mostly_novel_and_quotations_are_found(real_text: Call
     assert found.copied == pytest.approx(0.04, abs=0.01)
     assert found.novel[32] > 0.95
     assert found.novel[4] < 0.1
-
-
-@pytest.mark.parametrize(("length", "copied"), [(31, 0), (32, 32)])
-def test_a_passage_counts_as_copied_from_32_characters_on(length: int, copied: int) -> None:
-    row = np.zeros(100, np.int64)
-    row[10 : 10 + length] = np.arange(length, 0, -1)  # the longest match at each of its positions
-    assert memorization._count([row], [np.zeros(100, np.int64)]).copied == pytest.approx(copied / 100)

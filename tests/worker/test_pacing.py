@@ -73,12 +73,6 @@ def test_the_speed_is_measured_for_a_fiftieth_of_the_budget_but_at_most_5_s(
     assert step.state == 0  # as it was
 
 
-def test_neither_compiling_nor_a_slow_step_counts_as_the_speed() -> None:
-    clock = Clock()
-    step: Any = _Step(clock, 1.0, 3.0, 1.0)
-    assert seconds_per_step(step, step, clock, budget_s=1000) == 1.0
-
-
 def test_seconds_count_from_the_first_step_over_all_attempts() -> None:
     clock = Clock()
     pace = Pace(100, clock)
@@ -123,21 +117,6 @@ def test_the_schedule_is_fitted_to_the_average_speed_at_each_twentieth_of_the_bu
     assert not pace.should_retime()
 
 
-def test_the_speed_is_the_number_of_steps_by_their_durations() -> None:
-    pace = Pace(100, Clock())
-    for _ in range(500):
-        pace.add_step(0.01)
-        pace.add_step(0.03)
-    assert pace.steps_per_second == pytest.approx(50, rel=0.02)
-
-
-def test_one_step_at_most_doubles_the_average_duration() -> None:
-    pace = Pace(100, Clock())
-    for duration_s in (0.01, 0.01, 600.0):
-        pace.add_step(duration_s)
-    assert pace.steps_per_second == pytest.approx(1 / 0.0198)
-
-
 def test_a_budget_in_steps_is_never_retimed() -> None:
     clock = Clock()
     pace = Pace(None, clock)
@@ -146,16 +125,6 @@ def test_a_budget_in_steps_is_never_retimed() -> None:
     clock.now_s += 1e6
     state = RunState(Schedule(end=50))
     assert not pace.should_retime()
-    assert pace.retimed(state) is state.schedule
-
-
-def test_a_run_that_ends_early_keeps_its_schedule() -> None:
-    clock = Clock()
-    pace = Pace(100, clock)
-    pace.start(elapsed_before_s=0)
-    pace.add_step(0.5)
-    clock.now_s += 50
-    state = RunState(Schedule(end=50), step=10, ended_early="it overfits")
     assert pace.retimed(state) is state.schedule
 
 

@@ -10,9 +10,7 @@ import pytest
 from nextchar.models.architectures import resolve_training
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
-from nextchar.models.errors import InvalidInput, Unavailable
-from nextchar.models.runtime.model_networks import FLOAT32_FILE
-from nextchar.models.runtime.session import open_network
+from nextchar.models.errors import Unavailable
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import JobRequest, Jobs
@@ -41,23 +39,6 @@ def test_int8_weights_are_kept_if_they_cost_little_in_nats(
     assert measured is not None
     assert measured["lost_nats"] == pytest.approx(lost_nats)
     assert measured["kept"] is kept
-
-
-def test_int8_and_float32_are_measured_in_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts: list[int] = []
-
-    def bits(*_: Any, rows: int, **__: Any) -> Any:
-        counts.append(rows)
-        return {"lstm": 2.0} if len(counts) == 1 else 2.0
-
-    monkeypatch.setattr(experts, "bits_by_expert", bits)
-    monkeypatch.setattr(pipeline, "bits_per_character", bits)
-    text = Text.split("ab" * 20_000, validation_fraction=0.9)
-    graph = stateful_lstm_graph(random_weights(len(text.vocabulary), 4, [8]))
-    network = open_network(FLOAT32_FILE, graph, threads=1)
-    float32_bits = experts.Mixture().bits(network, text, characters=1_000_000)["lstm"]
-    pipeline._int8(graph, text, float32_bits, cores=1)
-    assert counts == [len(text.test) // 4096] * 2 == [4, 4]
 
 
 @pytest.mark.parametrize("part", ["Mixture.make", "_measured", "_int8", "anomaly_files", "write_report"])
@@ -140,13 +121,6 @@ def test_stop_is_applied_while_the_text_is_masked(
     assert outcome == pipeline.Outcome("cancel" if reason == "cancel_keep_best" else reason)
     assert len(polls) == 200
     assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def test_job_whose_text_takes_too_long_to_mask_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.worker.pipeline.max_masking_s", lambda *_: 0.05)
-    with pytest.raises(InvalidInput, match="simpler masks") as caught:
-        _prepared(tmp_path, Hooks())
-    assert caught.value.code == "masks_too_slow"
 
 
 def test_a_stop_that_keeps_the_model_does_not_end_its_evaluation() -> None:

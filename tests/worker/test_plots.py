@@ -1,7 +1,6 @@
 """The picture of the curves."""
 
 import math
-from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -43,31 +42,6 @@ def test_text_is_text_and_names_curves_and_baselines() -> None:
     words = {text for _, text in _texts(curves_svg(CURVE, BASELINES, kept_step=700))}
     assert {"held out 2.02", "training 1.82", "unigram 4.83", "5-gram 2.41", "xz 2.44"} <= words
     assert not any("uniform" in word for word in words)  # far above the curves
-
-
-def test_the_mixture_is_a_line_of_its_own() -> None:
-    without, picture = (curves_svg(CURVE, BASELINES, kept_step=700, mixture=bits) for bits in (None, 1.52))
-    assert "mixture" not in without
-    assert "mixture 1.52" in {text for _, text in _texts(picture)}
-    assert "mixture 1.52" in picture[: picture.index("</title>")]
-    assert "mixture" not in curves_svg(CURVE, BASELINES, kept_step=700, mixture=8.9)  # far above the curves
-
-
-@pytest.mark.parametrize(("width", "height"), [(720, 400), (344, 320)])
-def test_labels_do_not_overlap(width: int, height: int) -> None:
-    svg = curves_svg(CURVE, BASELINES, kept_step=700, width=width, height=height)
-    labels = sorted(
-        y for y, text in _texts(svg) if text.split(" ")[0] in {"held", "training", "xz", "5-gram"}
-    )
-    assert all(below - above > 11 for above, below in pairwise(labels))
-
-
-def test_dark_pages_have_their_own_colors_and_no_other_host_is_used() -> None:
-    svg = curves_svg(CURVE, BASELINES, kept_step=700)
-    assert "@media (prefers-color-scheme: dark)" in svg
-    addresses = svg.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999/xlink", "")
-    assert "http" not in addresses
-    assert "<script" not in svg
 
 
 @pytest.mark.parametrize("count", [1, 2])

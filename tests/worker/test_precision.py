@@ -15,7 +15,6 @@ from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.precision import PrecisionChoice, choose_precision
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.settings import WorkerSettings
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
 
@@ -86,34 +85,6 @@ def test_later_jobs_of_the_same_shape_reuse_the_measurement(
     assert busy.asked == []
     assert choose_precision(NETWORK, **SIZES | {"rows": 64}, folder=tmp_path).precision == "float32"
     assert choose_precision(NETWORK, **SIZES, folder=tmp_path) == first  # both are kept
-
-
-@pytest.mark.parametrize("damaged", ["", "[]", '{"layers 1": 3}', '{"layers 1": {"float32": "much"}}'])
-def test_a_damaged_file_of_measurements_is_replaced(
-    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / precision.FILE_NAME).write_text(damaged)
-    Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    assert choose_precision(NETWORK, **SIZES, folder=tmp_path).precision == "mixed"
-    Processor(monkeypatch, float32=1.0, bfloat16=7.0)
-    assert choose_precision(NETWORK, **SIZES, folder=tmp_path).precision == "mixed"
-
-
-def test_a_folder_that_cannot_be_written_keeps_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    assert choose_precision(NETWORK, **SIZES, folder=tmp_path / "absent").precision == "mixed"
-
-
-def test_a_window_can_be_timed_in_both_precisions() -> None:
-    shape = LSTMShape(layers=2, units=5, embedding=3, vocabulary_size=64)
-    for dtype in ("float32", "bfloat16"):
-        assert precision._timer(shape, rows=2, window=3, dtype=dtype)() > 0
-
-
-def test_by_default_a_worker_measures() -> None:
-    assert WorkerSettings.model_fields["precision"].default == "auto"
 
 
 # A run

@@ -4,14 +4,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 
 from nextchar.models.errors import StorageFull, Unavailable
 from nextchar.models.text.vocabulary import Vocabulary
-from nextchar.worker import prepared_text
 from nextchar.worker.prepared_text import Text, read_text, trained_characters
 
 ROOT = Path(__file__).parents[2]
@@ -33,50 +31,6 @@ def test_the_ids_do_not_depend_on_the_pieces(size: int, tmp_path: Path) -> None:
     assert text.validation[:].tolist() == known.encode(WORDS[-26:]).tolist()
     assert text.prompt == WORDS[:-26][-100:]
     np.testing.assert_allclose(text.frequencies(), np.bincount(text.train[:]) / len(text.train))
-
-
-@pytest.mark.parametrize(("distinct", "bytes_an_id"), [(255, 1), (256, 2), (65535, 2), (65536, 4)])
-def test_ids_take_no_more_room_than_their_number_needs(distinct: int, bytes_an_id: int) -> None:
-    characters = "".join(map(chr, range(0x20000, 0x20000 + distinct)))
-    text = Text.split(characters + characters[:20], validation_fraction=20 / (distinct + 20))
-    assert text.train.mapped.itemsize == bytes_an_id
-    assert text.train[-1:].tolist() == [distinct]
-    assert text.train[:3].dtype == np.int32
-
-
-def test_numbers_are_widened_when_another_character_does_not_fit(tmp_path: Path) -> None:
-    characters = "".join(map(chr, range(0x20000, 0x20000 + 70_000)))
-    pieces = [characters[:200], characters[:260], characters[250:65_000], "a", characters, "a"]
-    text = read_text(pieces, trained=lambda length: length - 1, scratch=tmp_path)
-    assert text.train.mapped.itemsize == 4
-    assert text.vocabulary.decode(np.concatenate([text.train[:], text.validation[:]])) == "".join(pieces)
-
-
-@pytest.mark.parametrize(
-    ("distinct", "bytes_per_id"), [(255, 1), (256, 2), (65_535, 2), (65_536, 4), (70_000, 4)]
-)
-def test_numbers_are_not_widened_if_the_count_of_characters_is_known(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distinct: int, bytes_per_id: int
-) -> None:
-    opened: list[object] = []
-
-    def temporary_file(folder: Path | None) -> IO[bytes]:
-        opened.append(folder)
-        return tempfile.TemporaryFile(dir=folder)
-
-    monkeypatch.setattr(prepared_text, "temporary_file", temporary_file)
-    characters = "".join(map(chr, range(0x20000, 0x20000 + distinct)))
-    pieces = [characters[:200], characters[:260], characters, "".join(reversed(characters))]
-    text = read_text(pieces, trained=lambda length: length - 1, scratch=tmp_path, distinct=distinct)
-    assert opened == [tmp_path]
-    assert text.train.mapped.itemsize == bytes_per_id
-    assert text.vocabulary.decode(np.concatenate([text.train[:], text.validation[:]])) == "".join(pieces)
-
-
-def test_stored_ids_work_like_an_array() -> None:
-    text = Text.split(WORDS, validation_fraction=0.1)
-    assert np.concatenate([text.validation, [1]]).dtype.kind == "i"
-    assert np.bincount(text.train).sum() == len(text.train)
 
 
 def test_rare_characters_beyond_the_coverage_are_unknown_and_reported() -> None:

@@ -10,7 +10,7 @@ import pytest
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import Unavailable
 from nextchar.models.runtime.session import Network
-from nextchar.worker import memorization, report
+from nextchar.worker import memorization
 from nextchar.worker.evaluator import graph_of
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.job_events import FILE_NAME
@@ -199,22 +199,3 @@ def test_the_page_has_the_experts_if_there_are_any(
     assert "default weights are used" in page_of(experts=measured, mixture_weights="default")
     alone = page_of(experts={"lstm": 0.612, "ngram": 0.712})
     assert "Network alone" in alone and "Mixture" not in alone and "curves are of" not in alone
-
-
-def test_samples_of_repeated_steps_appear_once(
-    learned: tuple[Result, Text, list[dict[str, Any]]],
-) -> None:
-    result, _, events = learned
-    again = [
-        {**event, "data": {**event["data"], "text": "again"}} for event in events if event["type"] == "sample"
-    ]
-    lost = {
-        "id": 99,
-        "at": 0.0,
-        "type": "sample",
-        "data": {"step": 7, "text": "of an attempt that was killed"},
-    }
-    told = report._samples([*events, lost, *again[:1]], result.curve)
-    assert [sample["step"] for sample in told] == [point["step"] for point in result.curve]
-    assert told[0]["text"] == "again"
-    assert told[1]["text"] != "again"

@@ -3,8 +3,6 @@
 from html.parser import HTMLParser
 from typing import Any
 
-import pytest
-
 from nextchar.worker.report_page import _visible, curves_svg, page
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\x00\ud800\u202e&\"'"
@@ -103,21 +101,6 @@ def test_page_shows_every_part() -> None:
         "first 4,000 characters", "6 of 9 are shown", "+0.0010 nats",
     ):  # fmt: skip
         assert words in written, words
-
-
-def test_page_says_why_training_ended_early() -> None:
-    sentence = "ended early: held-out loss was best at step 100"
-    assert "ended early" not in _page(_report("plain"))
-    assert f"Training {sentence}." in _page({**_report("plain"), "ended_early": sentence})
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [("memorization",), ("baselines", "ngram_order"), ("samples",), ("int8",), ("memorization", "baselines")],
-)
-def test_missing_parts_are_omitted(missing: tuple[str, ...]) -> None:
-    report = {key: value for key, value in _report("plain").items() if key not in missing}
-    assert "bits per character" in page({**report, "problems": ["it is missing"]}, wide=None, narrow=None)
 
 
 def test_control_characters_become_visible_symbols() -> None:

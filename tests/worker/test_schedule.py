@@ -3,12 +3,6 @@ import pytest
 from nextchar.worker.schedule import Schedule, dropout
 
 
-def test_progress_is_a_straight_line_to_the_end() -> None:
-    schedule = Schedule(end=10)
-    assert [schedule.at(s) for s in (0, 5, 10, 11)] == [0.0, 0.5, 1.0, 1.0]
-    assert Schedule(end=10, step=10, progress=0.9).at(10) == 1.0  # it ends where it is
-
-
 def test_a_retimed_schedule_is_continuous_and_ends_at_the_new_end() -> None:
     retimed = Schedule(end=100).retimed(step=40, end=50)
     assert retimed.at(40) == pytest.approx(0.4)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -246,26 +245,6 @@ def test_a_model_is_published_without_the_parts_that_killed_its_worker_twice(wor
         )
 
 
-@pytest.mark.long  # a fault round; two kills are above
-def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
-    network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=1500)
-    kills = sorted(random.Random(4).sample(range(50, 1400), 10))
-    worker = world.start_worker(checkpoint_seconds=0.05)
-    world.finished(world.send(budget, name="whole", network=network))
-    job = world.send(budget, name="broken", network=network)
-    for steps in kills:
-        world.trained(job, steps=steps)
-        (child,) = _children(worker.pid)  # some hundred steps before the end
-        os.kill(child, signal.SIGKILL)
-        eventually(lambda pid=child: not Path(f"/proc/{pid}/exe").exists(), what="the child is dead")
-        world.live.set_progress(job.id, {"step": 0})
-        world.forget_lease(job)
-    done = world.finished(job)
-    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 11)
-    hashes = [world.models.get(name).card.files["model.onnx"].sha256 for name in ("whole", "broken")]
-    assert hashes[0] == hashes[1]
-
-
 @pytest.mark.long  # a fault round; the choice is in test_auto_preset.py
 def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
     budget = Budget(seconds=8)
@@ -349,6 +328,7 @@ def test_a_running_job_applies_stop_requests(world: World, request_: Any, status
     assert world.models.all() == []
 
 
+@pytest.mark.long  # in test_training.py and test_attempt.py without a worker
 def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World) -> None:
     world.start_worker()
     job = world.send(Budget(seconds=60))
@@ -363,6 +343,7 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     assert report["validation_bits_per_character"] < report["curve"][0]["validation_bits_per_character"]
 
 
+@pytest.mark.long  # a fault round
 def test_a_lost_job_with_cancel_keep_best_still_becomes_a_model(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(seconds=60))
@@ -376,6 +357,7 @@ def test_a_lost_job_with_cancel_keep_best_still_becomes_a_model(world: World) ->
     assert (done.status, done.model) == (JobStatus.CANCELLED, "fox@1")
 
 
+@pytest.mark.long  # two more jobs; test_warm_start.py has what is started from
 def test_a_job_starts_from_a_model_and_its_card_says_so(world: World) -> None:
     world.start_worker()
     world.finished(world.send(Budget(steps=300)))
@@ -391,6 +373,7 @@ def test_a_job_starts_from_a_model_and_its_card_says_so(world: World) -> None:
     assert bits[1] < bits[0] / 2  # before its first step it knows what the first one has learned
 
 
+@pytest.mark.long  # two more jobs; test_mixing.py has what is mixed
 def test_a_second_text_is_mixed_in_under_a_teacher_and_the_card_says_so(world: World) -> None:
     world.start_worker()
     world.finished(world.send(Budget(steps=20), name="teacher"))
@@ -416,47 +399,27 @@ def test_a_deleted_start_model_fails_the_job(world: World) -> None:
     assert (done.status, done.error.code) == (JobStatus.FAILED, "start_from_deleted")
 
 
-def test_bytes_that_are_not_text_can_be_trained_on(world: World) -> None:
-    with Upload(world.folder / "spool", limit_bytes=10**6, encoding="bytes") as upload:
-        upload.feed(bytes(range(250)) * 40 + b"\xff\xfe" * 500)
-        corpus, _ = Corpora(world.blobs).add(upload)
-    world.start_worker()
-    done = world.finished(world.send(Budget(steps=20), corpus=corpus.id, alphabet="bytes"))
-    assert done.status is JobStatus.SUCCEEDED
-    card = world.models.get("fox").card
-    assert card.alphabet == "bytes"
-    assert card.characters == "".join(map(chr, range(250)))
-    assert card.report["unknown"]["validation_share"] > 0.9
-
-
 def test_records_are_shuffled_by_the_seed_alone_and_their_model_says_so(world: World) -> None:
     words = "".join(f"{a}{b}{c}{d}\n" for a in "abdefg" for b in "aeiou" for c in "klmnrst" for d in "aeo")
     with Upload(world.folder / "spool", limit_bytes=10**6) as upload:
         upload.feed(words.encode())
         corpus, _ = Corpora(world.blobs).add(upload)
     assert corpus.kind == "records"
-    worker = world.start_worker(checkpoint_seconds=0.05)
-    network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=600)
-    options: dict[str, Any] = {"network": network, "corpus": corpus.id}
-    broken = world.send(budget, name="broken", kind="records", **options)
-    world.trained(broken, steps=100)
-    (child,) = _children(worker.pid)
-    os.kill(child, signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{child}/exe").exists(), what="the child is dead")
-    world.forget_lease(broken)
-    jobs = [broken, world.send(budget, name="whole", kind="records", **options)]
-    jobs.append(world.send(Budget(steps=20), name="sorted", **options))
-    assert [world.finished(job).status for job in jobs] == [JobStatus.SUCCEEDED] * 3
-    assert world.jobs.get(broken.id).attempt == 2
-    interrupted, whole, in_order = (world.models.get(name).card for name in ("broken", "whole", "sorted"))
-    assert interrupted.files["model.onnx"] == whole.files["model.onnx"]
+    world.start_worker()
+    options: dict[str, Any] = {"network": NetworkConfig(units=8, embedding=4), "corpus": corpus.id}
+    jobs = [
+        world.send(Budget(steps=600), name="whole", kind="records", **options),
+        world.send(Budget(steps=20), name="sorted", **options),
+    ]
+    assert [world.finished(job).status for job in jobs] == [JobStatus.SUCCEEDED] * 2
+    whole, in_order = (world.models.get(name).card for name in ("whole", "sorted"))
     assert (whole.kind, in_order.kind) == ("records", None)
     messages = [
         [e["data"]["text"] for e in EventLog(world.blobs).read(job.id) if e["type"] == "message"]
         for job in jobs
     ]
     assert any("shuffled with the job's seed" in text for text in messages[0])
-    assert not any("shuffled" in text for text in messages[2])
+    assert not any("shuffled" in text for text in messages[1])
     lines = Lines.load(world.models.get("whole").file(line_file.FILE))
     assert {lines.text(i) for i in range(len(lines))} == set(words.split())  # those held out, too
     assert line_file.FILE not in in_order.files
@@ -487,6 +450,7 @@ def test_a_job_that_cannot_be_done_fails_by_name(
     assert done.error.code == code
 
 
+@pytest.mark.long  # a fault round; a worker is stopped above
 def test_a_pod_per_job_that_is_evicted_gives_its_job_to_the_next_with_its_checkpoint(world: World) -> None:
     job, other = world.send(Budget(steps=1500)), world.send(Budget(steps=5), name="other")
     pod = world.start_worker(max_jobs=1)
@@ -503,6 +467,7 @@ def test_a_pod_per_job_that_is_evicted_gives_its_job_to_the_next_with_its_checkp
     assert world.queue.waiting() == [other.id]  # one job per pod
 
 
+@pytest.mark.long  # a fault round; test_checkpoints.py has damaged ones
 def test_a_damaged_checkpoint_costs_some_steps_and_not_the_job(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(steps=1500))
@@ -545,6 +510,7 @@ def test_child_trains_under_any_parent_but_that_of_an_orphan(parent: str, trains
     assert (done.returncode == 0) == trains
 
 
+@pytest.mark.long  # a fault round; test_attempt.py has it without a worker
 def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world: World) -> None:
     in_the_way = world.folder / "store" / "model_files"
     in_the_way.write_bytes(b"")

@@ -211,25 +211,21 @@ def every_architecture() -> dict[str, Any]:
 
 
 def everyday() -> dict[str, Any]:
-    """Train the network that jobs train, in float32 and in mixed precision, on devices and on cores."""
+    """Train the network that jobs train on devices and on cores."""
     tf.config.run_functions_eagerly(run_eagerly=True)
-    mixed = partial(distributed, mixed=True)
-    results: dict[str, Any] = {}
-    for runs, made in (
-        ("cpu cpu_then_devices cpu_then_mixed", whole_and_resumed(on_cpu, distributed, mixed)),
-        ("eager devices_then_cpu", whole_and_resumed(distributed, on_cpu)),
-    ):
-        results |= zip(runs.split(), made, strict=True)
-    return results | {"overflown": overflown(), "loss_scale": loss_scales()}
+    whole_runs = {"cpu": whole(on_cpu), "eager": whole(distributed)}
+    return whole_runs | {"overflown": overflown(), "loss_scale": loss_scales()}
 
 
 def long() -> dict[str, Any]:
     """Train two runs that are compiled, which costs seconds each, and the rarer networks and optimizers."""
     dropped, mixed = partial(distributed, dropout=0.2), partial(distributed, mixed=True)
-    results = {"cpu": whole(on_cpu), "compiled": whole(distributed), "fitted": fitted()}
+    results: dict[str, Any] = {"compiled": whole(distributed), "fitted": fitted()}
     tf.config.run_functions_eagerly(run_eagerly=True)
     coupled, coupled_on_cpu = partial(distributed, coupled=True), partial(on_cpu, coupled=True)
     for runs, made in (
+        ("cpu cpu_then_devices cpu_then_mixed", whole_and_resumed(on_cpu, distributed, mixed)),
+        ("eager devices_then_cpu", whole_and_resumed(distributed, on_cpu)),
         ("dropped dropped_resumed", whole_and_resumed(dropped, dropped)),
         ("mixed mixed_resumed", whole_and_resumed(mixed, mixed)),
         ("cpu_coupled cpu_then_devices_coupled", whole_and_resumed(coupled_on_cpu, coupled)),

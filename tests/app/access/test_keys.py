@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.app.access.keys import RELOAD_S, KeyFile, main, new_key, read_keys
+from nextchar.app.access.keys import KeyFile, main, new_key, read_keys
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,10 +31,6 @@ def test_file_holds_hashes_and_never_keys(tmp_path: Path) -> None:
     assert key.name == "laptop" and key.scopes == {"read", "complete"} and key.models == ("a*", "b")
     assert key.digest == hashlib.sha256(secret.encode()).digest()
     assert key.rate is not None and key.rate.amount == 10
-
-
-def test_two_keys_are_never_alike() -> None:
-    assert new_key("a", scopes="read")[0] != new_key("a", scopes="read")[0]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +62,6 @@ def test_a_name_belongs_to_one_key(tmp_path: Path) -> None:
     lines = [new_key("twin", scopes="read")[1] for _ in range(2)]
     with pytest.raises(ValueError, match="two keys named 'twin'"):
         read_keys(write(tmp_path / "keys", *lines))
-
-
-def test_a_key_belongs_to_one_name(tmp_path: Path) -> None:
-    _, line = new_key("tenant", scopes="read", models="tenant-*")
-    file = write(tmp_path / "keys", line, line.replace("tenant ", "other ").replace("models=tenant-*", ""))
-    with pytest.raises(ValueError, match=r"line 2 of .*: its key is that of a line before"):
-        read_keys(file)
 
 
 @pytest.mark.parametrize("option", [{"models": ""}, {"models": "a b"}, {"rate": ""}, {"models": "a #b"}])
@@ -107,43 +96,6 @@ def test_a_key_can_have_limits(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=problem):
             new_key("team", scopes="train", **{name: value})
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("0", 0),
-        ("7", 7),
-        ("500B", 500),
-        ("2kB", 2000),
-        ("1.234kB", 1234),
-        ("3MB", 3 * 10**6),
-        ("4TB", 4 * 10**12),
-    ],
-)
-def test_bytes_have_decimal_units(tmp_path: Path, text: str, count: int) -> None:
-    [key] = read_keys(write(tmp_path / "keys", new_key("k", scopes="train", max_corpus_bytes=text)[1]))
-    assert key.max_corpus_bytes == count
-
-
-def test_names_and_numbers_are_valid_up_to_their_greatest_length() -> None:
-    new_key("n" * 64, scopes="read", max_jobs="9" * 9, max_corpus_bytes="9" * 15)
-    for name, limits in (
-        ("n" * 65, {}),
-        ("", {}),
-        ("n", {"max_jobs": "9" * 10}),
-        ("n", {"max_corpus_bytes": "9" * 16}),
-        ("n", {"max_corpus_bytes": "1.2345kB"}),
-    ):
-        with pytest.raises(ValueError, match=r"a key's name is|must be"):
-            new_key(name, scopes="read", **limits)
-
-
-@pytest.mark.parametrize("scopes", ["read,", ",read", "read,read"])
-def test_empty_and_repeated_items_of_a_list_are_nothing(tmp_path: Path, scopes: str) -> None:
-    [key] = read_keys(write(tmp_path / "keys", new_key("k", scopes=scopes, models=",a,,b,")[1]))
-    assert (key.scopes, key.models) == ({"read"}, ("a", "b"))
-    assert key.allows("b@2") and not key.allows("") and not key.allows("c")
 
 
 @pytest.fixture
@@ -211,56 +163,6 @@ def test_no_key_is_valid_while_the_file_cannot_be_read(tmp_path: Path, how: str)
     assert keys.find(secret) and not keys.problems
 
 
-@pytest.mark.usefixtures("at_once")
-def test_bad_file_is_logged_at_once_and_again_while_it_lasts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = write(tmp_path / "keys", *["bad"] * 1000)
-    keys = KeyFile(file)
-    for _ in range(3):
-        keys.find("a")
-    assert len(caplog.records) == 1 and len(caplog.text) < 5000
-    write(file, "another")
-    keys.find("a")
-    assert len(caplog.records) == 2
-    monkeypatch.setattr("nextchar.app.access.keys.WARN_EVERY_S", 0.0)
-    keys.find("a")
-    assert len(caplog.records) == 3 and {record.levelname for record in caplog.records} == {"ERROR"}
-
-
-@pytest.mark.usefixtures("at_once")
-def test_the_first_problems_are_logged_and_so_is_that_there_are_none_any_more(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    _, line = new_key("laptop", scopes="read")
-    caplog.set_level("INFO", logger="nextchar.api")
-    keys = KeyFile(write(tmp_path / "keys", line))
-    assert keys.problems == () and caplog.records == []
-    write(tmp_path / "keys", line, *["bad"] * 20)
-    assert len(keys.problems) == 20
-    [told] = caplog.records
-    assert all(f"line {number} of" in told.getMessage() for number in range(2, 12))
-    assert "line 12 of" not in told.getMessage()
-    write(tmp_path / "keys", line)
-    assert keys.problems == () == keys.problems
-    assert [record.getMessage() for record in caplog.records[1:]] == [
-        f"{tmp_path / 'keys'} has no problems any more"
-    ]
-
-
-def test_file_is_read_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert RELOAD_S == 1.0
-    monkeypatch.setattr("nextchar.app.access.keys.RELOAD_S", 3600.0)
-    (old, line), (new, other) = new_key("old", scopes="read"), new_key("new", scopes="read")
-    keys = KeyFile(write(tmp_path / "keys", line))
-    assert keys.find(old)
-    write(tmp_path / "keys", other)
-    assert keys.find(old)
-    monkeypatch.setattr("nextchar.app.access.keys.RELOAD_S", 0.0)
-    assert keys.find(new)
-    assert keys.find(old) is None
-
-
 def test_command_prints_the_line_apart_from_the_key(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -281,24 +183,6 @@ def test_command_prints_the_line_apart_from_the_key(tmp_path: Path) -> None:
         [*command[:4], "site", "--scopes", "root"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1 and "scopes=" in refused.stderr and not refused.stdout
-
-
-def test_file_is_read_after_a_second_and_a_problem_is_logged_after_a_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    now_s = 1000.0
-    monkeypatch.setattr("nextchar.app.access.keys.time.monotonic", lambda: now_s)
-    (_, other), (secret, line) = (new_key(name, scopes="read") for name in ("other", "laptop"))
-    keys = KeyFile(write(tmp_path / "keys", other))
-    assert keys.find(secret) is None
-    write(tmp_path / "keys", other, line)
-    for at_s, is_valid in ((1000.9, False), (1001.0, True)):
-        now_s = at_s
-        assert (keys.find(secret) is not None) == is_valid
-    write(tmp_path / "keys", "bad")
-    for at_s, records in ((1001.9, 0), (1002.0, 1), (1061.9, 1), (1063.0, 2), (1123.0, 3)):
-        now_s = at_s
-        assert keys.find(secret) and len(caplog.records) == records
 
 
 def test_command_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,24 +92,6 @@ def test_a_line_longer_than_a_piece_is_not_held_in_memory(tmp_path: Path) -> Non
         tracemalloc.stop()
 
 
-def test_empty_lines_stay_and_other_line_ends_are_part_of_the_line(tmp_path: Path) -> None:
-    assert distinct(tmp_path, b"\n\na\n\na\r\na\n") == (b"\n\na\n\na\r\n", 1)
-    assert distinct(tmp_path, b"") == (b"", 0)
-
-
-def test_no_file_stays_behind(tmp_path: Path) -> None:
-    with DistinctLines(tmp_path) as lines:
-        lines.feed(b"a\na\n")
-        assert list(tmp_path.iterdir()) == []
-
-
-def test_upload_needs_two_file_descriptors(tmp_path: Path) -> None:
-    open_before = len(list(Path("/dev/fd").iterdir()))
-    with DistinctLines(tmp_path) as lines:
-        lines.feed(b"a\nb")
-        assert len(list(Path("/dev/fd").iterdir())) - open_before == 2
-
-
 def test_a_full_disk_is_a_storage_full(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full, DistinctLines(tmp_path) as lines:
         lines._text = full

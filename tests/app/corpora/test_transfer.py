@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import gzip
-import io
 import random
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +13,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from nextchar.app.corpora.archives import ZipArchive
-from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.corpora.transfer import _feed, _HeaderDecoder, _Sink
 from nextchar.app.http.errors import UnsupportedMedia
 from nextchar.app.http.incoming_body import StreamedBody
-from nextchar.app.operations.retention import remove_stale_uploads
-from nextchar.models.errors import InvalidInput, TooLarge
-from nextchar.store.corpora import Corpora
+from nextchar.models.errors import InvalidInput
 from nextchar.store.corpus_upload import Upload
-from nextchar.store.local_blobs import LocalBlobs
 from tests.app.raw_http import connected, read_answer
 from tests.app.service import Service, error_of
 
@@ -67,31 +60,6 @@ def test_other_encodings_and_charsets_are_refused() -> None:
             decode(b"a", **headers)
 
 
-def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disconnects() -> None:
-    messages: list[Message] = [{"type": "http.request", "body": b"x" * 600_000, "more_body": True}] * 3
-
-    def request() -> Request:
-        left = list(messages)
-
-        async def receive() -> Message:
-            return left.pop(0)
-
-        return Request({"type": "http", "headers": [(b"content-length", b"5")]}, receive)
-
-    async def read(max_bytes: int = 1_800_001) -> list[int]:
-        body = StreamedBody(request())
-        return [len(piece) async for piece in body.pieces(max_bytes, TooLarge("too large"))]
-
-    messages.append({"type": "http.request", "body": b"y", "more_body": False})
-    assert asyncio.run(read()) == [600_000, 600_000, 600_000, 1]
-    for max_bytes in (1_800_000, 4):  # less than what is sent, and than what is declared
-        with pytest.raises(TooLarge):
-            asyncio.run(read(max_bytes))
-    messages[-1] = {"type": "http.disconnect"}
-    with pytest.raises(ClientDisconnect):
-        asyncio.run(read())
-
-
 class _Bomb:
     """A small body that decodes to a very long text."""
 
@@ -123,25 +91,6 @@ def test_upload_ends_once_its_client_has_disconnected(tmp_path: Path, is_complet
     with pytest.raises(ClientDisconnect):
         asyncio.run(upload())
     assert time.monotonic() - began_s < 50
-
-
-def test_upload_whose_text_is_complete_only_after_hours_is_stored(tmp_path: Path) -> None:
-    zipped, spool = io.BytesIO(), tmp_path / "spool"
-    with zipfile.ZipFile(zipped, "w") as made:
-        made.writestr("a.txt", b"one\ntwo\none\n")
-    with (
-        Upload(spool, limit_bytes=100) as upload,
-        contextlib.closing(ZipArchive(spool, adds_newlines=True)) as archive,
-        DistinctLines(spool) as lines,
-    ):
-        sink = _Sink(upload, archive, lines, limit_bytes=100)
-        sink.feed(zipped.getvalue())
-        remove_stale_uploads(spool, now=time.time() + 3601)
-        sink.finish()
-        remove_stale_uploads(spool, now=time.time() + 3601)
-        corpus, _ = Corpora(LocalBlobs(tmp_path / "store")).add(upload)
-    assert (corpus.bytes, corpus.repeated_lines) == (8, 1)
-    assert list(spool.iterdir()) == []
 
 
 def test_body_without_a_length_that_decodes_to_nothing_is_bounded(service: Service) -> None:

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Message
 
@@ -25,8 +24,6 @@ from nextchar.app.http.services import ServicesDep
 from nextchar.app.http.threads import CLIENT, Client, Pools
 from nextchar.app.main import create_app
 from nextchar.app.openai import completions as openai_completions
-from nextchar.app.scoring import routes as scores
-from nextchar.models.errors import InvalidInput
 from tests.app.service import Service, error_of
 
 JSON = {"content-type": "application/json"}
@@ -264,11 +261,6 @@ def test_body_that_is_not_short_is_validated_once(is_optional: bool) -> None:
             assert http.post("/").json() == {"text": ""}
 
 
-def test_scores_are_parsed_in_a_worker_thread_if_they_are_long() -> None:
-    routes = [one for one in scores.router.routes if getattr(one, "name", "") == "score"]
-    assert routes and all(isinstance(route, DocumentRoute) for route in routes)
-
-
 def test_only_large_documents_are_parsed_in_a_worker_thread_and_each_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -318,31 +310,6 @@ def test_clients_take_turns_with_large_bodies(monkeypatch: pytest.MonkeyPatch) -
     assert len(parsed) == 22 and parsed[:4].count("modest") == 2
 
 
-async def has_a_bounded_path(
-    services: ServicesDep, model: Annotated[str, Path(max_length=3)], body: Asked
-) -> Answered:
-    return Answered(text=body.text)
-
-
-async def has_two_bodies(services: ServicesDep, body: Asked, other: Asked) -> Answered:
-    return Answered(text=body.text)
-
-
-async def has_no_body(services: ServicesDep) -> Answered:
-    return Answered(text="")
-
-
-def test_a_status_a_bound_or_another_body_needs_fastapi() -> None:
-    assert not has_fast_path(route_of("/{model}", has_a_bounded_path))
-    for function in (has_two_bodies, has_no_body):
-        assert not has_fast_path(route_of("/", function)), function
-    for status, is_fast in ((200, True), (201, False), (None, True)):
-        router = APIRouter(route_class=DocumentRoute)
-        router.post("/{model}", status_code=status)(plain)
-        [route] = router.routes
-        assert has_fast_path(route) is is_fast  # type: ignore[arg-type]
-
-
 class Named(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
     text: str = Field(alias="textField")
@@ -380,38 +347,3 @@ def test_the_fast_path_validates_once_and_answers_as_fastapi_does() -> None:
             assert validated == [text] * 2
             assert answers[0].json() == answers[1].json() == {"textField": text}
             assert answers[0].headers["content-type"] == answers[1].headers["content-type"]
-
-
-def test_a_body_of_another_type_is_refused_for_its_type_however_long_it_is() -> None:
-    async def ask(body: Asked) -> Answered:
-        return Answered(text=body.text)
-
-    router = APIRouter(route_class=DocumentRoute)
-    router.post("/")(ask)
-    app = FastAPI()
-    app.include_router(router)
-    add_error_handlers(app)
-    with TestClient(app) as http:
-        for content in (b"{}", b"{}" + b" " * 5000):
-            answer = http.post("/", content=content, headers={"content-type": "text/plain"})
-            assert answer.status_code == 415
-            assert http.post("/", content=content, headers=JSON).status_code == 422
-
-
-@pytest.mark.parametrize(("errors", "are_listed"), [(3, True), (4, False)])
-def test_just_as_many_errors_as_the_limit_are_listed(
-    errors: int, are_listed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bodies, "MAX_ERRORS", 3)
-
-    class Numbers(BaseModel):
-        numbers: list[int]
-
-    adapter = TypeAdapter[Any](Numbers)
-    with pytest.raises(RequestValidationError if are_listed else InvalidInput) as caught:
-        bodies.validate_body(adapter, {"numbers": ["x"] * errors})
-    if isinstance(caught.value, RequestValidationError):
-        assert [one["loc"] for one in caught.value.errors()] == [("body", "numbers", i) for i in range(3)]
-        assert all("url" not in one for one in caught.value.errors())
-    else:
-        assert "has 4 errors" in str(caught.value)

@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import json
-import logging
-import resource
 import socket
 import weakref
 from collections.abc import Iterator
@@ -22,9 +20,6 @@ from nextchar.app.http.connections import (
     BoundedHttpProtocol,
     Connections,
     NoteResponses,
-    OncePerMinute,
-    default_max_connections,
-    raise_open_files_limit,
 )
 
 
@@ -153,28 +148,6 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_connection_that_was_lost_during_the_first_of_two_requests_is_forgotten(clock: Clock) -> None:
-    async def run() -> None:
-        proceed = asyncio.Event()
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await proceed.wait()
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body"})
-
-        connections = opened(most=1)
-        server = protocol(Transport(), connections, app)
-        server.data_received(GET + GET)
-        server.connection_lost(None)
-        proceed.set()
-        await asyncio.gather(*server.tasks)
-        connections.add(served := Connection(needs_header=False, is_served=True))  # type: ignore[arg-type]
-        connections.add(refused := Connection())  # type: ignore[arg-type]
-        assert served.log == [] and refused.log == [503]
-
-    asyncio.run(run())
-
-
 class Gate:
     """An application that answers when it may, and counts its requests."""
 
@@ -235,37 +208,6 @@ async def _answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
 
 
-def test_what_a_connection_waits_for_follows_from_what_was_sent() -> None:
-    async def run() -> None:
-        server = protocol(Transport())
-
-        def state() -> tuple[bool, bool]:
-            return server.needs_header, server.is_being_served
-
-        needs_header, waits, is_served = (True, False), (False, False), (False, True)
-        assert state() == needs_header
-        server.data_received(POST[:20])
-        assert state() == needs_header
-        server.data_received(POST[20:] + b"ab")
-        assert state() == waits, "for the rest of its body"
-        server.data_received(b"cd")
-        assert state() == is_served
-        server.pause_writing()
-        assert state() == waits, "for the client to read"
-        server.resume_writing()
-        assert state() == is_served
-        server = protocol(Transport(), app=_answer_at_once)
-        server.data_received(GET)
-        await asyncio.gather(*server.tasks)
-        assert state() == waits, "it is idle"
-        server.data_received(GET[:20])
-        assert state() == needs_header
-        server.transport.close()
-        assert state() == waits, "for its end"
-
-    asyncio.run(run())
-
-
 def test_clients_that_have_begun_a_request_or_may_not_connect_get_the_reason() -> None:
     async def refused(sent: bytes, status: int, app: Any = _never) -> Transport:
         server = protocol(transport := Transport(), app=app)
@@ -299,78 +241,3 @@ def test_clients_that_have_begun_a_request_or_may_not_connect_get_the_reason() -
         assert transport.written == b""
 
     asyncio.run(run())
-
-
-def test_a_unix_socket_has_no_options_of_tcp() -> None:
-    async def run(connection: socket.socket) -> None:
-        protocol(Transport(connection))
-
-    ours, peer = socket.socketpair(socket.AF_UNIX)
-    with ours, peer:
-        asyncio.run(run(ours))
-        assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-
-
-def test_the_maximum_is_logged_once_a_minute(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    connections = opened(*[Connection() for _ in range(3)])
-    for later_s, count in ((0.0, 1), (59.5, 1), (0.5, 2), (59.5, 2)):
-        clock.now_s += later_s
-        connections.add(Connection())  # type: ignore[arg-type]
-        assert len(caplog.records) == count
-    assert "3 connections are open" in caplog.text and "NEXTCHAR_MAX_CONNECTIONS" in caplog.text
-
-
-def test_a_warning_is_logged_once_a_minute(clock: Clock) -> None:
-    quiet = OncePerMinute()
-
-    def is_logged(message: str) -> bool:
-        return quiet.filter(logging.LogRecord("uvicorn.error", logging.WARNING, "", 0, message, (), None))
-
-    for later_s, expected in ((0.0, True), (0.0, False), (59.5, False), (0.5, True), (59.5, False)):
-        clock.now_s += later_s
-        assert is_logged("Invalid HTTP request received.") is expected
-        assert is_logged("another message") is expected
-
-
-@pytest.mark.parametrize(
-    ("soft", "most"),
-    [(resource.RLIM_INFINITY, 8192), (1 << 20, 8192), (24_576, 8192), (24_575, 8191), (3002, 1000)],
-)
-def test_a_third_of_the_open_files_may_be_connections(
-    monkeypatch: pytest.MonkeyPatch, soft: int, most: int
-) -> None:
-    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
-    assert default_max_connections() == most
-    monkeypatch.setattr(module, "_MAX_DEFAULT_CONNECTIONS", 1)
-    first, second = Connection(), Connection()
-    opened(first, second, most=0)
-    assert first.log == ["aborted"] and second.log == []
-
-
-@pytest.mark.parametrize(
-    ("soft", "hard", "allowed", "limits"),
-    [
-        (1024, 4096, 1 << 30, [(4096, 4096)]),
-        (1024, 1 << 20, 1 << 30, [(65_536, 1 << 20)]),
-        (1024, resource.RLIM_INFINITY, 1 << 30, [(65_536, resource.RLIM_INFINITY)]),
-        (256, resource.RLIM_INFINITY, 10_240, [(10_240, resource.RLIM_INFINITY)]),
-        (20_000, resource.RLIM_INFINITY, 10_240, []),
-        (65_536, 1 << 20, 1 << 30, []),
-        (4096, 4096, 1 << 30, []),
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 1 << 30, []),
-    ],
-)
-def test_the_limit_of_open_files_is_raised_as_far_as_the_system_allows(
-    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int, limits: list[tuple[int, int]]
-) -> None:
-    done: list[tuple[int, int]] = []
-
-    def set_limit(_: int, limit: tuple[int, int]) -> None:
-        if limit[0] > allowed:
-            raise ValueError("not allowed")
-        done.append(limit)
-
-    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, hard))
-    monkeypatch.setattr(module.resource, "setrlimit", set_limit)
-    raise_open_files_limit()
-    assert done == limits

@@ -15,34 +15,6 @@ def piece(size: int) -> Message:
     return {"type": "http.request", "body": bytes(size), "more_body": True}
 
 
-def test_body_that_is_late_and_refused_in_the_same_moment_is_refused() -> None:
-    memory = BodyMemory(limit_bytes=LIMIT)
-    first, second = asyncio.Queue[Message](), asyncio.Queue[Message]()
-
-    def body(queue: "asyncio.Queue[Message]", timeout_s: float) -> IncomingBody:
-        return IncomingBody(queue.get, memory=memory, timeout_s=timeout_s, max_bytes=10 * LIMIT)
-
-    async def run() -> None:
-        slow, quick = body(first, 0.05), body(second, 60)
-        first.put_nowait(piece(LIMIT // 2 + SMALL_BYTES))
-        await slow.receive()
-        waiting = asyncio.create_task(slow.receive())
-        await asyncio.sleep(0)
-        timeout = slow._waiting
-        assert timeout is not None
-        timeout._on_timeout()  # as the loop does; the task that is late has not run yet
-        second.put_nowait(piece(LIMIT))
-        await quick.receive()
-        with pytest.raises(HTTPException) as refused:
-            await waiting
-        assert refused.value.status_code == 503
-        quick.release()
-        slow.release()
-        assert memory.held_bytes == 0
-
-    asyncio.run(run())
-
-
 def test_nothing_is_counted_of_bodies_that_are_released_however_they_ended() -> None:
     memory = BodyMemory(limit_bytes=LIMIT)
 
@@ -122,42 +94,6 @@ def test_a_body_held_in_memory_must_be_complete_after_four_timeouts() -> None:
     assert pieces_before_timeout(piece_s=25, size=MIN_BYTES, max_bytes=LIMIT) == 4
 
 
-def test_each_byte_beyond_the_first_is_counted_once() -> None:
-    memory = BodyMemory(limit_bytes=LIMIT)
-    queue = asyncio.Queue[Message]()
-
-    async def run() -> None:
-        body = IncomingBody(queue.get, memory=memory, timeout_s=60, max_bytes=4 * SMALL_BYTES)
-        for count in range(1, 5):
-            queue.put_nowait(piece(SMALL_BYTES))
-            await body.receive()
-            assert memory.held_bytes == (count - 1) * SMALL_BYTES
-        queue.put_nowait(piece(1))
-        with pytest.raises(HTTPException) as error:  # after just as much as is permitted
-            await body.receive()
-        assert error.value.status_code == 413
-
-    asyncio.run(run())
-
-
-def test_bodies_may_take_as_much_as_the_limit() -> None:
-    memory = BodyMemory(limit_bytes=LIMIT)
-    queue = asyncio.Queue[Message]()
-
-    async def run() -> None:
-        body = IncomingBody(queue.get, memory=memory, timeout_s=60, max_bytes=2 * LIMIT)
-        queue.put_nowait(piece(LIMIT + SMALL_BYTES))
-        await body.receive()
-        assert memory.held_bytes == LIMIT
-        queue.put_nowait(piece(1))
-        with pytest.raises(HTTPException, match="NEXTCHAR_BODY_MEMORY_BYTES") as error:
-            await body.receive()
-        assert (error.value.status_code, error.value.headers) == (503, {"Retry-After": "1"})
-        assert memory.held_bytes == 0
-
-    asyncio.run(run())
-
-
 def test_small_bodies_are_not_refused_for_what_larger_ones_hold() -> None:
     memory = BodyMemory(limit_bytes=LIMIT)
 
@@ -176,46 +112,6 @@ def test_small_bodies_are_not_refused_for_what_larger_ones_hold() -> None:
         await small.receive()
 
     asyncio.run(run())
-
-
-def test_a_part_begins_where_the_last_one_was_complete() -> None:
-    assert pieces_before_timeout(piece_s=20, size=MIN_BYTES - 1, max_bytes=None) == 1
-    assert pieces_before_timeout(piece_s=29.5, size=MIN_BYTES + 1, max_bytes=None) == 20
-    sizes = [MIN_BYTES, MIN_BYTES - 1, MIN_BYTES]
-    assert pieces_before_timeout(piece_s=20, size=sizes, max_bytes=None) == 2
-
-
-def test_four_timeouts_are_the_whole_time_of_a_body_in_memory() -> None:
-    assert pieces_before_timeout(piece_s=29.9, size=MIN_BYTES, max_bytes=LIMIT) == 4
-
-
-def test_a_complete_body_is_neither_late_nor_refused() -> None:
-    memory = BodyMemory(limit_bytes=LIMIT)
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, _ManualTime)
-        queues = [asyncio.Queue[Message]() for _ in range(2)]
-        first, second = (
-            IncomingBody(queue.get, memory=memory, timeout_s=30, max_bytes=2 * LIMIT) for queue in queues
-        )
-        queues[0].put_nowait({"type": "http.request", "body": bytes(LIMIT)})  # without `more_body`
-        await first.receive()
-        disconnect = asyncio.create_task(first.receive())
-        await asyncio.sleep(0)
-        loop.now_s += 1000
-        queues[1].put_nowait(piece(LIMIT))
-        with pytest.raises(HTTPException) as error:
-            await second.receive()
-        assert error.value.status_code == 503
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert not disconnect.done()
-        queues[0].put_nowait({"type": "http.disconnect"})
-        assert (await disconnect)["type"] == "http.disconnect"
-
-    with asyncio.Runner(loop_factory=_ManualTime) as runner:
-        runner.run(run())
 
 
 def test_a_refused_body_is_answered_as_soon_as_more_of_it_is_waited_for() -> None:

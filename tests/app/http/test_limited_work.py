@@ -148,14 +148,6 @@ async def test_work_that_is_cancelled_while_it_waits_is_freed_before_a_thread_is
 
 
 @in_a_loop
-async def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
-    work = LimitedWork(Limit("sums", "threads", 1, 0, retry_after_s=1))
-    with pytest.raises(ZeroDivisionError):
-        await work.run(lambda _: 1 // 0)
-    work.close()
-
-
-@in_a_loop
 async def test_a_limit_of_a_room_of_another_package_has_threads_of_its_own() -> None:
     pools, limit = Pools(), Limit("greetings", "threads", 1, 0)
     assert pools.queue(limit) is pools.queue(Limit("greetings", "threads", 1, 0))

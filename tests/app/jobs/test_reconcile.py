@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from redis import Redis
@@ -72,36 +71,6 @@ def test_a_running_job_without_a_lease_is_queued_again(world: World) -> None:
     assert world.queue.waiting() == [job.id]
 
 
-def test_records_are_listed_rarely_while_there_is_nothing_to_do_and_at_once_when_there_is(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paused = world.jobs.move(world.running(), JobStatus.PAUSED)
-    lists = Mock(wraps=world.blobs.paths)
-    monkeypatch.setattr(world.blobs, "paths", lists)
-
-    def listed_in(seconds: int) -> int:
-        lists.reset_mock()
-        for _ in range(0, seconds, 5):
-            world.now_s += 5
-            world.reconciler.run()
-        return lists.call_count
-
-    assert listed_in(300) == 10
-    job = world.jobs.create(REQUEST)
-    world.queue.enqueue(job)
-    assert listed_in(60) == 12
-    world.queue.remove(job)
-    world.look_patiently()
-    assert world.queue.waiting() == [job.id]
-    world.queue.remove(job)
-    for one in (world.jobs.get(job.id), paused):
-        world.jobs.move(one, JobStatus.CANCELLED)
-    listed_in(30)
-    lost = world.jobs.create(REQUEST)  # by a process that was killed before it enqueued it
-    assert listed_in(40) > 0
-    assert world.queue.waiting() == [lost.id]
-
-
 def test_the_queue_is_arranged_so_that_keys_share_the_workers(world: World) -> None:
     mine = [world.jobs.create(REQUEST, created_by="a") for _ in range(3)]
     running = world.jobs.move(world.jobs.create(REQUEST, created_by="a"), JobStatus.RUNNING)
@@ -111,12 +80,6 @@ def test_the_queue_is_arranged_so_that_keys_share_the_workers(world: World) -> N
         world.queue.enqueue(job)
     world.reconciler.run()
     assert world.queue.waiting() == [other.id, *(job.id for job in mine)]
-
-
-def test_lost_attempts_are_counted_also_the_last_before_a_pause(world: World) -> None:
-    world.suspect_for_long(world.running())
-    world.suspect_for_long(world.running(stepless_attempts=MAX_STEPLESS_ATTEMPTS - 1))
-    assert world.live.attempts() == {("lost", "worker_lost"): (2, 0.0)}
 
 
 def test_a_queued_job_whose_message_was_lost_is_sent_again_once(world: World) -> None:
@@ -229,79 +192,12 @@ def test_attempts_count_against_a_job_only_if_they_came_no_further(world: World)
         assert (queued.stepless_attempts, queued.attempts_without_progress) == expected
 
 
-def test_progress_of_an_earlier_attempt_does_not_count_for_the_last(world: World) -> None:
-    job = world.running()
-    world.live.set_progress(job.id, {"step": 9, "attempt": 7})
-    world.suspect_for_long(job)
-    assert world.jobs.get(job.id).stepless_attempts == 1
-
-
 def test_a_job_that_loses_worker_after_worker_is_restarted_ever_more_slowly(world: World) -> None:
     job = world.running(stepless_attempts=3)
     world.look_patiently()
     assert world.jobs.get(job.id).status is JobStatus.RUNNING
     world.suspect_for_long(job)
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
-
-
-@pytest.mark.parametrize(
-    ("stepless", "without_progress", "patiences"),
-    [(0, 0, 1), (0, 3, 1), (0, 4, 2), (0, 8, 4), (2, 0, 4), (2, 4, 8), (3, 7, 16), (4, 19, 64)],
-)
-def test_the_delay_doubles_with_each_lost_start_and_each_fourth_lost_attempt(
-    world: World, stepless: int, without_progress: int, patiences: int
-) -> None:
-    job = world.running(stepless_attempts=stepless, attempts_without_progress=without_progress)
-    world.reconciler.run()
-    world.now_s += patiences * PATIENCE_S - 0.5
-    world.reconciler.run()
-    assert world.jobs.get(job.id).status is JobStatus.RUNNING
-    world.now_s += 0.5
-    world.reconciler.run()
-    assert world.jobs.get(job.id).status is not JobStatus.RUNNING
-
-
-@pytest.mark.parametrize(
-    "progress", [{"attempt": 1}, {"attempt": 1, "step": None}, {"attempt": 1, "step": 5}]
-)
-def test_an_attempt_that_only_reached_its_checkpoint_has_taken_no_step(
-    world: World, progress: dict[str, Any]
-) -> None:
-    step = progress.get("step") or 0
-    job = world.running(resumed_at_step=step)
-    if step:
-        world.jobs.blobs.write(f"checkpoints/{job.id}/{step:010d}.npz", b"")
-    world.live.set_progress(job.id, progress)
-    world.suspect_for_long(job)
-    queued = world.jobs.get(job.id)
-    assert (queued.stepless_attempts, queued.attempts_without_progress) == (1, 1)
-
-
-def test_jobs_that_continue_come_before_those_that_wait(world: World) -> None:
-    waiting = world.jobs.create(REQUEST)
-    world.queue.enqueue(waiting)
-    paused, lost = paused_for_storage(world), world.running()
-    world.look_patiently()
-    assert world.queue.waiting() == [lost.id, paused.id, waiting.id]
-
-
-@pytest.mark.parametrize(
-    ("signals", "said"),
-    [
-        ([], "the worker was lost 5 times before its first step; see the logs"),
-        ([9, 11], "the worker was lost 5 times, 2 of them by a kill (signal 9, 11) before its first step"),
-        ([6] * 7, "the worker's process was killed 5 times (signal 6) before its first step; see the logs"),
-    ],
-)
-def test_the_reason_of_the_pause_says_how_the_worker_was_lost(
-    world: World, signals: list[int], said: str
-) -> None:
-    job = world.running(stepless_attempts=MAX_STEPLESS_ATTEMPTS - 1, attempts_without_progress=7)
-    for signal in signals:
-        world.live.add_kill(job.id, {"at": 1.0, "signal": signal, "out_of_memory": False})
-    world.suspect_for_long(job)
-    reason = world.jobs.get(job.id).pause_reason
-    assert reason and said in reason.message
 
 
 def test_a_job_is_not_lost_while_redis_refuses_writes(world: World, clean_redis_url: str) -> None:
@@ -358,45 +254,6 @@ def test_jobs_paused_for_other_reasons_stay_paused(world: World, fields: dict[st
     job = paused_for_storage(world, **fields)
     world.reconciler.run()
     assert world.jobs.get(job.id) == job
-
-
-@pytest.mark.parametrize(("short_bytes", "status"), [(0, JobStatus.QUEUED), (1, JobStatus.PAUSED)])
-def test_a_job_needs_room_for_what_it_writes_and_16_mebibytes_more(
-    world: World, monkeypatch: pytest.MonkeyPatch, short_bytes: int, status: JobStatus
-) -> None:
-    job = paused_for_storage(world, needed_bytes=1000)
-    free = 1000 + (16 << 20) - short_bytes
-    monkeypatch.setattr(type(world.blobs), "free_bytes", lambda _: free)
-    world.reconciler.run()
-    assert world.jobs.get(job.id).status is status
-
-
-def test_a_storage_that_does_not_say_how_much_is_free_has_room(world: World) -> None:
-    world.blobs = open_blobs("memory:///")
-    world.jobs = Jobs(world.blobs)
-    job = paused_for_storage(world, needed_bytes=1 << 60)
-    world.new_reconciler().run()
-    assert world.jobs.get(job.id).status is JobStatus.QUEUED
-
-
-@pytest.mark.parametrize(
-    ("waited_s", "status"),
-    [
-        (-1.0, JobStatus.QUEUED),  # the clock was set back
-        (0.0, JobStatus.PAUSED),
-        (0.5, JobStatus.PAUSED),
-        (4.5, JobStatus.PAUSED),
-        (5.0, JobStatus.QUEUED),
-    ],
-)
-def test_the_first_retry_after_a_pause_for_storage_is_after_five_seconds(
-    world: World, monkeypatch: pytest.MonkeyPatch, waited_s: float, status: JobStatus
-) -> None:
-    job = paused_for_storage(world)
-    now = SimpleNamespace(monotonic=lambda: world.now_s, time=lambda: job.updated_at + waited_s)
-    monkeypatch.setattr("nextchar.app.jobs.reconcile.time", now)
-    world.reconciler.run()
-    assert world.jobs.get(job.id).status is status
 
 
 def test_a_job_that_waits_for_storage_does_not_wait_for_a_clock_that_was_set_back(world: World) -> None:
@@ -472,12 +329,3 @@ def test_an_error_with_one_record_does_not_delay_other_jobs(
         world.now_s += PATIENCE_S
     assert set(world.queue.waiting()) == {paused.id, lost.id}
     assert world.jobs.get(stuck.id) == stuck
-
-
-def test_a_job_counts_as_lost_after_four_seconds(world: World) -> None:
-    job = world.running()
-    reconciler = Reconciler(world.jobs, world.live, world.queue)
-    for waited_s, status in ((0.0, JobStatus.RUNNING), (3.9, JobStatus.RUNNING), (4.0, JobStatus.QUEUED)):
-        world.now_s = 1000.0 + waited_s
-        reconciler.run()
-        assert world.jobs.get(job.id).status is status

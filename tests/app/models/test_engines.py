@@ -1,5 +1,4 @@
 import asyncio
-import errno
 import threading
 import time
 from collections.abc import Sequence
@@ -96,13 +95,6 @@ def test_model_in_use_is_never_closed(models: Models) -> None:
     until(first.engine.closed.is_set)  # type: ignore[attr-defined]
 
 
-def test_unknown_model_fails_and_nothing_is_kept(models: Models) -> None:
-    engines = pool(models, Loader())
-    with pytest.raises(NotFound):
-        engines.acquire("nobody")
-    assert engines.acquire_if_loaded("nobody") is None
-
-
 def test_damaged_model_fails_every_time_and_loads_once_repaired() -> None:
     blobs = open_blobs("memory:///")
     card = publish(Models(blobs), name="a")
@@ -134,28 +126,6 @@ def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
         with engines.use("c"):
             pass
     assert sorted(engines.stats()) == ["a@1", "b@1", "c@1"]
-
-
-def test_pinned_model_that_cannot_be_read_does_not_keep_the_others_from_loading(models: Models) -> None:
-    class OutOfFiles(Loader):
-        def __call__(self, saved: SavedModel) -> Loaded:
-            if saved.card.name == "a":
-                raise OSError(errno.EMFILE, "Too many open files")
-            return super().__call__(saved)
-
-    load = OutOfFiles()
-    pool(models, load, pinned=["a", "b"]).load_pinned()
-    assert load.loaded == ["b@1"]
-
-
-def test_of_a_pinned_name_the_newest_version_stays(models: Models) -> None:
-    engines = pool(models, Loader(), limit_bytes=0, pinned=["a"])
-    engines.load_pinned()
-    publish(models, name="a")
-    until(lambda: _reference(engines) == "a@2")
-    with engines.use("b"):
-        pass
-    until(lambda: sorted(engines.stats()) == ["a@2", "b@1"])
 
 
 def test_requests_go_on_with_the_old_version_while_the_new_one_loads(
@@ -247,13 +217,3 @@ def test_a_name_that_was_resolved_long_ago_is_not_answered_without_storage(
     engines.release(model)
     monkeypatch.setattr(engines_module, "STALE_S", -1.0)
     assert engines.acquire_if_loaded("a") is None
-
-
-def test_a_reference_is_deleted_with_its_version_or_with_the_last_of_its_name(models: Models) -> None:
-    engines = pool(models, Loader())
-    publish(models, name="a")
-    references = ("a", "a@1", "a@2", "a@3", "a@alias", "unknown@1")
-    models.delete("a@1")
-    assert [one for one in references if engines.is_deleted(one)] == ["a@1"]
-    models.rename("a", "c")
-    assert [one for one in references if engines.is_deleted(one)] == ["a", "a@1", "a@2", "a@alias"]

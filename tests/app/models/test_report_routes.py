@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from nextchar.app.models.file_routes import preferred
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.saved_model import Card, describe_files
 from nextchar.store.ids import new_id
@@ -86,18 +85,3 @@ def test_a_damaged_report_is_named(service: Service) -> None:
     card = _publish(service)
     service.blobs.write(f"model_files/{card.id}/report.html", b"other")
     assert error_of(service.http.get("/v1/models/told/report?format=html"), 503)["code"] == "model_damaged"
-
-
-@pytest.mark.parametrize(
-    ("accept", "form"),
-    [
-        ("", "json"),
-        ("text/*", "html"),
-        ("text/html;q=0.2, application/json;q=0.1", "html"),
-        ("text/html;q=0, */*", "json"),
-        ("image/svg+xml;q=0.9;v=1, text/html;q=nonsense", "svg"),
-        (";;,,=;q=", "json"),
-    ],
-)
-def test_most_specific_and_preferred_media_range_decides(accept: str, form: str) -> None:
-    assert preferred(accept) == form

@@ -2,8 +2,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from nextchar.app.openai.json_lines import (
     CHUNK_BYTES,
     CHUNK_REQUESTS,
@@ -35,12 +33,6 @@ def estimate(**body: Any) -> int:
     return BatchRequest("a", body).max_response_bytes
 
 
-def test_line_with_very_many_values_is_refused() -> None:
-    errors: list[Any] = []
-    list(divide([line(1, prompt=[[]] * 100_000) + b"\n"], endpoint=ENDPOINT, errors=errors))
-    assert [(one.code, one.line) for one in errors] == [("too_many_values", 1)]
-
-
 def test_a_chunk_has_a_limited_number_of_requests() -> None:
     found = chunks(*(line(i, prompt="a") for i in range(2 * CHUNK_REQUESTS + 1)))
     assert [len(chunk) for chunk in found] == [CHUNK_REQUESTS, CHUNK_REQUESTS, 1]
@@ -64,23 +56,3 @@ def test_the_responses_of_a_chunk_of_several_requests_are_bounded() -> None:
     huge = {"prompt": "a", "max_tokens": 10_000, "n": 10, "logprobs": 20}
     assert estimate(**huge) > CHUNK_RESPONSE_BYTES
     assert [len(chunk) for chunk in chunks(line(0), line(1, **huge), line(2))] == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("body", "characters", "bytes_per_character"),
-    [
-        ({}, 16, 4),
-        ({"prompt": "abc", "max_tokens": 10, "n": 3}, 30, 4),
-        ({"prompt": ["abc", "d"], "max_tokens": 10, "n": 3}, 60, 4),
-        ({"prompt": [1, 2, 3], "max_tokens": 10}, 10, 4),
-        ({"prompt": ["abc", "d"], "max_tokens": 10, "n": 3, "echo": True}, 72, 4),
-        ({"prompt": [1, 2, 3], "max_tokens": 0, "echo": True, "logprobs": 0}, 3, 44),
-        ({"prompt": [[1, 2], [3]], "max_tokens": 0, "echo": True, "logprobs": 2}, 3, 124),
-        ({"prompt": "a", "max_tokens": 10**30, "n": 10**30}, 100_000, 4),
-        # Refused when it is run, but divided before that.
-        ({"prompt": {"a": 1}, "max_tokens": "many", "n": -1, "echo": 1, "logprobs": None}, 16, 4),
-        ({"prompt": [], "max_tokens": True, "n": 2.5, "logprobs": []}, 16, 44),
-    ],
-)
-def test_responses_are_estimated(body: dict[str, Any], characters: int, bytes_per_character: int) -> None:
-    assert estimate(**body) == characters * bytes_per_character

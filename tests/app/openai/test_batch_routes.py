@@ -15,7 +15,6 @@ from nextchar.app.openai import batch_processing
 from nextchar.app.openai.batch_control import BatchControl
 from nextchar.app.openai.batch_processing import MAX_ATTEMPTS, BatchProcessing
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
-from nextchar.models.errors import Unavailable
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.queue import BatchQueue
 from tests.app.fakes import BROKEN, ENDLESS, FakeEngine, loaded, publish
@@ -260,22 +259,6 @@ def test_wrong_creation_is_refused(service: Service, change: dict[str, Any], sta
     assert service.http.get("/v1/batches").json()["data"] == []
 
 
-def test_file_with_another_purpose_is_refused(service: Service) -> None:
-    body = {"input_file_id": service.upload(), "endpoint": "/v1/completions", "completion_window": "24h"}
-    error = error_of(service.http.post("/v1/batches", json=body), 400)
-    assert error["code"] == "wrong_purpose"
-
-
-def test_audit_trail_names_the_batch(service: Service) -> None:
-    batch = create(service, lines(request()))
-    service.http.post(f"/v1/batches/{batch}/cancel")
-    entries = service.http.get("/v1/audit").json()["data"][:2]
-    assert [(entry["action"], entry["about"]) for entry in entries] == [
-        ("cancel_batch", f"/v1/batches/{batch}/cancel"),
-        ("create_batch", f"/v1/batches/{batch}"),
-    ]
-
-
 def test_repeated_request_with_an_idempotency_key_creates_one_batch(service: Service) -> None:
     body = {
         "input_file_id": upload(service, lines(request())),
@@ -294,12 +277,6 @@ def test_repeated_request_with_an_idempotency_key_creates_one_batch(service: Ser
     assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
     job = service.http.post("/v1/jobs", json={"corpus": service.upload(), "name": "m"}, headers=headers)
     assert job.status_code == 202, "jobs have keys of their own"
-
-
-@pytest.mark.parametrize("path", ["batch_000000000000", "nonsense", "batch_000000000000/cancel"])
-def test_unknown_batch_is_404(service: Service, path: str) -> None:
-    call = service.http.post if path.endswith("cancel") else service.http.get
-    assert error_of(call(f"/v1/batches/{path}"), 404)["code"] == "batch_not_found"
 
 
 def test_file_deleted_before_validation_fails_the_batch(service: Service) -> None:
@@ -334,12 +311,6 @@ def test_cancelled_batch_has_what_was_answered_and_names_the_rest(
     assert error["code"] == "batch_cancelled"
 
 
-def test_batch_cancelled_before_validation_has_no_files(service: Service) -> None:
-    batch_id = create(service, lines(request()))
-    batch = service.http.post(f"/v1/batches/{batch_id}/cancel").json()
-    assert batch["status"] == "cancelled" and batch["output_file_id"] is None
-
-
 def test_unanswered_requests_of_an_expired_batch_say_so(service: Service) -> None:
     batches, batch_id = store_of(service), create(service, lines(request()))
     batch = batches.get(batch_id)
@@ -364,22 +335,6 @@ def test_batch_whose_time_is_over_before_validation_expires(service: Service) ->
     past = {"created_at": 1, "expires_at": 2, "completion_window": "1m"}
     batch = batches.create(endpoint="/v1/completions", input_file=upload(service, lines(request())), **past)
     assert ended(service, batch.id)["status"] == "expired"
-
-
-def test_chunks_are_read_as_they_were_written_and_no_more_than_one_may_have(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches, batch_id = store_of(service), create(service, lines(request()))
-    written = [b"", b"+" + b"a" * (3 << 20), b"-b"]
-    assert batches.create_answers(batches.get(batch_id), 0, written)
-    assert list(batches.read_answers(batch_id, 0)) == written
-    batches.write_input(batch_id, 0, written)
-    assert batches.read_input(batch_id, 0, count=3) == written
-    with pytest.raises(Unavailable, match="is damaged"):
-        batches.read_input(batch_id, 0, count=4)
-    monkeypatch.setattr("nextchar.app.openai.batches.MAX_INPUT_BYTES", 3 << 20)
-    with pytest.raises(Unavailable, match="is damaged"):
-        batches.read_input(batch_id, 0, count=3)
 
 
 def test_damaged_record_blocks_no_other_batch(service: Service, sdk: openai.OpenAI) -> None:
@@ -448,18 +403,6 @@ def test_chunks_of_a_batch_that_another_process_has_ended_are_not_damaged(
     assert batches.batches_with_chunks() == [] and caplog.messages == []
 
 
-def test_final_record_is_moved_no_more(service: Service) -> None:
-    batches = store_of(service)
-    batch = batches.get(create(service, lines(request())))
-    done: Batch = batches.move(batch, BatchStatus.CANCELLED)
-    with pytest.raises(Exception, match="cannot become"):
-        batches.move(done, BatchStatus.IN_PROGRESS)
-    with pytest.raises(Exception, match="changed meanwhile"):
-        batches.move(batch, BatchStatus.EXPIRED)
-    batches.delete(done)
-    assert service.blobs.paths("batches") == [] and service.http.get("/v1/batches").json()["data"] == []
-
-
 def test_new_and_lost_batches_are_queued(service: Service) -> None:
     redis = Redis.from_url(service.settings.redis_url)
     queue, batches = BatchQueue(redis), store_of(service)
@@ -524,18 +467,6 @@ def test_a_process_that_stops_in_order_counts_for_no_attempt(service: Service) -
     worker.stop.set()
     running.join()
     assert progress(batch_id) == {"chunks": 0, "completed": 0, "failed": 0, "attempts": 0}
-
-
-def test_responses_are_counted_again_if_redis_has_lost_the_counts(service: Service) -> None:
-    batch_id, batch = chunks_in_progress(service, 3)
-    store_of(service).create_answers(batch, 0, [b"-{}"])
-    worker = worker_of(service)
-    worker._run_next_chunk(batch)
-    assert batch_of(service, batch_id)["request_counts"] == {"total": 3, "completed": 1, "failed": 1}
-    Redis.from_url(service.settings.redis_url).flushdb()
-    assert batch_of(service, batch_id)["request_counts"] == {"total": 3, "completed": 0, "failed": 0}
-    worker._run_next_chunk(batch)
-    assert batch_of(service, batch_id)["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
 
 
 @pytest.mark.parametrize("error", [full, unavailable, lambda: ValueError("secret")])

@@ -12,7 +12,6 @@ from nextchar.models.errors import StorageFull
 from nextchar.store.jobs import JobError, JobStatus
 from nextchar.store.local_blobs import LocalBlobs
 from tests.app.service import TEXT, Service, error_of
-from tests.logs import syslog
 
 
 @pytest.fixture
@@ -61,13 +60,6 @@ def test_model_auto_is_the_preset_that_the_worker_chooses(service: Service, sdk:
     assert (job.model, request.preset, request.name) == ("auto", "auto", "ft-auto")
     rates = [rule.training.learning_rate / 2 for rule in RULES]
     assert [one.training.learning_rate for one in request.candidates] == rates
-
-
-def test_a_log_is_masked_by_default_here_too(service: Service, sdk: openai.OpenAI) -> None:
-    log = "".join(line + "\n" for line in syslog(300)).encode()
-    file = sdk.files.create(file=("sshd.log", log), purpose="fine-tune")
-    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file.id)
-    assert service.jobs.get(job.id).request.masks == ("timestamp", "ip", "long_numbers")
 
 
 def test_older_place_of_hyperparameters_and_auto_are_understood(service: Service, sdk: openai.OpenAI) -> None:
@@ -167,18 +159,6 @@ def test_failing_write_of_what_only_openais_jobs_have_leaves_no_job(
     assert len(service.jobs.all()) == len(service.blobs.paths("openai_jobs")) == 1
 
 
-def test_text_that_was_uploaded_stays_though_it_is_also_made_of_two_files(
-    service: Service, sdk: openai.OpenAI
-) -> None:
-    validation = "the lazy dog sleeps, and the fox jumps\n" * 3
-    whole, *files = service.upload(TEXT + validation), service.upload(), service.upload(validation)
-    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=files[0], validation_file=files[1])
-    assert service.jobs.get(job.id).request.corpus == whole
-    sdk.fine_tuning.jobs.cancel(job.id)
-    sdk.files.delete(files[0])
-    assert "".join(service.corpora.pieces(whole)) == TEXT + validation
-
-
 def test_statuses_follow_the_job(service: Service, sdk: openai.OpenAI) -> None:
     job_id = service.submit()
     assert sdk.fine_tuning.jobs.pause(job_id).status == "paused"
@@ -218,8 +198,3 @@ def test_events_come_newest_first_page_by_page_with_losses_in_nats(
     assert [point.step_number for point in checkpoints] == [10, 0]
     assert checkpoints[0].metrics.full_valid_loss == 1.7329
     assert checkpoints[0].fine_tuned_model_checkpoint == "fox"
-
-
-def test_jobs_are_not_filtered_by_metadata(sdk: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="by metadata"):
-        sdk.fine_tuning.jobs.list(metadata={"team": "a"})

@@ -7,14 +7,6 @@ import pytest
 from nextchar.app.operations.metrics import BoundedRead
 
 
-def test_results_and_errors_are_passed_on() -> None:
-    values = iter([1, 2])
-    read = BoundedRead(lambda: next(values), 5)
-    assert (read(), read()) == (1, 2)
-    with pytest.raises(StopIteration):
-        read()
-
-
 def test_callers_of_a_read_that_hangs_time_out_and_share_one_thread() -> None:
     may_end, calls = threading.Event(), []
 

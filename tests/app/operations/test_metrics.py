@@ -162,26 +162,6 @@ def test_a_running_job_has_its_workers_figures() -> None:
     } <= set(metrics().splitlines())
 
 
-def test_figures_of_an_earlier_attempt_are_not_those_of_this_one() -> None:
-    stale = PROGRESS | {"attempt": 1, "waiting_for_storage": "the storage is full"}
-    found = metrics(live=SimpleNamespace(progress=lambda _: stale, attempts=dict))
-    job = 'job_id="job_1",model="fox"'
-    assert f"nextchar_training_characters_per_second{{{job}}}" not in found
-    assert f"nextchar_training_checkpoint_age_seconds{{{job}}} 100.0" in found
-    assert f"nextchar_training_waiting_for_storage{{{job}}} 0.0" in found
-    waits = stale | {"attempt": 2}
-    found = metrics(live=SimpleNamespace(progress=lambda _: waits, attempts=dict))
-    assert f"nextchar_training_waiting_for_storage{{{job}}} 1.0" in found
-
-
-def test_steps_are_counted_by_batch_size() -> None:
-    lines = set(metrics().splitlines())
-    for size, count in (("1.0", 2), ("2.0", 2), ("4.0", 3), ("64.0", 3), ("+Inf", 3)):
-        assert f'nextchar_engine_batch_size_bucket{{le="{size}",model="a@1"}} {count:.1f}' in lines
-    assert 'nextchar_engine_batch_size_sum{model="a@1"} 5.0' in lines
-    assert 'nextchar_engine_batch_size_count{model="a@1"} 3.0' in lines
-
-
 def test_every_metric_is_documented_with_its_type_and_labels() -> None:
     collected = {}
     for collector in made()._registry._collector_to_names:
@@ -215,13 +195,6 @@ def test_without_storage_or_redis_the_other_gauges_remain() -> None:
     assert "nextchar_alert_lines" not in without_alerts and "nextchar_storage_up 1.0" in without_alerts
 
 
-def test_each_application_has_its_own_registry() -> None:
-    first, second = made(), made()
-    first.requests.labels("GET", "/", "200").inc()
-    assert b'nextchar_http_requests_total{method="GET"' in first.exposition()
-    assert b'nextchar_http_requests_total{method="GET"' not in second.exposition()
-
-
 def test_batches_are_counted_by_status_with_the_requests_that_wait() -> None:
     text = metrics()
     assert 'nextchar_batches{status="in_progress"} 1.0' in text
@@ -230,8 +203,3 @@ def test_batches_are_counted_by_status_with_the_requests_that_wait() -> None:
     assert "nextchar_batch_oldest_seconds 40.0" in text
     idle = metrics(batches=SimpleNamespace(all=list))
     assert "nextchar_batch_waiting_requests 0.0" in idle and "nextchar_batch_oldest_seconds 0.0" in idle
-
-
-def test_batches_are_left_out_while_redis_is_down() -> None:
-    broken = SimpleNamespace(all=raising(ConnectionError()))
-    assert "nextchar_batches" not in metrics(batches=broken)

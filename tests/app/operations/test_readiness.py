@@ -10,7 +10,6 @@ from redis import Redis
 from rq.utils import utcformat
 from rq.worker import Worker
 
-from nextchar.app.openai.room import without_worker
 from nextchar.app.operations import readiness as readiness_module
 from nextchar.app.operations.readiness import (
     HUNG_S,
@@ -26,7 +25,7 @@ from nextchar.models.errors import StorageFull, Unavailable
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.local_blobs import Disk
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import BATCH_QUEUE_NAME, WORKER_SILENT_S, BatchQueue, TrainingQueue, rq_queue
+from nextchar.store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.waiting import eventually
 
 HANGS = Problem("storage", "does not respond", "nothing is served", is_down=True)
@@ -59,13 +58,6 @@ def refusing(request: pytest.FixtureRequest, redis: Redis, worker: Worker) -> It
     redis.config_set(name, accept)
 
 
-@pytest.mark.usefixtures("worker")
-def test_nothing_is_wrong_with_a_redis_that_takes_writes_and_has_a_worker(
-    redis: Redis, queue: TrainingQueue
-) -> None:
-    assert check_redis(redis, queue) == []
-
-
 @pytest.mark.usefixtures("refusing")
 def test_redis_that_refuses_writes_is_named_though_it_answers(redis: Redis, queue: TrainingQueue) -> None:
     assert redis.ping()
@@ -85,18 +77,6 @@ def test_worker_that_is_not_heard_of_counts_as_gone(
     assert check_redis(redis, queue) == []
     worker.register_death()
     assert [problem.part for problem in check_redis(redis, queue)] == ["worker"]
-
-
-@pytest.mark.usefixtures("worker")
-def test_missing_worker_of_batches_is_a_problem_once_a_batch_waits(
-    redis: Redis, queue: TrainingQueue
-) -> None:
-    batches = BatchQueue(redis)
-    batches.enqueue("batch_1")
-    [problem] = check_redis(redis, queue, [lambda: without_worker(batches)])
-    assert problem.part == "worker" and "NEXTCHAR_QUEUE=batches" in problem.problem
-    Worker([rq_queue(redis, BATCH_QUEUE_NAME)], connection=redis, serializer="json").register_birth()
-    assert check_redis(redis, queue, [lambda: without_worker(batches)]) == []
 
 
 def test_missing_worker_is_explained_while_kernels_are_compiled(
@@ -206,21 +186,6 @@ def test_working_object_store_is_asked_less_often_and_a_failing_one_as_often_as_
     assert len(calls) == 3, "two that failed and the first that did not"
 
 
-def test_check_that_raises_counts_as_down() -> None:
-    def check() -> list[Problem]:
-        raise KeyError("nobody expected this")
-
-    assert asked(Probe("storage", check, HANGS)) == [HANGS]
-
-
-def test_part_that_no_thread_can_look_at_does_not_count_as_working(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert asked(Probe("storage", list, HANGS)) == [HANGS]
-
-
 @pytest.mark.usefixtures("worker")
 def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
     redis: Redis, queue: TrainingQueue
@@ -246,18 +211,6 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
     assert late() == ["reconciler"]
     now_s = 301 + LOOP_FAILING_S
     assert late() == ["reconciler", "retention"]
-
-
-def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to_start(
-    redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=[])
-    assert [problem.part for problem in check.report().degraded] == ["worker"]
-    assert caplog.messages == []
-    monkeypatch.setattr(readiness_module, "WORKER_START_S", 0.0)
-    check.report()
-    [message] = caplog.messages
-    assert message.startswith("worker: no worker is running")
 
 
 def asked(probe: Probe) -> list[Problem]:

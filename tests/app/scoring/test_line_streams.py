@@ -49,19 +49,6 @@ def test_empty_members_of_gzip_do_not_block_the_event_loop() -> None:
     assert turns > 10
 
 
-def test_unexpected_error_while_reading_is_raised_by_take() -> None:
-    async def receive() -> Message:
-        raise ZeroDivisionError
-
-    async def read() -> None:
-        body = BodyBuffer(receive, None, threading.Event())
-        await body.read_all()
-        with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(body.take(lambda: False, 1), 10)
-
-    asyncio.run(read())
-
-
 def test_a_body_is_read_ahead_only_as_far_as_the_buffer_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_streams, "_BUFFER_BYTES", 100)
     received = 0

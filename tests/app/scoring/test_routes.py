@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tests.app.fakes import CHARACTERS, publish
-from tests.app.service import Service, error_of, until
+from tests.app.service import Service, error_of
 
 SCORE = "/v1/models/fake/score"
 
@@ -183,24 +183,8 @@ def test_stream_continues_where_its_last_call_ended(service: Service) -> None:
     assert service.http.post(SCORE, json=body).json()["stream"]["restarted"] == "new"
 
 
-def test_stream_of_a_replaced_model_restarts_and_reports_it(service: Service) -> None:
-    body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
-    service.http.post(SCORE, json=body)
-    publish(service.models)
-    until(lambda: service.http.post(SCORE, json={"text": "a"}).json()["model"] == "fake@2")
-    assert service.http.post(SCORE, json=body).json()["stream"] == {
-        "id": "s", "lines": 1, "restarted": "model_replaced"
-    }  # fmt: skip
-
-
 def test_concurrent_calls_on_one_stream_are_all_counted(service: Service) -> None:
     body = {"lines": ["ab"] * 3, "context": "stream", "stream_id": "busy"}
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: service.http.post(SCORE, json=body).json(), range(12)))
     assert sorted(a["stream"]["lines"] for a in answers) == [3 * (i + 1) for i in range(12)]
-
-
-def test_detail_line_omits_characters(service: Service) -> None:
-    answer = service.http.post(SCORE, json={"lines": ["ab"], "detail": "line"}).json()
-    assert answer["lines"][0]["bits"] is None
-    assert service.http.post(SCORE, json={"text": "ab", "detail": "line"}).json()["bits"] is None

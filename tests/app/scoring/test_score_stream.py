@@ -1,9 +1,6 @@
-import gc
 import gzip
 import http.client
 import json
-import sys
-import tracemalloc
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,10 +11,7 @@ import redis
 
 from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.scoring.streams import Streams
-from nextchar.models.anomaly import stream_scorer
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
-from nextchar.models.anomaly.line_scores import LineScore
-from nextchar.models.anomaly.stream_scorer import SCORE_BYTES, StreamScorer
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, until
@@ -105,11 +99,6 @@ def test_bytes_that_are_not_utf8_are_reported_and_the_stream_continues(
     assert found[2]["characters"] == 5 and found[-1]["not_utf8"] == 2
 
 
-def test_trailing_carriage_returns_are_removed(service: Service) -> None:
-    found = scored(service, b"ab\r\na\rb\r\n")
-    assert [(one["characters"], one["total_bits"]) for one in found] == [(2, 2.0), (3, 10.0)]
-
-
 def test_overlong_line_is_truncated_and_marked(service: Service) -> None:
     long = b"a" * (MAX_LINE_CHARACTERS + 5) + b"\n" + b"b" * 10_000_000 + b"\nab\n"
     found = scored(service, long)
@@ -117,11 +106,6 @@ def test_overlong_line_is_truncated_and_marked(service: Service) -> None:
         (MAX_LINE_CHARACTERS, True), (MAX_LINE_CHARACTERS, True), (2, None)
     ]  # fmt: skip
     assert found[2]["offset"] == MAX_LINE_CHARACTERS + 6 + 10_000_001
-
-
-def test_truncation_inside_a_character_is_no_encoding_error(service: Service) -> None:
-    found = scored(service, b"a" + "→".encode() * 200_000 + b"\n")
-    assert found[0]["truncated"] and "not_utf8" not in found[0]
 
 
 def test_gzip_is_decoded_and_malformed_gzip_ends_the_stream_with_an_error(service: Service) -> None:
@@ -192,15 +176,6 @@ def test_disconnected_client_frees_its_resources(service: Service) -> None:
     until(engine.closed.is_set)  # as soon as no call holds the model
 
 
-def test_unpaired_surrogate_in_json_becomes_the_replacement_character(service: Service) -> None:
-    publish(service.models, name="masked", masks=("numbers",))
-    content = rb'"a\ud800 12"' + b"\n" + rb'"\ud83d\ude00"'
-    answer = service.http.post(
-        "/v1/models/masked/score", content=content, headers={"Content-Type": "application/x-ndjson"}
-    )
-    assert [one["characters"] for one in records(answer)[1:-1]] == [5, 1]
-
-
 def test_stream_without_redis_ends_with_queue_unavailable(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,14 +206,6 @@ def test_expected_characters_are_returned_except_for_long_lines(service: Service
     assert "expected" not in long and len(long["bits"]) == 6000
 
 
-def test_id_with_an_infinite_number_makes_its_line_malformed(service: Service) -> None:
-    first, second = scored(
-        service, b'{"line": "a", "id": 1e999}\n{"line": "a", "id": [1, "x"]}\n', "application/x-ndjson"
-    )
-    assert first["error"]["code"] == "malformed_line" and "id" not in first
-    assert second["id"] == [1, "x"]
-
-
 @pytest.mark.parametrize("depth", [101, 3_000, 9_991, 60_000])
 def test_id_nested_too_deeply_makes_its_line_malformed(service: Service, depth: int) -> None:
     deep = b'{"line": "a", "id": ' + b"[" * depth + b"]" * depth + b"}\n"
@@ -246,43 +213,6 @@ def test_id_nested_too_deeply_makes_its_line_malformed(service: Service, depth: 
     first, second = scored(service, deep + fine, "application/x-ndjson")
     assert first["error"]["code"] == "malformed_line" and "id" not in first
     assert second["characters"] == 1 and json.dumps(second["id"]) == "[" * 100 + "]" * 100
-
-
-@pytest.mark.parametrize("line", ["ab" * 200, "é", "😀" * 400])
-def test_the_scores_that_are_kept_for_repeated_lines_are_bounded(
-    service: Service, monkeypatch: pytest.MonkeyPatch, line: str
-) -> None:
-    monkeypatch.setattr(stream_scorer, "MAX_CACHED_BYTES", 100_000)
-    score, kept = StreamScorer._score_texts, []
-
-    def measured(self: StreamScorer, texts: list[str]) -> Any:
-        found = score(self, texts)
-        kept.append(sum(sys.getsizeof(text) + SCORE_BYTES for text in self._cache))
-        return found
-
-    monkeypatch.setattr(StreamScorer, "_score_texts", measured)
-    lines = "".join(f"{line}{i}\n" for i in range(3_000)).encode()
-    assert stream(service, lines, only="anomalous")[-1]["lines"] == 3_000
-    assert 0 < max(kept) <= 100_000
-
-
-def test_a_cached_score_takes_about_as_much_memory_as_stated() -> None:
-    floats = (i / 7 for i in range(10_000_000))
-    gc.collect()
-    tracemalloc.start()
-    try:
-        scores = [
-            LineScore(
-                characters=100, bits_per_character=next(floats), peak_bits=next(floats),
-                total_bits=next(floats), score=next(floats), p_value=next(floats), anomalous=False,
-                repeated=False,
-            )
-            for _ in range(1_000)
-        ]  # fmt: skip
-        took_bytes, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert SCORE_BYTES / 2 < took_bytes / len(scores) < SCORE_BYTES * 1.1
 
 
 def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> None:

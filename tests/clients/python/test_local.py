@@ -134,13 +134,6 @@ def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Mo
     assert len(model.complete("the ", n=3, max_characters=2)) == 3
 
 
-def test_one_stop_or_several_end_a_completion(model: nextchar.Model) -> None:
-    for stop in (" fox", [" fox"], ("wizards", " fox")):
-        assert model.complete("the quic", temperature=0, stop=stop) == "k brown"
-    with pytest.raises(InvalidInput, match="stop"):
-        model.complete("the quic", stop="")
-
-
 def test_text_with_accents_gives_what_the_service_returns(
     french: nextchar.Model, tmp_path: Path, clean_redis_url: str
 ) -> None:
@@ -206,13 +199,6 @@ def test_without_a_home_kernels_are_kept_in_the_data_folder_or_a_temporary_one(
     assert folder.is_dir() and folder.parent.name == "compiled"
     assert folder.is_relative_to(tmp_path / ("data" if has_data_folder else "temporary"))
     assert (tmp_path / "data").exists() == has_data_folder
-
-
-def test_next_gives_probabilities_likeliest_first(model: nextchar.Model) -> None:
-    candidates = model.next("the quic", top=4)
-    probabilities = [p for _, p in candidates]
-    assert len(candidates) == 4 and probabilities == sorted(probabilities, reverse=True)
-    assert sum(p for _, p in model.next("the quic", top=1000)) == pytest.approx(1)
 
 
 def test_surprisal_is_what_next_gives_the_character_at_each_place(model: nextchar.Model) -> None:
@@ -327,11 +313,6 @@ def test_a_pickled_model_gives_the_same_where_it_is_loaded_again(model: nextchar
         assert copy.score(["five boxing"]) == model.score(["five boxing"]) and copy.report == model.report
 
 
-def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:
-    shown = model.heatmap("a<b>\n")._repr_html_()
-    assert "&lt;" in shown and "<b>" not in shown and shown.count("<span") == 5
-
-
 def test_a_model_without_a_mixture_predicts_with_its_network(model: nextchar.Model) -> None:
     options = {"preset": "tiny", "network": {"units": 32}, "budget": {"steps": 3}, "mixture": False}
     with nextchar.train(TEXT, name="foxes", progress=False, **options) as alone:
@@ -360,13 +341,6 @@ def test_records_of_every_form_are_trained_on(text: str) -> None:
         shuffled = sum(len(line) + 1 for line in text.split("\n") if line)
         assert characters["train"] + characters["validation"] == shuffled
         assert trained.next("a") == trained.next("\na")
-
-
-def test_records_without_lines_are_refused() -> None:
-    for text in ("x" * 900, "\n" * 900 + "ab"):
-        with pytest.raises(InvalidInput, match="records") as refused:
-            nextchar.train(text, progress=False, kind="records", budget={"steps": 3})
-        assert refused.value.code == "too_few_records"
 
 
 def test_a_saved_folder_is_the_same_model(model: nextchar.Model, tmp_path: Path) -> None:
@@ -424,16 +398,6 @@ def test_a_wrong_option_is_named_with_what_it_must_be(options: dict, message: st
 def test_options_that_name_what_a_service_has_are_refused(option: str) -> None:
     with pytest.raises(InvalidInput, match=f"use Client.train for {option}"):
         nextchar.train(TEXT, progress=False, **{option: "x"})
-
-
-def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="text must be a str, bytes or a Path, not NoneType"):
-        nextchar.train(None, progress=False)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="the text is empty"):
-        nextchar.train("", progress=False)
-    (tmp_path / "data").write_bytes(b"\xff" * 500)
-    with pytest.raises(InvalidInput, match=r'not UTF-8.* or train with alphabet="bytes"'):
-        nextchar.train(tmp_path / "data", progress=False)
 
 
 def test_a_file_of_any_bytes_is_trained_on_in_steps(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nextchar import AsyncClient, NextcharError, ServerError, ServerUnreachable, connection
+from nextchar import AsyncClient, connection
 from tests.clients.python.blocking import KINDS, connected
 from tests.clients.python.fake_server import FakeServer
 from tests.waiting import eventually
@@ -52,22 +52,6 @@ def test_lines_come_back_numbered_with_their_text_and_flag(score: Callable[..., 
     ]
     assert found[1]["not_utf8"] == {"offset": 4, "byte": "0xff"}
     assert found[2]["spans"] == [{"start": 0, "end": 1, "bits": 13.0, "expected": "?"}]
-
-
-def test_options_go_along(score: Callable[..., Any], server: FakeServer) -> None:
-    lines = ["fine", "Odd", "fine", "Odd"]
-    found = list(score(lines, only="anomalous", false_alarms=0.001, calibration="host1"))
-    assert [line["line"] for line in found] == [2, 4]
-    query = server.queries[0]
-    assert (query["only"], query["false_alarms"], query["calibration"]) == ("anomalous", "0.001", "host1")
-
-
-def test_numbers_run_on_from_batch_to_batch(score: Callable[..., Any], server: FakeServer) -> None:
-    lines = [f"{'a' * (i % 300)} {i}" for i in range(4_000)]
-    found = list(score(lines, detail="none"))
-    assert [(line["line"], line["text"]) for line in found] == list(enumerate(lines, 1))
-    assert len(sent(server)) > 2
-    assert b"".join(sent(server)).decode().splitlines() == lines
 
 
 def test_endless_lines_are_read_a_little_ahead_until_the_caller_has_enough(
@@ -118,26 +102,6 @@ def test_what_was_answered_before_a_break_is_not_sent_again(
     assert sent(server)[-1].endswith(b"f\n") and not sent(server)[-1].startswith(b"A\n")
 
 
-def test_a_busy_service_is_asked_again_and_a_refusal_is_final(
-    score: Callable[..., Any], server: FakeServer
-) -> None:
-    server.refusals = [429, 503]
-    assert [line["line"] for line in score(["A"])] == [1]
-    server.refusals = [422]
-    with pytest.raises(ServerError, match="much to do"):
-        list(score(["A"]))
-    server.refusals = [503] * 1000
-    with pytest.raises(ServerError, match="much to do"):
-        list(score(["A"]))
-
-
-def test_answers_that_always_break_off_are_an_error(score: Callable[..., Any], server: FakeServer) -> None:
-    server.cut_scores_after = [0] * 100
-    with pytest.raises(ServerUnreachable):
-        list(score(["poison"]))
-    assert len(sent(server)) == 5
-
-
 def test_what_the_lines_raise_comes_after_the_scores_before_it(score: Callable[..., Any]) -> None:
     def lines() -> Iterator[str]:
         yield "one"
@@ -148,16 +112,6 @@ def test_what_the_lines_raise_comes_after_the_scores_before_it(score: Callable[.
     assert [next(scores)["line"], next(scores)["line"]] == [1, 2]
     with pytest.raises(KeyError, match="the log is gone"):
         next(scores)
-
-
-def test_a_line_that_is_several_is_an_error(score: Callable[..., Any]) -> None:
-    with pytest.raises(NextcharError, match="line 2 contains a newline"):
-        list(score(["one", "two\nthree"]))
-
-
-def test_a_long_line_is_cut_before_it_is_sent(score: Callable[..., Any], server: FakeServer) -> None:
-    [found] = score(["a" * 3_000_000])
-    assert (found["line"], len(sent(server)[0])) == (1, 200_005)
 
 
 def test_a_stream_of_lines_has_an_id_of_its_own_and_is_forgotten(

@@ -323,7 +323,7 @@ def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path: Path) -> None
     log.write_text("".join(f"{line}\n" for line in LINES * 2_000))  # minutes of work
     scratch.mkdir()
     running = subprocess.Popen(
-        in_process(log, output, "--part-size", "1000"),
+        in_process(log, output, "--part-size", "1000", "--actors", "1"),
         env=os.environ | {"TMPDIR": str(scratch)},
         start_new_session=True,
     )

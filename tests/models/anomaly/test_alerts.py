@@ -25,10 +25,6 @@ def test_lines_that_differ_in_numbers_have_one_template() -> None:
     assert template_of(first) == template_of(second) == "sshd[<*>]: port <*> open"
 
 
-def test_masked_values_are_parameters() -> None:
-    assert template_of("ⓣ login from ⓘ") == "<*> login from <*>"
-
-
 def test_the_anomalous_word_is_part_of_the_group() -> None:
     text = "user root from nowhere port 22"
     at_user, at_host = (
@@ -73,18 +69,6 @@ def test_the_templates_of_a_model_group_words_that_vary() -> None:
         for text in [f"login of {name} from home"]
     }
     assert groups == {AlertKey("login of <*> from home", "2:<*>")}
-
-
-def test_a_long_line_ends_in_one_parameter() -> None:
-    text = "word " * 300 + "anomalous"
-    pattern = Templates.fit(["word " * 300 + "normal"] * 3).template_of(text).pattern
-    group = alert_key_of(text, [span_of(text, "anomalous")], template=pattern)
-    assert group.span == f"{len(pattern.split()) - 1}:{pattern.split()[-1]}"
-
-
-@pytest.mark.parametrize("text", ["", "   "])
-def test_a_line_without_words_has_a_group(text: str) -> None:
-    assert alert_key_of(text, [Span(0, len(text), 1.0)]) == AlertKey("", "")
 
 
 def test_an_alert_is_the_same_for_every_version_but_not_for_another_model() -> None:
@@ -139,19 +123,3 @@ def test_an_estimated_p_value_decides_the_severity_if_there_is_one() -> None:
     )
     assert (line.rarity, line.severity) == (0.01, "info")
     assert replace(line, estimated_p=1e-5).severity == "critical"
-
-
-def test_spans_are_kept_up_to_the_end_of_the_kept_line() -> None:
-    end = MAX_LINE_CHARACTERS
-    spans = [
-        Span(end - 1, end + 5, 1.0, "e" * 101),
-        Span(end, end + 1, 1.0),
-        Span(0, 1, 1.0, ""),
-        Span(0, 1, 1.0, "e" * 100),
-    ]
-    kept = occurrence(
-        AlertKey("a", "0:a"), model="m", version=1, line="a", score=1.0, p_value=0.01, spans=spans, time=0.0
-    ).spans
-    assert [(span.start, span.end, span.expected) for span in kept] == [
-        (end - 1, end, "e" * 100), (0, 1, None), (0, 1, "e" * 100)
-    ]  # fmt: skip

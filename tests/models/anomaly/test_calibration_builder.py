@@ -7,9 +7,9 @@ import pytest
 from nextchar.models.anomaly import calibration_builder
 from nextchar.models.anomaly.aggregate import statistics
 from nextchar.models.anomaly.calibration import MIN_LINES
-from nextchar.models.anomaly.calibration_builder import CalibrationBuilder, _batches, calibrate
+from nextchar.models.anomaly.calibration_builder import CalibrationBuilder, calibrate
 from nextchar.models.anomaly.tail import leave_one_out_rarity
-from nextchar.models.errors import InvalidInput, TooLarge
+from nextchar.models.errors import InvalidInput
 from nextchar.models.text.templates import ParsedLine, Template
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
@@ -169,24 +169,3 @@ def test_thresholds_are_the_higher_ones_of_all_lines_and_of_the_newest(older: in
     for k in range(1, older + newest + 1):  # the rate k / (n + 1), by the lines of each
         rank = max(1, k * (newest + 1) // (older + newest + 1))
         assert bucket.scores[-k] == max(every[-k], own[-rank])
-
-
-def test_lines_without_characters_are_calibrated_by_those_with_some() -> None:
-    lines = [replace(surprisal(bits), ngram_bits=np.full(len(bits), 1.7, np.float32)) for bits in ([1.5], [])]
-    [bucket] = calibrate(lines).buckets
-    assert bucket.weights[:8].sum() == pytest.approx(0.6)
-    [bucket] = calibrate(lines[1:] * 2).buckets
-    assert bucket.weights[:8].sum() == pytest.approx(0.5) and bucket.lines == 2
-
-
-def test_a_builder_makes_one_bucket_unless_it_is_told_otherwise() -> None:
-    builder = CalibrationBuilder()
-    builder.add([surprisal([1.0] * length) for length in (5, 5, 9, 9)])
-    assert len(builder.build().buckets) == 1 and len(builder.build(buckets=2).buckets) == 2
-
-
-def test_lines_are_read_in_batches_of_bounded_size() -> None:
-    assert max(map(len, _batches([""] * 50_000))) <= 10_001
-    assert sum(map(len, _batches(["a" * 1000] * 500))) == 500
-    with pytest.raises(TooLarge, match="2,000,000 lines"):
-        list(_batches("" for _ in range(2_000_001)))

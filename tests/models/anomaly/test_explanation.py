@@ -1,11 +1,8 @@
-import contextlib
-
 import numpy as np
 import pytest
 
 from nextchar.models.anomaly import noisy_channel
-from nextchar.models.anomaly import noisy_channel as explanation
-from nextchar.models.anomaly.noisy_channel import FAULT_BITS, MAX_MARKS, Step, explain, find_spans
+from nextchar.models.anomaly.noisy_channel import FAULT_BITS, MAX_MARKS, explain
 from nextchar.models.anomaly.spans import Span, highest_window, threshold_spans
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.runtime.session import Network, StepNetwork
@@ -201,48 +198,6 @@ def test_text_that_exceeds_the_limit_is_abandoned() -> None:
     assert network.read < 12_000
 
 
-class Recording(Alphabet):
-    """Records the shape of what is read."""
-
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, int]] = []
-
-    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        self.shapes.append(ids.shape)
-        return super().step(ids, state, first)
-
-
-ALPHABET = LETTERS * 20
-
-
-@pytest.mark.parametrize(("max_read", "count"), [(1, 8), (128, 8), (129, 16), (256, 16), (257, 20)])
-def test_no_line_is_begun_once_the_limit_is_reached(max_read: int, count: int) -> None:
-    network = Recording()
-    spans = explain(network, VOCABULARY, [ALPHABET[:16]] * 20, threshold=8.0, max_read=max_read)
-    assert spans == [[]] * count + [None] * (20 - count)
-    assert network.shapes[0] == (16, 8)
-
-
-@pytest.mark.parametrize(("max_read", "spans"), [(72, None), (73, []), (80, []), (None, [])])
-def test_a_line_is_abandoned_at_twice_the_limit(max_read: int | None, spans: list[Span] | None) -> None:
-    assert explain(Alphabet(), VOCABULARY, [ALPHABET[:160]], threshold=8.0, max_read=max_read) == [spans]
-
-
-@pytest.mark.parametrize(
-    ("rows", "sizes"), [(0, [1] * 8), (1, [1] * 8), (3, [3, 3, 2]), (7, [7, 1]), (8, [8])]
-)
-def test_no_call_has_more_logits_than_a_slice(
-    rows: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(explanation, "SLICE_LOGITS", rows * 16 * Alphabet.V)
-    network = Recording()
-    assert explain(network, VOCABULARY, [ALPHABET[:16]] * 8, threshold=8.0) == [[]] * 8
-    assert network.shapes == [(16, size) for size in sizes]
-    lines = [f"abcdefgh{wrong}jklmnop" for wrong in "qrstuv"]
-    together = explain(network, VOCABULARY, lines, threshold=8.0)
-    assert together == [anomalous_spans(Alphabet(), VOCABULARY, line, threshold=8.0) for line in lines]
-
-
 @pytest.mark.parametrize("limit", ["MAX_EXAMINED", "MAX_MARKS"])
 def test_limits_of_a_line_are_those_of_the_simple_reference(
     network: Network, limit: str, monkeypatch: pytest.MonkeyPatch
@@ -275,39 +230,3 @@ def test_an_edit_must_make_the_line_likelier_by_the_bits_of_a_fault(
 ) -> None:
     [span] = anomalous_spans(Sure(FAULT_BITS + more), VOCABULARY, "abcx", threshold=5.0)
     assert (span.start, span.end, span.expected) == (3, 4, expected)
-
-
-def steps_of(line: str) -> list[Step]:
-    """The steps by which the spans of a line are found."""
-    network = Alphabet()
-    newline = int(VOCABULARY.encode("\n")[0])
-    search = find_spans(network.V, VOCABULARY, line, 8.0, newline, network.initial_state())
-    steps = []
-    with contextlib.suppress(StopIteration):
-        step = next(search)
-        while True:
-            steps.append(step)
-            step = search.send(network.step(step.ids, step.state, step.first))
-    return steps
-
-
-@pytest.mark.parametrize(
-    ("line", "needs_state"),
-    [
-        (ALPHABET[:16], [False]),
-        (ALPHABET[:32], [True, False]),
-        (ALPHABET[:40], [True, True, False]),
-        ("abcxefghijk", [False, False, False]),  # a slice, its end without an edit, and the slice after it
-    ],
-)
-def test_a_step_needs_no_state_where_nothing_is_read_on(line: str, needs_state: list[bool]) -> None:
-    """So that lines of different lengths are read in one call."""
-    single = [step for step in steps_of(line) if step.ids.shape[1] == 1 and not step.first]
-    assert [step.needs_state for step in single] == needs_state
-
-
-def test_the_last_characters_of_hypotheses_need_no_state() -> None:
-    slice_, unedited, window, *costs = steps_of("bcdefghijk")[:8]  # a, and nine more to compare
-    assert [len(step.ids) for step in (slice_, unedited, window)] == [10, 9, 1]
-    assert [len(step.ids) for step in costs] == [2, 2, 2, 2, 1]
-    assert [step.needs_state for step in costs] == [True, True, True, True, False]

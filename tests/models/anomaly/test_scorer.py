@@ -1,18 +1,11 @@
 """How a model's scorer reads lines, with an engine that says how it was asked."""
 
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from nextchar.models.anomaly.scorer import Scorer
-from nextchar.models.loaded_model import masks_of
 from nextchar.models.runtime.surprisal import LineSurprisal
-from nextchar.models.text import mask_values
-from nextchar.models.text import ngram as ngram_file
-from nextchar.models.text import templates as templates_file
-from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Vocabulary
@@ -80,35 +73,6 @@ def test_a_line_without_its_surprisal_is_an_error(engine: Any, monkeypatch: pyte
     monkeypatch.setattr(engine, "line_surprisal", lambda *_, **__: [surprisal([1.0])])
     with pytest.raises(ValueError, match="argument"):
         Scorer(engine, ModelMasks(Masks(()))).read(["a", "b"])
-
-
-@pytest.mark.parametrize(
-    "has", [(), ("ngram",), ("templates",), ("values",), ("ngram", "templates", "values")]
-)
-def test_a_scorer_has_what_its_saved_model_has(engine: Any, has: tuple[str, ...]) -> None:
-    vocabulary = Vocabulary(TEXT)
-    lines = TEXT.splitlines()
-    stored = {
-        "ngram": (
-            ngram_file.FILE,
-            ngram_file.dump(ngram_file.ngram_of(vocabulary.encode(TEXT), vocabulary)),
-        ),
-        "templates": (templates_file.FILE, templates_file.dump(Templates.fit(lines))),
-        "values": (mask_values.FILE, MaskValues.fit(Masks(("numbers",)), lines).dump()),
-    }
-    files = dict(stored[name] for name in has)
-    card = SimpleNamespace(files=files, masks=("numbers",))
-    saved: Any = SimpleNamespace(card=card, vocabulary=vocabulary, file=files.__getitem__)
-    masks = masks_of(saved)
-    scorer = Scorer.load(saved, engine, masks)
-    [one] = scorer.read(["user eve took 17 items"])
-    assert (one.surprisal.ngram_bits is not None) == ("ngram" in has)
-    assert (one.surprisal.parsed is not None) == ("templates" in has) == (scorer.templates is not None)
-    np.testing.assert_array_equal(one.surprisal.bits, 1)
-    malformed = "user eve took 1234567 items"
-    assert (masks.mask(malformed).text == malformed) == ("values" in has)
-    lines = [malformed, "", "user eve took 17 items"]
-    assert masks.mask_lines("\n".join(lines)) == "\n".join(masks.mask(line).text for line in lines)
 
 
 def test_characters_outside_the_vocabulary_make_no_new_template(engine: Any) -> None:

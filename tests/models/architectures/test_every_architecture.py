@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from nextchar.models.architectures import NAMES, architecture, check_options, resolve_training
 from nextchar.models.architectures.lazy import keras, tf
 from nextchar.models.architectures.onnx_graph import quantize
-from nextchar.models.architectures.spec import Trainable
+from nextchar.models.architectures.spec import Differentiable, Trainable
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.session import Network
@@ -20,6 +21,12 @@ from tests.models.architectures.networks import V, perturbed, random_ids, small
 B = 3
 RECURRENT = [name for name in NAMES if architecture(name).network.context is None]
 WINDOWED = [name for name in NAMES if name not in RECURRENT]
+
+
+@cache
+def network_of(name: str) -> Differentiable:
+    """Return the small network of an architecture, which no test changes."""
+    return perturbed(small(name))
 
 
 def runtime_of(network: Trainable) -> Network:
@@ -52,7 +59,7 @@ def keras_logits(network: Trainable, ids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runtime_and_keras_give_the_training_logits(name: str) -> None:
-    network = perturbed(small(name))
+    network = network_of(name)
     ids = random_ids(network.config.context or 9, B)
     runtime = runtime_of(network)
     logits, _ = runtime.step(ids, runtime.initial_state(B))
@@ -63,7 +70,7 @@ def test_runtime_and_keras_give_the_training_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_treats_unknown_characters_as_the_runtime_does(name: str) -> None:
-    network = perturbed(small(name))
+    network = network_of(name)
     ids = random_ids(network.config.context or 9, B)
     ids[0, 0] = ids[2, :2] = ids[-1, 1:] = 0
     runtime = runtime_of(network)
@@ -73,7 +80,7 @@ def test_training_treats_unknown_characters_as_the_runtime_does(name: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_step_by_step_equals_one_pass(name: str) -> None:
-    runtime, ids = runtime_of(perturbed(small(name))), random_ids(21, B, min_id=0)
+    runtime, ids = runtime_of(network_of(name)), random_ids(21, B, min_id=0)
     whole, end = runtime.step(ids, runtime.initial_state(B))
     state, parts = runtime.initial_state(B), []
     for step in ids:
@@ -90,7 +97,7 @@ def test_step_by_step_equals_one_pass(name: str) -> None:
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_window_network_ignores_text_before_its_window(name: str) -> None:
-    network = perturbed(small(name))
+    network = network_of(name)
     runtime, context = runtime_of(network), network.config.context
     assert context
     ids = random_ids(30, B)
@@ -139,7 +146,7 @@ def test_the_int8_graph_is_close_to_the_float32_graph(name: str) -> None:
     "name", [name for name in NAMES if name != "numpy_rnn"]
 )  # whose gradients are by hand
 def test_every_weight_gets_a_gradient(name: str) -> None:
-    network, ids = perturbed(small(name)), random_ids(8, B)
+    network, ids = network_of(name), random_ids(8, B)
     variables = [v.value if isinstance(v, keras.Variable) else v for v in network.variables]
     with tf.GradientTape() as tape:
         logits, _ = network.logits(tf.constant(ids), network.initial_state(B), seed=tf.constant([0, 1]))
@@ -150,7 +157,7 @@ def test_every_weight_gets_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if architecture(name).can_load_weights])
 def test_a_network_with_loaded_weights_computes_the_same(name: str) -> None:
-    network, other = perturbed(small(name)), perturbed(small(name), seed=8)
+    network, other = network_of(name), perturbed(small(name), seed=8)
     other.load(network.weights())  # type: ignore[attr-defined]
     ids = random_ids(9, B)
     np.testing.assert_allclose(training_logits(other, ids), training_logits(network, ids), atol=1e-4)

@@ -26,6 +26,7 @@ from nextchar.models.kernels.tile import words_of
 from tests.models.kernels import amx_emulator
 from tests.models.kernels.amx_emulator import Emulator
 
+ROWS = (1, 2, 15, 16, 17, 31, 32, 33, 40)  # at the ends of tiles: the emulator takes long
 ROOT = Path(__file__).parents[3]
 LANES = 16
 WORDS = words_of(LANES)
@@ -99,11 +100,11 @@ def test_int8_products_are_exact_for_every_number_of_rows(panels: int, emulator:
 
     random = np.random.default_rng(0)
     n = panels * kernel.panel - 3
-    for k in (4, 60, 64, 68, 256):
+    for k in (4, 68) if emulator else (4, 60, 64, 68, 256):
         weights = random.integers(-127, 128, (k, n)).astype(np.int8)
         weights[:, 0], weights[:, 1] = 127, -127
         packed = np.concatenate([np.full(5 * GROUP, 99, np.int8), pack(weights, kernel.panel)])
-        for rows in range(1, 41):
+        for rows in ROWS if emulator else range(1, 41):
             x = random.integers(-127, 128, (rows + 2, k))
             x[0], x[-1] = 127, -127
             unsigned = (x + kernel.zero_point).astype(np.uint8)
@@ -131,10 +132,10 @@ def test_bfloat16_products_equal_numpy_for_every_number_of_rows(emulator: Emulat
         add_product(packed, 0, x, sums, 0, len(x))
 
     random = np.random.default_rng(0)
-    for k in (2, 31, 32, 37, 128):
+    for k in (2, 37) if emulator else (2, 31, 32, 37, 128):
         weights = random.normal(size=(k, 2 * panel - 3)).astype(np.float32)
         packed = packed_bfloat16(weights, panel)
-        for rows in range(1, 41):
+        for rows in ROWS if emulator else range(1, 41):
             x = bfloat16(random.normal(size=(rows, 2 * packed.shape[1])))
             x[:, k:] = 0
             sums = np.ones((rows, 2 * panel), np.float32)

@@ -21,6 +21,7 @@ OTHERS = "not tensorflow and not generic_processor"
 """Tests that need TensorFlow, which takes long to import, or compile by themselves."""
 
 
+@pytest.mark.long  # other tests once more, in kernels that are compiled anew
 @pytest.mark.timeout(1200)
 def test_no_kernel_reads_or_writes_outside_of_its_arrays() -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

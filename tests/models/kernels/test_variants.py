@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,8 +13,6 @@ import pytest
 from nextchar.models.kernels import measurement, variants
 from nextchar.models.kernels.product_kernels import INT8, available
 from nextchar.models.kernels.variants import Measurement, chosen
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -130,13 +127,6 @@ def test_a_measurement_that_is_killed_says_nothing_about_the_variant_and_is_done
     assert variants.is_complete() and chosen(variants.load()) == {"int8": "wide"}
 
 
-def test_a_check_that_is_killed_is_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = script_that_crashes_unless("int8:wide", "KILL")
-    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
-    variants.check("int8")
-    assert not variants.is_checked("int8")
-
-
 def test_a_variant_that_hangs_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = 'case "$*" in *int8:wide*) exit ;; esac\n' + line("int8", "wide") + "exec sleep 60\n"
     monkeypatch.setattr(sys, "executable", interpreter(folder, script))
@@ -144,15 +134,6 @@ def test_a_variant_that_hangs_is_not_used(folder: Path, monkeypatch: pytest.Monk
     variants.measure()
     (measured,) = variants.load()
     assert (measured.variant, measured.failure) == ("wide", "it took longer than 1 s")
-
-
-def test_an_interpreter_that_fails_at_once_is_a_warning(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "executable", interpreter(folder, "echo no module >&2; exit 1\n"))
-    variants.measure()
-    assert chosen(variants.load()) == {}
-    assert "kernels could not be measured: its process ended with status 1 no module" in caplog.text
 
 
 def test_a_child_process_that_cannot_be_started_is_a_warning(
@@ -165,29 +146,9 @@ def test_a_child_process_that_cannot_be_started_is_a_warning(
     assert caplog.text.count("kernels could not be measured: [Errno 2]") == 2
 
 
-def test_a_crash_is_not_kept_if_the_child_process_cannot_be_started_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = line("int8", "wide") + 'rm "$0"; kill -ILL $$\n'
-    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
-    variants.check("int8")
-    assert not variants.is_checked("int8")
-
-
 def test_a_variant_with_wrong_products_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = available(INT8)[-1]
     assert not measurement.measured("int8", kernel).failure
     weights, x, expected = measurement.operands("int8", kernel, 11, 260)
     monkeypatch.setattr(measurement, "operands", lambda *_: (weights, x, expected + np.int32(1)))
     assert measurement.measured("int8", kernel).failure.startswith("its products are wrong by ")
-
-
-def test_a_failed_variant_is_not_selected(folder: Path) -> None:
-    widest = available(INT8)[0].name
-    failed = asdict(Measurement("int8", widest, failure="broken"))
-    content = {"is_complete": False, "measurements": [failed]}
-    (folder / variants.FILE_NAME).write_text(json.dumps(content))
-    code = "from nextchar.models.kernels.selection import INT8_KERNEL; print(INT8_KERNEL.name)"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == available(INT8)[1].name

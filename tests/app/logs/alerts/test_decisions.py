@@ -1,10 +1,8 @@
 import itertools
-import threading
 import time
 from functools import partial
 
 import pytest
-from pydantic import ValidationError
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
@@ -47,27 +45,6 @@ def test_what_people_say_outlives_redis(alerts: Alerts, redis: Redis, blobs: Blo
     assert [example.line for example in alert.figures.examples] == ["user 1 failed"]
 
 
-def test_an_acknowledged_alert_is_still_counted(alerts: Alerts) -> None:
-    alerts.record([one()])
-    assert alerts.acknowledge("m", ID, by=None).state == "acknowledged"
-    alerts.record([one()])
-    assert [(alert.state, alert.figures.count) for alert in alerts.all("m")] == [("acknowledged", 2)]
-
-
-def test_a_label_can_be_changed_and_withdrawn(alerts: Alerts, redis: Redis) -> None:
-    alerts.record([one()])
-    assert alerts.label("m", ID, "incident", by=None).label == "incident"
-    redis.flushall()  # the alert is gone, what was said of it is not
-    assert alerts.label("m", ID, None, by=None).state == "open"
-
-
-def test_every_change_is_kept(alerts: Alerts, blobs: Blobs) -> None:
-    alerts.record([one()])
-    alerts.acknowledge("m", ID, by=None)
-    alerts.label("m", ID, "incident", by=None)
-    assert blobs.paths("alert_decisions") == [f"alert_decisions/m/{ID}/{FIRST + n}.json" for n in (0, 1)]
-
-
 def test_of_concurrent_changes_none_is_lost(redis: Redis, blobs: Blobs) -> None:
     """Another process labels the alert before each call of the storage that an acknowledgement makes."""
     Alerts(redis, blobs).record([one()])
@@ -78,26 +55,6 @@ def test_of_concurrent_changes_none_is_lost(redis: Redis, blobs: Blobs) -> None:
         alert = Alerts(redis, blobs).get("m", ID)
         assert alert.decision is not None and alert.decision.acknowledged_at
         assert alert.label == ("incident" if call.has_come else None), call
-
-
-def test_many_threads_can_change_one_alert(redis: Redis, blobs: Blobs) -> None:
-    alerts = Alerts(redis, blobs)
-    alerts.record([one()])
-    threads = [
-        threading.Thread(target=alerts.acknowledge, args=("m", ID), kwargs={"by": str(i)}) for i in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(blobs.paths("alert_decisions")) == 4
-
-
-@pytest.mark.parametrize("alert_id", ["alert_0123456789ab", "../../x", "", "alert_" + "0" * 24])
-def test_an_alert_that_is_gone_cannot_be_labeled(alerts: Alerts, alert_id: str) -> None:
-    with pytest.raises(NotFound) as caught:
-        alerts.label("m", alert_id, "normal", by=None)
-    assert caught.value.code == "alert_not_found"
 
 
 def test_a_suppressed_alert_is_counted_until_the_suppression_ends(alerts: Alerts) -> None:
@@ -116,13 +73,6 @@ def test_a_suppressed_alert_is_counted_until_the_suppression_ends(alerts: Alerts
     assert caught.value.code == "suppression_not_found"
 
 
-def test_a_suppression_that_has_ended_does_nothing(alerts: Alerts) -> None:
-    alerts.record([one()])
-    alerts.suppress("m", ID, until=time.time() - 1, by=None)
-    assert alerts.get("m", ID).state == "open"
-    assert len(alerts.decisions.suppressions("m")) == 1
-
-
 @pytest.mark.parametrize(
     ("pattern", "template", "matches"),
     [
@@ -139,14 +89,6 @@ def test_a_suppression_that_has_ended_does_nothing(alerts: Alerts) -> None:
 def test_patterns(pattern: str, template: str, matches: bool) -> None:
     made = Suppression(id="", model="m", template=pattern, until=0.0, created_at=0.0)
     assert made.matches(template, "1:x") == matches
-
-
-@pytest.mark.parametrize(
-    ("template", "span", "everything"), [("*", "**", True), ("*", "1:*", False), ("a*", "*", False)]
-)
-def test_a_suppression_of_everything_is_recognized(template: str, span: str, everything: bool) -> None:
-    made = Suppression(id="", model="m", template=template, span=span, until=0.0, created_at=0.0)
-    assert made.matches_everything == everything
 
 
 def test_a_damaged_record_does_not_hide_the_others(alerts: Alerts, blobs: Blobs) -> None:
@@ -223,23 +165,6 @@ def test_suppressions_of_another_process_hold_after_as_long_as_the_list_is_remem
     assert ours.suppressions("m") == []
 
 
-def test_alerts_are_suppressed_until_the_last_of_their_suppressions_ends() -> None:
-    def one_until(until: float, template: str = "*", span: str = "*") -> Suppression:
-        return Suppression(id="", model="m", template=template, span=span, until=until, created_at=0.0)
-
-    found = [
-        one_until(5.0),
-        one_until(9.0),
-        one_until(7.0),
-        one_until(99.0, "b"),
-        one_until(99.0, "*", "2:*"),
-    ]
-    for now, until in ((4.0, 9.0), (8.5, 9.0), (9.0, None), (10.0, None)):
-        assert suppressed_until(found, "a", "1:x", now=now) == until
-    assert suppressed_until(found, "b", "1:x", now=0.0) == 99.0
-    assert suppressed_until([], "a", "1:x", now=0.0) is None
-
-
 def test_300_alerts_are_compared_with_300_suppressions_without_compiling_a_pattern_for_each_pair() -> None:
     found = [
         Suppression(id="", model="m", template=f"user {i} from * <*>", span="*", until=9.0, created_at=0.0)
@@ -256,53 +181,6 @@ def test_a_pattern_is_of_the_template_and_of_the_span() -> None:
     assert made.matches("a b", "1:x")
     assert not made.matches("a b", "2:x") and not made.matches("b", "1:x")
     assert not made.matches_everything
-
-
-@pytest.mark.parametrize("length", [1000, 1001])
-def test_a_pattern_is_bounded(length: int) -> None:
-    def make() -> Suppression:
-        return Suppression(id="", model="m", template="x" * length, until=0.0, created_at=0.0)
-
-    if length > 1000:
-        with pytest.raises(ValidationError):
-            make()
-    else:
-        assert make().span == "*"
-
-
-@pytest.mark.parametrize("suppression_id", ["suppression_0123456789ab", "../x", "", "alert_0123456789ab"])
-def test_a_suppression_that_is_not_there_cannot_be_deleted(suppression_id: str) -> None:
-    blobs = open_blobs("memory:///")
-    decisions = AlertDecisions(blobs)
-    made = decisions.suppress("m", template="a", span="*", until=TOMORROW, by=None)
-    blobs.write("alert_suppressions/m/alert_0123456789ab.json", b"{}")
-    with pytest.raises(NotFound) as caught:
-        decisions.delete_suppression("m", suppression_id)
-    assert caught.value.code == "suppression_not_found"
-    with pytest.raises(NotFound):
-        decisions.delete_suppression("n", made.id)
-    assert decisions.suppressions("m") == [made]
-
-
-def test_records_are_read_once_and_their_sequence_goes_on(alerts: Alerts, blobs: Blobs) -> None:
-    alerts.record([one()])
-    decided = [alerts.label("m", ID, "incident", by=str(i)).decision for i in range(12)]
-    assert [decision and decision.sequence for decision in decided] == list(range(FIRST, FIRST + 12))
-    assert blobs.paths("alert_decisions")[-1].endswith(f"/{FIRST + 11}.json")
-    newest = alerts.decisions.all("m")[ID]
-    assert newest.changed_by == "11" and alerts.decisions.all("m")[ID] is newest
-
-
-def test_decisions_that_are_numbered_from_0_go_on(alerts: Alerts, blobs: Blobs) -> None:
-    """As an older version has numbered them."""
-    alerts.record([one()])
-    alerts.label("m", ID, "normal", by="ann")
-    [path] = blobs.paths("alert_decisions")
-    blobs.write(f"alert_decisions/m/{ID}/00000009.json", blobs.read(path))
-    blobs.delete(path)
-    decision = AlertDecisions(blobs).change("m", ID, lambda current: current or pytest.fail("none"))
-    assert (decision.sequence, decision.label) == (10, "normal")
-    assert blobs.paths("alert_decisions")[-1].endswith("/00000010.json")
 
 
 @pytest.mark.parametrize("is_renamed", [False, True])
@@ -325,20 +203,6 @@ def test_a_label_on_an_alert_of_a_new_model_is_not_that_of_a_former_model(
     other_process.acknowledge("m", ID, by="bob")
     assert Alerts(redis, blobs).labels("m")[ID].label == "incident"
     assert [label.label for label in alerts.labels("n").values()] == ["normal"] * is_renamed
-
-
-def test_the_first_decisions_of_two_processes_on_an_alert_are_both_kept(
-    alerts: Alerts, redis: Redis, blobs: Blobs
-) -> None:
-    """At each step of the first decision another process makes one."""
-    for call in every_call(more_than=2):
-        alerts.delete_all("m")
-        alerts.record([one(at=NOW + call.at)])
-        counted = call.blobs(blobs, lambda: alerts.acknowledge("m", ID, by="ann"))
-        Alerts(redis, counted).label("m", ID, "incident", by="bob")
-        decision = Alerts(redis, blobs).get("m", ID).decision
-        acknowledged_by = "ann" if call.has_come else None
-        assert decision and (decision.label, decision.acknowledged_by) == ("incident", acknowledged_by), call
 
 
 def test_an_alert_that_others_change_again_and_again_is_a_conflict(alerts: Alerts, blobs: Blobs) -> None:

@@ -10,7 +10,6 @@ from nextchar.app.logs.alerts.recording import (
     EVICTED_KEY,
     MAX_EXAMPLES,
     MAX_INTERVALS,
-    TTL_S,
     Limits,
     StreamEntries,
 )
@@ -33,15 +32,6 @@ def test_the_examples_are_distinct_and_the_most_anomalous(alerts: Alerts) -> Non
     assert len(alert.figures.examples) == MAX_EXAMPLES
 
 
-@pytest.mark.parametrize("line", ["nul \x00 byte", 'quote " \\ slash /', "\ud800 surrogate", "ⓣ é 😀", ""])
-def test_any_line_can_be_an_example(alerts: Alerts, line: str) -> None:
-    occurrence = one(line)
-    alerts.record([occurrence])
-    alerts.record([occurrence])
-    [alert] = alerts.all("m")
-    assert [example.line for example in alert.figures.examples] == [occurrence.line]
-
-
 def test_a_sparkline_is_bounded_and_loses_no_line(alerts: Alerts) -> None:
     times = [NOW + 37 * i for i in range(0, 3_000, 7)]
     for at in times:
@@ -56,13 +46,6 @@ def test_a_sparkline_is_bounded_and_loses_no_line(alerts: Alerts) -> None:
     assert list(figures.counts) == expected
 
 
-def test_a_jump_of_the_clock_back_is_counted(alerts: Alerts) -> None:
-    alerts.record([one(at=NOW)])
-    alerts.record([one(at=NOW - 86_400)])
-    figures = alerts.all("m")[0].figures
-    assert (figures.count, figures.counts, figures.last_seen) == (2, (2,), NOW)
-
-
 def test_entries_are_acknowledged_and_deleted_with_their_lines(alerts: Alerts, redis: Redis) -> None:
     redis.xgroup_create("s", "g", mkstream=True)
     ids = [redis.xadd("s", {"line": str(i)}) for i in range(3)]
@@ -73,18 +56,6 @@ def test_entries_are_acknowledged_and_deleted_with_their_lines(alerts: Alerts, r
         assert alerts.all("m")[0].figures.count == 3
     assert redis.xlen("s") == 0
     assert redis.xpending("s", "g")["pending"] == 0
-
-
-def test_an_entry_that_was_never_delivered_is_not_counted(alerts: Alerts, redis: Redis) -> None:
-    redis.xgroup_create("s", "g", mkstream=True)
-    entry = redis.xadd("s", {"line": "x"})
-    alerts.record([one(entry=entry)], acknowledge=StreamEntries("s", "g", [entry]))
-    assert (alerts.all("m"), redis.xlen("s")) == ([], 1)
-
-
-def test_occurrences_must_name_their_entries(alerts: Alerts) -> None:
-    with pytest.raises(ValueError, match="not acknowledged"):
-        alerts.record([one(entry=None)], acknowledge=StreamEntries("s", "g", ["1-0"]))
 
 
 def test_two_replicas_that_get_every_entry_count_each_line_once(clean_redis_url: str, tmp_path: Path) -> None:
@@ -176,25 +147,6 @@ def test_alerts_of_one_key_do_not_evict_those_of_another(redis: Redis, tmp_path:
     assert redis.keys("nextchar:alerts:owner:*") == [] and not redis.exists("nextchar:alerts:bytes")
 
 
-def test_an_alert_expires_after_its_last_line(alerts: Alerts, redis: Redis) -> None:
-    alerts.record([one(at=NOW - TTL_S - 10, group=AlertKey("old", ""))])
-    assert 0 < redis.ttl(f"nextchar:alert:{AlertKey('old', '').alert_id('m')}") <= TTL_S
-    alerts.record([one()])
-    assert [alert.figures.template for alert in alerts.all("m")] == ["user <*> failed"]
-
-
-def test_limits_are_those_that_are_documented() -> None:
-    assert Limits() == Limits(max_bytes=48 << 20, max_per_model=1_000)
-
-
-def test_lines_of_one_call_are_counted_by_their_seconds_and_severities(alerts: Alerts) -> None:
-    times = (NOW, NOW + 0.25, NOW + 59, NOW + 60, NOW + 130)
-    alerts.record([one(at=at, p_value=p) for at, p in zip(times, (0.005, 0.00001) * 3, strict=False)])
-    figures = alerts.all("m")[0].figures
-    assert (figures.count, figures.counts, figures.interval_s) == (5, (3, 1, 1), 60.0)
-    assert alerts.totals() == ({("m", "info"): 3, ("m", "critical"): 2}, {("m", "critical"): 1})
-
-
 def test_an_example_has_what_its_line_said(alerts: Alerts) -> None:
     alerts.record([one("a", line_time=5.0, source="web", at=NOW + 1, score=3.0, p_value=0.001)])
     alerts.record([one("b", at=NOW, score=2.0)])
@@ -202,13 +154,6 @@ def test_an_example_has_what_its_line_said(alerts: Alerts) -> None:
     assert (first.line, first.line_time, first.source, first.time) == ("a", 5.0, "web", NOW + 1)
     assert (first.score, first.p_value) == (3.0, 0.001)
     assert (second.line, second.line_time, second.source) == ("b", None, "")
-
-
-def test_sources_are_listed_once_and_only_so_many(alerts: Alerts) -> None:
-    alerts.record([one(source=f"host {i:02}") for i in (3, 1, 3, 2)])
-    assert alerts.all("m")[0].figures.sources == ("host 01", "host 02", "host 03")
-    alerts.record([one(source=f"host {i:02}") for i in range(30)])
-    assert len(alerts.all("m")[0].figures.sources) == 10
 
 
 @pytest.mark.parametrize(

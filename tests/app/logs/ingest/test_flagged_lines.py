@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from redis import Redis
 
@@ -37,18 +35,6 @@ def test_a_flagged_line_is_announced_once(streams: IngestStreams) -> None:
     assert streams.flagged.announce("m", [(first, {})]) == 0  # by a process that was suspended meanwhile
 
 
-def test_what_was_announced_is_forgotten_once_it_cannot_come_again(
-    streams: IngestStreams, redis: Redis
-) -> None:
-    for text in ("a", "b", "c"):
-        time.sleep(0.002)  # entries of one millisecond are forgotten together
-        entries = accepted(streams, text)
-        streams.flagged.announce("m", [(entries[0], {})])
-        streams.acknowledge("m", entries)
-    streams.flagged.announce("m", [(accepted(streams, "d")[0], {})])
-    assert redis.zcard("nextchar:ingest:m:announced") == 1
-
-
 def test_flagged_lines_are_read_from_a_number_on_up_to_a_limit(streams: IngestStreams) -> None:
     assert streams.flagged.last_number("m") == 0 and streams.flagged.read("m", after=0, limit=1) == []
     assert streams.flagged.announce("m", []) == 0
@@ -57,27 +43,6 @@ def test_flagged_lines_are_read_from_a_number_on_up_to_a_limit(streams: IngestSt
     for after, limit, numbers in ((0, 2, [1, 2]), (0, 9, [1, 2, 3, 4]), (2, 1, [3]), (3, 9, [4]), (4, 9, [])):
         assert [n for n, _ in streams.flagged.read("m", after=after, limit=limit)] == numbers
     assert streams.flagged.last_number("m") == 4 == streams.status("m").counts["flagged"]
-
-
-def test_lines_are_announced_although_the_count_is_behind_the_stream(
-    streams: IngestStreams, redis: Redis
-) -> None:
-    """As after the restoration of a backup, in which the count was copied before the stream."""
-    entries = accepted(streams, *"abcdef")
-    redis.xadd("nextchar:ingest:m:flagged", {"entry": "1-0", "event": "{}"}, id="4-0")
-    redis.hset("nextchar:ingest:m:counts", "flagged", "1")
-    assert streams.flagged.announce("m", [(entry, {}) for entry in entries]) == 6
-    assert [number for number, _ in streams.flagged.read("m", after=4, limit=9)] == [5, 6, 7, 8, 9, 10]
-    assert streams.status("m").counts["flagged"] == 10
-
-
-def test_the_count_goes_on_although_it_is_ahead_of_the_stream(streams: IngestStreams, redis: Redis) -> None:
-    entries = accepted(streams, "a", "b")
-    redis.xadd("nextchar:ingest:m:flagged", {"entry": "1-0", "event": "{}"}, id="4-0")
-    redis.hset("nextchar:ingest:m:counts", "flagged", "7")
-    assert streams.flagged.announce("m", [(entry, {}) for entry in entries]) == 2
-    assert [number for number, _ in streams.flagged.read("m", after=4, limit=9)] == [8, 9]
-    assert streams.status("m").counts["flagged"] == 9
 
 
 def test_flagged_lines_of_all_models_are_bounded_in_bytes_and_shared_fairly_and_dropped_with_the_lines(

@@ -1,5 +1,4 @@
 import json
-import threading
 from typing import Any
 
 import httpx
@@ -159,15 +158,6 @@ def test_flagged_lines_are_streamed_from_where_the_client_was(service: Service) 
         assert (number, line["line"]) == ("3", "→→→")
 
 
-def test_a_stream_of_flagged_lines_begins_now_unless_it_is_told_where(service: Service) -> None:
-    send(service, "→")
-    until_scored(service, 1)
-    with service.http.stream("GET", f"{INGEST}/events", headers={"Accept": "text/event-stream"}) as answer:
-        events = read_stream(answer.iter_lines())
-        threading.Timer(0.3, send, (service, "→→")).start()
-        assert next(events)[2]["line"] == "→→"
-
-
 def test_flagged_lines_are_paged(service: Service) -> None:
     send(service, *("→" * (1 + i) for i in range(5)))
     until_scored(service, 5)
@@ -211,24 +201,3 @@ def test_a_model_of_bytes_is_calibrated_on_the_bytes_that_were_ingested(service:
     assert made.status_code == 201, made.text
     stored = json.loads(service.blobs.read(f"model_files/{card.id}/calibrations/default.json"))
     assert stored["characters"] == sum(map(len, lines))
-
-
-def test_lines_of_a_named_calibration_do_not_count_as_drift(service: Service) -> None:
-    calibrate(service, name="web-1")
-    send(service, *["→→"] * 150, calibration="web-1")
-    until_scored(service, 150)
-    assert status(service)["drift"] is None
-    refused = service.http.post("/v1/models/fake/calibrate", json={"ingested": True})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_ingested_lines")
-
-
-def test_a_rolling_calibration_that_does_not_follow_is_told(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nextchar.app.logs.ingest.recalibration.REBUILD_LINES", 100)
-    monkeypatch.setattr("nextchar.app.logs.ingest.recalibration.REBUILD_S", 0.0)
-    new = [f"{'→' * (1 + i)}{'ab' * (1 + i % 7)}" for i in range(25)]
-    send(service, *["ab"] * 80, *new, recalibrate="rolling")
-    until_scored(service, 105)
-    until(lambda: status(service)["drift"])
-    assert "The calibration was not updated" in status(service)["drift"]

@@ -20,7 +20,7 @@ from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
-from tests.app.logs.ingest.test_line_scoring import JSON_LINES, calibrate, send, status, until_scored
+from tests.app.logs.ingest.test_line_scoring import JSON_LINES, calibrate, send, until_scored
 from tests.app.service import Service, until
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
@@ -122,19 +122,6 @@ def test_the_setting_of_the_model_holds_for_lines_whose_request_does_not_say(ser
 
 
 @pytest.mark.usefixtures("model")
-def test_drift_of_a_calibration_that_no_longer_rolls_is_not_reported(service: Service) -> None:
-    many = [f"{chr(0x2190 + i)}→{'ab' * (i % 9)}" for i in range(30)]
-    send(service, *normal_lines(110), *many, recalibrate="rolling")
-    until(lambda: rolling(service))
-    found = rolling(service)
-    assert found and found["drift"] and status(service)["drift"] is not None
-    set_recalibrate(service, "rolling")
-    assert status(service)["drift"] is not None
-    set_recalibrate(service, "never")
-    assert status(service)["drift"] is None
-
-
-@pytest.mark.usefixtures("model")
 def test_a_new_calibration_starts_it_again(service: Service) -> None:
     send(service, *normal_lines(), recalibrate="rolling")
     until(lambda: rolling(service))
@@ -145,15 +132,6 @@ def test_a_new_calibration_starts_it_again(service: Service) -> None:
     assert default and stored.find_rolling(saved, default)
     later = default.created_at + 1
     assert stored.find_rolling(saved, type(default)("default", default.calibration, later, "")) is None
-
-
-@pytest.mark.usefixtures("model")
-def test_its_name_cannot_be_used_for_others(service: Service) -> None:
-    for name in ("rolling", "rolling-web-1"):
-        body = {"lines": ["ab"] * 120, "name": name}
-        answer = service.http.post("/v1/models/fake/calibrate", json=body)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "calibration_reserved")
-    assert status(service)["problem"] is None
 
 
 class Replica:

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.ingest.kept_lines import MAX_RECENT_BYTES, RecentLine
+from nextchar.app.logs.ingest.kept_lines import RecentLine
 from nextchar.app.logs.ingest.stream import IngestStreams
 
 
@@ -28,20 +28,4 @@ def test_the_newest_lines_are_kept_with_what_the_newest_calibration_said_of_them
     assert streams.recent.read("m") == [b"\3", b"\4", b"a", b"b"] and streams.recent.unusual("m") == (2, 1)
     assert streams.recent.read("other") == []
     streams.drop("m")
-    assert streams.recent.read("m") == [] and streams.recent.unusual("m") == (0, 0)
-
-
-def test_lines_are_kept_up_to_a_length_and_those_of_a_calibration_with_spaces_are_its_own(
-    streams: IngestStreams,
-) -> None:
-    longest = b"x" * MAX_RECENT_BYTES
-    streams.recent.add(
-        "m", [RecentLine(longest, "m@1 a 1", True), RecentLine(longest + b"x", "m@1 a 1", True)]
-    )
-    streams.recent.add("m", [RecentLine(b"a", "m@1 a 2", False), RecentLine(b"b", "m@1 a 2", True)])
-    assert streams.recent.read("m") == [longest, b"a", b"b"]
-    assert streams.recent.unusual("m") == (2, 1)
-    streams.recent.add("m", [RecentLine(b"c", "m@1 a 1", False)])
-    assert streams.recent.unusual("m") == (2, 1), "of the newest line's calibration all lines count"
-    streams.recent.forget("m")
     assert streams.recent.read("m") == [] and streams.recent.unusual("m") == (0, 0)

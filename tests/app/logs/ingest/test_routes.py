@@ -319,10 +319,8 @@ def test_malformed_otlp_is_refused(service: Service, data: bytes, kind: str) -> 
 @pytest.mark.parametrize(
     "data",
     [
-        message(0x0A, message(0x12, b"\x12\0" * 2_000_000)),  # records
-        message(0x0A, b"\x12\0" * 2_000_000),  # scopes
-        b"\x0a\0" * 2_000_000,  # resources
-        b"\x10\0" * 2_000_000,  # numbers in a field that does not exist
+        message(0x0A, message(0x12, b"\x12\0" * 1_000_001)),  # records
+        b"\x10\0" * 1_000_001,  # numbers in a field that does not exist
     ],
 )
 def test_protobuf_of_too_many_records_is_refused_before_it_is_parsed(

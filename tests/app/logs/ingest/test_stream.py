@@ -52,20 +52,6 @@ def test_each_line_is_delivered_to_one_consumer(streams: IngestStreams) -> None:
     assert streams.read("m", "one", max_lines=2) == []
 
 
-def test_a_batch_is_of_as_many_lines_as_take_its_bytes_on_average_but_at_least_one(
-    streams: IngestStreams, redis: Redis
-) -> None:
-    assert streams.batch_lines("m", max_lines=100, max_bytes=10**6) == 1  # no line waits
-    streams.accept([batch(*("x" * 20_000 for _ in range(8)))])
-    assert streams.batch_lines("m", max_lines=100, max_bytes=1_000) == 1
-    assert 3 <= streams.batch_lines("m", max_lines=100, max_bytes=100_000) <= 5
-    size = redis.memory_usage(lines_key("m"))
-    assert size and streams.batch_lines("m", max_lines=100, max_bytes=size) == 8
-    assert streams.batch_lines("m", max_lines=100, max_bytes=size - 1) == 7
-    assert streams.batch_lines("m", max_lines=100, max_bytes=2 * size) == 16
-    assert streams.batch_lines("m", max_lines=2, max_bytes=100_000) == 2
-
-
 def test_lines_of_a_dead_consumer_are_delivered_again(streams: IngestStreams) -> None:
     streams.accept([batch("a", "b")])
     lost = streams.read("m", "dead", max_lines=10)
@@ -143,13 +129,6 @@ def test_lines_that_wait_for_too_long_expire(streams: IngestStreams) -> None:
     assert (status.waiting, status.counts["expired"], status.counts["scored"]) == (0, 2, 0)
 
 
-def test_status_of_a_model_without_lines_is_empty(streams: IngestStreams) -> None:
-    status = streams.status("never")
-    assert (status.waiting, status.bytes, status.oldest_age_s, status.consumers) == (0, 0, None, [])
-    assert streams.read("never", "c", max_lines=1) == streams.claim("never", "c", idle_s=0, max_lines=1) == []
-    streams.remove_idle_consumers("never")
-
-
 def test_status_counts_what_waits_and_what_was_scored(streams: IngestStreams, redis: Redis) -> None:
     streams.accept([batch("a", "b", "c", "d", rejected=2)])
     received_at = streams.read("m", "one", max_lines=1)[0].received_at
@@ -161,34 +140,6 @@ def test_status_counts_what_waits_and_what_was_scored(streams: IngestStreams, re
     assert (status.waiting, status.bytes) == (2, redis.memory_usage(lines_key("m")))
     assert status.oldest_age_s is not None
     assert 0 <= status.oldest_age_s <= time.time() - received_at + 0.01
-
-
-@pytest.mark.parametrize(
-    ("later_s", "fraction"),
-    [(0.0, 1.0), (59.999, 1.0), (60.0, 1.0), (75.0, 0.75), (119.0, 1 / 60), (120.0, 0.0)],
-)
-def test_rates_are_of_the_last_minute(
-    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch, later_s: float, fraction: float
-) -> None:
-    streams.accept([batch("a", "b", "c", "d", rejected=2)])
-    streams.acknowledge("m", ids(streams.read("m", "one", max_lines=3)))
-    [minute] = {int(key.rpartition(b":")[2]) for key in redis.keys("nextchar:ingest:m:minute:*")}
-    monkeypatch.setattr("nextchar.app.logs.ingest.stream.time.time", lambda: 60.0 * minute + later_s)
-    rates = streams.status("m").per_minute
-    assert {name: rate for name, rate in rates.items() if rate} == {
-        name: pytest.approx(count * fraction)
-        for name, count in {"accepted": 4, "rejected": 2, "scored": 3}.items()
-        if fraction
-    }
-
-
-def test_consumers_are_listed_with_what_they_hold(streams: IngestStreams) -> None:
-    streams.accept([batch("a", "b")])
-    streams.read("m", "one", max_lines=2)
-    [consumer] = streams.status("m").consumers
-    assert (consumer.name, consumer.pending) == ("one", 2)
-    streams.remove_idle_consumers("m")
-    assert len(streams.status("m").consumers) == 1
 
 
 def test_accepted_lines_survive_the_death_of_redis(tmp_path: Path) -> None:
@@ -214,12 +165,6 @@ def test_group_is_made_again_after_redis_lost_its_data(streams: IngestStreams, r
     streams.accept([batch("b")])
     assert [entry.data for entry in streams.read("m", "c", max_lines=1)] == [b"b"]
     assert redis.xinfo_groups(lines_key("m"))[0]["name"] == GROUP.encode()
-
-
-def test_a_redis_without_an_append_only_file_accepts_lines(tmp_path: Path) -> None:
-    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=60) as redis:
-        redis.config_set("appendonly", "no")
-        assert IngestStreams(redis).accept([batch("a")]).lines == 1
 
 
 def test_a_server_that_hangs_is_an_error_in_bounded_time() -> None:
@@ -295,40 +240,6 @@ def test_a_server_that_cannot_wait_for_the_disk_accepts_lines_and_other_errors_a
             accepting(*answers)[0].accept([batch("a")])
 
 
-def test_as_many_lines_and_bytes_as_may_wait_are_accepted(redis: Redis) -> None:
-    streams = IngestStreams(redis, IngestLimits(max_lines=3, max_bytes=20_000))
-    assert streams.accept([batch("a", "b", "c")]).lines == 3
-    with pytest.raises(Busy) as busy:
-        streams.accept([batch("d")])
-    assert (busy.value.code, busy.value.retry_after_s) == ("ingest_full", 5.0)
-    with pytest.raises(
-        Busy, match="take"
-    ) as busy:  # all that may wait, without what entries take in addition
-        streams.accept([batch("x" * 20_000, model="n")])
-    with pytest.raises(TooLarge, match="1 lines and 20,001 bytes") as refused:
-        streams.accept([batch("x" * 20_001, model="n")])
-    assert (refused.value.code, refused.value.param) == ("batch_too_large", "body")
-    with pytest.raises(TooLarge, match="4 lines"):
-        streams.accept([batch("a", "b", "c", "d", model="n")])
-
-
-def test_a_key_that_comes_with_another_body_says_so(streams: IngestStreams) -> None:
-    assert not streams.accept([batch("a")], Request("key", "a b")).is_repeated
-    with pytest.raises(Conflict) as caught:
-        streams.accept([batch("a")], Request("key", "a"))
-    assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
-    assert streams.accept([batch("a")], Request("key", "a b")).is_repeated
-
-
-def test_a_line_is_delivered_as_often_as_allowed(streams: IngestStreams) -> None:
-    streams.accept([batch("bad")])
-    deliveries = len(streams.read("m", "c", max_lines=1))
-    while claimed := streams.claim("m", "c", idle_s=0, max_lines=10):
-        deliveries += len(claimed)
-    assert deliveries == MAX_DELIVERIES
-    assert (streams.waiting("m"), streams.status("m").counts["failed"]) == (0, 1)
-
-
 def test_lines_that_are_still_worked_on_are_not_claimed_and_not_counted_as_delivered(
     streams: IngestStreams, redis: Redis
 ) -> None:
@@ -342,53 +253,6 @@ def test_lines_that_are_still_worked_on_are_not_claimed_and_not_counted_as_deliv
     assert streams.claim("m", "d", idle_s=60, max_lines=10) == []
     redis.xclaim(lines_key("m"), GROUP, "c", 0, taken, idle=61_000, justid=True)
     assert ids(streams.claim("m", "d", idle_s=60, max_lines=10)) == taken
-
-
-def test_a_failed_line_is_kept_with_the_beginning_of_the_reason(streams: IngestStreams, redis: Redis) -> None:
-    streams.accept([batch("a", "b")])
-    taken = ids(streams.read("m", "c", max_lines=2))
-    assert streams.fail("m", taken[:1], "why " * 100) == 1
-    assert streams.fail("m", taken[:1], "again") == 0
-    [(_, failed)] = redis.xrange("nextchar:ingest:m:failed")
-    assert failed[b"reason"] == b"why " * 50
-    assert (streams.waiting("m"), streams.status("m").counts["failed"]) == (1, 1)
-
-
-def test_consumers_that_hold_nothing_and_have_not_read_for_long_are_removed(
-    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    streams.accept([batch("a")])
-    streams.read("m", "holds", max_lines=1)
-    redis.xgroup_createconsumer(lines_key("m"), GROUP, "idle")
-    streams.remove_idle_consumers("m")
-    assert [one.name for one in streams.status("m").consumers] == ["holds", "idle"], "for an hour"
-    monkeypatch.setattr("nextchar.app.logs.ingest.stream._CONSUMER_TTL_MS", -1)
-    streams.remove_idle_consumers("m")
-    assert [one.name for one in streams.status("m").consumers] == ["holds"]
-    redis.xadd(lines_key("no group"), {"line": "a"})
-    streams.remove_idle_consumers("no group")
-    redis.set(lines_key("no stream"), "")
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
-        streams.remove_idle_consumers("no stream")
-
-
-def test_idle_time_of_a_consumer_is_in_seconds(
-    streams: IngestStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listed = [{"name": b"c", "pending": 3, "idle": 2500}]
-    monkeypatch.setattr(redis, "xinfo_consumers", lambda *_: listed)
-    [consumer] = streams.status("m").consumers
-    assert (consumer.name, consumer.pending, consumer.idle_s) == ("c", 3, 2.5)
-
-
-def test_a_problem_is_reported_until_lines_are_scored_again(streams: IngestStreams, redis: Redis) -> None:
-    assert streams.status("m").problem is None
-    problem = {"code": "model_not_found", "message": "there is no model m"}
-    streams.set_problem("m", problem)
-    assert streams.status("m").problem == problem
-    assert 0 < redis.ttl("nextchar:ingest:m:problem") <= 120, "unless the process that scores them has ended"
-    streams.set_problem("m", None)
-    assert streams.status("m").problem is None
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

@@ -1,11 +1,10 @@
-import time
 from typing import Any
 
 import pytest
 from redis import Redis
 
 from nextchar.app.logs.notifications import outbox as module
-from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Delivery, Health, Outbox
+from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Delivery, Outbox
 from nextchar.models.errors import NotFound
 from nextchar.store.ids import new_id
 
@@ -22,15 +21,6 @@ def queue(outbox: Outbox, body: str = "{}", *, now: float = 1.0, owner: str = ""
 
 def bodies(deliveries: list[Delivery]) -> list[str]:
     return [delivery.body for delivery in deliveries]
-
-
-def test_a_message_is_queued_once_for_what_the_target_knows(outbox: Outbox) -> None:
-    assert queue(outbox, "1", alert_id="a", after={"x": 1, "y": None})
-    assert outbox.sent_states("t") == {"a": {"x": 1, "y": None}}
-    assert not queue(outbox, "again", alert_id="a", after={"x": 1, "y": None})
-    assert queue(outbox, "2", alert_id="a", before={"y": None, "x": 1}, after=None), "in any order of fields"
-    assert outbox.sent_states("t") == {} and bodies(outbox.waiting("t")) == ["1", "2"]
-    assert not queue(outbox, "3", alert_id="a", before={"x": 1, "y": None}, after=None)
 
 
 def test_a_message_without_an_alert_is_queued_once_under_its_id(outbox: Outbox) -> None:
@@ -58,23 +48,6 @@ def test_retries_have_growing_delays_and_end_as_a_dead_letter(outbox: Outbox) ->
     assert (dead.id, dead.attempts) == (delivery.id, len(RETRY_DELAYS_S) + 1)
     assert dead.last_error == "still no answer"
     assert (outbox.health("t").waiting, outbox.health("t").dead) == (0, 1)
-
-
-def test_requests_are_counted_by_target_and_outcome(outbox: Outbox) -> None:
-    assert outbox.health("t") == Health() and outbox.outcomes() == {}
-    before = time.time()
-    for target, errors in (("t", [None, "refused", None, None]), ("other", ["no answer", "refused"])):
-        for error in errors:
-            outbox.count(target, error)
-    counts = {("t", "delivered"): 3, ("t", "failed"): 1, ("other", "failed"): 2}
-    assert outbox.outcomes() == counts
-    health, other = outbox.health("t"), outbox.health("other")
-    assert (health.last_error, other.last_error, other.last_success_at) == ("refused", "refused", None)
-    assert other.is_failing and not health.is_failing
-    for at in (health.last_success_at, health.last_error_at, other.last_error_at):
-        assert at is not None and before <= at <= time.time()
-    outbox.forget("t")
-    assert outbox.outcomes() == {("other", "failed"): 2} and outbox.health("t").last_error is None
 
 
 def test_a_dead_letter_can_be_replayed(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,24 +103,6 @@ def test_a_flood_of_one_owner_gives_up_its_own_messages_which_are_summed_up(
     assert outbox.redis.keys("nextchar:notifications:*") == []
 
 
-def test_nothing_is_left_of_a_deleted_target(outbox: Outbox) -> None:
-    queue(outbox)
-    [delivery] = outbox.waiting("t")
-    outbox.forget("t")
-    outbox.failed(delivery, "in a round that had begun", now=0.0)
-    assert outbox.waiting("t") == outbox.dead("t") == []
-    assert not outbox.redis.keys("*delivery*")
-
-
-def test_deliveries_are_due_by_their_time_and_only_so_many_are_returned(outbox: Outbox) -> None:
-    for number in (3, 1, 2):
-        queue(outbox, str(number), now=float(number))
-    assert bodies(outbox.due("t", now=2.0, limit=9)) == ["1", "2"]
-    assert bodies(outbox.due("t", now=9.0, limit=2)) == ["1", "2"]
-    assert bodies(outbox.waiting("t")) == ["1", "2", "3"]
-    assert outbox.due("t", now=0.5, limit=9) == outbox.due("other", now=9.0, limit=9) == []
-
-
 def test_a_message_that_redis_has_lost_does_not_hide_the_others(outbox: Outbox) -> None:
     for number in range(3):
         queue(outbox, str(number), now=float(number))
@@ -162,7 +117,3 @@ def test_a_message_of_an_earlier_release_is_read(outbox: Outbox) -> None:
     outbox.redis.set("nextchar:notifications:delivery:msg_1", stored)
     outbox.redis.zadd("nextchar:notifications:due:t", {"msg_1": 1.0})
     assert outbox.due("t", now=1.0, limit=1) == [Delivery("msg_1", "t", "{}", 1.0)]
-
-
-def test_the_password_of_redis_is_not_shown(outbox: Outbox) -> None:
-    assert "redis" not in repr(outbox).casefold()

@@ -1,4 +1,3 @@
-import base64
 import itertools
 from typing import Any
 
@@ -10,8 +9,6 @@ from nextchar.app.logs.notifications.targets import (
     NotificationTargets,
     configured_target,
     is_secret,
-    new_secret,
-    secret_bytes,
 )
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
@@ -86,16 +83,3 @@ def test_targets_are_listed_newest_first_and_those_of_the_settings_last(
         assert caught.value.code == "target_not_found"
     with pytest.raises(NotFound, match="there is no notification target"):
         targets.get(second.id)
-
-
-@pytest.mark.parametrize(("size", "is_one"), [(23, False), (24, True), (32, True), (64, True), (65, False)])
-def test_a_secret_has_24_to_64_bytes(size: int, is_one: bool) -> None:
-    encoded = base64.b64encode(bytes(range(size))).decode()
-    assert is_secret(f"whsec_{encoded}") is is_one
-    assert secret_bytes(f"whsec_{encoded}") == bytes(range(size))
-    assert not any(map(is_secret, (encoded, f"whsec_{encoded[:-1]}!", "whsec_", "")))
-
-
-def test_new_secrets_are_alike_in_nothing_but_their_form() -> None:
-    assert len({new_secret() for _ in range(10)}) == 10
-    assert is_secret(new_secret()) and len(secret_bytes(new_secret())) == 32

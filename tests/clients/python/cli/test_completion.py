@@ -12,13 +12,6 @@ def test_complete_prints_only_the_completion_into_a_pipe(run: Run, server: FakeS
     assert run("complete", "fake", "olleh", "--max-characters", "5", "-n", "2").out == "hello\nhello\n"
 
 
-def test_complete_takes_its_prompt_from_standard_input(run: Run, server: FakeServer) -> None:
-    run("complete", "fake", stdin="one\ntwo\n")
-    run("complete", "fake", stdin="é".encode())
-    run("complete", "fake", "")
-    assert [b["prompt"] for b in server.bodies("POST", "/v1/models/fake/complete")] == ["one\ntwo", "é", ""]
-
-
 def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:
     options = "--temperature 0 --top-k 3 --top-p 0.9 --min-p 0.1 --seed 4 --stop a --stop b --until line"
     run("complete", "fake", "p", *options.split(), "--expert", "lstm", "--echo", "--beam", "2")
@@ -27,14 +20,6 @@ def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:
     assert server.bodies("POST", "/v1/models/fake/complete") == [
         {"prompt": "p", **sampling, "stop": ["a", "b"], "until": "line"}
     ]
-
-
-def test_next_sends_its_options(run: Run, server: FakeServer) -> None:
-    run("next", "fake", "p", "--top", "3", "--expert", "lstm")
-    run("next", "fake", "p")
-    first, second = server.bodies("POST", "/v1/models/fake/next")
-    assert first == {"prompt": "p", "top": 3, "expert": "lstm"}
-    assert second == {"prompt": "p"}  # services of older versions do not know all options
 
 
 def test_suggest_sends_its_options_and_prints_a_suggestion_per_line(run: Run, server: FakeServer) -> None:
@@ -57,9 +42,3 @@ def test_interactive_mode_ends_without_the_model_but_not_at_a_refusal(run: Run, 
     outcome = run("complete", "fake", "-i", "--max-characters", "20000", stdin="a\nb\n")
     assert (outcome.status, outcome.err.count("less than or equal")) == (0, 2)
     assert run("complete", "nobody", "-i", stdin="a\nb\n").status == 1
-
-
-def test_unknown_characters_are_named_on_standard_error(run: Run) -> None:
-    outcome = run("complete", "fake", "5 €")
-    assert "not in the model's vocabulary: €" in outcome.err
-    assert "vocabulary" not in outcome.out

@@ -27,14 +27,6 @@ def test_corpus_names_made_of_file_names_are_valid(file: str, name: str | None) 
     assert name_of(Path(file)) == name
 
 
-def test_bytes_are_sent_as_bytes(run: Run, server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "raw").write_bytes(b"\xff\x00")
-    run("corpus", "add", str(tmp_path / "raw"), "--bytes")
-    _, path, headers, body = server.requests[-1]
-    assert (path, body) == ("/v1/corpora", b"\xff\x00")
-    assert headers["Content-Type"] == "application/octet-stream"
-
-
 def test_the_kind_is_shown_sent_and_changed(run: Run, server: FakeServer, tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("anna\nben\n")
@@ -55,12 +47,6 @@ def test_an_empty_name_is_not_the_current_folder(
     assert refused.status == 2
     assert "is empty" in refused.err
     assert server.uploads == []
-
-
-@pytest.mark.parametrize("command", ["corpus add -", "complete fake", "score fake"])
-def test_a_closed_standard_input_is_an_error(server: FakeServer, command: str) -> None:
-    done = in_shell(server, f"{command} <&-")
-    assert (done.returncode, done.stderr) == (1, "nextchar: standard input is closed\n")
 
 
 @pytest.mark.parametrize("source", ["- < <(printf hello)", "<(printf hello) --name x", "- <<< hello"])
@@ -85,15 +71,6 @@ def test_a_folder_that_takes_long_to_list_says_where_it_is(
     monkeypatch.setattr("nextchar.cli.corpora._NOTE_EVERY_S", 0.0)
     (tmp_path / "a.txt").write_text("text")
     assert f"listing {tmp_path}: 1 files so far, now in {tmp_path}" in run("corpus", "add", str(tmp_path)).err
-
-
-def test_a_compressed_file_is_decompressed(run: Run, server: FakeServer, tmp_path: Path) -> None:
-    file = tmp_path / "app.log.gz"
-    file.write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
-    assert run("corpus", "add", str(file), "--json").json["name"] == "app"
-    assert server.requests[-1][3] == b"one\ntwo\n"
-    run("corpus", "add", str(file), "--bytes")
-    assert server.requests[-1][3] == file.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -131,10 +108,3 @@ def test_archives_are_sent_as_they_are(
     assert server.requests[-1][3] == b"data"
     [query] = server.uploads
     assert (query["archive"], query["deduplicate"]) == (archive, "lines")
-
-
-def test_a_url_is_read_by_the_service(run: Run, server: FakeServer) -> None:
-    run("corpus", "add", "s3://logs/*.gz", "--name", "logs", "--kind", "log")
-    assert server.bodies("POST", "/v1/corpora/import") == [
-        {"url": "s3://logs/*.gz", "name": "logs", "kind": "log"}
-    ]

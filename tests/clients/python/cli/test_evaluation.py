@@ -1,7 +1,5 @@
 """`nextchar evaluate` prints the results and draws the ROC curves."""
 
-import re
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,9 +10,6 @@ from nextchar.cli.evaluation import write_plot
 from tests.clients.python import fake_server
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
-
-LOG = b"all is well\nall is Well\r\nall is w\xffll\nroom 9\n"
-_PROGRAM = [sys.executable, "-m", "nextchar"]
 
 
 def test_evaluate_prints_the_table_and_draws_the_curves(run: Run, server: FakeServer, tmp_path: Path) -> None:
@@ -39,11 +34,6 @@ def test_evaluate_prints_the_table_and_draws_the_curves(run: Run, server: FakeSe
     assert run("evaluate", "fake", str(tmp_path / "t.tsv"), "--json").json["object"] == "evaluation"
 
 
-def test_the_numbers_of_the_worst_lines_are_those_of_the_file(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "t.tsv").write_text("label\ttext\n\n0\tfine\n1\tBad\n")
-    assert "line 4, score 3.0" in run("evaluate", "fake", str(tmp_path / "t.tsv")).out
-
-
 @pytest.mark.parametrize(("characters", "end"), [("\n abc", ""), ("\n\r abc", "\r")])
 def test_carriage_returns_are_evaluated_if_the_model_knows_them(
     run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: str, end: str
@@ -64,17 +54,6 @@ def test_a_file_that_is_not_a_table_is_refused(run: Run, server: FakeServer, tmp
     assert not server.requests
 
 
-def test_an_evaluation_is_printed_before_its_plot_is_written(
-    run: Run, server: FakeServer, tmp_path: Path
-) -> None:
-    (tmp_path / "t.tsv").write_bytes("\ufefflabel\ttext\n0\tfine\n1\tBad\n".encode())
-    outcome = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "none" / "roc.svg"))
-    assert outcome.status == 1 and "No such file" in outcome.err
-    assert "5-gram, Witten-Bell" in outcome.out
-    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
-    assert body["lines"] == ["fine", "Bad"]
-
-
 def test_without_matplotlib_the_plot_is_refused_before_the_evaluation(
     run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,35 +65,6 @@ def test_without_matplotlib_the_plot_is_refused_before_the_evaluation(
 
 
 _POINTS = [(0.0, 0.0), (0.001, 0.25), (0.1, 0.5), (1.0, 1.0)]
-
-
-def _curve(picture: ElementTree.Element, gid: str) -> list[tuple[float, float]]:
-    (group,) = [g for g in picture.iter() if g.get("id") == gid]
-    (path,) = [p.get("d", "") for p in group.iter() if p.tag.endswith("path")]
-    return [(float(x), float(y)) for x, y in re.findall(r"([-\d.e]+) ([-\d.e]+)", path)]
-
-
-def test_curves_go_through_their_points_on_both_axes(tmp_path: Path) -> None:
-    write_plot(tmp_path / "roc.svg", "t", {"a": (0.75, _POINTS)})
-    picture = ElementTree.parse(tmp_path / "roc.svg").getroot()  # noqa: S314 -- our own
-    linear = _curve(picture, "curve-linear-0")
-    (left, bottom), (right, top) = linear[0], linear[-1]
-    shares = [
-        (round((x - left) / (right - left), 3), round((bottom - y) / (bottom - top), 3)) for x, y in linear
-    ]
-    assert shares == _POINTS
-    third, _, last = (x for x, _ in _curve(picture, "curve-log-0")[-3:])  # 0.001, 0.1, 1: three decades
-    second = _curve(picture, "curve-log-0")[-2][0]
-    assert (second - third) / (last - third) == pytest.approx(2 / 3, abs=1e-3)
-
-
-def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
-    diagonal = [(0.0, 0.0), (1.0, 1.0)]
-    write_plot(tmp_path / "roc.svg", "<b>& $x$", {"ours <1>": (1.0, diagonal), "other": (0.5, diagonal)})
-    picture = ElementTree.parse(tmp_path / "roc.svg").getroot()  # noqa: S314 -- our own
-    texts = " ".join("".join(e.itertext()) for e in picture.iter() if e.tag.endswith("}text"))
-    for text in ("<b>& $x$", "ours <1>, AUROC 1.0000", "other, AUROC 0.5000", "recall"):
-        assert text in texts
 
 
 def test_other_formats_are_written_and_unknown_ones_refused(tmp_path: Path) -> None:

@@ -83,16 +83,6 @@ def test_an_error_names_the_option_that_was_wrong(
     assert (refused.status, refused.err) == (1, f"nextchar: {shown}\n")
 
 
-def test_scoring_lines_names_its_options_too(run: Run, server: FakeServer) -> None:
-    server.invalid_field = ("false_alarms", "false_alarms: must be less than 1, not 2.0")
-    refused = run("score", "--model", "fake", "--false-alarms", "2", stdin="a\n")
-    assert (refused.status, refused.err) == (2, "nextchar: --false-alarms: must be less than 1, not 2.0\n")
-
-
-def test_a_service_that_does_not_respond_can_be_another(run: Run) -> None:
-    assert "or give another address with --server\n" in run("models", "--server", "http://127.0.0.1:9").err
-
-
 def test_train_uploads_bytes_if_they_are_its_alphabet(run: Run, server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"\x00\x01")
     assert run("train", str(tmp_path / "raw"), "--alphabet", "bytes", "--no-follow").status == 0

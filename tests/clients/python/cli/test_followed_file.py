@@ -127,33 +127,6 @@ def test_what_was_not_sent_is_read_again_with_the_same_key(
     assert parts.replace("\n", "") == HEAD.rstrip() + "more"
 
 
-def test_what_was_not_sent_of_a_deleted_log_is_not_of_the_next_log(log: Path, followed: Follower) -> None:
-    assert followed.file.read(MAX_BYTES) is not None  # and killed before the response
-    log.unlink()
-    log.write_text(text := "".join(f"line {i} of a longer log\n" for i in range(9_000)))
-    for _ in range(2):  # the second reads what the first has saved
-        followed.restart()
-        chunk = followed.file.read(MAX_BYTES)
-        assert chunk is not None
-        assert text.startswith(chunk[0].decode()) and MAX_BYTES - 99 < len(chunk[0]) <= MAX_BYTES
-    assert [note for note in followed.notes if "lines after byte 0 may be missing" in note]
-
-
-@pytest.mark.parametrize("pending", [2 * MAX_BYTES, 7, 0])
-def test_an_end_that_no_read_had_is_ignored(log: Path, followed: Follower, state: Path, pending: int) -> None:
-    append(log, "".join(f"line {i}\n" for i in range(20_000)))
-    followed.file.open()
-    followed.file.save()
-    [file] = state.glob("*.json")
-    saved = json.loads(file.read_text())
-    saved["position"]["offset"] = 7
-    file.write_text(json.dumps(saved | {"sending_to": pending}))
-    followed.restart()
-    chunk = followed.file.read(MAX_BYTES)
-    assert chunk is not None and MAX_BYTES - 99 < len(chunk[0]) <= MAX_BYTES
-    assert log.read_bytes()[7:].startswith(chunk[0])
-
-
 def test_a_state_of_an_earlier_release_is_continued(log: Path, followed: Follower, state: Path) -> None:
     append(log, "sent, perhaps\n")
     followed.file.save()
@@ -222,17 +195,6 @@ def test_a_renamed_log_is_read_while_there_is_no_new_one(log: Path, followed: Fo
     assert followed.read_all() == "unfinished\nnew\n"
 
 
-def test_two_rotations_in_a_row_are_followed(log: Path, followed: Follower) -> None:
-    followed.read_all()
-    append(log, "one\n")
-    rename(log)
-    append(log, "two\n")
-    assert followed.read_all() == "one\ntwo\n"
-    log.rename(log.with_name("app.log.2"))
-    append(log, "three\n")
-    assert followed.read_all() == "three\n"
-
-
 @pytest.mark.parametrize("is_watched", [True, False])
 @pytest.mark.parametrize(
     "names",
@@ -295,16 +257,6 @@ def test_a_log_whose_rotated_file_is_gone_is_read_from_its_start_with_a_note(
     followed.restart()
     assert followed.read_all() == "new\n"
     assert f"after byte {len(HEAD)}" in followed.notes[0]
-
-
-def test_a_log_like_its_neighbor_is_not_taken_for_it(log: Path, followed: Follower) -> None:
-    log.with_name("application.log").write_text("y\n" * 100)
-    log.write_text("y\n")  # too short a beginning to recognize a copy by
-    followed.read_all()
-    log.unlink()
-    log.write_text("z\n")
-    followed.restart()
-    assert followed.read_all() == "z\n"
 
 
 def test_equal_lines_at_the_same_place_of_another_file_have_another_key(

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from nextchar.cli.formatting import printable
-from nextchar.cli.heatmap import heatmap, legend, peaks, style_of
+from nextchar.cli.heatmap import heatmap, legend, style_of
 
 
 def _console(*, has_color: bool, columns: int = 30, ascii_only: bool = False) -> Console:
@@ -32,21 +32,6 @@ def test_without_color_bars_stand_below_characters_of_high_surprisal() -> None:
     assert shown.split("\n") == ["cat⏎", " █ ▂", "dog", "  ▄", ""]
 
 
-def test_without_color_and_unicode_digits_do() -> None:
-    shown = _shown(_console(has_color=False, ascii_only=True), "cat", [0.1, 12, 7.5])
-    assert shown.split("\n")[1] == " 95"
-
-
-def test_wide_characters_have_wide_bars() -> None:
-    assert _shown(_console(has_color=False), "漢a", [12, 12]).split("\n")[1] == "███"
-
-
-def test_with_color_nothing_is_added_below() -> None:
-    shown = _shown(_console(has_color=True), "cat", [0.1, 12, 0.1])
-    assert shown.count("\n") == 1
-    assert "48;2;110;0;90ma" in shown
-
-
 def test_hotter_means_another_color_and_cool_none() -> None:
     colors = [style_of(cost).bgcolor for cost in (0, 3.9, 5, 6, 8, 10, 12)]
     assert colors[:2] == [None, None]
@@ -62,11 +47,6 @@ def test_every_character_is_shown_once_and_rows_fit(text: str, columns: int) -> 
     rows = captured.get().removesuffix("\n").split("\n")
     assert "".join(rows) == printable(text, inline=True)
     assert all(cell_len(row) <= columns for row in rows)
-
-
-def test_peaks_are_runs_most_bits_first() -> None:
-    found = peaks([0, 7, 9, 0, 8, 0, 20], count=2)
-    assert [(p.start, p.end, p.bits) for p in found] == [(6, 7, 20), (1, 3, 16)]
 
 
 @pytest.mark.parametrize("has_color", [True, False])

@@ -1,7 +1,5 @@
 """Jobs are followed, cancelled and paused; the exit status says how they ended."""
 
-import json
-
 import pytest
 
 from tests.clients.python.conftest import Run
@@ -38,19 +36,6 @@ def test_a_job_that_waits_for_storage_or_is_paused_shows_the_reason(run: Run, se
     server.training = FakeTraining(status_asked="running", more={"progress": progress})
     assert "running, waiting for storage" in run("jobs").out
     assert "waiting\tthe storage is full" in run("jobs", "show", "job_1").out
-
-
-def test_a_job_that_ended_early_says_why(run: Run, server: FakeServer) -> None:
-    sentence = "ended early: held-out loss was best at step 7"
-    server.training = FakeTraining(more={"progress": {"step": 9, "steps": 9, "ended_early": sentence}})
-    assert f"early stopping\t{sentence}" in run("jobs", "show", "job_1").out
-
-
-def test_a_paused_job_ends_the_json_events(run: Run, server: FakeServer) -> None:
-    server.training = FakeTraining(seconds=30, status_asked="paused")
-    outcome = run("jobs", "follow", "job_1", "--json")
-    assert outcome.status == 1 and "jobs resume job_1" in outcome.err
-    assert json.loads(outcome.out.splitlines()[-1])["status"] == "paused"
 
 
 def test_following_retries_while_the_service_is_busy(run: Run, server: FakeServer) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from nextchar import Client
 from nextchar.cli import training_progress
 from nextchar.cli import training_progress as live_view
-from nextchar.cli.training_progress import JobUpdate, Screen, TrainingProgress
+from nextchar.cli.training_progress import Screen, TrainingProgress
 from nextchar.types import Progress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal
@@ -51,14 +51,6 @@ def test_no_line_is_wider_than_the_terminal(width: int, progress: Progress) -> N
     assert max(map(cell_len, _lines(shown, width))) <= width
 
 
-def test_the_bar_advances_between_reports() -> None:
-    shown = TrainingProgress(status="running", record=_PROGRESS, record_at_s=100.0)
-    assert shown.fraction_done(133.0) == pytest.approx(812 / 2400 + (1 - 812 / 2400) / 2)
-    assert shown.seconds_left(133.0) == 33.0
-    assert shown.fraction_done(1e6) == 1.0
-    assert shown.seconds_left(1e6) == 0.0
-
-
 def test_ascii_terminals_get_ascii() -> None:
     shown = TrainingProgress(name="n", status="running", record=_PROGRESS, curve=[3.0, 2.0])
     assert "\n".join(_lines(shown, 60, ascii_only=True)).replace("·", "").isascii()
@@ -71,19 +63,6 @@ def test_samples_are_cut_and_cannot_control_the_terminal() -> None:
     assert lines[:3] == ["", "step 7 · 2.19 bits per character", "│ ␛[2Jfirst"]
     assert len(lines) == 2 + training_progress.SAMPLE_LINES
     assert max(map(cell_len, lines)) <= 40
-
-
-def test_a_sample_has_the_loss_of_its_own_step_and_not_of_a_stale_record() -> None:
-    shown = TrainingProgress()
-    metrics = {"step": 800, "train_bits_per_character": 2.2, "validation_bits_per_character": 2.1}
-    shown.update(JobUpdate({"id": 1, "at": 0.0, "type": "metrics", "data": metrics}), 0.0)
-    stale = Progress(step=790, validation_bits_per_character=4.9)  # polled before the evaluation was written
-    shown.record = stale
-    sample = training_progress.sample_text({"step": 800, "text": "the"}, shown, width=60)
-    assert "step 800 · 2.10 bits per character" in sample.plain
-    assert shown.held_out_bits == 2.1
-    earlier = training_progress.sample_text({"step": 400, "text": "thw"}, shown, width=60)
-    assert "bits per character" not in earlier.plain
 
 
 def _follow_plainly(server: FakeServer) -> tuple[str, str]:
@@ -103,23 +82,10 @@ def test_without_a_terminal_plain_lines_report_every_evaluation(server: FakeServ
     assert "the corpus is cut into 16 rows" in shown
 
 
-def test_an_early_evaluation_of_a_finished_job_has_none_of_its_last_figures() -> None:
-    progress = training_progress.TrainingProgress()
-    progress.record = {"step": 900, "steps": 900, "train_bits_per_character": 1.5, "seconds_left": 0.0}
-    metrics = {"step": 0, "train_bits_per_character": None, "validation_bits_per_character": 6.5}
-    line = live_view._metrics_line(progress, {"id": 1, "type": "metrics", "at": 0.0, "data": metrics})
-    assert line == "step 0 · training – · held-out 6.50 bits per character"
-
-
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_following_ends_however_the_job_ends(server: FakeServer, status: str) -> None:
     server.training = FakeTraining(seconds=0.1, ends_as=status)
     assert _follow_plainly(server)[1] == status
-
-
-def test_following_ends_when_the_job_is_paused(server: FakeServer) -> None:
-    server.training = FakeTraining(seconds=60, status_asked="paused")
-    assert _follow_plainly(server)[1] == "paused"
 
 
 @pytest.mark.parametrize(("columns", "no_color"), [(100, ""), (60, ""), (60, "1")])
@@ -177,13 +143,6 @@ def display() -> _Display:
     return _Display(20)
 
 
-def test_the_bottom_is_replaced_by_longer_and_shorter_ones(display: _Display) -> None:
-    with Screen(display.console) as screen:
-        for bottom in ("one\ntwo", "a\nb\nc", "last"):
-            screen.draw(Text(bottom))
-            assert display.show() == bottom.split("\n")
-
-
 def test_text_stays_above_the_bottom(display: _Display) -> None:
     with Screen(display.console) as screen:
         screen.draw(Text("bar 1\nnumbers 1"))
@@ -204,13 +163,6 @@ def test_no_stale_rows_are_left_when_the_width_changes(display: _Display, column
         display.resize(columns)
         screen.draw(Text("bar\nnumbers"[: columns - 1]))
         assert display.show() == "bar\nnumbers"[: columns - 1].split("\n")
-
-
-def test_lines_never_reach_the_last_column(display: _Display) -> None:
-    with Screen(display.console) as screen:
-        screen.draw(Text("x" * 100))
-        display.show()
-    assert display.terminal.widest_row == 19
 
 
 def test_the_cursor_comes_back_even_after_an_error(display: _Display) -> None:

@@ -47,29 +47,10 @@ def test_experts_are_shown_in_their_order() -> None:
     assert "Network alone" in alone and "Mixture" not in alone
 
 
-def test_problems_of_a_model_are_printed_last() -> None:
-    problem = "the model has learned next to nothing: give it more seconds"
-    assert _shown({**REPORT, "model": "fake@2", "problems": [problem]}).rstrip().endswith(problem)
-
-
 def test_copied_passages_cannot_command_the_terminal() -> None:
     shown = _shown({**REPORT, "model": "fake@2"})
     assert "\x1b[2J" not in shown
     assert "never␛[2J written" in shown
-
-
-@pytest.mark.parametrize("width", [40, 80])
-def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    report = {**REPORT, "model": "fake@2", "problems": []}
-    plain = _shown(report, width=width).replace("\x1b[0m", "").replace("\x1b[1m", "").replace("\x1b[2m", "")
-    assert max(map(len, plain.splitlines())) <= width
-
-
-def test_a_report_in_an_ascii_terminal_is_ascii() -> None:
-    short = {**REPORT, "model": "fake@2", "memorization": None}
-    shown = _shown(short, encoding="ascii")
-    assert "6.00 to 2.25" in shown
-    assert "###" in shown
 
 
 def test_parts_that_are_missing_are_left_out() -> None:
@@ -77,13 +58,6 @@ def test_parts_that_are_missing_are_left_out() -> None:
     shown = _shown(bare)
     assert "2.00" in shown
     assert "Baselines" not in shown and "Experts" not in shown
-
-
-def test_the_page_is_written_to_the_file_named(run: Run, tmp_path: Path) -> None:
-    file = tmp_path / "page.html"
-    outcome = run("report", "fake", "--html", str(file))
-    assert (outcome.status, outcome.out.strip()) == (0, str(file))
-    assert file.read_bytes() == REPORT_PAGE
 
 
 def test_the_page_is_opened_in_a_browser(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

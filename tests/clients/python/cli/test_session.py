@@ -53,10 +53,9 @@ def test_json_has_no_character_that_controls_a_terminal(run: Run, server: FakeSe
     assert json.loads(outcome.out)["data"][0]["name"] == name
 
 
-@pytest.mark.parametrize("proxy", ["http_proxy=http://127.0.0.1:9", "ALL_PROXY=socks5://127.0.0.1:9"])
-def test_no_proxy_stands_between_a_machine_and_itself(server: FakeServer, proxy: str) -> None:
-    name, _, value = proxy.partition("=")
-    assert in_shell(server, "models", **{name: value}).returncode == 0
+def test_no_proxy_stands_between_a_machine_and_itself(server: FakeServer) -> None:
+    proxies = {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
+    assert in_shell(server, "models", **proxies).returncode == 0
     away = in_shell(server, "models --server http://elsewhere.invalid", ALL_PROXY="socks5://h:1")
     assert away.returncode == 2 and "Traceback" not in away.stderr
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from nextchar.models.text.masks import NAMED
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 
@@ -45,13 +44,6 @@ def test_train_sends_masks(run: Run, server: FakeServer, options: str, masks: li
     assert body["masks"] == masks
 
 
-def test_train_notes_a_mask_that_is_not_a_name(run: Run) -> None:
-    wrong = run("train", "c", "--name", "n", "--no-follow", "--masks", "timestamps")
-    assert "'timestamps' is not the name of a mask" in wrong.err and ", ".join(NAMED) in wrong.err
-    for right in (",".join(NAMED), "id=[a-z]+", "none"):
-        assert run("train", "c", "--name", "n", "--no-follow", "--masks", right).err == ""
-
-
 def test_train_ends_with_the_result_of_the_best_weights(run: Run) -> None:
     found = run("train", "c", "--name", "fake")  # its last evaluation finds 2.10
     assert "fake@1 is trained: 1.96 bits per character" in found.out
@@ -65,29 +57,11 @@ def test_train_reports_default_masks(run: Run, server: FakeServer) -> None:
     assert "timestamp" in run("jobs", "show", "job_1").out
 
 
-def test_train_sends_an_architecture_without_a_preset(run: Run, server: FakeServer) -> None:
-    run("train", "c", "--name", "n", "--no-follow", "--architecture", "nth_char", "--context", "5")
-    (body,) = server.bodies("POST", "/v1/jobs")
-    assert body == {"corpus": "c", "name": "n", "architecture": "nth_char", "network": {"context": 5}}
-
-
-def test_train_sends_the_model_to_start_from_and_the_alphabet(run: Run, server: FakeServer) -> None:
-    options = "--start-from old@2 --coverage 0.999 --alphabet bytes"
-    run("train", "c", "--name", "n", "--no-follow", *options.split())
-    (body,) = server.bodies("POST", "/v1/jobs")
-    assert (body["start_from"], body["coverage"], body["alphabet"]) == ("old@2", 0.999, "bytes")
-
-
 def test_train_as_json_prints_one_event_per_line_and_the_job_last(run: Run, server: FakeServer) -> None:
     server.training = FakeTraining(seconds=0.2, evaluations=2)
     lines = [json.loads(line) for line in run("train", "c", "--name", "n", "--json").out.splitlines()]
     assert [line.get("type") for line in lines[:-1]] == ["message", "metrics", "sample", "metrics", "sample"]
     assert lines[-1]["model"] == "n@1"
-
-
-def test_train_prints_the_messages_of_the_job(run: Run, server: FakeServer) -> None:
-    server.training = FakeTraining(seconds=0.2)
-    assert "the corpus is cut into 16 rows" in run("train", "c", "--name", "n").out
 
 
 def test_train_uploads_a_file_and_names_corpus_and_model_after_it(
@@ -99,37 +73,6 @@ def test_train_uploads_a_file_and_names_corpus_and_model_after_it(
     (corpus,) = server.corpora.values()
     assert corpus["name"] == "My-notes"
     assert server.bodies("POST", "/v1/jobs") == [{"corpus": corpus["id"], "name": "My-notes"}]
-
-
-@pytest.mark.parametrize("options", [[], ["--alphabet", "bytes"]], ids=["text", "bytes"])
-def test_the_model_of_a_compressed_file_is_named_as_its_corpus(
-    run: Run, server: FakeServer, tmp_path: Path, options: list[str]
-) -> None:
-    file = tmp_path / "app.log.gz"
-    file.write_bytes(b"some words\n" if options else gzip.compress(b"some words\n"))
-    assert run("train", str(file), "--no-follow", *options).status == 0
-    (corpus,) = server.corpora.values()
-    [job] = server.bodies("POST", "/v1/jobs")
-    assert job["name"] == corpus["name"] == ("app.log" if options else "app")
-
-
-def test_train_takes_the_current_folder_and_names_the_model_after_it(
-    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "letters"
-    (folder / "old").mkdir(parents=True)
-    (folder / "a.txt").write_text("some words\n")
-    for source, place in ((".", folder), ("..", folder / "old")):
-        monkeypatch.chdir(place)
-        assert run("train", source, "--no-follow").status == 0
-    assert [corpus["name"] for corpus in server.corpora.values()] == ["letters"]
-    assert [job["name"] for job in server.bodies("POST", "/v1/jobs")] == ["letters", "letters"]
-
-
-def test_train_uploads_standard_input(run: Run, server: FakeServer) -> None:
-    assert run("train", "-", "--name", "n", "--no-follow", stdin="some words").status == 0
-    (corpus,) = server.corpora.values()
-    assert server.bodies("POST", "/v1/jobs")[0]["corpus"] == corpus["id"]
 
 
 def test_train_takes_the_corpus_where_a_file_has_its_name_and_says_so(
@@ -185,13 +128,6 @@ def test_train_names_what_is_missing(
     run("corpus", "add", "-", stdin="no name")
     nameless = next(c for c in server.corpora.values() if c["name"] is None)["id"]
     assert "name the model with --name" in run("train", nameless).err
-
-
-def test_a_model_is_named_after_its_corpus(run: Run, server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "words").write_text("words\n")
-    run("corpus", "add", str(tmp_path / "words"))
-    assert run("train", "words", "--no-follow").status == 0
-    assert server.bodies("POST", "/v1/jobs") == [{"corpus": "words", "name": "words"}]
 
 
 def test_train_takes_a_file_where_no_corpus_has_its_name(
