@@ -95,6 +95,10 @@ _TESTS = {
         "tests/models/runtime/test_mixture.py",
         "tests/worker/test_mixture_weights.py",
     ),
+    "models/runtime/weighing.py": (
+        "tests/models/runtime/test_engine.py",
+        "tests/models/runtime/test_line_walk.py",
+    ),
     "models/runtime/int8_file.py": (
         "tests/models/runtime/test_int8_file.py",
         "tests/models/runtime/test_lstm_network.py",
