@@ -402,9 +402,9 @@ export interface Suggestion {
   text: string;
   /** Estimated, among all that may follow the prefix. */
   probability: number;
-  /** How often the text is a line of the corpus. */
+  /** How often the text is a line of the corpus, with what is left of the counts added to it. */
   count: number;
-  /** Whether the text is a line of the corpus. */
+  /** Whether the text is a line of the corpus, or counts were added to it. */
   exists: boolean;
   /** The range of the prefix that was taken for a typing error; null if there is none. */
   replaced: Replaced | null;

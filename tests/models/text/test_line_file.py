@@ -28,6 +28,32 @@ def test_lines_are_kept_with_their_counts_in_the_order_of_their_folded_form(char
     assert folded == sorted(map(fold, texts)) == list(map(fold, texts))
 
 
+@pytest.mark.parametrize("characters", ["abcdE é", "".join(map(chr, range(0x4E00, 0x4F80)))])
+def test_lines_that_are_added_are_as_if_they_had_been_there(characters: str) -> None:
+    rng = random.Random(1)
+    texts = ["".join(rng.choices(characters, k=rng.randint(1, 9))) for _ in range(600)]
+    counts = {text: rng.randint(0, 9) for text in texts[:400]}
+    more = [*texts[300:], "a new letter: ж", "", "nul\x00"]
+    lines = Lines.load(made(counts).dump()).with_lines(more)
+    kept = [lines.text(i) for i in range(len(lines))]
+    assert {*map(fold, kept)} == {
+        key for text in (*counts, *more) if (key := fold(text)) and "\x00" not in key
+    }
+    assert lines.dump() == made({text: counts.get(text, 0) for text in kept}).dump()
+    for text, line in zip(more[:-2], lines.find(more[:-2]).tolist(), strict=True):
+        assert not fold(text) or fold(kept[line]) == fold(text)
+    assert lines.find(["", "nul\x00", "another letter: ю"]).tolist() == [-1, -1, -1]
+
+
+def test_a_text_is_found_as_itself_or_as_the_most_frequent_line_that_folds_to_it() -> None:
+    lines = made()
+    assert [lines.text(i) for i in lines.find(["berlin", "BERLIN", "Sao Paulo"])] == [
+        "berlin",
+        "Berlin",
+        "São Paulo",
+    ]
+
+
 def test_withheld_lines_are_recognized_but_not_kept() -> None:
     lines = Lines.load(made(withheld=["Secret", "berlin"]).dump())
     assert lines.is_withheld("secret")
