@@ -686,9 +686,9 @@ export class Suggester {
   model?: string;
   tookMs?: number;
   /** What follows, without a request: "" for nothing, null if it is not known. */
-  recall(prompt: string): string | null;
+  recall(prompt: string, suffix?: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
-  suggest(prompt: string, options?: { signal?: AbortSignal }): Promise<string | null>;
+  suggest(prompt: string, options?: { suffix?: string; signal?: AbortSignal }): Promise<string | null>;
   /** Aborts the request in flight. */
   abort(): void;
   /** Discards the last suggestion. */
