@@ -18,6 +18,7 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
+from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import AliasControl, ModelFollowers
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.room import RedisKeys, Room
@@ -69,6 +70,7 @@ def _open(services: Services) -> None:
     services[Metrics].register(AcceptanceCollector(acceptance))
     learning = services.add(_learning(services, settings, texts, acceptance))
     if learning.aliases:
+        services[Engines].served_by_alias.update(learning.aliases)
         services.loops.append(
             BackgroundLoop(
                 "learning", learning.run, interval_s=INTERVAL_S, effect="models do not learn from their use"
