@@ -48,8 +48,9 @@ def run_completion(
     keep: int | None = None,
 ) -> RunningCompletion:
     """Start a completion, with candidates if there is text after the cursor; as `RunningCompletion`."""
-    kind = InfillingCompletion if request.suffix.strip() else RunningCompletion
-    return kind(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+    if request.suffix.strip():
+        return InfillingCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+    return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
 
 def suffix_of(text: str, vocabulary: Vocabulary) -> str:
