@@ -59,11 +59,11 @@ def line_files(
         on_event("message", {"text": sentence})
         return {}, None
     lines = counted.lines()
-    index = LineIndex(lines) if lines else None
+    if lines is None:
+        return {}, None
+    index = LineIndex(lines)
     rare = [text.vocabulary.to_characters(line) for line in counted.rare_lines()]
-    withheld = Withheld(rare, index.is_hidden if index else lambda _: False) if rare else None
-    if lines is None or index is None:
-        return {}, withheld
+    withheld = Withheld(rare, index.is_hidden) if rare else None
     weight = 0.0 if counted.are_given else learned_weight(index, network, text)
     return {line_file.FILE: lines.with_weight(weight).dump()}, withheld
 

@@ -236,7 +236,7 @@ class Lines:
     def make(
         cls, counts: Mapping[str, int], *, withheld: Iterable[str] = (), patterns: Sequence[str] = ()
     ) -> Self | None:
-        """Return the index of distinct lines with their counts; None if there are none.
+        """Return the index of distinct lines with their counts; None if there are none, and none is withheld.
 
         Lines that are the same but for case and accents as one that is `withheld` are left out.
         """
@@ -244,7 +244,7 @@ class Lines:
         # Lists of texts instead of tuples: a million of these would be traversed by the garbage collector.
         folded_lines = {line: key for line in counts if (key := _key(line)) and key not in hidden}
         ordered = sorted(folded_lines, key=folded_lines.__getitem__)
-        if not ordered:
+        if not ordered and not any(hidden):
             return None
         alphabet, folded = _numbered("".join(folded_lines[line] + "\x00" for line in ordered))
         ends = np.flatnonzero(folded == 0)
@@ -255,7 +255,7 @@ class Lines:
         lines = cls(
             alphabet=alphabet,
             folded=folded,
-            starts=np.concatenate([[0], ends[:-1] + 1]).astype(np.uint32),
+            starts=np.append(0, ends[:-1] + 1)[: len(ends)].astype(np.uint32),
             texts=np.frombuffer(b"".join(own), np.uint8),
             text_ends=np.cumsum([len(data) for data in own]).astype(np.uint32),
             counts=none,
@@ -306,19 +306,26 @@ class Lines:
         n, m = len(self.starts), len(self.folded)
         sizes = {"text_ends": n, "counts": n, "maxima": -(-n // BLOCK), "weight": 1}
         sizes["word_maxima"] = -(-len(self.words) // BLOCK)
-        if not 0 < n <= MAX_LINES or any(len(getattr(self, name)) != size for name, size in sizes.items()):
+        if not 0 <= n <= MAX_LINES or any(len(getattr(self, name)) != size for name, size in sizes.items()):
             raise ValueError("arrays of different lengths")
-        # Each line ends with 0, before which every search stops.
-        ends = np.append(self.starts[1:], m).astype(np.int64) - 1
-        conditions = (
-            self.starts[0] == 0 and bool((self.starts[1:] > self.starts[:-1]).all()),
-            int(ends[-1]) >= int(self.starts[-1]) and bool((self.folded[ends] == 0).all()),
-            np.count_nonzero(self.folded) == m - n and int(self.folded.max()) <= len(self.alphabet),
-            not len(self.words) or int(self.words.max()) < m,
-            bool((self.text_ends[1:] >= self.text_ends[:-1]).all()),
-            int(self.text_ends[-1]) == len(self.texts),
+        conditions = [
             not len(self.alphabet) or int(self.alphabet.max()) < CODE_POINTS,
             0 <= self.weight[0] <= 1,
+            n > 0 or m == len(self.words) == len(self.texts) == 0 < len(self.withheld),
+        ]
+        # Each line ends with 0, before which every search stops.
+        ends = np.append(self.starts[1:], m).astype(np.int64)[:n] - 1
+        conditions += (
+            [
+                self.starts[0] == 0 and bool((self.starts[1:] > self.starts[:-1]).all()),
+                int(ends[-1]) >= int(self.starts[-1]) and bool((self.folded[ends] == 0).all()),
+                np.count_nonzero(self.folded) == m - n and int(self.folded.max()) <= len(self.alphabet),
+                not len(self.words) or int(self.words.max()) < m,
+                bool((self.text_ends[1:] >= self.text_ends[:-1]).all()),
+                int(self.text_ends[-1]) == len(self.texts),
+            ]
+            if n
+            else []
         )
         if not all(conditions):
             raise ValueError("an entry is out of range")
@@ -375,6 +382,8 @@ def _sorted_words(folded: NDArray[Any], alphabet: NDArray[np.uint32]) -> NDArray
     """Return where words begin, but the first of each line, sorted by what follows."""
     from pydivsufsort import divsufsort
 
+    if not len(folded):
+        return np.empty(0, np.uint32)
     is_word = np.array([False, *(chr(point).isalnum() for point in alphabet.tolist())])[folded]
     begins = np.zeros(len(folded), bool)
     begins[1:] = is_word[1:] & ~is_word[:-1] & (folded[:-1] != 0)

@@ -156,6 +156,15 @@ def test_file_that_is_not_sorted_is_searched_within_its_arrays() -> None:
         index.search(prefix, typos=2, wanted=1000, most=1000)
 
 
+def test_nothing_is_found_where_all_lines_are_withheld() -> None:
+    lines = Lines.make({}, withheld=["Secret"])
+    assert lines is not None
+    index = LineIndex(Lines.load(lines.dump()))
+    assert texts(index, "") == texts(index, "sec") == texts(index, "secrte") == []
+    assert index.is_hidden("secret") and index.count_of("secret") is None and index.total_of("") == 0
+    assert index.range_of("s") == (0, 0)
+
+
 def test_added_counts_rank_and_make_lines_known_but_not_those_that_are_held_back() -> None:
     lines = Lines.make({"Berlin": 3, "Bern": 2}, withheld=["Secret"], patterns=["^x"])
     assert lines

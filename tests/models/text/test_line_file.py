@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
 from nextchar.models.errors import Unavailable
@@ -11,7 +12,7 @@ COUNTS = {"nul\x00": 1, "Berlin": 3, "berlin": 1, "São Paulo": 7, "New York": 5
 
 def made(counts: dict[str, int] = COUNTS, **options: object) -> Lines:
     lines = Lines.make(counts, **options)  # type: ignore[arg-type]
-    assert lines
+    assert lines is not None
     return lines
 
 
@@ -66,6 +67,13 @@ def test_withheld_lines_are_recognized_but_not_kept() -> None:
 
 def test_line_with_the_character_that_ends_lines_is_left_out() -> None:
     assert "nul" not in {made().folded_text(i)[:3] for i in range(len(made()))}
+
+
+def test_lines_that_are_all_withheld_are_recognized_all_the_same() -> None:
+    lines = Lines.load(made({"Secret": 1}, withheld=["secret", ""]).dump())
+    assert len(lines) == 0 and lines.is_withheld("SECRET") and lines.find(["secret"]).tolist() == [-1]
+    added = lines.with_lines(["Known", "Ж"]).with_counts(np.array([3, 4]))
+    assert [(added.text(i), int(added.counts[i])) for i in range(2)] == [("Known", 3), ("Ж", 4)]
 
 
 def test_no_line_makes_no_file() -> None:
