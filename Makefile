@@ -131,8 +131,12 @@ bench-corpus: $(VENV)/.serve ## A large corpus: CPU time and memory of upload an
 	@$(BIN)/python -m benchmarks.corpus $(ARGS)
 
 .PHONY: bench-suggestions
-bench-suggestions: $(VENV)/.serve ## Is the intended item among those shown? ARGS="LIST --queries LIST --lines 1000000"
+bench-suggestions: $(VENV)/.serve ## Is the intended item among those shown? ARGS="LIST --queries LIST --lines 1000000", ARGS="--http 2x256"
 	@$(BIN)/python -m benchmarks.suggestions $(ARGS)
+
+.PHONY: bench-events
+bench-events: $(VENV)/.serve ## Events of suggestions next to completions, in interleaved pairs; ARGS="--pairs 20"
+	@$(BIN)/python -m benchmarks.events $(ARGS)
 
 .PHONY: bench-keystrokes
 bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-grams; ARGS="--seconds 120"

@@ -5,9 +5,13 @@ import random
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.networks import CHARACTERS, COMPLETED
+
+NextBody = Callable[[], dict[str, object]]
+"""Returns the body of another request."""
 
 
 @dataclass
@@ -18,10 +22,11 @@ class _TypingClient:
     began_s: float = 0.0
     received: bytearray = field(default_factory=bytearray)
 
-    def send(self, path: str, options: dict[str, object]) -> None:
-        """Type a character and send the request."""
+    def send(self, path: str, options: dict[str, object], next_body: NextBody | None) -> None:
+        """Type a character and send the request, or send the next body."""
         self.document += random.choice(CHARACTERS)
-        body = json.dumps({"prompt": self.document, "max_characters": COMPLETED} | options).encode()
+        typed = {"prompt": self.document, "max_characters": COMPLETED}
+        body = json.dumps((next_body() if next_body else typed) | options).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         self.received.clear()
         self.began_s = time.perf_counter()
@@ -38,11 +43,19 @@ class _TypingClient:
 
 
 def run_clients(
-    port: int, path: str, clients: int, *, each: int, characters: int, **options: object
+    port: int,
+    path: str,
+    clients: int,
+    *,
+    each: int,
+    characters: int = 0,
+    next_body: NextBody | None = None,
+    **options: object,
 ) -> tuple[float, list[float], int]:
     """Let `clients` type `each` characters into documents; return the total and single seconds, and errors.
 
-    The first answer of every client, for which the document has to be read, is not counted.
+    With `next_body` they send what it returns instead. The first answer of every client, for which the
+    document has to be read, is not counted.
     """
     selector = selectors.DefaultSelector()
     typing_clients = []
@@ -53,11 +66,11 @@ def run_clients(
             _TypingClient(connection, "".join(random.choices(CHARACTERS, k=characters)), each)
         )
         selector.register(connection, selectors.EVENT_READ, typing_clients[-1])
-    _run(selector, typing_clients, path, options)
+    _run(selector, typing_clients, path, options, next_body)
     for client in typing_clients:
         client.left = each
     began = time.perf_counter()
-    times, errors = _run(selector, typing_clients, path, options, again=True)
+    times, errors = _run(selector, typing_clients, path, options, next_body, again=True)
     took_s = time.perf_counter() - began
     for client in typing_clients:
         client.socket.close()
@@ -70,13 +83,14 @@ def _run(
     typing_clients: list[_TypingClient],
     path: str,
     options: dict[str, object],
+    next_body: NextBody | None,
     *,
     again: bool = False,
 ) -> tuple[list[float], int]:
     times: list[float] = []
     errors = 0
     for client in typing_clients:
-        client.send(path, options)
+        client.send(path, options, next_body)
     waiting = len(typing_clients)
     while waiting:
         for key, _ in selector.select():
@@ -88,7 +102,7 @@ def _run(
             errors += status != 200
             client.left -= 1
             if again and client.left > 0:
-                client.send(path, options)
+                client.send(path, options, next_body)
             else:
                 waiting -= 1
     return times, errors

@@ -17,9 +17,13 @@ with elsewhere (Mitra and Craswell 2015).
 
 With --lines, an index of that many distinct lines is built and searched.
 
-Seconds are processor time, so that they depend less on what else runs. Prints tables and one JSON line.
+With --http, ten suggestions for the first 12 characters of such lines are asked for over HTTP, of a network
+of that size with random weights and a mixture: by one client, and by 64 at once. These are wall-clock times.
+
+Other seconds are processor time, so that they depend less on what else runs. Prints tables and one JSON line.
 
     python -m benchmarks.suggestions [LIST ...] [--queries LIST ...] [--lines 1000000] [--seconds 60]
+    python -m benchmarks.suggestions --http 2x256 [--lines 20000] [--requests 500]
 """
 
 import argparse
@@ -32,12 +36,20 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.concurrent_clients import run_clients
+from benchmarks.networks import CHARACTERS, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
+from benchmarks.server import running_api
+from benchmarks.serving import percentiles
 from nextchar.local import Model
 from nextchar.local_training import train
+from nextchar.models.runtime import mixture
 from nextchar.models.runtime.line_index import LineIndex, default_typos
+from nextchar.models.runtime.mixture_learning import learn_text
+from nextchar.models.text import line_file
 from nextchar.models.text.line_columns import LineColumns
 from nextchar.models.text.line_file import Lines, fold
+from nextchar.models.text.vocabulary import Vocabulary
 
 LENGTHS = (1, 2, 3, 4, 6, 8)
 SHOWN = 6
@@ -46,6 +58,9 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MIN_WRONG = 4  # characters: shorter prefixes may have no typing error
 _ITEMS = 400
 _SEED = 1
+_CLIENTS = 64
+_HTTP_PREFIX = 12  # characters
+_HTTP_LINES = 20_000
 
 Suggest = Callable[[str, int], Sequence[str]]
 """Returns at most this many suggestions for what is typed."""
@@ -217,14 +232,62 @@ def judge_queries(path: Path, *, seconds: float) -> dict[str, Any]:
     return results
 
 
-def judge_size(count: int) -> dict[str, Any]:
-    """Build and search an index of many distinct lines, each three words of a fixed list."""
-    rng = random.Random(_SEED)
+def generated_lines(count: int, rng: random.Random) -> dict[str, int]:
+    """Return distinct lines with counts, each three words of a fixed list."""
     weights = [1 / (1 + i) for i in range(len(_LETTERS))]  # as letters of a language, some are frequent
     words = ["".join(rng.choices(_LETTERS, weights, k=rng.randint(4, 8))) for _ in range(30_000)]
     lines: dict[str, int] = {}
     while len(lines) < count:
         lines[" ".join(rng.choices(words, k=3))] = rng.randint(1, 9)
+    return lines
+
+
+def judge_http(network: str, *, lines: int, requests: int) -> dict[str, Any]:
+    """Ask an API for ten suggestions, by one client and by many."""
+    rng = random.Random(_SEED)
+    counts = generated_lines(lines, rng)
+    layers, units = map(int, network.split("x"))
+    index = Lines.make(counts)
+    assert index
+    vocabulary = Vocabulary(CHARACTERS)
+    ids = vocabulary.encode("".join(f"{line}\n" for line in counts))
+    files = {
+        line_file.FILE: index.with_weight(0.5).dump(),
+        mixture.FILE: mixture.dump(ids, learn_text(ids, vocabulary)[0]),
+    }
+    saved = saved_model(layers, units, random_weights(layers, units), files)
+    texts = list(counts)
+    path = f"/v1/models/{saved.card.name}/suggest"
+    figures: dict[str, Any] = {}
+    with running_api([saved], model_threads=1) as api:
+        for clients in (1, _CLIENTS):
+            took_s, times, errors = run_clients(
+                api.port,
+                path,
+                clients,
+                each=-(-requests // clients),
+                next_body=lambda: {"prefix": rng.choice(texts)[:_HTTP_PREFIX], "limit": TEN},
+            )
+            rate = len(times) / took_s
+            figures[f"{clients}"] = percentiles(times) | {"per_second": round(rate, 1), "errors": errors}
+    heads = [f"{network}, {lines:,} lines, {_HTTP_PREFIX} characters", "p50", "p99", "per second", "errors"]
+    rows = [
+        [
+            f"{clients} clients",
+            f"{f['p50_ms']:.1f} ms",
+            f"{f['p99_ms']:.1f} ms",
+            *map(str, list(f.values())[2:]),
+        ]
+        for clients, f in figures.items()
+    ]
+    print_table(heads, rows)
+    return figures
+
+
+def judge_size(count: int) -> dict[str, Any]:
+    """Build and search an index of many distinct lines."""
+    rng = random.Random(_SEED)
+    lines = generated_lines(count, rng)
     began = time.process_time()
     made = Lines.make(lines)
     assert made
@@ -263,13 +326,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", nargs="*", type=Path, default=[], help="UTF-8 files, a query per line")
     parser.add_argument("--lines", type=int, default=0, help="distinct lines of an index that is built")
     parser.add_argument("--seconds", type=float, default=60.0, help="training seconds per list")
+    parser.add_argument("--http", metavar="NETWORK", help="measure over HTTP, such as 2x256")
+    parser.add_argument("--requests", type=int, default=500, help="over HTTP, by one client and by all")
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     print(f"load average {load:.1f} on {os.cpu_count()} cores", file=sys.stderr)
     results = {
         "lists": {path.stem: judge_list(path, seconds=options.seconds) for path in options.lists},
         "queries": {path.stem: judge_queries(path, seconds=options.seconds) for path in options.queries},
-        "size": judge_size(options.lines) if options.lines else None,
+        "size": judge_size(options.lines) if options.lines and not options.http else None,
+        "http": options.http
+        and judge_http(options.http, lines=options.lines or _HTTP_LINES, requests=options.requests),
     }
     print_json_line("suggestions", seconds=options.seconds, load_average=load, **results)
 

@@ -69,7 +69,7 @@ from nextchar.app.scoring.calibration_schemas import (
     JudgedLine,
 )
 from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
-from nextchar.app.suggestions.schemas import SuggestCreate, SuggestionsBody
+from nextchar.app.suggestions.schemas import CountSourceBody, LineCountsBody, SuggestCreate, SuggestionsBody
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
 from nextchar.models.config import (
@@ -98,7 +98,7 @@ _RESPONSES = (
     *(CompletionBody, LogprobBody, DistributionBody, SuggestionsBody),
     *(ScoreBody, LineScore, EvaluationBody, JudgedLine),
     *(AlertBody, SuppressionBody, AuditEntryBody, TargetBody, TargetTestBody, DeliveryBody),
-    *(EventsBody, AcceptanceBody, KeptTextBody),
+    *(EventsBody, AcceptanceBody, KeptTextBody, CountSourceBody, LineCountsBody),
     *(IngestBody, IngestStatusBody, IngestSettingsBody, FlaggedLine),
 )
 

@@ -171,6 +171,20 @@ class RepeatedContinuations(TypedDict, total=False):
     continuation: Annotated[int, Field(description="Characters to repeat.")]
 
 
+class WithheldLines(TypedDict, total=False):
+    """How often the model completes lines that may not be suggested, from their first halves.
+
+    They occur fewer times than `minimum_count`, or come from fewer sources than `minimum_sources`.
+    """
+
+    lines: Annotated[int, Field(description="How many lines of the corpus are withheld.")]
+    probed: Annotated[int, Field(description="Of these, how many the model was given the first half of.")]
+    completed: Annotated[float, Field(description="The fraction that it completes exactly at temperature 0.")]
+    suggested: Annotated[
+        float, Field(description="The fraction that it completes and would suggest: 0 is right.")
+    ]
+
+
 class Memorization(TypedDict, total=False):
     """How much of what the model writes is copied from the training text."""
 
@@ -179,6 +193,7 @@ class Memorization(TypedDict, total=False):
     generated: Annotated[list[GeneratedText], Field(description="Texts of the model, by temperature.")]
     held_out: Annotated[CopyCounts, Field(description="The same for held-out text, as a reference.")]
     repeated: RepeatedContinuations
+    withheld: WithheldLines
     searched_characters: Annotated[int, Field(description="Of the training text, from its beginning.")]
     training_characters: Annotated[int, Field(description="Length of the training text.")]
     prompt_characters: Annotated[int, Field(description="Of held-out text before each generated text.")]

@@ -19,6 +19,7 @@ from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus
 from nextchar.store.jobs import JobRequest
 from nextchar.worker.job_text import columns_of
+from nextchar.worker.memorization import Withheld
 from nextchar.worker.prepared_text import Text
 
 _MAX_LINE_CHARACTERS = 1_000  # a longer line is no suggestion
@@ -39,13 +40,14 @@ def line_files(
     text: Text,
     on_event: Callable[[str, dict[str, Any]], None],
     check: Check = no_check,
-) -> dict[str, bytes]:
+) -> tuple[dict[str, bytes], Withheld | None]:
     """Return the file of the distinct lines of a corpus of records, held-out lines included; {} if none.
 
+    With it, the lines that are withheld because they are too rare, if there are any.
     `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
     """
     if request.kind != "records" or corpus.encoding != "utf-8":
-        return {}
+        return {}, None
     records = columns_of(request).records(corpora.pieces(corpus.id, "characters"))
     counted = Counted.of(records, request.suggestions or SuggestionConfig(), check=check)
     if counted is None:
@@ -55,12 +57,15 @@ def line_files(
             " them; train on fewer lines for suggestions of lines"
         )
         on_event("message", {"text": sentence})
-        return {}
+        return {}, None
     lines = counted.lines()
     if lines is None:
-        return {}
-    weight = 0.0 if counted.are_given else learned_weight(LineIndex(lines), network, text)
-    return {line_file.FILE: lines.with_weight(weight).dump()}
+        return {}, None
+    index = LineIndex(lines)
+    rare = [text.vocabulary.to_characters(line) for line in counted.rare_lines()]
+    withheld = Withheld(rare, index.is_hidden) if rare else None
+    weight = 0.0 if counted.are_given else learned_weight(index, network, text)
+    return {line_file.FILE: lines.with_weight(weight).dump()}, withheld
 
 
 class Counted:
@@ -116,6 +121,11 @@ class Counted:
             if not any(pattern.search(line) for pattern in patterns)
         }
         return Lines.make(kept, withheld=withheld, patterns=config.exclude_patterns)
+
+    def rare_lines(self) -> list[str]:
+        """Return the lines that are withheld because they occur too seldom, as they stand in the corpus."""
+        rare = self._too_rare()
+        return [line for line in self._counts if fold(line) in rare]
 
     def _too_rare(self) -> set[str]:
         """Return the lines that occur too seldom, all forms of a line together."""

@@ -1,12 +1,13 @@
 """Measures memorization: how much of what a network writes is copied from its training text.
 
-Three measurements, each also on held-out text as a reference:
+Three measurements, each also on held-out text as a reference, and one of lines that may not be suggested:
 
 - the longest passages of generated text that occur verbatim in the training text;
 - the fraction of its n-grams that are novel (McCoy et al. 2023, "How much do language models copy from their
   training data?");
 - the fraction of places in the training text whose continuation greedy decoding repeats (Carlini et al. 2023,
-  "Quantifying memorization across neural language models").
+  "Quantifying memorization across neural language models");
+- the fraction of withheld lines that greedy decoding completes from their first halves.
 
 Copies are found with suffix arrays of blocks of the training text, so memory is bounded.
 """
@@ -21,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models import report as schema
-from nextchar.models.report import CopyCounts, Memorization, RepeatedContinuations, Verdict
+from nextchar.models.report import CopyCounts, Memorization, RepeatedContinuations, Verdict, WithheldLines
 from nextchar.models.runtime.decoding import Sampler, uniforms
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.runtime.session import StepNetwork
+from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker.prepared_text import Ids
 
 Array = NDArray[np.int32]
@@ -48,8 +50,17 @@ _PROBES = 32  # places in each text whose continuation is generated
 _PROBE_LEAD = 50
 _PROBE_LENGTH = 50
 _MIN_CONTINUATION = 16  # characters; shorter ones can be repeated by chance
+_MAX_WITHHELD = 64  # lines that are probed
 _MARGIN = 0.1  # over the share in held-out text
 _GENERATION_END, _PROBES_END = 0.5, 0.6  # shares of the time
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Lines, in a model's characters, that may not be suggested, and what tells the service so."""
+
+    lines: Sequence[str]
+    is_hidden: Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -320,6 +331,37 @@ def _repeated(network: StepNetwork, train: Ids, validation: Ids, *, deadline: fl
         "held_out": float(same[count:].mean()),
         "lead": lead,
         "continuation": written.shape[1],
+    }
+
+
+def measure_withheld(
+    network: StepNetwork, withheld: Withheld, vocabulary: Vocabulary, *, seconds: float
+) -> WithheldLines:
+    """Measure how often greedy decoding completes withheld lines, and how often these would be suggested.
+
+    Up to _MAX_WITHHELD lines are probed, evenly spaced, in about `seconds`; a line of one character is not.
+    """
+    deadline = time.monotonic() + seconds
+    lines = [line for line in withheld.lines if len(line) > 1]
+    probed, completed, suggested = 0, 0, 0
+    for line in lines[:: -(-len(lines) // _MAX_WITHHELD)] if lines else ():
+        ids = vocabulary.encode("\n" + line + "\n")
+        half = 1 + len(line) // 2
+        rest = ids[half:]
+        written = generate(
+            network, ids[:half, None], characters=len(rest), temperature=0.0, seed=0, deadline=deadline
+        )[:, 0]
+        if time.monotonic() > deadline:
+            break
+        probed += 1
+        if np.array_equal(written, rest):
+            completed += 1
+            suggested += not withheld.is_hidden(line)
+    return {
+        "lines": len(withheld.lines),
+        "probed": probed,
+        "completed": completed / max(1, probed),
+        "suggested": suggested / max(1, probed),
     }
 
 

@@ -190,7 +190,7 @@ def train_model(
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)
-        files |= line_files(
+        own_lines, withheld = line_files(
             request,
             corpora,
             corpus,
@@ -199,6 +199,7 @@ def train_model(
             on_event=on_event,
             check=hooks.check,
         )
+        files |= own_lines
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,
@@ -209,6 +210,7 @@ def train_model(
             seed=request.training.seed,
             cores=cores,
             start=_start_card(models, request),
+            withheld=withheld,
             begin_phase=hooks.phase,
         )
         report |= report_fields

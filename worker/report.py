@@ -36,6 +36,7 @@ from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker import memorization
 from nextchar.worker.hooks import storage_problem
 from nextchar.worker.job_events import FILE_NAME, EventFile
+from nextchar.worker.memorization import Withheld
 from nextchar.worker.prepared_text import Ids, Text
 from nextchar.worker.report_page import page, picture
 
@@ -60,6 +61,7 @@ def write_report(
     seed: int,
     cores: int,
     start: Card | None = None,
+    withheld: Withheld | None = None,
     begin_phase: Callable[[str], bool] = lambda _: True,
 ) -> tuple[Report, dict[str, bytes]]:
     """Return the fields that the card's report has in addition to `measured`, and the report's files by name.
@@ -73,6 +75,7 @@ def write_report(
         seed: of generated text.
         cores: used in training, and available here.
         start: the card of the model that training started from, if there is one and it is known.
+        withheld: the lines that may not be suggested, if there are any.
         begin_phase: called with each part's name before it and "" after it; returns whether to compute it.
     """
     parts, vocabulary = _Parts(begin_phase), text.vocabulary
@@ -118,6 +121,13 @@ def write_report(
     )
     if memory:
         report["memorization"] = memory
+        if withheld and (
+            completed := parts.run(
+                "withheld lines",
+                lambda: memorization.measure_withheld(network, withheld, vocabulary, seconds=seconds / 4),
+            )
+        ):
+            memory["withheld"] = completed
     files: dict[str, bytes] = {}
     sizes = ((720, 400), (344, 320))
     pictures = parts.run("picture", lambda: [picture(report, width=w, height=h) for w, h in sizes])

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from nextchar.app.core_settings import CoreSettings
 from nextchar.store.aliases import ALIAS_PATTERN
+from nextchar.store.ids import check_name
 
 _ALIAS = re.compile(rf"([A-Za-z0-9][A-Za-z0-9._-]{{0,47}})@({ALIAS_PATTERN})")
 
@@ -32,6 +33,15 @@ class AcceptanceSettings(CoreSettings):
         30.0, ge=1, le=3660, description="Days for which texts are kept of models that learn from use."
     )
 
+    count_accepted: str = Field(
+        "",
+        description="Names of models, separated by commas, whose accepted lines are counted: suggestions that"
+        " people accept come earlier. Events must have the text. Default: none.",
+    )
+    accepted_half_life_days: float = Field(
+        30.0, ge=0.04, le=3660, description="Days after which half of the count of an accepted line is left."
+    )
+
     @field_validator("learn_from_use")
     @classmethod
     def _are_aliases(cls, aliases: str) -> str:
@@ -41,6 +51,18 @@ class AcceptanceSettings(CoreSettings):
         if len({alias[1] for alias in found if alias}) < len(found):
             raise ValueError("a model's name has one alias that learns from use")
         return aliases
+
+    @field_validator("count_accepted")
+    @classmethod
+    def _are_names(cls, names: str) -> str:
+        for name in _listed(names):
+            check_name(name)
+        return names
+
+    @property
+    def counted_names(self) -> list[str]:
+        """The names of the models whose accepted lines are counted."""
+        return _listed(self.count_accepted)
 
     @property
     def learning_aliases(self) -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@
     nextchar:acceptance:day:<name>:<day>   a hash: "<version> TAB <client> TAB <counter>" -> count, of the
                                            suggestions of a model's name that were first shown on a day, which
                                            is a number of days of Unix time; expires by retention
+    nextchar:acceptance:lines:<name>:<day> a hash: text -> how many suggestions with it were accepted, of
+                                           those first shown on a day, if a model's accepted lines are counted
     nextchar:acceptance:totals             a hash: "<name>@<version> TAB <counter>" -> count since the first
 
 A suggestion's state says what has happened to it. The counters are functions of it: an event changes the
@@ -32,6 +34,8 @@ TOTALS = f"{PREFIX}totals"
 TEXTS = f"{PREFIX}texts:"
 """The beginning of the keys of `nextchar.app.acceptance.kept_texts`."""
 
+LINES = f"{PREFIX}lines:"
+
 LATENCY_MS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1200, 2000, 5000)
 """The upper bounds of the buckets of the histogram of latency; one more is above them."""
 
@@ -50,12 +54,18 @@ DAY_S = 86_400
 MAX_TEXTS_BYTES = 32 << 20
 """Redis memory for the texts of a model that are kept to learn from; above it, the oldest are deleted."""
 
+MAX_DAY_LINES = 5_000
+"""Accepted lines that are counted per model and day."""
+
+MAX_LINE_CHARACTERS = 200
+"""A longer accepted text is no line that is counted."""
+
 _ENTRY_BYTES = 130  # of a field of the hashes, about
 _BATCH = 50  # events per call of the script, which blocks Redis for about a millisecond
 
 # ARGV: entries per generation, TTL of a day, TTL of a generation, that of texts, and JSON: the events, each a
 # list of the ids of event and suggestion, name, version, client, type, characters saved and typed, bucket of
-# latency or -1, and the text that is kept, or an empty one, with its source.
+# latency or -1, the text that is kept, or an empty one, with its source, and the line that is counted.
 _COUNT = f"""
 local new, old = '{PREFIX}new', '{PREFIX}old'
 local now = tonumber(redis.call('time')[1])
@@ -92,7 +102,7 @@ end
 
 local duplicates, streams = 0, {{}}
 for _, event in ipairs(cjson.decode(ARGV[5])) do
-  local event_id, suggestion_id, name, version, client, kind, saved, typed, bucket, text, source =
+  local event_id, suggestion_id, name, version, client, kind, saved, typed, bucket, text, source, line =
     unpack(event)
   local event_field, suggestion_field = 'e' .. event_id, 's' .. suggestion_id
   local is_known, before = recall(event_field, suggestion_field)
@@ -122,6 +132,11 @@ for _, event in ipairs(cjson.decode(ARGV[5])) do
     count('dismissed', one_if(state.d and not (state.a or state.t)) - one_if(was.d and not (was.a or was.t)))
     count('characters_saved', state.c - (was.c or 0))
     count('characters_typed', state.p - (was.p or 0))
+    local line_key = '{LINES}' .. name .. ':' .. first[1]
+    if line ~= '' and (redis.call('hexists', line_key, line) == 1
+        or redis.call('hlen', line_key) < {MAX_DAY_LINES}) then
+      add(line_key, line, one_if(state.a) - one_if(was.a))
+    end
     if state.l and not was.l then count('latency ' .. state.l, 1) end
     redis.call('hset', new, event_field, '', suggestion_field, cjson.encode({{state, first}}))
     if text ~= '' then
@@ -165,6 +180,7 @@ class EventCounts:
         retention_days: after which a day is deleted.
         keeps_texts_of: names of models whose accepted and typed texts are kept.
         text_days: for how long.
+        counts_lines_of: names of models whose accepted lines are counted.
     """
 
     def __init__(
@@ -175,11 +191,12 @@ class EventCounts:
         retention_days: float,
         keeps_texts_of: Collection[str] = (),
         text_days: float = 1.0,
+        counts_lines_of: Collection[str] = (),
     ) -> None:
         self._script = redis.register_script(_COUNT)
         ttls = (int(retention_days * DAY_S), REMEMBERED_S, int(text_days * DAY_S))
         self._limits = (max_bytes // _ENTRY_BYTES // 2, *ttls)
-        self._keeps_texts_of = frozenset(keeps_texts_of)
+        self._keeps_texts_of, self._counts_lines_of = frozenset(keeps_texts_of), frozenset(counts_lines_of)
 
     async def add(self, events: Sequence[ResolvedEvent], *, owner: str) -> int:
         """Count events; return how many were received before.
@@ -204,6 +221,11 @@ class EventCounts:
             and event.type in ("accepted", "typed")
             and len(event.text or "") <= MAX_TEXT_CHARACTERS
         )
+        is_line = (
+            is_accepted
+            and resolved.name in self._counts_lines_of
+            and len(event.text or "") <= MAX_LINE_CHARACTERS
+        )
         latency = event.latency_ms
         return [
             _digest(owner, event.id),
@@ -217,6 +239,7 @@ class EventCounts:
             -1 if latency is None else sum(bound < latency for bound in LATENCY_MS),
             (event.text or "") if is_kept else "",
             source_of(event.client_id) if is_kept else "",
+            (event.text or "") if is_line else "",
         ]
 
 

@@ -6,7 +6,8 @@ For an alias `cities@live` in the settings, the first round after NIGHT_HOUR_UTC
 `cities.kept-texts`, and `cities.with-kept-texts`, these before the text that the model was first trained on.
 A job on the second starts from the current version. What it trains becomes the next version and gets a share
 of the alias's clients. When suggestions of both were shown often enough, the alias moves to it if its
-acceptance is not lower; otherwise the share ends. No other way leads to the alias.
+acceptance is not lower; otherwise the share ends. No other way leads to the alias, nor to requests for the
+bare name `cities`, which the alias answers, too (`Engines.served_by_alias`).
 
 Each round reads the state again and continues, in one process at a time; a job of the same night and texts is
 created once.
@@ -172,7 +173,7 @@ class Learning:
 
     def _share(self, name: str, alias: str, state: LearningState, newest: AliasMove, version: int) -> None:
         if state.shared_at or newest.share:
-            self._end(name, state, f"somebody has given the clients of {name}@{alias} other versions")
+            self._end(name, state, f"the share of {name}@{alias} was changed by another request")
             return
         self._move(newest, share=Share(version=version, fraction=SHARE))
         outcome = f"{name}@{version} has a share of the clients of {name}@{alias}"

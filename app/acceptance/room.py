@@ -7,7 +7,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from nextchar.app.acceptance import routes
+from nextchar.app.acceptance import accepted_lines, routes
+from nextchar.app.acceptance.accepted_lines import AcceptedLines
 from nextchar.app.acceptance.configuration import AcceptanceSettings
 from nextchar.app.acceptance.counting import EventCounts
 from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
@@ -18,9 +19,11 @@ from nextchar.app.http.limits import EVENTS
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
+from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import AliasControl, ModelFollowers
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.room import RedisKeys, Room
+from nextchar.app.suggestions.counts import LineCounts
 from nextchar.models.saved_model import Card
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpus import Corpus
@@ -42,8 +45,24 @@ def _open(services: Services) -> None:
             retention_days=retention_days,
             keeps_texts_of=[name for name, _ in settings.learning_aliases],
             text_days=settings.kept_text_days,
+            counts_lines_of=settings.counted_names,
         )
     )
+    accepted = AcceptedLines(
+        services.redis,
+        settings.counted_names,
+        settings.accepted_half_life_days,
+        services[LineCounts],
+        services.models,
+    )
+    services[LineCounts].on_delete.append(accepted.forget)
+    if accepted.names:
+        effect = "suggestions that people accept do not come earlier"
+        services.loops.append(
+            BackgroundLoop(
+                "accepted lines", accepted.run, interval_s=accepted_lines.INTERVAL_S, effect=effect
+            )
+        )
     texts = services.add(KeptTexts(services.redis, settings.kept_text_days))
     services.add(routes.KnownModels(_RESOLVE_S, max_size=_MAX_RESOLVED))
     acceptance = services.add(Acceptance(services.redis, math.ceil(retention_days)))
@@ -51,6 +70,7 @@ def _open(services: Services) -> None:
     services[Metrics].register(AcceptanceCollector(acceptance))
     learning = services.add(_learning(services, settings, texts, acceptance))
     if learning.aliases:
+        services[Engines].served_by_alias.update(learning.aliases)
         services.loops.append(
             BackgroundLoop(
                 "learning", learning.run, interval_s=INTERVAL_S, effect="models do not learn from their use"

@@ -76,7 +76,8 @@ class EventCreate(RequestBody):
     text: str | None = Field(
         None,
         description="Of `accepted` and `typed`: the whole text of the field then. It is discarded unless the"
-        " service's settings say that the model learns from use, and if it is longer than 10,000 characters.",
+        " service's settings say that the model learns from use, or that its accepted lines are counted; and"
+        " if it is longer than 10,000 characters.",
     )
 
     @model_validator(mode="before")

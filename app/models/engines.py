@@ -93,6 +93,10 @@ class Engines:
         load: loads a saved model.
         limit_bytes: above this, the least recently used models without users are evicted.
         pinned: models, by name, `name@version` or `name@alias`, that are never evicted.
+
+    Attributes:
+        served_by_alias: names that mean the version of this alias of theirs, if it exists, instead of the
+            newest one, which may not have been judged yet.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Engines:
         self._load = load
         self._limit_bytes = limit_bytes
         self._pinned = pinned
+        self.served_by_alias: dict[str, str] = {}
         self._lock = threading.Lock()  # guards the fields below; never held while loading or closing
         self._loaded: dict[str, Loaded] = {}
         self._resolved: dict[str, _Resolved] = {}
@@ -329,8 +334,12 @@ class Engines:
                     self._resolved[reference] = replace(known, serves_stale=True)
 
     def _resolve(self, reference: str) -> _Resolved:
+        alias = self.served_by_alias.get(reference)
         try:
             name, version, share = self._models.resolve_with_share(reference)
+            move = self._models.aliases.newest(name, alias) if alias else None
+            if move and move.version is not None:
+                name, version = self._models.resolve(f"{name}@{alias}")
         except NotFound:
             self.resolve_again(reference)
             raise

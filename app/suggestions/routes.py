@@ -1,21 +1,32 @@
-"""/v1/models/{model}/suggest: different completions of a field."""
+"""/v1/models/{model}/suggest: different completions of a field; and /counts, which are added to its lines."""
 
+import heapq
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from nextchar.app.access.permissions import AccessDep
 from nextchar.app.completions.completion import RunningCompletion, result_of
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.rules import SMALL_JSON, needs
+from nextchar.app.http.rules import JSON, SMALL_JSON, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, Limit
 from nextchar.app.http.services import ServicesDep, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.suggestions.counts import CountedSuggesters, LineCount, LineCounts, SourceCounts, summed
 from nextchar.app.suggestions.schemas import (
+    CountedLineBody,
+    CountSourceBody,
+    DeletedCounts,
+    LineCountsBody,
+    LineCountsPut,
     ReplacedBody,
+    SourceName,
     SuggestCreate,
     SuggestionBody,
     SuggestionsBody,
@@ -29,7 +40,9 @@ from nextchar.models.runtime.suggestions import (
     SuggestionRequest,
     Walk,
     Weigh,
+    no_lines,
 )
+from nextchar.models.text.line_file import FILE
 from nextchar.store.ids import new_id
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
@@ -49,9 +62,10 @@ async def suggest_completions(
     Models of records suggest lines of their corpus, also where the prefix has typing errors.
     """
     async with services[Engines].use_async(model, client_id=body.client_id) as loaded:
-        asked = SuggestionRequest(**body.model_dump(exclude={"client_id"}))
+        suggester = await services[CountedSuggesters].get(loaded)
+        steps = suggester.suggest(SuggestionRequest(**body.model_dump(exclude={"client_id"})))
         finding = _suggestions(
-            services[Engines], loaded, asked, client=client_of(request), user=user_of(request)
+            services[Engines], loaded, steps, client=client_of(request), user=user_of(request)
         )
         suggestions = await cancel_on_disconnect(request, finding)
     response = _body(loaded.reference, body.prefix, suggestions)
@@ -59,11 +73,76 @@ async def suggest_completions(
     return Response(response.model_dump_json(), media_type="application/json")
 
 
+@router.put("/{model}/counts", responses=error_responses(400, 404, 413, 415, 422, 429, 503, 507))
+@needs("train", body=JSON)
+def put_line_counts(
+    services: ServicesDep, access: AccessDep, model: str, body: LineCountsPut
+) -> CountSourceBody:
+    """Add counts to lines without training: how often each was chosen, bought or visited.
+
+    They replace what the same source has added to this model's name. Suggestions of all its versions follow
+    them within two seconds.
+    """
+    name = access.model_name(model)
+    card = services.models.get(model).card
+    if FILE not in card.files:
+        raise no_lines(card.reference, "count lines of another model", param="model")
+    now = time.time()
+    counts = SourceCounts(
+        model=name,
+        source=body.source,
+        half_life_days=body.half_life_days,
+        adds_lines=body.add_lines,
+        updated_at=now,
+        updated_by=access.key_name,
+        lines=tuple(LineCount(one.text, one.count, now if one.at is None else one.at) for one in body.lines),
+    )
+    services[LineCounts].put(counts)
+    services[CountedSuggesters].look_again(name)
+    return CountSourceBody.of(counts)
+
+
+_Source = Annotated[SourceName | None, Query(description="One source only. Default: all.")]
+
+
+@router.get("/{model}/counts", responses=error_responses(404, 422, 503))
+@needs("read")
+def get_line_counts(
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    source: _Source = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> LineCountsBody:
+    """Get the counts that were added to the lines of a model's name, and what is left of them."""
+    name = access.model_name(model)
+    sources = [one for one in services[LineCounts].read(name) if source in (None, one.source)]
+    values = summed(sources, time.time())
+    largest = heapq.nlargest(limit, values.items(), key=lambda item: (item[1], item[0]))
+    return LineCountsBody(
+        model=name,
+        sources=[CountSourceBody.of(one) for one in sources],
+        lines=[CountedLineBody(text=text, count=count) for text, count in largest],
+        has_more=len(values) > limit,
+    )
+
+
+@router.delete("/{model}/counts", responses=error_responses(404, 422, 503))
+@needs("train")
+def delete_line_counts(
+    services: ServicesDep, access: AccessDep, model: str, source: _Source = None
+) -> DeletedCounts:
+    """Delete the counts that one source has added, or all. Lines that the corpus lacks are gone with them."""
+    name = access.model_name(model)
+    deleted = services[LineCounts].delete(name, source)
+    services[CountedSuggesters].look_again(name)
+    return DeletedCounts(deleted=deleted)
+
+
 async def _suggestions(
-    engines: Engines, loaded: Loaded, asked: SuggestionRequest, *, client: str, user: str
+    engines: Engines, loaded: Loaded, steps: Steps, *, client: str, user: str
 ) -> list[Suggestion]:
     """Return the suggestions; what the engine is asked for is awaited. Raises InvalidInput or Busy."""
-    steps = loaded.suggester.suggest(asked)
     # A search in many lines takes milliseconds; what follows the network's answer does not.
     need = await run_in_thread(_next, steps, None)
     while not isinstance(need, list):

@@ -1,10 +1,11 @@
 """Suggestions: requests and responses. Lengths and places are in Unicode code points."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.suggestions.counts import MAX_LINES, SourceCounts
 from nextchar.models.runtime.line_index import MAX_TYPOS
 from nextchar.models.runtime.suggestions import (
     MAX_EXCLUDED,
@@ -94,8 +95,10 @@ class SuggestionBody(BaseModel):
     id: str = Field(description="Its name in events of acceptance.")
     text: str = Field(description="The whole field as it is once the suggestion is accepted.")
     probability: float = Field(description="Estimated, among all that may follow the prefix.")
-    count: int = Field(description="How often the text is a line of the corpus.")
-    exists: bool = Field(description="Whether the text is a line of the corpus.")
+    count: int = Field(
+        description="How often the text is a line of the corpus, with what is left of the counts added to it."
+    )
+    exists: bool = Field(description="Whether the text is a line of the corpus, or counts were added to it.")
     replaced: ReplacedBody | None = Field(
         None, description="The range of the prefix that was taken for a typing error; null if there is none."
     )
@@ -111,3 +114,120 @@ class SuggestionsBody(BaseModel):
     model: str = Field(description="The `name@version` that was used.")
     prefix: str
     suggestions: list[SuggestionBody]
+
+
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class LineCountPut(RequestBody):
+    """How often a line was counted."""
+
+    text: str = Field(
+        min_length=1,
+        max_length=MAX_PREFIX_CHARACTERS,
+        pattern=r"^[^\r\n\x00]*[^\s\x00][^\r\n\x00]*$",
+        description="A line.",
+    )
+    count: float = Field(
+        1.0, ge=0, le=1e9, allow_inf_nan=False, description="How often; it may be a fraction."
+    )
+    at: float | None = Field(
+        None,
+        ge=0,
+        le=1e11,
+        allow_inf_nan=False,
+        description="When, in Unix seconds. Default: when it is sent.",
+    )
+
+
+class LineCountsPut(RequestBody):
+    """Add counts to lines: they replace what the same source has added before."""
+
+    model_config = with_examples(
+        {
+            "source": "orders",
+            "half_life_days": 14,
+            "lines": [{"text": "Berlin", "count": 120}, {"text": "Neustadt", "at": 1795563600}],
+        }
+    )
+
+    source: SourceName = Field("default", description="What has counted them: each source replaces its own.")
+    half_life_days: float | None = Field(
+        30.0,
+        ge=0.04,
+        le=36_500,
+        description="Days after which half of a count is left; null: all of it stays.",
+    )
+    add_lines: bool = Field(
+        True, description="Whether lines that the corpus lacks are suggested as well; else they are ignored."
+    )
+    lines: list[LineCountPut] = Field(
+        min_length=1, max_length=MAX_LINES, description="Counts of the same line add up."
+    )
+
+
+class CountSourceBody(BaseModel):
+    """What a source has added."""
+
+    model_config = with_examples(
+        {
+            "object": "line_counts.source",
+            "source": "orders",
+            "half_life_days": 14.0,
+            "adds_lines": True,
+            "updated_at": 1795563730.0,
+            "updated_by": "shop",
+            "lines": 2,
+        }
+    )
+
+    object: Literal["line_counts.source"] = "line_counts.source"
+    source: str
+    half_life_days: float | None
+    adds_lines: bool
+    updated_at: float = Field(description="Unix seconds.")
+    updated_by: str | None = Field(description="The name of the API key; null without keys.")
+    lines: int = Field(description="How many counts it has sent.")
+
+    @classmethod
+    def of(cls, counts: SourceCounts) -> Self:
+        """Return what a source has added."""
+        return cls(**counts.model_dump(exclude={"model", "lines"}), lines=len(counts.lines))
+
+
+class CountedLineBody(BaseModel):
+    """A line with counts that were added."""
+
+    text: str
+    count: float = Field(description="What is left of them.")
+
+
+class LineCountsBody(BaseModel):
+    """The counts that were added to the lines of a model's name."""
+
+    model_config = with_examples(
+        {
+            "object": "line_counts",
+            "model": "cities",
+            "sources": [],
+            "lines": [{"text": "Berlin", "count": 118.3}],
+            "has_more": False,
+        }
+    )
+
+    object: Literal["line_counts"] = "line_counts"
+    model: str
+    sources: list[CountSourceBody]
+    lines: list[CountedLineBody] = Field(
+        description="Those with the largest counts, of all sources together."
+    )
+    has_more: bool = Field(description="Whether there are more lines than `limit`.")
+
+
+class DeletedCounts(BaseModel):
+    """What was deleted."""
+
+    model_config = with_examples({"object": "line_counts", "deleted": 2})
+
+    object: Literal["line_counts"] = "line_counts"
+    deleted: int = Field(description="How many counts.")

@@ -4,7 +4,7 @@ import { randomId } from "./client.js";
 import { emit } from "./events.js";
 import { FieldHelper, forwardBy, insertText, isEditable, isFocused } from "./field-helper.js";
 import { Mirror, create, style } from "./mirror.js";
-import { Suggester, firstWord, promptOf } from "./suggester.js";
+import { Suggester, firstWord, promptOf, suffixOf } from "./suggester.js";
 
 const CHECK_EVERY_MS = 250;
 const COLOR = "var(--nextchar-color, color-mix(in srgb, currentColor 62%, transparent))";
@@ -29,11 +29,11 @@ export class GhostText extends FieldHelper {
   async update() {
     const before = this.#textBefore();
     if (before === null) return this.hide();
-    const prompt = promptOf(before);
-    const cached = this.suggester.recall(prompt);
+    const prompt = promptOf(before), suffix = suffixOf(this.field.value.slice(before.length));
+    const cached = this.suggester.recall(prompt, suffix);
     if (cached) this.#show(cached); // at once: it does not flicker
     else this.#clear();
-    const text = await this.suggester.suggest(prompt);
+    const text = await this.suggester.suggest(prompt, { suffix });
     if (text && text !== cached && this.#textBefore() === before) this.#show(text);
   }
 

@@ -403,9 +403,9 @@ export interface Suggestion {
   text: string;
   /** Estimated, among all that may follow the prefix. */
   probability: number;
-  /** How often the text is a line of the corpus. */
+  /** How often the text is a line of the corpus, with what is left of the counts added to it. */
   count: number;
-  /** Whether the text is a line of the corpus. */
+  /** Whether the text is a line of the corpus, or counts were added to it. */
   exists: boolean;
   /** The range of the prefix that was taken for a typing error; null if there is none. */
   replaced: Replaced | null;
@@ -687,9 +687,9 @@ export class Suggester {
   model?: string;
   tookMs?: number;
   /** What follows, without a request: "" for nothing, null if it is not known. */
-  recall(prompt: string): string | null;
+  recall(prompt: string, suffix?: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
-  suggest(prompt: string, options?: { signal?: AbortSignal }): Promise<string | null>;
+  suggest(prompt: string, options?: { suffix?: string; signal?: AbortSignal }): Promise<string | null>;
   /** Aborts the request in flight. */
   abort(): void;
   /** Discards the last suggestion. */

@@ -1,27 +1,19 @@
 /** Reports to the service what becomes of a field's suggestions: ids and lengths, in batches. */
 
-import { errorFrom, randomId } from "./client.js";
+import { EventQueue } from "./event-queue.js";
 import { emitError } from "./events.js";
 
-const SEND_AFTER_MS = 5000;
-const RETRY_AFTER_MS = 30_000;
 const KEPT_AFTER_MS = 60_000;
-const MAX_BATCH = 100; // a browser lets a page that is left send 64 kB
 const MAX_TEXT = 1000;
-const MAX_QUEUED = 1000; // while the service does not respond
 
 export class Reporter {
   #shown = null; // {id, model, typed, tookMs, value, accepted}: what is not reported yet
   #lastId = null;
-  #queue = [];
-  #sending = null;
   #keeping = new Map(); // from the timer of an accepted text to a function that reports it if it is still there
   #listening = new AbortController();
-  #page = randomId();
-  #count = 0;
 
   constructor(field, options) {
-    Object.assign(this, { field, options });
+    Object.assign(this, { field, options, queue: new EventQueue(options.client, (error) => emitError(field, error)) });
     const on = (target, name, listener) => target.addEventListener(name, listener, { signal: this.#listening.signal });
     // After the event that inserts a suggestion, which the next one may follow at once.
     on(field, "nextchar:suggestion", ({ detail }) => queueMicrotask(() => this.#show(detail)));
@@ -74,30 +66,12 @@ export class Reporter {
 
   #leave() {
     this.#finish("typed", true);
-    this.#send();
+    this.queue.send();
   }
 
   #add(type, { id, model, typed }, { text = null, ...fields } = {}) {
     const { report, clientId } = this.options;
-    this.#queue.push({ id: `${this.#page}.${++this.#count}`, type, suggestion_id: id, model, typed, ...fields,
-      client: "nextchar-js", client_id: clientId, text: report === "text" ? text : null });
-    this.#queue.splice(0, this.#queue.length - MAX_QUEUED);
-    this.#sending ??= setTimeout(() => this.#send(), SEND_AFTER_MS);
-  }
-
-  async #send() {
-    clearTimeout(this.#sending);
-    this.#sending = null;
-    const events = this.#queue.splice(0, MAX_BATCH);
-    if (!events.length) return;
-    const { url, key } = this.options.client;
-    const address = `${url}/v1/events`, body = JSON.stringify({ events });
-    // Every browser sends a beacon of a page that is left, but without a key.
-    if (document.hidden && !key && navigator.sendBeacon(address, body)) return;
-    const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
-    const response = await fetch(address, { method: "POST", headers, body, keepalive: true }).catch(() => null);
-    if (!response || response.status === 429 || response.status >= 500) this.#queue.unshift(...events);
-    else if (!response.ok) emitError(this.field, errorFrom(await response.json().catch(() => null), response.status));
-    if (this.#queue.length) this.#sending ??= setTimeout(() => this.#send(), response?.ok ? 0 : RETRY_AFTER_MS);
+    this.queue.add({ type, suggestion_id: id, model, typed, ...fields, client: "nextchar-js", client_id: clientId,
+      text: report === "text" ? text : null });
   }
 }

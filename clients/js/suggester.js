@@ -7,6 +7,7 @@ const MIN_SAVED_KEYS = 0.1; // expected
 const MAX_DEBOUNCE_MS = 250;
 const TIMEOUT_MS = 5000;
 const MAX_BACKOFF_MS = 30_000;
+const MAX_SUFFIX = 1000; // UTF-16 code units
 
 // A text starts after a line break. A long prompt's start moves in large steps, for the prefix cache.
 export function promptOf(before) {
@@ -16,6 +17,9 @@ export function promptOf(before) {
   if (line >= 0 && line < from + PROMPT_STEP) return before.slice(line);
   return before.slice(/[\udc00-\udfff]/.test(before[from]) ? from + 1 : from);
 }
+
+// What follows on the same line, if it is more than blanks, with the text after it.
+export const suffixOf = (after) => (/^[^\S\r\n]*[^\s]/.test(after) ? after.slice(0, MAX_SUFFIX) : "");
 
 // n characters for one key save n - 1, if all (or a word) are right. Later suggestions save more.
 export function likelyLength(logprobs, wordLength = 1, acceptance = 0.5) {
@@ -52,15 +56,19 @@ export class Suggester {
   #cached = null; // {prompt, text, logprobs, typed, end}: text.slice(0, end) was suggested
 
   constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, clientId, debounce = null, onError } = {}) {
-    const complete = (prompt, how) => client.complete(model, prompt, { ...this.fields, ...how });
+    const complete = ([prompt, suffix], how) => {
+      // Candidates are compared as whole lines, without log-probabilities.
+      const between = suffix && { suffix, until: "line", logprobs: undefined };
+      return client.complete(model, prompt, { ...this.fields, ...between, ...how });
+    };
     this.#calls = new DebouncedCalls(complete, { debounce, onError });
     this.fields = { max_characters: max, temperature, ...(until === "likely" ? { logprobs: 0 } : { until }), expert,
       client_id: clientId };
   }
 
-  recall(prompt) {
+  recall(prompt, suffix = "") {
     const cached = this.#cached;
-    if (!cached || !prompt.startsWith(cached.prompt)) return null;
+    if (!cached || !prompt.startsWith(cached.prompt) || cached.suffix !== suffix) return null;
     const typed = prompt.slice(cached.prompt.length);
     if (!cached.text.startsWith(typed)) return null;
     const { length } = typed;
@@ -76,16 +84,17 @@ export class Suggester {
     return cached.text.slice(length, cached.end);
   }
 
-  async suggest(prompt, { signal } = {}) {
+  // `suffix`: what follows on the same line, by which several completions are compared.
+  async suggest(prompt, { suffix = "", signal } = {}) {
     this.#calls.abort();
-    const cached = this.recall(prompt);
+    const cached = this.recall(prompt, suffix);
     if (cached !== null) return cached;
-    const response = await this.#calls.call(prompt, signal);
+    const response = await this.#calls.call([prompt, suffix], signal);
     if (!response) return response === null ? null : "";
     Object.assign(this, { model: response.model, tookMs: this.#calls.tookMs });
     const [{ text, logprobs }] = response.completions;
-    this.#cached = { prompt, text, logprobs: logprobs?.map((one) => one.logprob), typed: 0, end: 0 };
-    return this.recall(prompt);
+    this.#cached = { prompt, suffix, text, logprobs: logprobs?.map((one) => one.logprob), typed: 0, end: 0 };
+    return this.recall(prompt, suffix);
   }
 
   abort() {
@@ -125,19 +134,19 @@ export class DebouncedCalls {
   }
 
   // Returns null if a newer call or `outer` aborted this one, undefined after an error.
-  async call(text, outer) {
+  async call(asked, outer) {
     this.abort();
-    const asked = performance.now();
-    if (asked < this.#pausedUntil) return undefined;
+    const began = performance.now();
+    if (began < this.#pausedUntil) return undefined;
     const own = (this.#inFlight = new AbortController());
     const signal = outer ? AbortSignal.any([own.signal, outer]) : own.signal;
     try {
       const wait = this.debounce ?? Math.min(MAX_DEBOUNCE_MS, this.#latency);
       if (wait) await sleep(wait, signal);
       const start = performance.now();
-      const response = await this.request(text, { signal, retries: 0, timeout: TIMEOUT_MS });
+      const response = await this.request(asked, { signal, retries: 0, timeout: TIMEOUT_MS });
       const now = performance.now();
-      this.tookMs = now - asked;
+      this.tookMs = now - began;
       this.#latency += 0.3 * (now - start - this.#latency);
       this.#failures = 0;
       return response;

@@ -2,9 +2,12 @@
 
 const vscode = require("vscode");
 
+const ACCEPT = "nextchar.accept";
+
 class Provider {
   #log;
   #suggesters = new WeakMap(); // by document
+  #shown = new WeakMap(); // by document: the last suggestion that was shown
   #service = null; // a promise of what the settings say
 
   constructor(log) {
@@ -19,14 +22,17 @@ class Provider {
   async provideInlineCompletionItems(document, position, _context, token) {
     const stop = new AbortController();
     token.onCancellationRequested(() => stop.abort());
-    const line = document.lineAt(position.line).text;
+    const end = document.lineAt(document.lineCount - 1).range.end;
     const before = document.getText(new vscode.Range(0, 0, position.line, position.character)).replaceAll("\r\n", "\n");
     try {
-      const service = await (this.#service ??= connect());
-      const text = line.slice(position.character).trim()
-        ? await this.#between(service, before, document, position, stop.signal)
-        : await this.#suggester(service, document).suggest(service.promptOf(before), { signal: stop.signal });
-      return text ? [new vscode.InlineCompletionItem(text, new vscode.Range(position, position))] : [];
+      const { promptOf, suffixOf, ...service } = await (this.#service ??= connect((error) => this.#log.appendLine(error.message)));
+      const suggester = this.#suggester(service, document);
+      const suffix = suffixOf(document.getText(new vscode.Range(position, end)).replaceAll("\r\n", "\n"));
+      const text = await suggester.suggest(promptOf(before), { suffix, signal: stop.signal });
+      if (!text || stop.signal.aborted) return [];
+      const item = new vscode.InlineCompletionItem(text, new vscode.Range(position, position));
+      if (service.events) item.command = this.#report(service.events, suggester, document, before + text, text);
+      return [item];
     } catch (error) {
       if (stop.signal.aborted) return [];
       this.#service = null; // the next call tries again
@@ -41,22 +47,28 @@ class Provider {
     return this.#suggesters.get(document);
   }
 
-  async #between({ client, model, promptOf }, before, document, position, signal) {
-    const end = document.lineAt(document.lineCount - 1).range.end;
-    const suffix = document.getText(new vscode.Range(position, end)).slice(0, 1000);
-    const options = { suffix, temperature: 0, until: "line", signal, retries: 0 };
-    return (await client.complete(model, promptOf(before), options)).completions[0].text;
+  // A suggestion is the same while the user types along it. Returns what the editor runs when it is accepted.
+  #report(events, { model, tookMs }, document, end, text) {
+    if (this.#shown.get(document)?.end !== end) {
+      const suggestion_id = `sug_${globalThis.crypto.randomUUID()}.0`;
+      this.#shown.set(document, { end, event: { suggestion_id, model, client: "nextchar-vscode" } });
+      events.add({ ...this.#shown.get(document).event, type: "shown", latency_ms: tookMs });
+    }
+    const accepted = { ...this.#shown.get(document).event, type: "accepted", characters: [...text].length };
+    return { title: "Accept", command: ACCEPT, arguments: [() => events.add(accepted)] };
   }
 }
 
-async function connect() {
+async function connect(onError) {
   const { Nextchar } = await import("./client.js");
-  const { Suggester, promptOf } = await import("./suggester.js");
+  const { EventQueue } = await import("./event-queue.js");
+  const { Suggester, promptOf, suffixOf } = await import("./suggester.js");
   const settings = vscode.workspace.getConfiguration("nextchar");
   const client = new Nextchar({ url: settings.get("server"), key: settings.get("key") || null });
   const model = settings.get("model") || (await client.models())[0]?.id;
   if (!model) throw new Error("the service has no model yet: train one, or set nextchar.model");
-  return { client, model, Suggester, promptOf };
+  const events = settings.get("report") ? new EventQueue(client, onError) : null;
+  return { client, model, events, Suggester, promptOf, suffixOf };
 }
 
 exports.activate = ({ subscriptions }) => {
@@ -64,6 +76,7 @@ exports.activate = ({ subscriptions }) => {
   const provider = new Provider(log);
   subscriptions.push(
     log,
+    vscode.commands.registerCommand(ACCEPT, (report) => report()),
     vscode.languages.registerInlineCompletionItemProvider({ pattern: "**" }, provider),
     vscode.workspace.onDidChangeConfiguration((change) => change.affectsConfiguration("nextchar") && provider.forget()),
   );

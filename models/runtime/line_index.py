@@ -1,6 +1,6 @@
 """Which lines of a corpus a prefix may stand for: at their start, at a word inside, or with typing errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
@@ -82,9 +82,12 @@ def default_typos(prefix: str) -> int:
 class LineIndex:
     """Search in the lines of a model. Thread-safe."""
 
-    def __init__(self, lines: Lines) -> None:
-        """Raise Unavailable if a pattern of the lines is no RE2 expression (code `model_damaged`)."""
-        self.lines = lines
+    def __init__(self, lines: Lines, added: Mapping[int, int] | None = None) -> None:
+        """`added` is what the counts of some lines have in addition to those of the corpus.
+
+        Raises Unavailable: a pattern of the lines is no RE2 expression (code `model_damaged`).
+        """
+        self.lines, self._added = lines, added or {}
         try:
             self._patterns = [compile_pattern(p, code="", param="") for p in lines.excluded_patterns()]
         except InvalidInput as error:
@@ -95,6 +98,30 @@ class LineIndex:
     def weight(self) -> float:
         """The weight of the network in the ranking, from 0 to 1."""
         return float(self.lines.weight[0])
+
+    def weight_among(self, candidates: Sequence[Candidate]) -> float:
+        """Return the weight of the network among candidates: the less, the more of their counts was added.
+
+        What was added says how popular a line is, as counts in a column of the corpus do, which decide alone.
+        """
+        added = sum(self._added.get(candidate.line, 0) for candidate in candidates)
+        return self.weight * (1 - added / sum(c.count for c in candidates)) if added else self.weight
+
+    def with_lines(self, texts: Iterable[str]) -> "LineIndex":
+        """Return an index that has these lines, too, but for those that may not be suggested."""
+        return LineIndex(self.lines.with_lines([text for text in texts if not self.is_hidden(text)]))
+
+    def with_counts(self, added: Mapping[str, float]) -> "LineIndex":
+        """Return an index of the same lines, whose counts are larger by these; others are ignored."""
+        found = self.lines.find(added)
+        counts = self.lines.counts.astype(np.float64)
+        np.add.at(counts, found[found >= 0], np.array(list(added.values()), np.float64)[found >= 0])
+        lines = self.lines.with_counts(np.rint(counts).astype(np.int64))
+        more = {
+            line: int(lines.counts[line]) - int(self.lines.counts[line])
+            for line in found[found >= 0].tolist()
+        }
+        return LineIndex(lines, more)
 
     def search(self, prefix: str, *, context: str = "", typos: int, wanted: int, most: int) -> Found:
         """Return lines that begin with `context` and `prefix`, at most `most`.

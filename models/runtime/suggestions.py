@@ -8,8 +8,8 @@ loop and `nextchar.local` in its thread. What it does depends on `constrain`:
     none     completions that the model generates
 
 Lines are ranked by a mixture of two shares among the candidates, by their counts and by the network; the
-weight of the network is stored with the lines. Generated completions end with the line if the model is of
-records, else with the word.
+weight of the network is stored with the lines, and is less where counts were added to them. Generated
+completions end with the line if the model is of records, else with the word.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -118,6 +118,16 @@ Steps = Generator[Need, Any, list[Suggestion]]
 `Walk`."""
 
 
+def no_lines(reference: str, instead: str, *, param: str) -> InvalidInput:
+    """Return the error for a model without lines (code `no_lines`)."""
+    return InvalidInput(
+        f"{reference} has no lines to choose from: it is not of records, or was trained by an older version."
+        f' Train it again with "kind": "records", or {instead}',
+        code="no_lines",
+        param=param,
+    )
+
+
 class Exclusion:
     """Which texts a request does not want: by their letters, or by RE2 patterns."""
 
@@ -163,12 +173,7 @@ class Suggester:
         excluded = Exclusion(request.exclude, request.exclude_patterns)
         constrain = request.constrain or ("lines" if self.lines else "none")
         if constrain == "lines" and self.lines is None:
-            raise InvalidInput(
-                f"{self.reference} has no lines to choose from: it is not of records, or was trained by an"
-                ' older version. Train it again with "kind": "records", or use "constrain": "none"',
-                code="no_lines",
-                param="constrain",
-            )
+            raise no_lines(self.reference, 'use "constrain": "none"', param="constrain")
         found: list[Suggestion] = []
         if self.lines and constrain != "none":
             found = yield from _of_lines(request, self.lines, excluded, self.vocabulary)
@@ -230,7 +235,8 @@ def _of_lines(
         # Those that the network is not asked about have none of its share.
         likely = np.exp2(np.min(bits) - np.array(bits, np.float64))
         likely = np.append(likely, np.zeros(len(candidates) - len(texts)))
-        shares = (1 - lines.weight) * shares + lines.weight * _shares(likely, candidates)
+        weight = lines.weight_among(candidates)
+        shares = (1 - weight) * shares + weight * _shares(likely, candidates)
     order = sorted(range(len(candidates)), key=lambda i: (candidates[i].begins_otherwise, -shares[i]))
     start = len(context)
     return [

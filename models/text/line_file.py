@@ -15,7 +15,8 @@ Nothing of the file is copied when it is loaded: its arrays are views.
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -92,7 +93,7 @@ class Lines:
     """
 
     alphabet: NDArray[np.uint32]
-    folded: NDArray[np.uint8] | NDArray[np.uint16]
+    folded: NDArray[Any]
     starts: NDArray[np.uint32]
     texts: NDArray[np.uint8]
     text_ends: NDArray[np.uint32]
@@ -144,11 +145,98 @@ class Lines:
         """Return the same lines with another weight of the network."""
         return replace(self, weight=np.array([weight], np.float64))
 
+    def with_counts(self, counts: NDArray[np.int64]) -> Self:
+        """Return the same lines with other counts, (N,)."""
+        kept = np.clip(counts, 0, _MAX_COUNT).astype(np.int64)
+        word_counts = kept[self.starts.searchsorted(self.words, "right") - 1]
+        return replace(
+            self,
+            counts=kept.astype(np.uint32),
+            maxima=_block_maxima(kept),
+            word_maxima=_block_maxima(word_counts),
+        )
+
+    def find(self, texts: Iterable[str]) -> NDArray[np.int64]:
+        """Return the line of each text, (len(texts),), or one that folds to the same; -1: there is none.
+
+        Of those that fold to the same, that of largest count.
+        """
+        texts = list(texts)
+        found = np.full(len(texts), -1, np.int64)
+        for i, (text, (lo, hi)) in enumerate(zip(texts, self._ranges(map(_key, texts)), strict=True)):
+            if lo < hi:
+                found[i] = max(range(lo, hi), key=lambda line: (self.text(line) == text, self.counts[line]))
+        return found
+
+    def with_lines(self, texts: Iterable[str]) -> Self:
+        """Return the lines and those of the texts that they lack, which get the count 0.
+
+        The words are sorted again, which takes a second for a million lines.
+        """
+        keys = {text: key for text in texts if (key := _key(text))}
+        wide = self._with_characters("".join(set().union(*keys.values())))
+        new: dict[
+            str, tuple[str, int]
+        ] = {}  # by folded form: the first text, and the line before which it is
+        for (text, key), (lo, hi) in zip(keys.items(), wide._ranges(keys.values()), strict=True):
+            if lo == hi:
+                new.setdefault(key, (text, lo))
+        if not new:
+            return self
+        ordered = sorted(new)
+        at = [new[key][1] for key in ordered]
+        folded = [np.append(wide.encode(key), 0) for key in ordered]
+        own = [b"" if new[key][0] == key else new[key][0].encode("utf-8", "surrogatepass") for key in ordered]
+        all_folded, ends = _inserted(wide.folded, np.append(wide.starts[1:], len(wide.folded)), at, folded)
+        texts_, text_ends = _inserted(
+            self.texts, self.text_ends, at, [np.frombuffer(d, np.uint8) for d in own]
+        )
+        wider = replace(
+            wide,
+            folded=all_folded,
+            starts=np.append(0, ends[:-1]).astype(np.uint32),
+            texts=texts_,
+            text_ends=text_ends,
+            words=_sorted_words(all_folded, wide.alphabet),
+        )
+        return wider.with_counts(np.insert(self.counts.astype(np.int64), at, 0))
+
+    def _with_characters(self, folded: str) -> Self:
+        """Return the same lines with an alphabet that has these characters, too."""
+        alphabet, _ = _numbered("".join(map(chr, self.alphabet.tolist())) + folded)
+        if len(alphabet) == len(self.alphabet):
+            return self
+        numbers = np.append(0, np.minimum(alphabet.searchsorted(self.alphabet) + 1, (1 << 16) - 1))
+        kind = np.uint8 if len(alphabet) < 1 << 8 else np.uint16
+        return replace(self, alphabet=alphabet, folded=numbers.astype(kind)[self.folded])
+
+    def _ranges(self, keys: Iterable[str]) -> Iterator[tuple[int, int]]:
+        """Yield the range of lines that fold to each key; (i, i): none, and it is before line i."""
+        width = self.folded.dtype.itemsize
+        data = self.folded.astype(
+            self.folded.dtype.newbyteorder(">")
+        ).tobytes()  # bytes compare as numbers do
+        bounds = (np.append(self.starts, len(self.folded)).astype(np.int64) * width).tolist()
+
+        def line(i: int) -> bytes:
+            return data[bounds[i] : bounds[i + 1]]
+
+        for key in keys:
+            numbers = self.encode(key)
+            if not key or (numbers < 0).any():
+                yield 0, 0
+                continue
+            wanted = np.append(numbers, 0).astype(f">u{width}").tobytes()
+            lo = hi = bisect_left(range(len(self)), wanted, key=line)
+            while hi < len(self) and line(hi) == wanted:
+                hi += 1
+            yield lo, hi
+
     @classmethod
     def make(
         cls, counts: Mapping[str, int], *, withheld: Iterable[str] = (), patterns: Sequence[str] = ()
     ) -> Self | None:
-        """Return the index of distinct lines with their counts; None if there are none.
+        """Return the index of distinct lines with their counts; None if there are none, and none is withheld.
 
         Lines that are the same but for case and accents as one that is `withheld` are left out.
         """
@@ -156,31 +244,29 @@ class Lines:
         # Lists of texts instead of tuples: a million of these would be traversed by the garbage collector.
         folded_lines = {line: key for line in counts if (key := _key(line)) and key not in hidden}
         ordered = sorted(folded_lines, key=folded_lines.__getitem__)
-        if not ordered:
+        if not ordered and not any(hidden):
             return None
         alphabet, folded = _numbered("".join(folded_lines[line] + "\x00" for line in ordered))
         ends = np.flatnonzero(folded == 0)
-        starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.uint32)
-        kept = np.minimum(np.fromiter((counts[line] for line in ordered), np.int64), _MAX_COUNT)
         own = [
             b"" if line == folded_lines[line] else line.encode("utf-8", "surrogatepass") for line in ordered
         ]
-        words = _sorted_words(folded, alphabet)
-        word_counts = kept[starts.searchsorted(words, "right") - 1]
-        return cls(
+        none = np.empty(0, np.uint32)
+        lines = cls(
             alphabet=alphabet,
             folded=folded,
-            starts=starts,
+            starts=np.append(0, ends[:-1] + 1)[: len(ends)].astype(np.uint32),
             texts=np.frombuffer(b"".join(own), np.uint8),
             text_ends=np.cumsum([len(data) for data in own]).astype(np.uint32),
-            counts=kept.astype(np.uint32),
-            maxima=_block_maxima(kept),
-            words=words,
-            word_maxima=_block_maxima(word_counts),
+            counts=none,
+            maxima=none,
+            words=_sorted_words(folded, alphabet),
+            word_maxima=none,
             withheld=np.array(sorted({_hash(key) for key in hidden if key}), np.uint64),
             weight=np.ones(1, np.float64),
             patterns=np.frombuffer(json.dumps(list(patterns)).encode(), np.uint8),
         )
+        return lines.with_counts(np.fromiter((counts[line] for line in ordered), np.int64))
 
     def dump(self) -> bytes:
         """Return the contents of FILE."""
@@ -220,19 +306,26 @@ class Lines:
         n, m = len(self.starts), len(self.folded)
         sizes = {"text_ends": n, "counts": n, "maxima": -(-n // BLOCK), "weight": 1}
         sizes["word_maxima"] = -(-len(self.words) // BLOCK)
-        if not 0 < n <= MAX_LINES or any(len(getattr(self, name)) != size for name, size in sizes.items()):
+        if not 0 <= n <= MAX_LINES or any(len(getattr(self, name)) != size for name, size in sizes.items()):
             raise ValueError("arrays of different lengths")
-        # Each line ends with 0, before which every search stops.
-        ends = np.append(self.starts[1:], m).astype(np.int64) - 1
-        conditions = (
-            self.starts[0] == 0 and bool((self.starts[1:] > self.starts[:-1]).all()),
-            int(ends[-1]) >= int(self.starts[-1]) and bool((self.folded[ends] == 0).all()),
-            np.count_nonzero(self.folded) == m - n and int(self.folded.max()) <= len(self.alphabet),
-            not len(self.words) or int(self.words.max()) < m,
-            bool((self.text_ends[1:] >= self.text_ends[:-1]).all()),
-            int(self.text_ends[-1]) == len(self.texts),
+        conditions = [
             not len(self.alphabet) or int(self.alphabet.max()) < CODE_POINTS,
             0 <= self.weight[0] <= 1,
+            n > 0 or m == len(self.words) == len(self.texts) == 0 < len(self.withheld),
+        ]
+        # Each line ends with 0, before which every search stops.
+        ends = np.append(self.starts[1:], m).astype(np.int64)[:n] - 1
+        conditions += (
+            [
+                self.starts[0] == 0 and bool((self.starts[1:] > self.starts[:-1]).all()),
+                int(ends[-1]) >= int(self.starts[-1]) and bool((self.folded[ends] == 0).all()),
+                np.count_nonzero(self.folded) == m - n and int(self.folded.max()) <= len(self.alphabet),
+                not len(self.words) or int(self.words.max()) < m,
+                bool((self.text_ends[1:] >= self.text_ends[:-1]).all()),
+                int(self.text_ends[-1]) == len(self.texts),
+            ]
+            if n
+            else []
         )
         if not all(conditions):
             raise ValueError("an entry is out of range")
@@ -289,6 +382,8 @@ def _sorted_words(folded: NDArray[Any], alphabet: NDArray[np.uint32]) -> NDArray
     """Return where words begin, but the first of each line, sorted by what follows."""
     from pydivsufsort import divsufsort
 
+    if not len(folded):
+        return np.empty(0, np.uint32)
     is_word = np.array([False, *(chr(point).isalnum() for point in alphabet.tolist())])[folded]
     begins = np.zeros(len(folded), bool)
     begins[1:] = is_word[1:] & ~is_word[:-1] & (folded[:-1] != 0)
@@ -299,6 +394,22 @@ def _sorted_words(folded: NDArray[Any], alphabet: NDArray[np.uint32]) -> NDArray
         suffixes = suffixes[suffixes % width == 0] // width
     words: NDArray[np.uint32] = suffixes[begins[suffixes]].astype(np.uint32)
     return words
+
+
+def _inserted(
+    values: NDArray[Any], ends: NDArray[Any], at: Sequence[int], new: Sequence[NDArray[Any]]
+) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+    """Return pieces with others before the pieces `at`, ascending, and the end of each.
+
+    `values` are all pieces one after the other, which end at `ends`.
+
+    >>> _inserted(np.array([1, 1, 2]), np.array([2, 3]), [1], [np.array([7, 8])])[0].tolist()
+    [1, 1, 7, 8, 2]
+    """
+    begins = np.append(0, ends)
+    lengths = [len(piece) for piece in new]
+    every = np.insert(values, np.repeat(begins[at], lengths), np.concatenate(new).astype(values.dtype))
+    return every, np.cumsum(np.insert(np.diff(begins), at, lengths)).astype(np.uint32)
 
 
 def _block_maxima(counts: NDArray[np.int64]) -> NDArray[np.uint32]:

@@ -394,6 +394,11 @@ def test_only_at_the_end_of_a_line_unless_midline_is_set(visit: Visit, asked: As
     page.keyboard.press("Backspace")
     page.keyboard.type("b")
     ghost(page, "ug")
+    assert (asked[-1]["suffix"], asked[-1]["until"], "logprobs" in asked[-1]) == (
+        " lazy\nlazy",
+        "line",
+        False,
+    )
     page.keyboard.press("Tab")
     value(page, "xbug lazy\nlazy")
 

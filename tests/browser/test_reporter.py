@@ -4,6 +4,8 @@ The model `line` repeats "lazy-fox bug", `names` knows ad, an and al.
 """
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +156,48 @@ def test_page_that_is_left_reports_what_it_has_shown(visit: Visit, events: Event
     ghost(page, "azy-fox bug")
     page.goto(f"{site.url}/healthz")
     eventually(lambda: shown(site) == before + 1, what="the beacon is counted")
+
+
+def test_what_a_page_has_sent_is_counted_once_though_it_is_killed(
+    visit: Visit, events: Events, site: Site, page: Page
+) -> None:
+    """What is kept when a form is sent is in the beacon; what was not sent yet is lost, and no more."""
+    before = counted(site)
+    visit(f"<form id=f>{GHOST}</form>")
+    page.evaluate("document.addEventListener('submit', (event) => event.preventDefault(), true)")
+    page.locator("#t").press_sequentially("l")
+    ghost(page, "azy-fox bug")
+    page.keyboard.press("Tab")
+    page.locator("#b").focus()
+    page.locator("#f").evaluate("form => form.requestSubmit()")
+    page.evaluate(
+        "Object.defineProperty(document, 'hidden', { value: true });"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.locator("#t").press_sequentially("l")  # after the beacon
+    kill(page)
+    kinds = [event["type"] for event in events]
+    assert sorted(kinds) == ["accepted", "kept", "shown", "shown"], "another is shown after what was accepted"
+    expected = [before[0] + 2, before[1] + 1, before[2] + 1]
+    eventually(lambda: counted(site) == expected, what="the beacon is counted", within_s=20)
+
+
+def kill(page: Page) -> None:
+    """Kill the process of a page, as when memory is short."""
+    assert page.context.browser
+    processes = page.context.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")[
+        "processInfo"
+    ]
+    with page.expect_event("crash"):
+        for process in processes:
+            if process["type"] == "renderer":
+                os.kill(process["id"], signal.SIGKILL)
+
+
+def counted(site: Site) -> list[int]:
+    """Return how many suggestions of `line` the service has counted as shown, accepted and kept."""
+    answer = httpx.get(f"{site.url}/v1/models/line/acceptance", timeout=60).raise_for_status()
+    return [int(answer.json()["total"][outcome]) for outcome in ("shown", "accepted", "kept")]
 
 
 def shown(site: Site) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,7 +19,7 @@ from nextchar.store.jobs import TRANSITIONS, Job, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.faults.installation import Installation
-from tests.faults.workload import BATCH, MODEL, RATE, Ledger, line
+from tests.faults.workload import BATCH, CITIES, COUNTED, LINES_OF_CITIES, MODEL, RATE, Ledger, line
 
 WEIGHTS = "model.onnx"
 
@@ -46,6 +47,7 @@ class Checker:
         yield from self._labels()
         yield from self._lines()
         yield from self._events()
+        yield from self._counts()
 
     def forget_lines(self) -> None:
         """Redis is known to have lost what was in it: lines that waited, and the figures of alerts."""
@@ -64,6 +66,21 @@ class Checker:
         shown = self._shown() - self._shown_before
         if not told <= shown <= told + BATCH:  # of the last batch, the response may have been lost
             yield f"{shown} suggestions count as shown, of {told} whose events were acknowledged"
+
+    def _counts(self) -> Iterator[str]:
+        """Compare the count that was added to a line with those that were sent, and suggestions with it."""
+        with self._client() as http:
+            stored = {one["text"]: int(one["count"]) for one in http.get(f"{CITIES}/counts").json()["lines"]}
+            added = stored.get(COUNTED, 0)
+            if added not in self.ledger.counts:
+                yield f"{added} was counted, and not {self.ledger.last_count} or later"
+            expected, found = LINES_OF_CITIES[COUNTED] + added, 0
+            deadline = time.monotonic() + 10
+            while found != expected and time.monotonic() < deadline:
+                answer = http.post(f"{CITIES}/suggest", json={"prefix": COUNTED}).json()
+                found = answer["suggestions"][0]["count"]
+            if found != expected:
+                yield f"suggestions follow {found} counts instead of {expected}"
 
     def _shown(self) -> int:
         with self._client() as http:

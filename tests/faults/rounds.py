@@ -20,11 +20,14 @@ from statistics import median
 
 from redis.exceptions import RedisError
 
+from nextchar.store.models import Models
+from nextchar.store.open_blobs import open_blobs
 from tests.app.test_main import publish_real
 from tests.faults.checker import Checker
 from tests.faults.faults import KINDS, Context, Kind, wait_for_redis
 from tests.faults.installation import START_S, Installation
-from tests.faults.workload import Ledger, Workload
+from tests.faults.workload import LINES_OF_CITIES, Ledger, Workload
+from tests.models.runtime.networks import saved_model
 
 RECOVERY_S = 30.0
 """Everything that can go on does within this time of a fault's end, on a machine that is not busy."""
@@ -104,6 +107,9 @@ class Runner:
     def prepare(self) -> None:
         """Publish a model, and train one without a disturbance: its weights are those of all others."""
         publish_real(self.installation.data_dir)
+        cities = saved_model(name="cities", kind="records", lines=LINES_OF_CITIES)
+        files = {name: cities.file(name) for name in cities.card.files}
+        Models(open_blobs(self.installation.store.as_uri())).publish(cities.card, files)
         self._wait(self.installation.is_ready, START_S, "the API is ready")
         self.workload.prepare()
         self.checker.sent_keys += 1
@@ -161,6 +167,8 @@ class Runner:
             w.score,
             w.score_lines,
             w.tell,
+            w.count,
+            w.suggest,
             w.upload,
             w.calibrate,
             w.label,

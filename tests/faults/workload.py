@@ -18,6 +18,9 @@ import httpx
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 60
 MODEL = "/v1/models/real"
+CITIES = "/v1/models/cities"
+LINES_OF_CITIES = {"london": 9, "lodz": 1}
+COUNTED = "lodz"  # the line whose count is added to
 RATE = "0.05"
 LINES = 40_000  # numbers of lines that may be ingested
 TRANSIENT = (429, 503, 507)
@@ -48,6 +51,9 @@ class Ledger:
     lines: set[int] = field(default_factory=set)  # ingested, by their numbers, since Redis was last emptied
     next_line: int = 0
     told: int = 0  # batches of events of suggestions
+    sent_counts: int = 0  # each was the count of a line, in turn
+    last_count: int = 0  # that was acknowledged
+    counts: set[int] = field(default_factory=lambda: {0})  # that it may have: that one, or uncertain ones
     calls: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -63,6 +69,7 @@ class Workload:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._number = itertools.count()
+        self._counting = threading.Lock()
         self._run = hashlib.sha256(url.encode()).hexdigest()[:8]
         self.completion = ""  # what the seeded completion is
         self.bits: list[float] = []  # of the scored lines
@@ -91,6 +98,8 @@ class Workload:
                 self.continue_stream,
                 self.ingest,
                 self.tell,
+                self.count,
+                self.suggest,
                 self.upload,
                 self.calibrate,
                 self.label,
@@ -211,6 +220,27 @@ class Workload:
         counts = _ok(http.post("/v1/events", json={"events": events}), 202).json()
         _expect(counts["accepted"] + counts["duplicates"], BATCH, "events")
         self.ledger.told = max(self.ledger.told, batch + 1)  # two threads may have sent the same
+
+    def count(self, http: httpx.Client) -> None:
+        """Replace the count that was added to a line by the next number."""
+        with self._counting:
+            number = self.ledger.sent_counts = self.ledger.sent_counts + 1
+            self.ledger.counts.add(number)
+            lines = [{"text": COUNTED, "count": number}]
+            body = {"source": "faults", "half_life_days": None, "lines": lines}
+            _ok(
+                http.put(f"{CITIES}/counts", json=body)
+            )  # else it may be stored, even after those that follow
+            self.ledger.counts.discard(self.ledger.last_count)
+            self.ledger.last_count = number
+
+    def suggest(self, http: httpx.Client) -> None:
+        suggestions = _ok(http.post(f"{CITIES}/suggest", json={"prefix": "lo"})).json()["suggestions"]
+        found = {one["text"]: one["count"] for one in suggestions}
+        added = found.get(COUNTED, 0) - LINES_OF_CITIES[COUNTED]
+        if not 0 <= added <= self.ledger.sent_counts:
+            raise _Wrong(f"{added} counts of {self.ledger.sent_counts}")
+        _expect(found | {COUNTED: LINES_OF_CITIES[COUNTED]}, LINES_OF_CITIES, "suggestions")
 
     def upload(self, http: httpx.Client) -> None:
         text = f"{self._run} {next(self._number)}\n{TEXT}"

@@ -31,6 +31,12 @@ def test_lines_below_the_minimum_count_are_left_out_in_all_their_forms() -> None
     assert indexed(*records, Record("common"), minimum_count=3) == {"Common": 1, "common": 2}
 
 
+def test_rare_lines_are_told_as_they_stand_in_the_corpus() -> None:
+    records = [Record("Secret"), Record("Common"), Record("common"), Record("Bad", 5)]
+    counted = Counted.of(records, SuggestionConfig(minimum_count=2, exclude=["bad"]))
+    assert counted and counted.rare_lines() == ["Secret"]
+
+
 def test_lines_of_too_few_sources_are_left_out_however_often_they_occur() -> None:
     columns = ["text", "source"]
     records = [Record("mine", 1, "anna")] * 9 + [Record("ours", 1, "anna"), Record("ours", 1, "bob")]

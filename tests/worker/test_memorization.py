@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nextchar.models.report import Memorization
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker import memorization
-from nextchar.worker.memorization import copies, generate, measure
+from nextchar.worker.memorization import Withheld, copies, generate, measure, measure_withheld
 
 V = 27
 VOCABULARY = Vocabulary("abcdefghijklmnopqrstuvwxyz")
@@ -146,3 +146,24 @@ def test_held_out_prose_is_mostly_novel_and_quotations_are_found(real_text: Call
     assert found.copied == pytest.approx(0.04, abs=0.01)
     assert found.novel[32] > 0.95
     assert found.novel[4] < 0.1
+
+
+def _with_lines(*known: str) -> tuple[Fake, Vocabulary]:
+    vocabulary = Vocabulary("\nabcdefghijklmnopqrstuvwxyz")
+    return Fake(vocabulary.encode("\n" + "\n".join(known) + "\n"), 20.0, len(vocabulary)), vocabulary
+
+
+def test_withheld_lines_that_the_network_knows_are_counted_and_whether_the_filter_hides_them() -> None:
+    network, vocabulary = _with_lines("annatallwindow", "bobslongersecret", "common")
+    lines = ["annatallwindow", "bobslongersecret", "neverreadanywhere", "x", "annasbigother"]
+    hides_one = Withheld(lines, lambda line: line.startswith("anna"))
+    measured = measure_withheld(network, hides_one, vocabulary, seconds=60)
+    assert measured == {"lines": 5, "probed": 4, "completed": 0.5, "suggested": 0.25}
+
+
+def test_no_more_than_some_withheld_lines_are_probed_and_not_beyond_the_time() -> None:
+    network, vocabulary = _with_lines("some")
+    many = Withheld(["ab"] * 1000, lambda _: True)
+    assert measure_withheld(network, many, vocabulary, seconds=60)["probed"] == 63
+    assert measure_withheld(network, many, vocabulary, seconds=0)["probed"] == 0
+    assert measure_withheld(network, Withheld(["a"], lambda _: True), vocabulary, seconds=60)["probed"] == 0

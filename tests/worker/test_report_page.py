@@ -42,6 +42,7 @@ def _report(text: str) -> dict[str, Any]:
             "generated": [{"temperature": 1.0, **copies, "passages": [passage]}],
             "held_out": {**copies, "passages": []},
             "repeated": {"training": 0.5, "held_out": 0.0, "lead": 50, "continuation": 50},
+            "withheld": {"lines": 1200, "probed": 63, "completed": 0.25, "suggested": 0.0},
             "searched_characters": 4000,
             "training_characters": 5000,
         },
@@ -101,6 +102,11 @@ def test_page_shows_every_part() -> None:
         "first 4,000 characters", "6 of 9 are shown", "+0.0010 nats",
     ):  # fmt: skip
         assert words in written, words
+
+
+def test_page_says_how_often_withheld_lines_are_completed() -> None:
+    text = " ".join(_page(_report("plain")).split())
+    assert "Of 63 of the 1,200 lines that are too rare to be suggested, it completes 25% exactly" in text
 
 
 def test_control_characters_become_visible_symbols() -> None:

@@ -377,8 +377,8 @@ class Suggestion(TypedDict):
     id: str  # Its name in events of acceptance
     text: str  # The whole field as it is once the suggestion is accepted
     probability: float  # Estimated, among all that may follow the prefix
-    count: int  # How often the text is a line of the corpus
-    exists: bool  # Whether the text is a line of the corpus
+    count: int  # How often the text is a line of the corpus, with what is left of the counts added to it
+    exists: bool  # Whether the text is a line of the corpus, or counts were added to it
     replaced: NotRequired[Replaced | None]
 
 
@@ -769,6 +769,35 @@ class KeptText(TypedDict):
     source: str  # The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one
     model: str  # `name@version` that suggested something then
     kept_at: float  # Unix seconds
+
+
+class CountSource(TypedDict):
+    """What a source has added."""
+
+    object: NotRequired[Literal["line_counts.source"]]
+    source: str
+    half_life_days: float | None
+    adds_lines: bool
+    updated_at: float  # Unix seconds
+    updated_by: str | None  # The name of the API key; null without keys
+    lines: int  # How many counts it has sent
+
+
+class CountedLine(TypedDict):
+    """A line with counts that were added."""
+
+    text: str
+    count: float  # What is left of them
+
+
+class LineCounts(TypedDict):
+    """The counts that were added to the lines of a model's name."""
+
+    object: NotRequired[Literal["line_counts"]]
+    model: str
+    sources: list[CountSource]
+    lines: list[CountedLine]  # Those with the largest counts, of all sources together
+    has_more: bool  # Whether there are more lines than `limit`
 
 
 class RejectedLine(TypedDict):

@@ -182,7 +182,7 @@ def test_a_person_who_moves_the_alias_decides(service: Service, services: Servic
     learned(service, services)
     service.http.put(ALIAS, json={"version": 1})
     run(services, days=1)
-    assert "somebody has given" in outcome(service)
+    assert "was changed by another request" in outcome(service)
     assert service.http.get(ALIAS).json()["share"] is None
 
 

@@ -195,6 +195,7 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             mine | {"corpus": "fox-log", "mix": {"corpus": "owl-log", "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "fox-log", "fraction": 0.5, "teacher": "owl@1"}},
         ],
+        "put_line_counts": [{"lines": [{"text": "a"}]}],
         "add_events": [
             {"events": [{"id": "1", "type": "shown", "suggestion_id": "sug_1.0", "model": model}]}
             for model in ("owl", "owl@1")

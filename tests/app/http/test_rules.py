@@ -36,6 +36,8 @@ def rules(app: FastAPI) -> Rules:
         ("POST /v1/batches", "complete"),
         ("POST /v1/events", "events"),
         ("GET /v1/models/m/acceptance", "read"),
+        ("GET /v1/models/m/counts", "read"),
+        ("PUT /v1/models/m/counts, DELETE /v1/models/m/counts", "train"),
         ("GET /v1/models/m/kept_texts, DELETE /v1/models/m/kept_texts", "train"),
         ("POST /v1/logs, POST /v1/models/m/ingest", "ingest"),
         ("GET /props, GET /tokenizer_info, GET /v1/models, GET /v1/models/m", "complete read"),

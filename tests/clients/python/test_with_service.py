@@ -25,6 +25,7 @@ from nextchar.store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving
 from tests.clients.python.blocking import KINDS, connected
+from tests.models.runtime.networks import saved_model
 from tests.waiting import eventually
 
 _LINES = [("ab" * (1 + i % 9) + "→" * (i % 11 == 0)) for i in range(120)]
@@ -273,6 +274,20 @@ def test_events_of_suggestions_add_up(client: Any, service: Service) -> None:
     assert (total["shown"], total["accepted"], total["characters_saved"]) == (1_500, 1, 4)
     assert list(client.kept_texts("fake", client_id="ann")) == []
     assert client.delete_kept_texts("fake", client_id="ann") == 0
+
+
+def test_counts_are_added_to_lines(client: Any, service: Service) -> None:
+    model = saved_model(name="cities", kind="records", lines={"london": 1})
+    service.models.publish(model.card, {name: model.file(name) for name in model.card.files})
+    assert client.put_line_counts("cities", {"London": 2, "Oslo": 1})["lines"] == 2
+    more = [{"text": "Rome", "count": 9.0, "at": 0.0}]
+    added = client.put_line_counts("cities", more, source="visits", half_life_days=None, add_lines=False)
+    assert (added["source"], added["half_life_days"], added["adds_lines"]) == ("visits", None, False)
+    found = client.line_counts("cities", limit=1)
+    assert found["has_more"] and found["lines"] == [{"text": "Rome", "count": 9.0}]
+    assert (
+        client.delete_line_counts("cities", source="visits") == 1 and client.delete_line_counts("cities") == 2
+    )
 
 
 def test_an_iterator_is_for_score_lines(client: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from nextchar.app.rooms import ApiSettings
@@ -43,6 +44,7 @@ exports.workspace = {
   onDidChangeConfiguration: (listener) => (registered.change = listener),
 };
 exports.window = { createOutputChannel: () => ({ appendLine: (line) => registered.log.push(line) }) };
+exports.commands = { registerCommand: (name, run) => (registered.commands = { [name]: run }) };
 exports.languages = {
   registerInlineCompletionItemProvider: (_, provider) => (registered.provider = provider),
 };
@@ -71,6 +73,9 @@ const token = { onCancellationRequested() {} };
     const at = { line, character };
     const items = await provider.provideInlineCompletionItems(documentOf(text), at, {}, token);
     found.push(items.map((one) => one.insertText));
+    for (const { command } of process.env.ACCEPT ? items : []) {
+      vscode.registered.commands[command.command](...command.arguments);
+    }
   }
   console.log(JSON.stringify({ found, log }));
 })();
@@ -96,7 +101,7 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Complete:
     monkeypatch.setenv("NODE_PATH", str(tmp_path))
     defaults = MANIFEST["contributes"]["configuration"]["properties"]
 
-    def call(*calls: tuple[str, int, int], **settings: str) -> dict[str, Any]:
+    def call(*calls: tuple[str, int, int], **settings: object) -> dict[str, Any]:
         chosen = {f"nextchar.{name}": value for name, value in settings.items()}
         monkeypatch.setenv(
             "SETTINGS", json.dumps({name: one["default"] for name, one in defaults.items()} | chosen)
@@ -125,6 +130,24 @@ def test_service_that_does_not_run_is_in_the_log_and_inserts_nothing(complete: C
 
 def test_folder_has_what_the_extension_loads() -> None:
     assert (FOLDER / MANIFEST["main"]).is_file() and (FOLDER / "README.md").is_file()
-    for name in ("client.js", "suggester.js"):  # links, which packing follows
+    for name in ("client.js", "suggester.js", "event-queue.js"):  # links, which packing follows
         assert (FOLDER / name).resolve() == ROOT / "clients" / "js" / name
     assert MANIFEST["version"] == json.loads((ROOT / "clients/js/package.json").read_text())["version"]
+
+
+def test_what_was_shown_and_accepted_is_reported_only_where_the_setting_says_so(
+    complete: Complete, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [("a", 0, 1), ("ad", 0, 2), ("ay", 0, 1)]  # the second types along the first
+
+    def counted() -> tuple[int, int, int]:
+        total = httpx.get(f"{url}/v1/models/table/acceptance", timeout=60).json()["total"]
+        return total["shown"], total["accepted"], total["characters_saved"]
+
+    complete(*calls, server=url, model="table")
+    assert counted() == (0, 0, 0)
+    complete(*calls, server=url, model="table", report=True)
+    assert counted() == (2, 0, 0)
+    monkeypatch.setenv("ACCEPT", "yes")
+    complete(calls[0], server=url, model="table", report=True)
+    assert counted() == (3, 1, len("dx"))

@@ -154,3 +154,36 @@ def test_file_that_is_not_sorted_is_searched_within_its_arrays() -> None:
     index = LineIndex(Lines.load(Lines(**shuffled).dump()))
     for prefix in ("a", "abca", "bbbbbbbb"):
         index.search(prefix, typos=2, wanted=1000, most=1000)
+
+
+def test_nothing_is_found_where_all_lines_are_withheld() -> None:
+    lines = Lines.make({}, withheld=["Secret"])
+    assert lines is not None
+    index = LineIndex(Lines.load(lines.dump()))
+    assert texts(index, "") == texts(index, "sec") == texts(index, "secrte") == []
+    assert index.is_hidden("secret") and index.count_of("secret") is None and index.total_of("") == 0
+    assert index.range_of("s") == (0, 0)
+
+
+def test_added_counts_rank_and_make_lines_known_but_not_those_that_are_held_back() -> None:
+    lines = Lines.make({"Berlin": 3, "Bern": 2}, withheld=["Secret"], patterns=["^x"])
+    assert lines
+    added = {"bern": 4.6, "Bergen": 2.0, "secret": 9.0, "xyz": 9.0}
+    index = LineIndex(lines).with_lines(added).with_counts(added)
+    assert {c.text: c.count for c in index.search("", typos=0, wanted=9, most=9).candidates} == {
+        "Bern": 7,
+        "Berlin": 3,
+        "Bergen": 2,
+    }
+    assert texts(index, "be") == ["Bern", "Berlin", "Bergen"]
+    assert index.count_of("BERGEN") == 2 and index.is_hidden("secret") and index.total_of("ber") == 12
+    assert LineIndex(lines).with_counts(added).count_of("Bergen") is None
+
+
+def test_network_has_less_weight_the_more_of_the_counts_was_added() -> None:
+    lines = Lines.make({"a": 1, "b": 1, "c": 1})
+    assert lines
+    index = LineIndex(lines.with_weight(0.8)).with_counts({"a": 5.0})
+    found = {c.text: c for c in index.search("", typos=0, wanted=3, most=3).candidates}
+    assert index.weight_among([found["b"], found["c"]]) == 0.8
+    assert index.weight_among([*found.values()]) == pytest.approx(0.8 * 3 / 8)

@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
 from nextchar.models.errors import Unavailable
@@ -11,7 +12,7 @@ COUNTS = {"nul\x00": 1, "Berlin": 3, "berlin": 1, "São Paulo": 7, "New York": 5
 
 def made(counts: dict[str, int] = COUNTS, **options: object) -> Lines:
     lines = Lines.make(counts, **options)  # type: ignore[arg-type]
-    assert lines
+    assert lines is not None
     return lines
 
 
@@ -28,6 +29,32 @@ def test_lines_are_kept_with_their_counts_in_the_order_of_their_folded_form(char
     assert folded == sorted(map(fold, texts)) == list(map(fold, texts))
 
 
+@pytest.mark.parametrize("characters", ["abcdE é", "".join(map(chr, range(0x4E00, 0x4F80)))])
+def test_lines_that_are_added_are_as_if_they_had_been_there(characters: str) -> None:
+    rng = random.Random(1)
+    texts = ["".join(rng.choices(characters, k=rng.randint(1, 9))) for _ in range(600)]
+    counts = {text: rng.randint(0, 9) for text in texts[:400]}
+    more = [*texts[300:], "a new letter: ж", "", "nul\x00"]
+    lines = Lines.load(made(counts).dump()).with_lines(more)
+    kept = [lines.text(i) for i in range(len(lines))]
+    assert {*map(fold, kept)} == {
+        key for text in (*counts, *more) if (key := fold(text)) and "\x00" not in key
+    }
+    assert lines.dump() == made({text: counts.get(text, 0) for text in kept}).dump()
+    for text, line in zip(more[:-2], lines.find(more[:-2]).tolist(), strict=True):
+        assert not fold(text) or fold(kept[line]) == fold(text)
+    assert lines.find(["", "nul\x00", "another letter: ю"]).tolist() == [-1, -1, -1]
+
+
+def test_a_text_is_found_as_itself_or_as_the_most_frequent_line_that_folds_to_it() -> None:
+    lines = made()
+    assert [lines.text(i) for i in lines.find(["berlin", "BERLIN", "Sao Paulo"])] == [
+        "berlin",
+        "Berlin",
+        "São Paulo",
+    ]
+
+
 def test_withheld_lines_are_recognized_but_not_kept() -> None:
     lines = Lines.load(made(withheld=["Secret", "berlin"]).dump())
     assert lines.is_withheld("secret")
@@ -40,6 +67,13 @@ def test_withheld_lines_are_recognized_but_not_kept() -> None:
 
 def test_line_with_the_character_that_ends_lines_is_left_out() -> None:
     assert "nul" not in {made().folded_text(i)[:3] for i in range(len(made()))}
+
+
+def test_lines_that_are_all_withheld_are_recognized_all_the_same() -> None:
+    lines = Lines.load(made({"Secret": 1}, withheld=["secret", ""]).dump())
+    assert len(lines) == 0 and lines.is_withheld("SECRET") and lines.find(["secret"]).tolist() == [-1]
+    added = lines.with_lines(["Known", "Ж"]).with_counts(np.array([3, 4]))
+    assert [(added.text(i), int(added.counts[i])) for i in range(2)] == [("Known", 3), ("Ж", 4)]
 
 
 def test_no_line_makes_no_file() -> None:

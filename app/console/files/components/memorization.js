@@ -21,6 +21,7 @@ export function memorization({ memorization: measured }) {
     { class: "card stack" },
     h("h2", {}, "Memorization"),
     h("p", {}, VERDICTS[measured.verdict] ?? measured.verdict),
+    measured.withheld && h("p", {}, withheldSentence(measured.withheld)),
     h(
       "div",
       { class: "columns" },
@@ -28,6 +29,11 @@ export function memorization({ memorization: measured }) {
       h("div", { class: "stack tight" }, h("h3", {}, "Generated and held-out text"), comparisonTable(measured)),
     ),
   );
+}
+
+function withheldSentence({ lines, probed, completed, suggested }) {
+  const probes = `${integer(probed)} of the ${count(lines, "line")} that are too rare to be suggested`;
+  return `Of ${probes}, the network completes ${percent(completed)} from their first halves; ${percent(suggested)} would be suggested.`;
 }
 
 function passageList(generated) {

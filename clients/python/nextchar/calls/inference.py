@@ -1,6 +1,6 @@
 """Inference: scores, calibrations and evaluations; completions, suggestions and the next character."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Unpack, cast
 
@@ -18,8 +18,10 @@ from nextchar.options import (
 from nextchar.types import (
     Calibration,
     Completion,
+    CountSource,
     Distribution,
     Evaluation,
+    LineCounts,
     Score,
     StreamEvent,
     Suggestions,
@@ -170,6 +172,49 @@ class CompletionCalls(Connection):
         body, headers = {"prefix": prefix, **omit_none(**options)}, self._document_header(document)
         path = path_of("models", model, "suggest")
         return await self._fetch(Suggestions, "POST", path, json=body, headers=headers)
+
+    async def put_line_counts(
+        self,
+        model: str,
+        lines: Mapping[str, float] | Iterable[Mapping[str, Any]],
+        *,
+        source: str = "default",
+        half_life_days: float | None = 30.0,
+        add_lines: bool = True,
+    ) -> CountSource:
+        """Add counts to the lines that a model suggests, without training; return what the source has added.
+
+        Args:
+            model: a name, for all its versions.
+            lines: the count of each; or objects with `text`, `count` and `at`, in Unix seconds.
+            source: what has counted them. They replace what the same source has added before.
+            half_life_days: after which half of a count is left; None: all of it stays.
+            add_lines: whether lines that the corpus lacks are suggested as well.
+
+        >>> client.put_line_counts("cities", {"Berlin": 120}, source="orders")["lines"]  # doctest: +SKIP
+        1
+        """
+        if isinstance(lines, Mapping):
+            lines = [{"text": text, "count": count} for text, count in lines.items()]
+        body = {"source": source, "half_life_days": half_life_days, "add_lines": add_lines, "lines": [*lines]}
+        path = path_of("models", model, "counts")
+        return await self._fetch(
+            CountSource, "PUT", path, json=body, can_retry=True, timeout_s=LONG_TIMEOUT_S
+        )
+
+    async def line_counts(
+        self, model: str, *, source: str | None = None, limit: int | None = None
+    ) -> LineCounts:
+        """Return the counts that one source has added to a model's lines, or all; the `limit` largest."""
+        return await self._get(
+            LineCounts, path_of("models", model, "counts"), **omit_none(source=source, limit=limit)
+        )
+
+    async def delete_line_counts(self, model: str, *, source: str | None = None) -> int:
+        """Delete the counts that one source has added to a model's lines, or all; return how many."""
+        params, path = omit_none(source=source), path_of("models", model, "counts")
+        deleted = await self._fetch(dict[str, Any], "DELETE", path, params=params, can_retry=True)
+        return cast(int, deleted["deleted"])
 
     def _document_header(self, document: str | None) -> dict[str, str]:
         return {"X-Document": self.default_document if document is None else document}

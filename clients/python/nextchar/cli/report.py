@@ -164,6 +164,13 @@ def _show_memorization(console: Console, report: Report) -> None:
     rows.append(["longest copy", *(format_integer(t["longest"]) for t in texts)])
     rows.append(["copied", *(f"{t['copied']:.1%}" for t in texts)])
     print_table(console, header, rows)
+    if withheld := memorization.get("withheld"):
+        console.print(
+            f"of {format_integer(withheld['probed'])} lines that are too rare to be suggested, it completes"
+            f" {withheld['completed']:.0%} from their first halves, and would suggest"
+            f" {withheld['suggested']:.0%}",
+            soft_wrap=not console.is_terminal,
+        )
     passages = [p for text in generated for p in text.get("passages", ())]
     if passages:
         longest = max(passages, key=lambda p: p["length"])

@@ -1,0 +1,1 @@
+../js/event-queue.js
