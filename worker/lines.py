@@ -30,22 +30,20 @@ _ROUNDS = 50
 _DEFAULT_WEIGHT = 0.5
 
 
-def line_files(
+def distinct_lines(
     request: JobRequest,
     corpora: Corpora,
     corpus: Corpus,
     *,
-    network: StepNetwork,
-    text: Text,
     on_event: Callable[[str, dict[str, Any]], None],
     check: Check = no_check,
-) -> dict[str, bytes]:
-    """Return the file of the distinct lines of a corpus of records, held-out lines included; {} if none.
+) -> Lines | None:
+    """Return the distinct lines of a corpus of records, held-out lines included; None if there are none.
 
-    `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
+    The weight of the network is 0 if counts are given, which then rank alone; else the default.
     """
     if request.kind != "records" or corpus.encoding != "utf-8":
-        return {}
+        return None
     records = columns_of(request).records(corpora.pieces(corpus.id, "characters"))
     counted = Counted.of(records, request.suggestions or SuggestionConfig(), check=check)
     if counted is None:
@@ -55,12 +53,21 @@ def line_files(
             " them; train on fewer lines for suggestions of lines"
         )
         on_event("message", {"text": sentence})
-        return {}
+        return None
     lines = counted.lines()
+    return lines and lines.with_weight(0.0 if counted.are_given else _DEFAULT_WEIGHT)
+
+
+def line_files(lines: Lines | None, network: StepNetwork, text: Text) -> dict[str, bytes]:
+    """Return the file of the lines of records; {} if there are none.
+
+    `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
+    """
     if lines is None:
         return {}
-    weight = 0.0 if counted.are_given else learned_weight(LineIndex(lines), network, text)
-    return {line_file.FILE: lines.with_weight(weight).dump()}
+    if lines.weight[0]:
+        lines = lines.with_weight(learned_weight(LineIndex(lines), network, text))
+    return {line_file.FILE: lines.dump()}
 
 
 class Counted:

@@ -102,6 +102,7 @@ async def next_character(
     label = loaded.vocabulary.label
     return DistributionBody(
         model=loaded.reference,
+        early=loaded.is_early,
         entropy_bits=distribution.entropy_bits,
         candidates=[CandidateBody(character=label(c), probability=p) for c, p in distribution.candidates],
         unknown_characters=unknown,
@@ -113,6 +114,7 @@ def _to_json(
 ) -> str:
     response = CompletionBody(
         model=running.model,
+        early=running.is_early,
         completions=[
             CompletionChoice(
                 index=index,
@@ -153,7 +155,10 @@ async def _stream(running: RunningCompletion) -> Events:
                 yield ServerEvent("finished", finished)
             case Usage():
                 end = CompletionEnd(
-                    model=running.model, usage=_usage(event), unknown_characters=running.unknown
+                    model=running.model,
+                    early=running.is_early,
+                    usage=_usage(event),
+                    unknown_characters=running.unknown,
                 )
                 yield ServerEvent("done", end)
 

@@ -345,6 +345,8 @@ export interface Completion {
   object: "completion";
   /** The `name@version` that was used. */
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   completions: Choice[];
   usage: Usage;
   /** The distinct characters of the prompt that are not in the vocabulary. */
@@ -369,6 +371,8 @@ export interface Finished {
 /** Streamed last, as event `done`. */
 export interface CompletionEnd {
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   usage: Usage;
   unknown_characters: string[];
 }
@@ -383,6 +387,8 @@ export interface Candidate {
 export interface Distribution {
   object: "distribution";
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   entropy_bits: number;
   candidates: Candidate[];
   unknown_characters: string[];
@@ -416,6 +422,8 @@ export interface Suggestions {
   id: string;
   /** The `name@version` that was used. */
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   prefix: string;
   suggestions: Suggestion[];
 }
