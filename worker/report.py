@@ -37,7 +37,7 @@ from nextchar.worker import memorization
 from nextchar.worker.hooks import storage_problem
 from nextchar.worker.job_events import FILE_NAME, EventFile
 from nextchar.worker.prepared_text import Ids, Text
-from nextchar.worker.report_page import baseline_name, curves_svg, page
+from nextchar.worker.report_page import baseline_name, curves_svg, experts_shown, page
 
 log = logging.getLogger("nextchar.worker")
 
@@ -175,7 +175,7 @@ def _picture(report: Report, *, width: int, height: int) -> str:
         report["curve"],
         lines,
         kept_step=report["best_step"],
-        mixture=report.get("experts", {}).get("mixture"),
+        **experts_shown(report),
         width=width,
         height=height,
     )

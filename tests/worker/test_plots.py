@@ -53,6 +53,14 @@ def test_the_mixture_is_a_line_of_its_own() -> None:
     assert "mixture" not in curves_svg(CURVE, BASELINES, kept_step=700, mixture=8.9)  # far above the curves
 
 
+def test_the_early_model_is_a_point_at_the_first_step() -> None:
+    without, picture = (curves_svg(CURVE, BASELINES, kept_step=700, early=bits) for bits in (None, 1.7))
+    assert "early" not in without
+    assert "early model 1.70" in picture[: picture.index("</title>")]
+    by_text = {text: y for y, text in _texts(picture)}
+    assert by_text["early model 1.70"] > by_text["training 1.82"], "the axis reaches it"
+
+
 @pytest.mark.parametrize(("width", "height"), [(720, 400), (344, 320)])
 def test_labels_do_not_overlap(width: int, height: int) -> None:
     svg = curves_svg(CURVE, BASELINES, kept_step=700, width=width, height=height)
