@@ -584,6 +584,7 @@ class Alert(TypedDict):
     state: AlertState
     severity: Severity
     label: AlertLabel | None
+    title: str
     template: str  # The line with `<*>` for what changes from line to line
     span: str  # The number of the anomalous word in the template, from 0, and the word
     count: int  # Lines so far
