@@ -7,7 +7,7 @@ from nextchar.models.anomaly.scorer import Scorer
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.suggestions import Suggester
-from nextchar.models.saved_model import SavedModel
+from nextchar.models.saved_model import SavedModel, model_in_training
 from nextchar.models.text import line_file, mask_values
 from nextchar.models.text.line_file import Lines
 from nextchar.models.text.mask_values import MaskValues
@@ -22,7 +22,7 @@ class LoadedModel:
     saved: SavedModel
     engine: Engine
     masks: ModelMasks
-    scorer: Scorer
+    _scorer: Scorer
     suggester: Suggester
 
     @classmethod
@@ -38,6 +38,14 @@ class LoadedModel:
         self.reference: str = self.saved.card.reference  # name@version
         self.vocabulary: Vocabulary = self.saved.vocabulary
         self.has_masks = bool(self.masks)
+        self.is_early = self.saved.card.is_early  # it completes while its job still trains the network
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores lines. Raises NotFound: the model is early (code `model_in_training`)."""
+        if self.is_early:
+            raise model_in_training(self.reference)
+        return self._scorer
 
 
 def suggester_of(saved: SavedModel, masks: ModelMasks) -> Suggester:

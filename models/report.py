@@ -56,6 +56,7 @@ class Experts(TypedDict, total=False):
 
     mixture: Annotated[float, Field(description="By all experts together.")]
     lstm: Annotated[float, Field(description="By the network alone.")]
+    early: Annotated[float, Field(description="By the early model, before the network was trained.")]
     ngram: Annotated[float, Field(description="By the n-grams alone.")]
     without_matches: Annotated[
         float, Field(description="By network and n-grams together, of models of older versions.")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
-from nextchar.models.errors import Unavailable
+from nextchar.models.errors import NotFound, Unavailable
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
 from nextchar.models.validation_errors import UPGRADE, is_of_newer_version, load_record
@@ -77,8 +77,13 @@ class Card(BaseModel):
 
     @property
     def reference(self) -> str:
-        """`name@version`, the model's name in the API."""
-        return f"{self.name}@{self.version}"
+        """`name@version`, the model's name in the API; of an early model `name@job`."""
+        return f"{self.name}@{self.job if self.is_early else self.version}"
+
+    @property
+    def is_early(self) -> bool:
+        """Whether it completes while its job still trains the network; see `store/early_models.py`."""
+        return bool(self.report.get("is_early"))
 
     def portable(self) -> bytes:
         """Return model.json for a download: without the fields that refer to this storage."""
@@ -130,6 +135,15 @@ class SavedModel:
                 code="model_damaged",
             )
         return data
+
+
+def model_in_training(reference: str) -> NotFound:
+    """Return the error of calls that an early model `name@job` cannot do."""
+    return NotFound(
+        f"{reference} is still being trained: until its job ends, it only completes and suggests",
+        code="model_in_training",
+        param="model",
+    )
 
 
 def parse_card(data: bytes, *, where: str) -> Card:

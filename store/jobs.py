@@ -49,7 +49,7 @@ class JobStatus(StrEnum):
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     # To queued: its worker was lost or is shutting down; it continues from its checkpoint.
-    # To running: its worker has chosen the preset of `auto`.
+    # To running: its worker has chosen the preset of `auto`, or written its early model.
     JobStatus.RUNNING: frozenset(JobStatus),
     # To paused: its owner pauses a job that waits for storage.
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.CANCELLED}),
@@ -82,6 +82,7 @@ class JobRequest(ImmutableRecord):
     masks: tuple[str, ...] = ()
     masked_by_default: str | None = None  # what they replace, if they are the suggested ones
     mixture: bool = True  # whether the model predicts with a mixture
+    ready_early: bool = False  # whether an early model completes while the network is trained
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
     suggestions: SuggestionConfig | None = None  # None: all lines of records are suggested
 
@@ -113,6 +114,13 @@ class JobError(ImmutableRecord):
     message: str
 
 
+class EarlyModel(ImmutableRecord):
+    """The model with which an unfinished job completes; `store/early_models.py` has its files."""
+
+    attempt: int  # that wrote it
+    since: float  # Unix seconds, UTC
+
+
 class Job(ImmutableRecord):
     """One job as of its `sequence`-th transition. Times are Unix seconds, UTC."""
 
@@ -134,6 +142,7 @@ class Job(ImmutableRecord):
     request_id: str | None = None  # of the HTTP call that created it
     traceparent: str | None = None  # that call's trace context, if it is traced
     progress: dict[str, Any] | None = None  # as of this record
+    early: EarlyModel | None = None
     model: str | None = None  # name@version, after success or cancel_keep_best
     error: JobError | None = None  # why it failed
     pause_reason: JobError | None = None  # None: its owner paused it
@@ -217,7 +226,8 @@ class Jobs:
     def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
         """Write the transition of `job`, as the caller read it, to state `to`; return the new record.
 
-        The transition clears `error` and `pause_reason` unless `changes` set them.
+        The transition clears `error` and `pause_reason` unless `changes` set them. A job that has ended has
+        no early model.
 
         Raises:
             Conflict: there is no such transition (the code is the current state, as in `job_succeeded`), or
@@ -226,7 +236,8 @@ class Jobs:
         if to not in TRANSITIONS[job.status]:
             raise Conflict(f"job {job.id} is {job.status} and cannot become {to}", code=f"job_{job.status}")
         update = {"sequence": job.sequence + 1, "status": to, "updated_at": time.time()}
-        moved = job.model_copy(update=update | {"error": None, "pause_reason": None} | changes)
+        update |= {"early": None if to.is_final else job.early, "error": None, "pause_reason": None}
+        moved = job.model_copy(update=update | changes)
         if not self._history.append(moved.sequence, moved, job.id):
             raise Conflict(f"job {job.id} was changed by another request; read it again", code="job_moved")
         return moved

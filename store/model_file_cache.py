@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from nextchar.models.saved_model import Card, SavedModel
+from nextchar.store.blobs import Blobs, read_limited
 from nextchar.store.open_blobs import is_object_store
 from nextchar.store.settings import StoreSettings
 
@@ -113,6 +115,30 @@ class ModelFileCache:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+class StoredFiles:
+    """The files of saved models in a storage; those that are read are kept in a cache, if there is one."""
+
+    def __init__(self, blobs: Blobs, cache: ModelFileCache | None) -> None:
+        self._blobs, self._cache = blobs, cache
+
+    def saved(self, card: Card, folder: str) -> SavedModel:
+        """Return the model with this card, whose files are in `folder`."""
+
+        def read(name: str) -> bytes:
+            entry = card.files[name]
+
+            def download() -> Iterator[bytes]:
+                return read_limited(self._blobs.stream(f"{folder}/{name}"), entry.bytes)
+
+            return self._cache.read(entry.sha256, download) if self._cache else b"".join(download())
+
+        def map_file(name: str) -> bytes | memoryview:
+            """Return the contents of a file; mapped, if the storage is a folder."""
+            return read(name) if self._cache else self._blobs.map(f"{folder}/{name}")
+
+        return SavedModel(card, read, map_file)
 
 
 def _sha256(data: bytes) -> str:

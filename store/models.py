@@ -5,7 +5,7 @@
     model_files/<model id>/attempt-<n>/<file>      the files that the card lists with their hashes
     model_files/<model id>/<file>                  the same, of models published without an attempt
 
-`store/aliases.py` has the aliases of a name's versions.
+`store/aliases.py` has the aliases of a name's versions, `store/early_models.py` the early models of its jobs.
 
 The storage creates a card and a tombstone only once. So of several processes that publish one model, or
 delete or rename one version, exactly one succeeds. There is no other lock.
@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
-from nextchar.models.saved_model import Card, SavedModel, parse_card
+from nextchar.models.saved_model import Card, SavedModel, model_in_training, parse_card
 from nextchar.models.validation_errors import load_record
 from nextchar.store.aliases import Aliases, Share
-from nextchar.store.blobs import Blobs, read_limited
+from nextchar.store.blobs import Blobs
+from nextchar.store.early_models import EarlyModels, is_early
 from nextchar.store.ids import check_name
 from nextchar.store.jobs import STORAGE_CODES
-from nextchar.store.model_file_cache import ModelFileCache
+from nextchar.store.model_file_cache import ModelFileCache, StoredFiles
 
 log = logging.getLogger("nextchar.store")
 
@@ -49,8 +50,8 @@ class Models:
 
     def __init__(self, blobs: Blobs, *, cache: ModelFileCache | None = None) -> None:
         """Keep models in `blobs`, and copies of the files that are read in `cache`."""
-        self._blobs, self._cache = blobs, cache
-        self.aliases = Aliases(blobs)
+        self._blobs, self._files = blobs, StoredFiles(blobs, cache)
+        self.aliases, self.early = Aliases(blobs), EarlyModels(blobs, self._files)
         self._logged: set[DamagedModel] = set()
         self._cards: dict[str, Card] = {}  # by path; a card never changes after it is created
         self._lock = threading.Lock()  # guards the fields above
@@ -82,12 +83,12 @@ class Models:
             published = self._published(card)
             if published is None:
                 for name, data in files.items():
-                    self._blobs.write(_file_path(card.id, folder, name), data)
+                    self._blobs.write(f"{_folder_of(card.id, folder)}/{name}", data)
                 published = self._publish(card.model_copy(update={"files_folder": folder}), is_still_ours)
         except (Conflict, StorageFull):
             with contextlib.suppress(DomainError):
                 if self._published(card) is None:
-                    self._blobs.delete(*(_file_path(card.id, folder, name) for name in files))
+                    self._blobs.delete(*(f"{_folder_of(card.id, folder)}/{name}" for name in files))
             raise
         if not folder:
             return published
@@ -146,16 +147,14 @@ class Models:
             card = parse_card(self._blobs.read_record(path), where=path)
         except FileNotFoundError:
             raise _no_such_model(reference) from None
-        return SavedModel(
-            card, lambda file: self._read_file(card, file), lambda file: self._map_file(card, file)
-        )
+        return self._files.saved(card, _folder_of(card.id, card.files_folder))
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Return the name and version that a reference resolves to now.
 
         Raises:
-            NotFound: there is no such model (code `model_not_found`), or its alias points to a version that
-                is deleted (`alias_target_deleted`).
+            NotFound: there is no such model (code `model_not_found`), its alias points to a version that is
+                deleted (`alias_target_deleted`), or it is an early one, `name@job` (`model_in_training`).
             Unavailable: the record of its alias is damaged (code `alias_damaged`).
         """
         name, version, _ = self.resolve_with_share(reference)
@@ -164,6 +163,8 @@ class Models:
     def resolve_with_share(self, reference: str) -> tuple[str, int, Share | None]:
         """Return the same, and of an alias the existing version that some clients get instead, if any."""
         name, at, number = reference.partition("@")
+        if is_early(reference) and self.early.resolve(reference) == reference:
+            raise model_in_training(reference)
         try:
             check_name(name)
             # Read before the versions: an alias may be moved to a version that is published meanwhile.
@@ -269,22 +270,6 @@ class Models:
                 code="model_has_alias",
                 param="model",
             )
-
-    def _read_file(self, card: Card, name: str) -> bytes:
-        path, entry = self._path_of(card, name), card.files[name]
-
-        def read() -> Iterator[bytes]:
-            return read_limited(self._blobs.stream(path), entry.bytes)
-
-        return self._cache.read(entry.sha256, read) if self._cache else b"".join(read())
-
-    def _map_file(self, card: Card, name: str) -> bytes | memoryview:
-        """Return the contents of a file; mapped, if the storage is a folder."""
-        return self._read_file(card, name) if self._cache else self._blobs.map(self._path_of(card, name))
-
-    @staticmethod
-    def _path_of(card: Card, name: str) -> str:
-        return _file_path(card.id, card.files_folder, name)
 
     def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
         """Write the card of an id that has none under the next free version; return the card of the id.
@@ -426,8 +411,8 @@ def tombstone_path(card_path: str) -> str:
     return card_path.removesuffix(".json") + _TOMBSTONE
 
 
-def _file_path(model_id: str, folder: str, name: str) -> str:
-    return f"model_files/{model_id}/{folder}/{name}" if folder else f"model_files/{model_id}/{name}"
+def _folder_of(model_id: str, folder: str) -> str:
+    return f"model_files/{model_id}/{folder}" if folder else f"model_files/{model_id}"
 
 
 def _no_such_model(reference: str) -> NotFound:

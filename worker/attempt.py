@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ from nextchar.store import tracing
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
+from nextchar.store.jobs import EarlyModel, Job, JobError, JobRequest, Jobs, JobStatus
 from nextchar.store.live import AttemptOutcome, EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
@@ -165,6 +165,7 @@ class Attempt:
                 event=self._events.add,
                 phase=self._begin_phase,
                 request=self._set_request,
+                early=self._publish_early if self.job.request.ready_early and not self.job.early else None,
                 checkpoint=self._save,
                 stop=self._stop_reason,
                 checkpoint_every_s=self.settings.checkpoint_seconds,
@@ -193,6 +194,23 @@ class Attempt:
     def _set_request(self, request: JobRequest) -> None:
         """Record what preset `auto` has chosen, before the first checkpoint: later attempts keep it."""
         self.job = self.jobs.move(self.job, JobStatus.RUNNING, request=request)
+
+    def _publish_early(self, card: Card, files: Mapping[str, bytes]) -> None:
+        """Let the job's early model complete. If the storage fails there is none: training is what counts."""
+        try:
+            Models(self.blobs).early.write(self.job, card, files)
+            early = EarlyModel(attempt=self.job.attempt, since=time.time())
+            self.job = self.jobs.move(self.job, JobStatus.RUNNING, early=early)
+        except Exception as error:
+            problem = storage_problem(error)
+            if problem is None:
+                raise
+            self._events.add_message(f"no early model: {problem.message}; training continues")
+            return
+        self._events.add_message(
+            f"an early model is ready: until training ends, {card.reference} completes and suggests by the"
+            " contexts of the text alone"
+        )
 
     def _publish(self, outcome: "Outcome") -> Card:
         assert outcome.card is not None
@@ -253,6 +271,9 @@ class Attempt:
         if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
             with contextlib.suppress(DomainError):  # the retention sweep deletes what is left
                 self.checkpoints.delete()
+        if self.job.status.is_final:
+            with contextlib.suppress(DomainError):
+                Models(self.blobs).early.delete(self.job)
         # The best model of a job that waits for storage is still to be published.
         is_open = self.job.waits_for_storage and self._stop_request == "cancel_keep_best"
         if self.job.status is JobStatus.PAUSED and self._stop_request and not is_open:

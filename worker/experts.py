@@ -1,16 +1,23 @@
 """Makes what a trained model predicts with, a mixture or the network alone, and measures the experts."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
-from nextchar.models.kernels.mixture_arguments import Experts
+import numpy as np
+
+from nextchar.models.architectures.kernel_lstm import KernelLSTM
+from nextchar.models.config import NetworkConfig
+from nextchar.models.kernels.mixture_arguments import BY_NETWORK, Experts
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.mixture import Learned
 from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
-from nextchar.models.runtime.session import SharedNetwork, StepNetwork
+from nextchar.models.runtime.model_networks import FLOAT32_FILE
+from nextchar.models.runtime.session import Check, SharedNetwork, StepNetwork, open_network
 from nextchar.models.text.ngram import NgramModel
 from nextchar.worker.evaluation import bits_by_expert
+from nextchar.worker.evaluator import graph_of, int8_file
 from nextchar.worker.mixture_weights import learn_network
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import NGRAM_ORDERS
@@ -18,15 +25,58 @@ from nextchar.worker.report import NGRAM_ORDERS
 _WARM_UP_CHARACTERS = 2000  # read before each row of the held-out text
 _MIN_ROW_CHARACTERS = 4096  # a mixture adapts to its row
 _MAX_ROWS = 64
+_CHECK_S = 0.1
+
+EARLY_NETWORK = NetworkConfig(units=4, embedding=2)
+"""The network of early models: the smallest."""
 
 
-def begin_reading(text: Text, *, is_records: bool) -> Callable[[], tuple[Learned, Seen]]:
-    """Let a thread read the training text, while the network is trained; return what returns its result."""
+Reading = Future[tuple[Learned, Seen]]
+
+
+def begin_reading(text: Text, *, is_records: bool) -> Reading:
+    """Let a thread read the training text; return what will have its result."""
     thread = ThreadPoolExecutor(1, "mixture")
     known = text.train[-mixture.MAX_CHARACTERS :]
     reading = thread.submit(learn_text, known, text.vocabulary, is_records=is_records)
     thread.shutdown(wait=False)
-    return reading.result
+    return reading
+
+
+def wait_for(reading: Reading, check: Check) -> Learned:
+    """Return what was learned, once it was; `check` is called until then."""
+    while not wait([reading], timeout=_CHECK_S).done:
+        check()
+    return reading.result()[0]
+
+
+class EarlyExperts(NamedTuple):
+    """What predicts before there is a network: the contexts, and in its place how often each character is.
+
+    Attributes:
+        graph: of the smallest network, whose logits are the logarithms of the characters' frequencies.
+        learned: as a mixture has learned from the training text, without a network.
+    """
+
+    graph: bytes
+    learned: Learned
+
+    @classmethod
+    def make(cls, text: Text, learned: Learned) -> "EarlyExperts":
+        """Return those of a text. `learned` is copied, as it goes on learning."""
+        frequencies = text.frequencies()
+        network = KernelLSTM(EARLY_NETWORK, frequencies, seed=0)
+        network.arrays["dense/kernel"][:] = 0
+        network.arrays["dense/bias"][:] = np.log(frequencies + 1 / (1 + len(text.train)))
+        own: Any = {name: array.copy() for name, array in learned._asdict().items()}
+        own["weights"][:, BY_NETWORK] = 0
+        return cls(graph_of(network), Learned(**own))
+
+    def files(self, text: Text) -> dict[str, bytes]:
+        """Return the files of a model that predicts with them."""
+        name, data = int8_file(self.graph)
+        known = text.before_test(mixture.MAX_CHARACTERS)
+        return {FLOAT32_FILE: self.graph, name: data, mixture.FILE: mixture.dump(known, self.learned)}
 
 
 @dataclass(frozen=True)
@@ -37,20 +87,25 @@ class Mixture:
         experts: with their weights; they know all text before `Text.test`. None: the network predicts alone.
         has_learned_weights: False if the held-out text is too short for that.
         files: the file of the model that holds them.
+        early: what predicted before the network was trained, with the same known text.
     """
 
     experts: Experts | None = None
     has_learned_weights: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
+    early: EarlyExperts | None = None
 
     @classmethod
-    def make(cls, network: StepNetwork, text: Text, read: Callable[[], tuple[Learned, Seen]]) -> "Mixture":
+    def make(
+        cls, network: StepNetwork, text: Text, reading: Reading, *, ready_early: bool = False
+    ) -> "Mixture":
         """Return the mixture of a trained network, which learns to use it on `text.selection`.
 
-        `read` is what `begin_reading` returned. While it learns the mixture knows the training text alone; in
-        the end it also knows the text that it learned on, which is more and newer text.
+        `reading` is what `begin_reading` returned. While it learns the mixture knows the training text alone;
+        in the end it also knows the text that it learned on, which is more and newer text.
         """
-        learned, seen = read()
+        learned, seen = reading.result()
+        early = EarlyExperts.make(text, learned) if ready_early else None
         if not text.is_undivided:
             experts = mixture.experts_of(
                 text.train[-mixture.MAX_CHARACTERS :], mixture.without_adaptation(learned)
@@ -59,7 +114,7 @@ class Mixture:
             learned = learned_by(experts)._replace(adaptation=learned.adaptation)
         kept = text.before_test(mixture.MAX_CHARACTERS)
         experts = mixture.experts_of(kept, learned)
-        return cls(experts, not text.is_undivided, {mixture.FILE: mixture.dump(kept, learned)})
+        return cls(experts, not text.is_undivided, {mixture.FILE: mixture.dump(kept, learned)}, early)
 
     def with_network(self, network: SharedNetwork) -> StepNetwork:
         """Return the mixture with a network, or the network alone."""
@@ -71,16 +126,21 @@ class Mixture:
         """Return the bits per character of the first `characters` of `text.test`, by each expert.
 
         `mixture` is the mixture, `lstm` the network, `ngram` n-grams, `without_adaptation` the mixture that
-        does not adapt to what it reads. Without experts there are only `lstm` and `ngram`;
-        `without_adaptation` is left out if the mixture never adapts. Not `by_expert` there are only `mixture`
-        and `lstm`.
+        does not adapt to what it reads, `early` the early model. Without experts there are only `lstm` and
+        `ngram`; `without_adaptation` is left out if the mixture never adapts. Not `by_expert` there are only
+        `mixture` and `lstm`.
         """
         mixtures: dict[str, Experts] = {"mixture": self.experts} if self.experts else {}
         if self.experts and by_expert and self.experts.adapts:
             mixtures["without_adaptation"] = mixture.without_adaptation(self.experts)
         ids, before = text.test[:characters], text.before_test(_WARM_UP_CHARACTERS)
         rows = rows_to_judge(len(ids))
-        bits = bits_by_expert(network, mixtures, ids, before=before, rows=rows, warm_up=_WARM_UP_CHARACTERS)
+        judge = partial(bits_by_expert, ids=ids, before=before, rows=rows, warm_up=_WARM_UP_CHARACTERS)
+        bits = judge(network, mixtures)
+        if self.experts and self.early and by_expert:
+            experts = self.experts._replace(**self.early.learned._asdict())
+            network_before = open_network(FLOAT32_FILE, self.early.graph)
+            bits["early"] = judge(network_before, {"early": experts})["early"]
         if by_expert:
             known = text.before_test(mixture.MAX_CHARACTERS)
             ngrams = NgramModel.fit_ids(known, size=network.V, order=NGRAM_ORDERS)

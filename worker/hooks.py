@@ -5,12 +5,13 @@ Recognizes errors of the storage and the scratch folder, after which a job can b
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nextchar.models.errors import DomainError, InvalidInput, StorageFull, Unavailable
+from nextchar.models.saved_model import Card
 from nextchar.store.blobs import as_domain_error
 from nextchar.store.jobs import STORAGE_CODES, JobRequest
 from nextchar.worker.checkpoints import Checkpoint
@@ -42,6 +43,7 @@ class Hooks:
     event: Callable[[str, dict[str, Any]], None] = _ignore  # type, data
     phase: Callable[[str], bool] = _always  # an optional part begins, "" for none; whether to compute it
     request: Callable[[JobRequest], None] = _ignore  # preset `auto` has chosen: the request with the choice
+    early: Callable[[Card, Mapping[str, bytes]], None] | None = None  # takes an early model, if it is wanted
     checkpoint: Callable[[Checkpoint], None] = _ignore
     stop: Callable[[], StopReason | None] = _ignore
     checkpoint_every_s: float = 10.0

@@ -15,6 +15,7 @@ from nextchar.models.text import line_file
 from nextchar.models.text.line_columns import Record
 from nextchar.models.text.line_file import Lines, fold
 from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus
 from nextchar.store.jobs import JobRequest
@@ -31,23 +32,21 @@ _ROUNDS = 50
 _DEFAULT_WEIGHT = 0.5
 
 
-def line_files(
+def distinct_lines(
     request: JobRequest,
     corpora: Corpora,
     corpus: Corpus,
     *,
-    network: StepNetwork,
-    text: Text,
     on_event: Callable[[str, dict[str, Any]], None],
     check: Check = no_check,
-) -> tuple[dict[str, bytes], Withheld | None]:
-    """Return the file of the distinct lines of a corpus of records, held-out lines included; {} if none.
+) -> tuple[Lines | None, list[str]]:
+    """Return the distinct lines of a corpus of records, held-out lines included; None if there are none.
 
-    With it, the lines that are withheld because they are too rare, if there are any.
-    `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
+    With them those that are withheld because they are too rare. The weight of the network is 0 if counts are
+    given, which then rank alone; else the default.
     """
     if request.kind != "records" or corpus.encoding != "utf-8":
-        return {}, None
+        return None, []
     records = columns_of(request).records(corpora.pieces(corpus.id, "characters"))
     counted = Counted.of(records, request.suggestions or SuggestionConfig(), check=check)
     if counted is None:
@@ -57,15 +56,29 @@ def line_files(
             " them; train on fewer lines for suggestions of lines"
         )
         on_event("message", {"text": sentence})
-        return {}, None
+        return None, []
     lines = counted.lines()
+    weight = 0.0 if counted.are_given else _DEFAULT_WEIGHT
+    return lines and lines.with_weight(weight), counted.rare_lines()
+
+
+def line_files(lines: Lines | None, network: StepNetwork, text: Text) -> dict[str, bytes]:
+    """Return the file of the lines of records; {} if there are none.
+
+    `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
+    """
     if lines is None:
-        return {}, None
-    index = LineIndex(lines)
-    rare = [text.vocabulary.to_characters(line) for line in counted.rare_lines()]
-    withheld = Withheld(rare, index.is_hidden) if rare else None
-    weight = 0.0 if counted.are_given else learned_weight(index, network, text)
-    return {line_file.FILE: lines.with_weight(weight).dump()}, withheld
+        return {}
+    if lines.weight[0]:
+        lines = lines.with_weight(learned_weight(LineIndex(lines), network, text))
+    return {line_file.FILE: lines.dump()}
+
+
+def withheld_lines(lines: Lines | None, rare: list[str], vocabulary: Vocabulary) -> Withheld | None:
+    """Return what the memorization of rare lines is measured with; None if there are none."""
+    if lines is None or not rare:
+        return None
+    return Withheld(list(map(vocabulary.to_characters, rare)), LineIndex(lines).is_hidden)
 
 
 class Counted:

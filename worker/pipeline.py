@@ -16,6 +16,7 @@ from nextchar.models.report import Evaluation, Experts, Int8Measurement, Numeric
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
 from nextchar.models.runtime.session import Check, CheckedNetwork, StepNetwork, no_check, open_network
 from nextchar.models.saved_model import Card, describe_files
+from nextchar.models.text import line_file
 from nextchar.store import tracing
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Job, JobRequest
@@ -24,7 +25,14 @@ from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
 from nextchar.worker.evaluation import bits_per_character
 from nextchar.worker.evaluator import int8_file, saved_files
-from nextchar.worker.experts import Mixture, begin_reading, rows_to_judge
+from nextchar.worker.experts import (
+    EARLY_NETWORK,
+    EarlyExperts,
+    Mixture,
+    begin_reading,
+    rows_to_judge,
+    wait_for,
+)
 from nextchar.worker.hooks import Hooks, PreparationCheck, Stopped, StopReason, storage_problem
 from nextchar.worker.job_text import (
     check_length,
@@ -40,7 +48,7 @@ from nextchar.worker.job_text import (
     second_text,
     unmasked_characters,
 )
-from nextchar.worker.lines import line_files
+from nextchar.worker.lines import distinct_lines, line_files, withheld_lines
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
@@ -149,12 +157,18 @@ def train_model(
         ),
     }
     check.is_over = True
+    lines, rare = distinct_lines(request, corpora, corpus, on_event=on_event, check=hooks.check)
+    reading = begin_reading(text, is_records=request.kind == "records") if request.mixture else None
+    if reading and hooks.early:
+        with tracing.span("make early model"):
+            early = EarlyExperts.make(text, wait_for(reading, hooks.check)).files(text)
+            early |= {line_file.FILE: lines.dump()} if lines else {}
+            hooks.early(_early_card(job, text, early), early)
     if request.candidates:
         choice = choose_preset(request.candidates, text, **options)
         on_event("message", {"text": choice.sentence})
         request = request.with_choice(choice.candidate)
         hooks.request(request)
-    read = begin_reading(text, is_records=request.kind == "records") if request.mixture else None
     with tracing.span("train"):
         result = fit(
             request.network,
@@ -171,7 +185,8 @@ def train_model(
         files = saved_files(result.network)
         float32 = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
         network = CheckedNetwork(float32, hooks.check)
-        mixture = Mixture.make(network, text, read) if read else Mixture()
+        ready_early = request.ready_early
+        mixture = Mixture.make(network, text, reading, ready_early=ready_early) if reading else Mixture()
         files |= mixture.files
         report = _measured(result, text, network, mixture, hooks)
         int8, report["int8"] = None, None
@@ -190,27 +205,19 @@ def train_model(
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)
-        own_lines, withheld = line_files(
-            request,
-            corpora,
-            corpus,
-            network=CheckedNetwork(mixture.with_network(float32), hooks.check),
-            text=text,
-            on_event=on_event,
-            check=hooks.check,
-        )
-        files |= own_lines
+        predictor = CheckedNetwork(mixture.with_network(float32), hooks.check)
+        files |= line_files(lines, predictor, text)
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,
             origin,
             text=text,
-            network=CheckedNetwork(mixture.with_network(float32), hooks.check),
+            network=predictor,
             events=events,
             seed=request.training.seed,
             cores=cores,
             start=_start_card(models, request),
-            withheld=withheld,
+            withheld=withheld_lines(lines, rare, text.vocabulary),
             begin_phase=hooks.phase,
         )
         report |= report_fields
@@ -218,14 +225,25 @@ def train_model(
         for problem in report["problems"]:
             on_event("message", {"text": problem})
     report["job_seconds"] = round(time.monotonic() - began, 1)
-    card = Card(
+    return Outcome(result.stopped, _card(job, text, files, origin, cast(dict[str, Any], report)), files)
+
+
+def _early_card(job: Job, text: Text, files: dict[str, bytes]) -> Card:
+    """Return the card of a job's early model."""
+    without = {"network": EARLY_NETWORK, "preset": None, "chosen_preset": None}
+    request = job.request.model_copy(update=without)
+    origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
+    return _card(job, text, files, origin, {"is_early": True})
+
+
+def _card(job: Job, text: Text, files: dict[str, bytes], origin: Report, report: dict[str, Any]) -> Card:
+    return Card(
         id="model_" + job.id.removeprefix("job_"),
         characters=text.vocabulary.characters,
-        report=cast(dict[str, Any], report),
+        report=report,
         files=describe_files(files),
         **cast(dict[str, Any], origin),
     )
-    return Outcome(result.stopped, card, files)
 
 
 def _start_card(models: Models, request: JobRequest) -> Card | None:

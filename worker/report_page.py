@@ -27,7 +27,7 @@ _DARK = {_INK: "#f0f6fc", _MUTED: "#9198a1", _LINE: "#3d444d", _BLUE: "#4493f8",
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _POINTS_PER_INCH = 72  # points are the units of the SVG
 
-_MIXTURE = "mixture"
+_MIXTURE, _EARLY = "mixture", "early model"
 _PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz", "ppmd")
 
 _Key = Literal["validation_bits_per_character", "train_bits_per_character"]
@@ -49,7 +49,7 @@ def picture(report: Report, *, width: int, height: int) -> str:
         report["curve"],
         lines,
         kept_step=report["best_step"],
-        mixture=report.get("experts", {}).get("mixture"),
+        **experts_shown(report),
         width=width,
         height=height,
     )
@@ -61,6 +61,7 @@ def curves_svg(
     *,
     kept_step: int,
     mixture: float | None = None,
+    early: float | None = None,
     width: int = 720,
     height: int = 400,
 ) -> str:
@@ -71,6 +72,7 @@ def curves_svg(
         baselines: bits by name; those far above the curves are omitted.
         kept_step: the step whose weights are kept; it is marked.
         mixture: bits of the mixture that the model predicts with. The curves are of the network alone.
+        early: bits of the early model, a point at step 0.
         width: in CSS pixels. Below 500 the axis has fewer ticks.
         height: in CSS pixels.
     """
@@ -93,11 +95,15 @@ def curves_svg(
         right = 1 - (112 if narrow else 132) / width
         axes = figure.add_axes((34 / width, 62 / height, right - 34 / width, 1 - 100 / height))
         labels = _draw_curves(axes, curve, kept_step)
-        lines = with_mixture(baselines, mixture)
+        lines = with_experts(baselines, mixture=mixture, early=early)
         top, bottom = _range(curve, lines)
         axes.set_ylim(bottom, top)
         shown = {name: bits for name, bits in lines.items() if bits <= top}
         for name, bits in shown.items():
+            if name == _EARLY:
+                axes.plot([0], [bits], "D", color=_BLUE, markersize=6, clip_on=False, zorder=4)
+                _write(axes, f"{name} {bits:.2f}", (0, bits), "data", _BLUE)
+                continue
             color = _BLUE if name == _MIXTURE else _MUTED
             axes.axhline(bits, color=color, linewidth=1, dashes=(4, 3), zorder=1)
             labels.append((bits, f"{name} {bits:.2f}", color))
@@ -109,9 +115,12 @@ def curves_svg(
     return _styled(file.getvalue(), width, height, describe(curve, shown))
 
 
-def with_mixture(baselines: Mapping[str, float], mixture: float | None) -> dict[str, float]:
-    """Return the horizontal lines of the picture: bits by name."""
-    return {**({} if mixture is None else {_MIXTURE: mixture}), **baselines}
+def with_experts(
+    baselines: Mapping[str, float], *, mixture: float | None, early: float | None
+) -> dict[str, float]:
+    """Return what the picture shows beside the curves: bits by name."""
+    experts = {_MIXTURE: mixture, _EARLY: early}
+    return {**{name: bits for name, bits in experts.items() if bits is not None}, **baselines}
 
 
 def _draw_curves(axes: Any, curve: Sequence[Evaluation], kept_step: int) -> list[tuple[float, str, str]]:
@@ -181,10 +190,15 @@ def _write_labels(axes: Any, labels: Sequence[tuple[float, str, str]], *, gap: f
                 heights[i - 1] -= missing / 2
                 heights[i] += missing / 2
     for place, (_, text, color) in zip(heights, ordered, strict=True):
-        axes.annotate(
-            text, (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
-            color=color, va="center", fontsize=11, annotation_clip=False,
-        )  # fmt: skip
+        _write(axes, text, (1, place), ("axes fraction", "data"), color)
+
+
+def _write(axes: Any, text: str, at: tuple[float, float], unit: str | tuple[str, str], color: str) -> None:
+    """Write a text to the right of a place."""
+    axes.annotate(
+        text, at, xycoords=unit, xytext=(8, 0), textcoords="offset points", color=color, va="center",
+        fontsize=11, annotation_clip=False,
+    )  # fmt: skip
 
 
 def _styled(svg: str, width: int, height: int, description: str) -> str:
@@ -249,6 +263,7 @@ _EXPERTS = {
     "ngram": "n-grams alone",
     "without_matches": "Network and n-grams",
     "without_adaptation": "Mixture without adaptation",
+    "early": "Early model, before training",
 }
 _VERDICTS = {
     "novel": "The model writes new text.",
@@ -276,11 +291,16 @@ def page(report: Report, *, wide: str | None, narrow: str | None) -> str:
         samples=_spread(report.get("samples", []), _MAX_SAMPLES),
         description=describe(
             report["curve"],
-            with_mixture(report.get("baselines", {}), report.get("experts", {}).get("mixture")),
+            with_experts(report.get("baselines", {}), **experts_shown(report)),
         ),
         wide=wide and _data_url(wide),
         narrow=narrow and _data_url(narrow),
     )
+
+
+def experts_shown(report: Report) -> dict[str, float | None]:
+    """Return the experts in the picture."""
+    return {key: report.get("experts", {}).get(key) for key in ("mixture", "early")}  # type: ignore[misc]
 
 
 def baseline_name(key: str, report: Report) -> str:

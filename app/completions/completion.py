@@ -59,7 +59,7 @@ class RunningCompletion:
         Raises:
             InvalidInput, Busy, Unavailable: as `Engine.complete`; nothing is retained then.
         """
-        self.model = loaded.reference
+        self.model, self.is_early = loaded.reference, loaded.is_early
         self.vocabulary = loaded.vocabulary
         self.unknown = unknown
         self.echoed = echoed

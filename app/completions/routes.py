@@ -101,6 +101,7 @@ async def next_character(
     label = loaded.vocabulary.label
     return DistributionBody(
         model=loaded.reference,
+        early=loaded.is_early,
         entropy_bits=distribution.entropy_bits,
         candidates=[CandidateBody(character=label(c), probability=p) for c, p in distribution.candidates],
         unknown_characters=unknown,
@@ -112,6 +113,7 @@ def _to_json(
 ) -> str:
     response = CompletionBody(
         model=running.model,
+        early=running.is_early,
         completions=[
             CompletionChoice(
                 index=index,
@@ -152,7 +154,10 @@ async def _stream(running: RunningCompletion) -> Events:
                 yield ServerEvent("finished", finished)
             case Usage():
                 end = CompletionEnd(
-                    model=running.model, usage=_usage(event), unknown_characters=running.unknown
+                    model=running.model,
+                    early=running.is_early,
+                    usage=_usage(event),
+                    unknown_characters=running.unknown,
                 )
                 yield ServerEvent("done", end)
 

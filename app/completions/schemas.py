@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.models.schemas import Early
 from nextchar.models.runtime.requests import MAX_BEAM, CandidateBody, Expert, FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
@@ -40,6 +41,7 @@ EXAMPLE_DESCRIBED: dict[str, Any] = {
 EXAMPLE: dict[str, Any] = {
     "object": "completion",
     "model": "nietzsche@1",
+    "early": False,
     "completions": [
         {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2}
     ],
@@ -231,6 +233,7 @@ class CompletionBody(BaseModel):
 
     object: Literal["completion"] = "completion"
     model: str = Field(description="The `name@version` that was used.")
+    early: Early
     completions: list[CompletionChoice]
     usage: UsageBody
     unknown_characters: list[str] = Field(
@@ -259,6 +262,7 @@ class CompletionEnd(BaseModel):
     """Streamed last, as event `done`."""
 
     model: str
+    early: Early
     usage: UsageBody
     unknown_characters: list[str]
 
@@ -283,6 +287,7 @@ class DistributionBody(BaseModel):
         {
             "object": "distribution",
             "model": "nietzsche@1",
+            "early": False,
             "entropy_bits": 0.4,
             "candidates": [{"character": "o", "probability": 0.93}],
             "unknown_characters": [],
@@ -291,6 +296,7 @@ class DistributionBody(BaseModel):
 
     object: Literal["distribution"] = "distribution"
     model: str
+    early: Early
     entropy_bits: float
     candidates: list[CandidateBody]
     unknown_characters: list[str]

@@ -92,6 +92,7 @@ def plan(
         masks=masks,
         masked_by_default=masked_by_default,
         mixture=body.mixture,
+        ready_early=body.mixture and body.ready_early,
         suggestions=body.suggestions,
     )
     if request.masks and alphabet == "bytes":

@@ -163,7 +163,8 @@ JOBS = Room(
     (routes.router,),
     folders=(
         Folder("idempotency", ["jobs"]),
-        Folder("jobs", ["corpora", "model_cards", "events", "checkpoints"]),
+        Folder("jobs", ["corpora", "model_cards", "events", "checkpoints", "early_models"]),
+        Folder("early_models"),
         Folder("events"),
         Folder("checkpoints", is_replaced_often=True),  # by running jobs
     ),

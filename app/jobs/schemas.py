@@ -29,6 +29,7 @@ from nextchar.models.config import (
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from nextchar.models.text.vocabulary import Alphabet
+from nextchar.store.early_models import early_reference
 from nextchar.store.expiring_cache import ExpiringCache
 from nextchar.store.ids import NAME_PATTERN
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -226,6 +227,12 @@ class JobCreate(RequestBody):
         description="Predict with the network together with contexts of the training text, whose"
         " end the model then contains. `false`: with the network alone.",
     )
+    ready_early: bool = Field(
+        True,
+        description="Before the network is trained, make an early model of the mixture's contexts alone. It"
+        " completes and suggests until the job ends; the job's `early` has its name. Training begins some"
+        " seconds per million characters later. Without a mixture there is none.",
+    )
     mix: Mix | None = Field(
         None,
         description="A second text in a fraction of each batch's rows, with its own characters or a teacher's"
@@ -280,6 +287,16 @@ class ProgressBody(BaseModel):
     )
 
 
+class EarlyModelBody(BaseModel):
+    """The model with which a job completes while its network is trained."""
+
+    model: str = Field(
+        description="`name@job`: what completions and suggestions call it by. Once the job has succeeded, the"
+        " same name means the version that it published. The bare name means it while it has no version."
+    )
+    since: float = Field(description="When it was ready. Unix seconds, UTC.")
+
+
 class JobErrorBody(BaseModel):
     """Why a job failed or was paused."""
 
@@ -332,6 +349,10 @@ class JobBody(BaseModel):
     mixture: bool = Field(
         True, description="Whether the model predicts with a mixture; false: with the network alone."
     )
+    ready_early: bool = Field(
+        False, description="Whether an early model completes while the network is trained."
+    )
+    early: EarlyModelBody | None = Field(None, description="The early model, until the job ends.")
     mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
     suggestions: SuggestionConfig | None = Field(None, description="Which lines of records are suggested.")
     attempt: int = Field(description="How many times a worker has started it.")
@@ -414,6 +435,7 @@ class JobBodies:
             queue_position=waiting.index(job.id) + 1 if is_waiting else None,
             asked=asked,
             model=job.model,
+            early=job.early and EarlyModelBody(model=early_reference(job), since=job.early.since),
             progress=ProgressBody(**progress) if progress else None,
             error=job.error and JobErrorBody(**job.error.model_dump()),
             pause_reason=job.pause_reason and JobErrorBody(**job.pause_reason.model_dump()),

@@ -63,13 +63,18 @@ class LogSettings(CoreSettings):
         ",".join(ALERT_EVENTS),
         description="Types of the events that are sent to that webhook, separated by commas.",
     )
+    console_url: str = Field(
+        "",
+        description="The address at which people open the console, such as `https://nextchar.example.org`:"
+        " alerts in messages then have a link.",
+    )
     allow_private_targets: bool = Field(
         False,
         description="Allow notification targets in private networks, on this machine and at other addresses"
         " that are not public. Those of settings always may be.",
     )
 
-    @field_validator("alertmanager_url", "webhook_url")
+    @field_validator("alertmanager_url", "webhook_url", "console_url")
     @classmethod
     def _is_a_url(cls, url: str) -> str:
         if url:

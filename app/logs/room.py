@@ -200,6 +200,7 @@ def _add_notifications(services: Services, settings: LogSettings, alerts: Alerts
             Events(services.blobs, services.jobs, services.models),
             quiet_s=settings.alert_quiet_s,
             allow_private=settings.allow_private_targets,
+            console_url=settings.console_url,
         )
     )
     services.closes(notifier.close)

@@ -27,6 +27,7 @@ from nextchar.models.errors import DomainError, NotFound
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.aliases import Share
+from nextchar.store.early_models import is_early
 from nextchar.store.models import Models
 
 log = logging.getLogger("nextchar.api")
@@ -260,8 +261,12 @@ class Engines:
     def drop(self, reference: str) -> None:
         """Unload a deleted version once it has no users."""
         with self._lock:
-            model = self._loaded.pop(reference, None)
             self._resolved.clear()
+        self._unload(reference)
+
+    def _unload(self, exact: str) -> None:
+        with self._lock:
+            model = self._loaded.pop(exact, None)
             is_idle = model is not None and model.users == 0
         if model and is_idle:
             model.engine.close()
@@ -310,6 +315,8 @@ class Engines:
 
     def _refresh(self, reference: str) -> None:
         """Resolve a name again, and load its version before requests are sent there."""
+        with self._lock:
+            known = self._resolved.get(reference)
         try:
             resolved = self._resolve(reference)
             self._serve_stale(reference, resolved.exact)
@@ -320,6 +327,11 @@ class Engines:
         except Exception:  # a storage failure; the next request tries again
             log.exception("resolving the name of model %s", reference)
             self.resolve_again(reference)
+        if known and is_early(known.exact):
+            with self._lock:
+                newest = self._resolved.get(reference)
+            if newest is None or newest.exact != known.exact:
+                self._unload(known.exact)
 
     def _serve_stale(self, reference: str, new: str) -> None:
         """Until `new` is loaded, serve requests with the version before it, if that still exists."""
@@ -328,7 +340,8 @@ class Engines:
         if known is None or known.exact == new:
             return
         with contextlib.suppress(NotFound):
-            self._models.resolve(known.exact)
+            if not is_early(known.exact):  # which nothing deletes but the end of its job
+                self._models.resolve(known.exact)
             with self._lock:
                 if self._resolved.get(reference) == known:
                     self._resolved[reference] = replace(known, serves_stale=True)
@@ -341,6 +354,8 @@ class Engines:
             if move and move.version is not None:
                 name, version = self._models.resolve(f"{name}@{alias}")
         except NotFound:
+            if exact := self._models.early.resolve(reference):
+                return _Resolved(exact, time.monotonic())
             self.resolve_again(reference)
             raise
         return _Resolved(f"{name}@{version}", time.monotonic(), share=share)
@@ -361,7 +376,7 @@ class Engines:
             ready = self._acquire_loaded(exact)
             if ready:
                 return ready
-            model = self._load(self._models.get(exact))
+            model = self._load(self._models.early.get(exact) if is_early(exact) else self._models.get(exact))
             # Register it and drop its lock in one step, or another thread could load it a second time.
             with self._lock:
                 model.users += 1
@@ -404,4 +419,5 @@ class Engines:
         if name not in self._pinned:
             return False
         loaded = (reference.partition("@") for reference in self._loaded)
-        return int(version) == max(int(number) for other, _, number in loaded if other == name)
+        numbers = [int(number) for other, _, number in loaded if other == name and number.isdecimal()]
+        return not version.isdecimal() or int(version) == max(numbers)

@@ -36,6 +36,12 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
+Early = Annotated[
+    bool,
+    Field(description="Whether an early model, `name@job`, responded: its network is still being trained."),
+]
+
+
 class ModelSummary(BaseModel):
     """One version of a model, in a list."""
 

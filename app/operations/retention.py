@@ -94,6 +94,7 @@ class Retention:
         if self._spool:
             swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
         swept["checkpoints"] = self._sweep_checkpoints(now)
+        swept["files of early models"] = Models(self._blobs).early.sweep()
         if is_full:  # reads many records
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)

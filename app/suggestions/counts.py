@@ -22,9 +22,8 @@ from nextchar.models.errors import DomainError, InvalidInput
 from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.suggestions import Suggester
 from nextchar.store.blobs import Blobs
-from nextchar.store.history import History, number_of
+from nextchar.store.history import History, ImmutableRecord, number_of
 from nextchar.store.models import Models
-from nextchar.store.records import ImmutableRecord
 
 FOLDER = "line_counts"
 

@@ -68,7 +68,7 @@ async def suggest_completions(
             services[Engines], loaded, steps, client=client_of(request), user=user_of(request)
         )
         suggestions = await cancel_on_disconnect(request, finding)
-    response = _body(loaded.reference, body.prefix, suggestions)
+    response = _body(loaded, body.prefix, suggestions)
     # Serialized here: FastAPI's validation and copy would take longer than everything else.
     return Response(response.model_dump_json(), media_type="application/json")
 
@@ -182,11 +182,12 @@ def _next(steps: Steps, answer: Any) -> Need | list[Suggestion]:
         return cast(list[Suggestion], end.value)
 
 
-def _body(model: str, prefix: str, suggestions: Sequence[Suggestion]) -> SuggestionsBody:
+def _body(loaded: Loaded, prefix: str, suggestions: Sequence[Suggestion]) -> SuggestionsBody:
     name = new_id("sug")
     return SuggestionsBody(
         id=name,
-        model=model,
+        model=loaded.reference,
+        early=loaded.is_early,
         prefix=prefix,
         suggestions=[
             SuggestionBody(

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.models.schemas import Early
 from nextchar.app.suggestions.counts import MAX_LINES, SourceCounts
 from nextchar.models.runtime.line_index import MAX_TYPOS
 from nextchar.models.runtime.suggestions import (
@@ -22,6 +23,7 @@ EXAMPLE: dict[str, Any] = {
     "object": "suggestions",
     "id": "sug_0197c2a1b3c4d5e6f7a8b",
     "model": "cities@3",
+    "early": False,
     "prefix": "berln",
     "suggestions": [
         {
@@ -112,6 +114,7 @@ class SuggestionsBody(BaseModel):
     object: Literal["suggestions"] = "suggestions"
     id: str
     model: str = Field(description="The `name@version` that was used.")
+    early: Early
     prefix: str
     suggestions: list[SuggestionBody]
 

@@ -346,6 +346,8 @@ export interface Completion {
   object: "completion";
   /** The `name@version` that was used. */
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   completions: Choice[];
   usage: Usage;
   /** The distinct characters of the prompt that are not in the vocabulary. */
@@ -370,6 +372,8 @@ export interface Finished {
 /** Streamed last, as event `done`. */
 export interface CompletionEnd {
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   usage: Usage;
   unknown_characters: string[];
 }
@@ -384,6 +388,8 @@ export interface Candidate {
 export interface Distribution {
   object: "distribution";
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   entropy_bits: number;
   candidates: Candidate[];
   unknown_characters: string[];
@@ -417,6 +423,8 @@ export interface Suggestions {
   id: string;
   /** The `name@version` that was used. */
   model: string;
+  /** Whether an early model, `name@job`, responded: its network is still being trained. */
+  early: boolean;
   prefix: string;
   suggestions: Suggestion[];
 }

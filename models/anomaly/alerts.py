@@ -32,6 +32,9 @@ MAX_LINE_CHARACTERS = 1_000
 MAX_TEMPLATE_CHARACTERS = 500
 """Of a template as it is shown; its id is computed from all of it."""
 
+MAX_TITLE_CHARACTERS = 200
+"""Of the line in a title."""
+
 PARAMETER = WILDCARD
 """Stands in a template for what changes from line to line."""
 
@@ -196,6 +199,21 @@ def alert_key_of(text: str, spans: Sequence[Span], *, template: str | None = Non
 def template_of(text: str) -> str:
     """Return the template of a masked line by a model without templates: what has digits is a parameter."""
     return " ".join(_VARIABLE.sub(PARAMETER, word) for word in text.split())
+
+
+def title_of(line: str, span: tuple[int, int] | None) -> str:
+    """Return a line as a title: its most anomalous part between `»` and `«`, and of a long line what is near.
+
+    >>> title_of("session 4711 opened for root", (24, 28))
+    'session 4711 opened for »root«'
+    """
+    start, end = span or (0, 0)
+    end = min(end, start + MAX_TITLE_CHARACTERS)
+    around = (MAX_TITLE_CHARACTERS - (end - start)) // (2 if start else 1)
+    first, last = max(0, start - around), end + around
+    marked = f"»{line[start:end]}«" if end > start else ""
+    cut = ("…" if first else "", "…" if last < len(line) else "")
+    return f"{cut[0]}{line[first:start]}{marked}{line[end:last]}{cut[1]}"
 
 
 def severity_of(p_value: float) -> Severity:

@@ -153,6 +153,7 @@ class CalibratedScorer:
         check: Check = no_check,
         labels: Callable[[], Mapping[str, AlertLabel]] = dict,
     ) -> None:
+        templates = loaded.scorer.templates
         self.loaded, self.calibration, self.options = loaded, calibration, options
         self.check, self._labels = check, labels
         self.rate: float | None = None
@@ -167,7 +168,6 @@ class CalibratedScorer:
                 code="no_calibration",
                 param="false_alarms",
             )
-        templates = loaded.scorer.templates
         self._repeats: RepeatFilter | None = None
         if templates and self.rate and options.repeats == "count":
             self._repeats = RepeatFilter(self.rate, templates.common)

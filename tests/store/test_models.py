@@ -203,7 +203,7 @@ def test_of_a_file_that_is_larger_than_its_card_says_no_more_is_read(
             read.append(len(chunk))
             yield chunk
 
-    monkeypatch.setattr("nextchar.store.models.read_limited", read_limited)
+    monkeypatch.setattr("nextchar.store.model_file_cache.read_limited", read_limited)
     for cache in (None, ModelFileCache(tmp_path / "cache", max_bytes=1000)):
         read.clear()
         with pytest.raises(Unavailable) as caught:

@@ -44,6 +44,14 @@ def test_text_is_text_and_names_curves_and_baselines() -> None:
     assert not any("uniform" in word for word in words)  # far above the curves
 
 
+def test_the_early_model_is_a_point_at_the_first_step() -> None:
+    without, picture = (curves_svg(CURVE, BASELINES, kept_step=700, early=bits) for bits in (None, 1.7))
+    assert "early" not in without
+    assert "early model 1.70" in picture[: picture.index("</title>")]
+    by_text = {text: y for y, text in _texts(picture)}
+    assert by_text["early model 1.70"] > by_text["training 1.82"], "the axis reaches it"
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_shortest_runs_can_be_drawn(count: int) -> None:
     svg = curves_svg(CURVE[:count], {}, kept_step=0)

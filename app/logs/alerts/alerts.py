@@ -32,7 +32,15 @@ from nextchar.app.logs.alerts.recording import (
     StreamEntries,
     record,
 )
-from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, Label, Occurrence, Severity, severity_of
+from nextchar.models.anomaly.alerts import (
+    AlertKey,
+    AlertLabel,
+    Label,
+    Occurrence,
+    Severity,
+    severity_of,
+    title_of,
+)
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.history import ImmutableRecord
@@ -69,6 +77,15 @@ class Alert(ImmutableRecord):
     def id(self) -> str:
         """The id of the alert."""
         return self.figures.id
+
+    @property
+    def title(self) -> str:
+        """Its rarest line, with the most anomalous part marked; the template if no line is kept."""
+        if not self.figures.examples:
+            return self.figures.template
+        rarest = self.figures.examples[0]
+        span = max(rarest.spans, key=lambda span: span.bits, default=None)
+        return title_of(rarest.line, (span.start, span.end) if span else None)
 
     @property
     def severity(self) -> Severity:

@@ -24,6 +24,7 @@ EXAMPLE_ALERT: dict[str, Any] = {
     "state": "open",
     "severity": "warning",
     "label": None,
+    "title": "Invalid user »webmaster« from 173.234.31.186",
     "template": "Invalid user <*> from <*>",
     "span": "2:<*>",
     "count": 212,
@@ -90,6 +91,10 @@ class AlertBody(BaseModel):
         description="From `estimated_p_value`: `critical` up to 0.0001, `warning` up to 0.001, else `info`."
     )
     label: Label | None
+    title: str = Field(
+        description="The rarest line as it was written, with its most anomalous part between » and «; of a"
+        " long line what is around that."
+    )
     template: str = Field(description="The line with `<*>` for what changes from line to line.")
     span: str = Field(description="The number of the anomalous word in the template, from 0, and the word.")
     count: int = Field(description="Lines so far.")
@@ -222,6 +227,7 @@ def alert_body(alert: Alert) -> AlertBody:
     """Return an alert as it is sent."""
     return AlertBody(
         **alert.figures.model_dump(exclude={"template_id", "estimated_p", "owner"}),
+        title=alert.title,
         state=alert.state,
         severity=alert.severity,
         estimated_p_value=alert.estimated_p,

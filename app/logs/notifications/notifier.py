@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 from redis.exceptions import RedisError
@@ -71,6 +72,7 @@ class Notifier:
     events: Events
     quiet_s: float
     allow_private: bool
+    console_url: str = ""
     clock: Callable[[], float] = time.time
     _token: str = field(default_factory=lambda: secrets.token_hex(8))
     _seen: set[str] = field(default_factory=set)  # records that are noted, as far as this process knows
@@ -154,7 +156,8 @@ class Notifier:
         if dropped:
             body = _message("messages.dropped", now, {"since": utc(since), "dropped": dropped})
             self.outbox.queue(Delivery(new_id("msg"), target.id, body, now))
-        for kind, alert_id, before, after, data in _changes(self.outbox.sent_states(target.id), firing):
+        known = self.outbox.sent_states(target.id)
+        for kind, alert_id, before, after, data in _changes(known, firing, self.console_url):
             if kind not in target.events:
                 self.outbox.save_sent_states(target.id, {alert_id: after})
                 continue
@@ -193,7 +196,8 @@ class Notifier:
             first, last = alert.figures.first_seen, alert.figures.last_seen  # it began to fire, maybe again
             began = first if now - first <= self.quiet_s else last
             state = {"starts_at": before["starts_at"] if before else began, "sent_at": now}
-            changes[alert_id] = {"labels": labels, "annotations": _annotations(alert), **state}
+            url = console_address(self.console_url, alert)
+            changes[alert_id] = {"labels": labels, "annotations": _annotations(alert), **url, **state}
         fires = [state for state in changes.values() if state]
         to_send = [(state, now) for state in ended] + [(state, now + 4 * RESEND_S) for state in fires]
         for at in range(0, len(to_send), _MAX_ALERTS_PER_REQUEST):
@@ -232,6 +236,7 @@ def alertmanager_request(
         {
             "labels": state["labels"],
             "annotations": state["annotations"],
+            **{name: state[name] for name in ("generatorURL",) if name in state},
             "startsAt": utc(min(state["starts_at"], ends_at)),
             "endsAt": utc(ends_at),
         }
@@ -241,7 +246,7 @@ def alertmanager_request(
 
 
 def _changes(
-    known: Mapping[str, Any], firing: Mapping[str, Alert]
+    known: Mapping[str, Any], firing: Mapping[str, Alert], console_url: str
 ) -> Iterator[tuple[EventType, str, Any, Any, dict[str, Any]]]:
     """Yield the type of each event, the id of its alert, the state before and after, and the data."""
     order: Sequence[str] = SEVERITIES
@@ -251,7 +256,8 @@ def _changes(
         if is_worse or (before is None and alert.state == "open"):
             after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
             after["owner"] = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
-            yield "alert.firing", alert_id, before, after, alert_body(alert).model_dump()
+            data = alert_body(alert).model_dump() | console_address(console_url, alert)
+            yield "alert.firing", alert_id, before, after, data
     for alert_id, before in known.items():
         if alert_id not in firing:
             data = {"id": alert_id, **{name: before[name] for name in before if name != "owner"}}
@@ -285,11 +291,21 @@ def _labels(alert: Alert) -> dict[str, str]:
     }
 
 
+def console_address(console_url: str, alert: Alert) -> dict[str, str]:
+    """Return the address of an alert in the console, as Alertmanager calls it; {} if that has none."""
+    if not console_url:
+        return {}
+    query = urlencode({"model": alert.figures.model, "alert": alert.id})
+    return {"generatorURL": f"{console_url.rstrip('/')}/#/alerts?{query}"}
+
+
 def _annotations(alert: Alert) -> dict[str, str]:
     figures = alert.figures
     return {
-        "summary": f"{figures.count} anomalous lines of {figures.model}: {figures.template}",
+        "title": alert.title,
+        "summary": f"{figures.count} anomalous lines of {figures.model}: {alert.title}",
         "alert_id": figures.id,
         "p_value": f"{figures.p_value:g}",
+        "estimated_p_value": f"{alert.estimated_p:g}",
         **({"example": figures.examples[0].line} if figures.examples else {}),
     }

@@ -270,6 +270,7 @@ class TrainingJob:
         return self.awaited.record
 
     wait = _call(AsyncTrainingJob.wait)
+    ready = _call(AsyncTrainingJob.ready)
     refresh = _call(AsyncTrainingJob.refresh)
     cancel = _call(AsyncTrainingJob.cancel)
     pause = _call(AsyncTrainingJob.pause)

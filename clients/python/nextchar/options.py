@@ -257,6 +257,10 @@ class TrainingOptions(BudgetOptions, total=False):
     mixture: bool | None
     """Predict with the network together with contexts of the training text, whose end the model then
     contains. `false`: with the network alone. Default: True."""
+    ready_early: bool | None
+    """Before the network is trained, make an early model of the mixture's contexts alone. It completes and
+    suggests until the job ends; the job's `early` has its name. Training begins some seconds per million
+    characters later. Without a mixture there is none. Default: True."""
     mix: MixOptions | Mapping[str, Any] | None
     """A second text in a fraction of each batch's rows, with its own characters or a teacher's predictions as
     targets."""

@@ -137,6 +137,23 @@ class AsyncTrainingJob:
             TrainingFailed: the job failed, was cancelled or was paused.
             Timeout: it was not finished after `timeout_s`; the job continues.
         """
+        return model_of(await self._until(lambda _: False, on_progress, timeout_s))
+
+    async def ready(self, *, timeout_s: float | None = None) -> str:
+        """Wait until something completes, and return its name: the early model, or that of the ended job.
+
+        Raises as `wait`.
+        """
+        job = await self._until(lambda job: bool(job.get("early")), None, timeout_s)
+        early = job.get("early")
+        return early["model"] if early else model_of(job)
+
+    async def _until(
+        self,
+        is_reached: Callable[[Job], bool],
+        on_progress: Callable[[Progress], object] | None,
+        timeout_s: float | None,
+    ) -> Job:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         outage = Outage(self.client.patience_s)
         last: Job | None = None
@@ -150,10 +167,10 @@ class AsyncTrainingJob:
                 if self.record != last and self.record["progress"] and on_progress is not None:
                     on_progress(self.record["progress"])
                 last = self.record
-                if last["status"] in FINAL_STATUSES or _is_paused_for_good(last):
-                    return model_of(last)
+                if is_reached(last) or last["status"] in FINAL_STATUSES or _is_paused_for_good(last):
+                    return last
             if deadline is not None and time.monotonic() >= deadline:
-                raise Timeout(f"job {self.id} is not finished after {timeout_s:g} s; call wait() again")
+                raise Timeout(f"job {self.id} is not finished after {timeout_s:g} s; call again")
             await self.client.transport.sleep(_POLL_S)
 
     async def refresh(self) -> Job:

@@ -136,6 +136,13 @@ class Training(TypedDict, total=False):
     seed: int
 
 
+class EarlyModel(TypedDict):
+    """The model with which a job completes while its network is trained."""
+
+    model: str  # `name@job`: what completions and suggestions call it by
+    since: float  # When it was ready
+
+
 class Mix(TypedDict):
     """A second text in a fraction of each batch's rows: the lecture notes' MixIterator."""
 
@@ -203,6 +210,8 @@ class Job(TypedDict):
     masks: NotRequired[list[str]]  # The masks of the text
     masked_by_default: NotRequired[str | None]
     mixture: NotRequired[bool]  # Whether the model predicts with a mixture; false: with the network alone
+    ready_early: NotRequired[bool]  # Whether an early model completes while the network is trained
+    early: NotRequired[EarlyModel | None]  # The early model, until the job ends
     mix: NotRequired[Mix | None]  # The second text that shares each batch, and its teacher
     suggestions: NotRequired[SuggestionConfig | None]  # Which lines of records are suggested
     attempt: int  # How many times a worker has started it
@@ -342,6 +351,7 @@ class Completion(TypedDict):
 
     object: NotRequired[Literal["completion"]]
     model: str  # The `name@version` that was used
+    early: bool  # Whether an early model, `name@job`, responded: its network is still being trained
     completions: list[Choice]
     usage: Usage
     unknown_characters: list[str]  # The distinct characters of the prompt that are not in the vocabulary
@@ -359,6 +369,7 @@ class Distribution(TypedDict):
 
     object: NotRequired[Literal["distribution"]]
     model: str
+    early: bool  # Whether an early model, `name@job`, responded: its network is still being trained
     entropy_bits: float
     candidates: list[Candidate]
     unknown_characters: list[str]
@@ -388,6 +399,7 @@ class Suggestions(TypedDict):
     object: NotRequired[Literal["suggestions"]]
     id: str
     model: str  # The `name@version` that was used
+    early: bool  # Whether an early model, `name@job`, responded: its network is still being trained
     prefix: str
     suggestions: list[Suggestion]
 
@@ -572,6 +584,7 @@ class Alert(TypedDict):
     state: AlertState
     severity: Severity
     label: AlertLabel | None
+    title: str
     template: str  # The line with `<*>` for what changes from line to line
     span: str  # The number of the anomalous word in the template, from 0, and the word
     count: int  # Lines so far

@@ -29,6 +29,7 @@ def test_completion_has_text_reason_bits_and_usage(service: Service) -> None:
     assert answer.json() == {
         "object": "completion",
         "model": "fake@1",
+        "early": False,
         "completions": [{"index": 0} | expected, {"index": 1} | expected],
         "usage": {"prompt_characters": 4, "cached_characters": 0, "completion_characters": 6},
         "unknown_characters": [],
@@ -62,7 +63,8 @@ def test_stream_brings_every_piece_and_ends_with_usage(service: Service) -> None
     (finished,) = [data for _, name, data in events if name == "finished" and data["index"] == 0]
     assert finished == {"index": 0, "finish_reason": "length", "bits": 3.0, "characters": 3}
     usage = {"prompt_characters": 1, "cached_characters": 0, "completion_characters": 6}
-    assert events[-1][2] == {"model": "fake@1", "usage": usage, "unknown_characters": ["ü"]}
+    end = {"model": "fake@1", "early": False, "usage": usage, "unknown_characters": ["ü"]}
+    assert events[-1][2] == end
 
 
 def test_prompts_of_a_masked_model_are_masked_in_every_call(
@@ -100,6 +102,7 @@ def test_next_gives_the_distribution(service: Service) -> None:
     assert answer.json() == {
         "object": "distribution",
         "model": "fake@1",
+        "early": False,
         "entropy_bits": 0.0,
         "candidates": [{"character": "a", "probability": 1.0}, {"character": "b", "probability": 0.0}],
         "unknown_characters": [],

@@ -10,10 +10,12 @@ from nextchar.app.models import engines as engines_module
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel
+from nextchar.store.jobs import EarlyModel, Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine, loaded, publish
 from tests.app.service import until
+from tests.store.test_jobs import REQUEST
 
 SIZE = len(b"onnx of a")
 
@@ -217,3 +219,33 @@ def test_a_name_that_was_resolved_long_ago_is_not_answered_without_storage(
     engines.release(model)
     monkeypatch.setattr(engines_module, "STALE_S", -1.0)
     assert engines.acquire_if_loaded("a") is None
+
+
+def test_an_early_model_serves_until_the_version_is_loaded_and_is_then_unloaded(models: Models) -> None:
+    blobs = models._blobs
+    jobs, load = Jobs(blobs), Loader()
+    request = REQUEST.model_copy(update={"name": "new"})
+    job = jobs.move(jobs.create(request), JobStatus.RUNNING, attempt=1)
+    saved = models.get("a")
+    card = saved.card.model_copy(update={"name": "new", "job": job.id, "report": {"is_early": True}})
+    models.early.write(job, card, {name: saved.file(name) for name in card.files})
+    engines = pool(models, load, pinned=["new"])
+    with pytest.raises(NotFound), engines.use("new"):
+        pass
+    job = jobs.move(job, JobStatus.RUNNING, early=EarlyModel(attempt=1, since=1.0))
+    early = f"new@{job.id}"
+    with engines.use("new") as one, engines.use(early) as same:
+        assert one is same and one.reference == early
+        with pytest.raises(NotFound, match="still being trained"):
+            one.scorer  # noqa: B018
+    publish(models, name="new")
+    jobs.move(job, JobStatus.SUCCEEDED, model="new@1")
+    for name in ("new", early):
+        until(lambda name=name: reference_of(engines, name) == "new@1")
+    until(lambda: early not in engines.stats())
+    assert load.loaded == [early, "new@1"]
+
+
+def reference_of(engines: Engines, name: str) -> str:
+    with engines.use(name) as model:
+        return model.reference

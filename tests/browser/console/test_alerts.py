@@ -67,7 +67,7 @@ def test_alerts_are_listed_with_their_lines_and_come_while_the_page_is_open(
     expect(card).to_have_count(1)
     expect(card).to_contain_text("2 lines")
     expect(card).to_contain_text("from web-1")
-    expect(card).to_contain_text(re.compile("rarest line: 1 in 121 or rarer, estimated 1 in [1-9][0,]{5,} ·"))
+    expect(card).to_contain_text(re.compile("rarest line: 1 in [1-9][0,]{5,}, estimated ·"))
     expect(card.get_by_role("img", name="Lines per minute, up to 2")).to_be_visible()
     card.get_by_text("Examples").click()
     expect(card.locator(".examples li")).to_have_count(1)

@@ -5,10 +5,11 @@ import re
 from playwright.sync_api import expect
 from redis import Redis
 
-from nextchar.store.jobs import JobError, JobStatus
+from nextchar.store.jobs import EarlyModel, JobError, JobStatus
 from nextchar.store.live import Live
 from tests.browser.console.windows import Open, settled
-from tests.browser.populated_service import PopulatedService
+from tests.browser.populated_service import LINE, PopulatedService
+from tests.browser.reciting import reciting
 
 
 def test_pause_resume_and_cancel_show_in_two_tabs(service: PopulatedService, open_window: Open) -> None:
@@ -62,6 +63,25 @@ def test_job_that_waits_for_storage_shows_a_warning(service: PopulatedService, o
             "Waiting for storageThe storage is full; make room."
         )
     service.jobs.move(job, JobStatus.CANCELLED)
+
+
+def test_the_early_model_of_a_job_is_tried_on_its_page_until_the_job_ends(
+    service: PopulatedService, open_window: Open
+) -> None:
+    job = service.jobs.move(service.jobs.get(service.queue()), JobStatus.RUNNING, attempt=1)
+    saved = reciting("waiting", LINE)
+    card = saved.card.model_copy(update={"job": job.id, "report": {"is_early": True}})
+    service.models.early.write(job, card, {name: saved.file(name) for name in saved.card.files})
+    with Redis.from_url(service.settings.redis_url, decode_responses=True) as redis:
+        Live(redis).acquire_lease(job.id, "some worker")  # or the reconciler would queue it again
+        page = settled(open_window(f"{service.url}/#/jobs/{job.id}"))
+        early = page.get_by_role("region", name="Early model")
+        expect(early).to_have_count(0)
+        job = service.jobs.move(job, JobStatus.RUNNING, early=EarlyModel(attempt=1, since=1.0))
+        expect(early).to_contain_text(f"waiting@{job.id}")
+        expect(early.locator(".generated")).to_contain_text("lazy-fox bug")
+        service.jobs.move(job, JobStatus.CANCELLED)
+        expect(early).to_have_count(0)
 
 
 def test_the_configuration_follows_the_choice_of_preset_auto(

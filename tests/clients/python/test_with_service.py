@@ -16,12 +16,13 @@ from nextchar import (
     NextcharError,
     NotFound,
     RateLimited,
+    Timeout,
     TrainingFailed,
     Unauthorized,
 )
 from nextchar.app.access.keys import new_key
 from nextchar.app.rooms import ApiSettings
-from nextchar.store.jobs import JobStatus
+from nextchar.store.jobs import EarlyModel, JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving
 from tests.clients.python.blocking import KINDS, connected
@@ -135,13 +136,18 @@ def test_training(client: Any, service: Service) -> None:
     service.live.set_progress(job.id, {"step": 3, "attempt": 1})
     service.live.add_events(job.id, [{"id": 1, "at": 1.5, "type": "metrics", "data": {"step": 3}}])
 
+    with pytest.raises(Timeout):
+        job.ready(timeout_s=0.1)
+    running = service.jobs.move(running, JobStatus.RUNNING, early=EarlyModel(attempt=1, since=2.0))
+    assert job.ready() == f"fox@{job.id}"
+
     def finish(progress: Any) -> None:
         seen.append(progress)
         if len(seen) == 1:
             service.jobs.move(running, JobStatus.SUCCEEDED, model=card.reference)
 
     seen: list[Any] = []
-    assert job.wait(on_progress=finish) == card.reference
+    assert job.wait(on_progress=finish) == job.ready() == card.reference
     assert seen[0]["step"] == 3
     assert [event["data"] for event in job] == [{"step": 3}]
 

@@ -10,6 +10,7 @@ from nextchar.models.anomaly.alerts import (
     occurrence,
     severity_of,
     template_of,
+    title_of,
 )
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.text.templates import Templates
@@ -123,3 +124,20 @@ def test_an_estimated_p_value_decides_the_severity_if_there_is_one() -> None:
     )
     assert (line.rarity, line.severity) == (0.01, "info")
     assert replace(line, estimated_p=1e-5).severity == "critical"
+
+
+@pytest.mark.parametrize(
+    ("line", "span", "title"),
+    [
+        ("user root logged in", (5, 9), "user »root« logged in"),
+        ("user root logged in", None, "user root logged in"),
+        ("root", (0, 4), "»root«"),
+        ("a" * 201, None, "a" * 200 + "…"),
+        ("a" * 300 + "b" * 100 + "c" * 300, (300, 400), f"…{'a' * 50}»{'b' * 100}«{'c' * 50}…"),
+        ("a" * 900, (10, 900), f"…»{'a' * 200}«…"),
+    ],
+)
+def test_a_title_is_the_line_with_its_anomalous_part_marked(
+    line: str, span: tuple[int, int] | None, title: str
+) -> None:
+    assert title_of(line, span) == title

@@ -122,11 +122,11 @@ export function alertAddress(model, alert) {
   return `#/alerts?${new URLSearchParams({ model, alert })}`;
 }
 
-/** Return how rare its rarest line is, and the estimate where the calibration has too few lines. */
+/** Return how rare its rarest line is; an estimate where the calibration has too few lines. */
 function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
   if (!(estimated < bound)) return rarity(bound);
   const times = Number((1 / Math.max(estimated, MIN_ESTIMATE)).toPrecision(1)); // no more digits than it deserves
-  return `${rarity(bound)} or rarer, estimated ${rarity(1 / times)}`;
+  return `${rarity(1 / times)}, estimated`;
 }
 
 /** Return the address of the lines of an alert that agents have sent. */
@@ -136,6 +136,7 @@ function linesAddress({ model, id }) {
 
 function alertHead(alert) {
   const { severity, state, label, span } = alert;
+  const rarest = alert.examples[0];
   const [first, last] = [dateTime(alert.first_seen), dateTime(alert.last_seen)];
   return [
     h(
@@ -151,7 +152,8 @@ function alertHead(alert) {
       ),
       sparkline(alert.counts, alert.interval_s),
     ),
-    h("h2", { class: "mono alert-template" }, alert.template),
+    h("h2", { class: "mono alert-title log-text" }, rarest ? markedLine(rarest.line, rarest.spans) : alert.template),
+    rarest && h("p", { class: "mono small muted" }, alert.template),
     h(
       "p",
       { class: "small muted number" },

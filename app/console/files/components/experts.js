@@ -10,6 +10,7 @@ const NAMES = {
   ngram: "n-grams alone",
   without_matches: "Network and n-grams",
   without_adaptation: "Mixture without adaptation",
+  early: "Early model, before training",
 };
 
 /** Return nothing for a report without experts, as of an older model. @param {any} report */

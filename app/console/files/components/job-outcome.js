@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { warningBox } from "./notice.js";
-import { trainedModel } from "./trained-model.js";
+import { earlyModel, trainedModel } from "./trained-model.js";
 
 /** What to do about a failure, by its error code. */
 const ADVICE = {
@@ -13,7 +13,7 @@ const ADVICE = {
   worker_lost: "Find the cause in the worker’s log, then train again.",
 };
 
-/** Return nothing for a job that is queued or running. @param {any} job @param {AbortSignal} signal */
+/** Return, of a job that is queued or running, its early model if there is one. @param {any} job @param {AbortSignal} signal */
 export function jobOutcome(job, signal) {
   switch (job.status) {
     case "succeeded":
@@ -27,7 +27,7 @@ export function jobOutcome(job, signal) {
     case "paused":
       return paused(job);
     default:
-      return null;
+      return job.early && earlyModel(job, signal);
   }
 }
 

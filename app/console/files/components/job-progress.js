@@ -13,7 +13,7 @@ export function jobProgress(job) {
   if (job.status === "queued" && !hasStarted) return queuedHint(job);
   if (job.status === "running" && !hasStarted) {
     return [
-      hintBox(h("p", {}, "The worker is reading the corpus and building the network. This takes a few seconds.")),
+      hintBox(h("p", {}, "The worker is reading the corpus and building the network: some seconds per megabyte.")),
       h("progress", { "aria-label": "Starting" }),
     ];
   }

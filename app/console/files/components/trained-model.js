@@ -1,4 +1,4 @@
-/** The model that a job has trained, with a text area to try it at once. */
+/** The model that a job has trained, or its early model, with a text area to try it at once. */
 
 import { apiPath, get } from "../api.js";
 import { streamCompletion } from "../completion.js";
@@ -13,11 +13,53 @@ const SHOWN_PROMPT_CHARACTERS = 60;
 /** @param {any} job @param {AbortSignal} signal */
 export function trainedModel(job, signal) {
   const model = encodeURIComponent(job.model);
-  const area = ghostTextarea({ model: job.model, label: `Prompt for ${job.model}`, rows: 3 });
+  const problems = h("div", {});
+  get(apiPath("/v1/models", job.model), { signal }).then(
+    (found) => replace(problems, problemsBox(found.report)),
+    () => {}, // the model was deleted: the completion shows that error
+  );
+  return section("Trained model", h("h2", {}, `${job.model} is trained. Try it:`), {
+    links: [
+      h("a", { class: "button small", href: `#/playground?model=${model}` }, "Open playground"),
+      h("a", { class: "button small", href: `#/anomalies?model=${model}` }, "Find anomalies"),
+      h("a", { class: "button small", href: `#/models/${model}` }, "Model details"),
+    ],
+    notes: problems,
+    trial: trial(job, job.model, signal),
+  });
+}
+
+/** Return what tries the early model of a job that is not over yet. @param {any} job @param {AbortSignal} signal */
+export function earlyModel(job, signal) {
+  return section("Early model", h("h2", {}, "Try the early model while the network is trained:"), {
+    links: [],
+    notes: h(
+      "p",
+      { class: "muted small" },
+      "It completes by the contexts of the text alone, as ",
+      h("code", {}, job.early.model),
+      ". The trained model takes its place.",
+    ),
+    trial: trial(job, job.early.model, signal),
+  });
+}
+
+function section(label, heading, { links, notes, trial }) {
+  return h(
+    "section",
+    { class: "card stack fade-in", "aria-label": label },
+    h("div", { class: "row apart" }, heading, h("div", { class: "row" }, links)),
+    notes,
+    trial,
+  );
+}
+
+/** Return a text area with a model's continuation of it. */
+function trial(job, model, signal) {
+  const area = ghostTextarea({ model, label: `Prompt for ${model}`, rows: 3 });
   area.classList.remove("ghost-textarea");
   const continuation = h("p", { class: "continuation", "aria-live": "polite" });
   const error = h("div", {});
-  const problems = h("div", {});
 
   async function generate() {
     const prompt = area.value;
@@ -25,7 +67,7 @@ export function trainedModel(job, signal) {
     const generated = h("span", { class: "generated" });
     replace(continuation, h("span", { class: "muted" }, lastCharacters(prompt, SHOWN_PROMPT_CHARACTERS)), generated);
     try {
-      await streamCompletion(job.model, prompt, OPTIONS, { signal, onText: (text) => generated.append(text) });
+      await streamCompletion(model, prompt, OPTIONS, { signal, onText: (text) => generated.append(text) });
     } catch (failure) {
       if (!signal.aborted) replace(error, errorBox(failure));
     }
@@ -34,30 +76,11 @@ export function trainedModel(job, signal) {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
   });
-  get(apiPath("/v1/models", job.model), { signal }).then(
-    (found) => replace(problems, problemsBox(found.report)),
-    () => {}, // the model was deleted: the completion shows that error
-  );
   examplePrompt(job, signal).then((prompt) => {
     area.value ||= prompt;
     generate();
   });
-  return h(
-    "section",
-    { class: "card stack fade-in", "aria-label": "Trained model" },
-    h(
-      "div",
-      { class: "row apart" },
-      h("h2", {}, `${job.model} is trained. Try it:`),
-      h(
-        "div",
-        { class: "row" },
-        h("a", { class: "button small", href: `#/playground?model=${model}` }, "Open playground"),
-        h("a", { class: "button small", href: `#/anomalies?model=${model}` }, "Find anomalies"),
-        h("a", { class: "button small", href: `#/models/${model}` }, "Model details"),
-      ),
-    ),
-    problems,
+  return [
     area,
     h(
       "div",
@@ -67,7 +90,7 @@ export function trainedModel(job, signal) {
     ),
     continuation,
     error,
-  );
+  ];
 }
 
 /** Return the first words of a line of the corpus, or "" if the corpus was deleted. */

@@ -41,9 +41,10 @@ export async function jobView({ params, signal }) {
     drawHead();
     replace(sections.progress, jobProgress(job));
     drawConfiguration();
-    // The outcome is drawn once for each status: the user may be writing in it.
-    if (outcomeStatus === job.status) return;
-    outcomeStatus = job.status;
+    // The outcome is drawn once for each status, and for the early model: the user may be writing in it.
+    const status = job.early && job.status !== "paused" ? "early" : job.status;
+    if (outcomeStatus === status) return;
+    outcomeStatus = status;
     replace(sections.outcome, jobOutcome(job, signal));
   }
 

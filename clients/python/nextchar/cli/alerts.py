@@ -178,6 +178,7 @@ def _print_alert(session: Session, alert: Alert) -> None:
     suppressed = alert["suppressed_until"]
     fields = [
         ("alert", alert["id"]),
+        ("title", alert.get("title")),
         ("template", alert["template"]),
         ("anomalous", alert["span"] or "–"),
         ("severity", f"{alert['severity']}, {_rarity(alert)}"),
@@ -196,13 +197,12 @@ def _print_alert(session: Session, alert: Alert) -> None:
 
 
 def _rarity(alert: Alert) -> str:
-    """Return how rare its rarest line is, and the estimate where the calibration has too few lines."""
-    shown = f"{rarity(alert['p_value'])} normal lines"
+    """Return how rare its rarest line is; an estimate where the calibration has too few lines."""
     estimated = alert.get("estimated_p_value", alert["p_value"])  # of an earlier service there is none
     if estimated >= alert["p_value"]:
-        return shown
+        return f"{rarity(alert['p_value'])} normal lines"
     times = float(f"{1 / max(estimated, _MIN_ESTIMATE):.0e}")  # no more digits than it deserves
-    return f"{shown} or rarer, estimated {rarity(1 / times)}"
+    return f"{rarity(1 / times)} normal lines, estimated"
 
 
 def _highlighted(example: AlertExample) -> Text:

@@ -175,6 +175,7 @@ def _print_job(session: Session, job: Job) -> None:
         ]
     fields += [
         ("early stopping", progress.get("ended_early")),
+        ("early model", early["model"] if (early := job.get("early")) else None),
         ("model", job["model"]),
         ("error", f"{error['code']}: {error['message']}" if error else None),
         ("paused", f"{reason['code']}: {reason['message']}" if reason else None),

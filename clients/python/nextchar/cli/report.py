@@ -48,6 +48,7 @@ _EXPERT_NAMES = {
     "ngram": "n-grams alone",
     "without_matches": "Network and n-grams",
     "without_adaptation": "Mixture without adaptation",
+    "early": "Early model, before training",
 }
 _DEFAULT_WEIGHTS = (
     "The held-out text is too short to learn the weights of the experts; default weights are used."

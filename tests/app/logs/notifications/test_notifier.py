@@ -98,6 +98,7 @@ def setting(redis_url: str, folder: Path, *targets: NotificationTarget, call: Ca
         Events(blobs, jobs, models),
         quiet_s=QUIET_S,
         allow_private=True,
+        console_url="https://c.example/",
         clock=lambda: world.now,
     )
     world = Setting(notifier, alerts, outbox, redis, jobs, models, time.time())
@@ -319,6 +320,10 @@ def test_an_alertmanager_gets_firing_alerts_every_minute(mirrored: Setting, rece
     assert first["startsAt"] == second["startsAt"]
     assert second["endsAt"] > first["endsAt"] > first["startsAt"]
     assert first["annotations"]["example"] == "user 1 failed"
+    assert first["annotations"]["title"] == "user 1 failed"
+    assert first["annotations"]["summary"] == "1 anomalous lines of sshd: user 1 failed"
+    [alert] = mirrored.alerts.all("sshd")
+    assert first["generatorURL"] == f"https://c.example/#/alerts?model=sshd&alert={alert.id}"
 
 
 def test_an_alert_is_resolved_once_when_it_is_quiet(mirrored: Setting, receiver: Receiver) -> None:

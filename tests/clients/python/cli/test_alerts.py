@@ -58,7 +58,7 @@ def test_alerts_are_listed_for_one_model_and_for_all(alerting: Run) -> None:
 
 def test_an_alert_is_shown_with_its_lines(alerting: Run) -> None:
     shown = alerting("alerts", "show", "fake", first(alerting)).out
-    pattern = r"severity\tcritical, 1 in 121 normal lines or rarer, estimated 1 in [1-9][0,]{5,}\n"
+    pattern = r"severity\tcritical, 1 in [1-9][0,]{5,} normal lines, estimated\n"
     assert re.search(pattern, shown), shown
     assert "template\tab →→→b <*>\n" in shown and "sources\tweb-1\n" in shown
     assert shown.endswith("ab →→→b 17\nab →→→b 18\n")
