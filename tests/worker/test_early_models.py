@@ -1,6 +1,9 @@
 """Early models: a real service completes with them while a real worker trains, until the job ends."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from nextchar.models.config import Budget
 from nextchar.store.jobs import Job, JobStatus
 from tests.app.service import NO_TLS, served
 from tests.waiting import eventually
-from tests.worker.test_tasks import World
+from tests.worker.test_tasks import ROOT, World
+from tests.worker.warm_worker import COLD, WITHOUT_WARM_UP
 
 
 @pytest.fixture
@@ -110,6 +114,37 @@ def test_an_early_model_outlives_its_worker_and_goes_away_with_its_job(world: Wo
                 what="nothing completes",
             )
     eventually(lambda: not world.blobs.paths("early_models"), what="its files are deleted")
+
+
+DIES_WHILE_IT_WRITES = """
+import os, signal
+from nextchar.store.early_models import EarlyModels
+write = EarlyModels.write
+def write_and_die(self, job, *arguments):
+    write(self, job, *arguments)
+    if job.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+EarlyModels.write = write_and_die
+"""
+
+
+def test_an_early_model_that_a_killed_worker_has_written_half_is_never_called(world: World) -> None:
+    environment = {
+        **os.environ, "NEXTCHAR_DATA_DIR": str(world.folder), "NEXTCHAR_REDIS_URL": world.redis_url
+    }  # fmt: skip
+    program = f"{DIES_WHILE_IT_WRITES}\n{WITHOUT_WARM_UP}\n{COLD}"
+    world.workers.append(subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment))
+    job = world.send(Budget(steps=10**6), ready_early=True)
+    eventually(lambda: bool(world.live.kills(job.id)), within_s=250, what="the worker was killed")
+    assert world.blobs.paths("early_models")
+    assert world.models.early.resolve("fox") is None
+    world.forget_lease(job)
+    eventually(lambda: world.jobs.get(job.id).early is not None, within_s=250, what="it is written again")
+    assert (early := world.jobs.get(job.id).early) and early.attempt == 2
+    assert world.models.early.resolve("fox") == f"fox@{job.id}"
+    world.live.request_stop(job.id, "cancel")
+    assert world.finished(job).status is JobStatus.CANCELLED
+    eventually(lambda: not world.blobs.paths("early_models"), what="what both have written is deleted")
 
 
 def test_a_bare_name_with_a_version_means_that_while_the_next_is_trained(world: World) -> None:
