@@ -232,20 +232,21 @@ def judge_queries(path: Path, *, seconds: float) -> dict[str, Any]:
     return results
 
 
-def generated_lines(count: int, rng: random.Random) -> dict[str, int]:
-    """Return distinct lines with counts, each three words of a fixed list."""
+def generated_lines(count: int, rng: random.Random, *, beginnings: int = 30_000) -> dict[str, int]:
+    """Return distinct lines with counts, each three words of a list; the first two are of its beginning."""
     weights = [1 / (1 + i) for i in range(len(_LETTERS))]  # as letters of a language, some are frequent
     words = ["".join(rng.choices(_LETTERS, weights, k=rng.randint(4, 8))) for _ in range(30_000)]
     lines: dict[str, int] = {}
     while len(lines) < count:
-        lines[" ".join(rng.choices(words, k=3))] = rng.randint(1, 9)
+        lines[" ".join([*rng.choices(words[:beginnings], k=2), rng.choice(words)])] = rng.randint(1, 9)
     return lines
 
 
 def judge_http(network: str, *, lines: int, requests: int) -> dict[str, Any]:
     """Ask an API for ten suggestions, by one client and by many."""
     rng = random.Random(_SEED)
-    counts = generated_lines(lines, rng)
+    # So that a prefix of that length is that of ten lines and more.
+    counts = generated_lines(lines, rng, beginnings=max(2, int((lines / 20) ** 0.5)))
     layers, units = map(int, network.split("x"))
     index = Lines.make(counts)
     assert index
@@ -260,6 +261,10 @@ def judge_http(network: str, *, lines: int, requests: int) -> dict[str, Any]:
     path = f"/v1/models/{saved.card.name}/suggest"
     figures: dict[str, Any] = {}
     with running_api([saved], model_threads=1) as api:
+        with api.client() as client:
+            asked = [{"prefix": text[:_HTTP_PREFIX], "limit": TEN} for text in texts[:50]]
+            shown = sum(len(client.post(path, body)["suggestions"]) for body in asked) / len(asked)
+        print(f"{shown:.1f} suggestions per response")
         for clients in (1, _CLIENTS):
             took_s, times, errors = run_clients(
                 api.port,
