@@ -17,7 +17,7 @@ ERROR_BITS = 9.0
 """How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines
 (`nextchar.models.anomaly.noisy_channel`)."""
 
-_KIND_BITS = 2.0
+KIND_BITS = 2.0
 """How much less than that a single error costs if a character is left out or exchanged with its neighbor, and
 how much more if it is wrong or one too many: many others may be typed in place of a character."""
 
@@ -173,11 +173,15 @@ class LineIndex:
     def _ranges(
         self, places: NDArray[np.uint32], query: NDArray[np.int32], exact: int, errors: int
     ) -> NDArray[np.int32]:
-        """Return the ranges (R, 4) of a query, those with the fewest errors first."""
+        """Return the ranges (R, 4) of a query, those with the fewest errors first.
+
+        Of these, those that stand for most characters are first: a line is found in the first of its ranges,
+        and one more character that was left out is likelier than a wrong one.
+        """
         found = np.empty((1 if errors == 0 else self._kernels.MAX_RANGES, 4), np.int32)
         count = self._kernels.find_ranges(self.lines.folded, places, query, exact, errors, found)
         found = found[:count]
-        return np.ascontiguousarray(found[np.argsort(found[:, 2], kind="stable")])
+        return np.ascontiguousarray(found[np.lexsort((-found[:, 3], found[:, 2]))])
 
     def _largest(
         self, ranges: NDArray[np.int32], most: int, length: int, *, is_inside: bool = False
@@ -207,7 +211,7 @@ def _error_bits(typed: str, candidate: Candidate) -> float:
     if candidate.errors != 1:
         return ERROR_BITS * candidate.errors
     is_exchanged = len(meant) == len(typed) and sorted(meant) == sorted(typed)
-    return ERROR_BITS + (-_KIND_BITS if is_exchanged or len(meant) > len(typed) else _KIND_BITS)
+    return ERROR_BITS + (-KIND_BITS if is_exchanged or len(meant) > len(typed) else KIND_BITS)
 
 
 @cache
