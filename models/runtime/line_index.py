@@ -21,13 +21,14 @@ KIND_BITS = 2.0
 """How much less than that a single error costs if a character is left out or exchanged with its neighbor, and
 how much more if it is wrong or one too many: many others may be typed in place of a character."""
 
-ACCENT_BITS, TYPED_ACCENT_BITS = 5.0, 10.0
-"""How much less likely a line is that has other accents than the prefix, and than one typed with accents."""
+ACCENT_BITS = 10.0
+"""How much less likely a line is that has other accents than the prefix."""
 
 INSIDE_BITS = 4.0
 """How much less likely a line is if it does not begin with the prefix, but has a word that does."""
 
 MAX_TYPOS = 2
+_MORE_WITH_ACCENTS = 16  # times as many candidates
 _MAX_CHILDREN = 512  # characters that follow the same beginning: more in no list of words of an alphabet
 
 
@@ -106,11 +107,13 @@ class LineIndex:
         query = np.concatenate([exact, self.lines.encode(fold(prefix))])
         ranges = self._ranges(self.lines.starts, query, len(query), 0)
         typed = (context + prefix).casefold()
-        accent_bits = ACCENT_BITS if typed.isascii() else TYPED_ACCENT_BITS
+        # Those of largest count may all have none of the accents that are typed.
+        found = self._largest(ranges, most if typed.isascii() else _MORE_WITH_ACCENTS * most, len(query))
         candidates = [
-            one if one.text.casefold().startswith(typed) else replace(one, penalty_bits=accent_bits)
-            for one in self._largest(ranges, most, len(query))
+            one if one.text.casefold().startswith(typed) else replace(one, penalty_bits=ACCENT_BITS)
+            for one in found
         ]
+        candidates = sorted(candidates, key=_score, reverse=True)[:most]
         coverage = self._coverage(ranges, candidates)
         if len(candidates) >= wanted or len(query) == len(exact):
             return Found(candidates, coverage)
@@ -126,7 +129,7 @@ class LineIndex:
                 folded = fold(context + prefix)
                 others += [replace(one, penalty_bits=_error_bits(folded, one)) for one in found]
         seen = {candidate.line for candidate in candidates}
-        others.sort(key=lambda c: np.log2(1 + c.count) - c.penalty_bits, reverse=True)
+        others.sort(key=_score, reverse=True)
         for candidate in others:
             if candidate.line not in seen:
                 seen.add(candidate.line)
@@ -203,6 +206,10 @@ class LineIndex:
             return 1.0
         total = int(self.lines.counts[ranges[0, 0] : ranges[0, 1]].sum(dtype=np.int64))
         return sum(candidate.count for candidate in candidates) / max(1, total)
+
+
+def _score(candidate: Candidate) -> float:
+    return float(np.log2(1 + candidate.count) - candidate.penalty_bits)
 
 
 def _error_bits(typed: str, candidate: Candidate) -> float:
