@@ -8,7 +8,8 @@ by character:
 
 Items are drawn by their counts where a list has them, as people look for them, else evenly. "wrong" has one
 typing error in what is typed: a character that is wrong, left out, one too many, or exchanged with its
-neighbor, at a random place. An item counts as shown once it is among six suggestions.
+neighbor, at a random place. An item counts as shown once it is among six suggestions. "Keys saved" is the
+share of the keys of 200 items if each is accepted with one key as soon as it is among five, or is the first.
 
 With --queries, a tenth of the lines is kept from the model; each is typed up to a random place, and counts as
 found if it is among ten suggestions (Success@10; MRR@10 is the mean of 1 / its place). "most popular" are the
@@ -53,10 +54,12 @@ from nextchar.models.text.vocabulary import Vocabulary
 
 LENGTHS = (1, 2, 3, 4, 6, 8)
 SHOWN = 6
+LISTED = 5
 TEN = 10
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MIN_WRONG = 4  # characters: shorter prefixes may have no typing error
 _ITEMS = 400
+_TYPED_ITEMS = 200
 _SEED = 1
 _CLIENTS = 64
 _HTTP_PREFIX = 12  # characters
@@ -137,6 +140,16 @@ def shares_shown(suggest: Suggest, items: Sequence[str], *, has_error: bool) -> 
     return shares
 
 
+def keys_saved(suggest: Suggest, items: Sequence[str], shown: int) -> float:
+    """Return the share of keys that is saved by accepting each item, with one key, once it is shown."""
+    keys = 0
+    for item in items:
+        wanted = fold(item)
+        typed = (n for n in range(len(item) - 1) if wanted in map(fold, suggest(item[:n], shown)))
+        keys += next(typed, len(item) - 1) + 1
+    return 1 - keys / sum(map(len, items))
+
+
 def success(suggest: Suggest, typed: Iterable[tuple[str, str]]) -> tuple[float, float]:
     """Return Success@10 and MRR@10 of pairs of a query and what of it is typed."""
     places = []
@@ -180,6 +193,14 @@ def judge_list(path: Path, *, seconds: float) -> dict[str, Any]:
         for name, has_error in (("", False), (", wrong", True)):
             rows[f"ours{name}"] = shares_shown(ours, items, has_error=has_error)
             rows[f"prefix index{name}"] = shares_shown(peer.suggest, items, has_error=has_error)
+        saved = {
+            name: keys_saved(suggest, items[:_TYPED_ITEMS], listed)
+            for name, suggest, listed in (
+                (f"ours, list of {LISTED}", ours, LISTED),
+                ("ours, one", ours, 1),
+                (f"prefix index, list of {LISTED}", peer.suggest, LISTED),
+            )
+        }
         shown = [ours(item[:n], SHOWN) for item in items[:100] for n in LENGTHS]
         exist = all(text in counts for texts in shown for text in texts)
         times = milliseconds(ours, [item[:12] for item in items[:200]], TEN)
@@ -190,7 +211,8 @@ def judge_list(path: Path, *, seconds: float) -> dict[str, Any]:
     print(
         f"every line shown exists: {exist}; 12 characters, ten suggestions: {middle:.2f} ms of processor time"
     )
-    return {"shown": rows, "every_line_exists": exist, "p50_cpu_ms": middle}
+    print("keys saved: " + ", ".join(f"{name} {share:.1%}" for name, share in saved.items()))
+    return {"shown": rows, "keys_saved": saved, "every_line_exists": exist, "p50_cpu_ms": middle}
 
 
 def judge_queries(path: Path, *, seconds: float) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class SuggestCreate(RequestBody):
         le=MAX_TYPOS,
         description="Typing errors that lines may be found despite of: a character of the prefix that is"
         " wrong, left out, one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1"
-        " below 8, else 2. Lines that need fewer come first.",
+        " below 8, else 2. Lines that need fewer come first. In texts that the model generates, one is"
+        " corrected; with 0, none.",
     )
     context: Field_ | None = Field(
         None,

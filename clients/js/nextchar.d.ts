@@ -193,7 +193,7 @@ export interface SuggestFields {
   /**
    * Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out, one too
    * many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer
-   * come first.
+   * come first. In texts that the model generates, one is corrected; with 0, none.
    */
   typos?: number | null;
   /**

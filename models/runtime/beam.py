@@ -4,22 +4,27 @@ In each turn of the scheduler all hypotheses of the beam take one step. They are
 log-probability / characters ** length_penalty (Wu et al. 2016, without their constant). A text that several
 endings leave, such as a word before a space or a comma, is one hypothesis, whose probability is their sum.
 The search ends when no live hypothesis can still reach the best ones.
+
+With `typed`, it begins with a hypothesis for each prefix that the typed characters may stand for.
 """
 
 import heapq
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.models.runtime.corrections import Start, likely_starts
 from nextchar.models.runtime.decoding import BITS, Ending, Floats, largest, log_softmax
-from nextchar.models.runtime.generation import GenerationRequest, Sequence
+from nextchar.models.runtime.generation import LINE_START, GenerationRequest, Sequence
 from nextchar.models.runtime.requests import CompletionRequest, Finished, FinishReason, OnEvent, Piece
 from nextchar.models.runtime.session import State, StepNetwork
 from nextchar.models.text.vocabulary import Vocabulary
 
+_NEVER_MEANT = "\n\r\t"  # between typed characters
 _MORE = 64  # extensions that are looked at if the best ones end: about the number of ways to end a word
 
 
@@ -66,6 +71,11 @@ class BeamSearch(GenerationRequest):
             stop=options.stop, until=options.until, is_word_character=vocabulary.is_word_character
         )
         self._live = [Hypothesis("", (), 0.0, 0, ending)]
+        self._starting: Generator[None, None, list[Start]] | None = (
+            None  # until the typed characters are read
+        )
+        self._typed = self.text[len(self.text) - options.typed :]
+        self.text = self.text[: len(self.text) - options.typed] or LINE_START
         self._done: list[Hypothesis] = []  # the best finished ones, best first
         self._logprobs: NDArray[np.float64] | None = None  # (live, V - 1)
 
@@ -73,10 +83,22 @@ class BeamSearch(GenerationRequest):
         """Start from logits (V,) and state (1, S)."""
         self._logprobs = log_softmax(logits[None])
         self.state = state
+        if self._typed:
+            typed = np.array([self._id_of.get(character, 0) for character in self._typed], np.int32)
+            never = frozenset(
+                self._id_of[character] for character in _NEVER_MEANT if character in self._id_of
+            )
+            self._starting = likely_starts(self._network, logits, state, typed, never=never)
         return []
 
     def advance(self) -> bool:
         """Extend every hypothesis by a character; return whether the search has ended."""
+        if self._starting:
+            try:
+                next(self._starting)
+            except StopIteration as end:
+                self._start(end.value)
+            return False
         parents = self._extend()
         if not self._live or self._is_decided():
             self._finish(None)
@@ -89,6 +111,18 @@ class BeamSearch(GenerationRequest):
     def stop(self, reason: FinishReason) -> None:
         """Finish with the best hypotheses so far."""
         self._finish(reason)
+
+    def _start(self, starts: list[Start]) -> None:
+        """Continue with a hypothesis for each prefix that may be meant."""
+        self._starting, (empty,) = None, self._live
+        self._live = []
+        for start in starts:
+            # The first, which is what was typed, may have characters that the vocabulary has not.
+            text = "".join(self.characters[i - 1] for i in start.ids) if self._live else self._typed
+            logprobs = (start.total, *(0.0 for _ in text[1:]))
+            self._live.append(replace(empty, text=text, logprobs=logprobs, total=start.total))
+        self._logprobs = np.stack([start.logprobs for start in starts])
+        self.state = np.concatenate([start.state for start in starts])
 
     def _extend(self) -> list[int]:
         """Replace the live hypotheses by their best extensions; return the parent of each."""

@@ -235,7 +235,7 @@ class GenerationRequest(ScheduledRequest):
     def end(self) -> None:
         """Send Usage."""
         prompt = len(self.options.prompt)
-        added = len(self.text) - prompt  # by us, at the start of the line
+        added = max(0, len(self.text) - prompt)  # by us, at the start of the line
         self.emit(Usage(prompt, max(0, self.cached - added), self._generated))
 
     def fail(self, error: Exception) -> None:

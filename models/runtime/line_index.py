@@ -17,17 +17,18 @@ ERROR_BITS = 9.0
 """How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines
 (`nextchar.models.anomaly.noisy_channel`)."""
 
-_KIND_BITS = 2.0
+KIND_BITS = 2.0
 """How much less than that a single error costs if a character is left out or exchanged with its neighbor, and
 how much more if it is wrong or one too many: many others may be typed in place of a character."""
 
-ACCENT_BITS, TYPED_ACCENT_BITS = 5.0, 10.0
-"""How much less likely a line is that has other accents than the prefix, and than one typed with accents."""
+ACCENT_BITS = 10.0
+"""How much less likely a line is that has other accents than the prefix."""
 
 INSIDE_BITS = 4.0
 """How much less likely a line is if it does not begin with the prefix, but has a word that does."""
 
 MAX_TYPOS = 2
+_MORE_WITH_ACCENTS = 16  # times as many candidates
 _MAX_CHILDREN = 512  # characters that follow the same beginning: more in no list of words of an alphabet
 
 
@@ -133,11 +134,13 @@ class LineIndex:
         query = np.concatenate([exact, self.lines.encode(fold(prefix))])
         ranges = self._ranges(self.lines.starts, query, len(query), 0)
         typed = (context + prefix).casefold()
-        accent_bits = ACCENT_BITS if typed.isascii() else TYPED_ACCENT_BITS
+        # Those of largest count may all have none of the accents that are typed.
+        found = self._largest(ranges, most if typed.isascii() else _MORE_WITH_ACCENTS * most, len(query))
         candidates = [
-            one if one.text.casefold().startswith(typed) else replace(one, penalty_bits=accent_bits)
-            for one in self._largest(ranges, most, len(query))
+            one if one.text.casefold().startswith(typed) else replace(one, penalty_bits=ACCENT_BITS)
+            for one in found
         ]
+        candidates = sorted(candidates, key=_score, reverse=True)[:most]
         coverage = self._coverage(ranges, candidates)
         if len(candidates) >= wanted or len(query) == len(exact):
             return Found(candidates, coverage)
@@ -153,7 +156,7 @@ class LineIndex:
                 folded = fold(context + prefix)
                 others += [replace(one, penalty_bits=_error_bits(folded, one)) for one in found]
         seen = {candidate.line for candidate in candidates}
-        others.sort(key=lambda c: np.log2(1 + c.count) - c.penalty_bits, reverse=True)
+        others.sort(key=_score, reverse=True)
         for candidate in others:
             if candidate.line not in seen:
                 seen.add(candidate.line)
@@ -200,11 +203,15 @@ class LineIndex:
     def _ranges(
         self, places: NDArray[np.uint32], query: NDArray[np.int32], exact: int, errors: int
     ) -> NDArray[np.int32]:
-        """Return the ranges (R, 4) of a query, those with the fewest errors first."""
+        """Return the ranges (R, 4) of a query, those with the fewest errors first.
+
+        Of these, those that stand for most characters are first: a line is found in the first of its ranges,
+        and one more character that was left out is likelier than a wrong one.
+        """
         found = np.empty((1 if errors == 0 else self._kernels.MAX_RANGES, 4), np.int32)
         count = self._kernels.find_ranges(self.lines.folded, places, query, exact, errors, found)
         found = found[:count]
-        return np.ascontiguousarray(found[np.argsort(found[:, 2], kind="stable")])
+        return np.ascontiguousarray(found[np.lexsort((-found[:, 3], found[:, 2]))])
 
     def _largest(
         self, ranges: NDArray[np.int32], most: int, length: int, *, is_inside: bool = False
@@ -228,13 +235,17 @@ class LineIndex:
         return sum(candidate.count for candidate in candidates) / max(1, total)
 
 
+def _score(candidate: Candidate) -> float:
+    return float(np.log2(1 + candidate.count) - candidate.penalty_bits)
+
+
 def _error_bits(typed: str, candidate: Candidate) -> float:
     """Return how much less likely a line is because of the errors in folded characters typed for it."""
     meant = fold(candidate.text)[: candidate.matched]
     if candidate.errors != 1:
         return ERROR_BITS * candidate.errors
     is_exchanged = len(meant) == len(typed) and sorted(meant) == sorted(typed)
-    return ERROR_BITS + (-_KIND_BITS if is_exchanged or len(meant) > len(typed) else _KIND_BITS)
+    return ERROR_BITS + (-KIND_BITS if is_exchanged or len(meant) > len(typed) else KIND_BITS)
 
 
 @cache

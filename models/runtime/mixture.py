@@ -274,6 +274,10 @@ class MixtureNetwork:
         """Return zeros, (rows, S + `Experts.state_columns`)."""
         return np.zeros((rows, self._size), np.float32)
 
+    def without_experts(self, state: State) -> tuple[SharedNetwork, State]:
+        """Return the network alone, and its part (B, S) of a state (B, .)."""
+        return self.network, np.ascontiguousarray(state[:, : self._network_size])
+
     def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
         """Read ids (T, B) from a state (B, .); return logits (T - first, B, V) and the next state.
 

@@ -41,6 +41,9 @@ class CompletionRequest:
     stream: bool = True  # False: a completion's text comes as one Piece when it has finished
     # Beam width: the n completions of highest probability; excludes temperature, filters and a seed.
     beam: int | None = None
+    # Characters at the end of the prompt, of which one may be a typing error. Completions begin with what is
+    # meant; `nextchar.models.runtime.corrections`.
+    typed: int = 0
     length_penalty: float = 1.0  # hypotheses are ranked by log-probability / characters ** length_penalty
     # Never repeat a run of this many characters of the completion or the end of the prompt.
     no_repeat: int | None = None
@@ -186,6 +189,7 @@ def check_request(request: CompletionRequest) -> None:
         "frequency_penalty": (math.isfinite(r.frequency_penalty), "must be a finite number"),
         "beam": (r.beam is None or 1 <= r.beam <= MAX_BEAM, f"must be from 1 to {MAX_BEAM}"),
     }
+    rules["typed"] = (not r.typed or r.beam is not None, "needs beam")
     _apply(rules)
     if r.beam is not None:
         _check_beam(r, r.beam)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.errors import InvalidInput
+from nextchar.models.runtime.corrections import MAX_TYPED
 from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
 from nextchar.models.runtime.requests import Completion, CompletionRequest
 from nextchar.models.text.line_file import fold
@@ -45,6 +46,7 @@ _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
 _MAX_BEAM = 64
 _MAX_GENERATED = 64  # characters
 _TAB = "\t"
+_LINE_ENDS = ("\n", "\r")  # which no suggestion crosses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,11 @@ class SuggestionRequest:
     context: str | None = None
     exclude: Sequence[str] = ()
     exclude_patterns: Sequence[str] = ()
+
+    @property
+    def max_typos(self) -> int:
+        """How many typing errors the prefix may have."""
+        return default_typos(self.prefix.strip()) if self.typos is None else self.typos
 
 
 @dataclass(frozen=True)
@@ -186,28 +193,49 @@ class Suggester:
     def _generated(self, request: SuggestionRequest, excluded: Exclusion) -> Steps:
         """Return the likeliest completions by beam search, to the end of the line or of the word."""
         prompt = f"{request.context}{_TAB}{request.prefix}" if request.context else request.prefix
+        characters = self.vocabulary.to_characters(prompt)
+        masked = self.masks.mask_lines(characters)
+        typed = ""
+        if request.max_typos and masked == characters:  # else there is no place in the prefix for an error
+            typed = self.vocabulary.to_characters(request.prefix)[-MAX_TYPED:].rpartition("\n")[2]
         n = min(_MAX_BEAM, request.limit + _MORE)
         completions = yield Complete(
             CompletionRequest(
-                prompt=self.masks.mask_lines(self.vocabulary.to_characters(prompt)),
+                prompt=masked,
                 n=n,
                 beam=n,
+                typed=len(typed),
                 length_penalty=0.0,
                 until="line" if self.is_records else "word",
+                stop=() if self.is_records else tuple(map(self.vocabulary.to_characters, _LINE_ENDS)),
                 max_characters=_MAX_GENERATED,
                 stream=False,
             )
         )
-        merged = list(_merged(completions))
+        merged = [one for one in _merged(completions) if one.text or not typed]
         # Their order counts how each ends, too, which their bits do not: none is likelier than one before it.
         bits = np.maximum.accumulate(np.array([one.bits for one in merged], np.float64))
         suggestions = [
-            Suggestion(
-                request.prefix + self.vocabulary.to_text(one.text), float(np.exp2(-b)), 0, exists=False
-            )
+            self._suggestion(request.prefix, typed, one.text, float(np.exp2(-b)))
             for one, b in zip(merged, bits, strict=True)
         ]
+        if not self.is_records:  # a record may end with the prefix; where a line of text ends, nothing is new
+            suggestions = [one for one in suggestions if one.text.strip() != request.prefix.strip()]
         return list(_checked(suggestions, self.lines, excluded))
+
+    def _suggestion(self, prefix: str, typed: str, text: str, probability: float) -> Suggestion:
+        """Return a generated text, which begins with the typed end of the prefix, or what is meant by it."""
+        if text.startswith(typed):
+            whole = prefix + self.vocabulary.to_text(text[len(typed) :])
+            return Suggestion(whole, probability, 0, exists=False)
+        before = self.vocabulary.to_characters(prefix).removesuffix(typed)
+        whole = self.vocabulary.to_text(before + text)
+        folded, n = fold(whole), len(fold(prefix))
+        ranges = [
+            _replaced(prefix, folded[:end]) for end in (n, n - 1, n + 1)
+        ]  # an error may change the length
+        replaced = min(ranges, key=lambda one: one.end - one.start)
+        return Suggestion(whole, probability, 0, exists=False, replaced=replaced)
 
 
 def _of_lines(
@@ -215,7 +243,7 @@ def _of_lines(
 ) -> Steps:
     prefix = request.prefix.lstrip()
     context = f"{request.context}{_TAB}" if request.context else ""
-    typos = default_typos(prefix) if request.typos is None else request.typos
+    typos = request.max_typos
     candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
     if not candidates and context:  # no line has this context
         context = ""
@@ -245,7 +273,7 @@ def _of_lines(
             probability=float(shares[i] * coverage),
             count=candidates[i].count,
             exists=True,
-            replaced=_replaced(request.prefix, candidates[i], start) if candidates[i].errors else None,
+            replaced=_replaced_by(candidates[i], request.prefix, start) if candidates[i].errors else None,
         )
         for i in order[: request.limit]
     ]
@@ -288,13 +316,20 @@ def _weighing(texts: Sequence[str]) -> Weigh:
     return Weigh(first[:common], [text[common:] + "\n" for text in texts])
 
 
-def _replaced(prefix: str, candidate: Candidate, start: int) -> Replaced:
-    """Return the range of the prefix that differs from the beginning of a candidate's text.
+def _replaced_by(candidate: Candidate, prefix: str, start: int) -> Replaced:
+    """Return the range of the prefix that differs from what it stands for in a candidate's text."""
+    return _replaced(prefix, fold(candidate.text)[: candidate.matched][start:])
 
-    >>> _replaced("Berln", Candidate(0, "Berlin", 1, 1, 5), 0)
+
+def _replaced(prefix: str, meant: str) -> Replaced:
+    """Return the range of the prefix that differs from the folded characters that are meant.
+
+    Where a character was left out, it is that of the next one, or at the end of the one before.
+
+    >>> _replaced("Berln", "berli")
     Replaced(start=4, end=5)
     """
-    typed, meant = list(map(fold, prefix)), fold(candidate.text)[: candidate.matched][start:]
+    typed = list(map(fold, prefix))
     first = 0
     while first < len(typed) and meant.startswith(typed[first]):
         meant = meant.removeprefix(typed[first])
@@ -303,7 +338,9 @@ def _replaced(prefix: str, candidate: Candidate, start: int) -> Replaced:
     while last > first and meant.endswith(typed[last - 1]):
         meant = meant.removesuffix(typed[last - 1])
         last -= 1
-    return Replaced(first, last)
+    if first == last:
+        last = min(first + 1, len(typed))
+    return Replaced(min(first, last - 1), last)
 
 
 def _merged(completions: Sequence[Completion]) -> Iterator[Completion]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.suggestions import (
     LastWords,
     PrefixIndex,
+    keys_saved,
     main,
     read_counts,
     shares_shown,
@@ -32,6 +33,15 @@ def test_last_words_go_on_as_in_other_queries() -> None:
 def test_item_is_shown_if_it_is_among_six_whatever_its_case() -> None:
     shares = shares_shown(lambda typed, _: ["OSLO"] if typed == "Oslo" else [], ["Oslo"], has_error=False)
     assert shares == {1: 0.0, 2: 0.0, 3: 0.0, 4: 1.0, 6: None, 8: None}
+
+
+def test_keys_are_saved_once_an_item_is_shown() -> None:
+    def suggest(typed: str, shown: int) -> list[str]:
+        return ["Oslo", "Bergen"][:shown] if typed else []
+
+    assert keys_saved(suggest, ["Oslo", "Bergen"], 2) == 1 - (2 + 2) / 10
+    assert keys_saved(suggest, ["Oslo", "Bergen"], 1) == 1 - (2 + 6) / 10
+    assert keys_saved(suggest, ["Bern"], 2) == 0.0
 
 
 def test_success_and_mean_reciprocal_rank() -> None:

@@ -15,12 +15,13 @@ NAMES = {"london": 9, "lodz": 1, "long beach": 4, "new london": 2, "paris": 7, "
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[httpx.Client]:
-    """The API with a model of records with lines, one of records without, and one of text."""
+    """The API with a model of records with lines, one of records without, and two of text."""
     settings = ApiSettings(data_dir=tmp_path_factory.mktemp("api"), redis_url=redis_url)
     text = "".join(f"{name}\n" * count for name, count in NAMES.items())
     models = (
         saved_model(name="cities", kind="records", int8=True, mixed_text=text, lines=NAMES),
         saved_model(name="older", kind="records"),
+        saved_model(name="verse", kind="text", mixed_text="to be\nor not\n" * 30),
         saved_model(name="prose", kind="text", mixed_text="the cat and the dog and the bird " * 20),
     )
     with serving_real(settings, *models) as client:
@@ -76,6 +77,23 @@ def test_generated_texts_follow_lines_if_they_are_only_preferred(http: httpx.Cli
     assert len(found) > 3
     assert all(one["text"].startswith("lon") for one in found[3:])
     assert len({one["text"] for one in found}) == len(found)
+
+
+def test_generated_texts_begin_with_the_prefix_if_it_has_no_typing_error(http: httpx.Client) -> None:
+    found = suggested(http, "londno", constrain="none")
+    probabilities = [one["probability"] for one in found]
+    assert found and probabilities == sorted(probabilities, reverse=True)
+    exact = suggested(http, "londno", constrain="none", typos=0)
+    assert exact and all(one["text"].startswith("londno") and not one["replaced"] for one in exact)
+
+
+def test_suggestion_does_not_cross_the_end_of_a_line(http: httpx.Client) -> None:
+    for prefix in ("to be", "to be ", "to be\n", "or", ""):
+        found = suggested(http, prefix, model="verse", limit=20)
+        assert found
+        for one in found:
+            assert one["text"].startswith(prefix) and "\n" not in one["text"][len(prefix) :]
+            assert one["text"][len(prefix) :].strip()
 
 
 def test_generated_lines_that_exist_are_marked(http: httpx.Client) -> None:

@@ -159,6 +159,20 @@ def test_beam_of_one_is_greedy(engine: Engine) -> None:
     assert complete(engine, "ba", beam=1, max_characters=25).text() == greedy
 
 
+@pytest.mark.parametrize("typed", [1, 3, 5])
+def test_completions_of_typed_characters_begin_with_what_may_be_meant(engine: Engine, typed: int) -> None:
+    options = {"n": 32, "beam": 32, "max_characters": 3, "until": "line", "length_penalty": 0}
+    answer = complete(engine, "ab ba", typed=typed, **options)
+    plain = complete(engine, "ab ba", **options)
+    end = "ab ba"[-typed:]
+    likely = [answer.text(i) for i in range(32)]
+    exact = [text.removeprefix(end) for text in likely if text.startswith(end)]
+    assert exact[:3] == [plain.text(i) for i in range(32)][: len(exact[:3])]
+    first = likely.index(end + plain.text(0))
+    assert answer.finished(first).bits >= plain.finished(0).bits - 1e-3  # the others have shares, too
+    assert answer.usage.prompt_characters == 5
+
+
 def test_beam_is_at_least_as_likely_as_greedy(engine: Engine) -> None:
     for prompt in ("a", "ab b", "\n", "bbb"):
         greedy = complete(engine, prompt, temperature=0, max_characters=8)

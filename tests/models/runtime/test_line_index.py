@@ -78,11 +78,27 @@ def test_likelier_error_comes_before_a_larger_count() -> None:
     assert texts(exchanged, "bacd") == ["abcd", "bbcd"]  # exchanged, and wrong
 
 
+def test_line_that_several_errors_lead_to_has_the_likeliest_of_them() -> None:
+    # "shag" is "shang" with a character left out, as "shan" with a wrong one.
+    index = index_of({"shangrao": 1, "shantou": 1})
+    found = index.search("shag", typos=1, wanted=6, most=6).candidates
+    assert [(one.text, one.matched) for one in found] == [("shangrao", 5), ("shantou", 4)]
+    assert found[0].penalty_bits < found[1].penalty_bits
+
+
 def test_accents_that_are_typed_count() -> None:
     index = index_of({"Sao": 5, "São": 3, "Säo": 4})
-    assert [c.penalty_bits for c in index.search("sa", typos=0, wanted=9, most=9).candidates] == [0, 5, 5]
+    assert [c.penalty_bits for c in index.search("sa", typos=0, wanted=9, most=9).candidates] == [0, 10, 10]
     typed = index.search("sã", typos=0, wanted=9, most=9).candidates
     assert min(typed, key=lambda c: c.penalty_bits).text == "São"
+
+
+def test_line_with_the_accents_that_are_typed_is_found_among_many_without() -> None:
+    index = index_of({f"s{i}": 100 + i for i in range(40)} | {"šabac": 1})
+    found = index.search("š", typos=0, wanted=6, most=8).candidates
+    assert len(found) == 8
+    assert "šabac" in {one.text for one in found}
+    assert texts(index, "š")[0] == "šabac"
 
 
 def test_errors_are_in_the_prefix_and_not_in_its_context() -> None:

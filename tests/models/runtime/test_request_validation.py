@@ -52,6 +52,7 @@ def test_values_at_the_bounds_are_valid(options: dict[str, Any]) -> None:
         ({"logit_bias": ((1, 0.0), (2, math.inf))}, "logit_bias must be finite numbers"),
         ({"presence_penalty": math.nan}, "presence_penalty must be a finite number"),
         ({"frequency_penalty": -math.inf}, "frequency_penalty must be a finite number"),
+        ({"typed": 3}, "typed needs beam"),
         ({"beam": 0}, f"beam must be from 1 to {MAX_BEAM}"),
         ({"beam": MAX_BEAM + 1}, f"beam must be from 1 to {MAX_BEAM}"),
         ({"beam": 2, "n": 3}, "n cannot be larger than beam"),

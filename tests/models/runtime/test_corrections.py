@@ -1,0 +1,126 @@
+"""Prefixes with a typing error, read by networks whose answers are obvious."""
+
+import itertools
+import string
+
+import numpy as np
+import pytest
+
+from nextchar.models.runtime.corrections import Start, likely_starts
+from nextchar.models.runtime.decoding import log_softmax
+
+LETTERS = "\n" + string.ascii_lowercase + " "
+V = len(LETTERS) + 1
+WORDS = ("hotels in london", "hotels in paris", "weather", "britney")
+FEW_BITS, MANY_BITS = 9.0, 13.0
+
+
+class Dictionary:
+    """A network that knows a few texts: what goes on like one of them is likely, everything else is not.
+
+    Its state is the index of what it has read.
+    """
+
+    V = V
+
+    def __init__(self) -> None:
+        self.texts = [""]
+        self.read = 0  # characters
+
+    def initial_state(self, rows: int = 1) -> np.ndarray:
+        return np.zeros((rows, 1), np.float32)
+
+    def logits(self, text: str) -> np.ndarray:
+        row = np.zeros(V, np.float32)
+        last = text.rpartition("\n")[2]
+        for word in WORDS:
+            if word.startswith(last) and len(word) > len(last):
+                row[1 + LETTERS.index(word[len(last)])] = 9.0
+        return row
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        logits = np.zeros((*ids.shape, V), np.float32)
+        state = state.copy()
+        for t, b in itertools.product(range(len(ids)), range(ids.shape[1])):
+            self.texts.append(self.texts[int(state[b, 0])] + LETTERS[ids[t, b] - 1])
+            state[b, 0] = len(self.texts) - 1
+            logits[t, b] = self.logits(self.texts[-1])
+        self.read += ids.size
+        return logits[first:], state
+
+    def bits(self, text: str) -> float:
+        rows = (log_softmax(self.logits(text[:i])[None])[0, LETTERS.index(c)] for i, c in enumerate(text))
+        return -float(sum(rows)) / float(np.log(2))
+
+
+def starts(network: Dictionary, typed: str) -> list[Start]:
+    ids = np.array([1 + LETTERS.index(c) for c in typed], np.int32)
+    logits, state = network.step(np.array([[1]], np.int32), network.initial_state())
+    search = likely_starts(network, logits[0, 0], state, ids, never=frozenset([1]))
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            found: list[Start] = end.value
+            return found
+
+
+def text_of(start: Start) -> str:
+    return "".join(LETTERS[i - 1] for i in start.ids)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("hotles in l", "hotels in l"),  # exchanged
+        ("hotls in l", "hotels in l"),  # left out
+        ("hoteels in l", "hotels in l"),  # one too many
+        ("hotwls in l", "hotels in l"),  # wrong
+        ("xeather", "weather"),  # at the first
+        ("brritn", "britn"),
+        ("hotels ni ", "hotels in "),
+    ],
+)
+def test_what_is_meant_is_likelier_than_what_is_typed(typed: str, meant: str) -> None:
+    exact, best, *_ = starts(Dictionary(), typed)
+    assert (text_of(exact), text_of(best)) == (typed, meant)
+    assert best.total > exact.total
+
+
+def test_prefix_that_is_expected_is_read_as_it_is() -> None:
+    network = Dictionary()
+    (exact,) = starts(network, "hotels in l")
+    assert text_of(exact) == "hotels in l"
+    assert exact.total == 0.0
+    assert network.read < 4 * len("hotels in l")
+
+
+def test_shares_are_those_of_comparing_all_edits() -> None:
+    typed = "wether"
+    network = Dictionary()
+    found = {text_of(start): start.total / np.log(2) for start in starts(network, typed)}
+    costs = {typed: 0.0}
+    letters = LETTERS[1:]
+    for i, c in itertools.product(range(len(typed)), letters):
+        costs.setdefault(typed[:i] + c + typed[i:], FEW_BITS)
+        costs.setdefault(typed[:i] + c + typed[i + 1 :], MANY_BITS)
+    bits = {text: network.bits(text) + cost for text, cost in costs.items()}
+    best = sorted(bits, key=bits.__getitem__)[:2]
+    assert best[0] == "weather" == max(found, key=found.__getitem__)
+    assert found[best[0]] - found[typed] == pytest.approx(bits[typed] - bits[best[0]], abs=1e-4)
+    assert sum(2.0**total for total in found.values()) == pytest.approx(1.0)
+
+
+def test_states_are_those_after_each_prefix() -> None:
+    network = Dictionary()
+    for start in starts(network, "hotles"):
+        assert network.texts[int(start.state[0, 0])] == "\n" + text_of(start)
+        expected = log_softmax(network.logits(text_of(start))[None])[0]
+        assert start.logprobs == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("typed", ["q", "zz", "qqqqqqqq"])
+def test_typed_text_that_nothing_resembles_is_kept(typed: str) -> None:
+    exact, *others = starts(Dictionary(), typed)
+    assert text_of(exact) == typed
+    assert "\n" not in "".join(map(text_of, others))

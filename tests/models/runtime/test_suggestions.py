@@ -1,0 +1,88 @@
+"""What is made of completions that an engine generates, of which the answers are given."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from nextchar.models.runtime.requests import Completion, CompletionRequest, FinishReason
+from nextchar.models.runtime.suggestions import (
+    Complete,
+    Replaced,
+    Suggester,
+    Suggestion,
+    SuggestionRequest,
+)
+from nextchar.models.text.masks import Masks, ModelMasks
+from nextchar.models.text.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary("\n\t abcdefghilmnoprstuwyB")
+
+
+def suggested(
+    prefix: str,
+    texts: Sequence[str],
+    *,
+    is_records: bool = True,
+    context: str | None = None,
+    typos: int | None = None,
+) -> tuple[CompletionRequest, list[Suggestion]]:
+    """Return what is asked for, and the suggestions if these texts are generated, of 1, 2, 3 … bits."""
+    suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), None, is_records, "queries@1")
+    steps = suggester.suggest(SuggestionRequest(prefix=prefix, context=context, typos=typos))
+    need = next(steps)
+    assert isinstance(need, Complete)
+    end: FinishReason = "line" if is_records else "word"
+    completions = [Completion(text, end, bits, len(text), ()) for bits, text in enumerate(texts, 1)]
+    with pytest.raises(StopIteration) as stopped:
+        steps.send(completions)
+    return need.request, stopped.value.value
+
+
+@pytest.mark.parametrize(
+    ("prefix", "meant", "replaced"),
+    [
+        ("hotles", "hotels", Replaced(3, 5)),
+        ("hotls", "hotels", Replaced(3, 4)),
+        ("hottels", "hotels", Replaced(3, 4)),
+        ("hotwls", "hotels", Replaced(3, 4)),
+        ("xberlin", "berlin", Replaced(0, 1)),
+        ("berli in", "berlin in", Replaced(5, 6)),
+        ("berlinn", "berlin", Replaced(6, 7)),
+    ],
+)
+def test_corrected_prefix_is_named(prefix: str, meant: str, replaced: Replaced) -> None:
+    _, (exact, corrected) = suggested(prefix, [prefix + " air", meant + " bus"])
+    assert (exact.text, exact.replaced) == (prefix + " air", None)
+    assert (corrected.text, corrected.replaced) == (meant + " bus", replaced)
+    assert (exact.probability, corrected.probability) == (0.5, 0.25)
+
+
+def test_error_may_be_in_the_prefix_and_not_in_its_context() -> None:
+    request, (one,) = suggested("hotles", ["hotels"], context="berlin")
+    assert (request.prompt, request.typed) == ("berlin\thotles", 6)
+    assert one.text == "hotels"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "typos", "typed"), [("hot", None, 0), ("hotl", None, 4), ("hotl", 0, 0), ("ab " * 20, 1, 32)]
+)
+def test_characters_in_which_an_error_is_looked_for(prefix: str, typos: int | None, typed: int) -> None:
+    request, _ = suggested(prefix, [], typos=typos)
+    assert request.typed == typed
+
+
+def test_text_before_the_corrected_part_is_kept() -> None:
+    prefix = "Berlin " * 8 + "hotles"
+    request, (one,) = suggested(prefix, [prefix[-32:-6] + "hotels"])
+    assert one.text == "Berlin " * 8 + "hotels"
+    assert one.replaced == Replaced(59, 61)
+    request, (one,) = suggested("a hotle\nis", ["is"], typos=1)
+    assert (request.typed, one.text) == (2, "a hotle\nis")
+
+
+def test_record_may_end_with_the_prefix_and_text_goes_on() -> None:
+    _, found = suggested("hotel", ["hotel", "hotels"])
+    assert [one.text for one in found] == ["hotel", "hotels"]
+    request, found = suggested("hotel", ["hotel", "hotel ", "hotels", ""], is_records=False)
+    assert [one.text for one in found] == ["hotels"]
+    assert request.stop == ("\n", "\r")
