@@ -153,8 +153,8 @@ LINE_END, SPACE, LOWER, UPPER, DIGIT, LETTER, SIGN, RECORD_END = range(8)
 class Experts(NamedTuple):
     """What predicts beside the network: contexts in the known text, and mixers that learned to use them."""
 
-    text: NDArray[np.int32]
-    """(N,) the known text."""
+    text: NDArray[np.uint16]
+    """(N,) the known text; 0 for ids above 65535."""
     positions: NDArray[np.int32]
     """(2**k,) by the hash of MATCH_CHARACTERS ids, the position in `text` after the last occurrence; or 0."""
     slots: NDArray[np.uint32]

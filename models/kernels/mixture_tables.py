@@ -81,7 +81,7 @@ def fill_singles(once, singles):  # type: ignore[no-untyped-def]
         singles[at] = once[i + 1]
 
 
-@compiled("void(int32[::1], int32[::1])")
+@compiled("void(uint16[::1], int32[::1])")
 def index_text(text, positions):  # type: ignore[no-untyped-def]
     """Fill `positions` (a power of two), zeros at first, for a text; see `Experts`."""
     for end in range(MATCH_CHARACTERS, len(text)):
