@@ -63,7 +63,7 @@ from nextchar.models.kernels.mixture_hashes import entries_of, single_of
 from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, same_characters
 
 EXPERTS = (
-    "uint16[::1], int32[::1], uint32[:,::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
+    "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
     "int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
     "float32[::1]"
 )
@@ -153,7 +153,7 @@ def _add_recent(up, size, counts, touched, is_touched, j, c):  # type: ignore[no
 @inline_borrowing
 def _gather_known(slots, singles, entries, up, size, row, starts, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     for k in range(CONTEXTS):
-        starts[k] = entries_of(slots, np.uint64(np.uint32(row[KEYS + k])))
+        starts[k] = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
         prefetch(entries, max(starts[k], np.int64(0)))
     for k in range(CONTEXTS):
         at = starts[k]
@@ -221,7 +221,7 @@ def _gather_matches(up, size, features, counts, touched, is_touched):  # type: i
 
 
 @compiled(
-    "void(uint32[:,::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
+    "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
     "int32[::1], int64[::1], float32[:,::1], int32[::1], uint8[::1])",
     is_internal=True,
     is_borrowing=True,

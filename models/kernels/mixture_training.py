@@ -49,7 +49,7 @@ _MOST = 0.9999
 def _count(slots, entries, row, c):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of a row."""
     for k in range(CONTEXTS):
-        at = entries_of(slots, np.uint64(np.uint32(row[KEYS + k])))
+        at = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
         while at >= 0:
             entry = entries[at]
             if (entry & np.uint32(0xFFFF)) == c:

@@ -131,13 +131,14 @@ def _tables(
         n, m, single = write_entries(grams, *room, sum(map(len, entries)))
         for parts, part, length in zip((contexts, entries, once), room, (n, m, 2 * single), strict=True):
             parts.append(part[:length].copy())
-    slots = np.zeros((int(sum(map(len, contexts)) / _FILLED) + 1, 2), np.uint32)
+    slots = np.zeros(int(sum(map(len, contexts)) / _FILLED) + 1, np.uint32)
     singles = np.zeros(int(sum(map(len, once)) / 2 / _FILLED) + 1, np.uint32)
+    followed = np.concatenate(entries) if any(map(len, entries)) else np.zeros(1, np.uint32)
     for part in contexts:
-        fill_slots(part, slots)
+        fill_slots(part, followed, slots)
     for part in once:
         fill_singles(part, singles)
-    return slots, singles, np.concatenate(entries) if any(map(len, entries)) else np.zeros(1, np.uint32)
+    return slots, singles, followed
 
 
 def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
