@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from nextchar.models.kernels.mixture_arguments import Experts
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.mixture import Learned
-from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
+from nextchar.models.runtime.mixture_learning import LEARNED_CHARACTERS, Seen, learn_text, learned_by
 from nextchar.models.runtime.session import SharedNetwork, StepNetwork
 from nextchar.models.text.ngram import NgramModel
 from nextchar.worker.evaluation import bits_by_expert
@@ -18,13 +18,18 @@ from nextchar.worker.report import NGRAM_ORDERS
 _WARM_UP_CHARACTERS = 2000  # read before each row of the held-out text
 _MIN_ROW_CHARACTERS = 4096  # a mixture adapts to its row
 _MAX_ROWS = 64
+_LEARNED_PER_SECOND = 5000  # characters per second of training, of which a thread learns some 80,000
 
 
-def begin_reading(text: Text, *, is_records: bool) -> Callable[[], tuple[Learned, Seen]]:
-    """Let a thread read the training text, while the network is trained; return what returns its result."""
+def begin_reading(text: Text, *, is_records: bool, budget_s: float = 0) -> Callable[[], tuple[Learned, Seen]]:
+    """Let a thread read the training text, while the network is trained; return what returns its result.
+
+    It learns from more of it if there are more seconds for training; 0 if that is not known.
+    """
     thread = ThreadPoolExecutor(1, "mixture")
     known = text.train[-mixture.MAX_CHARACTERS :]
-    reading = thread.submit(learn_text, known, text.vocabulary, is_records=is_records)
+    characters = max(LEARNED_CHARACTERS, int(_LEARNED_PER_SECOND * budget_s))
+    reading = thread.submit(learn_text, known, text.vocabulary, is_records=is_records, characters=characters)
     thread.shutdown(wait=False)
     return reading.result
 

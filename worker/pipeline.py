@@ -154,7 +154,10 @@ def train_model(
         on_event("message", {"text": choice.sentence})
         request = request.with_choice(choice.candidate)
         hooks.request(request)
-    read = begin_reading(text, is_records=request.kind == "records") if request.mixture else None
+    read = None
+    if request.mixture:
+        budget_s = request.training.budget.seconds or 0
+        read = begin_reading(text, is_records=request.kind == "records", budget_s=budget_s)
     with tracing.span("train"):
         result = fit(
             request.network,
