@@ -12,7 +12,7 @@ from nextchar.models.config import NetworkConfig
 from nextchar.models.kernels.mixture_arguments import BY_NETWORK, Experts
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.mixture import Learned
-from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
+from nextchar.models.runtime.mixture_learning import LEARNED_CHARACTERS, Seen, learn_text, learned_by
 from nextchar.models.runtime.model_networks import FLOAT32_FILE
 from nextchar.models.runtime.session import Check, SharedNetwork, StepNetwork, open_network
 from nextchar.models.text.ngram import NgramModel
@@ -25,6 +25,7 @@ from nextchar.worker.report import NGRAM_ORDERS
 _WARM_UP_CHARACTERS = 2000  # read before each row of the held-out text
 _MIN_ROW_CHARACTERS = 4096  # a mixture adapts to its row
 _MAX_ROWS = 64
+_LEARNED_PER_SECOND = 5000  # characters per second of training, of which a thread learns some 80,000
 _CHECK_S = 0.1
 
 EARLY_NETWORK = NetworkConfig(units=4, embedding=2)
@@ -34,11 +35,15 @@ EARLY_NETWORK = NetworkConfig(units=4, embedding=2)
 Reading = Future[tuple[Learned, Seen]]
 
 
-def begin_reading(text: Text, *, is_records: bool) -> Reading:
-    """Let a thread read the training text; return what will have its result."""
+def begin_reading(text: Text, *, is_records: bool, budget_s: float = 0) -> Reading:
+    """Let a thread read the training text; return what will have its result.
+
+    It learns from more of it if the network is trained meanwhile, for `budget_s` seconds.
+    """
     thread = ThreadPoolExecutor(1, "mixture")
     known = text.train[-mixture.MAX_CHARACTERS :]
-    reading = thread.submit(learn_text, known, text.vocabulary, is_records=is_records)
+    characters = max(LEARNED_CHARACTERS, int(_LEARNED_PER_SECOND * budget_s))
+    reading = thread.submit(learn_text, known, text.vocabulary, is_records=is_records, characters=characters)
     thread.shutdown(wait=False)
     return reading
 

@@ -158,7 +158,10 @@ def train_model(
     }
     check.is_over = True
     lines, rare = distinct_lines(request, corpora, corpus, on_event=on_event, check=hooks.check)
-    reading = begin_reading(text, is_records=request.kind == "records") if request.mixture else None
+    reading = None
+    if request.mixture:
+        budget_s = 0 if hooks.early else request.training.budget.seconds or 0
+        reading = begin_reading(text, is_records=request.kind == "records", budget_s=budget_s)
     if reading and hooks.early:
         with tracing.span("make early model"):
             early = EarlyExperts.make(text, wait_for(reading, hooks.check)).files(text)

@@ -63,8 +63,8 @@ from nextchar.models.kernels.mixture_hashes import entries_of, single_of
 from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, same_characters
 
 EXPERTS = (
-    "int32[::1], int32[::1], uint32[:,::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1], int32[:,::1],"
-    "float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
+    "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
+    "int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
     "float32[::1]"
 )
 """Signature of the fields of `Experts`."""
@@ -79,19 +79,26 @@ _MAX_LOGIT = 14.0
 
 @inline_jit
 def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
-    """Return arrays for `read_row` and `mix_row`, for V = size."""
+    """Return arrays for `read_row` and `mix_row`, for V = size.
+
+    What a prediction was made from stays in them until its row reads a character, so that adapting to that
+    character need not compute it again, unless another row came between. `held` has 1 + the row of the
+    counts, and 1 + that of the decisions, of which `decided` (nodes,) says which were made; or zeros.
+    """
     counts = np.zeros((nodes, COUNT_COLUMNS), np.float32)
     touched, is_touched = np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint8)
     features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + MATCHES, np.int32)
     inputs, chosen, outputs = (
-        np.zeros(INPUTS, np.float32),
+        np.empty((nodes, INPUTS), np.float32),
         np.zeros(SETS, np.int64),
-        np.zeros(SETS, np.float32),
+        np.empty((nodes, SETS), np.float32),
     )
+    held, decided, decisions = np.zeros(2, np.int64), np.zeros(nodes, np.uint8), np.empty(nodes, np.float32)
     shares, below = np.empty(size, np.float32), np.empty((2, nodes), np.float32)
     masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(CONTEXTS, np.int64)
     return (
         counts, touched, is_touched, features, states, inputs, chosen, outputs, shares, below, masses, starts,
+        held, decided, decisions,
     )  # fmt: skip
 
 
@@ -146,7 +153,7 @@ def _add_recent(up, size, counts, touched, is_touched, j, c):  # type: ignore[no
 @inline_borrowing
 def _gather_known(slots, singles, entries, up, size, row, starts, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     for k in range(CONTEXTS):
-        starts[k] = entries_of(slots, np.uint64(np.uint32(row[KEYS + k])))
+        starts[k] = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
         prefetch(entries, max(starts[k], np.int64(0)))
     for k in range(CONTEXTS):
         at = starts[k]
@@ -214,7 +221,7 @@ def _gather_matches(up, size, features, counts, touched, is_touched):  # type: i
 
 
 @compiled(
-    "void(uint32[:,::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
+    "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
     "int32[::1], int64[::1], float32[:,::1], int32[::1], uint8[::1])",
     is_internal=True,
     is_borrowing=True,
@@ -229,7 +236,12 @@ def _gather(  # type: ignore[no-untyped-def]
 
 @inline_borrowing
 def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
-    """Count for each node of the tree what followed the contexts of row b; `clear` must follow."""
+    """Count for each node of the tree what followed the contexts of row b, unless the counts are its own."""
+    held = workspace[12]
+    if held[0] == b + 1:
+        return
+    forget(workspace)
+    held[0] = b + 1
     slots, singles, entries, up, size = experts[2], experts[3], experts[4], experts[6], len(experts[5])
     counts, touched, is_touched, features = workspace[0], workspace[1], workspace[2], workspace[3]
     row, past, keys = parts_of(state, b, at)
@@ -252,9 +264,10 @@ def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def clear(workspace):  # type: ignore[no-untyped-def]
-    """Set the counts to zero."""
+def forget(workspace):  # type: ignore[no-untyped-def]
+    """Set the counts to zero, and hold no row's."""
     counts, touched, is_touched = workspace[0], workspace[1], workspace[2]
+    workspace[12][:] = 0
     for i in range(1, touched[0] + 1):
         node = touched[i]
         is_touched[node] = 0
@@ -376,15 +389,16 @@ def _decide(  # type: ignore[no-untyped-def]
 def decide(experts, state, b, at, node, by_network, workspace):  # type: ignore[no-untyped-def]
     """Return the logarithm of the odds of the right subtree of a node, after `gather`.
 
-    `by_network` is what the network says. The inputs and the chosen weights stay in the workspace.
+    `by_network` is what the network says. The node's inputs and outputs of the sets, and the chosen
+    weights, stay in the workspace.
     """
     _, past, _ = parts_of(state, b, at)
     adaptation = experts[13]
     shifts = state[b, at + SHIFTS :] if adaptation[PRECISION] > 0 else state[b, at:]
     return _decide(
         experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], shifts, past,
-        workspace[0][node], workspace[3], node, by_network, adaptation, workspace[4], workspace[5],
-        workspace[6], workspace[7],
+        workspace[0][node], workspace[3], node, by_network, adaptation, workspace[4], workspace[5][node],
+        workspace[6], workspace[7][node],
     )  # fmt: skip
 
 
@@ -403,6 +417,29 @@ def write_shares(children, logits, shares, below):  # type: ignore[no-untyped-de
         for side in range(2):
             child = children[node, side]
             below[side, node] = below[0, child] + below[1, child] if child > 0 else shares[-child]
+
+
+@inline_borrowing
+def prepare(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
+    """Make counts and the network's shares for decisions of row b, by its logits (V,)."""
+    held, decided = workspace[12], workspace[13]
+    if held[1] == b + 1:
+        return
+    gather(experts, state, b, at, workspace)
+    write_shares(experts[7], logits, workspace[8], workspace[9])
+    decided[:] = 0
+    held[1] = b + 1
+
+
+@inline_borrowing
+def decision(experts, state, b, at, node, workspace):  # type: ignore[no-untyped-def]
+    """Return what `decide` returns for a node of row b, which is prepared; it is computed once."""
+    decided, decisions = workspace[13], workspace[14]
+    if decided[node] == 0:
+        decided[node] = 1
+        by_network = odds_of(workspace[9], node)
+        decisions[node] = decide(experts, state, b, at, node, by_network, workspace)
+    return decisions[node]
 
 
 @inline_borrowing
@@ -436,20 +473,21 @@ def _adapt(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
     second derivative is the sum over all that was read, beginning with a precision: that of a prior around
     the learned weight, as in an extended Kalman filter whose covariance is diagonal.
     """
-    up, children, adaptation, size = experts[6], experts[7], experts[13], len(experts[5])
-    inputs, outputs, shares, below = workspace[5], workspace[7], workspace[8], workspace[9]
-    write_shares(children, state[b, at + PREDICTION : at + PREDICTION + size], shares, below)
-    gather(experts, state, b, at, workspace)
+    up, adaptation, size = experts[6], experts[13], len(experts[5])
+    prepare(experts, state, b, at, state[b, at + PREDICTION : at + PREDICTION + size], workspace)
+    step = up[c]
+    while step >= 0:  # all before the first weight moves, as in a prediction
+        decision(experts, state, b, at, step >> 1, workspace)
+        step = up[size + (step >> 1)]
     step = up[c]
     while step >= 0:
         node, one = step >> 1, np.float32(1)
-        p = sigmoid(decide(experts, state, b, at, node, odds_of(below, node), workspace))
+        inputs, outputs, p = workspace[5][node], workspace[7][node], sigmoid(workspace[14][node])
         error, curvature = np.float32(step & 1) - p, p * (one - p)
         precision, last, limit = adaptation[PRECISION], adaptation[LAST_PRECISION], adaptation[LIMIT]
         _move(state, b, at + SHIFTS, inputs, error, curvature, precision, limit * precision)
         _move(state, b, at + SHIFTS + INPUTS, outputs, error, curvature, last, limit * last)
         step = up[size + node]
-    clear(workspace)
 
 
 @inline_borrowing
@@ -470,6 +508,8 @@ def read_row(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-de
         if c > 0 and state[b, at + PREDICTED] > 0:
             _adapt(experts, state, b, at, c, workspace)
         state[b, at + PREDICTED] = np.float32(0)
+    if workspace[12][0] == b + 1:
+        forget(workspace)
     row, past, keys = parts_of(state, b, at)
     read_character(text, positions, slots, singles, characters, row, past, keys, c)
 
@@ -477,26 +517,23 @@ def read_row(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-de
 @inline_borrowing
 def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
     """Turn the network's logits (V,) after the last character of row b into the mixture's; see `read_row`."""
-    children = experts[7]
+    children, below, masses = experts[7], workspace[9], workspace[10]
     keep(experts, state, b, at, logits)
-    shares, below, masses = workspace[8], workspace[9], workspace[10]
-    gather(experts, state, b, at, workspace)
-    write_shares(children, logits, shares, below)
+    prepare(experts, state, b, at, logits, workspace)
     one, least = np.float32(1), np.float32(_LEAST)
     masses[0] = one
     for node in range(len(children)):
-        by_network, mass = odds_of(below, node), masses[node]
-        if mass >= np.float32(_FLOOR):
-            right = sigmoid(decide(experts, state, b, at, node, by_network, workspace))
-        else:
-            right = sigmoid(by_network)
+        mass = masses[node]
+        is_mixed = mass >= np.float32(_FLOOR)
+        right = sigmoid(
+            decision(experts, state, b, at, node, workspace) if is_mixed else odds_of(below, node)
+        )
         for side in range(2):
             child, part = children[node, side], mass * (right if side == 1 else one - right)
             if child > 0:
                 masses[child] = part
             else:
                 logits[-child] = log(max(part, least))
-    clear(workspace)
 
 
 @compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1], int64)")

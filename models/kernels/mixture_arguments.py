@@ -153,12 +153,13 @@ LINE_END, SPACE, LOWER, UPPER, DIGIT, LETTER, SIGN, RECORD_END = range(8)
 class Experts(NamedTuple):
     """What predicts beside the network: contexts in the known text, and mixers that learned to use them."""
 
-    text: NDArray[np.int32]
-    """(N,) the known text."""
+    text: NDArray[np.uint16]
+    """(N,) the known text; 0 for ids above 65535."""
     positions: NDArray[np.int32]
     """(2**k,) by the hash of MATCH_CHARACTERS ids, the position in `text` after the last occurrence; or 0."""
     slots: NDArray[np.uint32]
-    """(k, 2) hash table, probed linearly: the key of a context, and 1 + where its entries begin; or zeros."""
+    """(k,) hash table, probed linearly: 1 + where the entries of a context begin, in as many bits as that
+    needs, and above them the lowest bits of its key; or 0."""
     singles: NDArray[np.uint32]
     """(k,) hash table of contexts that occurred once: 16 bits of the key, 16 bits of the id that followed."""
     entries: NDArray[np.uint32]

@@ -218,7 +218,7 @@ def _follow_resumed(text, row, c):  # type: ignore[no-untyped-def]
 
 
 @compiled(
-    "void(int32[::1], int32[::1], uint32[:,::1], uint32[::1], int32[:,::1], int32[::1], uint16[::1],"
+    "void(uint16[::1], int32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1], uint16[::1],"
     "uint16[:,::1], int64)",
     is_internal=True,
     is_borrowing=True,

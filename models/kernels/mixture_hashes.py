@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nextchar.models.kernels.intrinsics import highest_bit
 from nextchar.models.kernels.jit import inline_borrowing
 from nextchar.models.kernels.mixture_arguments import MATCH_CHARACTERS
 
@@ -29,12 +30,20 @@ def slot_of(slots, key):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def entries_of(slots, key):  # type: ignore[no-untyped-def]
+def place_bits(entries):  # type: ignore[no-untyped-def]
+    """Return how many bits of an element of `Experts.slots` say where entries begin."""
+    return np.uint64(1 + highest_bit(np.uint64(len(entries))))
+
+
+@inline_borrowing
+def entries_of(slots, entries, key):  # type: ignore[no-untyped-def]
     """Return where the entries of a context begin, or -1."""
-    at = slot_of(slots, key)
-    while slots[at, 1] != 0:
-        if slots[at, 0] == np.uint32(key):
-            return np.int64(slots[at, 1]) - 1
+    at, bits = slot_of(slots, key), place_bits(entries)
+    check = (key << bits) & np.uint64(0xFFFFFFFF)
+    while slots[at] != 0:
+        slot = np.uint64(slots[at])
+        if (slot >> bits) << bits == check:
+            return np.int64(slot ^ check) - 1
         at = at + 1 if at + 1 < len(slots) else 0
     return np.int64(-1)
 

@@ -11,7 +11,7 @@ from nextchar.models.kernels.mixture_arguments import (
     STATE_COLUMNS,
 )
 from nextchar.models.kernels.mixture_contexts import read_context
-from nextchar.models.kernels.mixture_hashes import hash_of, slot_of
+from nextchar.models.kernels.mixture_hashes import hash_of, place_bits, slot_of
 
 
 @compiled("void(int32[::1], int32[:,::1], int64, uint32[:,::1])")
@@ -61,14 +61,15 @@ def write_entries(grams, contexts, entries, once, entries_before):  # type: igno
     return n, m, single
 
 
-@compiled("void(uint32[:,::1], uint32[:,::1])")
-def fill_slots(contexts, slots):  # type: ignore[no-untyped-def]
+@compiled("void(uint32[:,::1], uint32[::1], uint32[::1])")
+def fill_slots(contexts, entries, slots):  # type: ignore[no-untyped-def]
     """Put contexts (n, 2) into an empty hash table `Experts.slots`."""
+    bits = place_bits(entries)
     for i in range(len(contexts)):
-        at = slot_of(slots, np.uint64(contexts[i, 0]))
-        while slots[at, 1] != 0:
+        at, key = slot_of(slots, np.uint64(contexts[i, 0])), np.uint64(contexts[i, 0])
+        while slots[at] != 0:
             at = at + 1 if at + 1 < len(slots) else 0
-        slots[at, 0], slots[at, 1] = contexts[i, 0], contexts[i, 1]
+        slots[at] = np.uint32((key << bits) & np.uint64(0xFFFFFFFF)) | contexts[i, 1]
 
 
 @compiled("void(uint32[::1], uint32[::1])")
@@ -81,7 +82,7 @@ def fill_singles(once, singles):  # type: ignore[no-untyped-def]
         singles[at] = once[i + 1]
 
 
-@compiled("void(int32[::1], int32[::1])")
+@compiled("void(uint16[::1], int32[::1])")
 def index_text(text, positions):  # type: ignore[no-untyped-def]
     """Fill `positions` (a power of two), zeros at first, for a text; see `Experts`."""
     for end in range(MATCH_CHARACTERS, len(text)):

@@ -6,9 +6,9 @@ from nextchar.models.kernels.activations import log, sigmoid
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture import (
     EXPERTS,
-    clear,
     decide,
     dot,
+    forget,
     gather,
     make_workspace,
     odds_of,
@@ -49,7 +49,7 @@ _MOST = 0.9999
 def _count(slots, entries, row, c):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of a row."""
     for k in range(CONTEXTS):
-        at = entries_of(slots, np.uint64(np.uint32(row[KEYS + k])))
+        at = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
         while at >= 0:
             entry = entries[at]
             if (entry & np.uint32(0xFFFF)) == c:
@@ -97,7 +97,7 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
     maps, recent_maps, match_maps, weights, last_weights = experts[8:13]
     seen, recent_seen, match_seen, set_seen, last_seen = learned
     counts, states, inputs, chosen, outputs = (
-        workspace[0], workspace[4], workspace[5], workspace[6], workspace[7],
+        workspace[0], workspace[4], workspace[5][node], workspace[6], workspace[7][node],
     )  # fmt: skip
     group, target = min(node, GROUPS - 1), np.float32(y)
     error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), outputs)
@@ -168,12 +168,12 @@ def learn(  # type: ignore[no-untyped-def]
                 bits -= np.log2(p if y == 1 else one - p)
                 _learn(experts, learned, node, z, y, moved, workspace)
                 at = up[len(characters) + node]
-            clear(workspace)
+            forget(workspace)
         old = i - HISTORY_CHARACTERS
         if i >= start - HISTORY_CHARACTERS:
             read_row(experts, state, 0, 0, c, workspace)
         if len(behind) > 0 and old >= 0:
             count_row(experts, behind, ids[old])
             if old >= MATCH_CHARACTERS:
-                positions[np.int64(hash_of(ids, old) & np.uint64(len(positions) - 1))] = old
+                positions[np.int64(hash_of(text, old) & np.uint64(len(positions) - 1))] = old
     return bits

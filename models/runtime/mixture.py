@@ -57,6 +57,9 @@ MAX_CHARACTERS = 2_000_000
 _MAX_BYTES = 64 << 20  # of the arrays
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
+_MIN_INDEX_BITS = (
+    14  # of the size of `Experts.positions`, where newer places displace others with the same hash
+)
 _AT_ONCE = 4  # contexts of a text whose keys are in memory; CONTEXTS is a multiple of it
 
 Floats = NDArray[np.float32]
@@ -87,21 +90,22 @@ def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Exper
     from nextchar.models.kernels.mixture_tables import index_text
 
     kept: NDArray[np.int32] = np.ascontiguousarray(text, np.int32)
-    positions = np.zeros(1 << (len(kept).bit_length() + 1), np.int32)
-    slots, singles, entries = _tables(kept, learned.characters)
+    known = np.where(kept <= _MAX_ID, kept, 0).astype(np.uint16)
+    positions = np.zeros(1 << max(_MIN_INDEX_BITS, (len(kept) - 1).bit_length() - 1), np.int32)
+    slots, singles, entries = _tables(kept, known, learned.characters)
     if is_counted:
-        index_text(kept, positions)
+        index_text(known, positions)
     else:
         singles, entries = np.zeros(1, np.uint32), entries & np.uint32(0x8000FFFF)
     up = _up(learned.children, len(learned.characters))
     arrays: Any = [np.ascontiguousarray(array) for array in learned]
-    return Experts(kept, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
+    return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
 
 
 def _tables(
-    text: NDArray[np.int32], characters: NDArray[np.int32]
+    text: NDArray[np.int32], known: NDArray[np.uint16], characters: NDArray[np.int32]
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
-    """Return `Experts.slots`, `Experts.singles` and `Experts.entries` of a text (N,)."""
+    """Return `Experts.slots`, `Experts.singles` and `Experts.entries` for a text and its `Experts.text`."""
     from nextchar.models.kernels.mixture_tables import (
         fill_singles,
         fill_slots,
@@ -109,7 +113,7 @@ def _tables(
         write_text_keys,
     )
 
-    ids = np.where(text <= _MAX_ID, text, 0).astype(np.uint64)
+    ids = known.astype(np.uint64)
     contexts: list[NDArray[np.uint32]] = []
     entries: list[NDArray[np.uint32]] = []
     once: list[NDArray[np.uint32]] = []
@@ -127,13 +131,14 @@ def _tables(
         n, m, single = write_entries(grams, *room, sum(map(len, entries)))
         for parts, part, length in zip((contexts, entries, once), room, (n, m, 2 * single), strict=True):
             parts.append(part[:length].copy())
-    slots = np.zeros((int(sum(map(len, contexts)) / _FILLED) + 1, 2), np.uint32)
+    slots = np.zeros(int(sum(map(len, contexts)) / _FILLED) + 1, np.uint32)
     singles = np.zeros(int(sum(map(len, once)) / 2 / _FILLED) + 1, np.uint32)
+    followed = np.concatenate(entries) if any(map(len, entries)) else np.zeros(1, np.uint32)
     for part in contexts:
-        fill_slots(part, slots)
+        fill_slots(part, followed, slots)
     for part in once:
         fill_singles(part, singles)
-    return slots, singles, np.concatenate(entries) if any(map(len, entries)) else np.zeros(1, np.uint32)
+    return slots, singles, followed
 
 
 def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:

@@ -46,7 +46,7 @@ from nextchar.models.text.symbol_tree import symbol_tree
 from nextchar.models.text.vocabulary import Vocabulary
 
 LEARNED_CHARACTERS = 200_000
-"""What is learned from at most, at the end of a text; a quarter of it with a large vocabulary, of which each
+"""What is learned from by default, at the end of a text; a quarter of it with a large vocabulary, where each
 takes longer. The rest is only counted."""
 
 _TREE_CHARACTERS = 1_000_000
@@ -75,21 +75,23 @@ class Seen(NamedTuple):
         )
 
 
-def learn_text(text: Ids, vocabulary: Vocabulary, *, is_records: bool = False) -> tuple[Learned, Seen]:
-    """Return what a mixture learns from a text (N,), without a network."""
+def learn_text(
+    text: Ids, vocabulary: Vocabulary, *, is_records: bool = False, characters: int = LEARNED_CHARACTERS
+) -> tuple[Learned, Seen]:
+    """Return what a mixture learns from the last `characters` of a text (N,), without a network."""
     compile_kernels(WEIGHTS_KERNELS)  # waits if another process is compiling
     from nextchar.models.kernels.mixture_training import learn
 
     kept = np.ascontiguousarray(text, np.int32)
-    characters = characters_of(kept, vocabulary, is_records=is_records)
+    table = characters_of(kept, vocabulary, is_records=is_records)
     learned, seen = (
-        beginning(characters, symbol_tree(kept[-_TREE_CHARACTERS:], characters[:, KIND])),
+        beginning(table, symbol_tree(kept[-_TREE_CHARACTERS:], table[:, KIND])),
         Seen.never(),
     )
     experts = experts_of(kept, learned, is_counted=False)
     state, no_logits = np.zeros((1, STATE_COLUMNS), np.float32), np.zeros((0, 0), np.float32)
     is_small = len(vocabulary) <= MAX_ADAPTED_VOCABULARY
-    start = max(0, len(kept) - (LEARNED_CHARACTERS if is_small else LEARNED_CHARACTERS // 4))
+    start = max(0, len(kept) - (characters if is_small else characters // 4))
     learn(*experts, *seen, kept, state.copy(), state, no_logits, start)
     learned = learned_by(experts)
     if not is_records and is_small:

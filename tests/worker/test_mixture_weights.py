@@ -8,6 +8,7 @@ from nextchar.models.kernels.mixture_arguments import STATE_COLUMNS
 from nextchar.models.runtime.mixture import FILE, experts_of, load, without_adaptation
 from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
 from nextchar.models.runtime.session import Network
+from nextchar.worker import experts as worker_experts
 from nextchar.worker.evaluation import bits_by_expert
 from nextchar.worker.experts import Mixture, begin_reading
 from nextchar.worker.mixture_weights import _logits, learn_network
@@ -168,3 +169,13 @@ def test_experts_are_judged_side_by_side_as_alone() -> None:
     both = bits_by_expert(network, two, ids, before=before, rows=2, warm_up=500)
     alone = bits_by_expert(network, {"b": two["b"]}, ids, before=before, rows=2, warm_up=500)
     assert both["b"] == alone["b"] != both["a"]
+
+
+def test_longer_training_learns_from_more_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_experts, "LEARNED_CHARACTERS", 1000)
+    text = text_of()
+    decisions = [
+        begin_reading(text, is_records=False, budget_s=budget_s).result()[1].last_weights[0]
+        for budget_s in (0, 1, 2)
+    ]
+    assert decisions[0] < decisions[1] / 4 < decisions[2] / 7

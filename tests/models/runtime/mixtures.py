@@ -316,8 +316,8 @@ class SlowMixture:
 
     def adapt(self, c: int) -> None:
         """Move the weights of the last prediction, now that c was read."""
-        for node, side in self.path(c):
-            z, inputs, outputs = self.decide(node)
+        decisions = [(side, *self.decide(node)) for node, side in self.path(c)]
+        for side, z, inputs, outputs in decisions:
             p = 1 / (1 + np.exp(-z))
             for part, x, which in (
                 (slice(0, INPUTS), inputs, PRECISION),
