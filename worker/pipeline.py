@@ -29,6 +29,7 @@ from nextchar.worker.experts import (
     EARLY_NETWORK,
     EarlyExperts,
     Mixture,
+    Reading,
     begin_reading,
     rows_to_judge,
     wait_for,
@@ -158,10 +159,7 @@ def train_model(
     }
     check.is_over = True
     lines, rare = distinct_lines(request, corpora, corpus, on_event=on_event, check=hooks.check)
-    reading = None
-    if request.mixture:
-        budget_s = 0 if hooks.early else request.training.budget.seconds or 0
-        reading = begin_reading(text, is_records=request.kind == "records", budget_s=budget_s)
+    reading = _begin_reading(request, text)
     if reading and hooks.early:
         with tracing.span("make early model"):
             early = EarlyExperts.make(text, wait_for(reading, hooks.check)).files(text)
@@ -229,6 +227,13 @@ def train_model(
             on_event("message", {"text": problem})
     report["job_seconds"] = round(time.monotonic() - began, 1)
     return Outcome(result.stopped, _card(job, text, files, origin, cast(dict[str, Any], report)), files)
+
+
+def _begin_reading(request: JobRequest, text: Text) -> Reading | None:
+    if not request.mixture:
+        return None
+    budget_s = 0 if request.ready_early else request.training.budget.seconds or 0
+    return begin_reading(text, is_records=request.kind == "records", budget_s=budget_s)
 
 
 def _early_card(job: Job, text: Text, files: dict[str, bytes]) -> Card:
