@@ -323,9 +323,11 @@ def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path: Path) -> None
     log.write_text("".join(f"{line}\n" for line in LINES * 2_000))  # minutes of work
     scratch.mkdir()
     running = subprocess.Popen(
-        in_process(log, output, "--part-size", "1000", "--actors", "1"),
+        in_process(log, output, "--part-size", "1000"),
         env=os.environ | {"TMPDIR": str(scratch)},
         start_new_session=True,
+        # Tests in the background of a shell inherit that the signal is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     # The worker of the one part has begun to write its results.
     eventually(lambda: list(scratch.glob("*/*")) or running.poll() is not None, within_s=100)
