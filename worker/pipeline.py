@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, cast
 
 from nextchar.models.architectures import count_parameters
+from nextchar.models.base import is_base
 from nextchar.models.errors import DomainError
 from nextchar.models.machine import peak_memory_bytes
 from nextchar.models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
@@ -46,7 +47,7 @@ from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import choose_preset, fit
-from nextchar.worker.warm_start import WarmStart
+from nextchar.worker.warm_start import WarmStart, choose_base
 
 log = logging.getLogger(__name__)
 
@@ -119,19 +120,26 @@ def train_model(
             on_event("message", {"text": sentence})
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
-    required = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
+    required = resume.meta.get("characters", "") if resume else start.required if start else ""
     required += second_characters(request, corpora, check=check)
+    read_text = partial(
+        read_job_text,
+        request,
+        characters=None if request.masks else characters,
+        distinct=max_distinct(request, corpus),
+        size_bytes=corpus.bytes,
+        scratch=scratch,
+        chunks=chunks,
+    )
     with tracing.span("prepare text"):
-        text = read_job_text(
-            request,
-            pieces(),
-            characters=None if request.masks else characters,
-            distinct=max_distinct(request, corpus),
-            size_bytes=corpus.bytes,
-            required=required,
-            scratch=scratch,
-            chunks=chunks,
-        )
+        text = read_text(pieces(), required=required)
+    if request.base and not resume:
+        base = choose_base(text, threads=cores)
+        request = request.with_base(base.reference if base else None)
+        if base:
+            on_event("message", {"text": base.sentence})
+            start, text = base.start, read_text(pieces(), required=base.start.required)
+            hooks.request(request)
     options: dict[str, Any] = {
         "cores": cores,
         "precision": precision,
@@ -228,7 +236,7 @@ def train_model(
 
 def _start_card(models: Models, request: JobRequest) -> Card | None:
     """Return the card of the model that training started from; None: none, or it was deleted since."""
-    if request.start_from is None:
+    if request.start_from is None or is_base(request.start_from):
         return None
     try:
         return models.get(request.start_from).card
