@@ -78,6 +78,10 @@ bench-quality: $(VENV)/.torch ## Measure loss against seconds beside char-rnn; A
 bench-mixture: $(VENV)/.serve ## Bits of the mixture, its experts and baselines, by seconds; ARGS="FILE --seconds 10 60"
 	@$(BIN)/python -m benchmarks.mixture $(ARGS)
 
+.PHONY: base-models
+base-models: $(VENV)/.serve ## Train the base models again; ARGS="FOLDER-OF-CLONES english"
+	@$(BIN)/python -m nextchar.worker.base_models $(ARGS)
+
 .PHONY: bench-mixture-latency
 bench-mixture-latency: $(VENV)/.serve ## What the mixture adds to a keystroke, paired; ARGS="--networks 2x256"
 	@$(BIN)/python -m benchmarks.mixture_latency $(ARGS)

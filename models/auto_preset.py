@@ -48,6 +48,12 @@ RULES = (
 """The rules, from the smallest network to the largest; `auto` chooses the last for which steps and text
 suffice."""
 
+BASE_RULE = Rule("small", 0, learning_rate=1e-3)
+"""The network of the base models, and the recipe that goes on training one."""
+
+MAX_BASE_CHARACTERS = 200_000
+"""The longest text that `auto` starts from a base model for."""
+
 WITHOUT_SECONDS: Preset = "small"
 """The choice for a budget in steps or epochs, which has no time limit to fit."""
 

@@ -78,7 +78,8 @@ class JobRequest(ImmutableRecord):
     kind: TextKind | None = None  # None: of an older record or not known, split like `text`
     purpose: Purpose | None = None  # None: of an older record
     coverage: float = 1.0
-    start_from: str | None = None  # name@version
+    start_from: str | None = None  # name@version, of a base model base/name@version
+    base: Candidate | None = None  # what a base model is trained with, until its worker has looked for one
     masks: tuple[str, ...] = ()
     masked_by_default: str | None = None  # what they replace, if they are the suggested ones
     mixture: bool = True  # whether the model predicts with a mixture
@@ -96,6 +97,11 @@ class JobRequest(ImmutableRecord):
                 "chosen_preset": candidate.preset,
             }
         )
+
+    def with_base(self, reference: str | None) -> "JobRequest":
+        """Return the request after the worker has looked for a base model to start from."""
+        request = self.model_copy(update={"base": None, "start_from": reference})
+        return request.with_choice(self.base) if reference and self.base else request
 
     @property
     def corpora(self) -> tuple[str, ...]:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, ParamSpec, cast
 
 from nextchar.models.architectures import count_parameters
+from nextchar.models.base import is_base
 from nextchar.models.errors import DomainError
 from nextchar.models.machine import peak_memory_bytes
 from nextchar.models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
+from nextchar.models.runtime.mixture import Learned
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
 from nextchar.models.runtime.session import Check, CheckedNetwork, StepNetwork, no_check, open_network
 from nextchar.models.saved_model import Card, describe_files
 from nextchar.models.text import line_file
+from nextchar.models.text.line_file import Lines
 from nextchar.store import tracing
 from nextchar.store.corpora import Corpora
 from nextchar.store.jobs import Job, JobRequest
@@ -55,7 +58,7 @@ from nextchar.worker.report import write_report
 from nextchar.worker.settings import PrecisionSetting
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import choose_preset, fit
-from nextchar.worker.warm_start import WarmStart
+from nextchar.worker.warm_start import WarmStart, choose_base
 
 log = logging.getLogger(__name__)
 
@@ -128,19 +131,26 @@ def train_model(
             on_event("message", {"text": sentence})
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
-    required = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
+    required = resume.meta.get("characters", "") if resume else start.required if start else ""
     required += second_characters(request, corpora, check=check)
+    read_text = partial(
+        read_job_text,
+        request,
+        characters=None if request.masks else characters,
+        distinct=max_distinct(request, corpus),
+        size_bytes=corpus.bytes,
+        scratch=scratch,
+        chunks=chunks,
+    )
     with tracing.span("prepare text"):
-        text = read_job_text(
-            request,
-            pieces(),
-            characters=None if request.masks else characters,
-            distinct=max_distinct(request, corpus),
-            size_bytes=corpus.bytes,
-            required=required,
-            scratch=scratch,
-            chunks=chunks,
-        )
+        text = read_text(pieces(), required=required)
+    if request.base and not resume:
+        base = choose_base(text, threads=cores)
+        request = request.with_base(base.reference if base else None)
+        if base:
+            on_event("message", {"text": base.sentence})
+            start, text = base.start, read_text(pieces(), required=base.start.required)
+            hooks.request(request)
     options: dict[str, Any] = {
         "cores": cores,
         "precision": precision,
@@ -161,15 +171,10 @@ def train_model(
     lines, rare = distinct_lines(request, corpora, corpus, on_event=on_event, check=hooks.check)
     reading = _begin_reading(request, text)
     if reading and hooks.early:
-        with tracing.span("make early model"):
-            early = EarlyExperts.make(text, wait_for(reading, hooks.check)).files(text)
-            early |= {line_file.FILE: lines.dump()} if lines else {}
-            hooks.early(_early_card(job, text, early), early)
+        early = _early_files(text, wait_for(reading, hooks.check), lines)
+        hooks.early(_early_card(job, text, early), early)
     if request.candidates:
-        choice = choose_preset(request.candidates, text, **options)
-        on_event("message", {"text": choice.sentence})
-        request = request.with_choice(choice.candidate)
-        hooks.request(request)
+        request = _with_preset(request, text, options, hooks)
     with tracing.span("train"):
         result = fit(
             request.network,
@@ -236,6 +241,21 @@ def _begin_reading(request: JobRequest, text: Text) -> Reading | None:
     return begin_reading(text, is_records=request.kind == "records", budget_s=budget_s)
 
 
+def _early_files(text: Text, learned: Learned, lines: Lines | None) -> dict[str, bytes]:
+    with tracing.span("make early model"):
+        files = EarlyExperts.make(text, learned).files(text)
+        return files | ({line_file.FILE: lines.dump()} if lines else {})
+
+
+def _with_preset(request: JobRequest, text: Text, options: dict[str, Any], hooks: Hooks) -> JobRequest:
+    """Return the request with the network that is chosen for it, as the job's record has it from then on."""
+    choice = choose_preset(request.candidates, text, **options)
+    hooks.event("message", {"text": choice.sentence})
+    request = request.with_choice(choice.candidate)
+    hooks.request(request)
+    return request
+
+
 def _early_card(job: Job, text: Text, files: dict[str, bytes]) -> Card:
     """Return the card of a job's early model."""
     without = {"network": EARLY_NETWORK, "preset": None, "chosen_preset": None}
@@ -256,7 +276,7 @@ def _card(job: Job, text: Text, files: dict[str, bytes], origin: Report, report:
 
 def _start_card(models: Models, request: JobRequest) -> Card | None:
     """Return the card of the model that training started from; None: none, or it was deleted since."""
-    if request.start_from is None:
+    if request.start_from is None or is_base(request.start_from):
         return None
     try:
         return models.get(request.start_from).card

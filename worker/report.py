@@ -28,6 +28,7 @@ import numpy as np
 import pyppmd
 from numpy.typing import NDArray
 
+from nextchar.models.base import is_base
 from nextchar.models.report import CopyCounts, Evaluation, GeneratedText, HeldOutLines, Report, Sample
 from nextchar.models.runtime.session import StepNetwork
 from nextchar.models.saved_model import Card
@@ -244,7 +245,7 @@ def measure_baselines(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Re
     with ThreadPoolExecutor(2) as threads:  # compressors release the interpreter lock
         both = [before + held_out, before]
         by_xz = threads.map(lambda data: len(lzma.compress(data)), both)
-        by_ppmd = [threads.map(partial(_ppmd_bytes, order), both) for order in PPMD_ORDERS]
+        by_ppmd = [threads.map(partial(ppmd_bytes, order), both) for order in PPMD_ORDERS]
         ngram = NgramModel.fit_ids(counted, size=size, order=NGRAM_ORDERS)
         orders = ngram.bits_by_order(judged, before=counted).tolist()
         gzip = len(_deflated(held_out, before))
@@ -274,7 +275,8 @@ def encoder_of(vocabulary: Vocabulary) -> Callable[[NDArray[np.int32]], bytes]:
     return lambda ids: points[ids].tobytes().decode("utf-32-le", "replace").encode()
 
 
-def _ppmd_bytes(order: int, data: bytes) -> int:
+def ppmd_bytes(order: int, data: bytes) -> int:
+    """Return the length of data that PPMd has compressed with contexts of up to `order` bytes."""
     return len(pyppmd.compress(data, max_order=order, mem_size=_PPMD_MEMORY, variant="H"))
 
 
@@ -315,6 +317,8 @@ def find_problems(report: Report, start: Card | None = None) -> list[str]:
 def _overlap_with_start(report: Report, start: Card | None) -> str | None:
     """Return a sentence if the model that training started from may have been trained on held-out text."""
     if not report.get("started_from"):
+        return None
+    if is_base(report["started_from"] or ""):
         return None
     if report.get("kind") == "records":
         return _MAY_BE_SEEN

@@ -26,7 +26,9 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.http.limits import JOBS_OF_KEY, DiskWatermark
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
+from nextchar.models.base import find_base, is_base
 from nextchar.models.errors import Busy, Conflict, DomainError, NotFound, Unavailable
+from nextchar.models.saved_model import Card
 from nextchar.models.validation_errors import load_record
 from nextchar.store import tracing
 from nextchar.store.blobs import Blobs
@@ -325,7 +327,8 @@ def create_job(
     """
     teacher = body.mix.teacher if body.mix else None
     for model in filter(None, (body.name, body.start_from, teacher)):
-        access.check_model(model)
+        if not is_base(model):
+            access.check_model(model)
     text = body.model_dump_json().encode()
     key = access.scoped_idempotency_key(idempotency_key)
     if key and (job := control.submitted(key, text)):
@@ -333,7 +336,7 @@ def create_job(
     watermark.check()
     corpus = access.get_corpus(body.corpus)
     with _as("start_from"):
-        start = access.models.get(body.start_from).card if body.start_from is not None else None
+        start = _start(access, body.start_from) if body.start_from is not None else None
     with _as("mix.corpus"):
         second = access.get_corpus(body.mix.corpus) if body.mix else None
     with _as("mix.teacher"):
@@ -351,6 +354,11 @@ def create_job(
     return control.submit(
         request, key=key, body=text, created_by=access.key_name, max_jobs=max_jobs, job_id=job_id
     )
+
+
+def _start(access: Access, reference: str) -> Card:
+    """Return the card of the model to start from. Raises NotFound."""
+    return find_base(reference).card if is_base(reference) else access.models.get(reference).card
 
 
 def resume_job(control: JobControl, access: Access, job_id: str) -> Job:

@@ -5,7 +5,7 @@ Every default is filled in and every error is found here, before the job is queu
 
 from typing import Any
 
-from nextchar.app.jobs.schemas import JobCreate
+from nextchar.app.jobs.schemas import JobCreate, NetworkOverride
 from nextchar.models.architectures import (
     DEFAULT,
     architecture,
@@ -14,7 +14,16 @@ from nextchar.models.architectures import (
     estimate_training_bytes,
     resolve_training,
 )
-from nextchar.models.auto_preset import RULES, WITHOUT_SECONDS, Candidate, Rule, nearest_presets
+from nextchar.models.auto_preset import (
+    BASE_RULE,
+    MAX_BASE_CHARACTERS,
+    RULES,
+    WITHOUT_SECONDS,
+    Candidate,
+    Rule,
+    nearest_presets,
+)
+from nextchar.models.base import is_base
 from nextchar.models.config import (
     MINIMUM_CHARACTERS,
     MINIMUM_HELD_OUT_CHARACTERS,
@@ -94,6 +103,7 @@ def plan(
         mixture=body.mixture,
         ready_early=body.mixture and body.ready_early,
         suggestions=body.suggestions,
+        base=_base(body, corpus, start, learning_rate_multiplier) if alphabet == "characters" else None,
     )
     if request.masks and alphabet == "bytes":
         raise InvalidInput(
@@ -109,6 +119,19 @@ def plan(
     if body.mix and second:
         request = request.model_copy(update={"mix": _mix(body.mix, request, second, teacher)})
     return request
+
+
+def _base(
+    body: JobCreate, corpus: Corpus, start: Card | None, learning_rate_multiplier: float
+) -> Candidate | None:
+    """Return what a base model is trained with; None if the job must not start from one."""
+    is_free = body.preset == "auto" and body.architecture == DEFAULT and body.network == NetworkOverride()
+    if not (body.base and is_free) or start or body.mix or corpus.characters > MAX_BASE_CHARACTERS:
+        return None
+    network, training = _with_overrides(
+        body, None, BASE_RULE.network, BASE_RULE.training, learning_rate_multiplier
+    )
+    return Candidate(preset=BASE_RULE.preset, min_steps=0, network=network, training=training)
 
 
 def _masks(
@@ -330,6 +353,8 @@ def _rules(body: JobCreate, start: Card | None) -> list[Rule]:
     """Return the preset's rule, or those that `auto` chooses from, smallest first."""
     if body.preset != "auto":
         return [Rule(body.preset, 0)]
+    if start and is_base(start.name):
+        return [BASE_RULE]
     if start:  # the network is fixed
         return [Rule(nearest_presets(layers=start.network.layers, units=start.network.units)[0], 0)]
     nearest = nearest_presets(layers=body.network.layers, units=body.network.units)

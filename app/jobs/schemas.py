@@ -205,7 +205,13 @@ class JobCreate(RequestBody):
         max_length=128,
         description="A model, `name` or `name@version`, whose weights and vocabulary training starts from."
         " The network is then that model's; the preset only determines the recipe, `auto` that of the preset"
-        " nearest in size.",
+        " nearest in size. Or a base model of the package, such as `base/english`.",
+    )
+    base: bool = Field(
+        True,
+        description="Whether preset `auto` starts from a base model of the package if the text is short and"
+        " one predicts it well; `start_from` of the job then names it. Not for a job with `start_from`,"
+        " `mix`, fields of `network` or the alphabet `bytes`.",
     )
     masks: (
         Literal["auto"]
@@ -339,7 +345,9 @@ class JobBody(BaseModel):
         None, description="What its model is for; null: of a job from before there were purposes."
     )
     coverage: float = 1.0
-    start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
+    start_from: str | None = Field(
+        None, description="The model it starts from, `name@version`; of a base model `base/name@version`."
+    )
     masks: tuple[str, ...] = Field((), description="The masks of the text.")
     masked_by_default: str | None = Field(
         None,

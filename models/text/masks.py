@@ -103,6 +103,9 @@ _LONG_NUMBERS = "long_numbers"
 CUSTOM_PLACEHOLDER = "ⓞ"
 """The placeholder of custom expressions."""
 
+PLACEHOLDERS = frozenset({CUSTOM_PLACEHOLDER, *(placeholder for placeholder, _ in NAMED.values())})
+"""All placeholders."""
+
 FIELD_CHARACTERS = 6
 """Characters before a value that tell which field it is in; `#` stands for each value among them."""
 

@@ -57,7 +57,11 @@ def test_held_out_records_that_the_start_model_may_know_are_reported_in_any_case
     assert "started from may have been trained on some of the held-out lines" in sentence
     worse = {**REPORT, "kind": "records", "started_from": "m@1", "validation_bits_per_character": 2.6}
     assert [sentence, *find_problems({**worse, "started_from": None})] == find_problems(worse)
-    for other in ({"kind": "records", "started_from": None}, {"kind": "text", "started_from": "m@1"}):
+    for other in (
+        {"kind": "records", "started_from": None},
+        {"kind": "text", "started_from": "m@1"},
+        {"kind": "records", "started_from": "base/english@1"},
+    ):
         assert find_problems({**REPORT, **other}) == []
 
 

@@ -1,11 +1,14 @@
 """Starting from a saved model: the same network on the same text, a larger vocabulary on a new one."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.base import find_base
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.models.runtime.session import Network
@@ -19,7 +22,7 @@ from nextchar.worker.hooks import Hooks
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
-from nextchar.worker.warm_start import WarmStart
+from nextchar.worker.warm_start import WarmStart, choose_base
 
 NETWORK = NetworkConfig(layers=2, units=24, embedding=5)
 OLD = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
@@ -128,6 +131,26 @@ def test_new_characters_hardly_disturb_the_old_ones(start: WarmStart) -> None:
     lead, new_lead = OLD.train[-50:], strange.encode(OLD.vocabulary.decode(OLD.train[-50:]))
     lost = bits_per_character(after, new_ids, before=new_lead) - bits_per_character(before, ids, before=lead)
     assert -1e-4 < lost < 0.05
+
+
+PROSE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+
+
+def test_a_base_model_is_chosen_for_a_text_of_its_kind_alone() -> None:
+    text = Text.split(PROSE, validation_fraction=0.1)
+    choice = choose_base(text, threads=1)
+    assert choice and choice.reference == "base/english@1"
+    assert choice.bits < choice.ppmd_bits
+    assert f"{choice.bits:.2f} bits per character on a sample" in choice.sentence
+    random = np.random.default_rng(1)
+    for characters in ("ACGT", "0123456789\n", "".join(map(chr, range(0x4E00, 0x4F00)))):
+        far = "".join(random.choice(list(characters), 3000))
+        assert choose_base(Text.split(far, validation_fraction=0.1), threads=1) is None
+
+
+def test_a_base_model_brings_its_characters_but_no_placeholders() -> None:
+    base = replace(find_base("base/english"), characters="abⓣⓞ")
+    assert WarmStart.of_base(base).required == "ab"
 
 
 def test_a_new_text_is_learned_faster_than_from_nothing(start: WarmStart) -> None:

@@ -20,6 +20,7 @@ from nextchar.app.core_settings import default_training_memory_bytes
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
 from nextchar.local import Model
+from nextchar.models.base import find_base, is_base
 from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels.compile_cache import (
     TRAINING,
@@ -63,7 +64,8 @@ def train(
         options: how long to train, 60 seconds by default: seconds, epochs (passes over the text) or steps
             (of the optimizer); and other fields of a job, as `POST /v1/jobs` takes them: preset,
             architecture, network, training, masks, kind, mixture (False: the network alone), seed,
-            validation_fraction and more. Not `start_from` and `mix`, which name what a service has.
+            validation_fraction and more. Not `mix`, which names what a service has; `start_from` only with a
+            base model.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.
@@ -87,7 +89,10 @@ def train(
         corpora, models = Corpora(blobs), Models(blobs)
         corpus = _add(corpora, text, data / "spool", is_bytes=body.alphabet == "bytes")
         body = body.model_copy(update={"corpus": corpus.id})
-        job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=default_training_memory_bytes()))
+        start = find_base(body.start_from).card if body.start_from else None
+        job: Job = Jobs(blobs).create(
+            plan(body, corpus, start=start, memory_limit_bytes=default_training_memory_bytes())
+        )
         show({"phase": "compiling kernels (once per machine and version)"})
         compile_in_child_process(*TRAINING)
         show({"phase": "preparing"})
@@ -128,7 +133,7 @@ def _body(name: str, options: dict[str, Any]) -> JobCreate:
     if len(budget) + ("budget" in options) > 1:
         raise InvalidInput("train: give at most one of seconds, epochs, steps and budget", param="budget")
     for option in ("corpus", "start_from", "mix"):
-        if options.get(option) is not None:
+        if options.get(option) is not None and not (option == "start_from" and is_base(str(options[option]))):
             raise InvalidInput(
                 f"train: {option}: a text is trained here without a service, which has other corpora and"
                 f" models; use Client.train for {option}",

@@ -246,7 +246,12 @@ class TrainingOptions(BudgetOptions, total=False):
     unknown: for alphabets of thousands of characters, use 0.9995. Default: 1.0."""
     start_from: str | None
     """A model, `name` or `name@version`, whose weights and vocabulary training starts from. The network is
-    then that model's; the preset only determines the recipe, `auto` that of the preset nearest in size."""
+    then that model's; the preset only determines the recipe, `auto` that of the preset nearest in size. Or a
+    base model of the package, such as `base/english`."""
+    base: bool | None
+    """Whether preset `auto` starts from a base model of the package if the text is short and one predicts it
+    well; `start_from` of the job then names it. Not for a job with `start_from`, `mix`, fields of `network`
+    or the alphabet `bytes`. Default: True."""
     masks: Literal["auto"] | Sequence[str] | None
     """Parts of the text whose value carries no information, each replaced by one character: timestamp, uuid,
     ip, hex, numbers, date, long_numbers, digits, loose_time, hostname, alphanumeric, local_date,

@@ -206,7 +206,7 @@ class Job(TypedDict):
     kind: NotRequired[TextKind | None]
     purpose: NotRequired[Purpose | None]
     coverage: NotRequired[float]
-    start_from: NotRequired[str | None]  # The model it starts from, `name@version`
+    start_from: NotRequired[str | None]
     masks: NotRequired[list[str]]  # The masks of the text
     masked_by_default: NotRequired[str | None]
     mixture: NotRequired[bool]  # Whether the model predicts with a mixture; false: with the network alone

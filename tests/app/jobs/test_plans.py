@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate, NetworkOverride, TrainingOverride
-from nextchar.models.auto_preset import RULES
+from nextchar.models.auto_preset import BASE_RULE, MAX_BASE_CHARACTERS, RULES
+from nextchar.models.base import find_base
 from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
@@ -69,6 +70,36 @@ def test_options_that_do_not_affect_the_weights_may_differ_from_the_start_model(
     network = {"units": 48, "layers": 2, "dropout": 0.3}
     request = _plan(_corpus(tmp_path), start=START, start_from="fox", network=network)
     assert request.network == START.network.model_copy(update={"dropout": 0.3})
+
+
+def test_auto_may_start_from_a_base_model_if_nothing_speaks_against_it(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path)
+    request = _plan(corpus)
+    assert request.base and request.start_from is None
+    assert request.base.training.learning_rate == BASE_RULE.learning_rate
+    chosen = request.with_base("base/english@1")
+    assert (chosen.start_from, chosen.base, chosen.candidates) == ("base/english@1", None, ())
+    assert (chosen.network, chosen.chosen_preset) == (BASE_RULE.network, "small")
+    none_fits = request.with_base(None)
+    assert none_fits == request.model_copy(update={"base": None}) and none_fits.candidates
+    refusals: list[dict[str, Any]] = [
+        {"base": False},
+        {"preset": "small"},
+        {"network": {"units": 512}},
+        {"architecture": "nth_char"},
+        {"alphabet": "bytes"},
+    ]
+    assert [_plan(corpus, **refusal).base for refusal in refusals] == [None] * len(refusals)
+    assert _plan(corpus, start=START, start_from="fox").base is None
+    assert _plan(_corpus(tmp_path, b"a fox. " * (MAX_BASE_CHARACTERS // 7))).base
+    assert _plan(_corpus(tmp_path, b"a fox. " * (MAX_BASE_CHARACTERS // 7 + 1))).base is None
+
+
+def test_a_base_model_that_is_named_is_trained_on_with_its_own_recipe(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path), start=find_base("base/english").card, start_from="base/english")
+    assert (request.start_from, request.base) == ("base/english@1", None)
+    assert request.network == BASE_RULE.network
+    assert request.training.learning_rate == BASE_RULE.learning_rate
 
 
 def test_fields_that_contradict_the_start_model_are_named(tmp_path: Path) -> None:

@@ -262,6 +262,14 @@ def test_job_starts_from_the_version_that_a_name_means_when_it_is_queued(service
     assert (error["code"], error["param"]) == ("contradicts_start_from", "network.units")
 
 
+def test_job_starts_from_a_base_model_that_is_named(service: Service) -> None:
+    body = {"corpus": service.upload(), "name": "fox", "start_from": "base/english"}
+    job = service.http.post("/v1/jobs", json=body).json()
+    assert (job["start_from"], job["network"]["units"]) == ("base/english@1", 512)
+    error = error_of(service.http.post("/v1/jobs", json=body | {"start_from": "base/klingon"}), 404)
+    assert (error["code"], error["param"]) == ("base_not_found", "start_from")
+
+
 def test_a_second_text_and_its_teacher_are_settled_when_the_job_is_queued(service: Service) -> None:
     publish(service.models)
     corpus = service.upload()

@@ -20,6 +20,7 @@ import nextchar
 from nextchar import local, local_training
 from nextchar.app.rooms import ApiSettings
 from nextchar.errors import NextcharError
+from nextchar.models.auto_preset import BASE_RULE
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import MODEL_FILE
@@ -398,6 +399,18 @@ def test_a_wrong_option_is_named_with_what_it_must_be(options: dict, message: st
 def test_options_that_name_what_a_service_has_are_refused(option: str) -> None:
     with pytest.raises(InvalidInput, match=f"use Client.train for {option}"):
         nextchar.train(TEXT, progress=False, **{option: "x"})
+
+
+def test_a_short_text_starts_from_a_base_model_unless_that_is_refused() -> None:
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    with nextchar.train(text, steps=1, progress=False) as near:
+        card = near._saved.card
+        assert (card.started_from, card.network) == ("base/english@1", BASE_RULE.network)
+        assert "Z" in near.characters  # which the text does not have
+        known = near.report["experts"]["lstm"]
+    with nextchar.train(text, steps=1, base=False, progress=False) as far:
+        assert far._saved.card.started_from is None
+        assert far.report["experts"]["lstm"] > known + 1
 
 
 def test_a_file_of_any_bytes_is_trained_on_in_steps(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ export function jobConfiguration(job) {
       h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
       job.mixture === false && h("p", {}, "Mixture: none, the network predicts alone"),
       job.preset && h("p", {}, "Preset: ", presetText(job)),
+      job.start_from && h("p", {}, "Starts from: ", job.start_from),
       isChosen(job) && options("Network", job.network),
       isChosen(job) ? options("Training", job.training) : options("Training", { budget: job.training.budget }),
     ),

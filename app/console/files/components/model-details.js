@@ -67,6 +67,7 @@ export function provenance(model) {
       model.corpus && fact("Corpus", h("a", { href: `#/corpora/${model.corpus}` }, model.corpus)),
       fact("Architecture", model.network.architecture),
       model.preset && fact("Preset", model.chosen_preset ? `auto: ${model.chosen_preset}` : model.preset),
+      model.started_from && fact("Started from", model.started_from),
       fact("Seed", String(model.training.seed)),
       fact("Rows × window", `${rows} × ${window}`),
       model.report.dropout != null && fact("Dropout", `${Math.round(100 * model.report.dropout)} %`),
