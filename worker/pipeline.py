@@ -121,8 +121,9 @@ def train_model(
     characters = unmasked_characters(request, corpus)
     check_length(characters)
     check_scratch(request, corpora, corpus, scratch=scratch, cache_bytes=corpus_cache_bytes)
-    max_s = max_masking_s(request, corpora, corpus)
-    check = PreparationCheck(hooks, has_model=resume is not None, max_s=max_s)
+    check = PreparationCheck(
+        hooks, has_model=resume is not None, max_s=max_masking_s(request, corpora, corpus)
+    )
     pieces = partial(masked_pieces, request, corpora, corpus.id, check=check)
     chunks_of = partial(chunks_beyond_cache, request, corpora, cache_bytes=corpus_cache_bytes, check=check)
     chunks = chunks_of(corpus) if request.kind != "records" else None
@@ -191,8 +192,9 @@ def train_model(
         files = saved_files(result.network)
         float32 = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
         network = CheckedNetwork(float32, hooks.check)
-        ready_early = request.ready_early
-        mixture = Mixture.make(network, text, reading, ready_early=ready_early) if reading else Mixture()
+        mixture = (
+            Mixture.make(network, text, reading, ready_early=request.ready_early) if reading else Mixture()
+        )
         files |= mixture.files
         report = _measured(result, text, network, mixture, hooks)
         int8, report["int8"] = None, None
