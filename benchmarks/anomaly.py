@@ -173,7 +173,7 @@ Experts = tuple[StepNetwork, NgramModel, Templates]
 def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
     """Train as a job does; return what reads lines, and the complete held-out lines."""
     from nextchar.worker.evaluator import graph_of
-    from nextchar.worker.experts import Mixture
+    from nextchar.worker.experts import Mixture, begin_reading
     from nextchar.worker.training import Text, fit
 
     config, training = PRESETS[options.preset]
@@ -184,7 +184,9 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list
     result = fit(config, training, text, cores=available_cores())
     held_out = text.vocabulary.decode(text.validation[:]).split("\n")[1:-1]
     network = Network(graph_of(result.network))
-    reader = Mixture.make(network, text, is_records=False).predictor(network) if options.mixture else network
+    reader: StepNetwork = network
+    if options.mixture:
+        reader = Mixture.make(network, text, begin_reading(text, is_records=False)).with_network(network)
     trained = text.vocabulary.decode(text.train[:])
     return (reader, ngram_of(text.train, text.vocabulary), templates_of(trained)), held_out
 

@@ -81,6 +81,7 @@ def test_an_image_compiles_for_its_level_and_everything_else_for_the_processor(
 def test_a_new_cache_folder_begins_with_the_kernels_of_the_level(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # as in a container, whose user has no home
     native = machine_folder(tmp_path / "native")
     assert native and list(native.iterdir()) == []
     for name, value in settings("avxvnni").items():
@@ -95,7 +96,10 @@ def test_a_new_cache_folder_begins_with_the_kernels_of_the_level(
 
 
 @pytest.mark.skipif("avx2" not in available_levels(), reason="this processor has no AVX2")
-def test_a_new_container_measures_the_variants_and_compiles_none(tmp_path: Path) -> None:
+def test_a_new_container_measures_the_variants_and_compiles_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     folder = tmp_path / "prebuilt" / "avx2"
     folder.mkdir(parents=True)
     environment = {**os.environ, **settings("avx2"), "PYTHONPATH": str(ROOT / "clients/python")}

@@ -82,7 +82,7 @@ def _shell_completions(server: str, *lines: str) -> list[set[str]]:
 def test_shells_complete_commands_options_and_names(run: Run, server: FakeServer) -> None:
     run("corpus", "add", "-", "--name", "words", stdin="some words")
     completions = {
-        "nextchar co": {"complete", "corpus"},
+        "nextchar co": {"complete", "corpus", "counts"},
         "nextchar complete --inter": {"--interactive"},
         "nextchar complete ": {"fake"},
         "nextchar models show fake@": {"fake@1", "fake@2"},
