@@ -247,7 +247,7 @@ def test_precision_and_memory_limit_are_the_services_defaults(
     report = model.report
     assert report["precision"] == "float32" or report["bfloat16_speedup"] is not None  # it was measured
 
-    def plan(*_: object, memory_limit_bytes: int) -> None:
+    def plan(*_: object, memory_limit_bytes: int, **_others: object) -> None:
         raise InvalidInput(str(memory_limit_bytes))
 
     monkeypatch.setattr(local_training, "plan", plan)
