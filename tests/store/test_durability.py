@@ -42,7 +42,13 @@ from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES, _card
 
 MAX_EXHAUSTIVE = 7  # operations of which every subset is tried; of more, each alone and all but each
-BY_THE_SAME_CALLS = {"openai_jobs", "openai_joined", "openai_files", "early_models", "line_counts"}  # of the storage
+BY_THE_SAME_CALLS = {
+    "openai_jobs",
+    "openai_joined",
+    "openai_files",
+    "early_models",
+    "line_counts",
+}  # of the storage
 
 Files = dict[str, bytes]
 

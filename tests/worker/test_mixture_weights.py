@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
-from nextchar.models.kernels.mixture_arguments import STATE_COLUMNS
+from nextchar.models.kernels.mixture_arguments import BY_NETWORK, STATE_COLUMNS, Experts
 from nextchar.models.runtime.mixture import FILE, experts_of, load, without_adaptation
 from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
 from nextchar.models.runtime.session import Network
 from nextchar.worker import experts as worker_experts
+from nextchar.worker import mixture_weights
 from nextchar.worker.evaluation import bits_by_expert
 from nextchar.worker.experts import Mixture, begin_reading
 from nextchar.worker.mixture_weights import _logits, learn_network
@@ -179,3 +180,31 @@ def test_longer_training_learns_from_more_of_the_text(monkeypatch: pytest.Monkey
         for budget_s in (0, 1, 2)
     ]
     assert decisions[0] < decisions[1] / 4 < decisions[2] / 7
+
+
+@pytest.mark.parametrize("best", [0.2, 0.8])
+def test_of_a_short_text_learning_begins_with_the_best_weight_of_the_network(
+    best: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = text_of()
+    assert len(text.selection) <= mixture_weights._MAX_COMPARED
+    learned, _ = learn_text(text.train, text.vocabulary)
+    experts = experts_of(text.train, learned)
+    others = experts.weights.copy()
+
+    def bits_of(_: Network, candidates: dict[str, Experts], *__: object, **___: object) -> dict[str, float]:
+        return {"lstm": -1.0} | {share: abs(float(share) - best) for share in candidates}
+
+    monkeypatch.setattr(mixture_weights, "bits_by_expert", bits_of)
+    mixture_weights._choose_first_weight(network_for(text), experts, text.selection, text.train)
+    assert experts.weights[:, BY_NETWORK] == pytest.approx(best)
+    rest = np.arange(experts.weights.shape[1]) != BY_NETWORK
+    assert experts.weights[:, rest] == pytest.approx(others[:, rest] * (1 - best) / 0.8)
+
+
+def test_an_untrained_network_is_believed_least() -> None:
+    text = text_of()
+    learned, _ = learn_text(text.train, text.vocabulary)
+    experts = experts_of(text.train, without_adaptation(learned))
+    mixture_weights._choose_first_weight(network_for(text), experts, text.selection, text.train)
+    assert experts.weights[:, BY_NETWORK] == pytest.approx(0.2)
