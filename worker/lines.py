@@ -65,7 +65,7 @@ def distinct_lines(
 def line_files(lines: Lines | None, network: StepNetwork, text: Text) -> dict[str, bytes]:
     """Return the file of the lines of records; {} if there are none.
 
-    `network` is what the model predicts with, of which the weight is learned on the held-out part of `text`.
+    The weight of `network` is learned on the held-out part of `text`.
     """
     if lines is None:
         return {}

@@ -189,7 +189,10 @@ class Engine:
         client: str = "",
         user: str = "",
     ) -> Ticket:
-        """Compute how likely continuations of at least one character are after NFC `prompt`, by the mixture.
+        """Compute how likely continuations of at least one character are after NFC `prompt`, by the network.
+
+        They are lines that exist, so what the contexts of a mixture add is in their counts; it would take
+        twice the time.
 
         `on_bits` is called from the scheduler's thread with the bits of each, or an error, unless the request
         is cancelled. Of a continuation its first `longest` characters count.
@@ -198,7 +201,7 @@ class Engine:
             Busy: too many requests are waiting.
             Unavailable: the engine is closing.
         """
-        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "mixture")
+        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "network")
         request = WeighingRequest(
             prompt,
             [self.vocabulary.encode(text[:longest]) for text in continuations],
@@ -223,11 +226,11 @@ class Engine:
         client: str = "",
         user: str = "",
     ) -> Ticket:
-        """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the mixture.
+        """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the network.
 
         `on_lines` is called from the scheduler's thread with the lines, or an error. Raises as `weigh`.
         """
-        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "mixture")
+        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "network")
         request = LineWalk(
             context,
             prefix,

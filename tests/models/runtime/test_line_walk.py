@@ -49,10 +49,11 @@ def walked(
     return [index.lines.text(line) for line in lines]
 
 
-def test_continuations_cost_what_the_mixture_says(engine: Engine) -> None:
+def test_continuations_cost_what_the_network_says(engine: Engine) -> None:
     texts = ["ab\n", "é", "ab ab", "b\n", "ab\n"]
     expected = [
-        -sum(one.logprob for one in engine.text_logprobs("aB" + text, top=0)[2:]) / 0.6931471805599453
+        -sum(one.logprob for one in engine.text_logprobs("aB" + text, top=0, expert="network")[2:])
+        / 0.6931471805599453
         for text in texts
     ]
     assert weighed(engine, "aB", texts) == pytest.approx(expected, rel=0.05, abs=0.1)  # int8
