@@ -37,7 +37,6 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
-from nextchar.models.report import Report
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
     Completion,
@@ -64,6 +63,8 @@ C = TypeVar("C")
 
 MODEL_FILE_NAME = "model.json"
 """The file that makes a folder a model."""
+
+_PICTURE = "report.svg"  # the file of the learning curve
 
 STORE_PREFIX = "store:"
 """Prefix of the name of a model in the storage."""
@@ -120,10 +121,14 @@ class Model:
         return "\n".join(f"{name:24}{value}" for name, value in figures(self._saved.card))
 
     def plot(self) -> "Picture":
-        """Return the learning curve as a picture, which a notebook shows."""
-        from nextchar.worker.report_page import picture
+        """Return the learning curve as a picture, which a notebook shows.
 
-        return Picture(picture(cast(Report, self.report), width=720, height=400))
+        Raises:
+            NotFound: the model was saved without one.
+        """
+        if _PICTURE not in self._saved.card.files:
+            raise NotFound(f"{self.name} was saved without a picture of its learning curve")
+        return Picture(self._saved.file(_PICTURE).decode())
 
     def complete(self, prompt: str, **options: Unpack[CompletionOptions]) -> str | list[str]:
         """Return a completion of `prompt`; with `n` above 1 a list of them.
@@ -305,7 +310,7 @@ class Model:
         return f"<nextchar.Model {self.name}: {known['network']}{bits}>"
 
     def _repr_html_(self) -> str:
-        return table(self._saved.card) + (self.plot().svg if self.report.get("curve") else "")
+        return table(self._saved.card) + (self.plot().svg if _PICTURE in self._saved.card.files else "")
 
     def _completions(self, requests: Sequence[CompletionRequest]) -> list[list[Completion]]:
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
