@@ -59,10 +59,11 @@ _TESTS = {
         "tests/app/http/test_incoming_body.py",
         "tests/app/corpora/test_transfer.py",
     ),
+    "app/http/middleware.py": ("tests/app/http/test_origins.py", "tests/app/http/test_errors.py"),
     "app/http/limits.py": (
         "tests/app/access/test_auth.py",
         "tests/app/access/test_concurrency.py",
-        "tests/app/http/test_disk_watermark.py",
+        "tests/app/access/test_quotas.py",
         "tests/app/http/test_limited_work.py",
     ),
     "models/anomaly/aggregate.py": (
