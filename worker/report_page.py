@@ -118,7 +118,7 @@ def curves_svg(
 def with_experts(
     baselines: Mapping[str, float], *, mixture: float | None, early: float | None
 ) -> dict[str, float]:
-    """Return what the picture shows beside the curves: bits by name."""
+    """Return the bits, by name, that the picture shows in addition to the curves."""
     experts = {_MIXTURE: mixture, _EARLY: early}
     return {**{name: bits for name, bits in experts.items() if bits is not None}, **baselines}
 

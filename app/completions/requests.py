@@ -88,9 +88,8 @@ def run_completion(
     keep: int | None = None,
 ) -> RunningCompletion:
     """Start a completion, with candidates if there is text after the cursor; as `RunningCompletion`."""
-    if request.suffix.strip():
-        return InfillingCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
-    return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+    kind = InfillingCompletion if request.suffix.strip() else RunningCompletion
+    return kind(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
 
 def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:

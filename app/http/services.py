@@ -1,6 +1,6 @@
 """What one application is made of: what it shares with the worker, what all routes share, parts of rooms.
 
-Beside them is what routes ask of a request: who makes it, when it arrived, whether its client still waits.
+With them is what routes ask of a request: who makes it, when it arrived, whether its client still waits.
 """
 
 import asyncio
