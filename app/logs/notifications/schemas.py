@@ -49,25 +49,13 @@ class TargetCreate(RequestBody):
 class TargetBody(BaseModel):
     """A notification target, and how it works."""
 
-    model_config = with_examples(
-        {
-            "id": "target_019ac5f2b303f6a1c2d4e5",
-            "object": "notification_target",
-            "kind": "webhook",
-            "url": "https://example.org/hooks/nextchar",
-            "models": ["sshd*"],
-            "min_severity": "warning",
-            "events": ["alert.firing", "alert.resolved", "job.failed"],
-            "created_at": 1795563600.0,
-            "is_setting": False,
-            "secret": None,
-            "waiting": 0,
-            "dead": 0,
-            "last_success_at": 1795563721.5,
-            "last_error_at": None,
-            "last_error": None,
-        }
-    )
+    model_config = with_examples({
+        "id": "target_019ac5f2b303f6a1c2d4e5", "object": "notification_target", "kind": "webhook",
+        "url": "https://example.org/hooks/nextchar", "models": ["sshd*"], "min_severity": "warning",
+        "events": ["alert.firing", "alert.resolved", "job.failed"], "created_at": 1795563600.0,
+        "is_setting": False, "secret": None, "waiting": 0, "dead": 0,
+        "last_success_at": 1795563721.5, "last_error_at": None, "last_error": None,
+    })  # fmt: skip
 
     id: str
     object: Literal["notification_target"] = "notification_target"
@@ -93,16 +81,10 @@ class TargetBody(BaseModel):
 class TargetTestBody(BaseModel):
     """The target's response to a test message."""
 
-    model_config = with_examples(
-        {
-            "object": "notification_test",
-            "delivered": False,
-            "status": 401,
-            "answer": "wrong signature",
-            "error": "the response is 401: wrong signature",
-            "seconds": 0.084,
-        }
-    )
+    model_config = with_examples({
+        "object": "notification_test", "delivered": False, "status": 401, "answer": "wrong signature",
+        "error": "the response is 401: wrong signature", "seconds": 0.084,
+    })  # fmt: skip
 
     object: Literal["notification_test"] = "notification_test"
     delivered: bool = Field(description="Whether the response was 2xx.")
@@ -115,18 +97,11 @@ class TargetTestBody(BaseModel):
 class DeliveryBody(BaseModel):
     """A message to a webhook that has not arrived."""
 
-    model_config = with_examples(
-        {
-            "id": "msg_019ac5f2b303f6a1c2d4e5",
-            "object": "delivery",
-            "status": "dead",
-            "body": '{"type": "alert.firing", "timestamp": "2026-11-26T00:20:00.000Z", "data": {}}',
-            "created_at": 1795563600.0,
-            "attempts": 10,
-            "next_at": None,
-            "last_error": "no response within 10 s",
-        }
-    )
+    model_config = with_examples({
+        "id": "msg_019ac5f2b303f6a1c2d4e5", "object": "delivery", "status": "dead",
+        "body": '{"type": "alert.firing", "timestamp": "2026-11-26T00:20:00.000Z", "data": {}}',
+        "created_at": 1795563600.0, "attempts": 10, "next_at": None, "last_error": "no response within 10 s",
+    })  # fmt: skip
 
     id: str = Field(description="The `webhook-id` of every attempt.")
     object: Literal["delivery"] = "delivery"
