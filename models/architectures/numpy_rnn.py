@@ -128,8 +128,8 @@ class NumpyStep:
             array[...] = arrays[f"weight/{name}"]
 
 
-ARCHITECTURE = replace(
-    scan_rnn.ARCHITECTURE,
+NUMPY_RNN = replace(
+    scan_rnn.SCAN_RNN,
     description="An RNN in NumPy: forward and backward pass by hand, plain SGD.",
     network=NetworkConfig(architecture="numpy_rnn", units=256, embedding=None, context=8),
     build=NumpyRNN,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.architectures import onehot_rnn
+from nextchar.models.architectures import simple_rnn
 from nextchar.models.architectures.lazy import keras, tf
 from nextchar.models.architectures.spec import Weights
 from nextchar.models.config import NetworkConfig, TrainingConfig
@@ -74,7 +74,7 @@ class ScanRNN:
 
     def keras_model(self) -> keras.Model:
         """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
-        return onehot_rnn.stock_model(*self._float32())
+        return simple_rnn.stock_model(*self._float32())
 
     def _float32(self) -> list[NDArray[np.float32]]:
         return [variable.numpy().astype(np.float32) for variable in self.variables]
@@ -122,8 +122,8 @@ class ScanStep:
         return loss
 
 
-ARCHITECTURE = replace(
-    onehot_rnn.ARCHITECTURE,
+SCAN_RNN = replace(
+    simple_rnn.ONEHOT_RNN,
     description="An RNN without Keras layers: a step function, tf.scan and plain SGD.",
     network=NetworkConfig(architecture="scan_rnn", units=256, embedding=None, context=8),
     training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
