@@ -10,10 +10,10 @@ from pydantic import create_model
 from nextchar.app.acceptance.configuration import AcceptanceSettings
 from nextchar.app.acceptance.room import ACCEPTANCE
 from nextchar.app.access.room import ACCESS
-from nextchar.app.completions.room import COMPLETIONS
-from nextchar.app.console.room import CONSOLE
+from nextchar.app.completions.routes import COMPLETIONS
+from nextchar.app.console.routes import CONSOLE
 from nextchar.app.core_settings import CoreSettings
-from nextchar.app.corpora.room import CORPORA
+from nextchar.app.corpora.routes import CORPORA
 from nextchar.app.http.services import Services
 from nextchar.app.jobs.room import JOBS
 from nextchar.app.logs.configuration import LogSettings

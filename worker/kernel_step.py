@@ -19,7 +19,7 @@ from nextchar.models.architectures.kernel_lstm import KernelLSTM
 from nextchar.models.architectures.spec import Parameter
 from nextchar.models.config import TrainingConfig
 from nextchar.models.kernels import packed_arrays
-from nextchar.models.kernels.adamw import adamw, average
+from nextchar.models.kernels.dense_training import adamw, average
 from nextchar.models.kernels.lstm_weights import Floats, LSTMWeights
 from nextchar.models.kernels.lstm_window import LSTMWindow, State
 from nextchar.models.kernels.packed_arrays import ProductFormat

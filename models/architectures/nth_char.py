@@ -51,7 +51,7 @@ class NthChar(WindowNetwork):
         return x + has_begun * tf.tanh(hidden)
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_graph`."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 

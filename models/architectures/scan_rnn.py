@@ -68,7 +68,7 @@ class ScanRNN:
         return logits, state
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_graph`."""
         wx, wh, bh, wy, by = self._float32()
         return {"table": wx + bh, "recurrent/kernel": wh, "dense/kernel": wy, "dense/bias": by}
 

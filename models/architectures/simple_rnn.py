@@ -49,7 +49,7 @@ class SimpleRNN(WindowNetwork):
         return tf.nn.relu(x + tf.matmul(h, tf.convert_to_tensor(self._rnn.cell.recurrent_kernel)))
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_graph`."""
         return super().weights() | {"recurrent/kernel": self._rnn.cell.recurrent_kernel.numpy()}
 
     def keras_model(self) -> keras.Model:

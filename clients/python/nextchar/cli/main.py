@@ -21,7 +21,6 @@ from nextchar.cli import (
     report,
     scoring,
     service,
-    targets,
     training,
     watch,
 )
@@ -68,7 +67,7 @@ app.command()(acceptance.acceptance)
 app.command()(acceptance.counts)
 app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
-app.add_typer(targets.app, name="targets")
+app.add_typer(alerts.targets, name="targets")
 app.command("audit")(service.audit)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
