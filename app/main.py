@@ -46,13 +46,13 @@ from nextchar.app.models.engines import EngineLoader, LoadEngine
 from nextchar.app.operations.metrics import RequestMetrics
 from nextchar.app.room import Room
 from nextchar.app.rooms import ROOMS, all_rooms, open_rooms, settings_class
+from nextchar.models import installed_version
 from nextchar.models.kernels.compile_cache import (
     SERVING,
     compile_in_child_process,
     compile_kernels,
     use_cache_folder,
 )
-from nextchar.models.version import installed_version
 from nextchar.store import tracing
 from nextchar.store.installation import check_storage
 from nextchar.store.logs import configure_logging, log_uncaught, logging_config

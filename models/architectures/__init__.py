@@ -20,6 +20,7 @@ _MODULES = {
     "three_char": "nth_char",
     "sequence_rnn": "simple_rnn",
     "onehot_rnn": "simple_rnn",
+    "numpy_rnn": "scan_rnn",
     "stateful_lstm_lesson": "stateful_lstm",
 }
 """The modules of architectures that have none of their own."""

@@ -18,8 +18,14 @@ from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbound import check_target
 from nextchar.app.logs.notifications.outbox import Outbox
-from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
-from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets
+from nextchar.app.logs.notifications.targets import (
+    DeliveryBody,
+    NotificationTarget,
+    NotificationTargets,
+    TargetBody,
+    TargetCreate,
+    TargetTestBody,
+)
 
 
 async def _check_is_unlimited(access: AccessDep) -> None:
