@@ -10,12 +10,19 @@ from contextlib import AsyncExitStack
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nextchar.app.access import audit
 from nextchar.app.access.keys import Key, KeyFile
 from nextchar.app.access.permissions import check_model
 from nextchar.app.http.errors import Forbidden, Unauthorized, error_response
 from nextchar.app.http.limits import REQUESTS_OF_KEY, STREAMS_OF_KEY, KeyLimits
 from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.http.rules import Rule
+from nextchar.app.http.services import Services
+from nextchar.app.operations.metrics import Gauges, Metrics
+from nextchar.app.operations.readiness import Problem, ReadinessCheck
+from nextchar.app.operations.retention import Retention
+from nextchar.app.operations.room import RetentionSettings
+from nextchar.app.room import Folder, Room
 from nextchar.models.errors import Busy, DomainError
 
 _ADMIN = frozenset({"admin"})
@@ -117,3 +124,31 @@ class ConcurrencyLimit(HttpMiddleware):
 
 def _begins_stream(message: Message) -> bool:
     return Headers(raw=message["headers"]).get("content-type", "").startswith(_STREAM_TYPES)
+
+
+_BAD_KEYS = Problem(
+    "keys",
+    "the file of API keys has invalid lines, no key, or cannot be read",
+    "its last valid version applies, or no key if it cannot be read; the log says what is wrong",
+)
+
+
+def _open(services: Services) -> None:
+    metrics, days = services[Metrics], services.settings_of(RetentionSettings).audit_retention_days
+    limits = services.add(KeyLimits(services.settings.redis_url))
+    metrics.register(limits.limited)
+    services.closes(limits.close)
+    services[Retention].add("audit entries", lambda now: audit.delete_before(services.blobs, days, now))
+    keys = services.find(KeyFile)
+    if keys:
+        metrics.register(
+            Gauges(
+                "nextchar_api_keys_file_errors",
+                "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read.",
+                lambda: {(): len(keys.problems)},
+            )
+        )
+        services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
+
+
+ACCESS = Room("access", _open, (audit.router,), folders=(Folder("audit"),))

@@ -50,7 +50,7 @@ from nextchar.app.openai.llama_cpp_schemas import (
     Tokens,
 )
 from nextchar.app.openai.requests import characters_of, unwrap
-from nextchar.app.operations.schemas import Alive
+from nextchar.app.operations.readiness import Alive
 from nextchar.models.kernels.mixture_arguments import HISTORY_CHARACTERS
 from nextchar.models.runtime.decode import MAX_BATCH
 from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage

@@ -12,7 +12,6 @@ from typer import Option
 from nextchar.cli import (
     acceptance,
     alerts,
-    batch,
     completion,
     corpora,
     evaluation,
@@ -65,7 +64,7 @@ app.command()(scoring.calibrate)
 app.command()(evaluation.evaluate)
 app.command()(acceptance.acceptance)
 app.command()(acceptance.counts)
-app.add_typer(batch.app, name="batch")
+app.add_typer(service.batch, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(alerts.targets, name="targets")
 app.command("audit")(service.audit)
