@@ -24,6 +24,7 @@ TIMEOUT_S = 10.0
 """Time limit of a whole request, including the resolution of the name."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_HEADERS = {"User-Agent": "nextchar", "Content-Type": "application/json", "Accept-Encoding": "identity"}
 _MAX_SHOWN = 200  # characters of a response that a message of an error quotes
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -124,11 +125,11 @@ def is_public(address: IpAddress) -> bool:
 async def _post(
     url: httpx.URL, content: bytes, headers: Mapping[str, str], *, allow_private: bool
 ) -> Outcome:
-    own = [("Host", url.netloc.decode("ascii")), ("Content-Type", "application/json")]
+    all_headers = {"Host": url.netloc.decode("ascii"), **_HEADERS, **headers}
     target = httpcore.URL(scheme=url.scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     async with (
         httpcore.AsyncConnectionPool(_tls(), network_backend=_CheckedHosts(allow_private)) as pool,
-        pool.stream("POST", target, headers=[*own, *headers.items()], content=content) as response,
+        pool.stream("POST", target, headers=list(all_headers.items()), content=content) as response,
     ):
         # Not decompressed: a few bytes of a hostile target could become gigabytes.
         piece = await anext(response.aiter_stream(), b"")

@@ -133,7 +133,10 @@ def test_a_request_arrives(receiver: Receiver) -> None:
     send(f"{receiver.url}/hook?a=b")
     [request] = receiver.requests
     assert (request.path, request.body, request.headers["x-test"]) == ("/hook?a=b", b"{}", "1")
-    assert request.headers["content-type"] == "application/json"
+    assert (request.headers["content-type"], request.headers["user-agent"]) == (
+        "application/json",
+        "nextchar",
+    )
 
 
 def test_a_name_that_becomes_private_is_not_connected_to(
