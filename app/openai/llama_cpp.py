@@ -22,8 +22,13 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.access.permissions import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.infilling import InfillingCompletion
-from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare, run_completion, suffix_of
+from nextchar.app.completions.requests import (
+    LONG_PROMPT_CHARACTERS,
+    InfillingCompletion,
+    prepare,
+    run_completion,
+    suffix_of,
+)
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
