@@ -2,8 +2,8 @@
 
 A completion between two texts: of several candidates those that the text after the cursor fits best. The
 models read left to right. So candidates are generated from the text before the cursor, and each is compared
-by how likely it is with the first characters of the text after it. Where a candidate already contains the text
-after the cursor, it may end before that.
+by how likely it is with the first characters of the text after it. Where a candidate already contains the
+text after the cursor, it may end before that.
 """
 
 import itertools
