@@ -1,7 +1,12 @@
 """API keys with their limits, and the audit trail."""
 
+from collections.abc import Collection
+
+from fastapi import Request
+
 from nextchar.app.access import audit
 from nextchar.app.access.keys import KeyFile
+from nextchar.app.access.permissions import access_of
 from nextchar.app.http.limits import KeyLimits
 from nextchar.app.http.services import Services
 from nextchar.app.operations.metrics import Gauges, Metrics
@@ -9,6 +14,10 @@ from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention
 from nextchar.app.operations.room import RetentionSettings
 from nextchar.app.room import Folder, Room
+from nextchar.models.validation_errors import did_you_mean
+from nextchar.store.expiring_cache import ExpiringCache
+
+_NAMES_S = 5.0  # for how long names are kept that errors suggest
 
 _BAD_KEYS = Problem(
     "keys",
@@ -23,6 +32,17 @@ def _open(services: Services) -> None:
     metrics.register(limits.limited)
     services.closes(limits.close)
     services[Retention].add("audit entries", lambda now: audit.delete_before(services.blobs, days, now))
+    names = ExpiringCache[Collection[str]](_NAMES_S)
+
+    def similar_model(request: Request, unknown: str) -> str:
+        known = names.get("models", lambda _: services.models.names())
+        return access_of(services, request).similar_model(unknown, known)
+
+    def similar_corpus(request: Request, unknown: str) -> str:
+        known = names.get("corpora", lambda _: services.corpora.names())
+        return did_you_mean(unknown, filter(access_of(services, request).allows, known))
+
+    services.hints |= {"model_not_found": similar_model, "corpus_not_found": similar_corpus}
     keys = services.find(KeyFile)
     if keys:
         metrics.register(
