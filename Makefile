@@ -166,8 +166,9 @@ lint: $(VENV)/.dev ## Check style, formatting, types and who imports whom
 	@$(BIN)/lint-imports
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Build the documentation's site into build/site
-	@$(BIN)/mkdocs build --strict --quiet && echo "open build/site/index.html"
+docs: $(VENV)/.dev ## Build the documentation's site into build/site; it opens without a server
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open file://$(CURDIR)/build/site/index.html in a browser; it needs no server"
 
 # A package that the database does not know is a failure, too: without --strict nothing would be checked, silently.
 .PHONY: audit
