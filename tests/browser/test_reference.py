@@ -81,7 +81,7 @@ def test_every_operation_is_listed_and_search_finds_them_by_path_description_and
     for words, path in (
         ("confidence_bits", COMPLETE),
         ("delete calibrations", "/v1/models/{model}/calibrations/{name}"),
-        ("prompt N TIMES", COMPLETE),
+        ("previous VERSION; repeat further", "/v1/models/{model}/aliases/{alias}/rollback"),
     ):
         search.fill(words)
         expect(reference.locator(".opblock")).to_have_count(1)
