@@ -78,7 +78,7 @@ def audit(
 
 @command
 def mcp(session: Session) -> None:
-    """Serve tools for AI agents on standard input and output, by MCP. Needs nextchar[mcp].
+    """Serve tools for AI agents on standard input and output, by MCP. Needs the extra `mcp`.
 
     Example: nextchar mcp --server http://gpu-box:8000
     """
