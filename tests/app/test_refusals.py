@@ -138,7 +138,7 @@ def corpora() -> Iterator[Refusal]:
         yield get(path, 404, "corpus_not_found", "corpus")
     yield Refusal("DELETE", "/v1/corpora/nobody", None, 404, "corpus_not_found", "corpus")
     yield Refusal("PATCH", "/v1/corpora/nothing", {"kind": "text"}, 404, "corpus_not_found", "corpus")
-    yield get("/v1/corpora/foxs", 404, "corpus_not_found", "corpus", says="no corpus 'foxs'; did you mean fox?")
+    yield get("/v1/corpora/foxs", 404, "corpus_not_found", "corpus", says="'foxs'; did you mean fox?")
     yield get("/v1/corpora?after=corpus_0", 422, "unknown_cursor", "after")
     yield get("/v1/corpora?limit=0", 422, "invalid_field", "limit")
     for name in ("", "a/b", "corpus_x", "x" * 65, "../up"):
