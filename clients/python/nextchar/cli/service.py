@@ -24,7 +24,9 @@ from typer import Argument, Option
 from nextchar.cli.fields import error_with_options
 from nextchar.cli.formatting import format_duration, format_time
 from nextchar.cli.jobs import status_of
+from nextchar.cli.names import shared_option
 from nextchar.cli.session import Session, command, fail
+from nextchar.client import AsyncClient
 from nextchar.options import AuditOptions, CompletionOptions, LineOptions
 from nextchar.types import FINAL_STATUSES
 
@@ -80,6 +82,21 @@ def audit(
         "about": lambda one: one["about"] + (f" -> {one['to']}" if one["to"] else ""),
     }
     session.print_list(list(islice(found, number)), columns, if_empty="there is no such entry")
+
+
+@command
+def mcp(session: Session) -> None:
+    """Serve tools for AI agents on standard input and output, by MCP. Needs the extra `mcp`.
+
+    Example: nextchar mcp --server http://gpu-box:8000
+    """
+    try:
+        from nextchar.mcp import agent_server
+    except ModuleNotFoundError as error:
+        needed = "install it with: pip install 'nextchar[mcp]'"
+        raise fail(f"{error.name} is not installed; {needed}") from None
+    server, key = session.client.server, shared_option(session.invocation, "api_key")
+    agent_server(lambda: AsyncClient(server, api_key=key)).run("stdio")
 
 
 def serve(

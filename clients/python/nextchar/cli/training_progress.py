@@ -22,7 +22,7 @@ from rich.text import Text
 
 from nextchar.cli.fields import with_options
 from nextchar.cli.formatting import format_bits, format_duration, format_integer, printable, sparkline
-from nextchar.cli.report import experts_sentence
+from nextchar.cli.report import experts_sentence, result_sentence
 from nextchar.client import Client
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError
@@ -295,15 +295,13 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
 def outcome(client: Client, job: Job) -> Text:
     """Return lines about a finished job: its model, and held-out bits per character of it and its experts."""
     progress = job["progress"] or Progress()
-    measured = progress.get("validation_bits_per_character")  # of the last weights, not of the best
-    measured_alone = ""
+    report: dict[str, Any] = {**progress}  # of the last weights, not of the best
     with contextlib.suppress(NextcharError):  # the model may have been deleted
-        report = client.model(str(job["model"]))["report"]
-        measured = report.get("validation_bits_per_character", measured)
-        measured_alone = experts_sentence(report)
+        report |= client.model(str(job["model"]))["report"]
+    measured_alone = experts_sentence(job["network"], report)
     line = Text()
     line.append(printable(str(job["model"]), inline=True), style="bold green")
-    line.append(f" is trained: {format_bits(measured)} bits per character on held-out text")
+    line.append(f" is trained: {result_sentence(job['network'], report)}")
     if (epoch := progress.get("epoch")) is not None:
         line.append(f", after {epoch:.1f} epochs")
     if measured_alone:
