@@ -189,7 +189,8 @@ def _score(
 def _score_lines(
     services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
 ) -> bytes:
-    originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    given = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    originals = scorer.loaded.scorer.events(given)
     check_expected(originals, scorer.options.expected)
     stream = None
     if turn is not None:

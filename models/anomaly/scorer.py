@@ -18,6 +18,7 @@ from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text.events import Opener
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import ParsedLine, Templates
@@ -39,6 +40,8 @@ class LineReading:
 class Scorer:
     """Reads lines of characters (after NFC, or bytes for a model of bytes). Blocking and thread-safe.
 
+    What is called a line is an event (`nextchar.models.text.events`), which has newlines if it has several lines.
+
     `check` is called before each step of the network; what it raises ends the work.
     """
 
@@ -51,6 +54,15 @@ class Scorer:
     ) -> None:
         self.engine, self._masks, self._ngram = engine, masks, ngram
         self.templates = templates
+
+    @property
+    def opener(self) -> Opener | None:
+        """What opens an event; None: each line is one."""
+        return self.templates.opener if self.templates else None
+
+    def events(self, lines: Sequence[str]) -> Sequence[str]:
+        """Return the events of lines that come one after the other."""
+        return [text for text, _ in self.opener.join(lines)] if self.opener else lines
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine, masks: ModelMasks) -> "Scorer":

@@ -15,6 +15,7 @@ from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
+from nextchar.models.text.events import EventJoiner
 from nextchar.models.text.lines import InputLine, LineParser, RawLine
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
@@ -67,12 +68,14 @@ class StreamScorer:
         self.query = query
         self._file = file
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
+        self._joiner = EventJoiner(loaded.scorer.opener)
         self._cache: dict[str, LineScore] = {}
         self._cached_bytes = 0
         self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
         self._state: State | None = None
         self.totals = {
             "lines": 0,
+            "events": 0,
             "characters": 0,
             "anomalous": 0,
             "repeated": 0,
@@ -82,9 +85,19 @@ class StreamScorer:
             "errors": 0,
         }
 
-    def records(self, raw: Sequence[RawLine]) -> Iterator[dict[str, Any]]:
-        """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already."""
-        lines = [self._parser.parse(line) for line in raw]
+    @property
+    def held_lines(self) -> int:
+        """How many lines the last event has so far, which is not scored yet because it may go on."""
+        return self._joiner.held_lines
+
+    def records(self, raw: Sequence[RawLine], *, is_last: bool = True) -> Iterator[dict[str, Any]]:
+        """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already.
+
+        The last event waits for more lines unless `is_last`.
+        """
+        lines = list(self._joiner.feed(map(self._parser.parse, raw)))
+        if is_last:
+            lines += self._joiner.finish()
         texts = [line.text for line in lines if line.text is not None]
         scores = iter(self._score_texts(texts) if texts else [])
         for line in lines:
@@ -139,7 +152,8 @@ class StreamScorer:
 
     def _record(self, line: InputLine, score: LineScore | None) -> dict[str, Any] | None:
         totals, meta = self.totals, line.meta
-        totals["lines"] += 1
+        totals["lines"] += line.lines
+        totals["events"] += 1
         totals["not_utf8"] += "not_utf8" in meta
         totals["truncated"] += "truncated" in meta
         totals["errors"] += "error" in meta

@@ -143,12 +143,17 @@ def whole_lines(pieces: Iterable[str], *, max_held: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class InputLine:
-    """A line to be scored. `meta` are fields of its record: the client's id, and errors in the line."""
+    """A line to be scored, or several that are one event (`nextchar.models.text.events`).
+
+    `number` and `offset` are those of the first. `meta` are fields of its record: the client's id, and errors in
+    the line.
+    """
 
     number: int
     offset: int
     text: str | None  # characters after NFC, or bytes for a model of bytes; None if it cannot be scored
     meta: dict[str, Any]
+    lines: int = 1
 
 
 class LineParser:
