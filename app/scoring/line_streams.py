@@ -141,7 +141,7 @@ class ScoreStreamResponse(Response):
         # Expected characters are a hundred times as long as the lines, so their batches are smaller.
         max_bytes = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
         while True:
-            wait_s = WAIT_S if self._scorer.held_lines else None
+            wait_s = WAIT_S if self._scorer.held else None
             taken = await body.take(self._services.stopping.is_set, max_bytes, wait_s=wait_s)
             if taken is None:  # the line that has not ended is left out: its client sends it again
                 return
@@ -322,8 +322,8 @@ class BodyScorer(StreamScorer):
     def end(self) -> bytes:
         """Return the last record."""
         record = {"object": "score.end", **self.totals, "seconds": round(time.monotonic() - self._started, 3)}
-        if self.held_lines:
-            record["held"] = self.held_lines
+        if self.held:
+            record["held"] = len(self.held)
         if self._stream:
             record["stream"] = self._stream.model_dump()
         if advice := drift(self.totals["events"], self.totals["unusual"]):

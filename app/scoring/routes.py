@@ -189,8 +189,9 @@ def _score(
 def _score_lines(
     services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
 ) -> bytes:
-    given = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
-    originals = scorer.loaded.scorer.events(given)
+    originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    if body.join:
+        originals = list(scorer.loaded.scorer.events(originals))
     check_expected(originals, scorer.options.expected)
     stream = None
     if turn is not None:

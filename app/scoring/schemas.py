@@ -73,6 +73,11 @@ class ScoreCreate(RequestBody):
     lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
         None, description="Lines without their newlines; together at most 1,000,000 characters."
     )
+    join: bool = Field(
+        True,
+        description="Join lines that are one event, if events of the training log have several. Otherwise each"
+        " text in `lines`, which may have newlines, is scored by itself.",
+    )
     context: Context = Field(
         "line",
         description="`line`: each line is read by itself. `stream`: each is read after the previous ones.",
@@ -226,6 +231,14 @@ EXAMPLE_STREAM: list[dict[str, Any]] = [
         "anomalous": True,
         "spans": [{"start": 40, "end": 52, "bits": 31.2, "expected": None}],
     },
-    {"object": "score.end", "lines": 1, "events": 1, "characters": 91, "anomalous": 1, "unusual": 1, "seconds": 0.02},
+    {
+        "object": "score.end",
+        "lines": 1,
+        "events": 1,
+        "characters": 91,
+        "anomalous": 1,
+        "unusual": 1,
+        "seconds": 0.02,
+    },
 ]
 """The response to a streamed request, one object per line."""

@@ -4,7 +4,7 @@ It composes what a saved model has for this: masks, the network's surprisal (`ne
 n-grams and templates, and explanations. Scores are made from its results by a `Calibration`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
-from nextchar.models.text.events import Opener
+from nextchar.models.text.events import Opener, events_of
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import ParsedLine, Templates
@@ -60,9 +60,9 @@ class Scorer:
         """What opens an event; None: each line is one."""
         return self.templates.opener if self.templates else None
 
-    def events(self, lines: Sequence[str]) -> Sequence[str]:
-        """Return the events of lines that come one after the other."""
-        return [text for text, _ in self.opener.join(lines)] if self.opener else lines
+    def events(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the events of lines that come one after the other."""
+        return events_of(self.opener, lines)
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine, masks: ModelMasks) -> "Scorer":

@@ -40,6 +40,7 @@ class StreamScorer:
         labels: as for `CalibratedScorer`.
         is_json: whether the lines are JSON.
         file: if the lines are of a file, its name, which is in each record instead of the line's number.
+        part: the offsets at which the events begin that are scored; None: all.
 
     Raises:
         DomainError: the model or its calibration do not allow what `query` asks for.
@@ -55,6 +56,7 @@ class StreamScorer:
         labels: Callable[[], Mapping[str, AlertLabel]] = dict,
         is_json: bool = False,
         file: str | None = None,
+        part: range | None = None,
     ) -> None:
         options = ScoreOptions(
             query.detail,
@@ -66,7 +68,7 @@ class StreamScorer:
         )
         self.scorer = CalibratedScorer(loaded, calibration, options, check, labels)
         self.query = query
-        self._file = file
+        self._file, self._part = file, part
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
         self._joiner = EventJoiner(loaded.scorer.opener)
         self._cache: dict[str, LineScore] = {}
@@ -86,9 +88,9 @@ class StreamScorer:
         }
 
     @property
-    def held_lines(self) -> int:
-        """How many lines the last event has so far, which is not scored yet because it may go on."""
-        return self._joiner.held_lines
+    def held(self) -> Sequence[InputLine]:
+        """The lines so far of the last event, which is not scored yet because it may go on."""
+        return self._joiner.held
 
     def records(self, raw: Sequence[RawLine], *, is_last: bool = True) -> Iterator[dict[str, Any]]:
         """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already.
@@ -96,8 +98,10 @@ class StreamScorer:
         The last event waits for more lines unless `is_last`.
         """
         lines = list(self._joiner.feed(map(self._parser.parse, raw)))
-        if is_last:
-            lines += self._joiner.finish()
+        if is_last and (last := self._joiner.finish()):
+            lines.append(last)
+        if self._part:
+            lines = [line for line in lines if line.offset in self._part]
         texts = [line.text for line in lines if line.text is not None]
         scores = iter(self._score_texts(texts) if texts else [])
         for line in lines:

@@ -12,8 +12,8 @@ one line each has no opener, and each of its lines is an event.
 
 >>> log = ["09:00:01 started", "09:00:02 failed", "ValueError: a", "  in f", "09:00:03 stopped"]
 >>> opener = Opener.learn(4 * log)
->>> opener.join(log)
-[('09:00:01 started', 1), ('09:00:02 failed\nValueError: a\n  in f', 3), ('09:00:03 stopped', 1)]
+>>> list(events_of(opener, log))
+['09:00:01 started', '09:00:02 failed\nValueError: a\n  in f', '09:00:03 stopped']
 >>> Opener.learn(["09:00:01 started", "09:00:02 failed"]) is None
 True
 """
@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import Any, Self
 
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS, InputLine
@@ -103,11 +103,6 @@ class Opener:
             return True
         return not self.has_plain and not is_continuation(line)
 
-    def join(self, lines: Iterable[str]) -> list[tuple[str, int]]:
-        """Return the events of lines, joined by newlines, and how many lines each has."""
-        events = join_lines(self, (InputLine(0, 0, line, {}) for line in lines))
-        return [(event.text or "", event.lines) for event in events]
-
     def dump(self) -> dict[str, Any]:
         """Return it as JSON."""
         return {"places": sorted(self.places), "has_plain": self.has_plain}
@@ -121,26 +116,31 @@ class Opener:
 class EventStarts:
     """Says of lines that come one after the other with which of them an event begins.
 
-    With `opener` None each line is one; so is each line before the first that opens an event.
+    With `opener` None each line is one. Before the first line that opens an event only marks say what belongs
+    together, so of a text that begins within an event, or is of another log, each line without a mark is one.
     """
 
     def __init__(self, opener: Opener | None) -> None:
         self._opener = opener
-        self._lines = self._characters = 0  # of the event so far; 0: none is open
+        self._has_opened = False
+        self._lines = self._characters = 0  # of the event so far
 
     def add(self, line: str | None) -> bool:
         """Return whether an event begins with the next line; None: a line that cannot be read."""
-        opens = self._opener is not None and line is not None and self._opener.opens(line)
-        characters = len(line or "") + 1
-        is_full = self._lines >= MAX_LINES or self._characters + characters > MAX_LINE_CHARACTERS
-        if opens or line is None or not self._lines or is_full:
-            # What follows a part of an event, because of the limits, still continues it.
-            self._lines = int(opens or (is_full and line is not None))
-            self._characters = characters
+        if self._opener is None:
             return True
-        self._lines += 1
-        self._characters += characters
-        return False
+        if line is None:
+            self._lines = 0
+            return True
+        opens = self._opener.opens(line)
+        self._has_opened |= opens
+        continues = not opens and self._lines > 0 and (self._has_opened or is_continuation(line))
+        self._characters += len(line) + 1
+        if continues and self._lines < MAX_LINES and self._characters <= MAX_LINE_CHARACTERS:
+            self._lines += 1
+            return False
+        self._lines, self._characters = 1, len(line) + 1
+        return True
 
 
 class EventJoiner:
@@ -152,9 +152,9 @@ class EventJoiner:
         self._held: list[InputLine] = []
 
     @property
-    def held_lines(self) -> int:
-        """How many lines the last event has so far, which is not complete."""
-        return len(self._held)
+    def held(self) -> Sequence[InputLine]:
+        """The lines so far of the last event, which may go on."""
+        return self._held
 
     def feed(self, lines: Iterable[InputLine]) -> Iterator[InputLine]:
         """Take the next lines; yield the events that are complete."""
@@ -163,27 +163,27 @@ class EventJoiner:
                 yield line
                 continue
             if self._starts.add(line.text):
-                yield from self.finish()
+                if event := self.finish():
+                    yield event
             self._held.append(line)
 
-    def finish(self) -> Iterator[InputLine]:
-        """Yield the last event, if there is one."""
+    def finish(self) -> InputLine | None:
+        """Return the last event; None if no line is held."""
         held, self._held = self._held, []
-        if len(held) == 1:
-            yield held[0]
-        elif held:
-            meta: dict[str, Any] = {}
-            for line in reversed(held):
-                meta |= line.meta
-            text = "\n".join(line.text or "" for line in held)
-            yield InputLine(held[0].number, held[0].offset, text, meta, lines=len(held))
+        if len(held) <= 1:
+            return held[0] if held else None
+        meta: dict[str, Any] = {}
+        for line in reversed(held):
+            meta |= line.meta
+        text = "\n".join(line.text or "" for line in held)
+        return InputLine(held[0].number, held[0].offset, text, meta, lines=len(held))
 
 
-def join_lines(opener: Opener | None, lines: Iterable[InputLine]) -> Iterator[InputLine]:
-    """Yield the events of lines."""
+def events_of(opener: Opener | None, lines: Iterable[str]) -> Iterator[str]:
+    """Yield the events of lines, joined by newlines."""
     joiner = EventJoiner(opener)
-    yield from joiner.feed(lines)
-    yield from joiner.finish()
+    events = chain(joiner.feed(InputLine(0, 0, line, {}) for line in lines), iter(joiner.finish, None))
+    return (event.text for event in events if event.text is not None)
 
 
 @dataclass(frozen=True)

@@ -166,11 +166,14 @@ class LineParser:
         self._number = 0
 
     def text_of(self, data: bytes) -> str:
-        """Return the characters of a line of text that comes by itself, and may be a truncated one."""
-        raw = RawLine(1, data, is_truncated=len(data) >= MAX_LINE_BYTES)  # no text begins with it
-        text = self.parse(raw).text
-        assert text is not None, "text always has characters"
-        return text
+        """Return the characters of a line of text, or of an event, that may be truncated."""
+        lines = [
+            self.parse(
+                RawLine(1, line, is_truncated=len(line) >= MAX_LINE_BYTES)
+            ).text  # no text begins with it
+            for line in data.split(b"\n")
+        ]
+        return "\n".join(line for line in lines if line is not None)
 
     def parse(self, raw: RawLine) -> InputLine:
         """Return the line as characters after NFC, or as bytes for a model of bytes."""

@@ -186,8 +186,7 @@ def _time_of_events(lines: Sequence[str]) -> LogClock | None:
     by_frequency = sorted(fields.values(), key=len, reverse=True)
     heads = _times_of_heads(lines)
     if heads and rises({n: time // 1 for n, time in _orders(heads).items()}):  # threads mix up milliseconds
-        masks = Counter(value.mask for value in heads.values())
-        return LogClock("time", frozenset(masks), is_in_most_lines=False)
+        return LogClock("time", frozenset(value.mask for value in heads.values()), is_in_most_lines=False)
     is_traced = sum(map(is_stack_frame, lines)) >= _MIN_FRAMES * len(lines)
     for of_field in (times, *by_frequency):
         if len(of_field) < min(_MIN_TRACED, _MIN_HEADS * len(lines)):

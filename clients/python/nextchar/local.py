@@ -269,8 +269,8 @@ class Model:
             )
         options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
         scorer = CalibratedScorer(self.loaded, calibration, options)
-        events = self.loaded.scorer.events([self._characters_of(line) for line in lines])
-        read = scorer.read(events)
+        events = self.loaded.scorer.events(map(self._characters_of, lines))
+        read = scorer.read(list(events))
         return list(map(scorer.without_repeat, scorer.scores(read), read))
 
     def heatmap(self, text: str) -> "Heatmap":
