@@ -89,8 +89,8 @@ def _older_lines(text: Text, newest: Sequence[str], events: Sequence[str] | None
     """Return lines of the training text, about as many as are missing to WANTED_LINES held-out ones.
 
     The held-out lines, the newest, may be few, or a burst of the same kinds, without others that are as
-    normal. The lines are those of evenly spaced parts of the training text, which are complete in them; or some
-    of its `events`, evenly spaced.
+    normal. The lines are those of evenly spaced parts of the training text, which are complete in them; or
+    evenly spaced ones of its `events`.
     """
     missing = WANTED_LINES - len(newest)
     if len(set(newest)) < _MIN_DISTINCT_FRACTION * len(newest):

@@ -75,8 +75,8 @@ class ScoreCreate(RequestBody):
     )
     join: bool = Field(
         True,
-        description="Join lines that are one event, if events of the training log have several. Otherwise each"
-        " text in `lines`, which may have newlines, is scored by itself.",
+        description="Join lines that are one event, if events of the training log have several. Otherwise"
+        " each text in `lines`, which may have newlines, is scored by itself.",
     )
     context: Context = Field(
         "line",
@@ -181,8 +181,8 @@ class ScoreBody(BaseModel):
     )
     lines: list[LineScore] | None = Field(
         None,
-        description="In the order of the request, one for each event, which may have several `lines`; null for"
-        " `text`.",
+        description="In the order of the request, one for each event, which may have several `lines`; null"
+        " for `text`.",
     )
     false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
     threshold: float | None = Field(
@@ -210,8 +210,8 @@ class StreamQuery(StreamOptions):
     stream_id: StreamId | None = None
     more: bool = Field(
         False,
-        description="More lines follow in another request. The last event is left out if it may go on: send its"
-        " `held` lines, as `score.end` counts them, again with those that follow.",
+        description="More lines follow in another request. The last event is left out if it may go on: send"
+        " its `held` lines, as `score.end` counts them, again with those that follow.",
     )
 
 

@@ -185,10 +185,9 @@ def calibrate_model(
 ) -> Calibration:
     """Return the calibration of normal lines.
 
-    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed, and
-    joined to events.
-    `buckets` is the number of buckets by line length. What `check`, called between pieces of work, raises
-    ends it.
+    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed,
+    and joined to events. `buckets` is the number of buckets by line length. What `check`, called between
+    pieces of work, raises ends it.
 
     Raises:
         InvalidInput: there are too few lines.

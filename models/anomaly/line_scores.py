@@ -63,8 +63,8 @@ class LineScore(BaseModel):
 
     lines: int = Field(
         1,
-        description="How many lines the event has. If events of the training log have several lines, such as a"
-        " message and its stack trace, these are scored as one text, joined by newlines.",
+        description="How many lines the event has. If events of the training log have several lines, such as"
+        " a message and its stack trace, these are scored as one text, joined by newlines.",
     )
     characters: int
     bits_per_character: float | None = Field(None, description="The mean; 0 for an empty line.")

@@ -40,7 +40,7 @@ class LineReading:
 class Scorer:
     """Reads lines of characters (after NFC, or bytes for a model of bytes). Blocking and thread-safe.
 
-    What is called a line is an event (`nextchar.models.text.events`), which has newlines if it has several lines.
+    What is called a line is an event (`nextchar.models.text.events`): one of several lines has newlines.
 
     `check` is called before each step of the network; what it raises ends the work.
     """

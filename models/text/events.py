@@ -1,11 +1,11 @@
-r"""Events of a log: a line and those after it that belong to it, such as a stack trace or the rest of a statement.
+r"""Events of a log: a line and those after it that belong to it, such as a stack trace or a query.
 
-What opens an event is learned from the lines of the training text (`Opener.learn`) and stored with the model's
-templates, so training, scoring and ingestion divide a log in the same way:
+What opens an event is learned from the lines of the training text (`Opener.learn`) and stored with the
+model's templates, so training, scoring and ingestion divide a log in the same way:
 
 - If some lines have a time, a line opens an event if its time stands where theirs do.
-- Else a line opens one unless it has a mark of continuation: it is indented, empty, a closing bracket, a frame of
-  a stack trace, or names an exception.
+- Else a line opens one unless it has a mark of continuation: it is indented, empty, a closing bracket, a
+  frame of a stack trace, or names an exception.
 
 If a log's other lines all have such marks, a line without a mark opens an event, too. A log whose events have
 one line each has no opener, and each of its lines is an event.
@@ -36,6 +36,8 @@ WAIT_S = 2.0
 """How long a line is waited for that may belong to the last event."""
 
 _MIN_EVENTS = 3  # of several lines
+_MAX_WORDS = 5  # before the time that a line begins with
+_MIN_OBJECT_CHARACTERS = 8
 _MIN_PLACED = 0.01  # fraction of the lines that have a time at a place where events begin
 _MIN_HEADS = 0.02  # fraction of the lines that have a time at such places
 _MIN_PLAIN = 0.02  # fraction of the lines that continue an event that have no mark
@@ -83,11 +85,15 @@ class Opener:
     def learn(cls, lines: Sequence[str]) -> Self | None:
         """Return the opener of the log that has these lines; None if its events have one line each."""
         found = [time_place(line) for line in lines]
-        counts = Counter(place for place in found if place is not None and not place[:1].isspace())
+        counts = Counter(place for place in found if place is not None and _is_near(place))
         places = {place for place, n in counts.items() if n >= max(_MIN_EVENTS, _MIN_PLACED * len(lines))}
         if sum(counts[place] for place in places) < _MIN_HEADS * len(lines):
             places = set()
-        others = [line for line, place in zip(lines, found, strict=True) if place not in places]
+        others = [
+            line
+            for line, place in zip(lines, found, strict=True)
+            if place not in places and not _is_json(line)
+        ]
         marked = sum(map(is_continuation, others))
         plain = len(others) - marked if places else 0
         has_plain = plain > _MIN_PLAIN * len(others)
@@ -99,7 +105,7 @@ class Opener:
 
     def opens(self, line: str) -> bool:
         """Return whether a line opens an event."""
-        if self.places and time_place(line) in self.places:
+        if (self.places and time_place(line) in self.places) or _is_json(line):
             return True
         return not self.has_plain and not is_continuation(line)
 
@@ -162,9 +168,8 @@ class EventJoiner:
             if not self._has_opener:
                 yield line
                 continue
-            if self._starts.add(line.text):
-                if event := self.finish():
-                    yield event
+            if self._starts.add(line.text) and (event := self.finish()):
+                yield event
             self._held.append(line)
 
     def finish(self) -> InputLine | None:
@@ -204,6 +209,16 @@ class TextEvents:
         return ["\n".join(lines[i:end]) for i, end in pairwise([*firsts, len(lines)])]
 
 
+def _is_near(place: str) -> bool:
+    """Return whether a time at this place is at the beginning of a line that is not indented."""
+    return not place[:1].isspace() and place.count("x") <= _MAX_WORDS
+
+
+def _is_json(line: str) -> bool:
+    """Return whether a line is a whole object."""
+    return line.startswith("{") and line.rstrip().endswith("}") and len(line) > _MIN_OBJECT_CHARACTERS
+
+
 def is_continuation(line: str) -> bool:
     """Return whether a line has a mark that it belongs to the line before."""
     return _CONTINUATION.match(line) is not None or is_stack_frame(line)
@@ -212,11 +227,11 @@ def is_continuation(line: str) -> bool:
 def fingerprint(event: str) -> str:
     r"""Return one line that identifies an event, masked or not; an event of one line is its own.
 
-    Of a stack trace these are the types of the exceptions and, after each, the names of the first functions that
-    are the program's own.
+    Of a stack trace these are the types of the exceptions and, after each, the names of the first functions
+    that are the program's own.
 
-    >>> fingerprint("failed: 7\njava.io.IOException: x\n\tat java.io.A.b(A.java:1)\n\tat org.me.C$$e1.d(C.java:2)")
-    'failed: 7 java.io.IOException org.me.C.d'
+    >>> fingerprint("failed\njava.io.IOException: x\n\tat java.io.A.b(A.java:1)\n\tat org.me.C$$e1.d(C.java)")
+    'failed java.io.IOException org.me.C.d'
     """
     if "\n" not in event:
         return event

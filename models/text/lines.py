@@ -145,8 +145,7 @@ def whole_lines(pieces: Iterable[str], *, max_held: int) -> Iterator[str]:
 class InputLine:
     """A line to be scored, or several that are one event (`nextchar.models.text.events`).
 
-    `number` and `offset` are those of the first. `meta` are fields of its record: the client's id, and errors in
-    the line.
+    `number` and `offset` are those of the first. `meta` are fields of its record: the client's id and errors.
     """
 
     number: int

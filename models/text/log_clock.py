@@ -139,8 +139,8 @@ def time_place(line: str) -> str | None:
 
     `x` stands for each run of characters of words there.
 
-    >>> time_place("INFO [main-7] 2023-12-10 06:55:46 started"), time_place("[0.173s] gc"), time_place("a line")
-    ('x [x] ', '[', None)
+    >>> time_place("INFO [main-7] 2023-12-10 06:55:46 up"), time_place("<7> started"), time_place("a line")
+    ('x [x] ', '<', None)
     """
     head = line[:_HEAD_CHARACTERS]
     start = next((start for start, _, _ in _ALL_TIMES.matches(head)), None)

@@ -191,8 +191,8 @@ class Templates:
         lines: how many training lines there were.
         unparsed: how many of them have no template, because there were too many templates.
         common: words in most lines.
-        opener: says which lines open an event; None: each is one. What is called a line here is an event, which
-            may have several lines; its tokens are those of its `fingerprint`.
+        opener: says which lines open an event; None: each is one. What is called a line here is an event; if
+            it has several lines, its tokens are those of its `fingerprint`.
     """
 
     def __init__(

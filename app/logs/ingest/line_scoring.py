@@ -8,8 +8,8 @@ finished is taken over by another once the first has had it for too long.
 
 Turns by the time that each takes: who has used the least of it is next.
 
-The lines of an event are scored together (`nextchar.models.text.events`). A process joins those that it takes:
-if several processes score the lines of one model, they may divide an event whose lines come in several requests.
+The lines of an event are scored together (`nextchar.models.text.events`). A process joins those that it
+takes: several processes may divide an event whose lines come in several requests.
 """
 
 import logging

@@ -103,7 +103,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line that was delivered to a consumer, or an event of several, whose `further` entries are the rest."""
+    """A line that was delivered to a consumer; or an event, whose other lines are the `further` entries."""
 
     id: str
     data: bytes

@@ -123,7 +123,7 @@ class LineSource(Protocol):
     """Lines read ahead."""
 
     async def take(self, max_bytes: int, *, wait_s: float | None = None) -> list[Line]:
-        """Wait for a line; return it with those that are there, or an empty list at the end or after `wait_s`.
+        """Wait for a line; return it with those that are there. After `wait_s`, and at the end, return none.
 
         Raises what the source raises, once the lines before that have been returned.
         """

@@ -247,7 +247,7 @@ class Model:
     ) -> list[LineScore]:
         """Score lines against the calibration made with the model, as the service's `/score` does.
 
-        Lines that are one event, such as a message and its stack trace, have one score, whose `lines` counts them.
+        Lines that are one event, such as a message and its stack trace, have one score.
 
         Args:
             lines: texts without newlines.

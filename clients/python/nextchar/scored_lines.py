@@ -67,10 +67,11 @@ class LineScoring(ScoreCalls):
     ) -> AsyncGenerator[tuple[Line | None, Record], None]:
         """Score the lines of a source batch by batch; those whose response broke off are sent again.
 
-        Yields the service's records, each `score.line` with its line, or those of its event as one, and what
-        happens to the connection: `outage.start` with the error and the number of lines that wait, and `outage.end` with its `seconds`.
-        At least `min_interval_s` pass from one batch to the next; `patience_s` replaces the client's. With
-        `context=stream` but no `stream_id`, the stream is forgotten at the end.
+        Yields the service's records, each `score.line` with its line, or the lines of its event as one, and what
+        happens to the connection: `outage.start` with the error and the number of lines that wait, and
+        `outage.end` with its `seconds`. At least `min_interval_s` pass from one batch to the next;
+        `patience_s` replaces the client's. With `context=stream` but no `stream_id`, the stream is forgotten at
+        the end.
         """
         own_stream = f"nextchar-{uuid.uuid4().hex}"
         if query.get("context") == "stream":
