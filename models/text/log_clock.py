@@ -187,7 +187,7 @@ def _time_of_events(lines: Sequence[str]) -> LogClock | None:
     heads = _times_of_heads(lines)
     if heads and rises({n: time // 1 for n, time in _orders(heads).items()}):  # threads mix up milliseconds
         return LogClock("time", frozenset(value.mask for value in heads.values()), is_in_most_lines=False)
-    is_traced = sum(map(is_stack_frame, lines)) >= _MIN_FRAMES * len(lines)
+    is_traced = _is_traced(lines)
     for of_field in (times, *by_frequency):
         if len(of_field) < min(_MIN_TRACED, _MIN_HEADS * len(lines)):
             break
@@ -228,6 +228,9 @@ def _times_of_heads(lines: Sequence[str]) -> dict[int, Value]:
 
 
 def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -> LogClock | None:
+    first = {n: own[0] for n, own in enumerate(numbers) if own and _EPOCH.fullmatch(own[0].text)}
+    if len(first) >= _MIN_TRACED and _is_traced(lines) and rises(_values(first)):
+        return _counter_clock(first, is_in_most_lines=False)
     fields: dict[str, dict[int, _Number]] = defaultdict(dict)
     for n, own in enumerate(numbers):
         for number in own:
@@ -280,6 +283,10 @@ def _is_in_all_parts(found: Iterable[int], lines: Sequence[str]) -> bool:
         return False
     others = [line for n, line in enumerate(lines) if n not in heads and _LETTER.search(line)]
     return len(heads) >= _MIN_COUNTED * len(lines) or _are_recurring(others)
+
+
+def _is_traced(lines: Sequence[str]) -> bool:
+    return sum(map(is_stack_frame, lines)) >= _MIN_FRAMES * len(lines)
 
 
 def _is_in_parts(heads: Collection[int], lines: Sequence[str]) -> bool:
