@@ -53,7 +53,8 @@ _PROMPTS = 64  # that are completed together
 _ROWS = 10_000  # of a row group of Parquet
 _COLUMNS = """file:string offset:int64 id:string text:string lines:int32 characters:int32
     bits_per_character:double peak_bits:double total_bits:double score:double p_value:double anomalous:bool
-    alert_id:string spans:spans completions:completions truncated:bool is_utf8:bool error:string"""  # null if a record has no such field
+    alert_id:string spans:spans completions:completions truncated:bool is_utf8:bool error:string"""
+"""Of Parquet; null if a record has no such field."""
 
 _work: "Work"  # of this process of a pool
 
@@ -72,7 +73,7 @@ class Part:
         return range(self.start, sys.maxsize if self.file.name.endswith(".gz") else self.end)
 
     def lines(self, *, before: int = 0, is_open: bool = False) -> Iterator[list[RawLine]]:
-        """Yield its lines as they are read, and those in some bytes `before`; if `is_open`, all that follow."""
+        """Yield its lines as they are read, with those in some bytes `before`; if `is_open`, all after it."""
         if self.file.name.endswith(".gz"):
             return lines_between(decompress(read_from(self.file, 0)), 0, sys.maxsize)
         start = max(0, self.start - before)

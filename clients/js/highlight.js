@@ -30,7 +30,7 @@ export function highlight(element, { model, client, bits = MIN_BITS, live = fals
     const spans = [];
     let lineStart = 0;
     scores.forEach((score) => {
-      const event = lines.splice(0, score.lines).join("\n");
+      const event = lines.splice(0, score.lines ?? 1).join("\n");
       let offsets = characterOffsets(event);
       if (offsets.length <= score.characters) offsets = characterOffsets(event, new TextEncoder());
       for (const span of anomalousSpans(score, bits)) {

@@ -67,11 +67,11 @@ class LineScoring(ScoreCalls):
     ) -> AsyncGenerator[tuple[Line | None, Record], None]:
         """Score the lines of a source batch by batch; those whose response broke off are sent again.
 
-        Yields the service's records, each `score.line` with its line, or the lines of its event as one, and what
-        happens to the connection: `outage.start` with the error and the number of lines that wait, and
+        Yields the service's records, each `score.line` with its line, or the lines of its event as one. And
+        what happens to the connection: `outage.start` with the error and the number of lines that wait, and
         `outage.end` with its `seconds`. At least `min_interval_s` pass from one batch to the next;
-        `patience_s` replaces the client's. With `context=stream` but no `stream_id`, the stream is forgotten at
-        the end.
+        `patience_s` replaces the client's. With `context=stream` but no `stream_id`, the stream is forgotten
+        at the end.
         """
         own_stream = f"nextchar-{uuid.uuid4().hex}"
         if query.get("context") == "stream":
@@ -132,7 +132,11 @@ class LineScoring(ScoreCalls):
                         if (away_s := retry.end()) is not None:
                             yield None, {"object": "outage.end", "seconds": away_s}
                         if record["object"] == "score.end":
-                            done = record["lines"] + record.get("held", 0)
+                            done = record["lines"]
+                            if done + record.get("held", 0) == len(pending):  # else it has not read all lines
+                                done = len(pending)
+                            else:
+                                record.pop("held", None)
                             yield None, record
                         else:
                             first, done = record["line"] - 1, record["line"] - 1 + record.get("lines", 1)
