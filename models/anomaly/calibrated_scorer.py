@@ -234,11 +234,11 @@ class CalibratedScorer:
         return _to_original(self._flagged_spans(line, {}), line)
 
     def text_score(self, line: LineReading) -> LineScore:
-        """Return the spans of a text, flagged or not, and its score if it is one line.
+        """Return the spans of a text, flagged or not, and its score if it is one line or event.
 
-        Calibrations are made of lines: a longer text can have anomalous spans, but has no score.
+        Calibrations are made of these: a longer text can have anomalous spans, but has no score.
         """
-        is_line = "\n" not in line.original
+        is_line = sum(1 for _ in self.loaded.scorer.events(line.original.split("\n"))) == 1
         scores = self._score([line]) if is_line else _Scores([None], [None], [None])
         score = _base_score(line, scores, 0)
         if self.options.detail != "none" and self._character_threshold is not None:

@@ -21,8 +21,9 @@ True
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise
+from operator import ne
 from typing import Any, Self
 
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS, InputLine
@@ -35,6 +36,8 @@ MAX_LINES = 500
 WAIT_S = 2.0
 """How long a line is waited for that may belong to the last event."""
 
+_PREFIX = re.compile(r"^(?:\S+ std(?:out|err) [FP] |[\w.-]+ +\| )")  # of Kubernetes, of Docker Compose
+_MIN_PREFIXED = 0.95  # fraction of the lines
 _MIN_EVENTS = 3  # of several lines
 _MAX_WORDS = 5  # before the time that a line begins with
 _MIN_OBJECT_CHARACTERS = 8
@@ -76,14 +79,24 @@ class Opener:
     Attributes:
         places: where times stand in lines that do (`log_clock.time_place`); empty: times say nothing.
         has_plain: whether lines without time and mark continue an event; else they open one.
+        has_prefix: whether a container's runtime has written something before each line.
     """
 
     places: frozenset[str] = frozenset()
     has_plain: bool = False
+    has_prefix: bool = False
 
     @classmethod
     def learn(cls, lines: Sequence[str]) -> Self | None:
         """Return the opener of the log that has these lines; None if its events have one line each."""
+        own = [_PREFIX.sub("", line) for line in lines]
+        if sum(map(ne, own, lines)) < _MIN_PREFIXED * len(lines):
+            return cls._learn(lines)
+        found = cls._learn(own)
+        return found and replace(found, has_prefix=True)
+
+    @classmethod
+    def _learn(cls, lines: Sequence[str]) -> Self | None:
         found = [time_place(line) for line in lines]
         counts = Counter(place for place in found if place is not None and _is_near(place))
         places = {place for place, n in counts.items() if n >= max(_MIN_EVENTS, _MIN_PLACED * len(lines))}
@@ -105,18 +118,30 @@ class Opener:
 
     def opens(self, line: str) -> bool:
         """Return whether a line opens an event."""
+        line = self._own(line)
         if (self.places and time_place(line) in self.places) or _is_json(line):
             return True
         return not self.has_plain and not is_continuation(line)
 
+    def continues(self, line: str) -> bool:
+        """Return whether a line has a mark of continuation."""
+        return is_continuation(self._own(line))
+
+    def _own(self, line: str) -> str:
+        return _PREFIX.sub("", line) if self.has_prefix else line
+
     def dump(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return {"places": sorted(self.places), "has_plain": self.has_plain}
+        return {
+            "places": sorted(self.places),
+            "has_plain": self.has_plain,
+            "has_prefix": self.has_prefix,
+        }
 
     @classmethod
     def load(cls, record: dict[str, Any]) -> Self:
         """Return what `dump` has written. Raises KeyError or TypeError: it is damaged."""
-        return cls(frozenset(record["places"]), bool(record["has_plain"]))
+        return cls(frozenset(record["places"]), bool(record["has_plain"]), bool(record["has_prefix"]))
 
 
 class EventStarts:
@@ -140,7 +165,7 @@ class EventStarts:
             return True
         opens = self._opener.opens(line)
         self._has_opened |= opens
-        continues = not opens and self._lines > 0 and (self._has_opened or is_continuation(line))
+        continues = not opens and self._lines > 0 and (self._has_opened or self._opener.continues(line))
         self._characters += len(line) + 1
         if continues and self._lines < MAX_LINES and self._characters <= MAX_LINE_CHARACTERS:
             self._lines += 1
@@ -242,7 +267,7 @@ def fingerprint(event: str) -> str:
 
 def _names(lines: Sequence[str]) -> Iterator[str]:
     functions: list[str] = []  # of the frames since the last exception
-    for line in (line.translate(_TO_DIGITS) for line in lines):
+    for line in (_PREFIX.sub("", line.translate(_TO_DIGITS)) for line in lines):
         found = next((match for pattern in _FUNCTIONS if (match := pattern.match(line))), None)
         if found:
             functions.append(_GENERATED.sub("", ":".join(found.groups())))

@@ -113,6 +113,14 @@ class _ClaimRenewer:
             self._kept_at_s = now
 
 
+@dataclass(frozen=True)
+class _HeldEvent:
+    """The lines so far of an event that may go on, the last of which came at `at_s` by time.monotonic."""
+
+    lines: list[Entry]
+    at_s: float
+
+
 @dataclass
 class _ModelState:
     """What the loop remembers of a model between rounds."""
@@ -120,7 +128,7 @@ class _ModelState:
     claim_at_s: float = 0.0  # by time.monotonic
     max_lines: int = _MAX_BATCH_LINES  # of a batch, so that it takes about TURN_S
     has_problem: bool = True  # one of an earlier process may be stored
-    held: list[Entry] = field(default_factory=list)  # lines of events that may go on
+    held: list[_HeldEvent] = field(default_factory=list)
 
     def resize(self, lines: int, took_s: float) -> None:
         """Set the lines of the next batch by those of one and the time that it took."""
@@ -347,7 +355,8 @@ def _events(loaded: Loaded, state: _ModelState, entries: Sequence[Entry]) -> lis
 
     The last of each source is held until a line has come that does not belong to it, or for WAIT_S.
     """
-    lines, state.held = [*state.held, *entries], []
+    held, state.held = state.held, []
+    lines = [line for event in held for line in event.lines] + list(entries)
     opener = loaded.scorer.opener
     if opener is None:
         return lines
@@ -361,9 +370,11 @@ def _events(loaded: Loaded, state: _ModelState, entries: Sequence[Entry]) -> lis
             newest[source] = []
             events.append(newest[source])
         newest[source].append(line)
+    now_s, came_at_s = time.monotonic(), {event.lines[-1].id: event.at_s for event in held}
     for event in newest.values():
-        if time.time() - event[-1].received_at < WAIT_S:
-            state.held += event
+        at_s = came_at_s.get(event[-1].id, now_s)
+        if now_s - at_s < WAIT_S:
+            state.held.append(_HeldEvent(event, at_s))
             events.remove(event)
     return [
         replace(

@@ -46,6 +46,20 @@ def test_each_event_of_a_server_begins_with_its_message(name: str) -> None:
     assert len(found) == sum(any(word in line for word in said) for line in lines)
 
 
+@pytest.mark.parametrize("prefix", ["2023-12-10T06:55:{n:02}.1Z stderr F ", "web-{n} | "])
+@pytest.mark.parametrize("name", ["logback-java", "epoch-python", "postgresql-indented_sql"])
+def test_what_a_runtime_writes_before_each_line_is_ignored(name: str, prefix: str) -> None:
+    lines = server_log(name, 1000)
+    prefixed = [prefix.format(n=n % 60) + line for n, line in enumerate(lines)]
+    opener, with_prefix = Opener.learn(lines), Opener.learn(prefixed)
+    assert opener and with_prefix and with_prefix.has_prefix
+    found = events(with_prefix, prefixed)
+    assert [e.count("\n") for e in found] == [e.count("\n") for e in events(opener, lines)]
+    if name == "logback-java":
+        assert fingerprint(found[-1]).split(" ")[-1] == fingerprint(events(opener, lines)[-1]).split(" ")[-1]
+    assert Opener.learn([prefix.format(n=n % 60) + "job done" for n in range(100)]) is None
+
+
 @pytest.mark.parametrize(
     ("name", "lines"), [("gc_log", 6), ("java_log", 61), ("sql_log", 7), ("uptime_log", 3)]
 )
