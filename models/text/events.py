@@ -37,6 +37,7 @@ WAIT_S = 2.0
 """How long a line is waited for that may belong to the last event."""
 
 _PREFIX = re.compile(r"^(?:\S+ std(?:out|err) [FP] |[\w.-]+ +\| )")  # of Kubernetes, of Docker Compose
+_EXAMINED_CHARACTERS = 1_000  # of a line
 _MIN_PREFIXED = 0.95  # fraction of the lines
 _MIN_EVENTS = 3  # of several lines
 _MAX_WORDS = 5  # before the time that a line begins with
@@ -50,7 +51,7 @@ _EXCEPTION = r"(?:[\w$]+[./:]{1,2})*[\w$]*(?:Exception|Error|Throwable|Panic|Int
 _CONTINUATION = re.compile(
     r"\s|$|[)\]}]|Caused by: |Suppressed: |Wrapped by: |Traceback \(most recent|During handling of the above|"
     r"The above exception was|\.\.\. \d+ (?:more|common)|--- |goroutine \d+ \[|created by |\[stacktrace\]|"
-    r"[\w./*()-]+\(.*\)$|" + _EXCEPTION + r"(?:[ :(]|$)"
+    r"[\w./*-]+(?:\(\*?[\w.]+\)[\w.]*)?\([^()]*\)$|" + _EXCEPTION + r"(?:[ :(]|$)"
 )
 _CAUSE = re.compile(r"\s*(?:(?:Caused|Wrapped) by: |Suppressed: )?(" + _EXCEPTION + r")")
 _FUNCTIONS = (  # of frames of Java, .NET and JavaScript; Python; Ruby; PHP; Go; C
@@ -69,6 +70,7 @@ _RUNTIME = re.compile(
 _GENERATED = re.compile(r"\$\$.*?(?=\.)|\$?[Ll]ambda\$?[\w$/]*|\$Proxy\d+|<\w+>|\d+")
 _FRAMES = 3  # of the program's own, after each exception, that are in a fingerprint
 _MAX_NAMES = 12
+_MAX_NAME_CHARACTERS = 200
 _TO_DIGITS = str.maketrans(dict.fromkeys(PLACEHOLDERS, "0"))
 
 
@@ -246,7 +248,8 @@ def _is_json(line: str) -> bool:
 
 def is_continuation(line: str) -> bool:
     """Return whether a line has a mark that it belongs to the line before."""
-    return _CONTINUATION.match(line) is not None or is_stack_frame(line)
+    head = line[:_EXAMINED_CHARACTERS]
+    return _CONTINUATION.match(head) is not None or is_stack_frame(head)
 
 
 def fingerprint(event: str) -> str:
@@ -267,10 +270,11 @@ def fingerprint(event: str) -> str:
 
 def _names(lines: Sequence[str]) -> Iterator[str]:
     functions: list[str] = []  # of the frames since the last exception
-    for line in (_PREFIX.sub("", line.translate(_TO_DIGITS)) for line in lines):
+    for whole in lines:
+        line = _PREFIX.sub("", whole[:_EXAMINED_CHARACTERS].translate(_TO_DIGITS))
         found = next((match for pattern in _FUNCTIONS if (match := pattern.match(line))), None)
         if found:
-            functions.append(_GENERATED.sub("", ":".join(found.groups())))
+            functions.append(_GENERATED.sub("", ":".join(found.groups())[:_MAX_NAME_CHARACTERS]))
         elif cause := _CAUSE.match(line):
             yield from _own(functions)
             functions = []
