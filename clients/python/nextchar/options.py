@@ -276,6 +276,9 @@ class TrainingOptions(BudgetOptions, total=False):
 class ScoreOptions(TypedDict, total=False):
     """The options of `score`."""
 
+    join: bool | None
+    """Join lines that are one event, if events of the training log have several. Otherwise each text in
+    `lines`, which may have newlines, is scored by itself. Default: True."""
     context: ScoreContext | None
     """`line`: each line is read by itself. `stream`: each is read after the previous ones. Default:
     'line'."""
@@ -314,6 +317,9 @@ class LineOptions(ScoreOptions, total=False):
     """Default: 'all'."""
     precision: Literal["auto", "float32"] | None
     """Default: 'auto'."""
+    more: bool | None
+    """More lines follow in another request. The last event is left out if it may go on: send its `held`
+    lines, as `score.end` counts them, again with those that follow. Default: False."""
 
 
 class CalibrationOptions(TypedDict, total=False):

@@ -12,7 +12,7 @@ import pytest
 
 from nextchar.models.text.kind_detection import KindDetection, detect_kind
 from nextchar.models.text.log_detection import LineSample
-from tests.logs import LOGS, MULTILINE_LOGS, syslog
+from tests.logs import LOGS, MULTILINE_LOGS, SERVER_LOGS, server_log, syslog
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -146,6 +146,11 @@ def test_rows_in_order_of_time_are_never_records() -> None:
 def test_logs_are_logs(name: str) -> None:
     assert detected("\n".join(LOGS[name](300))).kind == "log"
     assert "timestamp" in detected("\n".join(syslog(300))).reason
+
+
+@pytest.mark.parametrize("name", SERVER_LOGS)
+def test_a_log_whose_later_half_is_traces_queries_or_objects_is_a_log(name: str) -> None:
+    assert detected("\n".join(server_log(name, 3000))).kind == "log"
 
 
 @pytest.mark.parametrize("name", MULTILINE_LOGS)
