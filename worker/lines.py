@@ -1,5 +1,6 @@
 """Makes the index of the lines of a corpus of records, from which suggestions are chosen."""
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,10 +24,13 @@ from nextchar.store.corpus import Corpus
 from nextchar.store.jobs import JobRequest
 from nextchar.worker.job_text import columns_of
 from nextchar.worker.memorization import Withheld
+from nextchar.worker.prepared_text import Text
 
 _MAX_LINE_CHARACTERS = 1_000  # a longer line is no suggestion
 _CHECKED = 10_000  # lines between two checks
-_DRAWN_LINES = 150  # on which the weight is learned
+_WEIGHED_LINES = 150  # held-out lines on which the weight is learned
+_MIN_WEIGHED_LINES = 30
+_WEIGHED_CHARACTERS = 200_000  # of the held-out text
 _ROUNDS = 50
 _DEFAULT_WEIGHT = 0.5  # until it is learned
 
@@ -61,12 +65,15 @@ def distinct_lines(
     return lines and lines.with_weight(weight), counted.rare_lines()
 
 
-def line_files(lines: Lines | None, network: StepNetwork, vocabulary: Vocabulary) -> dict[str, bytes]:
-    """Return the file of the lines of records; {} if there are none. The weight of `network` is learned."""
+def line_files(lines: Lines | None, network: StepNetwork, text: Text) -> dict[str, bytes]:
+    """Return the file of the lines of records; {} if there are none.
+
+    The weight of `network` is learned on the held-out part of `text`.
+    """
     if lines is None:
         return {}
     if lines.weight[0]:
-        lines = lines.with_weight(learned_weight(LineIndex(lines), network, vocabulary))
+        lines = lines.with_weight(learned_weight(LineIndex(lines), network, text))
     return {line_file.FILE: lines.dump()}
 
 
@@ -154,28 +161,28 @@ class Counted:
         }
 
 
-def learned_weight(index: LineIndex, network: StepNetwork, vocabulary: Vocabulary) -> float:
-    """Return the weight of the network in a mixture with the counts that predicts lines best.
+def learned_weight(index: LineIndex, network: StepNetwork, text: Text) -> float:
+    """Return the weight of the network in a mixture with the counts that predicts held-out lines best.
 
-    Lines are drawn by their counts. After a beginning of each, counts and network have their shares among the
-    lines with this beginning, as if it had been counted once less. The weight is learned by expectation
+    After a beginning of each that also occurs elsewhere, counts and network have their shares among the lines
+    with this beginning, as if it had been counted once less. The weight is learned by expectation
     maximization, which needs no step size. It is 0 if it does not predict better than the counts alone by
-    twice the standard error: where each line occurs once, no order of lines is better than another.
+    twice the standard error, or there are too few: where each line occurs once, no order is better.
     """
-    counts = index.lines.counts.astype(np.float64)
-    if not len(counts) or counts.max() <= 1:
+    held_out = text.vocabulary.decode(text.validation[:_WEIGHED_CHARACTERS]).split("\n")
+    repeated = [line for line in dict.fromkeys(held_out) if line and (index.count_of(line) or 0) > 1]
+    if len(repeated) < _MIN_WEIGHED_LINES:
         return 0.0
-    rng = np.random.default_rng(0)
+    rng = random.Random(0)
     shares = []
-    for line in rng.choice(len(counts), _DRAWN_LINES, p=counts / counts.sum()).tolist():
-        text = index.lines.text(line)
-        prefix = text[: int(rng.integers(1, len(text), endpoint=True))]
+    for line in repeated[:_WEIGHED_LINES]:
+        prefix = line[: rng.randint(1, len(line))]
         candidates = index.search(prefix, typos=0, wanted=1, most=WEIGHED).candidates
-        own = np.array([candidate.line == line for candidate in candidates])
+        own = np.array([fold(candidate.text) == fold(line) for candidate in candidates])
         if len(candidates) > 1 and own.any():
             by_count = 1.0 + np.array([candidate.count for candidate in candidates]) - own
-            by_network = _likelihoods([candidate.text for candidate in candidates], network, vocabulary)
-            shares.append([float(by[own][0] / by.sum()) for by in (by_network, by_count)])
+            by_network = _likelihoods([candidate.text for candidate in candidates], network, text.vocabulary)
+            shares.append([float(by[own].sum() / by.sum()) for by in (by_network, by_count)])
     if not shares:
         return 0.0
     network_shares, count_shares = np.array(shares).T

@@ -214,7 +214,7 @@ def train_model(
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)
         predictor = CheckedNetwork(mixture.with_network(float32), hooks.check)
-        files |= line_files(lines, network, text.vocabulary)
+        files |= line_files(lines, network, text)
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,

@@ -9,8 +9,8 @@ from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.text import line_file
 from nextchar.models.text.line_columns import Record
 from nextchar.models.text.line_file import Lines
-from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker.lines import Counted, learned_weight
+from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import Floats
 
 
@@ -96,18 +96,18 @@ class Network:
 
 
 def weight_of(counts: dict[str, int], likely: str) -> float:
-    vocabulary = Vocabulary("\n" + "".join(sorted(set("".join(counts)))))
+    split = Text.split("".join(f"{line}\n" for line in [*counts] * 2), validation_fraction=0.5)
     lines = Lines.make(counts)
     assert lines
-    network = Network(vocabulary.encode(likely).tolist(), len(vocabulary))
-    return learned_weight(LineIndex(lines), network, vocabulary)
+    network = Network(split.vocabulary.encode(likely).tolist(), len(split.vocabulary))
+    return learned_weight(LineIndex(lines), network, split)
 
 
-def test_weight_follows_what_predicts_lines() -> None:
+def test_weight_follows_what_predicts_held_out_lines() -> None:
     words = [f"the {a}{b}" for a in "abcdefgh" for b in "pqrstuvw"]
-    assert weight_of(dict.fromkeys(words, 1), "p") == 0.0  # each line once: no order is better
-    assert weight_of(dict.fromkeys(words, 50), "p") == 0.0
-    twice = {word: 2 if word[-1] in "pqrs" else 1 for word in words}
-    assert weight_of(twice, "pqrs") > 0.3
-    assert weight_of(twice, "tuvw") == 0.0  # the network is wrong
-    assert weight_of({"ab": 4}, "b") == 0.0
+    frequent = {word: 50 if word[-1] in "pqrs" else 1 for word in words}
+    assert weight_of(frequent, "tuvw") == 0.0  # the network is wrong
+    assert weight_of(dict.fromkeys(words, 2), "pqrs") == 0.0  # and no better than the counts
+    assert weight_of({word: 2 if word[-1] in "pqrs" else 1 for word in words}, "pqrs") > 0.5
+    assert weight_of(dict.fromkeys(words, 1), "pqrs") == 0.0  # each line once: no order is better
+    assert weight_of({"ab": 4}, "b") == 0.0  # too few to learn from
