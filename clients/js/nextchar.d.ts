@@ -185,9 +185,9 @@ export interface SuggestFields {
   /** The most suggestions. Default: 10. */
   limit?: number;
   /**
-   * `lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts that the
-   * model generates. `none`: what the model generates, to the end of the line, or for other models than those of
-   * records of the word. Default: `lines` for models of records, else `none`.
+   * `lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and texts that the model
+   * generates, the likeliest first. `none`: what the model generates, to the end of the line, or for other models
+   * than those of records of the word. Default: `lines` for models of records, else `none`.
    */
   constrain?: Constrain | null;
   /**

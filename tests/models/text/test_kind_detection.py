@@ -4,6 +4,7 @@ import keyword
 import random
 import sys
 import textwrap
+import unicodedata
 import zoneinfo
 from datetime import date, timedelta
 from pathlib import Path
@@ -62,6 +63,10 @@ def words(count: int, *, letters: int = 6) -> list[str]:
         pytest.param(sorted(f"{kind} {word} of the {side} {part}" for kind in ("acute", "chronic")
                      for word in words(9) for side in ("left", "right") for part in ("arm", "eye")),
                      id="sorted terms, which have the words of sentences"),
+        pytest.param(random.Random(3).choices(words(60), range(60), k=400), id="words that repeat"),
+        pytest.param(random.Random(3).choices(ZONES[:90], k=450), id="items that repeat"),
+        pytest.param([unicodedata.name(chr(i), "RESERVED") for i in range(160, 2400)],
+                     id="names of characters in their order"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
