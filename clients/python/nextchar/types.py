@@ -169,9 +169,11 @@ class Progress(TypedDict, total=False):
     steps: int | None  # Total optimizer steps; null until the speed is known
     epoch: float | None  # Passes over the training text so far
     characters_per_second: float | None
-    seconds_left: float | None
+    elapsed_seconds: float | None  # Since the first step, over all attempts
+    seconds_left: float | None  # Of training; the evaluation follows
+    phase: str | None
     train_bits_per_character: float | None
-    validation_bits_per_character: float | None  # At the latest evaluation
+    validation_bits_per_character: float | None  # At the latest evaluation after the first step
     sample: str | None  # Text generated at the latest evaluation
     attempt: int | None  # The attempt that reported it
     checkpoint_at: float | None  # When the attempt last saved a checkpoint
