@@ -8,6 +8,7 @@ from nextchar.app.http.services import Services
 from nextchar.app.room import Room
 from nextchar.app.scoring import routes
 from nextchar.app.scoring.earlier_lines import EarlierLines
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Limits, StreamLocks, Streams
 
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
@@ -32,6 +33,7 @@ def _open(services: Services) -> None:
     streams = services.add(Streams(services.redis, limits))
     services.add(StreamLocks(streams, services.pools.limiter(LOCKING)))
     services.add(EarlierLines())
+    services.add(ScoredLines(services.redis))
 
 
 SCORING = Room("scoring", _open, (routes.router,), ScoringSettings, is_called_at_keystrokes=True)

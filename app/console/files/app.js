@@ -67,8 +67,10 @@ function highlightNavigation(path) {
   const section = `#/${path.split("/")[1]}`;
   const current = PARENT_SECTIONS[section] ?? section;
   for (const link of document.querySelectorAll("#nav a")) {
-    if (link.getAttribute("href") === current) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.getAttribute("href") === current) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "center" });
+    } else link.removeAttribute("aria-current");
   }
 }
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
+from nextchar.app.logs.notifications.formats import TargetFormat
 from nextchar.app.logs.notifications.targets import TargetKind
 from nextchar.models.anomaly.alerts import Severity
 
@@ -18,6 +19,7 @@ class TargetCreate(RequestBody):
     model_config = with_examples(
         {"kind": "webhook", "url": "https://example.org/hooks/nextchar", "min_severity": "warning"},
         {"kind": "alertmanager", "url": "https://alertmanager.example.org", "models": ["sshd*"]},
+        {"kind": "webhook", "url": "https://hooks.slack.com/services/T0/B0/x", "format": "slack"},
         {"kind": "webhook", "url": "https://example.org/jobs", "events": ["job.succeeded", "job.failed"]},
     )
 
@@ -38,6 +40,27 @@ class TargetCreate(RequestBody):
         max_length=len(EVENT_TYPES),
         description="The types of events that are sent to a webhook.",
     )
+
+    format: TargetFormat = Field(
+        "standard",
+        description="The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an"
+        " incoming webhook; `pagerduty`, of the Events API v2 at `https://events.pagerduty.com/v2/enqueue`.",
+    )
+    routing_key: str | None = Field(
+        None,
+        max_length=200,
+        description="The integration key, for the format `pagerduty`; never shown again.",
+    )
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Self:
+        if self.format != "standard" and self.kind != "webhook":
+            raise ValueError(f"the format {self.format} is one of webhooks")
+        if self.format == "pagerduty" and not set(self.events) <= set(ALERT_EVENTS):
+            raise ValueError("PagerDuty gets alerts only: leave out `events`")
+        if (self.format == "pagerduty") != (self.routing_key is not None):
+            raise ValueError("give `routing_key` with the format pagerduty, and only with it")
+        return self
 
     @model_validator(mode="after")
     def _check_events(self) -> Self:
@@ -76,6 +99,7 @@ class TargetBody(BaseModel):
     models: list[str]
     min_severity: Severity
     events: list[EventType]
+    format: TargetFormat = "standard"
     created_at: float
     is_setting: bool = Field(description="Whether it is one of the service's settings.")
     secret: str | None = Field(

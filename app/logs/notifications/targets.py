@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EventType
+from nextchar.app.logs.notifications.formats import TargetFormat
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
@@ -31,8 +32,9 @@ class NotificationTarget(ImmutableRecord):
     Attributes:
         url: of a webhook, the address that gets its messages; of an Alertmanager, the one of its server.
         models: patterns of models' names whose events are sent; none: all. min_severity: of alerts. events:
-        the types of events that are sent; an Alertmanager gets alerts only. secret: signs the messages of a
-        webhook. is_trusted: from the settings, so it may be in a private network.
+        the types of events that are sent; an Alertmanager gets alerts only. format: of the bodies of a
+        webhook. secret: signs the messages of a webhook; of PagerDuty, its routing key. is_trusted: from the
+        settings, so it may be in a private network.
     """
 
     id: str
@@ -41,6 +43,7 @@ class NotificationTarget(ImmutableRecord):
     models: tuple[str, ...] = ()
     min_severity: Severity = "info"
     events: tuple[EventType, ...] = ALERT_EVENTS
+    format: TargetFormat = "standard"
     secret: str | None = None
     created_at: float
     is_trusted: bool = False
@@ -69,9 +72,12 @@ class NotificationTargets:
     def __init__(self, blobs: Blobs, configured: Sequence[NotificationTarget] = ()) -> None:
         self._blobs, self._configured = blobs, configured
 
-    def create(self, kind: TargetKind, url: str, **wanted: Any) -> NotificationTarget:
+    def create(
+        self, kind: TargetKind, url: str, *, routing_key: str | None = None, **wanted: Any
+    ) -> NotificationTarget:
         """Add a target, with further fields: what it wants. A webhook gets a secret. Raises as Blobs does."""
-        own = {"id": new_id("target"), "secret": new_secret() if kind == "webhook" else None}
+        is_signed = kind == "webhook" and wanted.get("format", "standard") == "standard"
+        own = {"id": new_id("target"), "secret": new_secret() if is_signed else routing_key}
         target = NotificationTarget(kind=kind, url=url, created_at=time.time(), **own, **wanted)
         created = self._blobs.create(_path(target.id), target.model_dump_json().encode())
         assert created, "ids of targets are unique"

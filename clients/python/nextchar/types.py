@@ -255,6 +255,10 @@ class ModelSummary(TypedDict):
     started_from: NotRequired[str | None]  # The model whose weights its training started from
     network: Network
     parameters: int  # Number of weights
+    kind: NotRequired[TextKind | None]  # What its training text is
+    bytes: NotRequired[int]  # Size of its files
+    bits_per_character: NotRequired[float | None]
+    problems: NotRequired[list[str]]
     aliases: NotRequired[list[str]]  # Those that point to this version
     owned_by: NotRequired[Literal["nextchar"]]  # For OpenAI's clients
     created: int  # `created_at`, for OpenAI's clients
@@ -274,7 +278,6 @@ class Model(ModelSummary):
     chosen_preset: NotRequired[Preset | None]  # What preset `auto` chose
     training: Training
     alphabet: NotRequired[Alphabet]  # The unit of text: a code point after NFC, or a byte of the UTF-8
-    kind: NotRequired[TextKind | None]  # What its training text is
     characters: str  # Its vocabulary, in code point order; bytes are U+0000 to U+00FF
     report: dict[str, Any]  # Results of the training run
     files: dict[str, ModelFile]  # Those that `/v1/models/{model}/files/{name}` returns, by name
@@ -648,6 +651,7 @@ class NotificationTarget(TypedDict):
     models: list[str]
     min_severity: Severity
     events: list[EventType]
+    format: NotRequired[Literal["standard", "slack", "pagerduty"]]
     created_at: float
     is_setting: bool  # Whether it is one of the service's settings
     secret: NotRequired[str | None]
