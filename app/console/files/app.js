@@ -3,6 +3,7 @@
 import { onKeyRequired } from "./api-key.js";
 import { askForText } from "./components/dialog.js";
 import { enableConnectionBanner } from "./connection-banner.js";
+import { enableCommandPalette } from "./components/command-palette.js";
 import { lazyView } from "./lazy-view.js";
 import { startRouter } from "./router.js";
 import { enableShortcuts } from "./shortcuts.js";
@@ -39,6 +40,7 @@ const showAgain = startRouter(main, ROUTES, highlightNavigation);
 
 themeButton(byId("theme"));
 enableShortcuts(byId("shortcuts"));
+enableCommandPalette(byId("palette"));
 enableConnectionBanner(byId("banner"), () => {
   // Reload a view that failed to load; leave others alone, the user may be writing.
   if (main.querySelector(":scope > .view > .box.danger")) showAgain();

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { navigate } from "./router.js";
 
 /** The letter after "g", the address it goes to, and its description. */
-const VIEW_SHORTCUTS = [
+export const VIEW_SHORTCUTS = [
   ["h", "/", "Home"],
   ["c", "/corpora", "Corpora"],
   ["j", "/jobs", "Jobs"],
@@ -20,7 +20,11 @@ const VIEW_SHORTCUTS = [
 /** Keys that other modules handle. */
 const OTHER_KEYS = [
   ["?", "Keyboard shortcuts"],
-  ["/", "Search in lines"],
+  ["Ctrl K", "Go to a page, model, job or alert"],
+  ["/", "Search in a table, or in lines"],
+  ["j k", "Next or previous row of a table"],
+  ["x", "Select the row"],
+  ["a", "Acknowledge the selected alerts, or the current one"],
   ["Tab", "Accept the ghost text"],
   ["Ctrl →", "Accept one word of it, or of a suggestion in a list"],
   ["Esc", "Dismiss it"],

@@ -4,7 +4,7 @@ import { h } from "../dom.js";
 
 /** The names of masks by the placeholders that they leave; fonts often lack the characters. */
 const PLACEHOLDERS = {
-  "ⓣ": "timestamp",
+  "ⓣ": "time",
   "ⓤ": "uuid",
   "ⓘ": "ip",
   "ⓗ": "hex",

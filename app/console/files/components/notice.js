@@ -128,6 +128,21 @@ export function toast(text, action) {
 
 /** Return a text with a capital letter at its start, unless that is a name, and a full stop. @param {string} text */
 export function sentence(text) {
-  const capitalized = /^[a-z]+\b(?![._@])/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+  const words = formWords(text);
+  const capitalized = /^[a-z]+\b(?![._@])/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;
   return /[.!?…]$/.test(capitalized) ? capitalized : `${capitalized}.`;
+}
+
+/**
+ * Return advice of the service in the words of the training form.
+ *
+ * @example formWords('train with "kind": "text", or "masks": []') // 'train with “Kind: text”, or no mask checked'
+ * @param {string} text
+ */
+export function formWords(text) {
+  return text.replace(/"(purpose|masks|kind|coverage)": (\[[^\]]*\]|"[^"]*"|[\d.]+)/g, (_, name, value) => {
+    const plain = value.replace(/[[\]"]/g, "").replaceAll("_", " ");
+    if (name === "masks") return plain ? `the masks ${plain} checked` : "no mask checked";
+    return `“${name[0].toUpperCase()}${name.slice(1)}: ${plain}”`;
+  });
 }
