@@ -119,8 +119,7 @@ export function dataTable(options) {
         "aria-label": `Select ${text(item).slice(0, 80)}`,
         onchange: (event) => toggle(key(item), event.target.checked),
       });
-    const row = known?.row ?? h("tr", { "data-key": key(item) });
-    const focused = row.contains(document.activeElement) ? document.activeElement?.getAttribute("href") : null;
+    const row = known?.row ?? h("tr", { "data-key": key(item) }, h("td", { class: "check" }, box));
     const cells = columns.map(({ label, cell, isNumber, isTitle, class: name = "" }) =>
       h(
         isTitle ? "th" : "td",
@@ -132,9 +131,12 @@ export function dataTable(options) {
         cell(item),
       ),
     );
-    if (row.firstChild) row.replaceChildren(row.firstChild, ...cells);
-    else replace(row, h("td", { class: "check" }, box), cells);
-    if (focused) row.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+    cells.forEach((cell, index) => {
+      const old = row.children[index + 1];
+      // One that looks the same stays: it may be pressed or have the focus.
+      if (!old) row.append(cell);
+      else if (old.outerHTML !== cell.outerHTML) old.replaceWith(cell);
+    });
     return { row, box, json };
   }
 

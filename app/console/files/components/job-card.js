@@ -51,7 +51,8 @@ function jobDetails(job) {
       "p",
       { class: "muted small number" },
       [
-        Number.isFinite(progress.validation_bits_per_character) &&
+        !job.model && // whose figure is another: the network is only a part of it
+          Number.isFinite(progress.validation_bits_per_character) &&
           `held-out ${bits(progress.validation_bits_per_character)} bits per character`,
         job.status === "running" &&
           (progress.phase ?? (Number.isFinite(progress.seconds_left) && `${duration(progress.seconds_left)} left`)),
@@ -65,7 +66,7 @@ function jobDetails(job) {
     job.error && h("p", { class: "small" }, job.error.message),
     job.status === "running" &&
       progress.steps &&
-      h("progress", { max: progress.steps, value: progress.phase ? null : progress.step, "aria-label": `Progress of ${job.name}` }),
+      h("progress", { max: progress.steps, ...(progress.phase ? {} : { value: progress.step }), "aria-label": `Progress of ${job.name}` }),
   ];
 }
 

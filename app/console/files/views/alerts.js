@@ -210,8 +210,9 @@ export async function alertsView(page) {
     if (shown) details.show(shown);
   }
 
-  function open(alert) {
-    opened = alert.id;
+  function open({ id }) {
+    const alert = alerts.get(id);
+    opened = id;
     setQuery({ alert: alert.id });
     table.setCurrent(alert.id);
     details.show(alert);

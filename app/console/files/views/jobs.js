@@ -121,7 +121,7 @@ function statusCell(job) {
       h(
         "span",
         { class: "small muted number nowrap" },
-        steps > 0 && h("progress", { max: steps, value: phase ? null : step, "aria-label": `Progress of ${job.name}` }),
+        steps > 0 && h("progress", { max: steps, ...(phase ? {} : { value: step }), "aria-label": `Progress of ${job.name}` }),
         phase ?? (Number.isFinite(left) ? `${duration(left)} left` : ""),
       ),
     job.status === "queued" && job.queue_position && h("span", { class: "small muted" }, `position ${job.queue_position}`),
