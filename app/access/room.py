@@ -1,6 +1,6 @@
 """API keys with their limits, and the audit trail."""
 
-from nextchar.app.access import audit
+from nextchar.app.access import audit, key_routes
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.http.limits import KeyLimits
 from nextchar.app.http.services import Services
@@ -35,4 +35,4 @@ def _open(services: Services) -> None:
         services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
 
 
-ACCESS = Room("access", _open, (audit.router,), folders=(Folder("audit"),))
+ACCESS = Room("access", _open, (audit.router, key_routes.router), folders=(Folder("audit"),))

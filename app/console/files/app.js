@@ -29,6 +29,7 @@ const ROUTES = [
   ["/anomalies", "Anomalies", lazyView(async () => (await import("./views/anomalies.js")).anomaliesView)],
   ["/alerts", "Alerts", lazyView(async () => (await import("./views/alerts.js")).alertsView)],
   ["/live", "Live lines", lazyView(async () => (await import("./views/live.js")).liveView)],
+  ["/keys", "API keys", lazyView(async () => (await import("./views/keys.js")).keysView)],
   ["/.*", "Page not found", lazyView(async () => (await import("./views/not-found.js")).notFoundView)],
 ];
 

@@ -15,6 +15,7 @@ export const VIEW_SHORTCUTS = [
   ["a", "/anomalies", "Anomalies"],
   ["l", "/alerts", "Alerts"],
   ["t", "/train", "Train a model"],
+  ["k", "/keys", "API keys"],
 ];
 
 /** Keys that other modules handle. */

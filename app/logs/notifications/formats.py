@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 TargetFormat = Literal["standard", "slack", "pagerduty"]
 
+PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
+
 _MAX_SUMMARY = 1000  # characters; PagerDuty takes 1,024
 
 Message = Mapping[str, Any]

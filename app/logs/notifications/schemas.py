@@ -1,12 +1,12 @@
 """Notification targets and the messages to them. Times are Unix seconds."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
-from nextchar.app.logs.notifications.formats import TargetFormat
+from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, TargetFormat
 from nextchar.app.logs.notifications.targets import TargetKind
 from nextchar.models.anomaly.alerts import Severity
 
@@ -27,7 +27,7 @@ class TargetCreate(RequestBody):
         description="`webhook` gets a message per alert that fires, becomes more severe or is resolved;"
         " `alertmanager` gets all firing alerts every minute, at `/api/v2/alerts` below the URL."
     )
-    url: str = Field(min_length=1, max_length=2000)
+    url: str = Field("", max_length=2000, description="Required, except with the format `pagerduty`.")
     models: list[ModelPattern] = Field(
         default_factory=list,
         max_length=100,
@@ -44,13 +44,19 @@ class TargetCreate(RequestBody):
     format: TargetFormat = Field(
         "standard",
         description="The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an"
-        " incoming webhook; `pagerduty`, of the Events API v2 at `https://events.pagerduty.com/v2/enqueue`.",
+        " incoming webhook; `pagerduty`, of the Events API v2.",
     )
     routing_key: str | None = Field(
         None,
         max_length=200,
         description="The integration key, for the format `pagerduty`; never shown again.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_url(cls, body: Any) -> Any:
+        is_pagerduty = isinstance(body, dict) and body.get("format") == "pagerduty"
+        return {"url": PAGERDUTY_URL, **body} if is_pagerduty else body
 
     @model_validator(mode="after")
     def _check_format(self) -> Self:
@@ -60,6 +66,8 @@ class TargetCreate(RequestBody):
             raise ValueError("PagerDuty gets alerts only: leave out `events`")
         if (self.format == "pagerduty") != (self.routing_key is not None):
             raise ValueError("give `routing_key` with the format pagerduty, and only with it")
+        if not self.url:
+            raise ValueError("url is required")
         return self
 
     @model_validator(mode="after")

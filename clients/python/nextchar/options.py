@@ -382,8 +382,7 @@ class TargetOptions(TypedDict, total=False):
     """The types of events that are sent to a webhook. Default: ['alert.firing', 'alert.resolved']."""
     format: Literal["standard", "slack", "pagerduty"] | None
     """The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an incoming
-    webhook; `pagerduty`, of the Events API v2 at `https://events.pagerduty.com/v2/enqueue`. Default:
-    'standard'."""
+    webhook; `pagerduty`, of the Events API v2. Default: 'standard'."""
     routing_key: str | None
     """The integration key, for the format `pagerduty`; never shown again."""
 

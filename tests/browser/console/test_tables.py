@@ -34,7 +34,7 @@ def test_home_is_an_overview_that_does_not_announce_a_model_with_a_problem(
         live.set_progress(job.id, {"step": 9, "steps": 9, "phase": "memorization of the report"})
         page = settled(open_window(service.url))
         expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-        expect(page.get_by_role("link", name=re.compile("[1-9][0-9]* critical"))).to_be_visible()
+        expect(page.get_by_role("link", name=re.compile("[1-9][0-9]* (critical|warning|info)"))).to_be_visible()
         lines = page.locator("section", has=page.get_by_role("heading", name="Lines scored in the last hour"))
         expect(lines).to_contain_text(re.compile("hour[1-9]"))
         newest = page.locator("section", has=page.get_by_role("heading", name="Newest model")).last
@@ -84,7 +84,9 @@ def test_the_palette_goes_to_pages_models_jobs_and_alerts(
     ):
         page.keyboard.press("Control+k")
         page.get_by_role("combobox", name="Go to").fill(text)
-        expect(page.get_by_role("option", selected=True)).to_contain_text(text.split()[-1], ignore_case=True)
+        expect(page.get_by_role("dialog").get_by_role("option", selected=True)).to_contain_text(
+            text.split()[-1], ignore_case=True
+        )
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(heading))
     page.keyboard.press("Control+k")

@@ -129,7 +129,7 @@ async function alerts(signal) {
   const { data } = await get(`/v1/alerts?limit=${MAX_ALERTS}`, { signal });
   return data.map(({ model, id, title, severity }) => ({
     kind: "Alert",
-    label: title,
+    label: title.replace(/[»«]/g, ""),
     note: `${severity}, ${model}`,
     address: alertAddress(model, id).slice(1),
   }));

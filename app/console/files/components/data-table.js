@@ -69,7 +69,7 @@ export function dataTable(options) {
   const table = h(
     "table",
     { class: "data-table", "aria-label": plural(noun)[0].toUpperCase() + plural(noun).slice(1) },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "check" }, selectAll), headings)),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "check" }, actions.length > 0 && selectAll), headings)),
     body,
   );
   const empty = h("div", {});
@@ -119,7 +119,7 @@ export function dataTable(options) {
         "aria-label": `Select ${text(item).slice(0, 80)}`,
         onchange: (event) => toggle(key(item), event.target.checked),
       });
-    const row = known?.row ?? h("tr", { "data-key": key(item) }, h("td", { class: "check" }, box));
+    const row = known?.row ?? h("tr", { "data-key": key(item) }, h("td", { class: "check" }, actions.length > 0 && box));
     const cells = columns.map(({ label, cell, isNumber, isTitle, class: name = "" }) =>
       h(
         isTitle ? "th" : "td",
@@ -135,7 +135,7 @@ export function dataTable(options) {
       const old = row.children[index + 1];
       // One that looks the same stays: it may be pressed or have the focus.
       if (!old) row.append(cell);
-      else if (old.outerHTML !== cell.outerHTML) old.replaceWith(cell);
+      else if (!old.isEqualNode(cell)) old.replaceWith(cell);
     });
     return { row, box, json };
   }

@@ -9,15 +9,10 @@ import { errorBox, hintBox, sentence } from "./notice.js";
 
 /** Presets: how the fields of the form become a target. */
 const PRESETS = {
-  webhook: { label: "Webhook", body: { kind: "webhook" }, url: "https://example.org/hooks/nextchar" },
-  slack: { label: "Slack", body: { kind: "webhook", format: "slack" }, url: "https://hooks.slack.com/services/…" },
-  pagerduty: {
-    label: "PagerDuty",
-    body: { kind: "webhook", format: "pagerduty" },
-    url: "https://events.pagerduty.com/v2/enqueue",
-    hasKey: true,
-  },
-  alertmanager: { label: "Alertmanager", body: { kind: "alertmanager" }, url: "https://alertmanager.example.org" },
+  webhook: { label: "Webhook", body: { kind: "webhook" }, help: "It gets signed messages in the form of Standard Webhooks." },
+  slack: { label: "Slack", body: { kind: "webhook", format: "slack" }, help: "The address of an incoming webhook." },
+  pagerduty: { label: "PagerDuty", body: { kind: "webhook", format: "pagerduty" }, hasKey: true },
+  alertmanager: { label: "Alertmanager", body: { kind: "alertmanager" }, help: "The address of its server." },
 };
 
 /**
@@ -67,6 +62,8 @@ export async function notificationTargets(signal) {
 function targetForm(onAdded) {
   const url = h("input", { type: "url", required: true, autocomplete: "off", spellcheck: "false" });
   const key = h("input", { type: "password", autocomplete: "off" });
+  const help = h("span", {});
+  const urlField = field({ name: "url", label: "URL", control: url, help });
   const keyField = field({ name: "routing_key", label: "Integration key", control: key });
   const severity = select([["info", "All"], ["warning", "Warning or critical"], ["critical", "Critical"]], "warning");
   const preset = select(
@@ -77,10 +74,11 @@ function targetForm(onAdded) {
   const status = h("div", {});
 
   function showPreset() {
-    const { url: example, hasKey = false } = PRESETS[preset.value];
-    url.placeholder = example;
-    url.value = hasKey ? example : "";
+    const { help: text = "", hasKey = false } = PRESETS[preset.value];
+    replace(help, text);
+    urlField.node.hidden = hasKey;
     keyField.node.hidden = !hasKey;
+    url.required = !hasKey;
     key.required = hasKey;
   }
 
@@ -88,9 +86,9 @@ function targetForm(onAdded) {
     event.preventDefault();
     replace(status);
     const { body, hasKey } = PRESETS[preset.value];
-    const wanted = { ...body, url: url.value.trim(), min_severity: severity.value };
+    const wanted = { ...body, min_severity: severity.value };
     try {
-      const target = await post("/v1/notification_targets", hasKey ? { ...wanted, routing_key: key.value } : wanted);
+      const target = await post("/v1/notification_targets", { ...wanted, ...(hasKey ? { routing_key: key.value } : { url: url.value.trim() }) });
       event.target.closest("details").open = false;
       [url.value, key.value] = ["", ""];
       await onAdded(target);
@@ -107,7 +105,7 @@ function targetForm(onAdded) {
       "div",
       { class: "grid-fields" },
       field({ name: "preset", label: "Kind", control: preset }).node,
-      field({ name: "url", label: "URL", control: url }).node,
+      urlField.node,
       keyField.node,
       field({ name: "min_severity", label: "Alerts", control: severity }).node,
     ),

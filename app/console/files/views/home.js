@@ -137,6 +137,7 @@ function healthOf(health) {
   return figure(
     "Health",
     h("p", { class: "row" }, h("span", { class: `badge ${problems.length ? "paused" : health ? "succeeded" : ""}` }, health ? health.status.replace("_", " ") : "not known")),
+    h("p", { class: "small" }, h("a", { href: "#/keys" }, "API keys")),
     problems.map(({ part, problem, effect }) => h("p", { class: "small" }, `${part} ${problem}: ${effect}`)),
   );
 }

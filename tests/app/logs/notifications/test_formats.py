@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from nextchar.app.logs.notifications.formats import formatted
+from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, formatted
 from nextchar.app.logs.notifications.notifier import _message
 from nextchar.app.logs.notifications.schemas import TargetCreate
 
@@ -56,5 +56,9 @@ def test_pagerduty_gets_an_incident_that_is_resolved_under_the_same_key() -> Non
 )
 def test_fields_that_do_not_fit_the_format_are_refused(wanted: dict[str, Any]) -> None:
     TargetCreate.model_validate({"kind": "webhook", "url": "http://192.0.0.9/", "format": "slack"})
+    pagerduty = TargetCreate.model_validate({"kind": "webhook", "format": "pagerduty", "routing_key": "key"})
+    assert pagerduty.url == PAGERDUTY_URL
+    with pytest.raises(ValidationError):
+        TargetCreate.model_validate({"kind": "webhook"})
     with pytest.raises(ValidationError):
         TargetCreate.model_validate({"url": "http://192.0.0.9/", **wanted})
