@@ -58,8 +58,10 @@ function figures(status, progress) {
     { class: "facts card" },
     fact("Held-out bits per character", bits(progress.validation_bits_per_character)),
     fact("Training bits per character", bits(progress.train_bits_per_character)),
-    fact("Trained for", duration(progress.elapsed_seconds)),
-    isTraining && fact("Time left", duration(progress.seconds_left)),
+    fact(
+      "Trained for",
+      duration(progress.elapsed_seconds) + (isTraining ? `, ${duration(progress.seconds_left)} left` : ""),
+    ),
     fact("Characters per second", integer(progress.characters_per_second)),
     fact("Steps", progress.steps ? `${integer(progress.step)} of ${integer(progress.steps)}` : integer(progress.step)),
     fact("Epochs", decimal(progress.epoch)),

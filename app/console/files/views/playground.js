@@ -103,7 +103,7 @@ export async function playgroundView(page) {
       h(
         "section",
         { class: "card stack", "aria-label": "Text and options" },
-        h("div", { class: "columns" }, picker.node, field({ name: "mode", label: "Complete with", control: mode }).node, continuations.compareField),
+        h("div", { class: "generation-options" }, picker.node, field({ name: "mode", label: "Complete with", control: mode }).node, continuations.compareField),
         area,
         options.node,
         h(
