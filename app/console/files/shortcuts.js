@@ -60,7 +60,8 @@ export function enableShortcuts(button) {
 
 /** Whether a key belongs to a field or a dialog. @param {any} event */
 export function isTyping({ target }) {
-  const isInField = target instanceof Element && target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
+  const isInField =
+    target instanceof Element && target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
   return Boolean(isInField || document.querySelector("dialog[open]"));
 }
 

@@ -8,6 +8,7 @@ import { apiPath, post, request } from "../api.js";
 import { h } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { chooseAction } from "./dialog.js";
+import { select } from "./form-fields.js";
 import { toast } from "./notice.js";
 
 const HOUR_S = 3600;
@@ -46,8 +47,37 @@ export async function decide(alerts, decision, { signal, onDone }) {
     else for (const alert of alerts) await post(pathOf(alert, "label"), { label: alert.label ?? null });
     onDone();
   };
-  toast(sentenceOf(alerts, decision, body), decision.action === "acknowledge" ? undefined : { label: "Undo", run: undo });
+  toast(
+    sentenceOf(alerts, decision, body),
+    decision.action === "acknowledge" ? undefined : { label: "Undo", run: undo },
+  );
   return true;
+}
+
+/**
+ * Return the selects that label and suppress an alert.
+ *
+ * @param {string | null} label of the alert now
+ * @param {(decision: Decision) => void} onDecision
+ */
+export function decisionControls(label, onDecision) {
+  const labels = select(
+    [
+      ["none", "Not labeled"],
+      ["normal", "Normal"],
+      ["incident", "Incident"],
+    ],
+    label ?? "none",
+    {
+      "aria-label": "Label",
+      onchange: () => onDecision({ action: "label", label: labels.value === "none" ? null : labels.value }),
+    },
+  );
+  const periods = select([["", "Suppress for…"], ...PERIODS], "", {
+    "aria-label": "Suppress for",
+    onchange: () => periods.value && onDecision({ action: "suppress", seconds: Number(periods.value) }),
+  });
+  return [labels, periods];
 }
 
 /** Show what a decision covers and ask whether to take it; without a question if it hides nothing. */
@@ -64,15 +94,23 @@ async function confirmDecision(alerts, decision) {
     content: h(
       "ul",
       { class: "stack tight covered" },
-      alerts.slice(0, MAX_COVERED).map(({ title, template, count: number, p_value: pValue }) =>
-        h(
-          "li",
-          {},
-          h("p", { class: "mono small" }, title),
-          h("p", { class: "small muted" }, `${count(number, "line")}, rarest ${rarity(pValue)} · `, h("code", {}, template)),
+      alerts
+        .slice(0, MAX_COVERED)
+        .map(({ title, template, count: number, p_value: pValue }) =>
+          h(
+            "li",
+            {},
+            h("p", { class: "mono small" }, title),
+            h(
+              "p",
+              { class: "small muted" },
+              `${count(number, "line")}, rarest ${rarity(pValue)} · `,
+              h("code", {}, template),
+            ),
+          ),
         ),
-      ),
-      alerts.length > MAX_COVERED && h("li", { class: "small muted" }, `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
+      alerts.length > MAX_COVERED &&
+        h("li", { class: "small muted" }, `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
     ),
     actions: [["confirm", isNormal ? "Label as normal" : "Suppress", "button primary"]],
   });

@@ -2,9 +2,8 @@
 
 import { h, replace } from "../dom.js";
 import { bits, count, dateTime, rarity } from "../format.js";
-import { decide, PERIODS } from "./alert-decisions.js";
+import { decide, decisionControls } from "./alert-decisions.js";
 import { fact, timeAgo } from "./facts.js";
-import { select } from "./form-fields.js";
 import { maskedLine } from "./marked-line.js";
 import { errorBox } from "./notice.js";
 import { sparkline } from "./sparkline.js";
@@ -77,19 +76,6 @@ export function alertDetails({ signal, onDecided, onClose }) {
   }
 
   function draw() {
-    const label = select(
-      [
-        ["none", "Not labeled"],
-        ["normal", "Normal"],
-        ["incident", "Incident"],
-      ],
-      alert.label ?? "none",
-      { "aria-label": "Label", onchange: () => act({ action: "label", label: label.value === "none" ? null : label.value }) },
-    );
-    const suppress = select([["", "Suppress for…"], ...PERIODS], "", {
-      "aria-label": "Suppress for",
-      onchange: () => suppress.value && act({ action: "suppress", seconds: Number(suppress.value) }),
-    });
     const rarest = alert.examples[0];
     replace(
       node,
@@ -105,7 +91,11 @@ export function alertDetails({ signal, onDecided, onClose }) {
         ),
         h("button", { type: "button", class: "icon", "aria-label": "Close the details", onclick: onClose }, "×"),
       ),
-      h("h2", { class: "mono alert-title log-text" }, rarest ? maskedLine(rarest.line, rarest.spans) : maskedLine(alert.template)),
+      h(
+        "h2",
+        { class: "mono alert-title log-text" },
+        rarest ? maskedLine(rarest.line, rarest.spans) : maskedLine(alert.template),
+      ),
       rarest && h("p", { class: "mono small muted template" }, maskedLine(alert.template)),
       h(
         "div",
@@ -116,8 +106,7 @@ export function alertDetails({ signal, onDecided, onClose }) {
             { type: "button", class: "button small", onclick: () => act({ action: "acknowledge" }) },
             "Acknowledge",
           ),
-        label,
-        suppress,
+        decisionControls(alert.label, act),
       ),
       status,
       h(
@@ -130,7 +119,10 @@ export function alertDetails({ signal, onDecided, onClose }) {
         fact("Anomalous word", h("code", {}, maskedLine(alert.span))),
         alert.sources.length > 0 && fact("From", alert.sources.join(", ")),
         alert.acknowledged_at !== null &&
-          fact("Acknowledged", [timeAgo(alert.acknowledged_at), alert.acknowledged_by && ` by ${alert.acknowledged_by}`]),
+          fact("Acknowledged", [
+            timeAgo(alert.acknowledged_at),
+            alert.acknowledged_by && ` by ${alert.acknowledged_by}`,
+          ]),
         alert.suppressed_until !== null && fact("Suppressed until", dateTime(alert.suppressed_until)),
       ),
       sparkline(alert.counts, alert.interval_s),

@@ -115,13 +115,23 @@ function pages() {
 /** @returns {Promise<Entry[]>} */
 async function models(signal) {
   const found = await listAll("/v1/models", { signal });
-  return found.map(({ id, kind }) => ({ kind: "Model", label: id, note: kind, address: `/models/${encodeURIComponent(id)}` }));
+  return found.map(({ id, kind }) => ({
+    kind: "Model",
+    label: id,
+    note: kind,
+    address: `/models/${encodeURIComponent(id)}`,
+  }));
 }
 
 /** @returns {Promise<Entry[]>} */
 async function jobs(signal) {
   const found = await listAll("/v1/jobs", { signal, maxItems: 200 });
-  return found.map((job) => ({ kind: "Job", label: job.name, note: `${statusText(job)}, ${job.id}`, address: `/jobs/${job.id}` }));
+  return found.map((job) => ({
+    kind: "Job",
+    label: job.name,
+    note: `${statusText(job)}, ${job.id}`,
+    address: `/jobs/${job.id}`,
+  }));
 }
 
 /** @returns {Promise<Entry[]>} */

@@ -98,7 +98,12 @@ export function continuationColumns({ models, model, promptText, options, onInse
       });
       replace(
         footer,
-        h("span", { class: "number" }, finished && summaryOf(finished), firstAt && `, ${speedOf(finished, startedAt, firstAt)}`),
+        h(
+          "span",
+          { class: "number" },
+          finished && summaryOf(finished),
+          firstAt && `, ${speedOf(finished, startedAt, firstAt)}`,
+        ),
         h("button", { type: "button", class: "link", onclick: () => onInsert(generated.textContent) }, "Insert"),
       );
     } catch (error) {

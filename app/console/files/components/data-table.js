@@ -40,7 +40,18 @@ import { isTyping } from "../shortcuts.js";
  * @param {AbortSignal} options.signal
  */
 export function dataTable(options) {
-  const { noun, columns, key, text, actions = [], onOpen, onCurrent, filter = () => true, controls = [], signal } = options;
+  const {
+    noun,
+    columns,
+    key,
+    text,
+    actions = [],
+    onOpen,
+    onCurrent,
+    filter = () => true,
+    controls = [],
+    signal,
+  } = options;
   let [sortedBy, isDescending] = options.sort;
   /** @type {any[]} */ let items = [];
   /** @type {any[]} */ let shown = [];
@@ -74,6 +85,7 @@ export function dataTable(options) {
   );
   const empty = h("div", {});
 
+  /** @param {Column} column */
   function heading({ label, value, isDescending: isFirstDescending = false, isNumber, class: name = "" }) {
     const sort = () => {
       [sortedBy, isDescending] = [label, sortedBy === label ? !isDescending : isFirstDescending];
@@ -119,7 +131,8 @@ export function dataTable(options) {
         "aria-label": `Select ${text(item).slice(0, 80)}`,
         onchange: (event) => toggle(key(item), event.target.checked),
       });
-    const row = known?.row ?? h("tr", { "data-key": key(item) }, h("td", { class: "check" }, actions.length > 0 && box));
+    const row =
+      known?.row ?? h("tr", { "data-key": key(item) }, h("td", { class: "check" }, actions.length > 0 && box));
     const cells = columns.map(({ label, cell, isNumber, isTitle, class: name = "" }) =>
       h(
         isTitle ? "th" : "td",
@@ -209,7 +222,11 @@ export function dataTable(options) {
     } else if (event.key === "x" && index >= 0) toggle(current, !selected.has(/** @type {string} */ (current)));
     else if (event.key === "Enter" && index >= 0 && isFree) {
       if (onOpen) onOpen(shown[index]);
-      else rows.get(/** @type {string} */ (current))?.row.querySelector("th a")?.click();
+      else
+        rows
+          .get(/** @type {string} */ (current))
+          ?.row.querySelector("th a")
+          ?.click();
     } else if (action) run(action);
     else return;
     event.preventDefault();

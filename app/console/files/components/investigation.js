@@ -153,8 +153,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
     const selected = state.grouped ? { ...groupRows(log, now), rows: null } : { ...selectRows(log, now), groups: null };
     shown = { rows: selected.rows ?? new Uint32Array(), groups: selected.groups ?? [] };
     const length = state.grouped ? shown.groups.length : shown.rows.length;
-    summary.textContent =
-      threshold.summary(selected) + (state.grouped ? ` ${count(length, "template")}.` : "");
+    summary.textContent = threshold.summary(selected) + (state.grouped ? ` ${count(length, "template")}.` : "");
     controls.showTemplate(
       state.like === null ? null : (log.templates.texts[now.template ?? -1] ?? `line ${integer(state.like)}`),
     );

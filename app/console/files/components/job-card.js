@@ -66,7 +66,11 @@ function jobDetails(job) {
     job.error && h("p", { class: "small" }, job.error.message),
     job.status === "running" &&
       progress.steps &&
-      h("progress", { max: progress.steps, ...(progress.phase ? {} : { value: progress.step }), "aria-label": `Progress of ${job.name}` }),
+      h("progress", {
+        max: progress.steps,
+        ...(progress.phase ? {} : { value: progress.step }),
+        "aria-label": `Progress of ${job.name}`,
+      }),
   ];
 }
 

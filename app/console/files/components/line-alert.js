@@ -2,9 +2,8 @@
 
 import { apiPath, get, post } from "../api.js";
 import { h, replace } from "../dom.js";
-import { decide, PERIODS } from "./alert-decisions.js";
+import { decide, decisionControls } from "./alert-decisions.js";
 import { alertAddress } from "./alert-details.js";
-import { select } from "./form-fields.js";
 import { errorBox } from "./notice.js";
 
 /**
@@ -69,22 +68,6 @@ export function lineAlert({ model, query, lineEnd, source, signal }) {
   }
 
   function draw() {
-    const label = select(
-      [
-        ["none", "Not labeled"],
-        ["normal", "Normal"],
-        ["incident", "Incident"],
-      ],
-      alert?.label ?? "none",
-      {
-        "aria-label": "Label",
-        onchange: () => attempt({ action: "label", label: label.value === "none" ? null : label.value }),
-      },
-    );
-    const suppress = select([["", "Suppress for…"], ...PERIODS], "", {
-      "aria-label": "Suppress for",
-      onchange: () => suppress.value && attempt({ action: "suppress", seconds: Number(suppress.value) }),
-    });
     replace(
       node,
       h(
@@ -93,8 +76,7 @@ export function lineAlert({ model, query, lineEnd, source, signal }) {
         alert
           ? h("a", { class: "button small", href: alertAddress(alert.model, alert.id) }, `Alert (${alert.state})`)
           : h("button", { type: "button", class: "button small", onclick: () => attempt(null) }, "Record as an alert"),
-        label,
-        suppress,
+        decisionControls(alert?.label ?? null, attempt),
       ),
     );
   }

@@ -38,7 +38,10 @@ export function maskedLine(line, spans = null) {
   for (const span of [...(spans ?? [])].sort((a, b) => a.start - b.start)) {
     const start = Math.max(end, span.start);
     if (span.end <= start) continue;
-    children.push(placeholders(characters.slice(end, start)), h("mark", {}, placeholders(characters.slice(start, span.end))));
+    children.push(
+      placeholders(characters.slice(end, start)),
+      h("mark", {}, placeholders(characters.slice(start, span.end))),
+    );
     end = span.end;
   }
   return [...children, placeholders(characters.slice(end))];

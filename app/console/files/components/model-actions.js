@@ -23,6 +23,10 @@ const ACTIONS = {
 /** Return links, of which the first stands out. @param {{id: string, kind: string | null}} model */
 export function modelActions({ id, kind }) {
   return (ACTIONS[kind ?? "text"] ?? ACTIONS.text).map(([view, label], index) =>
-    h("a", { class: `button small${index ? "" : " primary"}`, href: `#/${view}?model=${encodeURIComponent(id)}` }, label),
+    h(
+      "a",
+      { class: `button small${index ? "" : " primary"}`, href: `#/${view}?model=${encodeURIComponent(id)}` },
+      label,
+    ),
   );
 }

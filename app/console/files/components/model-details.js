@@ -93,7 +93,9 @@ export function vocabulary(model) {
       { class: "row" },
       characters
         .slice(0, MAX_SHOWN_CHARACTERS)
-        .map((one) => h("li", { class: "glyph mono", title: characterName(one) }, placeholders([visibleCharacter(one)]))),
+        .map((one) =>
+          h("li", { class: "glyph mono", title: characterName(one) }, placeholders([visibleCharacter(one)])),
+        ),
     ),
     hidden > 0 && h("p", { class: "muted small" }, `and ${integer(hidden)} more`),
   );

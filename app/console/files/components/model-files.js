@@ -34,7 +34,17 @@ export function modelFiles(model, attempt) {
     h(
       "table",
       { class: "small" },
-      h("thead", {}, h("tr", {}, ["File", "Content", "Size"].map((title, n) => h("th", { scope: "col", class: n === 2 ? "right" : "" }, title)))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["File", "Content", "Size"].map((title, n) =>
+            h("th", { scope: "col", class: n === 2 ? "right" : "" }, title),
+          ),
+        ),
+      ),
       h(
         "tbody",
         {},

@@ -9,7 +9,11 @@ import { errorBox, hintBox, sentence } from "./notice.js";
 
 /** Presets: how the fields of the form become a target. */
 const PRESETS = {
-  webhook: { label: "Webhook", body: { kind: "webhook" }, help: "It gets signed messages in the form of Standard Webhooks." },
+  webhook: {
+    label: "Webhook",
+    body: { kind: "webhook" },
+    help: "It gets signed messages in the form of Standard Webhooks.",
+  },
   slack: { label: "Slack", body: { kind: "webhook", format: "slack" }, help: "The address of an incoming webhook." },
   pagerduty: { label: "PagerDuty", body: { kind: "webhook", format: "pagerduty" }, hasKey: true },
   alertmanager: { label: "Alertmanager", body: { kind: "alertmanager" }, help: "The address of its server." },
@@ -26,7 +30,10 @@ export async function notificationTargets(signal) {
 
   async function load() {
     const targets = await listAll("/v1/notification_targets", { signal });
-    replace(list, targets.map((target) => item(target, { signal, onDeleted: load })));
+    replace(
+      list,
+      targets.map((target) => item(target, { signal, onDeleted: load })),
+    );
   }
 
   try {
@@ -42,9 +49,7 @@ export async function notificationTargets(signal) {
     replace(
       message,
       target.secret &&
-        hintBox(
-          h("p", {}, "The secret that signs its messages is shown only now: ", h("code", {}, target.secret)),
-        ),
+        hintBox(h("p", {}, "The secret that signs its messages is shown only now: ", h("code", {}, target.secret))),
     );
     /** @type {HTMLElement | null} */ (list.querySelector(`[data-target="${target.id}"] .test`))?.click();
   }
@@ -65,7 +70,14 @@ function targetForm(onAdded) {
   const help = h("span", {});
   const urlField = field({ name: "url", label: "URL", control: url, help });
   const keyField = field({ name: "routing_key", label: "Integration key", control: key });
-  const severity = select([["info", "All"], ["warning", "Warning or critical"], ["critical", "Critical"]], "warning");
+  const severity = select(
+    [
+      ["info", "All"],
+      ["warning", "Warning or critical"],
+      ["critical", "Critical"],
+    ],
+    "warning",
+  );
   const preset = select(
     Object.entries(PRESETS).map(([name, { label }]) => [name, label]),
     "webhook",
@@ -88,7 +100,10 @@ function targetForm(onAdded) {
     const { body, hasKey } = PRESETS[preset.value];
     const wanted = { ...body, min_severity: severity.value };
     try {
-      const target = await post("/v1/notification_targets", { ...wanted, ...(hasKey ? { routing_key: key.value } : { url: url.value.trim() }) });
+      const target = await post("/v1/notification_targets", {
+        ...wanted,
+        ...(hasKey ? { routing_key: key.value } : { url: url.value.trim() }),
+      });
       event.target.closest("details").open = false;
       [url.value, key.value] = ["", ""];
       await onAdded(target);
@@ -161,7 +176,16 @@ function item(target, { signal, onDeleted }) {
         { class: "row" },
         button,
         !target.is_setting &&
-          h("button", { type: "button", class: "button small danger", "aria-label": `Delete ${target.url}`, onclick: deleteTarget }, "Delete"),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "button small danger",
+              "aria-label": `Delete ${target.url}`,
+              onclick: deleteTarget,
+            },
+            "Delete",
+          ),
       ),
     ),
     h(

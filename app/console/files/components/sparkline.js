@@ -41,7 +41,10 @@ export function smallCurve(points) {
   const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
   const place = (value, from, to, size) => (to > from ? ((value - from) / (to - from)) * size : size / 2);
   const path = points
-    .map(([x, y]) => `${place(x, left, right, CURVE_WIDTH).toFixed(1)} ${(2 + place(high - y, 0, high - low, CURVE_HEIGHT - 4)).toFixed(1)}`)
+    .map(
+      ([x, y]) =>
+        `${place(x, left, right, CURVE_WIDTH).toFixed(1)} ${(2 + place(high - y, 0, high - low, CURVE_HEIGHT - 4)).toFixed(1)}`,
+    )
     .join("L");
   return svg(
     "svg",

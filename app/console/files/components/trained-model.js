@@ -68,7 +68,10 @@ function trial(job, model, signal) {
     const generated = h("span", { class: "generated" });
     replace(continuation, h("span", { class: "muted" }, lastCharacters(prompt, SHOWN_PROMPT_CHARACTERS)), generated);
     try {
-      await streamCompletion(model, prompt, OPTIONS, { signal, onText: (text) => generated.append(...[placeholders(Array.from(text))].flat()) });
+      await streamCompletion(model, prompt, OPTIONS, {
+        signal,
+        onText: (text) => generated.append(...[placeholders(Array.from(text))].flat()),
+      });
     } catch (failure) {
       if (!signal.aborted) replace(error, errorBox(failure));
     }

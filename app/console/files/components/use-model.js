@@ -213,7 +213,8 @@ function notes(snippet, { model, key }) {
         "Replace ",
         code(KEY_PLACEHOLDER),
         " by an API key with the scope “complete”. ",
-        snippet.runsInBrowser && "Everyone who can open the page can read the key, so use a key that has only this scope.",
+        snippet.runsInBrowser &&
+          "Everyone who can open the page can read the key, so use a key that has only this scope.",
       ),
     snippet.runsInBrowser &&
       note(

@@ -98,7 +98,14 @@ export async function alertsView(page) {
     noun: "alert",
     key: (alert) => alert.id,
     text: (alert) =>
-      [alert.title, alert.template, alert.severity, alert.label, ...alert.sources, ...alert.examples.map(({ line }) => line)].join(" "),
+      [
+        alert.title,
+        alert.template,
+        alert.severity,
+        alert.label,
+        ...alert.sources,
+        ...alert.examples.map(({ line }) => line),
+      ].join(" "),
     sort: ["Severity", false],
     columns: [
       {
@@ -115,12 +122,23 @@ export async function alertsView(page) {
           alert.label && [h("span", { class: "badge" }, alert.label), " "],
           h(
             "button",
-            { type: "button", class: "link cut mono", title: `${alert.title}\n${alert.template}`, onclick: () => open(alert) },
+            {
+              type: "button",
+              class: "link cut mono",
+              title: `${alert.title}\n${alert.template}`,
+              onclick: () => open(alert),
+            },
             shortTitle(alert.title),
           ),
         ],
       },
-      { label: "Count", isNumber: true, isDescending: true, value: (alert) => alert.count, cell: (alert) => integer(alert.count) },
+      {
+        label: "Count",
+        isNumber: true,
+        isDescending: true,
+        value: (alert) => alert.count,
+        cell: (alert) => integer(alert.count),
+      },
       { label: "Trend", cell: (alert) => sparkline(alert.counts, alert.interval_s) },
       {
         label: "Source",
@@ -128,8 +146,18 @@ export async function alertsView(page) {
         value: (alert) => alert.sources[0] ?? "",
         cell: (alert) => h("span", { title: alert.sources.join(", ") }, alert.sources.join(", ") || "–"),
       },
-      { label: "First", isDescending: true, value: (alert) => alert.first_seen, cell: (alert) => timeAgo(alert.first_seen) },
-      { label: "Last", isDescending: true, value: (alert) => alert.last_seen, cell: (alert) => timeAgo(alert.last_seen) },
+      {
+        label: "First",
+        isDescending: true,
+        value: (alert) => alert.first_seen,
+        cell: (alert) => timeAgo(alert.first_seen),
+      },
+      {
+        label: "Last",
+        isDescending: true,
+        value: (alert) => alert.last_seen,
+        cell: (alert) => timeAgo(alert.last_seen),
+      },
     ],
     actions: [{ label: "Acknowledge", key: "a", run: (chosen) => decideOn(chosen, { action: "acknowledge" }) }],
     controls: [filterSelect("state", "State", STATES), filterSelect("label", "Label", LABELS), bulk],
@@ -161,7 +189,9 @@ export async function alertsView(page) {
     polls += 1;
     if (polls % POLLS_UNTIL_ALL === 0) return load();
     await read(async (path) => {
-      const { data, has_more: hasMore } = await get(`${path}${path.includes("?") ? "&" : "?"}limit=${POLLED}`, { signal });
+      const { data, has_more: hasMore } = await get(`${path}${path.includes("?") ? "&" : "?"}limit=${POLLED}`, {
+        signal,
+      });
       if (!hasMore) alerts.clear();
       for (const alert of data) alerts.set(alert.id, alert);
     });
@@ -243,7 +273,12 @@ export async function alertsView(page) {
 
   const timer = setInterval(() => document.hidden || poll(), POLL_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
-  window.addEventListener("keydown", ({ key, defaultPrevented }) => key === "Escape" && !defaultPrevented && !document.querySelector("dialog[open]") && close(), { signal });
+  window.addEventListener(
+    "keydown",
+    ({ key, defaultPrevented }) =>
+      key === "Escape" && !defaultPrevented && !document.querySelector("dialog[open]") && close(),
+    { signal },
+  );
 
   const picker = modelSelect(models, model, (id) => {
     model = id;
@@ -255,7 +290,11 @@ export async function alertsView(page) {
   picker.setAttribute("aria-label", "Model");
   const live = h("a", { class: "button small", href: liveAddress(model) }, "Live lines");
   const exportButton = (label, format) =>
-    h("button", { type: "button", class: "button small", "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) }, label);
+    h(
+      "button",
+      { type: "button", class: "button small", "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) },
+      label,
+    );
   const layout = h("div", { class: `table-with-panel${opened ? " has-panel" : ""}` }, table.node, details.node);
   load();
   return h(
@@ -265,7 +304,14 @@ export async function alertsView(page) {
       "div",
       { class: "row apart" },
       h("div", { class: "row" }, h("h1", {}, "Alerts"), totals),
-      h("div", { class: "row" }, h("div", { class: "picker" }, picker), live, exportButton("CSV", "csv"), exportButton("JSON", "json")),
+      h(
+        "div",
+        { class: "row" },
+        h("div", { class: "picker" }, picker),
+        live,
+        exportButton("CSV", "csv"),
+        exportButton("JSON", "json"),
+      ),
     ),
     missingModel(missing, selected),
     status,

@@ -246,13 +246,5 @@ export async function anomaliesView(page) {
     );
   }
 
-  return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Anomalies"),
-    missingModel(missing, selected),
-    form,
-    messages,
-    result,
-  );
+  return h("div", { class: "view" }, h("h1", {}, "Anomalies"), missingModel(missing, selected), form, messages, result);
 }

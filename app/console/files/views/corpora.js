@@ -44,7 +44,8 @@ export async function corporaView({ signal, reload }) {
       { label: "Created", isDescending: true, value: (one) => one.created_at, cell: (one) => timeAgo(one.created_at) },
       {
         label: "Train",
-        cell: (corpus) => h("a", { href: `#/train?corpus=${corpus.id}`, "aria-label": `Train on ${name(corpus)}` }, "Train"),
+        cell: (corpus) =>
+          h("a", { href: `#/train?corpus=${corpus.id}`, "aria-label": `Train on ${name(corpus)}` }, "Train"),
       },
     ],
     actions: [

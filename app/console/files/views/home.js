@@ -72,9 +72,12 @@ function overview(models, jobs, page) {
   async function loadFigures() {
     const [alerts, health] = await Promise.all([
       get("/v1/alerts?limit=0", { signal }).catch(() => null), // not permitted for this key, or Redis is away
-      request("GET", "/readyz", { signal }).then((response) => response.json()).catch(() => null),
+      request("GET", "/readyz", { signal })
+        .then((response) => response.json())
+        .catch(() => null),
     ]);
-    if (!signal.aborted) replace(figures, alerts && alertTotals(alerts), alerts && scoredLines(alerts), healthOf(health));
+    if (!signal.aborted)
+      replace(figures, alerts && alertTotals(alerts), alerts && scoredLines(alerts), healthOf(health));
   }
 
   async function loadJobs() {
@@ -89,7 +92,11 @@ function overview(models, jobs, page) {
     const before = [...cards.keys()].join();
     cards = new Map(shown.map((job) => [job.id, cards.get(job.id) ?? jobCard(job, { signal })]));
     for (const job of shown) cards.get(job.id)?.update(job);
-    if ([...cards.keys()].join() !== before) replace(running, [...cards.values()].map(({ node }) => node));
+    if ([...cards.keys()].join() !== before)
+      replace(
+        running,
+        [...cards.values()].map(({ node }) => node),
+      );
   }
 
   drawJobs(jobs);
@@ -107,8 +114,16 @@ function overview(models, jobs, page) {
     h(
       "div",
       { class: "columns" },
-      section("Jobs", jobs.length ? running : h("p", { class: "muted" }, "No job yet."), h("a", { href: "#/jobs" }, "All jobs")),
-      section("Newest model", good ? newestModel(good) : noGoodModel(models[0]), h("a", { href: "#/models" }, "All models")),
+      section(
+        "Jobs",
+        jobs.length ? running : h("p", { class: "muted" }, "No job yet."),
+        h("a", { href: "#/jobs" }, "All jobs"),
+      ),
+      section(
+        "Newest model",
+        good ? newestModel(good) : noGoodModel(models[0]),
+        h("a", { href: "#/models" }, "All models"),
+      ),
     ),
     section("Train another model", quickTrain({ signal })),
   );
@@ -122,7 +137,12 @@ function alertTotals({ open }) {
       "p",
       { class: "row" },
       severities.map((severity) =>
-        h("a", { class: `button small total ${severity}`, href: `#/alerts?severity=${severity}` }, h("span", { class: "strong number" }, integer(open[severity])), ` ${severity}`),
+        h(
+          "a",
+          { class: `button small total ${severity}`, href: `#/alerts?severity=${severity}` },
+          h("span", { class: "strong number" }, integer(open[severity])),
+          ` ${severity}`,
+        ),
       ),
     ),
   );
@@ -136,7 +156,15 @@ function healthOf(health) {
   const problems = health?.degraded ?? [];
   return figure(
     "Health",
-    h("p", { class: "row" }, h("span", { class: `badge ${problems.length ? "paused" : health ? "succeeded" : ""}` }, health ? health.status.replace("_", " ") : "not known")),
+    h(
+      "p",
+      { class: "row" },
+      h(
+        "span",
+        { class: `badge ${problems.length ? "paused" : health ? "succeeded" : ""}` },
+        health ? health.status.replace("_", " ") : "not known",
+      ),
+    ),
     h("p", { class: "small" }, h("a", { href: "#/keys" }, "API keys")),
     problems.map(({ part, problem, effect }) => h("p", { class: "small" }, `${part} ${problem}: ${effect}`)),
   );
@@ -155,7 +183,11 @@ function newestModel(model) {
     h(
       "p",
       { class: "muted small number" },
-      [model.kind, model.bits_per_character !== null && `${bits(model.bits_per_character)} bits per character`, byteSize(model.bytes)]
+      [
+        model.kind,
+        model.bits_per_character !== null && `${bits(model.bits_per_character)} bits per character`,
+        byteSize(model.bytes),
+      ]
         .filter(Boolean)
         .map((one) => `${one} · `),
       timeAgo(model.created_at),

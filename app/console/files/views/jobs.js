@@ -42,7 +42,8 @@ export async function jobsView({ signal }) {
       {
         label: "Corpus",
         value: (job) => corpusNames.get(job.corpus) ?? job.corpus,
-        cell: (job) => h("a", { href: `#/corpora/${job.corpus}` }, corpusNames.get(job.corpus) ?? job.corpus.slice(0, 14)),
+        cell: (job) =>
+          h("a", { href: `#/corpora/${job.corpus}` }, corpusNames.get(job.corpus) ?? job.corpus.slice(0, 14)),
       },
       { label: "Preset", value: presetOf, cell: (job) => presetOf(job) || "–" },
       { label: "Bits", isNumber: true, value: bitsOf, cell: (job) => bits(bitsOf(job)) },
@@ -121,10 +122,13 @@ function statusCell(job) {
       h(
         "span",
         { class: "small muted number nowrap" },
-        steps > 0 && h("progress", { max: steps, ...(phase ? {} : { value: step }), "aria-label": `Progress of ${job.name}` }),
+        steps > 0 &&
+          h("progress", { max: steps, ...(phase ? {} : { value: step }), "aria-label": `Progress of ${job.name}` }),
         phase ?? (Number.isFinite(left) ? `${duration(left)} left` : ""),
       ),
-    job.status === "queued" && job.queue_position && h("span", { class: "small muted" }, `position ${job.queue_position}`),
+    job.status === "queued" &&
+      job.queue_position &&
+      h("span", { class: "small muted" }, `position ${job.queue_position}`),
     job.error && h("span", { class: "small muted", title: job.error.message }, job.error.code.replaceAll("_", " ")),
   );
 }

@@ -86,7 +86,10 @@ export async function liveView(page) {
   async function showExamples(id, abort) {
     const alert = await get(apiPath("/v1/models", model, "alerts", id), { signal: abort }).catch(() => null);
     if (alert && !abort.aborted)
-      replace(empty, h("section", { class: "stack tight" }, h("h2", {}, "Lines kept with the alert"), exampleList(alert)));
+      replace(
+        empty,
+        h("section", { class: "stack tight" }, h("h2", {}, "Lines kept with the alert"), exampleList(alert)),
+      );
   }
 
   function showAllAlerts() {

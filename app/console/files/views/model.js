@@ -109,7 +109,13 @@ export async function modelView({ params, signal }) {
     accepted && acceptance(accepted),
     h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
     memorization(report),
-    h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt)),
+    h(
+      "div",
+      { class: "columns" },
+      quantization(report),
+      calibrationList(calibrations, id),
+      aliasList(model, aliases, attempt),
+    ),
     modelFiles(model, attempt),
     h("div", { class: "columns" }, provenance(model), vocabulary(model)),
   );

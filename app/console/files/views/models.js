@@ -21,7 +21,8 @@ export async function modelsView({ signal, reload }) {
   const table = dataTable({
     noun: "model",
     key: (model) => model.id,
-    text: (model) => `${model.id} ${model.kind ?? ""} ${corpusNames.get(model.corpus) ?? ""} ${model.aliases.join(" ")}`,
+    text: (model) =>
+      `${model.id} ${model.kind ?? ""} ${corpusNames.get(model.corpus) ?? ""} ${model.aliases.join(" ")}`,
     sort: ["Created", true],
     columns: [
       {
@@ -31,7 +32,10 @@ export async function modelsView({ signal, reload }) {
         cell: (model) => [
           h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id),
           model.aliases.map((alias) => [" ", h("span", { class: "badge" }, alias)]),
-          model.problems.length > 0 && [" ", h("span", { class: "badge paused", title: sentence(model.problems[0]) }, "problem")],
+          model.problems.length > 0 && [
+            " ",
+            h("span", { class: "badge paused", title: sentence(model.problems[0]) }, "problem"),
+          ],
         ],
       },
       { label: "Kind", value: (model) => model.kind ?? "", cell: (model) => model.kind ?? "–" },
@@ -39,12 +43,30 @@ export async function modelsView({ signal, reload }) {
         label: "Corpus",
         value: (model) => corpusNames.get(model.corpus) ?? "",
         cell: (model) =>
-          corpusNames.has(model.corpus) ? h("a", { href: `#/corpora/${model.corpus}` }, corpusNames.get(model.corpus)) : "–",
+          corpusNames.has(model.corpus)
+            ? h("a", { href: `#/corpora/${model.corpus}` }, corpusNames.get(model.corpus))
+            : "–",
       },
       { label: "Network", value: (model) => model.parameters, isDescending: true, cell: networkOf },
-      { label: "Bits", isNumber: true, value: (model) => model.bits_per_character, cell: (model) => bits(model.bits_per_character) },
-      { label: "Size", isNumber: true, isDescending: true, value: (model) => model.bytes, cell: (model) => byteSize(model.bytes) },
-      { label: "Created", isDescending: true, value: (model) => model.created_at, cell: (model) => timeAgo(model.created_at) },
+      {
+        label: "Bits",
+        isNumber: true,
+        value: (model) => model.bits_per_character,
+        cell: (model) => bits(model.bits_per_character),
+      },
+      {
+        label: "Size",
+        isNumber: true,
+        isDescending: true,
+        value: (model) => model.bytes,
+        cell: (model) => byteSize(model.bytes),
+      },
+      {
+        label: "Created",
+        isDescending: true,
+        value: (model) => model.created_at,
+        cell: (model) => timeAgo(model.created_at),
+      },
     ],
     actions: [
       {
@@ -142,4 +164,3 @@ function damagedModel(model, { signal, reload }) {
 
   return row;
 }
-

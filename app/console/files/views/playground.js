@@ -103,7 +103,13 @@ export async function playgroundView(page) {
       h(
         "section",
         { class: "card stack", "aria-label": "Text and options" },
-        h("div", { class: "generation-options" }, picker.node, field({ name: "mode", label: "Complete with", control: mode }).node, continuations.compareField),
+        h(
+          "div",
+          { class: "generation-options" },
+          picker.node,
+          field({ name: "mode", label: "Complete with", control: mode }).node,
+          continuations.compareField,
+        ),
         area,
         options.node,
         h(

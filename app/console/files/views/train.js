@@ -83,8 +83,7 @@ export async function trainView({ query, signal }) {
   const general = schemaFields(schema, spec, { skip: CUSTOM_FIELDS });
   const purpose = general.find((one) => one.name === "purpose").control;
   const masks = maskSelector();
-  const showMasks = () =>
-    masks.show(start.control.value || purpose.value === "complete" ? null : selectedCorpus());
+  const showMasks = () => masks.show(start.control.value || purpose.value === "complete" ? null : selectedCorpus());
   for (const control of [corpus.control, start.control, purpose]) control.addEventListener("change", showMasks);
   showMasks();
 
