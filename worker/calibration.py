@@ -12,7 +12,9 @@ from nextchar.models.runtime.session import StepNetwork
 from nextchar.models.runtime.surprisal import LineSurprisal, higher, line_surprisal
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text import word_ngram as word_ngram_file
 from nextchar.models.text.line_tokens import MAX_TEMPLATES
+from nextchar.models.text.word_ngram import WordNgrams
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.prepared_text import Text
 
@@ -55,7 +57,12 @@ def anomaly_files(
             f"there are more than {MAX_TEMPLATES:,} templates: {templates.unparsed:,} of {templates.lines:,}"
             " lines have none; mask values that vary"
         )
-    files = {ngram_file.FILE: ngram_file.dump(ngram), templates_file.FILE: templates_file.dump(templates)}
+    words = WordNgrams.fit(text.vocabulary.decode(text.train[-ngram_file.MAX_CHARACTERS :]))
+    files = {
+        ngram_file.FILE: ngram_file.dump(ngram),
+        templates_file.FILE: templates_file.dump(templates),
+        word_ngram_file.FILE: word_ngram_file.dump(words),
+    }
     held_out = text.vocabulary.decode(text.validation[-_MAX_CHARACTERS:])
     follows_newline = (
         len(text.validation) <= _MAX_CHARACTERS and text.vocabulary.decode(text.train[-1:]) == "\n"
@@ -69,7 +76,7 @@ def anomaly_files(
         surprisals = line_surprisal(network, text.vocabulary, lines, with_end=True)
         if int8:
             surprisals = higher(surprisals, line_surprisal(int8, text.vocabulary, lines, with_end=True))
-        return with_ngram_and_templates(surprisals, lines, ngram, templates)
+        return with_ngram_and_templates(surprisals, lines, ngram, templates, words=words)
 
     calibration = calibrate(read(lines), older=read(_older_lines(text, lines)) if is_for_anomalies else ())
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)

@@ -28,11 +28,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
 from nextchar.app.http.errors import UnsupportedMedia, declares_json
+from nextchar.app.http.incoming_body import body_too_large
 from nextchar.app.http.limits import LARGE_BODIES
 from nextchar.app.http.rules import content_type
 from nextchar.app.http.services import get_services
@@ -97,7 +97,7 @@ class DocumentRequest(Request):
             return self._parsed
         body = await self.body()
         if len(body) > MAX_DOCUMENT_BYTES:
-            raise HTTPException(413)
+            raise body_too_large(MAX_DOCUMENT_BYTES)
         if len(body) <= LARGE_BYTES:
             return await super().json()
         self.state.incoming_body.expand(await self.run(parsed_bytes, body))

@@ -16,6 +16,7 @@ from nextchar.models.runtime.suggestions import (
     Constrain,
 )
 from nextchar.models.text.masks import MAX_PATTERN_CHARACTERS
+from nextchar.models.validation_errors import NAME_PATTERN
 
 EXAMPLE_CREATE: dict[str, Any] = {"prefix": "berln", "limit": 5}
 
@@ -120,7 +121,7 @@ class SuggestionsBody(BaseModel):
     suggestions: list[SuggestionBody]
 
 
-SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+SourceName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
 
 class LineCountPut(RequestBody):

@@ -392,7 +392,7 @@ def test_every_body_has_an_example() -> None:
 def test_every_operation_is_described_and_named_once() -> None:
     names = [operation["operationId"] for operation in operations().values()]
     assert len(names) == len(set(names)) > 80
-    assert all(operation["description"] for operation in operations().values())
+    assert not any(operation["summary"].istitle() for operation in operations().values())  # of its docstring
 
 
 def _has_example(content: dict[str, Any]) -> bool:

@@ -13,6 +13,8 @@ from nextchar.models.runtime.session import Network, open_network
 from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text import word_ngram as word_ngram_file
+from nextchar.models.text.word_ngram import WordNgrams
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.evaluator import int8_file
@@ -37,11 +39,11 @@ def files_for(
 def read_by_experts(
     text: Text, readings: Sequence[LineSurprisal], lines: Sequence[str]
 ) -> list[LineSurprisal]:
-    """The surprisal of lines with what the n-grams and the templates of the training text say."""
-    templates = templates_file.templates_of(text.vocabulary.decode(text.train[:]))
-    return with_ngram_and_templates(
-        readings, lines, ngram_file.ngram_of(text.train[:], text.vocabulary), templates
-    )
+    """The surprisal of lines with what the n-grams, templates and words of the training text say."""
+    trained = text.vocabulary.decode(text.train[:])
+    ngram = ngram_file.ngram_of(text.train[:], text.vocabulary)
+    templates = templates_file.templates_of(trained)
+    return with_ngram_and_templates(readings, lines, ngram, templates, words=WordNgrams.fit(trained))
 
 
 def graph_for(text: Text) -> bytes:
@@ -129,7 +131,7 @@ def test_training_lines_are_added_to_a_burst_of_many_lines(monkeypatch: pytest.M
 
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
-    assert files_for(text).keys() == {ngram_file.FILE, templates_file.FILE}
+    assert files_for(text).keys() == {ngram_file.FILE, word_ngram_file.FILE, templates_file.FILE}
 
 
 def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

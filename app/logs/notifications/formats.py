@@ -28,8 +28,6 @@ def _summary(message: Message) -> str:
             text = f"{data['severity']}: {data['title']} ({data['count']} lines of {data['model']})"
         case "alert.resolved":
             text = f"resolved: {data.get('template', data['id'])} of {data.get('model', '?')}"
-        case "messages.dropped":
-            text = f"{data['dropped']} messages were dropped since {data['since']}"
         case "test":
             text = "A test of nextchar"
         case _:

@@ -7,8 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, formatted
-from nextchar.app.logs.notifications.notifier import _message
-from nextchar.app.logs.notifications.schemas import TargetCreate
+from nextchar.app.logs.notifications.targets import TargetCreate
+
+
+def message(kind: str, data: dict[str, Any]) -> str:
+    """A message as a webhook gets it."""
+    return json.dumps({"type": kind, "timestamp": "2026-11-24T23:42:10.000Z", "data": data})
+
 
 ALERT = {
     "id": "alert_1",
@@ -19,7 +24,7 @@ ALERT = {
     "sources": ["web-1", "web-2"],
     "generatorURL": "https://nextchar.example.org/#/alerts?alert=alert_1",
 }
-FIRING = _message("alert.firing", 1795563600.0, ALERT)
+FIRING = message("alert.firing", ALERT)
 
 
 def test_a_standard_message_stays_as_it_is() -> None:
@@ -31,7 +36,7 @@ def test_slack_gets_a_text_whose_control_characters_are_escaped() -> None:
         "text": "critical: Invalid user »&lt;b&gt;&amp;« from 1.2.3.4 (7 lines of sshd)"
         " <https://nextchar.example.org/#/alerts?alert=alert_1|Open>"
     }
-    job = _message("job.failed", 1795563600.0, {"id": "job_1"})
+    job = message("job.failed", {"id": "job_1"})
     assert json.loads(formatted(job, "slack")) == {"text": "job.failed: job_1"}
 
 
@@ -40,7 +45,7 @@ def test_pagerduty_gets_an_incident_that_is_resolved_under_the_same_key() -> Non
     assert (fired["routing_key"], fired["event_action"], fired["dedup_key"]) == ("key", "trigger", "alert_1")
     assert fired["payload"]["severity"] == "critical"
     assert fired["payload"]["source"] == "web-1, web-2"
-    resolved = _message("alert.resolved", 1795563700.0, {"id": "alert_1", "model": "sshd", "template": "t"})
+    resolved = message("alert.resolved", {"id": "alert_1", "model": "sshd", "template": "t"})
     ended = json.loads(formatted(resolved, "pagerduty", routing_key="key"))
     assert (ended["event_action"], ended["dedup_key"]) == ("resolve", "alert_1")
 
