@@ -217,9 +217,10 @@ def _fast_path(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Respo
 
 
 def has_fast_path(route: APIRoute) -> bool:
-    """Return whether a route's function needs only services, request, path and one body, and returns 200.
+    """Return whether a route's function needs only services, request, path and one body.
 
-    A route that depends on anything more, such as a check added to its router, never skips FastAPI.
+    And it returns a response, or a model with status 200. A route that depends on anything more, such as a
+    check added to its router, never skips FastAPI.
     """
     dependant, function = route.dependant, route.endpoint
     returned = get_type_hints(function).get("return")
@@ -230,8 +231,10 @@ def has_fast_path(route: APIRoute) -> bool:
         and len(dependant.body_params) == 1
         and _is_subclass(dependant.body_params[0].field_info.annotation, BaseModel)
         and inspect.iscoroutinefunction(function)
-        and (_is_subclass(returned, Response) or _is_subclass(returned, BaseModel))
-        and route.status_code in (None, 200)
+        and (
+            _is_subclass(returned, Response)
+            or (_is_subclass(returned, BaseModel) and route.status_code in (None, 200))
+        )
     )
 
 

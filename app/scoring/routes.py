@@ -194,6 +194,8 @@ def _score_lines(
     services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
 ) -> bytes:
     originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    if body.join:
+        originals = list(scorer.loaded.scorer.events(originals))
     check_expected(originals, scorer.options.expected)
     stream = None
     if turn is not None:

@@ -50,10 +50,10 @@ class SuggestCreate(RequestBody):
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="The most suggestions.")
     constrain: Constrain | None = Field(
         None,
-        description="`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first,"
-        " then texts that the model generates. `none`: what the model generates, to the end of the line, or"
-        " for other models than those of records of the word. Default: `lines` for models of records, else"
-        " `none`.",
+        description="`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and"
+        " texts that the model generates, the likeliest first. `none`: what the model generates, to the end"
+        " of the line, or for other models than those of records of the word. Default: `lines` for models of"
+        " records, else `none`.",
     )
     typos: int | None = Field(
         None,

@@ -216,9 +216,9 @@ def calibrate_model(
 ) -> Calibration:
     """Return the calibration of normal lines.
 
-    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed.
-    `buckets` is the number of buckets by line length. What `check`, called between pieces of work, raises
-    ends it.
+    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed,
+    and joined to events. `buckets` is the number of buckets by line length. What `check`, called between
+    pieces of work, raises ends it.
 
     Raises:
         InvalidInput: there are too few lines.
@@ -229,7 +229,7 @@ def calibrate_model(
     # Requests with JSON are scored in float32, streams in int8: if there is time, calibrate for both.
     precision: ReadPrecision = "both" if characters <= _MAX_CHARACTERS_IN_BOTH else "fast"
     builder = CalibrationBuilder()
-    for batch in _batches(lines):
+    for batch in _batches(loaded.scorer.events(lines)):
         check()
         truncated = [line[:MAX_LINE_CHARACTERS] for line in batch]
         scored = loaded.scorer.read(truncated, precision=precision, check=check)

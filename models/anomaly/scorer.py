@@ -4,7 +4,7 @@ It composes what a saved model has for this: masks, the network's surprisal (`ne
 n-grams and templates, and explanations. Scores are made from its results by a `Calibration`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
 from nextchar.models.text import word_ngram as word_ngram_file
+from nextchar.models.text.events import Opener, events_of
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import ParsedLine, Templates
@@ -41,6 +42,8 @@ class LineReading:
 class Scorer:
     """Reads lines of characters (after NFC, or bytes for a model of bytes). Blocking and thread-safe.
 
+    What is called a line is an event (`nextchar.models.text.events`): one of several lines has newlines.
+
     `check` is called before each step of the network; what it raises ends the work.
     """
 
@@ -54,6 +57,15 @@ class Scorer:
     ) -> None:
         self.engine, self._masks, self._ngram, self._words = engine, masks, ngram, words
         self.templates = templates
+
+    @property
+    def opener(self) -> Opener | None:
+        """What opens an event; None: each line is one."""
+        return self.templates.opener if self.templates else None
+
+    def events(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the events of lines that come one after the other."""
+        return events_of(self.opener, lines)
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine, masks: ModelMasks) -> "Scorer":

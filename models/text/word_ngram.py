@@ -33,8 +33,8 @@ FILE = "word_ngram.npz"
 MAX_WORDS = 50_000
 """Maximum number of known words: the most frequent ones."""
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-_END = 1  # the id of the end of a line; 0 is that of unknown words
+_WORD = re.compile(r"\w+|[^\w\s]|\n")
+_END = 1  # the id of a newline; 0 is that of unknown words
 _FIRST = 2
 
 
@@ -60,40 +60,46 @@ class WordNgrams:
 
     >>> model = WordNgrams.fit("open close\nopen close\nopen read close\n")
     >>> [[round(float(b), 1) for b in line.bits] for line in model.read(["open close", "close open"])]
-    [[0.8, 0.7, 0.0], [3.6, 4.0, 2.7]]
+    [[0.3, 0.7, 0.0], [3.9, 3.9, 2.9]]
     """
 
     def __init__(self, words: Sequence[str], counts: NgramModel) -> None:
         self.words, self.counts = words, counts
-        self._ids = {word: i for i, word in enumerate(words, _FIRST)}
+        self._ids = _ids(words)
 
     @classmethod
     def fit(cls, text: str) -> Self:
         """Count the n-grams of the last MAX_CHARACTERS of a text of lines."""
-        lines = [_WORD.findall(line) for line in text[-MAX_CHARACTERS:].split("\n")]
-        counted = Counter(word for line in lines for word in line)
+        read = _WORD.findall("\n" + text[-MAX_CHARACTERS:])
+        counted = Counter(word for word in read if word != "\n")
         words = [word for word, _ in counted.most_common(MAX_WORDS)]
-        ids = {word: i for i, word in enumerate(words, _FIRST)}
-        read = [_END, *(i for line in lines for i in (*(ids.get(word, 0) for word in line), _END))]
-        return cls(words, _WordCounts.fit_ids(np.array(read), size=len(words) + _FIRST, order=ORDER))
+        ids = _ids(words)
+        counts = _WordCounts.fit_ids(
+            np.array([ids.get(word, 0) for word in read]), size=len(words) + _FIRST, order=ORDER
+        )
+        return cls(words, counts)
 
     def read(self, lines: Sequence[str]) -> list[WordSurprisal]:
-        """Return the surprisal of each line, read after the end of another one."""
+        """Return the surprisal of each line, or event of several, read after the end of another one."""
         if not lines:
             return []
-        found = [list(_WORD.finditer(line)) for line in lines]
-        ids = [[_END, *(self._ids.get(match[0], 0) for match in matches), _END] for matches in found]
+        found = [list(_WORD.finditer(line + "\n")) for line in lines]
+        ids = [[_END, *(self._ids.get(match[0], 0) for match in matches)] for matches in found]
         bits = self.counts.sequence_bits(
             np.array([i for line in ids for i in line]), np.array(list(map(len, ids)), np.intp)
         )
         unknown = (
-            tuple(match.span() for match, i in zip(matches, line[1:], strict=False) if not i)
+            tuple(match.span() for match, i in zip(matches, line[1:], strict=True) if not i)
             for matches, line in zip(found, ids, strict=True)
         )
         return [
             WordSurprisal(line[1:].astype(np.float32), spans)
             for line, spans in zip(bits, unknown, strict=True)
         ]
+
+
+def _ids(words: Sequence[str]) -> dict[str, int]:
+    return {"\n": _END, **{word: i for i, word in enumerate(words, _FIRST)}}
 
 
 def dump(model: WordNgrams) -> bytes:
