@@ -58,6 +58,7 @@ def main() -> int:
             "jobs": "#/jobs", "job": f"#/jobs/{job}", "models": "#/models", "playground": playground,
             "model": f"#/models/{options.text_model}", "anomalies": anomalies,
             "compare": f"#/compare?models={options.text_model},{options.log_model}",
+            "alerts": f"#/alerts?model={options.log_model}", "keys": "#/keys", "live": "#/live",
         } if options.all else {}  # fmt: skip
         for name, address in views.items():
             prepare = {"playground": generate, "anomalies": score}.get(name, _nothing)

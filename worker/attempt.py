@@ -174,12 +174,14 @@ class Attempt:
         )
 
     def _begin_phase(self, phase: str) -> bool:
-        """Publish which optional part of the evaluation begins, "" for none.
+        """Publish which part of the evaluation begins, "" for one that is not optional.
 
         Returns:
             Whether to compute it: not, after a message, if one signal has killed two attempts in it.
         """
         try_redis(lambda: self.live.set_phase(self.job.id, phase))
+        if self._progress is not None:
+            self._set_progress({**self._progress, "phase": phase or "evaluation"})
         kills = try_redis(lambda: self.live.kills(self.job.id)) if phase else None
         signals = [kill["signal"] for kill in kills or () if kill.get("phase") == phase]
         killed_by = next((number for number in signals if signals.count(number) > 1), None)
@@ -313,6 +315,8 @@ class Attempt:
         try:
             # An attempt that ends while it reads the text has none of its own.
             progress = self._progress or self.job.progress
+            if progress:
+                progress = {**progress, "phase": None}
             return self.jobs.move(self.job, status, progress=progress, **changes)
         except Conflict:
             newest = self.jobs.get(self.job.id)  # ours, if the storage failed after it wrote

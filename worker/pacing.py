@@ -13,6 +13,11 @@ from nextchar.worker.schedule import EVALUATION_CHARACTERS, MAX_EVALUATIONS, Run
 MIN_EVALUATION_CHARACTERS = 10_000  # if a budget in seconds allows no more
 
 _EVALUATION_FRACTION = 0.04  # the most of a budget in seconds that evaluations may take
+_MIN_CURVE = 8  # evaluations of a minute: fewer are no curve, so these may take more
+_MIN_CURVE_FRACTION = 0.12
+_FIRST_EVALUATION_S = 2.0
+_FIRST_EVALUATION_STEPS = 32  # with a budget in steps, so that the same seed gives the same model
+_EVALUATION_STEPS = 25  # at least, from one evaluation to the next
 _RETIME_FRACTION = 0.05  # of a budget in seconds: how often its number of steps is computed again
 _MAX_MEASUREMENT_S = 5.0  # a run cannot be stopped while its speed is measured
 _SMOOTHING = 0.02  # weight of the latest step in the moving average of the durations
@@ -22,11 +27,25 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """How many evaluations a run has, on how many characters, and how long each takes."""
+    """How many evaluations a run has after its first step, on how many characters, and how long each takes.
+
+    `first` is the progress, from 0 to 1, at the first of them.
+    """
 
     count: int
-    characters: int
-    seconds: float
+    first: float
+    characters: int = EVALUATION_CHARACTERS
+    seconds: float = 0.0
+
+
+def plan_by_steps(steps: int) -> EvaluationPlan:
+    """Return the plan for a budget of so many steps.
+
+    >>> plan_by_steps(200).count
+    8
+    """
+    count = max(2, min(MAX_EVALUATIONS, steps // _EVALUATION_STEPS))
+    return EvaluationPlan(count, min(1 / count, _FIRST_EVALUATION_STEPS / steps))
 
 
 def plan_evaluations(budget_s: float, *, first_evaluation_s: float) -> EvaluationPlan:
@@ -36,9 +55,11 @@ def plan_evaluations(budget_s: float, *, first_evaluation_s: float) -> Evaluatio
     """
     seconds = max(first_evaluation_s, 1e-3)
     affordable = _EVALUATION_FRACTION * budget_s / seconds  # evaluations of the smallest size
-    count = max(2, min(MAX_EVALUATIONS, int(affordable), int(budget_s / 3)))
+    curve = min(_MIN_CURVE, int(_MIN_CURVE_FRACTION * budget_s / seconds))
+    count = max(2, min(MAX_EVALUATIONS, max(curve, int(affordable)), int(budget_s / 3)))
+    first = min(1 / count, _FIRST_EVALUATION_S / budget_s)
     scale = max(1.0, min(affordable / count, EVALUATION_CHARACTERS / MIN_EVALUATION_CHARACTERS))
-    return EvaluationPlan(count, int(scale * MIN_EVALUATION_CHARACTERS), seconds * scale)
+    return EvaluationPlan(count, first, int(scale * MIN_EVALUATION_CHARACTERS), seconds * scale)
 
 
 def seconds_per_step(

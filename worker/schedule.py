@@ -87,6 +87,8 @@ MAX_EVALUATIONS = 20
 EVALUATION_CHARACTERS = 40_000  # of held-out text; the report at the end reads more
 COOLDOWN_EVALUATIONS = 4  # with the one at its end
 
+_ROUNDING = 1e-9
+
 _STORED_NAMES = {"window_index": "k"}  # by field, where a checkpoint has another name
 
 
@@ -107,7 +109,8 @@ class RunState:
     best_step: int = 0
     evaluations: int = 0  # done
     evaluations_since_best: int = 0
-    evaluations_planned: int = MAX_EVALUATIONS
+    evaluations_planned: int = MAX_EVALUATIONS  # after the first step, with the one at the end
+    first_evaluation: float = 1 / MAX_EVALUATIONS  # the progress at the first of them
     evaluation_characters: int = EVALUATION_CHARACTERS
     ended_early: str | None = None  # why, since the run is in its cooldown; see `Cooldown`
     evaluation_s: float = 0.0  # duration of one evaluation, if a budget in seconds must reserve time for them
@@ -120,11 +123,16 @@ class RunState:
 
     @property
     def is_evaluation_due(self) -> bool:
-        """Whether the run has reached its next planned evaluation; in its cooldown, the end of a quarter."""
+        """Whether the run has reached its next planned evaluation; in its cooldown, the end of a quarter.
+
+        The first is at `first_evaluation`, the others at equal distances from there to the end.
+        """
         if self.ended_early:  # progress rises so fast that those planned would come at nearly every step
             done, steps = self.step - self.schedule.step, self.schedule.end - self.schedule.step
             return done * COOLDOWN_EVALUATIONS // steps > (done - 1) * COOLDOWN_EVALUATIONS // steps
-        return int(self.schedule.at(self.step) * self.evaluations_planned) >= self.evaluations
+        distance = (1 - self.first_evaluation) / max(1, self.evaluations_planned - 1)
+        due = self.first_evaluation + (self.evaluations - 1) * distance
+        return self.schedule.at(self.step) >= due - _ROUNDING
 
     def advance(self, *, windows_per_epoch: int) -> None:
         """Advance to the next step and its window."""

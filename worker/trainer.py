@@ -15,7 +15,13 @@ from nextchar.worker.checkpoints import Checkpoint, CheckpointSaver
 from nextchar.worker.evaluator import PATIENCE, Evaluator
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.mixing import MixedRows
-from nextchar.worker.pacing import MIN_EVALUATION_CHARACTERS, Pace, plan_evaluations, seconds_per_step
+from nextchar.worker.pacing import (
+    MIN_EVALUATION_CHARACTERS,
+    Pace,
+    plan_by_steps,
+    plan_evaluations,
+    seconds_per_step,
+)
 from nextchar.worker.precision import Numerics, PrecisionChoice
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.rows import Rows
@@ -134,17 +140,19 @@ class Trainer:
         else:
             steps = budget.steps or 1
         self.state = state = RunState(Schedule(end=steps))
-        if budget.seconds is not None:
+        if budget.seconds is None:
+            plan = plan_by_steps(steps)
+            self._evaluate()
+        else:
             step_s = seconds_per_step(self.step, self.rows, self.pace.clock, budget_s=budget.seconds)
             state.evaluation_characters = MIN_EVALUATION_CHARACTERS
             began = self.pace.clock()
             self._evaluate()
             plan = plan_evaluations(budget.seconds, first_evaluation_s=self.pace.clock() - began)
-            state.evaluations_planned, state.evaluation_s = plan.count, plan.seconds
-            state.evaluation_characters = plan.characters
+        state.evaluations_planned, state.first_evaluation = plan.count, plan.first
+        state.evaluation_characters, state.evaluation_s = plan.characters, plan.seconds
+        if budget.seconds is not None:
             state.schedule = Schedule(end=self.pace.affordable_end(state, step_s))
-        else:
-            self._evaluate()
         if isinstance(self.network, StatefulLSTM | KernelLSTM) and self.network.config.dropout is None:
             self._choose_dropout()
 
@@ -311,11 +319,15 @@ class Trainer:
                 "steps": state.schedule.end,
                 "epoch": self._epochs(),
                 "characters_per_second": round(speed) if speed else None,
+                "elapsed_seconds": round(self.pace.elapsed_s, 1),
                 "seconds_left": round(characters_left / speed, 1) if speed else None,
+                "phase": "evaluation" if state.is_finished else None,
                 "train_bits_per_character": (
                     float(np.mean(recent_bits)) if recent_bits else last["train_bits_per_character"]
                 ),
-                "validation_bits_per_character": last["validation_bits_per_character"],
+                "validation_bits_per_character": (
+                    last["validation_bits_per_character"] if last["step"] else None  # of an untrained network
+                ),
                 "sample": self.evaluator.sample,
                 "ended_early": state.ended_early,
             }

@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nextchar.app.access import audit
+from nextchar.app.access import audit, key_routes
 from nextchar.app.access.keys import Key, KeyFile
 from nextchar.app.access.permissions import access_of, check_model
 from nextchar.app.http.errors import Forbidden, Unauthorized, error_response
@@ -168,4 +168,4 @@ def _open(services: Services) -> None:
         services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
 
 
-ACCESS = Room("access", _open, (audit.router,), folders=(Folder("audit"),))
+ACCESS = Room("access", _open, (audit.router, key_routes.router), folders=(Folder("audit"),))

@@ -76,6 +76,12 @@ class Key:
     max_streams: int | None = None
     max_requests: int | None = None
 
+    @property
+    def limits(self) -> dict[str, str]:
+        """Its limits by the names that the file has for them; those that are not set are left out."""
+        values = {"rate": self.rate, **{name: getattr(self, name) for name in ("max_corpus_bytes", *_COUNTS)}}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
     def allows(self, reference: str) -> bool:
         """Return whether the key permits the model `name` or `name@version`."""
         names = (reference, reference.partition("@")[0])
@@ -103,6 +109,12 @@ class KeyFile:
         digest = hashlib.sha256(secret.encode()).digest()
         key = self._keys.get(digest)
         return key if key and hmac.compare_digest(key.digest, digest) else None
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys in use, in the order of the file."""
+        self._refresh()
+        return list(self._keys.values())
 
     @property
     def problems(self) -> tuple[str, ...]:

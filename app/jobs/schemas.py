@@ -270,9 +270,17 @@ class ProgressBody(BaseModel):
     steps: int | None = Field(None, description="Total optimizer steps; null until the speed is known.")
     epoch: float | None = Field(None, description="Passes over the training text so far.")
     characters_per_second: float | None = None
-    seconds_left: float | None = None
+    elapsed_seconds: float | None = Field(None, description="Since the first step, over all attempts.")
+    seconds_left: float | None = Field(None, description="Of training; the evaluation follows.")
+    phase: str | None = Field(
+        None,
+        description="What the worker does after the last step: `evaluation`, or one of its parts, such as"
+        " `memorization of the report`. Null while the network is trained.",
+    )
     train_bits_per_character: float | None = None
-    validation_bits_per_character: float | None = Field(None, description="At the latest evaluation.")
+    validation_bits_per_character: float | None = Field(
+        None, description="At the latest evaluation after the first step."
+    )
     sample: str | None = Field(None, description="Text generated at the latest evaluation.")
     attempt: int | None = Field(None, description="The attempt that reported it.")
     checkpoint_at: float | None = Field(

@@ -40,6 +40,7 @@ from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.retention import Retention
 from nextchar.app.room import Folder, RedisKeys, Room
 from nextchar.app.scoring.earlier_lines import EarlierLines
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.models import Models
 
@@ -176,6 +177,7 @@ def _open(services: Services) -> None:
             services.calibrations,
             alerts,
             Recalibration(services.calibrations, alerts, rolling, records),
+            services[ScoredLines],
             services.stopping,
             retention_s=settings.ingest_retention_hours * 3600,
             claim_after_s=settings.ingest_takeover_s,
@@ -263,7 +265,7 @@ _MOVING = ("alert_suppressions", "alert_decisions", "ingest_settings")
 LOGS = Room(
     "logs",
     _open,
-    (ingest_routes.router, alert_routes.router, notification_routes.router),
+    (ingest_routes.router, alert_routes.overview_router, alert_routes.router, notification_routes.router),
     LogSettings,
     folders=(
         Folder("notification_targets"),

@@ -46,7 +46,7 @@ class ModelSummary(BaseModel):
     """One version of a model, in a list."""
 
     model_config = with_examples(
-        {k: v for k, v in EXAMPLE.items() if k not in ("training", "kind", "characters", "report", "files")}
+        {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
     )
 
     id: str = Field(
@@ -62,6 +62,18 @@ class ModelSummary(BaseModel):
     started_from: str | None = Field(None, description="The model whose weights its training started from.")
     network: NetworkConfig
     parameters: int = Field(description="Number of weights.")
+    kind: TextKind | None = Field(
+        None,
+        description="What its training text is. A model of `records` reads each prompt after a newline. Null:"
+        " not known, as for older models.",
+    )
+    bytes: int = Field(0, description="Size of its files.")
+    bits_per_character: float | None = Field(
+        None, description="Of its held-out text, by its report; null: it has no report."
+    )
+    problems: list[str] = Field(
+        [], description="What its report says is wrong with it, such as that it has learned almost nothing."
+    )
     aliases: list[str] = Field([], description="Those that point to this version.")
     owned_by: Literal["nextchar"] = Field("nextchar", description="For OpenAI's clients.")
 
@@ -69,8 +81,14 @@ class ModelSummary(BaseModel):
     def of(cls, card: Card, moves: Sequence[AliasMove] = ()) -> Self:
         """Return the description of a card's model; `moves` has the newest of each alias, of any model."""
         fields = {name: getattr(card, name) for name in cls.model_fields if name in Card.model_fields}
-        aliases = [move.alias for move in moves if move.target == card.reference]
-        return cls.model_validate(fields | {"id": card.reference, "aliases": aliases}, from_attributes=True)
+        own = {
+            "id": card.reference,
+            "bytes": sum(file.bytes for file in card.files.values()),
+            "bits_per_character": card.report.get("validation_bits_per_character"),
+            "problems": card.report.get("problems", []),
+            "aliases": [move.alias for move in moves if move.target == card.reference],
+        }
+        return cls.model_validate(fields | own, from_attributes=True)
 
     @computed_field(description="`created_at`, for OpenAI's clients.")  # type: ignore[prop-decorator]
     @property
@@ -123,11 +141,6 @@ class ModelBody(ModelSummary):
     training: TrainingConfig
     alphabet: Alphabet = Field(
         "characters", description="The unit of text: a code point after NFC, or a byte of the UTF-8."
-    )
-    kind: TextKind | None = Field(
-        None,
-        description="What its training text is. A model of `records` reads each prompt after a newline. Null:"
-        " not known, as for older models.",
     )
     characters: str = Field(description="Its vocabulary, in code point order; bytes are U+0000 to U+00FF.")
     report: dict[str, Any] = Field(description="Results of the training run.")

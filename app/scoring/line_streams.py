@@ -33,6 +33,7 @@ from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
 from nextchar.app.scoring.schemas import StreamBody, StreamQuery
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.calibration import drift
@@ -96,6 +97,7 @@ class ScoreStreamResponse(Response):
                 self._query,
                 self._check,
                 earlier=services[EarlierLines],
+                count=partial(services[ScoredLines].add, loaded.saved.card.name),
                 is_json=self._is_json,
             )
 
@@ -274,7 +276,8 @@ class BodyBuffer:
 class BodyScorer(StreamScorer):
     """Scores pieces of one streamed body, one after the other, in worker threads.
 
-    Flagged lines are recorded among `earlier` ones if the query asks for that. The rest as for StreamScorer.
+    Flagged lines are recorded among `earlier` ones if the query asks for that; `count` takes the number of
+    lines of each piece. The rest as for StreamScorer.
     """
 
     def __init__(
@@ -285,11 +288,12 @@ class BodyScorer(StreamScorer):
         check: Check,
         *,
         earlier: EarlierLines,
+        count: Callable[[int], None],
         is_json: bool,
     ) -> None:
         labels = partial(earlier.labels, loaded.saved.card.name)
         super().__init__(loaded, calibration, query, check, labels=labels, is_json=is_json)
-        self._earlier = earlier
+        self._earlier, self._count = earlier, count
         self._more = query.more
         self._splitter = LineSplitter()
         self._turn: StreamLock | None = None  # of a stored stream, for this batch
@@ -316,6 +320,7 @@ class BodyScorer(StreamScorer):
         """
         self._turn = turn
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
+        self._count(len(raw))
         is_over = not self._more if is_last else not data  # or none came for a while
         return b"".join(map(_dump, self.records(raw, is_last=is_over)))
 

@@ -45,6 +45,7 @@ from nextchar.app.scoring.line_streams import (
     stream_owner,
 )
 from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Limits, StreamLock, StreamLocks, Streams
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
 from nextchar.models.anomaly.calibration import drift
@@ -211,6 +212,7 @@ def _score_lines(
         if score.anomalous:
             flagged.append((line, score))
         written.append(_line_json(scorer, line, scorer.without_repeat(score, line)))
+    services[ScoredLines].add(scorer.loaded.saved.card.name, len(lines))
     if body.alerts:
         services[EarlierLines].record(occurrences_of(scorer, flagged, source=body.source))
     response = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
@@ -433,6 +435,7 @@ def _open(services: Services) -> None:
     streams = services.add(Streams(services.redis, limits))
     services.add(StreamLocks(streams, services.pools.limiter(LOCKING)))
     services.add(EarlierLines())
+    services.add(ScoredLines(services.redis))
 
 
 SCORING = Room("scoring", _open, (router,), ScoringSettings, is_called_at_keystrokes=True)

@@ -76,6 +76,12 @@ export type ServiceErrorType =
   | "unavailable_error"
   | "server_error";
 
+export type TextKind =
+  | "log"
+  | "records"
+  | "code"
+  | "text";
+
 export type Until =
   | "word"
   | "line"
@@ -304,6 +310,17 @@ export interface Model {
   network: Network;
   /** Number of weights. */
   parameters: number;
+  /**
+   * What its training text is. A model of `records` reads each prompt after a newline. Null: not known, as for
+   * older models.
+   */
+  kind: TextKind | null;
+  /** Size of its files. */
+  bytes: number;
+  /** Of its held-out text, by its report; null: it has no report. */
+  bits_per_character: number | null;
+  /** What its report says is wrong with it, such as that it has learned almost nothing. */
+  problems: string[];
   /** Those that point to this version. */
   aliases: string[];
   /** For OpenAI's clients. */

@@ -98,6 +98,7 @@ class PopulatedService:
             "anomalies": "/#/anomalies?model=line@1",
             "alerts": "/#/alerts?model=line@1",
             "live lines": "/#/live?model=line@1",
+            "keys": "/#/keys",
             "not found": "/#/nowhere",
             "reference": "/docs",
         }

@@ -190,6 +190,28 @@ def test_a_prompt_is_the_start_of_the_training_text_or_a_known_character(
     expect(card_of(page).locator("pre")).to_contain_text('{"prompt": "')
 
 
+@open_
+@pytest.mark.parametrize(
+    ("kind", "tabs", "call"),
+    [("records", ["HTML", "JavaScript"], "/suggest"), ("log", ["JavaScript", "Python"], "/score")],
+)
+def test_the_code_does_what_the_kind_of_the_model_is_for(
+    service: Service, site: Site, page: Page, run: Run, kind: str, tabs: list[str], call: str
+) -> None:
+    saved = reciting(kind, LINE)
+    site.models.publish(
+        saved.card.model_copy(update={"kind": kind}), {name: saved.file(name) for name in saved.card.files}
+    )
+    page.goto(f"{service.url}/#/models/{kind}")
+    card = card_of(page)
+    assert card.get_by_role("tab").all_text_contents()[:2] == tabs
+    card.get_by_role("tab", name="curl").click()
+    code = card.locator("pre").text_content() or ""
+    assert call in code
+    answer = json.loads(run(["sh", "-c", code]))
+    assert "suggestions" in answer or "lines" in answer, answer
+
+
 def test_tabs_are_used_by_keyboard_and_the_chosen_one_is_remembered(service: Service, page: Page) -> None:
     card = service.open_model(page)
     tabs = card.get_by_role("tab")

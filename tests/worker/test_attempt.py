@@ -127,6 +127,21 @@ def desk(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) 
     return Desk(tmp_path, clean_redis_url, monkeypatch)
 
 
+def test_progress_names_the_part_of_the_evaluation_until_the_job_ends(desk: Desk) -> None:
+    phases = []
+
+    def evaluated(attempt: Attempt) -> Any:
+        outcome = trained(attempt)
+        for phase in ("int8 weights", ""):
+            attempt._begin_phase(phase)
+            phases.append((attempt._progress or {})["phase"])
+        return outcome
+
+    desk.attempt(evaluated)
+    assert phases == ["int8 weights", "evaluation"]
+    assert desk.now.progress is not None and desk.now.progress["phase"] is None
+
+
 def test_attempts_are_counted_and_progress_has_checkpoint_and_memory(desk: Desk) -> None:
     began = time.time()
     desk.storage.refuse_writes("model_files")

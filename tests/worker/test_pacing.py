@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextchar.worker.pacing import EvaluationPlan, Pace, plan_evaluations, seconds_per_step
+from nextchar.worker.pacing import EvaluationPlan, Pace, plan_by_steps, plan_evaluations, seconds_per_step
 from nextchar.worker.schedule import RunState, Schedule
 
 
@@ -19,19 +19,46 @@ class Clock:
 @pytest.mark.parametrize(
     ("budget_s", "first_evaluation_s", "plan"),
     [
-        (300, 0.1, EvaluationPlan(20, 40_000, 0.4)),  # as many and as large as there may be
-        (300, 0.3, EvaluationPlan(20, 20_000, 0.6)),  # 12 s, 4 % of the budget
-        (300, 1.0, EvaluationPlan(12, 10_000, 1.0)),  # as many as 12 s allow
-        (30, 0.01, EvaluationPlan(10, 40_000, 0.04)),  # at most one in 3 s
-        (3, 0.5, EvaluationPlan(2, 10_000, 0.5)),  # the first and the last
+        (300, 0.1, EvaluationPlan(20, 2 / 300, 40_000, 0.4)),  # as many and as large as there may be
+        (300, 0.3, EvaluationPlan(20, 2 / 300, 20_000, 0.6)),  # 12 s, 4 % of the budget
+        (300, 1.0, EvaluationPlan(12, 2 / 300, 10_000, 1.0)),  # as many as 12 s allow
+        (60, 0.8, EvaluationPlan(8, 2 / 60, 10_000, 0.8)),  # a curve of a minute, although it takes 6.4 s
+        (60, 1.2, EvaluationPlan(6, 2 / 60, 10_000, 1.2)),  # 12 % of the budget
+        (30, 0.01, EvaluationPlan(10, 2 / 30, 40_000, 0.04)),  # at most one in 3 s
+        (3, 0.5, EvaluationPlan(2, 0.5, 10_000, 0.5)),  # in the middle, and the last
     ],
 )
-def test_evaluations_take_four_percent_of_the_budget(
+def test_evaluations_take_four_percent_of_the_budget_but_a_minute_has_a_curve(
     budget_s: float, first_evaluation_s: float, plan: EvaluationPlan
 ) -> None:
     planned = plan_evaluations(budget_s, first_evaluation_s=first_evaluation_s)
-    assert (planned.count, planned.characters) == (plan.count, plan.characters)
+    assert (planned.count, planned.first, planned.characters) == (plan.count, plan.first, plan.characters)
     assert planned.seconds == pytest.approx(plan.seconds)
+
+
+def evaluated_steps(plan: EvaluationPlan, steps: int) -> list[int]:
+    """The steps after which a run is evaluated."""
+    state = RunState(
+        Schedule(end=steps), evaluations=1, evaluations_planned=plan.count, first_evaluation=plan.first
+    )
+    due = []
+    while not state.is_finished:
+        state.advance(windows_per_epoch=10**9)
+        if state.is_evaluation_due or state.is_finished:
+            due.append(state.step)
+            state.evaluations += 1
+    return due
+
+
+def test_a_run_is_evaluated_soon_and_then_at_equal_distances() -> None:
+    assert evaluated_steps(plan_by_steps(200), 200) == [25, 50, 75, 100, 125, 150, 175, 200]
+    assert evaluated_steps(plan_by_steps(1), 1) == [1]
+    of_a_long_run = evaluated_steps(plan_by_steps(100_000), 100_000)
+    assert (of_a_long_run[0], of_a_long_run[-1], len(of_a_long_run)) == (32, 100_000, 20)
+    assert set(np.diff(of_a_long_run)) <= {5261, 5262, 5263, 5264}
+    of_a_minute = evaluated_steps(plan_evaluations(60, first_evaluation_s=0.1), 600)
+    assert of_a_minute[0] == 20  # 2 s
+    assert len(of_a_minute) == 20
 
 
 class _Step:

@@ -1,7 +1,7 @@
 """`fit` as a whole, on small networks and texts."""
 
 import itertools
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,14 @@ from tests.models.architectures.networks import loaded_by_keras
 NETWORK = NetworkConfig(units=16, embedding=5)
 DEEP = NetworkConfig(layers=2, units=6, embedding=5, dropout=0.1)
 TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dense_evaluations() -> Iterator[None]:
+    """Short runs here have as many evaluations as long ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nextchar.worker.pacing._EVALUATION_STEPS", 1)
+        yield
 
 
 def _training(**changes: object) -> TrainingConfig:
@@ -110,14 +118,14 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(stop_at: int, wh
 
 
 def test_the_mean_loss_after_a_resume_is_of_all_steps_though_a_checkpoint_has_the_last_ones_only() -> None:
-    training = _training(budget=Budget(steps=2000))  # an evaluation per 100 steps
+    training = _training(budget=Budget(steps=2000))  # evaluations after 136 and 240 steps
     whole = fit(NETWORK, training, TEXT, hooks=Recorder(stop_at=220).hooks)
-    stopped = Recorder(stop_at=180)
+    stopped = Recorder(stop_at=200)
     fit(NETWORK, training, TEXT, hooks=stopped.hooks)
     checkpoint = stopped.checkpoints[-1]
-    assert (len(checkpoint.meta["losses"]), checkpoint.meta["loss_count"]) == (50, 80)
-    resumed = fit(NETWORK, training, TEXT, resume=checkpoint, hooks=Recorder(stop_at=40).hooks)
-    assert [point["step"] for point in resumed.curve] == [0, 100, 200]
+    assert (len(checkpoint.meta["losses"]), checkpoint.meta["loss_count"]) == (50, 64)
+    resumed = fit(NETWORK, training, TEXT, resume=checkpoint, hooks=Recorder(stop_at=20).hooks)
+    assert [point["step"] for point in resumed.curve] == [0, 32, 136]
     name = "train_bits_per_character"
     assert [point[name] for point in resumed.curve] == [point[name] for point in whole.curve]
 
@@ -248,7 +256,10 @@ def test_progress_metrics_and_result_are_what_the_run_has_done(monkeypatch: pyte
         assert one["epoch"] == round(one["step"] / windows, 4)
         if one["step"] < 100:  # the last evaluation follows the last step
             last = max((m for m in metrics if m["step"] <= one["step"]), key=lambda m: m["step"])
-            assert one["validation_bits_per_character"] == last["validation_bits_per_character"]
+            measured = last["validation_bits_per_character"] if last["step"] else None  # untrained
+            assert one["validation_bits_per_character"] == measured
+        assert one["phase"] == ("evaluation" if one["step"] == 100 else None)
+        assert one["elapsed_seconds"] == pytest.approx(0.1 * one["step"])
     assert recorder.progress[-1]["sample"] == recorder.of_type("sample")[-1]["text"]
     assert len(recorder.progress[-1]["sample"]) == 240
     assert (result.steps, result.epochs, result.characters) == (100, round(100 / windows, 4), 4000)
@@ -275,7 +286,7 @@ def test_a_slower_machine_does_not_prolong_a_run_with_a_budget_in_seconds(
     clock, recorder = Clock(monkeypatch, compiling_s=3.0, busy_after=10, evaluation_s=1.0), Recorder()
     result = fit(NETWORK, _training(budget=Budget(seconds=30)), TEXT, hooks=recorder.hooks, clock=clock)
     assert not any("preparing took" in message["text"] for message in recorder.of_type("message"))
-    assert len(recorder.of_type("metrics")) == 3  # few, for they are slow
+    assert len(recorder.of_type("metrics")) == 4  # few, for they are slow
     assert 25 < result.elapsed_s < 33
 
 

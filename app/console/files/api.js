@@ -52,7 +52,7 @@ export async function listAll(path, { signal, maxItems = 2000 } = {}) {
   const items = [];
   for (let hasMore = true; hasMore && items.length < maxItems;) {
     const after = items.length ? `&after=${encodeURIComponent(items.at(-1).id)}` : "";
-    const page = await get(`${path}?limit=200${after}`, { signal });
+    const page = await get(`${path}${path.includes("?") ? "&" : "?"}limit=200${after}`, { signal });
     items.push(...page.data);
     hasMore = page.has_more && page.data.length > 0;
   }

@@ -3,6 +3,7 @@
 import { onKeyRequired } from "./api-key.js";
 import { askForText } from "./components/dialog.js";
 import { enableConnectionBanner } from "./connection-banner.js";
+import { enableCommandPalette } from "./components/command-palette.js";
 import { lazyView } from "./lazy-view.js";
 import { startRouter } from "./router.js";
 import { enableShortcuts } from "./shortcuts.js";
@@ -28,6 +29,7 @@ const ROUTES = [
   ["/anomalies", "Anomalies", lazyView(async () => (await import("./views/anomalies.js")).anomaliesView)],
   ["/alerts", "Alerts", lazyView(async () => (await import("./views/alerts.js")).alertsView)],
   ["/live", "Live lines", lazyView(async () => (await import("./views/live.js")).liveView)],
+  ["/keys", "API keys", lazyView(async () => (await import("./views/keys.js")).keysView)],
   ["/.*", "Page not found", lazyView(async () => (await import("./views/not-found.js")).notFoundView)],
 ];
 
@@ -39,6 +41,7 @@ const showAgain = startRouter(main, ROUTES, highlightNavigation);
 
 themeButton(byId("theme"));
 enableShortcuts(byId("shortcuts"));
+enableCommandPalette(byId("palette"));
 enableConnectionBanner(byId("banner"), () => {
   // Reload a view that failed to load; leave others alone, the user may be writing.
   if (main.querySelector(":scope > .view > .box.danger")) showAgain();
@@ -67,8 +70,10 @@ function highlightNavigation(path) {
   const section = `#/${path.split("/")[1]}`;
   const current = PARENT_SECTIONS[section] ?? section;
   for (const link of document.querySelectorAll("#nav a")) {
-    if (link.getAttribute("href") === current) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.getAttribute("href") === current) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "center" });
+    } else link.removeAttribute("aria-current");
   }
 }
 

@@ -67,9 +67,29 @@ export function dateTime(timestamp) {
   );
 }
 
+/** "just now", "3 min ago", "5 h ago", "12 days ago"; later, the date. @param {number} timestamp Unix seconds */
+export function ago(timestamp) {
+  const seconds = Date.now() / 1000 - timestamp;
+  if (seconds < 45) return "just now";
+  if (seconds < 3600) return `${Math.max(1, Math.round(seconds / 60))} min ago`;
+  if (seconds < 24 * 3600) return `${Math.round(seconds / 3600)} h ago`;
+  if (seconds < 30 * 24 * 3600) return count(Math.round(seconds / (24 * 3600)), "day") + " ago";
+  return new Date(timestamp * 1000).toLocaleDateString([], { day: "numeric", month: "short", year: "numeric" });
+}
+
+/** Unix seconds as a local date and time to the second. @param {number} timestamp */
+export function exactTime(timestamp) {
+  return new Date(timestamp * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+}
+
 /** "1 line", "2 lines". */
 export function count(number, noun) {
-  return `${integer(number)} ${noun}${number === 1 ? "" : "s"}`;
+  return `${integer(number)} ${number === 1 ? noun : plural(noun)}`;
+}
+
+/** "lines", "corpora". @param {string} noun */
+export function plural(noun) {
+  return noun === "corpus" ? "corpora" : `${noun}s`;
 }
 
 /** A printable form of one character: whitespace and control characters are shown as symbols. */

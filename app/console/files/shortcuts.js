@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { navigate } from "./router.js";
 
 /** The letter after "g", the address it goes to, and its description. */
-const VIEW_SHORTCUTS = [
+export const VIEW_SHORTCUTS = [
   ["h", "/", "Home"],
   ["c", "/corpora", "Corpora"],
   ["j", "/jobs", "Jobs"],
@@ -15,12 +15,17 @@ const VIEW_SHORTCUTS = [
   ["a", "/anomalies", "Anomalies"],
   ["l", "/alerts", "Alerts"],
   ["t", "/train", "Train a model"],
+  ["k", "/keys", "API keys"],
 ];
 
 /** Keys that other modules handle. */
 const OTHER_KEYS = [
   ["?", "Keyboard shortcuts"],
-  ["/", "Search in lines"],
+  ["Ctrl K", "Go to a page, model, job or alert"],
+  ["/", "Search in a table, or in lines"],
+  ["j k", "Next or previous row of a table"],
+  ["x", "Select the row"],
+  ["a", "Acknowledge the selected alerts, or the current one"],
   ["Tab", "Accept the ghost text"],
   ["Ctrl →", "Accept one word of it, or of a suggestion in a list"],
   ["Esc", "Dismiss it"],
@@ -53,8 +58,10 @@ export function enableShortcuts(button) {
   });
 }
 
-function isTyping({ target }) {
-  const isInField = target instanceof Element && target.closest("input, textarea, select, [contenteditable]");
+/** Whether a key belongs to a field or a dialog. @param {any} event */
+export function isTyping({ target }) {
+  const isInField =
+    target instanceof Element && target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
   return Boolean(isInField || document.querySelector("dialog[open]"));
 }
 

@@ -16,6 +16,7 @@ from nextchar.app.http.services import ServicesDep
 from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState
 from nextchar.app.logs.alerts.schemas import (
     AlertBody,
+    AlertOverview,
     AlertPage,
     AlertsExport,
     LabelAlert,
@@ -27,7 +28,10 @@ from nextchar.app.logs.alerts.schemas import (
     export_json,
     suppression_body,
 )
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.models.anomaly.alerts import SEVERITIES, Label, Severity
+
+_MAX_OVERVIEW = 50
 
 _CSV: dict[int | str, Any] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}, "example": "id,model,version\n"}}}
@@ -37,6 +41,26 @@ _ERRORS = error_responses(404, 422, 503)
 _WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
 
 router = APIRouter(prefix="/v1/models", tags=["alerts"], route_class=DocumentRoute)
+
+
+overview_router = APIRouter(prefix="/v1/alerts", tags=["alerts"], route_class=DocumentRoute)
+
+
+@overview_router.get("", responses=error_responses(422, 503))
+@needs("read", "train")
+def overview(
+    services: ServicesDep, access: AccessDep, limit: Annotated[int, Query(ge=0, le=_MAX_OVERVIEW)] = 20
+) -> AlertOverview:
+    """Get the open alerts of all models: how many, and the most severe ones."""
+    names = sorted({card.name for card in access.list_models()[0] if access.allows(card.name)})
+    alerts = [one for name in names for one in services[Alerts].all(name) if one.state == "open"]
+    alerts.sort(key=lambda one: (-SEVERITIES.index(one.severity), one.estimated_p))
+    scored = services[ScoredLines].last_hour()
+    return AlertOverview(
+        open={severity: sum(one.severity == severity for one in alerts) for severity in SEVERITIES},
+        data=list(map(alert_body, alerts[:limit])),
+        scored_last_hour=sum(scored.get(name, 0) for name in names),
+    )
 
 
 @router.get("/{model}/alerts", responses=_ERRORS)

@@ -127,6 +127,24 @@ class AlertPage(Page[AlertBody]):
     )
 
 
+class AlertOverview(BaseModel):
+    """The open alerts of all models."""
+
+    model_config = with_examples(
+        {
+            "object": "alert_overview",
+            "open": {"critical": 0, "warning": 1, "info": 0},
+            "data": [EXAMPLE_ALERT],
+            "scored_last_hour": 48210,
+        }
+    )
+
+    object: Literal["alert_overview"] = "alert_overview"
+    open: dict[Severity, int] = Field(description="Open alerts by severity.")
+    data: list[AlertBody] = Field(description="The most severe open alerts, of these the rarest first.")
+    scored_last_hour: int = Field(description="Lines that were scored in calls or for log agents.")
+
+
 Until = Annotated[
     float,
     Field(

@@ -36,6 +36,7 @@ from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.earlier_lines import occurrence_of
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
 from nextchar.models.anomaly.line_scores import AlertReference, LineScore, ScoreOptions
@@ -148,6 +149,7 @@ class IngestScoring:
         calibrations: theirs.
         alerts: where flagged lines are recorded.
         recalibration: the rolling calibrations.
+        scored_lines: counts the lines.
         stopping: set when the process stops; the batch that is being scored is finished.
         retention_s: lines that wait for longer are deleted; 0: never.
         claim_after_s: a process that has not finished a line for this long is taken for dead.
@@ -158,6 +160,7 @@ class IngestScoring:
     calibrations: Calibrations
     alerts: Alerts
     recalibration: Recalibration
+    scored_lines: ScoredLines
     stopping: threading.Event
     retention_s: float = 0.0
     claim_after_s: float = 30.0
@@ -345,6 +348,7 @@ class IngestScoring:
         self.streams.recent.add(
             model, [_recent(one) for one in scored if _base_name(one) in (DEFAULT, VALIDATION)]
         )
+        self.scored_lines.add(model.partition("@")[0], len(scored))
         self.recalibration.observe(
             (one.scorer, one.line, one.score, groups.get(one.entry.id)) for one in scored if one.is_rolling
         )

@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 from nextchar.app.logs.alerts.alerts import Alert, Alerts
 from nextchar.app.logs.alerts.schemas import alert_body
 from nextchar.app.logs.notifications.events import Event, Events, EventType
+from nextchar.app.logs.notifications.formats import formatted
 from nextchar.app.logs.notifications.outbound import Outcome, post
 from nextchar.app.logs.notifications.outbox import Delivery, Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, secret_bytes
@@ -215,9 +216,13 @@ class Notifier:
 def webhook_request(target: NotificationTarget, delivery: Delivery, *, now: float) -> Request:
     """Return the request of Standard Webhooks 1.0: id, timestamp and, with a secret, the signature.
 
-    The signature is HMAC-SHA256 of `id.timestamp.content`, in base64 after `v1,`.
+    The signature is HMAC-SHA256 of `id.timestamp.content`, in base64 after `v1,`. Slack and PagerDuty get
+    bodies of their own, without these headers.
     """
-    content, timestamp = delivery.body.encode(), str(int(now))
+    content = formatted(delivery.body, target.format, routing_key=target.secret).encode()
+    if target.format != "standard":
+        return target.url, content, {}
+    timestamp = str(int(now))
     headers = {"webhook-id": delivery.id, "webhook-timestamp": timestamp}
     if target.secret:
         signed = b".".join([delivery.id.encode(), timestamp.encode(), content])

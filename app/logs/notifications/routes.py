@@ -49,7 +49,9 @@ async def create_target(request: Request, services: ServicesDep, body: TargetCre
     await check_target(body.url, allow_private=services.settings_of(LogSettings).allow_private_targets)
     made = await run_in_thread(services[NotificationTargets].create, **body.model_dump())
     set_audit_details(request, about=f"/v1/notification_targets/{made.id}")
-    return await run_in_thread(_target_body, services, made, secret=made.secret)
+    return await run_in_thread(
+        _target_body, services, made, secret=made.secret if made.format == "standard" else None
+    )
 
 
 @router.get("", responses=error_responses(422, 503))

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
+from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, TargetFormat
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
@@ -34,8 +35,9 @@ class NotificationTarget(ImmutableRecord):
     Attributes:
         url: of a webhook, the address that gets its messages; of an Alertmanager, the one of its server.
         models: patterns of models' names whose events are sent; none: all. min_severity: of alerts. events:
-        the types of events that are sent; an Alertmanager gets alerts only. secret: signs the messages of a
-        webhook. is_trusted: from the settings, so it may be in a private network.
+        the types of events that are sent; an Alertmanager gets alerts only. format: of the bodies of a
+        webhook. secret: signs the messages of a webhook; of PagerDuty, its routing key. is_trusted: from the
+        settings, so it may be in a private network.
     """
 
     id: str
@@ -44,6 +46,7 @@ class NotificationTarget(ImmutableRecord):
     models: tuple[str, ...] = ()
     min_severity: Severity = "info"
     events: tuple[EventType, ...] = ALERT_EVENTS
+    format: TargetFormat = "standard"
     secret: str | None = None
     created_at: float
     is_trusted: bool = False
@@ -72,9 +75,12 @@ class NotificationTargets:
     def __init__(self, blobs: Blobs, configured: Sequence[NotificationTarget] = ()) -> None:
         self._blobs, self._configured = blobs, configured
 
-    def create(self, kind: TargetKind, url: str, **wanted: Any) -> NotificationTarget:
+    def create(
+        self, kind: TargetKind, url: str, *, routing_key: str | None = None, **wanted: Any
+    ) -> NotificationTarget:
         """Add a target, with further fields: what it wants. A webhook gets a secret. Raises as Blobs does."""
-        own = {"id": new_id("target"), "secret": new_secret() if kind == "webhook" else None}
+        is_signed = kind == "webhook" and wanted.get("format", "standard") == "standard"
+        own = {"id": new_id("target"), "secret": new_secret() if is_signed else routing_key}
         target = NotificationTarget(kind=kind, url=url, created_at=time.time(), **own, **wanted)
         created = self._blobs.create(_path(target.id), target.model_dump_json().encode())
         assert created, "ids of targets are unique"
@@ -140,6 +146,7 @@ class TargetCreate(RequestBody):
     model_config = with_examples(
         {"kind": "webhook", "url": "https://example.org/hooks/nextchar", "min_severity": "warning"},
         {"kind": "alertmanager", "url": "https://alertmanager.example.org", "models": ["sshd*"]},
+        {"kind": "webhook", "url": "https://hooks.slack.com/services/T0/B0/x", "format": "slack"},
         {"kind": "webhook", "url": "https://example.org/jobs", "events": ["job.succeeded", "job.failed"]},
     )
 
@@ -147,7 +154,7 @@ class TargetCreate(RequestBody):
         description="`webhook` gets a message per alert that fires, becomes more severe or is resolved;"
         " `alertmanager` gets all firing alerts every minute, at `/api/v2/alerts` below the URL."
     )
-    url: str = Field(min_length=1, max_length=2000)
+    url: str = Field("", max_length=2000, description="Required, except with the format `pagerduty`.")
     models: list[ModelPattern] = Field(
         default_factory=list,
         max_length=100,
@@ -160,6 +167,35 @@ class TargetCreate(RequestBody):
         max_length=len(EVENT_TYPES),
         description="The types of events that are sent to a webhook.",
     )
+
+    format: TargetFormat = Field(
+        "standard",
+        description="The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an"
+        " incoming webhook; `pagerduty`, of the Events API v2.",
+    )
+    routing_key: str | None = Field(
+        None,
+        max_length=200,
+        description="The integration key, for the format `pagerduty`; never shown again.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_url(cls, body: Any) -> Any:
+        is_pagerduty = isinstance(body, dict) and body.get("format") == "pagerduty"
+        return {"url": PAGERDUTY_URL, **body} if is_pagerduty else body
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Self:
+        if self.format != "standard" and self.kind != "webhook":
+            raise ValueError(f"the format {self.format} is one of webhooks")
+        if self.format == "pagerduty" and not set(self.events) <= set(ALERT_EVENTS):
+            raise ValueError("PagerDuty gets alerts only: leave out `events`")
+        if (self.format == "pagerduty") != (self.routing_key is not None):
+            raise ValueError("give `routing_key` with the format pagerduty, and only with it")
+        if not self.url:
+            raise ValueError("url is required")
+        return self
 
     @model_validator(mode="after")
     def _check_events(self) -> Self:
@@ -186,6 +222,7 @@ class TargetBody(BaseModel):
     models: list[str]
     min_severity: Severity
     events: list[EventType]
+    format: TargetFormat = "standard"
     created_at: float
     is_setting: bool = Field(description="Whether it is one of the service's settings.")
     secret: str | None = Field(

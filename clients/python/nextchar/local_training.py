@@ -190,7 +190,7 @@ def _bar(*, is_shown: bool) -> Iterator[tuple[Callable[[dict[str, Any]], None], 
             left = progress.get("seconds_left")
             bar.update(
                 task,
-                description=progress.get("phase", "training"),
+                description=progress.get("phase") or "training",
                 total=progress.get("steps"),
                 completed=progress.get("step", 0),
                 figures=held_out + (f"{left:.0f} s left" if left is not None else ""),

@@ -386,6 +386,11 @@ class TargetOptions(TypedDict, total=False):
     """Less severe alerts are not sent. Default: 'info'."""
     events: Sequence[EventType] | None
     """The types of events that are sent to a webhook. Default: ['alert.firing', 'alert.resolved']."""
+    format: Literal["standard", "slack", "pagerduty"] | None
+    """The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an incoming
+    webhook; `pagerduty`, of the Events API v2. Default: 'standard'."""
+    routing_key: str | None
+    """The integration key, for the format `pagerduty`; never shown again."""
 
 
 class AliasOptions(TypedDict, total=False):

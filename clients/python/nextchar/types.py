@@ -169,9 +169,11 @@ class Progress(TypedDict, total=False):
     steps: int | None  # Total optimizer steps; null until the speed is known
     epoch: float | None  # Passes over the training text so far
     characters_per_second: float | None
-    seconds_left: float | None
+    elapsed_seconds: float | None  # Since the first step, over all attempts
+    seconds_left: float | None  # Of training; the evaluation follows
+    phase: str | None
     train_bits_per_character: float | None
-    validation_bits_per_character: float | None  # At the latest evaluation
+    validation_bits_per_character: float | None  # At the latest evaluation after the first step
     sample: str | None  # Text generated at the latest evaluation
     attempt: int | None  # The attempt that reported it
     checkpoint_at: float | None  # When the attempt last saved a checkpoint
@@ -253,6 +255,10 @@ class ModelSummary(TypedDict):
     started_from: NotRequired[str | None]  # The model whose weights its training started from
     network: Network
     parameters: int  # Number of weights
+    kind: NotRequired[TextKind | None]  # What its training text is
+    bytes: NotRequired[int]  # Size of its files
+    bits_per_character: NotRequired[float | None]
+    problems: NotRequired[list[str]]
     aliases: NotRequired[list[str]]  # Those that point to this version
     owned_by: NotRequired[Literal["nextchar"]]  # For OpenAI's clients
     created: int  # `created_at`, for OpenAI's clients
@@ -272,7 +278,6 @@ class Model(ModelSummary):
     chosen_preset: NotRequired[Preset | None]  # What preset `auto` chose
     training: Training
     alphabet: NotRequired[Alphabet]  # The unit of text: a code point after NFC, or a byte of the UTF-8
-    kind: NotRequired[TextKind | None]  # What its training text is
     characters: str  # Its vocabulary, in code point order; bytes are U+0000 to U+00FF
     report: dict[str, Any]  # Results of the training run
     files: dict[str, ModelFile]  # Those that `/v1/models/{model}/files/{name}` returns, by name
@@ -647,6 +652,7 @@ class NotificationTarget(TypedDict):
     models: list[str]
     min_severity: Severity
     events: list[EventType]
+    format: NotRequired[Literal["standard", "slack", "pagerduty"]]
     created_at: float
     is_setting: bool  # Whether it is one of the service's settings
     secret: NotRequired[str | None]

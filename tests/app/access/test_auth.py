@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -155,6 +156,23 @@ def test_a_key_of_one_alias_follows_it(settings: ApiSettings, tmp_path: Path) ->
         for model in ("fake", "fake@1", "fake@2", "fake@other"):
             answer = running.http.post(f"/v1/models/{model}/complete", json={"prompt": "a"}, headers=headers)
             assert error_of(answer, 403)["code"] == "model_not_permitted"
+
+
+def test_only_an_unlimited_admin_lists_the_keys_without_their_secrets(guarded: Service) -> None:
+    def answer(name: str) -> httpx.Response:
+        return guarded.http.get("/v1/keys", headers={"X-API-Key": KEYS[name][0]})
+
+    assert [answer(name).status_code for name in ("owner", "trainer", "team")] == [200, 403, 403]
+    listed = {key["id"]: key for key in answer("owner").json()["data"]}
+    assert list(listed) == list(KEYS)
+    assert listed["site"] == {
+        "id": "site",
+        "object": "api_key",
+        "scopes": ["complete", "train"],
+        "models": ["fake*"],
+        "limits": {},
+    }
+    assert listed["slow"]["limits"] == {"rate": "3 per 1 minute"}
 
 
 def test_only_an_unlimited_admin_has_notification_targets(guarded: Service) -> None:

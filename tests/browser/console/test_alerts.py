@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import LINE, MARKUP, PopulatedService
@@ -43,18 +43,39 @@ def open_alerts(service: PopulatedService, open_window: Open, model: str, **opti
     return settled(open_window(f"{service.url}/#/alerts?model={model}", **options))
 
 
-def test_a_target_is_tested(service: PopulatedService, open_window: Open, model: str) -> None:
-    # A public address that no test reaches: the service answers that the message was not delivered.
-    body = {"kind": "webhook", "url": "http://192.0.0.9:9/hook", "events": ["job.failed"]}
-    made = httpx.post(f"{service.url}/v1/notification_targets", json=body)
-    assert made.status_code == 201, made.text
+def rows_of(page: Page) -> Locator:
+    """The rows of the table."""
+    return page.locator(".data-table tbody tr")
+
+
+def details_of(page: Page, text: str) -> Locator:
+    """Open the details of an alert."""
+    rows_of(page).filter(has_text=text).locator("button.link").click()
+    details = page.get_by_role("complementary", name="Alert")
+    expect(details).to_contain_text(text)
+    return details
+
+
+def test_a_target_is_added_tested_and_deleted(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
     page = open_alerts(service, open_window, model)
     card = page.locator("section", has=page.get_by_role("heading", name="Notification targets"))
-    expect(card.locator("li").first).to_contain_text("webhook http://192.0.0.9:9/hook")
-    expect(card.locator("li").first).to_contain_text("job.failed")
-    card.get_by_role("button", name="Send test message").click()
-    expect(card.get_by_role("alert")).to_be_visible(timeout=15_000)
-    httpx.delete(f"{service.url}/v1/notification_targets/{made.json()['id']}")
+    card.get_by_text("Add a target").click()
+    card.get_by_label("Kind").select_option("pagerduty")
+    expect(card.get_by_label("Integration key")).to_be_visible()
+    expect(card.get_by_label("URL")).to_be_hidden()
+    card.get_by_label("Kind").select_option("slack")
+    # A public address that no test reaches: the service answers that the message was not delivered.
+    card.get_by_label("URL").fill("http://192.0.0.9:9/hook")
+    card.get_by_role("button", name="Add and send a test message").click()
+    expect(card.locator("li").first).to_contain_text("slack http://192.0.0.9:9/hook")
+    expect(card.locator("li").first.get_by_role("alert")).to_be_visible(timeout=15_000)
+    [made] = httpx.get(f"{service.url}/v1/notification_targets").json()["data"]
+    assert (made["format"], made["min_severity"], made["secret"]) == ("slack", "warning", None)
+    card.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete the target").click()
+    expect(card.locator("li")).to_have_count(0)
 
 
 def test_alerts_are_listed_with_their_lines_and_come_while_the_page_is_open(
@@ -63,43 +84,50 @@ def test_alerts_are_listed_with_their_lines_and_come_while_the_page_is_open(
     page = open_alerts(service, open_window, model)
     expect(page.get_by_role("heading", name="No open alert")).to_be_visible()
     record(service, model, f"lazxyyy-fox {MARKUP}", f"lazxyyy-fox {MARKUP}")
-    card = page.locator(".alert").filter(has_text="lazxyyy")
-    expect(card).to_have_count(1)
-    expect(card).to_contain_text("2 lines")
-    expect(card).to_contain_text("from web-1")
-    expect(card).to_contain_text(re.compile("rarest line: 1 in [1-9][0,]{5,}, estimated ·"))
-    expect(card.get_by_role("img", name="Lines per minute, up to 2")).to_be_visible()
-    card.get_by_text("Examples").click()
-    expect(card.locator(".examples li")).to_have_count(1)
-    expect(card.locator(".examples mark").first).to_be_visible()
-    expect(card.locator(".examples")).to_contain_text(MARKUP)
+    row = rows_of(page).filter(has_text="xyyy")
+    expect(row).to_have_count(1)
+    expect(row.locator("[data-label=Count]")).to_have_text("2")
+    expect(row.locator("[data-label=Source]")).to_have_text("web-1")
+    expect(row.get_by_role("img", name="Lines per minute, up to 2")).to_be_visible()
+    expect(page.get_by_role("button", name="1 critical")).to_be_visible()
+    details = details_of(page, "lazxyyy")
+    expect(details).to_contain_text(re.compile("1 in [1-9][0,]{5,}, estimated"))
+    expect(details.locator(".examples li")).to_have_count(1)
+    expect(details.locator(".examples mark").first).to_be_visible()
+    expect(details.locator(".examples")).to_contain_text(MARKUP)
     record(service, model, "quick brown")
-    expect(page.locator(".alert")).to_have_count(2)
-    expect(card.locator(".examples mark").first).to_be_visible()  # what was opened stays so
+    expect(rows_of(page)).to_have_count(2)
+    expect(details).to_contain_text("lazxyyy")  # what was opened stays so
+    page.reload()
+    expect(details).to_contain_text("lazxyyy")
+    page.keyboard.press("Escape")
+    expect(details).to_be_hidden()
     assert page.evaluate("window.ran") is None
 
 
-def test_alert_is_acknowledged_and_labeled(service: PopulatedService, open_window: Open, model: str) -> None:
-    record(service, model, "lazxyyy-fox bug", "quick brown")
+def test_alerts_are_chosen_and_acknowledged_with_the_keyboard(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    record(service, model, "lazxyyy-fox bug", "quick brown", "zyx zyx")
     page = open_alerts(service, open_window, model)
-    page.locator(".alert").nth(1).get_by_role("button", name="Acknowledge").click()
-    expect(page.locator(".alert")).to_have_count(1)
+    expect(rows_of(page)).to_have_count(3)
+    page.keyboard.type("jx")
+    page.keyboard.type("jjx")
+    expect(page.get_by_text("2 alerts selected")).to_be_visible()
+    page.keyboard.press("a")
+    expect(rows_of(page)).to_have_count(1)
     page.get_by_label("State").select_option("all")
-    expect(page.locator(".alert")).to_have_count(2)
-    acknowledged = next(one for one in alerts_of(service, model) if one["acknowledged_at"])
-    other = next(one for one in alerts_of(service, model) if not one["acknowledged_at"])
-    card = page.locator(f"[data-alert='{other['id']}']")
-    card.get_by_label("Label").select_option("incident")
-    expect(card.locator(".badge", has_text="incident")).to_be_visible()
-    assert {one["id"]: one["label"] for one in alerts_of(service, model)} == {
-        other["id"]: "incident",
-        acknowledged["id"]: None,
-    }
-    page.get_by_label("Label", exact=True).first.select_option("incident")
-    expect(page.locator(".alert")).to_have_count(1)
+    expect(rows_of(page)).to_have_count(3)
+    assert sum(one["acknowledged_at"] is not None for one in alerts_of(service, model)) == 2
+    page.get_by_label("Search alerts").fill("quick")
+    expect(rows_of(page)).to_have_count(1)
+    page.get_by_label("Select all alerts").check()
+    page.get_by_label("Decide on the selected alerts").select_option("incident")
+    expect(rows_of(page).locator(".badge", has_text="incident")).to_be_visible()
     page.reload()
-    expect(page.locator(".alert")).to_have_count(1)
     expect(page.get_by_label("State")).to_have_value("all")
+    page.get_by_label("Label", exact=True).select_option("incident")
+    expect(rows_of(page)).to_have_count(1)
 
 
 def test_alert_is_suppressed_until_the_suppression_is_ended(
@@ -107,21 +135,60 @@ def test_alert_is_suppressed_until_the_suppression_is_ended(
 ) -> None:
     record(service, model, "quick brown")
     page = open_alerts(service, open_window, model)
-    page.get_by_label("Suppress for").select_option("86400")
+    details_of(page, "quick").get_by_label("Suppress for").select_option("86400")
+    dialog = page.get_by_role("dialog", name="Suppress?")
+    expect(dialog).to_contain_text("quick brown")
+    dialog.get_by_role("button", name="Suppress").click()
     expect(page.get_by_role("heading", name="No open alert")).to_be_visible()
     [alert] = alerts_of(service, model)
     assert alert["state"] == "suppressed"
     assert abs(alert["suppressed_until"] - time.time() - 86_400) < 120
     page.get_by_role("button", name="End").click()
-    expect(page.locator(".alert")).to_have_count(1)
+    expect(rows_of(page)).to_have_count(1)
     expect(page.get_by_role("heading", name="Suppressions")).to_have_count(0)
+
+
+def test_a_label_that_hides_lines_is_confirmed_and_can_be_undone(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    record(service, model, "quick brown")
+    page = open_alerts(service, open_window, model)
+    label = details_of(page, "quick").get_by_label("Label")
+    label.select_option("normal")
+    page.get_by_role("button", name="Go back").click()
+    expect(label).to_have_value("none")
+    label.select_option("normal")
+    dialog = page.get_by_role("dialog", name="Label as normal?")
+    expect(dialog.get_by_role("listitem")).to_contain_text("quick brown")
+    dialog.get_by_role("button", name="Label as normal").click()
+    expect(page.get_by_role("heading", name="No open alert")).to_be_visible()
+    assert alerts_of(service, model)[0]["label"] == "normal"
+    page.get_by_role("button", name="Undo").click()
+    expect(label).to_have_value("none")
+    assert alerts_of(service, model)[0]["label"] is None
+
+
+def test_twenty_five_alerts_fit_on_a_screen_and_nothing_is_lost_on_a_phone(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    record(service, model, *(f"{letters[n]}{letters[-n]}zz {letters[(7 * n) % 26] * 4}" for n in range(26)))
+    page = open_alerts(service, open_window, model, width=1280)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    expect(rows_of(page).nth(24)).to_be_in_viewport()
+    page.set_viewport_size({"width": 390, "height": 844})
+    for label in ("Severity", "Count", "Trend", "Source", "First", "Last"):
+        expect(rows_of(page).first.locator(f"[data-label={label}]")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    tops = page.locator("#nav a").evaluate_all("links => links.map((one) => one.offsetTop)")
+    assert len(set(tops)) == 1, "the menu is one row"
 
 
 def test_alerts_are_exported(service: PopulatedService, open_window: Open, model: str) -> None:
     record(service, model, "quick brown")
     page = open_alerts(service, open_window, model)
     with page.expect_download() as saved:
-        page.get_by_role("button", name="JSON").click()
+        page.get_by_role("button", name="Export JSON").click()
     assert alerts_of(service, model)[0]["id"] in saved.value.path().read_text()
 
 
@@ -157,7 +224,7 @@ def test_flagged_lines_of_agents_are_shown_as_they_are_flagged(
     page.reload()
     expect(lines).to_have_text(["quick brown", "lazxyyy-fox bug"])
     page.get_by_role("link", name="Alerts").last.click()
-    expect(page.locator(".alert")).to_have_count(2)
+    expect(rows_of(page)).to_have_count(2)
     page.get_by_role("link", name="Live lines").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value(name)
     expect(lines).to_have_count(2)
@@ -169,14 +236,12 @@ def test_a_live_line_leads_to_its_alert(service: PopulatedService, open_window: 
     page = settled(open_window(f"{service.url}/#/live?model={model}"))
     page.locator(".live-lines li", has_text="lazxyyy").get_by_role("link", name="Alert").click()
     expect(page.get_by_role("heading", name="Alerts")).to_be_visible()
-    alert = page.locator(".alert")
-    expect(alert).to_have_count(1)
-    alert.get_by_text("Examples").click()
-    expect(alert.locator(".examples")).to_contain_text("lazxyyy-fox bug")
+    details = page.get_by_role("complementary", name="Alert")
+    expect(details.locator(".examples")).to_contain_text("lazxyyy-fox bug")
     page.reload()
-    expect(alert).to_have_count(1)
-    page.get_by_role("button", name="Show all alerts").click()
-    expect(alert).to_have_count(3)
+    expect(details.locator(".examples")).to_contain_text("lazxyyy-fox bug")
+    details.get_by_role("button", name="Close the details").click()
+    expect(rows_of(page)).to_have_count(3)
     assert "alert=" not in page.url
     page.goto(f"{service.url}/#/alerts?model={model}&alert=alert_{'0' * 24}")
     expect(page.get_by_role("alert")).to_contain_text("no alert")
@@ -238,8 +303,8 @@ def test_an_alert_leads_to_its_flagged_lines(
     record(service, model, "quick brown")
     ingest(service, name, "lazxyyy-fox bug", "zyx zyx", "lazxyyy-fox bug")
     page = settled(open_window(f"{service.url}/#/alerts?model={model}"))
-    expect(page.locator(".alert")).to_have_count(3)
-    page.locator(".alert", has_text="lazxyyy").get_by_role("link", name="Flagged lines").click()
+    expect(rows_of(page)).to_have_count(3)
+    details_of(page, "lazxyyy").get_by_role("link", name="Flagged lines").click()
     lines = page.locator(".live-lines .log-text")
     expect(lines).to_have_text(["lazxyyy-fox bug"] * 2)
     expect(page.get_by_label("Model", exact=True)).to_have_value(name)
@@ -248,14 +313,15 @@ def test_an_alert_leads_to_its_flagged_lines(
     ingest(service, name, "zyx zyx", "lazxyyy-fox bug")
     expect(lines).to_have_count(3)
     page.get_by_role("link", name="Show the alert").click()
-    expect(page.locator(".alert")).to_have_count(1)
+    expect(page.get_by_role("complementary", name="Alert")).to_contain_text("lazxyyy")
     page.go_back()
     page.get_by_role("button", name="Show all flagged lines").click()
     expect(lines).to_have_count(5)
     assert "alert=" not in page.url
     page.get_by_role("link", name="Alerts").last.click()
-    page.locator(".alert", has_text="quick").get_by_role("link", name="Flagged lines").click()
-    expect(page.get_by_role("heading", name="No such line")).to_be_visible()  # it was in a request to score
+    details_of(page, "quick").get_by_role("link", name="Flagged lines").click()
+    kept = page.locator("section", has=page.get_by_role("heading", name="Lines kept with the alert"))
+    expect(kept).to_contain_text("quick brown")  # it was in a request to score
 
 
 def test_the_filter_for_one_alert_ends_with_its_model(
@@ -281,8 +347,6 @@ def test_links_to_what_is_gone_say_so(service: PopulatedService, open_window: Op
     page = settled(open_window(f"{service.url}/#/alerts?model={model}&alert={alert['id']}"))
     expect(page.get_by_text(f"There is no model {model}; it may have been deleted")).to_be_visible()
     expect(page.get_by_role("alert")).to_contain_text("no alert")
-    page.get_by_role("button", name="Show all alerts").click()
-    expect(page.get_by_role("alert")).to_have_count(0)
     page.goto(f"{service.url}/#/live?model={model}&alert={alert['id']}")
     expect(page.get_by_text(f"There is no model {model}; it may have been deleted")).to_be_visible()
 

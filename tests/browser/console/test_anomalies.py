@@ -40,6 +40,27 @@ def test_anomalous_lines_are_flagged_at_a_false_alarm_rate(
     expect(page.locator(".characters li .visually-hidden").first).to_have_text("y, 100 %")
 
 
+def test_a_flagged_line_is_recorded_as_an_alert_and_labeled(
+    service: PopulatedService, open_window: Open
+) -> None:
+    model = service.publish(reciting("recorded", LINE))
+    normal = {"lines": [LINE.strip()[n % 9 :] for n in range(120)]}
+    httpx.post(f"{service.url}/v1/models/{model}/calibrate", json=normal, timeout=60).raise_for_status()
+    page = settled(open_window(f"{service.url}/#/anomalies?model={model}"))
+    score(page, "lazy-fox bug\nlazxyyy-fox bug\n")
+    page.locator(".log-line.anomalous").click()
+    panel = page.get_by_role("region", name="Selected line")
+    panel.get_by_role("button", name="Record as an alert").click()
+    expect(panel.get_by_role("link", name="Alert (open)")).to_be_visible()
+    panel.get_by_label("Label").select_option("incident")
+    expect(panel.get_by_role("link", name="Alert (acknowledged)")).to_be_visible()
+    [alert] = httpx.get(f"{service.url}/v1/models/{model}/alerts").json()["data"]
+    assert (alert["label"], alert["sources"]) == ("incident", ["console"])
+    page.reload()
+    panel.get_by_role("link", name="Alert (acknowledged)").click()
+    expect(page.get_by_role("complementary", name="Alert")).to_contain_text("lazxyyy-fox bug")
+
+
 def test_rate_is_slid_or_typed_and_shown_in_percent_and_as_one_in_many(
     service: PopulatedService, open_window: Open
 ) -> None:
@@ -147,6 +168,7 @@ def test_only_the_last_chosen_model_scores(service: PopulatedService, open_windo
           };
         }"""
     )
+    page.get_by_text("pasted lines: change").click()  # the form is folded after a run
     for name in names[1:]:
         page.get_by_label("Model", exact=True).select_option(f"{name}@1")
     page.wait_for_timeout(1500)

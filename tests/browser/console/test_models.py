@@ -146,8 +146,8 @@ def test_compared_models_share_a_chart_that_the_keyboard_reads(
     ]})  # fmt: skip
     page = settled(open_window(f"{service.url}/#/models"))
     for name in ("line@1", "second@1"):
-        page.get_by_label(f"Compare {name}").check()
-    page.get_by_role("button", name="Compare 2").click()
+        page.get_by_label(f"Select {name}").check()
+    page.get_by_role("button", name="Compare").click()
     expect(page.locator(".chart path.line")).to_have_count(2)
     page.locator(".chart").focus()
     page.keyboard.press("Home")

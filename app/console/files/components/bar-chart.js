@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { characterName, percent, visibleCharacter } from "../format.js";
+import { placeholders } from "./marked-line.js";
 
 const MIN_WIDTH_PERCENT = 0.4; // so that a bar of nearly zero can be seen
 
@@ -17,7 +18,7 @@ export function characterDistribution(candidates, { onChoose } = {}) {
     { class: "bars characters" },
     candidates.map(({ character, probability }) => {
       const content = [
-        h("span", { class: "glyph mono", "aria-hidden": "true" }, visibleCharacter(character)),
+        h("span", { class: "glyph mono", "aria-hidden": "true" }, placeholders([visibleCharacter(character)])),
         bar(probability),
         h("span", { class: "number small", "aria-hidden": "true" }, percent(probability)),
         h("span", { class: "visually-hidden" }, `${characterName(character)}, ${percent(probability)}`),

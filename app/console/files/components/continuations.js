@@ -3,8 +3,9 @@
 import { ApiError } from "../api.js";
 import { streamCompletion } from "../completion.js";
 import { h, replace } from "../dom.js";
-import { bits, count, lastCharacters } from "../format.js";
+import { bits, count, decimal, integer, lastCharacters } from "../format.js";
 import { field, select } from "./form-fields.js";
+import { placeholders } from "./marked-line.js";
 import { errorBox } from "./notice.js";
 
 const MAX_MODELS = 4;
@@ -85,14 +86,24 @@ export function continuationColumns({ models, model, promptText, options, onInse
     const prompt = h("span", { class: "muted" }, lastCharacters(text, SHOWN_PROMPT_CHARACTERS));
     const paragraph = h("p", { class: "continuation", "aria-busy": "true" }, prompt, generated);
     replace(output, paragraph, footer);
+    const startedAt = performance.now();
+    /** @type {number | undefined} */ let firstAt;
     try {
       const finished = await streamCompletion(section.dataset.model, text, options(), {
         signal: abort,
-        onText: (piece) => generated.append(piece),
+        onText(piece) {
+          firstAt ??= performance.now();
+          generated.append(...[placeholders(Array.from(piece))].flat());
+        },
       });
       replace(
         footer,
-        h("span", { class: "number" }, finished && summaryOf(finished)),
+        h(
+          "span",
+          { class: "number" },
+          finished && summaryOf(finished),
+          firstAt && `, ${speedOf(finished, startedAt, firstAt)}`,
+        ),
         h("button", { type: "button", class: "link", onclick: () => onInsert(generated.textContent) }, "Insert"),
       );
     } catch (error) {
@@ -115,6 +126,12 @@ export function continuationColumns({ models, model, promptText, options, onInse
       draw();
     },
   };
+}
+
+/** Return how soon the first character came, and how fast all did. */
+function speedOf(finished, startedAt, firstAt) {
+  const perSecond = (1000 * (finished?.characters ?? 0)) / (performance.now() - startedAt);
+  return `first after ${decimal(firstAt - startedAt, 0)} ms, ${integer(perSecond)} characters per second`;
 }
 
 function summaryOf({ characters, bits: totalBits }) {

@@ -15,12 +15,12 @@ export async function confirmAction({ title, text, action }) {
 /**
  * Ask which action to take. Resolves to the value of an action, or to "" if the dialog is dismissed.
  *
- * @param {{title: string, text: string, actions: [string, string, string][]}} question each action is
+ * @param {{title: string, text: string, content?: Node, actions: [string, string, string][]}} question each action is
  *   [value, label, CSS class]
  * @returns {Promise<string>}
  */
-export function chooseAction({ title, text, actions }) {
-  return openDialog(title, [h("p", {}, text)], [["", "Go back", "button"], ...actions]);
+export function chooseAction({ title, text, content, actions }) {
+  return openDialog(title, [h("p", {}, text), ...(content ? [content] : [])], [["", "Go back", "button"], ...actions]);
 }
 
 /**

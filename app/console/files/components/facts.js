@@ -1,6 +1,7 @@
 /** Name-value pairs: the figures of a corpus, a job or a model. */
 
 import { h } from "../dom.js";
+import { ago, exactTime } from "../format.js";
 
 /**
  * Return one pair for a `<dl class="facts">`.
@@ -10,4 +11,11 @@ import { h } from "../dom.js";
  */
 export function fact(name, value) {
   return h("div", {}, h("dt", {}, name), h("dd", {}, value));
+}
+
+/** Return how long ago something was, with the exact time on hover. @param {number | null} timestamp Unix seconds */
+export function timeAgo(timestamp) {
+  if (timestamp === null || timestamp === undefined) return "–";
+  const iso = new Date(timestamp * 1000).toISOString();
+  return h("time", { datetime: iso, title: exactTime(timestamp), class: "nowrap" }, ago(timestamp));
 }

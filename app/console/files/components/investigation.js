@@ -13,6 +13,7 @@ import { anomalyThreshold, maxFalseAlarmRate } from "./anomaly-threshold.js";
 import { calibrationHint } from "./calibration-hint.js";
 import { histogram } from "./histogram.js";
 import { investigationControls } from "./investigation-controls.js";
+import { lineAlert } from "./line-alert.js";
 import { linePanel } from "./line-panel.js";
 import { charactersPerRow, groupRow, lineRow, NARROW, rowHeight } from "./log-rows.js";
 import { errorBox } from "./notice.js";
@@ -35,7 +36,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
   const state = readInvestigation(query);
   const texts = lineTexts(log);
   const { calibration } = log.start;
-  const details = lineDetails({
+  const scoring = {
     model: run.model,
     lineEnd: run.lineEnd,
     query: {
@@ -43,7 +44,8 @@ export function investigation(run, { query, signal, onCalibrate }) {
       ...(calibration && { false_alarms: maxFalseAlarmRate(calibration) }),
       ...(run.calibration && { calibration: run.calibration }),
     },
-  });
+  };
+  const details = lineDetails(scoring);
   let shown = { rows: new Uint32Array(), groups: /** @type {any[]} */ ([]) };
   /** @type {any} */ let search = null;
   let stopSearch = new AbortController();
@@ -82,6 +84,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
       time: log.hasTimes && !Number.isNaN(log.time[row]) ? timeText(log.time[row], 0) : null,
       template: log.templates.texts[log.template[row]],
     }),
+    alert: lineAlert({ ...scoring, source: run.source.isFile ? run.source.name.slice(0, 200) : "console", signal }),
     onTemplate: (row) => change({ like: log.number[row], grouped: false }, { isStep: true }),
     onDetail: () => list.fill(),
     signal,
@@ -150,8 +153,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
     const selected = state.grouped ? { ...groupRows(log, now), rows: null } : { ...selectRows(log, now), groups: null };
     shown = { rows: selected.rows ?? new Uint32Array(), groups: selected.groups ?? [] };
     const length = state.grouped ? shown.groups.length : shown.rows.length;
-    summary.textContent =
-      threshold.summary(selected) + (state.grouped ? ` ${count(length, "template")}.` : "");
+    summary.textContent = threshold.summary(selected) + (state.grouped ? ` ${count(length, "template")}.` : "");
     controls.showTemplate(
       state.like === null ? null : (log.templates.texts[now.template ?? -1] ?? `line ${integer(state.like)}`),
     );

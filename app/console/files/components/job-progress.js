@@ -45,18 +45,23 @@ function storageWarning(reason) {
   );
 }
 
-function progressBar({ step, steps }) {
+/** While the report is made there is no end in sight: the bar moves, and the phase is named. */
+function progressBar({ step, steps, phase }) {
+  if (phase) return [h("p", {}, `Training is done. Now: ${phase}.`), h("progress", { "aria-label": "Evaluation" })];
   return h("progress", { max: steps ?? 1, value: steps ? step : 0, "aria-label": "Progress" });
 }
 
 function figures(status, progress) {
-  const secondsLeft = status === "running" ? progress.seconds_left : null;
+  const isTraining = status === "running" && !progress.phase;
   return h(
     "dl",
     { class: "facts card" },
     fact("Held-out bits per character", bits(progress.validation_bits_per_character)),
     fact("Training bits per character", bits(progress.train_bits_per_character)),
-    !FINAL_STATUSES.includes(status) && fact("Time left", duration(secondsLeft)),
+    fact(
+      "Trained for",
+      duration(progress.elapsed_seconds) + (isTraining ? `, ${duration(progress.seconds_left)} left` : ""),
+    ),
     fact("Characters per second", integer(progress.characters_per_second)),
     fact("Steps", progress.steps ? `${integer(progress.step)} of ${integer(progress.steps)}` : integer(progress.step)),
     fact("Epochs", decimal(progress.epoch)),

@@ -2,6 +2,7 @@
 
 import { h, replace } from "../dom.js";
 import { bits, count, integer } from "../format.js";
+import { placeholders } from "./marked-line.js";
 
 /**
  * Draw the newest sample, and the earlier ones folded.
@@ -24,7 +25,7 @@ export function drawSamples(container, samples, metrics) {
       "li",
       {},
       h("span", { class: "muted small number" }, caption(step, metrics)),
-      h("div", { class: "sample" }, text),
+      h("div", { class: "sample" }, placeholders(Array.from(text))),
     );
   const [newest, ...earlier] = samples.toReversed();
   replace(

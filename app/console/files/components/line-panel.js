@@ -22,11 +22,12 @@ const REPEAT = "As rare as flagged lines, but like one that was flagged before: 
  * @param {{get: (row: number) => Promise<string>}} options.texts
  * @param {any} options.details see `lineDetails`
  * @param {(row: number) => {rarity: string, isFlagged: boolean, isRepeat: boolean, time: string | null, template: string}} options.describe
+ * @param {ReturnType<typeof import('./line-alert.js').lineAlert>} options.alert the alert of the line
  * @param {(row: number) => void} options.onTemplate the user wants the lines with a row's template
  * @param {(row: number) => void} options.onDetail a row's details have arrived
  * @param {AbortSignal} options.signal
  */
-export function linePanel({ log, texts, details, describe, onTemplate, onDetail, signal }) {
+export function linePanel({ log, texts, details, describe, alert, onTemplate, onDetail, signal }) {
   const readout = characterReadout();
   const node = h("section", { class: "card stack line-panel", "aria-label": "Selected line", hidden: true });
   let pending = new AbortController();
@@ -73,6 +74,7 @@ export function linePanel({ log, texts, details, describe, onTemplate, onDetail,
     const detail = details.kept(row);
     const spans = isFlagged ? (detail?.spans ?? []) : [];
     drawn = { text, isFlagged };
+    alert.show(isFlagged && detail?.alertId ? { text, alertId: detail.alertId } : null);
     replace(
       node,
       h(
@@ -92,6 +94,7 @@ export function linePanel({ log, texts, details, describe, onTemplate, onDetail,
         { class: "log-text whole-line" },
         detail ? heatMap(detail.characters.slice(0, MAX_SHOWN), detail.bits, spans) : text.slice(0, MAX_SHOWN),
       ),
+      alert.node,
       text.length > MAX_SHOWN &&
         h("p", { class: "small muted" }, `The first ${integer(MAX_SHOWN)} of ${integer(text.length)} characters.`),
       detail ? sentences(detail, spans) : h("p", { class: "muted" }, "Requesting the surprisal of each character…"),

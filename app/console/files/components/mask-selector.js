@@ -2,6 +2,7 @@
 
 import { h, replace } from "../dom.js";
 import { integer } from "../format.js";
+import { placeholders } from "./marked-line.js";
 
 /**
  * Return a fieldset of checkboxes, hidden unless the corpus is a log.
@@ -36,7 +37,7 @@ export function maskSelector() {
   /** @type {string[]} */ let suggestion = [];
 
   const checked = () => [...checkboxes.querySelectorAll("input:checked")].map((box) => box.value);
-  const drawExample = () => replace(masked, applyMasks(sample, checked()));
+  const drawExample = () => replace(masked, placeholders(Array.from(applyMasks(sample, checked()))));
 
   return {
     node,
@@ -53,7 +54,7 @@ export function maskSelector() {
             "label",
             { class: "choice" },
             h("input", { type: "checkbox", name: "mask", value: name, checked: suggestion.includes(name) }),
-            h("span", { class: "strong" }, name.replaceAll("_", " "), " ", sample.placeholders[name] ?? ""),
+            h("span", { class: "strong" }, name.replaceAll("_", " ")),
             h("span", { class: "muted small" }, reasonFor(name, sample)),
           ),
         ),

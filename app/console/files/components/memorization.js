@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { count, integer, percent } from "../format.js";
+import { placeholders } from "./marked-line.js";
 
 const MAX_PASSAGES = 4;
 
@@ -22,12 +23,10 @@ export function memorization({ memorization: measured }) {
     h("h2", {}, "Memorization"),
     h("p", {}, VERDICTS[measured.verdict] ?? measured.verdict),
     measured.withheld && h("p", {}, withheldSentence(measured.withheld)),
-    h(
-      "div",
-      { class: "columns" },
-      h("div", { class: "stack tight" }, h("h3", {}, "Longest copied passages"), passageList(measured.generated)),
-      h("div", { class: "stack tight" }, h("h3", {}, "Generated and held-out text"), comparisonTable(measured)),
-    ),
+    h("h3", {}, "Generated and held-out text"),
+    comparisonTable(measured),
+    h("h3", {}, "Longest copied passages"),
+    passageList(measured.generated),
   );
 }
 
@@ -52,7 +51,7 @@ function passageList(generated) {
           "li",
           {},
           h("span", { class: "muted small number" }, count(passage.length, "character")),
-          h("div", { class: "sample" }, passage.text),
+          h("div", { class: "sample" }, placeholders(Array.from(passage.text))),
         ),
       ),
   );

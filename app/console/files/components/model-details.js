@@ -1,8 +1,9 @@
 /** Short sections about a model: int8 quantization, calibrations, provenance, vocabulary. */
 
 import { h } from "../dom.js";
-import { bits, characterName, count, dateTime, decimal, integer, visibleCharacter } from "../format.js";
-import { fact } from "./facts.js";
+import { bits, characterName, count, decimal, integer, visibleCharacter } from "../format.js";
+import { fact, timeAgo } from "./facts.js";
+import { placeholders } from "./marked-line.js";
 
 const MAX_SHOWN_CHARACTERS = 400;
 
@@ -44,7 +45,8 @@ export function calibrationList(calibrations, id) {
               h(
                 "span",
                 { class: "muted small" },
-                `${count(one.lines, "line")} · ${one.source} · ${dateTime(one.created_at)}`,
+                `${count(one.lines, "line")} · ${one.source} · `,
+                timeAgo(one.created_at),
               ),
             ),
           ),
@@ -91,7 +93,9 @@ export function vocabulary(model) {
       { class: "row" },
       characters
         .slice(0, MAX_SHOWN_CHARACTERS)
-        .map((one) => h("li", { class: "glyph mono", title: characterName(one) }, visibleCharacter(one))),
+        .map((one) =>
+          h("li", { class: "glyph mono", title: characterName(one) }, placeholders([visibleCharacter(one)])),
+        ),
     ),
     hidden > 0 && h("p", { class: "muted small" }, `and ${integer(hidden)} more`),
   );

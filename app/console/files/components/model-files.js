@@ -5,29 +5,63 @@ import { h } from "../dom.js";
 import { byteSize } from "../format.js";
 import { saveFile } from "./save-file.js";
 
+/** What each file is for, by name. */
+const ABOUT = {
+  "calibration.json": "scores of normal held-out lines, for anomaly scores",
+  "model.json": "the card: configuration, provenance and report",
+  "model.onnx": "character ids and a state to logits and the next state",
+  "model.int8.npz": "int8 weights, with which completions are faster",
+  "model.int8.onnx": "int8 weights, with which completions are faster",
+  "model.keras": "only stock Keras layers",
+  "mixture.npz": "the end of the text, and the weights of the mixture",
+  "ngram.npz": "n-grams of the text, for anomaly scores",
+  "templates.json": "templates of the lines, for anomaly scores",
+  "lines.index": "the distinct lines and their counts, for suggestions",
+  "mask_values.json": "what masked values look like",
+  "report.html": "the report as a page",
+  "report.json": "the report",
+  "report.svg": "the report's picture",
+};
+
 /** @param {any} model @param {(action: () => Promise<void>) => void} attempt runs an action and shows its error */
 export function modelFiles(model, attempt) {
   const files = [["model.json", null], ...Object.entries(model.files)];
+  const about = (name) => ABOUT[name] ?? (name.includes("tfevents") ? "the TensorBoard log" : "");
   return h(
     "section",
     { class: "card stack" },
     h("h2", {}, "Files"),
     h(
-      "ul",
-      { class: "list" },
-      files.map(([name, file]) =>
+      "table",
+      { class: "small" },
+      h(
+        "thead",
+        {},
         h(
-          "li",
-          { class: "row apart" },
-          h("button", { type: "button", class: "link", onclick: () => attempt(() => download(model, name)) }, name),
-          h("span", { class: "muted small number" }, file ? byteSize(file.bytes) : "model card"),
+          "tr",
+          {},
+          ["File", "Content", "Size"].map((title, n) =>
+            h("th", { scope: "col", class: n === 2 ? "right" : "" }, title),
+          ),
         ),
       ),
-    ),
-    h(
-      "p",
-      { class: "muted small" },
-      "The .keras file uses only stock Keras layers. The .onnx file maps character ids and a state to logits and the next state.",
+      h(
+        "tbody",
+        {},
+        files.map(([name, file]) =>
+          h(
+            "tr",
+            {},
+            h(
+              "th",
+              { scope: "row" },
+              h("button", { type: "button", class: "link", onclick: () => attempt(() => download(model, name)) }, name),
+            ),
+            h("td", { class: "muted" }, about(name)),
+            h("td", { class: "right number" }, file ? byteSize(file.bytes) : "–"),
+          ),
+        ),
+      ),
     ),
   );
 }

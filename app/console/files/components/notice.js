@@ -1,6 +1,9 @@
 /** Messages to the user: errors with what to do about them, hints, warnings, empty states and toasts. */
 
+import { remove } from "../api.js";
 import { h, inlineCode } from "../dom.js";
+import { plural } from "../format.js";
+import { confirmAction } from "./dialog.js";
 
 const TOAST_MS = 5000;
 
@@ -76,15 +79,70 @@ export function emptyState(title, text, ...actions) {
   );
 }
 
-/** Show a message for five seconds; screen readers announce it. @param {string} text */
-export function toast(text) {
-  const message = h("p", { class: "toast fade-in" }, text);
+/** Return the message of a table whose search finds nothing. @param {string} noun */
+export function noMatch(noun) {
+  return h("p", { class: "muted" }, `No ${noun} matches the search and the filters.`);
+}
+
+/**
+ * Delete what is selected in a table, after a confirmation.
+ *
+ * @param {string} noun of an item
+ * @param {any[]} items
+ * @param {{name: (item: any) => string, path: (item: any) => string, text: string, onError: (error: any) => void,
+ *   onDeleted: () => void}} options
+ */
+export async function deleteAll(noun, items, { name, path, text, onError, onDeleted }) {
+  const what = items.length === 1 ? name(items[0]) : `${items.length} ${plural(noun)}`;
+  const action = `Delete the ${items.length === 1 ? noun : plural(noun)}`;
+  if (!(await confirmAction({ title: `Delete ${what}?`, text, action }))) return;
+  try {
+    for (const item of items) await remove(path(item));
+    toast(`${what} ${items.length === 1 ? "was" : "were"} deleted.`);
+    onDeleted();
+  } catch (error) {
+    onError(error);
+  }
+}
+
+/**
+ * Show a message for some seconds; screen readers announce it.
+ *
+ * @param {string} text
+ * @param {{label: string, run: () => void}} [action] a button in it, such as "Undo"
+ */
+export function toast(text, action) {
+  const press = () => {
+    message.remove();
+    action?.run();
+  };
+  const message = h(
+    "p",
+    { class: "toast fade-in" },
+    text,
+    action && [" ", h("button", { type: "button", class: "link", onclick: press }, action.label)],
+  );
   document.getElementById("toasts")?.append(message);
-  setTimeout(() => message.remove(), TOAST_MS);
+  setTimeout(() => message.remove(), action ? 2 * TOAST_MS : TOAST_MS);
 }
 
 /** Return a text with a capital letter at its start, unless that is a name, and a full stop. @param {string} text */
 export function sentence(text) {
-  const capitalized = /^[a-z]+\b(?![._@])/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+  const words = formWords(text);
+  const capitalized = /^[a-z]+\b(?![._@])/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;
   return /[.!?…]$/.test(capitalized) ? capitalized : `${capitalized}.`;
+}
+
+/**
+ * Return advice of the service in the words of the training form.
+ *
+ * @example formWords('train with "kind": "text", or "masks": []') // 'train with “Kind: text”, or no mask checked'
+ * @param {string} text
+ */
+export function formWords(text) {
+  return text.replace(/"(purpose|masks|kind|coverage)": (\[[^\]]*\]|"[^"]*"|[\d.]+)/g, (_, name, value) => {
+    const plain = value.replace(/[[\]"]/g, "").replaceAll("_", " ");
+    if (name === "masks") return plain ? `the masks ${plain} checked` : "no mask checked";
+    return `“${name[0].toUpperCase()}${name.slice(1)}: ${plain}”`;
+  });
 }

@@ -1,9 +1,23 @@
-/** Where alerts and other events are reported: whether messages arrive, and a test message to each target. */
+/** Where alerts and other events are reported: add and delete targets, whether messages arrive, test messages. */
 
-import { apiPath, listAll, post } from "../api.js";
-import { h, inlineCode, replace } from "../dom.js";
-import { dateTime } from "../format.js";
-import { errorBox } from "./notice.js";
+import { apiPath, listAll, post, request } from "../api.js";
+import { h, replace } from "../dom.js";
+import { confirmAction } from "./dialog.js";
+import { timeAgo } from "./facts.js";
+import { field, select } from "./form-fields.js";
+import { errorBox, hintBox, sentence } from "./notice.js";
+
+/** Presets: how the fields of the form become a target. */
+const PRESETS = {
+  webhook: {
+    label: "Webhook",
+    body: { kind: "webhook" },
+    help: "It gets signed messages in the form of Standard Webhooks.",
+  },
+  slack: { label: "Slack", body: { kind: "webhook", format: "slack" }, help: "The address of an incoming webhook." },
+  pagerduty: { label: "PagerDuty", body: { kind: "webhook", format: "pagerduty" }, hasKey: true },
+  alertmanager: { label: "Alertmanager", body: { kind: "alertmanager" }, help: "The address of its server." },
+};
 
 /**
  * Return the section, or null if the API key may not see targets.
@@ -11,30 +25,113 @@ import { errorBox } from "./notice.js";
  * @param {AbortSignal} signal
  */
 export async function notificationTargets(signal) {
-  let targets;
+  const list = h("ul", { class: "list" });
+  const message = h("div", { role: "status" });
+
+  async function load() {
+    const targets = await listAll("/v1/notification_targets", { signal });
+    replace(
+      list,
+      targets.map((target) => item(target, { signal, onDeleted: load })),
+    );
+  }
+
   try {
-    targets = await listAll("/v1/notification_targets", { signal });
+    await load();
   } catch (error) {
     if (error.status === 401 || error.status === 403) return null;
     throw error;
   }
+
+  /** Show the secret of a new target, and send it a test message. */
+  async function added(target) {
+    await load();
+    replace(
+      message,
+      target.secret &&
+        hintBox(h("p", {}, "The secret that signs its messages is shown only now: ", h("code", {}, target.secret))),
+    );
+    /** @type {HTMLElement | null} */ (list.querySelector(`[data-target="${target.id}"] .test`))?.click();
+  }
+
   return h(
     "section",
     { class: "card stack" },
     h("h2", {}, "Notification targets"),
-    targets.length
-      ? h(
-          "ul",
-          { class: "list" },
-          targets.map((target) => item(target, signal)),
-        )
-      : h("p", { class: "muted small" }, inlineCode("None. Add a webhook with `nextchar targets add URL`.")),
+    list,
+    message,
+    h("details", {}, h("summary", {}, "Add a target"), targetForm(added)),
   );
 }
 
-function item(target, signal) {
+function targetForm(onAdded) {
+  const url = h("input", { type: "url", required: true, autocomplete: "off", spellcheck: "false" });
+  const key = h("input", { type: "password", autocomplete: "off" });
+  const help = h("span", {});
+  const urlField = field({ name: "url", label: "URL", control: url, help });
+  const keyField = field({ name: "routing_key", label: "Integration key", control: key });
+  const severity = select(
+    [
+      ["info", "All"],
+      ["warning", "Warning or critical"],
+      ["critical", "Critical"],
+    ],
+    "warning",
+  );
+  const preset = select(
+    Object.entries(PRESETS).map(([name, { label }]) => [name, label]),
+    "webhook",
+    { onchange: showPreset },
+  );
+  const status = h("div", {});
+
+  function showPreset() {
+    const { help: text = "", hasKey = false } = PRESETS[preset.value];
+    replace(help, text);
+    urlField.node.hidden = hasKey;
+    keyField.node.hidden = !hasKey;
+    url.required = !hasKey;
+    key.required = hasKey;
+  }
+
+  async function submit(event) {
+    event.preventDefault();
+    replace(status);
+    const { body, hasKey } = PRESETS[preset.value];
+    const wanted = { ...body, min_severity: severity.value };
+    try {
+      const target = await post("/v1/notification_targets", {
+        ...wanted,
+        ...(hasKey ? { routing_key: key.value } : { url: url.value.trim() }),
+      });
+      event.target.closest("details").open = false;
+      [url.value, key.value] = ["", ""];
+      await onAdded(target);
+    } catch (error) {
+      replace(status, errorBox(error));
+    }
+  }
+
+  showPreset();
+  return h(
+    "form",
+    { class: "stack", onsubmit: submit, "aria-label": "Notification target" },
+    h(
+      "div",
+      { class: "grid-fields" },
+      field({ name: "preset", label: "Kind", control: preset }).node,
+      urlField.node,
+      keyField.node,
+      field({ name: "min_severity", label: "Alerts", control: severity }).node,
+    ),
+    status,
+    h("div", { class: "row" }, h("button", { type: "submit", class: "button primary" }, "Add and send a test message")),
+  );
+}
+
+function item(target, { signal, onDeleted }) {
   const result = h("div", { role: "status" });
-  const button = h("button", { type: "button", class: "button small", onclick: test }, "Send test message");
+  const button = h("button", { type: "button", class: "button small test", onclick: test }, "Send test message");
 
   async function test() {
     button.disabled = true;
@@ -45,7 +142,7 @@ function item(target, signal) {
         result,
         response.delivered
           ? h("p", { class: "small" }, `Delivered in ${response.seconds} s, status ${response.status}${said}`)
-          : errorBox(new Error(response.error)),
+          : errorBox(new Error(sentence(response.error))),
       );
     } catch (error) {
       if (!signal.aborted) replace(result, errorBox(error));
@@ -54,19 +151,50 @@ function item(target, signal) {
     }
   }
 
+  async function deleteTarget() {
+    const text = "It gets no further message. Messages that wait for it are dropped.";
+    if (!(await confirmAction({ title: `Delete ${target.url}?`, text, action: "Delete the target" }))) return;
+    try {
+      await request("DELETE", apiPath("/v1/notification_targets", target.id));
+      await onDeleted();
+    } catch (error) {
+      replace(result, errorBox(error));
+    }
+  }
+
   const health = target.last_error_at > (target.last_success_at ?? 0) ? `Failed: ${target.last_error}` : "";
-  const success = target.last_success_at ? `last success ${dateTime(target.last_success_at)}` : "no message yet";
+  const kind = target.format === "standard" ? target.kind : target.format;
   return h(
     "li",
-    { class: "stack" },
+    { class: "stack tight", "data-target": target.id },
     h(
       "div",
       { class: "row apart" },
-      h("span", {}, h("span", { class: "strong" }, target.kind), ` ${target.url}`),
-      h("span", { class: "muted small" }, `${target.waiting} waiting · ${target.dead} given up · ${success}`),
-      button,
+      h("span", {}, h("span", { class: "strong" }, kind), ` ${target.url}`),
+      h(
+        "div",
+        { class: "row" },
+        button,
+        !target.is_setting &&
+          h(
+            "button",
+            {
+              type: "button",
+              class: "button small danger",
+              "aria-label": `Delete ${target.url}`,
+              onclick: deleteTarget,
+            },
+            "Delete",
+          ),
+      ),
     ),
-    h("p", { class: "muted small" }, target.events.join(", ")),
+    h(
+      "p",
+      { class: "muted small" },
+      `${target.events.join(", ")} · ${target.waiting} waiting · ${target.dead} given up · `,
+      target.last_success_at ? ["last success ", timeAgo(target.last_success_at)] : "no message yet",
+      target.is_setting && " · one of the service's settings",
+    ),
     health && h("p", { class: "small" }, health),
     result,
   );

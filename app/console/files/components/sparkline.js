@@ -1,7 +1,7 @@
 /** A small bar chart of counts, without axes; its text says what it shows. */
 
 import { svg } from "../dom.js";
-import { integer } from "../format.js";
+import { bits, integer } from "../format.js";
 
 const WIDTH = 144;
 const HEIGHT = 26;
@@ -29,5 +29,32 @@ export function sparkline(counts, intervalSeconds) {
     svg("title", {}, label),
     svg("path", { d: `M0 ${HEIGHT - 0.5}H${WIDTH}`, class: "axis" }),
     svg("path", { d: bars.join("") }),
+  );
+}
+
+const CURVE_WIDTH = 240;
+const CURVE_HEIGHT = 56;
+
+/** A small learning curve, without axes. @param {[number, number][]} points seconds and bits per character */
+export function smallCurve(points) {
+  const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
+  const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  const place = (value, from, to, size) => (to > from ? ((value - from) / (to - from)) * size : size / 2);
+  const path = points
+    .map(
+      ([x, y]) =>
+        `${place(x, left, right, CURVE_WIDTH).toFixed(1)} ${(2 + place(high - y, 0, high - low, CURVE_HEIGHT - 4)).toFixed(1)}`,
+    )
+    .join("L");
+  return svg(
+    "svg",
+    {
+      class: "small-curve",
+      role: "img",
+      "aria-label": `Held-out bits per character, from ${bits(ys[0])} to ${bits(ys.at(-1))}`,
+      viewBox: `0 0 ${CURVE_WIDTH} ${CURVE_HEIGHT}`,
+      preserveAspectRatio: "none",
+    },
+    svg("path", { d: `M${path}`, class: "line series-0" }),
   );
 }

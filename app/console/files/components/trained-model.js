@@ -5,6 +5,7 @@ import { streamCompletion } from "../completion.js";
 import { h, replace } from "../dom.js";
 import { lastCharacters } from "../format.js";
 import { ghostTextarea } from "./ghost-textarea.js";
+import { placeholders } from "./marked-line.js";
 import { errorBox, problemsBox } from "./notice.js";
 
 const OPTIONS = { max_characters: 160, temperature: 0.5 };
@@ -67,7 +68,10 @@ function trial(job, model, signal) {
     const generated = h("span", { class: "generated" });
     replace(continuation, h("span", { class: "muted" }, lastCharacters(prompt, SHOWN_PROMPT_CHARACTERS)), generated);
     try {
-      await streamCompletion(model, prompt, OPTIONS, { signal, onText: (text) => generated.append(text) });
+      await streamCompletion(model, prompt, OPTIONS, {
+        signal,
+        onText: (text) => generated.append(...[placeholders(Array.from(text))].flat()),
+      });
     } catch (failure) {
       if (!signal.aborted) replace(error, errorBox(failure));
     }

@@ -1,4 +1,4 @@
-/** "Use this model": a code snippet for each kind of program that completes a prompt with the model. */
+/** "Use this model": a code snippet for each kind of program that does with the model what its kind is for. */
 
 import { apiKey } from "../api-key.js";
 import { apiPath, get } from "../api.js";
@@ -8,9 +8,18 @@ const STORAGE_KEY = "nextchar.use-model"; // of the tab selected last, in localS
 const KEY_PLACEHOLDER = "YOUR_API_KEY";
 const MAX_PROMPT_CHARACTERS = 24;
 
+/** What a call is named, by the kind of the model's text, and the field of its body that the prompt is in. */
+const CALLS = {
+  text: { call: "complete", body: (prompt) => `{"prompt": ${quoted(prompt)}}` },
+  records: { call: "suggest", body: (prompt) => `{"prefix": ${quoted(prompt)}}` },
+  log: { call: "score", body: (prompt) => `{"lines": [${quoted(prompt)}]}` },
+};
+
 /**
- * @typedef {{model: string, url: string, prompt: string, key: string | null}} Values `key` is null without API keys
- * @typedef {{id: string, label: string, code: (values: Values) => string, runsInBrowser?: boolean}} Snippet
+ * @typedef {{model: string, url: string, prompt: string, key: string | null, kind: "text" | "records" | "log"}} Values
+ *   `key` is null without API keys; `kind` decides which call the code makes
+ * @typedef {{id: string, label: string, code: (values: Values) => string, runsInBrowser?: boolean,
+ *   kinds?: string[]}} Snippet
  */
 
 /** @type {Snippet[]} */
@@ -19,63 +28,86 @@ const SNIPPETS = [
     id: "html",
     label: "HTML",
     runsInBrowser: true,
-    code: ({ model, url, key }) =>
-      [
+    kinds: ["text", "records"],
+    code: ({ model, url, key, kind }) => {
+      const attributes = `data-nextchar="${model}"${kind === "records" ? ' data-nextchar-mode="list"' : ""}`;
+      const field = `${attributes}${key ? ` data-nextchar-key="${key}"` : ""}`;
+      return [
         `<script type="module" src="${url}/clients/js/nextchar.js"></script>`,
-        `<textarea data-nextchar="${model}"${key ? ` data-nextchar-key="${key}"` : ""}></textarea>`,
-      ].join("\n"),
+        kind === "records" ? `<input ${field}>` : `<textarea ${field}></textarea>`,
+      ].join("\n");
+    },
   },
   {
     id: "javascript",
     label: "JavaScript",
     runsInBrowser: true,
-    code: ({ model, url, prompt, key }) =>
+    code: ({ model, url, prompt, key, kind }) =>
       [
         `import { Nextchar } from "${url}/clients/js/nextchar.js";`,
         "",
         `const client = new Nextchar(${key ? `{ key: "${key}" }` : ""});`,
-        `const response = await client.complete("${model}", ${quoted(prompt)});`,
-        "console.log(response.completions[0].text);",
+        `const response = await client.${CALLS[kind].call}("${model}", ${quoted(prompt)});`,
+        {
+          text: "console.log(response.completions[0].text);",
+          records: "for (const { text } of response.suggestions) console.log(text);",
+          log: "console.log(response.anomalous, response.p_value);",
+        }[kind],
       ].join("\n"),
   },
   {
     id: "python",
     label: "Python",
-    code: ({ model, url, prompt, key }) =>
+    code: ({ model, url, prompt, key, kind }) =>
       [
         "# pip install nextchar",
         "from nextchar import Client",
         "",
         `with Client("${url}"${key ? `, api_key="${key}"` : ""}) as client:`,
-        `    response = client.complete("${model}", ${quoted(prompt)})`,
-        '    print(response["completions"][0]["text"])',
+        ...{
+          text: [
+            `    response = client.complete("${model}", ${quoted(prompt)})`,
+            '    print(response["completions"][0]["text"])',
+          ],
+          records: [
+            `    response = client.suggest("${model}", ${quoted(prompt)})`,
+            '    print([one["text"] for one in response["suggestions"]])',
+          ],
+          log: [
+            `    for line in client.score_lines("${model}", open("app.log"), only="anomalous"):`,
+            '        print(line["p_value"], line["text"])',
+          ],
+        }[kind],
       ].join("\n"),
   },
   {
     id: "curl",
     label: "curl",
-    code: ({ model, url, prompt, key }) =>
+    code: ({ model, url, prompt, key, kind }) =>
       [
-        `curl ${url}/v1/models/${model}/complete`,
+        `curl ${url}/v1/models/${model}/${CALLS[kind].call}`,
         ...(key ? [`-H 'Authorization: Bearer ${key}'`] : []),
         "-H 'Content-Type: application/json'",
-        `-d ${shellQuoted(`{"prompt": ${quoted(prompt)}}`)}`,
+        `-d ${shellQuoted(CALLS[kind].body(prompt))}`,
       ].join(" \\\n  "),
   },
   {
     id: "command-line",
     label: "Command line",
-    code: ({ model, url, prompt, key }) =>
+    code: ({ model, url, prompt, key, kind }) =>
       [
         "# pip install nextchar",
         `export NEXTCHAR_SERVER=${url}`,
         ...(key ? [`export NEXTCHAR_API_KEY=${key}`] : []),
-        `nextchar complete ${model} ${prompt.startsWith("-") ? "-- " : ""}${shellQuoted(prompt)}`,
+        kind === "log"
+          ? `tail -f app.log | nextchar score --model ${model}`
+          : `nextchar ${CALLS[kind].call} ${model} ${prompt.startsWith("-") ? "-- " : ""}${shellQuoted(prompt)}`,
       ].join("\n"),
   },
   {
     id: "openai",
     label: "openai SDK",
+    kinds: ["text"],
     code: ({ model, url, prompt, key }) =>
       [
         "# pip install openai",
@@ -91,17 +123,20 @@ const SNIPPETS = [
 /**
  * Return a card with one tab per snippet.
  *
- * @param {{id: string, name: string, corpus: string | null, characters: string}} model
+ * @param {{id: string, name: string, kind: string | null, corpus: string | null, characters: string}} model
  * @param {{signal: AbortSignal}} options
  */
 export async function useModel(model, { signal }) {
+  const kind = model.kind === "records" || model.kind === "log" ? model.kind : "text";
+  const snippets = SNIPPETS.filter(({ kinds }) => !kinds || kinds.includes(kind));
   const values = {
     model: model.id,
+    kind,
     url: location.origin,
     prompt: await examplePrompt(model, signal),
     key: apiKey() === null ? null : KEY_PLACEHOLDER,
   };
-  const tabs = SNIPPETS.map((snippet) =>
+  const tabs = snippets.map((snippet) =>
     h(
       "button",
       {
@@ -118,7 +153,7 @@ export async function useModel(model, { signal }) {
   const panel = h("div", { class: "code-panel", role: "tabpanel", id: "use-model-panel", tabindex: 0 });
 
   function show(selected) {
-    SNIPPETS.forEach((snippet, index) => {
+    snippets.forEach((snippet, index) => {
       tabs[index].setAttribute("aria-selected", String(snippet === selected));
       tabs[index].tabIndex = snippet === selected ? 0 : -1;
     });
@@ -132,8 +167,8 @@ export async function useModel(model, { signal }) {
   }
 
   function selectByKey(event, snippet) {
-    const last = SNIPPETS.length - 1;
-    const index = SNIPPETS.indexOf(snippet);
+    const last = snippets.length - 1;
+    const index = snippets.indexOf(snippet);
     const next = {
       ArrowLeft: index === 0 ? last : index - 1,
       ArrowRight: index === last ? 0 : index + 1,
@@ -142,11 +177,11 @@ export async function useModel(model, { signal }) {
     }[event.key];
     if (next === undefined) return;
     event.preventDefault();
-    select(SNIPPETS[next]);
+    select(snippets[next]);
     tabs[next].focus();
   }
 
-  show(SNIPPETS.find((snippet) => snippet.id === storedTab()) ?? SNIPPETS[0]);
+  show(snippets.find((snippet) => snippet.id === storedTab()) ?? snippets[0]);
   return h(
     "section",
     { class: "card stack", "aria-labelledby": "use-model-title" },
@@ -178,7 +213,8 @@ function notes(snippet, { model, key }) {
         "Replace ",
         code(KEY_PLACEHOLDER),
         " by an API key with the scope “complete”. ",
-        snippet.runsInBrowser && "Everyone who can open the page can read the key, so use a key that has only this scope.",
+        snippet.runsInBrowser &&
+          "Everyone who can open the page can read the key, so use a key that has only this scope.",
       ),
     snippet.runsInBrowser &&
       note(
@@ -193,7 +229,7 @@ function notes(snippet, { model, key }) {
 }
 
 /** Return the first words of the model's corpus, or one character of its vocabulary if the corpus cannot be read. */
-async function examplePrompt({ corpus, characters }, signal) {
+async function examplePrompt({ corpus, characters, kind }, signal) {
   const known = Array.from(characters);
   const letter = known.find((one) => /\p{L}/u.test(one)) ?? known[0] ?? "";
   if (corpus === null) return letter;
@@ -202,6 +238,7 @@ async function examplePrompt({ corpus, characters }, signal) {
     () => "", // deleted, or not permitted for this key
   );
   const line = sample.split(/\r?\n/).find((one) => one.trim()) ?? letter;
+  if (kind === "log") return line.trim();
   const start = Array.from(line.trim()).slice(0, MAX_PROMPT_CHARACTERS).join("");
   const words = start.slice(0, Math.max(start.lastIndexOf(" "), 0));
   return line.trim() === start ? start.slice(0, Math.ceil(start.length / 2)) : words || start;

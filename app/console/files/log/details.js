@@ -21,6 +21,7 @@ const MAX_EXPECTED_LINE = 5_000;
  * @property {number[]} bits
  * @property {{start: number, end: number, bits: number, expected: string | null}[]} spans
  * @property {boolean} wasExplained whether explanations were requested for it
+ * @property {string | null} alertId of the alert that the line belongs to, if it is flagged
  * @property {any[] | null} expected the likeliest characters at each offset; null: not requested
  * @property {string[]} unknown characters of the line that are not in the vocabulary, once `isComplete`
  * @property {boolean} isComplete whether all was requested
@@ -124,5 +125,6 @@ function perCharacter(line, text, sent) {
       .filter(({ start, end }) => start < end)
       .map((span) => ({ ...span, start: indexOf(span.start), end: indexOf(span.end - 1) + 1 })),
     expected: line.expected ?? null,
+    alertId: line.alert_id ?? null,
   };
 }

@@ -1,34 +1,37 @@
 /** The alerts of a model: flagged lines in groups, to acknowledge, label and suppress. Updated while it is shown. */
 
-import { apiPath, get, isAbort, request } from "../api.js";
-import { alertCard } from "../components/alert-card.js";
-import { field, select } from "../components/form-fields.js";
+import { apiPath, get, isAbort, listAll, request } from "../api.js";
+import { decide, PERIODS } from "../components/alert-decisions.js";
+import { alertDetails, alertRarity, severityBadge } from "../components/alert-details.js";
+import { dataTable } from "../components/data-table.js";
+import { timeAgo } from "../components/facts.js";
+import { select } from "../components/form-fields.js";
+import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox } from "../components/notice.js";
+import { emptyState, errorBox, noMatch } from "../components/notice.js";
 import { notificationTargets } from "../components/notification-targets.js";
 import { saveFile } from "../components/save-file.js";
+import { sparkline } from "../components/sparkline.js";
 import { suppressionList } from "../components/suppressions.js";
 import { h, inlineCode, replace } from "../dom.js";
 import { integer } from "../format.js";
 import { setQuery } from "../router.js";
 
 const POLL_MS = 5000;
-const PAGE_SIZE = 50;
+const POLLED = 50; // the alerts that were seen last; all are read again from time to time
+const POLLS_UNTIL_ALL = 12;
 const MAX_SHOWN = 1000;
+const CONTEXT_CHARACTERS = 24; // shown before the marked part of a title
+const SEVERITIES = ["critical", "warning", "info"];
 
 const STATES = [
   ["open", "Open"],
   ["acknowledged", "Acknowledged"],
   ["suppressed", "Suppressed"],
-  ["all", "All"],
-];
-const SEVERITIES = [
-  ["", "Any"],
-  ["warning", "Warning or critical"],
-  ["critical", "Critical"],
+  ["all", "All states"],
 ];
 const LABELS = [
-  ["", "Any"],
+  ["", "Any label"],
   ["none", "Not labeled"],
   ["normal", "Normal"],
   ["incident", "Incident"],
@@ -40,115 +43,221 @@ export async function alertsView(page) {
   const [{ models, selected, missing }, targets] = await Promise.all([loadModels(page), notificationTargets(signal)]);
   if (!models.length) return viewWithoutModel("Alerts");
   let model = selected;
-  let shownCount = PAGE_SIZE;
-  let refreshes = 0;
-  /** @type {Map<string, ReturnType<typeof alertCard>>} */ let cards = new Map();
+  let loads = 0;
+  let polls = 0;
+  /** @type {Map<string, any>} */ let alerts = new Map();
   const filters = {
     state: query.get("state") ?? "open",
     severity: query.get("severity") ?? "",
     label: query.get("label") ?? "",
   };
-  let only = query.get("alert") ?? ""; // the id of the one alert that is shown, if the address names one
+  let opened = query.get("alert") ?? ""; // the id of the alert whose details are shown
 
-  const list = h("div", { class: "list" });
   const status = h("div", { "aria-live": "polite" });
-  const more = h("button", { type: "button", class: "button", hidden: true, onclick: showMore }, "Show more");
-  const suppressions = suppressionList({ signal, onEnded: refresh });
+  const suppressions = suppressionList({ signal, onEnded: load });
+  const totals = h("div", { class: "row totals", role: "group", "aria-label": "Severity" });
+  const details = alertDetails({ signal, onDecided: load, onClose: close });
 
-  const filterField = (name, label, options) => {
+  const filterSelect = (name, label, options) => {
     const control = select(options, filters[name], {
+      "aria-label": label,
       onchange: () => {
         filters[name] = control.value;
         setQuery({ [name]: name === "state" && control.value === "open" ? "" : control.value });
-        start();
+        if (name === "state") load();
+        else draw();
       },
     });
-    return field({ name, label, control }).node;
+    return control;
   };
-  const modelField = field({
-    name: "model",
-    label: "Model",
-    control: modelSelect(models, model, (id) => {
-      model = id;
-      live.href = liveAddress(model);
-      start();
-    }),
-  });
-  const live = h("a", { class: "button", href: liveAddress(model) }, "Live lines");
-  const showAll = h(
-    "div",
-    { class: "row", hidden: !only },
-    h("button", { type: "button", class: "button small", onclick: start }, "Show all alerts"),
+  const decideOn = (chosen, decision) =>
+    decide(chosen, decision, { signal, onDone: load }).then((isDone) => isDone && table.clearSelection(), showError);
+  const bulk = select(
+    [
+      ["", "Selected…"],
+      ["normal", "Label as normal"],
+      ["incident", "Label as incident"],
+      ["null", "Withdraw the label"],
+      ...PERIODS.map(([seconds, text]) => [seconds, `Suppress for ${text}`]),
+    ],
+    "",
+    { "aria-label": "Decide on the selected alerts", onchange: decideOnSelected },
   );
 
-  /** Show the alerts that match the filters, from the start. */
-  function start() {
-    only = "";
-    showAll.hidden = true;
-    setQuery({ alert: "" });
-    load();
+  async function decideOnSelected() {
+    const { value } = bulk;
+    bulk.value = "";
+    const chosen = table.selected();
+    if (!chosen.length) return showError(new Error("Select alerts first, with their checkboxes or the key x."));
+    const label = value === "null" ? null : value;
+    if (Number(value)) await decideOn(chosen, { action: "suppress", seconds: Number(value) });
+    else await decideOn(chosen, { action: "label", label });
   }
 
-  function load() {
-    shownCount = PAGE_SIZE;
-    refresh();
+  const table = dataTable({
+    noun: "alert",
+    key: (alert) => alert.id,
+    text: (alert) =>
+      [
+        alert.title,
+        alert.template,
+        alert.severity,
+        alert.label,
+        ...alert.sources,
+        ...alert.examples.map(({ line }) => line),
+      ].join(" "),
+    sort: ["Severity", false],
+    columns: [
+      {
+        label: "Severity",
+        value: (alert) => [SEVERITIES.indexOf(alert.severity), alert.estimated_p_value],
+        cell: (alert) => h("span", { title: alertRarity(alert) }, severityBadge(alert.severity)),
+      },
+      {
+        label: "Title",
+        isTitle: true,
+        class: "cut",
+        value: (alert) => alert.title,
+        cell: (alert) => [
+          alert.label && [h("span", { class: "badge" }, alert.label), " "],
+          h(
+            "button",
+            {
+              type: "button",
+              class: "link cut mono",
+              title: `${alert.title}\n${alert.template}`,
+              onclick: () => open(alert),
+            },
+            shortTitle(alert.title),
+          ),
+        ],
+      },
+      {
+        label: "Count",
+        isNumber: true,
+        isDescending: true,
+        value: (alert) => alert.count,
+        cell: (alert) => integer(alert.count),
+      },
+      { label: "Trend", cell: (alert) => sparkline(alert.counts, alert.interval_s) },
+      {
+        label: "Source",
+        class: "cut",
+        value: (alert) => alert.sources[0] ?? "",
+        cell: (alert) => h("span", { title: alert.sources.join(", ") }, alert.sources.join(", ") || "–"),
+      },
+      {
+        label: "First",
+        isDescending: true,
+        value: (alert) => alert.first_seen,
+        cell: (alert) => timeAgo(alert.first_seen),
+      },
+      {
+        label: "Last",
+        isDescending: true,
+        value: (alert) => alert.last_seen,
+        cell: (alert) => timeAgo(alert.last_seen),
+      },
+    ],
+    actions: [{ label: "Acknowledge", key: "a", run: (chosen) => decideOn(chosen, { action: "acknowledge" }) }],
+    controls: [filterSelect("state", "State", STATES), filterSelect("label", "Label", LABELS), bulk],
+    filter: (alert) =>
+      (!filters.severity || alert.severity === filters.severity) &&
+      (!filters.label || (alert.label ?? "none") === filters.label),
+    onOpen: open,
+    onCurrent: (alert) => opened && open(alert),
+    empty: (isSearch) =>
+      isSearch || filters.state !== "open" || filters.severity || filters.label ? noMatch("alert") : noAlert(),
+    signal,
+  });
+
+  /** Read all alerts. */
+  async function load() {
     suppressions.load(model);
+    await read(async (path) => {
+      const found = await listAll(path, { signal, maxItems: MAX_SHOWN });
+      alerts = new Map(found.map((alert) => [alert.id, alert]));
+      if (opened && !alerts.has(opened)) {
+        const alert = await get(apiPath("/v1/models", model, "alerts", opened), { signal });
+        if (opened === alert.id) details.show(alert);
+      }
+    });
   }
 
-  function showMore() {
-    shownCount = Math.min(MAX_SHOWN, shownCount + PAGE_SIZE);
-    refresh();
+  /** Read the alerts that were seen last, and now and then all of them. */
+  async function poll() {
+    polls += 1;
+    if (polls % POLLS_UNTIL_ALL === 0) return load();
+    await read(async (path) => {
+      const { data, has_more: hasMore } = await get(`${path}${path.includes("?") ? "&" : "?"}limit=${POLLED}`, {
+        signal,
+      });
+      if (!hasMore) alerts.clear();
+      for (const alert of data) alerts.set(alert.id, alert);
+    });
   }
 
-  async function refresh() {
-    refreshes += 1;
-    const mine = refreshes;
-    const wanted = new URLSearchParams({ limit: String(shownCount) });
-    if (filters.state !== "all") wanted.set("state", filters.state);
-    for (const name of ["severity", "label"]) if (filters[name]) wanted.set(name, filters[name]);
-    const path = apiPath("/v1/models", model, "alerts");
+  async function read(action) {
+    loads += 1;
+    const mine = loads;
+    const state = filters.state === "all" ? "" : `?state=${filters.state}`;
     try {
-      const response = only
-        ? { data: [await get(`${path}/${encodeURIComponent(only)}`, { signal })] }
-        : await get(`${path}?${wanted}`, { signal });
-      if (mine === refreshes) draw(response);
+      await action(`${apiPath("/v1/models", model, "alerts")}${state}`);
+      if (mine === loads && !signal.aborted) {
+        replace(status);
+        draw();
+      }
     } catch (error) {
-      if (mine === refreshes && !signal.aborted && !isAbort(error))
-        replace(status, errorBox(error, { retry: refresh }));
+      if (mine === loads && !isAbort(error)) showError(error, load);
     }
   }
 
-  function draw({ data, has_more: hasMore = false, evicted = 0 }) {
-    // Cards are kept, so that what the user has opened or focused stays.
-    cards = new Map(
-      data.map((alert) => {
-        const card = cards.get(alert.id);
-        card?.update(alert);
-        return [alert.id, card ?? alertCard(alert, { signal, onSuppressed: load })];
-      }),
-    );
-    const nodes = [...cards.values()].map((card) => card.node);
-    const isSame = nodes.length === list.children.length && nodes.every((node, index) => node === list.children[index]);
-    if (!nodes.length) replace(list, noAlert(filters));
-    else if (!isSame && !list.contains(document.activeElement)) replace(list, nodes);
-    else if (!isSame) arrange(nodes);
-    more.hidden = !hasMore || shownCount >= MAX_SHOWN;
+  function draw() {
+    const all = [...alerts.values()];
+    const choose = (severity) => {
+      filters.severity = filters.severity === severity ? "" : severity;
+      setQuery({ severity: filters.severity });
+      draw();
+    };
     replace(
-      status,
-      evicted > 0 &&
+      totals,
+      SEVERITIES.map((severity) =>
         h(
-          "p",
-          { class: "small muted" },
-          `There were too many alerts; the ${integer(evicted)} least recently seen ones were deleted.`,
+          "button",
+          {
+            type: "button",
+            class: `button small total ${severity}`,
+            "aria-pressed": String(filters.severity === severity),
+            onclick: () => choose(severity),
+          },
+          h("span", { class: "strong number" }, integer(all.filter((alert) => alert.severity === severity).length)),
+          ` ${severity}`,
         ),
+      ),
     );
+    table.update(all);
+    const shown = alerts.get(opened);
+    if (shown) details.show(shown);
   }
 
-  /** Add and remove cards around the focused one, which would lose the focus if it moved. */
-  function arrange(nodes) {
-    for (const node of [...list.children])
-      if (!nodes.includes(node) && !node.contains(document.activeElement)) node.remove();
-    for (const node of nodes) if (!list.contains(node)) list.prepend(node);
+  function open({ id }) {
+    const alert = alerts.get(id);
+    opened = id;
+    setQuery({ alert: alert.id });
+    table.setCurrent(alert.id);
+    details.show(alert);
+    layout.classList.add("has-panel");
+  }
+
+  function close() {
+    opened = "";
+    setQuery({ alert: "" });
+    details.show(null);
+    layout.classList.remove("has-panel");
+  }
+
+  function showError(error, retry) {
+    if (!signal.aborted) replace(status, errorBox(error, { retry }));
   }
 
   async function exportAlerts(format) {
@@ -158,56 +267,73 @@ export async function alertsView(page) {
       });
       saveFile(await response.blob(), `${model.split("@")[0]}-alerts.${format}`);
     } catch (error) {
-      if (!signal.aborted) replace(status, errorBox(error));
+      showError(error);
     }
   }
 
-  const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
+  const timer = setInterval(() => document.hidden || poll(), POLL_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
-  load();
+  window.addEventListener(
+    "keydown",
+    ({ key, defaultPrevented }) =>
+      key === "Escape" && !defaultPrevented && !document.querySelector("dialog[open]") && close(),
+    { signal },
+  );
 
+  const picker = modelSelect(models, model, (id) => {
+    model = id;
+    alerts = new Map();
+    live.href = liveAddress(model);
+    close();
+    load();
+  });
+  picker.setAttribute("aria-label", "Model");
+  const live = h("a", { class: "button small", href: liveAddress(model) }, "Live lines");
   const exportButton = (label, format) =>
-    h("button", { type: "button", class: "button small", onclick: () => exportAlerts(format) }, label);
+    h(
+      "button",
+      { type: "button", class: "button small", "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) },
+      label,
+    );
+  const layout = h("div", { class: `table-with-panel${opened ? " has-panel" : ""}` }, table.node, details.node);
+  load();
   return h(
     "div",
-    { class: "view" },
-    h("div", { class: "row apart" }, h("h1", {}, "Alerts"), live),
-    missingModel(missing, selected),
+    { class: "view dense" },
     h(
-      "section",
-      { class: "card stack", "aria-label": "Filters" },
+      "div",
+      { class: "row apart" },
+      h("div", { class: "row" }, h("h1", {}, "Alerts"), totals),
       h(
         "div",
-        { class: "alert-filters" },
-        modelField.node,
-        filterField("state", "State", STATES),
-        filterField("severity", "Severity", SEVERITIES),
-        filterField("label", "Label", LABELS),
-      ),
-      h(
-        "div",
-        { class: "row right" },
-        h("span", { class: "small muted" }, "Export all"),
+        { class: "row" },
+        h("div", { class: "picker" }, picker),
+        live,
         exportButton("CSV", "csv"),
         exportButton("JSON", "json"),
       ),
     ),
+    missingModel(missing, selected),
     status,
-    showAll,
-    list,
-    h("div", { class: "row center" }, more),
+    layout,
     suppressions.node,
     targets,
   );
+}
+
+/** Return a title as children, from shortly before the part that is marked, »so«. */
+function shortTitle(title) {
+  const [before, marked, ...after] = title.split(/»(.*?)«/s);
+  if (marked === undefined) return maskedLine(title);
+  const shown = before.length > CONTEXT_CHARACTERS + 4 ? `…${before.slice(-CONTEXT_CHARACTERS)}` : before;
+  return [maskedLine(shown), h("mark", {}, maskedLine(marked)), maskedLine(after.join(""))];
 }
 
 function liveAddress(model) {
   return `#/live?model=${encodeURIComponent(model.split("@")[0])}`; // agents usually name no version
 }
 
-function noAlert({ state, severity, label }) {
-  if (state !== "open" || severity || label)
-    return emptyState("No such alert", "No alert of this model matches these filters.");
+function noAlert() {
   return emptyState(
     "No open alert",
     inlineCode(

@@ -37,6 +37,8 @@ export async function anomaliesView(page) {
     value: draft.text,
     oninput: () => saveDraft({ text: area.value, isScored: false }),
   });
+  const formTitle = h("summary", {}, "Model and lines");
+  const form = h("details", { class: "card", open: true, "aria-label": "Model and lines" }); // folds after a run
   const messages = h("div", { class: "stack tight", "aria-live": "polite" });
   const result = h("div", { class: "stack" });
   const calibrationField = h("div", {});
@@ -112,6 +114,8 @@ export async function anomaliesView(page) {
   function show(shownRun) {
     run = shownRun;
     replace(messages);
+    form.open = false;
+    replace(formTitle, `${model}, ${run.source.name}: change`);
     /** @type {{node: Node, refresh: () => void} | null} */ let shown = null;
     const progress = runProgress(run, { onResume: () => shownRun.run(signal), onRecalibrate: calibrate });
     const body = h("div", {});
@@ -208,6 +212,24 @@ export async function anomaliesView(page) {
     },
   });
 
+  form.append(
+    formTitle,
+    h(
+      "div",
+      { class: "stack" },
+      h("div", { class: "columns" }, modelField.node, calibrationField),
+      area,
+      h(
+        "div",
+        { class: "row" },
+        h("button", { type: "button", class: "button primary", onclick: scoreText }, "Find anomalies"),
+        h("label", { class: "button", for: "log-file" }, "Choose a file"),
+        fileInput,
+        h("button", { type: "button", class: "button", onclick: scoreExample }, "Try an example"),
+      ),
+    ),
+  );
+
   const file = query.get("file");
   const isOfLastRun = lastRun && lastRun.model === model && lastRun.calibration === calibration;
   if (lastRun && isOfLastRun && (lastRun.source.isFile ? lastRun.source.name === file : !file)) show(lastRun);
@@ -224,26 +246,5 @@ export async function anomaliesView(page) {
     );
   }
 
-  return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Anomalies"),
-    missingModel(missing, selected),
-    h(
-      "section",
-      { class: "card stack", "aria-label": "Model and lines" },
-      h("div", { class: "columns" }, modelField.node, calibrationField),
-      area,
-      h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", class: "button primary", onclick: scoreText }, "Find anomalies"),
-        h("label", { class: "button", for: "log-file" }, "Choose a file"),
-        fileInput,
-        h("button", { type: "button", class: "button", onclick: scoreExample }, "Try an example"),
-      ),
-    ),
-    messages,
-    result,
-  );
+  return h("div", { class: "view" }, h("h1", {}, "Anomalies"), missingModel(missing, selected), form, messages, result);
 }

@@ -1,15 +1,77 @@
 /** All corpora, and a drop zone to upload one. */
 
-import { listAll } from "../api.js";
+import { apiPath, listAll } from "../api.js";
+import { dataTable } from "../components/data-table.js";
 import { dropzone } from "../components/dropzone.js";
-import { emptyState, toast } from "../components/notice.js";
-import { h } from "../dom.js";
-import { byteSize, count, dateTime, integer } from "../format.js";
+import { timeAgo } from "../components/facts.js";
+import { deleteAll, emptyState, errorBox, noMatch, sentence, toast } from "../components/notice.js";
+import { h, replace } from "../dom.js";
+import { byteSize, count, integer } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
-export async function corporaView({ signal }) {
+export async function corporaView({ signal, reload }) {
   const corpora = await listAll("/v1/corpora", { signal });
+  const status = h("div", {});
+  const name = (corpus) => corpus.name ?? corpus.id;
+  const table = dataTable({
+    noun: "corpus",
+    key: (corpus) => corpus.id,
+    text: (corpus) => `${name(corpus)} ${corpus.kind ?? ""} ${corpus.id}`,
+    sort: ["Created", true],
+    columns: [
+      {
+        label: "Name",
+        isTitle: true,
+        value: name,
+        cell: (corpus) => [
+          h("a", { href: `#/corpora/${corpus.id}` }, name(corpus)),
+          corpus.warnings.length > 0 && [
+            " ",
+            h(
+              "span",
+              { class: "badge paused", title: corpus.warnings.map(sentence).join(" ") },
+              count(corpus.warnings.length, "warning"),
+            ),
+          ],
+        ],
+      },
+      { label: "Kind", value: (corpus) => corpus.kind ?? "", cell: (corpus) => corpus.kind ?? "–" },
+      number("Characters", (corpus) => corpus.characters, integer),
+      number("Distinct", (corpus) => corpus.distinct_characters, integer),
+      number("Lines", (corpus) => corpus.lines, integer),
+      number("Size", (corpus) => corpus.bytes, byteSize),
+      { label: "Created", isDescending: true, value: (one) => one.created_at, cell: (one) => timeAgo(one.created_at) },
+      {
+        label: "Train",
+        cell: (corpus) =>
+          h("a", { href: `#/train?corpus=${corpus.id}`, "aria-label": `Train on ${name(corpus)}` }, "Train"),
+      },
+    ],
+    actions: [
+      {
+        label: "Delete",
+        isDanger: true,
+        run: (chosen) =>
+          deleteAll("corpus", chosen, {
+            name,
+            path: ({ id }) => apiPath("/v1/corpora", id),
+            text: "The texts are deleted. Models trained on them are kept. This cannot be undone.",
+            onError: (error) => signal.aborted || replace(status, errorBox(error)),
+            onDeleted: reload,
+          }),
+      },
+    ],
+    empty: (isSearch) =>
+      isSearch
+        ? noMatch("corpus")
+        : emptyState(
+            "No corpus yet",
+            "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
+          ),
+    signal,
+  });
+  table.update(corpora);
   return h(
     "div",
     { class: "view" },
@@ -22,31 +84,11 @@ export async function corporaView({ signal }) {
         navigate(`/corpora/${corpus.id}`);
       },
     }),
-    corpora.length
-      ? h("div", { class: "list" }, corpora.map(corpusCard))
-      : emptyState(
-          "No corpus yet",
-          "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
-        ),
+    status,
+    table.node,
   );
 }
 
-function corpusCard(corpus) {
-  return h(
-    "article",
-    { class: "item" },
-    h(
-      "div",
-      { class: "row apart" },
-      h("h2", {}, h("a", { href: `#/corpora/${corpus.id}` }, corpus.name ?? corpus.id)),
-      h("a", { class: "button small", href: `#/train?corpus=${corpus.id}` }, "Train a model"),
-    ),
-    h(
-      "p",
-      { class: "muted small number" },
-      `${integer(corpus.characters)} characters, ${integer(corpus.distinct_characters)} distinct · ${count(corpus.lines, "line")} · ` +
-        `${byteSize(corpus.bytes)} · ${dateTime(corpus.created_at)}`,
-    ),
-    corpus.warnings.length > 0 && h("p", { class: "small" }, count(corpus.warnings.length, "warning")),
-  );
+function number(label, value, format) {
+  return { label, isNumber: true, isDescending: true, value, cell: (item) => format(value(item)) };
 }

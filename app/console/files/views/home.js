@@ -1,20 +1,27 @@
-/** The home page: without a model, from a text file to a trained model; with one, what to do with it. */
+/** The home page: without a model, from a text file to a trained model; with one, an overview of the service. */
 
-import { get, listAll } from "../api.js";
+import { get, listAll, request } from "../api.js";
 import { characterDistribution } from "../components/bar-chart.js";
 import { heatMap } from "../components/heat-map.js";
+import { timeAgo } from "../components/facts.js";
 import { jobCard } from "../components/job-card.js";
+import { modelActions } from "../components/model-actions.js";
+import { sentence, warningBox } from "../components/notice.js";
 import { quickTrain } from "../components/quick-train.js";
-import { h } from "../dom.js";
-import { dateTime } from "../format.js";
+import { h, replace } from "../dom.js";
+import { bits, byteSize, integer } from "../format.js";
+
+const JOBS_MS = 2000;
+const FIGURES_MS = 10_000;
 
 /** @param {import('../router.js').Page} page */
-export async function homeView({ signal }) {
+export async function homeView(page) {
+  const { signal } = page;
   const [models, jobs] = await Promise.all([
     listAll("/v1/models", { signal, maxItems: 200 }),
-    get("/v1/jobs?limit=3", { signal }),
+    get("/v1/jobs?limit=20", { signal }),
   ]);
-  return models.length ? homeWithModels(models, jobs.data, signal) : homeWithoutModels(jobs.data, signal);
+  return models.length ? overview(models, jobs.data, page) : homeWithoutModels(jobs.data, signal);
 }
 
 function homeWithoutModels(jobs, signal) {
@@ -38,7 +45,7 @@ function homeWithoutModels(jobs, signal) {
       illustration(),
     ),
     quickTrain({ signal }),
-    jobs.length > 0 && section("Jobs", jobList(jobs)),
+    jobs.length > 0 && section("Jobs", jobList(jobs, signal)),
     h(
       "div",
       { class: "columns steps" },
@@ -55,31 +62,143 @@ function homeWithoutModels(jobs, signal) {
   );
 }
 
-function homeWithModels(models, jobs, signal) {
-  const [newest] = models;
-  const model = encodeURIComponent(newest.id);
+function overview(models, jobs, page) {
+  const { signal } = page;
+  const good = models.find(({ problems }) => problems.length === 0);
+  const figures = h("div", { class: "overview" });
+  const running = h("div", { class: "list" });
+  /** @type {Map<string, ReturnType<typeof jobCard>>} */ let cards = new Map();
+
+  async function loadFigures() {
+    const [alerts, health] = await Promise.all([
+      get("/v1/alerts?limit=0", { signal }).catch(() => null), // not permitted for this key, or Redis is away
+      request("GET", "/readyz", { signal })
+        .then((response) => response.json())
+        .catch(() => null),
+    ]);
+    if (!signal.aborted)
+      replace(figures, alerts && alertTotals(alerts), alerts && scoredLines(alerts), healthOf(health));
+  }
+
+  async function loadJobs() {
+    const { data } = await get("/v1/jobs?limit=20", { signal }).catch(() => ({ data: jobs }));
+    if (!signal.aborted) drawJobs(data);
+  }
+
+  function drawJobs(latest) {
+    const isOpen = (job) => !["succeeded", "failed", "cancelled"].includes(job.status);
+    const open = latest.filter(isOpen);
+    const shown = (open.length ? open : latest).slice(0, 3);
+    const before = [...cards.keys()].join();
+    cards = new Map(shown.map((job) => [job.id, cards.get(job.id) ?? jobCard(job, { signal })]));
+    for (const job of shown) cards.get(job.id)?.update(job);
+    if ([...cards.keys()].join() !== before)
+      replace(
+        running,
+        [...cards.values()].map(({ node }) => node),
+      );
+  }
+
+  drawJobs(jobs);
+  loadFigures();
+  const timers = [
+    setInterval(() => document.hidden || loadJobs(), JOBS_MS),
+    setInterval(() => document.hidden || loadFigures(), FIGURES_MS),
+  ];
+  signal.addEventListener("abort", () => timers.forEach(clearInterval));
   return h(
     "div",
     { class: "view" },
+    h("h1", {}, "Overview"),
+    figures,
     h(
       "div",
-      { class: "hero stack" },
-      h("h1", {}, `${newest.id} is ready`),
-      h(
-        "p",
-        { class: "lead" },
-        `Trained ${dateTime(newest.created_at)}. Generate text with it, find anomalies in a log, or train another model.`,
+      { class: "columns" },
+      section(
+        "Jobs",
+        jobs.length ? running : h("p", { class: "muted" }, "No job yet."),
+        h("a", { href: "#/jobs" }, "All jobs"),
       ),
-      h(
-        "div",
-        { class: "row" },
-        h("a", { class: "button primary", href: `#/playground?model=${model}` }, "Open playground"),
-        h("a", { class: "button", href: `#/anomalies?model=${model}` }, "Find anomalies"),
-        h("a", { class: "button", href: `#/models/${model}` }, "Model details"),
+      section(
+        "Newest model",
+        good ? newestModel(good) : noGoodModel(models[0]),
+        h("a", { href: "#/models" }, "All models"),
       ),
     ),
-    jobs.length > 0 && section("Latest jobs", jobList(jobs), h("a", { href: "#/jobs" }, "All jobs")),
     section("Train another model", quickTrain({ signal })),
+  );
+}
+
+function alertTotals({ open }) {
+  const severities = ["critical", "warning", "info"];
+  return figure(
+    "Open alerts",
+    h(
+      "p",
+      { class: "row" },
+      severities.map((severity) =>
+        h(
+          "a",
+          { class: `button small total ${severity}`, href: `#/alerts?severity=${severity}` },
+          h("span", { class: "strong number" }, integer(open[severity])),
+          ` ${severity}`,
+        ),
+      ),
+    ),
+  );
+}
+
+function scoredLines({ scored_last_hour: lines }) {
+  return figure("Lines scored in the last hour", h("p", { class: "figure number" }, integer(lines)));
+}
+
+function healthOf(health) {
+  const problems = health?.degraded ?? [];
+  return figure(
+    "Health",
+    h(
+      "p",
+      { class: "row" },
+      h(
+        "span",
+        { class: `badge ${problems.length ? "paused" : health ? "succeeded" : ""}` },
+        health ? health.status.replace("_", " ") : "not known",
+      ),
+    ),
+    h("p", { class: "small" }, h("a", { href: "#/keys" }, "API keys")),
+    problems.map(({ part, problem, effect }) => h("p", { class: "small" }, `${part} ${problem}: ${effect}`)),
+  );
+}
+
+function figure(title, ...content) {
+  return h("section", { class: "card stack tight" }, h("h2", { class: "small muted" }, title), content);
+}
+
+function newestModel(model) {
+  const id = encodeURIComponent(model.id);
+  return h(
+    "article",
+    { class: "item" },
+    h("h3", {}, h("a", { href: `#/models/${id}` }, model.id)),
+    h(
+      "p",
+      { class: "muted small number" },
+      [
+        model.kind,
+        model.bits_per_character !== null && `${bits(model.bits_per_character)} bits per character`,
+        byteSize(model.bytes),
+      ]
+        .filter(Boolean)
+        .map((one) => `${one} · `),
+      timeAgo(model.created_at),
+    ),
+    h("div", { class: "row" }, modelActions(model)),
+  );
+}
+
+function noGoodModel({ id, problems }) {
+  return warningBox(
+    h("p", {}, h("a", { href: `#/models/${encodeURIComponent(id)}` }, id), ": ", sentence(problems[0])),
   );
 }
 
@@ -101,8 +220,8 @@ function illustration() {
   );
 }
 
-function jobList(jobs) {
-  return jobs.map((job) => jobCard(job).node);
+function jobList(jobs, signal) {
+  return jobs.slice(0, 3).map((job) => jobCard(job, { signal }).node);
 }
 
 function section(title, content, link = null) {

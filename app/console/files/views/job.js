@@ -9,7 +9,7 @@ import { jobProgress } from "../components/job-progress.js";
 import { drawSamples } from "../components/job-samples.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
-import { errorBox, hintBox, sentence, toast } from "../components/notice.js";
+import { errorBox, formWords, hintBox, sentence, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { followEvents } from "../event-stream.js";
 
@@ -76,7 +76,7 @@ export async function jobView({ params, signal }) {
     replace(
       sections.log,
       log.length > 0 && h("h2", {}, "Log"),
-      log.map((text) => h("p", { class: "small" }, text)),
+      log.map((text) => h("p", { class: "small" }, formWords(text))),
     );
   }
 

@@ -1,47 +1,98 @@
 /** All training jobs, newest first, updated while any of them runs. */
 
-import { listAll } from "../api.js";
-import { FINAL_STATUSES, jobCard } from "../components/job-card.js";
-import { emptyState } from "../components/notice.js";
+import { apiPath, listAll, post } from "../api.js";
+import { dataTable } from "../components/data-table.js";
+import { timeAgo } from "../components/facts.js";
+import { FINAL_STATUSES, statusBadge } from "../components/job-card.js";
+import { emptyState, errorBox, noMatch } from "../components/notice.js";
+import { askHowToCancel } from "../components/job-actions.js";
 import { h, replace } from "../dom.js";
+import { bits, duration } from "../format.js";
 
 const POLL_MS = 2000;
 
 /** @param {import('../router.js').Page} page */
 export async function jobsView({ signal }) {
-  const entries = h("div", { class: "list" });
-  let jobs = await listAll("/v1/jobs", { signal });
+  const [jobs, models, corpora] = await Promise.all([
+    listAll("/v1/jobs", { signal }),
+    listAll("/v1/models", { signal }),
+    listAll("/v1/corpora", { signal }).catch(() => []), // a key may not see them
+  ]);
+  const modelBits = new Map(models.map((model) => [model.id, model.bits_per_character]));
+  const corpusNames = new Map(corpora.map((one) => [one.id, one.name ?? one.id]));
+  const status = h("div", {});
+  let shown = jobs;
 
-  /** @type {Map<string, ReturnType<typeof jobCard>>} */ let cards = new Map();
-
-  function draw() {
-    const shown = [...cards.keys()].join();
-    cards = new Map(jobs.map((job) => [job.id, cards.get(job.id) ?? jobCard(job, "h2")]));
-    for (const job of jobs) cards.get(job.id)?.update(job);
-    if (jobs.length && shown === [...cards.keys()].join()) return;
-    replace(
-      entries,
-      jobs.length
-        ? [...cards.values()].map(({ node }) => node)
+  /** The figure of a job's model; while there is none, that of the network at its latest evaluation. */
+  const bitsOf = (job) => modelBits.get(job.model) ?? job.progress?.validation_bits_per_character ?? null;
+  const table = dataTable({
+    noun: "job",
+    key: (job) => job.id,
+    text: (job) => `${job.name} ${job.id} ${job.status} ${job.model ?? ""} ${corpusNames.get(job.corpus) ?? ""}`,
+    sort: ["Created", true],
+    columns: [
+      {
+        label: "Model",
+        isTitle: true,
+        value: (job) => job.name,
+        cell: (job) => h("a", { href: `#/jobs/${job.id}` }, job.name),
+      },
+      { label: "Status", value: (job) => job.status, cell: statusCell },
+      { label: "Kind", value: (job) => job.kind ?? "", cell: (job) => job.kind ?? "–" },
+      {
+        label: "Corpus",
+        value: (job) => corpusNames.get(job.corpus) ?? job.corpus,
+        cell: (job) =>
+          h("a", { href: `#/corpora/${job.corpus}` }, corpusNames.get(job.corpus) ?? job.corpus.slice(0, 14)),
+      },
+      { label: "Preset", value: presetOf, cell: (job) => presetOf(job) || "–" },
+      { label: "Bits", isNumber: true, value: bitsOf, cell: (job) => bits(bitsOf(job)) },
+      {
+        label: "Trained for",
+        isNumber: true,
+        isDescending: true,
+        value: (job) => job.progress?.elapsed_seconds,
+        cell: (job) => duration(job.progress?.elapsed_seconds),
+      },
+      { label: "Created", isDescending: true, value: (job) => job.created_at, cell: (job) => timeAgo(job.created_at) },
+    ],
+    actions: [{ label: "Cancel", isDanger: true, run: cancel }],
+    empty: (isSearch) =>
+      isSearch
+        ? noMatch("job")
         : emptyState(
             "No job yet",
             "A job trains a model on a corpus.",
             h("a", { class: "button primary", href: "#/train" }, "Train a model"),
           ),
-    );
+    signal,
+  });
+
+  async function cancel(chosen) {
+    const open = chosen.filter((job) => !FINAL_STATUSES.includes(job.status));
+    if (!open.length) return replace(status, errorBox(new Error("The selected jobs have ended.")));
+    const body = await askHowToCancel({ ...open[0], name: open.map(({ name }) => name).join(", ") });
+    if (!body) return;
+    replace(status);
+    try {
+      for (const job of open) await post(apiPath("/v1/jobs", job.id, "cancel"), body);
+      table.clearSelection();
+      await poll();
+    } catch (error) {
+      if (!signal.aborted) replace(status, errorBox(error));
+    }
   }
 
-  const timer = setInterval(async () => {
-    if (document.hidden || jobs.every((job) => FINAL_STATUSES.includes(job.status))) return;
-    const focused = entries.contains(document.activeElement) && document.activeElement?.getAttribute("href");
-    jobs = await listAll("/v1/jobs", { signal }).catch(() => jobs); // the banner shows that the service is away
-    if (signal.aborted) return;
-    draw();
-    if (focused) entries.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+  async function poll() {
+    shown = await listAll("/v1/jobs", { signal }).catch(() => shown); // the banner shows that the service is away
+    if (!signal.aborted) table.update(shown);
+  }
+
+  const timer = setInterval(() => {
+    if (!document.hidden && shown.some((job) => !FINAL_STATUSES.includes(job.status))) poll();
   }, POLL_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
-
-  draw();
+  table.update(jobs);
   return h(
     "div",
     { class: "view" },
@@ -51,6 +102,33 @@ export async function jobsView({ signal }) {
       h("h1", {}, "Jobs"),
       h("a", { class: "button primary", href: "#/train" }, "Train a model"),
     ),
-    entries,
+    status,
+    table.node,
+  );
+}
+
+function presetOf(job) {
+  return job.chosen_preset ?? job.preset ?? "";
+}
+
+/** The status, and of a running job its progress, of a queued one its position. */
+function statusCell(job) {
+  const { step, steps, phase, seconds_left: left } = job.progress ?? {};
+  return h(
+    "div",
+    { class: "row" },
+    statusBadge(job),
+    job.status === "running" &&
+      h(
+        "span",
+        { class: "small muted number nowrap" },
+        steps > 0 &&
+          h("progress", { max: steps, ...(phase ? {} : { value: step }), "aria-label": `Progress of ${job.name}` }),
+        phase ?? (Number.isFinite(left) ? `${duration(left)} left` : ""),
+      ),
+    job.status === "queued" &&
+      job.queue_position &&
+      h("span", { class: "small muted" }, `position ${job.queue_position}`),
+    job.error && h("span", { class: "small muted", title: job.error.message }, job.error.code.replaceAll("_", " ")),
   );
 }

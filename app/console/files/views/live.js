@@ -1,11 +1,11 @@
 /** The flagged lines of what log agents send to a model, as they are flagged. */
 
 import { apiPath, delay, get, post } from "../api.js";
-import { alertAddress } from "../components/alert-card.js";
+import { alertAddress, exampleList } from "../components/alert-details.js";
 import { driftWarning } from "../components/drift-warning.js";
 import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
-import { markedLine } from "../components/marked-line.js";
+import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox, hintBox, toast } from "../components/notice.js";
 import { rollingCalibration } from "../components/rolling-calibration.js";
@@ -73,12 +73,23 @@ export async function liveView(page) {
     showDrift(null);
     replace(empty, noLine(only));
     empty.hidden = false;
+    if (only) showExamples(only, abort);
     replace(filter, only && oneAlert());
     rolling.follow(model, abort);
     followLines(model, abort).catch((error) => {
       if (!abort.aborted) replace(messages, errorBox(error, { retry: follow }));
     });
     followStatus(model, abort);
+  }
+
+  /** Show the lines that are kept with an alert, while there is none from an agent. */
+  async function showExamples(id, abort) {
+    const alert = await get(apiPath("/v1/models", model, "alerts", id), { signal: abort }).catch(() => null);
+    if (alert && !abort.aborted)
+      replace(
+        empty,
+        h("section", { class: "stack tight" }, h("h2", {}, "Lines kept with the alert"), exampleList(alert)),
+      );
   }
 
   function showAllAlerts() {
@@ -218,6 +229,6 @@ function lineEntry(line) {
       ),
       h("a", { href: alertAddress(line.model, line.alert_id) }, "Alert"),
     ),
-    h("p", { class: "log-text mono" }, markedLine(line.line, line.spans)),
+    h("p", { class: "log-text mono" }, maskedLine(line.line, line.spans)),
   );
 }

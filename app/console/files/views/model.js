@@ -6,16 +6,17 @@ import { aliasList } from "../components/alias-list.js";
 import { baselines } from "../components/baselines.js";
 import { askForText, confirmAction } from "../components/dialog.js";
 import { experts } from "../components/experts.js";
-import { fact } from "../components/facts.js";
+import { fact, timeAgo } from "../components/facts.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
 import { memorization } from "../components/memorization.js";
 import { calibrationList, provenance, quantization, vocabulary } from "../components/model-details.js";
+import { modelActions } from "../components/model-actions.js";
 import { modelFiles } from "../components/model-files.js";
 import { errorBox, problemsBox, toast } from "../components/notice.js";
 import { useModel } from "../components/use-model.js";
 import { h, replace } from "../dom.js";
-import { bits, dateTime, duration, integer } from "../format.js";
+import { bits, duration, integer } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
@@ -83,10 +84,9 @@ export async function modelView({ params, signal }) {
       h(
         "div",
         { class: "row" },
-        h("a", { class: "button primary", href: `#/playground?model=${id}` }, "Open playground"),
-        h("a", { class: "button", href: `#/anomalies?model=${id}` }, "Find anomalies"),
-        h("button", { class: "button", type: "button", onclick: () => attempt(rename) }, "Rename"),
-        h("button", { class: "button danger", type: "button", onclick: () => attempt(deleteModel) }, "Delete"),
+        modelActions(model),
+        h("button", { class: "button small", type: "button", onclick: () => attempt(rename) }, "Rename"),
+        h("button", { class: "button small danger", type: "button", onclick: () => attempt(deleteModel) }, "Delete"),
       ),
     ),
     status,
@@ -102,15 +102,22 @@ export async function modelView({ params, signal }) {
         fact("Parameters", integer(model.parameters)),
         fact("Layers × units", `${model.network.layers} × ${model.network.units}`),
         fact("Training time", duration(report.training_seconds)),
-        fact("Created", dateTime(model.created_at)),
+        fact("Created", timeAgo(model.created_at)),
       ),
     ),
     usage,
     accepted && acceptance(accepted),
     h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
     memorization(report),
-    h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt)),
-    h("div", { class: "columns" }, provenance(model), modelFiles(model, attempt), vocabulary(model)),
+    h(
+      "div",
+      { class: "columns" },
+      quantization(report),
+      calibrationList(calibrations, id),
+      aliasList(model, aliases, attempt),
+    ),
+    modelFiles(model, attempt),
+    h("div", { class: "columns" }, provenance(model), vocabulary(model)),
   );
 }
 

@@ -1,68 +1,123 @@
-/** All models: open one, or select some to compare. */
+/** All models: open one, compare or delete some. */
 
 import { apiPath, get, listAll, remove } from "../api.js";
+import { dataTable } from "../components/data-table.js";
 import { confirmAction } from "../components/dialog.js";
-import { emptyState, errorBox, sentence, toast, warningBox } from "../components/notice.js";
-import { h } from "../dom.js";
-import { dateTime, integer } from "../format.js";
+import { timeAgo } from "../components/facts.js";
+import { deleteAll, emptyState, errorBox, noMatch, sentence, toast, warningBox } from "../components/notice.js";
+import { h, replace } from "../dom.js";
+import { bits, byteSize } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
 export async function modelsView({ signal, reload }) {
-  const [models, { damaged = [] }] = await Promise.all([
+  const [models, { damaged = [] }, corpora] = await Promise.all([
     listAll("/v1/models", { signal }),
     get("/v1/models?limit=1", { signal }),
+    listAll("/v1/corpora", { signal }).catch(() => []), // a key may not see them
   ]);
-  const damagedList = damaged.length > 0 && damagedModels(damaged, { signal, reload });
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Models"),
-      damagedList,
-      emptyState(
-        "No model yet",
-        "A model is trained on a corpus. With the sample text that takes a minute.",
-        h("a", { class: "button primary", href: "#/" }, "Train a model"),
-      ),
-    );
-  }
-  const compareButton = h("button", { class: "button", type: "submit", disabled: true }, "Compare");
-  const selectedIn = (form) => new FormData(form).getAll("model").map(String);
-
+  const corpusNames = new Map(corpora.map((one) => [one.id, one.name ?? one.id]));
+  const status = h("div", {});
+  const table = dataTable({
+    noun: "model",
+    key: (model) => model.id,
+    text: (model) =>
+      `${model.id} ${model.kind ?? ""} ${corpusNames.get(model.corpus) ?? ""} ${model.aliases.join(" ")}`,
+    sort: ["Created", true],
+    columns: [
+      {
+        label: "Name",
+        isTitle: true,
+        value: (model) => model.id,
+        cell: (model) => [
+          h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id),
+          model.aliases.map((alias) => [" ", h("span", { class: "badge" }, alias)]),
+          model.problems.length > 0 && [
+            " ",
+            h("span", { class: "badge paused", title: sentence(model.problems[0]) }, "problem"),
+          ],
+        ],
+      },
+      { label: "Kind", value: (model) => model.kind ?? "", cell: (model) => model.kind ?? "–" },
+      {
+        label: "Corpus",
+        value: (model) => corpusNames.get(model.corpus) ?? "",
+        cell: (model) =>
+          corpusNames.has(model.corpus)
+            ? h("a", { href: `#/corpora/${model.corpus}` }, corpusNames.get(model.corpus))
+            : "–",
+      },
+      { label: "Network", value: (model) => model.parameters, isDescending: true, cell: networkOf },
+      {
+        label: "Bits",
+        isNumber: true,
+        value: (model) => model.bits_per_character,
+        cell: (model) => bits(model.bits_per_character),
+      },
+      {
+        label: "Size",
+        isNumber: true,
+        isDescending: true,
+        value: (model) => model.bytes,
+        cell: (model) => byteSize(model.bytes),
+      },
+      {
+        label: "Created",
+        isDescending: true,
+        value: (model) => model.created_at,
+        cell: (model) => timeAgo(model.created_at),
+      },
+    ],
+    actions: [
+      {
+        label: "Compare",
+        min: 2,
+        run: (chosen) => navigate(`/compare?models=${chosen.map(({ id }) => encodeURIComponent(id)).join(",")}`),
+      },
+      {
+        label: "Delete",
+        isDanger: true,
+        run: (chosen) =>
+          deleteAll("model", chosen, {
+            name: ({ id }) => id,
+            path: ({ id }) => apiPath("/v1/models", id),
+            text:
+              "Their files are deleted, and calls of these versions fail. With the last version of a name its alerts, their " +
+              "labels and suppressions, and its settings are deleted, too. This cannot be undone.",
+            onError: (error) => signal.aborted || replace(status, errorBox(error)),
+            onDeleted: reload,
+          }),
+      },
+    ],
+    empty: (isSearch) =>
+      isSearch
+        ? noMatch("model")
+        : emptyState(
+            "No model yet",
+            "A model is trained on a corpus. With the sample text that takes a minute.",
+            h("a", { class: "button primary", href: "#/" }, "Train a model"),
+          ),
+    signal,
+  });
+  table.update(models);
   return h(
     "div",
     { class: "view" },
     h(
-      "form",
-      {
-        class: "view",
-        "aria-label": "Models",
-        onchange: (event) => {
-          const number = selectedIn(event.currentTarget).length;
-          compareButton.disabled = number < 2;
-          compareButton.textContent = number < 2 ? "Compare" : `Compare ${number}`;
-        },
-        onsubmit: (event) => {
-          event.preventDefault();
-          navigate(`/compare?models=${selectedIn(event.target).map(encodeURIComponent).join(",")}`);
-        },
-      },
-      h(
-        "div",
-        { class: "row apart" },
-        h("h1", {}, "Models"),
-        h(
-          "div",
-          { class: "row" },
-          compareButton,
-          h("a", { class: "button primary", href: "#/train" }, "Train a model"),
-        ),
-      ),
-      damagedList,
-      h("div", { class: "list" }, models.map(modelCard)),
+      "div",
+      { class: "row apart" },
+      h("h1", {}, "Models"),
+      h("a", { class: "button primary", href: "#/train" }, "Train a model"),
     ),
+    damaged.length > 0 && damagedModels(damaged, { signal, reload }),
+    status,
+    table.node,
   );
+}
+
+function networkOf({ network, chosen_preset: preset }) {
+  const size = network.layers ? `${network.layers} × ${network.units}` : network.architecture;
+  return h("span", { title: network.architecture }, preset ?? size);
 }
 
 /** Models whose card cannot be read: what is wrong with each, and a button that deletes it. */
@@ -108,34 +163,4 @@ function damagedModel(model, { signal, reload }) {
   }
 
   return row;
-}
-
-function modelCard(model) {
-  const id = encodeURIComponent(model.id);
-  const { network } = model;
-  return h(
-    "article",
-    { class: "item" },
-    h(
-      "div",
-      { class: "row apart" },
-      h(
-        "div",
-        { class: "row" },
-        h("input", { type: "checkbox", name: "model", value: model.id, "aria-label": `Compare ${model.id}` }),
-        h("h2", {}, h("a", { href: `#/models/${id}` }, model.id)),
-      ),
-      h(
-        "div",
-        { class: "row" },
-        h("a", { class: "button small", href: `#/playground?model=${id}` }, "Open playground"),
-        h("a", { class: "button small", href: `#/anomalies?model=${id}` }, "Find anomalies"),
-      ),
-    ),
-    h(
-      "p",
-      { class: "muted small number" },
-      `${network.architecture}, ${network.layers} × ${network.units} · ${integer(model.parameters)} parameters · ${dateTime(model.created_at)}`,
-    ),
-  );
 }

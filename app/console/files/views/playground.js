@@ -1,7 +1,7 @@
 /** The playground: ghost text while the user writes, the next character's distribution, and completions of models. */
 
 import { continuationColumns } from "../components/continuations.js";
-import { field } from "../components/form-fields.js";
+import { field, select } from "../components/form-fields.js";
 import { generationOptions } from "../components/generation-options.js";
 import { ghostTextarea } from "../components/ghost-textarea.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
@@ -41,11 +41,35 @@ export async function playgroundView(page) {
     onInsert: insert,
     signal,
   });
+  const mode = select(
+    [
+      ["", "Ghost text"],
+      ["list", "List of suggestions"],
+    ],
+    "",
+    { onchange: setMode },
+  );
+
+  /** Complete as ghost text, or as a list under a field of one line. */
+  function setMode() {
+    area.rows = mode.value ? 1 : 8;
+    if (mode.value) area.setAttribute("data-nextchar-mode", mode.value);
+    else area.removeAttribute("data-nextchar-mode");
+    area.dispatchEvent(new Event("input", { bubbles: true })); // the client attaches the field again
+  }
+
+  /** A model of a list suggests its lines. */
+  function setModeOfModel() {
+    mode.value = models.find(({ id }) => id === model)?.kind === "records" ? "list" : "";
+    setMode();
+  }
+
   const picker = field({
     name: "model",
     label: "Model",
     control: modelSelect(models, model, (id) => {
       model = id;
+      setModeOfModel();
       area.setAttribute("data-nextchar", id);
       continuations.setModel(id);
       nextCharacter.update();
@@ -65,6 +89,7 @@ export async function playgroundView(page) {
     }
   });
   options.onTemperatureChange(nextCharacter.update);
+  setModeOfModel();
   nextCharacter.update();
 
   return h(
@@ -78,7 +103,13 @@ export async function playgroundView(page) {
       h(
         "section",
         { class: "card stack", "aria-label": "Text and options" },
-        h("div", { class: "columns" }, picker.node, continuations.compareField),
+        h(
+          "div",
+          { class: "generation-options" },
+          picker.node,
+          field({ name: "mode", label: "Complete with", control: mode }).node,
+          continuations.compareField,
+        ),
         area,
         options.node,
         h(

@@ -10,12 +10,13 @@ import { integer } from "../format.js";
 import { openapi } from "../openapi.js";
 import { navigate } from "../router.js";
 
+/** As in docs/how-to/train.md. */
 const PRESETS = {
-  auto: "The largest of these that this machine can train well on the text within the budget.",
-  tiny: "One layer of 256 units. Fast; for short texts and quick tests.",
-  small: "One layer of 512 units. For minutes on a CPU.",
-  medium: "Two layers of 512 units. For an hour, or a GPU.",
-  large: "Two layers of 1,024 units. For a night, or a GPU.",
+  auto: "One of these, for any budget in seconds, on any machine.",
+  tiny: "One layer of 256 units, for seconds of training and very fast completions.",
+  small: "One layer of 512 units, for a minute to a few minutes.",
+  medium: "Two layers of 512 units, for ten minutes and more.",
+  large: "Two layers of 1,024 units, for GPUs, or hours.",
 };
 const DEFAULT_SECONDS = 60;
 
@@ -82,8 +83,7 @@ export async function trainView({ query, signal }) {
   const general = schemaFields(schema, spec, { skip: CUSTOM_FIELDS });
   const purpose = general.find((one) => one.name === "purpose").control;
   const masks = maskSelector();
-  const showMasks = () =>
-    masks.show(start.control.value || purpose.value === "complete" ? null : selectedCorpus());
+  const showMasks = () => masks.show(start.control.value || purpose.value === "complete" ? null : selectedCorpus());
   for (const control of [corpus.control, start.control, purpose]) control.addEventListener("change", showMasks);
   showMasks();
 

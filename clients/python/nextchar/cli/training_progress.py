@@ -182,7 +182,10 @@ def _bar_line(progress: TrainingProgress, time_s: float, width: int, *, ascii_on
     fraction = progress.fraction_done(time_s)
     left_s = progress.seconds_left(time_s)
     tail = "" if fraction is None else f"{fraction:4.0%}"
-    tail += f"  {format_duration(left_s)} left" if left_s is not None else "  measuring the speed"
+    if phase := progress.record.get("phase"):
+        tail += f"  {phase}"
+    else:
+        tail += f"  {format_duration(left_s)} left" if left_s is not None else "  measuring the speed"
     tail = "  " + tail.lstrip()
     head = Text(printable(progress.name, inline=True), style="bold")
     head.truncate(

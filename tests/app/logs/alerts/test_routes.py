@@ -71,6 +71,17 @@ def test_alerts_are_listed_the_one_seen_last_first(service: Service, alerts: Ale
     assert second["examples"][0]["spans"] == [{"start": 0, "end": 1, "bits": 8.0, "expected": None}]
 
 
+def test_the_overview_has_the_most_severe_open_alerts_of_all_models(service: Service, alerts: Alerts) -> None:
+    publish(service.models, name="other")
+    alerts.record([one("worst", p_value=1e-7, model="other"), one("orphan", model="gone")])
+    service.http.post(f"{PATH}/{id_of('first')}/acknowledge").raise_for_status()
+    found = service.http.get("/v1/alerts", params={"limit": 2}).json()
+    assert found["open"] == {"critical": 2, "warning": 1, "info": 0}
+    assert [alert["template"] for alert in found["data"]] == ["worst", "third"]
+    assert found["scored_last_hour"] == 0
+    assert service.http.get("/v1/alerts", params={"limit": 51}).status_code == 422
+
+
 def test_a_version_has_the_alerts_of_its_name(service: Service, alerts: Alerts) -> None:
     assert len(service.http.get("/v1/models/fake@1/alerts").json()["data"]) == 3
     assert error_of(service.http.get("/v1/models/fake@9/alerts"), 404)["code"] == "model_not_found"

@@ -21,6 +21,7 @@ from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, Ne
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines
 from nextchar.app.rooms import ApiSettings
+from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from tests.app.fakes import FakeEngine, loaded, publish
@@ -64,6 +65,7 @@ class Process:
             calibrations,
             self.alerts,
             Recalibration(calibrations, self.alerts, RollingLines(redis), IngestSettings(service.blobs)),
+            ScoredLines(Redis.from_url(service.settings.redis_url, decode_responses=True)),
             self.stopping,
             claim_after_s=0.0,
         )

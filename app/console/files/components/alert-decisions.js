@@ -1,0 +1,139 @@
+/**
+ * Decisions on alerts: acknowledge, label, suppress. Every view decides through here.
+ *
+ * `confirmDecision` is the one place where a decision that hides lines is confirmed: it shows what is covered.
+ */
+
+import { apiPath, post, request } from "../api.js";
+import { h } from "../dom.js";
+import { count, dateTime, rarity } from "../format.js";
+import { chooseAction } from "./dialog.js";
+import { select } from "./form-fields.js";
+import { toast } from "./notice.js";
+
+const HOUR_S = 3600;
+const MAX_COVERED = 8; // alerts that the confirmation lists
+
+/** For how long an alert can be suppressed: seconds and label. */
+export const PERIODS = [
+  [String(HOUR_S), "1 hour"],
+  [String(24 * HOUR_S), "1 day"],
+  [String(7 * 24 * HOUR_S), "1 week"],
+  [String(30 * 24 * HOUR_S), "30 days"],
+];
+
+/**
+ * @typedef {{action: "acknowledge"} | {action: "label", label: "normal" | "incident" | null}
+ *   | {action: "suppress", seconds: number}} Decision
+ */
+
+/**
+ * Decide on alerts, after a confirmation if that hides lines; a message then offers to undo it. Returns whether it was
+ * done. Raises ApiError.
+ *
+ * @param {any[]} alerts
+ * @param {Decision} decision
+ * @param {{signal: AbortSignal, onDone: () => void}} options `onDone` is called after it was done, and after it was undone
+ */
+export async function decide(alerts, decision, { signal, onDone }) {
+  if (!(await confirmDecision(alerts, decision))) return false;
+  const body = bodyOf(decision);
+  const made = [];
+  for (const alert of alerts) made.push(await post(pathOf(alert, decision.action), body, { signal }));
+  onDone();
+  const undo = async () => {
+    if (decision.action === "suppress")
+      for (const one of made) await request("DELETE", apiPath("/v1/models", one.model, "suppressions", one.id));
+    else for (const alert of alerts) await post(pathOf(alert, "label"), { label: alert.label ?? null });
+    onDone();
+  };
+  toast(
+    sentenceOf(alerts, decision, body),
+    decision.action === "acknowledge" ? undefined : { label: "Undo", run: undo },
+  );
+  return true;
+}
+
+/**
+ * Return the selects that label and suppress an alert.
+ *
+ * @param {string | null} label of the alert now
+ * @param {(decision: Decision) => void} onDecision
+ */
+export function decisionControls(label, onDecision) {
+  const labels = select(
+    [
+      ["none", "Not labeled"],
+      ["normal", "Normal"],
+      ["incident", "Incident"],
+    ],
+    label ?? "none",
+    {
+      "aria-label": "Label",
+      onchange: () => onDecision({ action: "label", label: labels.value === "none" ? null : labels.value }),
+    },
+  );
+  const periods = select([["", "Suppress for…"], ...PERIODS], "", {
+    "aria-label": "Suppress for",
+    onchange: () => periods.value && onDecision({ action: "suppress", seconds: Number(periods.value) }),
+  });
+  return [labels, periods];
+}
+
+/** Show what a decision covers and ask whether to take it; without a question if it hides nothing. */
+async function confirmDecision(alerts, decision) {
+  const hides = decision.action === "suppress" || (decision.action === "label" && decision.label === "normal");
+  if (!hides) return true;
+  const lines = alerts.reduce((sum, { count: number }) => sum + number, 0);
+  const isNormal = decision.action === "label";
+  const choice = await chooseAction({
+    title: isNormal ? "Label as normal?" : "Suppress?",
+    text: isNormal
+      ? `The score of lines like these is lowered from now on. ${count(lines, "line")} so far:`
+      : `Lines like these are counted, but not reported, for ${periodOf(decision)}. ${count(lines, "line")} so far:`,
+    content: h(
+      "ul",
+      { class: "stack tight covered" },
+      alerts
+        .slice(0, MAX_COVERED)
+        .map(({ title, template, count: number, p_value: pValue }) =>
+          h(
+            "li",
+            {},
+            h("p", { class: "mono small" }, title),
+            h(
+              "p",
+              { class: "small muted" },
+              `${count(number, "line")}, rarest ${rarity(pValue)} · `,
+              h("code", {}, template),
+            ),
+          ),
+        ),
+      alerts.length > MAX_COVERED &&
+        h("li", { class: "small muted" }, `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
+    ),
+    actions: [["confirm", isNormal ? "Label as normal" : "Suppress", "button primary"]],
+  });
+  return choice === "confirm";
+}
+
+function pathOf({ model, id }, action) {
+  return apiPath("/v1/models", model, "alerts", id, action);
+}
+
+function bodyOf(decision) {
+  if (decision.action === "label") return { label: decision.label };
+  if (decision.action === "suppress") return { until: Math.floor(Date.now() / 1000) + decision.seconds };
+  return undefined;
+}
+
+function periodOf({ seconds }) {
+  return PERIODS.find(([value]) => Number(value) === seconds)?.[1] ?? `${seconds} s`;
+}
+
+function sentenceOf(alerts, decision, body) {
+  const what = count(alerts.length, "alert");
+  if (decision.action === "acknowledge") return `${what} acknowledged.`;
+  if (decision.action === "suppress") return `${what} suppressed until ${dateTime(body.until)}.`;
+  return decision.label ? `${what} labeled as ${decision.label}.` : `Label of ${what} withdrawn.`;
+}

@@ -1,0 +1,156 @@
+/** The details of one alert: its lines, when and where they came, and what to decide. */
+
+import { h, replace } from "../dom.js";
+import { bits, count, dateTime, rarity } from "../format.js";
+import { decide, decisionControls } from "./alert-decisions.js";
+import { fact, timeAgo } from "./facts.js";
+import { maskedLine } from "./marked-line.js";
+import { errorBox } from "./notice.js";
+import { sparkline } from "./sparkline.js";
+
+const MIN_ESTIMATE = 1e-9; // an estimated p-value below this is shown as this
+const BADGES = { critical: "failed", warning: "paused", info: "" };
+
+/** Return the severity of an alert as a badge. @param {string} severity */
+export function severityBadge(severity) {
+  return h("span", { class: `badge ${BADGES[severity] ?? ""}` }, severity);
+}
+
+/** Return the address of one alert. @param {string} model @param {string} alert its id */
+export function alertAddress(model, alert) {
+  return `#/alerts?${new URLSearchParams({ model, alert })}`;
+}
+
+/** Return how rare its rarest line is; an estimate where the calibration has too few lines. @param {any} alert */
+export function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
+  if (!(estimated < bound)) return rarity(bound);
+  const times = Number((1 / Math.max(estimated, MIN_ESTIMATE)).toPrecision(1)); // no more digits than it deserves
+  return `${rarity(1 / times)}, estimated`;
+}
+
+/**
+ * Return the lines of an alert that are kept with it, the rarest first.
+ *
+ * @param {any} alert
+ */
+export function exampleList({ examples }) {
+  return h(
+    "ul",
+    { class: "stack tight examples" },
+    examples.map(({ line, spans, p_value: pValue, score, source, line_time: lineTime }) =>
+      h(
+        "li",
+        {},
+        h("p", { class: "log-text mono" }, maskedLine(line, spans)),
+        h(
+          "p",
+          { class: "small muted number" },
+          [rarity(pValue), `score ${bits(score)} bits`, source, lineTime !== null && dateTime(lineTime)]
+            .filter(Boolean)
+            .join(" · "),
+        ),
+      ),
+    ),
+  );
+}
+
+/**
+ * Return the panel; `show` shows an alert, or nothing for null.
+ *
+ * @param {{signal: AbortSignal, onDecided: () => void, onClose: () => void}} options
+ */
+export function alertDetails({ signal, onDecided, onClose }) {
+  const node = h("aside", { class: "card stack alert-details", "aria-label": "Alert", hidden: true });
+  const status = h("div", {});
+  /** @type {any} */ let alert = null;
+  let drawn = "";
+
+  async function act(decision) {
+    replace(status);
+    try {
+      if (!(await decide([alert], decision, { signal, onDone: onDecided }))) draw();
+    } catch (error) {
+      draw();
+      if (!signal.aborted) replace(status, errorBox(error));
+    }
+  }
+
+  function draw() {
+    const rarest = alert.examples[0];
+    replace(
+      node,
+      h(
+        "div",
+        { class: "row apart" },
+        h(
+          "div",
+          { class: "row" },
+          severityBadge(alert.severity),
+          alert.state !== "open" && h("span", { class: "badge" }, alert.state),
+          alert.label && h("span", { class: "badge" }, alert.label),
+        ),
+        h("button", { type: "button", class: "icon", "aria-label": "Close the details", onclick: onClose }, "×"),
+      ),
+      h(
+        "h2",
+        { class: "mono alert-title log-text" },
+        rarest ? maskedLine(rarest.line, rarest.spans) : maskedLine(alert.template),
+      ),
+      rarest && h("p", { class: "mono small muted template" }, maskedLine(alert.template)),
+      h(
+        "div",
+        { class: "row alert-actions" },
+        alert.acknowledged_at === null &&
+          h(
+            "button",
+            { type: "button", class: "button small", onclick: () => act({ action: "acknowledge" }) },
+            "Acknowledge",
+          ),
+        decisionControls(alert.label, act),
+      ),
+      status,
+      h(
+        "dl",
+        { class: "facts plain" },
+        fact("Lines", count(alert.count, "line")),
+        fact("Rarest line", alertRarity(alert)),
+        fact("First seen", timeAgo(alert.first_seen)),
+        fact("Last seen", timeAgo(alert.last_seen)),
+        fact("Anomalous word", h("code", {}, maskedLine(alert.span))),
+        alert.sources.length > 0 && fact("From", alert.sources.join(", ")),
+        alert.acknowledged_at !== null &&
+          fact("Acknowledged", [
+            timeAgo(alert.acknowledged_at),
+            alert.acknowledged_by && ` by ${alert.acknowledged_by}`,
+          ]),
+        alert.suppressed_until !== null && fact("Suppressed until", dateTime(alert.suppressed_until)),
+      ),
+      sparkline(alert.counts, alert.interval_s),
+      h(
+        "div",
+        { class: "row apart" },
+        h("h3", {}, "Examples"),
+        h("a", { class: "small", href: linesAddress(alert) }, "Flagged lines"),
+      ),
+      exampleList(alert),
+    );
+  }
+
+  return {
+    node,
+    /** @param {any} newAlert */
+    show(newAlert) {
+      const json = JSON.stringify(newAlert);
+      if (json === drawn) return;
+      if (newAlert?.id !== alert?.id) replace(status);
+      [alert, drawn] = [newAlert, json];
+      node.hidden = alert === null;
+      if (alert) draw();
+    },
+  };
+}
+
+/** Return the address of the lines of an alert. */
+function linesAddress({ model, id }) {
+  return `#/live?${new URLSearchParams({ model, alert: id })}`;
+}
