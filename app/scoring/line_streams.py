@@ -31,16 +31,15 @@ from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
-from nextchar.app.scoring.schemas import StreamBody, StreamQuery
+from nextchar.app.scoring.schemas import ChangeBody, StreamBody, StreamQuery
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
-from nextchar.models.anomaly.calibration import drift
-from nextchar.models.anomaly.line_scores import LineScore
-from nextchar.models.anomaly.rolling import StoredCalibration
-from nextchar.models.anomaly.scorer import LineReading
-from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
+from nextchar.models.anomaly.flag_rule import FlagRule
+from nextchar.models.anomaly.line_scores import StoredCalibration
+from nextchar.models.anomaly.stream_scorer import RareLine, StreamScorer, json_line
 from nextchar.models.errors import DomainError
 from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.runtime.session import State
 from nextchar.models.text.lines import LineSplitter
 from nextchar.store.gunzip import Gunzip
 
@@ -285,7 +284,6 @@ class BodyScorer(StreamScorer):
         super().__init__(loaded, calibration, query, check, labels=labels, is_json=is_json)
         self._earlier = earlier
         self._splitter = LineSplitter()
-        self._turn: StreamLock | None = None  # of a stored stream, for this batch
         self._stream: StreamBody | None = None
         self._started = time.monotonic()
 
@@ -304,42 +302,46 @@ class BodyScorer(StreamScorer):
 
     def score(self, data: bytes, *, is_last: bool, turn: StreamLock | None = None) -> bytes:
         """Return the records of the lines that end in `data`; `turn` is the lock of a stored stream."""
-        self._turn = turn
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
-        return b"".join(map(_dump, self.records(raw)))
+        if turn is None:
+            return b"".join(map(_dump, self.records(raw)))
+        if not raw:
+            return b""
+        self.state = resume(self.scorer, turn)
+        records = b"".join(map(_dump, self.records(raw)))
+        stream = save_stream(self.scorer, turn, self.state, lines=len(raw))
+        # The last record reports whether the first batch restarted the stream.
+        restarted = self._stream.restarted if self._stream else stream.restarted
+        self._stream = stream.model_copy(update={"restarted": restarted})
+        return records
 
     def end(self) -> bytes:
         """Return the last record."""
         record = {"object": "score.end", **self.totals, "seconds": round(time.monotonic() - self._started, 3)}
         if self._stream:
             record["stream"] = self._stream.model_dump()
-        if advice := drift(self.totals["lines"], self.totals["unusual"]):
-            record["drift"] = advice
+        if change := self.scorer.change:
+            record |= {"drift": change.sentence, "change": ChangeBody.of(change).model_dump()}
         return json_line(record)
 
-    def read_stream(self, texts: list[str]) -> list[LineReading]:
-        """Read lines in the stored stream, if this is one."""
-        if self._turn is None:
-            return super().read_stream(texts)
-        lines, stream = read_stored_stream(self.scorer, self._turn, texts)
-        # The last record reports whether the first batch restarted the stream.
-        restarted = self._stream.restarted if self._stream else stream.restarted
-        self._stream = stream.model_copy(update={"restarted": restarted})
-        return lines
-
-    def record_flagged(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
-        """Record the flagged lines among these in the model's alerts."""
+    def record(self, rare: Sequence[RareLine]) -> None:
+        """Record flagged lines and repeats in the model's alerts."""
         if self.query.alerts:
-            self._earlier.record(occurrences_of(self.scorer, scored, source=self.query.source))
+            self._earlier.record(occurrences_of(self.scorer, rare, source=self.query.source))
 
 
-def read_stored_stream(
-    scorer: CalibratedScorer, lock: StreamLock, originals: Sequence[str]
-) -> tuple[list[LineReading], StreamBody]:
-    """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
-    lines, state = scorer.read_stream(originals, lock.stream.state)
+def resume(scorer: CalibratedScorer, lock: StreamLock) -> State | None:
+    """Give the scorer's rule what a stored stream has of it; return the network's state, None at first."""
+    if scorer.rule:
+        scorer.rule = FlagRule.load(lock.stream.rule, scorer.rule.rate, scorer.rule.templates)
+    return lock.stream.state
+
+
+def save_stream(scorer: CalibratedScorer, lock: StreamLock, state: State | None, *, lines: int) -> StreamBody:
+    """Store the position of a stream after more lines. Raises Conflict if the lock was lost."""
     scorer.check()  # if the client has disconnected, the stream stays where it was
-    return lines, StreamBody.model_validate(lock.save(state, lines=len(lines)))
+    rule = scorer.rule.dump() if scorer.rule else b""
+    return StreamBody.model_validate(lock.save(state, lines=lines, rule=rule))
 
 
 def _dump(record: dict[str, Any]) -> bytes:

@@ -268,7 +268,7 @@ class Model:
         options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
         scorer = CalibratedScorer(self.loaded, calibration, options)
         read = scorer.read([self._characters_of(line) for line in lines])
-        return list(map(scorer.without_repeat, scorer.scores(read), read))
+        return [scorer.judge(score, line)[0] for score, line in zip(scorer.scores(read), read, strict=True)]
 
     def heatmap(self, text: str) -> "Heatmap":
         """Return a picture of `text` for a notebook's cell: the more bits a character cost, the hotter."""

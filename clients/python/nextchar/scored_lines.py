@@ -17,6 +17,7 @@ from nextchar.types import ScoredLine
 _TIMEOUT_S = 120.0  # with `only="anomalous"` the server is silent about normal lines
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 16, 1 << 19
 _FAST_S, _SLOW_S = 1.5, 5.0  # a batch scored faster than this makes batches larger, slower: smaller
+_OWN_STREAM = "nextchar-"  # begins the ids of streams that no caller has named
 _MAX_BREAKS = 5  # of responses that began and then broke off without a line: the lines are at fault
 
 Record = dict[str, Any]
@@ -69,11 +70,10 @@ class LineScoring(ScoreCalls):
         Yields the service's records, each `score.line` with its line, and what happens to the connection:
         `outage.start` with the error and the number of lines that wait, and `outage.end` with its `seconds`.
         At least `min_interval_s` pass from one batch to the next; `patience_s` replaces the client's. With
-        `context=stream` but no `stream_id`, the stream is forgotten at the end.
+        no `stream_id` the batches are judged as one request, by a stream that is forgotten at the end.
         """
-        own_stream = f"nextchar-{uuid.uuid4().hex}"
-        if query.get("context") == "stream":
-            query = {"stream_id": own_stream, **query}
+        own_stream = f"{_OWN_STREAM}{uuid.uuid4().hex}"
+        query = {"stream_id": own_stream, **query}
         retry = _Retry(self.patience_s if patience_s is None else patience_s)
         max_bytes = _MIN_BATCH_BYTES
         try:
@@ -133,6 +133,9 @@ class LineScoring(ScoreCalls):
             if pending:
                 is_new = retry.began_at is None
                 delay_s = retry.delay_s(error)
+                if query.get("context") != "stream" and str(query["stream_id"]).startswith(_OWN_STREAM):
+                    # What was in the lost part of the response is flagged again, rather than never.
+                    query = {**query, "stream_id": f"{_OWN_STREAM}{uuid.uuid4().hex}"}
                 if is_new:
                     yield None, {"object": "outage.start", "error": error, "lines": len(pending)}
                 await self.transport.sleep(delay_s)

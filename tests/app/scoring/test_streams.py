@@ -120,7 +120,7 @@ def test_streams_of_older_versions_continue_without_what_they_learned(
         assert (turn.stream.lines, turn.stream.restarted) == (7, None)
         np.testing.assert_array_equal(turn.stream.state, STATE)
         turn.save(STATE, lines=1)
-    assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["lines", "model", "state_f4"]
+    assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["lines", "model", "rule", "state_f4"]
 
 
 def test_a_call_waits_longer_than_the_lock_of_a_dead_process_lasts(redis: Redis) -> None:
