@@ -393,7 +393,7 @@ class _Handler(BaseHTTPRequestHandler):
         records = [_line_record(number, line, self.query) for number, line in enumerate(lines, 1)]
         reported = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
         unusual = sum(r["p_value"] <= 0.1 for r in records)
-        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual, **self.end_fields}]
+        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual, **fake.end_fields}]
         start = {"object": "score.start", "model": model, "false_alarms": 0.01, "threshold": 6.0}
         self._start_stream()
         for record in [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nextchar import connection, scored_lines
+from nextchar import connection
 from nextchar.cli.line_scoring import Totals
 from nextchar.client import Client
 from nextchar.connection import run
