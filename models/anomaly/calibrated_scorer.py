@@ -150,10 +150,10 @@ class CalibratedScorer:
             estimated_p=self.estimated_p(score, line),
             now=now,
         )
-        changed = {"alert_id": verdict.key.alert_id(self.loaded.saved.card.name)}
+        changed: dict[str, object] = {"alert_id": verdict.key.alert_id(self.loaded.saved.card.name)}
         if not verdict.is_flagged:
             changed |= {"anomalous": False, "repeated": True}
-        return score.model_copy(update=changed), verdict.key
+        return score.model_copy(update=changed), replace(verdict.key, value=key.value)
 
     def estimated_p(self, score: LineScore, line: LineReading) -> float:
         """Return the p-value of a line, estimated also below the smallest one."""
@@ -169,14 +169,10 @@ class CalibratedScorer:
         return self.rule.change(lambda key: key.alert_id(name)) if self.rule else None
 
     def group(self, line: LineReading) -> AlertKey:
-        """Return the group of a flagged line. It does not depend on whether the line is explained.
-
-        It has a value if the line's template is known.
-        """
+        """Return the group of a flagged line. It does not depend on whether the line is explained."""
         parsed = line.surprisal.parsed
         pattern = parsed.template.pattern if parsed else None
-        found = alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
-        return found if parsed and not parsed.template.is_new else replace(found, value="")
+        return alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
 
     def flagged_spans(self, line: LineReading) -> list[Span]:
         """Return the anomalous spans of a flagged line, without explaining it."""
@@ -246,11 +242,13 @@ class CalibratedScorer:
         labels, name = self._labels(), self.loaded.saved.card.name
         groups: dict[int, tuple[str, AlertLabel | None]] = {}
         for i in flagged:
-            alert_id = self.group(lines[i]).alert_id(name)
+            key = self.group(lines[i])
+            alert_id = key.alert_id(name)
             label = labels.get(alert_id)
+            label = label if label and label.covers(key.value) else None
             groups[i] = alert_id, label
             if label and label.label == "normal":
-                score = label.lowered(found.score[i] or 0.0)
+                score = label.lowered(found.score[i] or 0.0, key.value)
                 length = len(lines[i].masked.text)
                 p_value = self.calibration.calibration.p_value(score, characters=length)
                 found.score[i], found.p_value[i], found.anomalous[i] = score, p_value, p_value <= self.rate

@@ -597,6 +597,27 @@ class Alert(TypedDict):
     labeled_at: float | None
     labeled_by: str | None
     suppressed_until: float | None
+    label_values: NotRequired[list[str] | None]
+    runbook: NotRequired[str | None]  # The address of instructions, of a label or a suppression
+
+
+class AlertValue(TypedDict):
+    """The lines of an alert that have the same anomalous values, such as one user or one path."""
+
+    value: str  # The anomalous words that stand where the template has `<*>`
+    count: int
+    score: float  # The highest score of its lines
+    estimated_p_value: float
+    line: str  # Its rarest line; the first 300 characters
+
+
+class Coverage(TypedDict):
+    """What a label or a suppression of an alert covers, and what it leaves."""
+
+    object: NotRequired[Literal["alert.coverage"]]
+    covered: list[AlertValue]  # The highest scores first
+    others: list[AlertValue]  # What stays as it is
+    other_lines: int
 
 
 class Suppression(TypedDict):
@@ -612,6 +633,8 @@ class Suppression(TypedDict):
     created_at: float
     created_by: str | None
     alert_id: str | None  # The alert that it was made from, if it was made from one
+    values: NotRequired[list[str] | None]  # The values that it covers; null: all lines that match
+    runbook: NotRequired[str | None]
     warning: str | None  # Set if it suppresses every alert of the model
 
 
