@@ -1,14 +1,14 @@
 """What is flagged in the rest of any logs, how many alerts that is, and how much planted damage is found.
 
 Of each file of a folder the first 60 % of the lines train a model with default options, and the last 30 % are
-scored as one stream at a false-alarm rate of 1 %; all of them are taken to be normal. Then damaged copies of some of
-these lines are inserted at random, of five kinds: two words swapped, a foreign word, a number out of range, a line
-that is cut, and a line of another log. One is found if it is flagged. Next to it stands what "template never seen"
-flags and finds.
+scored as one stream at a false-alarm rate of 1 %; all of them are taken to be normal. Then damaged copies of
+some of these lines are inserted at random, of five kinds: two words swapped, a foreign word, a number out of
+range, a line that is cut, and a line of another log. One is found if it is flagged. Next to it stands what
+"template never seen" flags and finds.
 
-Files whose name ends in `_labelled.tsv` have a label, a kind and a line in each row; rows labeled 0 are used. A
-log whose held-out tenth has fewer than 99 lines does not support a rate of 1 %: the rate used is printed. A file
-takes about as many seconds as the training, and ten more.
+Files whose name ends in `_labelled.tsv` have a label, a kind and a line in each row; rows labeled 0 are used.
+A log whose held-out tenth has fewer than 99 lines does not support a rate of 1 %: the rate used is printed. A
+file takes about as many seconds as the training, and ten more.
 
     python -m benchmarks.logs DIR [--seconds 30]
 """
@@ -81,7 +81,7 @@ def normal_lines(file: Path) -> list[str]:
 
 
 def measure(lines: Sequence[str], others: Sequence[str], *, seconds: float, **options: Any) -> dict[str, Any]:
-    """Train on the first lines and score the last, without and with damage; `options` are those of training."""
+    """Train on the first lines and score the last, without and with damage; `options` are of training."""
     later = list(lines[int(_SCORED_FROM * len(lines)) :])
     text = "".join(f"{line}\n" for line in lines[: int(_TRAINED * len(lines))])
     if "steps" not in options:
@@ -116,9 +116,7 @@ def score(scorer: CalibratedScorer, lines: Sequence[str]) -> tuple[list[LineScor
     return scores, [one is not None and one.template.is_new for one in parsed]
 
 
-def plant(
-    lines: Sequence[str], others: Sequence[str], r: random.Random
-) -> tuple[list[str], dict[int, str]]:
+def plant(lines: Sequence[str], others: Sequence[str], r: random.Random) -> tuple[list[str], dict[int, str]]:
     """Insert damaged copies of lines; return all lines, and the kind of each damaged one by its index."""
     each = max(2, int(_PLANTED * len(lines) / len(_DAMAGE)))
     damaged = [
@@ -163,7 +161,7 @@ _DAMAGE: dict[str, Callable[[str, Sequence[str], random.Random], str | None]] = 
     "swapped": _swapped,
     "word": lambda line, _, r: _replaced(line, _WORD, r.choice(_WORDS), r),
     "number": lambda line, _, r: _replaced(line, _NUMBER, str(r.randint(10**11, 10**12)), r),
-    "cut": lambda line, _, r: line[: r.randint(len(line) // 3, 2 * len(line) // 3)] if len(line) > 19 else None,
+    "cut": lambda line, _, r: line[: r.randint(len(line) // 3, 2 * len(line) // 3)] or None,
     "another log": lambda _, others, r: r.choice(others),
 }
 
@@ -173,14 +171,16 @@ def _scorer(model: nextchar.Model) -> CalibratedScorer:
     loaded = model.loaded
     stored = Calibrations(open_blobs("memory://")).find(loaded.saved, None)
     try:
-        return CalibratedScorer(loaded, stored, ScoreOptions("none", false_alarms=_RATE, fast=True))
+        return CalibratedScorer(
+            loaded, stored, ScoreOptions("none", false_alarms=_RATE, fast=True, repeats="count")
+        )
     except InvalidInput:
-        return CalibratedScorer(loaded, stored, ScoreOptions("none", fast=True))
+        return CalibratedScorer(loaded, stored, ScoreOptions("none", fast=True, repeats="count"))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make bench-logs", description="What is flagged of later lines of logs, and planted damage found."
+        prog="make bench-logs", description="What is flagged of later lines of logs, and damage found."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder of logs")
     parser.add_argument("--seconds", type=float, default=30.0, help="of training")

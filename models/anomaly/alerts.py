@@ -131,7 +131,7 @@ class AlertLabel:
         return self.label == "incident" or self.values is None or value in self.values
 
     def lowered(self, score: float, value: str = "") -> float:
-        """Return the score of a line of the alert: of a normal one, by how much it exceeds the labeled ones."""
+        """Return the score of a line: of a normal one, by how much it exceeds the labeled ones."""
         if self.label != "normal" or not self.covers(value):
             return score
         return max(0.0, score - (self.score if self.values is None else self.values[value]))

@@ -108,8 +108,9 @@ def label(
         _print_coverage(session, model, found, covering, is_result=preview)
     if not preview:
         changed = session.client.label_alert(model, found, wanted, **covering, runbook=runbook)
-        undo = f"; undo: nextchar alerts label {model} {found} none" if wanted else ""
-        session.print_result(changed, f"labeled {found} {label}{undo}")
+        session.print_result(changed, f"labeled {found} {label}")
+        if wanted and not session.as_json:
+            session.print_note(f"undo: nextchar alerts label {model} {found} none")
 
 
 @command_of(app, "suppress")
@@ -153,13 +154,13 @@ def suppress(
     elif (alert is None) == (template is None):
         raise typer.BadParameter("give an alert, or --template")
     else:
+        until_s = None if preview else _until(until, duration)
         covering: dict[str, Any] = {"values": value, "all_values": all_values or None}
         found = alert and _id(session, model, alert)
         if found:
             _print_coverage(session, model, found, covering, is_result=preview)
-        if preview:
+        if until_s is None:
             return
-        until_s = _until(until, duration)
         if found:
             made = client.suppress_alert(model, found, until=until_s, **covering, runbook=runbook)
         else:
