@@ -133,8 +133,16 @@ def label_alert(
 ) -> AlertBody:
     """Label an alert as normal or as an incident. `normal` lowers the score of what it covers from now on."""
     name = access.model_name(model)
-    covering = {"values": body.values, "all_values": body.all_values, "runbook": body.runbook}
-    return alert_body(services[Alerts].label(name, alert, body.label, by=access.key_name, **covering))
+    labeled = services[Alerts].label(
+        name,
+        alert,
+        body.label,
+        by=access.key_name,
+        values=body.values,
+        all_values=body.all_values,
+        runbook=body.runbook,
+    )
+    return alert_body(labeled)
 
 
 @router.post("/{model}/alerts/{alert}/suppress", status_code=201, responses=_WRITING_ERRORS)
@@ -144,8 +152,15 @@ def suppress_alert(
 ) -> SuppressionBody:
     """Suppress what the preview covers of an alert until a time: it is only counted."""
     name = access.model_name(model)
-    covering = {"values": body.values, "all_values": body.all_values, "runbook": body.runbook}
-    made = services[Alerts].suppress(name, alert, until=body.until, by=access.key_name, **covering)
+    made = services[Alerts].suppress(
+        name,
+        alert,
+        until=body.until,
+        by=access.key_name,
+        values=body.values,
+        all_values=body.all_values,
+        runbook=body.runbook,
+    )
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 

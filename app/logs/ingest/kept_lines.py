@@ -267,7 +267,7 @@ class FlagRules:
         if not rules:
             return
         stored = key(model, "rules")
-        if cast(int, self._redis.hlen(stored)) > MAX_RULES:
+        if self._redis.hlen(stored) > MAX_RULES:
             self._redis.delete(stored)
         self._redis.hset(stored, mapping={one: rule.dump() for one, rule in rules.items()})
         self._redis.expire(stored, _KEEP_S)
