@@ -84,20 +84,27 @@ def test_lines_of_a_source_get_the_flags_of_one_request_however_they_are_sent(
     r = random.Random(1)
     lines = [r.choice(["ab", "abab", "disk → x", "disk → y", "fan 7 → stopped"]) for _ in range(60)]
     whole = service.http.post("/v1/models/fake@2/score", json={"lines": lines}).json()["lines"]
-    at = 0
+    path, at = "/v1/models/fake@2/ingest", 0
+
+    def scored(count: int) -> None:
+        until(lambda: service.http.get(path).json()["scored"] == count)
+
+    def shown() -> list[str]:
+        return [one["line"] for one in service.http.get(f"{path}/events").json()["data"]]
+
     while at < len(lines):
         size = r.randint(1, 15)
-        send(service, *lines[at : at + size], source="web-1")
+        send(service, *lines[at : at + size], path=path, default_source="web-1")
         at += size
-        until_scored(service, min(at, len(lines)))
+        scored(min(at, len(lines)))
     expected = [line for line, one in zip(lines, whole, strict=True) if one["anomalous"]]
-    assert [one["line"] for one in flagged(service)] == expected
+    assert shown() == expected
     rare = sum(bool(one["anomalous"] or one["repeated"]) for one in whole)
     assert rare > len(expected)
     assert sum(count for count, _ in alerts(settings, service)) == rare  # repeats count
-    send(service, "disk → x", source="web-2")  # another source is judged by itself
-    until_scored(service, 61)
-    assert len(flagged(service)) == len(expected) + 1
+    send(service, "disk → x", path=path, default_source="web-2")  # another source is judged by itself
+    scored(61)
+    assert len(shown()) == len(expected) + 1
 
 
 def test_a_line_has_the_score_that_a_stream_of_lines_gives_it(service: Service) -> None:
