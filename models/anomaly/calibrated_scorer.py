@@ -22,6 +22,7 @@ from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
+from nextchar.models.text.events import fingerprint
 from nextchar.models.text.vocabulary import UNKNOWN_ID
 
 DECIMALS = 4
@@ -143,7 +144,7 @@ class CalibratedScorer:
         if parsed is None or self.options.repeats == "flag":
             return score, key
         verdict = rule.judge(
-            line.masked.text,
+            fingerprint(line.masked.text),
             key,
             is_new=parsed.template.is_new,
             score=score.score or 0.0,
@@ -172,6 +173,8 @@ class CalibratedScorer:
         """Return the group of a flagged line. It does not depend on whether the line is explained."""
         parsed = line.surprisal.parsed
         pattern = parsed.template.pattern if parsed else None
+        if "\n" in line.original and pattern is not None:
+            return AlertKey(pattern, "")  # of an event of several lines, the fingerprint says what it is
         return alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
 
     def flagged_spans(self, line: LineReading) -> list[Span]:
@@ -179,11 +182,11 @@ class CalibratedScorer:
         return _to_original(self._flagged_spans(line, {}), line)
 
     def text_score(self, line: LineReading) -> LineScore:
-        """Return the spans of a text, flagged or not, and its score if it is one line.
+        """Return the spans of a text, flagged or not, and its score if it is one line or event.
 
-        Calibrations are made of lines: a longer text can have anomalous spans, but has no score.
+        Calibrations are made of these: a longer text can have anomalous spans, but has no score.
         """
-        is_line = "\n" not in line.original
+        is_line = sum(1 for _ in self.loaded.scorer.events(line.original.split("\n"))) == 1
         scores = self._score([line]) if is_line else _Scores([None], [None], [None])
         score = _base_score(line, scores, 0)
         if self.options.detail != "none" and self._character_threshold is not None:
@@ -313,6 +316,7 @@ def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:
     score, p_value = scores.score[i], scores.p_value[i]
     alert_id, label = scores.groups.get(i, (None, None))
     return LineScore(
+        lines=line.original.count("\n") + 1,
         characters=len(line.original),
         score=None if score is None else round(score, DECIMALS),
         p_value=None if p_value is None else float(f"{p_value:.4g}"),
