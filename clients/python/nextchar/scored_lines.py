@@ -191,7 +191,7 @@ def _placed(record: dict[str, Any], line: Line) -> ScoredLine:
 
 
 def _query_after_break(query: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the query for lines whose response broke off: what was lost is flagged again, rather than never."""
+    """Return the query for lines whose response broke off: what was lost is flagged again, not never."""
     is_own = str(query["stream_id"]).startswith(_OWN_STREAM)
     if not is_own or query.get("context") == "stream":
         return query
