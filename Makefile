@@ -106,13 +106,9 @@ bench-lm-eval: $(VENV)/.serve $(VENV)/.lm-eval ## Compare our bits with lm-evalu
 bench-anomaly: $(VENV)/.torch ## Measure how odd lines are found, and how fast; ARGS="--sets bgl http"
 	@$(BIN)/python -m benchmarks.anomaly $(ARGS)
 
-.PHONY: bench-raw-logs
-bench-raw-logs: $(VENV)/.serve ## How many later lines of raw logs are flagged by default; ARGS="FILE --seconds 60"
-	@$(BIN)/python -m benchmarks.raw_logs $(ARGS)
-
-.PHONY: bench-month
-bench-month: $(VENV)/.serve ## Alerts and false alarms in a simulated month of a log; ARGS="--lines 1000 --drift 0.005"
-	@$(BIN)/python -m benchmarks.month $(ARGS)
+.PHONY: bench-logs
+bench-logs: $(VENV)/.serve ## What is flagged of later lines of logs, alerts, and planted damage found; DIR=folder ARGS="--seconds 60"
+	@$(BIN)/python -m benchmarks.logs $(DIR) $(ARGS)
 
 .PHONY: bench-outage
 bench-outage: $(VENV)/.dev ## Kill APIs, workers, Redis and HAProxy under load: is anything lost? ARGS="--lines 10000"

@@ -4,7 +4,7 @@ A backup is one tar file:
 
     nextchar-backup.json    format version, time
     storage/<path>          the objects of the storage, what is referred to before what refers to it
-    redis.jsonl             keys of Redis: alerts, notifications, ingested lines, rolling calibrations
+    redis.jsonl             keys of Redis: alerts, notifications, ingested lines
     manifest.jsonl          path, size and SHA-256 of every entry before; last, so a torn backup has none
 
 No lock is needed, because records are created once. The paths of what refers to others are listed first, so

@@ -10,6 +10,7 @@ and Chromium, as the tests in a browser do.
 """
 
 import argparse
+import random
 import re
 import shutil
 import sys
@@ -22,7 +23,6 @@ from typing import Any
 import httpx
 from playwright.sync_api import CDPSession, Page, sync_playwright
 
-from benchmarks.month import Generator
 from benchmarks.report import print_json_line, print_table
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.stack import Stack
@@ -30,7 +30,6 @@ from nextchar.launcher.stack import Stack
 _MODEL = "large-log"
 _TRAINED_LINES = 5_000
 _LINES = 20_000  # that differ in more than their time
-_STAMP = len("2026-03-01T00:00:00Z")
 _START_S = 1_772_323_200
 _MIB = 1 << 20
 _POLL_MS = 5_000
@@ -60,13 +59,26 @@ def main() -> None:
 
 def write_log(path: Path, size: int) -> None:
     """Write a log of about so many bytes, whose lines have ever later times."""
-    lines = [line.text[_STAMP:] for line in Generator(_LINES, 0.005, 0).day(0)]
+    lines = list(_lines(random.Random(0)))
     written = number = 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_START_S + number // 20))
             written += file.write(f"{stamp}{lines[number % len(lines)]}\n")
             number += 1
+
+
+def _lines(r: random.Random) -> Iterator[str]:
+    """Yield what the log of a service says after the times."""
+    users = ["".join(r.choices("abcdefghijklmnop", k=6)) for _ in range(200)]
+    for _ in range(_LINES):
+        number = r.randint(1, 100_000)
+        messages = (
+            f"user {r.choice(users)} logged in from 10.0.{number % 256}.{number % 199}",
+            f"request {number} for /item/{number % 911} took {number % 900} ms",
+            f"queue {number % 7} has {number % 64} entries",
+        )
+        yield f" app[{number % 9_999}]: {r.choice(messages)}"
 
 
 def train(url: str, log: Path, seconds: float) -> None:

@@ -43,7 +43,7 @@ from nextchar.app.jobs.schemas import (
 )
 from nextchar.app.logs.alerts.alerts import AlertState
 from nextchar.app.logs.alerts.routes import list_alerts
-from nextchar.app.logs.alerts.schemas import AlertBody, SuppressionBody
+from nextchar.app.logs.alerts.schemas import AlertBody, CoverageBody, SuppressionBody
 from nextchar.app.logs.ingest.records import Recalibrate
 from nextchar.app.logs.ingest.schemas import (
     FlaggedLine,
@@ -102,7 +102,7 @@ _RESPONSES = (
     *(CorpusBody, JobBody, EventBody, DamagedModel, ModelSummary, ModelBody, AliasWithHistory),
     *(CompletionBody, LogprobBody, DistributionBody, SuggestionsBody),
     *(ScoreBody, LineScore, EvaluationBody, JudgedLine),
-    *(AlertBody, SuppressionBody, AuditEntryBody, TargetBody, TargetTestBody, DeliveryBody),
+    *(AlertBody, CoverageBody, SuppressionBody, AuditEntryBody, TargetBody, TargetTestBody, DeliveryBody),
     *(EventsBody, AcceptanceBody, KeptTextBody, CountSourceBody, LineCountsBody),
     *(IngestBody, IngestStatusBody, IngestSettingsBody, FlaggedLine),
 )

@@ -32,8 +32,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
-from nextchar.models.anomaly.line_scores import StreamOptions
-from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.line_scores import StoredCalibration, StreamOptions
 from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.die_with_parent import bind_to_parent
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavailable

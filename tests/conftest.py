@@ -50,7 +50,6 @@ _FIRST = (  # files that take half a minute and more or have such a test, the lo
     "tests/worker/test_tasks.py",
     "tests/install/test_wheel.py",
     "tests/test_readme.py",  # this and the next five in one process, which has started their stack
-    "tests/test_raw_logs.py",
     "tests/sdks/test_openai_python.py",
     "tests/sdks/test_openai_node.py",
     "tests/launcher/test_demo.py",

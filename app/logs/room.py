@@ -1,4 +1,4 @@
-"""Logs: ingestion of the lines of log agents, alerts, rolling calibrations, notifications.
+"""Logs: ingestion of the lines of log agents, alerts, notifications.
 
 While a name has a version, the alerts and ingest settings of its model stay with it. Then they are deleted or
 moved; both can be repeated, so that the retention sweep completes what a killed process has begun.
@@ -26,7 +26,6 @@ from nextchar.app.logs.ingest import routes as ingest_routes
 from nextchar.app.logs.ingest.acceptance import Ingest
 from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
-from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
 from nextchar.app.logs.ingest.records import IngestLimits, IngestSettings
 from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.app.logs.notifications import routes as notification_routes
@@ -50,7 +49,6 @@ class IngestCollector(Collector):
     """The lines of log agents; omitted while Redis does not respond."""
 
     ingest: IngestStreams
-    rolling: RollingLines
 
     def collect(self) -> Iterator[Metric]:
         """Yield what Redis counts for all processes."""
@@ -85,14 +83,7 @@ class IngestCollector(Collector):
         )
         for model, size in self.ingest.flagged.bytes().items():
             flagged.add_metric([model], size)
-        rebuilds = CounterMetricFamily(
-            "nextchar_ingest_recalibrations",
-            "Rolling calibrations: `rebuilt`, or `held` because of drift, in all processes together.",
-            labels=["model", "outcome"],
-        )
-        for labels, count in self.rolling.counts().items():
-            rebuilds.add_metric(labels, count)
-        yield from (lines, rebuilds, flagged, *gauges.values())
+        yield from (lines, flagged, *gauges.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +137,9 @@ log = logging.getLogger("nextchar.retention")
 
 def _open(services: Services) -> None:
     settings, redis, blobs = services.settings_of(LogSettings), services.redis, services.blobs
-    alerts, rolling, records = Alerts(redis, blobs), RollingLines(redis), IngestSettings(blobs)
+    alerts, records = Alerts(redis, blobs), IngestSettings(blobs)
     streams = _streams(services, settings)
-    ingest = Ingest(streams, services.models, services.calibrations, rolling, records)
+    ingest = Ingest(streams, services.models, services.calibrations, records)
     services.add(alerts)
     services.add(ingest)
     services.add(
@@ -168,7 +159,7 @@ def _open(services: Services) -> None:
         "alerts of former models", lambda _: former_models(services.models, alerts, records)
     )
     outbox = _add_notifications(services, settings, alerts)
-    services[Metrics].register(IngestCollector(streams, rolling))
+    services[Metrics].register(IngestCollector(streams))
     services[Metrics].register(AlertCollector(alerts, outbox))
     if settings.ingest_scoring:
         scoring = IngestScoring(
@@ -176,7 +167,6 @@ def _open(services: Services) -> None:
             services[Engines],
             services.calibrations,
             alerts,
-            Recalibration(services.calibrations, alerts, rolling, records),
             services[ScoredLines],
             services.stopping,
             retention_s=settings.ingest_retention_hours * 3600,
@@ -273,6 +263,7 @@ LOGS = Room(
     ),
     redis_keys=RedisKeys(
         # In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
+        # Those of rolling calibrations are of earlier versions.
         ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*"),
         not_copied=("nextchar:notifications:lease",),
         made_at_start=("nextchar:notifications:records",),

@@ -6,8 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.models.anomaly.calibration import rounded_up
-from nextchar.models.anomaly.line_scores import FalseAlarms, LineScore
-from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.line_scores import FalseAlarms, LineScore, StoredCalibration
 from nextchar.models.validation_errors import NAME_PATTERN
 
 EXAMPLE_CALIBRATION: dict[str, Any] = {
@@ -75,31 +74,6 @@ class BucketBody(BaseModel):
     has_tail: bool
 
 
-class RebuildBody(BaseModel):
-    """Result of one rebuild."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    at: float = Field(description="When, in Unix seconds.")
-    lines: int = Field(description="Lines since the last time.")
-    flagged: int = Field(description="The flagged ones among them, which are not learned.")
-    learned: int = Field(description="Lines that were learned; 0 if drift was reported.")
-    rate: float = Field(description="The false-alarm rate of the thresholds.")
-    old_thresholds: list[float] = Field(description="The thresholds of each bucket before the rebuild.")
-    new_thresholds: list[float]
-    drift: str | None = Field(description="Why nothing was learned.")
-
-
-class RollingBody(BaseModel):
-    """History of a rolling calibration."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    base: str = Field(description="The stored calibration that it began with, and whose scores it keeps.")
-    drift: str | None = Field(description="Why the newest lines were not learned; null: they were.")
-    rebuilds: list[RebuildBody] = Field(description="The newest hundred, newest last.")
-
-
 class CalibrationBody(BaseModel):
     """A calibration: the statistics of normal lines, which scores are based on."""
 
@@ -118,7 +92,7 @@ class CalibrationBody(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     source: str = Field(description="What it was made from.")
     buckets: list[BucketBody]
-    rolling: RollingBody | None = Field(None, description="Null unless the calibration is rolling.")
+    rolling: None = Field(None, description="Always null; earlier versions had rolling calibrations.")
 
 
 def calibration_body(stored: StoredCalibration) -> CalibrationBody:
@@ -133,7 +107,6 @@ def calibration_body(stored: StoredCalibration) -> CalibrationBody:
         created_at=stored.created_at,
         source=stored.source,
         buckets=list(map(BucketBody.model_validate, calibration.buckets)),
-        rolling=stored.rolling and RollingBody.model_validate(stored.rolling),
     )
 
 

@@ -8,9 +8,9 @@ from nextchar.app.http.threads import current_key
 from nextchar.models.anomaly import alerts
 from nextchar.models.anomaly.alerts import AlertLabel, Occurrence
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
-from nextchar.models.anomaly.line_scores import LineScore
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.anomaly.spans import Span
+from nextchar.models.anomaly.stream_scorer import RareLine
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.line_time import line_time
 
@@ -45,47 +45,43 @@ class EarlierLines:
 
 
 def occurrences_of(
-    scorer: CalibratedScorer, scored: Iterable[tuple[LineReading, LineScore]], *, source: str = ""
+    scorer: CalibratedScorer, rare: Iterable[RareLine], *, source: str = ""
 ) -> list[Occurrence]:
-    """Return the occurrences among lines that arrived now: those that are flagged."""
+    """Return the occurrences of lines that arrived now."""
     owner = current_key()
-    return [
-        occurrence_of(scorer, line, score, source=source, owner=owner)
-        for line, score in scored
-        if score.anomalous
-    ]
+    return [occurrence_of(scorer, one, source=source, owner=owner) for one in rare]
 
 
 def occurrence_of(
     scorer: CalibratedScorer,
-    line: LineReading,
-    score: LineScore,
+    rare: RareLine,
     *,
     arrived: float | None = None,
     source: str = "",
     entry: str | None = None,
     owner: str = "",
 ) -> Occurrence:
-    """Return the occurrence of one flagged line.
+    """Return the occurrence of one line that is flagged or a repeat.
 
     `arrived` is when it arrived, in Unix seconds, by default now; `source` says where it comes from; `entry`
     is the id of the entry of a Redis stream that brought it; `owner` is the API key that sent it. Positions
     in it are those of `score`. Its score is not lowered by a label of its group, since the next label lowers
     scores by it; its p-values are.
     """
+    line, score, key = rare
     assert score.score is not None and score.p_value is not None, "only lines with a calibration are flagged"
     card = scorer.loaded.saved.card
     text = scorer.loaded.vocabulary.to_text(line.original)
     spans = score.spans if score.spans is not None else scorer.flagged_spans(line)
     arrived = time.time() if arrived is None else arrived
     return alerts.occurrence(
-        scorer.group(line),
+        key or scorer.group(line),
         model=card.name,
         version=card.version,
         line=text,
         score=_unlowered(scorer, line) if score.label == "normal" else score.score,
         p_value=score.p_value,
-        estimated_p=_estimated_p(scorer, line, score.score),
+        estimated_p=scorer.estimated_p(score, line),
         spans=[Span(span.start, span.end, span.bits, span.expected) for span in spans],
         time=arrived,
         line_time=line_time(text, now=arrived),
@@ -99,9 +95,3 @@ def _unlowered(scorer: CalibratedScorer, line: LineReading) -> float:
     assert scorer.calibration is not None, "only lines with a calibration are flagged"
     scores, _ = scorer.calibration.calibration.score([line.surprisal])
     return round(float(scores[0]), DECIMALS)
-
-
-def _estimated_p(scorer: CalibratedScorer, line: LineReading, score: float) -> float:
-    assert scorer.calibration is not None, "only lines with a calibration are flagged"
-    calibration = scorer.calibration.calibration
-    return calibration.estimated_p_value(score, characters=len(line.masked.text))

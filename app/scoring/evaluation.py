@@ -25,9 +25,8 @@ from nextchar.app.scoring.calibration_schemas import (
 )
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
 from nextchar.models.anomaly.calibration_builder import CalibrationBuilder
-from nextchar.models.anomaly.line_scores import ScoreOptions
+from nextchar.models.anomaly.line_scores import ScoreOptions, StoredCalibration
 from nextchar.models.anomaly.metrics import FALSE_ALARMS, baseline_scores, detection_quality, roc
-from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.store.calibrations import Calibrations

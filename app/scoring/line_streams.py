@@ -32,17 +32,16 @@ from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
-from nextchar.app.scoring.schemas import StreamBody, StreamQuery
+from nextchar.app.scoring.schemas import ChangeBody, StreamBody, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
-from nextchar.models.anomaly.calibration import drift
-from nextchar.models.anomaly.line_scores import LineScore
-from nextchar.models.anomaly.rolling import StoredCalibration
-from nextchar.models.anomaly.scorer import LineReading
-from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
+from nextchar.models.anomaly.flag_rule import FlagRule
+from nextchar.models.anomaly.line_scores import StoredCalibration
+from nextchar.models.anomaly.stream_scorer import RareLine, StreamScorer, json_line
 from nextchar.models.errors import DomainError
 from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.runtime.session import State
 from nextchar.models.text.events import WAIT_S
 from nextchar.models.text.lines import LineSplitter
 from nextchar.store.gunzip import Gunzip
@@ -296,7 +295,6 @@ class BodyScorer(StreamScorer):
         self._earlier, self._count = earlier, count
         self._more = query.more
         self._splitter = LineSplitter()
-        self._turn: StreamLock | None = None  # of a stored stream, for this batch
         self._stream: StreamBody | None = None
         self._started = time.monotonic()
 
@@ -318,11 +316,20 @@ class BodyScorer(StreamScorer):
 
         The last event waits for more, unless there are no data.
         """
-        self._turn = turn
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
         self._count(len(raw))
         is_over = not self._more if is_last else not data  # or none came for a while
-        return b"".join(map(_dump, self.records(raw, is_last=is_over)))
+        if turn is None:
+            return b"".join(map(_dump, self.records(raw, is_last=is_over)))
+        self.state, lines = resume(self.scorer, turn), self.totals["lines"]
+        records = b"".join(map(_dump, self.records(raw, is_last=is_over)))
+        if lines == self.totals["lines"]:
+            return records
+        stream = save_stream(self.scorer, turn, self.state, lines=self.totals["lines"] - lines)
+        # The last record reports whether the first batch restarted the stream.
+        restarted = self._stream.restarted if self._stream else stream.restarted
+        self._stream = stream.model_copy(update={"restarted": restarted})
+        return records
 
     def end(self) -> bytes:
         """Return the last record."""
@@ -331,33 +338,28 @@ class BodyScorer(StreamScorer):
             record["held"] = len(self.held)
         if self._stream:
             record["stream"] = self._stream.model_dump()
-        if advice := drift(self.totals["events"], self.totals["unusual"]):
-            record["drift"] = advice
+        if change := self.scorer.change:
+            record |= {"drift": change.sentence, "change": ChangeBody.of(change).model_dump()}
         return json_line(record)
 
-    def read_stream(self, texts: list[str]) -> list[LineReading]:
-        """Read lines in the stored stream, if this is one."""
-        if self._turn is None:
-            return super().read_stream(texts)
-        lines, stream = read_stored_stream(self.scorer, self._turn, texts)
-        # The last record reports whether the first batch restarted the stream.
-        restarted = self._stream.restarted if self._stream else stream.restarted
-        self._stream = stream.model_copy(update={"restarted": restarted})
-        return lines
-
-    def record_flagged(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
-        """Record the flagged lines among these in the model's alerts."""
+    def record(self, rare: Sequence[RareLine]) -> None:
+        """Record flagged lines and repeats in the model's alerts."""
         if self.query.alerts:
-            self._earlier.record(occurrences_of(self.scorer, scored, source=self.query.source))
+            self._earlier.record(occurrences_of(self.scorer, rare, source=self.query.source))
 
 
-def read_stored_stream(
-    scorer: CalibratedScorer, lock: StreamLock, originals: Sequence[str]
-) -> tuple[list[LineReading], StreamBody]:
-    """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
-    lines, state = scorer.read_stream(originals, lock.stream.state)
+def resume(scorer: CalibratedScorer, lock: StreamLock) -> State | None:
+    """Give the scorer's rule what a stored stream has of it; return the network's state, None at first."""
+    if scorer.rule:
+        scorer.rule = FlagRule.load(lock.stream.rule, scorer.rule.rate, scorer.rule.templates)
+    return lock.stream.state
+
+
+def save_stream(scorer: CalibratedScorer, lock: StreamLock, state: State | None, *, lines: int) -> StreamBody:
+    """Store the position of a stream after more lines. Raises Conflict if the lock was lost."""
     scorer.check()  # if the client has disconnected, the stream stays where it was
-    return lines, StreamBody.model_validate(lock.save(state, lines=len(lines)))
+    rule = scorer.rule.dump() if scorer.rule else b""
+    return StreamBody.model_validate(lock.save(state, lines=lines, rule=rule))
 
 
 def _dump(record: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ length, and so is the response: see `nextchar.app.scoring.line_streams`.
 """
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -41,17 +42,18 @@ from nextchar.app.scoring.line_streams import (
     LINE_TYPES,
     ScoreStreamResponse,
     is_streamed,
-    read_stored_stream,
+    resume,
+    save_stream,
     stream_owner,
 )
-from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
+from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ChangeBody, ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Limits, StreamLock, StreamLocks, Streams
-from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
-from nextchar.models.anomaly.calibration import drift
+from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
 from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.anomaly.stream_scorer import RareLine
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.session import no_check
 from nextchar.models.text.lines import LineParser, lines_of
@@ -197,25 +199,31 @@ def _score_lines(
     if body.join:
         originals = list(scorer.loaded.scorer.events(originals))
     check_expected(originals, scorer.options.expected)
-    stream = None
-    if turn is not None:
-        lines, stream = read_stored_stream(scorer, turn, originals)
-    elif body.context == "line":
+    state = resume(scorer, turn) if turn else None
+    if body.context == "line":
         lines = scorer.read(originals)
     else:
-        lines, _ = scorer.read_stream(originals, None)
+        lines, state = scorer.read_stream(originals, state)
     written: list[str] = []
-    flagged: list[tuple[LineReading, LineScore]] = []
-    unusual = 0
+    rare: list[RareLine] = []
+    now = time.time()
     for line, score in zip(lines, scorer.scores(lines), strict=True):
-        unusual += is_unusual(score)
-        if score.anomalous:
-            flagged.append((line, score))
-        written.append(_line_json(scorer, line, scorer.without_repeat(score, line)))
+        judged, key = scorer.judge(score, line, now=now)
+        if key:
+            rare.append(RareLine(line, judged, key))
+        written.append(_line_json(scorer, line, judged))
+    stream = save_stream(scorer, turn, state, lines=len(lines)) if turn else None
     services[ScoredLines].add(scorer.loaded.saved.card.name, len(lines))
     if body.alerts:
-        services[EarlierLines].record(occurrences_of(scorer, flagged, source=body.source))
-    response = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
+        services[EarlierLines].record(occurrences_of(scorer, rare, source=body.source))
+    change = scorer.change
+    response = _body(
+        scorer,
+        lines,
+        stream=stream,
+        change=change and ChangeBody.of(change),
+        drift=change and change.sentence,
+    )
     return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})
 
 

@@ -12,6 +12,7 @@ from nextchar.app.scoring.calibration_schemas import (
     Line,
 )
 from nextchar.models.anomaly.alerts import Label
+from nextchar.models.anomaly.flag_rule import Change, ChangeKind
 from nextchar.models.anomaly.line_scores import (
     Context,
     Detail,
@@ -49,6 +50,7 @@ EXAMPLE: dict[str, Any] = {
     "threshold": 6.02,
     "calibration": EXAMPLE_CALIBRATION,
     "stream": None,
+    "change": None,
     "unknown_characters": [],
 }
 
@@ -56,8 +58,8 @@ StreamId = Annotated[
     str,
     Field(
         pattern=r"^[\w.:/@-]{1,128}$",
-        description="Names a stream of lines: each call continues where the last one ended. Needs context"
-        " `stream`. Stored for a day after the last call.",
+        description="Names a stream of lines: each call continues where the last one ended. So lines get the"
+        " same flags in several calls as in one. Stored for a day after the last call.",
     ),
 ]
 
@@ -105,10 +107,9 @@ class ScoreCreate(RequestBody):
 
     repeats: Repeats = Field(
         "count",
-        description="`count`: once 20 lines of the request are flagged, and while more are than the"
-        " false-alarm rate explains, a line is only counted (`repeated`) if one like it was flagged before:"
-        " of the same new template, or with other numbers only. Alerts have all of them. `flag`: all are"
-        " flagged.",
+        description="`count`: of a new kind of lines the first is flagged, and the others are `repeated`;"
+        " so are lines of which more are flagged than the false-alarm rate explains, unless they are rarer"
+        " than the others. Alerts count all of them. `flag`: every line is judged by itself.",
     )
     alerts: bool = Field(
         False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
@@ -132,8 +133,8 @@ class ScoreCreate(RequestBody):
             raise ValueError("alerts needs lines")
         if self.context == "stream" and self.lines is None:
             raise ValueError("context stream needs lines")
-        if self.stream_id and self.context != "stream":
-            raise ValueError("stream_id needs context stream")
+        if self.stream_id and self.lines is None:
+            raise ValueError("stream_id needs lines")
         return self
 
 
@@ -148,6 +149,31 @@ class StreamBody(BaseModel):
         description="Why the stream started from the beginning with this call: `new` if it is not stored, or"
         " the model was replaced; null: it continued."
     )
+
+
+class ChangeBody(BaseModel):
+    """Why more lines are rare than the false-alarm rate explains."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: ChangeKind = Field(
+        description="`new_kinds`: few templates that no training line has. `values`: known templates with"
+        " other values. `log`: hardly anything fits."
+    )
+    lines: int = Field(description="Lines of the change.")
+    of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
+    kinds: int = Field(description="How many new kinds of lines there are.")
+    alert_ids: list[str] = Field(description="Their alerts, those with most lines first.")
+    since: float | None = Field(description="When the first line of them was scored, in Unix seconds.")
+    action: Literal["examples", "train"] = Field(
+        description="What to do: look at an example of each new kind, or train again with these lines."
+    )
+    sentence: str
+
+    @classmethod
+    def of(cls, change: Change) -> Self:
+        """Return a change as it is sent."""
+        return cls.model_validate(change)
 
 
 class ScoreBody(BaseModel):
@@ -194,9 +220,11 @@ class ScoreBody(BaseModel):
         None, description="Null if the model has none; `POST …/calibrate` makes one."
     )
     stream: StreamBody | None = None
-    drift: str | None = Field(
-        None, description="Advice if 100 or more lines no longer look like the calibration data; else null."
+    change: ChangeBody | None = Field(
+        None,
+        description="Of 100 lines or more: why more are rare than the rate explains; null: they are not.",
     )
+    drift: str | None = Field(None, description="The sentence of `change`.")
     unknown_characters: list[str] = Field(
         description="The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits,"
         " where V - 1 is the number of known characters: 2 bits more than a uniform guess."

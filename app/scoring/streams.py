@@ -1,7 +1,8 @@
 """The state of a model on a stream of lines, kept in Redis between calls.
 
-    nextchar:stream:<model name>:<id>        a hash: model (name@version), lines, and as raw float32
-                                             state_f4
+    nextchar:stream:<model name>:<id>        a hash: model (name@version), lines, the network's state as raw
+                                             float32 in state_f4 (empty with context `line`), and rule, what
+                                             the flag rule knows of the lines
     nextchar:stream-lock:<model name>:<id>   the token of the call that reads it
     nextchar:stream-of:<owner>:<model name>:<id>, nextchar:stream-lock-of:<owner>:<model name>:<id>
                                              the same for the private streams of an owner
@@ -75,10 +76,10 @@ _SAVE = (
     _UNCOUNT
     + f"""
 local stream, lock = KEYS[1], KEYS[2]
-local token, model, state, lines, ttl_s, owner = unpack(ARGV, 1, 6)
+local token, model, state, rule, lines, ttl_s, owner = unpack(ARGV, 1, 7)
 if redis.call('get', lock) ~= token then return 0 end
 redis.call('del', stream)
-redis.call('hset', stream, 'model', model, 'state_f4', state, 'lines', lines)
+redis.call('hset', stream, 'model', model, 'state_f4', state, 'rule', rule, 'lines', lines)
 redis.call('expire', stream, ttl_s)
 
 local time = redis.call('time')
@@ -87,7 +88,7 @@ local expired = redis.call(
   'zrangebyscore', '{_SIZE_KEYS[0]}', '-inf', now_us - ttl_s * 1000000, 'limit', 0, 100)
 for _, other in ipairs(expired) do uncount(other) end
 uncount(stream)
-local bytes = #state + 3 * #stream + 2 * #owner + 400
+local bytes = #state + #rule + 3 * #stream + 2 * #owner + 400
 redis.call('hset', '{_SIZE_KEYS[1]}', stream, bytes .. ' ' .. owner)
 redis.call('zadd', '{_SIZE_KEYS[0]}', now_us, stream)
 redis.call('zadd', '{_STREAMS_OF}' .. owner, now_us, stream)
@@ -103,8 +104,8 @@ local function evict(whose, of, max_streams, max_bytes)
     uncount(oldest)
   end
 end
-evict(owner, '{_STREAMS_OF}' .. owner, tonumber(ARGV[7]), tonumber(ARGV[8]))
-evict('all', '{_SIZE_KEYS[0]}', tonumber(ARGV[9]), tonumber(ARGV[10]))
+evict(owner, '{_STREAMS_OF}' .. owner, tonumber(ARGV[8]), tonumber(ARGV[9]))
+evict('all', '{_SIZE_KEYS[0]}', tonumber(ARGV[10]), tonumber(ARGV[11]))
 return 1
 """
 )
@@ -138,12 +139,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Stream:
-    """The state of a stream: (1, S) float32, None at the start; and the number of lines so far."""
+    """The state of a stream: (1, S) float32, None at the start; and the number of lines so far.
+
+    `rule` is what `FlagRule.dump` returned, None at the start and of a stream of an earlier version.
+    """
 
     id: str
     state: NDArray[np.float32] | None
     lines: int
     restarted: Literal["new", "model_replaced"] | None
+    rule: bytes | None = None
 
 
 class StreamLock:
@@ -168,10 +173,11 @@ class StreamLock:
         self._released = threading.Event()
         threading.Thread(target=self._renew, name="stream lock", daemon=True).start()
 
-    def save(self, state: NDArray[np.float32], *, lines: int) -> Stream:
+    def save(self, state: NDArray[np.float32] | None, *, lines: int, rule: bytes = b"") -> Stream:
         """Save the state after `lines` more lines. Raises Conflict (`stream_lost`) if the lock was lost."""
         count = self.stream.lines + lines
-        values = (self._model, state.astype("<f4").tobytes(), count, TTL_S)
+        floats = b"" if state is None else state.astype("<f4").tobytes()
+        values = (self._model, floats, rule, count, TTL_S)
         limits = (*self._limits.of_owner, self._limits.max_streams, self._limits.max_bytes)
         is_saved = self._redis.eval(_SAVE, 2, *self._keys, self._token, *values, self._owner, *limits)
         if not is_saved:
@@ -181,7 +187,7 @@ class StreamLock:
                 code="stream_lost",
                 param="stream_id",
             )
-        return Stream(self.stream.id, state, count, self.stream.restarted)
+        return Stream(self.stream.id, state, count, self.stream.restarted, rule)
 
     def release(self) -> None:
         """Let the next call use the stream.
@@ -288,14 +294,14 @@ class Streams:
 
     def _read(self, key: str, models: tuple[str, ...], stream_id: str, size: int) -> Stream:
         execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
-        fields = execute("HMGET", key, "model", "lines", "state_f4", **{NEVER_DECODE: True})
-        stored_model, lines, raw = cast(list[bytes | None], fields)
+        fields = execute("HMGET", key, "model", "lines", "rule", "state_f4", **{NEVER_DECODE: True})
+        stored_model, lines, rule, raw = cast(list[bytes | None], fields)
         if stored_model is None or raw is None:
             return Stream(stream_id, None, 0, "new")
-        state = np.frombuffer(raw, "<f4").astype(np.float32)
-        if stored_model.decode() not in models or len(state) != size:
+        state = np.frombuffer(raw, "<f4").astype(np.float32) if raw else None
+        if stored_model.decode() not in models or (state is not None and len(state) != size):
             return Stream(stream_id, None, 0, "model_replaced")
-        return Stream(stream_id, state[None], int(lines or 0), None)
+        return Stream(stream_id, None if state is None else state[None], int(lines or 0), None, rule)
 
 
 def stream_busy(stream_id: str, wait_s: float) -> Conflict:

@@ -248,8 +248,8 @@ export interface ScoreFields {
    */
   calibration?: string | null;
   /**
-   * Names a stream of lines: each call continues where the last one ended. Needs context `stream`. Stored for a
-   * day after the last call.
+   * Names a stream of lines: each call continues where the last one ended. So lines get the same flags in several
+   * calls as in one. Stored for a day after the last call.
    */
   stream_id?: string | null;
   /**
@@ -258,9 +258,9 @@ export interface ScoreFields {
    */
   explain?: boolean;
   /**
-   * `count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate explains, a
-   * line is only counted (`repeated`) if one like it was flagged before: of the same new template, or with other
-   * numbers only. Alerts have all of them. `flag`: all are flagged. Default: "count".
+   * `count`: of a new kind of lines the first is flagged, and the others are `repeated`; so are lines of which
+   * more are flagged than the false-alarm rate explains, unless they are rarer than the others. Alerts count all
+   * of them. `flag`: every line is judged by itself. Default: "count".
    */
   repeats?: Repeats;
   /** Record flagged lines in the model's alerts: GET …/alerts. Needs lines. Default: false. */
@@ -481,13 +481,13 @@ export interface LineScore {
   /** Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`. */
   anomalous: boolean | null;
   /**
-   * True if the line's p-value is low enough, but it is not flagged because it repeats a flagged line of the same
-   * request: see `repeats`.
+   * True if the line's p-value is low enough, but more lines are flagged than the false-alarm rate explains, or it
+   * is of a new kind that was flagged: then it only counts in its alert. See `repeats`.
    */
   repeated: boolean | null;
   /**
-   * The alert of a flagged line, whether or not it was recorded: lines with the same template and anomalous word
-   * have the same.
+   * The alert of a flagged line or a repeat, whether or not it was recorded: lines with the same template and
+   * anomalous word, or of one new kind, have the same.
    */
   alert_id: string | null;
   /**
@@ -516,35 +516,6 @@ export interface CalibrationBucket {
   has_tail: boolean;
 }
 
-/** Result of one rebuild. */
-export interface CalibrationRebuild {
-  /** When, in Unix seconds. */
-  at: number;
-  /** Lines since the last time. */
-  lines: number;
-  /** The flagged ones among them, which are not learned. */
-  flagged: number;
-  /** Lines that were learned; 0 if drift was reported. */
-  learned: number;
-  /** The false-alarm rate of the thresholds. */
-  rate: number;
-  /** The thresholds of each bucket before the rebuild. */
-  old_thresholds: number[];
-  new_thresholds: number[];
-  /** Why nothing was learned. */
-  drift: string | null;
-}
-
-/** History of a rolling calibration. */
-export interface Rolling {
-  /** The stored calibration that it began with, and whose scores it keeps. */
-  base: string;
-  /** Why the newest lines were not learned; null: they were. */
-  drift: string | null;
-  /** The newest hundred, newest last. */
-  rebuilds: CalibrationRebuild[];
-}
-
 /** A calibration: the statistics of normal lines, which scores are based on. */
 export interface Calibration {
   name: string;
@@ -564,8 +535,8 @@ export interface Calibration {
   /** What it was made from. */
   source: string;
   buckets: CalibrationBucket[];
-  /** Null unless the calibration is rolling. */
-  rolling: Rolling | null;
+  /** Always null; earlier versions had rolling calibrations. */
+  rolling: null;
 }
 
 /** The position of a stream of lines. */
@@ -578,6 +549,28 @@ export interface LineStream {
    * replaced; null: it continued.
    */
   restarted: "new" | "model_replaced" | null;
+}
+
+/** Why more lines are rare than the false-alarm rate explains. */
+export interface Change {
+  /**
+   * `new_kinds`: few templates that no training line has. `values`: known templates with other values. `log`:
+   * hardly anything fits.
+   */
+  kind: "new_kinds" | "values" | "log";
+  /** Lines of the change. */
+  lines: number;
+  /** The lines of the stream, or of the request, that are remembered. */
+  of_lines: number;
+  /** How many new kinds of lines there are. */
+  kinds: number;
+  /** Their alerts, those with most lines first. */
+  alert_ids: string[];
+  /** When the first line of them was scored, in Unix seconds. */
+  since: number | null;
+  /** What to do: look at an example of each new kind, or train again with these lines. */
+  action: "examples" | "train";
+  sentence: string;
 }
 
 /** Surprisal in bits: in total, and of the text or of each line. */
@@ -612,7 +605,9 @@ export interface Score {
   /** Null if the model has none; `POST …/calibrate` makes one. */
   calibration: Calibration | null;
   stream: LineStream | null;
-  /** Advice if 100 or more lines no longer look like the calibration data; else null. */
+  /** Of 100 lines or more: why more are rare than the rate explains; null: they are not. */
+  change: Change | null;
+  /** The sentence of `change`. */
   drift: string | null;
   /**
    * The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits, where V - 1 is the

@@ -11,7 +11,7 @@ and for every version of the model.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -39,7 +39,8 @@ PARAMETER = WILDCARD
 """Stands in a template for what changes from line to line."""
 
 _MAX_SPANS = 20  # of an example
-_MAX_WORD_CHARACTERS = 60  # in a span key
+_MAX_WORD_CHARACTERS = 60  # in a span key, and of each word in a value
+_MAX_VALUE_CHARACTERS = 200
 WARNING_P, CRITICAL_P = 1e-3, 1e-4
 _PLACEHOLDERS = "".join({placeholder for placeholder, _ in NAMED.values()} | {CUSTOM_PLACEHOLDER})
 _VARIABLE = re.compile(rf"\b(?:0[xX])?(?=[A-Fa-f]*\d)[\dA-Fa-f]+\b|\d+|[{_PLACEHOLDERS}]")  # in linear time
@@ -52,8 +53,8 @@ class AlertKey:
 
     Attributes:
         template: the line with PARAMETER for what changes. span: the number of the anomalous word in the
-        template, from 0, and the word, as in `4:root`; empty if no word is anomalous. value: what the line
-        has for the anomalous word if that has a PARAMETER. It is not part of the key.
+        template, from 0, and the word, as in `4:root`; empty if no word is anomalous. value: the anomalous
+        words of the line that are values: that have a PARAMETER in the template. It is not part of the key.
     """
 
     template: str
@@ -117,15 +118,23 @@ class AlertLabel:
     """The label that a person gave an alert.
 
     Attributes:
-        score: with label `normal`, the highest score of its lines when it was labeled.
+        score: with label `normal`, the highest score of its lines when it was labeled. values: with label
+        `normal`, the values of the lines that are, each with the highest score that it had; None: all are.
     """
 
     label: Label
     score: float = 0.0
+    values: Mapping[str, float] | None = None
 
-    def lowered(self, score: float) -> float:
-        """Return the score of a line of the alert: if the alert is normal, by how much it exceeds `score`."""
-        return max(0.0, score - self.score) if self.label == "normal" else score
+    def covers(self, value: str) -> bool:
+        """Return whether a line of the alert with this value of its AlertKey has the label."""
+        return self.label == "incident" or self.values is None or value in self.values
+
+    def lowered(self, score: float, value: str = "") -> float:
+        """Return the score of a line: of a normal one, by how much it exceeds the labeled ones."""
+        if self.label != "normal" or not self.covers(value):
+            return score
+        return max(0.0, score - (self.score if self.values is None else self.values[value]))
 
 
 def occurrence(
@@ -190,10 +199,20 @@ def alert_key_of(text: str, spans: Sequence[Span], *, template: str | None = Non
     if index is None:
         return AlertKey(template, "")
     words_of_template = template.split()
-    word = words[index][0][:_MAX_WORD_CHARACTERS]
     index = min(index, len(words_of_template) - 1)  # a template may end in one wildcard for many words
     form = words_of_template[index][:_MAX_WORD_CHARACTERS]
-    return AlertKey(template, f"{index}:{form}", word if PARAMETER in form else "")
+    return AlertKey(template, f"{index}:{form}", _value(words, words_of_template, spans))
+
+
+def _value(words: Sequence[re.Match[str]], words_of_template: Sequence[str], spans: Sequence[Span]) -> str:
+    """Return the words with anomalous characters that are values, in their order."""
+    last = len(words_of_template) - 1
+    return " ".join(
+        word[0][:_MAX_WORD_CHARACTERS]
+        for i, word in enumerate(words)
+        if PARAMETER in words_of_template[min(i, last)]
+        and any(span.start < word.end() and word.start() < span.end for span in spans)
+    )[:_MAX_VALUE_CHARACTERS]
 
 
 def template_of(text: str) -> str:

@@ -2,34 +2,20 @@
 
 Blocking, in the calling thread. Positions in a line are in characters after NFC, or in bytes for a model of
 bytes, before masking; the model reads lines masked like the text it was trained on.
-
-Repeats of flagged lines: in a flood of them each kind is flagged once.
-
-A log that changed, such as that of a new version of a program, has lines whose template no training line has,
-and often hundreds of each. All are anomalous, but only the first of a kind has new information, and another
-kind is hard to find among hundreds of flagged lines. So from MIN_FLAGGED flagged lines on, and while more are
-flagged than the false-alarm rate explains, a line like one that was flagged before is a *repeat*: it is
-counted, not flagged. Lines are alike if, once masked, only numbers differ. Those with a new template are also
-alike if they have a template in common, which is found among them as in training
-(`nextchar.models.text.templates`), and has enough fixed words: requests of an attack, which have little in
-common, are all flagged.
 """
 
 import json
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
 
 import numpy as np
 
 from nextchar.models.anomaly.aggregate import peak_bits
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
 from nextchar.models.anomaly.calibration import UNUSUAL
-from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span
-from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.flag_rule import Change, FlagRule
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span, StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
 from nextchar.models.anomaly.spans import Span as MaskedSpan
 from nextchar.models.anomaly.spans import highest_window, threshold_spans
@@ -37,70 +23,7 @@ from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
 from nextchar.models.text.events import fingerprint
-from nextchar.models.text.line_tokens import TemplateBuilder, Tokens, is_wildcard, tokenize
-from nextchar.models.text.templates import ParsedLine
 from nextchar.models.text.vocabulary import UNKNOWN_ID
-
-MIN_FLAGGED = 20
-"""Of the lines of one request, so many are flagged before any is a repeat."""
-
-_EXCESS = 3.0  # times the expected false alarms
-_NOISE = 3.0  # standard deviations above that
-_MIN_FIXED = 0.6  # of the tokens of a template by which lines are alike
-_MIN_WORDS = 4  # of at least two letters in it
-_WORD = re.compile(r"[^\W\d_]{2}")
-_NUMBER = re.compile(r"\d+")
-_MAX_KINDS = 10_000  # that are remembered; further ones are flagged each time
-
-
-class RepeatFilter:
-    """Finds the repeats among lines that are scored one after the other.
-
-    Args:
-        rate: the false-alarm rate.
-        common: words in most training lines (`Templates.common`).
-    """
-
-    def __init__(self, rate: float, common: frozenset[str]) -> None:
-        self._rate = rate
-        self._new = TemplateBuilder(common)
-        self._flagged_kinds: set[int | bytes] = set()
-        self._lines = self._flagged = 0
-
-    def count(self) -> None:
-        """Count a line that is not flagged."""
-        self._lines += 1
-
-    def is_repeat(self, text: str, parsed: ParsedLine) -> bool:
-        """Count a line that would be flagged, masked, and return whether it is a repeat."""
-        self._lines += 1
-        kind = self._kind(fingerprint(text), parsed)
-        if kind in self._flagged_kinds and self._flagged >= self._allowed():
-            return True
-        if len(self._flagged_kinds) < _MAX_KINDS:
-            self._flagged_kinds.add(kind)
-        self._flagged += 1
-        return False
-
-    def _kind(self, text: str, parsed: ParsedLine) -> int | bytes:
-        index = self._new.add(tokenize(text)) if parsed.template.is_new else None
-        if index is not None and _is_specific(self._new.tokens(index)):
-            return index
-        # A digest, because texts have up to 50,000 characters; they may have unpaired surrogates.
-        masked = _NUMBER.sub("0", text).encode("utf-8", "surrogatepass")
-        return blake2b(masked, digest_size=16).digest()
-
-    def _allowed(self) -> float:
-        """Return how many of the lines so far may be flagged before repeats are not."""
-        expected = self._rate * self._lines
-        return max(MIN_FLAGGED, _EXCESS * expected + _NOISE * math.sqrt(expected))
-
-
-def _is_specific(template: Tokens) -> bool:
-    fixed = [token for token in template if not is_wildcard(token)]
-    words = sum(_WORD.search(token) is not None for token in fixed if token)
-    return words >= _MIN_WORDS and len(fixed) >= _MIN_FIXED * len(template)
-
 
 DECIMALS = 4
 """Decimal places of bits in a score; float32 logits are not more precise."""
@@ -169,9 +92,9 @@ class CalibratedScorer:
                 code="no_calibration",
                 param="false_alarms",
             )
-        self._repeats: RepeatFilter | None = None
-        if templates and self.rate and options.repeats == "count":
-            self._repeats = RepeatFilter(self.rate, templates.common)
+        self.rule: FlagRule | None = None
+        if self.rate:
+            self.rule = FlagRule(self.rate, templates)
 
     @property
     def threshold(self) -> float | None:
@@ -202,32 +125,57 @@ class CalibratedScorer:
                 self.check()
             yield self._line_score(line, scores, i, explanations)
 
-    def without_repeat(self, score: LineScore, line: LineReading | None) -> LineScore:
-        """Return the score of the next line of the request, not flagged if it is a repeat.
+    def judge(
+        self, score: LineScore, line: LineReading | None, *, now: float | None = None
+    ) -> tuple[LineScore, AlertKey | None]:
+        """Return the score of the next line by `rule`, which may call it a repeat, and the key of its alert.
 
-        `line` is needed if it is flagged. With `repeats="flag"`, and for a model without templates, no
-        line is a repeat.
+        `line` is needed, and there is an alert, if the p-value is low enough to flag it. With
+        `repeats="flag"`, and for a model without templates, no line is a repeat. `now` is as for
+        `FlagRule.judge`.
         """
-        if self._repeats is None:
-            return score
-        if not score.anomalous or line is None or line.surprisal.parsed is None:
-            self._repeats.count()
-            return score
-        if not self._repeats.is_repeat(line.masked.text, line.surprisal.parsed):
-            return score
-        return score.model_copy(update={"anomalous": False, "repeated": True})
+        rule = self.rule
+        parsed = line.surprisal.parsed if line else None
+        if rule and (not score.anomalous or parsed is None or self.options.repeats == "flag"):
+            rule.count(is_unusual=is_unusual(score), is_flagged=bool(score.anomalous))
+        if not rule or not score.anomalous or line is None:
+            return score, None
+        key = self.group(line)
+        if parsed is None or self.options.repeats == "flag":
+            return score, key
+        verdict = rule.judge(
+            fingerprint(line.masked.text),
+            key,
+            is_new=parsed.template.is_new,
+            score=score.score or 0.0,
+            estimated_p=self.estimated_p(score, line),
+            now=now,
+        )
+        changed: dict[str, object] = {"alert_id": verdict.key.alert_id(self.loaded.saved.card.name)}
+        if not verdict.is_flagged:
+            changed |= {"anomalous": False, "repeated": True}
+        return score.model_copy(update=changed), replace(verdict.key, value=key.value)
+
+    def estimated_p(self, score: LineScore, line: LineReading) -> float:
+        """Return the p-value of a line, estimated also below the smallest one."""
+        assert self.calibration is not None and score.score is not None, (
+            "only lines with a calibration have one"
+        )
+        return self.calibration.calibration.estimated_p_value(score.score, characters=len(line.masked.text))
+
+    @property
+    def change(self) -> Change | None:
+        """Why more lines are rare than the rate explains, if they are; see `FlagRule.change`."""
+        name = self.loaded.saved.card.name
+        return self.rule.change(lambda key: key.alert_id(name)) if self.rule else None
 
     def group(self, line: LineReading) -> AlertKey:
-        """Return the group of a flagged line. It does not depend on whether the line is explained.
-
-        It has a value if the line's template is known.
-        """
+        """Return the group of a flagged line. It does not depend on whether the line is explained."""
         parsed = line.surprisal.parsed
         pattern = parsed.template.pattern if parsed else None
         if "\n" in line.original and pattern is not None:
             return AlertKey(pattern, "")  # of an event of several lines, the fingerprint says what it is
-        found = alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
-        return found if parsed and not parsed.template.is_new else replace(found, value="")
+        return alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
 
     def flagged_spans(self, line: LineReading) -> list[Span]:
         """Return the anomalous spans of a flagged line, without explaining it."""
@@ -297,11 +245,13 @@ class CalibratedScorer:
         labels, name = self._labels(), self.loaded.saved.card.name
         groups: dict[int, tuple[str, AlertLabel | None]] = {}
         for i in flagged:
-            alert_id = self.group(lines[i]).alert_id(name)
+            key = self.group(lines[i])
+            alert_id = key.alert_id(name)
             label = labels.get(alert_id)
+            label = label if label and label.covers(key.value) else None
             groups[i] = alert_id, label
             if label and label.label == "normal":
-                score = label.lowered(found.score[i] or 0.0)
+                score = label.lowered(found.score[i] or 0.0, key.value)
                 length = len(lines[i].masked.text)
                 p_value = self.calibration.calibration.p_value(score, characters=length)
                 found.score[i], found.p_value[i], found.anomalous[i] = score, p_value, p_value <= self.rate

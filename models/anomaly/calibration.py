@@ -12,9 +12,6 @@ against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration lines
 exchangeable, at most a share p of the new ones gets a p-value of p or less (Vovk et al. 2005). It is at least
 1 / (n + 1), unless the tail of the scores fits a generalized Pareto distribution (`tail`).
 
-**Drift.** P-values are valid only for lines that look like the calibration lines. A tenth of such lines has a
-p-value of 0.1 or less. If it is far more, the lines have changed, or a large part of them is anomalous.
-
 Serialization of a calibration as JSON, for a file of a saved model or a record in storage.
 
 Arrays are float32, little-endian, zlib and base64: a hundred thousand lines take about two megabytes.
@@ -49,10 +46,6 @@ MIN_LINES = 2
 UNUSUAL = 0.1
 """The p-value up to which a line is counted as unusual."""
 
-MIN_DRIFT_LINES = 100
-MAX_UNUSUAL_FRACTION = 0.3
-"""A larger share of at least that many lines counts as drift; by chance this happens once in a million."""
-
 MAX_EXTRAPOLATION = 100
 """A tail's p-values are at least 1 / (n + 1) divided by this; at 10 they were off by a factor of 2 to 3."""
 
@@ -72,7 +65,7 @@ class Bucket:
     Attributes:
         longest: the maximum length in characters; None: no maximum. Shorter lines are in smaller buckets.
         statistics: (k, n), each row ascending; k is 8, 12 with n-grams, or 14 with templates too. Of a
-            rolling calibration n differs from that of the scores.
+            rolling calibration of an earlier version n differs from that of the scores.
         spread: (k,) standard deviations of the statistics.
         weights: (k,) of the statistics in the score; they sum to 1.
         scores: (n,) ascending, of each line against the others.
@@ -328,18 +321,3 @@ def _pack(values: NDArray[np.float64]) -> str:
 def _unpack(text: str, *, max_bytes: int) -> NDArray[np.float64]:
     data = inflate(base64.b64decode(text), max_bytes=max_bytes)
     return np.frombuffer(data, "<f4").astype(np.float64)
-
-
-def drift(lines: int, unusual: int) -> str | None:
-    """Return a warning if too many of `lines` lines are `unusual`, else None.
-
-    >>> drift(200, 20), drift(50, 50)
-    (None, None)
-    """
-    if lines < MIN_DRIFT_LINES or unusual <= MAX_UNUSUAL_FRACTION * lines:
-        return None
-    return (
-        f"These lines don't look like the calibration data: {unusual / lines:.0%} of {lines:,} lines are as"
-        f" unusual as its most unusual {UNUSUAL:.0%}. Expect more false alarms than you asked for. If these"
-        " lines are normal, calibrate on recent ones, and mask what changes when you train again."
-    )

@@ -5,13 +5,13 @@ The lines that a caller gives at once are scored as one batch.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from nextchar.models.anomaly.alerts import AlertLabel
+from nextchar.models.anomaly.alerts import AlertKey, AlertLabel
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
-from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StreamOptions
-from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StoredCalibration, StreamOptions
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
@@ -27,6 +27,14 @@ characters."""
 
 SCORE_BYTES = 1_500
 """The approximate memory of a cached score, without its line."""
+
+
+class RareLine(NamedTuple):
+    """A line that is flagged or a repeat, its score, and the key of its alert."""
+
+    line: LineReading
+    score: LineScore
+    key: AlertKey | None
 
 
 class StreamScorer:
@@ -74,7 +82,7 @@ class StreamScorer:
         self._cache: dict[str, LineScore] = {}
         self._cached_bytes = 0
         self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
-        self._state: State | None = None
+        self.state: State | None = None  # with context stream, after the last line
         self.totals = {
             "lines": 0,
             "events": 0,
@@ -108,20 +116,13 @@ class StreamScorer:
             if record := self._record(line, next(scores) if line.text is not None else None):
                 yield record
 
-    def read_stream(self, texts: list[str]) -> list[LineReading]:
-        """Read lines one after the other, from where the previous batch ended."""
-        lines, self._state = self.scorer.read_stream(texts, self._state)
-        return lines
-
-    def record_flagged(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
-        """Record the flagged lines among these; here, nowhere."""
+    def record(self, rare: Sequence[RareLine]) -> None:
+        """Record flagged lines and repeats; here, nowhere."""
 
     def _score_texts(self, texts: list[str]) -> list[LineScore]:
         if self.query.context == "stream":
-            lines = self.read_stream(texts)
-            scores = list(self.scorer.scores(lines))
-            self.record_flagged(list(zip(lines, scores, strict=True)))
-            return list(map(self.scorer.without_repeat, scores, lines))
+            lines, self.state = self.scorer.read_stream(texts, self.state)
+            return self._judge(list(self.scorer.scores(lines)), lines)
         cache = self._cache
         new = [text for text in dict.fromkeys(texts) if text not in cache]
         lines = self.scorer.read(new) if new else []
@@ -133,17 +134,20 @@ class StreamScorer:
         }
         scores = [scored.get(text) or cache[text] for text in texts]
         read = dict(zip(new, lines, strict=True))  # all flagged lines among them: those are not cached
-        self.record_flagged(
-            [(read[text], score) for text, score in zip(texts, scores, strict=True) if score.anomalous]
-        )
         if self.query.detail != "character":
             for text, score in scored.items():
                 if len(text) <= _MAX_CACHED_CHARACTERS and score.alert_id is None:  # a label may change
                     self._keep(text, score)
-        return [
-            self.scorer.without_repeat(score, read.get(text))
-            for text, score in zip(texts, scores, strict=True)
-        ]
+        return self._judge(scores, [read.get(text) for text in texts])
+
+    def _judge(self, scores: Sequence[LineScore], lines: Sequence[LineReading | None]) -> list[LineScore]:
+        """Return the scores of lines by the flag rule; `lines` are needed if they are rare."""
+        now = time.time()
+        judged = [self.scorer.judge(score, line, now=now) for score, line in zip(scores, lines, strict=True)]
+        self.record(
+            [RareLine(line, *one) for line, one in zip(lines, judged, strict=True) if line and one[1]]
+        )
+        return [score for score, _ in judged]
 
     def _keep(self, text: str, score: LineScore) -> None:
         """Cache the score of a line; a full cache is emptied first."""

@@ -203,6 +203,16 @@ class TemplateBuilder:
         """Return the tokens of a template as they are now."""
         return tuple(self._templates[index])
 
+    def templates_in_order(self) -> list[tuple[Tokens, str]]:
+        """Return the templates by index, with the words under which the tree has them, for `restore`."""
+        return [(tuple(own), word) for own, word in zip(self._templates, self._words, strict=True)]
+
+    def restore(self, templates: Sequence[tuple[Tokens, str]]) -> None:
+        """Add templates that another builder had, in their order."""
+        for tokens, word in templates:
+            self._words.append(self._tree.add(structure_of_template(tokens), word, len(self._templates)))
+            self._templates.append(list(tokens))
+
     def templates(self) -> dict[Tokens, str]:
         """Return the templates, each once, with their first words."""
         found: dict[Tokens, str] = {}

@@ -255,6 +255,16 @@ class Templates:
         """Return the template of a masked line. Every text has one."""
         return self.parse(line).template
 
+    def is_variant(self, template: Tokens, structure: str) -> bool:
+        """Return whether a template of new lines has no fixed word that differs from a known one's."""
+        return any(
+            all(
+                is_wildcard(own) or is_wildcard(other) or own == other
+                for own, other in zip(template, known, strict=True)
+            )
+            for known in (self.known[i].tokens for i in self._tree.of_structure(structure)[:_MAX_COMPARED])
+        )
+
     def parse(self, line: str) -> ParsedLine:
         """Return the template, values and rarities of a masked line."""
         tokens = tokenize(fingerprint(line))

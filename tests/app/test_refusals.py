@@ -402,7 +402,7 @@ def scoring() -> Iterator[Refusal]:
         ({"text": "a", "detail": "much"}, *invalid, "detail"),
         ({"text": "a", "threshold": 1}, 422, "unknown_field", "threshold"),
         ({"text": "a", "context": "stream"}, *invalid, "body"),
-        ({"lines": ["a"], "stream_id": "s"}, *invalid, "body"),
+        ({"text": "a", "stream_id": "s"}, *invalid, "body"),
         ({"lines": ["a"], "context": "stream", "adapt": True}, 422, "unknown_field", "adapt"),  # of 0.1
         ({"lines": ["a"], "context": "stream", "stream_id": "a b"}, *invalid, "stream_id"),
         ({"lines": ["a"], "expected": 1, "detail": "line"}, *invalid, "body"),
@@ -423,7 +423,6 @@ def scoring() -> Iterator[Refusal]:
     for query, *expected in (
         ("detail=much", *invalid, "detail"),
         ("false_alarms=2", *invalid, "false_alarms"),
-        ("stream_id=s", *invalid, "query"),
         ("expected=3", *invalid, "query"),
         ("colour=red", 422, "unknown_field", "colour"),
         ("calibration=x", 404, "calibration_not_found", "calibration"),

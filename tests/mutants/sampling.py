@@ -71,7 +71,6 @@ _TESTS = {
     "models/anomaly/calibration.py": (
         "tests/models/anomaly/test_bucket.py",
         "tests/models/anomaly/test_calibration.py",
-        "tests/models/anomaly/test_drift.py",
         "tests/models/anomaly/test_experts.py",
     ),
     "models/anomaly/calibration_builder.py": (
@@ -79,7 +78,7 @@ _TESTS = {
         "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
     ),
-    "models/anomaly/rolling.py": ("tests/models/anomaly/test_rolling.py",),
+    "models/anomaly/flag_rule.py": ("tests/models/anomaly/test_flag_rule.py",),
     "models/anomaly/line_scores.py": (
         "tests/models/anomaly/test_calibrated_scorer.py",
         "tests/app/scoring/test_score_stream.py",

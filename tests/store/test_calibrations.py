@@ -1,10 +1,7 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from nextchar.models.anomaly.calibration_builder import calibrate
-from nextchar.models.anomaly.line_scores import ScoreSample
 from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel, describe_files
 from nextchar.store import calibrations as module
@@ -136,7 +133,6 @@ def test_what_a_process_saves_or_deletes_it_sees_at_once(memory: Blobs, model: S
     saved = known.save(model, "default", OTHER, source="lines")
     assert (found := known.get(model, "default")) and found.calibration.lines == 50
     assert (found.name, found.source, found.created_at) == (saved.name, "lines", saved.created_at)
-    assert found.rolling is None and saved.rolling is None
     known.save(model, "default", NORMAL, source="others")
     assert (found := known.get(model, "default")) and (found.calibration.lines, found.source) == (
         40,
@@ -160,25 +156,3 @@ def test_names_that_are_reserved_are_refused_with_a_reason(memory: Blobs, model:
         known.delete(model, "web-1")
     assert (missing.value.code, missing.value.param) == ("calibration_not_found", "calibration")
     assert [one.name for one in known.all(model)] == ["rollings", "validation"]
-
-
-def test_a_rolling_calibration_counts_only_for_the_one_that_it_began_with(
-    memory: Blobs, model: SavedModel
-) -> None:
-    known = Calibrations(memory)
-    base = known.save(model, "web", OTHER, source="lines")
-    assert known.find_rolling(model, base) is None
-    saved = known.save_rolling(model, base, OTHER, ScoreSample((), np.zeros(0)), [])
-    assert (found := known.find_rolling(model, base)) and found.name == saved.name == "rolling-web"
-    assert found.rolling and (found.rolling.base, found.rolling.drift) == ("web", None)
-    assert found.source == "ingested lines, from web"
-    assert known.find_rolling(model, replace(base, created_at=base.created_at + 1)) is None
-    default = known.save(model, "default", OTHER, source="lines")
-    assert known.find_rolling(model, default) is None
-    known.save_rolling(model, default, OTHER, ScoreSample((), np.zeros(0)), [])
-    validation = known.get(model, "validation")
-    assert (
-        validation and known.find_rolling(model, replace(validation, created_at=default.created_at)) is None
-    )
-    known.save(model, "rollings", OTHER, source="lines")
-    assert known.find(model, "rolling-web") is not None

@@ -6,7 +6,7 @@ blob store.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from redis import Redis
@@ -41,7 +41,7 @@ from nextchar.models.anomaly.alerts import (
     severity_of,
     title_of,
 )
-from nextchar.models.errors import NotFound
+from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.history import ImmutableRecord
 from nextchar.store.ids import is_id
@@ -72,6 +72,7 @@ class Alert(ImmutableRecord):
     figures: AlertFigures
     decision: Decision | None = None
     suppressed_until: float | None = None
+    suppression_runbook: str | None = None
 
     @property
     def id(self) -> str:
@@ -80,10 +81,11 @@ class Alert(ImmutableRecord):
 
     @property
     def title(self) -> str:
-        """Its rarest line, with the most anomalous part marked; the template if no line is kept."""
+        """Its rarest line that is not labeled normal, its most anomalous part marked; or its template."""
         if not self.figures.examples:
             return self.figures.template
-        rarest = self.figures.examples[0]
+        open_ones = (example for example in self.figures.examples if not self._has_label(example.value))
+        rarest = next(open_ones, self.figures.examples[0])
         span = max(rarest.spans, key=lambda span: span.bits, default=None)
         return title_of(rarest.line, (span.start, span.end) if span else None)
 
@@ -104,12 +106,39 @@ class Alert(ImmutableRecord):
         return self.decision.label if self.decision else None
 
     @property
+    def label_values(self) -> Mapping[str, float] | None:
+        """With label `normal`, the values that have it; None: all have, or it has no such label."""
+        return self.decision.label_values if self.decision and self.label == "normal" else None
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether it is labeled normal, with all of its values."""
+        values = self.figures.values
+        return self.label == "normal" and all(self._has_label(one.value) for one in values)
+
+    @property
+    def runbook(self) -> str | None:
+        """The address of instructions, of its label or of a suppression."""
+        return (self.decision and self.decision.runbook) or self.suppression_runbook
+
+    @property
+    def title_value(self) -> str:
+        """The value of the line in its title; of those that are kept."""
+        known = [one.value for one in self.figures.values]
+        shown = [example.value for example in self.figures.examples if not self._has_label(example.value)]
+        return next((value for value in shown if value in known), known[0] if known else "")
+
+    def _has_label(self, value: str) -> bool:
+        values = self.label_values
+        return self.label == "normal" and (values is None or value in values)
+
+    @property
     def state(self) -> AlertState:
         """Whether someone should look at it."""
         if self.suppressed_until is not None:
             return "suppressed"
-        is_acknowledged = self.decision and (self.decision.acknowledged_at or self.decision.label)
-        return "acknowledged" if is_acknowledged else "open"
+        is_labeled = self.label == "incident" or self.is_normal
+        return "acknowledged" if is_labeled or (self.decision and self.decision.acknowledged_at) else "open"
 
 
 class Alerts:
@@ -174,23 +203,64 @@ class Alerts:
         """Record that someone takes care of an alert. Raises NotFound and Conflict."""
         return self._decide(model, alert_id, by=by, acknowledged_at=time.time(), acknowledged_by=by)
 
-    def label(self, model: str, alert_id: str, label: Label | None, *, by: str | None) -> Alert:
-        """Label an alert normal or incident; None removes the label. Raises NotFound and Conflict."""
-        return self._decide(
-            model, alert_id, by=by, label=label, labeled_at=time.time() if label else None, labeled_by=by
-        )
+    def label(
+        self,
+        model: str,
+        alert_id: str,
+        label: Label | None,
+        *,
+        by: str | None,
+        values: Sequence[str] | None = None,
+        all_values: bool = False,
+        runbook: str | None = None,
+    ) -> Alert:
+        """Label an alert normal or incident; None removes the label. Raises NotFound and Conflict.
 
-    def suppress(self, model: str, alert_id: str, *, until: float, by: str | None) -> Suppression:
-        """Suppress an alert until a time, in Unix seconds. Raises NotFound."""
-        figures = self.get(model, alert_id).figures
+        `normal` covers what `covered_values` returns of the values, in addition to those that have the label.
+        """
+        fields: dict[str, Any] = {
+            "label": label,
+            "labeled_at": time.time() if label else None,
+            "labeled_by": by,
+        }
+        if label == "normal":
+            alert = self.get(model, alert_id)
+            fields["label_values"] = _scores_of(alert, covered_values(alert, values, all_values=all_values))
+        else:
+            fields["label_values"] = None
+        if runbook is not None or label is None:
+            fields["runbook"] = runbook
+        return self._decide(model, alert_id, by=by, **fields)
+
+    def suppress(
+        self,
+        model: str,
+        alert_id: str,
+        *,
+        until: float,
+        by: str | None,
+        values: Sequence[str] | None = None,
+        all_values: bool = False,
+        runbook: str | None = None,
+    ) -> Suppression:
+        """Suppress the `covered_values` of an alert until a time, in Unix seconds. Raises NotFound."""
+        alert = self.get(model, alert_id)
+        figures = alert.figures
         return self.decisions.suppress(
-            model, template=figures.template, span=figures.span, until=until, by=by, alert_id=alert_id
+            model,
+            template=figures.template,
+            span=figures.span,
+            until=until,
+            by=by,
+            alert_id=alert_id,
+            values=covered_values(alert, values, all_values=all_values),
+            runbook=runbook,
         )
 
     def labels(self, model: str) -> dict[str, AlertLabel]:
         """Return the labels of a model's alerts, by the ids of these. Does not need Redis."""
         return {
-            alert_id: AlertLabel(decision.label, decision.label_score)
+            alert_id: AlertLabel(decision.label, decision.label_score, decision.label_values)
             for alert_id, decision in self.decisions.all(model).items()
             if decision.label
         }
@@ -270,12 +340,55 @@ class Alerts:
             return base.model_copy(update=changed)
 
         decision = self.decisions.change(model, alert_id, change)
-        return Alert(figures=figures, decision=decision, suppressed_until=alert.suppressed_until)
+        return alert.model_copy(update={"decision": decision})
 
 
 def _alert(figures: AlertFigures, decision: Decision | None, suppressions: Sequence[Suppression]) -> Alert:
-    until = suppressed_until(suppressions, figures.template, figures.span, now=time.time())
-    return Alert(figures=figures, decision=decision, suppressed_until=until)
+    now = time.time()
+    values = [one.value for one in figures.values]
+    until = suppressed_until(suppressions, figures.template, figures.span, now=now, values=values)
+    runbooks = (
+        one.runbook
+        for one in suppressions
+        if one.until > now and one.runbook and one.matches(figures.template, figures.span)
+    )
+    return Alert(
+        figures=figures,
+        decision=decision,
+        suppressed_until=until,
+        suppression_runbook=next(runbooks, None),
+    )
+
+
+def covered_values(alert: Alert, values: Sequence[str] | None, *, all_values: bool) -> tuple[str, ...] | None:
+    """Return the values of an alert that a label or a suppression covers; None: all, and future ones.
+
+    Without `values` it is that of the title: a decision hides no more than what it shows.
+
+    Raises:
+        InvalidInput: the alert has no line with one of `values`.
+    """
+    known = [one.value for one in alert.figures.values]
+    if all_values or not known:
+        return None
+    if values is None:
+        return (alert.title_value,)
+    if unknown := set(values) - set(known):
+        raise InvalidInput(
+            f"no line of the alert has the value {min(unknown)!r}; GET …/{alert.id}/preview lists them",
+            param="values",
+        )
+    return tuple(dict.fromkeys(values))
+
+
+def _scores_of(alert: Alert, values: Sequence[str] | None) -> dict[str, float] | None:
+    """Return the highest score of each value, and of those that are labeled normal already; None: of all."""
+    if values is None:
+        return None
+    before = alert.decision.label_values if alert.decision and alert.label == "normal" else {}
+    if before is None:
+        return None
+    return before | {one.value: one.score for one in alert.figures.values if one.value in values}
 
 
 def _id_under(model: str, figures: AlertFigures) -> str:
@@ -290,4 +403,7 @@ def _figures(alert_id: str, fields: dict[str, str]) -> AlertFigures:
         values[name] = json.loads(values[name])
     for example in values["examples"]:
         example["spans"] = json.loads(example["spans"])
+    of_values = json.loads(values.get("values") or "{}")
+    in_order = sorted(of_values.items(), key=lambda item: (-item[1]["score"], item[0]))
+    values["values"] = [{"value": value, **one} for value, one in in_order]
     return AlertFigures(id=alert_id, **values)

@@ -52,6 +52,17 @@ class Example(ImmutableRecord):
     time: float  # of arrival, Unix seconds
     line_time: float | None = None
     source: str = ""
+    value: str = ""  # that of its AlertKey
+
+
+class AlertValue(ImmutableRecord):
+    """The lines of an alert with one value of their AlertKey, and the rarest of them."""
+
+    value: str
+    count: int
+    score: float
+    estimated_p: float
+    line: str
 
 
 class AlertFigures(ImmutableRecord):
@@ -62,7 +73,8 @@ class AlertFigures(ImmutableRecord):
         lines. examples: the distinct lines with the highest scores, those first. counts: how many lines
         arrived in each interval of `interval_s` seconds since `first_seen`. estimated_p: the lowest estimated
         p-value of its lines, which severity is made of; None of an alert from before there was one. owner:
-        the API key that sent its first line, "" if none.
+        the API key that sent its first line, "" if none. values: those with the highest scores, these
+        first; empty of an alert of an earlier version.
     """
 
     id: str
@@ -84,6 +96,7 @@ class AlertFigures(ImmutableRecord):
     counts: tuple[int, ...]
     sources: tuple[str, ...] = ()
     owner: str = ""
+    values: tuple[AlertValue, ...] = ()
 
 
 class Decision(ImmutableRecord):
@@ -92,8 +105,9 @@ class Decision(ImmutableRecord):
     Attributes:
         sequence: of the first change, the time at which the alert was first seen, in microseconds; then one
         more for each change. changed_by: the name of the API key that made this change; None without keys.
-        label_score: with label `normal`, the highest score that the group had when it was labeled. figures:
-        the alert at this change.
+        label_score: with label `normal`, the highest score that the group had when it was labeled.
+        label_values: with label `normal`, the values that have it, with the highest score of each; None: all
+        have it. runbook: the address of instructions. figures: the alert at this change.
     """
 
     sequence: int = 0
@@ -105,6 +119,8 @@ class Decision(ImmutableRecord):
     labeled_at: float | None = None
     labeled_by: str | None = None
     label_score: float = 0.0
+    label_values: dict[str, float] | None = None
+    runbook: str | None = None
     figures: AlertFigures
 
 
@@ -112,7 +128,8 @@ class Suppression(ImmutableRecord):
     """Alerts of a model that are counted but not reported until a time, in Unix seconds.
 
     `template` and `span` are patterns, in which `*` stands for any text, except in `<*>`, which stands for
-    itself. `alert_id` is the alert it was made from, if it was made from one.
+    itself. `alert_id` is the alert it was made from, if it was made from one. `values` are the values of its
+    lines that it covers; None: all. `runbook` is the address of instructions.
     """
 
     id: str
@@ -123,6 +140,8 @@ class Suppression(ImmutableRecord):
     created_at: float
     created_by: str | None = None
     alert_id: str | None = None
+    values: tuple[str, ...] | None = None
+    runbook: str | None = None
 
     def matches(self, template: str, span: str) -> bool:
         """Return whether alerts with this template and span key are suppressed.
@@ -183,6 +202,8 @@ class AlertDecisions:
         until: float,
         by: str | None,
         alert_id: str | None = None,
+        values: Sequence[str] | None = None,
+        runbook: str | None = None,
     ) -> Suppression:
         """Suppress the alerts that match, until a time. Raises as Blobs does."""
         suppression = Suppression(
@@ -194,6 +215,8 @@ class AlertDecisions:
             created_at=time.time(),
             created_by=by,
             alert_id=alert_id,
+            values=None if values is None else tuple(values),
+            runbook=runbook,
         )
         folder = f"alert_suppressions/{model}"
         data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
@@ -265,11 +288,19 @@ class AlertDecisions:
 
 
 def suppressed_until(
-    suppressions: Sequence[Suppression], template: str, span: str, *, now: float
+    suppressions: Sequence[Suppression], template: str, span: str, *, now: float, values: Sequence[str] = ()
 ) -> float | None:
-    """Return until when alerts with this template and span key are suppressed; None if they are not."""
-    until = [s.until for s in suppressions if s.until > now and s.matches(template, span)]
-    return max(until, default=None)
+    """Return until when alerts with this template and span key are suppressed; None if they are not.
+
+    One with `values` is suppressed as long as all of them are.
+    """
+    active = [s for s in suppressions if s.until > now and s.matches(template, span)]
+    ends = [
+        max((s.until for s in active if s.values is None or value in s.values), default=None)
+        for value in values or [""]
+    ]
+    known = [end for end in ends if end is not None]
+    return min(known) if len(known) == len(ends) else None
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -37,6 +37,12 @@ from nextchar.models.anomaly.alerts import CRITICAL_P, PARAMETER, WARNING_P, Ale
 MAX_EXAMPLES = 5
 """Lines kept of an alert: distinct ones, with the highest scores."""
 
+MAX_VALUES = 50
+"""Values kept of an alert: those with the highest scores."""
+
+MAX_VALUE_LINE_CHARACTERS = 300
+"""Of the line that is kept of each value."""
+
 MAX_INTERVALS = 48
 """Intervals of an alert's sparkline. When time exceeds them, they are merged in pairs."""
 
@@ -106,6 +112,23 @@ local function add_examples(kept, new)
   end
 end
 
+local function add_values(kept, new)
+  for value, one in pairs(new) do
+    local known = kept[value]
+    if known then
+      known.count = known.count + one.count
+      known.estimated_p = math.min(known.estimated_p, one.estimated_p)
+      if one.score > known.score then known.score, known.line = one.score, one.line end
+    else
+      kept[value] = one
+    end
+  end
+  local scores = {{}}
+  for value, one in pairs(kept) do scores[#scores + 1] = {{one.score, value}} end
+  table.sort(scores, function(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+  for i = {MAX_VALUES} + 1, #scores do kept[scores[i][2]] = nil end
+end
+
 local function add_counts(counts, interval_s, start, new)
   for _, pair in ipairs(new) do
     local at = math.max(0, math.floor((pair[1] - start) / interval_s))
@@ -153,9 +176,11 @@ local function record(group)
   for i, value in ipairs(redis.call('hmget', key, unpack(names))) do
     old[names[i]] = tonumber(value or nil)
   end
-  local stored = redis.call('hmget', key, 'examples', 'counts', 'sources')
+  local stored = redis.call('hmget', key, 'examples', 'counts', 'sources', 'values')
   local examples = cjson.decode(stored[1] or '[]')
   add_examples(examples, group.examples)
+  local values = cjson.decode(stored[4] or '{{}}')
+  add_values(values, group.values or {{}})
   local sources, known = cjson.decode(stored[3] or '[]'), {{}}
   for _, source in ipairs(sources) do known[source] = true end
   for _, source in ipairs(group.sources) do
@@ -177,7 +202,8 @@ local function record(group)
   for name, value in pairs(fields) do redis.call('hset', key, name, string.format('%.17g', value)) end
   redis.call('hset', key, 'model', group.model, 'version', group.version, 'template_id', group.template_id,
     'template', group.template, 'span', group.span, 'examples', cjson.encode(examples),
-    'counts', cjson.encode(counts), 'sources', #sources > 0 and cjson.encode(sources) or '[]')
+    'counts', cjson.encode(counts), 'values', cjson.encode(values),
+    'sources', #sources > 0 and cjson.encode(sources) or '[]')
   redis.call('hincrby', key, 'count', group.count)
   redis.call('expire', key, {TTL_S})
   redis.call('zadd', '{ALERTS}', 'GT', ARGV[4], group.id)
@@ -188,7 +214,8 @@ local function record(group)
   local _, owner = size_of(group.id)
   owner = owner or group.owner
   redis.call('hset', key, 'owner', owner)
-  local bytes = {_OVERHEAD_BYTES} + #cjson.encode(examples) + 2 * #group.template
+  local texts = #cjson.encode(examples) + #cjson.encode(values)
+  local bytes = {_OVERHEAD_BYTES} + texts + 2 * #group.template
   resize(group.id, bytes, owner, rank * {_RANK} + tonumber(ARGV[4]))
   for severity, count in pairs(group.severities) do
     redis.call('hincrby', '{LINES}', severity .. ' ' .. group.model, count)
@@ -321,8 +348,27 @@ def _merged(occurrences: Sequence[Occurrence]) -> dict[str, Any]:
         "times": sorted(times.items()),
         "sources": sorted({one.source for one in occurrences if one.source})[:_MAX_SOURCES],
         "examples": [_example(one) for one in examples],
+        "values": _values(occurrences),
         "owner": newest.owner,
     }
+
+
+def _values(occurrences: Sequence[Occurrence]) -> dict[str, dict[str, Any]]:
+    """Return of each value its number of lines, its highest score and lowest p-value, and its rarest line."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in sorted(occurrences, key=lambda one: -one.score):
+        value = found.setdefault(
+            one.value,
+            {
+                "count": 0,
+                "score": one.score,
+                "estimated_p": one.rarity,
+                "line": one.line[:MAX_VALUE_LINE_CHARACTERS],
+            },
+        )
+        value["count"] += 1
+        value["estimated_p"] = min(value["estimated_p"], one.rarity)
+    return found
 
 
 def _summary(model: str, evicted: Mapping[str, Any], *, now: float) -> dict[str, Any]:
@@ -354,6 +400,7 @@ def _example(one: Occurrence) -> dict[str, Any]:
         "score": one.score,
         "p_value": one.p_value,
         "spans": json.dumps([asdict(span) for span in one.spans]),
+        "value": one.value,
         "time": one.time,
         "source": one.source,
     }

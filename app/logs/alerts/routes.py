@@ -13,17 +13,19 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
-from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState
+from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState, covered_values
 from nextchar.app.logs.alerts.schemas import (
     AlertBody,
     AlertOverview,
     AlertPage,
     AlertsExport,
+    CoverageBody,
     LabelAlert,
     SuppressAlert,
     SuppressionBody,
     SuppressionCreate,
     alert_body,
+    coverage_body,
     export_csv,
     export_json,
     suppression_body,
@@ -133,14 +135,38 @@ def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, aler
     return alert_body(services[Alerts].acknowledge(name, alert, by=access.key_name))
 
 
+@router.get("/{model}/alerts/{alert}/preview", responses=_ERRORS)
+@needs("read", "train")
+def preview_alert(
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    alert: str,
+    values: Annotated[list[str] | None, Query(max_length=50, description="As of a label.")] = None,
+    all_values: Annotated[bool, Query(description="As of a label.")] = False,
+) -> CoverageBody:
+    """See which lines a label or a suppression of an alert would cover, and which not."""
+    found = services[Alerts].get(access.model_name(model), alert)
+    return coverage_body(found, covered_values(found, values, all_values=all_values))
+
+
 @router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
 @needs("train", body=SMALL_JSON)
 def label_alert(
     services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
 ) -> AlertBody:
-    """Label an alert as normal or as an incident. `normal` lowers the score of its lines from now on."""
+    """Label an alert as normal or as an incident. `normal` lowers the score of what it covers from now on."""
     name = access.model_name(model)
-    return alert_body(services[Alerts].label(name, alert, body.label, by=access.key_name))
+    labeled = services[Alerts].label(
+        name,
+        alert,
+        body.label,
+        by=access.key_name,
+        values=body.values,
+        all_values=body.all_values,
+        runbook=body.runbook,
+    )
+    return alert_body(labeled)
 
 
 @router.post("/{model}/alerts/{alert}/suppress", status_code=201, responses=_WRITING_ERRORS)
@@ -148,9 +174,17 @@ def label_alert(
 def suppress_alert(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
 ) -> SuppressionBody:
-    """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
+    """Suppress what the preview covers of an alert until a time: it is only counted."""
     name = access.model_name(model)
-    made = services[Alerts].suppress(name, alert, until=body.until, by=access.key_name)
+    made = services[Alerts].suppress(
+        name,
+        alert,
+        until=body.until,
+        by=access.key_name,
+        values=body.values,
+        all_values=body.all_values,
+        runbook=body.runbook,
+    )
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 
@@ -174,7 +208,12 @@ def create_suppression(
     """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
     made = services[Alerts].decisions.suppress(
-        name, template=body.template, span=body.span, until=body.until, by=access.key_name
+        name,
+        template=body.template,
+        span=body.span,
+        until=body.until,
+        by=access.key_name,
+        runbook=body.runbook,
     )
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []

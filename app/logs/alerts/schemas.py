@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nextchar.app.http.schemas import Page, RequestBody, with_examples
 from nextchar.app.logs.alerts.alerts import Alert, AlertState
@@ -44,6 +44,8 @@ EXAMPLE_ALERT: dict[str, Any] = {
     "labeled_at": None,
     "labeled_by": None,
     "suppressed_until": None,
+    "label_values": None,
+    "runbook": None,
 }
 
 
@@ -58,6 +60,8 @@ EXAMPLE_SUPPRESSION: dict[str, Any] = {
     "created_at": 1795563600.0,
     "created_by": "ann",
     "alert_id": None,
+    "values": None,
+    "runbook": None,
     "warning": None,
 }
 
@@ -116,6 +120,10 @@ class AlertBody(BaseModel):
     labeled_at: float | None
     labeled_by: str | None
     suppressed_until: float | None
+    label_values: list[str] | None = Field(
+        None, description="With label `normal`, the values that have it; null: all lines have it."
+    )
+    runbook: str | None = Field(None, description="The address of instructions, of a label or a suppression.")
 
 
 class AlertPage(Page[AlertBody]):
@@ -145,6 +153,76 @@ class AlertOverview(BaseModel):
     scored_last_hour: int = Field(description="Lines that were scored in calls or for log agents.")
 
 
+class AlertValueBody(BaseModel):
+    """The lines of an alert that have the same anomalous values, such as one user or one path."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    value: str = Field(description="The anomalous words that stand where the template has `<*>`.")
+    count: int
+    score: float = Field(description="The highest score of its lines.")
+    estimated_p_value: float = Field(validation_alias="estimated_p")
+    line: str = Field(description="Its rarest line; the first 300 characters.")
+
+
+EXAMPLE_VALUE: dict[str, Any] = {
+    "value": "webmaster",
+    "count": 180,
+    "score": 17.42,
+    "estimated_p_value": 0.00061,
+    "line": "Invalid user webmaster from 173.234.31.186",
+}
+
+
+class CoverageBody(BaseModel):
+    """What a label or a suppression of an alert covers, and what it leaves."""
+
+    model_config = with_examples(
+        {"object": "alert.coverage", "covered": [EXAMPLE_VALUE], "others": [], "other_lines": 32}
+    )
+
+    object: Literal["alert.coverage"] = "alert.coverage"
+    covered: list[AlertValueBody] = Field(description="The highest scores first.")
+    others: list[AlertValueBody] = Field(description="What stays as it is.")
+    other_lines: int = Field(
+        description="Lines with other values, of which an alert keeps the 50 rarest: they stay as they are,"
+        " unless all values are covered."
+    )
+
+
+Values = Annotated[
+    list[Annotated[str, Field(max_length=200)]],
+    Field(
+        max_length=50,
+        description="The values of the alert's lines that are covered, of those that the preview lists."
+        " Default: that of the line in the title.",
+    ),
+]
+AllValues = Annotated[bool, Field(description="Cover all lines of the alert, also future ones.")]
+Runbook = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://\S+$",
+        max_length=500,
+        description="The address of instructions, which webhooks and Alertmanagers get with the alert.",
+    ),
+]
+
+
+class Covering(RequestBody):
+    """Which lines of an alert a decision covers."""
+
+    values: Values | None = None
+    all_values: AllValues = False
+    runbook: Runbook | None = None
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        if self.all_values and self.values is not None:
+            raise ValueError("give values or all_values, not both")
+        return self
+
+
 Until = Annotated[
     float,
     Field(
@@ -157,11 +235,7 @@ Until = Annotated[
 ]
 
 
-class SuppressAlert(RequestBody):
-    """Until when an alert is suppressed."""
-
-    model_config = with_examples({"until": 1798761600})
-
+class _Suppress(RequestBody):
     until: Until
 
     @model_validator(mode="after")
@@ -171,7 +245,13 @@ class SuppressAlert(RequestBody):
         return self
 
 
-class SuppressionCreate(SuppressAlert):
+class SuppressAlert(_Suppress, Covering):
+    """Until when an alert is suppressed, and which of its lines."""
+
+    model_config = with_examples({"until": 1798761600}, {"until": 1798761600, "all_values": True})
+
+
+class SuppressionCreate(_Suppress):
     """A suppression by patterns."""
 
     model_config = with_examples({"template": "Invalid user *", "span": "*", "until": 1798761600})
@@ -182,6 +262,7 @@ class SuppressionCreate(SuppressAlert):
         description="Suppresses alerts whose template matches. `*` stands for any text, except in `<*>`.",
     )
     span: str = Field("*", min_length=1, max_length=200, description="Likewise for the anomalous word.")
+    runbook: Runbook | None = None
 
 
 class SuppressionBody(BaseModel):
@@ -199,17 +280,23 @@ class SuppressionBody(BaseModel):
     created_at: float
     created_by: str | None
     alert_id: str | None = Field(description="The alert that it was made from, if it was made from one.")
+    values: list[str] | None = Field(
+        None, description="The values that it covers; null: all lines that match."
+    )
+    runbook: str | None = None
     warning: str | None = Field(description="Set if it suppresses every alert of the model.")
 
 
-class LabelAlert(RequestBody):
-    """What an alert is."""
+class LabelAlert(Covering):
+    """What an alert is, and with `normal` which of its lines are."""
 
-    model_config = with_examples({"label": "normal"}, {"label": None})
+    model_config = with_examples(
+        {"label": "normal"}, {"label": "normal", "values": ["webmaster"]}, {"label": None}
+    )
 
     label: Label | None = Field(
-        description="`normal` lowers the score of its lines from now on; `incident` is only noted; null"
-        " withdraws the label."
+        description="`normal` lowers the score of the lines that it covers from now on; `incident` is only"
+        " noted; null withdraws the label."
     )
 
 
@@ -244,7 +331,7 @@ _OF_DECISION = ("acknowledged_at", "acknowledged_by", "labeled_at", "labeled_by"
 def alert_body(alert: Alert) -> AlertBody:
     """Return an alert as it is sent."""
     return AlertBody(
-        **alert.figures.model_dump(exclude={"template_id", "estimated_p", "owner"}),
+        **alert.figures.model_dump(exclude={"template_id", "estimated_p", "owner", "values"}),
         title=alert.title,
         state=alert.state,
         severity=alert.severity,
@@ -252,6 +339,25 @@ def alert_body(alert: Alert) -> AlertBody:
         label=alert.label,
         **{name: getattr(alert.decision, name, None) for name in _OF_DECISION},
         suppressed_until=alert.suppressed_until,
+        label_values=sorted(values) if (values := alert.label_values) is not None else None,
+        runbook=alert.runbook,
+    )
+
+
+def coverage_body(alert: Alert, values: Sequence[str] | None) -> CoverageBody:
+    """Return what a decision on these values of an alert covers; None: on all."""
+    of_values = alert.figures.values
+    kept = sum(one.count for one in of_values)
+    return CoverageBody(
+        covered=[
+            AlertValueBody.model_validate(one) for one in of_values if values is None or one.value in values
+        ],
+        others=[
+            AlertValueBody.model_validate(one)
+            for one in of_values
+            if values is not None and one.value not in values
+        ],
+        other_lines=0 if values is None else alert.figures.count - kept,
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
-from nextchar.app.logs.ingest.recalibration import RollingLines
 from nextchar.app.logs.ingest.records import Accepted, Batch, IngestSettings, Request
 from nextchar.app.logs.ingest.schemas import (
     ConsumerBody,
@@ -21,9 +20,8 @@ from nextchar.app.logs.ingest.schemas import (
     SettingsChangeBody,
 )
 from nextchar.app.logs.ingest.stream import IngestStreams
-from nextchar.models.anomaly.calibration import drift
-from nextchar.models.anomaly.rolling import Rolling
-from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
+from nextchar.app.scoring.schemas import ChangeBody
+from nextchar.models.errors import InvalidInput, NotFound, TooLarge
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import Gunzip
@@ -59,7 +57,6 @@ class Ingest:
     streams: IngestStreams
     models: Models
     calibrations: Calibrations
-    rolling: RollingLines
     settings: IngestSettings
 
     def check(self, model: str, query: IngestQuery) -> None:
@@ -86,6 +83,7 @@ class Ingest:
     def status(self, model: str) -> IngestStatusBody:
         """Return the state of a model's lines. Raises NotFound as `drop`."""
         is_missing = self.is_deleted(model)
+        change = None if is_missing else self.streams.rules.change(model)
         status = self.streams.status(model)
         problem = status.problem if status.waiting else None
         if is_missing:
@@ -107,7 +105,8 @@ class Ingest:
             ),
             consumers=[ConsumerBody.model_validate(one) for one in status.consumers],
             problem=IngestProblem(**problem) if problem else None,
-            drift=None if is_missing else self._drift(model),
+            change=ChangeBody(**change) if change else None,
+            drift=change["sentence"] if change else None,
             **{str(name): count for name, count in status.counts.items()},
         )
 
@@ -131,34 +130,15 @@ class Ingest:
             )
         return found
 
-    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:
-        """Forget the lines that were compared with a calibration that is replaced; without Redis they expire.
+    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:  # noqa: ARG002
+        """Forget what lines were like by a calibration that is replaced; without Redis that expires.
 
-        Their scores must not be learned, and with `on_recent` they are what the new calibration is made of:
-        what was unusual then is not drift now.
+        With `on_recent` they are what the new calibration is made of.
         """
         with suppress(RedisError):
-            self.rolling.forget(model_id, calibration)
+            self.streams.rules.forget(model)
             if on_recent:
                 self.streams.recent.forget(model)
-
-    def _drift(self, model: str) -> str | None:
-        """Return a warning if the newest lines don't look like the default calibration, or None."""
-        if found := drift(*self.streams.recent.unusual(model)):
-            return found
-        with suppress(DomainError):  # a damaged file is reported when lines are scored
-            saved = self.models.get(model)
-            stored = self.calibrations.find(saved, None)
-            current = stored and self.calibrations.find_rolling(saved, stored)
-            if current and current.rolling and not self._was_switched_off(saved.card.name, current.rolling):
-                return current.rolling.drift
-        return None
-
-    def _was_switched_off(self, name: str, rolling: Rolling) -> bool:
-        setting = self.settings.current(name)
-        if setting is None or setting.recalibrate == "rolling":
-            return False
-        return all(rebuild.at < setting.changed_at for rebuild in rolling.rebuilds)
 
     def check_known(self, model: str) -> None:
         """Raise NotFound if there is no such model and no line was sent to one."""

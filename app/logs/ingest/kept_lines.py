@@ -1,6 +1,6 @@
 """Ingested lines that are kept after they were scored, in Redis: flagged ones for live views, and the newest.
 
-Live views read a bounded stream. The newest lines are kept to notice drift and to calibrate on.
+Live views read a bounded stream. The newest lines are kept to calibrate on.
 
 The keys of ingested lines in Redis, and how scripts count these lines.
 
@@ -15,7 +15,9 @@ The keys of ingested lines in Redis, and how scripts count these lines.
     nextchar:ingest:<model>:announced   a sorted set: entries of `lines` that are in `flagged` already
     nextchar:ingest:<model>:failed      a stream of lines that could not be scored (the newest)
     nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
-    nextchar:ingest:<model>:unusual     a list: of each its calibration, and 1 if it was unusual; expires
+    nextchar:ingest:<model>:rules       a hash: what the flag rule knows of the lines of each source; expires
+    nextchar:ingest:<model>:change      JSON: why more lines are rare than the rate explains; expires
+    nextchar:ingest:<model>:judging     the lock of the process that judges lines
     nextchar:ingest:<model>:problem     JSON: why no line is scored now; expires
     nextchar:ingest:request:<hash>      the result of a request with an idempotency key; expires
 
@@ -23,14 +25,16 @@ The keys of ingested lines in Redis, and how scripts count these lines.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import LockError, RedisError
 
 from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
+from nextchar.app.scoring.schemas import ChangeBody
+from nextchar.models.anomaly.flag_rule import FlagRule
 
 PREFIX = "nextchar:ingest:"
 FLAGGED_BYTES = f"{PREFIX}flagged_bytes"
@@ -121,7 +125,12 @@ MAX_RECENT_LINES = 1_000
 MAX_RECENT_BYTES = 4_000
 """Longer lines are not kept."""
 
-_RECENT_TTL_S = 7 * 86_400
+MAX_RULES = 1_000
+"""Sources of one model, times calibrations for their lines, for which the flag rule is kept."""
+
+_KEEP_S = 7 * 86_400
+_JUDGING_S = 30  # after which the lock of a dead process expires
+_WAIT_S = 1  # for that of another one
 
 
 class FlaggedLines:
@@ -198,49 +207,80 @@ class FlaggedFeeds(Feeds):
     """The flagged lines of models that are followed."""
 
 
-@dataclass(frozen=True)
-class RecentLine:
-    """A line that was scored; `calibration` says with which, `is_unusual` whether it was of the top tenth."""
-
-    data: bytes
-    calibration: str
-    is_unusual: bool
-
-
 class RecentLines:
     """The newest scored lines of each model on one Redis, on a connection that does not decode responses."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def add(self, model: str, lines: Sequence[RecentLine]) -> None:
+    def add(self, model: str, lines: Sequence[bytes]) -> None:
         """Keep scored lines in place of older ones."""
-        kept = [line for line in lines if len(line.data) <= MAX_RECENT_BYTES]
+        kept = [line for line in lines if len(line) <= MAX_RECENT_BYTES]
         if not kept:
             return
-        recent, unusual = key(model, "recent"), key(model, "unusual")
+        recent = key(model, "recent")
         with self._redis.pipeline() as pipe:
-            pipe.rpush(recent, *(line.data for line in kept))
-            pipe.rpush(unusual, *(f"{line.calibration} {int(line.is_unusual)}" for line in kept))
-            for name in (recent, unusual):
-                pipe.ltrim(name, -MAX_RECENT_LINES, -1)
-                pipe.expire(name, _RECENT_TTL_S)
+            pipe.rpush(recent, *kept)
+            pipe.ltrim(recent, -MAX_RECENT_LINES, -1)
+            pipe.expire(recent, _KEEP_S)
             pipe.execute()
 
     def read(self, model: str) -> list[bytes]:
         """Return the newest scored lines, the oldest first."""
         return cast(list[bytes], self._redis.lrange(key(model, "recent"), 0, -1))
 
-    def unusual(self, model: str) -> tuple[int, int]:
-        """Return how many recent lines the newest calibration judged, and how many as unusual."""
-        found = cast(list[bytes], self._redis.lrange(key(model, "unusual"), 0, -1))
-        if not found:
-            return 0, 0
-        newest = found[-1].rpartition(b" ")[0]
-        judged = [one.rpartition(b" ") for one in found]
-        flags = [flag for calibration, _, flag in judged if calibration == newest]
-        return len(flags), flags.count(b"1")
-
     def forget(self, model: str) -> None:
         """Forget the recent lines, as after calibrating on them."""
-        self._redis.delete(key(model, "recent"), key(model, "unusual"))
+        self._redis.delete(key(model, "recent"))
+
+
+class FlagRules:
+    """What the flag rule knows of each source's lines; on a connection that does not decode responses."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @contextmanager
+    def lock(self, model: str) -> Iterator[None]:
+        """Hold the lock for judging lines of a model: one process judges them at a time, in their order.
+
+        Without it, if another process holds it for too long: some lines are then flagged once more.
+        """
+        lock = self._redis.lock(key(model, "judging"), timeout=_JUDGING_S, blocking_timeout=_WAIT_S)
+        is_held = lock.acquire()
+        try:
+            yield
+        finally:
+            if is_held:
+                with suppress(LockError):  # it has expired
+                    lock.release()
+
+    def read(self, model: str, name: str) -> bytes | None:
+        """Return what is known of the lines of this name, None if there is nothing."""
+        return cast(bytes | None, self._redis.hget(key(model, "rules"), name))
+
+    def write(self, model: str, rules: Mapping[str, FlagRule], name: str) -> None:
+        """Store what is known of lines, and the change of those of which most are rare; see `change`.
+
+        Of more than MAX_RULES names all are forgotten: senders may invent sources. `name` is the model's.
+        """
+        if not rules:
+            return
+        stored = key(model, "rules")
+        if self._redis.hlen(stored) > MAX_RULES:
+            self._redis.delete(stored)
+        self._redis.hset(stored, mapping={one: rule.dump() for one, rule in rules.items()})
+        self._redis.expire(stored, _KEEP_S)
+        largest = max(rules.values(), key=lambda rule: rule.rare)
+        change = largest.change(lambda alert: alert.alert_id(name))
+        record = json.dumps(ChangeBody.of(change).model_dump()) if change else "null"
+        self._redis.set(key(model, "change"), record, ex=_KEEP_S)
+
+    def change(self, model: str) -> dict[str, Any] | None:
+        """Return why more of the newest lines are rare than the rate explains; None if they are not."""
+        found = cast(bytes | None, self._redis.get(key(model, "change")))
+        return json.loads(found) if found else None
+
+    def forget(self, model: str) -> None:
+        """Forget what is known of the lines of a model, as after a new calibration."""
+        self._redis.delete(key(model, "rules"), key(model, "change"))

@@ -12,6 +12,7 @@ The lines of an event are scored together (`nextchar.models.text.events`). A pro
 takes: several processes may divide an event whose lines come in several requests.
 """
 
+import hashlib
 import logging
 import os
 import secrets
@@ -30,18 +31,18 @@ from redis.exceptions import RedisError
 from nextchar.app.http.threads import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
-from nextchar.app.logs.ingest.kept_lines import RecentLine, lines_key
-from nextchar.app.logs.ingest.recalibration import Recalibration
+from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.app.scoring.scored_lines import ScoredLines
-from nextchar.models.anomaly.alerts import Occurrence
-from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
-from nextchar.models.anomaly.line_scores import AlertReference, LineScore, ScoreOptions
-from nextchar.models.anomaly.rolling import StoredCalibration
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.flag_rule import FlagRule
+from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.anomaly.stream_scorer import RareLine
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.text.events import WAIT_S, EventStarts
 from nextchar.models.text.lines import LineParser
@@ -94,7 +95,7 @@ class _Scored:
     scorer: CalibratedScorer
     line: LineReading
     score: LineScore
-    is_rolling: bool
+    key: AlertKey | None = None  # that of its alert, if it is flagged or a repeat
 
 
 class _ClaimRenewer:
@@ -148,7 +149,6 @@ class IngestScoring:
         engines: the loaded models.
         calibrations: theirs.
         alerts: where flagged lines are recorded.
-        recalibration: the rolling calibrations.
         scored_lines: counts the lines.
         stopping: set when the process stops; the batch that is being scored is finished.
         retention_s: lines that wait for longer are deleted; 0: never.
@@ -159,7 +159,6 @@ class IngestScoring:
     engines: Engines
     calibrations: Calibrations
     alerts: Alerts
-    recalibration: Recalibration
     scored_lines: ScoredLines
     stopping: threading.Event
     retention_s: float = 0.0
@@ -262,27 +261,28 @@ class IngestScoring:
                 self._score_safely(model, loaded, [entry], explain=explain)
             return
         in_order = [scored[entry.id] for entry in entries]
-        self._record(model, entries, in_order)
+        with self.streams.rules.lock(model):
+            judged, rules = self._judge(model, in_order)
+            self._record(model, entries, judged)
+            # Last: what is delivered again is judged as before.
+            self.streams.rules.write(model, rules, loaded.saved.card.name)
 
     def _scored(
         self, loaded: Loaded, entries: Sequence[Entry], check: Check, *, explain: bool
     ) -> Iterator[_Scored]:
         """Yield the lines with their scores, those of each calibration and rate together."""
         parser = LineParser(loaded.vocabulary, is_json=False)
-        groups: dict[tuple[str | None, float | None, bool], list[tuple[Entry, str]]] = {}
+        groups: dict[tuple[str | None, float | None], list[tuple[Entry, str]]] = {}
         for entry in entries:
-            text = parser.text_of(entry.data)
-            meta = entry.meta
-            is_rolling = self.recalibration.is_rolling(loaded.saved.card.name, meta.recalibrate)
-            key = (meta.calibration, meta.false_alarms, is_rolling)
-            groups.setdefault(key, []).append((entry, text))
-        for (name, rate, is_rolling), group in groups.items():
-            scorer = self._scorer(loaded, name, rate, check, explain=explain, is_rolling=is_rolling)
+            key = (entry.meta.calibration, entry.meta.false_alarms)
+            groups.setdefault(key, []).append((entry, parser.text_of(entry.data)))
+        for (name, rate), group in groups.items():
+            scorer = self._scorer(loaded, name, rate, check, explain=explain)
             texts = list(dict.fromkeys(text for _, text in group))
             lines = scorer.read(texts)
             by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
             for entry, text in group:
-                yield _Scored(entry, scorer, *by_text[text], is_rolling)
+                yield _Scored(entry, scorer, *by_text[text])
 
     def _scorer(
         self,
@@ -292,23 +292,18 @@ class IngestScoring:
         check: Check,
         *,
         explain: bool,
-        is_rolling: bool,
     ) -> CalibratedScorer:
-        """Return a scorer with the named calibration if one allows the rate, else the default's.
-
-        With `is_rolling` with what it has become, if that allows the rate.
-        """
+        """Return a scorer with the named calibration if one allows the rate, else the default's."""
         default = self.calibrations.find(loaded.saved, None)
         labels = partial(self.alerts.labels, loaded.saved.card.name)
         # The last is for a default that was replaced by one of fewer lines since the line was accepted.
         choices = [(self._find_calibration(loaded, name), rate), (default, rate), (default, None)]
-        if is_rolling:
-            rolled = [(c and self.recalibration.current(loaded.saved, c), wanted) for c, wanted in choices]
-            choices = [choice for pair in zip(rolled, choices, strict=True) for choice in pair]
         for calibration, wanted in choices:
             with suppress(InvalidInput):
                 if calibration:
-                    options = ScoreOptions("line", false_alarms=wanted, fast=True, explain=explain)
+                    options = ScoreOptions(
+                        "line", false_alarms=wanted, fast=True, explain=explain, repeats="count"
+                    )
                     return CalibratedScorer(loaded, calibration, options, check, labels)
         raise _no_calibration()
 
@@ -324,34 +319,46 @@ class IngestScoring:
             log.warning("lines are compared with the default calibration: %s", error.message)
             return None
 
-    def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:
-        """Announce and record flagged lines, and acknowledge all. Can be repeated after any error.
+    def _judge(self, model: str, scored: Sequence[_Scored]) -> tuple[list[_Scored], dict[str, FlagRule]]:
+        """Return the lines by the flag rule, in their order, and what it then knows of them.
 
-        Lines of a rolling calibration are then noted for it.
+        The lines of each source and calibration are judged by themselves.
         """
-        flagged = [one for one in scored if one.score.anomalous]
-        ids = {one.entry.id for one in flagged}
-        occurrences = [_occurrence(one) for one in flagged]
-        if flagged:
-            events = [(one.entry.id, _event(one, of)) for one, of in zip(flagged, occurrences, strict=True)]
+        rules: dict[str, FlagRule] = {}
+        judged = []
+        for one in scored:
+            name = _rule_name(one)
+            if name not in rules and one.scorer.rule:
+                stored = self.streams.rules.read(model, name)
+                rules[name] = FlagRule.load(stored, one.scorer.rule.rate, one.scorer.rule.templates)
+            one.scorer.rule = rules.get(name)
+            score, key = one.scorer.judge(one.score, one.line, now=one.entry.received_at)
+            judged.append(replace(one, score=score, key=key))
+        return judged, rules
+
+    def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:
+        """Announce flagged lines, record them and repeats in alerts, and acknowledge all lines.
+
+        Can be repeated after any error.
+        """
+        rare = [one for one in scored if one.key]
+        ids = {one.entry.id for one in rare}
+        occurrences = [_occurrence(one) for one in rare]
+        events = [
+            (one.entry.id, _event(one, of))
+            for one, of in zip(rare, occurrences, strict=True)
+            if one.score.anomalous
+        ]
+        if events:
             self.streams.flagged.announce(model, events)
-            acknowledged = [entry_id for one in flagged for entry_id in one.entry.ids]
-            entries_of_flagged = StreamEntries(lines_key(model), GROUP, acknowledged)
-            self.alerts.record(occurrences, acknowledge=entries_of_flagged)
+        if rare:
+            acknowledged = [entry_id for one in rare for entry_id in one.entry.ids]
+            entries_of_rare = StreamEntries(lines_key(model), GROUP, acknowledged)
+            self.alerts.record(occurrences, acknowledge=entries_of_rare)
         if normal := [an_id for entry in entries if entry.id not in ids for an_id in entry.ids]:
             self.streams.acknowledge(model, normal)
-        groups = {
-            one.entry: AlertReference(one.alert_id, one.template, one.span, one.value)
-            for one in occurrences
-            if one.entry
-        }
-        self.streams.recent.add(
-            model, [_recent(one) for one in scored if _base_name(one) in (DEFAULT, VALIDATION)]
-        )
+        self.streams.recent.add(model, [one.entry.data for one in scored if _is_default(one)])
         self.scored_lines.add(model.partition("@")[0], len(scored))
-        self.recalibration.observe(
-            (one.scorer, one.line, one.score, groups.get(one.entry.id)) for one in scored if one.is_rolling
-        )
 
 
 def _events(loaded: Loaded, state: _ModelState, entries: Sequence[Entry]) -> list[Entry]:
@@ -390,26 +397,25 @@ def _events(loaded: Loaded, state: _ModelState, entries: Sequence[Entry]) -> lis
     ]
 
 
-def _base_name(one: _Scored) -> str:
-    """Return the stored calibration that a line was compared with, or with what has become of it."""
+def _rule_name(one: _Scored) -> str:
+    """Return a name for the lines that are judged together: of one source, with one calibration and rate."""
     calibration = one.scorer.calibration
     assert calibration is not None, "lines are scored with one"
-    return calibration.rolling.base if calibration.rolling else calibration.name
+    parts = (one.scorer.loaded.reference, calibration.name, f"{one.scorer.rate}", one.entry.meta.source or "")
+    return hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _recent(one: _Scored) -> RecentLine:
+def _is_default(one: _Scored) -> bool:
     calibration = one.scorer.calibration
-    assert calibration is not None
-    identity = f"{one.scorer.loaded.reference} {calibration.name} {calibration.created_at}"
-    return RecentLine(one.entry.data, identity, is_unusual(one.score))
+    assert calibration is not None, "lines are scored with one"
+    return calibration.name in (DEFAULT, VALIDATION)
 
 
 def _occurrence(one: _Scored) -> Occurrence:
     meta = one.entry.meta
     found = occurrence_of(
         one.scorer,
-        one.line,
-        one.score,
+        RareLine(one.line, one.score, one.key),
         arrived=one.entry.received_at,
         source=meta.source or "",
         entry=one.entry.id,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.ingest.records import Recalibrate
 from nextchar.app.scoring.calibration_schemas import CalibrationName
+from nextchar.app.scoring.schemas import ChangeBody
 from nextchar.models.anomaly.line_scores import FalseAlarms, Span
 
 MAX_REPORTED = 10
@@ -63,8 +64,7 @@ class IngestQuery(BaseModel):
     false_alarms: FalseAlarms | None = None
     recalibrate: Recalibrate | None = Field(
         None,
-        description="`rolling`: the calibration follows these lines while normal ones drift slowly; flagged"
-        " lines are never learned. `never`: it stays until someone calibrates. Default: the model's setting.",
+        description="Has no effect: by the flag rule the false-alarm rate holds while lines change.",
     )
     idempotency: Literal["key", "body"] = Field(
         "key",
@@ -162,6 +162,7 @@ class IngestStatusBody(BaseModel):
             "consumers": [{"name": "web-7-1f0c", "pending": 120, "idle_s": 0.1}],
             "problem": None,
             "drift": None,
+            "change": None,
         }
     )
 
@@ -182,10 +183,11 @@ class IngestStatusBody(BaseModel):
     per_second: IngestRates
     consumers: list[ConsumerBody]
     problem: IngestProblem | None = Field(description="Null: the lines are scored.")
-    drift: str | None = Field(
+    drift: str | None = Field(None, description="The sentence of `change`.")
+    change: ChangeBody | None = Field(
         None,
-        description="A warning that the newest lines don't look like the default calibration, or that a"
-        " rolling one does not follow them; null: they do.",
+        description="Why more of the newest lines are rare than the false-alarm rate explains, for the source"
+        " that was scored last; null: they are not.",
     )
 
 
@@ -213,9 +215,7 @@ class IngestSettingsBody(BaseModel):
 
     object: Literal["ingest.settings"] = "ingest.settings"
     model: str = Field(description="The model's name.")
-    recalibrate: Recalibrate = Field(
-        description="What holds for lines whose request does not say: `never`, unless it was changed."
-    )
+    recalibrate: Recalibrate = Field(description="The newest change; it has no effect. See the flag rule.")
     history: list[SettingsChangeBody] = Field(description="The newest hundred changes, newest first.")
 
 
@@ -225,7 +225,7 @@ class IngestSettingsChange(RequestBody):
     model_config = with_examples({"recalibrate": "rolling"})
 
     recalibrate: Recalibrate = Field(
-        description="`rolling`: the calibration follows normal lines that drift slowly. `never`: it stays."
+        description="Is kept, and has no effect: the flag rule holds the false-alarm rate while lines change."
     )
 
 

@@ -20,6 +20,7 @@ from nextchar.app.logs.ingest.kept_lines import (
     FLAGGED_BYTES,
     PREFIX,
     FlaggedLines,
+    FlagRules,
     RecentLines,
     key,
     lines_key,
@@ -191,6 +192,7 @@ class IngestStreams:
         self._repeat_s = repeat_s
         self.flagged = FlaggedLines(redis)
         self.recent = RecentLines(redis)
+        self.rules = FlagRules(redis)
 
     def accept(self, batches: Sequence[Batch], request: Request | None = None) -> Accepted:
         """Add lines, all or none, and wait until they are on disk if Redis keeps an append-only file.
@@ -347,12 +349,23 @@ class IngestStreams:
     def drop(self, model: str) -> int:
         """Delete the lines that wait, the failed, flagged and recent ones; return how many waited."""
         self.recent.forget(model)
+        self.rules.forget(model)
         keys = (lines_key(model), *(key(model, name) for name in ("failed", "announced", "flagged")))
         return int(cast(int, self._redis.eval(_DROP, len(keys), *keys, model)))
 
     def forget(self, model: str) -> bool:
         """Delete everything of a model that is gone, unless lines wait; return whether it was deleted."""
-        names = ("failed", "announced", "flagged", "counts", "problem", "recent", "unusual")
+        names = (
+            "failed",
+            "announced",
+            "flagged",
+            "counts",
+            "problem",
+            "recent",
+            "unusual",
+            "rules",
+            "change",
+        )
         keys = (lines_key(model), *(key(model, name) for name in names))
         return bool(self._redis.eval(_FORGET, len(keys), *keys, model))
 

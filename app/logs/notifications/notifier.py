@@ -87,7 +87,7 @@ class Notifier:
         finally:  # alerts are sent whatever is wrong with the records
             if targets:
                 recent = self.alerts.recorded_since(now - self.quiet_s)
-                firing = [a for a in recent if a.state != "suppressed" and a.label != "normal"]
+                firing = [a for a in recent if a.state != "suppressed" and not a.is_normal]
                 asyncio.run(self._update_all(targets, firing, now))
         # Forget targets that were deleted while something was sent to them.
         counted = {target for target, _ in self.outbox.outcomes()}
@@ -301,4 +301,5 @@ def _annotations(alert: Alert) -> dict[str, str]:
         "p_value": f"{figures.p_value:g}",
         "estimated_p_value": f"{alert.estimated_p:g}",
         **({"example": figures.examples[0].line} if figures.examples else {}),
+        **({"runbook_url": alert.runbook} if alert.runbook else {}),
     }

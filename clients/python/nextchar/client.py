@@ -199,6 +199,7 @@ class Client:
     alert = _call(ServiceCalls.alert)
     acknowledge_alert = _call(ServiceCalls.acknowledge_alert)
     label_alert = _call(ServiceCalls.label_alert)
+    preview_alert = _call(ServiceCalls.preview_alert)
     suppress_alert = _call(ServiceCalls.suppress_alert)
     suppressions = _stream(ServiceCalls.suppressions)
     suppress = _call(ServiceCalls.suppress)

@@ -70,7 +70,7 @@ class IngestCalls(Connection):
 
         Args:
             model: its name; the settings hold for all its versions.
-            recalibrate: `rolling`: its calibration follows normal lines that drift slowly. `never`: it stays.
+            recalibrate: is kept, and has no effect; of earlier versions.
         """
         path = path_of("models", model, "ingest", "settings")
         body = {"recalibrate": recalibrate}

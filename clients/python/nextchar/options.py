@@ -295,15 +295,15 @@ class ScoreOptions(TypedDict, total=False):
     """The calibration to use. Default: `default` if the model has one of that name, else `validation`, which
     was made with the model."""
     stream_id: str | None
-    """Names a stream of lines: each call continues where the last one ended. Needs context `stream`. Stored
-    for a day after the last call."""
+    """Names a stream of lines: each call continues where the last one ended. So lines get the same flags in
+    several calls as in one. Stored for a day after the last call."""
     explain: bool | None
     """Explain flagged lines, the most anomalous first, for about a second: characters that are surprising
     only because of an earlier fault are not marked, and spans contain what was expected. Default: True."""
     repeats: Repeats | None
-    """`count`: once 20 lines of the request are flagged, and while more are than the false-alarm rate
-    explains, a line is only counted (`repeated`) if one like it was flagged before: of the same new template,
-    or with other numbers only. Alerts have all of them. `flag`: all are flagged. Default: 'count'."""
+    """`count`: of a new kind of lines the first is flagged, and the others are `repeated`; so are lines of
+    which more are flagged than the false-alarm rate explains, unless they are rarer than the others. Alerts
+    count all of them. `flag`: every line is judged by itself. Default: 'count'."""
     alerts: bool | None
     """Record flagged lines in the model's alerts: GET …/alerts. Needs lines. Default: False."""
     source: str | None
@@ -373,8 +373,7 @@ class IngestOptions(TypedDict, total=False):
     """The fraction of normal lines that may be flagged. Default: 0.01, or the smallest rate that the
     calibration allows by its number of lines."""
     recalibrate: Recalibrate | None
-    """`rolling`: the calibration follows these lines while normal ones drift slowly; flagged lines are never
-    learned. `never`: it stays until someone calibrates. Default: the model's setting."""
+    """Has no effect: by the flag rule the false-alarm rate holds while lines change."""
 
 
 class TargetOptions(TypedDict, total=False):

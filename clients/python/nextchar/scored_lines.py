@@ -17,6 +17,7 @@ from nextchar.types import ScoredLine
 _TIMEOUT_S = 120.0  # with `only="anomalous"` the server is silent about normal lines
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 16, 1 << 19
 _FAST_S, _SLOW_S = 1.5, 5.0  # a batch scored faster than this makes batches larger, slower: smaller
+_OWN_STREAM = "nextchar-"  # begins the ids of streams that no caller has named
 _EVENT_WAIT_S = 2.0  # for lines that may belong to the last event
 _MAX_BREAKS = 5  # of responses that began and then broke off without a line: the lines are at fault
 
@@ -70,12 +71,11 @@ class LineScoring(ScoreCalls):
         Yields the service's records, each `score.line` with its line, or the lines of its event as one. And
         what happens to the connection: `outage.start` with the error and the number of lines that wait, and
         `outage.end` with its `seconds`. At least `min_interval_s` pass from one batch to the next;
-        `patience_s` replaces the client's. With `context=stream` but no `stream_id`, the stream is forgotten
-        at the end.
+        `patience_s` replaces the client's. With no `stream_id` the batches are judged as one request, by a
+        stream that is forgotten at the end.
         """
-        own_stream = f"nextchar-{uuid.uuid4().hex}"
-        if query.get("context") == "stream":
-            query = {"stream_id": own_stream, **query}
+        own_stream = f"{_OWN_STREAM}{uuid.uuid4().hex}"
+        query = {"stream_id": own_stream, **query}
         retry = _Retry(self.patience_s if patience_s is None else patience_s)
         max_bytes = _MIN_BATCH_BYTES
         held: list[Line] = []  # of the last event, which may go on
@@ -147,6 +147,7 @@ class LineScoring(ScoreCalls):
             if pending:
                 is_new = retry.began_at is None
                 delay_s = retry.delay_s(error)
+                query = _query_after_break(query)
                 if is_new:
                     yield None, {"object": "outage.start", "error": error, "lines": len(pending)}
                 await self.transport.sleep(delay_s)
@@ -187,3 +188,11 @@ def _placed(record: dict[str, Any], line: Line) -> ScoredLine:
         record["not_utf8"] = {**record["not_utf8"], "offset": record["not_utf8"]["offset"] - offset}
     text = line.text if isinstance(line.text, str) else line.text.decode(errors="replace")
     return cast(ScoredLine, {**record, "line": line.number, "text": text})
+
+
+def _query_after_break(query: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the query for lines whose response broke off: what was lost is flagged again, not never."""
+    is_own = str(query["stream_id"]).startswith(_OWN_STREAM)
+    if not is_own or query.get("context") == "stream":
+        return query
+    return {**query, "stream_id": f"{_OWN_STREAM}{uuid.uuid4().hex}"}

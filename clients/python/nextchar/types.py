@@ -446,27 +446,6 @@ class Bucket(TypedDict):
     has_tail: bool
 
 
-class Rebuild(TypedDict):
-    """Result of one rebuild."""
-
-    at: float  # When, in Unix seconds
-    lines: int  # Lines since the last time
-    flagged: int  # The flagged ones among them, which are not learned
-    learned: int  # Lines that were learned; 0 if drift was reported
-    rate: float  # The false-alarm rate of the thresholds
-    old_thresholds: list[float]  # The thresholds of each bucket before the rebuild
-    new_thresholds: list[float]
-    drift: str | None  # Why nothing was learned
-
-
-class Rolling(TypedDict):
-    """History of a rolling calibration."""
-
-    base: str  # The stored calibration that it began with, and whose scores it keeps
-    drift: str | None  # Why the newest lines were not learned; null: they were
-    rebuilds: list[Rebuild]  # The newest hundred, newest last
-
-
 class Calibration(TypedDict):
     """A calibration: the statistics of normal lines, which scores are based on."""
 
@@ -478,7 +457,7 @@ class Calibration(TypedDict):
     created_at: int  # Unix seconds, UTC
     source: str  # What it was made from
     buckets: list[Bucket]
-    rolling: NotRequired[Rolling | None]  # Null unless the calibration is rolling
+    rolling: NotRequired[None]  # Always null; earlier versions had rolling calibrations
 
 
 class LineStream(TypedDict):
@@ -487,6 +466,19 @@ class LineStream(TypedDict):
     id: str
     lines: int  # Lines scored in this stream so far
     restarted: Literal["new", "model_replaced"] | None
+
+
+class Change(TypedDict):
+    """Why more lines are rare than the false-alarm rate explains."""
+
+    kind: Literal["new_kinds", "values", "log"]  # `new_kinds`: few templates that no training line has
+    lines: int  # Lines of the change
+    of_lines: int  # The lines of the stream, or of the request, that are remembered
+    kinds: int  # How many new kinds of lines there are
+    alert_ids: list[str]  # Their alerts, those with most lines first
+    since: float | None  # When the first line of them was scored, in Unix seconds
+    action: Literal["examples", "train"]
+    sentence: str
 
 
 class Score(TypedDict):
@@ -511,7 +503,8 @@ class Score(TypedDict):
     threshold: NotRequired[float | None]
     calibration: NotRequired[Calibration | None]  # Null if the model has none; `POST …/calibrate` makes one
     stream: NotRequired[LineStream | None]
-    drift: NotRequired[str | None]
+    change: NotRequired[Change | None]
+    drift: NotRequired[str | None]  # The sentence of `change`
     unknown_characters: list[str]  # The distinct characters that are unknown to the model
 
 
@@ -610,6 +603,27 @@ class Alert(TypedDict):
     labeled_at: float | None
     labeled_by: str | None
     suppressed_until: float | None
+    label_values: NotRequired[list[str] | None]
+    runbook: NotRequired[str | None]  # The address of instructions, of a label or a suppression
+
+
+class AlertValue(TypedDict):
+    """The lines of an alert that have the same anomalous values, such as one user or one path."""
+
+    value: str  # The anomalous words that stand where the template has `<*>`
+    count: int
+    score: float  # The highest score of its lines
+    estimated_p_value: float
+    line: str  # Its rarest line; the first 300 characters
+
+
+class Coverage(TypedDict):
+    """What a label or a suppression of an alert covers, and what it leaves."""
+
+    object: NotRequired[Literal["alert.coverage"]]
+    covered: list[AlertValue]  # The highest scores first
+    others: list[AlertValue]  # What stays as it is
+    other_lines: int
 
 
 class Suppression(TypedDict):
@@ -625,6 +639,8 @@ class Suppression(TypedDict):
     created_at: float
     created_by: str | None
     alert_id: str | None  # The alert that it was made from, if it was made from one
+    values: NotRequired[list[str] | None]  # The values that it covers; null: all lines that match
+    runbook: NotRequired[str | None]
     warning: str | None  # Set if it suppresses every alert of the model
 
 
@@ -880,7 +896,8 @@ class IngestStatus(TypedDict):
     per_second: IngestRates
     consumers: list[Consumer]
     problem: IngestProblem | None  # Null: the lines are scored
-    drift: NotRequired[str | None]
+    drift: NotRequired[str | None]  # The sentence of `change`
+    change: NotRequired[Change | None]
 
 
 class SettingsChange(TypedDict):
@@ -896,7 +913,7 @@ class IngestSettings(TypedDict):
 
     object: NotRequired[Literal["ingest.settings"]]
     model: str  # The model's name
-    recalibrate: Recalibrate
+    recalibrate: Recalibrate  # The newest change; it has no effect
     history: list[SettingsChange]  # The newest hundred changes, newest first
 
 

@@ -88,7 +88,6 @@ def made(**parts: Any) -> Metrics:
             outcomes=lambda: {("t", "failed"): 2, ("u", "failed"): 1, ("u", "delivered"): 1},
             health={"t": Health(last_error_at=9.0), "u": Health(8.0, last_error_at=7.0)}.__getitem__,
         ),
-        "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
         "acceptance": SimpleNamespace(totals=lambda: {("a@1", "shown"): 5, ("a@1", "characters_saved"): 9}),
         "batches": SimpleNamespace(all=lambda: [BATCH], counts=lambda _: (5, 1)),
     }
@@ -103,7 +102,7 @@ def made(**parts: Any) -> Metrics:
         EngineCollector(given.engines),
         damaged_records(given.models),
         TrainingCollector(given.jobs, given.live, given.queue, lambda: 1000.0),
-        IngestCollector(given.ingest, given.rolling),
+        IngestCollector(given.ingest),
         AlertCollector(given.alerts, given.outbox),
         AcceptanceCollector(given.acceptance),
         BatchCollector(given.batches, lambda: 1000.0),
@@ -140,7 +139,6 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_notifications_failing{target="u"} 0.0',
         'nextchar_suggestions_total{model="a@1",outcome="shown"} 5.0',
         'nextchar_suggestion_saved_characters_total{model="a@1"} 9.0',
-        'nextchar_ingest_recalibrations_total{model="a",outcome="held"} 2.0',
     } <= set(lines)
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)
 

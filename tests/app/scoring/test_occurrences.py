@@ -47,7 +47,7 @@ def only(alerts: Alerts) -> Alert:
 
 def label(service: Service, alert_id: str, label: str | None) -> None:
     path = f"/v1/models/fake/alerts/{alert_id}/label"
-    answer = service.http.post(path, json={"label": label})
+    answer = service.http.post(path, json={"label": label, "all_values": True})
     assert (answer.status_code, answer.json()["label"]) == (200, label)
 
 

@@ -30,7 +30,7 @@ def line_of(characters: int, total: float, **more: Any) -> dict[str, Any]:
 
 def test_text_is_scored_character_by_character(service: Service) -> None:
     answer = service.http.post(SCORE, json={"text": "fox→"})
-    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream", "drift"]
+    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream", "drift", "change"]
     assert answer.json() == {
         "object": "score",
         "model": "fake@1",
@@ -77,8 +77,9 @@ def test_drift_from_the_calibration_is_reported(service: Service) -> None:
         service.http.post(SCORE, json={"lines": lines}).json()
         for lines in (same, others, others[:99], same + others[:40])
     ]
-    assert [answer["drift"] is None for answer in answers] == [True, False, True, True]
-    assert "100% of 120 lines" in answers[1]["drift"] and "calibrate on recent" in answers[1]["drift"]
+    assert [answer["drift"] is None for answer in answers] == [True, False, True, False]
+    assert answers[1]["drift"] == answers[1]["change"]["sentence"]
+    assert "120 of 120 lines" in answers[1]["drift"] and answers[1]["change"]["action"] == "train"
 
 
 def test_text_of_one_line_gets_a_score_and_a_longer_one_only_spans(service: Service) -> None:

@@ -1,6 +1,7 @@
 import gzip
 import http.client
 import json
+import uuid
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,6 +9,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.scoring.streams import Streams
@@ -77,7 +80,8 @@ def test_only_anomalous_returns_anomalous_lines_only(service: Service) -> None:
 def test_stream_that_has_drifted_from_the_calibration_ends_with_advice(service: Service) -> None:
     calibrate(service)
     end = stream(service, "ab→→ab→\n".encode() * 150, only="anomalous")[-1]
-    assert (end["unusual"], end["lines"]) == (150, 150) and "calibrate on recent" in end["drift"]
+    assert (end["unusual"], end["lines"]) == (150, 150) and "150 of 150 lines" in end["drift"]
+    assert end["change"]["kind"] == "log"
     end = stream(service, b"abab\n" * 150, only="anomalous")[-1]
     assert end["unusual"] == 0 and "drift" not in end
 
@@ -222,16 +226,48 @@ def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> N
     flood = [f"disk → {'xyz'[i % 3]}" for i in range(50)] + ["fan →→ stopped"]
     data = "\n".join(["ab", *flood, "ba"]).encode()
     *found, end = stream(service, data, only="anomalous", alerts=True)[1:]
-    assert [one["line"] for one in found] == [*range(2, 22), 52]
-    assert (end["lines"], end["anomalous"], end["repeated"]) == (53, 21, 30)
+    lines = [one["line"] for one in found]
+    assert lines[:3] == [2, 3, 4] and lines[-1] == 52 and len(lines) < 20
+    assert (end["lines"], end["anomalous"], end["repeated"]) == (53, len(lines), 51 - len(lines))
     alerts = service.http.get("/v1/models/fake/alerts").json()["data"]
     assert sum(alert["count"] for alert in alerts) == 51  # all of them are recorded
     repeat = scored(service, data)[40]
     assert (repeat["anomalous"], repeat["repeated"]) == (False, True)
     assert repeat["p_value"] == found[0]["p_value"] and repeat["alert_id"] and repeat["spans"]
-    whole = service.http.post(SCORE, json={"lines": data.decode().split("\n"), "detail": "line"}).json()
-    assert [line["anomalous"] for line in whole["lines"]].count(True) == 21
-    assert [line["repeated"] for line in whole["lines"]].count(True) == 30
+
+
+def test_lines_get_the_same_flags_however_they_are_sent(service: Service) -> None:
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)])
+    calibrate(service)
+    kinds = ["ab", "abab", "disk → x", "disk → y", "fan 7 → stopped", "ba→"]
+
+    @settings(max_examples=10, deadline=None)
+    @given(
+        st.lists(st.sampled_from(kinds), max_size=40),
+        st.lists(st.tuples(st.integers(1, 20), st.sampled_from(["json", "stream"])), max_size=6),
+    )
+    def check(some: list[str], cuts: list[tuple[int, str]]) -> None:
+        lines = [*some, "ab", *["disk → x"] * 9]
+        whole = service.http.post(SCORE, json={"lines": lines, "detail": "none"}).json()["lines"]
+        stream_id = f"s{uuid.uuid4().hex}"
+        found: list[dict[str, Any]] = []
+        at = 0
+        for size, way in [*cuts, (len(lines), "stream")]:
+            part, at = lines[at : at + size], at + size
+            if part and way == "json":
+                body = {"lines": part, "stream_id": stream_id, "detail": "none"}
+                found += service.http.post(SCORE, json=body).json()["lines"]
+            elif part:
+                found += scored(service, "\n".join(part).encode(), stream_id=stream_id)
+        assert list(map(verdict, found)) == list(map(verdict, whole))
+        assert any(one["repeated"] for one in whole)
+
+    check()
+
+
+def verdict(score: dict[str, Any]) -> tuple[bool, bool, str | None]:
+    """Return whether a line is flagged or a repeat, and its alert."""
+    return score["anomalous"], bool(score.get("repeated")), score.get("alert_id")
 
 
 def test_repeats_are_flagged_if_that_is_requested(service: Service) -> None:

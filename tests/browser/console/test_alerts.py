@@ -258,44 +258,6 @@ def test_drift_of_live_lines_is_told_with_what_to_do(
     expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
 
 
-def test_rolling_calibration_is_switched_on_and_shows_what_it_learns(
-    service: PopulatedService, open_window: Open, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nextchar.app.logs.ingest.recalibration.REBUILD_LINES", 100)
-    monkeypatch.setattr("nextchar.app.logs.ingest.recalibration.REBUILD_S", 0.0)
-    name = model.partition("@")[0]
-    page = settled(open_window(f"{service.url}/#/live?model={name}"))
-    card = page.get_by_role("region", name="Rolling calibration")
-    toggle = card.get_by_role("switch", name="Rolling calibration")
-    expect(toggle).not_to_be_checked()
-    expect(card).to_contain_text("Off: the calibration stays as it is")
-    expect(card).to_contain_text(f"applies to all versions of {name}")
-    toggle.click()
-    expect(card).to_contain_text("On. Nothing is learned yet")
-    expect(toggle).to_be_checked()
-    settings = f"{service.url}/v1/models/{name}/ingest/settings"
-    assert httpx.get(settings).json()["recalibrate"] == "rolling"
-    ingest(service, name, *(LINE.strip()[n % 9 :] for n in range(110)), "lazxyyy-fox bug")
-    expect(card).to_contain_text("On. Last rebuilt")
-    card.get_by_text("History").click()
-    entries = card.get_by_role("listitem")
-    expect(entries).to_have_count(2)
-    expect(entries.first).to_contain_text("Learned 110 of 111 lines, 1 flagged; threshold")
-    expect(entries.last).to_contain_text("Switched on.")
-    httpx.put(settings, json={"recalibrate": "never"})  # by someone else
-    expect(card).to_contain_text("Off: ")
-    expect(toggle).not_to_be_checked()
-    page.reload()
-    expect(card.get_by_role("switch")).not_to_be_checked()
-    page.route(
-        "**/ingest/settings",
-        lambda route: route.abort() if route.request.method == "PUT" else route.continue_(),
-    )
-    card.get_by_role("switch").click()
-    expect(card.get_by_role("alert")).to_contain_text("does not respond")
-    expect(card.get_by_role("switch")).not_to_be_checked()
-
-
 def test_an_alert_leads_to_its_flagged_lines(
     service: PopulatedService, open_window: Open, model: str
 ) -> None:

@@ -166,6 +166,7 @@ class FakeServer:
         self.damaged_models: list[dict[str, str]] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []  # method, path, headers, body
         self.cut_streams_after: list[int] = []  # the n-th stream breaks after so many events
+        self.end_fields: dict[str, Any] = {}  # more fields of score.end
         self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
         self.queries: list[dict[str, str]] = []  # of requests that stream lines
         self.uploads: list[dict[str, str]] = []  # the queries of uploaded corpora
@@ -392,7 +393,7 @@ class _Handler(BaseHTTPRequestHandler):
         records = [_line_record(number, line, self.query) for number, line in enumerate(lines, 1)]
         reported = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
         unusual = sum(r["p_value"] <= 0.1 for r in records)
-        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual}]
+        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual, **fake.end_fields}]
         start = {"object": "score.start", "model": model, "false_alarms": 0.01, "threshold": 6.0}
         self._start_stream()
         for record in [

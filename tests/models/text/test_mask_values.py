@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.raw_logs import normal_lines
+from benchmarks.logs import normal_lines
 from nextchar.models.errors import Unavailable
 from nextchar.models.text.log_detection import detect_log
 from nextchar.models.text.mask_values import MaskValues

@@ -41,7 +41,7 @@ export function calibrationList(calibrations, id) {
             h(
               "li",
               { class: "row apart" },
-              h("span", { class: "strong" }, one.rolling ? h("a", { href: `#/live?model=${id}` }, one.name) : one.name),
+              h("span", { class: "strong" }, one.name),
               h(
                 "span",
                 { class: "muted small" },

@@ -36,7 +36,13 @@ export class ScoringRun {
     this.calibration = calibration;
     this.lineEnd = lineEnd;
     this.log = new ScoredLog(source);
-    this.query = { detail: isCalibrated ? "none" : "line", ...(calibration && { calibration }) };
+    // A name by which the service judges all pieces as one log.
+    const stream = `console-${Math.random().toString(36).slice(2)}${Date.now().toString(36)}`;
+    this.query = {
+      detail: isCalibrated ? "none" : "line",
+      stream_id: stream,
+      ...(calibration && { calibration }),
+    };
   }
 
   /** Score until the end, an error or `stop`; then again from there. @param {AbortSignal} signal stops it, too */

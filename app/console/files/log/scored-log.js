@@ -1,5 +1,5 @@
 /**
- * The scores of a log's lines, in arrays of numbers: 34 bytes per line. Texts stay in the file and are read again
+ * The scores of a log's lines, in arrays of numbers: 35 bytes per line. Texts stay in the file and are read again
  * where they are shown.
  */
 
@@ -19,6 +19,7 @@ const COLUMNS = {
   score: Float32Array, // bits of rarity, or bits per character without a calibration
   time: Float64Array, // milliseconds since 1970; of a line without one, that of the line before; NaN at first
   template: Uint32Array,
+  isRepeat: Uint8Array, // 1 if the service calls it a repeat at the rate of its first record
 };
 
 export class ScoredLog {
@@ -75,6 +76,7 @@ export class ScoredLog {
       this.pValue[row] = record.p_value ?? NaN;
       this.score[row] = record.score ?? record.bits_per_character ?? NaN;
       this.template[row] = this.templates.numberOf(text);
+      this.isRepeat[row] = Number(Boolean(record.repeated));
       this.time[row] = this.#timeOf(text, row);
       this.length += 1;
     }

@@ -8,7 +8,6 @@ import { ingestStatus } from "../components/ingest-status.js";
 import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox, hintBox, toast } from "../components/notice.js";
-import { rollingCalibration } from "../components/rolling-calibration.js";
 import { h, replace } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { followEvents } from "../event-stream.js";
@@ -34,7 +33,6 @@ export async function liveView(page) {
   let shownDrift = ""; // drawn anew only when it changes: screen readers announce it
   const list = h("ol", { class: "list live-lines" });
   const empty = h("div", {});
-  const rolling = rollingCalibration({ signal });
   const filter = h("div", {});
   const pause = h(
     "button",
@@ -75,7 +73,6 @@ export async function liveView(page) {
     empty.hidden = false;
     if (only) showExamples(only, abort);
     replace(filter, only && oneAlert());
-    rolling.follow(model, abort);
     followLines(model, abort).catch((error) => {
       if (!abort.aborted) replace(messages, errorBox(error, { retry: follow }));
     });
@@ -179,7 +176,6 @@ export async function liveView(page) {
     status,
     drift,
     messages,
-    rolling.node,
     filter,
     empty,
     list,

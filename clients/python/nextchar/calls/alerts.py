@@ -1,6 +1,6 @@
 """Alerts and suppressions, the targets that they are reported to, and the messages to these."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, Unpack
 
 from nextchar.connection import Connection, omit_none, path_of
@@ -8,6 +8,7 @@ from nextchar.options import AlertOptions, TargetOptions
 from nextchar.types import (
     Alert,
     AlertLabel,
+    Coverage,
     Delivery,
     NotificationTarget,
     Suppression,
@@ -35,22 +36,69 @@ class AlertCalls(Connection):
         """Mark an alert as being handled."""
         return await self._fetch(Alert, "POST", path_of("models", model, "alerts", alert, "acknowledge"))
 
-    async def label_alert(self, model: str, alert: str, label: AlertLabel | None) -> Alert:
-        """Label an alert. `normal` lowers the scores of its lines; None withdraws a label."""
-        path = path_of("models", model, "alerts", alert, "label")
-        return await self._fetch(Alert, "POST", path, json={"label": label})
+    async def preview_alert(
+        self, model: str, alert: str, *, values: Sequence[str] | None = None, all_values: bool | None = None
+    ) -> Coverage:
+        """Return which lines a label or a suppression would cover; options as of `label_alert`."""
+        params = omit_none(values=None if values is None else list(values), all_values=all_values)
+        path = path_of("models", model, "alerts", alert, "preview")
+        return await self._fetch(Coverage, "GET", path, params=params, can_retry=True)
 
-    async def suppress_alert(self, model: str, alert: str, *, until: float) -> Suppression:
-        """Count an alert but do not report it until a time, in Unix seconds."""
+    async def label_alert(
+        self,
+        model: str,
+        alert: str,
+        label: AlertLabel | None,
+        *,
+        values: Sequence[str] | None = None,
+        all_values: bool | None = None,
+        runbook: str | None = None,
+    ) -> Alert:
+        """Label an alert. `normal` lowers the scores of its lines; None withdraws a label.
+
+        Args:
+            model: the model.
+            alert: the alert's id.
+            label: `normal`, `incident` or None.
+            values: which of its lines are normal, by their values; None: those like the line in its title.
+            all_values: all its lines are, also future ones.
+            runbook: the address of instructions, which is sent with the alert.
+        """
+        path = path_of("models", model, "alerts", alert, "label")
+        more = omit_none(
+            values=None if values is None else list(values), all_values=all_values, runbook=runbook
+        )
+        return await self._fetch(Alert, "POST", path, json={"label": label, **more})
+
+    async def suppress_alert(
+        self,
+        model: str,
+        alert: str,
+        *,
+        until: float,
+        values: Sequence[str] | None = None,
+        all_values: bool | None = None,
+        runbook: str | None = None,
+    ) -> Suppression:
+        """Count an alert but do not report it until a time, in Unix seconds; options as of `label_alert`."""
         path = path_of("models", model, "alerts", alert, "suppress")
-        return await self._fetch(Suppression, "POST", path, json={"until": until})
+        more = omit_none(
+            values=None if values is None else list(values), all_values=all_values, runbook=runbook
+        )
+        return await self._fetch(Suppression, "POST", path, json={"until": until, **more})
 
     def suppressions(self, model: str) -> AsyncGenerator[Suppression, None]:
         """Yield the suppressions of a model, newest first, with those that have ended."""
         return self._pages(path_of("models", model, "suppressions"))
 
     async def suppress(
-        self, model: str, *, template: str, until: float, span: str | None = None
+        self,
+        model: str,
+        *,
+        template: str,
+        until: float,
+        span: str | None = None,
+        runbook: str | None = None,
     ) -> Suppression:
         """Count alerts but do not report them until a time, in Unix seconds: those that match patterns.
 
@@ -59,8 +107,9 @@ class AlertCalls(Connection):
             template: matches templates; `*` stands for any text, except in `<*>`.
             until: when it ends.
             span: likewise for the anomalous word; by default any.
+            runbook: the address of instructions, which is sent with the alerts.
         """
-        body = {"template": template, "until": until} | omit_none(span=span)
+        body = {"template": template, "until": until} | omit_none(span=span, runbook=runbook)
         return await self._fetch(Suppression, "POST", path_of("models", model, "suppressions"), json=body)
 
     async def delete_suppression(self, model: str, suppression: str) -> None:

@@ -5,9 +5,9 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import typer
 from rich.text import Text
@@ -24,6 +24,16 @@ from nextchar.types import Alert, AlertExample, Delivery, NotificationTarget, Su
 
 app = typer.Typer()
 
+ValueOption = Annotated[
+    list[str] | None, Option("--value", metavar="VALUE", help="Cover lines with this value; repeatable.")
+]
+AllValuesOption = Annotated[
+    bool, Option("--all-values", help="Cover all lines of the alert, and future ones.")
+]
+RunbookOption = Annotated[
+    str | None, Option(metavar="URL", help="The address of instructions, sent with the alert.")
+]
+PreviewOption = Annotated[bool, Option("--preview", help="Only show what it would cover.")]
 AlertArgument = Annotated[str, Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")]
 
 _SHORT = 8  # characters of an id that tell an alert from the others, in most cases
@@ -85,14 +95,25 @@ def label(
         Literal["normal", "incident", "none"],
         Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
     ],
+    value: ValueOption = None,
+    all_values: AllValuesOption = False,
+    runbook: RunbookOption = None,
+    preview: PreviewOption = False,
 ) -> None:
-    """Label an alert as normal or as an incident.
+    """Label an alert as normal or as an incident; normal are the lines like that in its title.
 
-    Example: nextchar alerts label sshd 7d3c9a64 normal
+    Example: nextchar alerts label sshd 7d3c9a64 normal --preview
     """
     wanted = None if label == "none" else label
-    changed = session.client.label_alert(model, _id(session, model, alert), wanted)
-    session.print_result(changed, f"labeled {changed['id']} {label}")
+    found = _id(session, model, alert)
+    covering: dict[str, Any] = {"values": value, "all_values": all_values or None}
+    if wanted == "normal":
+        _print_coverage(session, model, found, covering, is_result=preview)
+    if not preview:
+        changed = session.client.label_alert(model, found, wanted, **covering, runbook=runbook)
+        session.print_result(changed, f"labeled {found} {label}")
+        if wanted and not session.as_json:
+            session.print_note(f"undo: nextchar alerts label {model} {found} none")
 
 
 @command_of(app, "suppress")
@@ -113,12 +134,16 @@ def suppress(
     span: Annotated[
         str | None, Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
     ] = None,
+    value: ValueOption = None,
+    all_values: AllValuesOption = False,
+    runbook: RunbookOption = None,
+    preview: PreviewOption = False,
     list_: Annotated[bool, Option("--list", help="List the model's suppressions.")] = False,
     delete: Annotated[
         str | None, Option(metavar="SUPPRESSION", help="End the suppression with this id.")
     ] = None,
 ) -> None:
-    """Keep counting matching alerts until a date, but do not report them.
+    """Count matching alerts until a date, but do not report them: of an alert those like its title.
 
     Example: nextchar alerts suppress sshd 7d3c9a64 --for 7d
     """
@@ -132,11 +157,17 @@ def suppress(
     elif (alert is None) == (template is None):
         raise typer.BadParameter("give an alert, or --template")
     else:
-        until_s = _until(until, duration)
-        if alert is not None:
-            made = client.suppress_alert(model, _id(session, model, alert), until=until_s)
+        until_s = None if preview else _until(until, duration)
+        covering: dict[str, Any] = {"values": value, "all_values": all_values or None}
+        found = alert and _id(session, model, alert)
+        if found:
+            _print_coverage(session, model, found, covering, is_result=preview)
+        if until_s is None:
+            return
+        if found:
+            made = client.suppress_alert(model, found, until=until_s, **covering, runbook=runbook)
         else:
-            made = client.suppress(model, template=template or "", span=span, until=until_s)
+            made = client.suppress(model, template=template or "", span=span, until=until_s, runbook=runbook)
         session.print_result(made, f"suppressed until {format_time(made['until'])}: {made['id']}")
         if made["warning"] and not session.as_json:
             session.print_note(made["warning"])
@@ -160,6 +191,24 @@ def export(
     content = session.client.export_alerts(model, kind)  # before the file is opened: the model may be unknown
     file.write_bytes(content)
     session.print_result({"model": model, "file": str(file)}, str(file))
+
+
+def _print_coverage(
+    session: Session, model: str, alert: str, covering: Mapping[str, Any], *, is_result: bool
+) -> None:
+    """Show which lines a decision covers and which not: as the result, or before it takes effect."""
+    found = session.client.preview_alert(model, alert, **covering)
+    if is_result and session.as_json:
+        session.print_json(found)
+        return
+    for what, values in (("covers", found["covered"]), ("stays", found["others"])):
+        for one in values:
+            shown = printable(one["line"], inline=True)
+            times = f"{format_integer(one['count'])} line{'s' if one['count'] > 1 else ''}"
+            p = max(one["estimated_p_value"], _MIN_ESTIMATE)
+            session.print_note(f"{what} {one['value'] or 'all values'}: {times}, {rarity(p)}: {shown}")
+    if found["other_lines"]:
+        session.print_note(f"stays: {format_integer(found['other_lines'])} lines with other values")
 
 
 def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_models: bool) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import typer
 
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
+from nextchar.cli.formatting import format_time
 from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines, read_lines
 from nextchar.options import LineOptions
 from nextchar.types import Candidate
 
-_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in `drift` in models/anomaly/calibration.py
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MAX_REPORTED_LINES = 20  # that are not UTF-8, one by one
 PATIENCE_S = 300.0
@@ -40,8 +40,7 @@ class Totals:
     repeated: int = 0  # further lines like flagged ones
     not_utf8: int = 0
     truncated: int = 0
-    unusual: int = 0  # lines that score like the top 10% of the calibration's
-    has_reported_drift: bool = False
+    change: Mapping[str, Any] | None = None  # why more lines are rare than the false-alarm rate explains
     start: Mapping[str, Any] = field(default_factory=dict)
     _scored: int = 0  # lines of the present request
 
@@ -54,9 +53,8 @@ class Totals:
                 self.start, self._scored = record, 0
             case "score.end":
                 self._add_lines(record["lines"])
-                self.unusual += record.get("unusual", 0)
                 self.repeated += record.get("repeated", 0)
-                self._report_drift()
+                self.change = record.get("change")
             case "outage.start":
                 count = f"{record['lines']:,} line{'s wait' if record['lines'] != 1 else ' waits'}"
                 self.notify(f"{record['error']}; {count}, retrying for {self.patience_s:g} s")
@@ -71,18 +69,6 @@ class Totals:
     def _add_lines(self, scored: int) -> None:
         self.lines += scored - self._scored
         self._scored = scored
-
-    def _report_drift(self) -> None:
-        """Report drift once: by the service's rule, over all batches, since one may be small."""
-        if self.has_reported_drift or self.lines < _DRIFT_LINES or self.unusual <= _DRIFT_SHARE * self.lines:
-            return
-        self.has_reported_drift = True
-        model = self.start.get("model", "MODEL").partition("@")[0]
-        self.notify(
-            f"these lines don't look like the calibration data: {self.unusual / self.lines:.0%} of them are"
-            " as unusual as its most unusual 10%; expect more false alarms than you asked for. If these lines"
-            f" are normal, calibrate on recent ones: nextchar calibrate {model} FILE"
-        )
 
 
 def print_anomalous_lines(
@@ -257,10 +243,11 @@ def _print_totals(session: Session, totals: Totals) -> None:
 def _print_counts(session: Session, totals: Totals) -> None:
     start = totals.start
     if session.as_json:
+        change = {"change": totals.change} if totals.change else {}
         about = {key: start.get(key) for key in ("model", "calibration", "false_alarms", "threshold")}
         names = ("lines", "anomalous", "repeated", "not_utf8", "truncated")
         counts = {name: getattr(totals, name) for name in names}
-        session.print_json({"object": "score.end", **about, **counts}, lines=True)
+        session.print_json({"object": "score.end", **about, **counts, **change}, lines=True)
         return
     sentence = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
     if totals.repeated:
@@ -273,3 +260,16 @@ def _print_counts(session: Session, totals: Totals) -> None:
             f" {100 * start['false_alarms']:.4g} % false-alarm rate"
         )
     session.print_note(sentence)
+    if totals.change:
+        session.print_note(_sentence_of(totals.change, start["model"].partition("@")[0]))
+
+
+def _sentence_of(change: Mapping[str, Any], model: str) -> str:
+    """Return what changed and the command that deals with it."""
+    since = f" since {format_time(change['since'])}" if change["since"] else ""
+    head, _, advice = change["sentence"].partition(": ")
+    train = f"nextchar train FILE --name {model} --seconds 60"
+    if change["action"] == "examples" and change["alert_ids"]:
+        shown = f"show one of each: nextchar alerts list {model}"
+        return f"{head}{since}: {shown}; if they are normal, train again with them: {train}"
+    return f"{head}{since}: {advice.removesuffix('.')}: {train}"

@@ -215,7 +215,7 @@ def calibrate(
     ] = None,
     rolling: Annotated[
         bool | None,
-        Option("--rolling/--no-rolling", help="Let the calibration follow ingested lines, or not."),
+        Option("--rolling/--no-rolling", help="Accepted, without effect; of earlier versions."),
     ] = None,
     list_: Annotated[bool, Option("--list", help="List the model's calibrations.")] = False,
     delete: Annotated[str | None, Option(metavar="NAME", help="Delete the calibration of this name.")] = None,

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from nextchar.app.logs.ingest.kept_lines import RecentLine
 from nextchar.app.logs.ingest.stream import IngestStreams
+from nextchar.models.anomaly.flag_rule import FlagRule
 
 
 @pytest.fixture
@@ -13,19 +13,29 @@ def streams(clean_redis_url: str) -> Iterator[IngestStreams]:
         yield IngestStreams(redis)
 
 
-def test_the_newest_lines_are_kept_with_what_the_newest_calibration_said_of_them(
-    streams: IngestStreams, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_lines_are_kept(streams: IngestStreams, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nextchar.app.logs.ingest.kept_lines.MAX_RECENT_LINES", 4)
-    assert streams.recent.read("m") == [] and streams.recent.unusual("m") == (0, 0)
-    streams.recent.add("m", [RecentLine(bytes([i]), "m@1 default 7", True) for i in range(5)])
-    assert streams.recent.read("m") == [b"\1", b"\2", b"\3", b"\4"] and streams.recent.unusual("m") == (4, 4)
-    streams.recent.add(
-        "m", [RecentLine(b"a", "m@1 default 8", True), RecentLine(b"b", "m@1 default 8", False)]
-    )
-    streams.recent.add("m", [RecentLine(b"x" * 4001, "m@1 default 9", True)])  # too long
+    assert streams.recent.read("m") == []
+    streams.recent.add("m", [bytes([i]) for i in range(5)])
+    assert streams.recent.read("m") == [b"\1", b"\2", b"\3", b"\4"]
+    streams.recent.add("m", [b"a", b"b", b"x" * 4001])  # the last is too long
     streams.recent.add("m", [])
-    assert streams.recent.read("m") == [b"\3", b"\4", b"a", b"b"] and streams.recent.unusual("m") == (2, 1)
+    assert streams.recent.read("m") == [b"\3", b"\4", b"a", b"b"]
     assert streams.recent.read("other") == []
     streams.drop("m")
-    assert streams.recent.read("m") == [] and streams.recent.unusual("m") == (0, 0)
+    assert streams.recent.read("m") == []
+
+
+def test_rules_of_too_many_sources_are_forgotten(
+    streams: IngestStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextchar.app.logs.ingest.kept_lines.MAX_RULES", 2)
+    rule = FlagRule(0.01, None, lines=200, unusual=190)
+    streams.rules.write("m", {str(i): rule for i in range(3)}, "m")
+    change = streams.rules.change("m")
+    assert change is not None and change["kind"] == "values"
+    assert streams.rules.read("m", "1") == rule.dump()
+    streams.rules.write("m", {"new": rule}, "m")
+    assert streams.rules.read("m", "1") is None and streams.rules.read("m", "new") is not None
+    streams.rules.forget("m")
+    assert streams.rules.change("m") is None

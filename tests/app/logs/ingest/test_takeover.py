@@ -16,8 +16,7 @@ from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
 from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.logs.ingest.line_scoring import TURN_S, IngestScoring
-from nextchar.app.logs.ingest.recalibration import Recalibration, RollingLines
-from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
+from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines
 from nextchar.app.rooms import ApiSettings
@@ -64,7 +63,6 @@ class Process:
             self.engines,
             calibrations,
             self.alerts,
-            Recalibration(calibrations, self.alerts, RollingLines(redis), IngestSettings(service.blobs)),
             ScoredLines(Redis.from_url(service.settings.redis_url, decode_responses=True)),
             self.stopping,
             claim_after_s=0.0,

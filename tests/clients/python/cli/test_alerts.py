@@ -69,7 +69,13 @@ def test_alerts_are_acknowledged_and_labeled(alerting: Run) -> None:
     alert = first(alerting)
     assert alerting("alerts", "ack", "fake", alert).out.startswith("acknowledged alert_")
     assert len(alerting("alerts").out.splitlines()) == 1
-    assert alerting("alerts", "label", "fake", alert, "normal").out.endswith(" normal\n")
+    shown = alerting("alerts", "label", "fake", alert, "normal", "--value", "17", "--preview")
+    assert "covers 17: 1 line" in shown.err and "stays 18: 1 line" in shown.err
+    assert alerting("score", "--model", "fake", stdin="ab →→→b 17\n").status == 0, "it was only shown"
+    assert alerting("alerts", "label", "fake", alert, "normal", "--value", "17").out.endswith(" normal\n")
+    assert alerting("score", "--model", "fake", stdin="ab →→→b 18\n").status == 0, "the others are not"
+    made = alerting("alerts", "label", "fake", alert, "normal", "--all-values")
+    assert "undo: nextchar alerts label" in made.err
     assert alerting("score", "--model", "fake", stdin="ab →→→b 19\n").status == 1, "it is normal now"
     whole = alerting("alerts", "show", "fake", alert, "--json").json["id"]
     assert alerting("alerts", "label", "fake", whole, "none", "--json").json["label"] is None
@@ -77,7 +83,9 @@ def test_alerts_are_acknowledged_and_labeled(alerting: Run) -> None:
 
 
 def test_alerts_are_suppressed_by_id_and_by_pattern(alerting: Run) -> None:
-    made = alerting("alerts", "suppress", "fake", first(alerting), "--for", "2d", "--json").json
+    made = alerting(
+        "alerts", "suppress", "fake", first(alerting), "--for", "2d", "--all-values", "--json"
+    ).json
     assert made["until"] == pytest.approx(time.time() + 2 * 86_400, abs=60)
     assert len(alerting("alerts", "list", "fake", "--state", "suppressed").out.splitlines()) == 1
     everything = alerting("alerts", "suppress", "fake", "--template", "*", "--until", "2999-12-31")

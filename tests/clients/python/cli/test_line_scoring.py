@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nextchar import connection, scored_lines
+from nextchar import connection
 from nextchar.cli.line_scoring import Totals
 from nextchar.client import Client
 from nextchar.connection import run
@@ -289,16 +290,29 @@ def test_a_busy_service_is_retried_and_a_refusal_is_final(
         score_lines(b"A\n", new_totals())
 
 
-def test_drift_is_reported_once_over_all_batches(
-    score_lines: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {
+                "action": "examples",
+                "alert_ids": ["alert_1"],
+                "sentence": "6 new kinds, 9 of 200 lines: look.",
+            },
+            "6 new kinds, 9 of 200 lines: show one of each: nextchar alerts list fake;",
+        ),
+        (
+            {"action": "train", "alert_ids": [], "sentence": "Other values, 9 of 200 lines: train again."},
+            "Other values, 9 of 200 lines: train again: nextchar train FILE --name fake --seconds 60",
+        ),
+    ],
+)
+def test_a_change_of_the_log_is_one_sentence_with_the_command_that_deals_with_it(
+    server: FakeServer, run: Run, change: dict[str, Any], sentence: str
 ) -> None:
-    monkeypatch.setattr(scored_lines, "_MIN_BATCH_BYTES", 2000)
-    monkeypatch.setattr(scored_lines, "_MAX_BATCH_BYTES", 2000)
-    notes: list[str] = []
-    score_lines(b"A\nA\nb\n" * 60, new_totals(notes))
-    assert len(notes) == 1 and "calibrate on recent" in notes[0]
-    score_lines(b"A\nb\nb\nb\n" * 60, new_totals(notes))
-    assert len(notes) == 1
+    server.end_fields = {"change": {"since": None, **change}}
+    notes = run("score", "--model", "fake", "-", stdin="A\nb\n").err.replace("\n", " ")
+    assert sentence in " ".join(notes.split())
 
 
 def test_score_marks_characters_of_high_surprisal(run: Run) -> None:

@@ -1,0 +1,25 @@
+"""Damage that is planted in logs, and a log and nothing else: its later lines are hardly ever flagged."""
+
+import random
+
+import pytest
+
+from benchmarks.logs import measure, plant
+from tests.logs import LOGS
+
+
+def test_damaged_copies_of_lines_are_inserted_and_noted() -> None:
+    lines = [f"user {name} logged in from host {i}" for i in range(20) for name in ("ann", "bob")]
+    mixed, planted = plant(lines, ["another log"], random.Random(0))
+    assert [line for i, line in enumerate(mixed) if i not in planted] == lines
+    kinds = list(planted.values())
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
+        ["swapped", "word", "number", "cut", "another log"], 2
+    )
+    assert all(mixed[place] not in lines for place in planted)
+
+
+@pytest.mark.long
+def test_later_lines_of_a_log_are_rarely_flagged_and_damage_is_found() -> None:
+    found = measure(list(LOGS["syslog"](2000)), ["another log"], seconds=30, steps=40, preset="tiny")
+    assert found["rate"] == 0.01 and found["flagged"] <= 0.05 and found["found"] >= 0.5

@@ -1,0 +1,174 @@
+"""Which lines are flagged, which are repeats, and why."""
+
+import random
+import tracemalloc
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextchar.models.anomaly.alerts import AlertKey
+from nextchar.models.anomaly.flag_rule import CHANGED_KEY, WINDOW_LINES, Change, FlagRule, Verdict
+from nextchar.models.text.templates import Templates
+
+KNOWN = Templates.fit(
+    [f"login of user{i} from host{i % 7}" for i in range(40)] + ["disk sda is full again"] * 5
+)
+
+Line = tuple[str, float]  # its text and its score; a score of 0 is not rare
+
+
+def judge(rule: FlagRule, lines: Sequence[Line], *, now: float | None = None) -> list[Verdict | None]:
+    """Return what becomes of lines; None of those that are not rare."""
+    return [_judge(rule, *line, now=now) for line in lines]
+
+
+def _judge(rule: FlagRule, text: str, score: float, now: float | None) -> Verdict | None:
+    if not score:
+        rule.count(is_unusual=False)
+        return None
+    template = KNOWN.parse(text).template
+    key = AlertKey(template.pattern, "0:x")
+    p = 2.0**-score
+    return rule.judge(text, key, is_new=template.is_new, score=score, estimated_p=p, now=now)
+
+
+def flags(rule: FlagRule, lines: Sequence[Line]) -> list[bool]:
+    """Return which of rare lines are flagged."""
+    return [bool(verdict and verdict.is_flagged) for verdict in judge(rule, lines)]
+
+
+def new_kind(count: int, *, score: float = 12.0) -> list[Line]:
+    """Return lines of one new template."""
+    return [(f"fan {i} of the power supply stopped turning", score) for i in range(count)]
+
+
+def test_of_a_new_kind_the_first_line_is_flagged_and_the_others_count_in_its_alert() -> None:
+    verdicts = judge(FlagRule(0.01, KNOWN), new_kind(30))
+    assert [v and v.is_flagged for v in verdicts] == [True] + [False] * 29
+    assert len({v.key for v in verdicts if v}) == 1
+
+
+def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
+    other = ("battery of the controller card failed to charge", 12.0)
+    assert flags(FlagRule(0.01, KNOWN), [*new_kind(500), other, other])[-2:] == [True, False]
+
+
+def test_variants_of_a_known_template_are_not_one_kind() -> None:
+    words = ["disk", "sda", "is", "full", "again"]
+    lines = [(" ".join([*words[:i], "zebra", *words[i + 1 :]]), 12.0) for i in range(5)]
+    assert all(KNOWN.parse(text).template.is_new for text, _ in lines)
+    assert flags(FlagRule(0.01, KNOWN), lines) == [True] * 5
+
+
+def test_lines_of_which_the_rate_explains_as_many_are_flagged() -> None:
+    lines: list[Line] = [("", 0.0)] * 5_000 + [(f"login of eve{i % 3} from nowhere", 7.0) for i in range(50)]
+    assert sum(flags(FlagRule(0.01, KNOWN), lines)) == 50
+
+
+@pytest.mark.parametrize("normal", [0, 3_000])
+def test_more_lines_than_the_rate_explains_are_repeats(normal: int) -> None:
+    rule = FlagRule(0.01, KNOWN)
+    flagged = sum(flags(rule, [*[("", 0.0)] * normal, *[("login of eve from nowhere", 7.0)] * 2_000]))
+    assert flagged <= 0.02 * (normal + 2_000)
+
+
+def test_a_line_that_is_rarer_than_what_changed_is_flagged_in_a_flood() -> None:
+    r = random.Random(1)
+    flood: list[Line] = [(f"login of {_word(r)} from {_word(r)}", r.uniform(7, 9)) for _ in range(1_000)]
+    rule = FlagRule(0.01, KNOWN)
+    assert sum(flags(rule, flood)) <= 60
+    assert flags(rule, [("login of root from mars;reboot", 20.0)]) == [True]
+
+
+def test_further_lines_of_a_flood_are_of_one_alert() -> None:
+    r = random.Random(1)
+    flood: list[Line] = [(f"login of {_word(r)} from {_word(r)}", 7.0) for _ in range(1_000)]
+    verdicts = [verdict for verdict in judge(FlagRule(0.01, KNOWN), flood) if verdict]
+    assert {v.key for v in verdicts if not v.is_flagged} == {CHANGED_KEY}
+
+
+LINES = st.lists(
+    st.one_of(
+        st.just(("", 0.0)),
+        st.sampled_from(
+            [*new_kind(3), ("disk sda is full of zebras", 9.0), ("login of eve from mars", 15.0)]
+        ),
+        st.tuples(st.text("ab =1", min_size=1, max_size=8), st.floats(6.7, 30.0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LINES, st.lists(st.integers(0, 60), max_size=5))
+def test_flags_do_not_depend_on_how_lines_are_divided(lines: list[Line], cuts: list[int]) -> None:
+    whole = judge(FlagRule(0.01, KNOWN), lines)
+    parts: list[Verdict | None] = []
+    state: bytes | None = None
+    ends = [*sorted(cuts), len(lines)]
+    for start, end in zip([0, *ends], ends, strict=False):
+        rule = FlagRule.load(state, 0.01, KNOWN)
+        parts += judge(rule, lines[start:end])
+        state = rule.dump()
+    assert parts == whole
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    once = new_kind(1)
+    assert flags(rule, once * 2) == [True, False]
+    for _ in range(2 * WINDOW_LINES):
+        rule.count(is_unusual=False)
+    assert flags(rule, once) == [True]
+    assert rule.lines <= WINDOW_LINES
+
+
+def test_kinds_take_little_memory_however_many_there_are() -> None:
+    r = random.Random(2)
+    rule = FlagRule(0.01, KNOWN)
+    tracemalloc.start()
+    judge(rule, [(" ".join(_word(r) for _ in range(8)), 12.0) for _ in range(5_000)])
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+    assert len(rule.dump()) < 1 << 20
+
+
+def test_damaged_state_starts_again() -> None:
+    assert FlagRule.load(b"x", 0.01, KNOWN).lines == 0
+
+
+def change(lines: Sequence[Line]) -> Change | None:
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, lines, now=5.0)
+    return rule.change(lambda key: key.alert_id("m"))
+
+
+def test_few_new_templates_are_new_kinds_of_events() -> None:
+    found = change([("", 0.0)] * 300 + new_kind(100) + [("a bus error in the main memory", 9.0)] * 20)
+    assert found is not None
+    assert (found.kind, found.kinds, found.lines, found.action) == ("new_kinds", 2, 120, "examples")
+    assert len(found.alert_ids) == 2 and found.since == 5.0
+    assert found.sentence.startswith("2 new kinds of events, 120 of 420 lines:")
+
+
+def test_known_templates_with_other_values_are_a_change_of_values() -> None:
+    found = change([("", 0.0)] * 300 + [("login of eve from nowhere", 7.0)] * 60)
+    assert found is not None
+    assert (found.kind, found.lines, found.action) == ("values", 60, "train")
+
+
+def test_lines_that_are_like_nothing_known_are_another_log() -> None:
+    r = random.Random(3)
+    found = change([(" ".join(_word(r) for _ in range(1 + i % 9)), 12.0) for i in range(300)])
+    assert found is not None and found.kind == "log"
+
+
+def test_what_the_rate_explains_is_no_change() -> None:
+    assert change([("", 0.0)] * 1_000 + [("login of eve from nowhere", 7.0)] * 10) is None
+    assert change(new_kind(30)) is None  # too few lines
+
+
+def _word(r: random.Random) -> str:
+    return "".join(r.choice("abcdefghijklmnop") for _ in range(6))
