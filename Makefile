@@ -166,8 +166,9 @@ lint: $(VENV)/.dev ## Check style, formatting, types and who imports whom
 	@$(BIN)/lint-imports
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Build the documentation's site into build/site
-	@$(BIN)/mkdocs build --strict --quiet && echo "open build/site/index.html"
+docs: $(VENV)/.dev ## Build the documentation's site into build/site; it opens without a server
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open file://$(CURDIR)/build/site/index.html in a browser; it needs no server"
 
 # A package that the database does not know is a failure, too: without --strict nothing would be checked, silently.
 .PHONY: audit
@@ -182,13 +183,13 @@ audit: $(VENV)/.dev ## Look for known vulnerabilities in all locked packages; ne
 	  (cd $(VENV)/node-audit && npm install --package-lock-only --no-fund --silent && npm audit) || status=1; \
 	fi; exit $$status
 
+.PHONY: release
+release: $(VENV)/.dev ## Build a release with images, SBOM and SHA256SUMS into dist/; VERSION=0.3.0 cuts that version first
+	@$(BIN)/python -m deploy.release $(VERSION)
+
 .PHONY: sbom
 sbom: $(VENV)/.dev ## Write the software bills of materials (CycloneDX) into build/sbom/
-	@mkdir -p build/sbom
-	@for role in api worker serve gpu; do \
-	  $(BIN)/cyclonedx-py requirements requirements/$$role.txt --pyproject pyproject.toml --output-reproducible \
-	    --output-file build/sbom/nextchar-$$role.cdx.json || exit 1; \
-	done
+	@$(BIN)/python -m deploy.release sbom
 
 .PHONY: dist
 dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/

@@ -17,14 +17,10 @@ paths. So these are read when they are listed. What has moved since is in the ba
 the card is in it under another name, the retention sweep after the restoration moves the rest.
 
 Not in it is what Redis can lose: the queue, leases and progress of jobs (the reconciler queues them again
-from their records), rate limits, and the states of streams of lines.
-
-Redis keys as JSON, with which they move between servers of any version, Redis or Valkey.
-
-Equal keys have equal JSON, but for the time to live. Bytes that are not UTF-8 are lone surrogates.
+from their records), rate limits, and the states of streams of lines. Keys of Redis are JSON, with which they
+move between servers of any version, Redis or Valkey.
 """
 
-import base64
 import contextlib
 import hashlib
 import io
@@ -33,119 +29,20 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import ResponseError
 
 from nextchar.app.rooms import all_folders, all_rooms
 from nextchar.models.errors import Conflict, InvalidInput
 from nextchar.store.blobs import Blobs
 from nextchar.store.models import Models, model_id_in, tombstone_path
 
-_READ: dict[str, Callable[[Pipeline, bytes], object]] = {
-    "string": lambda pipe, key: pipe.get(key),
-    "list": lambda pipe, key: pipe.lrange(key, 0, -1),
-    "set": lambda pipe, key: pipe.smembers(key),
-    "zset": lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
-    "hash": lambda pipe, key: pipe.hgetall(key),
-    "stream": lambda pipe, key: pipe.xrange(key),
-}
-
-
-def read_key(redis: Redis, key: bytes) -> dict[str, Any] | None:
-    """Return `type`, `value` and `ttl_ms` (0: it does not expire) of a key; None if there is none.
-
-    Of a stream's groups only the names.
-    """
-    kind: str = to_json(redis.type(key))  # "none" if there is no key
-    with redis.pipeline() as pipe:
-        pipe.pttl(key)
-        if kind in _READ:
-            _READ[kind](pipe, key)
-        if kind == "stream":
-            pipe.xinfo_stream(key)
-            pipe.xinfo_groups(key)
-        ttl_ms, *found = pipe.execute(raise_on_error=False)
-    if ttl_ms == -2:  # it has expired meanwhile
-        return None
-    if error := next((one for one in found if isinstance(one, Exception)), None):
-        raise error
-    if kind == "stream":
-        entries, about, groups = found
-        names = [group["name"] for group in groups]
-        found = [{"entries": entries, "last_id": about["last-generated-id"], "groups": names}]
-    return {"type": kind, "value": to_json(found[0]), "ttl_ms": max(0, ttl_ms)}
-
-
-def write_key(pipe: Pipeline, key: bytes, stored: dict[str, Any]) -> None:
-    """Queue the commands that replace a key by what `read_key` returned.
-
-    Of a stream all entries are delivered again to its groups: ours delete what is acknowledged.
-    """
-    if stored["type"] not in _WRITE:
-        raise ValueError(f"no key has the type {stored['type']!r}")
-    pipe.delete(key)
-    _WRITE[stored["type"]](pipe, key, from_json(stored["value"]))
-    if stored["ttl_ms"]:
-        pipe.pexpire(key, int(stored["ttl_ms"]))
-
-
-def _write_stream(pipe: Pipeline, key: bytes, stream: dict[bytes, Any]) -> None:
-    entries, last_id = stream[b"entries"], stream[b"last_id"]
-    for entry_id, fields in entries:
-        pipe.xadd(key, fields, id=entry_id)
-    for name in stream[b"groups"]:
-        pipe.xgroup_create(key, name, "0", mkstream=True)
-    if last_id not in (b"0-0", *(entry_id for entry_id, _ in entries)):  # the newest entries were deleted
-        pipe.xadd(key, {b"": b""}, id=last_id)
-        pipe.xdel(key, last_id)
-
-
-_WRITE: dict[str, Callable[[Pipeline, bytes, Any], object]] = {
-    "string": lambda pipe, key, value: pipe.set(key, value),
-    "list": lambda pipe, key, value: pipe.rpush(key, *value),
-    "set": lambda pipe, key, value: pipe.sadd(key, *value),
-    "zset": lambda pipe, key, value: pipe.zadd(key, dict(value)),
-    "hash": lambda pipe, key, value: pipe.hset(key, mapping=value),
-    "stream": _write_stream,
-}
-
-
-def to_json(value: Any) -> Any:
-    """Return a value of redis-py with text instead of bytes, and lists instead of sets."""
-    match value:
-        case bytes():
-            return value.decode("utf-8", "surrogateescape")
-        case set():
-            return sorted(map(to_json, value))
-        case list() | tuple():
-            return [to_json(one) for one in value]
-        case dict():
-            return {to_json(name): to_json(one) for name, one in value.items()}
-        case _:
-            return value
-
-
-def from_json(value: Any) -> Any:
-    """Return a value of `to_json` with bytes instead of text."""
-    match value:
-        case str():
-            return value.encode("utf-8", "surrogateescape")
-        case list():
-            return [from_json(one) for one in value]
-        case dict():
-            return {from_json(name): from_json(one) for name, one in value.items()}
-        case _:
-            return value
-
-
 FORMAT_VERSION = 2
-_DUMPS_VERSION = 1  # keys of Redis as results of DUMP, which only a server at least as new can restore
 
 _ROOMS = all_rooms()
 _FOLDERS = {folder.name: folder for folder in all_folders(_ROOMS)}
@@ -159,7 +56,7 @@ REDIS_KEYS = tuple(pattern for keys in _REDIS_KEYS for pattern in keys.patterns)
 _NOT_COPIED = tuple(key for keys in _REDIS_KEYS for key in keys.not_copied)
 _MAY_EXIST = (*_NOT_COPIED, *(key for keys in _REDIS_KEYS for key in keys.made_at_start))
 
-_SCRATCH_KEY = b"nextchar:restore"
+_RESTORING = "nextchar:restoring"  # the hash of the backup whose restoration has begun and has not ended
 
 _HEADER, _REDIS, _MANIFEST = "nextchar-backup.json", "redis.jsonl", "manifest.jsonl"
 _STORAGE = "storage/"
@@ -177,37 +74,27 @@ class Totals:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
 
+def connect(url: str, **options: Any) -> Redis:
+    """Return a client whose values are text, as in a backup: bytes that are not UTF-8 are lone surrogates."""
+    return Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape", **options)
+
+
 def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
-    """Write a backup of a storage and a Redis (without `decode_responses`) to a file.
+    """Write a backup of a storage and a Redis (of `connect`) to a file.
 
     Raises redis.exceptions.RedisError, OSError, and as Blobs does; the file is then no backup.
     """
     totals = Totals()
-    with (
-        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as file,
-    ):
-
-        def add(path: str, chunks: Iterator[bytes] | list[bytes]) -> None:
-            totals.bytes += _add(tar, totals, _STORAGE + path, chunks)
-            totals.objects += 1
-
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         header = {"format_version": FORMAT_VERSION, "created_at": int(time.time())}
         _add(tar, totals, _HEADER, [json.dumps(header).encode()])
-        read = _ReadRecords(file)
-        for folder, paths in _listed(blobs, read):
-            if _FOLDERS[folder].moves:
-                for path, data in _read_before(folder, paths, blobs, read):
-                    add(path, [data])
-                continue
-            choose = _FOLDERS[folder].choose
-            copied = {entry["path"].removeprefix(_STORAGE) for entry in totals.entries} if choose else ()
-            for path in choose(paths, blobs, copied) if choose else paths:
-                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                    add(path, blobs.stream(path, _CHUNK_BYTES))
+        for path, data in _objects(blobs, totals):
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                chunks = blobs.stream(path, _CHUNK_BYTES) if data is None else [data]
+                totals.bytes += _add(tar, totals, _STORAGE + path, chunks)
+                totals.objects += 1
         _add(tar, totals, _REDIS, _redis_lines(redis, totals))
-        manifest = [json.dumps(entry).encode() + b"\n" for entry in totals.entries]
-        _add(tar, totals, _MANIFEST, manifest)
+        _add(tar, totals, _MANIFEST, [json.dumps(entry).encode() + b"\n" for entry in totals.entries])
     return totals
 
 
@@ -217,12 +104,16 @@ def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
     Nothing is written before the whole backup is checked.
 
     Raises:
-        InvalidInput: not a backup, or damaged or incomplete (code `backup_invalid`), of a newer format
-            (`backup_format_unknown`), or of an older one that this Redis cannot read.
+        InvalidInput: not a backup, or damaged or incomplete (code `backup_invalid`), or of another format
+            (`backup_format_unknown`).
         Conflict: the storage or Redis has something else (code `not_empty`); nothing was written.
     """
-    entries, keys = _verify(file, redis)
-    _check_empty(blobs, redis, entries, keys)
+    entries = _verify(file, redis)
+    digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    _check_empty(
+        blobs, redis, {entry["path"] for entry in entries}, is_repeated=redis.get(_RESTORING) == digest
+    )
+    redis.set(_RESTORING, digest)
     totals = Totals()
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -232,42 +123,105 @@ def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
                 totals.objects += 1
                 totals.bytes += entry.size
             elif entry.name == _REDIS:
-                for key, stored in _keys(_content(tar, entry), redis):
+                for stored in map(json.loads, _content(tar, entry)):
                     with redis.pipeline() as pipe:
-                        write_key(pipe, key, stored)
+                        write_key(pipe, stored["key"], stored)
                         pipe.execute()
                     totals.redis_keys += 1
+    redis.delete(_RESTORING)
     return totals
 
 
-@dataclass
-class _ReadRecords:
-    """Records that were read when they were listed, one after the other in a temporary file."""
+def read_key(redis: Redis, key: str) -> dict[str, Any] | None:
+    """Return `type`, `value` and `ttl_ms` (0: it does not expire) of a key; None if there is none.
 
-    file: IO[bytes]
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # where each begins and ends
+    Of a stream's groups only the names. Equal keys have equal values.
+    """
+    kind = str(redis.type(key))  # "none" if there is no key
+    with redis.pipeline() as pipe:
+        pipe.pttl(key)
+        if kind in _TYPES:
+            _TYPES[kind][0](pipe, key)
+        if kind == "stream":
+            pipe.xinfo_stream(key)
+            pipe.xinfo_groups(key)
+        ttl_ms, *found = pipe.execute(raise_on_error=False)
+    if ttl_ms == -2:  # it has expired meanwhile
+        return None
+    if error := next((one for one in found if isinstance(one, Exception)), None):
+        raise error
+    value = sorted(found[0]) if kind == "set" else found[0]
+    if kind == "stream":
+        groups = [group["name"] for group in found[2]]
+        value = {"entries": value, "last_id": found[1]["last-generated-id"], "groups": groups}
+    return {"type": kind, "value": value, "ttl_ms": max(0, ttl_ms)}
 
-    def add(self, blobs: Blobs, folder: str) -> list[str]:
-        """Read the records of a folder; return their paths."""
-        added = []
-        for _ in range(2):  # one listing can miss a record that is being moved
-            for path in blobs.paths(folder):
-                if path not in self.places:
-                    with contextlib.suppress(FileNotFoundError):
-                        start = self.file.tell()
-                        self.file.writelines(blobs.stream(path, _CHUNK_BYTES))
-                        self.places[path] = start, self.file.tell()
-                        added.append(path)
-        return sorted(added)
 
-    def content(self, path: str) -> bytes:
-        start, end = self.places[path]
-        self.file.seek(start)
-        return self.file.read(end - start)
+def write_key(pipe: Pipeline, key: str, stored: dict[str, Any]) -> None:
+    """Queue the commands that replace a key by what `read_key` returned.
+
+    Of a stream all entries are delivered again to its groups: ours delete what is acknowledged.
+    """
+    pipe.delete(key)
+    _TYPES[stored["type"]][1](pipe, key, stored["value"])
+    if stored["ttl_ms"]:
+        pipe.pexpire(key, int(stored["ttl_ms"]))
+
+
+def _write_stream(pipe: Pipeline, key: str, stream: dict[str, Any]) -> None:
+    entries, last_id = stream["entries"], stream["last_id"]
+    for entry_id, fields in entries:
+        pipe.xadd(key, fields, id=entry_id)
+    for name in stream["groups"]:
+        pipe.xgroup_create(key, name, "0", mkstream=True)
+    if last_id not in ("0-0", *(entry_id for entry_id, _ in entries)):  # the newest entries were deleted
+        pipe.xadd(key, {"": ""}, id=last_id)
+        pipe.xdel(key, last_id)
+
+
+_Read = Callable[[Pipeline, str], object]
+_Write = Callable[[Pipeline, str, Any], object]
+_TYPES: dict[str, tuple[_Read, _Write]] = {
+    "string": (Pipeline.get, Pipeline.set),
+    "list": (lambda pipe, key: pipe.lrange(key, 0, -1), lambda pipe, key, value: pipe.rpush(key, *value)),
+    "set": (Pipeline.smembers, lambda pipe, key, value: pipe.sadd(key, *value)),
+    "zset": (
+        lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
+        lambda pipe, key, value: pipe.zadd(key, dict(value)),
+    ),
+    "hash": (Pipeline.hgetall, lambda pipe, key, value: pipe.hset(key, mapping=value)),
+    "stream": (Pipeline.xrange, _write_stream),
+}
+"""How a key of each type is read and written."""
+
+
+def _objects(blobs: Blobs, totals: Totals) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the objects to copy, last listed first, with their contents if they were read when listed."""
+    read: dict[str, bytes] = {}
+    listed = {f: _read_now(blobs, f, read) if _FOLDERS[f].moves else blobs.paths(f) for f in FOLDERS}
+    for folder, paths in reversed(listed.items()):
+        if _FOLDERS[folder].moves:
+            yield from _read_before(folder, paths, blobs, read)
+        elif choose := _FOLDERS[folder].choose:
+            copied = {entry["path"].removeprefix(_STORAGE) for entry in totals.entries}
+            yield from ((path, None) for path in choose(paths, blobs, copied))
+        else:
+            yield from ((path, None) for path in paths)
+
+
+def _read_now(blobs: Blobs, folder: str, read: dict[str, bytes]) -> list[str]:
+    """Read the records of a folder; return their paths."""
+    before = set(read)
+    for _ in range(2):  # one listing can miss a record that is being moved
+        for path in blobs.paths(folder):
+            if path not in read:
+                with contextlib.suppress(FileNotFoundError):
+                    read[path] = blobs.read(path)
+    return sorted(read.keys() - before)
 
 
 def _read_before(
-    folder: str, paths: list[str], blobs: Blobs, read: _ReadRecords
+    folder: str, paths: list[str], blobs: Blobs, read: dict[str, bytes]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the paths and contents of the records of a folder that were read when they were listed.
 
@@ -276,12 +230,12 @@ def _read_before(
     the name.
     """
     present = set(blobs.paths(folder)) if folder == _CARDS else set(paths)
-    yield from ((path, read.content(path)) for path in paths if path in present)
-    live = [path for path in paths if path.endswith(".json") and tombstone_path(path) not in read.places]
+    yield from ((path, read[path]) for path in paths if path in present)
+    live = [path for path in paths if path.endswith(".json") and tombstone_path(path) not in read]
     gone = [path for path in live if path not in present]
-    copied = {model_id_in(read.content(path)) for path in live if path in present} if gone else set()
+    copied = {model_id_in(read[path]) for path in live if path in present} if gone else set()
     for path in gone:
-        card, tombstone = read.content(path), tombstone_path(path)
+        card, tombstone = read[path], tombstone_path(path)
         model_id = model_id_in(card)
         if model_id and model_id not in copied and Models(blobs).has_card(model_id):
             copied.add(model_id)
@@ -290,25 +244,7 @@ def _read_before(
             yield tombstone, blobs.read(tombstone)
 
 
-def _listed(blobs: Blobs, read: _ReadRecords) -> list[tuple[str, list[str]]]:
-    """Return folders and the paths to copy, in the order of copying: the reverse of that of listing."""
-    listed = {f: read.add(blobs, f) if _FOLDERS[f].moves else blobs.paths(f) for f in FOLDERS}
-    everything = {path for paths in listed.values() for path in paths}
-
-    def is_corpus(path: str) -> bool:
-        return path.startswith("corpora/") and path.endswith("/corpus.json")
-
-    def is_whole(path: str) -> bool:  # not if it was uploaded while its folder was listed
-        return not is_corpus(path) or path.replace("/corpus.json", "/text") in everything
-
-    # The text of a corpus before its record.
-    return [
-        (folder, [path for path in sorted(paths, key=is_corpus) if is_whole(path)])
-        for folder, paths in reversed(listed.items())
-    ]
-
-
-def _add(tar: tarfile.TarFile, totals: Totals, name: str, chunks: Iterator[bytes] | list[bytes]) -> int:
+def _add(tar: tarfile.TarFile, totals: Totals, name: str, chunks: Iterable[bytes]) -> int:
     """Add an entry to the archive and note it for the manifest; return its size in bytes."""
     digest = hashlib.sha256()
     with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as spool:
@@ -328,14 +264,13 @@ def _redis_lines(redis: Redis, totals: Totals) -> Iterator[bytes]:
         for key in redis.scan_iter(match=pattern, count=1000):
             if key not in _NOT_COPIED and (stored := read_key(redis, key)):
                 totals.redis_keys += 1
-                yield json.dumps({"key": to_json(key)} | stored).encode() + b"\n"
+                yield json.dumps({"key": key} | stored).encode() + b"\n"
 
 
-def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]]:
-    """Return the names of a backup's entries, and the digests of its keys in Redis. Raises InvalidInput."""
+def _verify(file: IO[bytes], redis: Redis) -> list[dict[str, Any]]:
+    """Return the entries of a backup's manifest, if all is as it says. Raises InvalidInput."""
     found: list[dict[str, Any]] = []
     manifest: list[dict[str, Any]] | None = None
-    keys: dict[bytes, bytes] = {}
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -345,12 +280,11 @@ def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]
                     continue
                 digest = hashlib.file_digest(_content(tar, entry), "sha256")  # type: ignore[arg-type]
                 found.append({"path": entry.name, "bytes": entry.size, "sha256": digest.hexdigest()})
-                if entry.name == _REDIS:
-                    for key, stored in _keys(_content(tar, entry), redis):
-                        write_key(redis.pipeline(), key, stored)  # to see that it can be read
-                        keys[key] = _digest(stored)
                 if len(found) == 1:
-                    _check_header(tar, entry)
+                    _check_header(entry.name, _content(tar, entry))
+                if entry.name == _REDIS:
+                    for stored in map(json.loads, _content(tar, entry)):
+                        write_key(redis.pipeline(), stored["key"], stored)  # to see that it can be read
     except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise _invalid(f"it cannot be read: {error}") from None
     if manifest is None:
@@ -360,53 +294,40 @@ def _verify(file: IO[bytes], redis: Redis) -> tuple[set[str], dict[bytes, bytes]
         raise _invalid(f"{min(names, default='an entry')} is damaged or missing")
     for one in found:
         _check_path(one["path"])
-    return {one["path"] for one in found}, keys
-
-
-def _check_header(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
-    if entry.name != _HEADER:
-        raise _invalid("it has no header")
-    version = json.load(_content(tar, entry)).get("format_version")
-    if version not in (_DUMPS_VERSION, FORMAT_VERSION):
-        raise InvalidInput(
-            f"the backup has format {version!r} and this program reads {FORMAT_VERSION}; upgrade nextchar",
-            code="backup_format_unknown",
-        )
+    return found
 
 
 def _check_path(name: str) -> None:
-    path = name.removeprefix(_STORAGE)
-    is_ours = name in (_HEADER, _REDIS) or (path != name and path.split("/")[0] in FOLDERS)
-    if not is_ours or ".." in path.split("/"):
+    first, *rest = name.split("/")
+    is_object = f"{first}/" == _STORAGE and rest[0] in FOLDERS and ".." not in rest
+    if not is_object and name not in (_HEADER, _REDIS):
         raise _invalid(f"it has an entry {name!r} that no backup has")
 
 
-def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], keys: dict[bytes, bytes]) -> None:
+def _check_header(name: str, content: IO[bytes]) -> None:
+    if name != _HEADER:
+        raise _invalid("it has no header")
+    version = json.load(content).get("format_version")
+    if version != FORMAT_VERSION:
+        message = f"the backup has format {version!r}, and this version of nextchar reads {FORMAT_VERSION}"
+        raise InvalidInput(
+            f"{message}; restore it with the version that wrote it", code="backup_format_unknown"
+        )
+
+
+def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], *, is_repeated: bool) -> None:
     """Check that there is nothing but what an interrupted restoration of the same backup has left."""
-    for folder in FOLDERS:
-        for path in blobs.paths(folder):
-            if _STORAGE + path not in restored:
-                raise Conflict(
-                    f"the storage is not empty, it has {path}: restore into an empty one, and stop the"
-                    " service meanwhile",
-                    code="not_empty",
-                )
-    for pattern in REDIS_KEYS:
-        for key in redis.scan_iter(match=pattern, count=1000):
-            if key in _MAY_EXIST or (stored := read_key(redis, key)) is None:
-                continue
-            if keys.get(key) == _digest(stored):
-                continue
+    for path in (path for folder in FOLDERS for path in blobs.paths(folder)):
+        if not is_repeated or _STORAGE + path not in restored:
             raise Conflict(
-                f"Redis is not empty, it has {key.decode(errors='replace')}: restore into an empty one",
+                f"the storage is not empty, it has {path}: restore into an empty one, and stop the"
+                " service meanwhile",
                 code="not_empty",
             )
-
-
-def _digest(stored: dict[str, Any]) -> bytes:
-    """Return the hash of a key's type and value, but not of its time to live."""
-    value = json.dumps([stored["type"], stored["value"]], sort_keys=True)
-    return hashlib.sha256(value.encode()).digest()
+    for key in (key for pattern in REDIS_KEYS for key in redis.scan_iter(match=pattern, count=1000)):
+        if not is_repeated and key not in _MAY_EXIST:
+            message = f"Redis is not empty, it has {key}: restore into an empty one"
+            raise Conflict(message, code="not_empty")
 
 
 def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
@@ -416,30 +337,6 @@ def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
         shutil.copyfileobj(content, spool, _CHUNK_BYTES)
         spool.flush()
         blobs.write(path, Path(spool.name))
-
-
-def _keys(lines: IO[bytes], redis: Redis) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield Redis keys, each with its stored value."""
-    for line in lines:
-        stored = json.loads(line)
-        if "dump" in stored:
-            yield base64.b64decode(stored["key"]), _from_dump(redis, stored)
-        else:
-            yield from_json(stored["key"]), stored
-
-
-def _from_dump(redis: Redis, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored value of a key of an old backup."""
-    try:
-        redis.restore(_SCRATCH_KEY, 60_000, base64.b64decode(stored["dump"]), replace=True)
-    except ResponseError as error:
-        raise _invalid(
-            "it is of an older version, whose Redis keys this Redis cannot read; restore it with the Redis or"
-            f" Valkey that it is of, and back that up again ({error})"
-        ) from None
-    found = read_key(redis, _SCRATCH_KEY) or {}
-    redis.delete(_SCRATCH_KEY)
-    return found | {"ttl_ms": stored["ttl_ms"]}
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:

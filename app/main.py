@@ -5,6 +5,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -46,13 +47,13 @@ from nextchar.app.models.engines import EngineLoader, LoadEngine
 from nextchar.app.operations.metrics import RequestMetrics
 from nextchar.app.room import Room
 from nextchar.app.rooms import ROOMS, all_rooms, open_rooms, settings_class
+from nextchar.models import installed_version
 from nextchar.models.kernels.compile_cache import (
     SERVING,
     compile_in_child_process,
     compile_kernels,
     use_cache_folder,
 )
-from nextchar.models.version import installed_version
 from nextchar.store import tracing
 from nextchar.store.installation import check_storage
 from nextchar.store.logs import configure_logging, log_uncaught, logging_config
@@ -110,6 +111,7 @@ def create_app(
             else:
                 app.include_router(router)
     app.state.stopping = stopping
+    app.openapi = partial(_document, app, app.openapi, has_keys=keys is not None)  # type: ignore[method-assign]
     add_error_handlers(app)
     # The last middleware added is the outermost.
     app.add_middleware(AuditTrail)
@@ -131,6 +133,45 @@ def create_app(
         room.mount(app, settings)
     app.add_middleware(NoteResponses)
     return app
+
+
+_TAGS = {
+    "corpora": "The texts to train on.",
+    "jobs": "Training: queue, follow, cancel, pause and resume.",
+    "models": "Trained models: names, versions, aliases, files, reports.",
+    "inference": "Completions, the next character, scores, calibrations.",
+    "suggestions": "Completions of a field, and what became of them.",
+    "ingest": "Lines that log agents send.",
+    "alerts": "Flagged lines by event, and the targets that they are reported to.",
+    "openai": "What OpenAI's clients call.",
+    "llama.cpp": "What editors call.",
+    "service": "The audit trail.",
+    "operations": "Health and metrics.",
+}
+"""What the operations of each tag are about, in the order of the API reference."""
+
+
+def _document(app: FastAPI, build: Callable[[], dict[str, Any]], *, has_keys: bool) -> dict[str, Any]:
+    """Return the OpenAPI document: an operation's summary is its docstring's first sentence.
+
+    With keys, it says which operations need one.
+    """
+    if app.openapi_schema:
+        return app.openapi_schema
+    document, rules = build(), Rules(app.routes)
+    used = {tag for methods in document["paths"].values() for one in methods.values() for tag in one["tags"]}
+    document["tags"] = [{"name": tag, "description": text} for tag, text in _TAGS.items() if tag in used]
+    if has_keys:
+        document["components"]["securitySchemes"] = {"API key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if description := operation.get("description"):
+                summary, *rest = re.split(r"\.(?:\s+|\Z)", description, maxsplit=1)
+                operation["summary"] = " ".join(summary.replace("`", "").split())
+                operation["description"] = "".join(rest)
+            if has_keys and rules.find(method.upper(), path).scopes is not None:
+                operation["security"] = [{"API key": []}]
+    return document
 
 
 def main() -> None:

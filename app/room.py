@@ -34,8 +34,8 @@ class RedisKeys:
     """The keys in Redis that backups copy: those that match, but for some; a new service has some already."""
 
     patterns: Sequence[str] = ()
-    not_copied: Sequence[bytes] = ()
-    made_at_start: Sequence[bytes] = ()
+    not_copied: Sequence[str] = ()
+    made_at_start: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pydantic import create_model
 
 from nextchar.app.acceptance.configuration import AcceptanceSettings
 from nextchar.app.acceptance.room import ACCEPTANCE
-from nextchar.app.access.room import ACCESS
-from nextchar.app.completions.room import COMPLETIONS
-from nextchar.app.console.room import CONSOLE
+from nextchar.app.access.auth import ACCESS
+from nextchar.app.completions.routes import COMPLETIONS
+from nextchar.app.console.routes import CONSOLE
 from nextchar.app.core_settings import CoreSettings
-from nextchar.app.corpora.room import CORPORA
+from nextchar.app.corpora.routes import CORPORA
 from nextchar.app.http.services import Services
 from nextchar.app.jobs.room import JOBS
 from nextchar.app.logs.configuration import LogSettings
@@ -22,7 +22,7 @@ from nextchar.app.models.room import MODELS, ModelSettings
 from nextchar.app.openai.room import OPENAI
 from nextchar.app.operations.room import OPERATIONS, RetentionSettings
 from nextchar.app.room import Folder, Room
-from nextchar.app.scoring.room import SCORING, ScoringSettings
+from nextchar.app.scoring.routes import SCORING, ScoringSettings
 from nextchar.app.suggestions.room import SUGGESTIONS
 
 ENTRY_POINTS = "nextchar.rooms"

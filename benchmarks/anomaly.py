@@ -47,6 +47,7 @@ from nextchar.models.text.masks import Masks
 from nextchar.models.text.ngram import FILE, NgramModel, dump, ngram_of
 from nextchar.models.text.templates import Templates, templates_of
 from nextchar.models.text.vocabulary import Vocabulary, normalize
+from nextchar.models.text.word_ngram import WordNgrams
 
 _RATE = 0.01
 _HALVES = 10
@@ -167,7 +168,7 @@ def _processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-Experts = tuple[StepNetwork, NgramModel, Templates]
+Experts = tuple[StepNetwork, NgramModel, Templates, WordNgrams]
 
 
 def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
@@ -188,14 +189,15 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list
     if options.mixture:
         reader = Mixture.make(network, text, begin_reading(text, is_records=False)).with_network(network)
     trained = text.vocabulary.decode(text.train[:])
-    return (reader, ngram_of(text.train, text.vocabulary), templates_of(trained)), held_out
+    counted = ngram_of(text.train, text.vocabulary)
+    return (reader, counted, templates_of(trained), WordNgrams.fit(trained)), held_out
 
 
 def _read(experts: Experts, lines: list[str]) -> list[LineSurprisal]:
-    network, counted, templates = experts
+    network, counted, templates, words = experts
     assert counted.vocabulary is not None
     surprisals = line_surprisal(network, counted.vocabulary, lines, with_end=True)
-    return with_ngram_and_templates(surprisals, lines, counted, templates)
+    return with_ngram_and_templates(surprisals, lines, counted, templates, words=words)
 
 
 def _ngram_columns(readings: list[LineSurprisal]) -> NDArray[np.float64]:

@@ -53,8 +53,13 @@ from nextchar.app.logs.ingest.schemas import (
     IngestStatusBody,
 )
 from nextchar.app.logs.notifications.events import EventType
-from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
-from nextchar.app.logs.notifications.targets import TargetKind
+from nextchar.app.logs.notifications.targets import (
+    DeliveryBody,
+    TargetBody,
+    TargetCreate,
+    TargetKind,
+    TargetTestBody,
+)
 from nextchar.app.models.schemas import (
     AliasRequirements,
     AliasWithHistory,

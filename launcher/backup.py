@@ -22,15 +22,10 @@ _REDIS_TIMEOUT_S = 30.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Back up or restore the installation that the environment names; exit with 1 on an error."""
-    parser = argparse.ArgumentParser(
-        prog="nextchar admin",
-        description="Back up or restore a whole installation.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="backup|restore")
-    making = commands.add_parser("backup", help="write one archive of an installation, while it runs")
-    making.add_argument("file", type=Path, metavar="FILE", help="the archive; must not exist")
-    restoring = commands.add_parser("restore", help="restore an archive into an empty, stopped installation")
-    restoring.add_argument("file", type=Path, metavar="FILE", help="an archive that `admin backup` wrote")
+    description = "Back up a whole installation while it runs, or restore it into an empty, stopped one."
+    parser = argparse.ArgumentParser(prog="nextchar admin", description=description)
+    parser.add_argument("command", choices=("backup", "restore"))
+    parser.add_argument("file", type=Path, metavar="FILE", help="the archive, which `backup` makes")
     options = parser.parse_args(arguments)
     settings = InstallationSettings.load()
     is_backup = options.command == "backup"
@@ -100,19 +95,13 @@ def _spool_in(data_dir: Path) -> None:
 @contextlib.contextmanager
 def _redis_of(settings: InstallationSettings) -> Iterator[Redis]:
     """Connect to the installation's Redis: the one of the settings, or the embedded one, running or not."""
-    url = settings.given_redis_url or running_url(settings.data_dir)
-    if url is not None:
-        with _connected(url) as redis:
-            yield redis
-        return
-    embedded = EmbeddedValkey(settings.data_dir, max_bytes=settings.valkey_max_bytes)
-    with embedded as valkey, _connected(valkey.url) as redis:
-        yield redis
-
-
-@contextlib.contextmanager
-def _connected(url: str) -> Iterator[Redis]:
-    with Redis.from_url(url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=5.0) as redis:
+    with contextlib.ExitStack() as stack:
+        url = settings.given_redis_url or running_url(settings.data_dir)
+        if url is None:
+            embedded = EmbeddedValkey(settings.data_dir, max_bytes=settings.valkey_max_bytes)
+            url = stack.enter_context(embedded).url
+        timeouts = {"socket_timeout": _REDIS_TIMEOUT_S, "socket_connect_timeout": 5.0}
+        redis = stack.enter_context(backup.connect(url, **timeouts))
         try:
             redis.ping()
         except RedisError as error:

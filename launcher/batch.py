@@ -40,7 +40,7 @@ from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavaila
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.requests import CompletionRequest, check_request
-from nextchar.models.text.lines import LineParser, RawLine, lines_between
+from nextchar.models.text.lines import MAX_LINE_BYTES, LineParser, RawLine, lines_between
 from nextchar.models.validation_errors import first_problem
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import decompress
@@ -51,9 +51,10 @@ from nextchar.store.settings import StoreSettings
 _MAX_COMPLETIONS, _MAX_CHARACTERS = 64, 100_000  # of a line
 _PROMPTS = 64  # that are completed together
 _ROWS = 10_000  # of a row group of Parquet
-_COLUMNS = """file:string offset:int64 id:string text:string characters:int32 bits_per_character:double
-    peak_bits:double total_bits:double score:double p_value:double anomalous:bool alert_id:string spans:spans
-    completions:completions truncated:bool is_utf8:bool error:string"""  # null if a record has no such field
+_COLUMNS = """file:string offset:int64 id:string text:string lines:int32 characters:int32
+    bits_per_character:double peak_bits:double total_bits:double score:double p_value:double anomalous:bool
+    alert_id:string spans:spans completions:completions truncated:bool is_utf8:bool error:string"""
+"""Of Parquet; null if a record has no such field."""
 
 _work: "Work"  # of this process of a pool
 
@@ -66,11 +67,18 @@ class Part:
     start: int
     end: int
 
-    def lines(self) -> Iterator[list[RawLine]]:
-        """Yield its lines as they are read; offsets are those in the decompressed file."""
+    @property
+    def offsets(self) -> range:
+        """Where its lines begin; offsets are those in the decompressed file."""
+        return range(self.start, sys.maxsize if self.file.name.endswith(".gz") else self.end)
+
+    def lines(self, *, before: int = 0, is_open: bool = False) -> Iterator[list[RawLine]]:
+        """Yield its lines as they are read, with those in some bytes `before`; if `is_open`, all after it."""
         if self.file.name.endswith(".gz"):
             return lines_between(decompress(read_from(self.file, 0)), 0, sys.maxsize)
-        return lines_between(read_from(self.file, max(0, self.start - 1)), self.start, self.end)
+        start = max(0, self.start - before)
+        end = sys.maxsize if is_open else self.end
+        return lines_between(read_from(self.file, max(0, start - 1)), start, end)
 
 
 Result = Counter[str] | str  # of a part: sums over its lines, or why it has no results
@@ -114,8 +122,15 @@ class Work:
 
     def _scores(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         loaded, file, query = self.model.loaded, part.file.name, self.query or StreamOptions()
-        scorer = StreamScorer(loaded, self.calibration, query, is_json=self.is_json, file=file)
-        yield from chain.from_iterable(map(scorer.records, part.lines()))
+        # An event is of the part in which it begins. Where that is, the lines before the part show.
+        has_events = loaded.scorer.opener is not None
+        offsets = part.offsets if has_events else None
+        scorer = StreamScorer(loaded, self.calibration, query, is_json=self.is_json, file=file, part=offsets)
+        for lines in part.lines(before=has_events * MAX_LINE_BYTES, is_open=has_events):
+            yield from scorer.records(lines, is_last=False)
+            if scorer.held and scorer.held[0].offset >= part.offsets.stop:
+                break
+        yield from scorer.records([])
         counts.update(scorer.totals)
 
     def _completions(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:

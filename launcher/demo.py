@@ -26,8 +26,7 @@ from nextchar.app.console.routes import sample_text
 from nextchar.cli import training_progress
 from nextchar.cli.corpora import name_of
 from nextchar.cli.flagged_lines import highlighted
-from nextchar.cli.formatting import format_duration, format_integer, printable
-from nextchar.cli.heatmap import heatmap, legend
+from nextchar.cli.formatting import format_duration, format_integer, heatmap, legend, printable
 from nextchar.cli.session import console as console_on
 from nextchar.cli.session import drop_output
 from nextchar.launcher.processes import LauncherError, handle

@@ -17,6 +17,7 @@ from nextchar.app.core_settings import machine_memory_bytes
 from nextchar.launcher.processes import LauncherError
 from nextchar.launcher.settings import LauncherSettings
 from nextchar.launcher.valkey import server_binary
+from nextchar.models import installed_version
 from nextchar.models.kernels import variants
 from nextchar.models.kernels.compile_cache import (
     SERVING,
@@ -26,7 +27,6 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.kernels.instruction_sets import available_levels, highest_level
 from nextchar.models.machine import available_cores, processor
-from nextchar.models.version import installed_version
 
 _MIN_FREE_BYTES = 2 << 30
 _MIN_MEMORY_BYTES = 2 << 30

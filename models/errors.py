@@ -27,9 +27,15 @@ class InvalidInput(DomainError):
 
 
 class NotFound(DomainError):
-    """There is no such corpus, job, model or file."""
+    """There is no such corpus, job, model or file; `name` is what was not found, if it may be misspelled."""
 
     code = "not_found"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.name = name
 
 
 class Conflict(DomainError):

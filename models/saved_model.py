@@ -6,6 +6,7 @@
     model.int8.npz    int8 weights of an LSTM for models/kernels; present only if measured to be as good
     model.int8.onnx   the int8 form of other architectures
     ngram.npz         n-gram counts of the training text, for anomaly scores
+    word_ngram.npz    n-gram counts of its words, for anomaly scores
     templates.json    templates of its lines, for anomaly scores
     mask_values.json  what the values that it masks look like; absent: all are masked
     lines.index       the distinct lines of a corpus of records, with counts, for suggestions

@@ -28,19 +28,28 @@ _REQUIREMENTS = {
 }
 """How pydantic's messages begin, and what they begin with here."""
 
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Names given by users, which appear in URLs, in paths and before an @."""
+
+NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
+"""The same in words."""
+
 _SYNONYMS = {
     "batch_size": "rows",
+    "big": "large",
     "hidden_size": "units",
     "lr": "learning_rate",
+    "lstm": "stateful_lstm",
     "max_new_tokens": "max_characters",
     "max_tokens": "max_characters",
     "num_layers": "layers",
     "num_return_sequences": "n",
+    "rnn": "simple_rnn",
     "patience": "early_stopping",
     "seq_length": "window",
     "sequence_length": "window",
 }
-"""What other libraries call a field, and its name here."""
+"""What others call a field or a value, and its name here."""
 
 _WITH_VALUE = frozenset("literal_error greater_than greater_than_equal less_than less_than_equal".split())  # noqa: SIM905
 
@@ -88,6 +97,8 @@ def requirement(error: Any) -> str:
             return "there is no such field"
         case "model_attributes_type" | "model_type" | "dict_type":
             return "must be an object"
+        case "string_pattern_mismatch" if error["ctx"]["pattern"] == f"^{NAME_PATTERN}$":
+            return f"must be {NAME_RULE}"
         case "missing" if not error["loc"] or tuple(error["loc"]) == ("body",):
             return "the body is missing; send a JSON object"
         case "greater_than_equal" | "less_than_equal":
@@ -99,17 +110,18 @@ def requirement(error: Any) -> str:
 
 
 def did_you_mean(unknown: str, known: Iterable[str]) -> str:
-    """Return an end of a sentence that names the known field which is meant, or an empty string.
+    """Return an end of a sentence that names the known field, value or name which is meant, or nothing.
 
-    Of a dotted field the last part counts, so a field can be found that stands one level deeper.
+    Of a dotted field the last part counts, too, so a field can be found that stands one level deeper.
 
     >>> did_you_mean("promt", ["prompt", "n"])
     '; did you mean prompt?'
     >>> did_you_mean("batch_size", ["seed", "training.rows"])
     '; did you mean training.rows?'
     """
-    by_name = {field.rpartition(".")[2]: field for field in sorted(known, key=len, reverse=True)}
-    name = _SYNONYMS.get(unknown, unknown)
+    fields = sorted(known, key=len, reverse=True)
+    by_name = {key.lower(): field for field in fields for key in (field, field.rpartition(".")[2])}
+    name = _SYNONYMS.get(unknown)
     closest = (
         [name] if name in by_name else difflib.get_close_matches(unknown.lower(), by_name, n=1, cutoff=0.7)
     )
@@ -152,9 +164,11 @@ def _problem_of(errors: Sequence[Any], param: str, of: Any) -> tuple[str, str]:
                 str(unknown)[:100], (f"{where}.{f}" if where else f for f in fields_at(of, place))
             )
         return field, f"{requirement(best)}{meant}{_value_of(best)}"
-    first, *rest = dict.fromkeys(requirement(e) for e in candidates if param_of(e) == field)
+    of_field = [e for e in candidates if param_of(e) == field]
+    first, *rest = dict.fromkeys(map(requirement, of_field))
     alternatives = " or ".join([first, *(sentence.removeprefix("must be ") for sentence in rest)])
-    return field, f"{alternatives}{_value_of(best)}"
+    values = re.findall(r"'([^']+)'", alternatives) if isinstance(best["input"], str) else []
+    return field, f"{alternatives}{_value_of(best)}{did_you_mean(str(best['input'])[:100], values)}"
 
 
 def _value_of(error: Any) -> str:

@@ -432,4 +432,5 @@ def _kind_path(corpus_id: str, key_name: str) -> str:
 
 def no_such_corpus(reference: str) -> NotFound:
     """Return the error for a corpus that does not exist."""
-    return NotFound(f"there is no corpus {reference!r}", code="corpus_not_found", param="corpus")
+    message = f"there is no corpus {reference!r}"
+    return NotFound(message, code="corpus_not_found", param="corpus", name=reference)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 
+from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.kind_detection import TextKind, detect_kind
 from nextchar.models.text.log_detection import LineSample
@@ -110,7 +111,7 @@ class CorpusStatistics:
             "lines": int(self._counts.by_code_point[ord("\n")]) + (self._line_characters > 0),
             "longest_line": self._longest_line,
             "sample": sample,
-            "warnings": self._warnings(),
+            "warnings": [*self._too_few(), *self._warnings()],
             **self._recognized(),
         }
 
@@ -125,6 +126,11 @@ class CorpusStatistics:
         for name in ("kind", "clock"):
             del log_sample[name]
         return kind | {"suggested_masks": list(detected.log.masks), "log_sample": log_sample}
+
+    def _too_few(self) -> list[str]:
+        if self.characters >= MINIMUM_CHARACTERS:
+            return []
+        return [f"too short to train on: {self.characters} of at least {MINIMUM_CHARACTERS} characters"]
 
     def _warnings(self) -> list[str]:
         counts = self._counts.by_code_point

@@ -5,9 +5,7 @@ import secrets
 import time
 
 from nextchar.models.errors import InvalidInput
-
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""Names given by users, which appear in URLs, in paths and before an @."""
+from nextchar.models.validation_errors import NAME_PATTERN, NAME_RULE
 
 
 def new_id(prefix: str) -> str:
@@ -41,8 +39,7 @@ def check_name(name: str, *, param: str = "name") -> str:
     """
     if not re.fullmatch(NAME_PATTERN, name) or re.match(r"(corpus|job|model)_", name):
         raise InvalidInput(
-            f"{name!r} is not a valid name: use 1 to 64 letters, digits, '.', '_' and '-', starting with a"
-            " letter or digit, and not with corpus_, job_ or model_",
+            f"{name!r} is not a valid name: use {NAME_RULE}, and not with corpus_, job_ or model_",
             code="invalid_name",
             param=param,
         )

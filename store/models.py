@@ -193,6 +193,10 @@ class Models:
         """Return the cards of all versions of all models, newest first, except damaged ones."""
         return self.scan()[0]
 
+    def names(self) -> set[str]:
+        """Return the names that have versions."""
+        return {path.split("/")[1] for path in self.listed_paths()}
+
     def scan(self) -> tuple[list[Card], list[DamagedModel]]:
         """Return the result of `all`, and the versions whose cards are damaged or of a newer format.
 
@@ -416,4 +420,5 @@ def _folder_of(model_id: str, folder: str) -> str:
 
 
 def _no_such_model(reference: str) -> NotFound:
-    return NotFound(f"there is no model {reference!r}", code="model_not_found", param="model")
+    message = f"there is no model {reference!r}"
+    return NotFound(message, code="model_not_found", param="model", name=reference)

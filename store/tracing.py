@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nextchar.models.version import installed_version
+from nextchar.models import installed_version
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 
@@ -123,6 +124,117 @@ MULTILINE_LOGS: dict[str, Callable[[int], Iterator[str]]] = {
     f.__name__: f for f in (gc_log, java_log, python_log, sql_log, uptime_log)
 }
 """Logs whose events have several lines."""
+
+Draw = random.Random
+
+_HEADS: dict[str, Callable[[datetime, Draw, str], str]] = {
+    "elasticsearch": lambda t, draw, said: (
+        f"[{t:%Y-%m-%dT%H:%M:%S},{_ms(t)}][INFO ][o.e.n.Node ] [n{_n(draw)}] {said}"
+    ),
+    "postgresql": lambda t, draw, said: (
+        f"{t:%Y-%m-%d %H:%M:%S}.{_ms(t)} UTC [{_n(draw)}] app@shop LOG:  {said}"
+    ),
+    "cassandra": lambda t, draw, said: (
+        f"INFO  [Stage-{_n(draw)}] {t:%Y-%m-%d %H:%M:%S},{_ms(t)} Store.java - {said}"
+    ),
+    "tomcat": lambda t, draw, said: (
+        f"{t:%d-%b-%Y %H:%M:%S}.{_ms(t)} INFO [http-{_n(draw)}] o.a.Context.run {said}"
+    ),
+    "logback": lambda t, _, said: f"{t:%H:%M:%S}.{_ms(t)} [main] INFO c.a.App - {said}",
+    "weblogic": lambda t, draw, said: (
+        f"####<{t:%b %d, %Y %I:%M:%S %p} UTC> <Info> <Server> <BEA-{_n(draw)}> <{said}>"
+    ),
+    "go": lambda t, _, said: f"{t:%Y/%m/%d %H:%M:%S} {said}",
+    "klog": lambda t, draw, said: f"I{t:%m%d %H:%M:%S}.{_ms(t)}000    1 server.go:{_n(draw)}] {said}",
+    "rails": lambda t, draw, said: f"I, [{t:%Y-%m-%dT%H:%M:%S}.{_ms(t)}000 #{_n(draw)}]  INFO -- : {said}",
+    "serilog": lambda t, _, said: f"[{t:%H:%M:%S} INF] {said}",
+    "apache": lambda t, draw, said: (
+        f"[{t:%a %b %d %H:%M:%S}.{_ms(t)}000 {t:%Y}] [php:error] [pid {_n(draw)}] {said}"
+    ),
+    "epoch": lambda t, _, said: f"{t.timestamp():.3f} INFO {said}",
+}
+_WORDS = (
+    "alpha",
+    "beta",
+    "gamma",
+    "price",
+    "cost",
+    "total",
+    "name",
+    "city",
+    "order",
+    "item",
+    "client",
+    "month",
+)
+
+
+def _java(draw: Draw) -> Iterator[str]:
+    for i in range(draw.randrange(1, 4)):
+        yield f"{'Caused by: ' * (i > 0)}java.io.IOException: {draw.choice(_WORDS)} {_n(draw)}"
+        for _ in range(draw.randrange(20, 90)):
+            name = draw.choice(_WORDS).title()
+            yield f"\tat org.{draw.choice(_WORDS)}.{name}.run({name}.java:{_n(draw)}) ~[a-6.2.jar:6.2]"
+
+
+def _python(draw: Draw) -> Iterator[str]:
+    yield "Traceback (most recent call last):"
+    for _ in range(draw.randrange(3, 9)):
+        yield f'  File "/srv/app/{draw.choice(_WORDS)}.py", line {_n(draw)}, in {draw.choice(_WORDS)}'
+        yield f"    return {draw.choice(_WORDS)}(request)"
+    yield f"ValueError: bad {draw.choice(_WORDS)} {_n(draw)}"
+
+
+def _sql(draw: Draw, indent: str = "") -> Iterator[str]:
+    yield f"{indent}  SELECT {draw.choice(_WORDS)}.{draw.choice(_WORDS)},"
+    for _ in range(draw.randrange(5, 40)):
+        column = draw.choice(_WORDS)
+        yield f"{indent}  COALESCE({draw.choice(_WORDS)}.{column}, {_n(draw)}) AS {draw.choice(_WORDS)},"
+    yield f"{indent}FROM {draw.choice(_WORDS)} x"
+    yield f"{indent}WHERE (x.{draw.choice(_WORDS)} >= {_n(draw)});"
+
+
+def _json(draw: Draw) -> Iterator[str]:
+    yield "{"
+    for _ in range(draw.randrange(10, 40)):
+        yield f'  "{draw.choice(_WORDS)}_{draw.choice(_WORDS)}" : {_n(draw)},'
+    yield '  "took" : 1'
+    yield "}"
+
+
+_BODIES: dict[str, Callable[[Draw], Iterator[str]]] = {
+    "java": _java,
+    "python": _python,
+    "sql": _sql,
+    "indented_sql": partial(_sql, indent="\t"),
+    "json": _json,
+}
+
+
+def server_log(name: str, lines: int) -> list[str]:
+    """A server's log with few events of several lines in its first half, and almost only those later."""
+    head, body = name.split("-")
+    draw, clock = Draw(name), _clock(3.0)
+    log: list[str] = []
+    while len(log) < lines:
+        if draw.random() < (0.1 if len(log) < lines / 2 else 0.95):
+            log += [_HEADS[head](next(clock), draw, f"failed {_n(draw)}"), *_BODIES[body](draw)]
+        else:
+            log.append(_HEADS[head](next(clock), draw, f"{draw.choice(('started', 'loaded'))} {_n(draw)}"))
+    return log[:lines]
+
+
+SERVER_LOGS = [f"{head}-{body}" for head in _HEADS for body in _BODIES]
+"""The names of logs of servers, by how their events begin and go on."""
+
+
+def _n(draw: Draw) -> int:
+    return draw.randrange(10**4)
+
+
+def _ms(time: datetime) -> str:
+    return f"{time.microsecond // 1000:03}"
+
 
 LOGS: dict[str, Callable[[int], Iterator[str]]] = {
     f.__name__: f for f in (syslog, access_log, json_log, counting_log)

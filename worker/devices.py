@@ -62,7 +62,7 @@ def network_and_step(
         lstm = kind.build_for_kernels(config, frequencies, seed=seed)
         dtype = "bfloat16" if precision == "mixed" else "float32"
         return lstm, KernelStep(lstm, training, rows=rows, cores=cores, dtype=dtype)
-    from nextchar.worker.replicas import ReplicatedStep
+    from nextchar.worker.distributed import ReplicatedStep
 
     network = kind.build(config, frequencies, seed=seed)
     return network, ReplicatedStep(network, training, rows=rows, cores=cores)

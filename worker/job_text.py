@@ -15,8 +15,9 @@ from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, load_network
 from nextchar.models.runtime.session import Check, no_check
 from nextchar.models.text import mask_values
+from nextchar.models.text.events import EventStarts, Opener, TextEvents
 from nextchar.models.text.line_columns import LineColumns
-from nextchar.models.text.lines import lines_of
+from nextchar.models.text.lines import MAX_LINE_CHARACTERS, lines_of
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks
 from nextchar.store.blobs import domain_errors
@@ -248,19 +249,41 @@ def mask_values_files(
     return {mask_values.FILE: MaskValues.fit(Masks(request.masks, check=check), lines).dump()}
 
 
+def text_events(
+    request: JobRequest, corpora: Corpora, corpus: Corpus, *, check: Check = no_check
+) -> TextEvents | None:
+    """Return where the events of a log begin in the lines at its end; None if each line is one.
+
+    They are found before masks are applied, as in lines to be scored.
+    """
+    if request.kind != "log":
+        return None
+    pieces = corpora.pieces(corpus.id, request.alphabet)
+    text = "".join(_end_of(pieces, unmasked_characters(request, corpus), _EVENTS_CHARACTERS))
+    lines = text.split("\n")[1:-1]
+    check()
+    opener = Opener.learn(lines)
+    if opener is None:
+        return None
+    starts = EventStarts(opener)
+    return TextEvents(opener, [starts.add(line[:MAX_LINE_CHARACTERS]) for line in lines])
+
+
 def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
     """Yield the lines in the last `mask_values.MAX_CHARACTERS` of a text of `characters`."""
-    skipped = max(0, characters - mask_values.MAX_CHARACTERS)
-
-    def kept() -> Iterator[str]:
-        nonlocal skipped
-        for piece in pieces:
-            yield piece[skipped:]
-            skipped -= min(skipped, len(piece))
-
-    return lines_of(kept(), max_length=mask_values.MAX_CHARACTERS)
+    kept = _end_of(pieces, characters, mask_values.MAX_CHARACTERS)
+    return lines_of(kept, max_length=mask_values.MAX_CHARACTERS)
 
 
+def _end_of(pieces: Iterable[str], characters: int, kept: int) -> Iterator[str]:
+    """Yield the last `kept` of the characters of a text, in pieces."""
+    skipped = max(0, characters - kept)
+    for piece in pieces:
+        yield piece[skipped:]
+        skipped -= min(skipped, len(piece))
+
+
+_EVENTS_CHARACTERS = 10_000_000  # at the end of a log
 _SAMPLE_CHARACTERS = 100_000
 _MIN_LINES = 50
 _MIN_FRACTION = 0.8  # of lines with a timestamp

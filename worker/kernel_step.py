@@ -2,7 +2,7 @@
 
 For products this small, libraries hardly use a second core. So each core computes the gradients of its share
 of the rows in a thread. They are averaged in a fixed order, so the result is the same bit for bit from run to
-run. The optimizer and the arrays of a checkpoint are those of `nextchar.worker.replicas`.
+run. The optimizer and the arrays of a checkpoint are those of `nextchar.worker.distributed`.
 
 Applies `worker.preconditioner` to a gradient by the kernels of `models.kernels`, on several threads.
 """
@@ -19,7 +19,7 @@ from nextchar.models.architectures.kernel_lstm import KernelLSTM
 from nextchar.models.architectures.spec import Parameter
 from nextchar.models.config import TrainingConfig
 from nextchar.models.kernels import packed_arrays
-from nextchar.models.kernels.adamw import adamw, average
+from nextchar.models.kernels.dense_training import adamw, average
 from nextchar.models.kernels.lstm_weights import Floats, LSTMWeights
 from nextchar.models.kernels.lstm_window import LSTMWindow, State
 from nextchar.models.kernels.packed_arrays import ProductFormat

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nextchar.models.config import SuggestionConfig
 from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.session import Check, StepNetwork, no_check
+from nextchar.models.runtime.suggestions import WEIGHED, weighing
 from nextchar.models.runtime.surprisal import line_surprisal
+from nextchar.models.runtime.weighing import MAX_CONTINUATION
 from nextchar.models.text import line_file
 from nextchar.models.text.line_columns import Record
 from nextchar.models.text.line_file import Lines, fold
@@ -25,11 +28,11 @@ from nextchar.worker.prepared_text import Text
 
 _MAX_LINE_CHARACTERS = 1_000  # a longer line is no suggestion
 _CHECKED = 10_000  # lines between two checks
-_WEIGHED_LINES = 500  # held-out lines on which the weight is learned
+_WEIGHED_LINES = 150  # held-out lines on which the weight is learned
 _MIN_WEIGHED_LINES = 30
 _WEIGHED_CHARACTERS = 200_000  # of the held-out text
 _ROUNDS = 50
-_DEFAULT_WEIGHT = 0.5
+_DEFAULT_WEIGHT = 0.5  # until it is learned
 
 
 def distinct_lines(
@@ -161,23 +164,40 @@ class Counted:
 def learned_weight(index: LineIndex, network: StepNetwork, text: Text) -> float:
     """Return the weight of the network in a mixture with the counts that predicts held-out lines best.
 
-    For a beginning of each line, the network predicts the rest of it, and the counts predict the line among
-    those with this beginning, as if it had not been counted. The weight is learned by expectation
-    maximization, which needs no step size.
+    After a beginning of each that also occurs elsewhere, counts and network have their shares among the lines
+    with this beginning, as if it had been counted once less. The weight is learned by expectation
+    maximization, which needs no step size. It is 0 if it does not predict better than the counts alone by
+    twice the standard error, or there are too few: where each line occurs once, no order is better.
     """
     held_out = text.vocabulary.decode(text.validation[:_WEIGHED_CHARACTERS]).split("\n")
-    lines = [line for line in dict.fromkeys(held_out) if line and index.count_of(line)][:_WEIGHED_LINES]
-    if len(lines) < _MIN_WEIGHED_LINES:
-        return _DEFAULT_WEIGHT
+    repeated = [line for line in dict.fromkeys(held_out) if line and (index.count_of(line) or 0) > 1]
+    if len(repeated) < _MIN_WEIGHED_LINES:
+        return 0.0
     rng = random.Random(0)
-    by_network, by_count = np.empty(len(lines)), np.empty(len(lines))
-    read = line_surprisal(network, text.vocabulary, lines, with_end=True)
-    for i, (line, surprisal) in enumerate(zip(lines, read, strict=True)):
-        typed = rng.randint(1, len(line))
-        bits = float(surprisal.bits[typed:].sum()) + surprisal.end_bits
-        by_network[i] = 2.0 ** -min(bits, 200.0)
-        by_count[i] = ((index.count_of(line) or 1) - 1) / max(1, index.total_of(line[:typed]) - 1)
+    shares = []
+    for line in repeated[:_WEIGHED_LINES]:
+        prefix = line[: rng.randint(1, len(line))]
+        candidates = index.search(prefix, typos=0, wanted=1, most=WEIGHED).candidates
+        own = np.array([fold(candidate.text) == fold(line) for candidate in candidates])
+        if len(candidates) > 1 and own.any():
+            by_count = 1.0 + np.array([candidate.count for candidate in candidates]) - own
+            by_network = _likelihoods([candidate.text for candidate in candidates], network, text.vocabulary)
+            shares.append([float(by[own].sum() / by.sum()) for by in (by_network, by_count)])
+    if not shares:
+        return 0.0
+    network_shares, count_shares = np.array(shares).T
     weight = _DEFAULT_WEIGHT
     for _ in range(_ROUNDS):
-        weight = float(np.mean(weight * by_network / (weight * by_network + (1 - weight) * by_count)))
-    return weight
+        mixed = weight * network_shares + (1 - weight) * count_shares
+        weight = float(np.mean(weight * network_shares / mixed))
+    gains = np.log(mixed / count_shares)
+    return weight if gains.mean() > 2 * gains.std() / len(gains) ** 0.5 else 0.0
+
+
+def _likelihoods(texts: list[str], network: StepNetwork, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """Return how likely each text is by the network, relative to the likeliest, as suggestions weigh it."""
+    weigh = weighing([vocabulary.to_characters(text) for text in texts])
+    ends = [text[:MAX_CONTINUATION] for text in weigh.continuations]
+    read = line_surprisal(network, vocabulary, ends, context="\n" + weigh.prompt)
+    bits = np.array([one.bits.sum() for one in read], np.float64)
+    return np.exp2(bits.min() - bits)

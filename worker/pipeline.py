@@ -50,6 +50,7 @@ from nextchar.worker.job_text import (
     read_job_text,
     second_characters,
     second_text,
+    text_events,
     unmasked_characters,
 )
 from nextchar.worker.lines import distinct_lines, line_files, withheld_lines
@@ -210,6 +211,7 @@ def train_model(
             int8=int8,
             is_log=bool(request.masks),
             is_for_anomalies=request.purpose != "complete",
+            events=text_events(request, corpora, corpus, check=hooks.check),
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus, check=hooks.check)

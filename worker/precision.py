@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from nextchar.models import installed_version
 from nextchar.models.architectures import architecture
 from nextchar.models.config import NetworkConfig
 from nextchar.models.kernels.instruction_sets import available_levels
 from nextchar.models.kernels.lstm_weights import LSTMShape, LSTMWeights
-from nextchar.models.version import installed_version
 from nextchar.worker.devices import gpus
 from nextchar.worker.rows import replicas_of
 from nextchar.worker.settings import Precision

@@ -286,6 +286,7 @@ def page(report: Report, *, wide: str | None, narrow: str | None) -> str:
         best_baseline=best and {"name": best[0], "bits": best[1]},
         predictors=_predictors(report, bits) if baselines else [],
         experts=_experts(report),
+        first_expert=_first_expert(report),
         verdicts=_VERDICTS,
         passages=_distinct(passages)[:_MAX_PASSAGES],
         samples=_spread(report.get("samples", []), _MAX_SAMPLES),
@@ -348,9 +349,14 @@ def _predictors(report: Report, bits: float) -> list[dict[str, Any]]:
 def _experts(report: Report) -> list[dict[str, Any]]:
     """Return the rows of the table of experts; none for a report without them."""
     measured = dict(report.get("experts", {}))
-    return [
-        {"key": key, "name": name, "bits": measured[key]} for key, name in _EXPERTS.items() if key in measured
-    ]
+    order = dict.fromkeys([_first_expert(report), *_EXPERTS])
+    return [{"key": key, "name": _EXPERTS[key], "bits": measured[key]} for key in order if key in measured]
+
+
+def _first_expert(report: Report) -> str:
+    """Return the expert that a model is about: the network of the lecture notes, else the mixture."""
+    is_of_lecture = report["network"]["architecture"] != "stateful_lstm"
+    return "lstm" if is_of_lecture and "mixture" in report.get("experts", {}) else "mixture"
 
 
 def _distinct(passages: Iterable[Passage]) -> list[Passage]:

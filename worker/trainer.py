@@ -12,7 +12,6 @@ from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import TrainingConfig
 from nextchar.store import tracing
 from nextchar.worker.checkpoints import Checkpoint, CheckpointSaver
-from nextchar.worker.divergence import MAX_RETRIES, Diverged, LossBound, StepLosses, cooldown
 from nextchar.worker.evaluator import PATIENCE, Evaluator
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.mixing import MixedRows
@@ -20,7 +19,16 @@ from nextchar.worker.pacing import MIN_EVALUATION_CHARACTERS, Pace, plan_evaluat
 from nextchar.worker.precision import Numerics, PrecisionChoice
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.rows import Rows
-from nextchar.worker.schedule import RunState, Schedule, dropout
+from nextchar.worker.schedule import (
+    MAX_RETRIES,
+    Diverged,
+    LossBound,
+    RunState,
+    Schedule,
+    StepLosses,
+    cooldown,
+    dropout,
+)
 
 _LONG_PREPARATION_S = 10.0  # about 4 s is usual on an idle machine
 _PROGRESS_EVERY_S = 0.3

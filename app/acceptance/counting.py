@@ -78,17 +78,27 @@ if not began then
   redis.call('hset', new, 'began', now)
   redis.call('expire', new, ARGV[3])
 end
-local function recall(event_field, suggestion_field)
-  local found = redis.call('hmget', new, event_field, suggestion_field)
-  if found[1] then return found[1], found[2] end
-  local older = redis.call('hmget', old, event_field, suggestion_field)
-  return older[1], found[2] or older[2]
+local events, known, changed = cjson.decode(ARGV[5]), {{}}, {{}}
+local function recall(key, fields)
+  local missing, found = {{}}, redis.call('hmget', key, unpack(fields))
+  for i, field in ipairs(fields) do
+    if found[i] then known[field] = found[i] else missing[#missing + 1] = field end
+  end
+  return missing
+end
+local fields = {{}}
+for _, event in ipairs(events) do
+  fields[#fields + 1], fields[#fields + 2] = 'e' .. event[1], 's' .. event[2]
+end
+fields = recall(new, fields)
+if #fields > 0 then recall(old, fields) end
+local function remember(field, value)
+  known[field], changed[#changed + 1], changed[#changed + 2] = value, field, value
 end
 local function one_if(condition) if condition then return 1 end return 0 end
 
 local added = {{}}
 local function add(key, field, by)
-  if by == 0 then return end
   added[key] = added[key] or {{}}
   added[key][field] = (added[key][field] or 0) + by
 end
@@ -101,12 +111,12 @@ local function counted_client(key, client)
 end
 
 local duplicates, streams = 0, {{}}
-for _, event in ipairs(cjson.decode(ARGV[5])) do
+for _, event in ipairs(events) do
   local event_id, suggestion_id, name, version, client, kind, saved, typed, bucket, text, source, line =
     unpack(event)
   local event_field, suggestion_field = 'e' .. event_id, 's' .. suggestion_id
-  local is_known, before = recall(event_field, suggestion_field)
-  if is_known then
+  local before = known[suggestion_field]
+  if known[event_field] then
     duplicates = duplicates + 1
   else
     local was, state, first = {{}}, {{}}, nil
@@ -122,6 +132,7 @@ for _, event in ipairs(cjson.decode(ARGV[5])) do
     state.c, state.p = math.max(state.c or 0, saved), math.max(state.p or 0, typed)
     if not state.l and bucket >= 0 then state.l = bucket end
     local function count(counter, by)
+      if by == 0 then return end
       add('{PREFIX}day:' .. name .. ':' .. first[1], version .. '\\t' .. first[2] .. '\\t' .. counter, by)
       add('{TOTALS}', name .. '@' .. version .. '\\t' .. counter, by)
     end
@@ -135,10 +146,11 @@ for _, event in ipairs(cjson.decode(ARGV[5])) do
     local line_key = '{LINES}' .. name .. ':' .. first[1]
     if line ~= '' and (redis.call('hexists', line_key, line) == 1
         or redis.call('hlen', line_key) < {MAX_DAY_LINES}) then
-      add(line_key, line, one_if(state.a) - one_if(was.a))
+      if state.a and not was.a then add(line_key, line, 1) end
     end
     if state.l and not was.l then count('latency ' .. state.l, 1) end
-    redis.call('hset', new, event_field, '', suggestion_field, cjson.encode({{state, first}}))
+    remember(event_field, '')
+    remember(suggestion_field, cjson.encode({{state, first}}))
     if text ~= '' then
       local stream = '{TEXTS}' .. name
       redis.call('xadd', stream, '*', 'text', text, 'type', kind, 'source', source, 'version', version,
@@ -147,6 +159,7 @@ for _, event in ipairs(cjson.decode(ARGV[5])) do
     end
   end
 end
+if #changed > 0 then redis.call('hset', new, unpack(changed)) end
 for key, fields in pairs(added) do
   for field, by in pairs(fields) do redis.call('hincrby', key, field, by) end
   if key ~= '{TOTALS}' then redis.call('expire', key, ARGV[2]) end

@@ -19,7 +19,7 @@ from nextchar.app.acceptance.figures import Acceptance
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import Learning, forget_corpora
 from nextchar.app.acceptance.schemas import EventCreate, EventsBody, EventsCreate
-from nextchar.app.access.permissions import AccessDep
+from nextchar.app.access.permissions import AccessDep, access_of
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import SMALL_JSON, content_type, needs
@@ -74,18 +74,18 @@ class KnownModels(ExpiringCache[tuple[str, int] | None]):
 @router.post(
     "/v1/events",
     status_code=202,
+    response_model=EventsBody,
     responses=error_responses(400, 404, 413, 415, 422, 429, 503),
     openapi_extra=_TEXT_BODY,
 )
 @needs("events", body=SMALL_JSON)
-async def add_events(
-    services: ServicesDep, access: AccessDep, request: Request, body: EventsCreate
-) -> EventsBody:
+async def add_events(services: ServicesDep, request: Request, body: EventsCreate) -> Response:
     """Count what became of suggestions. They are stored when the call returns; each event counts once."""
     default = ""
     if any(event.model is None for event in body.events):
         default = await model_or_default(services, request, "")
     references = {event.model or default for event in body.events}
+    access = access_of(services, request)
     for reference in references:
         access.check_model(reference)
     try:
@@ -101,9 +101,10 @@ async def add_events(
             param="events.0.model",
         )
     duplicates = await services[EventCounts].add(counted, owner=current_key())
-    return EventsBody(
+    response = EventsBody(
         accepted=len(counted) - duplicates, duplicates=duplicates, rejected=len(events) - len(counted)
     )
+    return Response(response.model_dump_json(), status_code=202, media_type="application/json")
 
 
 @router.get("/v1/models/{model}/acceptance", responses=error_responses(404, 422, 503))

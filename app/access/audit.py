@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
@@ -28,6 +28,7 @@ from nextchar.app.http.services import ServicesDep
 from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
 from nextchar.store.blobs import Blobs
+from nextchar.store.history import read_record
 from nextchar.store.ids import is_id, new_id, time_of_id
 from nextchar.store.logs import REQUEST_ID
 
@@ -38,7 +39,6 @@ router = APIRouter(prefix="/v1/audit", tags=["service"])
 MAX_READ = 5_000
 """The most entries that one call reads to find those about something."""
 
-_DAY_S = 86400.0
 _MAX_TIME_S = 16**11 // 1000 - 1  # the 11 digits of an id go no further
 
 
@@ -145,12 +145,12 @@ def list_audit(
     found: list[AuditEntryBody] = []
     for number, path in enumerate(_paths(services.blobs, query)):
         if number == MAX_READ:
-            sentence = f"more than {MAX_READ:,} entries would have to be read; narrow the time with since and"
-            sentence += " until, or filter by key or action"
-            raise InvalidInput(sentence, code="audit_range_too_large", param="about")
-        with contextlib.suppress(FileNotFoundError, ValidationError):  # deleted meanwhile, or damaged
-            entry = AuditEntryBody.model_validate_json(services.blobs.read_record(path))
-            if any((query.about or "") in text for text in (entry.about, entry.to or "")):
+            problem = f"more than {MAX_READ:,} entries would have to be read"
+            message = f"{problem}; narrow the time with since and until, or filter by key or action"
+            raise InvalidInput(message, code="audit_range_too_large", param="about")
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            entry = read_record(services.blobs, path, AuditEntryBody)
+            if entry and any((query.about or "") in text for text in (entry.about, entry.to or "")):
                 found.append(entry)
         if len(found) > query.limit:
             break
@@ -162,11 +162,10 @@ def _paths(blobs: Blobs, query: AuditQuery) -> Iterator[str]:
     if query.after is not None and not is_id("audit", query.after):
         message = f"{query.after!r} is not the id of an entry"
         raise InvalidInput(message, code="unknown_cursor", param="after")
-    bounds = (query.since or 0.0, _MAX_TIME_S if query.until is None else query.until)
-    since, until = (min(_MAX_TIME_S, max(0.0, at)) for at in bounds)
-    for day in reversed(blobs.folders("audit")):
-        folder = f"audit/{day}"
-        for path in reversed(blobs.paths(folder) if _folder(since) <= folder <= _folder(until) else ()):
+    since, until = query.since or 0.0, _MAX_TIME_S if query.until is None else query.until
+    folders = [f"audit/{day}" for day in blobs.folders("audit")]
+    for folder in reversed([one for one in folders if _folder(since) <= one <= _folder(until)]):
+        for path in reversed(blobs.paths(folder)):
             entry_id, _, rest = path.rpartition("/")[2].removesuffix(".json").partition(".")
             action, _, key = rest.partition(".")
             at = time_of_id("audit", entry_id)
@@ -176,12 +175,12 @@ def _paths(blobs: Blobs, query: AuditQuery) -> Iterator[str]:
 
 
 def _folder(at: float) -> str:
-    return f"audit/{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
+    return f"audit/{datetime.fromtimestamp(min(_MAX_TIME_S, max(0.0, at)), UTC):%Y-%m-%d}"
 
 
 def delete_before(blobs: Blobs, days: float, now: float) -> int:
     """Delete the entries of days (in UTC) that are more than `days` ago, 0: of none; return their number."""
-    first = _folder(max(0.0, now - days * _DAY_S)) if days else ""
+    first = _folder(now - days * 86_400.0) if days else ""
     folders = (f"audit/{day}" for day in blobs.folders("audit"))
     paths = [path for folder in folders if folder < first for path in blobs.paths(folder)]
     blobs.delete(*paths)

@@ -5,18 +5,29 @@ use only the models that match, and the jobs and corpora that `nextchar.app.acce
 Requests of a key with a rate, and what is in progress of one with a limit, are counted (`KeyLimits`).
 """
 
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nextchar.app.access import audit
 from nextchar.app.access.keys import Key, KeyFile
-from nextchar.app.access.permissions import check_model
+from nextchar.app.access.permissions import access_of, check_model
 from nextchar.app.http.errors import Forbidden, Unauthorized, error_response
 from nextchar.app.http.limits import REQUESTS_OF_KEY, STREAMS_OF_KEY, KeyLimits
 from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.http.rules import Rule
+from nextchar.app.http.services import Services
+from nextchar.app.operations.metrics import Gauges, Metrics
+from nextchar.app.operations.readiness import Problem, ReadinessCheck
+from nextchar.app.operations.retention import Retention
+from nextchar.app.operations.room import RetentionSettings
+from nextchar.app.room import Folder, Room
 from nextchar.models.errors import Busy, DomainError
+from nextchar.models.validation_errors import did_you_mean
+from nextchar.store.expiring_cache import ExpiringCache
 
 _ADMIN = frozenset({"admin"})
 
@@ -117,3 +128,44 @@ class ConcurrencyLimit(HttpMiddleware):
 
 def _begins_stream(message: Message) -> bool:
     return Headers(raw=message["headers"]).get("content-type", "").startswith(_STREAM_TYPES)
+
+
+_NAMES_S = 5.0  # for how long names are kept that errors suggest
+
+_BAD_KEYS = Problem(
+    "keys",
+    "the file of API keys has invalid lines, no key, or cannot be read",
+    "its last valid version applies, or no key if it cannot be read; the log says what is wrong",
+)
+
+
+def _open(services: Services) -> None:
+    metrics, days = services[Metrics], services.settings_of(RetentionSettings).audit_retention_days
+    limits = services.add(KeyLimits(services.settings.redis_url))
+    metrics.register(limits.limited)
+    services.closes(limits.close)
+    services[Retention].add("audit entries", lambda now: audit.delete_before(services.blobs, days, now))
+    names = ExpiringCache[Collection[str]](_NAMES_S)
+
+    def similar_model(request: Request, unknown: str) -> str:
+        known = names.get("models", lambda _: services.models.names())
+        return access_of(services, request).similar_model(unknown, known)
+
+    def similar_corpus(request: Request, unknown: str) -> str:
+        known = names.get("corpora", lambda _: services.corpora.names())
+        return did_you_mean(unknown, filter(access_of(services, request).allows, known))
+
+    services.hints |= {"model_not_found": similar_model, "corpus_not_found": similar_corpus}
+    keys = services.find(KeyFile)
+    if keys:
+        metrics.register(
+            Gauges(
+                "nextchar_api_keys_file_errors",
+                "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read.",
+                lambda: {(): len(keys.problems)},
+            )
+        )
+        services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
+
+
+ACCESS = Room("access", _open, (audit.router,), folders=(Folder("audit"),))

@@ -6,7 +6,7 @@ name matches. Everything else is rejected with 404, except a model that the requ
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from nextchar.app.http.services import Services
 from nextchar.models.errors import Conflict, NotFound, Unavailable
 from nextchar.models.saved_model import Card
 from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.validation_errors import did_you_mean
 from nextchar.store.corpora import CHOSEN, Corpora, no_such_corpus
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_names import split_reference
@@ -174,6 +175,14 @@ class Access:
                 code="corpus_name_not_permitted",
                 param="name",
             )
+
+    def similar_model(self, unknown: str, names: Iterable[str]) -> str:
+        """Return the end of the message that there is no model `unknown`: a name that the caller may use."""
+        name, at, _ = unknown.partition("@")
+        permitted = [one for one in names if self.allows(one)]
+        if at and name in permitted:
+            return f"; did you mean {self.models.get(name).card.reference}?"
+        return did_you_mean(name, permitted)
 
     def record_upload(self, corpus: Corpus, *, is_new: bool, name: str | None = None) -> tuple[Corpus, bool]:
         """Record that this caller uploaded a corpus, under a name if it gave one.

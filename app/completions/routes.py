@@ -33,6 +33,7 @@ from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, st
 from nextchar.app.http.rules import needs
 from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
 from nextchar.app.models.engines import Engines
+from nextchar.app.room import Room
 from nextchar.models.runtime.requests import (
     CandidateBody,
     CharacterLogprobs,
@@ -176,3 +177,6 @@ def _logprobs(logprobs: tuple[CharacterLogprobs, ...], vocabulary: Vocabulary) -
 
 def _usage(usage: Usage) -> UsageBody:
     return UsageBody.model_validate(usage, from_attributes=True)
+
+
+COMPLETIONS = Room("completions", routers=(router,), is_called_at_keystrokes=True)

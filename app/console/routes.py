@@ -27,7 +27,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.rules import OPEN, needs_no_key
+from nextchar.app.room import Room
 
 _FOLDER = Path(__file__).parent / "files"
 
@@ -247,3 +249,11 @@ def add_js_client(app: FastAPI, *, allowed_origins: Sequence[str]) -> None:
             expose_headers=["Retry-After", "X-Request-Id", "Location"],
             max_age=_PREFLIGHT_S,
         )
+
+
+def _mount(app: FastAPI, settings: CoreSettings) -> None:
+    add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
+    add_js_client(app, allowed_origins=settings.origins)
+
+
+CONSOLE = Room("console", mount=_mount)

@@ -1,5 +1,6 @@
 """/v1/corpora: texts are uploaded, described, downloaded and deleted."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,7 +17,9 @@ from nextchar.app.http.rules import STREAMED, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Deleted, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.http.threads import run_in_thread
+from nextchar.app.room import Folder, Room
 from nextchar.models.text.kind_detection import TextKind
+from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus, Encoding
 from nextchar.store.ids import check_name
 
@@ -213,3 +216,21 @@ def delete_corpus(request: Request, access: AccessDep, corpus: str) -> Deleted:
     deleted = access.delete_corpus(corpus)
     set_audit_details(request, about=f"{_PATH}/{deleted}")
     return Deleted(id=deleted, object="corpus")
+
+
+_ABOUT_CORPORA = ("corpus_kinds", "corpus_names", "corpus_versions", "corpus_owners")
+
+
+def texts_first(paths: list[str], _: Blobs, __: Collection[str]) -> list[str]:
+    """Return the texts, then their records: not those whose text was uploaded while the folder was listed."""
+    listed = set(paths)
+    records = [path for path in paths if path.endswith("/corpus.json")]
+    whole = [path for path in records if path.replace("/corpus.json", "/text") in listed]
+    return [*(path for path in paths if not path.endswith("/corpus.json")), *whole]
+
+
+CORPORA = Room(
+    "corpora",
+    routers=(router,),
+    folders=(*(Folder(name, ["corpora"]) for name in _ABOUT_CORPORA), Folder("corpora", choose=texts_first)),
+)

@@ -28,11 +28,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
 from nextchar.app.http.errors import UnsupportedMedia, declares_json
+from nextchar.app.http.incoming_body import body_too_large
 from nextchar.app.http.limits import LARGE_BODIES
 from nextchar.app.http.rules import content_type
 from nextchar.app.http.services import get_services
@@ -97,7 +97,7 @@ class DocumentRequest(Request):
             return self._parsed
         body = await self.body()
         if len(body) > MAX_DOCUMENT_BYTES:
-            raise HTTPException(413)
+            raise body_too_large(MAX_DOCUMENT_BYTES)
         if len(body) <= LARGE_BYTES:
             return await super().json()
         self.state.incoming_body.expand(await self.run(parsed_bytes, body))
@@ -217,9 +217,10 @@ def _fast_path(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Respo
 
 
 def has_fast_path(route: APIRoute) -> bool:
-    """Return whether a route's function needs only services, request, path and one body, and returns 200.
+    """Return whether a route's function needs only services, request, path and one body.
 
-    A route that depends on anything more, such as a check added to its router, never skips FastAPI.
+    And it returns a response, or a model with status 200. A route that depends on anything more, such as a
+    check added to its router, never skips FastAPI.
     """
     dependant, function = route.dependant, route.endpoint
     returned = get_type_hints(function).get("return")
@@ -230,8 +231,10 @@ def has_fast_path(route: APIRoute) -> bool:
         and len(dependant.body_params) == 1
         and _is_subclass(dependant.body_params[0].field_info.annotation, BaseModel)
         and inspect.iscoroutinefunction(function)
-        and (_is_subclass(returned, Response) or _is_subclass(returned, BaseModel))
-        and route.status_code in (None, 200)
+        and (
+            _is_subclass(returned, Response)
+            or (_is_subclass(returned, BaseModel) and route.status_code in (None, 200))
+        )
     )
 
 

@@ -7,10 +7,12 @@ nothing.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
@@ -155,7 +157,15 @@ async def handle_error(request: Request, error: Exception) -> Response:
         return _invalid_request(request, error)
     if isinstance(error, RedisError):
         log.warning("Redis does not respond: %s", error)
+    if isinstance(error, NotFound) and error.name and error.code in (hints := _hints(request)):
+        with suppress(DomainError):
+            error.message += await run_in_threadpool(hints[error.code], request, error.name)
     return error_response(error)
+
+
+def _hints(request: Request) -> dict[str, Callable[[Request, str], str]]:
+    hints: dict[str, Callable[[Request, str], str]] = request.scope["state"]["services"].hints
+    return hints
 
 
 async def _handle_disconnect(_: Request, __: Exception) -> Response:
@@ -172,7 +182,7 @@ def _http_error(error: HTTPException) -> tuple[str, str]:
             "this path does not support this method; the Allow header lists those that it does",
         ),
         408: ("request_timeout", "the request did not arrive in time; send it again"),
-        413: ("body_too_large", "the body is larger than this call accepts"),
+        413: ("body_too_large", str(error.detail)),
         421: ("host_not_allowed", str(error.detail)),
         431: ("header_too_large", "the request's header is too large"),
         503: ("overloaded", str(error.detail)),

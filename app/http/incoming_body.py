@@ -169,11 +169,16 @@ class IncomingBody:
         counted_before = max(0, self._received_bytes - SMALL_BYTES)
         self._received_bytes += count
         if self._received_bytes > self._max_bytes:
-            raise HTTPException(413)
+            raise body_too_large(self._max_bytes)
         if self._received_bytes > SMALL_BYTES:
             self._memory.add(self, self._received_bytes - SMALL_BYTES - counted_before)
             if self._is_refused:
                 raise _no_memory()
+
+
+def body_too_large(max_bytes: int) -> HTTPException:
+    """Return the error for a body with more bytes than a call accepts."""
+    return HTTPException(413, f"the body is larger than the {max_bytes:,} bytes that this call accepts")
 
 
 def _no_memory() -> Exception:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextchar.app.http.errors import Forbidden, error_response
-from nextchar.app.http.incoming_body import IncomingBody
+from nextchar.app.http.incoming_body import IncomingBody, body_too_large
 from nextchar.app.http.rules import SMALL_JSON, Body
 from nextchar.app.http.services import name_of
 from nextchar.app.http.threads import CLIENT, Client
@@ -124,7 +124,7 @@ class BodyLimit(HttpMiddleware):
         if expected.max_bytes is not None:
             declared = Headers(scope=scope).get("content-length", "0")
             if declared.isdecimal() and int(declared) > expected.max_bytes:
-                await error_response(HTTPException(413))(scope, receive, send)
+                await error_response(body_too_large(expected.max_bytes))(scope, receive, send)
                 return
         services = scope["state"]["services"]
         timeout_s, memory = services.settings.body_timeout_s, services.body_memory

@@ -53,6 +53,7 @@ class Services:
         kernels_loaded: the service is not ready before it is set; None: it does not load them.
         loops: started and stopped with the application, as are `tasks`, coroutines of the event loop.
         starting: functions that are called when the application starts.
+        hints: by the code of a NotFound: returns the end of its message, for the name that was not found.
 
     Raises:
         OSError, DomainError: the data folder or the storage cannot be used.
@@ -70,6 +71,7 @@ class Services:
         self._closing: list[Callable[[], object] | Callable[[], Awaitable[object]]] = []
         self.loops: list[BackgroundLoop] = []
         self.starting: list[Callable[[], object]] = []
+        self.hints: dict[str, Callable[[Request, str], str]] = {}
         self.blobs = blobs = open_blobs(settings.blobs_url)
         self.redis = self.connect(decode_responses=True)
         self.closes(self.redis.close)

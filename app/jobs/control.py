@@ -26,7 +26,7 @@ from nextchar.app.access.permissions import Access
 from nextchar.app.http.limits import JOBS_OF_KEY, DiskWatermark
 from nextchar.app.jobs.plans import plan
 from nextchar.app.jobs.schemas import JobCreate
-from nextchar.models.base import find_base, is_base
+from nextchar.models.base import base_references, find_base, is_base
 from nextchar.models.errors import Busy, Conflict, DomainError, NotFound, Unavailable
 from nextchar.models.saved_model import Card
 from nextchar.models.validation_errors import load_record
@@ -358,7 +358,13 @@ def create_job(
 
 def _start(access: Access, reference: str) -> Card:
     """Return the card of the model to start from. Raises NotFound."""
-    return find_base(reference).card if is_base(reference) else access.models.get(reference).card
+    if is_base(reference):
+        return find_base(reference).card
+    try:
+        return access.models.get(reference).card
+    except NotFound as error:
+        error.message += f"; start from one of your models, or from {' or '.join(base_references())}"
+        raise
 
 
 def resume_job(control: JobControl, access: Access, job_id: str) -> Job:
@@ -386,4 +392,5 @@ def _as(field: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        raise NotFound(f"{field}: {error.message}", code=error.code, param=field) from None
+        error.message, error.param = f"{field}: {error.message}", field
+        raise

@@ -29,9 +29,9 @@ from nextchar.models.config import (
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from nextchar.models.text.vocabulary import Alphabet
+from nextchar.models.validation_errors import NAME_PATTERN
 from nextchar.store.early_models import early_reference
 from nextchar.store.expiring_cache import ExpiringCache
-from nextchar.store.ids import NAME_PATTERN
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.live import EventLog, Live, StopRequest
 from nextchar.store.queue import TrainingQueue

@@ -272,7 +272,7 @@ LOGS = Room(
     redis_keys=RedisKeys(
         # In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
         ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*"),
-        not_copied=(b"nextchar:notifications:lease",),
-        made_at_start=(b"nextchar:notifications:records",),
+        not_copied=("nextchar:notifications:lease",),
+        made_at_start=("nextchar:notifications:records",),
     ),
 )

@@ -27,7 +27,7 @@ CARD = "model.json"
 
 _WEIGHTS = (
     "model.keras", "model.onnx", "model.int8.npz", "model.int8.onnx", "mixture.npz", "ngram.npz",
-    "lines.index",
+    "word_ngram.npz", "lines.index",
 )  # fmt: skip
 _JSON = ("report.json", "calibration.json", "templates.json", "mask_values.json")
 _NOT_IMPORTED = ("report.html", "report.svg", "events.out.tfevents.nextchar")

@@ -23,8 +23,8 @@ from nextchar.app.models.schemas import ModelBody
 from nextchar.models.errors import DomainError, NotFound, TooLarge
 from nextchar.models.report import Report
 from nextchar.models.saved_model import SavedModel
+from nextchar.models.validation_errors import NAME_PATTERN
 from nextchar.store.blobs import as_domain_error, temporary_file
-from nextchar.store.ids import NAME_PATTERN
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -10,8 +10,8 @@ from nextchar.models.config import ArchitectureName, NetworkConfig, Preset, Pres
 from nextchar.models.saved_model import Card, FileEntry
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet
+from nextchar.models.validation_errors import NAME_PATTERN
 from nextchar.store.aliases import Action, AliasMove
-from nextchar.store.ids import NAME_PATTERN
 
 EXAMPLE: dict[str, Any] = {
     "id": "nietzsche@1",

@@ -40,6 +40,7 @@ from nextchar.app.openai.schemas import (
     OpenAIRoute,
     OpenAIUsage,
 )
+from nextchar.models.errors import NotFound
 from nextchar.models.runtime.requests import Completion, Event, Finished, FinishReason, Piece, Usage
 
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
@@ -319,3 +320,23 @@ async def _merge(
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_NO_CHAT = "models continue text and follow no instructions; send the text to continue as `prompt`"
+_INSTEAD = {
+    "completions": f"there is no chat: {_NO_CHAT} to POST /v1/completions",
+    "responses": f"there are no responses: {_NO_CHAT} to POST /v1/completions",
+    "embeddings": "there are no embeddings; POST /v1/models/{model}/score has the bits of each character",
+}
+"""What to use instead of calls that clients of OpenAI make, by the end of their path."""
+
+
+@needs("complete", "read", "train")
+async def name_alternative(request: Request) -> None:
+    """Say what to use instead of a call that there is not."""
+    raise NotFound(_INSTEAD[request.url.path.rpartition("/")[2]], code="no_such_route")
+
+
+for _base in ("/v1", "/v1/models/{model}/v1"):
+    for _call in ("chat/completions", "responses", "embeddings"):
+        router.add_api_route(f"{_base}/{_call}", name_alternative, methods=["POST"], include_in_schema=False)

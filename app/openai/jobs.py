@@ -315,8 +315,11 @@ _OPENAI_PARAMS = {
 def _rename_params(error: InvalidInput | NotFound) -> DomainError:
     """Return the error with OpenAI's name of the field."""
     message = error.message.removeprefix(f"{error.param}: ")
-    param = _OPENAI_PARAMS.get(error.param or "", error.param)
-    return type(error)(f"{param}: {message}", code=error.code, param=param)
+    error.param = _OPENAI_PARAMS.get(error.param or "", error.param)
+    if error.code == "model_not_found":
+        message += f", or train a new one with {', '.join(get_args(PresetOption))}"
+    error.message = f"{error.param}: {message}"
+    return error
 
 
 def _newest_events(services: Services, job: Job) -> list[dict[str, Any]]:

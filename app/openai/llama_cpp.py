@@ -22,8 +22,13 @@ from fastapi import APIRouter, Request, Response
 
 from nextchar.app.access.permissions import ModelReference
 from nextchar.app.completions.completion import RunningCompletion
-from nextchar.app.completions.infilling import InfillingCompletion
-from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare, run_completion, suffix_of
+from nextchar.app.completions.requests import (
+    LONG_PROMPT_CHARACTERS,
+    InfillingCompletion,
+    prepare,
+    run_completion,
+    suffix_of,
+)
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
@@ -50,7 +55,7 @@ from nextchar.app.openai.llama_cpp_schemas import (
     Tokens,
 )
 from nextchar.app.openai.requests import characters_of, unwrap
-from nextchar.app.operations.schemas import Alive
+from nextchar.app.operations.readiness import Alive
 from nextchar.models.kernels.mixture_arguments import HISTORY_CHARACTERS
 from nextchar.models.runtime.decode import MAX_BATCH
 from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage

@@ -3,7 +3,7 @@
 from functools import partial
 
 from nextchar.app.http.services import Services
-from nextchar.app.openai import batch_routes, completions, files, jobs, llama_cpp
+from nextchar.app.openai import batch_control, completions, files, jobs, llama_cpp
 from nextchar.app.openai.batch_control import (
     RECONCILE_S,
     BatchCollector,
@@ -55,7 +55,7 @@ OPENAI = Room(
         llama_cpp.tokenizer_router,
         files.router,
         jobs.router,
-        batch_routes.router,
+        batch_control.router,
     ),
     folders=(
         Folder("openai_jobs", ["jobs"]),

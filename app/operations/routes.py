@@ -10,8 +10,7 @@ from nextchar.app.http.limits import HEALTH
 from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.operations.metrics import CONTENT_TYPE, Metrics
-from nextchar.app.operations.readiness import ReadinessCheck
-from nextchar.app.operations.schemas import Alive, Readiness
+from nextchar.app.operations.readiness import Alive, Readiness, ReadinessCheck
 
 router = APIRouter(tags=["operations"])
 

@@ -8,7 +8,7 @@ from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.models.anomaly.calibration import rounded_up
 from nextchar.models.anomaly.line_scores import FalseAlarms, LineScore
 from nextchar.models.anomaly.rolling import StoredCalibration
-from nextchar.store.ids import NAME_PATTERN
+from nextchar.models.validation_errors import NAME_PATTERN
 
 EXAMPLE_CALIBRATION: dict[str, Any] = {
     "name": "validation",

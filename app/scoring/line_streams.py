@@ -7,6 +7,7 @@ client does not read its response, its body is not read either.
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -41,6 +42,7 @@ from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.errors import DomainError
 from nextchar.models.loaded_model import LoadedModel
+from nextchar.models.text.events import WAIT_S
 from nextchar.models.text.lines import LineSplitter
 from nextchar.store.gunzip import Gunzip
 
@@ -139,7 +141,8 @@ class ScoreStreamResponse(Response):
         # Expected characters are a hundred times as long as the lines, so their batches are smaller.
         max_bytes = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
         while True:
-            taken = await body.take(self._services.stopping.is_set, max_bytes)
+            wait_s = WAIT_S if self._scorer.held else None
+            taken = await body.take(self._services.stopping.is_set, max_bytes, wait_s=wait_s)
             if taken is None:  # the line that has not ended is left out: its client sends it again
                 return
             data, is_last = taken
@@ -218,17 +221,20 @@ class BodyBuffer:
         if is_message and received.result()["type"] == "http.disconnect":
             self._is_gone.set()
 
-    async def take(self, is_stopping: Callable[[], bool], max_bytes: int) -> tuple[bytes, bool] | None:
+    async def take(
+        self, is_stopping: Callable[[], bool], max_bytes: int, *, wait_s: float | None = None
+    ) -> tuple[bytes, bool] | None:
         """Wait for bytes and take up to `max_bytes`; also return whether they are the last.
 
-        Returns None if the server is stopping.
+        Returns no bytes if none come for `wait_s`, and None if the server is stopping.
 
         Raises:
             DomainError: the body is malformed.
             _Disconnected: the client has disconnected.
         """
+        deadline = time.monotonic() + (math.inf if wait_s is None else wait_s)
         async with self._changed:
-            while not (self._buffer or self._is_complete or self._error):
+            while not (self._buffer or self._is_complete or self._error or time.monotonic() > deadline):
                 try:
                     async with asyncio.timeout(_POLL_S):
                         await self._changed.wait()
@@ -284,6 +290,7 @@ class BodyScorer(StreamScorer):
         labels = partial(earlier.labels, loaded.saved.card.name)
         super().__init__(loaded, calibration, query, check, labels=labels, is_json=is_json)
         self._earlier = earlier
+        self._more = query.more
         self._splitter = LineSplitter()
         self._turn: StreamLock | None = None  # of a stored stream, for this batch
         self._stream: StreamBody | None = None
@@ -303,17 +310,23 @@ class BodyScorer(StreamScorer):
         return json_line(record)
 
     def score(self, data: bytes, *, is_last: bool, turn: StreamLock | None = None) -> bytes:
-        """Return the records of the lines that end in `data`; `turn` is the lock of a stored stream."""
+        """Return the records of the lines that end in `data`; `turn` is the lock of a stored stream.
+
+        The last event waits for more, unless there are no data.
+        """
         self._turn = turn
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
-        return b"".join(map(_dump, self.records(raw)))
+        is_over = not self._more if is_last else not data  # or none came for a while
+        return b"".join(map(_dump, self.records(raw, is_last=is_over)))
 
     def end(self) -> bytes:
         """Return the last record."""
         record = {"object": "score.end", **self.totals, "seconds": round(time.monotonic() - self._started, 3)}
+        if self.held:
+            record["held"] = len(self.held)
         if self._stream:
             record["stream"] = self._stream.model_dump()
-        if advice := drift(self.totals["lines"], self.totals["unusual"]):
+        if advice := drift(self.totals["events"], self.totals["unusual"]):
             record["drift"] = advice
         return json_line(record)
 

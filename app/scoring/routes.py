@@ -13,18 +13,21 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.completions.requests import MAX_LOGPROBS
+from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.bodies import DocumentRoute, RouteOfTypes
 from nextchar.app.http.errors import error_responses
-from nextchar.app.http.limits import CALIBRATIONS, EVALUATIONS, LONG_SCORES, SHORT_SCORES
+from nextchar.app.http.limits import CALIBRATIONS, EVALUATIONS, LOCKING, LONG_SCORES, SHORT_SCORES
 from nextchar.app.http.rules import MAX_JSON_BYTES, Body, needs
 from nextchar.app.http.schemas import Page
 from nextchar.app.http.services import Services, ServicesDep, cancel_on_disconnect
 from nextchar.app.http.threads import Check
 from nextchar.app.models.engines import Engines, Loaded
+from nextchar.app.room import Room
 from nextchar.app.scoring.calibration_schemas import (
     CalibrateCreate,
     CalibrationBody,
@@ -42,7 +45,7 @@ from nextchar.app.scoring.line_streams import (
     stream_owner,
 )
 from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
-from nextchar.app.scoring.streams import StreamLock, StreamLocks, Streams
+from nextchar.app.scoring.streams import Limits, StreamLock, StreamLocks, Streams
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, is_unusual
 from nextchar.models.anomaly.calibration import drift
 from nextchar.models.anomaly.calibration_builder import calibrate_model
@@ -190,6 +193,8 @@ def _score_lines(
     services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
 ) -> bytes:
     originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    if body.join:
+        originals = list(scorer.loaded.scorer.events(originals))
     check_expected(originals, scorer.options.expected)
     stream = None
     if turn is not None:
@@ -404,3 +409,30 @@ def _evaluate(
             may_read=access.has_corpus,
             scratch=services.settings.data_dir / "spool",
         )
+
+
+_KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
+
+
+class ScoringSettings(CoreSettings):
+    """A part of `nextchar.app.rooms.ApiSettings`."""
+
+    max_streams: int = Field(
+        10_000,
+        ge=1,
+        description="Streams of lines (`stream_id`) whose state is kept; above it the least recently used"
+        " start again. With API keys each key may have a quarter.",
+    )
+    max_stream_bytes: int = Field(64 << 20, ge=1 << 20, description="Redis memory for the states of streams.")
+
+
+def _open(services: Services) -> None:
+    settings = services.settings_of(ScoringSettings)
+    share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
+    limits = Limits(settings.max_streams, settings.max_stream_bytes, share)
+    streams = services.add(Streams(services.redis, limits))
+    services.add(StreamLocks(streams, services.pools.limiter(LOCKING)))
+    services.add(EarlierLines())
+
+
+SCORING = Room("scoring", _open, (router,), ScoringSettings, is_called_at_keystrokes=True)

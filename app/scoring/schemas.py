@@ -73,6 +73,11 @@ class ScoreCreate(RequestBody):
     lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
         None, description="Lines without their newlines; together at most 1,000,000 characters."
     )
+    join: bool = Field(
+        True,
+        description="Join lines that are one event, if events of the training log have several. Otherwise"
+        " each text in `lines`, which may have newlines, is scored by itself.",
+    )
     context: Context = Field(
         "line",
         description="`line`: each line is read by itself. `stream`: each is read after the previous ones.",
@@ -174,7 +179,11 @@ class ScoreBody(BaseModel):
     expected: list[list[CandidateBody]] | None = Field(
         None, description="The likeliest characters at each position of `text`."
     )
-    lines: list[LineScore] | None = Field(None, description="In the order of the request; null for `text`.")
+    lines: list[LineScore] | None = Field(
+        None,
+        description="In the order of the request, one for each event, which may have several `lines`; null"
+        " for `text`.",
+    )
     false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
     threshold: float | None = Field(
         None,
@@ -199,6 +208,11 @@ class StreamQuery(StreamOptions):
 
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
+    more: bool = Field(
+        False,
+        description="More lines follow in another request. The last event is left out if it may go on: send"
+        " its `held` lines, as `score.end` counts them, again with those that follow.",
+    )
 
 
 EXAMPLE_STREAM: list[dict[str, Any]] = [
@@ -207,6 +221,7 @@ EXAMPLE_STREAM: list[dict[str, Any]] = [
         "object": "score.line",
         "line": 1,
         "offset": 0,
+        "lines": 1,
         "characters": 91,
         "bits_per_character": 0.61,
         "peak_bits": 9.7,
@@ -216,6 +231,14 @@ EXAMPLE_STREAM: list[dict[str, Any]] = [
         "anomalous": True,
         "spans": [{"start": 40, "end": 52, "bits": 31.2, "expected": None}],
     },
-    {"object": "score.end", "lines": 1, "characters": 91, "anomalous": 1, "unusual": 1, "seconds": 0.02},
+    {
+        "object": "score.end",
+        "lines": 1,
+        "events": 1,
+        "characters": 91,
+        "anomalous": 1,
+        "unusual": 1,
+        "seconds": 0.02,
+    },
 ]
 """The response to a streamed request, one object per line."""

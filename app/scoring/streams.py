@@ -14,13 +14,10 @@ A lock serializes calls on one stream, across all API processes. Only the call t
 the state. The lock is renewed during the call; a call that lost it (Redis was unavailable) writes nothing.
 
 The number and bytes of streams are limited, in total and per owner. Saving a stream evicts the least recently
-used ones above the limits; an evicted stream restarts. Streams of older versions are read: with base64 in the
-field `state` they are counted from their next call on, and a field `change` or `change_f4`, what an adapted
-output layer had learned, is dropped.
+used ones above the limits; an evicted stream restarts.
 """
 
 import asyncio
-import base64
 import contextlib
 import secrets
 import threading
@@ -291,11 +288,11 @@ class Streams:
 
     def _read(self, key: str, models: tuple[str, ...], stream_id: str, size: int) -> Stream:
         execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
-        fields = execute("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
-        stored_model, lines, raw, base64_of = cast(list[bytes | None], fields)
-        state = _floats(raw, base64_of)
-        if stored_model is None or state is None:
+        fields = execute("HMGET", key, "model", "lines", "state_f4", **{NEVER_DECODE: True})
+        stored_model, lines, raw = cast(list[bytes | None], fields)
+        if stored_model is None or raw is None:
             return Stream(stream_id, None, 0, "new")
+        state = np.frombuffer(raw, "<f4").astype(np.float32)
         if stored_model.decode() not in models or len(state) != size:
             return Stream(stream_id, None, 0, "model_replaced")
         return Stream(stream_id, state[None], int(lines or 0), None)
@@ -308,15 +305,6 @@ def stream_busy(stream_id: str, wait_s: float) -> Conflict:
         code="stream_busy",
         param="stream_id",
     )
-
-
-_FIELDS = ("model", "lines", "state_f4", "state")
-
-
-def _floats(raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
-    """Return the floats of a field, or of its older form in base64; None if there are none."""
-    data = raw or base64.b64decode(base64_of or b"")
-    return np.frombuffer(data, "<f4").astype(np.float32) if data else None
 
 
 def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from nextchar.models.runtime.suggestions import (
     Constrain,
 )
 from nextchar.models.text.masks import MAX_PATTERN_CHARACTERS
+from nextchar.models.validation_errors import NAME_PATTERN
 
 EXAMPLE_CREATE: dict[str, Any] = {"prefix": "berln", "limit": 5}
 
@@ -49,10 +50,10 @@ class SuggestCreate(RequestBody):
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="The most suggestions.")
     constrain: Constrain | None = Field(
         None,
-        description="`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first,"
-        " then texts that the model generates. `none`: what the model generates, to the end of the line, or"
-        " for other models than those of records of the word. Default: `lines` for models of records, else"
-        " `none`.",
+        description="`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and"
+        " texts that the model generates, the likeliest first. `none`: what the model generates, to the end"
+        " of the line, or for other models than those of records of the word. Default: `lines` for models of"
+        " records, else `none`.",
     )
     typos: int | None = Field(
         None,
@@ -120,7 +121,7 @@ class SuggestionsBody(BaseModel):
     suggestions: list[SuggestionBody]
 
 
-SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+SourceName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
 
 class LineCountPut(RequestBody):

@@ -29,14 +29,15 @@ export function highlight(element, { model, client, bits = MIN_BITS, live = fals
     const scores = text.trim() ? (await service.score(model, lines, options)).lines : [];
     const spans = [];
     let lineStart = 0;
-    scores.forEach((score, i) => {
-      let offsets = characterOffsets(lines[i]);
-      if (offsets.length <= score.characters) offsets = characterOffsets(lines[i], new TextEncoder());
+    scores.forEach((score) => {
+      const event = lines.splice(0, score.lines ?? 1).join("\n");
+      let offsets = characterOffsets(event);
+      if (offsets.length <= score.characters) offsets = characterOffsets(event, new TextEncoder());
       for (const span of anomalousSpans(score, bits)) {
         const [start, end] = [offsets[span.start], offsets[span.end]];
-        spans.push({ start: lineStart + start, end: lineStart + end, text: lines[i].slice(start, end) });
+        spans.push({ start: lineStart + start, end: lineStart + end, text: event.slice(start, end) });
       }
-      lineStart += lines[i].length + 1;
+      lineStart += event.length + 1;
     });
     if (text !== textOf()) return spans; // it has changed meanwhile
     clear();

@@ -185,9 +185,9 @@ export interface SuggestFields {
   /** The most suggestions. Default: 10. */
   limit?: number;
   /**
-   * `lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts that the
-   * model generates. `none`: what the model generates, to the end of the line, or for other models than those of
-   * records of the word. Default: `lines` for models of records, else `none`.
+   * `lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and texts that the model
+   * generates, the likeliest first. `none`: what the model generates, to the end of the line, or for other models
+   * than those of records of the word. Default: `lines` for models of records, else `none`.
    */
   constrain?: Constrain | null;
   /**
@@ -214,6 +214,11 @@ export interface SuggestFields {
 
 /** Score a text as a whole, or each of several lines; all are read as if after a newline. */
 export interface ScoreFields {
+  /**
+   * Join lines that are one event, if events of the training log have several. Otherwise each text in `lines`,
+   * which may have newlines, is scored by itself. Default: true.
+   */
+  join?: boolean;
   /** `line`: each line is read by itself. `stream`: each is read after the previous ones. Default: "line". */
   context?: ScoreContext;
   /**
@@ -439,8 +444,13 @@ export interface Span {
   expected: string | null;
 }
 
-/** The score of one line. Fields that were not requested, or need a calibration, are null. */
+/** The score of one line, or event. Fields that were not requested, or need a calibration, are null. */
 export interface LineScore {
+  /**
+   * How many lines the event has. If events of the training log have several lines, such as a message and its
+   * stack trace, these are scored as one text, joined by newlines.
+   */
+  lines: number;
   characters: number;
   /** The mean; 0 for an empty line. */
   bits_per_character: number | null;
@@ -576,7 +586,7 @@ export interface Score {
   bits: number[] | null;
   /** The likeliest characters at each position of `text`. */
   expected: Candidate[][] | null;
-  /** In the order of the request; null for `text`. */
+  /** In the order of the request, one for each event, which may have several `lines`; null for `text`. */
   lines: LineScore[] | null;
   /** The rate that was used; null without calibration. */
   false_alarms: number | null;

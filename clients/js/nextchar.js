@@ -12,8 +12,10 @@ export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
 const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 50],
   min: [0, 100], typos: [0, 2] };
-const OPTIONS = ["url", "key", "mode", "until", "expert", "midline", "constrain", "context", "report", "clientId",
-  ...Object.keys(RANGES)];
+const CHOICES = { mode: ["ghost", "list"], until: ["likely", "word", "line", "confidence"], report: ["ids", "text"],
+  expert: ["mixture", "network", "lstm"], constrain: ["lines", "prefer", "none"],
+  midline: ["", true, false, "true", "false"] };
+const OPTIONS = ["url", "key", "context", "clientId", ...Object.keys(CHOICES), ...Object.keys(RANGES)];
 const attributeOf = (option) => `data-nextchar-${option === "clientId" ? "client-id" : option}`;
 const helpers = new WeakMap(); // by field
 
@@ -30,14 +32,23 @@ export function attach(field, options = {}) {
   Object.assign(all, options);
   const isList = all.mode === "list";
   all.min ??= isList ? 1 : 0;
-  all.midline = ![undefined, false, "false"].includes(all.midline);
-  for (const [name, [low, high]] of Object.entries(RANGES)) {
-    const value = all[name];
-    if (value === null) continue;
-    all[name] = String(value).trim() ? Number(value) : NaN;
-    if (all[name] >= low && all[name] <= high) continue;
-    const message = `${name} is ${JSON.stringify(value)} and must be a number from ${low} to ${high}`;
+  const check = (name, isValid, requirement) => {
+    if (isValid) return;
+    const message = `${name} is ${JSON.stringify(all[name])} and must be ${requirement}`;
     throw new NextcharError(message, { code: "invalid_option", param: name });
+  };
+  for (const [name, choices] of Object.entries(CHOICES)) {
+    const words = choices.filter((choice) => choice && choice !== true);
+    check(name, all[name] == null || choices.includes(all[name]), words.join(" or "));
+  }
+  check("url", all.url == null || URL.canParse(all.url, location), "a URL");
+  check("key", !/[^ -~]/.test(all.key ?? ""), "an API key, of ASCII characters");
+  all.midline = ![undefined, null, false, "false"].includes(all.midline);
+  for (const [name, [low, high]] of Object.entries(RANGES)) {
+    if (all[name] === null) continue;
+    const number = String(all[name]).trim() ? Number(all[name]) : NaN;
+    check(name, number >= low && number <= high, `a number from ${low} to ${high}`);
+    all[name] = number;
   }
   all.client ??= new Nextchar(all);
   if (all.report === "text") all.clientId ??= all.client.document;

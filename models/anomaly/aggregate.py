@@ -1,12 +1,13 @@
-"""Statistics of a line: eight of the network's surprisal, four of the n-grams', two of its template.
+"""Statistics of a line: of the network's surprisal, of the n-grams', of its template, and of its words.
 
 No single aggregate finds every kind of anomaly: foreign text raises the mean, a wrong token some adjacent
 characters, a forbidden character one. So there are four aggregates: the highest mean over 1, 3 and 12
 adjacent characters, and the mean over the line. They are taken of the network's surprisal and of its excess
 over the entropy of the prediction, by which a random id, which no model can predict, does not count as
 anomalous; and of the n-grams' surprisal, if the model has n-grams. If it has templates, there are two more:
-the rarity of the line's template and of its rarest value. `nextchar.models.anomaly.calibration` combines them
-into one score; docs/engineering/anomaly-study.md has the study.
+the rarity of the line's template and of its rarest value. n-grams of words give the highest mean over 8 words
+and the mean over the line. `nextchar.models.anomaly.calibration` combines them into one score;
+docs/engineering/anomaly-study.md has the study.
 """
 
 from collections.abc import Sequence
@@ -29,13 +30,18 @@ NGRAM_STATISTICS = tuple(f"ngram_{over}" for over in _MEANS)
 TEMPLATE_STATISTICS = ("template", "parameter")
 """The names of the columns after those, for a model with n-grams and templates."""
 
+WORD_STATISTICS = ("words_8", "words_line")
+"""The names of the columns after those, for a model that has n-grams of words, too."""
+
+_WORD_WINDOW = 8
+
 NEW_TEMPLATE_BITS = 5.0
 """Added to the rarity of a new template. How probable new templates are is only estimated, from those that
 occurred once; so calibration lines may show them to be rarer than that."""
 
 
 def statistics(lines: Sequence[LineSurprisal]) -> NDArray[np.float64]:
-    """Return in bits the STATISTICS (n, 8) of n lines, with those of n-grams (n, 12), or all (n, 14).
+    """Return in bits the STATISTICS (n, 8) of n lines; with those of what else the lines have (n, 12 to 16).
 
     The newline after a line counts as a character. Lines shorter than a window are padded with characters of
     0 bits; lines without any character get zeros.
@@ -43,14 +49,23 @@ def statistics(lines: Sequence[LineSurprisal]) -> NDArray[np.float64]:
     has_ngram = bool(lines) and all(line.ngram_bits is not None for line in lines)
     has_templates = has_ngram and all(line.parsed is not None for line in lines)
     characters = STATISTICS + NGRAM_STATISTICS if has_ngram else STATISTICS
-    names = characters + TEMPLATE_STATISTICS if has_templates else characters
+    has_words = has_templates and all(line.words is not None for line in lines)
+    names = (
+        characters + (TEMPLATE_STATISTICS if has_templates else ()) + (WORD_STATISTICS if has_words else ())
+    )
     lengths = np.array([len(line.bits) + line.has_end for line in lines], np.intp)
     result = np.zeros((len(lines), len(names)))
     if has_templates:
         parsed = [line.parsed for line in lines if line.parsed is not None]
-        result[:, len(characters) :] = [
+        result[:, len(characters) : len(characters) + len(TEMPLATE_STATISTICS)] = [
             (p.template_bits + NEW_TEMPLATE_BITS * p.template.is_new, p.parameter_bits) for p in parsed
         ]
+    if has_words:
+        words = [line.words.bits for line in lines if line.words is not None]
+        counts = np.array(list(map(len, words)), np.intp)
+        values = np.concatenate(words, dtype=float)
+        result[:, -2] = _highest_means(values, counts, _WORD_WINDOW)
+        result[:, -1] = _sums(values, counts) / counts
     if not lengths.any():
         return result
     bits = np.concatenate([_with_end(line.bits, line.end_bits, line) for line in lines]).astype(np.float64)

@@ -36,6 +36,7 @@ from nextchar.models.anomaly.spans import highest_window, threshold_spans
 from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
+from nextchar.models.text.events import fingerprint
 from nextchar.models.text.line_tokens import TemplateBuilder, Tokens, is_wildcard, tokenize
 from nextchar.models.text.templates import ParsedLine
 from nextchar.models.text.vocabulary import UNKNOWN_ID
@@ -73,7 +74,7 @@ class RepeatFilter:
     def is_repeat(self, text: str, parsed: ParsedLine) -> bool:
         """Count a line that would be flagged, masked, and return whether it is a repeat."""
         self._lines += 1
-        kind = self._kind(text, parsed)
+        kind = self._kind(fingerprint(text), parsed)
         if kind in self._flagged_kinds and self._flagged >= self._allowed():
             return True
         if len(self._flagged_kinds) < _MAX_KINDS:
@@ -223,6 +224,8 @@ class CalibratedScorer:
         """
         parsed = line.surprisal.parsed
         pattern = parsed.template.pattern if parsed else None
+        if "\n" in line.original and pattern is not None:
+            return AlertKey(pattern, "")  # of an event of several lines, the fingerprint says what it is
         found = alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
         return found if parsed and not parsed.template.is_new else replace(found, value="")
 
@@ -231,11 +234,11 @@ class CalibratedScorer:
         return _to_original(self._flagged_spans(line, {}), line)
 
     def text_score(self, line: LineReading) -> LineScore:
-        """Return the spans of a text, flagged or not, and its score if it is one line.
+        """Return the spans of a text, flagged or not, and its score if it is one line or event.
 
-        Calibrations are made of lines: a longer text can have anomalous spans, but has no score.
+        Calibrations are made of these: a longer text can have anomalous spans, but has no score.
         """
-        is_line = "\n" not in line.original
+        is_line = sum(1 for _ in self.loaded.scorer.events(line.original.split("\n"))) == 1
         scores = self._score([line]) if is_line else _Scores([None], [None], [None])
         score = _base_score(line, scores, 0)
         if self.options.detail != "none" and self._character_threshold is not None:
@@ -363,6 +366,7 @@ def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:
     score, p_value = scores.score[i], scores.p_value[i]
     alert_id, label = scores.groups.get(i, (None, None))
     return LineScore(
+        lines=line.original.count("\n") + 1,
         characters=len(line.original),
         score=None if score is None else round(score, DECIMALS),
         p_value=None if p_value is None else float(f"{p_value:.4g}"),

@@ -31,7 +31,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, statistics
+from nextchar.models.anomaly.aggregate import (
+    NGRAM_STATISTICS,
+    STATISTICS,
+    TEMPLATE_STATISTICS,
+    WORD_STATISTICS,
+    statistics,
+)
 from nextchar.models.anomaly.tail import Floats, Tail, rarity
 from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.surprisal import LineSurprisal
@@ -311,11 +317,8 @@ def _bucket(record: dict[str, Any], scores: NDArray[np.float64], statistics: NDA
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """Return the names of the statistics, by their number."""
-    if count == len(STATISTICS):
-        return STATISTICS
-    names = STATISTICS + NGRAM_STATISTICS
-    return names if count == len(names) else names + TEMPLATE_STATISTICS
+    """Return the names of the statistics, by their number: those of n-grams, templates and words may lack."""
+    return (STATISTICS + NGRAM_STATISTICS + TEMPLATE_STATISTICS + WORD_STATISTICS)[:count]
 
 
 def _pack(values: NDArray[np.float64]) -> str:

@@ -5,7 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, WINDOWS, statistics
+from nextchar.models.anomaly.aggregate import (
+    NGRAM_STATISTICS,
+    STATISTICS,
+    TEMPLATE_STATISTICS,
+    WINDOWS,
+    WORD_STATISTICS,
+    statistics,
+)
 from nextchar.models.anomaly.calibration import CHARACTER_RATES, MIN_LINES, Bucket, Calibration, lines_needed
 from nextchar.models.anomaly.scorer import ReadPrecision
 from nextchar.models.anomaly.tail import Floats, fit_tail, leave_one_out_rarity
@@ -18,8 +25,11 @@ from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 MAX_KEPT = 100_000
 """Calibration lines whose statistics are kept; of more lines, this many evenly spaced quantiles."""
 
-NETWORK_WEIGHT = (1 / 3, 0.8)
+NETWORK_WEIGHT = (0.25, 0.8)
 """The minimum and maximum weight of the network, of that of network and n-grams together."""
+
+MAX_WORD_WEIGHT = 0.8
+"""The maximum weight of the n-grams of words, of that of all n-grams together."""
 
 NGRAM_WEIGHTS = (0.0, 0.0, 1.0, 1.0)
 """The relative weights of the n-grams' statistics. One rare n-gram is no evidence; several are."""
@@ -42,6 +52,7 @@ class CalibrationBuilder:
         self._excess: list[NDArray[np.float32]] = []  # of each character
         self._network_bits = 0.0
         self._ngram_bits = 0.0
+        self._word_bits = 0.0  # with the n-grams' bits of the characters of unknown words
         self._characters = 0  # with the newlines that were read
         self._fixed_fractions = 0.0  # of the lines' tokens, those that templates fix
         self._lines = 0
@@ -60,6 +71,7 @@ class CalibrationBuilder:
         self._ngram_bits += sum(
             float(line.ngram_bits.sum(dtype=np.float64)) for line in lines if line.ngram_bits is not None
         )
+        self._word_bits += sum(map(_spelled_word_bits, lines))
         self._characters += sum(len(line.bits) + line.has_end for line in lines)
         self._fixed_fractions += sum(line.parsed.fixed_fraction for line in lines if line.parsed is not None)
 
@@ -103,6 +115,8 @@ class CalibrationBuilder:
 
         - Between network and n-grams: larger for the one that needs fewer bits per character. One bit per
           character shifts half of the weight, within NETWORK_WEIGHT. See also NGRAM_WEIGHTS.
+        - Between n-grams of characters and of words: those of words have half if they need as many bits, and
+          MAX_WORD_WEIGHT if they need 30 % fewer.
         - Among windows: see MAX_LINE_PER_WINDOW.
         - Of templates: the larger, the more of the lines they fix. Templates of lines without fixed words,
           such as domains or system calls, say nothing and have no weight.
@@ -112,14 +126,31 @@ class CalibrationBuilder:
         network: Floats = np.concatenate([means, means]) / (2 * means.sum())
         if count == len(STATISTICS):
             return network
-        advantage = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
+        has_words = count == len(STATISTICS + NGRAM_STATISTICS + TEMPLATE_STATISTICS + WORD_STATISTICS)
+        counted_bits = min(self._ngram_bits, self._word_bits) if has_words else self._ngram_bits
+        advantage = (counted_bits - self._network_bits) / (2 * max(1, self._characters))
         network_weight = np.clip(0.5 + advantage, *NETWORK_WEIGHT)
+        gain = 1 - self._word_bits / self._ngram_bits if has_words and self._ngram_bits else -1.0
+        word_weight = float(np.clip(0.5 + gain, 0.0, MAX_WORD_WEIGHT))
         ngram = means * NGRAM_WEIGHTS
-        characters = np.concatenate([network_weight * network, (1 - network_weight) * ngram / ngram.sum()])
+        ngram *= (1 - network_weight) * (1 - word_weight) / ngram.sum()
+        characters = np.concatenate([network_weight * network, ngram])
         if count == len(STATISTICS) + len(NGRAM_STATISTICS):
             return characters
         templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_fractions / self._lines
-        return np.concatenate([(1 - templates.sum()) * characters, templates])
+        words = np.full(len(WORD_STATISTICS), (1 - network_weight) * word_weight / len(WORD_STATISTICS))
+        left = 1 - templates.sum()
+        return np.concatenate([left * characters, templates, *([left * words] if has_words else [])])
+
+
+def _spelled_word_bits(line: LineSurprisal) -> float:
+    """Return the bits of a line's words, and of the characters of unknown ones by n-grams of characters."""
+    if line.words is None or line.ngram_bits is None:
+        return 0.0
+    spelled = sum(
+        float(line.ngram_bits[start:end].sum(dtype=np.float64)) for start, end in line.words.unknown
+    )
+    return float(line.words.bits.sum(dtype=np.float64)) + spelled
 
 
 def calibrate(
@@ -185,9 +216,9 @@ def calibrate_model(
 ) -> Calibration:
     """Return the calibration of normal lines.
 
-    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed.
-    `buckets` is the number of buckets by line length. What `check`, called between pieces of work, raises
-    ends it.
+    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed,
+    and joined to events. `buckets` is the number of buckets by line length. What `check`, called between
+    pieces of work, raises ends it.
 
     Raises:
         InvalidInput: there are too few lines.
@@ -198,7 +229,7 @@ def calibrate_model(
     # Requests with JSON are scored in float32, streams in int8: if there is time, calibrate for both.
     precision: ReadPrecision = "both" if characters <= _MAX_CHARACTERS_IN_BOTH else "fast"
     builder = CalibrationBuilder()
-    for batch in _batches(lines):
+    for batch in _batches(loaded.scorer.events(lines)):
         check()
         truncated = [line[:MAX_LINE_CHARACTERS] for line in batch]
         scored = loaded.scorer.read(truncated, precision=precision, check=check)

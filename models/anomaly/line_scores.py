@@ -59,8 +59,13 @@ class Span(BaseModel):
 
 
 class LineScore(BaseModel):
-    """The score of one line. Fields that were not requested, or need a calibration, are null."""
+    """The score of one line, or event. Fields that were not requested, or need a calibration, are null."""
 
+    lines: int = Field(
+        1,
+        description="How many lines the event has. If events of the training log have several lines, such as"
+        " a message and its stack trace, these are scored as one text, joined by newlines.",
+    )
     characters: int
     bits_per_character: float | None = Field(None, description="The mean; 0 for an empty line.")
     peak_bits: float | None = Field(None, description="The mean of the two highest surprisals.")

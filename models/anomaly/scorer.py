@@ -4,7 +4,7 @@ It composes what a saved model has for this: masks, the network's surprisal (`ne
 n-grams and templates, and explanations. Scores are made from its results by a `Calibration`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,10 +18,13 @@ from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text import word_ngram as word_ngram_file
+from nextchar.models.text.events import Opener, events_of
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import ParsedLine, Templates
 from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.models.text.word_ngram import WordNgrams
 
 ReadPrecision = Literal["float32", "fast", "both"]
 """`fast`: int8 if the model has it. `both`: of each character the higher figure of the two."""
@@ -39,6 +42,8 @@ class LineReading:
 class Scorer:
     """Reads lines of characters (after NFC, or bytes for a model of bytes). Blocking and thread-safe.
 
+    What is called a line is an event (`nextchar.models.text.events`): one of several lines has newlines.
+
     `check` is called before each step of the network; what it raises ends the work.
     """
 
@@ -48,19 +53,31 @@ class Scorer:
         masks: ModelMasks,
         ngram: NgramModel | None = None,
         templates: Templates | None = None,
+        words: WordNgrams | None = None,
     ) -> None:
-        self.engine, self._masks, self._ngram = engine, masks, ngram
+        self.engine, self._masks, self._ngram, self._words = engine, masks, ngram, words
         self.templates = templates
+
+    @property
+    def opener(self) -> Opener | None:
+        """What opens an event; None: each line is one."""
+        return self.templates.opener if self.templates else None
+
+    def events(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the events of lines that come one after the other."""
+        return events_of(self.opener, lines)
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine, masks: ModelMasks) -> "Scorer":
         """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
-        ngram = templates = None
+        ngram = templates = words = None
         if ngram_file.FILE in saved.card.files:
             ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
         if templates_file.FILE in saved.card.files:
             templates = templates_file.load(saved.file(templates_file.FILE))
-        return cls(engine, masks, ngram, templates)
+        if word_ngram_file.FILE in saved.card.files:
+            words = word_ngram_file.load(saved.file(word_ngram_file.FILE))
+        return cls(engine, masks, ngram, templates, words)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
@@ -99,7 +116,7 @@ class Scorer:
     ) -> list[LineReading]:
         texts = [line.text for line in masked]
         surprisals = with_ngram_and_templates(
-            surprisals, texts, self._ngram, self.templates, self.engine.vocabulary
+            surprisals, texts, self._ngram, self.templates, self.engine.vocabulary, words=self._words
         )
         return [LineReading(*parts) for parts in zip(originals, masked, surprisals, strict=True)]
 
@@ -110,6 +127,8 @@ def with_ngram_and_templates(
     ngram: NgramModel | None,
     templates: Templates | None,
     vocabulary: Vocabulary | None = None,
+    *,
+    words: WordNgrams | None = None,
 ) -> list[LineSurprisal]:
     """Return the surprisal of masked lines with the figures of n-grams and templates, if there are any.
 
@@ -120,6 +139,9 @@ def with_ngram_and_templates(
         result = with_ngram(result, lines, ngram)
     if templates:
         result = with_templates(result, lines, templates, vocabulary)
+    if words:
+        read = words.read(lines)
+        result = [replace(s, words=line) for s, line in zip(result, read, strict=True)]
     return result
 
 

@@ -15,6 +15,7 @@ from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
+from nextchar.models.text.events import EventJoiner
 from nextchar.models.text.lines import InputLine, LineParser, RawLine
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
@@ -39,6 +40,7 @@ class StreamScorer:
         labels: as for `CalibratedScorer`.
         is_json: whether the lines are JSON.
         file: if the lines are of a file, its name, which is in each record instead of the line's number.
+        part: the offsets at which the events begin that are scored; None: all.
 
     Raises:
         DomainError: the model or its calibration do not allow what `query` asks for.
@@ -54,6 +56,7 @@ class StreamScorer:
         labels: Callable[[], Mapping[str, AlertLabel]] = dict,
         is_json: bool = False,
         file: str | None = None,
+        part: range | None = None,
     ) -> None:
         options = ScoreOptions(
             query.detail,
@@ -65,14 +68,16 @@ class StreamScorer:
         )
         self.scorer = CalibratedScorer(loaded, calibration, options, check, labels)
         self.query = query
-        self._file = file
+        self._file, self._part = file, part
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
+        self._joiner = EventJoiner(loaded.scorer.opener)
         self._cache: dict[str, LineScore] = {}
         self._cached_bytes = 0
         self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
         self._state: State | None = None
         self.totals = {
             "lines": 0,
+            "events": 0,
             "characters": 0,
             "anomalous": 0,
             "repeated": 0,
@@ -82,9 +87,21 @@ class StreamScorer:
             "errors": 0,
         }
 
-    def records(self, raw: Sequence[RawLine]) -> Iterator[dict[str, Any]]:
-        """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already."""
-        lines = [self._parser.parse(line) for line in raw]
+    @property
+    def held(self) -> Sequence[InputLine]:
+        """The lines so far of the last event, which is not scored yet because it may go on."""
+        return self._joiner.held
+
+    def records(self, raw: Sequence[RawLine], *, is_last: bool = True) -> Iterator[dict[str, Any]]:
+        """Yield the records of lines, scored as one batch; `expected`, if there is one, is JSON already.
+
+        The last event waits for more lines unless `is_last`.
+        """
+        lines = list(self._joiner.feed(map(self._parser.parse, raw)))
+        if is_last and (last := self._joiner.finish()):
+            lines.append(last)
+        if self._part:
+            lines = [line for line in lines if line.offset in self._part]
         texts = [line.text for line in lines if line.text is not None]
         scores = iter(self._score_texts(texts) if texts else [])
         for line in lines:
@@ -139,7 +156,8 @@ class StreamScorer:
 
     def _record(self, line: InputLine, score: LineScore | None) -> dict[str, Any] | None:
         totals, meta = self.totals, line.meta
-        totals["lines"] += 1
+        totals["lines"] += line.lines
+        totals["events"] += 1
         totals["not_utf8"] += "not_utf8" in meta
         totals["truncated"] += "truncated" in meta
         totals["errors"] += "error" in meta

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, WINDOWS
+from nextchar.models.anomaly.aggregate import (
+    NGRAM_STATISTICS,
+    STATISTICS,
+    TEMPLATE_STATISTICS,
+    WINDOWS,
+    WORD_STATISTICS,
+)
 
 MIN_EXCESSES = 50
 """No tail is fitted to fewer: they cannot show a bad fit."""
@@ -114,7 +120,9 @@ def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.maximum(probabilities, _MIN_PROBABILITY))
 
 
-BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3 + (0.001,) * len(TEMPLATE_STATISTICS)
+BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3 + (0.001,) * len(
+    TEMPLATE_STATISTICS + WORD_STATISTICS
+)
 """Tolerance of each statistic, in bits. Lines of a log are often identical, above all when masked, and their
 statistics differ by rounding, or by this much between float32 and int8: without a tolerance a line would not
 reach the rank of half of its duplicates and would seem rare."""
@@ -155,7 +163,8 @@ def _bounded(bits: Floats, values: Floats) -> Floats:
     few calibration lines.
     """
     first = len(STATISTICS) + len(NGRAM_STATISTICS)
-    bits[:, first:] = np.minimum(bits[:, first:], values[:, first : bits.shape[1]])
+    templates = slice(first, min(first + len(TEMPLATE_STATISTICS), bits.shape[1]))
+    bits[:, templates] = np.minimum(bits[:, templates], values[:, templates])
     return bits
 
 

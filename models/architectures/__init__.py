@@ -1,6 +1,6 @@
-"""The network architectures, one module each; the only part of `models` that uses Keras.
+"""The network architectures, a module for each family; the only part of `models` that uses Keras.
 
-To add one, write its module with an ARCHITECTURE in it, and add its name to
+To add one, write its module with the `Architecture` in it, under its name in capitals, and add the name to
 `nextchar.models.config.ArchitectureName`.
 """
 
@@ -16,6 +16,15 @@ from nextchar.models.errors import InvalidInput
 NAMES: tuple[ArchitectureName, ...] = get_args(ArchitectureName)
 DEFAULT: ArchitectureName = "stateful_lstm"
 
+_MODULES = {
+    "three_char": "nth_char",
+    "sequence_rnn": "simple_rnn",
+    "onehot_rnn": "simple_rnn",
+    "numpy_rnn": "scan_rnn",
+    "stateful_lstm_lesson": "stateful_lstm",
+}
+"""The modules of architectures that have none of their own."""
+
 
 @cache
 def architecture(name: str) -> Architecture:
@@ -26,7 +35,8 @@ def architecture(name: str) -> Architecture:
             code="unknown_architecture",
             param="architecture",
         )
-    return cast(Architecture, importlib.import_module(f"{__name__}.{name}").ARCHITECTURE)
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}")
+    return cast(Architecture, getattr(module, name.upper()))
 
 
 def check_options(name: str, *, network: Collection[str], training: Collection[str]) -> None:

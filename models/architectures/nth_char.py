@@ -1,4 +1,4 @@
-"""The second network of the lecture notes: an explicit recurrence over the last eight characters.
+"""The first two networks of the lecture notes: a recurrence over the last three, or eight, characters.
 
 Green arrow: a character's embedding through a dense layer with relu. Orange arrow: the hidden units through a
 dense layer with tanh. The two are added. Blue arrow: the sum through a dense layer to the logits. The layers
@@ -6,6 +6,8 @@ are shared by all characters, which makes the network recurrent.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from nextchar.models.architectures.lazy import keras, tf
 from nextchar.models.architectures.spec import Architecture, Weights
@@ -49,7 +51,7 @@ class NthChar(WindowNetwork):
         return x + has_begun * tf.tanh(hidden)
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_graph`."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 
@@ -75,7 +77,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     return v * e + (e + 1) * h + (h + 1) * h + (h + 1) * v
 
 
-ARCHITECTURE = Architecture(
+NTH_CHAR = Architecture(
     description="Predicts from the last eight characters by three dense layers that they share.",
     network=NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8),
     training=TrainingConfig(rows=32, window=8, learning_rate=2e-3, weight_decay=0.0),
@@ -86,4 +88,13 @@ ARCHITECTURE = Architecture(
     activation_floats_per_character=activation_floats_per_character,
     notes_nats=1.80,
     notes_measure="training loss",
+)
+
+THREE_CHAR = replace(
+    NTH_CHAR,
+    description="Predicts from the last three characters by three dense layers that they share.",
+    network=NetworkConfig(architecture="three_char", units=256, embedding=42, context=3),
+    network_options=("units", "embedding"),
+    notes_nats=2.0,
+    notes_measure="training loss, about",
 )

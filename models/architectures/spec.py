@@ -74,7 +74,7 @@ TRAINING_OPTIONS = ("rows", "window", "learning_rate", "weight_decay", "clip_nor
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One architecture. Each module of this package defines one as ARCHITECTURE.
+    """One architecture. The modules of this package define them, under their names in capitals.
 
     Attributes:
         description: one sentence for users.

@@ -69,8 +69,8 @@ def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int)
     return stateful_lstm.activation_floats_per_character(config, vocabulary_size) + 4 * config.units
 
 
-ARCHITECTURE = replace(
-    stateful_lstm.ARCHITECTURE,
+STACKED_LSTM_LESSON = replace(
+    stateful_lstm.STATEFUL_LSTM,
     description="Two stacked stateful LSTMs of 512 units with dropout, and a dense layer at every step.",
     network=NetworkConfig(architecture="stacked_lstm_lesson", layers=2, units=512, embedding=42, dropout=0.1),
     training=TrainingConfig(rows=32, window=32, learning_rate=5e-3, weight_decay=0.05),

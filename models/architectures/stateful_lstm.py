@@ -8,6 +8,7 @@ training and inference, and are folded into the embedding of a saved model.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from nextchar.models.architectures.kernel_lstm import KernelLSTM
 from nextchar.models.architectures.lazy import keras, lookup, product, tf
 from nextchar.models.architectures.spec import TRAINING_OPTIONS, Architecture, Weights
-from nextchar.models.config import PRESETS, NetworkConfig
+from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 from nextchar.models.kernels.lstm_weights import with_input_gate, without_input_gate
 
 _EPSILON = 1e-3
@@ -260,7 +261,7 @@ def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int)
     return (config.layers * (13 if config.coupled_gates else 15) + 3) * config.units + 5 * vocabulary_size
 
 
-ARCHITECTURE = Architecture(
+STATEFUL_LSTM = Architecture(
     description="The default: stacked stateful LSTMs over a normalized embedding, in four presets.",
     network=PRESETS["small"][0],
     training=PRESETS["small"][1],
@@ -272,4 +273,16 @@ ARCHITECTURE = Architecture(
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
     can_load_weights=True,
+)
+
+# The first stateful network of the lecture notes, in their sizes. There neither a stateful RNN nor a stateful
+# LSTM learned without the batch normalization.
+STATEFUL_LSTM_LESSON = replace(
+    STATEFUL_LSTM,
+    description="A stateful LSTM over a batch-normalized embedding, in windows of 8.",
+    network=NetworkConfig(architecture="stateful_lstm_lesson", units=256, embedding=42),
+    training=TrainingConfig(rows=32, window=8, learning_rate=5e-3, weight_decay=0.01),
+    network_options=("units", "embedding", "dropout"),
+    notes_nats=1.69,
+    notes_measure="training loss after 12 epochs",
 )

@@ -105,7 +105,7 @@ class WindowNetwork(ABC):
         return tf.reshape(flat, (t, b, -1))
 
     def weights(self) -> Weights:
-        """Return the weights, named as in `nextchar.models.architectures.onnx_window_graph`."""
+        """Return the weights, named as in `nextchar.models.architectures.onnx_graph`."""
         return {
             "table": np.asarray(self._table()),
             "dense/kernel": self._dense.kernel.numpy(),
@@ -119,7 +119,7 @@ class WindowNetwork(ABC):
 
 def graph(config: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from nextchar.models.architectures.onnx_window_graph import (
+    from nextchar.models.architectures.onnx_graph import (
         window_graph,  # imports onnx, which the API lacks
     )
 

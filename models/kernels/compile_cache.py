@@ -41,15 +41,12 @@ GENERATION_KERNELS = f"{__package__}.mixture_generation"
 SEARCH_KERNELS = f"{__package__}.line_search"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
 DENSE_KERNELS = f"{__package__}.dense_training"
-OPTIMIZER_KERNELS = f"{__package__}.adamw"
 WEIGHTS_KERNELS = f"{__package__}.mixture_training"
 
 SERVING = (RUNTIME_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS, SEARCH_KERNELS)
 """The kernels that API processes need."""
 
-TRAINING = (
-    TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS,
-)  # fmt: skip
+TRAINING = (TRAINING_KERNELS, DENSE_KERNELS, TABLE_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
 """The kernels that training needs."""
 
 _KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))

@@ -177,4 +177,5 @@ class BeamSearch(GenerationRequest):
                 self.emit(Piece(index, h.text))
             finish_reason = (h.reason if h else None) or reason or "length"
             bits = max(0.0, -BITS * sum(h.logprobs)) if h else 0.0
-            self.emit(Finished(index, finish_reason, bits, len(h.text) if h else 0))
+            ending_bits = max(0.0, -BITS * h.total - bits) if h else 0.0
+            self.emit(Finished(index, finish_reason, bits, len(h.text) if h else 0, ending_bits))

@@ -54,11 +54,6 @@ class Candidate:
     is_inside: bool = False
     penalty_bits: float = 0.0
 
-    @property
-    def begins_otherwise(self) -> bool:
-        """Whether the line does not begin with the prefix, so that it comes after those that do."""
-        return self.is_inside or self.errors > 0
-
 
 @dataclass(frozen=True)
 class Found:

@@ -76,12 +76,14 @@ class Finished:
     """Completion `index` has finished. `bits` is the total surprisal of its characters.
 
     Surprisal is at temperature 1 and without filters; text cut off by `stop` or `until` does not count.
+    `ending_bits`, of a beam search, is that of all such endings together.
     """
 
     index: int
     reason: FinishReason
     bits: float
     characters: int
+    ending_bits: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Completion:
     bits: float
     characters: int
     logprobs: tuple[CharacterLogprobs, ...]
+    ending_bits: float = 0.0  # as of `Finished`
 
 
 class CompletionCollector:
@@ -141,7 +144,10 @@ class CompletionCollector:
     def completions(self) -> list[Completion]:
         """Return the completions once all have finished."""
         whole = ((join(pieces), self._finished[i]) for i, pieces in enumerate(self._pieces))
-        return [Completion(p.text, end.reason, end.bits, end.characters, p.logprobs) for p, end in whole]
+        return [
+            Completion(p.text, end.reason, end.bits, end.characters, p.logprobs, end.ending_bits)
+            for p, end in whole
+        ]
 
 
 def join(pieces: list[Piece]) -> Piece:

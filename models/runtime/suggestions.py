@@ -4,14 +4,15 @@
 loop and `nextchar.local` in its thread. What it does depends on `constrain`:
 
     lines    lines of the corpus that the prefix may stand for; nothing if there are none
-    prefer   the same, and after them completions that the model generates, if there are too few
+    prefer   both, ranked by their probability if one of the lines is meant, and if any text is
     none     completions that the model generates
 
-Lines are ranked by a mixture of two shares among the candidates, by their counts and by the network; the
-weight of the network is stored with the lines, and is less where counts were added to them. Generated
+The probability of lines is a mixture of two shares among the candidates, by their counts and by the network;
+the weight of the network is stored with the lines, and is less where counts were added to them. Generated
 completions end with the line if the model is of records, else with the word.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -39,9 +40,12 @@ MAX_PATTERNS = 16
 MIN_WEIGHT = 0.01
 """With less weight the network is not asked: the counts decide."""
 
-_WEIGHED = 32  # candidates that the network is asked about
-_BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
+WEIGHED = 20
+"""Candidates that the network is asked about."""
+
+_BY_COUNT = 8  # of them, the first are those of largest count; the others are likely by the network
 _MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
+_KNOWN = 0.5  # probability that a line of the corpus is meant, if some begin with the prefix
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
 _MAX_BEAM = 64
 _MAX_GENERATED = 64  # characters
@@ -64,7 +68,7 @@ class SuggestionRequest:
     @property
     def max_typos(self) -> int:
         """How many typing errors the prefix may have."""
-        return default_typos(self.prefix.strip()) if self.typos is None else self.typos
+        return default_typos(self.prefix.lstrip()) if self.typos is None else self.typos
 
 
 @dataclass(frozen=True)
@@ -182,13 +186,13 @@ class Suggester:
         if constrain == "lines" and self.lines is None:
             raise no_lines(self.reference, 'use "constrain": "none"', param="constrain")
         found: list[Suggestion] = []
+        generated: list[Suggestion] = []
+        known = 0.0
         if self.lines and constrain != "none":
-            found = yield from _of_lines(request, self.lines, excluded, self.vocabulary)
-        if constrain == "lines" or len(found) >= request.limit:
-            return found
-        generated = yield from self._generated(request, excluded)
-        known = {fold(suggestion.text) for suggestion in found}
-        return (found + [one for one in generated if fold(one.text) not in known])[: request.limit]
+            found, known = yield from _of_lines(request, self.lines, excluded, self.vocabulary)
+        if constrain != "lines":
+            generated = yield from self._generated(request, excluded)
+        return _ranked(request.prefix, found, generated, known if generated else 1.0)[: request.limit]
 
     def _generated(self, request: SuggestionRequest, excluded: Exclusion) -> Steps:
         """Return the likeliest completions by beam search, to the end of the line or of the word."""
@@ -213,11 +217,9 @@ class Suggester:
             )
         )
         merged = [one for one in _merged(completions) if one.text or not typed]
-        # Their order counts how each ends, too, which their bits do not: none is likelier than one before it.
-        bits = np.maximum.accumulate(np.array([one.bits for one in merged], np.float64))
         suggestions = [
-            self._suggestion(request.prefix, typed, one.text, float(np.exp2(-b)))
-            for one, b in zip(merged, bits, strict=True)
+            self._suggestion(request.prefix, typed, one.text, 2.0 ** -(one.bits + one.ending_bits))
+            for one in merged
         ]
         if not self.is_records:  # a record may end with the prefix; where a line of text ends, nothing is new
             suggestions = [one for one in suggestions if one.text.strip() != request.prefix.strip()]
@@ -238,9 +240,39 @@ class Suggester:
         return Suggestion(whole, probability, 0, exists=False, replaced=replaced)
 
 
+def _ranked(
+    prefix: str, found: Sequence[Suggestion], generated: Sequence[Suggestion], known: float
+) -> list[Suggestion]:
+    """Return lines that exist and generated texts, each once, by their probability.
+
+    `known` is the probability that one of the lines is meant. What does not begin with the prefix comes after
+    all lines that do. Of equal ones, accepting a longer one saves more keys.
+    """
+    ranked = {fold(one.text): replace(one, probability=known * one.probability) for one in found}
+    for one in generated:
+        key, probability = fold(one.text), (1 - known) * one.probability
+        same = ranked.get(key)
+        probability += same.probability if same else 0.0
+        ranked[key] = replace(same or one, probability=probability)
+    typed = fold(prefix.lstrip())
+    begins = {key for key in ranked if key.lstrip().startswith(typed)}
+    # of what does not begin with the prefix
+    ceiling = min(
+        (ranked[key].probability for key in (fold(one.text) for one in found) if key in begins), default=1.0
+    )
+
+    def rank(key: str) -> tuple[float, bool, float, int]:
+        probability, is_other = ranked[key].probability, key not in begins
+        first = min(probability, ceiling) if is_other else probability
+        return -first, is_other, -probability, -len(key)
+
+    return [ranked[key] for key in sorted(ranked, key=rank)]
+
+
 def _of_lines(
     request: SuggestionRequest, lines: LineIndex, excluded: Exclusion, vocabulary: Vocabulary
-) -> Steps:
+) -> Generator[Need, Any, tuple[list[Suggestion], float]]:
+    """Return the lines that the prefix may stand for, and the probability that one of them is meant."""
     prefix = request.prefix.lstrip()
     context = f"{request.context}{_TAB}" if request.context else ""
     typos = request.max_typos
@@ -249,34 +281,34 @@ def _of_lines(
         context = ""
         candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
     if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
-        likely = yield Walk(lines, prefix, context, _WEIGHED - _BY_COUNT)
+        likely = yield Walk(lines, prefix, context, WEIGHED - _BY_COUNT)
         more = [lines.candidate(line) for line in likely]
         known = {fold(c.text) for c in candidates[:_BY_COUNT]}
         more = [c for c in more if fold(c.text) not in known and c.text[len(context) :] not in excluded]
         candidates = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
     shares = _shares([1.0 + c.count for c in candidates], candidates)
     if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
-        texts = [candidate.text for candidate in candidates[:_WEIGHED]]
+        texts = [candidate.text for candidate in candidates[:WEIGHED]]
         if request.context and not context:
             texts = [f"{request.context}{_TAB}{text}" for text in texts]
-        bits = yield _weighing([vocabulary.to_characters(text) for text in texts])
+        bits = yield weighing([vocabulary.to_characters(text) for text in texts])
         # Those that the network is not asked about have none of its share.
         likely = np.exp2(np.min(bits) - np.array(bits, np.float64))
         likely = np.append(likely, np.zeros(len(candidates) - len(texts)))
         weight = lines.weight_among(candidates)
         shares = (1 - weight) * shares + weight * _shares(likely, candidates)
-    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].begins_otherwise, -shares[i]))
     start = len(context)
-    return [
+    suggestions = [
         Suggestion(
-            text=candidates[i].text[start:],
-            probability=float(shares[i] * coverage),
-            count=candidates[i].count,
+            text=one.text[start:],
+            probability=float(share * coverage),
+            count=one.count,
             exists=True,
-            replaced=_replaced_by(candidates[i], request.prefix, start) if candidates[i].errors else None,
+            replaced=_replaced_by(one, request.prefix, start) if one.errors else None,
         )
-        for i in order[: request.limit]
+        for one, share in zip(candidates, shares, strict=True)
     ]
+    return suggestions, _KNOWN * 2.0 ** -min((one.penalty_bits for one in candidates), default=math.inf)
 
 
 def _candidates(
@@ -288,7 +320,7 @@ def _candidates(
     excluded: Exclusion,
 ) -> tuple[list[Candidate], float]:
     """Return the candidates that are not excluded, each folded text once, and their coverage."""
-    most, wanted = max(_WEIGHED, 2 * request.limit), request.limit
+    most, wanted = max(WEIGHED, 2 * request.limit), request.limit
     while True:
         found = lines.search(prefix, context=context, typos=typos, wanted=wanted, most=most)
         kept: dict[str, Candidate] = {}
@@ -309,7 +341,7 @@ def _shares(weights: Sequence[float] | Floats, candidates: Sequence[Candidate]) 
     return scaled / total if total else scaled
 
 
-def _weighing(texts: Sequence[str]) -> Weigh:
+def weighing(texts: Sequence[str]) -> Weigh:
     """Return what to ask the network: how each text goes on after what they have in common."""
     first, last = min(texts), max(texts)
     common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

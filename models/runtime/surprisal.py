@@ -16,6 +16,7 @@ from nextchar.models.runtime.requests import CharacterLogprobs
 from nextchar.models.runtime.session import Logits, State, StepNetwork
 from nextchar.models.text.templates import ParsedLine
 from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
+from nextchar.models.text.word_ngram import WordSurprisal
 
 SLICE_LOGITS = 1 << 20
 """The most logits of one slice, T * B * V: 4 MB, and twice that while they are processed."""
@@ -43,6 +44,7 @@ class LineSurprisal:
         ngram_bits: (N,) float32, or (N + 1,) with the newline, surprisal under the model's n-grams; None
             without n-grams.
         parsed: the line's template; None without templates.
+        words: the surprisal of its words; None without n-grams of words.
     """
 
     bits: NDArray[np.float32]
@@ -52,6 +54,7 @@ class LineSurprisal:
     end_entropy: float = 0.0
     ngram_bits: NDArray[np.float32] | None = None
     parsed: ParsedLine | None = None
+    words: WordSurprisal | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ would destroy it, so a text is records only if its lines show it:
 
 - they are sorted, which lines in an order of their own are not; or
 - each is a single word, as a domain is, and most differ; or
-- they are short, unlike sentences, and neighbors have no more words in common than distant lines; or
+- they are short, unlike sentences, and neighbors have no more words in common than distant lines, or are
+  many and stand in groups that begin with the same word, as the names of a catalog; or
+- they repeat, and which line follows which repeats no more often than by chance, as in a log of queries; or
 - there are many, and neighbors have no more words in common than distant lines: so even questions and
   titles, which have the words of sentences, are records, and lines that repeat, as in a log of queries.
 
@@ -66,6 +68,9 @@ _MAX_RELATED = 1.3  # words that neighbors have in common, per those that distan
 _MIN_UNRELATED_LINES = 500  # the least that show that lines like sentences are unrelated
 _MIN_DISTINCT_LINES = 100  # of them
 _MAX_UNRELATED = 1.0  # relatedness of these; of sentences in their order it is 2 to 5
+_MAX_REPEATED_PAIRS = 1.2  # repeated pairs of neighbors, per those that there are by chance
+_MIN_GROUPED = 0.5  # fraction of the lines of groups that begin with the word of the line before
+_MAX_REPEATED_BEGINNINGS = 0.2  # probability that any two of their lines begin with the same word
 _MIN_EXPECTED = 20.0  # words that neighbors would have in common by chance: with fewer, none shows nothing
 _NEIGHBORS = 3  # lines after each that it is compared with
 _RARE = 0.02  # of the lines: words in more of them do not show a subject
@@ -325,6 +330,33 @@ def _relatedness(lines: Sequence[Sequence[str]]) -> tuple[float, float]:
     return max(0.0, observed - noise) / max(1.0, expected), expected
 
 
+def _repeats_in_any_order(lines: Sequence[str]) -> bool:
+    """Return whether lines repeat so that which follows which repeats no more often than by chance."""
+    n, counts = len(lines), Counter(lines)
+    collision = sum(count * (count - 1) for count in counts.values()) / (n * (n - 1))
+    pairs = [Counter(zip(lines, lines[distance:], strict=False)) for distance in range(1, 1 + _NEIGHBORS)]
+    repeated = sum(count * (count - 1) / 2 for counted in pairs for count in counted.values())
+    expected = sum(counted.total() * (counted.total() - 1) / 2 for counted in pairs) * collision**2
+    noise = 3 * math.sqrt(expected)
+    return (
+        len(counts) >= _MIN_LINES
+        and expected >= _MIN_EXPECTED
+        and repeated - noise <= _MAX_REPEATED_PAIRS * expected
+    )
+
+
+def _is_grouped(lines: Sequence[str]) -> bool:
+    """Return whether many lines, which differ, most often begin with the word of the line before.
+
+    Any two of them seldom do.
+    """
+    n, begins = len(lines), [line.split(maxsplit=1)[0].casefold() for line in lines]
+    alike = sum(a == b for a, b in pairwise(begins))
+    by_chance = sum((count / n) ** 2 for count in Counter(begins).values())
+    is_list = n >= _MIN_UNRELATED_LINES and len(set(lines)) >= _MIN_SPOKEN * n
+    return is_list and alike >= _MIN_GROUPED * n and by_chance <= _MAX_REPEATED_BEGINNINGS
+
+
 def _neighbors(lines: Sequence[set[str]]) -> Iterator[tuple[set[str], set[str]]]:
     for distance in range(1, _NEIGHBORS + 1):
         yield from zip(lines, lines[distance:], strict=False)
@@ -354,7 +386,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),
     (_is_indented, "text", "lines are indented"),
     (
-        lambda a: _is_repetitive(a) and not a.is_unrelated,
+        lambda a: _is_repetitive(a) and not a.is_unrelated and not _repeats_in_any_order(a.raw),
         "text",
         "many of its lines are repeated",
     ),
@@ -375,6 +407,11 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "in a script without spaces a list cannot be distinguished from sentences",
     ),
     (_is_tokenized, "text", "it has one word or punctuation mark per line"),
+    (
+        lambda a: _is_repetitive(a) and _repeats_in_any_order(a.raw),
+        "records",
+        "its lines repeat, in no order",
+    ),
     (
         lambda a: a.fraction(_has_no_space) >= _MIN_SINGLE,
         "records",
@@ -402,6 +439,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "its lines have the frequent short words of sentences",
     ),
     (lambda a: _median_words(a.words) > _MAX_MEDIAN_WORDS, "text", "its lines are as long as sentences"),
+    (lambda a: _is_grouped(a.stripped), "records", "its lines stand in groups that begin with the same word"),
     (
         lambda a: _relatedness(a.words)[0] > _MAX_RELATED,
         "text",

@@ -143,12 +143,16 @@ def whole_lines(pieces: Iterable[str], *, max_held: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class InputLine:
-    """A line to be scored. `meta` are fields of its record: the client's id, and errors in the line."""
+    """A line to be scored, or several that are one event (`nextchar.models.text.events`).
+
+    `number` and `offset` are those of the first. `meta` are fields of its record: the client's id and errors.
+    """
 
     number: int
     offset: int
     text: str | None  # characters after NFC, or bytes for a model of bytes; None if it cannot be scored
     meta: dict[str, Any]
+    lines: int = 1
 
 
 class LineParser:
@@ -161,11 +165,14 @@ class LineParser:
         self._number = 0
 
     def text_of(self, data: bytes) -> str:
-        """Return the characters of a line of text that comes by itself, and may be a truncated one."""
-        raw = RawLine(1, data, is_truncated=len(data) >= MAX_LINE_BYTES)  # no text begins with it
-        text = self.parse(raw).text
-        assert text is not None, "text always has characters"
-        return text
+        """Return the characters of a line of text, or of an event, that may be truncated."""
+        lines = [
+            self.parse(
+                RawLine(1, line, is_truncated=len(line) >= MAX_LINE_BYTES)
+            ).text  # no text begins with it
+            for line in data.split(b"\n")
+        ]
+        return "\n".join(line for line in lines if line is not None)
 
     def parse(self, raw: RawLine) -> InputLine:
         """Return the line as characters after NFC, or as bytes for a model of bytes."""

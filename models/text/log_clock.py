@@ -5,14 +5,14 @@ phases of a garbage collection, one line of each event has it, and
 
 - it occurs in all parts of the text, and rises through it;
 - the other lines recur once their numbers are taken away, which sets logs apart from subtitles, letters and
-  diaries.
+  diaries; or the lines that have it do, at the same place; or these begin with date and time of day.
 
 Stack traces may be so long that only a few of the sampled lines have a timestamp.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Literal
@@ -58,10 +58,18 @@ _FRAME = re.compile(
 )
 """A frame of a stack trace of Java, .NET, JavaScript, Python, PHP, GDB, Ruby or Go."""
 
+_HEAD_CHARACTERS = 120  # of a line, in which its time is
+_LEADING_NUMBER = re.compile(r"([\[(<]?) {0,8}\d")
+_WORD = re.compile(r"[\w.:/@+-]+")
+_SPACES = re.compile(r"\s+")
+_ZONE = re.compile(r"\b(?:UTC|GMT|Z|[AP]M|[A-Z]{1,3}S?T)\b")
+_MIN_DATED = 0.6  # fraction of the times that have a date
+
 _ELAPSED = "elapsed"  # a mask of times that also transcripts and timetables have
 _NOW = 4e9  # Unix seconds, after any time: a year that is not given does not matter
 _DAY_S = 86_400
 _TIME_MASKS = Masks(TIMES)
+_ALL_TIMES = Masks([*TIMES, "local_date", "compact_time", "uptime", _ELAPSED])
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,22 @@ def find_clock(lines: Sequence[str], timestamped: Mapping[str, set[int]]) -> Log
     )
 
 
+def time_place(line: str) -> str | None:
+    """Return what is before the first time in a line, or before the number that it begins with; else None.
+
+    `x` stands for each run of characters of words there.
+
+    >>> time_place("INFO [main-7] 2023-12-10 06:55:46 up"), time_place("<7> started"), time_place("a line")
+    ('x [x] ', '<', None)
+    """
+    head = line[:_HEAD_CHARACTERS]
+    start = next((start for start, _, _ in _ALL_TIMES.matches(head)), None)
+    if start is None:
+        number = _LEADING_NUMBER.match(head)
+        return number[1] if number else None
+    return _SPACES.sub(" ", _WORD.sub("x", head[:start]))
+
+
 def is_stack_frame(line: str) -> bool:
     """Return whether a line is a frame of a stack trace."""
     return _FRAME.match(line) is not None
@@ -160,7 +184,10 @@ def _time_of_events(lines: Sequence[str]) -> LogClock | None:
     for n, value in times.items():
         fields[value.before][n] = value
     by_frequency = sorted(fields.values(), key=len, reverse=True)
-    is_traced = sum(map(is_stack_frame, lines)) >= _MIN_FRAMES * len(lines)
+    heads = _times_of_heads(lines)
+    if heads and rises({n: time // 1 for n, time in _orders(heads).items()}):  # threads mix up milliseconds
+        return LogClock("time", frozenset(value.mask for value in heads.values()), is_in_most_lines=False)
+    is_traced = _is_traced(lines)
     for of_field in (times, *by_frequency):
         if len(of_field) < min(_MIN_TRACED, _MIN_HEADS * len(lines)):
             break
@@ -173,7 +200,37 @@ def _time_of_events(lines: Sequence[str]) -> LogClock | None:
     return None
 
 
+def _times_of_heads(lines: Sequence[str]) -> dict[int, Value]:
+    """Return the times of the lines that begin events, by line; {} if it is not clear that they do.
+
+    They are at the same place, before text; and they are the first of their line, with a date, or what the
+    lines say apart from numbers recurs.
+    """
+    places = Counter(place for line in lines if (place := time_place(line)) is not None)
+    for place, count in places.most_common(2):
+        if place[:1].isspace() or count < _MIN_HEADS * len(lines):
+            continue
+        heads: dict[int, Value] = {}
+        said: list[str] = []
+        for n, line in enumerate(lines):
+            (_, end, _), value = next(_TIME_MASKS.values(line), ((0, 0, 0), None))
+            if value and time_place(line) == place and _LETTER.search(_ZONE.sub("", line[end:])):
+                heads[n] = value
+                said.append(line[end:])
+        if not heads or not _is_in_parts(heads, lines):
+            continue
+        has_date = sum(line_time(value.text, now=_NOW) is not None for value in heads.values())
+        if "x" not in place and has_date >= _MIN_DATED * len(heads):
+            return heads
+        if _are_recurring(said):
+            return heads
+    return {}
+
+
 def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -> LogClock | None:
+    first = {n: own[0] for n, own in enumerate(numbers) if own and _EPOCH.fullmatch(own[0].text)}
+    if len(first) >= _MIN_TRACED and _is_traced(lines) and rises(_values(first)):
+        return _counter_clock(first, is_in_most_lines=False)
     fields: dict[str, dict[int, _Number]] = defaultdict(dict)
     for n, own in enumerate(numbers):
         for number in own:
@@ -182,7 +239,9 @@ def _counter_of_events(lines: Sequence[str], numbers: Sequence[list[_Number]]) -
         if len(found) < _MIN_HEADS * len(lines):
             return None
         is_in_most_lines = len(found) >= _MIN_OF_FIELD * len(lines)
-        if rises(_values(found)) and (is_in_most_lines or _is_in_all_parts(found, lines)):
+        is_epoch = all(_EPOCH.fullmatch(number.text) for number in found.values())
+        is_in_parts = (_is_in_parts if is_epoch else _is_in_all_parts)(found, lines)
+        if rises(_values(found)) and (is_in_most_lines or is_in_parts):
             return _counter_clock(found, is_in_most_lines=len(found) >= _MIN_TIMESTAMPED * len(lines))
     return None
 
@@ -220,10 +279,19 @@ def _values(found: Mapping[int, _Number]) -> dict[int, float]:
 def _is_in_all_parts(found: Iterable[int], lines: Sequence[str]) -> bool:
     """Return whether all parts of the text have lines with these numbers, and the other lines recur."""
     heads = set(found)
-    if len(heads) < _MIN_HEADS * len(lines) or len({n * _PARTS // len(lines) for n in heads}) < _PARTS:
+    if not _is_in_parts(heads, lines):
         return False
     others = [line for n, line in enumerate(lines) if n not in heads and _LETTER.search(line)]
     return len(heads) >= _MIN_COUNTED * len(lines) or _are_recurring(others)
+
+
+def _is_traced(lines: Sequence[str]) -> bool:
+    return sum(map(is_stack_frame, lines)) >= _MIN_FRAMES * len(lines)
+
+
+def _is_in_parts(heads: Collection[int], lines: Sequence[str]) -> bool:
+    parts = {n * _PARTS // len(lines) for n in heads}
+    return len(heads) >= _MIN_HEADS * len(lines) and len(parts) == _PARTS
 
 
 def _are_recurring(lines: Sequence[str]) -> bool:

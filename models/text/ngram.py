@@ -16,7 +16,7 @@ Only the end of the training text is counted, which bounds file and memory.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -59,6 +59,8 @@ class NgramModel:
     [1.14, 0.69]
     """
 
+    _is_unknown_predicted = False  # by its context, instead of the same bits everywhere
+
     def __init__(self, orders: Sequence[_Order], size: int, vocabulary: Vocabulary | None = None) -> None:
         self.order = len(orders)
         self.V = size
@@ -98,11 +100,13 @@ class NgramModel:
         return cls(orders, size, vocabulary)
 
     @classmethod
-    def of_counts(cls, counted: Sequence[tuple[Counts, Counts]], vocabulary: Vocabulary) -> Self:
+    def of_counts(
+        cls, counted: Sequence[tuple[Counts, Counts]], *, size: int, vocabulary: Vocabulary | None = None
+    ) -> Self:
         """Return the model with these counts, as `counted` returns them. Raises ValueError if invalid."""
         if not counted:
             raise ValueError("there are no n-grams")
-        size, contexts = len(vocabulary), 1
+        contexts = 1
         orders = []
         for grams, counts in counted:
             if len(grams) != len(counts) or not len(grams) or (np.diff(grams) <= 0).any():
@@ -131,11 +135,14 @@ class NgramModel:
         if not lines:
             return []
         ids = self.vocabulary.encode("".join(context + line for line in lines))
-        lengths = np.array([len(context) + len(line) for line in lines])
+        parts = self.sequence_bits(ids, np.array([len(context) + len(line) for line in lines]))
+        return [part[len(context) :] for part in parts]
+
+    def sequence_bits(self, ids: Ids, lengths: NDArray[np.intp]) -> list[NDArray[np.float64]]:
+        """Return the bits of each id of consecutive sequences, each of which has no context before it."""
         ends = np.cumsum(lengths)
         reach = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
-        bits = self._bits(ids, reach)[-1]
-        return [part[len(context) :] for part in np.split(bits, ends[:-1])]
+        return np.split(self._bits(ids, reach)[-1], ends[:-1])
 
     def bits_by_order(self, ids: Ids, *, before: Ids | None = None) -> NDArray[np.float64]:
         """Return (order,): the mean bits per character of ids (N,), N >= 1, for n-grams of length 1, 2, ...
@@ -153,7 +160,8 @@ class NgramModel:
     def _bits(self, ids: Ids, reach: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return bits (order, N) of ids (N,); ids[i] has `reach[i]` characters of context."""
         bits = np.empty((self.order, len(ids)))
-        p = np.full(len(ids), 1 / max(1, self.V - 1))
+        is_unknown = ids == UNKNOWN_ID
+        p = np.where(is_unknown, 2 ** -unknown_bits(self.V), 1 / max(1, self.V - 1))
         context = np.zeros(len(ids), np.int64)  # index of the n-gram before each id
         for n, order in enumerate(self._orders, start=1):
             has_context = (context != _UNSEEN) & (reach >= n - 1)
@@ -168,7 +176,8 @@ class NgramModel:
             bits[n - 1] = -np.log2(p)
             context = np.concatenate([[_UNSEEN], np.where(is_seen, index, _UNSEEN)[:-1]])
         bits[len(self._orders) :] = bits[len(self._orders) - 1]
-        bits[:, ids == UNKNOWN_ID] = unknown_bits(self.V)
+        if not self._is_unknown_predicted:
+            bits[:, is_unknown] = unknown_bits(self.V)
         return bits
 
 
@@ -201,7 +210,8 @@ MAX_CHARACTERS = 1_000_000
 log, two
 megabytes for prose."""
 
-_MAX_BYTES = 256 << 20  # of the arrays; five orders of MAX_CHARACTERS n-grams have at most 80 MB
+MAX_BYTES = 256 << 20
+"""Of a file's arrays; five orders of MAX_CHARACTERS n-grams have at most 80 MB."""
 
 
 def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
@@ -210,28 +220,43 @@ def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
     return NgramModel.fit_ids(counted, size=len(vocabulary), order=ORDER, vocabulary=vocabulary)
 
 
-def dump(model: NgramModel) -> bytes:
-    """Return the contents of FILE: the n-grams of each order, delta-encoded, and their counts."""
+def arrays_of(model: NgramModel) -> dict[str, NDArray[np.signedinteger]]:
+    """Return the arrays of a file: the n-grams of each order, delta-encoded, and their counts."""
     arrays: dict[str, NDArray[np.int64]] = {}
     for n, (grams, counts) in enumerate(model.counted(), 1):
         arrays[f"grams_{n}"] = np.diff(grams, prepend=0)
         arrays[f"counts_{n}"] = counts
+    return {name: _narrow(array) for name, array in arrays.items()}
+
+
+def counts_of(arrays: Mapping[str, NDArray[Any]]) -> list[tuple[Counts, Counts]]:
+    """Return what `NgramModel.counted` returned of the arrays that `arrays_of` made. Raises ValueError."""
+    orders = sum(name.startswith("grams_") for name in arrays)
+    if not all(array.dtype.kind in "iu" and array.ndim == 1 for array in arrays.values()):
+        raise ValueError("an array has no integers")
+    return [
+        (arrays[f"grams_{n}"].astype(np.int64).cumsum(), arrays[f"counts_{n}"].astype(np.int64))
+        for n in range(1, 1 + orders)
+    ]
+
+
+def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the contents of a file with these arrays."""
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **{name: _narrow(a) for name, a in arrays.items()})
+    np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
+
+
+def dump(model: NgramModel) -> bytes:
+    """Return the contents of FILE."""
+    return packed(arrays_of(model))
 
 
 def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
     """Return the n-gram model in the contents of FILE. Raises Unavailable if damaged (`model_damaged`)."""
     try:
-        arrays = read_arrays(data, max_bytes=_MAX_BYTES)
-        if not all(array.dtype.kind in "iu" and array.ndim == 1 for array in arrays.values()):
-            raise ValueError("an array has no integers")  # noqa: TRY301
-        counted = [
-            (arrays[f"grams_{n}"].astype(np.int64).cumsum(), arrays[f"counts_{n}"].astype(np.int64))
-            for n in range(1, 1 + len(arrays) // 2)
-        ]
-        return NgramModel.of_counts(counted, vocabulary)
+        counted = counts_of(read_arrays(data, max_bytes=MAX_BYTES))
+        return NgramModel.of_counts(counted, size=len(vocabulary), vocabulary=vocabulary)
     except (ValueError, KeyError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 

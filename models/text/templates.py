@@ -33,6 +33,7 @@ from math import log2
 from typing import Any, Self
 
 from nextchar.models.errors import Unavailable
+from nextchar.models.text.events import Opener, fingerprint
 from nextchar.models.text.line_tokens import (
     MIN_SIMILARITY,
     TemplateBuilder,
@@ -190,6 +191,8 @@ class Templates:
         lines: how many training lines there were.
         unparsed: how many of them have no template, because there were too many templates.
         common: words in most lines.
+        opener: says which lines open an event; None: each is one. What is called a line here is an event; if
+            it has several lines, its tokens are those of its `fingerprint`.
     """
 
     def __init__(
@@ -199,10 +202,11 @@ class Templates:
         lines: int,
         unparsed: int,
         common: frozenset[str],
+        opener: Opener | None = None,
     ) -> None:
         self.known = tuple(known)
         self.lines, self.unparsed = lines, unparsed
-        self.common = common
+        self.common, self.opener = common, opener
         by_count = Counter[int]()
         for one in known:
             by_count[one.count] += one.count
@@ -214,9 +218,9 @@ class Templates:
             self._tree.add(structure_of_template(one.tokens), one.first_word, index)
 
     @classmethod
-    def fit(cls, lines: Iterable[str]) -> Self:
+    def fit(cls, lines: Iterable[str], opener: Opener | None = None) -> Self:
         """Return the templates of normal lines, which are masked like those that will be parsed."""
-        counted = Counter(lines)
+        counted = Counter(map(fingerprint, lines))
         total = counted.total()
         parsed = [(tokenize(line), count) for line, count in counted.items()]
         words = Counter[str]()
@@ -240,7 +244,7 @@ class Templates:
             else:
                 filled[index].add(tokens, count)
         known = [one.known() for one in filled if one.count]
-        return cls(known, lines=total, unparsed=unparsed, common=common)
+        return cls(known, lines=total, unparsed=unparsed, common=common, opener=opener)
 
     @property
     def is_complete(self) -> bool:
@@ -253,7 +257,7 @@ class Templates:
 
     def parse(self, line: str) -> ParsedLine:
         """Return the template, values and rarities of a masked line."""
-        tokens = tokenize(line)
+        tokens = tokenize(fingerprint(line))
         index = self._match(tokens)
         if index is not None:
             known = self.known[index]
@@ -330,15 +334,20 @@ MAX_CHARACTERS = 1_000_000
 """Maximum number of characters, at the end of the training text, as for the n-grams."""
 
 
-def templates_of(text: str) -> Templates:
-    """Return the templates of the complete lines at the end of a training text."""
+def last_lines(text: str) -> list[str]:
+    """Return the complete lines at the end of a training text, of which templates are made."""
     lines = text[-MAX_CHARACTERS:].split("\n")[:-1]
-    return Templates.fit(lines[1:] if len(text) > MAX_CHARACTERS else lines)
+    return lines[1:] if len(text) > MAX_CHARACTERS else lines
+
+
+def templates_of(text: str) -> Templates:
+    """Return the templates of a training text whose lines are events."""
+    return Templates.fit(last_lines(text))
 
 
 def dump(templates: Templates) -> bytes:
     """Return the contents of FILE."""
-    record = {
+    record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "lines": templates.lines,
         "unparsed": templates.unparsed,
@@ -353,6 +362,8 @@ def dump(templates: Templates) -> bytes:
             for known in templates.known
         ],
     }
+    if templates.opener:
+        record["opener"] = templates.opener.dump()
     return json.dumps(record).encode()  # ASCII: text may contain half of a surrogate pair
 
 
@@ -376,6 +387,7 @@ def load(data: bytes) -> Templates:
             lines=_count(record["lines"]),
             unparsed=_count(record["unparsed"]),
             common=frozenset(map(_text, record["common"])),
+            opener=Opener.load(record["opener"]) if "opener" in record else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None

@@ -29,6 +29,7 @@ from nextchar.models.runtime.requests import (
 from nextchar.models.runtime.surprisal import LineSurprisal, TopCharacters
 from nextchar.models.saved_model import Card, SavedModel, describe_files
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text.events import Opener
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.templates import Templates
@@ -59,11 +60,12 @@ def publish(
     corpus: str | None = None,
     kind: TextKind | None = None,
     lines: Sequence[str] = (),
+    opener: Opener | None = None,
 ) -> Card:
-    """Publish a model whose files are no real networks; with lines it has their templates."""
+    """Publish a model whose files are no real networks; with lines it has their templates, and the opener."""
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
     if lines:
-        files[templates_file.FILE] = templates_file.dump(Templates.fit(lines))
+        files[templates_file.FILE] = templates_file.dump(Templates.fit(lines, opener))
     card = Card(
         id=new_id("model"),
         name=name,

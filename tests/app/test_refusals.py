@@ -113,6 +113,10 @@ def http() -> Iterator[Refusal]:
         ({f"k{i}": 1 for i in range(60_000)}, 422, "invalid_request", "body", "the body has 60,000 errors"),
     )
 
+    too_large = b'{"corpus": "%b"}' % (b"a" * (1 << 20))
+    says = "the body is larger than the 1,048,576 bytes that this call accepts"
+    yield from sent("/v1/jobs", JSON, (too_large, 413, "body_too_large", None, says))
+
 
 def query_parameters() -> Iterator[Refusal]:
     for method, path, body, name in (
@@ -134,6 +138,7 @@ def corpora() -> Iterator[Refusal]:
         yield get(path, 404, "corpus_not_found", "corpus")
     yield Refusal("DELETE", "/v1/corpora/nobody", None, 404, "corpus_not_found", "corpus")
     yield Refusal("PATCH", "/v1/corpora/nothing", {"kind": "text"}, 404, "corpus_not_found", "corpus")
+    yield get("/v1/corpora/foxs", 404, "corpus_not_found", "corpus", says="'foxs'; did you mean fox?")
     yield get("/v1/corpora?after=corpus_0", 422, "unknown_cursor", "after")
     yield get("/v1/corpora?limit=0", 422, "invalid_field", "limit")
     for name in ("", "a/b", "corpus_x", "x" * 65, "../up"):
@@ -199,8 +204,10 @@ def jobs() -> Iterator[Refusal]:
         ({"budget": {"steps": 1, "epochs": 1}}, *invalid, "budget"),
         ({"budget": {"seconds": -1}}, *invalid, "budget.seconds"),
         ({"preset": "huge"}, *invalid, "preset"),
+        ({"preset": "smal"}, *invalid, "preset", 'not "smal"; did you mean small?'),
+        ({"preset": "big"}, *invalid, "preset", "did you mean large?"),
         ({"architecture": "transformer"}, *invalid, "architecture"),
-        ({"name": "a b"}, *invalid, "name"),
+        ({"name": "a b"}, *invalid, "name", "name: must be 1 to 64 letters, digits, '.', '_' and '-', "),
         ({"name": "job_1"}, 422, "invalid_name", "name"),
         ({"name": None}, *invalid, "name"),
         ({"corpus": 5}, *invalid, "corpus"),
@@ -209,6 +216,14 @@ def jobs() -> Iterator[Refusal]:
         ({"validation_fraction": 0.9}, *invalid, "validation_fraction"),
         # What an architecture does not have
         ({"architecture": "gru"}, *invalid, "architecture", "'nth_char', 'simple_rnn'"),
+        ({"architecture": "lstm"}, *invalid, "architecture", "did you mean stateful_lstm?"),
+        (
+            {"start_from": "fkae"},
+            404,
+            "model_not_found",
+            "start_from",
+            "start_from: there is no model 'fkae'; start from one of your models, or from base/code@1 or",
+        ),
         (
             {"architecture": "onehot_rnn", "network": {"embedding": 8}},
             422,
@@ -352,6 +367,14 @@ def completions() -> Iterator[Refusal]:
         body_ = {"prompt": "a", name: 1}
         says = f"{param}: there is no such field"
         yield Refusal("POST", "/v1/models/any/next", body_, 422, "unknown_field", param, says)
+    for model, says in (
+        ("fkae", "there is no model 'fkae'; did you mean fake?"),
+        ("Fake", "did you mean fake?"),
+        ("fake@2", "there is no model 'fake@2'; did you mean fake@1?"),
+    ):
+        yield Refusal(
+            "POST", f"/v1/models/{model}/next", {"prompt": ""}, 404, "model_not_found", "model", says
+        )
     for model in ("nobody", "fake@2", "fake@x", "a b", "model_1"):
         for call in ("complete", "next"):
             yield Refusal(
@@ -536,7 +559,7 @@ def openai() -> Iterator[Refusal]:
     yield from changed(
         "/v1/fine_tuning/jobs",
         {"model": "tiny", "training_file": "fox"},
-        ({"model": "nobody"}, 404, "model_not_found", "model"),
+        ({"model": "gpt-4o"}, 404, "model_not_found", "model", ", or train a new one with auto, tiny, "),
         ({"training_file": "corpus_000000000000"}, 404, "file_not_found", "training_file"),
         ({"validation_file": "corpus_000000000000"}, 404, "file_not_found", "validation_file"),
         ({"validation_file": "three"}, *request, "validation_file", "75.0%"),
@@ -559,6 +582,13 @@ def openai() -> Iterator[Refusal]:
         ({"metadata": {"a" * 65: "b"}}, *invalid, "metadata." + "a" * 65),
         ({"metadata": {str(i): "a" for i in range(17)}}, *invalid, "metadata"),
     )
+    for call, says in (
+        ("chat/completions", "there is no chat: models continue text and follow no instructions"),
+        ("responses", "send the text to continue as `prompt` to POST /v1/completions"),
+        ("embeddings", "POST /v1/models/{model}/score has the bits of each character"),
+    ):
+        for base in ("/v1", "/v1/models/fake/v1"):
+            yield Refusal("POST", f"{base}/{call}", {"model": "fake"}, 404, "no_such_route", None, says)
     for path in ("", "/events", "/checkpoints"):
         yield get(f"/v1/fine_tuning/jobs/job_0000000000000{path}", 404, "job_not_found", "job")
     text = TEXT.encode()

@@ -1,7 +1,9 @@
 """Ghost text in a textarea or input. The model `line` repeats "lazy-fox bug"."""
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -447,19 +449,43 @@ def test_fields_added_later_get_ghost_text(visit: Visit) -> None:
     ghost(page, "zy-fox bug")
 
 
-def test_invalid_attribute_is_an_error_event(visit: Visit) -> None:
+def test_a_wrong_value_of_each_attribute_is_an_error_event(visit: Visit) -> None:
     page = visit("<main></main>")
     page.evaluate(
-        "document.addEventListener('nextchar:error', e => window.received = e.detail.error);"
-        "document.querySelector('main').innerHTML ="
-        " '<textarea data-nextchar=line data-nextchar-max=many></textarea>'"
+        "window.received = {}; document.addEventListener('nextchar:error', ({ detail: { error } }) =>"
+        " { received[error.param] = `${error.code}: ${error.message}`; });"
     )
-    page.wait_for_function("window.received")
-    assert page.evaluate("[received.code, received.param, received.message]") == [
-        "invalid_option",
-        "max",
-        'max is "many" and must be a number from 1 to 10000',
-    ]
+    wrong = {
+        "url": ("http://[", "a URL"),
+        "key": ("schlüssel", "an API key, of ASCII characters"),
+        "mode": ("lst", "ghost or list"),
+        "until": ("sentence", "likely or word or line or confidence"),
+        "expert": ("rnn", "mixture or network or lstm"),
+        "constrain": ("yes", "lines or prefer or none"),
+        "report": ("all", "ids or text"),
+        "midline": ("yes", "true or false"),
+        "max": ("many", "a number from 1 to 10000"),
+        "temperature": ("-1", "a number from 0 to 10"),
+        "debounce": ("1s", "a number from 0 to 10000"),
+        "count": ("0", "a number from 1 to 50"),
+        "min": ("101", "a number from 0 to 100"),
+        "typos": ("3", "a number from 0 to 2"),
+    }
+    reference = (Path(__file__).parents[2] / "docs/reference/browser-client.md").read_text()
+    names = set(re.findall(r"^\| `data-nextchar-([a-z-]+)`", reference, re.MULTILINE))
+    assert names == wrong.keys() | {"context", "client-id"}  # which may be any text
+    page.evaluate(
+        "([wrong]) => { for (const [name, value] of Object.entries(wrong)) { const field ="
+        " document.createElement('textarea'); field.setAttribute('data-nextchar', 'line');"
+        " field.setAttribute(`data-nextchar-${name}`, value);"
+        " document.querySelector('main').append(field); } }",
+        [{name: value for name, (value, _) in wrong.items()}],
+    )
+    page.wait_for_function(f"Object.keys(received).length === {len(wrong)}")
+    assert page.evaluate("received") == {
+        name: f'invalid_option: {name} is "{value}" and must be {requirement}'
+        for name, (value, requirement) in wrong.items()
+    }
 
 
 def test_markup_in_a_suggestion_is_text(visit: Visit, site: Site) -> None:

@@ -1,6 +1,9 @@
 """The API reference: what is listed and found, a call that is tried, its key, and how it looks."""
 
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -78,7 +81,7 @@ def test_every_operation_is_listed_and_search_finds_them_by_path_description_and
     for words, path in (
         ("confidence_bits", COMPLETE),
         ("delete calibrations", "/v1/models/{model}/calibrations/{name}"),
-        ("prompt `N` TIMES.", COMPLETE),
+        ("previous VERSION; repeat further", "/v1/models/{model}/aliases/{alias}/rollback"),
     ):
         search.fill(words)
         expect(reference.locator(".opblock")).to_have_count(1)
@@ -102,6 +105,34 @@ def test_an_address_opens_an_operation(reference: Page, site: Site) -> None:
     )
 
 
+def test_the_menu_leads_to_the_operations_of_a_subject(reference: Page, site: Site) -> None:
+    document = httpx.get(f"{site.url}/openapi.json").json()
+    used = {tag for methods in document["paths"].values() for one in methods.values() for tag in one["tags"]}
+    menu = reference.get_by_role("navigation", name="Operations by subject").get_by_role("button")
+    assert set(map(str.lower, menu.all_inner_texts())) == used == {tag["name"] for tag in document["tags"]}
+    menu.filter(has_text="alerts").click()
+    expect(reference.locator('[data-tag="alerts"]')).to_be_in_viewport()
+
+
+def test_every_operation_says_what_it_does_and_shows_its_call_by_curl_and_python(
+    reference: Page, site: Site
+) -> None:
+    paths = httpx.get(f"{site.url}/openapi.json").json()["paths"]
+    for methods in paths.values():
+        for operation in methods.values():
+            summary = operation["summary"]
+            assert " " in summary and summary[0].isupper() and not summary.istitle(), summary
+    operation = open_operation(reference)
+    curl, python = operation.locator(".examples pre").all_inner_texts()
+    calls = f"'{site.url}{COMPLETE.replace('{model}', 'line')}'"
+    shell = curl.replace("MODEL", "line")
+    assert calls in shell and "Authorization" not in curl + python
+    for command in (["bash", "-c", f"{shell} -s"], [sys.executable, "-c", python.replace("MODEL", "line")]):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert json.loads(done.stdout)["object"] == "completion", done.stdout
+    expect(reference.locator(".authorization__btn, .btn.authorize")).to_have_count(0)
+
+
 def test_a_key_is_sent_in_a_header_only_and_shared_with_the_console(
     page: Page, site: Site, tmp_path: Path, requests: list[Request]
 ) -> None:
@@ -111,6 +142,10 @@ def test_a_key_is_sent_in_a_header_only_and_shared_with_the_console(
     with served(create_app(settings)) as url:
         page.goto(f"{url}/docs")
         expect(try_completion(page)).to_contain_text("this call needs an API key")
+        expect(page.locator(".examples pre").first).to_contain_text("Bearer $NEXTCHAR_API_KEY")
+        page.get_by_label("Search operations and fields").fill("/healthz")
+        expect(page.locator(".opblock .authorization__btn")).to_have_count(0)
+        page.get_by_label("Search operations and fields").fill(COMPLETE)
         page.locator(".scheme-container").get_by_role("button", name="Authorize").click()
         page.locator("#auth-bearer-value").fill(secret)
         page.get_by_label("Apply credentials").click()

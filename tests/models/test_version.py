@@ -4,7 +4,7 @@ import importlib.metadata
 
 import pytest
 
-from nextchar.models.version import installed_version
+from nextchar.models import installed_version
 
 
 def test_the_version_is_that_of_the_installed_package_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,11 @@ GROUPS = {
     "training": (
         "worker/attempt.py",
         "worker/checkpoints.py",
-        "worker/divergence.py",
         "worker/evaluation.py",
         "worker/evaluator.py",
         "worker/kernel_step.py",
         "worker/pacing.py",
         "worker/rows.py",
-        "worker/schedule.py",
         "worker/schedule.py",
         "worker/trainer.py",
         "worker/training.py",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.store import corpus as corpus_statistics
 from nextchar.store.corpus import CorpusStatistics, Encoding
@@ -92,22 +93,33 @@ def test_so_many_marks_belong_to_one_letter_and_no_more(monkeypatch: pytest.Monk
     ],
 )
 def test_a_text_that_will_disappoint_is_warned_of(text: str, warning: str) -> None:
-    [found] = summary(text.encode())["warnings"]
-    assert warning in found
+    too_short, found = summary(text.encode())["warnings"]
+    assert warning in found and too_short.startswith("too short to train on: ")
 
 
 @pytest.mark.parametrize(
     "text", ["ab\n", "ab\ufeff", "".join(map(chr, range(97, 117))), "".join(map(chr, range(97, 118))) * 5]
 )
 def test_other_texts_have_no_warnings(text: str) -> None:
-    assert summary(text.encode())["warnings"] == []
+    repeated = text * -(-MINIMUM_CHARACTERS // len(text))
+    assert [one for one in summary(text.encode())["warnings"] if "too short" not in one] == []
+    assert summary(repeated.encode())["warnings"] == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "bytes"])
+def test_a_text_too_short_to_train_on_is_warned_of_at_upload(encoding: Encoding) -> None:
+    text = bytes(97 + i % 20 for i in range(MINIMUM_CHARACTERS))
+    assert summary(text, encoding=encoding)["warnings"] == []
+    assert summary(text[:-1], encoding=encoding)["warnings"] == [
+        f"too short to train on: {MINIMUM_CHARACTERS - 1} of at least {MINIMUM_CHARACTERS} characters"
+    ]
 
 
 def test_bytes_are_neither_decoded_nor_recognized() -> None:
     found = summary(b"\xff\xfe\n", b"\xff", encoding="bytes")
     assert (found["characters"], found["distinct_characters"], found["lines"]) == (4, 3, 2)
-    assert found["warnings"] == [] and "kind" not in found
-    assert summary(b"\xff" * 9, encoding="bytes")["warnings"] == [
+    assert "kind" not in found
+    assert summary(b"\xff" * MINIMUM_CHARACTERS, encoding="bytes")["warnings"] == [
         "the bytes are all the same; there is nothing to learn"
     ]
 
@@ -155,5 +167,5 @@ def test_the_advice_names_utf_16_where_the_text_starts_with_its_mark(
     ],
 )
 def test_characters_that_are_no_text_are_warned_of(text: str, warning: str) -> None:
-    [found] = summary(text.encode())["warnings"]
+    _, found = summary(text.encode())["warnings"]
     assert found.startswith(warning)

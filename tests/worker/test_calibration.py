@@ -13,6 +13,9 @@ from nextchar.models.runtime.session import Network, open_network
 from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text import word_ngram as word_ngram_file
+from nextchar.models.text.events import EventStarts, Opener, TextEvents
+from nextchar.models.text.word_ngram import WordNgrams
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.evaluator import int8_file
@@ -37,11 +40,11 @@ def files_for(
 def read_by_experts(
     text: Text, readings: Sequence[LineSurprisal], lines: Sequence[str]
 ) -> list[LineSurprisal]:
-    """The surprisal of lines with what the n-grams and the templates of the training text say."""
-    templates = templates_file.templates_of(text.vocabulary.decode(text.train[:]))
-    return with_ngram_and_templates(
-        readings, lines, ngram_file.ngram_of(text.train[:], text.vocabulary), templates
-    )
+    """The surprisal of lines with what the n-grams, templates and words of the training text say."""
+    trained = text.vocabulary.decode(text.train[:])
+    ngram = ngram_file.ngram_of(text.train[:], text.vocabulary)
+    templates = templates_file.templates_of(trained)
+    return with_ngram_and_templates(readings, lines, ngram, templates, words=WordNgrams.fit(trained))
 
 
 def graph_for(text: Text) -> bytes:
@@ -129,7 +132,7 @@ def test_training_lines_are_added_to_a_burst_of_many_lines(monkeypatch: pytest.M
 
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
-    assert files_for(text).keys() == {ngram_file.FILE, templates_file.FILE}
+    assert files_for(text).keys() == {ngram_file.FILE, word_ngram_file.FILE, templates_file.FILE}
 
 
 def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,3 +160,24 @@ def test_record_is_json() -> None:
     record = files_for(text)[MODEL_FILE]
     assert json.loads(record)["format_version"] == 1
     assert validation_file(load(record, where="x")[0])
+
+
+def test_events_of_a_log_are_calibrated_and_have_templates_as_a_whole() -> None:
+    event = ["09:00:0{i} b failed", "  in c", "  in d", "09:00:0{i} e ended"]
+    lines = [line.replace("{i}", str(i % 10)) for i in range(100) for line in event]
+    opener = Opener.learn(lines)
+    assert opener
+    starts = EventStarts(opener)
+    events = TextEvents(opener, [starts.add(line) for line in lines])
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.2)
+    files = anomaly_files(Network(graph_for(text)), text, is_for_anomalies=True, events=events)
+    known = templates_file.load(files[templates_file.FILE])
+    assert known.opener == opener and 155 <= known.lines <= 160
+    assert {one.template.pattern for one in known.known} == {
+        "<*>:<*>:<*> b failed in c in d",
+        "<*>:<*>:<*> e ended",
+    }
+    made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
+    assert 39 + 155 <= made.lines <= 40 + 160
+    network = Network(graph_for(text))
+    assert templates_file.load(anomaly_files(network, text)[templates_file.FILE]).opener is None

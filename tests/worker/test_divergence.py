@@ -2,8 +2,7 @@ import math
 
 import pytest
 
-from nextchar.worker.divergence import LossBound
-from nextchar.worker.schedule import RunState, Schedule
+from nextchar.worker.schedule import LossBound, RunState, Schedule
 
 BIT = math.log(2)
 

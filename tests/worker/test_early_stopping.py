@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from nextchar.models.config import Budget
-from nextchar.worker.divergence import cooldown
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.schedule import RunState, Schedule
+from nextchar.worker.schedule import RunState, Schedule, cooldown
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
 from tests.worker.test_training import NETWORK, TEXT, Recorder, _training, _weights

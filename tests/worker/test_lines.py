@@ -79,31 +79,35 @@ def test_contradicting_options_are_refused(options: dict[str, object]) -> None:
 
 
 class Network:
-    """Knows nothing: every character is equally likely."""
+    """Knows that after any character another one is likely, and the others are not."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, likely: list[int], size: int) -> None:
         self.V = size
+        self._logits = np.zeros(size, np.float32)
+        self._logits[likely] = 5.0
 
     def initial_state(self, rows: int = 1) -> Floats:
         """Return a state that is never used."""
         return np.zeros((rows, 1), np.float32)
 
     def step(self, ids: NDArray[np.int32], state: Floats, first: int = 0) -> tuple[Floats, Floats]:
-        """Return equal logits."""
-        return np.zeros((len(ids) - first, len(state), self.V), np.float32), state
+        """Return the same logits."""
+        return np.tile(self._logits, (len(ids) - first, len(state), 1)), state
 
 
-def weight_of(text: str, counts: dict[str, int]) -> float:
-    split = Text.split(text, validation_fraction=0.5)
+def weight_of(counts: dict[str, int], likely: str) -> float:
+    split = Text.split("".join(f"{line}\n" for line in [*counts] * 2), validation_fraction=0.5)
     lines = Lines.make(counts)
     assert lines
-    return learned_weight(LineIndex(lines), Network(len(split.vocabulary)), split)
+    network = Network(split.vocabulary.encode(likely).tolist(), len(split.vocabulary))
+    return learned_weight(LineIndex(lines), network, split)
 
 
 def test_weight_follows_what_predicts_held_out_lines() -> None:
-    words = [a + b for a in "abcdefgh" for b in "pqrstuvw"]
-    text = "".join(f"{word}\n" for word in words * 4)
-    frequent = weight_of(text, dict.fromkeys(words, 50))
-    assert frequent < 0.2  # lines that repeat: the counts predict them
-    assert weight_of(text, dict.fromkeys(words, 1)) > 0.99  # each line once: they say nothing
-    assert weight_of("ab\n" * 4, {"ab": 4}) == 0.5  # too few lines to learn from
+    words = [f"the {a}{b}" for a in "abcdefgh" for b in "pqrstuvw"]
+    frequent = {word: 50 if word[-1] in "pqrs" else 1 for word in words}
+    assert weight_of(frequent, "tuvw") == 0.0  # the network is wrong
+    assert weight_of(dict.fromkeys(words, 2), "pqrs") == 0.0  # and no better than the counts
+    assert weight_of({word: 2 if word[-1] in "pqrs" else 1 for word in words}, "pqrs") > 0.5
+    assert weight_of(dict.fromkeys(words, 1), "pqrs") == 0.0  # each line once: no order is better
+    assert weight_of({"ab": 4}, "b") == 0.0  # too few to learn from

@@ -32,7 +32,7 @@ def network(*, dropout: float = 0.0) -> StatefulLSTM:
 
 
 def replicated(keras_network: StatefulLSTM) -> TrainingStep:
-    from nextchar.worker.replicas import ReplicatedStep  # imports TensorFlow
+    from nextchar.worker.distributed import ReplicatedStep  # imports TensorFlow
 
     return ReplicatedStep(keras_network, TRAINING, rows=B, cores=2)
 

@@ -180,9 +180,9 @@ def test_the_page_has_the_experts_if_there_are_any(
     network = Network(graph_of(result.network))
     measured = {"mixture": 0.512, "lstm": 0.612, "ngram": 0.712, "without_matches": 0.562}
 
-    def page_of(**more: Any) -> str:
+    def page_of(about: Any = ABOUT, **more: Any) -> str:
         facts = _facts(result, text) | more
-        _, files = write_report(facts, ABOUT, text=text, network=network, events=events, seed=1, cores=1)
+        _, files = write_report(facts, about, text=text, network=network, events=events, seed=1, cores=1)
         return files["report.html"].decode()
 
     older = page_of()
@@ -197,5 +197,10 @@ def test_the_page_has_the_experts_if_there_are_any(
     assert all(f">{name}</th>" in shown for name in names)
     assert "0.51<" in shown and "curves are of the network alone" in shown and "default weights" not in shown
     assert "default weights are used" in page_of(experts=measured, mixture_weights="default")
+    of_lecture = {**ABOUT, "network": {"architecture": "nth_char", "layers": 1, "units": 64}}
+    lecture = page_of(of_lecture, experts=measured)
+    own = lecture.index("0.61</dd><dt>bits per character, held out, by the network alone")
+    assert own < lecture.index("</dd><dt>by the mixture")
+    assert lecture.index(f">{names[1]}</th>") < lecture.index(f">{names[0]}</th>")
     alone = page_of(experts={"lstm": 0.612, "ngram": 0.712})
     assert "Network alone" in alone and "Mixture" not in alone and "curves are of" not in alone

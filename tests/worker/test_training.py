@@ -15,13 +15,12 @@ from nextchar.models.text.vocabulary import unknown_bits
 from nextchar.store.open_blobs import open_blobs
 from nextchar.worker import evaluator
 from nextchar.worker.checkpoints import Checkpoint, Checkpoints
-from nextchar.worker.divergence import Diverged
 from nextchar.worker.evaluation import bits_per_character
 from nextchar.worker.evaluator import graph_of
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.kernel_step import KernelStep
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.schedule import Schedule
+from nextchar.worker.schedule import Diverged, Schedule
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
 from tests.models.architectures.networks import loaded_by_keras

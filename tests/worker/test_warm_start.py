@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
-from nextchar.models.base import find_base
+from nextchar.models.base import base_references, find_base
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.models.runtime.session import Network
@@ -146,6 +146,38 @@ def test_a_base_model_is_chosen_for_a_text_of_its_kind_alone() -> None:
     for characters in ("ACGT", "0123456789\n", "".join(map(chr, range(0x4E00, 0x4F00)))):
         far = "".join(random.choice(list(characters), 3000))
         assert choose_base(Text.split(far, validation_fraction=0.1), threads=1) is None
+
+
+SPANISH = """En un lugar de la Mancha, de cuyo nombre no quiero acordarme, no ha mucho tiempo que vivía un
+hidalgo de los de lanza en astillero, adarga antigua, rocín flaco y galgo corredor. Una olla de algo más vaca
+que carnero, salpicón las más noches, duelos y quebrantos los sábados, lantejas los viernes, algún palomino de
+añadidura los domingos, consumían las tres partes de su hacienda. El resto della concluían sayo de velarte,
+calzas de velludo para las fiestas, con sus pantuflos de lo mesmo, y los días de entresemana se honraba con su
+vellorí de lo más fino. Tenía en su casa una ama que pasaba de los cuarenta, y una sobrina que no llegaba a
+los veinte, y un mozo de campo y plaza, que así ensillaba el rocín como tomaba la podadera. Frisaba la edad de
+nuestro hidalgo con los cincuenta años; era de complexión recia, seco de carnes, enjuto de rostro, gran
+madrugador y amigo de la caza."""
+
+
+def test_a_base_model_is_chosen_for_spanish() -> None:
+    choice = choose_base(Text.split(SPANISH, validation_fraction=0.1), threads=1)
+    assert choice and choice.reference == "base/spanish@1"
+
+
+def test_the_base_model_of_logs_predicts_lines_of_servers_best() -> None:
+    log = "".join(
+        f"Mar {n % 28 + 1:2} 0{n % 10}:{n * 7 % 60:02}:{n * 13 % 60:02} web{n % 3} sshd[{n * 977 % 9000}]:"
+        f" Failed password for root from 10.0.{n % 7}.{n * 31 % 250} port {n * 337 % 60000} ssh2\n"
+        for n in range(40)
+    )
+    text = Text.split(log, validation_fraction=0.1)
+
+    def bits(reference: str) -> float:
+        base = find_base(reference)
+        graph = stateful_lstm_graph(WarmStart.of_base(base).expand(text.vocabulary))
+        return bits_per_character(Network(graph), text.train[100:], before=text.train[:100])
+
+    assert min(base_references(), key=bits) == "base/logs@1"
 
 
 def test_a_base_model_brings_its_characters_but_no_placeholders() -> None:

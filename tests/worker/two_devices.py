@@ -20,11 +20,10 @@ from nextchar.models.architectures.spec import Trainable, TrainingStep
 from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.runtime.session import Network
-from nextchar.worker.distributed import DistributedStep, LossScale
+from nextchar.worker.distributed import DistributedStep, LossScale, ReplicatedStep
 from nextchar.worker.evaluator import graph_of
 from nextchar.worker.kernel_step import KernelStep
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.replicas import ReplicatedStep
 from nextchar.worker.training import fit
 
 B, T, V, STEPS = 4, 3, 7, 4

@@ -7,15 +7,17 @@
 import { apiKey, setApiKey } from "./api-key.js";
 import { get } from "./api.js";
 import { errorBox } from "./components/notice.js";
-import { replace } from "./dom.js";
+import { h, replace } from "./dom.js";
 import { themeButton } from "./theme.js";
 
 const SCHEME = "API key";
+const JSON_TYPE = "application/json";
 
 const root = document.documentElement;
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 const reference = /** @type {HTMLElement} */ (document.getElementById("reference"));
 const intro = /** @type {HTMLElement} */ (document.getElementById("intro"));
+const rooms = /** @type {HTMLElement} */ (document.getElementById("rooms"));
 const search = /** @type {HTMLInputElement} */ (document.getElementById("search"));
 const found = /** @type {HTMLElement} */ (document.getElementById("found"));
 
@@ -50,9 +52,7 @@ async function show() {
   // All errors have the one shape that the page shows above: without it at each status an operation fits a screen.
   for (const response of errorResponses(spec)) delete response.content;
   const texts = searchTexts(spec);
-  // Swagger UI asks for a key only where the document says how it is sent.
-  spec.components.securitySchemes = { [SCHEME]: { type: "http", scheme: "bearer" } };
-  spec.security = [{ [SCHEME]: [] }];
+  listRooms(spec);
   const ui = /** @type {any} */ (window).SwaggerUIBundle({
     spec,
     domNode: reference,
@@ -62,10 +62,10 @@ async function show() {
     filter: true,
     syntaxHighlight: { activated: false },
     validatorUrl: "none", // by default the document's address is sent to a public validator
-    plugins: [searchPlugin(texts), keyPlugin, partsPlugin, resolverPlugin],
+    plugins: [searchPlugin(texts), keyPlugin, partsPlugin, resolverPlugin, examplesPlugin(spec)],
     onComplete: () => {
       const key = apiKey();
-      if (key) ui.preauthorizeApiKey(SCHEME, key);
+      if (key && spec.components.securitySchemes) ui.preauthorizeApiKey(SCHEME, key);
     },
   });
   search.addEventListener("input", () => {
@@ -73,6 +73,16 @@ async function show() {
     const count = matching(texts, search.value).size;
     found.textContent = search.value.trim() ? `${count} of ${texts.size} operations` : "";
   });
+}
+
+/** Fill the menu: a link to the operations of each tag. */
+function listRooms(spec) {
+  const link = ({ name, description }) => {
+    const scroll = () =>
+      document.querySelector(`#reference [data-tag="${CSS.escape(name)}"]`)?.scrollIntoView({ behavior: "smooth" });
+    return h("li", {}, h("button", { type: "button", title: description, onclick: scroll }, name));
+  };
+  replace(rooms, h("ul", {}, spec.tags.map(link)));
 }
 
 function errorResponses(spec) {
@@ -191,6 +201,81 @@ function partsPlugin({ React }) {
       TextArea: (Original) => (props) => e(Original, { "aria-label": "Request body", ...props }),
     },
   };
+}
+
+/** Shows each operation's call by curl and Python, above its responses. */
+function examplesPlugin(spec) {
+  return ({ React }) => {
+    const e = React.createElement;
+    const block = (name, code) =>
+      e("div", { key: name, className: "example" }, e("h5", {}, name), e("pre", { tabIndex: 0 }, code));
+    return {
+      wrapComponents: {
+        responses: (Original) => (props) => {
+          const call = exampleCall(spec, props.path, props.method);
+          const examples = e("div", { className: "examples" }, block("curl", curl(call)), block("Python", python(call)));
+          return e(React.Fragment, {}, examples, e(Original, props));
+        },
+      },
+    };
+  };
+}
+
+/** Return what an example of an operation sends; names in capitals are for the reader to replace. */
+function exampleCall(spec, path, method) {
+  const operation = spec.paths[path][method];
+  const needed = (operation.parameters ?? []).filter((one) => one.required && one.in === "query");
+  const query = needed.map(({ name }) => `${name}=${name.toUpperCase()}`).join("&");
+  const url = location.origin + path.replace(/{(\w+)}/g, (_, name) => name.toUpperCase()) + (query && `?${query}`);
+  const [type, content] = Object.entries(operation.requestBody?.content ?? {})[0] ?? [];
+  return { method, url, type, body: type === JSON_TYPE ? exampleOf(content, spec) : null, hasKey: !!operation.security };
+}
+
+function exampleOf({ example, examples, schema }, spec) {
+  const first = Object.values(examples ?? {})[0]?.value;
+  const { examples: ofSchema, example: one } = schema?.$ref ? referenced(schema.$ref, spec) : (schema ?? {});
+  return example ?? first ?? one ?? ofSchema?.[0] ?? {};
+}
+
+/** Return a call as a command of a shell. */
+function curl({ method, url, type, body, hasKey }) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const sent = {
+    [JSON_TYPE]: body && `--json ${quoted(JSON.stringify(body))}`,
+    "multipart/form-data": "--form purpose=batch --form file=@FILE",
+  };
+  const isDefault = method === (type ? "post" : "get");
+  const parts = [
+    `curl${isDefault ? "" : ` --request ${method.toUpperCase()}`} ${quoted(url)}`,
+    hasKey && `--header "Authorization: Bearer $NEXTCHAR_API_KEY"`,
+    type && (sent[type] ?? `--header 'Content-Type: ${type}' --data-binary @FILE`),
+  ];
+  return parts.filter(Boolean).join(" \\\n  ");
+}
+
+/** Return a call in Python. */
+function python({ method, url, type, body, hasKey }) {
+  const sent = { [JSON_TYPE]: `json=${literal(body)}`, "multipart/form-data": `data={"purpose": "batch"}, files={"file": open("FILE", "rb")}` };
+  const headers = [
+    hasKey && `"Authorization": f"Bearer {os.environ['NEXTCHAR_API_KEY']}"`,
+    type && !sent[type] && `"Content-Type": ${JSON.stringify(type)}`,
+  ].filter(Boolean);
+  const options = [
+    JSON.stringify(url),
+    headers.length && `headers={${headers.join(", ")}}`,
+    type && (sent[type] ?? `content=open("FILE", "rb")`),
+  ].filter(Boolean);
+  const call = `httpx.${method}(${options.join(", ")})`;
+  const lines = method === "delete" && type ? `httpx.request("DELETE", ${options.join(", ")})` : call;
+  return `import httpx${hasKey ? ", os" : ""}\n\nresponse = ${lines}\nprint(response.text)`;
+}
+
+/** Return a value of JSON as Python writes it. */
+function literal(value) {
+  if (value === null || typeof value === "boolean") return { null: "None", true: "True", false: "False" }[String(value)];
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (typeof value !== "object") return JSON.stringify(value);
+  return `{${Object.entries(value).map(([name, one]) => `${JSON.stringify(name)}: ${literal(one)}`).join(", ")}}`;
 }
 
 /** Resolves references; Swagger UI's own resolver converts the whole document for each operation, for seconds. */

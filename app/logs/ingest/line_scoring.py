@@ -7,6 +7,9 @@ are recorded as alerts by the script that acknowledges their entries. What a pro
 finished is taken over by another once the first has had it for too long.
 
 Turns by the time that each takes: who has used the least of it is next.
+
+The lines of an event are scored together (`nextchar.models.text.events`). A process joins those that it
+takes: several processes may divide an event whose lines come in several requests.
 """
 
 import logging
@@ -15,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +42,7 @@ from nextchar.models.anomaly.line_scores import AlertReference, LineScore, Score
 from nextchar.models.anomaly.rolling import StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.models.text.events import WAIT_S, EventStarts
 from nextchar.models.text.lines import LineParser
 from nextchar.store.calibrations import DEFAULT, VALIDATION, Calibrations
 
@@ -108,6 +113,14 @@ class _ClaimRenewer:
             self._kept_at_s = now
 
 
+@dataclass(frozen=True)
+class _HeldEvent:
+    """The lines so far of an event that may go on, the last of which came at `at_s` by time.monotonic."""
+
+    lines: list[Entry]
+    at_s: float
+
+
 @dataclass
 class _ModelState:
     """What the loop remembers of a model between rounds."""
@@ -115,6 +128,7 @@ class _ModelState:
     claim_at_s: float = 0.0  # by time.monotonic
     max_lines: int = _MAX_BATCH_LINES  # of a batch, so that it takes about TURN_S
     has_problem: bool = True  # one of an earlier process may be stored
+    held: list[_HeldEvent] = field(default_factory=list)
 
     def resize(self, lines: int, took_s: float) -> None:
         """Set the lines of the next batch by those of one and the time that it took."""
@@ -195,6 +209,7 @@ class IngestScoring:
                 if self.calibrations.find(loaded.saved, None) is None:
                     raise _no_calibration()
                 entries, is_behind = self._take(model, state)
+                entries = _events(loaded, state, entries)
                 began_s = time.monotonic()
                 # Explanations take most of the time: they wait until no lines do.
                 self._score_safely(model, loaded, entries, explain=not is_behind)
@@ -202,6 +217,7 @@ class IngestScoring:
         except DomainError as error:  # the lines wait until it has passed
             self.streams.set_problem(model, {"code": error.code, "message": error.message})
             state.has_problem = True
+            state.held = []  # they are delivered again
             return False
         if state.has_problem and entries:
             self.streams.set_problem(model, None)
@@ -224,7 +240,11 @@ class IngestScoring:
         if not entries:
             return
         keep = _ClaimRenewer(
-            self.streams, model, self.consumer, [entry.id for entry in entries], self.claim_after_s
+            self.streams,
+            model,
+            self.consumer,
+            [entry_id for entry in entries for entry_id in entry.ids],
+            self.claim_after_s,
         )
         try:
             scored = {one.entry.id: one for one in self._scored(loaded, entries, keep, explain=explain)}
@@ -233,7 +253,7 @@ class IngestScoring:
         except Exception as error:
             if len(entries) == 1:
                 log.exception("scoring an ingested line by %s", loaded.reference)
-                self.streams.fail(model, [entries[0].id], f"{type(error).__name__} while it was scored")
+                self.streams.fail(model, entries[0].ids, f"{type(error).__name__} while it was scored")
                 return
             for entry in entries:
                 self._score_safely(model, loaded, [entry], explain=explain)
@@ -312,9 +332,10 @@ class IngestScoring:
         if flagged:
             events = [(one.entry.id, _event(one, of)) for one, of in zip(flagged, occurrences, strict=True)]
             self.streams.flagged.announce(model, events)
-            entries_of_flagged = StreamEntries(lines_key(model), GROUP, list(ids))
+            acknowledged = [entry_id for one in flagged for entry_id in one.entry.ids]
+            entries_of_flagged = StreamEntries(lines_key(model), GROUP, acknowledged)
             self.alerts.record(occurrences, acknowledge=entries_of_flagged)
-        if normal := [entry.id for entry in entries if entry.id not in ids]:
+        if normal := [an_id for entry in entries if entry.id not in ids for an_id in entry.ids]:
             self.streams.acknowledge(model, normal)
         groups = {
             one.entry: AlertReference(one.alert_id, one.template, one.span, one.value)
@@ -327,6 +348,42 @@ class IngestScoring:
         self.recalibration.observe(
             (one.scorer, one.line, one.score, groups.get(one.entry.id)) for one in scored if one.is_rolling
         )
+
+
+def _events(loaded: Loaded, state: _ModelState, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the events of the lines that were held and of new ones, those of each source by themselves.
+
+    The last of each source is held until a line has come that does not belong to it, or for WAIT_S.
+    """
+    held, state.held = state.held, []
+    lines = [line for event in held for line in event.lines] + list(entries)
+    opener = loaded.scorer.opener
+    if opener is None:
+        return lines
+    parser = LineParser(loaded.vocabulary, is_json=False)
+    starts: defaultdict[str | None, EventStarts] = defaultdict(partial(EventStarts, opener))
+    newest: dict[str | None, list[Entry]] = {}  # event of each source
+    events: list[list[Entry]] = []
+    for line in lines:
+        source = line.meta.source
+        if starts[source].add(parser.text_of(line.data)):
+            newest[source] = []
+            events.append(newest[source])
+        newest[source].append(line)
+    now_s, came_at_s = time.monotonic(), {event.lines[-1].id: event.at_s for event in held}
+    for event in newest.values():
+        at_s = came_at_s.get(event[-1].id, now_s)
+        if now_s - at_s < WAIT_S:
+            state.held.append(_HeldEvent(event, at_s))
+            events.remove(event)
+    return [
+        replace(
+            event[0],
+            data=b"\n".join(line.data for line in event),
+            further=tuple(line.id for line in event[1:]),
+        )
+        for event in events
+    ]
 
 
 def _base_name(one: _Scored) -> str:

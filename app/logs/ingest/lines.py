@@ -66,7 +66,7 @@ class ParsedLines:
             if len(self.errors) < MAX_REPORTED:
                 self.errors.append(RejectedLine(line=self.records, code=error.code, message=error.message))
         else:
-            # A record may be several lines, such as a stack trace; models are trained on single ones.
+            # A record may be several lines, such as a stack trace: they are joined before they are scored.
             parts = data.removesuffix(b"\n").split(b"\n", MAX_BATCH_LINES)
             self.lines += (NewLine(part[:MAX_LINE_BYTES], meta) for part in parts)
         if len(self.lines) + self.rejected > MAX_BATCH_LINES:

@@ -103,11 +103,17 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line that was delivered to a consumer."""
+    """A line that was delivered to a consumer; or an event, whose other lines are the `further` entries."""
 
     id: str
     data: bytes
     meta: LineMeta
+    further: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all its entries."""
+        return self.id, *self.further
 
     @property
     def received_at(self) -> float:

@@ -19,18 +19,17 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.alerts.alerts import Alert, Alerts
 from nextchar.app.logs.alerts.schemas import alert_body
 from nextchar.app.logs.notifications.events import Event, Events, EventType
-from nextchar.app.logs.notifications.outbound import Outcome, new_client, post
+from nextchar.app.logs.notifications.outbound import Outcome, post
 from nextchar.app.logs.notifications.outbox import Delivery, Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, secret_bytes
 from nextchar.models.anomaly.alerts import SEVERITIES
@@ -75,7 +74,6 @@ class Notifier:
     console_url: str = ""
     clock: Callable[[], float] = time.time
     _token: str = field(default_factory=lambda: secrets.token_hex(8))
-    _seen: set[str] = field(default_factory=set)  # records that are noted, as far as this process knows
     _not_before: dict[str, float] = field(default_factory=dict)  # of Alertmanagers that failed
 
     def run(self) -> None:
@@ -104,87 +102,88 @@ class Notifier:
         """Send a target a test message, signed as all are; return what came of it."""
         now = self.clock()
         if target.kind == "webhook":
-            delivery = Delivery(new_id("msg"), target.id, _message("test", now, {"target": target.id}), now)
-            request = webhook_request(target, delivery, now=now)
-        else:
-            test = {"labels": {"alertname": "NextcharTest"}, "annotations": {"summary": "A test of nextchar"}}
-            request = alertmanager_request(target, [({**test, "starts_at": now}, now + _TEST_ALERT_S)])
-        async with new_client() as client:
-            return await self._send(client, target, request)
+            delivery = _delivery(target, "test", {"target": target.id}, now)
+            return await self._send(target, webhook_request(target, delivery, now=now))
+        test = {"labels": {"alertname": "NextcharTest"}, "annotations": {"summary": "A test of nextchar"}}
+        states = [({**test, "starts_at": now}, now + _TEST_ALERT_S)]
+        return await self._send(target, alertmanager_request(target, states))
 
     def _queue_records(self, targets: Sequence[NotificationTarget], now: float) -> None:
         wanting = [target for target in targets if target.kind == "webhook" and target.wants_records]
         if not wanting:  # a target that is made later gets what follows
-            self._seen = set()
             self.outbox.forget_records()
             return
-        seen = self.outbox.seen_records(self._seen)
-        is_first, present = "" not in seen, {"", *self.events.paths()}
+        seen, present = self.outbox.seen_records(), {"", *self.events.paths()}
+        is_first = "" not in seen
         since = now - FIRST_LOOKBACK_S if is_first else None
         found = [event for path in present - seen - {""} if (event := self.events.read(path, since=since))]
-        for i, event in enumerate(sorted(found, key=lambda event: (event.at, event.path))):
-            due = now - (len(found) - i) * _STEP_S
-            for target in wanting:
-                for kind in event.types:
-                    is_later = not is_first or event.at >= target.created_at
-                    if is_later and target.wants(kind, event.model):
-                        self.outbox.queue(_event_delivery(target, event, kind, due))
+        found.sort(key=lambda event: (event.at, event.path))
+        for target in wanting:
+            deliveries = [
+                _event_delivery(target, event, kind, now - (len(found) - i) * _STEP_S)
+                for i, event in enumerate(found)
+                for kind in event.types
+                if target.wants(kind, event.model) and not (is_first and event.at < target.created_at)
+            ]
+            self.outbox.record(target.id, {}, deliveries)
         self.outbox.mark_records(present - seen, seen - present)
-        self._seen = present
 
     async def _update_all(
         self, targets: Sequence[NotificationTarget], firing: Sequence[Alert], now: float
     ) -> None:
-        async with new_client() as client:
-            updates = (self._update(client, target, firing, now) for target in targets)
-            for result in await asyncio.gather(*updates, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result  # when all others are done
+        updates = (self._update(target, firing, now) for target in targets)
+        for result in await asyncio.gather(*updates, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result  # when all others are done
 
-    async def _update(
-        self, client: httpx.AsyncClient, target: NotificationTarget, firing: Sequence[Alert], now: float
-    ) -> None:
+    async def _update(self, target: NotificationTarget, firing: Sequence[Alert], now: float) -> None:
         wanted = {a.id: a for a in firing if target.wants_alert(a.figures.model, a.severity)}
         if target.kind == "webhook":
-            await asyncio.to_thread(self._queue_alerts, target, wanted, now)
-            await self._deliver(client, target)
+            self._queue_alerts(target, wanted, now)
+            await self._deliver(target)
         elif now >= self._not_before.get(target.id, 0.0):
-            await self._push_alerts(client, target, wanted, now)
+            await self._push_alerts(target, wanted, now)
 
     def _queue_alerts(self, target: NotificationTarget, firing: Mapping[str, Alert], now: float) -> None:
-        since, dropped = self.outbox.take_dropped(target.id)
-        if dropped:
-            body = _message("messages.dropped", now, {"since": utc(since), "dropped": dropped})
-            self.outbox.queue(Delivery(new_id("msg"), target.id, body, now))
-        known = self.outbox.sent_states(target.id)
-        for kind, alert_id, before, after, data in _changes(known, firing, self.console_url):
-            if kind not in target.events:
-                self.outbox.save_sent_states(target.id, {alert_id: after})
-                continue
-            model = data["model"]
-            owner = (after or before or {}).get("owner", f"model {model}")
-            body = _message(kind, now, data)
-            delivery = Delivery(new_id("msg"), target.id, body, now, model=model, owner=owner)
-            self.outbox.queue(delivery, alert_id=alert_id, before=before, after=after)
+        known, order = self.outbox.sent_states(target.id), list(SEVERITIES)
+        states: dict[str, Any] = {}
+        deliveries = []
+
+        def report(event: EventType, data: Mapping[str, Any], owner: str) -> None:
+            if event in target.events:
+                deliveries.append(_delivery(target, event, data, now, owner=owner))
+
+        for alert_id, alert in firing.items():
+            before, figures = known.get(alert_id), alert.figures
+            is_worse = before and order.index(alert.severity) > order.index(before["severity"])
+            if is_worse or (before is None and alert.state == "open"):
+                owner = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
+                about = {"severity": alert.severity, "model": figures.model, "template": figures.template}
+                states[alert_id] = about | {"owner": owner}
+                url = console_address(self.console_url, alert)
+                report("alert.firing", alert_body(alert).model_dump() | url, owner)
+        for alert_id, before in known.items():
+            if alert_id not in firing:
+                states[alert_id] = None
+                owner = before.pop("owner", f"model {before['model']}")
+                report("alert.resolved", {"id": alert_id} | before, owner)
+        self.outbox.record(target.id, states, deliveries)
         self.outbox.drop_surplus(target.id, now=now)
 
-    async def _deliver(self, client: httpx.AsyncClient, target: NotificationTarget) -> None:
+    async def _deliver(self, target: NotificationTarget) -> None:
         started = time.monotonic()
-        due = await asyncio.to_thread(self.outbox.due, target.id, now=self.clock(), limit=_MAX_DELIVERIES)
-        for delivery in due:
+        for delivery in self.outbox.due(target.id, now=self.clock(), limit=_MAX_DELIVERIES):
             if time.monotonic() - started > _ROUND_S:
                 return
-            sent = await self._send(client, target, webhook_request(target, delivery, now=self.clock()))
+            sent = await self._send(target, webhook_request(target, delivery, now=self.clock()))
             if sent.error:
-                await asyncio.to_thread(self.outbox.failed, delivery, sent.error, now=self.clock())
+                self.outbox.failed(delivery, sent.error, now=self.clock())
                 return  # the others wait, too: a target that fails gets one request per round
-            await asyncio.to_thread(self.outbox.succeeded, delivery)
+            self.outbox.succeeded(delivery)
 
-    async def _push_alerts(
-        self, client: httpx.AsyncClient, target: NotificationTarget, firing: Mapping[str, Alert], now: float
-    ) -> None:
+    async def _push_alerts(self, target: NotificationTarget, firing: Mapping[str, Alert], now: float) -> None:
         """Send what is due. After a failure all of it is sent again, which changes nothing at the target."""
-        known = await asyncio.to_thread(self.outbox.sent_states, target.id)
+        known = self.outbox.sent_states(target.id)
         changes: dict[str, Any] = {alert_id: None for alert_id in known if alert_id not in firing}
         ended = [known[alert_id] for alert_id in changes]
         for alert_id, alert in firing.items():
@@ -202,14 +201,13 @@ class Notifier:
         to_send = [(state, now) for state in ended] + [(state, now + 4 * RESEND_S) for state in fires]
         for at in range(0, len(to_send), _MAX_ALERTS_PER_REQUEST):
             request = alertmanager_request(target, to_send[at : at + _MAX_ALERTS_PER_REQUEST])
-            if (await self._send(client, target, request)).error:
+            if (await self._send(target, request)).error:
                 self._not_before[target.id] = self.clock() + _PAUSE_S
                 return
-        await asyncio.to_thread(self.outbox.save_sent_states, target.id, changes)
+        self.outbox.record(target.id, changes)
 
-    async def _send(self, client: httpx.AsyncClient, target: NotificationTarget, request: Request) -> Outcome:
-        is_allowed = self.allow_private or target.is_trusted
-        outcome = await post(client, *request, allow_private=is_allowed)
+    async def _send(self, target: NotificationTarget, request: Request) -> Outcome:
+        outcome = await post(*request, allow_private=self.allow_private or target.is_trusted)
         await asyncio.to_thread(self.outbox.count, target.id, outcome.error)
         return outcome
 
@@ -223,7 +221,7 @@ def webhook_request(target: NotificationTarget, delivery: Delivery, *, now: floa
     headers = {"webhook-id": delivery.id, "webhook-timestamp": timestamp}
     if target.secret:
         signed = b".".join([delivery.id.encode(), timestamp.encode(), content])
-        digest = hmac.new(secret_bytes(target.secret), signed, hashlib.sha256).digest()
+        digest = hmac.digest(secret_bytes(target.secret), signed, "sha256")
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
     return target.url, content, headers
 
@@ -245,35 +243,25 @@ def alertmanager_request(
     return f"{target.url.rstrip('/')}/api/v2/alerts", json.dumps(body).encode(), {}
 
 
-def _changes(
-    known: Mapping[str, Any], firing: Mapping[str, Alert], console_url: str
-) -> Iterator[tuple[EventType, str, Any, Any, dict[str, Any]]]:
-    """Yield the type of each event, the id of its alert, the state before and after, and the data."""
-    order: Sequence[str] = SEVERITIES
-    for alert_id, alert in firing.items():
-        before, figures = known.get(alert_id), alert.figures
-        is_worse = before and order.index(alert.severity) > order.index(before["severity"])
-        if is_worse or (before is None and alert.state == "open"):
-            after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
-            after["owner"] = f"key {figures.owner}" if figures.owner else f"model {figures.model}"
-            data = alert_body(alert).model_dump() | console_address(console_url, alert)
-            yield "alert.firing", alert_id, before, after, data
-    for alert_id, before in known.items():
-        if alert_id not in firing:
-            data = {"id": alert_id, **{name: before[name] for name in before if name != "owner"}}
-            yield "alert.resolved", alert_id, before, None, data
-
-
-def _message(kind: str, now: float, data: Mapping[str, Any], **more: Any) -> str:
-    return json.dumps({**more, "type": kind, "timestamp": utc(now), "data": data}, ensure_ascii=False)
+def _delivery(
+    target: NotificationTarget, kind: str, data: Mapping[str, Any], now: float, *, owner: str = ""
+) -> Delivery:
+    body = json.dumps({"type": kind, "timestamp": utc(now), "data": data}, ensure_ascii=False)
+    return Delivery(id=new_id("msg"), target=target.id, body=body, created_at=now, owner=owner)
 
 
 def _event_delivery(target: NotificationTarget, event: Event, kind: EventType, due: float) -> Delivery:
     """Return a message in the shape of OpenAI's webhook events, with a timestamp; the ids are derived."""
     event_id, delivery_id = (f"{event.path}\n{kind}", f"{target.id}\n{event.path}\n{kind}")
     openai = {"id": f"evt_{_digest(event_id)}", "object": "event", "created_at": int(event.at)}
-    body, owner = _message(kind, event.at, event.data, **openai), f"model {event.model}"
-    return Delivery(f"msg_{_digest(delivery_id)}", target.id, body, due, model=event.model, owner=owner)
+    message = {**openai, "type": kind, "timestamp": utc(event.at), "data": event.data}
+    return Delivery(
+        id=f"msg_{_digest(delivery_id)}",
+        target=target.id,
+        body=json.dumps(message, ensure_ascii=False),
+        created_at=due,
+        owner=f"model {event.model}",
+    )
 
 
 def _digest(text: str) -> str:

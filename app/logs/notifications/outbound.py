@@ -6,13 +6,16 @@ environment is used. The whole request has a deadline, whatever the other side d
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import httpcore
 import httpx
 
 from nextchar.models.errors import InvalidInput
@@ -21,6 +24,7 @@ TIMEOUT_S = 10.0
 """Time limit of a whole request, including the resolution of the name."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_HEADERS = {"User-Agent": "nextchar", "Content-Type": "application/json", "Accept-Encoding": "identity"}
 _MAX_SHOWN = 200  # characters of a response that a message of an error quotes
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -69,7 +73,7 @@ async def check_target(url: str, *, allow_private: bool) -> None:
     parsed = check_url(url)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await _resolve(parsed, allow_private=allow_private)
+            await _resolve(parsed.raw_host.decode("ascii"), parsed.port or 443, allow_private=allow_private)
     except _PrivateAddress as error:
         hint = "set NEXTCHAR_ALLOW_PRIVATE_TARGETS=1 to allow it"
         raise _invalid(f"{error}; {hint}", "private_target") from None
@@ -78,37 +82,27 @@ async def check_target(url: str, *, allow_private: bool) -> None:
         raise _invalid(message, "unresolved_target") from None
 
 
-async def post(
-    client: httpx.AsyncClient, url: str, content: bytes, headers: Mapping[str, str], *, allow_private: bool
-) -> Outcome:
-    """Send a POST request with a body of JSON. `client` is one of `new_client`.
+async def post(url: str, content: bytes, headers: Mapping[str, str], *, allow_private: bool) -> Outcome:
+    """Send a POST request with a body of JSON.
 
     It has failed if the response is not 2xx, there is none in time, or the address is private.
     """
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return await _post(client, check_url(url), content, headers, allow_private=allow_private)
+            return await _post(check_url(url), content, headers, allow_private=allow_private)
     except TimeoutError:
         return Outcome(error=f"no response within {TIMEOUT_S:g} s")
-    except (httpx.HTTPError, OSError, UnicodeError, InvalidInput) as error:
+    except (*_FAILURES, InvalidInput) as error:
         return Outcome(error=str(error) or type(error).__name__)
 
 
-def new_client() -> httpx.AsyncClient:
-    """Return a client for `post`. It keeps no connection: the next request may be to another host there."""
-    return httpx.AsyncClient(
-        verify=_tls(),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=TIMEOUT_S,
-        limits=httpx.Limits(max_keepalive_connections=0),
-    )
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Return the settings of TLS; to read the certificates for each client would take milliseconds."""
-    return httpx.create_ssl_context(trust_env=False)
+_FAILURES = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    OSError,
+    UnicodeError,  # a label of the host is too long
+)
 
 
 def is_public(address: IpAddress) -> bool:
@@ -129,56 +123,52 @@ def is_public(address: IpAddress) -> bool:
 
 
 async def _post(
-    client: httpx.AsyncClient,
-    url: httpx.URL,
-    content: bytes,
-    headers: Mapping[str, str],
-    *,
-    allow_private: bool,
+    url: httpx.URL, content: bytes, headers: Mapping[str, str], *, allow_private: bool
 ) -> Outcome:
-    own = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    addresses = await _resolve(url, allow_private=allow_private)
-    for i, address in enumerate(addresses):
-        request = client.build_request(
-            "POST",
-            url.copy_with(host=str(address)),
-            content=content,
-            headers={**own, **headers, "Host": url.netloc.decode("ascii")},
-            extensions={"sni_hostname": url.raw_host.decode("ascii")},
-        )
-        try:
-            response = await client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            if i + 1 == len(addresses):
-                raise
-            continue
-        try:
-            status, answer = response.status_code, await _beginning(response)
-        finally:
-            await response.aclose()
-        if response.is_success:
-            return Outcome(status, answer)
-        reason = "redirects are not followed" if response.is_redirect else answer
-        return Outcome(status, answer, f"the response is {status}{f': {reason}' if reason else ''}")
-    raise AssertionError("a host that resolves has an address")
+    all_headers = {"Host": url.netloc.decode("ascii"), **_HEADERS, **headers}
+    target = httpcore.URL(scheme=url.scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    async with (
+        httpcore.AsyncConnectionPool(_tls(), network_backend=_CheckedHosts(allow_private)) as pool,
+        pool.stream("POST", target, headers=list(all_headers.items()), content=content) as response,
+    ):
+        # Not decompressed: a few bytes of a hostile target could become gigabytes.
+        piece = await anext(response.aiter_stream(), b"")
+        status, answer = response.status, " ".join(piece[:_MAX_SHOWN].decode("utf-8", "replace").split())
+    if 200 <= status < 300:
+        return Outcome(status, answer)
+    reason = "redirects are not followed" if 300 <= status < 400 else answer
+    return Outcome(status, answer, f"the response is {status}{f': {reason}' if reason else ''}")
 
 
-async def _beginning(response: httpx.Response) -> str:
-    # Not decompressed: a few bytes of a hostile target could become gigabytes.
-    async for piece in response.aiter_raw(_MAX_SHOWN):
-        return " ".join(piece.decode("utf-8", "replace").split())
-    return ""
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return the settings of TLS; to read the certificates for each request would take milliseconds."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
-async def _resolve(url: httpx.URL, *, allow_private: bool) -> list[IpAddress]:
-    """Return the addresses of a URL's host, without duplicates. Raises OSError: none, or a private one."""
-    port = url.port or (443 if url.scheme == "https" else 80)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
+class _CheckedHosts(httpcore.AnyIOBackend):
+    """Opens connections to the addresses that a name has now, if they are allowed."""
+
+    def __init__(self, allow_private: bool) -> None:
+        self._allow_private = allow_private
+
+    async def connect_tcp(
+        self, host: str, port: int, *args: Any, **options: Any
+    ) -> httpcore.AsyncNetworkStream:
+        *others, last = await _resolve(host, port, allow_private=self._allow_private)
+        for address in others:
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await super().connect_tcp(str(address), port, *args, **options)
+        return await super().connect_tcp(str(last), port, *args, **options)
+
+
+async def _resolve(host: str, port: int, *, allow_private: bool) -> list[IpAddress]:
+    """Return the addresses of a host, without duplicates. Raises OSError: none, or a private one."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
         if not allow_private and not is_public(address):
-            raise _PrivateAddress(f"{url.host!r} is {address}, which is not a public address")
+            raise _PrivateAddress(f"{host!r} is {address}, which is not a public address")
     return list(dict.fromkeys(addresses))
 
 

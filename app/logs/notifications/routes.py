@@ -18,8 +18,14 @@ from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.notifications.notifier import Notifier
 from nextchar.app.logs.notifications.outbound import check_target
 from nextchar.app.logs.notifications.outbox import Outbox
-from nextchar.app.logs.notifications.schemas import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
-from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets
+from nextchar.app.logs.notifications.targets import (
+    DeliveryBody,
+    NotificationTarget,
+    NotificationTargets,
+    TargetBody,
+    TargetCreate,
+    TargetTestBody,
+)
 
 
 async def _check_is_unlimited(access: AccessDep) -> None:
@@ -96,7 +102,7 @@ def list_deliveries(
     found = services[NotificationTargets].get(target)
     listed = services[Outbox].dead if status == "dead" else services[Outbox].waiting
     page, has_more = paginate(listed(found.id), lambda delivery: delivery.id, after=after, limit=limit)
-    return Page(data=[DeliveryBody(status=status, **asdict(one)) for one in page], has_more=has_more)
+    return Page(data=[DeliveryBody(status=status, **one.model_dump()) for one in page], has_more=has_more)
 
 
 @router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
@@ -104,7 +110,7 @@ def list_deliveries(
 def replay_delivery(services: ServicesDep, target: str, delivery: str) -> DeliveryBody:
     """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
     found = services[NotificationTargets].get(target)
-    return DeliveryBody(status="waiting", **asdict(services[Outbox].replay(found.id, delivery)))
+    return DeliveryBody(status="waiting", **services[Outbox].replay(found.id, delivery).model_dump())
 
 
 def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:

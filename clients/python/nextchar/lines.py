@@ -10,7 +10,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -51,6 +52,18 @@ def line_of(number: int, text: str | bytes) -> Line:
     if b"\n" in data:
         raise NextcharError(f"line {number} contains a newline; give each line by itself")
     return Line(number, data[:MAX_LINE_BYTES], text.removesuffix("\n") if isinstance(text, str) else data)
+
+
+def joined(lines: Sequence[Line]) -> Line:
+    """Return the lines of an event as one, at the place of the first."""
+    if len(lines) == 1:
+        return lines[0]
+    first = lines[0]
+    if isinstance(first.text, str):
+        text: str | bytes = "\n".join(str(line.text) for line in lines)
+    else:
+        text = b"\n".join(bytes(line.text) for line in lines if isinstance(line.text, bytes))
+    return replace(first, data=b"\n".join(line.data for line in lines), text=text)
 
 
 def check_lines(lines: object) -> None:
@@ -109,8 +122,8 @@ def _open(file: str) -> BinaryIO:
 class LineSource(Protocol):
     """Lines read ahead."""
 
-    async def take(self, max_bytes: int) -> list[Line]:
-        """Wait for a line; return it with those that are there, or an empty list at the end.
+    async def take(self, max_bytes: int, *, wait_s: float | None = None) -> list[Line]:
+        """Wait for a line; return it with those that are there. After `wait_s`, and at the end, return none.
 
         Raises what the source raises, once the lines before that have been returned.
         """
@@ -166,9 +179,9 @@ class Lines:
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    async def take(self, max_bytes: int) -> list[Line]:
+    async def take(self, max_bytes: int, *, wait_s: float | None = None) -> list[Line]:
         """As `LineSource.take`; waiting blocks the thread."""
-        return self._take(max_bytes)
+        return self._take(max_bytes, wait_s)
 
     def close(self) -> None:
         """Stop reading: at once if the buffer is full, else at the next line."""
@@ -176,12 +189,12 @@ class Lines:
             self._is_closed = True
             self._changed.notify_all()
 
-    def _take(self, max_bytes: int) -> list[Line]:
+    def _take(self, max_bytes: int, wait_s: float | None) -> list[Line]:
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, name="nextchar-lines", daemon=True)
             self._thread.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._buffer or self._buffer.is_over or self._is_closed)
+            self._changed.wait_for(lambda: self._buffer or self._buffer.is_over or self._is_closed, wait_s)
             taken = [] if self._is_closed else self._buffer.pop(max_bytes)
             self._changed.notify_all()
             return taken
@@ -207,9 +220,9 @@ class Lines:
 class ThreadedLines(Lines):
     """The lines of an iterable for an event loop: both the iterable and the waiting are in threads."""
 
-    async def take(self, max_bytes: int) -> list[Line]:
+    async def take(self, max_bytes: int, *, wait_s: float | None = None) -> list[Line]:
         """As `LineSource.take`."""
-        return await asyncio.to_thread(self._take, max_bytes)
+        return await asyncio.to_thread(self._take, max_bytes, wait_s)
 
 
 class AsyncLines:
@@ -222,13 +235,15 @@ class AsyncLines:
         self._has_room = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def take(self, max_bytes: int) -> list[Line]:
+    async def take(self, max_bytes: int, *, wait_s: float | None = None) -> list[Line]:
         """As `LineSource.take`."""
         if self._task is None:
             self._task = asyncio.create_task(self._read())
-        while not self._buffer and not self._buffer.is_over:
-            self._has_lines.clear()
-            await self._has_lines.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not self._buffer and not self._buffer.is_over:
+                    self._has_lines.clear()
+                    await self._has_lines.wait()
         taken = self._buffer.pop(max_bytes)
         self._has_room.set()
         return taken

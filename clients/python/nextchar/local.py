@@ -247,6 +247,8 @@ class Model:
     ) -> list[LineScore]:
         """Score lines against the calibration made with the model, as the service's `/score` does.
 
+        Lines that are one event, such as a message and its stack trace, have one score.
+
         Args:
             lines: texts without newlines.
             false_alarms: the fraction of normal lines that may be flagged; None: the calibration's default.
@@ -267,7 +269,8 @@ class Model:
             )
         options = ScoreOptions(detail="line", false_alarms=false_alarms, repeats=repeats)
         scorer = CalibratedScorer(self.loaded, calibration, options)
-        read = scorer.read([self._characters_of(line) for line in lines])
+        events = self.loaded.scorer.events(map(self._characters_of, lines))
+        read = scorer.read(list(events))
         return list(map(scorer.without_repeat, scorer.scores(read), read))
 
     def heatmap(self, text: str) -> "Heatmap":

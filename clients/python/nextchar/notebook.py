@@ -22,9 +22,13 @@ def figures(card: Card) -> Iterator[tuple[str, str]]:
     if seconds := report.get("training_seconds"):
         yield "trained", f"{seconds:.0f} s, {report['steps']:,} steps"
     if bits := report.get("validation_bits_per_character"):
-        alone = report.get("experts", {})
-        network = f" (network alone {alone['lstm']:.2f})" if "mixture" in alone else ""
-        yield "held out", f"{bits:.2f} bits per character{network}"
+        experts, other = report.get("experts", {}), "network alone"
+        first, second = bits, experts["lstm"] if "mixture" in experts else None
+        if (
+            second and card.network.architecture != "stateful_lstm"
+        ):  # of the lecture notes: it is about itself
+            first, second, other = second, bits, "mixture"
+        yield "held out", f"{first:.2f} bits per character" + (f" ({other} {second:.2f})" if second else "")
     for name, bits in report.get("baselines", {}).items():
         yield f"{name} would have", f"{bits:.2f}"
 

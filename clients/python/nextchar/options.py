@@ -109,9 +109,9 @@ class SuggestOptions(TypedDict, total=False):
     limit: int | None
     """The most suggestions. Default: 10."""
     constrain: Constrain | None
-    """`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those first, then texts
-    that the model generates. `none`: what the model generates, to the end of the line, or for other models
-    than those of records of the word. Default: `lines` for models of records, else `none`."""
+    """`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and texts that the
+    model generates, the likeliest first. `none`: what the model generates, to the end of the line, or for
+    other models than those of records of the word. Default: `lines` for models of records, else `none`."""
     typos: int | None
     """Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out,
     one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that
@@ -276,6 +276,9 @@ class TrainingOptions(BudgetOptions, total=False):
 class ScoreOptions(TypedDict, total=False):
     """The options of `score`."""
 
+    join: bool | None
+    """Join lines that are one event, if events of the training log have several. Otherwise each text in
+    `lines`, which may have newlines, is scored by itself. Default: True."""
     context: ScoreContext | None
     """`line`: each line is read by itself. `stream`: each is read after the previous ones. Default:
     'line'."""
@@ -314,6 +317,9 @@ class LineOptions(ScoreOptions, total=False):
     """Default: 'all'."""
     precision: Literal["auto", "float32"] | None
     """Default: 'auto'."""
+    more: bool | None
+    """More lines follow in another request. The last event is left out if it may go on: send its `held`
+    lines, as `score.end` counts them, again with those that follow. Default: False."""
 
 
 class CalibrationOptions(TypedDict, total=False):

@@ -10,13 +10,14 @@ from typing import Any, cast
 from nextchar.calls.inference import ScoreCalls
 from nextchar.connection import Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
-from nextchar.lines import Line, LineSource, split_lines
+from nextchar.lines import Line, LineSource, joined, split_lines
 from nextchar.options import LineOptions
 from nextchar.types import ScoredLine
 
 _TIMEOUT_S = 120.0  # with `only="anomalous"` the server is silent about normal lines
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 16, 1 << 19
 _FAST_S, _SLOW_S = 1.5, 5.0  # a batch scored faster than this makes batches larger, slower: smaller
+_EVENT_WAIT_S = 2.0  # for lines that may belong to the last event
 _MAX_BREAKS = 5  # of responses that began and then broke off without a line: the lines are at fault
 
 Record = dict[str, Any]
@@ -66,21 +67,30 @@ class LineScoring(ScoreCalls):
     ) -> AsyncGenerator[tuple[Line | None, Record], None]:
         """Score the lines of a source batch by batch; those whose response broke off are sent again.
 
-        Yields the service's records, each `score.line` with its line, and what happens to the connection:
-        `outage.start` with the error and the number of lines that wait, and `outage.end` with its `seconds`.
-        At least `min_interval_s` pass from one batch to the next; `patience_s` replaces the client's. With
-        `context=stream` but no `stream_id`, the stream is forgotten at the end.
+        Yields the service's records, each `score.line` with its line, or the lines of its event as one. And
+        what happens to the connection: `outage.start` with the error and the number of lines that wait, and
+        `outage.end` with its `seconds`. At least `min_interval_s` pass from one batch to the next;
+        `patience_s` replaces the client's. With `context=stream` but no `stream_id`, the stream is forgotten
+        at the end.
         """
         own_stream = f"nextchar-{uuid.uuid4().hex}"
         if query.get("context") == "stream":
             query = {"stream_id": own_stream, **query}
         retry = _Retry(self.patience_s if patience_s is None else patience_s)
         max_bytes = _MIN_BATCH_BYTES
+        held: list[Line] = []  # of the last event, which may go on
         try:
-            while batch := await source.take(max_bytes):
+            while True:
+                new = await source.take(max_bytes, wait_s=_EVENT_WAIT_S if held else None)
+                if not (batch := held + new):
+                    break
+                held = []
                 began = time.monotonic()
-                async with aclosing(self._score_batch(model, batch, query, retry)) as records:
+                request = {**query, "more": bool(new)}
+                async with aclosing(self._score_batch(model, batch, request, retry)) as records:
                     async for line, record in records:
+                        if record["object"] == "score.end":
+                            held = batch[len(batch) - record.get("held", 0) :]
                         yield line, record
                 took_s = time.monotonic() - began
                 if took_s > _SLOW_S:
@@ -123,10 +133,14 @@ class LineScoring(ScoreCalls):
                             yield None, {"object": "outage.end", "seconds": away_s}
                         if record["object"] == "score.end":
                             done = record["lines"]
+                            if done + record.get("held", 0) == len(pending):  # else it has not read all lines
+                                done = len(pending)
+                            else:
+                                record.pop("held", None)
                             yield None, record
                         else:
-                            done = record["line"]
-                            yield pending[done - 1], record
+                            first, done = record["line"] - 1, record["line"] - 1 + record.get("lines", 1)
+                            yield joined(pending[first:done]), record
             except NextcharError as caught:
                 error = caught
             pending = pending[done:]

@@ -414,8 +414,9 @@ class AnomalousSpan(TypedDict):
 
 
 class LineScore(TypedDict):
-    """The score of one line. Fields that were not requested, or need a calibration, are null."""
+    """The score of one line, or event. Fields that were not requested, or need a calibration, are null."""
 
+    lines: NotRequired[int]  # How many lines the event has
     characters: int
     bits_per_character: NotRequired[float | None]  # The mean; 0 for an empty line
     peak_bits: NotRequired[float | None]  # The mean of the two highest surprisals
@@ -500,7 +501,7 @@ class Score(TypedDict):
     label: NotRequired[AlertLabel | None]
     bits: NotRequired[list[float] | None]
     expected: NotRequired[list[list[Candidate]] | None]
-    lines: NotRequired[list[LineScore] | None]  # In the order of the request; null for `text`
+    lines: NotRequired[list[LineScore] | None]
     false_alarms: NotRequired[float | None]  # The rate that was used; null without calibration
     threshold: NotRequired[float | None]
     calibration: NotRequired[Calibration | None]  # Null if the model has none; `POST …/calibrate` makes one
@@ -914,6 +915,7 @@ class FlaggedLine(TypedDict):
 class StreamedScore(TypedDict, total=False):
     """The score of one line in a stream, where what is null is left out."""
 
+    lines: int  # How many lines the event has
     characters: int
     bits_per_character: float  # The mean; 0 for an empty line
     peak_bits: float  # The mean of the two highest surprisals

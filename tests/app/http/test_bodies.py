@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Message
 
+from nextchar.app.acceptance import routes as acceptance
 from nextchar.app.completions import routes as completions
 from nextchar.app.http import bodies
 from nextchar.app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path, parsed_bytes
@@ -24,6 +25,7 @@ from nextchar.app.http.services import ServicesDep
 from nextchar.app.http.threads import CLIENT, Client, Pools
 from nextchar.app.main import create_app
 from nextchar.app.openai import completions as openai_completions
+from nextchar.app.suggestions import routes as suggestions
 from tests.app.service import Service, error_of
 
 JSON = {"content-type": "application/json"}
@@ -82,9 +84,15 @@ def test_only_routes_that_need_nothing_else_of_fastapi_have_a_fast_path() -> Non
     assert not has_fast_path(route_of("/{number}", wants_a_number))
 
 
-@pytest.mark.parametrize("module", [completions, openai_completions])
+@pytest.mark.parametrize("module", [completions, openai_completions, suggestions, acceptance])
 def test_calls_at_every_keystroke_have_a_fast_path(module: ModuleType) -> None:
-    keystrokes = {"/v1/models/{model}/complete", "/v1/models/{model}/next", "/v1/completions"}
+    keystrokes = {
+        "/v1/models/{model}/complete",
+        "/v1/models/{model}/next",
+        "/v1/models/{model}/suggest",
+        "/v1/completions",
+        "/v1/events",
+    }
     routes = [route for route in module.router.routes if route.path in keystrokes]
     assert routes and all(has_fast_path(route) for route in routes)
 

@@ -87,7 +87,7 @@ def test_the_files_of_all_experts_are_imported(settings: ApiSettings) -> None:
         body = {"prompt": "ab", "max_characters": 5, "seed": 7}
         before = http.post("/v1/models/random/complete", json=body).json()["completions"]
         archive = http.get("/v1/models/random/export").content
-        assert {"mixture.npz", "ngram.npz", "templates.json"} < unpacked(archive).keys()
+        assert {"mixture.npz", "ngram.npz", "word_ngram.npz", "templates.json"} < unpacked(archive).keys()
         assert post(http, archive).json()["id"] == "random@2"
         assert http.post("/v1/models/random@2/complete", json=body).json()["completions"] == before
         score = {"lines": ["abc abd"], "detail": "line"}

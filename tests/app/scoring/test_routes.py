@@ -43,9 +43,9 @@ def test_text_is_scored_character_by_character(service: Service) -> None:
 def test_each_line_is_scored_by_itself(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab", "", "é→"]}).json()
     assert answer["lines"] == [
-        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0, repeated=None),
-        line_of(0, 0.0, bits=[], peak_bits=0.0, repeated=None),
-        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0, repeated=None),
+        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0, repeated=None, lines=1),
+        line_of(0, 0.0, bits=[], peak_bits=0.0, repeated=None, lines=1),
+        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0, repeated=None, lines=1),
     ]
     assert (answer["bits"], answer["characters"], answer["total_bits"]) == (None, 4, 18.0)
     assert answer["unknown_characters"] == ["é", "→"]
@@ -112,7 +112,7 @@ def test_detail_none_returns_score_p_value_and_flag(service: Service) -> None:
     calibrate(service)
     answer = service.http.post(SCORE, json={"lines": ["ab"], "detail": "none"}).json()["lines"][0]
     assert {name for name, value in answer.items() if value is not None} == {
-        "characters", "score", "p_value", "anomalous"
+        "lines", "characters", "score", "p_value", "anomalous"
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import redis
 from nextchar.app.http.rules import Rule, Rules
 from nextchar.app.scoring.streams import Streams
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.text.events import Opener
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, until
@@ -241,3 +242,77 @@ def test_repeats_are_flagged_if_that_is_requested(service: Service) -> None:
     assert (end["anomalous"], end["repeated"]) == (50, 0)
     whole = service.http.post(SCORE, json={"lines": lines, "repeats": "flag"}).json()
     assert all(line["anomalous"] and line["repeated"] is None for line in whole["lines"])
+
+
+EVENTS = b"09:00:01 a\n09:00:02 b\n  at c\n  at d\n09:00:03 e\n"
+
+
+@pytest.fixture
+def events(service: Service) -> None:
+    """A model of a log whose events have several lines."""
+    opener = Opener(frozenset({""}))
+    publish(service.models, lines=EVENTS.decode().splitlines(), opener=opener)
+
+
+def places(found: list[dict[str, Any]]) -> list[tuple[int, int, int, str]]:
+    return [(one["line"], one["offset"], one["lines"], one["text"]) for one in found]
+
+
+@pytest.mark.usefixtures("events")
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-ndjson"])
+def test_lines_of_an_event_have_one_record(service: Service, kind: str) -> None:
+    data = EVENTS
+    if kind != "text/plain":
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in EVENTS.decode().splitlines())
+    *found, end = stream(service, data, kind, echo=True)[1:]
+    assert [(one["line"], one["lines"], one["text"]) for one in found] == [
+        (1, 1, "09:00:01 a"), (2, 3, "09:00:02 b\n  at c\n  at d"), (5, 1, "09:00:03 e")
+    ]  # fmt: skip
+    assert (end["lines"], end["events"]) == (5, 3) and "held" not in end
+
+
+@pytest.mark.usefixtures("events")
+def test_json_scores_events_as_a_stream_does_unless_lines_are_not_joined(service: Service) -> None:
+    lines = EVENTS.decode().splitlines()
+    whole = service.http.post(SCORE, json={"lines": lines, "detail": "line"}).json()["lines"]
+    found = scored(service, EVENTS)
+    names = ("lines", "characters", "total_bits")
+    assert [[one[name] for name in names] for one in whole] == [
+        [one[name] for name in names] for one in found
+    ]
+    apart = service.http.post(SCORE, json={"lines": [*lines, "a\nb"], "join": False}).json()["lines"]
+    assert [one["lines"] for one in apart] == [1] * 5 + [2]
+
+
+@pytest.mark.usefixtures("events")
+def test_the_last_event_waits_for_the_next_request_if_more_follow(service: Service) -> None:
+    first, rest = EVENTS[:29], EVENTS[29:]
+    *found, end = stream(service, first, echo=True, more=True)[1:]
+    assert (len(found), end["lines"], end["events"], end["held"]) == (1, 1, 1, 2)
+    *found, end = stream(service, first[11:] + rest, echo=True)[1:]
+    assert [one["text"] for one in found] == ["09:00:02 b\n  at c\n  at d", "09:00:03 e"]
+
+
+@pytest.mark.usefixtures("events")
+@pytest.mark.parametrize("only_line", [b"09:00:02 b\n", b"09:00:02 b\n  at c\n"])
+def test_the_last_event_is_scored_if_no_line_follows_for_a_while(service: Service, only_line: bytes) -> None:
+    place = urlsplit(str(service.http.base_url))
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
+    connection.putrequest("POST", SCORE)
+    connection.putheader("Content-Type", "text/plain")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    connection.send(b"%x\r\n%s\r\n" % (len(only_line), only_line))
+    answer = connection.getresponse()
+    assert json.loads(answer.readline())["object"] == "score.start"
+    assert json.loads(answer.readline())["lines"] == only_line.count(b"\n")
+    connection.send(b"0\r\n\r\n")
+    assert json.loads(answer.readline())["lines"] == only_line.count(b"\n")
+    connection.close()
+
+
+@pytest.mark.usefixtures("events")
+def test_calibration_counts_events(service: Service) -> None:
+    lines = EVENTS.decode().splitlines() * 40
+    made = service.http.post("/v1/models/fake/calibrate", json={"lines": lines})
+    assert made.status_code == 201 and made.json()["lines"] == 120

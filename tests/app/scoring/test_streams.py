@@ -1,5 +1,4 @@
 import asyncio
-import base64
 import os
 import signal
 import threading
@@ -102,25 +101,6 @@ def test_memory_of_redis_stays_about_within_the_bound(redis: Redis) -> None:
     # Deleted streams are freed in the background.
     eventually(lambda: redis.info("memory")["lazyfree_pending_objects"] == 0, what="memory is freed")
     assert 1_000_000 < kept_bytes() - before < 3_000_000
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [
-        {"state": base64.b64encode(PACKED), "change": base64.b64encode(PACKED)},
-        {"state_f4": PACKED, "change_f4": PACKED},
-        {"state_f4": PACKED, "change_f4": b""},
-    ],
-)
-def test_streams_of_older_versions_continue_without_what_they_learned(
-    redis: Redis, stored: dict[str, bytes]
-) -> None:
-    redis.hset("nextchar:stream:m:s", mapping={"model": "m@1", "lines": "7", **stored})
-    with locked(Streams(redis), "m@1", "s", size=2) as turn:
-        assert (turn.stream.lines, turn.stream.restarted) == (7, None)
-        np.testing.assert_array_equal(turn.stream.state, STATE)
-        turn.save(STATE, lines=1)
-    assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["lines", "model", "state_f4"]
 
 
 def test_a_call_waits_longer_than_the_lock_of_a_dead_process_lasts(redis: Redis) -> None:

@@ -71,11 +71,12 @@ def test_excluded_texts_are_not_suggested(http: httpx.Client) -> None:
     assert not any(set("abcdefghijklm") & set(text) for text in texts)
 
 
-def test_generated_texts_follow_lines_if_they_are_only_preferred(http: httpx.Client) -> None:
+def test_preferred_lines_and_generated_texts_are_in_one_order(http: httpx.Client) -> None:
     found = suggested(http, "lon", constrain="prefer", limit=6)
-    assert [one["text"] for one in found[2:3]] == ["new london"]
-    assert len(found) > 3
-    assert all(one["text"].startswith("lon") for one in found[3:])
+    assert [one["text"] for one in found[:2]] == ["london", "long beach"]
+    assert len(found) == 6 and all(one["text"].startswith("lon") for one in found)
+    probabilities = [one["probability"] for one in found]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1
     assert len({one["text"] for one in found}) == len(found)
 
 

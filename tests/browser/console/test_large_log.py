@@ -120,7 +120,8 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
           let offset = 0;
           log.add(
             lines.map((text, n) => {
-              const record = { line: n + 1, offset, characters: text.length, score: n % 7, p_value: 0.5 };
+              const scored = { lines: 1, characters: text.length, score: n % 7, p_value: 0.5 };
+              const record = { line: n + 1, offset, ...scored };
               offset += text.length + 1;
               return record;
             }),
@@ -139,7 +140,7 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
     )
     assert kept == {
         "objects": 0,
-        "bytes": 32,
+        "bytes": 34,
         "keptTexts": 2000,
         "last": "line 2499",
         "templates": ["line *"],

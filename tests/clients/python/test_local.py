@@ -23,6 +23,7 @@ from nextchar.errors import NextcharError
 from nextchar.models.auto_preset import BASE_RULE
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
+from nextchar.notebook import figures
 from nextchar.store.calibrations import MODEL_FILE
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus_upload import Upload
@@ -56,6 +57,14 @@ def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) ->
     assert model.report["steps"] == 3 and model.report["problems"] is not None
     assert "foxes" in repr(model) and "bits per character" in repr(model)
     assert "(network alone " in repr(model)
+
+
+def test_the_own_figure_of_a_network_of_the_lecture_notes_comes_first(model: nextchar.Model) -> None:
+    card = model._saved.card
+    network = card.network.model_copy(update={"architecture": "nth_char"})
+    report = {"validation_bits_per_character": 1.06, "experts": {"mixture": 1.06, "lstm": 2.86}}
+    shown = dict(figures(card.model_copy(update={"network": network, "report": report})))
+    assert shown["held out"] == "2.86 bits per character (mixture 1.06)"
 
 
 def test_a_model_shows_its_figures_and_its_curve(model: nextchar.Model) -> None:

@@ -19,9 +19,11 @@ from nextchar import (
     Timeout,
     TrainingFailed,
     Unauthorized,
+    scored_lines,
 )
 from nextchar.app.access.keys import new_key
 from nextchar.app.rooms import ApiSettings
+from nextchar.models.text.events import Opener, events_of
 from nextchar.store.jobs import EarlyModel, JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving
@@ -247,6 +249,20 @@ def test_scores_calibrations_and_evaluations(client: Any, service: Service) -> N
     assert judged["model_score"]["auroc"] > judged["baselines"]["length"]["auroc"]
     assert client.delete_calibration("fake", "host1") is None
     assert client.calibrations("fake") == []
+
+
+def test_events_of_several_lines_are_not_divided_by_batches(
+    client: Any, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = Opener(frozenset({""}))
+    lines = [line for i in range(20) for line in (f"09:00:{i:02} ab", *["  cd"] * (i % 7))]
+    publish(service.models, lines=lines, opener=opener)
+    monkeypatch.setattr(scored_lines, "_MIN_BATCH_BYTES", 500)
+    monkeypatch.setattr(scored_lines, "_MAX_BATCH_BYTES", 500)
+    found = list(client.score_lines("fake", lines))
+    assert [line["text"] for line in found] == list(events_of(opener, lines))
+    assert [line["lines"] for line in found] == [1 + i % 7 for i in range(20)]
+    assert [line["line"] for line in found] == [1 + sum(1 + j % 7 for j in range(i)) for i in range(20)]
 
 
 def test_lines_are_ingested_and_flagged_ones_followed(client: Any, service: Service) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from nextchar.app.rooms import ApiSettings
+from nextchar.models.text.events import Opener, events_of
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.service import served
@@ -340,3 +341,19 @@ def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path: Path) -> None
         running.kill()
     assert not any(map(is_alive, children))
     assert not list((output / "parts").glob("*")) and not list(scratch.iterdir())
+
+
+def test_an_event_is_scored_once_wherever_parts_begin(
+    command: Command, storage: Path, log: Path, tmp_path: Path
+) -> None:
+    opener = Opener()  # what is indented belongs to the line before
+    publish_real(storage, opener=opener)
+    lines = [line.replace("line ", "  at ") if i % 7 else line for i, line in enumerate(LINES)]
+    log.write_text("".join(f"{line}\n" for line in lines))
+    totals = command("score", log, "--output", tmp_path / "out", "--json").json
+    assert totals["parts"] > 4 and totals["lines"] == len(lines)
+    records = results(tmp_path / "out")
+    assert [record["text"] for record in records] == list(events_of(opener, lines))
+    assert [record["lines"] for record in records] == [*[7] * 57, 1]
+    text = log.read_bytes()
+    assert all(text[record["offset"] :].startswith(record["text"].encode() + b"\n") for record in records)

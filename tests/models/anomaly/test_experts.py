@@ -21,6 +21,7 @@ from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.models.text.word_ngram import WordNgrams
 from tests.models.anomaly.surprisals import surprisal
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20
@@ -132,6 +133,26 @@ def test_an_older_calibration_without_templates_scores_as_before() -> None:
     older, _ = load(dump(older), where="a test")
     new = read(["Accepted password for user3 from host1 port 17 ssh2", *MESSAGES[:5]])
     np.testing.assert_array_equal(older.score(new), older.score([replace(line, parsed=None) for line in new]))
+
+
+def test_words_in_a_place_where_they_never_stood_are_rare() -> None:
+    random = np.random.default_rng(5)
+    traces = [" ".join(random.permutation(["11", "12", "13"])) + " 26 26 21" for _ in range(400)]
+    words, templates = WordNgrams.fit("\n".join(traces[:300])), Templates.fit(traces[:300])
+
+    def read_words(lines: list[str], words: WordNgrams | None) -> list[LineSurprisal]:
+        same = surprisals(lines, bits=1.0)
+        return with_ngram_and_templates(same, lines, COUNTED, templates, words=words)
+
+    [swapped] = read_words(["11 12 26 13 26 21"], words)
+    without = calibrate(read_words(traces[300:], None))
+    known = calibrate(read_words(traces[300:], words))
+    assert len(known.buckets[0].weights) == 16 and known.score([swapped])[1][0] < 0.02
+    assert without.score([swapped])[1][0] > 0.1
+    loaded, _ = load(dump(known), where="a test")
+    np.testing.assert_allclose(loaded.score([swapped]), known.score([swapped]), rtol=1e-3)
+    older, _ = load(dump(without), where="a test")
+    np.testing.assert_array_equal(older.score([swapped]), older.score([replace(swapped, words=None)]))
 
 
 def test_peaks_count_less_in_long_lines() -> None:

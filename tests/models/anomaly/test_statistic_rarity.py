@@ -24,8 +24,8 @@ def test_rarity_grows_by_a_bit_per_spread_above_the_highest(beyond: float) -> No
     assert identical[0, 0] == pytest.approx(np.log2(5) + beyond / 0.05)
 
 
-def test_tolerances_are_smaller_for_means_and_smallest_for_templates() -> None:
-    expected = [0.03, 0.01, 0.0025, 0.003] * 3 + [0.001] * 2
+def test_tolerances_are_smaller_for_means_and_smallest_for_counts() -> None:
+    expected = [0.03, 0.01, 0.0025, 0.003] * 3 + [0.001] * 4
     np.testing.assert_allclose(BITS_TOLERANCE, expected)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nextchar.models.architectures.onnx_window_graph import window_graph
+from nextchar.models.architectures.onnx_graph import window_graph
 from nextchar.models.runtime.session import Network
 
 V, H, C, B, T = 7, 5, 4, 3, 9

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from nextchar.models.architectures.lazy import tf
-from nextchar.models.architectures.numpy_rnn import NumpyRNN, NumpyStep, backward
-from nextchar.models.architectures.onehot_rnn import OneHotRNN
-from nextchar.models.architectures.scan_rnn import ScanRNN, ScanStep, initial_weights
-from nextchar.models.architectures.sequence_rnn import SequenceRNN
+from nextchar.models.architectures.scan_rnn import (
+    NumpyRNN,
+    NumpyStep,
+    ScanRNN,
+    ScanStep,
+    backward,
+    initial_weights,
+)
+from nextchar.models.architectures.simple_rnn import OneHotRNN, SequenceRNN
 from nextchar.models.config import TrainingConfig
 from tests.models.architectures.networks import V, perturbed, random_ids, small
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nextchar.models.architectures.lazy import tf
-from nextchar.models.kernels.adamw import average
+from nextchar.models.kernels.dense_training import average
 from nextchar.models.kernels.lstm_weights import (
     EPSILON,
     LSTMShape,

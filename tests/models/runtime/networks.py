@@ -14,9 +14,11 @@ from nextchar.models.saved_model import Card, SavedModel, describe_files
 from nextchar.models.text import line_file
 from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text import word_ngram as word_ngram_file
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.line_file import Lines
 from nextchar.models.text.vocabulary import Vocabulary
+from nextchar.models.text.word_ngram import WordNgrams
 from tests.models.runtime.mixtures import learned_for
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
@@ -80,6 +82,7 @@ def saved_model(
         vocabulary = Vocabulary(characters)
         ids = vocabulary.encode(mixed_text)
         files[ngram_file.FILE] = ngram_file.dump(ngram_file.ngram_of(ids, vocabulary))
+        files[word_ngram_file.FILE] = word_ngram_file.dump(WordNgrams.fit(mixed_text))
         files[templates_file.FILE] = templates_file.dump(templates_file.templates_of(mixed_text))
         files[mixture.FILE] = mixture.dump(
             ids, learned_for(mixed_text, vocabulary, is_records=kind == "records")

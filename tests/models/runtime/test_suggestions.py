@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.requests import Completion, CompletionRequest, FinishReason
 from nextchar.models.runtime.suggestions import (
     Complete,
@@ -12,6 +13,7 @@ from nextchar.models.runtime.suggestions import (
     Suggestion,
     SuggestionRequest,
 )
+from nextchar.models.text.line_file import Lines
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary
 
@@ -64,7 +66,15 @@ def test_error_may_be_in_the_prefix_and_not_in_its_context() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "typos", "typed"), [("hot", None, 0), ("hotl", None, 4), ("hotl", 0, 0), ("ab " * 20, 1, 32)]
+    ("prefix", "typos", "typed"),
+    [
+        ("hot", None, 0),
+        (" hot", None, 0),
+        ("hot ", None, 4),
+        ("hotl", None, 4),
+        ("hotl", 0, 0),
+        ("ab " * 20, 1, 32),
+    ],
 )
 def test_characters_in_which_an_error_is_looked_for(prefix: str, typos: int | None, typed: int) -> None:
     request, _ = suggested(prefix, [], typos=typos)
@@ -86,3 +96,39 @@ def test_record_may_end_with_the_prefix_and_text_goes_on() -> None:
     request, found = suggested("hotel", ["hotel", "hotel ", "hotels", ""], is_records=False)
     assert [one.text for one in found] == ["hotels"]
     assert request.stop == ("\n", "\r")
+
+
+def ranked(prefix: str, lines: dict[str, int], generated: dict[str, float]) -> list[tuple[str, bool]]:
+    """Return which texts are suggested if lines are preferred, and whether they exist."""
+    index = Lines.make(lines)
+    assert index
+    suggester = Suggester(
+        VOCABULARY,
+        ModelMasks(Masks([])),
+        LineIndex(index.with_weight(0.0)),
+        is_records=True,
+        reference="queries@1",
+    )
+    steps = suggester.suggest(SuggestionRequest(prefix=prefix, constrain="prefer"))
+    assert isinstance(next(steps), Complete)
+    with pytest.raises(StopIteration) as stopped:
+        steps.send([Completion(text, "line", bits, len(text), ()) for text, bits in generated.items()])
+    return [(one.text, one.exists) for one in stopped.value.value]
+
+
+def test_probability_decides_between_lines_and_generated_texts() -> None:
+    assert ranked("hot", {"hotel": 9, "hotlap": 5}, {"": 2, "el": 1}) == [
+        ("hotel", True),
+        ("hotlap", True),
+        ("hot", False),
+    ]
+    found = ranked("hotle", {"hotel rome": 1}, {"hotles": 0.1, "hotle air": 16})
+    assert found == [("hotles", False), ("hotel rome", True), ("hotle air", False)]
+    assert ranked("hot", {"air": 1}, {"el": 1}) == [("hotel", False)]
+
+
+def test_correction_comes_after_lines_that_begin_with_the_prefix() -> None:
+    assert ranked("hotle", {"hotles": 1, "hotel": 10**6}, {"hotel": 0.1}) == [
+        ("hotles", True),
+        ("hotel", True),
+    ]

@@ -4,6 +4,7 @@ import keyword
 import random
 import sys
 import textwrap
+import unicodedata
 import zoneinfo
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from nextchar.models.text.kind_detection import KindDetection, detect_kind
 from nextchar.models.text.log_detection import LineSample
-from tests.logs import LOGS, MULTILINE_LOGS, syslog
+from tests.logs import LOGS, MULTILINE_LOGS, SERVER_LOGS, server_log, syslog
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -62,6 +63,10 @@ def words(count: int, *, letters: int = 6) -> list[str]:
         pytest.param(sorted(f"{kind} {word} of the {side} {part}" for kind in ("acute", "chronic")
                      for word in words(9) for side in ("left", "right") for part in ("arm", "eye")),
                      id="sorted terms, which have the words of sentences"),
+        pytest.param(random.Random(3).choices(words(60), range(60), k=400), id="words that repeat"),
+        pytest.param(random.Random(3).choices(ZONES[:90], k=450), id="items that repeat"),
+        pytest.param([unicodedata.name(chr(i), "RESERVED") for i in range(160, 2400)],
+                     id="names of characters in their order"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -146,6 +151,11 @@ def test_rows_in_order_of_time_are_never_records() -> None:
 def test_logs_are_logs(name: str) -> None:
     assert detected("\n".join(LOGS[name](300))).kind == "log"
     assert "timestamp" in detected("\n".join(syslog(300))).reason
+
+
+@pytest.mark.parametrize("name", SERVER_LOGS)
+def test_a_log_whose_later_half_is_traces_queries_or_objects_is_a_log(name: str) -> None:
+    assert detected("\n".join(server_log(name, 3000))).kind == "log"
 
 
 @pytest.mark.parametrize("name", MULTILINE_LOGS)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nextchar.models.anomaly import alerts
 from nextchar.models.anomaly.alerts import template_of
 from nextchar.models.text import kind_detection
+from nextchar.models.text.events import Opener, events_of, fingerprint
 from nextchar.models.text.kind_detection import detect_kind
 from nextchar.models.text.log_detection import LineSample
 from nextchar.models.text.templates import Templates
@@ -29,6 +30,17 @@ def test_a_text_of_long_lines_does_not_hold_the_process(line: str) -> None:
     sample = LineSample()
     sample.feed(f"{line}\n" * 400)
     detect_kind(sample)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "part", ["(", "(a", "a.", "$$", "at $$", "a ", " ", "#1 ", 'File "', "::", "a$Error"]
+)
+def test_an_event_of_long_lines_does_not_hold_the_process(part: str) -> None:
+    lines = ["09:00:01 up", *[part * (2_000 // len(part))] * 500, part * LENGTH, "9" * LENGTH] * 2
+    opener = Opener.learn(lines) or Opener()
+    for event in events_of(opener, lines):
+        fingerprint(event)
 
 
 @given(st.text('01aAxf.,+- "g', max_size=12))

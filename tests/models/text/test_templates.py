@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nextchar.models.errors import Unavailable
 from nextchar.models.text import templates as templates_file
+from nextchar.models.text.events import Opener
 from nextchar.models.text.line_tokens import shape
 from nextchar.models.text.templates import Frequencies, Templates
 
@@ -158,3 +159,17 @@ def test_impossible_files_are_refused(change: dict[str, object]) -> None:
 def test_only_the_end_of_a_long_text_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates_file, "MAX_CHARACTERS", 30)
     assert templates_file.templates_of("old words here\n" * 50 + "new line\n\nnew line\n").lines == 3
+
+
+def test_the_template_of_an_event_is_that_of_its_fingerprint_and_its_opener_is_stored() -> None:
+    event = "login of ann failed\nio.AcmeException: 7\n\tat io.acme.Login.run(Login.java:{})"
+    opener = Opener(frozenset({"["}), has_plain=True)
+    known = Templates.fit([event.format(i) for i in range(9)] + ["login of ann ended"], opener)
+    again = templates_file.load(templates_file.dump(known))
+    assert again.opener == opener and templates_file.load(templates_file.dump(KNOWN)).opener is None
+    found = again.template_of(event.format(99))
+    assert (found.pattern, found.count) == ("login of ann failed io.AcmeException io.acme.Login.run", 9)
+    assert again.template_of(event.replace("io.acme", "io.other")).is_new
+    record = json.loads(templates_file.dump(known)) | {"opener": {"places": "["}}
+    with pytest.raises(Unavailable, match="damaged"):
+        templates_file.load(json.dumps(record).encode())

@@ -14,14 +14,16 @@ const NAMES = {
 };
 
 /** Return nothing for a report without experts, as of an older model. @param {any} report */
-export function experts({ experts: measured, mixture_weights: weights }) {
-  const rows = Object.entries(NAMES)
-    .filter(([key]) => Number.isFinite(measured?.[key]))
-    .map(([key, name]) => ({
-      name,
+export function experts({ experts: measured, mixture_weights: weights, network }) {
+  const isOfLecture = network && network.architecture !== "stateful_lstm"; // its own figure comes first
+  const first = isOfLecture && Number.isFinite(measured?.mixture) ? "lstm" : "mixture";
+  const rows = [...new Set([first, ...Object.keys(NAMES)])]
+    .filter((key) => Number.isFinite(measured?.[key]))
+    .map((key) => ({
+      name: NAMES[key],
       value: measured[key],
       label: bits(measured[key]),
-      isHighlighted: key === "mixture",
+      isHighlighted: key === first,
     }));
   if (!rows.length) return null;
   return h(

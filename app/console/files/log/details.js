@@ -39,7 +39,7 @@ export function lineDetails({ model, query, lineEnd }) {
   async function request(rows, texts, signal, options, isComplete = false) {
     const shown = texts.map((text) => text.normalize("NFC"));
     const lines = shown.map((text) => text + lineEnd);
-    const response = await post(path, { lines, detail: "character", ...query, ...options }, { signal });
+    const response = await post(path, { lines, join: false, detail: "character", ...query, ...options }, { signal });
     response.lines.forEach((line, index) => {
       const detail = perCharacter(line, shown[index], lines[index]);
       keep(rows[index], { ...detail, wasExplained: options.explain, isComplete, unknown: response.unknown_characters });

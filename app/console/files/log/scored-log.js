@@ -1,10 +1,10 @@
 /**
- * The scores of a log's lines, in arrays of numbers: 32 bytes per line. Texts stay in the file and are read again
+ * The scores of a log's lines, in arrays of numbers: 34 bytes per line. Texts stay in the file and are read again
  * where they are shown.
  */
 
 import { makeClock } from "./clock.js";
-import { lineAt } from "./source.js";
+import { linesAt } from "./source.js";
 import { Templates } from "./templates.js";
 
 export const MAX_LOG_LINES = 4_000_000;
@@ -13,6 +13,7 @@ const FIRST_CAPACITY = 4096;
 /** The columns, and the kind of array of each. */
 const COLUMNS = {
   number: Uint32Array, // of the line in the log, from 1
+  lines: Uint16Array, // of the event, of which this is the first
   offset: Float64Array, // in bytes
   pValue: Float32Array, // NaN without a calibration
   score: Float32Array, // bits of rarity, or bits per character without a calibration
@@ -67,8 +68,9 @@ export class ScoredLog {
       this.notUtf8 += Number("not_utf8" in record);
       this.truncated += Number("truncated" in record);
       const row = this.length;
-      const text = lineAt(data, record.offset - offset);
+      const text = linesAt(data, record.offset - offset, record.lines);
       this.number[row] = record.line;
+      this.lines[row] = record.lines;
       this.offset[row] = record.offset;
       this.pValue[row] = record.p_value ?? NaN;
       this.score[row] = record.score ?? record.bits_per_character ?? NaN;

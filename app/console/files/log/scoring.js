@@ -7,7 +7,7 @@
 
 import { ApiError, apiPath, connectionError, delay, request } from "../api.js";
 import { readJsonLines } from "./json-lines.js";
-import { lineCount, readLines } from "./source.js";
+import { lineCount, readLines, startOfLast } from "./source.js";
 
 const FIRST_BYTES = 64 << 10;
 const MAX_BYTES = 1 << 20;
@@ -46,9 +46,10 @@ export async function scoreLog(blob, { model, query, position, signal, onStart, 
   while (position.offset < blob.size) {
     const { data, next } = await readLines(blob, position.offset, maxBytes);
     signal.throwIfAborted();
-    const end = await scorePiece(path, data, { position, signal, onStart, onLines });
+    const more = next < blob.size; // then the last event may go on in the next piece
+    const end = await scorePiece(`${path}&more=${more}`, data, { position, signal, onStart, onLines });
     onEnd(end);
-    position.offset = next;
+    position.offset = end.held ? position.offset + startOfLast(data, end.held) : next;
     position.line += end.lines;
     maxBytes = Math.min(2 * maxBytes, MAX_BYTES);
   }
@@ -75,7 +76,7 @@ async function scorePiece(path, data, { position, signal, onStart, onLines }) {
     position.lastLine = lines.at(-1).line;
     onLines(lines, { data, offset });
   }
-  if (!end || end.lines < lineCount(data)) throw connectionError(); // the response ended early: the service stops
+  if (!end || end.lines + (end.held ?? 0) < lineCount(data)) throw connectionError(); // the response ended early: the service stops
   return end;
 }
 

@@ -63,10 +63,21 @@ export function lineCount(data) {
   return newlines + Number(data.length > 0 && data.at(-1) !== NEWLINE);
 }
 
-/** Return the text of the line that begins at `start` in `data`, without its newline. Invalid bytes become U+FFFD. */
-export function lineAt(data, start) {
-  const newline = data.indexOf(NEWLINE, start);
-  return DECODER.decode(data.subarray(start, newline < 0 ? data.length : newline)).replace(/\r$/, "");
+/** Return where the last `count` lines of `data` begin, which ends with a newline. */
+export function startOfLast(data, count) {
+  let start = data.length;
+  for (let n = 0; n < count; n += 1) start = start > 1 ? data.lastIndexOf(NEWLINE, start - 2) + 1 : 0;
+  return start;
+}
+
+/** Return the text of the lines that begin at `start` in `data`, without the last newline. Invalid bytes become U+FFFD. */
+export function linesAt(data, start, lines) {
+  let end = start - 1;
+  for (let n = 0; n < lines && end < data.length; n += 1) {
+    const newline = data.indexOf(NEWLINE, end + 1);
+    end = newline < 0 ? data.length : newline;
+  }
+  return DECODER.decode(data.subarray(start, end)).replace(/\r(?=\n|$)/g, "");
 }
 
 const DECODER = new TextDecoder();

@@ -1,6 +1,6 @@
 /** Texts of scored lines, read from the file where they are needed; the last ones are kept. */
 
-import { lineAt, readLines } from "./source.js";
+import { linesAt, readLines } from "./source.js";
 
 const MAX_LINE_BYTES = 200_000; // as many as the service scores
 const MAX_KEPT = 2_000;
@@ -15,7 +15,7 @@ export function lineTexts(log) {
     const start = log.offset[row];
     const end = Math.min(log.endOf(row), start + MAX_LINE_BYTES);
     const data = new Uint8Array(await log.source.blob.slice(start, end).arrayBuffer());
-    const text = lineAt(data, 0);
+    const text = linesAt(data, 0, log.lines[row]);
     kept.set(row, text);
     if (kept.size > MAX_KEPT) kept.delete(/** @type {number} */ (kept.keys().next().value));
     return text;
@@ -45,7 +45,7 @@ export async function textsOf(log, rows) {
     return Promise.all(Array.from(rows, (row) => texts.get(row)));
   }
   const data = new Uint8Array(await log.source.blob.slice(start, end).arrayBuffer());
-  return offsets.map((offset) => lineAt(data, offset - start));
+  return offsets.map((offset, i) => linesAt(data, offset - start, log.lines[rows[i]]));
 }
 
 /**
@@ -61,7 +61,7 @@ export async function* allTexts(log, { firstRow = 0, signal } = {}) {
     const { data, next } = await readLines(log.source.blob, offset, SCAN_BYTES);
     signal?.throwIfAborted();
     for (; row < log.length && log.offset[row] < next; row += 1) {
-      yield /** @type {[number, string]} */ ([row, lineAt(data, log.offset[row] - offset)]);
+      yield /** @type {[number, string]} */ ([row, linesAt(data, log.offset[row] - offset, log.lines[row])]);
     }
   }
 }

@@ -11,7 +11,7 @@ import { decimal, integer, percent } from "../format.js";
 const SOURCES = [
   ["", "Default"],
   ["lines", "Lines of the corpus"],
-  ["prefer", "Lines first, then generated"],
+  ["prefer", "Lines and generated"],
   ["none", "Generated"],
 ];
 const TYPOS = [["", "By length"], ["0", "None"], ["1", "One"], ["2", "Two"]];

@@ -1,4 +1,7 @@
-"""`nextchar alerts`: list, show, acknowledge, suppress, label and export groups of flagged lines."""
+"""`nextchar alerts`: list, show, acknowledge, suppress, label and export groups of flagged lines.
+
+`nextchar targets`: where alerts and other events are reported; test messages, and messages that wait.
+"""
 
 import re
 import time
@@ -14,10 +17,10 @@ from nextchar.cli.fields import date
 from nextchar.cli.flagged_lines import ANOMALOUS, rarity
 from nextchar.cli.formatting import format_integer, format_time, printable, sparkline
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command_of
+from nextchar.cli.session import Session, command_of, fail
 from nextchar.errors import NextcharError
-from nextchar.options import AlertOptions
-from nextchar.types import Alert, AlertExample, Suppression
+from nextchar.options import AlertOptions, TargetOptions
+from nextchar.types import Alert, AlertExample, Delivery, NotificationTarget, Suppression, TargetKind
 
 app = typer.Typer()
 
@@ -250,3 +253,96 @@ def _until(until: str | None, duration: str | None) -> float:
     if not match:
         raise typer.BadParameter(f"{duration!r} is not a duration such as 30m, 12h, 7d or 2w")
     return time.time() + int(match[1]) * _UNITS_S[match[2]]
+
+
+targets = typer.Typer()
+
+TargetArgument = Annotated[str, Argument(metavar="TARGET", help="Id of a target.")]
+
+
+@command_of(targets)
+def list_targets(session: Session) -> None:
+    """List where alerts and other events are reported; add, test or delete a target.
+
+    Example: nextchar targets
+    """
+    columns: dict[str, Callable[[NotificationTarget], str]] = {
+        "target": lambda one: one["id"],
+        "kind": lambda one: one["kind"],
+        "url": lambda one: one["url"],
+        "events": lambda one: ", ".join(one["events"]),
+        "waiting": lambda one: str(one["waiting"]),
+        "given up": lambda one: str(one["dead"]),
+        "last success": lambda one: format_time(at) if (at := one["last_success_at"]) else "never",
+    }
+    empty = "there is no target; add one with `nextchar targets add URL`"
+    session.print_list(list(session.client.notification_targets()), columns, if_empty=empty)
+
+
+@command_of(targets, "add")
+def add_target(
+    session: Session,
+    url: Annotated[str, Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
+    kind: Annotated[TargetKind, Option(help="Kind of target.")] = "webhook",
+    **options: Unpack[TargetOptions],
+) -> None:
+    """Report alerts or other events from now on. Prints the secret that signs the messages, once.
+
+    Example: nextchar targets add https://example.org/hook --event job.succeeded --event job.failed
+    """
+    made = session.client.add_notification_target(kind, url, **options)
+    session.print_result(made, made["id"])
+    if made["secret"] and not session.as_json:
+        session.print_note(f"the secret, shown this once: {made['secret']}")
+
+
+@command_of(targets, "test")
+def test_target(session: Session, target: TargetArgument) -> None:
+    """Send a signed test message to a target and print its response.
+
+    Example: nextchar targets test target_019ac5f2b303f6a1c2d4e5
+    """
+    result = session.client.test_notification_target(target)
+    body = f": {result['answer']}" if result["answer"] else ""
+    if session.as_json:
+        session.print_json(result)
+    elif result["delivered"]:
+        session.print_text(f"delivered in {result['seconds']:g} s, status {result['status']}{body}")
+    if not result["delivered"]:
+        raise fail(f"the test message was not delivered: {result['error']}")
+
+
+@command_of(targets, "deliveries")
+def deliveries(
+    session: Session,
+    target: TargetArgument,
+    waiting: Annotated[bool, Option("--waiting", help="List waiting messages instead of dead ones.")] = False,
+    replay: Annotated[str | None, Option(metavar="DELIVERY", help="Send this message again now.")] = None,
+) -> None:
+    """List the messages to a target that were given up, or send one again.
+
+    Example: nextchar targets deliveries target_019ac5f2b303f6a1c2d4e5
+    """
+    if replay is not None:
+        replayed = session.client.replay_delivery(target, replay)
+        session.print_result(replayed, f"{replay} is sent again")
+        return
+    columns: dict[str, Callable[[Delivery], str]] = {
+        "delivery": lambda one: one["id"],
+        "created": lambda one: format_time(one["created_at"]),
+        "attempts": lambda one: str(one["attempts"]),
+        "error": lambda one: one["last_error"] or "–",
+    }
+    found = list(session.client.deliveries(target, status="waiting" if waiting else "dead"))
+    session.print_list(found, columns, if_empty="no message " + ("waits" if waiting else "was given up"))
+
+
+@command_of(targets, "rm")
+def delete_target(session: Session, target: TargetArgument) -> None:
+    """Delete a target, and the messages that wait for it.
+
+    Example: nextchar targets rm target_019ac5f2b303f6a1c2d4e5
+    """
+    session.client.delete_notification_target(target)
+    deleted = {"id": target, "object": "notification_target", "deleted": True}
+    session.print_result(deleted, f"deleted {target}")

@@ -19,8 +19,16 @@ from rich.text import Text
 from typer import Argument, Option
 
 from nextchar.cli.flagged_lines import highlighted, rarity
-from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
-from nextchar.cli.heatmap import character_bits, heatmap, legend
+from nextchar.cli.formatting import (
+    character_bits,
+    format_integer,
+    heatmap,
+    legend,
+    print_fields,
+    print_heading,
+    print_table,
+    printable,
+)
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, fail, read_bytes
 from nextchar.options import EvaluationOptions

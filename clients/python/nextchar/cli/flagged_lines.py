@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from nextchar.cli.formatting import printable
-from nextchar.cli.heatmap import character_bits, heatmap, legend
+from nextchar.cli.formatting import character_bits, heatmap, legend, printable
 from nextchar.lines import Line
 
 ANOMALOUS = Style(color="white", bgcolor="rgb(200,20,40)", bold=True)

@@ -63,7 +63,7 @@ class Totals:
             case "outage.end":
                 self.notify(f"the service is back after {record['seconds']:.1f} s")
             case _:
-                self._add_lines(record["line"])
+                self._add_lines(record["line"] + record.get("lines", 1) - 1)
                 self.anomalous += bool(record.get("anomalous"))
                 self.not_utf8 += "not_utf8" in record
                 self.truncated += "truncated" in record

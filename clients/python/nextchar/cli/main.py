@@ -12,7 +12,6 @@ from typer import Option
 from nextchar.cli import (
     acceptance,
     alerts,
-    batch,
     completion,
     corpora,
     evaluation,
@@ -21,7 +20,6 @@ from nextchar.cli import (
     report,
     scoring,
     service,
-    targets,
     training,
     watch,
 )
@@ -66,9 +64,9 @@ app.command()(scoring.calibrate)
 app.command()(evaluation.evaluate)
 app.command()(acceptance.acceptance)
 app.command()(acceptance.counts)
-app.add_typer(batch.app, name="batch")
+app.add_typer(service.batch, name="batch")
 app.add_typer(alerts.app, name="alerts")
-app.add_typer(targets.app, name="targets")
+app.add_typer(alerts.targets, name="targets")
 app.command("audit")(service.audit)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
@@ -76,6 +74,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(corpora.app, name="corpus")
 app.command()(service.status)
 app.command("open")(service.open_console)
+app.command()(service.mcp)
 app.command()(service.serve)
 app.command()(service.demo)
 app.command()(service.doctor)

@@ -12,9 +12,9 @@ from typing import IO, Annotated, Any, Unpack
 import typer
 from typer import Argument, Option
 
-from nextchar.cli.formatting import format_bits, format_integer, format_network, format_size, format_time
+from nextchar.cli.formatting import format_integer, format_network, format_size, format_time
 from nextchar.cli.names import ModelArgument, complete_model
-from nextchar.cli.report import experts_sentence
+from nextchar.cli.report import experts_sentence, result_sentence
 from nextchar.cli.session import Session, command_of, fail
 from nextchar.options import AliasOptions
 from nextchar.types import Alias, Model, ModelSummary
@@ -256,8 +256,8 @@ def _print_model(session: Session, model: Model) -> None:
         ("job", model["job"] or "–"),
         ("created", format_time(model["created_at"])),
         ("aliases", ", ".join(model.get("aliases", [])) or None),
-        ("held-out", None if measured is None else f"{format_bits(measured)} bits per character"),
-        ("experts", experts_sentence(report) or None),
+        ("result", None if measured is None else result_sentence(model["network"], report)),
+        ("experts", experts_sentence(model["network"], report) or None),
         *(("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()),
     ]
     session.print_record(model, fields)

@@ -1,6 +1,6 @@
 """Arguments and options that commands share, and the names that the service knows for them.
 
-The names are offered when a shell completes a word, and suggested for an unknown name.
+The names are offered when a shell completes a word.
 """
 
 import difflib
@@ -33,7 +33,6 @@ ServerFromEnvironment = Annotated[str, _server_option(envvar="NEXTCHAR_SERVER", 
 ApiKeyFromEnvironment = Annotated[str | None, _key_option(envvar="NEXTCHAR_API_KEY", help=_KEY)]
 
 _COMPLETION_TIMEOUT_S = 1.0
-_MAX_SUGGESTIONS = 3
 
 
 def shared_option(context: typer.Context, name: str) -> Any:
@@ -74,37 +73,24 @@ def model_names(client: Client) -> Names:
     return {m["name"]: m["name"] for m in models} | {label: label for label in exact}
 
 
-_NAMES_OF_CODE: dict[str, Callable[[Client], Names]] = {
-    "corpus_not_found": corpus_names,
-    "job_not_found": job_names,
-    "model_not_found": model_names,
-}
-
-
 def with_suggestion(error: NextcharError, client: Client) -> str:
-    """Return an error's sentence; where a name was not found, with the known names closest to it.
-
-    Of a model that is not trained yet it names the job.
-    """
+    """Return an error's sentence; it names the job of a model in training, or the job meant."""
     code = getattr(error, "code", "")
-    list_names = _NAMES_OF_CODE.get(code)
     unknown = re.search(r"'(.+)'", str(error))
-    if list_names is None or unknown is None:
+    if unknown is None or code not in ("model_not_found", "job_not_found"):
         return str(error)
     try:
-        if code == "model_not_found" and (job := _unfinished_job(client, unknown[1])):
-            return (
-                f"{error} yet; {job['id']} trains it and is {job['status']}: nextchar jobs follow {job['id']}"
+        if code == "model_not_found":
+            job = _unfinished_job(client, unknown[1])
+            status = (
+                job and f"yet; {job['id']} trains it and is {job['status']}: nextchar jobs follow {job['id']}"
             )
-        known = list_names(client)
+            return f"{str(error).partition(';')[0]} {status}" if status else str(error)
+        known = job_names(client)
     except NextcharError:  # the key may not list them
         return str(error)
-    labels = [label for label in known if ("@" in label) == ("@" in unknown[1])]
-    closest = difflib.get_close_matches(unknown[1], labels, n=_MAX_SUGGESTIONS)
-    if not closest:
-        return str(error)
-    suggestions = dict.fromkeys(repr(known[label]) for label in closest)
-    return f"{error}; did you mean {' or '.join(suggestions)}?"
+    closest = difflib.get_close_matches(unknown[1], known, n=1)
+    return f"{error}; did you mean {known[closest[0]]}?" if closest else str(error)
 
 
 def _unfinished_job(client: Client, name: str) -> Job | None:

@@ -85,11 +85,10 @@ def report(
 
 def show(console: Console, report: Report) -> None:
     """Print a report: results, curves, baselines, memorization, cost. Missing parts are left out."""
-    measured = format_bits(report.get("validation_bits_per_character"))
     fields = [
         ("model", report["model"]),
         ("network", format_network(report)),
-        ("result", f"{measured} bits per character on held-out text"),
+        ("result", result_sentence(report["network"], report)),
     ]
     for part, name in (("validation", "held-out"), ("train", "training")):
         key = f"{part}_bits_per_character"
@@ -113,7 +112,7 @@ def show(console: Console, report: Report) -> None:
 
 
 def _show_experts(console: Console, report: Report) -> None:
-    if not (rows := _experts(report)):
+    if not (rows := _experts(report["network"], report)):
         return
     print_heading(console, "Experts, bits per character on held-out text")
     print_table(console, ("expert", "bits"), [(name, format_bits(bits)) for name, bits in rows])
@@ -198,14 +197,33 @@ def _show_cost(console: Console, report: Report) -> None:
     print_fields(console, fields)
 
 
-def _experts(report: Report) -> list[tuple[str, float]]:
-    """Return the name and the bits per character of each expert that was measured."""
-    measured = report.get("experts") or {}
-    return [(name, measured[key]) for key, name in _EXPERT_NAMES.items() if measured.get(key) is not None]
+def result_sentence(network: Mapping[str, Any], report: Report) -> str:
+    """Return the bits of held-out text; of a network of the lecture notes its own figure comes first."""
+    bits = format_bits(report.get("validation_bits_per_character"))
+    if _is_network_first(network, report):
+        alone = format_bits(report["experts"]["lstm"])
+        return f"{alone} bits per character on held-out text by the network alone, {bits} by the mixture"
+    return f"{bits} bits per character on held-out text"
 
 
-def experts_sentence(report: Report) -> str:
-    """Return the figures of the experts alone, for models with a mixture; else ""."""
+def experts_sentence(network: Mapping[str, Any], report: Report) -> str:
+    """Return the figures of the other experts, for models with a mixture; else ""."""
     if (report.get("experts") or {}).get("mixture") is None:
         return ""
-    return ", ".join(f"{name} {format_bits(bits)}" for name, bits in _experts(report)[1:])
+    others = _experts(network, report)[2 if _is_network_first(network, report) else 1 :]
+    return ", ".join(f"{name} {format_bits(bits)}" for name, bits in others)
+
+
+def _experts(network: Mapping[str, Any], report: Report) -> list[tuple[str, float]]:
+    """Return the name and the bits per character of each expert that was measured."""
+    measured = report.get("experts") or {}
+    order = ["lstm", *_EXPERT_NAMES] if _is_network_first(network, report) else _EXPERT_NAMES
+    return [
+        (_EXPERT_NAMES[key], measured[key]) for key in dict.fromkeys(order) if measured.get(key) is not None
+    ]
+
+
+def _is_network_first(network: Mapping[str, Any], report: Report) -> bool:
+    """Return whether a model is about its network: one of the lecture notes, which a mixture hides."""
+    experts = report.get("experts") or {}
+    return network["architecture"] != "stateful_lstm" and {"lstm", "mixture"} <= experts.keys()

@@ -17,8 +17,15 @@ from typer import Argument, Option
 
 from nextchar.cli import line_scoring
 from nextchar.cli.flagged_lines import rarity
-from nextchar.cli.formatting import format_integer, format_time, printable
-from nextchar.cli.heatmap import character_bits, heatmap, legend, peaks
+from nextchar.cli.formatting import (
+    character_bits,
+    format_integer,
+    format_time,
+    heatmap,
+    legend,
+    peaks,
+    printable,
+)
 from nextchar.cli.names import ModelArgument, complete_model
 from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_bytes, read_text
 from nextchar.errors import NextcharError

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from nextchar.cli.fields import with_options
 from nextchar.cli.formatting import format_bits, format_duration, format_integer, printable, sparkline
-from nextchar.cli.report import experts_sentence
+from nextchar.cli.report import experts_sentence, result_sentence
 from nextchar.client import Client
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError
@@ -282,8 +283,6 @@ def sample_text(
 
 _PLAIN_LINE_EVERY_S = 5.0
 _PLAIN_WIDTH = 100
-_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
-_ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
 
 
 def follow(client: Client, job_id: str, console: Console) -> Job:
@@ -296,15 +295,13 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
 def outcome(client: Client, job: Job) -> Text:
     """Return lines about a finished job: its model, and held-out bits per character of it and its experts."""
     progress = job["progress"] or Progress()
-    measured = progress.get("validation_bits_per_character")  # of the last weights, not of the best
-    measured_alone = ""
+    report: dict[str, Any] = {**progress}  # of the last weights, not of the best
     with contextlib.suppress(NextcharError):  # the model may have been deleted
-        report = client.model(str(job["model"]))["report"]
-        measured = report.get("validation_bits_per_character", measured)
-        measured_alone = experts_sentence(report)
+        report |= client.model(str(job["model"]))["report"]
+    measured_alone = experts_sentence(job["network"], report)
     line = Text()
     line.append(printable(str(job["model"]), inline=True), style="bold green")
-    line.append(f" is trained: {format_bits(measured)} bits per character on held-out text")
+    line.append(f" is trained: {result_sentence(job['network'], report)}")
     if (epoch := progress.get("epoch")) is not None:
         line.append(f", after {epoch:.1f} epochs")
     if measured_alone:
@@ -315,14 +312,14 @@ def outcome(client: Client, job: Job) -> Text:
 def _follow_in_terminal(client: Client, job_id: str, console: Console) -> Job:
     progress = TrainingProgress()
     ascii_only = console.options.ascii_only
-    with Screen(console) as screen:
+    with Live(console=console, auto_refresh=False) as live:
         for update in job_updates(client, job_id):
             now = time.monotonic()
             progress.update(update, now)
             if text := _permanent_text(update, progress, width=console.width - 1, ascii_only=ascii_only):
-                screen.print_above(text)
-            screen.draw(frame(progress, now, width=console.width - 1, ascii_only=ascii_only))
-        screen.clear()
+                console.print(text)
+            live.update(frame(progress, now, width=console.width - 1, ascii_only=ascii_only), refresh=True)
+        live.transient = True  # only an error leaves the last lines
     assert progress.job is not None
     return progress.job
 
@@ -372,62 +369,3 @@ def _metrics_line(progress: TrainingProgress, event: Event) -> str:
     if (left_s := known.get("seconds_left")) is not None:
         parts.append(f"{format_duration(left_s)} left")
     return " · ".join(parts)
-
-
-class Screen:
-    """The bottom lines of a terminal. A context manager, which hides the cursor meanwhile.
-
-    Each redraw is one write that overwrites lines instead of erasing them first, which avoids flicker. When
-    the terminal becomes narrower, the rows into which it wrapped the old lines are overwritten too.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bottom: list[tuple[str, int]] = []  # the lines there now, and their widths in cells
-
-    def __enter__(self) -> Self:
-        self._write(_HIDE_CURSOR)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Keep the last lines and move to the line below them."""
-        self._write(("\n" if self._bottom else "") + _SHOW_CURSOR)
-
-    def draw(self, bottom: RenderableType) -> None:
-        """Replace the bottom lines."""
-        self._redraw([], self._rendered(bottom))
-
-    def print_above(self, text: RenderableType) -> None:
-        """Print permanent text above the bottom lines."""
-        self._redraw(self._rendered(text), self._bottom)
-
-    def clear(self) -> None:
-        """Erase the bottom lines."""
-        self._redraw([], [])
-
-    def _redraw(self, above: list[tuple[str, int]], bottom: list[tuple[str, int]]) -> None:
-        bottom = bottom[: max(1, self._console.height - 1)]
-        lines = [*above, *bottom]
-        out = "\r" + (f"\x1b[{up}A" if (up := self._rows_up()) else "")
-        out += "\n".join(line + _ERASE_LINE_END for line, _ in lines) + ("\n" if above and not bottom else "")
-        # A \n moves down and, on every terminal in its usual mode, to the first column.
-        self._write(out + _ERASE_BELOW)
-        self._bottom = bottom
-
-    def _rows_up(self) -> int:
-        """Return how many rows the cursor, at the end of the last line, is below the first line's row."""
-        columns = self._console.width
-        rows = sum(max(1, -(-width // columns)) for _, width in self._bottom)
-        return max(0, rows - 1)
-
-    def _rendered(self, what: RenderableType) -> list[tuple[str, int]]:
-        """Return the lines of a renderable with their control sequences, and their widths in cells."""
-        with self._console.capture() as captured:
-            # One column stays free: terminals differ in where the cursor is after a full line.
-            self._console.print(what, width=max(1, self._console.width - 1), end="")
-        lines = captured.get().removesuffix("\n").split("\n")
-        return [(line, Text.from_ansi(line).cell_len) for line in lines]
-
-    def _write(self, text: str) -> None:
-        self._console.file.write(text)
-        self._console.file.flush()

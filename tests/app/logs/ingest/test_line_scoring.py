@@ -9,6 +9,7 @@ from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.app.rooms import ApiSettings
+from nextchar.models.text.events import Opener
 from tests.app.fakes import publish
 from tests.app.service import Service, read_stream, until
 
@@ -201,3 +202,38 @@ def test_a_model_of_bytes_is_calibrated_on_the_bytes_that_were_ingested(service:
     assert made.status_code == 201, made.text
     stored = json.loads(service.blobs.read(f"model_files/{card.id}/calibrations/default.json"))
     assert stored["characters"] == sum(map(len, lines))
+
+
+def publish_events(service: Service) -> None:
+    """Publish a model of a log whose events have several lines."""
+    lines = ["09:00:01 ab", "09:00:02 b", "  at c"]
+    publish(service.models, lines=lines, opener=Opener(frozenset({""})))
+    score = "/v1/models/fake/score"
+    until(lambda: service.http.post(score, json={"text": "a"}).json()["model"] == "fake@2")
+    calibrate(service, lines * 60)
+
+
+def test_lines_of_an_event_are_one_alert_of_its_fingerprint(settings: ApiSettings, service: Service) -> None:
+    publish_events(service)
+    trace = [
+        "io.AcmeException: →→→",
+        "\tat io.acme.Cart$$e7.add(Cart.java:7)",
+        "\tat io.acme.Main.main(Main.java:9)",
+    ]
+    send(service, "09:00:01 ab", "09:00:02 b→→", *trace, "09:00:03 ab")
+    send(service, "09:00:04 b→→", "\n".join(trace).replace("7", "8"))
+    until_scored(service, 10)
+    [(count, template)] = alerts(settings, service)
+    assert (count, template) == (2, "<*>:<*>:<*> b→→ io.AcmeException io.acme.Cart.add io.acme.Main.main")
+    assert [line["line"].count("\n") for line in flagged(service)] == [3, 3]
+
+
+def test_events_are_joined_over_requests_and_apart_by_source(service: Service) -> None:
+    publish_events(service)
+    send(service, {"message": "09:00:02 b→→", "host": "a"})
+    send(service, {"message": "09:00:02 →→b", "host": "b"})
+    send(service, {"message": "  at c", "host": "a"})
+    until_scored(service, 3)
+    assert sorted((line["source"], line["line"]) for line in flagged(service)) == [
+        ("a", "09:00:02 b→→\n  at c"), ("b", "09:00:02 →→b")
+    ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nextchar.app.logs.notifications import outbound
-from nextchar.app.logs.notifications.outbound import check_target, check_url, is_public, new_client, post
+from nextchar.app.logs.notifications.outbound import check_target, check_url, is_public, post
 from nextchar.models.errors import InvalidInput
 from tests.app.logs.notifications.receiver import Receiver, receiving
 
@@ -24,13 +24,9 @@ class RequestFailed(Exception):
 
 
 def send(url: str, *, allow_private: bool = True) -> None:
-    async def call() -> None:
-        async with new_client() as client:
-            sent = await post(client, url, b"{}", {"x-test": "1"}, allow_private=allow_private)
-            if sent.error:
-                raise RequestFailed(sent.error)
-
-    asyncio.run(call())
+    sent = asyncio.run(post(url, b"{}", {"x-test": "1"}, allow_private=allow_private))
+    if sent.error:
+        raise RequestFailed(sent.error)
 
 
 def check(url: str, *, allow_private: bool = False) -> None:
@@ -137,7 +133,10 @@ def test_a_request_arrives(receiver: Receiver) -> None:
     send(f"{receiver.url}/hook?a=b")
     [request] = receiver.requests
     assert (request.path, request.body, request.headers["x-test"]) == ("/hook?a=b", b"{}", "1")
-    assert request.headers["content-type"] == "application/json"
+    assert (request.headers["content-type"], request.headers["user-agent"]) == (
+        "application/json",
+        "nextchar",
+    )
 
 
 def test_a_name_that_becomes_private_is_not_connected_to(

@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 
 from nextchar.cli.flagged_lines import LineView, decode_spans, explain, highlighted
-from nextchar.cli.heatmap import character_bits
+from nextchar.cli.formatting import character_bits
 from nextchar.lines import Line
 
 _PLAIN = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), no_color=True, width=80)

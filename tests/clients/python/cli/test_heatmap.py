@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from nextchar.cli.formatting import printable
-from nextchar.cli.heatmap import heatmap, legend, style_of
+from nextchar.cli.formatting import heatmap, legend, printable, style_of
 
 
 def _console(*, has_color: bool, columns: int = 30, ascii_only: bool = False) -> Console:

@@ -95,6 +95,7 @@ def test_options_reach_the_service(run: Run, server: FakeServer) -> None:
         "detail": "none",  # in a pipe the reasons are not needed
         "explain": "false",
         "echo": "true",
+        "more": "true",
     }
 
 
@@ -229,7 +230,7 @@ class _LinesThatAreThere:
         for line in lines:
             self._buffer.append(line)
 
-    async def take(self, max_bytes: int) -> list[Line]:
+    async def take(self, max_bytes: int, *, wait_s: float | None = None) -> list[Line]:  # noqa: ARG002
         return self._buffer.pop(max_bytes)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nextchar.cli.report import show
+from nextchar.cli.report import experts_sentence, show
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import REPORT, REPORT_PAGE
 
@@ -28,6 +28,16 @@ def test_the_model_and_its_baselines_are_in_order_of_bits() -> None:
     assert "█▁ 6.00 to 2.25" in shown
     assert "after step 1,200" in shown
     assert "12.5%" in shown
+
+
+def test_the_own_figure_of_a_network_of_the_lecture_notes_comes_first() -> None:
+    network = REPORT["network"] | {"architecture": "nth_char"}
+    experts = {"mixture": 1.06, "lstm": 2.86, "ngram": 2.5}
+    report = {**REPORT, "model": "n@1", "network": network, "validation_bits_per_character": 1.06}
+    shown = _shown(report | {"experts": experts}, width=120)
+    assert "2.86 bits per character on held-out text by the network alone, 1.06 by the mixture" in shown
+    assert shown.index("Network alone") < shown.index("Mixture (what")
+    assert experts_sentence(network, {"experts": experts}) == "n-grams alone 2.50"
 
 
 def test_experts_are_shown_in_their_order() -> None:
