@@ -38,9 +38,30 @@ DEFAULT_TEXTS = [
     )
 ]
 
+COMPRESSORS = {
+    "zpaq": ("zpaq", "add", "{to}", "{file}", "-method", "5"),
+    "paq8px": ("paq8px", "-8", "{file}", "{to}"),
+}
+"""Programs that are measured beside the mixture, by name: their arguments."""
+
+_HEADS = (
+    "text",
+    "s",
+    "mixture",
+    "spread",
+    "not adapting",
+    "LSTM",
+    "n-grams",
+    "best baseline",
+    "",
+    "network",
+    "steps",
+    *COMPRESSORS,
+)
+
 
 def main() -> None:
-    """Train, and print one table and one JSON line."""
+    """Train, and print a table of each text when its models are trained, and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("texts", nargs="*", type=Path, default=DEFAULT_TEXTS, help="UTF-8 files")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0])
@@ -51,36 +72,27 @@ def main() -> None:
     texts = {path.name: path.read_text(errors="replace") for path in options.texts}
     if short := [name for name, text in texts.items() if len(text) < MINIMUM_CHARACTERS]:
         parser.error(f"too short to train on: {', '.join(short)}")
-    found = {
-        name: {f"{seconds:g}": measure(text, seconds, options) for seconds in options.seconds}
-        for name, text in texts.items()
-    }
-    heads = (
-        "text",
-        "s",
-        "mixture",
-        "spread",
-        "not adapting",
-        "LSTM",
-        "n-grams",
-        "best baseline",
-        "",
-        "network",
-        "steps",
-        *COMPRESSORS,
-    )
-    rows = [
-        [name, seconds, f"{f['mixture']:.3f}", f"{f['spread']:.3f}", f"{f['without_adaptation']:.3f}",
-         f"{f['lstm']:.3f}", f"{f['ngram']:.3f}",
-         f"{f['best_baseline']:.3f}", f["baseline"], f["network"], f"{f['steps']:,}",
-         *(f"{f[name]:.3f}" if name in f else "" for name in COMPRESSORS)]
-        for name, by_seconds in found.items()
-        for seconds, f in by_seconds.items()
-    ]  # fmt: skip
-    print_table(heads, rows)
-    worse = sum(f["mixture"] > f["best_baseline"] for by in found.values() for f in by.values())
-    print(f"the mixture is worse than the best baseline in {worse} of {len(rows)}")
+    found: dict[str, dict[str, Any]] = {}
+    for name, text in texts.items():
+        found[name] = {f"{seconds:g}": measure(text, seconds, options) for seconds in options.seconds}
+        print_table(_HEADS, [_row(name, seconds, f) for seconds, f in found[name].items()])
+    all_figures = [f for by_seconds in found.values() for f in by_seconds.values()]
+    worse = sum(f["mixture"] > f["best_baseline"] for f in all_figures)
+    print(f"the mixture is worse than the best baseline in {worse} of {len(all_figures)}")
     print_json_line("mixture", seeds=options.seeds, threads=options.threads, speed=options.speed, texts=found)
+
+
+def _row(name: str, seconds: str, f: dict[str, Any]) -> list[str]:
+    columns = ("mixture", "spread", "without_adaptation", "lstm", "ngram", "best_baseline")
+    return [
+        name,
+        seconds,
+        *(f"{f[column]:.3f}" for column in columns),
+        f["baseline"],
+        f["network"],
+        f"{f['steps']:,}",
+        *(f"{f[column]:.3f}" if column in f else "" for column in COMPRESSORS),
+    ]
 
 
 def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -107,13 +119,6 @@ def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str,
         "spread": round(max(mixtures) - min(mixtures), 4),
         "steps": int(figures["steps"]),
     }
-
-
-COMPRESSORS = {
-    "zpaq": ("zpaq", "add", "{to}", "{file}", "-method", "5"),
-    "paq8px": ("paq8px", "-8", "{file}", "{to}"),
-}
-"""Programs that are measured beside the mixture, by name: their arguments."""
 
 
 def compressor_bits(text: str) -> dict[str, float]:

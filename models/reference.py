@@ -56,7 +56,8 @@ class Model:
         at, counts = np.arange(7, len(known)), [np.exp(logits - logits[1:].max())]
         for length, c in enumerate(ids[:-7:-1], 1):  # of a context, and its first character
             at = at[known[at - length] == c]  # positions in the known text after it
-            counts.append(np.bincount(known[at], minlength=len(logits)))  # (V,) of what followed
+            if length != 5:
+                counts.append(np.bincount(known[at], minlength=len(logits)))  # (V,) of what followed
         for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative
             masks = [sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts]
             sides[node] = np.array(masks)  # (2, V)
@@ -65,7 +66,7 @@ class Model:
             least = np.append(1e-9 * (n0 + n1)[0], np.full(len(n0) - 1, 0.4))
             z = np.log((n1 + least) / (n0 + least)) * (n0 + n1) / (n0 + n1 + 2 * least)
             first, last = (self.mixture[name][min(node, 255)] for name in ("weights", "last_weights"))
-            odds = np.clip(first[-1] * z[0] + first[12 : 11 + len(z)] @ z[1:], -14, 14)
+            odds = np.clip(first[-1] * z[0] + first[14 : 13 + len(z)] @ z[1:], -14, 14)
             odds = np.clip(last[0] * odds, -14, 14) if p[left].max() >= 1e-3 else z[0]
             p *= np.where(left, sigmoid(-odds), np.where(right, sigmoid(odds), 1))
         return np.asarray(np.log(p))

@@ -48,6 +48,7 @@ from nextchar.models.kernels.mixture_arguments import (
     PREDICTED,
     PREDICTION,
     RANK,
+    RARE_CONTEXTS,
     RECENT,
     RECENT_0,
     RECENT_1,
@@ -157,6 +158,8 @@ def _gather_known(slots, singles, entries, up, size, row, starts, counts, touche
         prefetch(entries, max(starts[k], np.int64(0)))
     for k in range(CONTEXTS):
         at = starts[k]
+        if at < 0 and k in RARE_CONTEXTS:
+            continue
         if at < 0:
             c = single_of(singles, np.uint64(np.uint32(row[KEYS + k])))
             if c > 0:
@@ -329,7 +332,7 @@ def _choose_sets(characters, past, node, own, by_match, chosen):  # type: ignore
     """Choose the rows of the weights."""
     c1, c2 = past[HISTORY_CHARACTERS - 1], past[HISTORY_CHARACTERS - 2]
     longest, is_certain = 0, 0
-    for k in range(ORDERS):
+    for k in range(len(ORDERS)):
         n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
         if n0 + n1 > 0:
             longest, is_certain = k + 1, 2 if n0 == 0 or n1 == 0 else 1

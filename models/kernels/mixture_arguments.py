@@ -7,17 +7,21 @@ from numpy.typing import NDArray
 
 # ---- contexts
 
-ORDERS = 6
-"""The first contexts are the last 1 to ORDERS characters."""
+ORDERS = (1, 2, 3, 4, 6)
+"""The first contexts are the last characters, so many."""
 
-WORD, WORDS, COLUMN, FIELD, CLASSES, FIELD_ABOVE = range(ORDERS, ORDERS + 6)
-"""The others: the word so far and what followed it; with the word before; the column and what is above; the
-field of the line so far; the classes of the last characters; the same field of the line before and the field
-so far."""
-CONTEXTS = ORDERS + 6
+CONTEXTS = len(ORDERS) + 9
+WORD, WORDS, WORDS_BEFORE, COLUMN, LAYOUT, FIELD, FIELD_ABOVE, BRACKET, SHAPE = range(len(ORDERS), CONTEXTS)
+"""The others: the word so far and what followed it; with the word before; with two words before; the column
+and what is above; the column, the length of the word and what kind of character was last; the field of the
+line so far; the same field of the line before and the field so far; the bracket around and the token so far;
+what kinds of tokens were last and the token so far."""
+
+RARE_CONTEXTS = (WORDS_BEFORE, SHAPE)
+"""Contexts of which most occur once; what followed these once is not kept."""
 
 RECENT_ORDERS = (2, 3, 4, 6)
-"""Orders of the contexts that are also looked for in what the row has read."""
+"""Orders of the contexts that are also looked for in what the row has read; the shortest is of two."""
 RECENT_KEYS = (WORD, WORDS, COLUMN, FIELD_ABOVE)
 """The other contexts that are, by keys that the state keeps."""
 RECENT = len(RECENT_ORDERS) + len(RECENT_KEYS)
@@ -47,6 +51,9 @@ MAX_MATCH = 64
 FIELDS = 16
 """Fields of a line that are told apart."""
 
+MAX_DEPTH = 8
+"""Open brackets that are known, the innermost ones."""
+
 # ---- columns of a row's state, int32; all zeros is the state before the first character
 
 MATCH_AT = 0
@@ -63,10 +70,14 @@ RESUMED_RUN = 6
 """How many characters it has predicted since its last error, up to MAX_MATCH."""
 WORD_HASH, WORD_BEFORE, GAP_HASH, LETTERS = range(7, 11)
 """Hashes of the word, of the one before it and of what followed the word, and the length of the word."""
-LINE_COLUMN, LINE_LENGTH, FIELD_NUMBER, FIELD_HASH, CLASS_HISTORY = range(11, 16)
-"""The column, the length of the line before with its end, the number of the field and a hash of it so far,
-and the classes of the last 8 characters, 4 bits each."""
-FIELDS_BEFORE = 16
+LINE_COLUMN, LINE_LENGTH, FIELD_NUMBER, FIELD_HASH = range(11, 15)
+"""The column, the length of the line before with its end, the number of the field and a hash of it so far."""
+WORD_BEFORE_THAT, TOKENS, LAST_TOKEN, DEPTH = range(15, 19)
+"""A hash of the word before WORD_BEFORE; the kinds of the last 6 tokens, 5 bits each, and that of the last
+character, 0 for a space; how many brackets are open, up to MAX_DEPTH."""
+BRACKETS = 19
+"""(MAX_DEPTH,) hashes of the open brackets, the word before each, and the separators since."""
+FIELDS_BEFORE = BRACKETS + MAX_DEPTH
 """(FIELDS,) hashes of the fields of the line before."""
 FIELDS_NOW = FIELDS_BEFORE + FIELDS
 """(FIELDS,) of this line."""
@@ -144,10 +155,13 @@ MAP_STATES = 256
 RECENT_STATES = 98
 """States of `Experts.recent_maps`: two counts up to 6, and which was the newest."""
 
-FOLDED, KIND, RANK = range(3)
+FOLDED, KIND, RANK, BRACKET_KIND = range(4)
 """Columns of `Experts.characters`."""
 LINE_END, SPACE, LOWER, UPPER, DIGIT, LETTER, SIGN, RECORD_END = range(8)
 """Values of KIND. LETTER has no case; at RECORD_END, the line end of records, what was read is forgotten."""
+
+OPENING, CLOSING, SEPARATOR = range(1, 4)
+"""Values of BRACKET_KIND for brackets, and for signs between what they contain; else it is 0."""
 
 
 class Experts(NamedTuple):
@@ -165,7 +179,8 @@ class Experts(NamedTuple):
     entries: NDArray[np.uint32]
     """What followed each context: 1 bit that is set for its last entry, 15 bits of count, 16 bits of id."""
     characters: NDArray[np.int32]
-    """(V, 3) of each id: the number of its lower case, what kind it is, and its rank by frequency."""
+    """(V, 4) of each id: the number of its lower case, what kind it is, its rank by frequency, and whether it
+    opens or closes a bracket."""
     up: NDArray[np.int32]
     """(V + nodes,) of each id, and of V + each node: twice its parent node, plus 1 if it is the right child;
     the root has -1, id 0 too. A node's parent has a smaller number."""

@@ -9,11 +9,14 @@ import numpy as np
 from nextchar.models.kernels.intrinsics import prefetch
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture_arguments import (
+    BRACKET,
+    BRACKET_KIND,
+    BRACKETS,
     BUCKETS,
-    CLASS_HISTORY,
-    CLASSES,
+    CLOSING,
     COLUMN,
     CONTEXTS,
+    DEPTH,
     DIGIT,
     FIELD,
     FIELD_ABOVE,
@@ -32,6 +35,8 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_MATCH_LENGTH,
     KEYS,
     KIND,
+    LAST_TOKEN,
+    LAYOUT,
     LETTER,
     LETTERS,
     LINE_COLUMN,
@@ -43,7 +48,9 @@ from nextchar.models.kernels.mixture_arguments import (
     MATCH_CHARACTERS,
     MATCH_ID,
     MATCH_LENGTH,
+    MAX_DEPTH,
     MAX_MATCH,
+    OPENING,
     ORDERS,
     RECENT_KEYS,
     RECORD_END,
@@ -52,13 +59,18 @@ from nextchar.models.kernels.mixture_arguments import (
     RESUMED_ID,
     RESUMED_QUALITY,
     RESUMED_RUN,
+    SEPARATOR,
+    SHAPE,
     SIGN,
     SPACE,
+    TOKENS,
     UPPER,
     WORD,
     WORD_BEFORE,
+    WORD_BEFORE_THAT,
     WORD_HASH,
     WORDS,
+    WORDS_BEFORE,
 )
 from nextchar.models.kernels.mixture_hashes import hash_of, mixed, slot_of
 from nextchar.models.kernels.mixture_history import common_length, find_history_match
@@ -94,7 +106,7 @@ def _read_word(row, c, kind, folded):  # type: ignore[no-untyped-def]
         word = _loaded(row[WORD_HASH])
         if row[GAP_HASH] != 0 or not is_in_word:
             if is_in_word:
-                row[WORD_BEFORE] = row[WORD_HASH]
+                row[WORD_BEFORE_THAT], row[WORD_BEFORE] = row[WORD_BEFORE], row[WORD_HASH]
             word = np.uint64(1)
             row[GAP_HASH], row[LETTERS] = 0, 0
         row[WORD_HASH] = _stored(mixed(word, folded))
@@ -122,32 +134,65 @@ def _read_field(row, c, kind, before):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _class_of(c, kind):  # type: ignore[no-untyped-def]
-    """Return 0 to 15: letters alike, signs apart."""
+def _read_token(row, c, kind):  # type: ignore[no-untyped-def]
+    """Follow the kinds of tokens: words alike, numbers alike, most signs apart. Spaces are none."""
+    last, now = row[LAST_TOKEN], np.int32(0)
     if kind == SIGN:
-        return 4 + (c & 7)
-    return 0 if kind in (LINE_END, RECORD_END) else 1 if kind == SPACE else 3 if kind == DIGIT else 2
+        now = np.int32(4 + (c & 15))
+    elif kind != SPACE:
+        is_number = kind == DIGIT and last != 2
+        now = np.int32(1 if kind in (LINE_END, RECORD_END) else 3 if is_number else 2)
+    if now > 3 or (now > 0 and now != last):
+        row[TOKENS] = np.int32(((row[TOKENS] << 5) | now) & 0x3FFFFFFF)
+    row[LAST_TOKEN] = now
+
+
+@inline_borrowing
+def _read_bracket(row, c, kind):  # type: ignore[no-untyped-def]
+    """Follow the brackets that are open."""
+    depth = row[DEPTH]
+    if kind == OPENING:
+        if depth == MAX_DEPTH:
+            depth -= 1
+            for i in range(MAX_DEPTH - 1):
+                row[BRACKETS + i] = row[BRACKETS + i + 1]
+        row[BRACKETS + depth] = _stored(mixed(_loaded(row[WORD_HASH]), c + 1))
+        row[DEPTH] = depth + 1
+    elif depth > 0 and kind == CLOSING:
+        row[DEPTH] = depth - 1
+    elif depth > 0 and kind == SEPARATOR:
+        row[BRACKETS + depth - 1] = _stored(mixed(_loaded(row[BRACKETS + depth - 1]), c + 1))
 
 
 @inline_borrowing
 def _write_keys(row, past):  # type: ignore[no-untyped-def]
     """Write the keys of the contexts of the next character."""
     last = HISTORY_CHARACTERS - 1
-    h = _start(CONTEXTS)
-    for n in range(ORDERS):
-        h = mixed(h, past[last - n] + 1)
-        row[KEYS + n] = _stored(h)
+    h, n = _start(CONTEXTS), 0
+    for k in range(len(ORDERS)):
+        while n < ORDERS[k]:
+            h = mixed(h, past[last - n] + 1)
+            n += 1
+        row[KEYS + k] = _stored(h)
     word = mixed(mixed(_start(WORD), row[WORD_HASH]), row[GAP_HASH])
     row[KEYS + WORD] = _stored(word)
-    row[KEYS + WORDS] = _stored(mixed(word, row[WORD_BEFORE]))
+    words = mixed(word, row[WORD_BEFORE])
+    row[KEYS + WORDS] = _stored(words)
+    row[KEYS + WORDS_BEFORE] = _stored(mixed(mixed(words, row[WORD_BEFORE_THAT]), 1))
     column, length = row[LINE_COLUMN], row[LINE_LENGTH]
     above = past[HISTORY_CHARACTERS - length] if column < length <= HISTORY_CHARACTERS else np.uint16(0)
     after = past[last + 2 - length] if column + 1 < length <= last else np.uint16(0)
     row[KEYS + COLUMN] = _stored(mixed(mixed(mixed(_start(COLUMN), above), after), min(column, 255)))
+    layout = mixed(mixed(_start(LAYOUT), min(column, 255)), min(row[LETTERS], 15))
+    row[KEYS + LAYOUT] = _stored(mixed(layout, row[LAST_TOKEN]))
     row[KEYS + FIELD] = _stored(mixed(mixed(_start(FIELD), row[FIELD_NUMBER]), row[FIELD_HASH]))
-    row[KEYS + CLASSES] = _stored(mixed(mixed(_start(CLASSES), row[CLASS_HISTORY]), past[last]))
     field = row[FIELDS_BEFORE + min(row[FIELD_NUMBER], FIELDS - 1)]
     row[KEYS + FIELD_ABOVE] = _stored(mixed(mixed(_start(FIELD_ABOVE), field), row[FIELD_HASH]))
+    token = _loaded(row[WORD_HASH]) if row[GAP_HASH] == 0 else mixed(_loaded(row[GAP_HASH]), 1)
+    bracket = row[BRACKETS + row[DEPTH] - 1] if row[DEPTH] > 0 else np.int32(0)
+    row[KEYS + BRACKET] = _stored(mixed(mixed(_start(BRACKET), bracket), token))
+    tokens = mixed(mixed(_start(SHAPE), row[TOKENS]), row[LAST_TOKEN])
+    row[KEYS + SHAPE] = _stored(mixed(tokens, token))
 
 
 @inline_borrowing
@@ -169,7 +214,8 @@ def read_context(characters, row, past, keys, c):  # type: ignore[no-untyped-def
         own[last] = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
     _read_word(row, c, kind, characters[c, FOLDED])
     _read_field(row, c, kind, before)
-    row[CLASS_HISTORY] = np.int32((row[CLASS_HISTORY] << 4) | _class_of(c, kind))
+    _read_token(row, c, kind)
+    _read_bracket(row, c, characters[c, BRACKET_KIND])
     _write_keys(row, past)
 
 

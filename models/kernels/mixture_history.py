@@ -12,7 +12,7 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_MATCH_DISTANCE,
     HISTORY_MATCH_LENGTH,
     MAX_MATCH,
-    ORDERS,
+    RECENT_ORDERS,
 )
 
 
@@ -75,12 +75,12 @@ def find_history_match(row, past):  # type: ignore[no-untyped-def]
 
 @inline_borrowing
 def same_characters(past, i):  # type: ignore[no-untyped-def]
-    """Return how many characters up to position i are the last of `past`, for at least two; up to ORDERS.
+    """Return how many characters up to position i are the last of `past`, for at least two; up to six.
 
     Unknown characters are never the same.
     """
     length, is_same = 2, True
-    for n in range(2, ORDERS):  # without branches, which would often be predicted wrong
+    for n in range(2, RECENT_ORDERS[-1]):  # without branches, which would often be predicted wrong
         c = past[HISTORY_CHARACTERS - 1 - n]
         is_same &= (c != 0) & (past[i - n] == c)
         length += is_same

@@ -35,6 +35,7 @@ from nextchar.models.kernels.mixture_arguments import (
     KIND,
     MAP_STATES,
     MATCHES,
+    RARE_CONTEXTS,
     RECENT,
     RECENT_STATES,
     RECORD_END,
@@ -55,12 +56,13 @@ MAX_CHARACTERS = 2_000_000
 """Maximum number of characters, from the end of the known text, in the file."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
+_OLD_CONTEXTS = 12  # in files of older versions
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
     14  # of the size of `Experts.positions`, where newer places displace others with the same hash
 )
-_AT_ONCE = 4  # contexts of a text whose keys are in memory; CONTEXTS is a multiple of it
+_AT_ONCE = 4  # contexts of a text whose keys are in memory
 
 Floats = NDArray[np.float32]
 
@@ -125,10 +127,11 @@ def _tables(
     )
     for k in range(CONTEXTS):
         if k % _AT_ONCE == 0:
-            write_text_keys(text, characters, k, keys)
+            write_text_keys(text, characters, k, keys[: CONTEXTS - k])
         grams = (keys[k % _AT_ONCE].astype(np.uint64) << np.uint64(16)) | ids
         grams.sort()
         n, m, single = write_entries(grams, *room, sum(map(len, entries)))
+        single = 0 if k in RARE_CONTEXTS else single
         for parts, part, length in zip((contexts, entries, once), room, (n, m, 2 * single), strict=True):
             parts.append(part[:length].copy())
     slots = np.zeros(int(sum(map(len, contexts)) / _FILLED) + 1, np.uint32)
@@ -179,7 +182,7 @@ def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learn
         text = arrays["text"]
         _check_text(text, size)
         kept = text.astype(np.int32)
-        if "children" not in arrays:
+        if "children" not in arrays or arrays["maps"].shape[:1] == (_OLD_CONTEXTS,):
             return experts_of(kept, upgrade(kept))
         learned = Learned(*(arrays[name] for name in Learned._fields))
         _check_learned(learned, size)
@@ -200,7 +203,7 @@ def _check_learned(learned: Learned, size: int) -> None:
     """Raise ValueError if the kernels would read beyond an array, or for ever."""
     nodes = max(0, size - 2)
     shapes = (
-        (size, 3), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
+        (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
         (WEIGHT_ROWS, INPUTS), (GROUPS, SETS), (ADAPTATION,),
     )  # fmt: skip
     for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from nextchar.models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
 from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
+    BRACKET_KIND,
     BUCKETS,
     BY_NETWORK,
+    CLOSING,
     CONSTANT,
     CONTEXTS,
     DIGIT,
@@ -28,10 +30,12 @@ from nextchar.models.kernels.mixture_arguments import (
     MAP_STATES,
     MATCHES,
     MAX_ADAPTED_VOCABULARY,
+    OPENING,
     RANK,
     RECENT,
     RECENT_STATES,
     RECORD_END,
+    SEPARATOR,
     SETS,
     SIGN,
     SPACE,
@@ -50,6 +54,9 @@ LEARNED_CHARACTERS = 200_000
 takes longer. The rest is only counted."""
 
 _TREE_CHARACTERS = 1_000_000
+_BRACKET_KINDS = (
+    dict.fromkeys("([{", OPENING) | dict.fromkeys(")]}", CLOSING) | dict.fromkeys(",;", SEPARATOR)
+)
 _ADAPTATION = (1000, 1000, 20)
 """One choice for all texts, made on three of them. Records, which stand alone, are too short to adapt to."""
 
@@ -129,12 +136,13 @@ def beginning(characters: NDArray[np.int32], children: NDArray[np.int32]) -> Lea
 def characters_of(text: NDArray[np.int32], vocabulary: Vocabulary, *, is_records: bool) -> NDArray[np.int32]:
     """Return `Experts.characters`."""
     numbers: dict[str, int] = {}
-    table = np.zeros((len(vocabulary), 3), np.int32)
+    table = np.zeros((len(vocabulary), 4), np.int32)
     table[0, KIND] = SIGN
     for i, c in enumerate(vocabulary.characters, 1):
         is_part = vocabulary.alphabet == "bytes" and not c.isascii()  # of a character, probably a letter
         table[i, FOLDED] = numbers.setdefault(c if is_part else c.lower(), len(numbers) + 1)
         table[i, KIND] = LETTER if is_part else _kind(c, is_records=is_records)
+        table[i, BRACKET_KIND] = _BRACKET_KINDS.get(c, 0)
     counts = np.bincount(text, minlength=len(vocabulary))
     table[np.argsort(-counts, kind="stable"), RANK] = np.arange(len(vocabulary))
     return table

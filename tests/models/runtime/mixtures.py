@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nextchar.models.kernels.mixture_arguments import (
     BUCKETS,
+    CLOSING,
     CONTEXTS,
     HISTORY_CHARACTERS,
     HISTORY_MATCH_CHARACTERS,
@@ -18,10 +19,14 @@ from nextchar.models.kernels.mixture_arguments import (
     MATCH_CHARACTERS,
     MAX_MATCH,
     MAX_RECENT,
+    OPENING,
+    ORDERS,
     PRECISION,
+    RARE_CONTEXTS,
     RECENT_KEYS,
     RECENT_ORDERS,
     RECORD_END,
+    SEPARATOR,
     SET_STARTS,
     SETS,
     Experts,
@@ -73,8 +78,8 @@ def common_suffix(a: list[int], b: list[int]) -> int:
 class Reader:
     """What contexts a text has: tuples, where the kernels have hashes."""
 
-    def __init__(self, kinds: NDArray[np.int32], folded: NDArray[np.int32]) -> None:
-        self.kinds, self.folded = kinds, folded
+    def __init__(self, characters: NDArray[np.int32]) -> None:
+        self.folded, self.kinds, _, self.bracket_kinds = characters.T
         self.forget()
 
     def forget(self) -> None:
@@ -86,7 +91,10 @@ class Reader:
         self.fields_above: list[tuple[int, ...]] = []
         self.field: tuple[int, ...] = ()
         self.number = self.column = self.length = 0
-        self.classes: list[int] = []
+        self.before_that: tuple[int, ...] = ()
+        self.tokens: list[int] = []
+        self.last_token = 0
+        self.brackets: list[tuple[object, ...]] = []
 
     def push(self, c: int) -> None:
         kind = self.kinds[c]
@@ -97,7 +105,8 @@ class Reader:
         self.read.append(c)
         if kind in (2, 3, 5) or (kind == 4 and self.word):
             if self.gap or not self.word:
-                self.before = self.word or self.before
+                if self.word:
+                    self.before_that, self.before = self.before, self.word
                 self.word, self.gap = (), ()
             self.word = (*self.word, int(self.folded[c]))
         else:
@@ -112,8 +121,20 @@ class Reader:
             self.number, self.field = self.number + 1, (-1, c)
         else:
             self.field = (*self.field, c)
-        a_class = 4 + c % 8 if kind == 6 else {0: 0, 1: 1, 4: 3}.get(int(kind), 2)
-        self.classes = [*self.classes[-7:], a_class]
+        self.push_token(c, kind)
+
+    def push_token(self, c: int, kind: int) -> None:
+        number = 2 if self.last_token == 2 else 3
+        token = 4 + c % 16 if kind == 6 else {0: 1, 1: 0, 4: number}.get(int(kind), 2)
+        if token > 3 or 0 < token != self.last_token:
+            self.tokens = [*self.tokens[-5:], token]
+        self.last_token = token
+        if self.bracket_kinds[c] == OPENING:
+            self.brackets = [*self.brackets[-7:], (self.word, c)]
+        elif self.brackets and self.bracket_kinds[c] == CLOSING:
+            self.brackets.pop()
+        elif self.brackets and self.bracket_kinds[c] == SEPARATOR:
+            self.brackets[-1] = (*self.brackets[-1], c)
 
     def contexts(self) -> list[object]:
         """Return the contexts of the next character; none before the first."""
@@ -123,15 +144,19 @@ class Reader:
         above = past[-self.length] if self.column < self.length <= HISTORY_CHARACTERS else 0
         after = past[1 - self.length] if self.column + 1 < self.length < HISTORY_CHARACTERS else 0
         place = min(self.number, 15)
+        token = (bool(self.gap), self.gap or self.word)
         field_above = self.fields_above[place] if place < len(self.fields_above) else ()
         return [
-            *(tuple(past[-n:]) for n in range(1, 7)),
+            *(tuple(past[-n:]) for n in ORDERS),
             (self.word, self.gap),
             (self.word, self.gap, self.before),
+            (self.word, self.gap, self.before, self.before_that),
             (above, after, min(self.column, 255)),
+            (min(self.column, 255), 0 if self.gap else min(len(self.word), 15), self.last_token),
             (self.number, self.field),
-            ("".join(f"{c:x}" for c in self.classes).lstrip("0"), past[-1]),
             (field_above, self.field),
+            (tuple(self.brackets[-1:]), token),
+            (tuple(self.tokens), self.last_token, token),
         ]
 
 
@@ -142,10 +167,9 @@ class SlowMixture:
         self.text: list[int] = vocabulary.encode(text).tolist()
         self.learned, self.size = learned, len(vocabulary)
         self.adaptation = learned.adaptation.astype(float)
-        folded, kinds, self.ranks = learned.characters.T
-        self.kinds = kinds
-        self.reader = Reader(kinds, folded)
-        known, self.counts = Reader(kinds, folded), defaultdict[object, Counter[int]](Counter)
+        _, self.kinds, self.ranks, _ = learned.characters.T
+        self.reader = Reader(learned.characters)
+        known, self.counts = Reader(learned.characters), defaultdict[object, Counter[int]](Counter)
         for c in self.text:
             for k, context in enumerate(known.contexts()):
                 if context is not None:
@@ -247,6 +271,9 @@ class SlowMixture:
         """Mix logits (V,) of the network; those of id 0 are not compared."""
         self.network = np.exp(network.astype(float) - network[1:].max())
         self.known = [self.counts.get((k, c), Counter()) for k, c in enumerate(self.reader.contexts())]
+        for k in RARE_CONTEXTS:
+            if self.known[k].total() == 1:
+                self.known[k] = Counter()
         self.now = self.recent(), self.matches()
         self.last = np.zeros(self.size)
         if self.size == 2:
@@ -278,7 +305,7 @@ class SlowMixture:
             size = total if total <= 4 else min(int(0.8 + 2.3083 * np.log(total + 1e-3)), 15)
             by_map.append(self.learned.maps[k, 16 * size + ratio])
             by_frequency.append(z * total / (total + 0.8))
-            if k < 6 and total:
+            if k < len(ORDERS) and total:
                 longest, certain = k + 1, 1 + (not n0 or not n1)
         by_recent, recent, recent_certain = [], 0, 0
         for j, places in enumerate(self.now[0]):

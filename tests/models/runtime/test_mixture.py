@@ -42,12 +42,14 @@ from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import SlowMixture, experts_for, learned_for
 from tests.models.runtime.networks import random_weights
 
-TEXT = "the cat sat on the mat\nthe dog sat on the log\nA long line that is copied word for word.\n" * 3
+LINES = "the cat sat on the mat\nthe dog sat on the log\nA long line that is copied word for word.\n"
+TEXT = (LINES + "cat(a1, dog[b; 22]) == {{((((((((the, log)), mat]}\n") * 3
 VOCABULARY = Vocabulary(TEXT)
 V = len(VOCABULARY)
 WEIGHTS_OF_NETWORK = random_weights(V, 5, [8])
 READ = "A long line that is copied word for word.\nthe cat sat on tac eht. the cat sat on tac eht. the dog"
 CHANGED = "A long line thaf is copied word for word. A long linn that is copiid word for word.\nthe dog sat"
+CODE = "\ncat(a1, dog[b; 22]) == cat(the, mat[22; b], ((((((((((log, sat)), mat]}}}}}}}} == b1, 2"
 
 
 def float32() -> MixtureNetwork:
@@ -85,7 +87,7 @@ def read_by_experts(network: MixtureNetwork, state: np.ndarray) -> np.ndarray:
 def test_logits_are_those_of_the_definition(network: MixtureNetwork, adapts: bool) -> None:
     if not adapts:
         network = make_mixture(network.network, without_adaptation(network.experts))
-    ids = ids_of(READ + CHANGED)
+    ids = ids_of(READ + CHANGED + CODE)
     mixed, _ = network.step(ids, network.initial_state())
     alone, _ = network.network.step(ids, network.network.initial_state())
     learned = learned_for(TEXT, VOCABULARY)
@@ -115,7 +117,7 @@ def test_the_whole_history_counts() -> None:
     """Repetitions of what was read 1,000 characters before, and the newest 32 places of each context."""
     network = float32()
     network = make_mixture(network.network, without_adaptation(network.experts))
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(1)
     text = "".join(random.choice(list("the cat"), 300)) + "word" + "".join(random.choice(list("dog "), 1500))
     ids = ids_of(text + text[250:310])
     mixed, _ = network.step(ids, network.initial_state())
@@ -322,6 +324,9 @@ def test_what_was_read_when_reading_ended_early_is_returned(
 # ---- the file
 
 
+LEARNED: Learned = learned_for(TEXT, VOCABULARY)
+
+
 def file_of(text: str = TEXT) -> bytes:
     return mixture.dump(VOCABULARY.encode(text), learned_for(TEXT, VOCABULARY))
 
@@ -337,10 +342,13 @@ def test_file_survives_a_round_trip() -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded() -> None:
+@pytest.mark.parametrize(
+    "learned", [{"weights": np.ones(104, np.float32)}, LEARNED._asdict() | {"maps": LEARNED.maps[:12]}]
+)
+def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(learned: Any) -> None:
     """Theirs have the text, and weights that other kernels used."""
     file = io.BytesIO()
-    np.savez(file, text=VOCABULARY.encode(TEXT), weights=np.ones(104, np.float32))
+    np.savez(file, text=VOCABULARY.encode(TEXT), **learned)
     experts = loaded(file.getvalue())
     assert experts.adapts
     network = make_mixture(float32().network, experts)
@@ -361,9 +369,6 @@ def damaged(**changes: Any) -> bytes:
     arrays = {"text": VOCABULARY.encode(TEXT), **learned} | changes
     np.savez(file, allow_pickle=False, **{name: a for name, a in arrays.items() if a is not None})
     return file.getvalue()
-
-
-LEARNED: Learned = learned_for(TEXT, VOCABULARY)
 
 
 def changed(name: str, at: Any, value: float) -> dict[str, np.ndarray]:
