@@ -19,7 +19,7 @@ def figures(card: Card) -> Iterator[tuple[str, str]]:
     yield "network", f"{card.network.architecture}, {card.parameters:,} parameters"
     yield "kind of text", card.kind or "unknown"
     yield "vocabulary", f"{len(card.characters):,} {card.alphabet}"
-    if seconds := report.get("training_seconds"):
+    if (seconds := report.get("training_seconds")) is not None:
         yield "trained", f"{seconds:.0f} s, {report['steps']:,} steps"
     if bits := report.get("validation_bits_per_character"):
         experts, other = report.get("experts", {}), "network alone"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from nextchar.app.backup import read_key
+from nextchar.app.backup import connect, read_key
 from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving
@@ -133,7 +133,7 @@ def test_text_and_ids_are_not_stored(service: Service, settings: ApiSettings) ->
     secrets = ("a secret text", "a secret id", "a secret suggestion", "a secret client")
     text, client_id = "a secret text", "a secret client"
     send(service, event("accepted", "a secret suggestion", id="a secret id", text=text, client_id=client_id))
-    with Redis.from_url(settings.redis_url) as redis:
+    with connect(settings.redis_url) as redis:
         stored = [repr(read_key(redis, key)) for key in redis.scan_iter("*")]
     stored += [path.read_text("latin-1") for path in settings.data_dir.glob("**/*") if path.is_file()]
     assert "shown" in "".join(stored)

@@ -34,10 +34,10 @@ def compressed_bytes(name: str) -> int:
     return len(gzip.compress((FOLDER / name).read_bytes(), 9))
 
 
-def test_entry_and_what_it_imports_are_under_thirteen_kilobytes_compressed() -> None:
+def test_entry_and_what_it_imports_are_under_fourteen_kilobytes_compressed() -> None:
     names = loaded_with("nextchar.js")
     assert names >= {"client.js", "ghost-text.js", "suggester.js"} and not names & {"list.js", "highlight.js"}
-    assert sum(map(compressed_bytes, names)) < 13_000
+    assert sum(map(compressed_bytes, names)) < 14_000
     assert max(map(compressed_bytes, ("list.js", "highlight.js", "reporter.js"))) < 4_000
 
 
