@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import LINE, MARKUP, PopulatedService
@@ -166,6 +166,43 @@ def test_a_label_that_hides_lines_is_confirmed_and_can_be_undone(
     page.get_by_role("button", name="Undo").click()
     expect(label).to_have_value("none")
     assert alerts_of(service, model)[0]["label"] is None
+
+
+def test_a_label_covers_the_values_that_are_ticked(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    record(service, model, "quick brown")
+    one, other = (
+        {"value": name, "count": n, "score": 9.0, "estimated_p_value": 1e-4, "line": f"GET {name}"}
+        for name, n in (("wp-login.php", 180), ("app.js.bak", 1))
+    )
+    page = open_alerts(service, open_window, model)
+    preview = {"object": "alert.coverage", "covered": [one], "others": [other], "other_lines": 0}
+    page.route("**/preview", lambda route: route.fulfill(json=preview))
+    bodies: list[object] = []
+
+    def answer(route: Route) -> None:
+        bodies.append(route.request.post_data_json)
+        route.fulfill(json={})
+
+    page.route("**/label", answer)
+    label = details_of(page, "quick").get_by_label("Label")
+    dialog = page.get_by_role("dialog", name="Label as normal?")
+    for choose in ([], ["app.js.bak"], ["All lines"]):
+        label.select_option("none")
+        label.select_option("normal")
+        expect(dialog.get_by_label("wp-login.php")).to_be_checked()
+        expect(dialog.get_by_label("app.js.bak")).not_to_be_checked()
+        for name in choose:
+            dialog.get_by_label(name).check()
+        dialog.get_by_role("button", name="Label as normal").click()
+        expect(dialog).to_have_count(0)
+    labels = [body for body in bodies if isinstance(body, dict) and body["label"] == "normal"]
+    assert labels == [
+        {"label": "normal", "values": ["wp-login.php"]},
+        {"label": "normal", "values": ["wp-login.php", "app.js.bak"]},
+        {"label": "normal", "all_values": True},
+    ]
 
 
 def test_twenty_five_alerts_fit_on_a_screen_and_nothing_is_lost_on_a_phone(

@@ -4,7 +4,7 @@
  * `confirmDecision` is the one place where a decision that hides lines is confirmed: it shows what is covered.
  */
 
-import { apiPath, post, request } from "../api.js";
+import { apiPath, get, post, request } from "../api.js";
 import { h } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { chooseAction } from "./dialog.js";
@@ -36,8 +36,9 @@ export const PERIODS = [
  * @param {{signal: AbortSignal, onDone: () => void}} options `onDone` is called after it was done, and after it was undone
  */
 export async function decide(alerts, decision, { signal, onDone }) {
-  if (!(await confirmDecision(alerts, decision))) return false;
-  const body = bodyOf(decision);
+  const covering = await confirmDecision(alerts, decision, signal);
+  if (!covering) return false;
+  const body = { ...bodyOf(decision), ...covering };
   const made = [];
   for (const alert of alerts) made.push(await post(pathOf(alert, decision.action), body, { signal }));
   onDone();
@@ -80,41 +81,72 @@ export function decisionControls(label, onDecision) {
   return [labels, periods];
 }
 
-/** Show what a decision covers and ask whether to take it; without a question if it hides nothing. */
-async function confirmDecision(alerts, decision) {
-  const hides = decision.action === "suppress" || (decision.action === "label" && decision.label === "normal");
-  if (!hides) return true;
-  const lines = alerts.reduce((sum, { count: number }) => sum + number, 0);
-  const isNormal = decision.action === "label";
+/**
+ * Show what a decision covers and ask whether to take it; without a question if it hides nothing. Returns which lines
+ * it covers, as fields of the call, or null if it is not taken.
+ */
+async function confirmDecision(alerts, decision, signal) {
+  const isNormal = decision.action === "label" && decision.label === "normal";
+  if (decision.action !== "suppress" && !isNormal) return {};
+  const [alert] = alerts;
+  const preview = alerts.length === 1 ? await get(pathOf(alert, "preview"), { signal }) : null;
+  const choices = preview?.covered.length ? valueChoices(preview) : null;
+  const covered = isNormal
+    ? "The score of lines like these is lowered from now on"
+    : `Lines like these are counted, but not reported, for ${periodOf(decision)}`;
   const choice = await chooseAction({
     title: isNormal ? "Label as normal?" : "Suppress?",
-    text: isNormal
-      ? `The score of lines like these is lowered from now on. ${count(lines, "line")} so far:`
-      : `Lines like these are counted, but not reported, for ${periodOf(decision)}. ${count(lines, "line")} so far:`,
+    text: choices ? `${covered}:` : `${covered}. Other values of these alerts stay as they are:`,
+    content: choices?.content ?? titlesOf(alerts),
+    actions: [["confirm", isNormal ? "Label as normal" : "Suppress", "button primary"]],
+  });
+  if (choice !== "confirm") return null;
+  return choices ? choices.covering() : {};
+}
+
+/** Return a box to tick for each value of an alert's lines, as its preview has them, and the fields for what is ticked. */
+function valueChoices({ covered, others, other_lines: otherLines }) {
+  const box = (value, isTicked, ...label) => {
+    const input = h("input", { type: "checkbox", value, checked: isTicked });
+    return { input, item: h("li", {}, h("label", {}, input, " ", ...label)) };
+  };
+  const boxes = [...covered, ...others].map(({ value, line, count: number, estimated_p_value: pValue }, i) =>
+    box(
+      value,
+      i < covered.length,
+      h("span", { class: "mono small" }, line),
+      h("span", { class: "small muted" }, ` ${count(number, "line")}, rarest ${rarity(pValue)}`),
+    ),
+  );
+  const hasOthers = others.length > 0 || otherLines > 0;
+  const all = box("", false, "All lines of the alert, and future ones with other values");
+  all.input.addEventListener("change", () => {
+    for (const { input } of boxes) input.disabled = all.input.checked;
+  });
+  return {
     content: h(
       "ul",
       { class: "stack tight covered" },
-      alerts
-        .slice(0, MAX_COVERED)
-        .map(({ title, template, count: number, p_value: pValue }) =>
-          h(
-            "li",
-            {},
-            h("p", { class: "mono small" }, title),
-            h(
-              "p",
-              { class: "small muted" },
-              `${count(number, "line")}, rarest ${rarity(pValue)} · `,
-              h("code", {}, template),
-            ),
-          ),
-        ),
-      alerts.length > MAX_COVERED &&
-        h("li", { class: "small muted" }, `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
+      boxes.map(({ item }) => item),
+      hasOthers && all.item,
     ),
-    actions: [["confirm", isNormal ? "Label as normal" : "Suppress", "button primary"]],
-  });
-  return choice === "confirm";
+    covering: () => {
+      if (all.input.checked) return { all_values: true };
+      if (!hasOthers) return {};
+      const values = boxes.filter(({ input }) => input.checked).map(({ input }) => input.value);
+      return values.length ? { values } : null;
+    },
+  };
+}
+
+function titlesOf(alerts) {
+  return h(
+    "ul",
+    { class: "stack tight covered" },
+    alerts.slice(0, MAX_COVERED).map(({ title }) => h("li", { class: "mono small" }, title)),
+    alerts.length > MAX_COVERED &&
+      h("li", { class: "small muted" }, `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
+  );
 }
 
 function pathOf({ model, id }, action) {
