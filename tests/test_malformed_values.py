@@ -21,7 +21,8 @@ def model() -> Iterator[nextchar.Model]:
 
 
 def flagged(model: nextchar.Model, lines: list[str]) -> list[bool]:
-    return [bool(score.anomalous) for score in model.score(lines, false_alarms=0.01)]
+    found = model.score(lines, false_alarms=0.01, repeats="flag")  # a dozen malformed lines are many alike
+    return [bool(score.anomalous) for score in found]
 
 
 def test_every_malformed_value_is_found(model: nextchar.Model) -> None:

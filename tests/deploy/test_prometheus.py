@@ -34,7 +34,7 @@ _NOT_ON_THE_DASHBOARD = """
     nextchar_engine_cache_lookups_total
     nextchar_engine_cache_evictions_total nextchar_kernel_giga_operations_per_second nextchar_kernel_failed
     nextchar_training_attempt_seconds_total nextchar_training_running_seconds
-    nextchar_ingest_recalibrations_total nextchar_ingest_waiting_lines nextchar_ingest_waiting_bytes
+    nextchar_ingest_waiting_lines nextchar_ingest_waiting_bytes
     nextchar_alert_lines_total nextchar_notifications_total nextchar_notifications_failing
     nextchar_process_start_time_seconds
     process_virtual_memory_bytes process_start_time_seconds process_open_fds process_max_fds

@@ -195,8 +195,8 @@ def test_a_label_covers_the_values_that_are_ticked(
         expect(dialog.get_by_label("app.js.bak")).not_to_be_checked()
         for name in choose:
             dialog.get_by_label(name).check()
-        dialog.get_by_role("button", name="Label as normal").click()
-        expect(dialog).to_have_count(0)
+        with page.expect_response("**/label"):
+            dialog.get_by_role("button", name="Label as normal").click()
     labels = [body for body in bodies if isinstance(body, dict) and body["label"] == "normal"]
     assert labels == [
         {"label": "normal", "values": ["wp-login.php"]},
@@ -289,10 +289,10 @@ def test_drift_of_live_lines_is_told_with_what_to_do(
 ) -> None:
     page = settled(open_window(f"{service.url}/#/live?model={model.partition('@')[0]}"))
     ingest(service, model.partition("@")[0], *(f"zy{'x' * (1 + n % 9)}-fox" for n in range(120)))
-    expect(page.get_by_text("These lines don't look like the calibration data")).to_be_visible()
+    expect(page.get_by_text("train a model with them")).to_be_visible()
     page.get_by_role("button", name="Recalibrate on these lines").click()
     expect(page.get_by_text("Calibrated on the newest 120 lines.")).to_be_visible()
-    expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
+    expect(page.get_by_text("train a model with them")).to_have_count(0)
 
 
 def test_an_alert_leads_to_its_flagged_lines(

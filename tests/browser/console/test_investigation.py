@@ -174,7 +174,7 @@ def test_repeats_are_counted_until_they_are_wanted(investigated: Page) -> None:
     page = investigated
     page.get_by_label("Search in lines").fill("lazxyyy")
     status = page.get_by_role("status").filter(has_text="of 60 lines")
-    expect(status).to_contain_text("1 of 60 lines flagged. 59 more repeat flagged ones.")
+    expect(status).to_contain_text("2 of 60 lines flagged. 58 more repeat flagged ones.")
     page.get_by_label("Flag repeats").check()
     expect(status).to_contain_text("60 of 60 lines flagged. If all")
     assert query(page, "repeats") == "flag"

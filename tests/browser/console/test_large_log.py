@@ -140,7 +140,7 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
     )
     assert kept == {
         "objects": 0,
-        "bytes": 34,
+        "bytes": 35,
         "keptTexts": 2000,
         "last": "line 2499",
         "templates": ["line *"],

@@ -147,8 +147,9 @@ def test_repeats_of_a_flood_are_found_as_the_service_finds_them(call: Any) -> No
       const log = { length, template, templates: { texts: ["a", "b", "c"] } };
       return [...findRepeats(log, isLow, 0.01).keys()].filter((row) => findRepeats(log, isLow, 0.01)[row]);
     }"""
+    # What differs is flagged at its first line, and the rate explains a few more as the log goes on.
     found = call(script)
-    assert found == [*range(found[0], 30), 31, 32] and found[0] < 10
+    assert found[:6] == [*range(6, 12)] and 30 not in found and 31 in found
 
 
 def test_repeats_at_the_rate_of_the_service_are_those_that_it_found(call: Any) -> None:
