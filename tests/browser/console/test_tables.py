@@ -42,7 +42,7 @@ def test_home_is_an_overview_that_does_not_announce_a_model_with_a_problem(
         newest = page.locator("section", has=page.get_by_role("heading", name="Newest model")).last
         expect(newest.get_by_role("link", name="Open playground")).to_be_visible()
         expect(newest).not_to_contain_text("useless")
-        running = page.locator("article", has=page.get_by_role("link", name="waiting"))
+        running = page.locator("article", has=page.locator(f"a[href$='{job.id}']"))
         expect(running).to_contain_text("memorization of the report")
         expect(running.get_by_role("img", name="from 3.00 to 2.00")).to_be_visible()
     service.jobs.move(job, JobStatus.CANCELLED)
