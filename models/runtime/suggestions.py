@@ -40,10 +40,13 @@ MAX_PATTERNS = 16
 MIN_WEIGHT = 0.01
 """With less weight the network is not asked: the counts decide."""
 
-WEIGHED = 20
-"""Candidates that the network is asked about."""
+WEIGHED = 32
+"""Candidates that the network is asked about.
 
-_BY_COUNT = 8  # of them, the first are those of largest count; the others are likely by the network
+With fewer rows, which one thread reads alone, some requests wait for a second under load.
+"""
+
+_BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
 _MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
 _KNOWN = 0.5  # probability that a line of the corpus is meant, if some begin with the prefix
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
