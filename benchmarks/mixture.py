@@ -42,7 +42,7 @@ COMPRESSORS = {
     "zpaq": ("zpaq", "add", "{to}", "{file}", "-method", "5"),
     "paq8px": ("paq8px", "-8", "{file}", "{to}"),
 }
-"""Programs that are measured beside the mixture, by name: their arguments."""
+"""Programs that are measured with the mixture, by name: their arguments."""
 
 _HEADS = (
     "text",

@@ -82,7 +82,7 @@ def test_labeling_a_title_hides_what_it_shows_and_then_shows_the_next(http: http
     labeled = http.post(f"{PATH}/{alert['id']}/label", json={"label": "normal"}).json()
     assert [one["anomalous"] for one in score(http, LOGIN, BACKUP, RARE)] == [True, True, False]
     assert RARE not in labeled["title"].replace("»", "").replace("«", "")
-    # Labeled again, it covers more; the alert needs nobody once all of its values are labeled.
+    # Labeled again, it covers more; the alert is done with once all of its values are labeled.
     for _ in range(2):
         labeled = http.post(f"{PATH}/{alert['id']}/label", json={"label": "normal"}).json()
     assert labeled["state"] == "acknowledged"
