@@ -63,7 +63,7 @@ def anomaly_files(
             f"there are more than {MAX_TEMPLATES:,} templates: {templates.unparsed:,} of {templates.lines:,}"
             " lines have none; mask values that vary"
         )
-    words = WordNgrams.fit(text.vocabulary.decode(text.train[-ngram_file.MAX_CHARACTERS :]))
+    words = WordNgrams.fit(end)
     files = {
         ngram_file.FILE: ngram_file.dump(ngram),
         templates_file.FILE: templates_file.dump(templates),
