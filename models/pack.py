@@ -18,6 +18,8 @@ from nextchar.models.kernels.lstm_arguments import TANH_EXPONENT
 from nextchar.models.kernels.mixture_arguments import Experts
 from nextchar.models.runtime.int8_file import check_int8, read_int8
 from nextchar.models.runtime.lstm_network import layers_of
+from nextchar.models.runtime.mixture import experts_of
+from nextchar.models.runtime.mixture_learning import learned_by
 from nextchar.models.runtime.model_networks import INT8_FILE, load_experts
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text.vocabulary import code_points, unknown_bits
@@ -33,8 +35,9 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
 
 (
     PACK_META, PACK_NAME, PACK_POINTS, PACK_FLAGS, PACK_WEIGHTS, PACK_SCALE, PACK_BASE, PACK_TEXT,
-    PACK_CHARACTERS, PACK_CHILDREN, PACK_MAPS, PACK_RECENT_MAPS, PACK_MATCH_MAPS, PACK_MIXER_WEIGHTS, PACK_LAST_WEIGHTS,
-    PACK_ADAPTATION, PACK_POSITIONS, PACK_SLOTS, PACK_SINGLES, PACK_ENTRIES, PACK_UNKNOWN_BITS,
+    PACK_CHARACTERS, PACK_CHILDREN, PACK_MAPS, PACK_RECENT_MAPS, PACK_MATCH_MAPS, PACK_MIXER_WEIGHTS,
+    PACK_LAST_WEIGHTS, PACK_ADAPTATION, PACK_POSITIONS, PACK_SLOTS, PACK_SINGLES, PACK_ENTRIES,
+    PACK_UNKNOWN_BITS,
 ) = range(1, 22)  # fmt: skip
 """Types of sections."""
 
@@ -44,6 +47,8 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
 ) = range(10)  # fmt: skip
 """Numbers of the section PACK_META; of units there are eight."""
 PACK_META_NUMBERS = PACK_UNITS + 8
+
+_MAX_SMALL = 256  # a text of so many ids has one byte for each
 
 _LEARNED = {
     PACK_CHARACTERS: "characters",
@@ -80,7 +85,8 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
 
     Args:
         saved: the model.
-        limit_bytes: the most bytes that the file may have: the beginning of the known text is left out.
+        limit_bytes: the most bytes that the file may have. The beginning of the known text is left out, so
+            that it predicts a little worse, and a seed gives other texts than with the service.
         with_tables: also write the tables that are otherwise made when the file is opened: it opens at once,
             and is some times as large.
 
@@ -100,11 +106,26 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
             param="model",
         )
     experts = load_experts(saved)
-    sections = _sections(saved, experts, with_tables=with_tables)
-    data = _file(sections)
-    if limit_bytes is None or len(data) <= limit_bytes:
-        return data
-    raise InvalidInput("limit is too small", param="limit")
+    data = _file(_sections(saved, experts, with_tables=with_tables))
+    while limit_bytes is not None and len(data) > limit_bytes:
+        if experts is None or len(experts.text) <= 1:
+            raise InvalidInput(
+                f"limit_bytes: without known text {card.reference} takes {len(data):,} bytes; allow more",
+                param="limit_bytes",
+            )
+        # Tables grow with the text, about in proportion.
+        share = _known_bytes(experts, with_tables=with_tables) / len(experts.text)
+        kept = len(experts.text) - int((len(data) - limit_bytes) / share) - 8
+        kept = max(1, min(kept, int(0.98 * len(experts.text))) if with_tables else kept)
+        experts = experts_of(experts.text[-kept:].astype(np.int32), learned_by(experts))
+        data = _file(_sections(saved, experts, with_tables=with_tables))
+    return data
+
+
+def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
+    """Return how many bytes the known text takes in the file."""
+    text = len(experts.text) * (1 if len(experts.characters) <= _MAX_SMALL else 2)
+    return text + sum(getattr(experts, name).nbytes for name in _TABLES.values()) * with_tables
 
 
 def _sections(
@@ -132,7 +153,7 @@ def _sections(
         yield PACK_SCALE, n, scale
         yield PACK_BASE, n, base
     if experts:
-        is_small = len(vocabulary) <= 256
+        is_small = len(vocabulary) <= _MAX_SMALL
         yield PACK_TEXT, 0, experts.text.astype(np.uint8) if is_small else experts.text
         for kind, name in (_LEARNED | _TABLES if with_tables else _LEARNED).items():
             yield kind, 0, getattr(experts, name)

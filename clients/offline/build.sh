@@ -12,3 +12,4 @@ if command -v clang-14 wasm-ld-14 >/dev/null; then
     -fvisibility=hidden -o "$out/nextchar.wasm" nextchar.c
 fi
 cc $flags -shared -fPIC -o "$out/libnextchar.so" nextchar.c
+cc $flags -D_DEFAULT_SOURCE -o "$out/nextchar-run" nextchar-run.c nextchar.c

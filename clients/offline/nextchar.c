@@ -614,6 +614,7 @@ static void follow(const i32 *characters, i32 *row, const u16 *past, int before,
 }
 
 #define KEYS_AT_ONCE 7 /* contexts whose keys are in memory while tables are filled */
+#define TEMPORARY_BYTES (2 * sizeof(u64) + (KEYS_AT_ONCE + 1) * sizeof(u32)) /* of a character, meanwhile */
 
 static int lay_out_tables(nc *m, const u8 *file, room *room) {
   if (!m->has_mixture) return 1;
@@ -631,7 +632,7 @@ static int lay_out_tables(nc *m, const u8 *file, room *room) {
   m->singles = take(room, m->singles_count, sizeof(u32));
   m->entries = take(room, m->entries_count, sizeof(u32));
   struct room temporary = *room;
-  take(&temporary, N, 2 * sizeof(u64) + KEYS_AT_ONCE * sizeof(u32));
+  take(&temporary, N, TEMPORARY_BYTES);
   room->used = temporary.used;
   return 1;
 }
@@ -664,22 +665,54 @@ static void write_text_keys(const nc *m, int first, u32 *keys) {
   }
 }
 
-/* Sort keys * 2**16 + ids, which are sorted by id, by key; return where the result is. */
-static u64 *sort(u64 *from, u64 *to, u32 N) {
-  static u32 starts[1 << 11];
-  for (int shift = 16; shift < 48; shift += 11) {
-    zero(starts, sizeof starts);
-    for (u32 i = 0; i < N; i++) starts[(from[i] >> shift) & 2047]++;
-    for (u32 d = 0, sum = 0; d < 2048; d++) {
-      u32 own = starts[d];
-      starts[d] = sum;
-      sum += own;
-    }
-    for (u32 i = 0; i < N; i++) to[starts[(from[i] >> shift) & 2047]++] = from[i];
-    u64 *other = from;
-    from = to, to = other;
+/* Turn counts into where each part begins. */
+static void add_up(u32 *starts, u32 count) {
+  for (u32 d = 0, sum = 0; d < count; d++) {
+    u32 own = starts[d];
+    starts[d] = sum;
+    sum += own;
   }
-  return from;
+}
+
+/* Write the positions of a text (N,) in the order of their ids. */
+static void sort_positions(const u16 *text, u32 N, u32 *order) {
+  static u32 starts[1 << 16];
+  zero(starts, sizeof starts);
+  for (u32 i = 0; i < N; i++) starts[text[i]]++;
+  add_up(starts, 1 << 16);
+  for (u32 i = 0; i < N; i++) order[starts[text[i]]++] = i;
+}
+
+/* Sort few numbers, of which most are in order (Shell 1959). */
+static void sort_few(u64 *numbers, u32 count) {
+  for (u32 gap = count > 64 ? count / 2 : 1; gap > 0; gap = gap > 2 ? (u32)(gap / 2.2) : gap - 1)
+    for (u32 i = gap; i < count; i++) {
+      u64 own = numbers[i];
+      u32 j = i;
+      for (; j >= gap && numbers[j - gap] > own; j -= gap) numbers[j] = numbers[j - gap];
+      numbers[j] = own;
+    }
+}
+
+/* Write keys * 2**16 + ids, sorted, into `sorted`. The parts of equal highest bits fit in the cache. */
+static void sort(const u16 *text, const u32 *keys, const u32 *order, u32 N, u64 *parts, u64 *sorted) {
+  static u32 ends[2049], inner[257];
+  zero(ends, sizeof ends);
+  for (u32 i = 0; i < N; i++) ends[keys[i] >> 21]++;
+  add_up(ends, 2048);
+  for (u32 i = 0; i < N; i++) {
+    u32 at = order[i], key = keys[at];
+    parts[ends[key >> 21]++] = (u64)key << 16 | text[at];
+  }
+  for (u32 d = 0, begin = 0; d < 2048; begin = ends[d++]) {
+    u32 end = ends[d];
+    zero(inner, sizeof inner);
+    for (u32 i = begin; i < end; i++) inner[parts[i] >> 29 & 255]++;
+    add_up(inner, 256);
+    for (u32 i = begin; i < end; i++) sorted[begin + inner[parts[i] >> 29 & 255]++] = parts[i];
+    for (u32 e = 0, from = 0; e < 256; from = inner[e++])
+      if (inner[e] - from > 1) sort_few(sorted + begin + from, inner[e] - from);
+  }
 }
 
 static u32 free_slot(const u32 *slots, u32 count, u64 key) {
@@ -742,26 +775,16 @@ static int fill_tables(nc *m, const u8 *file, room room) {
   zero((void *)(size_t)m->slots, 4 * (size_t)m->slots_count);
   zero((void *)(size_t)m->singles, 4 * (size_t)m->singles_count);
   zero((void *)(size_t)m->entries, 4 * (size_t)m->entries_count);
-  room.used -= (u64)N * (2 * sizeof(u64) + KEYS_AT_ONCE * sizeof(u32)); /* what `lay_out_tables` took last */
-  u64 *a = (u64 *)(void *)(room.at + (room.used & ~(u64)15)), *b = a + N;
-  u32 *keys = (u32 *)(void *)(b + N);
+  room.used -= (u64)N * TEMPORARY_BYTES; /* what `lay_out_tables` took last */
+  u64 *parts = (u64 *)(void *)(room.at + room.used), *sorted = parts + N;
+  u32 *keys = (u32 *)(void *)(sorted + N), *order = keys + (size_t)N * KEYS_AT_ONCE;
   u32 entries_used = 0, slots_left = m->slots_count - 1, singles_left = m->singles_count - 1;
+  sort_positions(m->text, N, order);
   for (int k = 0; k < CONTEXTS; k++) {
     if (k % KEYS_AT_ONCE == 0) write_text_keys(m, k, keys);
-    const u32 *own = keys + (size_t)(k % KEYS_AT_ONCE) * N;
     int is_rare = 0;
     for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
-    for (u32 i = 0; i < N; i++) a[i] = ((u64)own[i] << 16) | m->text[i];
-    static u32 starts[1 << 16];
-    zero(starts, sizeof starts);
-    for (u32 i = 0; i < N; i++) starts[m->text[i]]++;
-    for (u32 d = 0, sum = 0; d < 1 << 16; d++) {
-      u32 count = starts[d];
-      starts[d] = sum;
-      sum += count;
-    }
-    for (u32 i = 0; i < N; i++) b[starts[m->text[i]]++] = a[i];
-    const u64 *sorted = sort(b, a, N);
+    sort(m->text, keys + (size_t)(k % KEYS_AT_ONCE) * N, order, N, parts, sorted);
     if (!count_context(m, sorted, is_rare, &entries_used, &slots_left, &singles_left))
       return failed("the file is damaged: the sizes of its tables");
   }
@@ -1710,6 +1733,11 @@ double nc_score(nc *m, const char *line, size_t length) {
     step_network(m, m->row, id, m->logits);
   }
   return count ? bits / count : 0;
+}
+
+int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, size_t capacity) {
+  (void)m, (void)prefix, (void)length, (void)limit, (void)json, (void)capacity;
+  return failed("the model has no lines to suggest"), -1;
 }
 
 int nc_info(nc *m, char *json, size_t capacity) {

@@ -96,6 +96,7 @@ They do not count references, which takes some nanoseconds per array and call, a
 function that returns views of arrays may be called by such functions only.
 """
 
+
 class FingerprintLocator(UserProvidedCacheLocator):
     """Finds machine code in a folder of a fingerprint, which covers all sources, wherever these are.
 

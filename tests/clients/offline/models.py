@@ -17,7 +17,22 @@ from nextchar.models.text.vocabulary import Alphabet, Vocabulary
 from tests.models.runtime.mixtures import learned_for
 
 E = 8
-_WORDS = "the cat (sat) on a mat, 17 times; naïve café über œuvre — 日本語 and so on".split(" ")
+_WORDS = (
+    "the",
+    "cat",
+    "(sat)",
+    "on",
+    "a",
+    "mat,",
+    "17",
+    "times;",
+    "naïve",
+    "café",
+    "über",
+    "—",
+    "日本語",
+    "so",
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The runtime without a server chooses what the service chooses, and refuses files that are damaged."""
 
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,9 +106,14 @@ def test_a_line_scores_as_by_the_int8_network() -> None:
 
 def test_what_the_model_is() -> None:
     assert Packed(pack(saved("records"))).info() == {
-        "name": "records", "kind": "records", "alphabet": "characters", "layers": 1, "units": 16,
-        "characters": len(saved("records").vocabulary) - 1, "known_characters": len(text_of(KINDS["records"])),
-    }  # fmt: skip
+        "name": "records",
+        "kind": "records",
+        "alphabet": "characters",
+        "layers": 1,
+        "units": 16,
+        "characters": len(saved("records").vocabulary) - 1,
+        "known_characters": len(text_of(KINDS["records"])),
+    }
 
 
 @pytest.mark.parametrize(
@@ -144,6 +152,49 @@ def test_a_damaged_file_is_refused() -> None:
     for at in range(32, len(data), 997):
         with pytest.raises(ValueError, match="checksum"):
             Packed(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+def test_a_limit_leaves_out_the_beginning_of_the_text() -> None:
+    model = saved("text")
+    for with_tables, slack in ((False, 24), (True, 4_000)):
+        size = len(pack(model, with_tables=with_tables))
+        for limit in (size - 1, size - 3_000):
+            limited = pack(model, limit_bytes=limit, with_tables=with_tables)
+            assert limit - slack < len(limited) <= limit
+            assert Packed(limited).info()["known_characters"] < len(text_of(KINDS["text"]))
+    with pytest.raises(InvalidInput, match="without known text"):
+        pack(model, limit_bytes=1_000)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("complete",), ("complete", "FILE", "a", "--sed", "1"), ("complete", "FILE", "a", "b")]
+)
+def test_wrong_usage_of_the_command_is_refused(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_the_command_completes_without_python(tmp_path: Path) -> None:
+    file = tmp_path / "a.nextchar"
+    file.write_bytes(pack(saved("text"), with_tables=True))
+    wanted = Packed(file.read_bytes()).complete("the ", seed=5, temperature=0.8, stop=("e",))[0].decode()
+    said = run("complete", str(file), "the ", "--seed", "5", "--temperature", "0.8", "--stop", "e")
+    assert (said.stdout, said.stderr) == (wanted + "\n", "")
+    assert json.loads(run("info", str(file)).stdout)["name"] == "text"
+    assert len(json.loads(run("next", str(file), "the", "--top", "3").stdout)["candidates"]) == 3
+    bits, line = run("score", str(file), text="the cat\n").stdout.split("\t")
+    assert (float(bits), line) == (
+        pytest.approx(Packed(file.read_bytes()).score("the cat"), abs=1e-4),
+        "the cat\n",
+    )
+    file.write_bytes(b"no model of this kind")
+    assert "no packed model" in run("info", str(file)).stderr
+    assert "No such file" in run("info", str(tmp_path / "none")).stderr
+
+
+def run(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run the command."""
+    command = [build() / "nextchar-run", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
 def test_a_model_with_masks_is_not_packed() -> None:
