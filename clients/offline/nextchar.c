@@ -573,14 +573,16 @@ static void read_bracket(i32 *row, int c, int kind) {
   }
 }
 
-static void write_keys(i32 *row, const u16 *past) {
-  const int last = HISTORY_CHARACTERS - 1;
+static void write_order_keys(i32 *row, const u16 *past) {
   u64 h = start(CONTEXTS);
-  int n = 0;
-  for (int k = 0; k < ORDERS_COUNT; k++) {
-    for (; n < ORDERS[k]; n++) h = mixed(h, (u64)past[last - n] + 1);
+  for (int k = 0, n = 0; k < ORDERS_COUNT; k++) {
+    for (; n < ORDERS[k]; n++) h = mixed(h, (u64)past[HISTORY_CHARACTERS - 1 - n] + 1);
     row[KEYS + k] = stored(h);
   }
+}
+
+static void write_other_keys(i32 *row, const u16 *past) {
+  const int last = HISTORY_CHARACTERS - 1;
   u64 word = mixed(mixed(start(WORD), extended(row[WORD_HASH])), extended(row[GAP_HASH]));
   row[KEYS + WORD] = stored(word);
   u64 words = mixed(word, extended(row[WORD_BEFORE]));
@@ -603,17 +605,16 @@ static void write_keys(i32 *row, const u16 *past) {
   row[KEYS + SHAPE] = stored(mixed(tokens, token));
 }
 
-/* Follow what the row has of id c, the last of `past`, after `before`; write the keys of the next one. */
-static void follow(const i32 *characters, i32 *row, const u16 *past, int before, int c) {
+/* Follow what the row has of id c, the last of `past`, after `before`. */
+static void follow(const i32 *characters, i32 *row, int before, int c) {
   const i32 *own = characters + 4 * c;
   read_word(row, c, own[KIND], own[FOLDED]);
   read_field(row, c, own[KIND], before);
   read_token(row, c, own[KIND]);
   read_bracket(row, c, own[BRACKET_KIND]);
-  write_keys(row, past);
 }
 
-#define KEYS_AT_ONCE 7 /* contexts whose keys are in memory while tables are filled */
+#define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
 #define TEMPORARY_BYTES (2 * sizeof(u64) + (KEYS_AT_ONCE + 1) * sizeof(u32)) /* of a character, meanwhile */
 
 static int lay_out_tables(nc *m, const u8 *file, room *room) {
@@ -637,32 +638,51 @@ static int lay_out_tables(nc *m, const u8 *file, room *room) {
   return 1;
 }
 
-/* Write the keys of contexts before each character of the text: (KEYS_AT_ONCE, N), from `first` on. */
-static void write_text_keys(const nc *m, int first, u32 *keys) {
-  static u16 window[2 * HISTORY_CHARACTERS];
-  i32 row[HISTORY_IDS] = {0};
-  int at = 0, fresh = 0; /* where `past` begins in the window, and how many ids it has */
-  u32 N = m->text_count;
-  zero(window, sizeof window);
-  for (u32 i = 0; i < N; i++) {
-    for (int k = 0; k < KEYS_AT_ONCE && first + k < CONTEXTS; k++)
-      keys[(size_t)k * N + i] = (u32)row[KEYS + first + k];
+/* Browsers run a function's first call slowly: so what takes long is many calls. */
+#define CALLED_OFTEN __attribute__((noinline))
+#define AT_ONCE 1024
+
+typedef struct { /* what has been read of the text whose keys are written */
+  u16 window[2 * HISTORY_CHARACTERS];
+  i32 row[HISTORY_IDS];
+  int at, fresh; /* where the past begins in the window, and how many ids it has */
+} reader;
+
+/* Write the keys of `count` contexts from `first` on, the orders or all others, before some characters. */
+static CALLED_OFTEN void write_some_keys(const nc *m, reader *r, int first, int count, u32 from, u32 to,
+                                         u32 *keys) {
+  for (u32 i = from; i < to; i++) {
+    for (int k = 0; k < count; k++) keys[(size_t)k * m->text_count + i] = (u32)r->row[KEYS + first + k];
     int c = m->text[i];
     if (m->characters[4 * c + KIND] == RECORD_END) {
-      zero(row, sizeof row);
-      zero(window + at + HISTORY_CHARACTERS - fresh, 2 * (size_t)fresh);
-      fresh = 0;
+      zero(r->row, sizeof r->row);
+      zero(r->window + r->at + HISTORY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
+      r->fresh = 0;
     }
-    if (at == HISTORY_CHARACTERS) {
-      copy(window, window + at, 2 * HISTORY_CHARACTERS);
-      at = 0;
+    if (r->at == HISTORY_CHARACTERS) {
+      copy(r->window, r->window + r->at, 2 * HISTORY_CHARACTERS);
+      r->at = 0;
     }
-    int before = window[at + HISTORY_CHARACTERS - 1];
-    window[at + HISTORY_CHARACTERS] = (u16)c;
-    at += 1;
-    fresh = min(fresh + 1, HISTORY_CHARACTERS);
-    follow(m->characters, row, window + at, before, c);
+    int before = r->window[r->at + HISTORY_CHARACTERS - 1];
+    r->window[r->at + HISTORY_CHARACTERS] = (u16)c;
+    r->at += 1;
+    r->fresh = min(r->fresh + 1, HISTORY_CHARACTERS);
+    if (first == 0) {
+      write_order_keys(r->row, r->window + r->at);
+    } else {
+      follow(m->characters, r->row, before, c);
+      write_other_keys(r->row, r->window + r->at);
+    }
   }
+}
+
+/* Write the keys of the orders, or of the other contexts, before each character: (contexts, N). */
+static void write_text_keys(const nc *m, int first, u32 *keys) {
+  static reader r;
+  zero(&r, sizeof r);
+  for (u32 i = 0, N = m->text_count; i < N; i += AT_ONCE)
+    write_some_keys(m, &r, first, first ? CONTEXTS - ORDERS_COUNT : ORDERS_COUNT, i,
+                    N - i < AT_ONCE ? N : i + AT_ONCE, keys);
 }
 
 /* Turn counts into where each part begins. */
@@ -694,25 +714,33 @@ static void sort_few(u64 *numbers, u32 count) {
     }
 }
 
-/* Write keys * 2**16 + ids, sorted, into `sorted`. The parts of equal highest bits fit in the cache. */
-static void sort(const u16 *text, const u32 *keys, const u32 *order, u32 N, u64 *parts, u64 *sorted) {
-  static u32 ends[2049], inner[257];
-  zero(ends, sizeof ends);
-  for (u32 i = 0; i < N; i++) ends[keys[i] >> 21]++;
-  add_up(ends, 2048);
-  for (u32 i = 0; i < N; i++) {
+/* Put keys * 2**16 + ids into the parts of their highest bits, whose starts move to their ends. */
+static CALLED_OFTEN void part(const u16 *text, const u32 *keys, const u32 *order, u32 count, u32 *ends,
+                              u64 *parts) {
+  for (u32 i = 0; i < count; i++) {
     u32 at = order[i], key = keys[at];
     parts[ends[key >> 21]++] = (u64)key << 16 | text[at];
   }
-  for (u32 d = 0, begin = 0; d < 2048; begin = ends[d++]) {
-    u32 end = ends[d];
-    zero(inner, sizeof inner);
-    for (u32 i = begin; i < end; i++) inner[parts[i] >> 29 & 255]++;
-    add_up(inner, 256);
-    for (u32 i = begin; i < end; i++) sorted[begin + inner[parts[i] >> 29 & 255]++] = parts[i];
-    for (u32 e = 0, from = 0; e < 256; from = inner[e++])
-      if (inner[e] - from > 1) sort_few(sorted + begin + from, inner[e] - from);
-  }
+}
+
+static CALLED_OFTEN void sort_part(const u64 *part, u32 count, u64 *sorted) {
+  u32 ends[256] = {0};
+  for (u32 i = 0; i < count; i++) ends[part[i] >> 29 & 255]++;
+  add_up(ends, 256);
+  for (u32 i = 0; i < count; i++) sorted[ends[part[i] >> 29 & 255]++] = part[i];
+  for (u32 e = 0, from = 0; e < 256; from = ends[e++])
+    if (ends[e] - from > 1) sort_few(sorted + from, ends[e] - from);
+}
+
+/* Write keys * 2**16 + ids, sorted, into `sorted`. The parts of equal highest bits fit in the cache. */
+static void sort(const u16 *text, const u32 *keys, const u32 *order, u32 N, u64 *parts, u64 *sorted) {
+  static u32 ends[2048];
+  zero(ends, sizeof ends);
+  for (u32 i = 0; i < N; i++) ends[keys[i] >> 21]++;
+  add_up(ends, 2048);
+  for (u32 i = 0; i < N; i += AT_ONCE)
+    part(text, keys, order + i, N - i < AT_ONCE ? N - i : AT_ONCE, ends, parts);
+  for (u32 d = 0, from = 0; d < 2048; from = ends[d++]) sort_part(parts + from, ends[d] - from, sorted + from);
 }
 
 static u32 free_slot(const u32 *slots, u32 count, u64 key) {
@@ -722,7 +750,7 @@ static u32 free_slot(const u32 *slots, u32 count, u64 key) {
 }
 
 /* Count what followed the contexts of one kind; 0: there is more than the file says. */
-static int count_context(nc *m, const u64 *grams, int is_rare, u32 *entries_used, u32 *slots_left,
+static CALLED_OFTEN int count_context(nc *m, const u64 *grams, int is_rare, u32 *entries_used, u32 *slots_left,
                          u32 *singles_left) {
   u32 *slots = (u32 *)(size_t)m->slots, *singles = (u32 *)(size_t)m->singles;
   u32 *entries = (u32 *)(size_t)m->entries, N = m->text_count;
@@ -758,6 +786,12 @@ static int count_context(nc *m, const u64 *grams, int is_rare, u32 *entries_used
   return 1;
 }
 
+static CALLED_OFTEN void index_some(const nc *m, i64 from, i64 to) {
+  i32 *positions = (i32 *)(size_t)m->positions;
+  for (i64 end = from; end < to; end++)
+    positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
+}
+
 static int fill_tables(nc *m, const u8 *file, room room) {
   u32 N = m->text_count, largest = 0;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
@@ -767,10 +801,9 @@ static int fill_tables(nc *m, const u8 *file, room room) {
   if (largest >= (u32)m->V) return failed("the file is damaged: its text");
   if (exactly(file, PACK_SLOTS, 0, 4 * (u64)m->slots_count)) return 1;
 
-  i32 *positions = (i32 *)(size_t)m->positions;
-  zero(positions, 4 * (size_t)m->positions_count);
-  for (i64 end = MATCH_CHARACTERS; end < (i64)N; end++)
-    positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
+  zero((void *)(size_t)m->positions, 4 * (size_t)m->positions_count);
+  for (i64 end = MATCH_CHARACTERS; end < (i64)N; end += AT_ONCE)
+    index_some(m, end, end + AT_ONCE < (i64)N ? end + AT_ONCE : (i64)N);
 
   zero((void *)(size_t)m->slots, 4 * (size_t)m->slots_count);
   zero((void *)(size_t)m->singles, 4 * (size_t)m->singles_count);
@@ -781,10 +814,11 @@ static int fill_tables(nc *m, const u8 *file, room room) {
   u32 entries_used = 0, slots_left = m->slots_count - 1, singles_left = m->singles_count - 1;
   sort_positions(m->text, N, order);
   for (int k = 0; k < CONTEXTS; k++) {
-    if (k % KEYS_AT_ONCE == 0) write_text_keys(m, k, keys);
+    int first = k < ORDERS_COUNT ? 0 : ORDERS_COUNT;
+    if (k == first) write_text_keys(m, first, keys);
     int is_rare = 0;
     for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
-    sort(m->text, keys + (size_t)(k % KEYS_AT_ONCE) * N, order, N, parts, sorted);
+    sort(m->text, keys + (size_t)(k - first) * N, order, N, parts, sorted);
     if (!count_context(m, sorted, is_rare, &entries_used, &slots_left, &singles_left))
       return failed("the file is damaged: the sizes of its tables");
   }
@@ -972,7 +1006,9 @@ static void read_context(const nc *m, i32 *row, int c) {
     move(keys, keys + 1, 2 * last);
     keys[last] = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
   }
-  follow(m->characters, row, past, before, c);
+  follow(m->characters, row, before, c);
+  write_order_keys(row, past);
+  write_other_keys(row, past);
 }
 
 static void read_character(const nc *m, i32 *row, int c) {
