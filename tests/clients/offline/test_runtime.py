@@ -95,6 +95,30 @@ def test_the_distribution_is_that_of_the_service() -> None:
         assert one["probability"] == pytest.approx(probability, abs=0.02)  # the service's is of float32
 
 
+def test_suggestions_are_those_of_the_service() -> None:
+    random, lines = np.random.default_rng(0), text_of(KINDS["records"]).splitlines()
+    packed = Packed(pack(saved("records")))
+    prefixes = ["", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20]
+    for line in random.choice(lines, 40).tolist():
+        end = int(random.integers(len(line) + 1))
+        typed = line[:end]
+        at = int(random.integers(max(1, end)))
+        prefixes += [typed, typed[:at] + "q" + typed[at:], typed[:at] + typed[at + 1 :], typed.upper()]
+    with Model(saved("records"), threads=1) as service:
+        for prefix in prefixes:
+            wanted = service.suggest(prefix, limit=7)
+            found = packed.suggest(prefix, limit=7)
+            assert [one["text"] for one in found] == [one.text for one in wanted], prefix
+            assert [one["count"] for one in found] == [one.count for one in wanted]
+            probabilities = [one.probability for one in wanted]
+            assert [one["probability"] for one in found] == pytest.approx(probabilities, rel=1e-3, abs=1e-6)
+
+
+def test_a_model_without_lines_suggests_nothing() -> None:
+    with pytest.raises(ValueError, match="no lines"):
+        Packed(pack(saved("text"))).suggest("the")
+
+
 def test_a_line_scores_as_by_the_int8_network() -> None:
     packed, engine = Packed(pack(saved("records"))), Engine(saved("records"))
     for line in ("the cat sat", "tat eh cas", "", "Ω"):
