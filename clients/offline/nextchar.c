@@ -1754,13 +1754,13 @@ static void put_string(writer *w, const char *text, size_t bytes) {
   put(w, "\"", 1);
 }
 
-static void put_number(writer *w, double x, int decimals) { /* at most 1e15 */
+static void put_number(writer *w, double x, int decimals) { /* below 1e9 */
   char digits[24];
   int n = 0;
   double scale = 1;
   for (int i = 0; i < decimals; i++) scale *= 10;
   if (x < 0) put(w, "-", 1), x = -x;
-  u64 whole = x < 1e12 ? (u64)(x * scale + 0.5) : 0;
+  u64 whole = x < 1e9 ? (u64)(x * scale + 0.5) : 0;
   do digits[n++] = (char)('0' + whole % 10), whole /= 10;
   while (whole || n <= decimals);
   while (n--) {

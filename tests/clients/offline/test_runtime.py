@@ -221,6 +221,20 @@ def run(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
+def test_files_that_are_made_to_do_harm_do_none(tmp_path: Path) -> None:
+    """Files with changed bytes and a checksum that fits are used with the compiler's sanitizers."""
+    folder = tmp_path / "built"
+    subprocess.run(["sh", SOURCE / "build.sh", folder, "fuzz"], check=True)
+    files = []
+    for name in KINDS:
+        for with_tables in (False, True):
+            files.append(tmp_path / f"{len(files)}.nextchar")
+            files[-1].write_bytes(pack(saved(name), with_tables=with_tables))
+    said = subprocess.run([folder / "fuzz", "1", "3", *files], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert int(said.stdout.split()[0]) > 5
+
+
 def test_a_model_with_masks_is_not_packed() -> None:
     model = saved("records")
     masked = SavedModel(model.card.model_copy(update={"masks": ("number",)}), model.file)
