@@ -1,5 +1,7 @@
 /** A client of a nextchar service for web pages. Requests and responses have the fields of the HTTP API. */
 
+import type { OfflineClient } from "./offline.js";
+
 export interface ClientOptions {
   /** The service's address. Default: where the module was loaded from, else this page's origin. */
   url?: string | URL;
@@ -706,8 +708,8 @@ export interface SuggestionOptions {
  */
 export class Suggester {
   constructor(
-    client: Pick<Nextchar, "complete">,
-    model: string,
+    client: Pick<Nextchar, "complete"> | Pick<OfflineClient, "complete">,
+    model: string | undefined,
     options?: SuggestionOptions & {
       /** Called for each failed request; there is no other for `pause` milliseconds. */
       onError?: (error: NextcharError, pause: number) => void;
@@ -741,7 +743,15 @@ export function firstWord(text: string): string;
 
 export interface AttachOptions extends ClientOptions, SuggestionOptions {
   model?: string;
-  client?: Nextchar;
+  /** A packed model, in the page: alone, or with `model` together with the service. */
+  file?: string;
+  /** Hashes of the file, as of the HTML attribute of this name. */
+  integrity?: string;
+  /** With `model` and `file`: which responds while it can; else the other does. Default `service`. */
+  first?: "service" | "file";
+  /** Keep on the device what was written or accepted, for the model of the file. Default false. */
+  remember?: boolean;
+  client?: Nextchar | OfflineClient;
   mode?: "ghost" | "list";
   /** Suggest from this many characters on. Default 0, of a list 1. */
   min?: number;
