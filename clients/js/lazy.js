@@ -41,6 +41,8 @@ export function lazyModel(field, options, service) {
   return { client, end: () => ((isEnded = true), model?.end()) };
 }
 
+export const forget = async () => (await import("./offline-field.js")).forget();
+
 export function highlight(element, options) {
   let marks, isCleared;
   const start = loaded(import("./highlight.js"), element).then(({ highlight }) => {

@@ -782,6 +782,9 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
  */
 export function attach(field: HTMLTextAreaElement | HTMLInputElement, options?: AttachOptions): () => void;
 
+/** Deletes what models of files have kept on this device, for all pages of this origin. */
+export function forget(): Promise<void>;
+
 export interface AnomalousSpan {
   /** In UTF-16 code units of the element's text. */
   start: number;

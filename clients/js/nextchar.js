@@ -7,7 +7,7 @@ import { GhostText } from "./ghost-text.js";
 import { lazyList, lazyModel, lazyReporter } from "./lazy.js";
 
 export { Nextchar, NextcharError };
-export { highlight } from "./lazy.js";
+export { forget, highlight } from "./lazy.js";
 export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
 const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 50],

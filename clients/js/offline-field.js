@@ -1,6 +1,7 @@
 /** Fields with a file: one model for all fields with the same file, with the service before or after it. */
 
 import { isFocused } from "./field-helper.js";
+import { forgetAll } from "./offline-memory.js";
 import { load } from "./offline.js";
 
 const MAX_PAUSE_MS = 30_000;
@@ -16,6 +17,12 @@ function open({ file, integrity, remember }) {
     opening.catch((error) => error.code === "unreachable" && models.delete(key)); // the next call tries again
   }
   return models.get(key);
+}
+
+// Deletes what the models of this origin have kept.
+export async function forget() {
+  await Promise.allSettled([...models.values()].map(async (model) => (await model).forget()));
+  await forgetAll();
 }
 
 export class FieldModel {

@@ -72,6 +72,12 @@ export class Memory {
   }
 }
 
+export async function forgetAll() {
+  const database = await openDatabase();
+  await done(database.transaction(STORE, "readwrite").objectStore(STORE).clear());
+  database.close();
+}
+
 async function openDatabase() {
   const request = indexedDB.open("nextchar", 1);
   request.onupgradeneeded = () => request.result.createObjectStore(STORE);

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from nextchar.models.pack import pack
+from nextchar.offline_page import offline_page
 from tests.browser.conftest import LINE, Site, module_path
 from tests.browser.reciting import packed
 from tests.browser.test_ghost_text import ghost, value, write
+from tests.clients.js.test_package import loaded_with
 from tests.clients.offline.models import saved
 from tests.http_server import QuietHTTPServer
 
@@ -231,3 +234,53 @@ def test_accepted_line_is_first_in_the_list_the_next_time(page: Page, host: Host
     page.reload()
     write(page, "the")
     expect(page.get_by_role("option").first).to_contain_text(line.removeprefix("the"))
+
+
+RECIPE = module_path("recipes") / "offline"
+
+
+def test_page_with_everything_in_it_completes_from_a_disk(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(offline_page(packed("line", LINE)))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url[:5]))
+    page.goto((tmp_path / "page.html").as_uri())
+    write(page, "la", "textarea")
+    ghost(page, "zy-fox bug")
+    page.get_by_role("button").click()
+    expect(page.get_by_role("status").last).to_have_text("It is forgotten.")
+    assert set(asked) <= {"file:", "data:"}
+
+
+def test_recipe_works_from_a_static_host_and_without_a_network_after_that(page: Page, host: Host) -> None:
+    host.policy = ""
+    shutil.copytree(RECIPE, host.folder, dirs_exist_ok=True)
+    shutil.copy(host.folder / "line.nextchar", host.folder / "model.nextchar")
+    page.goto(f"{host.url}/")
+    write(page, "la", "textarea")
+    ghost(page, "zy-fox bug")
+    page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+    host.server.shutdown()
+    host.server.server_close()
+    page.reload()
+    write(page, "la", "textarea")
+    ghost(page, "zy-fox bug")
+
+
+def test_recipe_says_that_there_is_no_room_and_works(page: Page, host: Host) -> None:
+    host.policy = ""
+    shutil.copytree(RECIPE, host.folder, dirs_exist_ok=True)
+    worker = (host.folder / "service-worker.js").read_text()
+    full = "Cache.prototype.addAll = () => Promise.reject(new DOMException('full', 'QuotaExceededError'));"
+    (host.folder / "service-worker.js").write_text(full + worker)
+    shutil.copy(host.folder / "line.nextchar", host.folder / "model.nextchar")
+    page.goto(f"{host.url}/")
+    expect(page.locator("#state")).to_contain_text("There is no room on this device")
+    write(page, "la", "textarea")
+    ghost(page, "zy-fox bug")
+
+
+def test_recipes_service_worker_keeps_every_module_that_the_page_loads() -> None:
+    [modules] = re.findall(r"MODULES = \[(.*?)\]", (RECIPE / "service-worker.js").read_text(), re.DOTALL)
+    listed = re.findall(r'"([a-z-]+)"', modules)
+    needed = loaded_with("nextchar.js") | loaded_with("list.js") | loaded_with("offline-field.js")
+    assert {f"{name}.js" for name in listed} == needed | {"offline-worker.js"}
