@@ -45,7 +45,7 @@ export function attach(field, options = {}) {
   }
   check("url", all.url == null || URL.canParse(all.url, location), "a URL");
   check("key", !/[^ -~]/.test(all.key ?? ""), "an API key, of ASCII characters");
-  check("integrity", /^(?:\s*sha(?:256|384|512)-[\w+/=]+)*\s*$/.test(all.integrity ?? ""), "sha256-, sha384- or sha512- and a hash");
+  check("integrity", /^(?:\s*sha(?:256|384|512)-[\w+/=]+)*\s*$/.test(all.integrity ?? ""), "hashes: sha256-, sha384- or sha512- and base64");
   check("report", !all.report || all.model || !all.file, "left out where data-nextchar names no model of a service");
   Object.assign(all, { midline: isOn(all.midline), remember: isOn(all.remember) });
   for (const [name, [low, high]] of Object.entries(RANGES)) {
