@@ -149,7 +149,8 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
 def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
     """Return how many bytes the known text takes in the file."""
     text = len(experts.text) * (1 if len(experts.characters) <= _MAX_SMALL else 2)
-    return text + sum(getattr(experts, name).nbytes for name in _TABLES.values()) * with_tables
+    tables = sum(int(getattr(experts, name).nbytes) for name in _TABLES.values())
+    return text + tables * with_tables
 
 
 def _sections(
