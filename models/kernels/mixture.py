@@ -12,8 +12,8 @@ Everything is computed row by row, so a row's result is bit-identical in any bat
 import numpy as np
 
 from nextchar.models.kernels.activations import exp, log, sigmoid
-from nextchar.models.kernels.intrinsics import equal_mask, highest_bit, prefetch
-from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit, inline_sums
+from nextchar.models.kernels.intrinsics import dot, equal_mask, highest_bit, prefetch
+from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit
 from nextchar.models.kernels.mixture_arguments import (
     BEFORE_0,
     BEFORE_1,
@@ -349,15 +349,6 @@ def _choose_sets(characters, past, node, own, by_match, chosen):  # type: ignore
     chosen[4] = SET_STARTS[4] + by_match
     chosen[5] = SET_STARTS[5] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2)
     chosen[6] = SET_STARTS[6] + 8 * known + characters[c1, KIND]
-
-
-@inline_sums
-def dot(a, b):  # type: ignore[no-untyped-def]
-    """Return the sum of products."""
-    total = np.float32(0)
-    for i in range(len(b)):
-        total += a[i] * b[i]
-    return total
 
 
 @compiled(
