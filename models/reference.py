@@ -1,7 +1,7 @@
 """A saved model on one page, in plain NumPy: read it, predict the next character, sample, score a text.
 
-The service computes the same with compiled kernels, for many texts at a time; tests compare both. Here are the
-default architecture without masks, and of a mixture's contexts (docs/engineering/mixture.md) the last characters.
+The service computes the same with compiled kernels, for many texts at a time; tests compare both. It is the
+default architecture, without masks, with the last characters alone of docs/engineering/mixture.md's contexts.
 
 Shapes: B rows, E embedding, H units, L layers, V vocabulary. Id 0 is any unknown character, never predicted.
 """
@@ -53,15 +53,14 @@ class Model:
         """Return log-probabilities (V,) of the mixture after `ids`, from the network's logits (V,)."""
         p, sides, text = np.ones(len(logits)), dict[int, Array](), self.mixture["text"]
         share = (np.bincount(text, minlength=len(p)) + 0.5) / len(text)  # (V,)
-        known, read = np.append([0] * 6, text), np.append([0] * 6, ids)
+        known, read = (np.append([0] * 6, part) for part in (text, ids))
         at, recent = (7 + np.flatnonzero(part[7:]) for part in (known, read))  # where a character is known
         for length, c in enumerate(ids[:-7:-1], 1):  # of a context, and its first character
             at, recent = at[known[at - length] == c], recent[(read[recent - length] == c) & (c > 0)]
             counts = np.bincount(known[at], minlength=len(p))  # (V,) of what followed
             rest = max(1, np.count_nonzero(counts)) / 2
             counts += 8 * (length > 1) * np.bincount(read[recent][-32:], minlength=len(p))
-            if length != 5:  # interpolated with what followed shorter contexts
-                share = (counts + rest * share) / (counts.sum() + rest)
+            share = share if length == 5 else (counts + rest * share) / (counts.sum() + rest)  # interpolated
         for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative
             sides[node] = np.array([sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts])
         for node, (left, right) in sorted(sides.items()):  # parents first
