@@ -417,7 +417,9 @@ def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen)
     chosen[SETS + 1] = LAST_STARTS[1] + by_match
     chosen[SETS + 2] = LAST_STARTS[2] + min(characters[c1, RANK], GROUPS - 1)
     chosen[SETS + 3] = LAST_STARTS[3] + known
-    chosen[SETS + 4] = LAST_STARTS[4] + min(np.int32(odds + np.float32(ODDS_STEPS / 2 + 0.5)), ODDS_STEPS - 1)
+    chosen[SETS + 4] = LAST_STARTS[4] + min(
+        np.int32(odds + np.float32(ODDS_STEPS / 2 + 0.5)), np.int32(ODDS_STEPS - 1)
+    )
 
 
 @inline_sums
