@@ -38,7 +38,7 @@ from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, No
 from nextchar.store import tracing
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import STORAGE_CODES, Jobs
 from nextchar.store.logs import set_job
 from nextchar.store.model_file_cache import ModelFileCache

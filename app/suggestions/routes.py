@@ -15,10 +15,20 @@ from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import JSON, SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, Limit
-from nextchar.app.http.services import ServicesDep, cancel_on_disconnect, client_of, user_of
+from nextchar.app.http.services import Services, ServicesDep, cancel_on_disconnect, client_of, user_of
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.suggestions.counts import CountedSuggesters, LineCount, LineCounts, SourceCounts, summed
+from nextchar.app.models.names import ModelFollowers
+from nextchar.app.operations.retention import Retention
+from nextchar.app.room import Folder, Room
+from nextchar.app.suggestions.counts import (
+    FOLDER,
+    CountedSuggesters,
+    LineCount,
+    LineCounts,
+    SourceCounts,
+    summed,
+)
 from nextchar.app.suggestions.schemas import (
     CountedLineBody,
     CountSourceBody,
@@ -201,3 +211,20 @@ def _body(loaded: Loaded, prefix: str, suggestions: Sequence[Suggestion]) -> Sug
             for index, one in enumerate(suggestions)
         ],
     )
+
+
+def _open(services: Services) -> None:
+    counts = services.add(LineCounts(services.blobs))
+    suggesters = services.add(CountedSuggesters(counts))
+    services.closes(suggesters.close)
+    services[ModelFollowers].append(lambda name: counts.follow(services.models, name))
+    services[Retention].add("counts of former models", lambda _: counts.sweep(services.models))
+
+
+SUGGESTIONS = Room(
+    "suggestions",
+    _open,
+    (router,),
+    is_called_at_keystrokes=True,
+    folders=(Folder(FOLDER, ["model_cards"], moves=True),),
+)
