@@ -25,7 +25,7 @@ from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.line_walk import LineWalk, OnLines
+from nextchar.models.runtime.line_walk import MAX_CONTINUATION, LineWalk, OnBits, OnLines, WeighingRequest
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
@@ -54,7 +54,6 @@ from nextchar.models.runtime.surprisal import (
     text_logprobs,
     top_characters,
 )
-from nextchar.models.runtime.weighing import MAX_CONTINUATION, OnBits, WeighingRequest
 from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)

@@ -93,7 +93,7 @@ _TESTS = {
         "tests/models/runtime/test_mixture.py",
         "tests/worker/test_mixture_weights.py",
     ),
-    "models/runtime/weighing.py": (
+    "models/runtime/line_walk.py": (
         "tests/models/runtime/test_engine.py",
         "tests/models/runtime/test_line_walk.py",
     ),
@@ -142,7 +142,7 @@ _TESTS = {
         "tests/store/test_corpus.py",
         "tests/store/test_corpus_text.py",
     ),
-    "store/corpus_upload.py": (
+    "store/corpus.py": (
         "tests/store/test_corpus_upload.py",
         "tests/store/test_corpus_statistics.py",
     ),

@@ -20,7 +20,7 @@ from nextchar.app.main import create_app
 from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

@@ -17,7 +17,7 @@ from nextchar.models.config import Mix
 from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.ids import new_id, time_of_id
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.models import Models

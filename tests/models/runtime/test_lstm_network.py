@@ -200,14 +200,14 @@ def test_calling_thread_reads_what_a_busy_second_thread_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
-    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 2)
+    monkeypatch.setattr("nextchar.models.runtime.lstm_network.CORES", 2)
     busy = threading.Event()
     network._second.begin(busy.wait)
     ids, ends = np.arange(400, dtype=np.int32) % 61, [64, 128, 192, 256, 320, 384]
     held_up = network.read(ids, ends, network.initial_state())
     assert 0 < len(held_up) < len(ends)
     busy.set()
-    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 1)
+    monkeypatch.setattr("nextchar.models.runtime.lstm_network.CORES", 1)
     for state, expected in zip(held_up, network.read(ids, ends, network.initial_state()), strict=False):
         np.testing.assert_array_equal(state, expected)
 
