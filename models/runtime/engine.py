@@ -29,6 +29,8 @@ from nextchar.models.runtime.line_walk import MAX_CONTINUATION, LineWalk, OnBits
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
+    ANYONE,
+    Caller,
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -150,8 +152,7 @@ class Engine:
         *,
         top: int,
         temperature: float = 1.0,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         expert: Expert = "mixture",
     ) -> Ticket:
         """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
@@ -170,8 +171,7 @@ class Engine:
             on_result,
             top=top,
             temperature=temperature,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler = self._scheduler("float32", expert)
@@ -185,8 +185,7 @@ class Engine:
         on_bits: OnBits,
         *,
         longest: int = MAX_CONTINUATION,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
     ) -> Ticket:
         """Compute how likely continuations of at least one character are after NFC `prompt`, by the network.
 
@@ -207,8 +206,7 @@ class Engine:
             self._id_of,
             on_bits,
             scheduler.network,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler.submit(request)
@@ -222,8 +220,7 @@ class Engine:
         *,
         context: str = "",
         wanted: int,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
     ) -> Ticket:
         """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the network.
 
@@ -239,8 +236,7 @@ class Engine:
             on_lines,
             scheduler.network,
             wanted=wanted,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler.submit(request)

@@ -15,7 +15,7 @@ from nextchar.models.runtime.decoding import Floats, log_softmax
 from nextchar.models.runtime.generation import ScheduledRequest
 from nextchar.models.runtime.generation import Sequence as Generated
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.requests import FinishReason
+from nextchar.models.runtime.requests import ANYONE, Caller, FinishReason
 from nextchar.models.runtime.session import State, StepNetwork
 from nextchar.models.runtime.surprisal import continuation_bits
 from nextchar.models.text.line_file import fold
@@ -56,12 +56,11 @@ class LineWalk(ScheduledRequest):
         network: StepNetwork,
         *,
         wanted: int,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         starts_line: bool = False,
     ) -> None:
         """Find about `wanted` lines that begin with a context and a prefix, but for case and accents."""
-        super().__init__(context, id_of, client=client, user=user, starts_line=starts_line)
+        super().__init__(context, id_of, caller=caller, starts_line=starts_line)
         self._index, self._network, self._on_lines, self._wanted = index, network, on_lines, wanted
         self._ids_of = _ids_by_number(index, vocabulary)
         self._query = index.lines.encode(fold(context + prefix))
@@ -166,11 +165,10 @@ class WeighingRequest(ScheduledRequest):
         on_bits: OnBits,
         network: StepNetwork,
         *,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         starts_line: bool = False,
     ) -> None:
-        super().__init__(text, id_of, client=client, user=user, starts_line=starts_line)
+        super().__init__(text, id_of, caller=caller, starts_line=starts_line)
         self._continuations, self._on_bits, self._network = continuations, on_bits, network
         self._logits: Floats | None = None
 
