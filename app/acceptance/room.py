@@ -16,7 +16,7 @@ from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
 from nextchar.app.access.permissions import Access
-from nextchar.app.core_settings import CoreSettings
+from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.limits import EVENTS
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.jobs.control import JobControl, create_job
@@ -74,7 +74,7 @@ class AcceptanceSettings(CoreSettings):
     @field_validator("learn_from_use")
     @classmethod
     def _are_aliases(cls, aliases: str) -> str:
-        found = [_ALIAS.fullmatch(alias) for alias in _listed(aliases)]
+        found = [_ALIAS.fullmatch(alias) for alias in listed(aliases)]
         if not all(found):
             raise ValueError("write name@alias, such as cities@live, with a name of at most 48 characters")
         if len({alias[1] for alias in found if alias}) < len(found):
@@ -84,23 +84,19 @@ class AcceptanceSettings(CoreSettings):
     @field_validator("count_accepted")
     @classmethod
     def _are_names(cls, names: str) -> str:
-        for name in _listed(names):
+        for name in listed(names):
             check_name(name)
         return names
 
     @property
     def counted_names(self) -> list[str]:
         """The names of the models whose accepted lines are counted."""
-        return _listed(self.count_accepted)
+        return listed(self.count_accepted)
 
     @property
     def learning_aliases(self) -> list[tuple[str, str]]:
         """The aliases that learn from use, as name and alias."""
-        return [(alias.partition("@")[0], alias.partition("@")[2]) for alias in _listed(self.learn_from_use)]
-
-
-def _listed(aliases: str) -> list[str]:
-    return [alias.strip() for alias in aliases.split(",") if alias.strip()]
+        return [(alias.partition("@")[0], alias.partition("@")[2]) for alias in listed(self.learn_from_use)]
 
 
 def _open(services: Services) -> None:
