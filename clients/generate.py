@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -217,6 +217,15 @@ _WORDS = {
 _Schema = dict[str, Any]
 
 
+def _subclasses(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+_CLASSES = {one.__name__: one for one in _subclasses(BaseModel)}
+
+
 class _Types:
     """The types of a client for some models, and for what these refer to."""
 
@@ -240,7 +249,7 @@ class _Types:
             schema = self.schemas[key]
             if key in declared or "properties" not in schema:
                 return
-            bases = self._models[key].__mro__[1:] if key in self._models else ()
+            bases = _CLASSES.get(key, BaseModel).__mro__[1:]
             base = next((base.__name__ for base in bases if base.__name__ in self.schemas), "")
             inherited = self.schemas[base]["properties"] if base else {}
             fields = {name: field for name, field in schema["properties"].items() if name not in inherited}

@@ -733,51 +733,21 @@ class Figures(TypedDict):
     latency_ms: Latency | None  # Null if no client has measured it
 
 
-class VersionFigures(TypedDict):
+class VersionFigures(Figures):
     """The suggestions of one version."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     model: str  # `name@version`
 
 
-class ClientFigures(TypedDict):
+class ClientFigures(Figures):
     """The suggestions that one program showed."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     client: str | None  # Null: its events did not name it
 
 
-class DayFigures(TypedDict):
+class DayFigures(Figures):
     """The suggestions of one version that were first shown on one day."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     day: str  # As 2026-11-30, in UTC
     model: str  # `name@version`
 
