@@ -13,7 +13,7 @@ from nextchar.app.access.keys import KeyFile, new_key
 from nextchar.app.http.rules import Rule
 from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving, until
+from tests.app.service import Service, bearer_of, error_of, serving, serving_with_keys, until
 
 KEYS = {
     "reader": new_key("reader", scopes="read"),
@@ -29,17 +29,14 @@ KEYS = {
 
 
 @pytest.fixture
-def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
+def guarded(settings: ApiSettings) -> Iterator[Service]:
     """The API with keys, and a model."""
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+    with serving_with_keys(settings, KEYS) as running:
         publish(running.models)
         yield running
 
 
-def as_(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+as_ = bearer_of(KEYS)
 
 
 def test_pages_and_health_checks_need_no_key_and_everything_else_does(guarded: Service) -> None:
