@@ -25,7 +25,6 @@ from nextchar.app.completions.schemas import (
     LogprobBody,
     NextCreate,
     PieceBody,
-    UsageBody,
 )
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
@@ -119,7 +118,7 @@ def _to_json(
             )
             for index, completion in enumerate(completions)
         ],
-        usage=_usage(usage),
+        usage=usage,
         unknown_characters=running.unknown,
     )
     return response.model_dump_json()
@@ -149,7 +148,7 @@ async def _stream(running: RunningCompletion) -> Events:
                 end = CompletionEnd(
                     model=running.model,
                     early=running.is_early,
-                    usage=_usage(event),
+                    usage=event,
                     unknown_characters=running.unknown,
                 )
                 yield ServerEvent("done", end)
@@ -165,10 +164,6 @@ def _logprobs(logprobs: tuple[CharacterLogprobs, ...], vocabulary: Vocabulary) -
         )
         for entry in logprobs
     ]
-
-
-def _usage(usage: Usage) -> UsageBody:
-    return UsageBody.model_validate(usage, from_attributes=True)
 
 
 COMPLETIONS = Room("completions", routers=(router,), is_called_at_keystrokes=True)

@@ -35,7 +35,6 @@ from nextchar.app.suggestions.schemas import (
     DeletedCounts,
     LineCountsBody,
     LineCountsPut,
-    ReplacedBody,
     SourceName,
     SuggestCreate,
     SuggestionBody,
@@ -187,7 +186,7 @@ def _body(loaded: Loaded, prefix: str, suggestions: Sequence[Suggestion]) -> Sug
                 probability=one.probability,
                 count=one.count,
                 exists=one.exists,
-                replaced=ReplacedBody(**vars(one.replaced)) if one.replaced else None,
+                replaced=one.replaced,
             )
             for index, one in enumerate(suggestions)
         ],

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from nextchar.models.errors import InvalidInput
 
@@ -97,10 +97,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Usage:
-    """The last event of a successful request: the characters it used."""
+    """The characters that a request processed; the last event of a successful one."""
 
     prompt_characters: int
-    cached_characters: int
+    cached_characters: Annotated[int, Field(description="How much of the prompt was in the state cache.")]
     completion_characters: int
 
 

@@ -292,7 +292,7 @@ class AliasCheck(TypedDict):
 
 
 class AliasShare(TypedDict):
-    """Another version of the model, which gets a fraction of the alias's clients."""
+    """Another version of a model, which gets a fraction of an alias's clients."""
 
     version: int
     fraction: float
@@ -343,7 +343,7 @@ class Choice(TypedDict):
 
 
 class Usage(TypedDict):
-    """The characters that the request processed."""
+    """The characters that a request processed; the last event of a successful one."""
 
     prompt_characters: int
     cached_characters: int  # How much of the prompt was in the state cache
@@ -380,7 +380,7 @@ class Distribution(TypedDict):
 
 
 class Replaced(TypedDict):
-    """A range of the prefix, from `start` to before `end`."""
+    """The range of the prefix that a suggestion changes, in code points."""
 
     start: int
     end: int
