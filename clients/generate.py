@@ -173,7 +173,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
 """Types of strings that have names, by their values."""
 
 _NAMES = {
-    "CheckBody": "AliasCheck",
+    "Check": "AliasCheck",
     "CompletionChoice": "Choice",
     "ExampleBody": "AlertExample",
     "FileEntry": "ModelFile",

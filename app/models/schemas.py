@@ -11,7 +11,7 @@ from nextchar.models.saved_model import Card, FileEntry
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.models.validation_errors import NAME_PATTERN
-from nextchar.store.aliases import Action, AliasMove, Share
+from nextchar.store.aliases import Action, AliasMove, Check, Share
 
 EXAMPLE: dict[str, Any] = {
     "id": "nietzsche@1",
@@ -207,15 +207,6 @@ class AliasSet(RequestBody):
     )
 
 
-class CheckBody(BaseModel):
-    """A requirement that the version met."""
-
-    name: str = Field(description="The field of `require`.")
-    value: float | None = Field(description="The figure.")
-    limit: float | None
-    note: str | None = Field(description="What to know about the figure.")
-
-
 class AliasBody(BaseModel):
     """One move of an alias: the newest is where it points to now."""
 
@@ -231,7 +222,7 @@ class AliasBody(BaseModel):
     action: Action
     moved_at: float
     moved_by: str | None = Field(description="The name of the API key that moved it.")
-    checks: list[CheckBody] = Field(description="What was required of the version, and met.")
+    checks: list[Check] = Field(description="What was required of the version, and met.")
     share: Share | None = Field(None, description="The version that some clients get instead.")
 
     @classmethod

@@ -283,7 +283,7 @@ class Model(ModelSummary):
 
 
 class AliasCheck(TypedDict):
-    """A requirement that the version met."""
+    """What was required of a version before an alias moved to it, and that it passed."""
 
     name: str  # The field of `require`
     value: float | None  # The figure
