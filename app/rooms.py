@@ -19,7 +19,8 @@ from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.room import LOGS
 from nextchar.app.models.room import MODELS, ModelSettings
 from nextchar.app.openai.room import OPENAI
-from nextchar.app.operations.room import OPERATIONS, RetentionSettings
+from nextchar.app.operations.retention import RetentionSettings
+from nextchar.app.operations.room import OPERATIONS
 from nextchar.app.room import Folder, Room
 from nextchar.app.scoring.routes import SCORING, ScoringSettings
 from nextchar.app.suggestions.routes import SUGGESTIONS

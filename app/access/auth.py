@@ -27,8 +27,7 @@ from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginat
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.operations.metrics import Gauges, Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
-from nextchar.app.operations.retention import Retention
-from nextchar.app.operations.room import RetentionSettings
+from nextchar.app.operations.retention import Retention, RetentionSettings
 from nextchar.app.room import Folder, Room
 from nextchar.models.errors import Busy, DomainError
 from nextchar.models.validation_errors import did_you_mean

@@ -12,16 +12,14 @@ from typing import Any
 
 import anyio
 from fastapi import APIRouter, Response
-from pydantic import Field
 
-from nextchar.app.core_settings import CoreSettings
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limits import HEALTH
 from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.operations.metrics import CONTENT_TYPE, Metrics, ServiceCollector
 from nextchar.app.operations.readiness import Alive, Readiness, ReadinessCheck
-from nextchar.app.operations.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.app.operations.retention import Retention, RetentionSettings, remove_stale_uploads
 from nextchar.app.room import Room
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.installation import RENEW_S, Installation
@@ -114,33 +112,6 @@ def _find_malloc_trim() -> Callable[[int], int] | None:
 _malloc_trim = _find_malloc_trim()
 
 
-class RetentionSettings(CoreSettings):
-    """A part of `nextchar.app.rooms.ApiSettings`."""
-
-    failed_checkpoint_days: float = Field(
-        7.0,
-        ge=0,
-        description="Days for which a failed job keeps its last checkpoint, for resuming; 0: forever.",
-    )
-    job_retention_days: float = Field(
-        90.0,
-        ge=0,
-        description="Days for which the record and the events of a finished job are kept; 0: forever.",
-    )
-    idempotency_retention_days: float = Field(
-        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
-    )
-    audit_retention_days: float = Field(
-        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
-    )
-    corpus_retention_days: float = Field(
-        0.0,
-        ge=0,
-        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
-        " 0: forever.",
-    )
-
-
 def _open(services: Services) -> None:
     settings, blobs = services.settings_of(RetentionSettings), services.blobs
     spool = settings.data_dir / "spool"
@@ -158,7 +129,7 @@ def _open(services: Services) -> None:
             kernels_loaded=services.kernels_loaded,
         )
     )
-    retention = services.add(Retention(blobs, services.jobs, periods=_periods(settings), spool=spool))
+    retention = services.add(Retention(blobs, services.jobs, settings, spool=spool))
     loop = BackgroundLoop(
         "retention", retention.sweep, interval_s=_RETENTION_S, effect="expired data is not deleted"
     )
@@ -169,16 +140,6 @@ def _open(services: Services) -> None:
         renew = Installation(blobs, services.redis).renew
         effect = "another installation may be using the storage, and its records"
         services.loops.append(BackgroundLoop("installation", renew, interval_s=RENEW_S, effect=effect))
-
-
-def _periods(settings: RetentionSettings) -> RetentionPeriods:
-    return RetentionPeriods(
-        failed_checkpoint_days=settings.failed_checkpoint_days,
-        job_days=settings.job_retention_days,
-        idempotency_days=settings.idempotency_retention_days,
-        audit_days=settings.audit_retention_days,
-        corpus_days=settings.corpus_retention_days,
-    )
 
 
 OPERATIONS = Room("operations", _open, (router,), RetentionSettings, is_strict=False)
