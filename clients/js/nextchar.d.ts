@@ -355,7 +355,7 @@ export interface Choice {
   logprobs: Logprob[] | null;
 }
 
-/** The characters that the request processed. */
+/** The characters that a request processed; the last event of a successful one. */
 export interface Usage {
   prompt_characters: number;
   /** How much of the prompt was in the state cache. */
@@ -417,7 +417,7 @@ export interface Distribution {
   unknown_characters: string[];
 }
 
-/** A range of the prefix, from `start` to before `end`. */
+/** The range of the prefix that a suggestion changes, in code points. */
 export interface Replaced {
   start: number;
   end: number;
@@ -535,8 +535,6 @@ export interface Calibration {
   /** What it was made from. */
   source: string;
   buckets: CalibrationBucket[];
-  /** Always null; earlier versions had rolling calibrations. */
-  rolling: null;
 }
 
 /** The position of a stream of lines. */

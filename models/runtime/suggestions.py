@@ -25,8 +25,7 @@ from nextchar.models.runtime.corrections import MAX_TYPED
 from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
 from nextchar.models.runtime.requests import Completion, CompletionRequest
 from nextchar.models.text.line_file import fold
-from nextchar.models.text.masks import ModelMasks
-from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.masks import ModelMasks, compile_pattern
 from nextchar.models.text.vocabulary import Vocabulary
 
 Constrain = Literal["lines", "prefer", "none"]
