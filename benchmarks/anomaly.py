@@ -6,7 +6,7 @@ rarity of the template, a Witten-Bell 5-gram and an isolation forest; "ngram bes
 aggregates of the n-grams' surprisal, chosen by the labels. No other method uses labels or settings per data
 set; masks are the same for all. "flagged" is the share of normal lines at a false-alarm rate of 1 %,
 calibrated on the held-out tail, and on one random half of the test set's normal lines for the other (ten
-times). "drift" says whether an answer would warn that normal lines have changed.
+times).
 
 Each set takes its training seconds and about ten more; all take nine minutes.
 
@@ -34,7 +34,7 @@ from benchmarks.networks import CHARACTERS, E, V, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from nextchar.models.anomaly.calibration import UNUSUAL, Calibration, drift
+from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.metrics import NAMES, auroc, baseline_scores, detection_quality
 from nextchar.models.anomaly.scorer import ReadPrecision, with_ngram_and_templates
@@ -67,14 +67,13 @@ def main() -> None:
         "anomalous",
         "recall 1 %",
         "flagged tail",
-        "drift",
         "flagged half",
     ]
     rows = [
         [name, f"{f['auroc']:.4f}", *(f"{f['baselines'][b]:.4f}" for b in NAMES), f"{f['ngram_best']:.4f}",
          str(f["anomalous"]),
          f"{f['recall_at_1_percent']:.3f}", f"{f['flagged_by_tail']:.2%}",
-         "yes" if f["drift"] else "no", f"{f['flagged_by_half']:.2%}"]
+         f"{f['flagged_by_half']:.2%}"]
         for name, f in found.items()
     ]  # fmt: skip
     if rows:
@@ -120,7 +119,6 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
         "lines": {"train": len(task.train), "calibration": calibration.lines, "judged": len(anomalous)},
         "anomalous": int(anomalous.sum()),
         "flagged_by_tail": round(float((p_values[~anomalous] <= _rate(calibration)).mean()), 4),
-        "drift": drift(int((~anomalous).sum()), int((p_values[~anomalous] <= UNUSUAL).sum())) is not None,
         "network_share": round(float(calibration.buckets[0].weights[: len(STATISTICS)].sum()), 2),
         "flagged_by_half": round(float(np.mean([_flagged_by_half(normal, i) for i in range(_HALVES)])), 4),
     }
