@@ -186,7 +186,7 @@ def _bar(*, is_shown: bool) -> Iterator[tuple[Callable[[dict[str, Any]], None], 
 
         def show(progress: dict[str, Any]) -> None:
             bits = progress.get("validation_bits_per_character")
-            held_out = f"held out {bits:.2f} bits per character  " if bits else ""
+            held_out = f"network: held out {bits:.2f} bits per character  " if bits else ""
             left = progress.get("seconds_left")
             bar.update(
                 task,
