@@ -197,9 +197,9 @@ export interface SuggestFields {
    */
   constrain?: Constrain | null;
   /**
-   * Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out, one too
-   * many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer
-   * come first. In texts that the model generates, one is corrected; with 0, none.
+   * Typing errors despite which lines are found: a character of the prefix that is wrong, left out, one too many,
+   * or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer come
+   * first. In texts that the model generates, one is corrected; with 0, none.
    */
   typos?: number | null;
   /**

@@ -352,7 +352,7 @@ def weighing(texts: Sequence[str]) -> Weigh:
 
 def _replaced_by(candidate: Candidate, prefix: str, start: int) -> Replaced:
     """Return the range of the prefix that differs from what it stands for in a candidate's text."""
-    return _replaced(prefix, fold(candidate.text)[: candidate.matched][start:])
+    return _replaced(prefix, candidate.meant[start:])
 
 
 def _replaced(prefix: str, meant: str) -> Replaced:
