@@ -535,8 +535,6 @@ export interface Calibration {
   /** What it was made from. */
   source: string;
   buckets: CalibrationBucket[];
-  /** Always null; earlier versions had rolling calibrations. */
-  rolling: null;
 }
 
 /** The position of a stream of lines. */

@@ -191,8 +191,6 @@ class Client:
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)
     drop_ingested = _call(ServiceCalls.drop_ingested)
-    ingest_settings = _call(ServiceCalls.ingest_settings)
-    change_ingest_settings = _call(ServiceCalls.change_ingest_settings)
     flagged_lines = _stream(ServiceCalls.flagged_lines)
 
     alerts = _stream(ServiceCalls.alerts)

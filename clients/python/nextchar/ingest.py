@@ -10,7 +10,7 @@ from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, pat
 from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import check_lines, line_of
 from nextchar.options import IngestOptions
-from nextchar.types import FlaggedLine, Ingested, IngestSettings, IngestStatus, Recalibrate
+from nextchar.types import FlaggedLine, Ingested, IngestStatus
 
 
 class IngestCalls(Connection):
@@ -60,21 +60,6 @@ class IngestCalls(Connection):
         """Delete the lines that wait; return how many."""
         response = await self._fetch(dict[str, Any], "DELETE", path_of("models", model, "ingest"))
         return cast(int, response["dropped"])
-
-    async def ingest_settings(self, model: str) -> IngestSettings:
-        """Return the settings of the lines that are sent to a model, and their changes."""
-        return await self._get(IngestSettings, path_of("models", model, "ingest", "settings"))
-
-    async def change_ingest_settings(self, model: str, *, recalibrate: Recalibrate) -> IngestSettings:
-        """Change the settings of the lines that are sent to a model.
-
-        Args:
-            model: its name; the settings hold for all its versions.
-            recalibrate: is kept, and has no effect; of earlier versions.
-        """
-        path = path_of("models", model, "ingest", "settings")
-        body = {"recalibrate": recalibrate}
-        return await self._fetch(IngestSettings, "PUT", path, json=body, can_retry=True)
 
     async def flagged_lines(
         self, model: str, *, after: int | None = None, is_patient: bool = False

@@ -60,7 +60,6 @@ MixTargets = Literal["text", "sampled", "argmax", "distribution"]
 Preset = Literal["tiny", "small", "medium", "large"]
 PresetOption = Literal["auto", "tiny", "small", "medium", "large"]
 Purpose = Literal["complete", "anomalies", "both"]
-Recalibrate = Literal["never", "rolling"]
 Severity = Literal["info", "warning", "critical"]
 TargetKind = Literal["webhook", "alertmanager"]
 TextKind = Literal["log", "records", "code", "text"]
@@ -457,7 +456,6 @@ class Calibration(TypedDict):
     created_at: int  # Unix seconds, UTC
     source: str  # What it was made from
     buckets: list[Bucket]
-    rolling: NotRequired[None]  # Always null; earlier versions had rolling calibrations
 
 
 class LineStream(TypedDict):
@@ -898,23 +896,6 @@ class IngestStatus(TypedDict):
     problem: IngestProblem | None  # Null: the lines are scored
     drift: NotRequired[str | None]  # The sentence of `change`
     change: NotRequired[Change | None]
-
-
-class SettingsChange(TypedDict):
-    """A change of the settings."""
-
-    recalibrate: Recalibrate
-    changed_at: float  # Unix seconds
-    changed_by: str | None  # The name of the API key that changed it
-
-
-class IngestSettings(TypedDict):
-    """The settings of the lines that are sent to a model, under any version or alias of its name."""
-
-    object: NotRequired[Literal["ingest.settings"]]
-    model: str  # The model's name
-    recalibrate: Recalibrate  # The newest change; it has no effect
-    history: list[SettingsChange]  # The newest hundred changes, newest first
 
 
 class FlaggedLine(TypedDict):

@@ -213,10 +213,6 @@ def calibrate(
     file: Annotated[
         Path | None, Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
     ] = None,
-    rolling: Annotated[
-        bool | None,
-        Option("--rolling/--no-rolling", help="Accepted, without effect; of earlier versions."),
-    ] = None,
     list_: Annotated[bool, Option("--list", help="List the model's calibrations.")] = False,
     delete: Annotated[str | None, Option(metavar="NAME", help="Delete the calibration of this name.")] = None,
     **options: Unpack[CalibrationOptions],
@@ -231,10 +227,6 @@ def calibrate(
         session.client.delete_calibration(model, delete)
         deleted = {"object": "calibration", "name": delete, "deleted": True}
         session.print_result(deleted, f"deleted {delete}")
-    elif rolling is not None:
-        if file is not None or options:
-            raise typer.BadParameter("give --rolling or --no-rolling alone: it makes no calibration")
-        _set_rolling(session, model, is_on=rolling)
     else:
         if (file is not None) + bool(options.get("corpus")) + bool(options.get("ingested")) > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")
@@ -253,12 +245,6 @@ def _list(session: Session, model: str) -> None:
     }
     empty = f"there is no calibration yet; make one with `nextchar calibrate {model} FILE`"
     session.print_list(session.client.calibrations(model), columns, if_empty=empty)
-
-
-def _set_rolling(session: Session, model: str, *, is_on: bool) -> None:
-    made = session.client.change_ingest_settings(model, recalibrate="rolling" if is_on else "never")
-    follows = "follows" if is_on else "does not follow"
-    session.print_result(made, f"the calibration of {made['model']} {follows} ingested lines")
 
 
 def _print_calibration(session: Session, made: Calibration) -> None:
