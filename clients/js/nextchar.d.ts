@@ -476,13 +476,16 @@ export interface LineScore {
   total_bits: number | null;
   /** How rare the line is among normal ones, in bits; p-value and flag are based on it. */
   score: number | null;
-  /** The fraction of normal lines with at least this score; at least 1 / (n + 1). */
+  /**
+   * The fraction of normal lines with at least this score, at least 1 / (n + 1); or the probability that a line
+   * breaks its template as this one does, if that is lower.
+   */
   p_value: number | null;
   /** Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`. */
   anomalous: boolean | null;
   /**
-   * True if the line's p-value is low enough, but more lines are flagged than the false-alarm rate explains, or it
-   * is of a new kind that was flagged: then it only counts in its alert. See `repeats`.
+   * True if the line's p-value is low enough, but lines of its kind were flagged, or more lines are than the
+   * false-alarm rate explains: then it only counts in its alert. See `repeats`.
    */
   repeated: boolean | null;
   /**

@@ -925,7 +925,7 @@ class StreamedScore(TypedDict, total=False):
     peak_bits: float  # The mean of the two highest surprisals
     total_bits: float
     score: float  # How rare the line is among normal ones, in bits; p-value and flag are based on it
-    p_value: float  # The fraction of normal lines with at least this score; at least 1 / (n + 1)
+    p_value: float
     anomalous: bool  # Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`
     repeated: bool
     alert_id: str
