@@ -552,6 +552,14 @@ export interface LineStream {
   restarted: "new" | "model_replaced" | null;
 }
 
+/** Rare lines of one template that no training line has. */
+export interface NewKind {
+  alert_id: string;
+  lines: number;
+  /** The first of them, its first 300 characters. */
+  line: string;
+}
+
 /** Why more lines are rare than the false-alarm rate explains. */
 export interface Change {
   /**
@@ -565,8 +573,8 @@ export interface Change {
   of_lines: number;
   /** How many new kinds of lines there are. */
   kinds: number;
-  /** Their alerts, those with most lines first. */
-  alert_ids: string[];
+  /** One of each new kind, those with most lines first; at most 50. */
+  examples: NewKind[];
   /** When the first line of them was scored, in Unix seconds. */
   since: number | null;
   /** What to do: look at an example of each new kind, or train again with these lines. */

@@ -144,7 +144,14 @@ class CalibratedScorer:
         key = self.group(line)
         if parsed is None or self.options.repeats == "flag":
             return score, key
-        verdict = rule.judge(fingerprint(line.masked.text), key, parsed, score=score.score or 0.0, now=now)
+        verdict = rule.judge(
+            fingerprint(line.masked.text),
+            key,
+            parsed,
+            score=score.score or 0.0,
+            now=now,
+            line=self.loaded.vocabulary.to_text(line.original),
+        )
         changed: dict[str, object] = {"alert_id": verdict.key.alert_id(self.loaded.saved.card.name)}
         if not verdict.is_flagged:
             changed |= {"anomalous": False, "repeated": True}

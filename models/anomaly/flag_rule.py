@@ -58,6 +58,8 @@ _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
 _MAX_KNOWN_FRACTION = 0.5  # of lines that are rare, above which nothing fits
 _BINS_PER_BIT = 4  # of the histogram of scores
 _MAX_KINDS = 1_000
+_MAX_EXAMPLES = 50
+_MAX_EXAMPLE_CHARACTERS = 300
 _MAX_STATE_BYTES = 8 << 20
 
 
@@ -69,13 +71,22 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
+class NewKind:
+    """Rare lines of one new template: the id of their alert, how many they are, and the first one."""
+
+    alert_id: str
+    lines: int
+    line: str
+
+
+@dataclass(frozen=True)
 class Change:
     """Why more lines are rare than the false-alarm rate explains.
 
     Attributes:
         kind: `new_kinds`: few templates that no training line has, of many lines. `values`: known templates
         with other values. `log`: hardly anything fits. kinds: how many new kinds. lines: of the change.
-        of_lines: among so many. alert_ids: of the new kinds, those with most lines first. since: when the
+        of_lines: among so many. examples: one of each new kind, those with most lines first. since: when the
         first line of a new kind was scored, in Unix seconds, if known.
     """
 
@@ -83,7 +94,7 @@ class Change:
     kinds: int
     lines: int
     of_lines: int
-    alert_ids: tuple[str, ...] = ()
+    examples: tuple[NewKind, ...] = ()
     since: float | None = None
 
     @property
@@ -109,13 +120,14 @@ class _Kind:
 
     Attributes:
         key: that of their alert. count: how many there were. flagged: of these. since: when the first one was
-        scored, in Unix seconds, if known.
+        scored, in Unix seconds, if known. line: the first one, if they have a new template.
     """
 
     key: AlertKey
     count: int = 0
     flagged: int = 0
     since: float | None = None
+    line: str = ""
 
 
 @dataclass
@@ -150,18 +162,27 @@ class FlagRule:
         self.rare += is_flagged
 
     def judge(
-        self, text: str, key: AlertKey, parsed: ParsedLine, *, score: float, now: float | None = None
+        self,
+        text: str,
+        key: AlertKey,
+        parsed: ParsedLine,
+        *,
+        score: float,
+        now: float | None = None,
+        line: str = "",
     ) -> Verdict:
         """Count a rare line, masked, and return what becomes of it.
 
-        `key` is that of its alert by itself, `now` the time in Unix seconds if that is to be known of a
-        change.
+        `key` is that of its alert by itself. `now`, the time in Unix seconds, and `line`, the line as it was
+        written, are for a change.
         """
         self.count(is_unusual=True, is_flagged=True)
         name = self._kind_of(text, key, parsed)
         kind = self._kinds.get(name)
         if kind is None:
-            kind = _Kind(key, since=now)
+            kind = _Kind(
+                key, since=now, line=line[:_MAX_EXAMPLE_CHARACTERS] if name.startswith("new ") else ""
+            )
             if len(self._kinds) < _MAX_KINDS:
                 self._kinds[name] = kind
         kind.count += 1
@@ -186,9 +207,9 @@ class FlagRule:
         in_kinds = sum(kind.count for kind in kinds)
         is_rare = self.rare > self._allowed()
         if is_rare and 2 * in_kinds >= self.rare:
-            ids = tuple(alert_id(kind.key) for kind in kinds)
+            examples = (NewKind(alert_id(kind.key), kind.count, kind.line) for kind in kinds[:_MAX_EXAMPLES])
             since = min((kind.since for kind in kinds if kind.since), default=None)
-            return Change("new_kinds", len(kinds), in_kinds, self.lines, ids, since)
+            return Change("new_kinds", len(kinds), in_kinds, self.lines, tuple(examples), since)
         if is_rare and self.rare > _MAX_KNOWN_FRACTION * self.lines:
             return Change("log", len(kinds), self.rare, self.lines)
         if self.unusual > _MAX_UNUSUAL_FRACTION * self.lines:
@@ -203,7 +224,7 @@ class FlagRule:
             "flagged": self._flagged,
             "templates": self._builder.templates_in_order(),
             "kinds": {
-                name: [one.key.template, one.key.span, one.count, one.flagged, one.since]
+                name: [one.key.template, one.key.span, one.count, one.flagged, one.since, one.line]
                 for name, one in self._kinds.items()
             },
         }
@@ -221,8 +242,8 @@ class FlagRule:
                 rule._flagged = {str(of): int(count) for of, count in record["flagged"].items()}
                 rule._builder.restore([(tuple(tokens), word) for tokens, word in record["templates"]])
                 rule._kinds = {
-                    str(name): _Kind(AlertKey(template, span), int(count), int(flagged), since)
-                    for name, (template, span, count, flagged, since) in record["kinds"].items()
+                    str(name): _Kind(AlertKey(template, span), int(count), int(flagged), since, str(line))
+                    for name, (template, span, count, flagged, since, line) in record["kinds"].items()
                 }
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls(rate, templates)

@@ -30,7 +30,7 @@ def _judge(rule: FlagRule, text: str, score: float, now: float | None) -> Verdic
         rule.count(is_unusual=False)
         return None
     parsed = KNOWN.parse(text)
-    return rule.judge(text, AlertKey(parsed.template.pattern, "0:x"), parsed, score=score, now=now)
+    return rule.judge(text, AlertKey(parsed.template.pattern, "0:x"), parsed, score=score, now=now, line=text)
 
 
 def flags(rule: FlagRule, lines: Sequence[Line]) -> list[bool]:
@@ -172,7 +172,11 @@ def test_few_new_templates_are_new_kinds_of_events() -> None:
     found = change([("", 0.0)] * 300 + new_kind(100) + [("a bus error in the main memory", 9.0)] * 20)
     assert found is not None
     assert (found.kind, found.kinds, found.lines, found.action) == ("new_kinds", 2, 120, "examples")
-    assert len(found.alert_ids) == 2 and found.since == 5.0
+    assert [(one.lines, one.line) for one in found.examples] == [
+        (100, new_kind(1)[0][0]),
+        (20, "a bus error in the main memory"),
+    ]
+    assert found.since == 5.0
     assert found.sentence.startswith("2 new kinds of events, 120 of 420 lines:")
 
 

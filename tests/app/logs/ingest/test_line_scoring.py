@@ -76,6 +76,18 @@ def test_lines_are_scored_and_flagged_ones_become_alerts(settings: ApiSettings, 
     assert len(now["consumers"]) == 1 and now["problem"] is None
 
 
+def test_an_alert_shows_the_lines_of_its_source_before_and_after_it(service: Service) -> None:
+    for number, line in enumerate(["ab", "abab", "ab→", "ababab"], 1):
+        send(service, line, default_source="web-1")
+        send(service, "bb", default_source="web-2")
+        until_scored(service, 2 * number)
+    [alert] = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert alert["around"] is None
+    path = f"/v1/models/fake/alerts/{alert['id']}"
+    expected = {"before": ["ab", "abab"], "line": "ab→", "after": ["ababab"]}
+    until(lambda: service.http.get(path).json()["around"] == expected)
+
+
 def test_lines_of_a_source_get_the_flags_of_one_request_however_they_are_sent(
     settings: ApiSettings, service: Service
 ) -> None:
