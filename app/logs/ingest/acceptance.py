@@ -100,7 +100,6 @@ class Ingest:
             consumers=[ConsumerBody.model_validate(one) for one in status.consumers],
             problem=IngestProblem(**problem) if problem else None,
             change=ChangeBody(**change) if change else None,
-            drift=change["sentence"] if change else None,
             **{str(name): count for name, count in status.counts.items()},
         )
 
@@ -115,7 +114,7 @@ class Ingest:
             )
         return found
 
-    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:  # noqa: ARG002
+    def calibrated(self, model: str, *, on_recent: bool) -> None:
         """Forget what lines were like by a calibration that is replaced; without Redis that expires.
 
         With `on_recent` they are what the new calibration is made of.

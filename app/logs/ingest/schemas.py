@@ -156,7 +156,6 @@ class IngestStatusBody(BaseModel):
             "per_second": {"accepted": 210.5, "scored": 208.1, "flagged": 0.15},
             "consumers": [{"name": "web-7-1f0c", "pending": 120, "idle_s": 0.1}],
             "problem": None,
-            "drift": None,
             "change": None,
         }
     )
@@ -178,7 +177,6 @@ class IngestStatusBody(BaseModel):
     per_second: IngestRates
     consumers: list[ConsumerBody]
     problem: IngestProblem | None = Field(description="Null: the lines are scored.")
-    drift: str | None = Field(None, description="The sentence of `change`.")
     change: ChangeBody | None = Field(
         None,
         description="Why more of the newest lines are rare than the false-alarm rate explains, for the source"

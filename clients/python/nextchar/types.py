@@ -911,7 +911,6 @@ class IngestStatus(TypedDict):
     per_second: IngestRates
     consumers: list[Consumer]
     problem: IngestProblem | None  # Null: the lines are scored
-    drift: NotRequired[str | None]  # The sentence of `change`
     change: NotRequired[Change | None]
 
 

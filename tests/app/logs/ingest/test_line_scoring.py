@@ -214,22 +214,22 @@ def test_flagged_lines_are_paged(service: Service) -> None:
 def test_lines_that_drift_are_told_and_can_become_the_calibration(service: Service) -> None:
     send(service, *("ab" * (1 + i % 9) for i in range(120)))
     until_scored(service, 120)
-    assert status(service)["drift"] is None
+    assert status(service)["change"] is None
     drifted = ["→a" * (1 + i % 9) for i in range(100)]
     send(service, *drifted)
-    until(lambda: status(service)["drift"])  # counted after the lines are scored
+    until(lambda: status(service)["change"])  # counted after the lines are scored
     until_scored(service, 220)
-    warning = status(service)["drift"]
+    warning = status(service)["change"]["sentence"]
     assert warning and "of 220 lines" in warning and status(service)["change"]["sentence"] == warning
     made = service.http.post("/v1/models/fake/calibrate", json={"ingested": True})
     assert made.status_code == 201, made.text
     assert (made.json()["name"], made.json()["lines"], made.json()["source"]) == (
         "default", 220, "ingested lines"
     )  # fmt: skip
-    assert status(service)["drift"] is None
+    assert status(service)["change"] is None
     send(service, *drifted)
     until_scored(service, 320)
-    assert status(service)["drift"] is None
+    assert status(service)["change"] is None
 
 
 def test_a_model_of_bytes_is_calibrated_on_the_bytes_that_were_ingested(service: Service) -> None:
