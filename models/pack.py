@@ -22,6 +22,8 @@ from nextchar.models.runtime.mixture import experts_of
 from nextchar.models.runtime.mixture_learning import learned_by
 from nextchar.models.runtime.model_networks import INT8_FILE, load_experts
 from nextchar.models.saved_model import SavedModel
+from nextchar.models.text.line_file import FILE as LINES_FILE
+from nextchar.models.text.line_file import Lines, fold
 from nextchar.models.text.vocabulary import code_points, unknown_bits
 
 Array = NDArray[Any]
@@ -29,7 +31,13 @@ Array = NDArray[Any]
 PACK_MAGIC = int.from_bytes(b"nxch", "little")
 PACK_VERSION = 1
 PACK_COUNT_AT, PACK_CHECKED_FROM, PACK_HEADER_BYTES, PACK_ENTRY_BYTES = 12, 32, 32, 24
-PACK_MAX_SECTIONS, PACK_MAX_V, PACK_MAX_UNITS, PACK_MAX_TEXT = 256, 65536, 4096, 2_000_000
+PACK_MAX_SECTIONS, PACK_MAX_V, PACK_MAX_UNITS, PACK_MAX_TEXT, PACK_MAX_LINES = (
+    256,
+    65536,
+    4096,
+    2_000_000,
+    2_000_000,
+)
 PACK_IS_WORD = 1
 PACK_TANH_EXPONENT = TANH_EXPONENT
 
@@ -37,8 +45,10 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
     PACK_META, PACK_NAME, PACK_POINTS, PACK_FLAGS, PACK_WEIGHTS, PACK_SCALE, PACK_BASE, PACK_TEXT,
     PACK_CHARACTERS, PACK_CHILDREN, PACK_MAPS, PACK_RECENT_MAPS, PACK_MATCH_MAPS, PACK_MIXER_WEIGHTS,
     PACK_LAST_WEIGHTS, PACK_ADAPTATION, PACK_POSITIONS, PACK_SLOTS, PACK_SINGLES, PACK_ENTRIES,
-    PACK_UNKNOWN_BITS,
-) = range(1, 22)  # fmt: skip
+    PACK_UNKNOWN_BITS, PACK_LINE_STARTS, PACK_LINE_FOLDED, PACK_LINE_ALPHABET, PACK_LINE_WORDS,
+    PACK_LINE_FOLDS, PACK_LINE_TEXTS, PACK_LINE_TEXT_ENDS, PACK_LINE_COUNTS, PACK_LINE_MAXIMA,
+    PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT,
+) = range(1, 33)  # fmt: skip
 """Types of sections."""
 
 (
@@ -65,6 +75,20 @@ _TABLES = {
     PACK_SLOTS: "slots",
     PACK_SINGLES: "singles",
     PACK_ENTRIES: "entries",
+}
+
+
+_LINES = {
+    PACK_LINE_STARTS: "starts",
+    PACK_LINE_FOLDED: "folded",
+    PACK_LINE_ALPHABET: "alphabet",
+    PACK_LINE_WORDS: "words",
+    PACK_LINE_TEXTS: "texts",
+    PACK_LINE_TEXT_ENDS: "text_ends",
+    PACK_LINE_COUNTS: "counts",
+    PACK_LINE_MAXIMA: "maxima",
+    PACK_LINE_WORD_MAXIMA: "word_maxima",
+    PACK_LINE_WEIGHT: "weight",
 }
 
 
@@ -125,7 +149,7 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
 def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
     """Return how many bytes the known text takes in the file."""
     text = len(experts.text) * (1 if len(experts.characters) <= _MAX_SMALL else 2)
-    return text + sum(getattr(experts, name).nbytes for name in _TABLES.values()) * with_tables
+    return text + with_tables * sum(int(getattr(experts, name).nbytes) for name in _TABLES.values())
 
 
 def _sections(
@@ -157,6 +181,37 @@ def _sections(
         yield PACK_TEXT, 0, experts.text.astype(np.uint8) if is_small else experts.text
         for kind, name in (_LEARNED | _TABLES if with_tables else _LEARNED).items():
             yield kind, 0, getattr(experts, name)
+
+    if LINES_FILE in card.files:
+        lines = Lines.load(saved.file(LINES_FILE))
+        if len(lines):
+            for kind, name in _LINES.items():
+                yield kind, 0, getattr(lines, name)
+            yield PACK_LINE_FOLDS, 0, _folds(lines)
+
+
+def _folds(lines: Lines) -> Array:
+    """Return (K, 4) uint32, by code point: itself, case-folded, and the numbers of its folded characters.
+
+    The numbers, at most four, have two bytes each. Others are of no character of the lines, or of more.
+    """
+    known = set(map(chr, lines.alphabet.tolist()))
+    rows = []
+    for point in (*range(0xD800), *range(0xE000, 0x20000)):
+        character = chr(point)
+        folded = fold(character)
+        if len(folded) <= 4 and known.issuperset(folded):
+            numbers = [*lines.encode(folded).tolist(), 0, 0, 0, 0]
+            cased = character.casefold()
+            rows.append(
+                (
+                    point,
+                    ord(cased) if len(cased) == 1 else point,
+                    numbers[0] | numbers[1] << 16,
+                    numbers[2] | numbers[3] << 16,
+                )
+            )
+    return np.array(rows, np.uint32).reshape(-1, 4)
 
 
 def _file(sections: Iterator[tuple[int, int, Array]]) -> bytes:

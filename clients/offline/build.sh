@@ -13,3 +13,7 @@ if command -v clang-14 wasm-ld-14 >/dev/null; then
 fi
 cc $flags -shared -fPIC -o "$out/libnextchar.so" nextchar.c
 cc $flags -D_DEFAULT_SOURCE -o "$out/nextchar-run" nextchar-run.c nextchar.c
+if [ "${2:-}" = fuzz ]; then # fuzz SEED SECONDS FILE..., and for libFuzzer: clang-14 -fsanitize=fuzzer without -DALONE
+  cc $flags -g -O1 -D_DEFAULT_SOURCE -DALONE -fsanitize=address,undefined,float-cast-overflow \
+    -fno-sanitize-recover=all -o "$out/fuzz" fuzz.c nextchar.c
+fi

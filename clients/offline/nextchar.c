@@ -187,6 +187,45 @@ typedef struct {
   int length, matched;
 } stop_string;
 
+/* Limits of suggestions, as of models/runtime/suggestions.py, line_walk.py, line_index.py and line_search.py. */
+enum {
+  MAX_PREFIX = 1000, MAX_LIMIT = 50, MAX_CANDIDATES = 4096, MAX_RANGES = 1 << 14, SEARCH_STACK = 4096,
+  COUNT_BLOCK = 64, WEIGHED = 32, BY_COUNT = 12, CONTINUATION = 16, WALK_WIDTH = 12, WALK_FEW = 4,
+  WALK_CHARACTERS = 64, WALK_WANTED = WEIGHED - BY_COUNT, MAX_EXTENSIONS = 4096, MORE_WITH_ACCENTS = 16,
+};
+
+typedef struct { /* a line that a prefix may stand for */
+  i32 line, errors, matched;
+  u32 count;
+  double penalty, likely, share;
+  int begins;
+} candidate;
+
+typedef struct {
+  i32 lo, hi, errors, matched;
+} range;
+
+typedef struct { /* lines that begin with the same `depth` folded characters */
+  i32 lo, hi, depth, id, parent;
+  double total;
+} beginning;
+
+typedef struct { /* the distinct lines of a corpus: models/text/line_file.py */
+  u32 count, folded_count, alphabet_count, words_count, folds_count, texts_bytes;
+  int is_wide; /* folded characters have two bytes */
+  const void *folded;
+  const u32 *alphabet, *starts, *text_ends, *counts, *maxima, *words, *word_maxima;
+  const u8 *texts;
+  const u32 *folds; /* (folds_count, 4): a code point, its case-folded one, four numbers of two bytes */
+  double weight;
+  i32 *first_id, *next_id; /* of the ids that fold to a number, and after an id */
+  f32 *states, *logits;    /* (2, WALK_WIDTH) and more rows, of the network alone */
+  range *ranges;
+  candidate *found, *others;
+  i64 *stack;
+  beginning *extended;
+} lines;
+
 struct nc {
   /* what the model is */
   const u32 *points; /* (V - 1,) code points of ids from 1 on, ascending */
@@ -229,6 +268,7 @@ struct nc {
   stop_string stop[MAX_STOPS];
   i32 held[MAX_HELD];
   f32 held_bits[MAX_HELD];
+  lines lines;
   int held_count, settled; /* of which so many are not cut off any more */
 };
 
@@ -311,6 +351,9 @@ static void *take(room *room, u64 count, u64 bytes) {
   else room->used = start + count * bytes;
   return room->at && room->used <= room->size ? room->at + start : 0;
 }
+
+static int lay_out_lines(nc *m, const u8 *file, room *room);
+static int check_lines(nc *m);
 
 /* Take from the file what the model is, and from the room the arrays that it needs. */
 static int lay_out(nc *m, const u8 *file, room *room) {
@@ -395,6 +438,7 @@ static int lay_out(nc *m, const u8 *file, room *room) {
     m->below = take(room, 2 * (nodes + 1), sizeof(f32));
     m->masses = take(room, nodes + 1, sizeof(f32));
   }
+  if (!lay_out_lines(m, file, room)) return 0;
   m->row_floats = m->S + (m->has_mixture ? PREDICTION : 0) + (int)V;
   m->row = take(room, (u64)m->row_floats, sizeof(f32));
   for (int k = 0; k < KEPT; k++) m->kept[k].row = take(room, (u64)m->row_floats, sizeof(f32));
@@ -464,6 +508,7 @@ nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size) {
   if (!count_memory(m, file, size, &room)) return 0;
   if (room.used > room.size) return failed("too little memory"), (nc *)0;
   if (m->has_mixture && (!check_tree(m) || !fill_tables(m, file, room))) return 0;
+  if (m->lines.count && !check_lines(m)) return 0;
   widen_weights(m, file);
   nc_forget(m);
   m->reason = NC_LENGTH;
@@ -1340,21 +1385,39 @@ static void predict(nc *m, f32 *row, f32 *logits) {
 
 /* ---- prompts, and the states after them that are kept */
 
+#define NO_POINT 0xFFFFFFFFu
+
+/* Return the code point that begins at *at of UTF-8, and move *at behind it; NO_POINT: there is none. */
+static u32 next_point(const u8 *text, size_t length, size_t *at) {
+  u32 point = text[(*at)++];
+  if (point < 0x80) return point;
+  int more = point >= 0xF0 ? 3 : point >= 0xE0 ? 2 : 1;
+  if (point < 0xC2 || point > 0xF4) return NO_POINT;
+  point &= 0x3Fu >> more;
+  for (int i = 0; i < more; i++, (*at)++) {
+    if (*at >= length || (text[*at] & 0xC0) != 0x80) return NO_POINT;
+    point = point << 6 | (text[*at] & 0x3F);
+  }
+  return point > 0x10FFFF || (more == 2 && point < 0x800) || (more == 3 && point < 0x10000) ? NO_POINT : point;
+}
+
+/* Write a code point in UTF-8; return its bytes. */
+static int write_point(u32 point, u8 *to) {
+  if (point < 0x80) return to[0] = (u8)point, 1;
+  if (point < 0x800) return to[0] = (u8)(0xC0 | point >> 6), to[1] = (u8)(0x80 | (point & 0x3F)), 2;
+  if (point < 0x10000) {
+    to[0] = (u8)(0xE0 | point >> 12), to[1] = (u8)(0x80 | (point >> 6 & 0x3F));
+    return to[2] = (u8)(0x80 | (point & 0x3F)), 3;
+  }
+  to[0] = (u8)(0xF0 | point >> 18), to[1] = (u8)(0x80 | (point >> 12 & 0x3F));
+  return to[2] = (u8)(0x80 | (point >> 6 & 0x3F)), to[3] = (u8)(0x80 | (point & 0x3F)), 4;
+}
+
 /* Return the id of the character that begins at *at of a text, and move *at behind it; -1: no UTF-8. */
 static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
-  const u8 *bytes = (const u8 *)text;
-  u32 point = bytes[(*at)++];
-  if (point >= 0x80 && !m->is_bytes) {
-    int more = point >= 0xF0 ? 3 : point >= 0xE0 ? 2 : 1;
-    if (point < 0xC2 || point > 0xF4) return -1;
-    point &= 0x3Fu >> more;
-    for (int i = 0; i < more; i++, (*at)++) {
-      if (*at >= length || (bytes[*at] & 0xC0) != 0x80) return -1;
-      point = point << 6 | (bytes[*at] & 0x3F);
-    }
-    if (point > 0x10FFFF || (more == 2 && point < 0x800) || (more == 3 && point < 0x10000)) return -1;
-  }
+  u32 point = m->is_bytes ? ((const u8 *)text)[(*at)++] : next_point((const u8 *)text, length, at);
   int low = 0, high = m->V - 1;
+  if (point == NO_POINT) return -1;
   while (low < high) {
     int middle = (low + high) / 2;
     if (m->points[middle] < point) low = middle + 1;
@@ -1366,15 +1429,8 @@ static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
 /* Write the character of an id; return its bytes. */
 static int write_id(const nc *m, int id, char *text) {
   u32 point = m->points[id - 1];
-  u8 *to = (u8 *)text;
-  if (m->is_bytes || point < 0x80) return to[0] = (u8)point, 1;
-  if (point < 0x800) return to[0] = (u8)(0xC0 | point >> 6), to[1] = (u8)(0x80 | (point & 0x3F)), 2;
-  if (point < 0x10000) {
-    to[0] = (u8)(0xE0 | point >> 12), to[1] = (u8)(0x80 | (point >> 6 & 0x3F));
-    return to[2] = (u8)(0x80 | (point & 0x3F)), 3;
-  }
-  to[0] = (u8)(0xF0 | point >> 18), to[1] = (u8)(0x80 | (point >> 12 & 0x3F));
-  return to[2] = (u8)(0x80 | (point >> 6 & 0x3F)), to[3] = (u8)(0x80 | (point & 0x3F)), 4;
+  if (m->is_bytes) return *text = (char)point, 1;
+  return write_point(point, (u8 *)text);
 }
 
 void nc_forget(nc *m) {
@@ -1697,13 +1753,13 @@ static void put_string(writer *w, const char *text, size_t bytes) {
   put(w, "\"", 1);
 }
 
-static void put_number(writer *w, double x, int decimals) { /* at most 1e15 */
+static void put_number(writer *w, double x, int decimals) { /* below 1e9 */
   char digits[24];
   int n = 0;
   double scale = 1;
   for (int i = 0; i < decimals; i++) scale *= 10;
   if (x < 0) put(w, "-", 1), x = -x;
-  u64 whole = x < 1e12 ? (u64)(x * scale + 0.5) : 0;
+  u64 whole = x < 1e9 ? (u64)(x * scale + 0.5) : 0;
   do digits[n++] = (char)('0' + whole % 10), whole /= 10;
   while (whole || n <= decimals);
   while (n--) {
@@ -1770,9 +1826,540 @@ double nc_score(nc *m, const char *line, size_t length) {
   return count ? bits / count : 0;
 }
 
+/* ---- suggestions: lines of the corpus, best first */
+
+#define ERROR_BITS 9.0
+#define KIND_BITS 2.0
+#define ACCENT_BITS 10.0
+#define INSIDE_BITS 4.0
+#define MIN_WEIGHT 0.01
+#define MIN_COVERAGE 0.8
+
+static int lay_out_lines(nc *m, const u8 *file, room *room) {
+  lines *l = &m->lines;
+  u64 bytes, folded, words, alphabet, folds, texts, count;
+  l->starts = section(file, PACK_LINE_STARTS, 0, &bytes);
+  if (!l->starts) return 1;
+  count = bytes / 4;
+  l->folded = section(file, PACK_LINE_FOLDED, 0, &folded);
+  l->alphabet = section(file, PACK_LINE_ALPHABET, 0, &alphabet);
+  l->words = section(file, PACK_LINE_WORDS, 0, &words);
+  l->folds = section(file, PACK_LINE_FOLDS, 0, &folds);
+  l->texts = section(file, PACK_LINE_TEXTS, 0, &texts);
+  l->text_ends = exactly(file, PACK_LINE_TEXT_ENDS, 0, 4 * count);
+  l->counts = exactly(file, PACK_LINE_COUNTS, 0, 4 * count);
+  u64 blocks = (count + COUNT_BLOCK - 1) / COUNT_BLOCK, own = (words / 4 + COUNT_BLOCK - 1) / COUNT_BLOCK;
+  l->maxima = exactly(file, PACK_LINE_MAXIMA, 0, 4 * blocks);
+  l->word_maxima = exactly(file, PACK_LINE_WORD_MAXIMA, 0, 4 * own);
+  const double *weight = exactly(file, PACK_LINE_WEIGHT, 0, 8);
+  if (!count || count > PACK_MAX_LINES || !l->folded || !l->alphabet || !l->words || !l->folds || !l->texts ||
+      !l->text_ends || !l->counts || !l->maxima || !l->word_maxima || !weight || !(*weight >= 0 && *weight <= 1) ||
+      folded >> 30 || texts >> 30 || alphabet / 4 > 65535)
+    return failed("the file is damaged: its lines");
+  l->count = (u32)count, l->alphabet_count = (u32)(alphabet / 4), l->words_count = (u32)(words / 4);
+  l->is_wide = l->alphabet_count > 255;
+  l->folded_count = (u32)(folded / (l->is_wide ? 2 : 1));
+  l->folds_count = (u32)(folds / 16), l->texts_bytes = (u32)texts, l->weight = *weight;
+  u64 V = (u64)m->V, rows = 2 * WALK_WIDTH + CONTINUATION + 2;
+  l->first_id = take(room, l->alphabet_count + 1, sizeof(i32));
+  l->next_id = take(room, V, sizeof(i32));
+  l->states = take(room, rows, sizeof(f32) * (u64)m->S);
+  l->logits = take(room, rows, sizeof(f32) * V);
+  l->ranges = take(room, MAX_RANGES, sizeof(range));
+  l->found = take(room, MAX_CANDIDATES, sizeof(candidate));
+  l->others = take(room, MAX_CANDIDATES, sizeof(candidate));
+  l->stack = take(room, SEARCH_STACK, 5 * sizeof(i64));
+  l->extended = take(room, MAX_EXTENSIONS + WALK_WIDTH, sizeof(beginning));
+  return 1;
+}
+
+static int folded_at(const lines *l, i64 at) {
+  if (at >= l->folded_count) at = l->folded_count - 1;
+  return l->is_wide ? ((const u16 *)l->folded)[at] : ((const u8 *)l->folded)[at];
+}
+
+/* Return the entry of a code point in the table of folded ones, or NULL. */
+static const u32 *fold_of(const lines *l, u32 point) {
+  u32 low = 0, high = l->folds_count;
+  while (low < high) {
+    u32 middle = (low + high) / 2;
+    if (l->folds[4 * middle] < point) low = middle + 1;
+    else high = middle;
+  }
+  return low < l->folds_count && l->folds[4 * low] == point ? l->folds + 4 * low : 0;
+}
+
+static int number_of(const u32 *fold, int n) { return (int)(fold[2 + n / 2] >> (16 * (n % 2)) & 0xFFFF); }
+
+static int check_lines(nc *m) {
+  lines *l = &m->lines;
+  int is_good = l->folded_count > 0 && l->starts[0] == 0 && l->text_ends[l->count - 1] == l->texts_bytes;
+  for (u32 i = 0; i < l->count && is_good; i++) {
+    u32 end = i + 1 < l->count ? l->starts[i + 1] : l->folded_count;
+    is_good = end > l->starts[i] && end <= l->folded_count && folded_at(l, end - 1) == 0 &&
+              (i == 0 || l->text_ends[i] >= l->text_ends[i - 1]);
+  }
+  for (u32 i = 0; i < l->folded_count && is_good; i++)
+    is_good = folded_at(l, i) <= (int)l->alphabet_count;
+  for (u32 i = 0; i < l->alphabet_count && is_good; i++) is_good = l->alphabet[i] <= 0x10FFFF;
+  for (u32 i = 0; i < l->words_count && is_good; i++) is_good = l->words[i] < l->folded_count;
+  for (u32 i = 0; i < l->folds_count && is_good; i++)
+    for (int n = 0; n < 4; n++) is_good &= number_of(l->folds + 4 * i, n) <= (int)l->alphabet_count;
+  if (!is_good) return failed("the file is damaged: its lines");
+  for (u32 i = 0; i <= l->alphabet_count; i++) l->first_id[i] = 0;
+  for (int id = m->V - 1; id > 0; id--) {
+    const u32 *fold = fold_of(l, m->points[id - 1]);
+    int number = fold && !number_of(fold, 1) ? number_of(fold, 0) : 0;
+    l->next_id[id] = l->first_id[number];
+    l->first_id[number] = id;
+  }
+  return 1;
+}
+
+static const u32 *places_of(const lines *l, int is_inside) { return is_inside ? l->words : l->starts; }
+
+static int order_of(const lines *l, i64 at, const i32 *query, int first, int last) {
+  for (int i = first; i < last; i++) {
+    int c = folded_at(l, at + i - first);
+    if (c != query[i]) return c < query[i] ? -1 : 1;
+  }
+  return 0;
+}
+
+static i64 bound(const lines *l, const u32 *places, i64 lo, i64 hi, i64 depth, const i32 *query, int first,
+                 int last, int after) {
+  while (lo < hi) {
+    i64 middle = (lo + hi) >> 1;
+    if (order_of(l, (i64)places[middle] + depth, query, first, last) < after) lo = middle + 1;
+    else hi = middle;
+  }
+  return lo;
+}
+
+static i64 next_child(const lines *l, const u32 *places, i64 lo, i64 hi, i64 depth) {
+  int c = folded_at(l, places[lo] + depth);
+  i64 step = 1;
+  while (lo + step < hi && folded_at(l, places[lo + step] + depth) == c) step <<= 1;
+  i64 low = lo + (step >> 1) + 1, high = lo + step < hi ? lo + step : hi;
+  while (low < high) {
+    i64 middle = (low + high) >> 1;
+    if (folded_at(l, places[middle] + depth) == c) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+static int push(lines *l, int size, i64 lo, i64 hi, i64 depth, i64 done, i64 left) {
+  if (size == SEARCH_STACK) return size;
+  i64 *state = l->stack + 5 * size;
+  state[0] = lo, state[1] = hi, state[2] = depth, state[3] = done, state[4] = left;
+  return size + 1;
+}
+
+static int push_next(lines *l, const u32 *places, const i32 *query, int n, int size) {
+  i64 *state = l->stack + 5 * size, lo = state[0], hi = state[1], depth = state[2], left = state[4];
+  int done = (int)state[3];
+  if (done + 1 < n && query[done] != query[done + 1]) { /* exchanged */
+    i64 low = lo, high = hi;
+    for (int first = 0; first < 2; first++) {
+      low = bound(l, places, low, high, depth + first, query, done + 1 - first, done + 2 - first, 0);
+      high = bound(l, places, low, high, depth + first, query, done + 1 - first, done + 2 - first, 1);
+    }
+    size = push(l, size, low, high, depth + 2, done + 2, left - 1);
+  }
+  size = push(l, size, lo, hi, depth, done + 1, left - 1); /* one too many */
+  while (lo < hi) {
+    int c = folded_at(l, places[lo] + depth);
+    i64 end = next_child(l, places, lo, hi, depth);
+    if (c == query[done]) {
+      size = push(l, size, lo, end, depth + 1, done + 1, left);
+    } else if (c != 0) {
+      size = push(l, size, lo, end, depth + 1, done, left - 1);     /* left out */
+      size = push(l, size, lo, end, depth + 1, done + 1, left - 1); /* substituted */
+    }
+    lo = end;
+  }
+  return size;
+}
+
+/* Find the ranges of entries that begin with a query but for errors; return how many. */
+static int find_ranges(lines *l, const u32 *places, u32 count, const i32 *query, int n, int errors) {
+  int size = push(l, 0, 0, count, 0, 0, errors), found = 0;
+  while (size > 0) {
+    i64 *state = l->stack + 5 * --size, lo = state[0], hi = state[1], depth = state[2], left = state[4];
+    int done = (int)state[3];
+    if (left == 0) {
+      lo = bound(l, places, lo, hi, depth, query, done, n, 0);
+      hi = bound(l, places, lo, hi, depth, query, done, n, 1);
+      depth += n - done, done = n;
+    }
+    if (lo < hi && done < n) size = push_next(l, places, query, n, size);
+    else if (lo < hi && found < (errors ? MAX_RANGES : 1))
+      l->ranges[found++] = (range){(i32)lo, (i32)hi, (i32)(errors - left), (i32)depth};
+  }
+  return found;
+}
+
+static i32 line_of(const lines *l, u32 place) {
+  u32 low = 0, high = l->count;
+  while (low < high) {
+    u32 middle = (low + high) >> 1;
+    if (l->starts[middle] <= place) low = middle + 1;
+    else high = middle;
+  }
+  return (i32)low - 1;
+}
+
+/* Write the lines of largest count in the ranges of a query of n characters with so many errors, those ranges
+   first that stand for most characters; return how many. */
+static int largest(lines *l, int ranges, int n, int errors, int is_inside, candidate *best, int most) {
+  const u32 *places = places_of(l, is_inside), *maxima = is_inside ? l->word_maxima : l->maxima;
+  int found = 0;
+  for (int matched = n + errors; matched >= n - errors; matched--)
+    for (int r = 0; r < ranges; r++) {
+      const range *own = &l->ranges[r];
+      if (own->errors != errors || own->matched != matched) continue;
+      for (i64 i = own->lo; i < own->hi;) {
+        if (i % COUNT_BLOCK == 0 && found == most && maxima[i / COUNT_BLOCK] <= best[most - 1].count) {
+          i += COUNT_BLOCK;
+          continue;
+        }
+        i32 line = is_inside ? line_of(l, places[i]) : (i32)i;
+        u32 count = l->counts[line];
+        int is_known = found == most && count <= best[most - 1].count;
+        i += 1;
+        for (int j = 0; j < found && !is_known; j++) is_known = best[j].line == line;
+        if (is_known) continue;
+        int j = min(found, most - 1);
+        for (; j > 0 && best[j - 1].count < count; j--) best[j] = best[j - 1];
+        best[j] = (candidate){line, errors, errors ? matched : n, count, 0, 0, 0, 0};
+        found = min(found + 1, most);
+      }
+    }
+  return found;
+}
+
+static u32 folded_end(const lines *l, int line) {
+  return (u32)line + 1 < l->count ? l->starts[line + 1] - 1 : l->folded_count - 1;
+}
+
+/* Write the text of a line, at most `capacity` bytes; return its bytes. */
+static size_t text_of(const lines *l, int line, u8 *text, size_t capacity) {
+  u32 from = line ? l->text_ends[line - 1] : 0, to = l->text_ends[line];
+  size_t used = 0;
+  if (from < to) {
+    for (; from < to && used < capacity; from++) text[used++] = l->texts[from];
+    return used;
+  }
+  for (u32 at = l->starts[line], last = folded_end(l, line); at < last && used + 4 <= capacity; at++) {
+    int number = folded_at(l, at);
+    if (number) used += (size_t)write_point(l->alphabet[number - 1], text + used);
+  }
+  return used;
+}
+
+/* Compare what two lines are but for case and accents. */
+static int is_same_folded(const lines *l, int a, int b) {
+  u32 first = l->starts[a], second = l->starts[b], length = folded_end(l, a) - first;
+  if (folded_end(l, b) - second != length) return 0;
+  for (u32 i = 0; i < length; i++)
+    if (folded_at(l, first + i) != folded_at(l, second + i)) return 0;
+  return 1;
+}
+
+static double log2_of(u32 count) { return count < 1u << 30 ? log_((f32)(count + 1)) * BITS : 30; }
+static double score_of(const candidate *c) { return log2_of(c->count) - c->penalty; }
+
+static void sort_candidates(candidate *all, int count) { /* best first; equal ones as they are */
+  for (int i = 1; i < count; i++) {
+    candidate own = all[i];
+    double score = score_of(&own);
+    int j = i;
+    for (; j > 0 && score_of(&all[j - 1]) < score; j--) all[j] = all[j - 1];
+    all[j] = own;
+  }
+}
+
+typedef struct {
+  i32 numbers[4 * MAX_PREFIX]; /* folded, -1 for a character that no line has */
+  u32 points[MAX_PREFIX];      /* case-folded */
+  int count, points_count, is_ascii;
+} query;
+
+/* Read a prefix without spaces at its start. Return 0: it is no UTF-8, or too long. */
+static int read_query(const lines *l, const char *prefix, size_t length, query *q) {
+  q->count = q->points_count = 0, q->is_ascii = 1;
+  for (size_t at = 0; at < length;) {
+    u32 point = next_point((const u8 *)prefix, length, &at);
+    if (point == NO_POINT) return failed("the text is no UTF-8");
+    if (q->points_count == MAX_PREFIX) return failed("the prefix has more than 1000 characters");
+    const u32 *fold = fold_of(l, point);
+    if (!q->points_count && (point == ' ' || (point >= 9 && point <= 13) || point == 0xA0)) continue;
+    q->is_ascii &= point < 0x80;
+    q->points[q->points_count++] = fold ? fold[1] : point;
+    if (!fold) q->numbers[q->count++] = -1;
+    for (int n = 0; fold && n < 4 && number_of(fold, n); n++) q->numbers[q->count++] = number_of(fold, n);
+  }
+  return 1;
+}
+
+/* Whether a line begins with the prefix, accents included. */
+static int has_accents(const lines *l, int line, const query *q) {
+  u8 text[4096];
+  size_t bytes = text_of(l, line, text, sizeof text), at = 0;
+  for (int i = 0; i < q->points_count; i++) {
+    u32 point = at < bytes ? next_point(text, bytes, &at) : NO_POINT;
+    const u32 *fold = point == NO_POINT ? 0 : fold_of(l, point);
+    if (point == NO_POINT || (fold ? fold[1] : point) != q->points[i]) return 0;
+  }
+  return 1;
+}
+
+static double error_bits(const lines *l, const candidate *c, const query *q) {
+  if (c->errors != 1) return ERROR_BITS * c->errors;
+  u32 first = l->starts[c->line], length = folded_end(l, c->line) - first;
+  int meant = min(c->matched, (int)length), is_exchanged = meant == q->count;
+  for (int i = 0; i < q->count && is_exchanged; i++) { /* the same characters, as often */
+    int balance = 0;
+    for (int j = 0; j < q->count; j++)
+      balance += (q->numbers[j] == q->numbers[i]) - (folded_at(l, first + (u32)j) == q->numbers[i]);
+    is_exchanged = balance == 0;
+  }
+  return ERROR_BITS + (is_exchanged || meant > q->count ? -KIND_BITS : KIND_BITS);
+}
+
+/* Search for lines as models/runtime/line_index.py; return how many were found. */
+static int search_lines(lines *l, const query *q, int typos, int wanted, int most, double *coverage) {
+  int ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, 0);
+  range whole = ranges ? l->ranges[0] : (range){0, 0, 0, 0};
+  int room = q->is_ascii ? most : min(MORE_WITH_ACCENTS * most, MAX_CANDIDATES);
+  int count = largest(l, ranges, q->count, 0, 0, l->found, room);
+  for (int i = 0; i < count; i++) {
+    l->found[i].begins = 1;
+    l->found[i].penalty = has_accents(l, l->found[i].line, q) ? 0 : ACCENT_BITS;
+  }
+  sort_candidates(l->found, count);
+  count = min(count, most);
+  double covered = 0, total = 0;
+  for (int i = 0; i < count; i++) covered += l->found[i].count;
+  for (i64 i = whole.lo; i < whole.hi; i++) total += l->counts[i];
+  *coverage = !ranges || whole.hi - whole.lo == count ? 1.0 : covered / (total > 1 ? total : 1);
+  if (count >= wanted || q->count == 0) return count;
+  ranges = find_ranges(l, l->words, l->words_count, q->numbers, q->count, 0);
+  int others = largest(l, ranges, q->count, 0, 1, l->others, most);
+  for (int i = 0; i < others; i++) l->others[i].penalty = INSIDE_BITS;
+  for (int errors = 1; errors <= typos; errors++)
+    if (count + others < wanted) {
+      ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, errors);
+      int more = largest(l, ranges, q->count, errors, 0, l->others + others, min(2 * most, MAX_CANDIDATES - others));
+      for (int i = others; i < others + more; i++) l->others[i].penalty = error_bits(l, &l->others[i], q);
+      others += more;
+    }
+  sort_candidates(l->others, others);
+  for (int i = 0; i < others && count < most; i++) {
+    int is_known = 0;
+    for (int j = 0; j < count && !is_known; j++) is_known = l->found[j].line == l->others[i].line;
+    if (!is_known) l->found[count++] = l->others[i];
+  }
+  return count;
+}
+
+/* Drop candidates that differ from an earlier one in case and accents alone. */
+static int without_repeats(const lines *l, candidate *all, int count) {
+  int kept = 0;
+  for (int i = 0; i < count; i++) {
+    int is_repeat = 0;
+    for (int j = 0; j < kept && !is_repeat; j++) is_repeat = is_same_folded(l, all[i].line, all[j].line);
+    if (!is_repeat) all[kept++] = all[i];
+  }
+  return kept;
+}
+
+static f32 *walk_state(const nc *m, int row) { return m->lines.states + (size_t)row * (size_t)m->S; }
+static f32 *walk_logits(const nc *m, int row) { return m->lines.logits + (size_t)row * (size_t)m->V; }
+
+/* Turn logits into natural log-probabilities of the known characters. */
+static void log_softmax(const nc *m, f32 *z) {
+  f32 best = z[likeliest(m, z)];
+  double total = 0;
+  for (int c = 1; c < m->V; c++) total += exp_(z[c] - best);
+  f32 shift = best + log_((f32)total);
+  for (int c = 1; c < m->V; c++) z[c] -= shift;
+}
+
+/* Read a text by the network alone into a row, as the beginning of a line. */
+static int walk_prompt(nc *m, const char *text, size_t length, int row) {
+  prompt p = {text, length, 0, 0, m->starts_line || length == 0};
+  int c;
+  zero(walk_state(m, row), sizeof(f32) * (size_t)m->S);
+  while ((c = next_of_prompt(m, &p)) >= 0) step_network(m, walk_state(m, row), c, walk_logits(m, row));
+  log_softmax(m, walk_logits(m, row));
+  return c == -2;
+}
+
+/* Find lines that begin with a query and are likely by the network: models/runtime/line_walk.py. */
+static int walk(nc *m, const query *q, i32 *found) {
+  lines *l = &m->lines;
+  beginning *live = l->extended + MAX_EXTENSIONS;
+  int count = 0, alive = 1, side = 0;
+  live[0] = (beginning){0, (i32)l->count, 0, 0, 0, 0};
+  if (!walk_prompt(m, "", 0, 0)) return 0;
+  for (int depth = 0; alive; depth++) {
+    int extended = 0;
+    for (int parent = 0; parent < alive; parent++) {
+      beginning b = live[parent];
+      const f32 *logprobs = walk_logits(m, side * WALK_WIDTH + parent);
+      for (i64 lo = b.lo, hi; lo < b.hi; lo = hi) {
+        int number = folded_at(l, (i64)l->starts[lo] + b.depth);
+        hi = next_child(l, l->starts, lo, b.hi, b.depth);
+        if (b.depth < q->count && number != q->numbers[b.depth]) continue;
+        if (number == 0 && extended < MAX_EXTENSIONS)
+          l->extended[extended++] = (beginning){(i32)lo, (i32)hi, b.depth, 0, parent, b.total};
+        for (int id = number ? l->first_id[number] : 0; id && extended < MAX_EXTENSIONS; id = l->next_id[id])
+          l->extended[extended++] =
+              (beginning){(i32)lo, (i32)hi, b.depth + 1, id, parent, b.total + logprobs[id]};
+      }
+    }
+    alive = 0;
+    for (int left = WALK_WIDTH; left > 0 && extended > 0;) {
+      int best = 0; /* the likeliest that is left; of equal ones the first */
+      for (int i = 1; i < extended; i++)
+        if (l->extended[i].total > l->extended[best].total) best = i;
+      beginning b = l->extended[best];
+      if (b.total < -1e29) break;
+      l->extended[best].total = -1e30;
+      if (b.id == 0 || (b.depth >= q->count && b.hi - b.lo <= WALK_FEW)) {
+        int before = count;
+        for (i32 line = b.lo; line < b.hi && count - before < WALK_FEW; line++) {
+          int is_known = 0;
+          for (int i = 0; i < count; i++) is_known |= found[i] == line;
+          if (!is_known) found[count++] = line;
+        }
+        left -= count > before;
+      } else {
+        live[alive++] = b;
+        left -= 1;
+      }
+    }
+    if (count >= WALK_WANTED || (alive && live[0].depth >= q->count + WALK_CHARACTERS)) break;
+    for (int i = 0; i < alive; i++) {
+      int to = (1 - side) * WALK_WIDTH + i;
+      copy(walk_state(m, to), walk_state(m, side * WALK_WIDTH + live[i].parent), sizeof(f32) * (size_t)m->S);
+      step_network(m, walk_state(m, to), live[i].id, walk_logits(m, to));
+      log_softmax(m, walk_logits(m, to));
+    }
+    side = 1 - side;
+  }
+  return count;
+}
+
+/* Write the bits of how the first candidates go on after what they have in common, by the network. */
+static void weigh(nc *m, candidate *all, int count) {
+  static u8 texts[WEIGHED][4100];
+  size_t bytes[WEIGHED], common = 0;
+  const int first = 2 * WALK_WIDTH;
+  for (int i = 0; i < count; i++) {
+    bytes[i] = text_of(&m->lines, all[i].line, texts[i], 4096);
+    size_t same = 0;
+    while (i && same < common && same < bytes[i] && texts[i][same] == texts[0][same]) same++;
+    common = i ? same : bytes[0];
+  }
+  for (int i = 0; i < count; i++)
+    while (!m->is_bytes && common && common < bytes[i] && (texts[i][common] & 0xC0) == 0x80) common--;
+  walk_prompt(m, (const char *)texts[0], common, first);
+  for (int i = 0; i < count; i++) {
+    texts[i][bytes[i]++] = '\n';
+    all[i].likely = 0;
+    size_t at = common;
+    for (int n = 0; n < CONTINUATION && at < bytes[i]; n++) {
+      int id = next_id(m, (const char *)texts[i], bytes[i], &at), row = first + n;
+      if (id < 0) break;
+      all[i].likely += id ? -walk_logits(m, row)[id] * BITS : m->unknown_bits;
+      if (n + 1 == CONTINUATION || at >= bytes[i]) break;
+      copy(walk_state(m, row + 1), walk_state(m, row), sizeof(f32) * (size_t)m->S);
+      step_network(m, walk_state(m, row + 1), id, walk_logits(m, row + 1));
+      log_softmax(m, walk_logits(m, row + 1));
+    }
+  }
+}
+
+static double power_of_two(double x) { return x < -80 ? 0 : (double)exp_((f32)(x / BITS)); }
+
+/* Turn weights, in `likely`, into shares of their sum. */
+static void add_shares(candidate *all, int count, double part) {
+  double total = 0;
+  for (int i = 0; i < count; i++) total += all[i].likely * power_of_two(-all[i].penalty);
+  for (int i = 0; i < count && total > 0; i++)
+    all[i].share += part * all[i].likely * power_of_two(-all[i].penalty) / total;
+}
+
 int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, size_t capacity) {
-  (void)m, (void)prefix, (void)length, (void)limit, (void)json, (void)capacity;
-  return failed("the model has no lines to suggest"), -1;
+  static query q;
+  lines *l = &m->lines;
+  writer w = {json, 0, capacity};
+  if (!l->count) return failed("the model has no lines to suggest: it is not of records"), -1;
+  if (!limit || limit > MAX_LIMIT) return failed("limit must be from 1 to 50"), -1;
+  if (!read_query(l, prefix, length, &q)) return -1;
+  int typos = (q.points_count >= 4) + (q.points_count >= 8), wanted = (int)limit, count, most, kept;
+  double coverage;
+  for (most = max(WEIGHED, 2 * wanted);; most *= 4, wanted *= 4) {
+    count = search_lines(l, &q, typos, wanted, most, &coverage);
+    kept = without_repeats(l, l->found, count);
+    if (kept >= (int)limit || count < most || most >= 1024) break;
+  }
+  candidate *all = l->found;
+  if (l->weight >= MIN_WEIGHT && coverage < MIN_COVERAGE) {
+    i32 likely[WALK_WANTED + WALK_WIDTH * WALK_FEW];
+    int walked = walk(m, &q, likely), first = min(kept, BY_COUNT);
+    kept = min(kept, MAX_CANDIDATES - walked);
+    move(all + first + walked, all + first, sizeof(candidate) * (size_t)(kept - first));
+    for (int i = 0; i < walked; i++)
+      all[first + i] = (candidate){likely[i], 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
+    kept = without_repeats(l, all, kept + walked);
+  }
+  for (int i = 0; i < kept; i++) all[i].likely = 1.0 + all[i].count, all[i].share = 0;
+  double weight = l->weight >= MIN_WEIGHT && kept > 1 ? l->weight : 0;
+  add_shares(all, kept, 1 - weight);
+  if (weight > 0) {
+    int weighed = min(kept, WEIGHED);
+    weigh(m, all, weighed);
+    double least = all[0].likely;
+    for (int i = 1; i < weighed; i++) least = all[i].likely < least ? all[i].likely : least;
+    for (int i = 0; i < kept; i++) all[i].likely = i < weighed ? power_of_two(least - all[i].likely) : 0;
+    add_shares(all, kept, weight);
+  }
+  double ceiling = 1;
+  for (int i = 0; i < kept; i++) {
+    all[i].likely = all[i].share * coverage;
+    if (all[i].begins && all[i].likely < ceiling) ceiling = all[i].likely;
+  }
+  put_text(&w, "[");
+  for (u32 n = 0; n < limit && (int)n < kept; n++) {
+    candidate *best = 0;
+    for (int i = 0; i < kept; i++) {
+      candidate *c = &all[i];
+      if (c->share < 0) continue;
+      double own = !c->begins && c->likely > ceiling ? ceiling : c->likely;
+      double other = best && !best->begins && best->likely > ceiling ? ceiling : best ? best->likely : -1;
+      u32 own_length = folded_end(l, c->line) - l->starts[c->line];
+      if (!best || own > other || (own == other && (c->begins > best->begins ||
+          (c->begins == best->begins && (c->likely > best->likely || (c->likely == best->likely &&
+           own_length > folded_end(l, best->line) - l->starts[best->line]))))))
+        best = c;
+    }
+    u8 text[4096];
+    size_t bytes = text_of(l, best->line, text, sizeof text);
+    put_text(&w, n ? ", {\"text\": " : "{\"text\": ");
+    put_string(&w, (const char *)text, bytes);
+    put_text(&w, ", \"probability\": ");
+    put_number(&w, best->likely, 9);
+    put_text(&w, ", \"count\": ");
+    put_number(&w, best->count, 0);
+    put_text(&w, "}");
+    best->share = -1;
+  }
+  put_text(&w, "]");
+  return end(&w);
 }
 
 int nc_info(nc *m, char *json, size_t capacity) {

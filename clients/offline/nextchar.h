@@ -54,8 +54,9 @@ NC_API double nc_complete_bits(nc *model);
 NC_API int nc_next(nc *model, const char *prompt, size_t length, double temperature, uint32_t top, char *json,
             size_t capacity);
 
-/* Write suggestions for a prefix as JSON, and a zero byte: [{"text": "…", "count": 3, "bits": 12.5}]. A model
-   of records suggests lines of its corpus. Return the bytes without the zero. */
+/* Write the lines of the corpus that a prefix may stand for, likeliest first, as JSON, and a zero byte:
+   [{"text": "Berlin", "probability": 0.94, "count": 3}], at most `limit`, up to 50. Only models of records have
+   lines. Return the bytes without the zero. */
 NC_API int nc_suggest(nc *model, const char *prefix, size_t length, uint32_t limit, char *json, size_t capacity);
 
 /* The surprisal of a line with its end by the network, in bits per character; negative: an error. */

@@ -293,7 +293,7 @@ def layers_of(arrays: Arrays, units: list[int]) -> Iterator[tuple[list[NDArray[n
         matrices = [*inputs, arrays[f"lstm_{i}/recurrent"]]
         yield matrices, scale.astype(np.float32), (base * factors).astype(np.float32)
     scale = arrays["dense/scale"] / np.float32(QUANTIZED_ONE)
-    yield [arrays["dense/kernel"]], scale, arrays["dense/bias"]
+    yield [arrays["dense/kernel"]], scale.astype(np.float32), arrays["dense/bias"]
 
 
 def _pack_network(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:

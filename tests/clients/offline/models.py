@@ -1,5 +1,6 @@
 """Small models of each kind, whose weights are random and large, so that each counts."""
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +14,8 @@ from nextchar.models.runtime.int8_file import quantize_lstm
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
 from nextchar.models.saved_model import Card, SavedModel, describe_files
 from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.line_file import FILE as LINES_FILE
+from nextchar.models.text.line_file import Lines
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
 from tests.models.runtime.mixtures import learned_for
 
@@ -81,6 +84,11 @@ def saved(name: str) -> SavedModel:
         if not kind.adapts:
             learned = mixture.without_adaptation(learned)
         files[mixture.FILE] = mixture.dump(vocabulary.encode(characters), learned)
+    if kind.kind == "records":
+        counts = Counter(text.splitlines())
+        lines = Lines.make({line: 1 + counts[line] * (len(line) % 3) for line in counts if line})
+        assert lines
+        files[LINES_FILE] = lines.with_weight(0.5).dump()
     card = Card(
         id=f"model_{kind.units}",
         name=name.replace(" ", "-"),

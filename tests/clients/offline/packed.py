@@ -33,6 +33,7 @@ _TYPES: dict[str, tuple[Any, list[Any]]] = {
     "nc_complete_reason": (ctypes.c_int, [_POINTER]),
     "nc_complete_bits": (_D, [_POINTER]),
     "nc_next": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _D, _U, _TEXT, _SIZE]),
+    "nc_suggest": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _U, _TEXT, _SIZE]),
     "nc_score": (_D, [_POINTER, _TEXT, _SIZE]),
     "nc_info": (ctypes.c_int, [_POINTER, _TEXT, _SIZE]),
     "nc_forget": (None, [_POINTER]),
@@ -107,6 +108,13 @@ class Packed:
         """Return the distribution of the next character."""
         buffer, text = ctypes.create_string_buffer(1 << 16), prompt.encode()
         self._c.nc_next(self._model, text, len(text), temperature, top, buffer, 1 << 16)
+        return json.loads(buffer.value)
+
+    def suggest(self, prefix: str, *, limit: int = 10) -> Any:
+        """Return suggestions for a prefix. Raises ValueError."""
+        buffer, text = ctypes.create_string_buffer(1 << 16), prefix.encode()
+        if self._c.nc_suggest(self._model, text, len(text), limit, buffer, 1 << 16) < 0:
+            raise self._error()
         return json.loads(buffer.value)
 
     def score(self, line: str) -> float:

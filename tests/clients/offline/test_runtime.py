@@ -95,6 +95,30 @@ def test_the_distribution_is_that_of_the_service() -> None:
         assert one["probability"] == pytest.approx(probability, abs=0.02)  # the service's is of float32
 
 
+def test_suggestions_are_those_of_the_service() -> None:
+    random, lines = np.random.default_rng(0), text_of(KINDS["records"]).splitlines()
+    packed = Packed(pack(saved("records")))
+    prefixes = ["", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20]
+    for line in random.choice(lines, 40).tolist():
+        end = int(random.integers(len(line) + 1))
+        typed = line[:end]
+        at = int(random.integers(max(1, end)))
+        prefixes += [typed, typed[:at] + "q" + typed[at:], typed[:at] + typed[at + 1 :], typed.upper()]
+    with Model(saved("records"), threads=1) as service:
+        for prefix in prefixes:
+            wanted = service.suggest(prefix, limit=7)
+            found = packed.suggest(prefix, limit=7)
+            assert [one["text"] for one in found] == [one.text for one in wanted], prefix
+            assert [one["count"] for one in found] == [one.count for one in wanted]
+            probabilities = [one.probability for one in wanted]
+            assert [one["probability"] for one in found] == pytest.approx(probabilities, rel=1e-3, abs=1e-6)
+
+
+def test_a_model_without_lines_suggests_nothing() -> None:
+    with pytest.raises(ValueError, match="no lines"):
+        Packed(pack(saved("text"))).suggest("the")
+
+
 def test_a_line_scores_as_by_the_int8_network() -> None:
     packed, engine = Packed(pack(saved("records"))), Engine(saved("records"))
     for line in ("the cat sat", "tat eh cas", "", "Ω"):
@@ -195,6 +219,20 @@ def run(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
     """Run the command."""
     command = [build() / "nextchar-run", *arguments]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def test_files_that_are_made_to_do_harm_do_none(tmp_path: Path) -> None:
+    """Files with changed bytes and a checksum that fits are used with the compiler's sanitizers."""
+    folder = tmp_path / "built"
+    subprocess.run(["sh", SOURCE / "build.sh", folder, "fuzz"], check=True)
+    files = []
+    for name in KINDS:
+        for with_tables in (False, True):
+            files.append(tmp_path / f"{len(files)}.nextchar")
+            files[-1].write_bytes(pack(saved(name), with_tables=with_tables))
+    said = subprocess.run([folder / "fuzz", "1", "3", *files], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert int(said.stdout.split()[0]) > 5
 
 
 def test_a_model_with_masks_is_not_packed() -> None:
