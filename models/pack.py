@@ -149,8 +149,7 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
 def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
     """Return how many bytes the known text takes in the file."""
     text = len(experts.text) * (1 if len(experts.characters) <= _MAX_SMALL else 2)
-    tables = sum(int(getattr(experts, name).nbytes) for name in _TABLES.values())
-    return text + tables * with_tables
+    return text + with_tables * sum(int(getattr(experts, name).nbytes) for name in _TABLES.values())
 
 
 def _sections(

@@ -81,12 +81,11 @@ static inline f32 exp2_(f32 x) {
   x = minf(maxf(x, -40.0f), 40.0f);
   f32 shifted = x + ROUNDING;
   f32 r = x - (shifted - ROUNDING);
-  f32 p = 1.5403530e-4f;
-  p = p * r + 1.3333558e-3f;
-  p = p * r + 9.6181291e-3f;
-  p = p * r + 5.5504109e-2f;
-  p = p * r + 2.4022651e-1f;
-  p = p * r + 6.9314718e-1f;
+  f32 p = 1.3264727e-3f;
+  p = p * r + 9.6715127e-3f;
+  p = p * r + 5.5507337e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.9314698e-1f;
   p = p * r + 1.0f;
   return scaled(p, shifted);
 }
