@@ -18,6 +18,8 @@ static const int RECENT_ORDERS[] = {2, 3, 4, 6};
 enum { RECENT_KEYS_COUNT = 4 };
 static const int RECENT_KEYS[] = {5, 6, 8, 11};
 #define RECENT 8
+enum { RECENT_CONTEXTS_COUNT = 8 };
+static const int RECENT_CONTEXTS[] = {1, 2, 3, 4, 5, 6, 8, 11};
 #define MAX_RECENT 32
 #define MATCH_CHARACTERS 7
 #define HISTORY_MATCH_CHARACTERS 4
@@ -69,28 +71,41 @@ static const int RECENT_KEYS[] = {5, 6, 8, 11};
 #define NEWEST 44
 #define MATCHED 52
 #define COUNT_COLUMNS 55
-#define BY_FREQUENCY 14
-#define BY_RECENT 28
-#define BY_MATCH 36
-#define CONSTANT 39
-#define BY_NETWORK 40
-#define INPUTS 41
+enum { BACKOFF_CONTEXTS_COUNT = 28 };
+static const int BACKOFF_CONTEXTS[] = {0, 1, 2, 3, 4, 0, 1, 2, 5, 3, 6, 4, 7, 0, 9, 8, 1, 10, 11, 10, 9, 8, 13, 12, 11, 5, 6, 7};
+enum { BACKOFF_STARTS_COUNT = 6 };
+static const int BACKOFF_STARTS[] = {0, 5, 13, 16, 19, 28};
+#define BACKOFFS 5
+#define BACKOFF_SHARE 0.5
+#define RECENT_WEIGHT 8
+#define BY_RECENT 14
+#define BY_MATCH 22
+#define BY_BACKOFF 25
+#define CONSTANT 30
+#define BY_NETWORK 31
+#define INPUTS 32
 #define MAX_COUNT 32767
 #define GROUPS 256
-enum { SET_STARTS_COUNT = 7 };
-static const int SET_STARTS[] = {0, 256, 512, 768, 792, 832, 928};
-#define SETS 7
-#define WEIGHT_ROWS 1120
+enum { SET_STARTS_COUNT = 8 };
+static const int SET_STARTS[] = {0, 256, 512, 768, 808, 904, 1096, 1224};
+#define SETS 8
+#define WEIGHT_ROWS 1480
+#define ODDS_STEPS 24
+enum { LAST_STARTS_COUNT = 5 };
+static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
+#define LAST_SETS 5
+#define LAST_ROWS 600
 #define PREDICTED 5193
 #define SHIFTS 5194
-#define CURVATURES 5242
-#define PREDICTION 5290
+#define CURVATURES 5234
+#define PREDICTION 5274
 #define MAX_ADAPTED_VOCABULARY 512
 #define PRECISION 0
 #define LAST_PRECISION 1
 #define LIMIT 2
 #define ADAPTATION 3
-#define MAP_STATES 256
+#define CERTAIN_STATES 256
+#define MAP_STATES 288
 #define RECENT_STATES 98
 #define FOLDED 0
 #define KIND 1
@@ -152,6 +167,7 @@ static const int SET_STARTS[] = {0, 256, 512, 768, 792, 832, 928};
 #define PACK_LINE_MAXIMA 30
 #define PACK_LINE_WORD_MAXIMA 31
 #define PACK_LINE_WEIGHT 32
+#define PACK_SHARES 33
 #define PACK_V 0
 #define PACK_LAYERS 1
 #define PACK_IS_BYTES 2
@@ -163,4 +179,4 @@ static const int SET_STARTS[] = {0, 256, 512, 768, 792, 832, 928};
 #define PACK_ENTRIES_COUNT 8
 #define PACK_UNITS 9
 #define PACK_META_NUMBERS 17
-#define PACK_LAYOUT 1654721393
+#define PACK_LAYOUT 2312731903u

@@ -89,7 +89,7 @@ def _dot(_: Any, a: Any, b: Any) -> Any:
         index = ir.IntType(64)
         count = builder.extract_value(arrays[1].shape, 0)
         whole = builder.and_(count, index(-_SUMS))
-        sums = cgutils.alloca_once_value(builder, ir.Constant(lanes, [0.0] * _SUMS))
+        sums = cgutils.alloca_once_value(builder, ir.Constant(lanes, [0.0] * _SUMS))  # type: ignore[no-untyped-call]
 
         def product(i: Any, kind: Any) -> Any:
             addresses = [builder.gep(array.data, [i]) for array in arrays]
@@ -108,7 +108,7 @@ def _dot(_: Any, a: Any, b: Any) -> Any:
                 for n in (list(range(width)), list(range(width, 2 * width)))
             ]
             values = builder.fadd(*halves)
-        total = cgutils.alloca_once_value(builder, builder.extract_element(values, ir.IntType(32)(0)))
+        total = cgutils.alloca_once_value(builder, builder.extract_element(values, ir.IntType(32)(0)))  # type: ignore[no-untyped-call]
         with cgutils.for_range_slice(builder, whole, count, index(1)) as (i, _):
             builder.store(builder.fadd(builder.load(total), product(i, number)), total)
         return builder.load(total)

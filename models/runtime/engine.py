@@ -26,10 +26,12 @@ from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.line_walk import LineWalk, OnLines
+from nextchar.models.runtime.line_walk import MAX_CONTINUATION, LineWalk, OnBits, OnLines, WeighingRequest
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
+    ANYONE,
+    Caller,
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -55,7 +57,6 @@ from nextchar.models.runtime.surprisal import (
     text_logprobs,
     top_characters,
 )
-from nextchar.models.runtime.weighing import MAX_CONTINUATION, OnBits, WeighingRequest
 from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -152,8 +153,7 @@ class Engine:
         *,
         top: int,
         temperature: float = 1.0,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         expert: Expert = "mixture",
     ) -> Ticket:
         """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
@@ -172,8 +172,7 @@ class Engine:
             on_result,
             top=top,
             temperature=temperature,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler = self._scheduler("float32", expert)
@@ -187,8 +186,7 @@ class Engine:
         on_bits: OnBits,
         *,
         longest: int = MAX_CONTINUATION,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
     ) -> Ticket:
         """Compute how likely continuations of at least one character are after NFC `prompt`, by the network.
 
@@ -209,8 +207,7 @@ class Engine:
             self._id_of,
             on_bits,
             scheduler.network,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler.submit(request)
@@ -224,8 +221,7 @@ class Engine:
         *,
         context: str = "",
         wanted: int,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
     ) -> Ticket:
         """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the network.
 
@@ -241,8 +237,7 @@ class Engine:
             on_lines,
             scheduler.network,
             wanted=wanted,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler.submit(request)

@@ -25,8 +25,7 @@ from nextchar.models.runtime.corrections import MAX_TYPED
 from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
 from nextchar.models.runtime.requests import Completion, CompletionRequest
 from nextchar.models.text.line_file import fold
-from nextchar.models.text.masks import ModelMasks
-from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.masks import ModelMasks, compile_pattern
 from nextchar.models.text.vocabulary import Vocabulary
 
 Constrain = Literal["lines", "prefer", "none"]
@@ -356,7 +355,7 @@ def weighing(texts: Sequence[str]) -> Weigh:
 
 def _replaced_by(candidate: Candidate, prefix: str, start: int) -> Replaced:
     """Return the range of the prefix that differs from what it stands for in a candidate's text."""
-    return _replaced(prefix, fold(candidate.text)[: candidate.matched][start:])
+    return _replaced(prefix, candidate.meant[start:])
 
 
 def _replaced(prefix: str, meant: str) -> Replaced:

@@ -419,12 +419,14 @@ def score_column(model: Model, column: C, *, field: Literal["score", "p_value", 
         field: what to return of each `LineScore`.
 
     Raises:
-        InvalidInput: the model has no calibration.
+        InvalidInput: the model has no calibration, or this is a whole frame.
 
     >>> frame["score"] = nextchar.score_column(model, frame["line"])  # doctest: +SKIP
     """
     any_column: Any = column
     library = type(column).__module__.partition(".")[0]
+    if hasattr(column, "columns"):
+        raise InvalidInput('score_column: this is a frame; give one of its columns, such as frame["line"]')
     values = any_column.to_pylist() if library == "pyarrow" else list(any_column)
     scores = iter(model.score([value for value in values if isinstance(value, str)]))
     found = [getattr(next(scores), field) if isinstance(value, str) else None for value in values]
