@@ -85,14 +85,15 @@ class Runtime {
   }
 
   async #one(start, { index, hasLogprobs, suffix, call }) {
-    const nc = this.#nc, model = this.#model, decoder = new TextDecoder();
+    const nc = this.#nc, model = this.#model, decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     if (!nc.nc_complete_start(model, ...start)) this.#fail();
     const logprobs = hasLogprobs ? [] : null;
     const { at } = this.#area("piece", 16);
     let text = "", began = performance.now(), bits = 0;
-    for (let size; (size = nc.nc_complete_next(model, at, 16)); ) {
+    for (let size = 1; size; ) {
+      size = nc.nc_complete_next(model, at, 16);
       if (size < 0) this.#fail();
-      const piece = decoder.decode(this.#bytes(at, size), { stream: true });
+      const piece = decoder.decode(this.#bytes(at, size), { stream: size > 0 });
       const sum = nc.nc_complete_bits(model);
       if (piece) { // not a part of a character
         const own = hasLogprobs ? [{ character: piece, logprob: (bits - sum) * Math.LN2, top: [] }] : null;

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from nextchar.cli.offline_page import offline_page
 from nextchar.models.pack import pack
-from nextchar.offline_page import offline_page
 from tests.browser.conftest import LINE, Site, module_path
 from tests.browser.reciting import packed
 from tests.browser.test_ghost_text import ghost, value, write

@@ -14,9 +14,9 @@ from typer import Argument, Option
 
 from nextchar.cli.formatting import format_integer, format_network, format_size, format_time
 from nextchar.cli.names import ModelArgument, complete_model
+from nextchar.cli.offline_page import offline_page
 from nextchar.cli.report import experts_sentence, result_sentence
 from nextchar.cli.session import Session, command, command_of, fail
-from nextchar.offline_page import offline_page
 from nextchar.options import AliasOptions
 from nextchar.types import Alias, Model, ModelSummary
 

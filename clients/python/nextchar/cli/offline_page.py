@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-_JS = Path(__file__).parent / "js"
+_JS = Path(__file__).parents[1] / "js"
 _IMPORT = re.compile(r'(from |import |import\()"\./(?:nextchar/)?([a-z-]+\.js)"')
 
 
