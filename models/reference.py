@@ -58,7 +58,7 @@ class Model:
         for length, c in enumerate(ids[:-7:-1], 1):  # of a context, and its first character
             at, recent = at[known[at - length] == c], recent[(read[recent - length] == c) & (c > 0)]
             counts = np.bincount(known[at], minlength=len(p))  # (V,) of what followed
-            rest = max(1, np.count_nonzero(counts)) / 2
+            rest = max(1, int(np.count_nonzero(counts))) / 2
             counts += 8 * (length > 1) * np.bincount(read[recent][-32:], minlength=len(p))
             share = share if length == 5 else (counts + rest * share) / (counts.sum() + rest)  # interpolated
         for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative

@@ -12,8 +12,8 @@ Everything is computed row by row, so a row's result is bit-identical in any bat
 import numpy as np
 
 from nextchar.models.kernels.activations import exp, log, sigmoid
-from nextchar.models.kernels.intrinsics import equal_mask, highest_bit, prefetch
-from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit, inline_sums
+from nextchar.models.kernels.intrinsics import dot, equal_mask, highest_bit, prefetch
+from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit
 from nextchar.models.kernels.mixture_arguments import (
     BACKOFF_CONTEXTS,
     BACKOFF_SHARE,
@@ -421,15 +421,6 @@ def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen)
     chosen[SETS + 4] = LAST_STARTS[4] + min(
         np.int32(odds + np.float32(ODDS_STEPS / 2 + 0.5)), np.int32(ODDS_STEPS - 1)
     )
-
-
-@inline_sums
-def dot(a, b):  # type: ignore[no-untyped-def]
-    """Return the sum of products."""
-    total = np.float32(0)
-    for i in range(len(b)):
-        total += a[i] * b[i]
-    return total
 
 
 @compiled(

@@ -3,11 +3,11 @@
 import numpy as np
 
 from nextchar.models.kernels.activations import log, sigmoid
+from nextchar.models.kernels.intrinsics import dot
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture import (
     EXPERTS,
     decide,
-    dot,
     forget,
     gather,
     make_workspace,

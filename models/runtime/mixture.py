@@ -43,8 +43,7 @@ from nextchar.models.kernels.mixture_arguments import (
     WEIGHT_ROWS,
     Experts,
 )
-from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
-from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork, SecondThread
 from nextchar.models.runtime.session import Logits, SharedNetwork, State
 from nextchar.models.text.array_file import read_arrays
 from nextchar.models.text.ngram import Ids
