@@ -118,7 +118,7 @@ def requests(count: int, r: random.Random, visitors: list[str], *, day: int = 0)
     if day >= _DEPLOYED:
         pages |= {"/api/v2/items": 15, "/api/v2/cart": 5}
     names, weights = list(pages), list(pages.values())
-    at = 1_700_000_000 + 86_400 * day
+    at = 1_700_000_000.0 + 86_400 * day
     for _ in range(count):
         at += r.expovariate(count / 86_400)
         page = r.choices(names, weights)[0]
