@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -73,6 +73,7 @@ from nextchar.app.scoring.calibration_schemas import (
 )
 from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.suggestions.schemas import CountSourceBody, LineCountsBody, SuggestCreate, SuggestionsBody
+from nextchar.models import pack
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
 from nextchar.models.config import (
@@ -173,13 +174,14 @@ _ALIASES: dict[str, tuple[str, ...]] = {
 """Types of strings that have names, by their values."""
 
 _NAMES = {
-    "CheckBody": "AliasCheck",
+    "Check": "AliasCheck",
     "CompletionChoice": "Choice",
     "ExampleBody": "AlertExample",
     "FileEntry": "ModelFile",
     "IngestBody": "Ingested",
-    "JobErrorBody": "Failure",
+    "JobError": "Failure",
     "NetworkConfig": "Network",
+    "Share": "AliasShare",
     "Span": "AnomalousSpan",
     "StreamBody": "LineStream",
     "TargetBody": "NotificationTarget",
@@ -217,6 +219,15 @@ _WORDS = {
 _Schema = dict[str, Any]
 
 
+def _subclasses(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+_CLASSES = {one.__name__: one for one in _subclasses(BaseModel)}
+
+
 class _Types:
     """The types of a client for some models, and for what these refer to."""
 
@@ -240,7 +251,7 @@ class _Types:
             schema = self.schemas[key]
             if key in declared or "properties" not in schema:
                 return
-            bases = self._models[key].__mro__[1:] if key in self._models else ()
+            bases = _CLASSES.get(key, BaseModel).__mro__[1:]
             base = next((base.__name__ for base in bases if base.__name__ in self.schemas), "")
             inherited = self.schemas[base]["properties"] if base else {}
             fields = {name: field for name, field in schema["properties"].items() if name not in inherited}
@@ -388,7 +399,24 @@ def generated() -> dict[Path, str]:
         _ROOT / "clients/python/nextchar/options.py": f"{_python_options(aliases)}\n# ",
         _ROOT / "clients/js/nextchar.d.ts": f"{_browser_types()}// ",
     }
-    return {file: _with_section(file, section) for file, section in sections.items()}
+    files = {file: _with_section(file, section) for file, section in sections.items()}
+    return files | {_ROOT / "clients/offline/layout.h": _c_constants()}
+
+
+def _c_constants() -> str:
+    """Return the header of the constants that the runtime without a server shares with the kernels."""
+    lines = [
+        "/* Written by `python -m clients.generate`, from mixture_arguments.py and pack.py of models. */"
+    ]
+    for name, value in pack.constants().items():
+        if isinstance(value, tuple):
+            lines.append(f"enum {{ {name}_COUNT = {len(value)} }};")
+            lines.append(f"static const int {name}[] = {{{', '.join(map(str, value))}}};")
+        else:
+            lines.append(
+                f"#define {name} {value!r}{'u' if isinstance(value, int) and value >= 1 << 31 else ''}"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _with_section(file: Path, section: str) -> str:

@@ -14,6 +14,7 @@ from nextchar.models.runtime.suggestions import (
     MAX_PATTERNS,
     MAX_PREFIX_CHARACTERS,
     Constrain,
+    Replaced,
 )
 from nextchar.models.text.masks import MAX_PATTERN_CHARACTERS
 from nextchar.models.validation_errors import NAME_PATTERN
@@ -59,7 +60,7 @@ class SuggestCreate(RequestBody):
         None,
         ge=0,
         le=MAX_TYPOS,
-        description="Typing errors that lines may be found despite of: a character of the prefix that is"
+        description="Typing errors despite which lines are found: a character of the prefix that is"
         " wrong, left out, one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1"
         " below 8, else 2. Lines that need fewer come first. In texts that the model generates, one is"
         " corrected; with 0, none.",
@@ -86,13 +87,6 @@ class SuggestCreate(RequestBody):
     )
 
 
-class ReplacedBody(BaseModel):
-    """A range of the prefix, from `start` to before `end`."""
-
-    start: int
-    end: int
-
-
 class SuggestionBody(BaseModel):
     """A suggestion."""
 
@@ -103,7 +97,7 @@ class SuggestionBody(BaseModel):
         description="How often the text is a line of the corpus, with what is left of the counts added to it."
     )
     exists: bool = Field(description="Whether the text is a line of the corpus, or counts were added to it.")
-    replaced: ReplacedBody | None = Field(
+    replaced: Replaced | None = Field(
         None, description="The range of the prefix that was taken for a typing error; null if there is none."
     )
 

@@ -197,9 +197,9 @@ export interface SuggestFields {
    */
   constrain?: Constrain | null;
   /**
-   * Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out, one too
-   * many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer
-   * come first. In texts that the model generates, one is corrected; with 0, none.
+   * Typing errors despite which lines are found: a character of the prefix that is wrong, left out, one too many,
+   * or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need fewer come
+   * first. In texts that the model generates, one is corrected; with 0, none.
    */
   typos?: number | null;
   /**
@@ -355,7 +355,7 @@ export interface Choice {
   logprobs: Logprob[] | null;
 }
 
-/** The characters that the request processed. */
+/** The characters that a request processed; the last event of a successful one. */
 export interface Usage {
   prompt_characters: number;
   /** How much of the prompt was in the state cache. */
@@ -417,7 +417,7 @@ export interface Distribution {
   unknown_characters: string[];
 }
 
-/** A range of the prefix, from `start` to before `end`. */
+/** The range of the prefix that a suggestion changes, in code points. */
 export interface Replaced {
   start: number;
   end: number;

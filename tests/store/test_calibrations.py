@@ -142,7 +142,7 @@ def test_what_a_process_saves_or_deletes_it_sees_at_once(memory: Blobs, model: S
     assert known.get(model, "default") is None
 
 
-def test_names_that_are_reserved_are_refused_with_a_reason(memory: Blobs, model: SavedModel) -> None:
+def test_the_reserved_name_is_refused_with_a_reason(memory: Blobs, model: SavedModel) -> None:
     known = Calibrations(memory)
     with pytest.raises(Conflict) as caught:
         known.save(model, "validation", OTHER, source="lines")

@@ -25,8 +25,8 @@ from nextchar.app.openai.batches import Batches, BatchStatus
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Upload
 from nextchar.store.corpus_names import CorpusOwners
-from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.live import EventLog, Live
 from nextchar.store.local_blobs import LocalBlobs

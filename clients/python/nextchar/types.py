@@ -283,7 +283,7 @@ class Model(ModelSummary):
 
 
 class AliasCheck(TypedDict):
-    """A requirement that the version met."""
+    """What was required of a version before an alias moved to it, and that it passed."""
 
     name: str  # The field of `require`
     value: float | None  # The figure
@@ -292,7 +292,7 @@ class AliasCheck(TypedDict):
 
 
 class AliasShare(TypedDict):
-    """Another version of the model, which gets a fraction of the alias's clients."""
+    """Another version of a model, which gets a fraction of an alias's clients."""
 
     version: int
     fraction: float
@@ -343,7 +343,7 @@ class Choice(TypedDict):
 
 
 class Usage(TypedDict):
-    """The characters that the request processed."""
+    """The characters that a request processed; the last event of a successful one."""
 
     prompt_characters: int
     cached_characters: int  # How much of the prompt was in the state cache
@@ -380,7 +380,7 @@ class Distribution(TypedDict):
 
 
 class Replaced(TypedDict):
-    """A range of the prefix, from `start` to before `end`."""
+    """The range of the prefix that a suggestion changes, in code points."""
 
     start: int
     end: int
@@ -750,51 +750,21 @@ class Figures(TypedDict):
     latency_ms: Latency | None  # Null if no client has measured it
 
 
-class VersionFigures(TypedDict):
+class VersionFigures(Figures):
     """The suggestions of one version."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     model: str  # `name@version`
 
 
-class ClientFigures(TypedDict):
+class ClientFigures(Figures):
     """The suggestions that one program showed."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     client: str | None  # Null: its events did not name it
 
 
-class DayFigures(TypedDict):
+class DayFigures(Figures):
     """The suggestions of one version that were first shown on one day."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     day: str  # As 2026-11-30, in UTC
     model: str  # `name@version`
 
