@@ -11,7 +11,7 @@ from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.ingest.records import IngestSettings
-from nextchar.app.openai.batches import Batches
+from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
@@ -19,7 +19,7 @@ from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.logs.alerts.occurrences import GROUP, one
-from tests.app.openai.test_batches import ABOUT, finished
+from tests.app.openai.test_batches import ABOUT
 from tests.every_call import Killed, die, every_call, storage_fails
 from tests.store.test_corpora import add
 from tests.store.test_jobs import REQUEST
@@ -125,6 +125,13 @@ def change_settings(world: World, blobs: Blobs) -> None:
 
 def settings_are_changed(world: World) -> None:
     assert [one.recalibrate for one in IngestSettings(world.blobs).history("m", limit=9)] == ["rolling"]
+
+
+def finished(batches: Batches, batch: Batch) -> Batch:
+    """Move a batch to its end, by the longest way."""
+    for status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.COMPLETED):
+        batch = batches.move(batch, status)
+    return batch
 
 
 def make_batch(world: World) -> None:
