@@ -73,6 +73,7 @@ from nextchar.app.scoring.calibration_schemas import (
 )
 from nextchar.app.scoring.schemas import ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.suggestions.schemas import CountSourceBody, LineCountsBody, SuggestCreate, SuggestionsBody
+from nextchar.models import pack
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
 from nextchar.models.config import (
@@ -398,7 +399,24 @@ def generated() -> dict[Path, str]:
         _ROOT / "clients/python/nextchar/options.py": f"{_python_options(aliases)}\n# ",
         _ROOT / "clients/js/nextchar.d.ts": f"{_browser_types()}// ",
     }
-    return {file: _with_section(file, section) for file, section in sections.items()}
+    files = {file: _with_section(file, section) for file, section in sections.items()}
+    return files | {_ROOT / "clients/offline/layout.h": _c_constants()}
+
+
+def _c_constants() -> str:
+    """Return the header of the constants that the runtime without a server shares with the kernels."""
+    lines = [
+        "/* Written by `python -m clients.generate`, from mixture_arguments.py and pack.py of models. */"
+    ]
+    for name, value in pack.constants().items():
+        if isinstance(value, tuple):
+            lines.append(f"enum {{ {name}_COUNT = {len(value)} }};")
+            lines.append(f"static const int {name}[] = {{{', '.join(map(str, value))}}};")
+        else:
+            lines.append(
+                f"#define {name} {value!r}{'u' if isinstance(value, int) and value >= 1 << 31 else ''}"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _with_section(file: Path, section: str) -> str:

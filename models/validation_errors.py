@@ -118,13 +118,16 @@ def did_you_mean(unknown: str, known: Iterable[str]) -> str:
     '; did you mean prompt?'
     >>> did_you_mean("batch_size", ["seed", "training.rows"])
     '; did you mean training.rows?'
+    >>> did_you_mean("wbe", ["web", "notes"])
+    '; did you mean web?'
     """
     fields = sorted(known, key=len, reverse=True)
     by_name = {key.lower(): field for field in fields for key in (field, field.rpartition(".")[2])}
     name = _SYNONYMS.get(unknown)
-    closest = (
-        [name] if name in by_name else difflib.get_close_matches(unknown.lower(), by_name, n=1, cutoff=0.7)
-    )
+    typed = unknown.lower()
+    closest = ([name] if name in by_name else difflib.get_close_matches(typed, by_name, n=1, cutoff=0.7)) or [
+        one for one in by_name if sorted(one) == sorted(typed)
+    ]  # two characters of a short name exchanged
     return f"; did you mean {by_name[closest[0]]}?" if closest else ""
 
 

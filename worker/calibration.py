@@ -14,6 +14,7 @@ from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
 from nextchar.models.text import word_ngram as word_ngram_file
 from nextchar.models.text.events import TextEvents
+from nextchar.models.text.kind_detection import Purpose
 from nextchar.models.text.line_tokens import MAX_TEMPLATES
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.word_ngram import WordNgrams
@@ -39,7 +40,7 @@ def anomaly_files(
     *,
     int8: StepNetwork | None = None,
     is_log: bool = False,
-    is_for_anomalies: bool = False,
+    purpose: Purpose = "complete",
     events: TextEvents | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, bytes]:
@@ -48,8 +49,8 @@ def anomaly_files(
     The n-grams and the templates are those of the training text alone. The calibration is made on the newest
     complete lines of the held-out text, scored like lines of a request: each after a newline, by `network` in
     float32 and in `int8` if the model has that. What is called a line here is an event, of several lines if
-    `events` says so. With `is_for_anomalies` training lines take part, too; see
-    `_older_lines`, and `on_message` gets a sentence if there are too many templates. With `is_log` lines
+    `events` says so. Unless the purpose is `complete`, training lines take part, too; see `_older_lines`.
+    `on_message` gets a sentence if a model for anomalies alone has too many templates. With `is_log` lines
     change with time; see `_with_margin`.
     """
     ngram = ngram_file.ngram_of(text.train[-ngram_file.MAX_CHARACTERS :], text.vocabulary)
@@ -58,7 +59,7 @@ def anomaly_files(
     if events:
         trained = events.of(trained, after=_newlines(text))
     templates = Templates.fit(trained, events.opener if events else None)
-    if is_for_anomalies and not templates.is_complete:
+    if purpose == "anomalies" and not templates.is_complete:
         on_message(
             f"there are more than {MAX_TEMPLATES:,} templates: {templates.unparsed:,} of {templates.lines:,}"
             " lines have none; mask values that vary"
@@ -86,7 +87,7 @@ def anomaly_files(
             surprisals = higher(surprisals, line_surprisal(int8, text.vocabulary, lines, with_end=True))
         return with_ngram_and_templates(surprisals, lines, ngram, templates, words=words)
 
-    older = _older_lines(text, lines, trained if events else None) if is_for_anomalies else []
+    older = _older_lines(text, lines, trained if events else None) if purpose != "complete" else []
     calibration = calibrate(read(lines), older=read(older))
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files

@@ -210,7 +210,7 @@ def train_model(
             text,
             int8=int8,
             is_log=bool(request.masks),
-            is_for_anomalies=request.purpose != "complete",
+            purpose=request.purpose or "both",
             events=text_events(request, corpora, corpus, check=hooks.check),
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )

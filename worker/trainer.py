@@ -298,8 +298,8 @@ class Trainer:
         self.hooks.event("metrics", metrics)
         if bits > state.best_bits and state.evaluations_since_best == PATIENCE:
             self._message(
-                f"validation stopped improving: it was best at step {state.best_step}"
-                f" ({state.best_bits:.3f} bits per character), and those weights are kept"
+                f"no better than at step {state.best_step} for {PATIENCE} evaluations: the weights there"
+                f" ({state.best_bits:.3f} bits per character) are kept, unless later ones are better"
             )
         self.hooks.event("sample", {"step": state.step, "text": self.evaluator.write_sample()})
         return bits

@@ -60,7 +60,7 @@ class SuggestCreate(RequestBody):
         None,
         ge=0,
         le=MAX_TYPOS,
-        description="Typing errors that lines may be found despite of: a character of the prefix that is"
+        description="Typing errors despite which lines are found: a character of the prefix that is"
         " wrong, left out, one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1"
         " below 8, else 2. Lines that need fewer come first. In texts that the model generates, one is"
         " corrected; with 0, none.",

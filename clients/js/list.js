@@ -137,12 +137,12 @@ export class List extends FieldHelper {
   }
 
   #option(suggestion, i) {
-    const option = create("li", { padding: "0.25em 0.5em", borderRadius: "4px", cursor: "default", display: "flex", gap: "1em" },
-      { role: "option", id: `${this.#box.id}-${i}` });
-    const line = create("span", { flex: 1, whiteSpace: "pre", overflow: "hidden", textOverflow: "ellipsis" }, { dir: "auto" });
+    const option = create("li", { padding: "0.25em 0.5em", borderRadius: "4px", cursor: "default", display: "flex",
+      flexWrap: "wrap", gap: "0 1em" }, { role: "option", id: `${this.#box.id}-${i}` });
+    const line = create("span", { whiteSpace: "pre-wrap", overflowWrap: "anywhere" }, { dir: "auto" }); // whole: ends tell them apart
     for (const [name, part] of partsOf(this.field.value.normalize(), suggestion)) if (part) line.append(textIn(create(name), part));
     const note = (this.options.describe ?? reason)(suggestion, this.#response.suggestions);
-    option.append(line, ...(note ? [" ", textIn(create("small", { opacity: 0.8 }), note)] : []));
+    option.append(line, ...(note ? [" ", textIn(create("small", { opacity: 0.8, marginInlineStart: "auto" }), note)] : []));
     return option;
   }
 
@@ -162,12 +162,12 @@ export class List extends FieldHelper {
     const styles = getComputedStyle(this.field);
     const below = visualViewport.offsetTop + visualViewport.height - frame.bottom;
     const above = frame.top - visualViewport.offsetTop;
-    style(this.#box, { maxHeight: "16em" });
+    style(this.#box, { maxHeight: "20em" });
     const isAbove = below < this.#box.offsetHeight && above > below;
     const background = styles.backgroundColor; // may be translucent
     style(this.#box, { left: `${frame.left}px`, width: `${frame.width}px`, font: styles.font, color: styles.color,
       direction: styles.direction, background: `linear-gradient(${background}, ${background}) Canvas`,
-      maxHeight: `min(16em, ${Math.max(above, below) - 8}px)`,
+      maxHeight: `min(20em, ${Math.max(above, below) - 8}px)`,
       ...(isAbove ? { top: "auto", bottom: `${innerHeight - frame.top + 2}px` }
         : { top: `${frame.bottom + 2}px`, bottom: "auto" }) });
   }

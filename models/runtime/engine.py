@@ -10,9 +10,10 @@ Prompts. The model of independent records, as its card says, reads every prompt 
 Seeds. The same request with the same seed gives the same text alone and in any batch, whatever the cache
 holds: the logits of a row are bit-identical in every batch and chunk, and its choices depend only on them,
 the seed, the completion's index and the position. For float32 this is checked when a model is loaded
-(`stats()["batch_invariant"]`); int8 products are exact integers. Another kernel may round differently: ONNX
-Runtime's on another kind of processor, or ours between the int8 products. The int8 graphs of architectures
-without kernels scale their activations by the whole batch, so seeded requests use float32 there.
+(`stats()["batch_invariant"]`), and ONNX Runtime's kernel on another kind of processor may round differently.
+With our int8 kernels, whose products are exact integers and whose floats are rounded in one order, it is the
+same on any. The int8 graphs of architectures without kernels scale their activations by the whole batch, so
+seeded requests use float32 there.
 """
 
 import logging

@@ -1,5 +1,6 @@
-"""Which lines of a corpus a prefix may stand for: at their start, at a word inside, or with typing errors."""
+"""Which lines of a corpus a prefix may stand for: at the start or a word inside, also with typing errors."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,15 +43,15 @@ class Candidate:
         count: how often.
         errors: typing errors in the prefix.
         penalty_bits: how much less likely the line is because of how it matches.
-        matched: how many of its folded characters the prefix stands for.
+        meant: its folded characters that the prefix stands for, if there are errors.
         is_inside: whether these begin at a word after the first.
     """
 
     line: int
     text: str
     count: int
-    errors: int
-    matched: int
+    errors: int = 0
+    meant: str = ""
     is_inside: bool = False
     penalty_bits: float = 0.0
 
@@ -123,14 +124,15 @@ class LineIndex:
         """Return lines that begin with `context` and `prefix`, at most `most`.
 
         If fewer than `wanted` begin with it, also lines that have it at a word inside, and lines that begin
-        with it but for typing errors in the prefix. Case and accents make no difference.
+        with it but for typing errors in the prefix; if there is none without, these also at a word inside.
+        Case and accents make no difference.
         """
         exact = self.lines.encode(fold(context))
         query = np.concatenate([exact, self.lines.encode(fold(prefix))])
         ranges = self._ranges(self.lines.starts, query, len(query), 0)
         typed = (context + prefix).casefold()
         # Those of largest count may all have none of the accents that are typed.
-        found = self._largest(ranges, most if typed.isascii() else _MORE_WITH_ACCENTS * most, len(query))
+        found = self._largest(ranges, most if typed.isascii() else _MORE_WITH_ACCENTS * most)
         candidates = [
             one if one.text.casefold().startswith(typed) else replace(one, penalty_bits=ACCENT_BITS)
             for one in found
@@ -142,13 +144,15 @@ class LineIndex:
         others: list[Candidate] = []
         if not len(exact):
             inside = self._ranges(self.lines.words, query, len(query), 0)
-            found = self._largest(inside, most, len(query), is_inside=True)
+            found = self._largest(inside, most, is_inside=True)
             others += [replace(one, penalty_bits=INSIDE_BITS) for one in found]
-        for errors in range(1, typos + 1):
+        everywhere = not (candidates or others or len(exact))
+        folded = fold(context + prefix)
+        for errors, is_inside in itertools.product(range(1, typos + 1), (False, True)[: 1 + everywhere]):
             if len(candidates) + len(others) < wanted:
-                ranges = self._ranges(self.lines.starts, query, len(exact), errors)
-                found = self._largest(ranges[ranges[:, 2] == errors], 2 * most, len(query))
-                folded = fold(context + prefix)
+                places = self.lines.words if is_inside else self.lines.starts
+                ranges = self._ranges(places, query, len(exact), errors)
+                found = self._largest(ranges[ranges[:, 2] == errors], 2 * most, is_inside=is_inside)
                 others += [replace(one, penalty_bits=_error_bits(folded, one)) for one in found]
         seen = {candidate.line for candidate in candidates}
         others.sort(key=_score, reverse=True)
@@ -176,7 +180,7 @@ class LineIndex:
 
     def candidate(self, line: int) -> Candidate:
         """Return a line that begins with what was typed."""
-        return Candidate(line, self.lines.text(line), int(self.lines.counts[line]), 0, 0)
+        return Candidate(line, self.lines.text(line), int(self.lines.counts[line]))
 
     def is_hidden(self, text: str) -> bool:
         """Return whether a text may not be suggested: it was seen too seldom, or is excluded."""
@@ -193,7 +197,7 @@ class LineIndex:
         if (query < 0).any():
             return None
         ranges = self._ranges(self.lines.starts, np.append(query, 0).astype(np.int32), len(query) + 1, 0)
-        return next((c.count for c in self._largest(ranges, 1, len(query))), None)
+        return next((c.count for c in self._largest(ranges, 1)), None)
 
     def _ranges(
         self, places: NDArray[np.uint32], query: NDArray[np.int32], exact: int, errors: int
@@ -209,7 +213,7 @@ class LineIndex:
         return np.ascontiguousarray(found[np.lexsort((-found[:, 3], found[:, 2]))])
 
     def _largest(
-        self, ranges: NDArray[np.int32], most: int, length: int, *, is_inside: bool = False
+        self, ranges: NDArray[np.int32], most: int, *, is_inside: bool = False
     ) -> Iterator[Candidate]:
         """Yield the lines of largest count in ranges, with a penalty for errors."""
         lines = self.lines
@@ -219,9 +223,9 @@ class LineIndex:
             ranges, places, lines.starts, lines.counts, maxima, ERROR_BITS, scores, best
         )
         for line, index in best[:count].tolist():
-            _, _, errors, matched = ranges[index].tolist()
-            text, own = lines.text(line), int(lines.counts[line])
-            yield Candidate(line, text, own, errors, matched if errors else length, is_inside)
+            first, _, errors, matched = ranges[index].tolist()
+            meant = lines.decode(int(places[first]), matched) if errors else ""
+            yield Candidate(line, lines.text(line), int(lines.counts[line]), errors, meant, is_inside)
 
     def _coverage(self, ranges: NDArray[np.int32], candidates: list[Candidate]) -> float:
         if not len(ranges) or ranges[0, 1] - ranges[0, 0] == len(candidates):
@@ -236,11 +240,11 @@ def _score(candidate: Candidate) -> float:
 
 def _error_bits(typed: str, candidate: Candidate) -> float:
     """Return how much less likely a line is because of the errors in folded characters typed for it."""
-    meant = fold(candidate.text)[: candidate.matched]
+    meant, bits = candidate.meant, ERROR_BITS * candidate.errors + INSIDE_BITS * candidate.is_inside
     if candidate.errors != 1:
-        return ERROR_BITS * candidate.errors
+        return bits
     is_exchanged = len(meant) == len(typed) and sorted(meant) == sorted(typed)
-    return ERROR_BITS + (-KIND_BITS if is_exchanged or len(meant) > len(typed) else KIND_BITS)
+    return bits + (-KIND_BITS if is_exchanged or len(meant) > len(typed) else KIND_BITS)
 
 
 @cache

@@ -6,7 +6,7 @@ with a second thread.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -279,6 +279,23 @@ class LstmNetwork:
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
 
 
+def layers_of(arrays: Arrays, units: list[int]) -> Iterator[tuple[list[NDArray[np.int8]], Floats, Floats]]:
+    """Yield what the kernels compute each layer of a file with, the dense one last.
+
+    Its matrices, of inputs from the second layer on, and recurrent; and in float32 the factors of their sums
+    and what is added, which for gates are those of exponents, see EXPONENTS.
+    """
+    for i, h in enumerate(units):
+        inputs = [arrays[f"lstm_{i}/kernel"]] if i else []
+        base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
+        factors = np.repeat(EXPONENTS, h)
+        scale = arrays[f"lstm_{i}/scale"] / np.float32(QUANTIZED_ONE) * factors
+        matrices = [*inputs, arrays[f"lstm_{i}/recurrent"]]
+        yield matrices, scale.astype(np.float32), (base * factors).astype(np.float32)
+    scale = arrays["dense/scale"] / np.float32(QUANTIZED_ONE)
+    yield [arrays["dense/kernel"]], scale.astype(np.float32), arrays["dense/bias"]
+
+
 def _pack_network(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:
     """Return the arrays of a file as a kernel reads them."""
     blocks: list[NDArray[np.int8]] = []
@@ -291,24 +308,15 @@ def _pack_network(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> 
         parts.append(part.ravel())
         return at
 
-    def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
-        scale = scale / np.float32(QUANTIZED_ONE)
+    widths = [*units, len(arrays["dense/bias"])]
+    for width, (matrices, scale, base) in zip(widths, layers_of(arrays, units), strict=True):
         correction = np.zeros(padded_columns(len(scale), kernel.panel), np.int32)
         for matrix in matrices:
             correction[: len(scale)] -= kernel.zero_point * matrix.sum(axis=0, dtype=np.int32)
-        if len(layout) < len(units):
-            factors = np.repeat(EXPONENTS, width)
-            scale, base = scale * factors, base * factors
-        numbers = [place(floats, array.astype(np.float32)) for array in (scale, base)]
+        numbers = [place(floats, scale), place(floats, base)]
         places = [place(blocks, pack(matrix, kernel.panel)) for matrix in matrices]
         sums = [len(correction), place(corrections, correction)]
         layout.append([width, places[0], places[-1], *numbers, *sums, kernel.zero_point])
-
-    for i, h in enumerate(units):
-        inputs = [arrays[f"lstm_{i}/kernel"]] if i else []
-        base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
-        layer(h, [*inputs, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
-    layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
     return PackedNetwork(
         _aligned(blocks), _aligned(floats), np.concatenate(corrections), np.array(layout, np.int64)
     )

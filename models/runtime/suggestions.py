@@ -285,9 +285,12 @@ def _of_lines(
     if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
         likely = yield Walk(lines, prefix, context, WEIGHED - _BY_COUNT)
         more = [lines.candidate(line) for line in likely]
-        known = {fold(c.text) for c in candidates[:_BY_COUNT]}
-        more = [c for c in more if fold(c.text) not in known and c.text[len(context) :] not in excluded]
-        candidates = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
+        more = [c for c in more if c.text[len(context) :] not in excluded]
+        ordered = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
+        distinct: dict[str, Candidate] = {}
+        for one in ordered:
+            distinct.setdefault(fold(one.text), one)
+        candidates = list(distinct.values())
     shares = _shares([1.0 + c.count for c in candidates], candidates)
     if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
         texts = [candidate.text for candidate in candidates[:WEIGHED]]
@@ -352,7 +355,7 @@ def weighing(texts: Sequence[str]) -> Weigh:
 
 def _replaced_by(candidate: Candidate, prefix: str, start: int) -> Replaced:
     """Return the range of the prefix that differs from what it stands for in a candidate's text."""
-    return _replaced(prefix, fold(candidate.text)[: candidate.matched][start:])
+    return _replaced(prefix, candidate.meant[start:])
 
 
 def _replaced(prefix: str, meant: str) -> Replaced:

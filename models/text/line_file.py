@@ -119,7 +119,12 @@ class Lines:
         """Return the folded form of a line."""
         start = int(self.starts[line])
         end = int(self.starts[line + 1]) if line + 1 < len(self) else len(self.folded)
-        return "".join(map(chr, self.alphabet[self.folded[start : end - 1].astype(np.intp) - 1].tolist()))
+        return self.decode(start, end - 1 - start)
+
+    def decode(self, place: int, length: int) -> str:
+        """Return the folded characters of a line at a place in `folded`."""
+        numbers = self.folded[place : place + length].astype(np.intp)
+        return "".join(map(chr, self.alphabet[numbers - 1].tolist()))
 
     def encode(self, folded: str) -> NDArray[np.int32]:
         """Return the numbers of folded characters, (len(folded),); -1 for one that no line has."""

@@ -185,6 +185,18 @@ def test_option_says_why_it_is_there_and_the_page_may_say_it_differently(
     options(page, "alpha n=1204", "altar n=1", "alx n=0")
 
 
+def test_long_items_are_shown_whole_so_that_their_ends_tell_them_apart(
+    visit: Visit, answers: Answers
+) -> None:
+    items = ["Harry Potter and the Goblet of Fire", f"Harry {'x' * 90}"]
+    answers(*({"text": item, "count": 1_000_000} for item in items))
+    page = visit(FIELD)
+    page.locator("#f").press_sequentially("ha")
+    options(page, *(f"{item} 1,000,000×" for item in items))
+    is_whole = "o => o.firstChild.scrollWidth <= o.firstChild.clientWidth && o.scrollWidth <= o.clientWidth"
+    assert [one.evaluate(is_whole) for one in page.get_by_role("option").all()] == [True, True]
+
+
 def test_word_by_word(visit: Visit, answers: Answers) -> None:
     answers("Rio de Janeiro", "Rio Branco")
     page = visit(FIELD)

@@ -147,10 +147,11 @@ def test_the_reserved_name_is_refused_with_a_reason(memory: Blobs, model: SavedM
     with pytest.raises(Conflict) as caught:
         known.save(model, "validation", OTHER, source="lines")
     assert (caught.value.code, caught.value.param) == ("calibration_reserved", "name")
+    known.save(model, "validations", OTHER, source="lines")
     with pytest.raises(Conflict) as caught:
         known.delete(model, "validation")
     assert caught.value.code == "calibration_reserved"
     with pytest.raises(NotFound) as missing:
         known.delete(model, "web-1")
     assert (missing.value.code, missing.value.param) == ("calibration_not_found", "calibration")
-    assert [one.name for one in known.all(model)] == ["validation"]
+    assert [one.name for one in known.all(model)] == ["validation", "validations"]

@@ -15,6 +15,7 @@ from nextchar.models.text import ngram as ngram_file
 from nextchar.models.text import templates as templates_file
 from nextchar.models.text import word_ngram as word_ngram_file
 from nextchar.models.text.events import EventStarts, Opener, TextEvents
+from nextchar.models.text.kind_detection import Purpose
 from nextchar.models.text.word_ngram import WordNgrams
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
@@ -24,7 +25,7 @@ from tests.models.runtime.networks import random_weights
 
 
 def files_for(
-    text: Text, int8: bytes | None = None, *, is_log: bool = False, is_for_anomalies: bool = False
+    text: Text, int8: bytes | None = None, *, is_log: bool = False, purpose: Purpose = "complete"
 ) -> dict[str, bytes]:
     """The files for an untrained network."""
     quantized = int8 and open_network(INT8_FILE, int8, threads=1)
@@ -33,7 +34,7 @@ def files_for(
         text,
         int8=quantized or None,
         is_log=is_log,
-        is_for_anomalies=is_for_anomalies,
+        purpose=purpose,
     )
 
 
@@ -107,12 +108,12 @@ def test_training_lines_are_added_to_few_held_out_ones(monkeypatch: pytest.Monke
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(2000)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.1)
 
-    def calibrated(*, is_for_anomalies: bool = True) -> int:
-        made, _ = load(files_for(text, is_for_anomalies=is_for_anomalies)[MODEL_FILE], where="made")
+    def calibrated(*, purpose: Purpose = "anomalies") -> int:
+        made, _ = load(files_for(text, purpose=purpose)[MODEL_FILE], where="made")
         return made.lines
 
     assert 500 - 16 * 2 <= calibrated() <= 500  # some are cut at the ends of 16 parts
-    assert calibrated(is_for_anomalies=False) == 200
+    assert calibrated(purpose="complete") == 200
     monkeypatch.setattr("nextchar.worker.calibration._MAX_OLDER_CHARACTERS", 16 * 50)
     assert 200 + 16 * (50 // 5 - 2) <= calibrated() <= 200 + 16 * (50 // 5)
     monkeypatch.setattr("nextchar.worker.calibration.WANTED_LINES", 200)
@@ -126,7 +127,7 @@ def test_training_lines_are_added_to_a_burst_of_many_lines(monkeypatch: pytest.M
     monkeypatch.setattr("nextchar.worker.calibration.WANTED_LINES", 0)
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1800)] + ["abad"] * 200
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.1)
-    made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="made")
+    made, _ = load(files_for(text, purpose="anomalies")[MODEL_FILE], where="made")
     assert 200 + 3 * 200 - 16 * 2 <= made.lines <= 200 + 3 * 200
 
 
@@ -140,9 +141,11 @@ def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
     messages: list[str] = []
     network = Network(graph_for(text))
-    anomaly_files(network, text, on_message=messages.append)
-    assert messages == []  # prose has no templates to speak of
-    anomaly_files(network, text, is_for_anomalies=True, on_message=messages.append)
+    quiet: tuple[Purpose, Purpose] = ("complete", "both")
+    for purpose in quiet:  # prose and lists have no templates to speak of
+        anomaly_files(network, text, purpose=purpose, on_message=messages.append)
+    assert messages == []
+    anomaly_files(network, text, purpose="anomalies", on_message=messages.append)
     [message] = messages
     assert "40 of 80 lines have none" in message and "mask" in message
 
@@ -170,7 +173,7 @@ def test_events_of_a_log_are_calibrated_and_have_templates_as_a_whole() -> None:
     starts = EventStarts(opener)
     events = TextEvents(opener, [starts.add(line) for line in lines])
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.2)
-    files = anomaly_files(Network(graph_for(text)), text, is_for_anomalies=True, events=events)
+    files = anomaly_files(Network(graph_for(text)), text, purpose="anomalies", events=events)
     known = templates_file.load(files[templates_file.FILE])
     assert known.opener == opener and 155 <= known.lines <= 160
     assert {one.template.pattern for one in known.known} == {

@@ -168,7 +168,8 @@ async def _resolve(host: str, port: int, *, allow_private: bool) -> list[IpAddre
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
         if not allow_private and not is_public(address):
-            raise _PrivateAddress(f"{host!r} is {address}, which is not a public address")
+            resolved = "" if host == str(address) else f"{host!r} is "
+            raise _PrivateAddress(f"{resolved}{address}, which is not a public address")
     return list(dict.fromkeys(addresses))
 
 

@@ -1,10 +1,16 @@
 """nextchar from Python: clients of a running service, models in this process, and the command line.
 
->>> from nextchar import Client
->>> with Client() as client:  # doctest: +SKIP
-...     client.complete("nietzsche", "morality equals ")["completions"][0]["text"]
+Without a server, with the extra `nextchar[serve]`: `help(nextchar.train)`, `help(nextchar.Model)`.
 
-`load` and `train` work without a server and need the extra `nextchar[serve]`.
+>>> import nextchar
+>>> model = nextchar.train(Path("book.txt"), seconds=60)  # doctest: +SKIP
+>>> model.complete("The statement ", max_characters=40)  # doctest: +SKIP
+>>> nextchar.load("folder").score(["GET / 200", "GET /' 500"])  # doctest: +SKIP
+
+With one: `help(nextchar.Client)`.
+
+>>> with nextchar.Client() as client:  # doctest: +SKIP
+...     client.complete("nietzsche", "morality equals ")["completions"][0]["text"]
 """
 
 from importlib import import_module

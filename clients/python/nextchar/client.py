@@ -165,6 +165,7 @@ class Client:
     delete_alias = _call(ServiceCalls.delete_alias)
     download = _stream(ServiceCalls.download)
     export_model = _stream(ServiceCalls.export_model)
+    pack_model = _stream(ServiceCalls.pack_model)
     import_model = _call(ServiceCalls.import_model)
     report = _call(ServiceCalls.report)
     report_file = _stream(ServiceCalls.report_file)

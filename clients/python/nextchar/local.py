@@ -37,6 +37,7 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
+from nextchar.models.pack import pack
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
     Completion,
@@ -297,6 +298,21 @@ class Model:
         (folder / MODEL_FILE_NAME).write_bytes(self._saved.card.portable())
         return folder
 
+    def pack(self, path: str | Path, *, limit_bytes: int | None = None, tables: bool = False) -> Path:
+        """Write the model as one file that completes without Python or a server; return its path.
+
+        Args:
+            path: the file to write.
+            limit_bytes: the largest file; the beginning of the known text is left out to fit.
+            tables: whether to add the tables of the known text: some times as large, it opens at once.
+
+        Raises:
+            InvalidInput: the model has no int8 network, or masks its text, or takes more bytes.
+        """
+        file = Path(path)
+        file.write_bytes(pack(self._saved, limit_bytes=limit_bytes, with_tables=tables))
+        return file
+
     def close(self) -> None:
         """Stop the model's threads and free its memory."""
         self._engine.close()
@@ -403,12 +419,14 @@ def score_column(model: Model, column: C, *, field: Literal["score", "p_value", 
         field: what to return of each `LineScore`.
 
     Raises:
-        InvalidInput: the model has no calibration.
+        InvalidInput: the model has no calibration, or this is a whole frame.
 
     >>> frame["score"] = nextchar.score_column(model, frame["line"])  # doctest: +SKIP
     """
     any_column: Any = column
     library = type(column).__module__.partition(".")[0]
+    if hasattr(column, "columns"):
+        raise InvalidInput('score_column: this is a frame; give one of its columns, such as frame["line"]')
     values = any_column.to_pylist() if library == "pyarrow" else list(any_column)
     scores = iter(model.score([value for value in values if isinstance(value, str)]))
     found = [getattr(next(scores), field) if isinstance(value, str) else None for value in values]

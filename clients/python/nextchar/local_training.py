@@ -63,8 +63,8 @@ def train(
         options: how long to train, 60 seconds by default: seconds, epochs (passes over the text) or steps
             (of the optimizer); and other fields of a job, as `POST /v1/jobs` takes them: preset,
             architecture, network, training, masks, kind, mixture (False: the network alone), seed,
-            validation_fraction and more. Not `mix`, which names what a service has; `start_from` only with a
-            base model.
+            validation_fraction and more; in a notebook `nextchar.options.TrainingOptions??` explains each.
+            Not `mix`, which names what a service has; `start_from` only with a base model.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.
@@ -140,6 +140,7 @@ def _body(name: str, options: dict[str, Any]) -> JobCreate:
             )
     for option in options.keys() - JobCreate.model_fields.keys():
         meant = did_you_mean(option, {*fields_at(JobCreate), *_UNITS, "threads"})
+        meant = re.sub(r"(\w+)\.(\w+)\?$", r'\1={"\2": …}?', meant)  # as it is written in Python
         raise InvalidInput(f"train: {option}: there is no such option{meant}", param=option)
     fields = ({"budget": budget} if budget else {}) | options | {"corpus": "text", "name": name}
     try:
@@ -185,7 +186,7 @@ def _bar(*, is_shown: bool) -> Iterator[tuple[Callable[[dict[str, Any]], None], 
 
         def show(progress: dict[str, Any]) -> None:
             bits = progress.get("validation_bits_per_character")
-            held_out = f"held out {bits:.2f} bits per character  " if bits else ""
+            held_out = f"network: held out {bits:.2f} bits per character  " if bits else ""
             left = progress.get("seconds_left")
             bar.update(
                 task,

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Heatmap:
     """A text and the surprisal of its characters, (N,) bits; a notebook shows it in color."""
 
     text: str
-    bits: NDArray[np.float32]
+    bits: NDArray[np.float32] = field(repr=False)
 
     def _repr_html_(self) -> str:
         cells = "".join(map(self._cell, self.text, self.bits.tolist()))
@@ -61,9 +61,9 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that a notebook shows."""
+    """A picture that a notebook shows, as SVG."""
 
-    svg: str
+    svg: str = field(repr=False)
 
     def _repr_svg_(self) -> str:
         return self.svg

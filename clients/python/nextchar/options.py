@@ -112,9 +112,9 @@ class SuggestOptions(TypedDict, total=False):
     model generates, the likeliest first. `none`: what the model generates, to the end of the line, or for
     other models than those of records of the word. Default: `lines` for models of records, else `none`."""
     typos: int | None
-    """Typing errors that lines may be found despite of: a character of the prefix that is wrong, left out,
-    one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that
-    need fewer come first. In texts that the model generates, one is corrected; with 0, none."""
+    """Typing errors despite which lines are found: a character of the prefix that is wrong, left out, one too
+    many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need
+    fewer come first. In texts that the model generates, one is corrected; with 0, none."""
     context: str | None
     """What the model reads before the prefix, such as an earlier field or the previous query, where the lines
     of its corpus are `context`, a tab and the field."""

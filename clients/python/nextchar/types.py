@@ -466,6 +466,14 @@ class LineStream(TypedDict):
     restarted: Literal["new", "model_replaced"] | None
 
 
+class NewKind(TypedDict):
+    """Rare lines of one template that no training line has."""
+
+    alert_id: str
+    lines: int
+    line: str  # The first of them, its first 300 characters
+
+
 class Change(TypedDict):
     """Why more lines are rare than the false-alarm rate explains."""
 
@@ -473,7 +481,7 @@ class Change(TypedDict):
     lines: int  # Lines of the change
     of_lines: int  # The lines of the stream, or of the request, that are remembered
     kinds: int  # How many new kinds of lines there are
-    alert_ids: list[str]  # Their alerts, those with most lines first
+    examples: list[NewKind]  # One of each new kind, those with most lines first; at most 50
     since: float | None  # When the first line of them was scored, in Unix seconds
     action: Literal["examples", "train"]
     sentence: str
@@ -571,6 +579,14 @@ class AlertExample(TypedDict):
     source: str
 
 
+class Around(TypedDict):
+    """An event that an agent has sent, and up to three events of its source before and after it."""
+
+    before: list[str]  # The oldest first; each event's first 300 characters
+    line: str
+    after: list[str]
+
+
 class Alert(TypedDict):
     """The flagged lines of a model that have the same template and the same anomalous word."""
 
@@ -603,6 +619,7 @@ class Alert(TypedDict):
     suppressed_until: float | None
     label_values: NotRequired[list[str] | None]
     runbook: NotRequired[str | None]  # The address of instructions, of a label or a suppression
+    around: NotRequired[Around | None]
 
 
 class AlertValue(TypedDict):
@@ -864,7 +881,6 @@ class IngestStatus(TypedDict):
     per_second: IngestRates
     consumers: list[Consumer]
     problem: IngestProblem | None  # Null: the lines are scored
-    drift: NotRequired[str | None]  # The sentence of `change`
     change: NotRequired[Change | None]
 
 
@@ -895,7 +911,7 @@ class StreamedScore(TypedDict, total=False):
     peak_bits: float  # The mean of the two highest surprisals
     total_bits: float
     score: float  # How rare the line is among normal ones, in bits; p-value and flag are based on it
-    p_value: float  # The fraction of normal lines with at least this score; at least 1 / (n + 1)
+    p_value: float
     anomalous: bool  # Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`
     repeated: bool
     alert_id: str

@@ -217,10 +217,6 @@ SCOPES = [
     ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
     ("agent", "GET", "/v1/models/fake/ingest", 403),
     ("agent", "DELETE", "/v1/models/fake/ingest", 403),
-    ("agent", "PUT", "/v1/models/fake/ingest/settings", 403),
-    ("reader", "PUT", "/v1/models/fake/ingest/settings", 403),
-    ("reader", "GET", "/v1/models/fake/ingest/settings", 200),
-    ("trainer", "PUT", "/v1/models/fake/ingest/settings", 415),  # permitted, but there is no body
     ("trainer", "PUT", "/v1/models/fake/ingest/nothing", 403),
     ("agent", "POST", "/v1/models/fake/complete", 403),
     ("typist", "POST", "/v1/models/fake/ingest", 403),

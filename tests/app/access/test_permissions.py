@@ -172,7 +172,6 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
         "create_target": [{"kind": "webhook", "url": "https://example.com/hook"}],
         "set_alias": [{"version": 1}],
         "change_corpus": [{"kind": "records"}],
-        "change_ingest_settings": [{"recalibrate": "rolling"}],
         "import_corpus": [{"url": "s3://logs/*.txt"}, {"url": "s3://logs/*.txt", "name": "owl-log"}],
         "create_completion": [{"prompt": "a"}, {"prompt": "a", "model": "owl"}],
         "create_completion_with_model": [{"prompt": "a"}],

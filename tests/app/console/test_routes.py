@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 
 from nextchar.app.console.routes import POLICY, REFERENCE_POLICY
+from nextchar.app.models import archives
 from tests.app.service import Service
 
 CONSOLE = Path(__file__).parents[3] / "app" / "console" / "files"
@@ -87,3 +88,9 @@ def test_every_module_that_is_imported_is_there() -> None:
 def test_head_is_answered(service: Service) -> None:
     answer = httpx.head(str(service.http.base_url) + "/")
     assert answer.status_code == 200 and answer.content == b""
+
+
+def test_every_file_of_a_model_says_what_is_in_it() -> None:
+    script = (CONSOLE / "components" / "model-files.js").read_text()
+    names = [*archives._WEIGHTS, *archives._JSON, *archives._NOT_IMPORTED]
+    assert [name for name in names if f'"{name}": "' not in script and "tfevents" not in name] == []

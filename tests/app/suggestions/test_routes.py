@@ -48,8 +48,9 @@ def test_lines_of_the_corpus_are_suggested(http: httpx.Client) -> None:
 
 
 def test_typing_error_is_named(http: httpx.Client) -> None:
-    (one,) = suggested(http, "Londn")
-    assert (one["text"], one["replaced"]) == ("london", {"start": 4, "end": 5})
+    start, inside = suggested(http, "Londn")
+    assert (start["text"], start["replaced"]) == ("london", {"start": 4, "end": 5})
+    assert (inside["text"], inside["replaced"]) == ("new london", {"start": 4, "end": 5})
     assert suggested(http, "Londn", typos=0) == []
 
 

@@ -350,6 +350,9 @@ class _Handler(BaseHTTPRequestHandler):
     def export_model(self, name: str) -> None:
         self._raw(f"archive of {_resolve(self.fake, name)}".encode())
 
+    def pack_model(self, name: str) -> None:
+        self._raw(f"packed {_resolve(self.fake, name)} {self.query}".encode())
+
     def import_model(self) -> None:
         self.fake.imports.append((self.query, self.body))
         self._json(model_record(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
@@ -510,6 +513,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
     ("PATCH", "/v1/models/([^/]+)", _Handler.rename_model),
     ("GET", "/v1/models/([^/]+)/export", _Handler.export_model),
+    ("GET", "/v1/models/([^/]+)/pack", _Handler.pack_model),
     ("POST", "/v1/models/import", _Handler.import_model),
     ("GET", "/v1/models/([^/]+)/report", _Handler.report),
     ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),

@@ -81,6 +81,7 @@ def test_a_model_shows_its_figures_and_its_curve(model: nextchar.Model) -> None:
     shown = model._repr_html_()
     assert shown.startswith("<table>") and shown.count("<tr>") == len(summary.splitlines())
     assert "<svg" in shown and model.plot()._repr_svg_() in shown
+    assert repr(model.plot()) == "Picture()" and repr(model.heatmap("ab")) == "Heatmap(text='ab')"
 
 
 def test_the_bits_of_a_text_are_the_mean_of_its_characters(model: nextchar.Model) -> None:
@@ -99,6 +100,8 @@ def test_columns_of_data_frames_are_scored_with_their_own_kind_of_column(french:
     frame = pl.DataFrame({"line": lines})
     frame = frame.with_columns(score=nextchar.score_column(french, frame["line"]))
     assert frame["score"].to_list() == pytest.approx(known)
+    with pytest.raises(InvalidInput, match=r'give one of its columns, such as frame\["line"\]'):
+        nextchar.score_column(french, frame)
     flags = nextchar.score_column(french, lines, field="anomalous")
     assert [type(flag) for flag in flags] == [bool, type(None), bool]
 
@@ -384,7 +387,7 @@ def test_a_model_of_a_service_on_this_machine_is_loaded_by_name(
             {"network": {"unit": 3}},
             "train: network.unit: there is no such field; did you mean network.units?",
         ),
-        ({"batch_size": 8}, "train: batch_size: there is no such option; did you mean training.rows?"),
+        ({"batch_size": 8}, 'train: batch_size: there is no such option; did you mean training={"rows": …}?'),
         ({"seconds": 0}, "train: budget.seconds: must be at least 1, not 0"),
         (
             {"preset": "huge"},

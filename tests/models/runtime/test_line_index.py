@@ -4,7 +4,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
+from nextchar.models.runtime.line_index import (
+    ERROR_BITS,
+    INSIDE_BITS,
+    KIND_BITS,
+    Candidate,
+    LineIndex,
+    default_typos,
+)
 from nextchar.models.text.line_file import Lines, fold
 
 CITIES = {
@@ -82,8 +89,26 @@ def test_line_that_several_errors_lead_to_has_the_likeliest_of_them() -> None:
     # "shag" is "shang" with a character left out, as "shan" with a wrong one.
     index = index_of({"shangrao": 1, "shantou": 1})
     found = index.search("shag", typos=1, wanted=6, most=6).candidates
-    assert [(one.text, one.matched) for one in found] == [("shangrao", 5), ("shantou", 4)]
+    assert [(one.text, one.meant) for one in found] == [("shangrao", "shang"), ("shantou", "shan")]
     assert found[0].penalty_bits < found[1].penalty_bits
+
+
+def test_word_inside_a_line_is_found_despite_an_error_if_nothing_is_found_without() -> None:
+    books = {
+        "The Hobbit": 9,
+        "The Hobbit, or There and Back Again": 2,
+        "Tolkien's World": 5,
+        "Hobby Horse": 1,
+    }
+    index = index_of(books)
+    assert texts(index, "hobit") == ["The Hobbit", "The Hobbit, or There and Back Again"]
+    inside = index.search("tolken", typos=1, wanted=6, most=6).candidates
+    assert [(one.text, one.meant, one.is_inside) for one in inside] == [("Tolkien's World", "tolkien", False)]
+    one = index.search("agan", typos=1, wanted=6, most=6).candidates[0]
+    assert (one.text, one.meant, one.is_inside) == ("The Hobbit, or There and Back Again", "again", True)
+    assert one.penalty_bits == ERROR_BITS - KIND_BITS + INSIDE_BITS
+    assert texts(index_of({"Hobbit": 1, "The Hobit": 9}), "hobit") == ["The Hobit", "Hobbit"]
+    assert texts(index_of({"one Hobit": 1, "The Hobbit": 9}), "hobit") == ["one Hobit"]
 
 
 def test_accents_that_are_typed_count() -> None:
@@ -139,7 +164,14 @@ def test_search_finds_what_comparing_with_each_line_finds(typos: int) -> None:
         inside = {c.text for c in found.candidates if c.is_inside}
         assert starts.keys() | inside == {t for t, n in errors.items() if n <= typos} | inside
         assert all(errors[text] == c.errors for text, c in starts.items())
-        assert all(any(w.startswith(fold(prefix)) for w in _ends(fold(text))) for text in inside)
+        nearest = {
+            text: min((distance(fold(prefix), w) for w in _ends(fold(text))), default=9) for text in counts
+        }
+        assert all(nearest[text] <= typos for text in inside)
+        if any(c.errors == 0 for c in found.candidates):
+            assert all(nearest[text] == 0 for text in inside)
+        else:
+            assert starts.keys() | inside >= {text for text, n in nearest.items() if n <= typos}
 
 
 def _ends(text: str) -> list[str]:

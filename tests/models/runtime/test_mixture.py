@@ -342,7 +342,12 @@ def test_file_survives_a_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "learned", [{"weights": np.ones(104, np.float32)}, LEARNED._asdict() | {"maps": LEARNED.maps[:12]}]
+    "learned",
+    [
+        {"weights": np.ones(104, np.float32)},
+        LEARNED._asdict() | {"maps": LEARNED.maps[:12, :256]},
+        LEARNED._asdict() | {"maps": LEARNED.maps[:, :256]},
+    ],
 )
 def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(learned: Any) -> None:
     """Theirs have the text, and weights that other kernels used."""

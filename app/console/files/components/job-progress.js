@@ -56,8 +56,8 @@ function figures(status, progress) {
   return h(
     "dl",
     { class: "facts card" },
-    fact("Held-out bits per character", bits(progress.validation_bits_per_character)),
-    fact("Training bits per character", bits(progress.train_bits_per_character)),
+    fact("Held-out bits, network alone", bits(progress.validation_bits_per_character)),
+    fact("Training bits, network alone", bits(progress.train_bits_per_character)),
     fact(
       "Trained for",
       duration(progress.elapsed_seconds) + (isTraining ? `, ${duration(progress.seconds_left)} left` : ""),

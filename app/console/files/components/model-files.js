@@ -15,6 +15,7 @@ const ABOUT = {
   "model.keras": "only stock Keras layers",
   "mixture.npz": "the end of the text, and the weights of the mixture",
   "ngram.npz": "n-grams of the text, for anomaly scores",
+  "word_ngram.npz": "n-grams of words, for anomaly scores",
   "templates.json": "templates of the lines, for anomaly scores",
   "lines.index": "the distinct lines and their counts, for suggestions",
   "mask_values.json": "what masked values look like",

@@ -98,7 +98,7 @@ export async function modelView({ params, signal }) {
         "dl",
         { class: "facts" },
         fact("Held-out bits per character", bits(report.validation_bits_per_character)),
-        fact("Training bits per character", bits(report.train_bits_per_character)),
+        fact("Training bits, network alone", bits(report.train_bits_per_character)),
         fact("Parameters", integer(model.parameters)),
         fact("Layers × units", `${model.network.layers} × ${model.network.units}`),
         fact("Training time", duration(report.training_seconds)),

@@ -66,8 +66,8 @@ export async function suggestionsView(page) {
         "section",
         { class: "card stack", "aria-label": "Field and options" },
         picker.node,
+        field({ name: "field", label: "Field", control: input, help: keyHelp() }).node,
         h("div", { class: "generation-options" }, fields.map(({ node }) => node)),
-        field({ name: "field", label: "Field", control: input, help: keyHelp() }).node, // its list covers what follows
         h(
           "p",
           { class: "small muted" },
@@ -94,21 +94,23 @@ function hint() {
 
 /** Return the suggestions as a table, and how long they took. */
 function table({ suggestions, tookMs, model }) {
-  const heads = ["Suggestion", "Probability", "Count", ""].map((text, i) =>
-    h("th", { scope: "col", class: i === 1 || i === 2 ? "right" : "" }, text || h("span", { class: "visually-hidden" }, "Why")),
-  );
+  const heads = ["Suggestion", "Probability", "Count"].map((text, i) => h("th", { scope: "col", class: i ? "right" : "" }, text));
   const rows = suggestions.map(({ text, probability, count, exists, replaced }) =>
     h(
       "tr",
       {},
-      h("th", { scope: "row", dir: "auto" }, text),
+      h(
+        "th",
+        { scope: "row" },
+        h("span", { dir: "auto" }, text),
+        h("span", { class: "muted" }, replaced ? " corrected" : exists ? "" : " new"),
+      ),
       h("td", { class: "right number" }, percent(probability)),
       h("td", { class: "right number" }, integer(count)),
-      h("td", { class: "small muted" }, replaced ? "corrected" : exists ? "" : "new"),
     ),
   );
   return [
-    h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)),
+    h("table", { class: "small" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)),
     h("p", { class: "small muted number" }, `${model}, ${decimal(tookMs, 0)} ms after the key`),
   ];
 }

@@ -15,6 +15,13 @@ from nextchar.types import Job, Progress
 
 app = typer.Typer()
 
+_USES: dict[str | None, str] = {
+    "text": 'complete {} "…"',
+    "records": 'suggest {} "…"',
+    "log": "score --model {} FILE",
+}
+"""What is done first with a model, by the kind of its text."""
+
 
 @command_of(app)
 def list_(session: Session) -> None:
@@ -26,7 +33,9 @@ def list_(session: Session) -> None:
         "id": lambda job: job["id"],
         "name": lambda job: job["name"],
         "status": status_of,
-        "bits/char": lambda job: format_bits((job["progress"] or {}).get("validation_bits_per_character")),
+        "network bits/char": lambda job: format_bits(
+            (job["progress"] or {}).get("validation_bits_per_character")
+        ),
         "created": lambda job: format_time(job["created_at"]),
     }
     empty = "there is no job yet; start one with `nextchar train FILE`"
@@ -100,7 +109,8 @@ def follow(session: Session, job_id: str) -> None:
             session.out.print()
             outcome = training_progress.outcome(session.client, job)
             session.out.print(outcome, soft_wrap=not session.out.is_terminal)
-            session.print_note(f'try it: nextchar complete {job["model"]} "…"')
+            use = _USES.get(job.get("kind"), _USES["text"])
+            session.print_note(f"try it: nextchar {use.format(job['model'])}")
         case "succeeded":
             pass
         case "failed" if job["error"]:
@@ -170,8 +180,8 @@ def _print_job(session: Session, job: Job) -> None:
     if progress.get("step") is not None:
         fields += [
             ("step", steps),
-            ("training", f"{training_bits} bits per character"),
-            ("held-out", f"{held_out_bits} bits per character"),
+            ("training", f"{training_bits} bits per character, network alone"),
+            ("held-out", f"{held_out_bits} bits per character, network alone"),
         ]
     fields += [
         ("early stopping", progress.get("ended_early")),

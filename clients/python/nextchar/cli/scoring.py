@@ -152,6 +152,9 @@ def score(
         ),
     ] = None,
     show_all: Annotated[bool, Option("--all", help="Show all lines, in order.")] = False,
+    one_of_each: Annotated[
+        bool, Option("--one-of-each", help="With --model, print one line of each new kind of events instead.")
+    ] = False,
     by_line: Annotated[bool, Option("--lines", help="Score each line of a text by itself.")] = False,
     top: Annotated[
         int | None,
@@ -178,13 +181,19 @@ def score(
             raise typer.BadParameter("--top is for the heat map of a text; --model prints all flagged lines")
         patience_s = line_scoring.PATIENCE_S if patience is None else patience
         line_scoring.print_anomalous_lines(
-            session, model, words or ["-"], options, show_all=show_all, patience_s=patience_s
+            session,
+            model,
+            words or ["-"],
+            options,
+            show_all=show_all,
+            one_of_each=one_of_each,
+            patience_s=patience_s,
         )
     if not words:
         raise typer.BadParameter(
             "name a model: MODEL [FILE] shows a heat map, --model MODEL prints anomalous lines"
         )
-    if options or patience is not None or len(words) > 2:
+    if options or one_of_each or patience is not None or len(words) > 2:
         raise typer.BadParameter(
             f"these options need --model: nextchar score --model {words[0]} {' '.join(words[1:])}".rstrip()
         )

@@ -238,7 +238,7 @@ def _join_fitting(parts: Sequence[str], width: int) -> Text:
 
 def _quality_line(progress: TrainingProgress, width: int, *, ascii_only: bool) -> Text:
     line = Text(no_wrap=True, overflow="crop")
-    line.append("bits per character  " if width >= 60 else "bits  ")
+    line.append("network, bits per character  " if width >= 60 else "bits  ")
     line.append("training ")
     line.append(format_bits(progress.record.get("train_bits_per_character")), style="bold")
     line.append("  held-out ")
@@ -368,7 +368,9 @@ def _metrics_line(progress: TrainingProgress, event: Event) -> str:
     known: dict[str, Any] = metrics if is_later else {**progress.record, **metrics}
     training_bits = format_bits(known.get("train_bits_per_character"))
     held_out_bits = format_bits(known.get("validation_bits_per_character"))
-    parts = [*speed_parts(known), f"training {training_bits}", f"held-out {held_out_bits} bits per character"]
+    # Of the network alone: the mixture is measured at the end.
+    bits = f"network: training {training_bits}, held-out {held_out_bits} bits per character"
+    parts = [*speed_parts(known), bits]
     if (left_s := known.get("seconds_left")) is not None:
         parts.append(f"{format_duration(left_s)} left")
     return " · ".join(parts)

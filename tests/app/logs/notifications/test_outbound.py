@@ -119,6 +119,7 @@ def test_private_targets_are_refused_unless_allowed(url: str) -> None:
         check(url)
     assert caught.value.code == "private_target"
     assert "NEXTCHAR_ALLOW_PRIVATE_TARGETS=1" in caught.value.message
+    assert "'127.0.0.1' is 127.0.0.1" not in caught.value.message
     check(url, allow_private=True)
 
 

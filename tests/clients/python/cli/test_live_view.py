@@ -39,7 +39,7 @@ def test_the_frame_shows_all_figures() -> None:
     text = "\n".join(_lines(shown, 99))
     for part in ("nietzsche", "34%", "1:06 left", "step 812 of 2,400", "epoch 1.7", "61,200 characters/s"):
         assert part in text
-    assert "training 2.11  held-out 2.19" in text
+    assert "network, bits per character  training 2.11  held-out 2.19" in text
     assert "█▄▁" in text
 
 

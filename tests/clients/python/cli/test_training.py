@@ -45,9 +45,21 @@ def test_train_sends_masks(run: Run, server: FakeServer, options: str, masks: li
 
 
 def test_train_ends_with_the_result_of_the_best_weights(run: Run) -> None:
-    found = run("train", "c", "--name", "fake")  # its last evaluation finds 2.10
+    found = run("train", "c", "--name", "fake")
+    assert "held-out 2.10 bits per character" in found.out and "network: training" in found.out
     assert "fake@1 is trained: 1.96 bits per character" in found.out
     assert "Network alone 2.00, n-grams alone 2.50, Network and n-grams 1.98\n" in found.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("records", 'suggest n@1 "…"'), ("log", "score --model n@1 FILE"), ("code", 'complete n@1 "…"')],
+)
+def test_train_ends_with_the_command_for_a_model_of_the_kind(
+    run: Run, server: FakeServer, kind: str, command: str
+) -> None:
+    server.training.more = {"kind": kind}
+    assert run("train", "c", "--name", "n").err.endswith(f"try it: nextchar {command}\n")
 
 
 def test_train_reports_default_masks(run: Run, server: FakeServer) -> None:
