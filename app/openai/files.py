@@ -40,7 +40,7 @@ from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus
 from nextchar.store.corpus_upload import Upload
 
-router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/files", tags=["OpenAI"], route_class=OpenAIRoute)
 
 BATCH = "batch"
 PURPOSES = ("fine-tune", "evals", "user_data", BATCH)
