@@ -1,5 +1,5 @@
 # Two images from one file:
-#   docker build --target api .      the HTTP API, without TensorFlow
+#   docker build --target api .      the HTTP API with the tools for AI agents, without TensorFlow
 #   docker build --target worker .   the training process; --build-arg REQUIREMENTS=gpu for NVIDIA GPUs
 # Dependencies are installed before the wheel of the code, so a change of code rebuilds one small layer.
 

@@ -199,9 +199,10 @@ format: $(VENV)/.dev ## Format the code and mend what can be mended by itself
 .PHONY: lock
 lock: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml (keeps versions that still fit)
 	@for role in $(ROLES); do \
+	  extra=; test $$role != api || extra="--extra mcp"; \
 	  $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	    --python-version 3.11 --extra $$role $(UPGRADE) --output-file requirements/$$role.txt pyproject.toml \
+	    --python-version 3.11 --extra $$role $$extra $(UPGRADE) --output-file requirements/$$role.txt pyproject.toml \
 	    || exit 1; \
 	done
 

@@ -196,7 +196,7 @@ class CoreSettings(ServingSettings):
     @field_validator("allowed_origins")
     @classmethod
     def _are_origins(cls, origins: str) -> str:
-        for origin in _listed(origins):
+        for origin in listed(origins):
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
                 raise ValueError(f"{origin!r} is not an origin; write https://example.org, without a path")
         return origins
@@ -204,7 +204,7 @@ class CoreSettings(ServingSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, proxies: str) -> str:
-        for proxy in _listed(proxies):
+        for proxy in listed(proxies):
             try:
                 ipaddress.ip_network(proxy)
             except ValueError as error:
@@ -214,7 +214,7 @@ class CoreSettings(ServingSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _are_host_names(cls, hosts: str) -> str:
-        for host in _listed(hosts):
+        for host in listed(hosts):
             if host != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*", host, re.ASCII):
                 raise ValueError(
                     f"{host!r} is not a host name; write example.org or *.example.org, without a scheme or a"
@@ -225,7 +225,7 @@ class CoreSettings(ServingSettings):
     @field_validator("corpus_sources")
     @classmethod
     def _are_object_stores(cls, urls: str) -> str:
-        for url in _listed(urls):
+        for url in listed(urls):
             if not re.match(r"(s3a?|gs|az|azure|abfss?)://[^/]+/", url):
                 raise ValueError(f"{url!r} is not in an object store; write s3://bucket/ or more of a URL")
         return urls
@@ -233,25 +233,26 @@ class CoreSettings(ServingSettings):
     @property
     def corpus_source_urls(self) -> list[str]:
         """The beginnings of URLs from which corpora may be read."""
-        return _listed(self.corpus_sources)
+        return listed(self.corpus_sources)
 
     @property
     def hosts(self) -> list[str]:
         """The allowed host names."""
-        return _listed(self.allowed_hosts)
+        return listed(self.allowed_hosts)
 
     @property
     def proxies(self) -> list[str]:
         """The addresses and networks of trusted proxies."""
-        return _listed(self.trusted_proxies)
+        return listed(self.trusted_proxies)
 
     @property
     def origins(self) -> list[str]:
         """The allowed origins."""
-        return _listed(self.allowed_origins)
+        return listed(self.allowed_origins)
 
 
-def _listed(values: str) -> list[str]:
+def listed(values: str) -> list[str]:
+    """Return the values of a setting that are separated by commas."""
     return [value.strip() for value in values.split(",") if value.strip()]
 
 

@@ -7,8 +7,7 @@ from importlib.metadata import entry_points
 
 from pydantic import create_model
 
-from nextchar.app.acceptance.configuration import AcceptanceSettings
-from nextchar.app.acceptance.room import ACCEPTANCE
+from nextchar.app.acceptance.room import ACCEPTANCE, AcceptanceSettings
 from nextchar.app.access.auth import ACCESS
 from nextchar.app.completions.routes import COMPLETIONS
 from nextchar.app.console.routes import CONSOLE
@@ -20,10 +19,11 @@ from nextchar.app.logs.configuration import LogSettings
 from nextchar.app.logs.room import LOGS
 from nextchar.app.models.room import MODELS, ModelSettings
 from nextchar.app.openai.room import OPENAI
-from nextchar.app.operations.room import OPERATIONS, RetentionSettings
+from nextchar.app.operations.retention import RetentionSettings
+from nextchar.app.operations.room import OPERATIONS
 from nextchar.app.room import Folder, Room
 from nextchar.app.scoring.routes import SCORING, ScoringSettings
-from nextchar.app.suggestions.room import SUGGESTIONS
+from nextchar.app.suggestions.routes import SUGGESTIONS
 
 ENTRY_POINTS = "nextchar.rooms"
 """The group of entry points by which an installed package adds rooms; each names a `Room`."""

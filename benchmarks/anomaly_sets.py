@@ -1,4 +1,4 @@
-"""Labeled lines: two real data sets, and synthetic ones from rules and real texts.
+"""Labeled lines: two real data sets, synthetic ones from rules and real texts, and files of labeled lines.
 
 Each has normal lines for training, and labeled lines for the test. Synthetic sets use a fixed seed; their
 rules were not tuned to any score.
@@ -37,8 +37,13 @@ def bgl(data: Path) -> LabeledLines:
 
 
 def http_parameters(data: Path) -> LabeledLines:
-    """Request parameters, normal ones and attacks; the normal ones in the order of the file."""
-    rows = [row.split("\t", 2) for row in _lines(data / "http_params_labelled.tsv")]
+    """Request parameters, normal ones and attacks."""
+    return labeled_file(data / "http_params_labelled.tsv")
+
+
+def labeled_file(path: Path) -> LabeledLines:
+    """Rows of a label (0: normal), a kind and a line; the first 70 % of the normal lines are for training."""
+    rows = [row.split("\t", 2) for row in _lines(path)]
     normal, anomalous = ([row[2] for row in rows if row[0] == label] for label in "01")
     cut = int(_TRAINED * len(normal))
     return _mixed(normal[:cut], normal[cut:], anomalous)

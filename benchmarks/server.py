@@ -125,6 +125,10 @@ class Api:
             return 0
         return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
 
+    def processor_s(self) -> float:
+        """Return the processor time that the process has used."""
+        return self.metrics()["process_cpu_seconds_total"]
+
     def metrics(self) -> dict[str, float]:
         """Return the samples of /metrics by name and labels."""
         with self.client() as client:

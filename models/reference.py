@@ -1,8 +1,7 @@
 """A saved model on one page, in plain NumPy: read it, predict the next character, sample, score a text.
 
-The service computes the same with compiled kernels (models/kernels/), for many texts at a time
-(models/runtime/); tests compare both. This page reads the default architecture, without masks. A mixture adds
-contexts to the network; here are the last six characters, and docs/engineering/mixture.md has the others.
+The service computes the same with compiled kernels, for many texts at a time; tests compare both. It is the
+default architecture, without masks, with the last characters alone of docs/engineering/mixture.md's contexts.
 
 Shapes: B rows, E embedding, H units, L layers, V vocabulary. Id 0 is any unknown character, never predicted.
 """
@@ -52,22 +51,24 @@ class Model:
 
     def mix(self, logits: Array, ids: list[int]) -> Array:
         """Return log-probabilities (V,) of the mixture after `ids`, from the network's logits (V,)."""
-        p, sides, known = np.ones(len(logits)), dict[int, Array](), np.append([0] * 6, self.mixture["text"])
-        at, counts = np.arange(7, len(known)), [np.exp(logits - logits[1:].max())]
+        p, sides, text = np.ones(len(logits)), dict[int, Array](), self.mixture["text"]
+        share = (np.bincount(text, minlength=len(p)) + 0.5) / len(text)  # (V,)
+        known, read = (np.append([0] * 6, part) for part in (text, ids))
+        at, recent = (7 + np.flatnonzero(part[7:]) for part in (known, read))  # where a character is known
         for length, c in enumerate(ids[:-7:-1], 1):  # of a context, and its first character
-            at = at[known[at - length] == c]  # positions in the known text after it
-            if length != 5:
-                counts.append(np.bincount(known[at], minlength=len(logits)))  # (V,) of what followed
+            at, recent = at[known[at - length] == c], recent[(read[recent - length] == c) & (c > 0)]
+            counts = np.bincount(known[at], minlength=len(p))  # (V,) of what followed
+            rest = max(1, int(np.count_nonzero(counts))) / 2
+            counts += 8 * (length > 1) * np.bincount(read[recent][-32:], minlength=len(p))
+            share = share if length == 5 else (counts + rest * share) / (counts.sum() + rest)  # interpolated
         for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative
-            masks = [sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts]
-            sides[node] = np.array(masks)  # (2, V)
+            sides[node] = np.array([sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts])
         for node, (left, right) in sorted(sides.items()):  # parents first
-            n0, n1 = np.array([[n @ left, n @ right] for n in counts]).T  # (1 + orders,)
-            least = np.append(1e-9 * (n0 + n1)[0], np.full(len(n0) - 1, 0.4))
-            z = np.log((n1 + least) / (n0 + least)) * (n0 + n1) / (n0 + n1 + 2 * least)
+            n = np.array([[q @ left, q @ right] for q in (share, np.exp(logits - logits[1:].max()))])
+            z = np.diff(np.log(n + [[1e-7], [1e-9]] * n.sum(1, keepdims=True)))[:, 0]  # (2,)
             first, last = (self.mixture[name][min(node, 255)] for name in ("weights", "last_weights"))
-            odds = np.clip(first[-1] * z[0] + first[14 : 13 + len(z)] @ z[1:], -14, 14)
-            odds = np.clip(last[0] * odds, -14, 14) if p[left].max() >= 1e-3 else z[0]
+            mixed = np.clip(last[0] / 5 * np.clip(first[[25, -1]] @ z, -14, 14), -14, 14)
+            odds = mixed if p[left].max() >= 1e-3 else z[1]
             p *= np.where(left, sigmoid(-odds), np.where(right, sigmoid(odds), 1))
         return np.asarray(np.log(p))
 

@@ -13,6 +13,8 @@ import re
 import time
 from typing import Literal
 
+from pydantic import Field
+
 from nextchar.models.errors import Conflict, InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.history import History, ImmutableRecord
@@ -29,17 +31,12 @@ Action = Literal["set", "rollback", "delete"]
 
 
 class Check(ImmutableRecord):
-    """What was required of a version before an alias moved to it, with the figure, and that it passed.
+    """What was required of a version before an alias moved to it, and that it passed."""
 
-    Attributes:
-        name: the field of the requirement. value: the measured figure. limit: that it had to keep. note: what
-        to know about the figure.
-    """
-
-    name: str
-    value: float | None = None
+    name: str = Field(description="The field of `require`.")
+    value: float | None = Field(None, description="The figure.")
     limit: float | None = None
-    note: str | None = None
+    note: str | None = Field(None, description="What to know about the figure.")
 
 
 class Share(ImmutableRecord):

@@ -2,9 +2,6 @@
 
     model_files/<model id>/calibrations/<name>.json   one record; deleted with the model
 
-Calibrations named `rolling` and `rolling-…` were made of ingested lines by earlier versions. They can be used
-and deleted by their names.
-
 The calibration that is made with a model, on the lines of its held-out text, is a file of the model and is
 called `validation`. A call without a name uses `default` if it exists, else `validation`.
 """
@@ -23,7 +20,7 @@ from nextchar.store.ids import check_name
 MODEL_FILE = "calibration.json"
 """The file of a saved model that holds its own calibration."""
 
-VALIDATION, DEFAULT, ROLLING = "validation", "default", "rolling"
+VALIDATION, DEFAULT = "validation", "default"
 
 MAX_CACHED_BYTES = 256 << 20
 """Maximum size of the calibrations that a process caches. One has at most MAX_BYTES as JSON, and twice that
@@ -50,15 +47,9 @@ class Calibrations:
 
         Raises:
             InvalidInput: `name` is not a valid name.
-            Conflict: the name is `validation`, or `rolling` (code `calibration_reserved`).
+            Conflict: the name is `validation` (code `calibration_reserved`).
         """
         check_name(name, param="calibration")
-        if is_rolling_name(name):
-            raise Conflict(
-                f"{name!r} is a name of calibrations that earlier versions made; use another",
-                code="calibration_reserved",
-                param="name",
-            )
         if name == VALIDATION:
             raise Conflict(
                 f"{VALIDATION!r} was made with the model and cannot be replaced; use another name",
@@ -141,15 +132,6 @@ class Calibrations:
 def validation_file(calibration: Calibration) -> bytes:
     """Return the contents of MODEL_FILE for the calibration made with a model."""
     return dump(calibration, created_at=int(time.time()), source="held-out text")
-
-
-def is_rolling_name(name: str) -> bool:
-    """Return whether a name is one of the calibrations that earlier versions made of ingested lines.
-
-    >>> is_rolling_name("rolling"), is_rolling_name("rolling-web-1"), is_rolling_name("rollings")
-    (True, True, False)
-    """
-    return name == ROLLING or name.startswith(f"{ROLLING}-")
 
 
 def _memory_bytes(cached: _Cached) -> int:

@@ -29,9 +29,8 @@ from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet, Normalizer, last_normalization_boundary, normalize
 from nextchar.models.validation_errors import UPGRADE, is_of_newer_version
 from nextchar.store.blobs import Blobs
-from nextchar.store.corpus import Corpus, dump_corpus, load_corpus
+from nextchar.store.corpus import Corpus, Upload, dump_corpus, load_corpus
 from nextchar.store.corpus_names import CorpusNames, CorpusOwners
-from nextchar.store.corpus_upload import Upload
 from nextchar.store.ids import check_name, is_id
 
 _MAX_LINE_BYTES = 1 << 24  # in a chunk of whole lines

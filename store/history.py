@@ -24,7 +24,7 @@ Record = TypeVar("Record", bound=BaseModel)
 class ImmutableRecord(BaseModel):
     """A record whose fields cannot be assigned: readers share one object of it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 def read_record(blobs: Blobs, path: str, kind: type[Record]) -> Record | None:

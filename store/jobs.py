@@ -114,10 +114,12 @@ STORAGE_CODES = frozenset({"storage_full", "storage_unavailable"})
 
 
 class JobError(ImmutableRecord):
-    """Why a job failed or was paused: a stable code, and a message with what to do."""
+    """Why a job failed or was paused."""
 
-    code: str
-    message: str
+    code: str = Field(
+        description="Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."
+    )
+    message: str = Field(description="The reason, and what to do about it.")
 
 
 class EarlyModel(ImmutableRecord):

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-WORKFLOWS = Path(__file__).parents[1] / ".github" / "workflows"
+from deploy.release import IMAGES, ROOT, version_of
+
+WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def jobs(name: str) -> dict[str, Any]:
@@ -50,28 +52,39 @@ def test_ci_fails_before_the_tests_if_the_setup_fails(tmp_path: Path) -> None:
     assert sorted(called.read_text().split()) == [".venv/.dev", "lint", "setup"]
 
 
-def test_nothing_is_released_before_the_tests_have_passed() -> None:
+def test_what_is_published_is_what_the_tested_commit_builds() -> None:
     release = jobs("release.yml")
-    assert "bash .ci/run" in commands(release["test"]) and "make dist" in commands(release["test"])
-    others = {name: job for name, job in release.items() if name != "test"}
-    assert set(others) == {"python", "npm", "images"}
-    assert all(job["needs"] == "test" for job in others.values())
-    assert "make audit sbom" in commands(release["test"])
-    assert others["images"]["strategy"]["matrix"]["target"] == ["api", "worker"]
+    build = commands(release["build"])
+    assert build.index("bash .ci/run") < build.index("make audit release")
+    others = {name: job for name, job in release.items() if name != "build"}
+    assert set(others) == {"python", "npm", "images", "repository"}
+    for name, job in others.items():
+        assert job["needs"] == ("build" if name != "repository" else ["python", "npm", "images"])
+        uses = [step.get("uses", "") for step in job["steps"]]
+        assert any("download-artifact" in one for one in uses) and not any("checkout" in one for one in uses)
+    assert others["images"]["strategy"]["matrix"]["target"] == list(IMAGES)
 
 
-def test_images_are_pushed_with_their_bills_of_materials() -> None:
-    [build] = [
-        step for step in jobs("release.yml")["images"]["steps"] if "build-push" in step.get("uses", "")
-    ]
-    assert build["with"]["sbom"] is True and build["with"]["provenance"] == "mode=max"
+def test_the_commands_of_a_release_find_its_files(tmp_path: Path) -> None:
+    release = jobs("release.yml")
+    [check] = [step["run"] for step in release["build"]["steps"] if "The tag" in step.get("name", "")]
+    for tag, status in ((f"v{version_of(ROOT)}", 0), ("v9.9.9", 1)):
+        environment = {**os.environ, "GITHUB_REF_NAME": tag}
+        assert (
+            subprocess.run(["bash", "-c", check], cwd=ROOT, env=environment, check=False).returncode == status
+        )
+    images = [f"nextchar-{image}-1.2.0-amd64.tar.gz" for image in IMAGES]
+    for name in ("nextchar-1.2.0-py3-none-any.whl", "nextchar-1.2.0.tar.gz", "nextchar-1.2.0.tgz", *images):
+        (tmp_path / name).touch()
+    subprocess.run(["bash", "-ec", commands(release["python"])], cwd=tmp_path, check=True)
+    packages = {path.name for path in (tmp_path / "packages").iterdir()}
+    assert packages == {"nextchar-1.2.0-py3-none-any.whl", "nextchar-1.2.0.tar.gz"}
 
 
 @pytest.mark.long  # of a release
 def test_the_bill_of_materials_has_every_locked_package_with_its_hashes(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
-    requirements, out = root / "requirements" / "api.txt", tmp_path / "sbom.json"
-    command = ["cyclonedx-py", "requirements", str(requirements), "--pyproject", str(root / "pyproject.toml")]
+    requirements, out = ROOT / "requirements" / "api.txt", tmp_path / "sbom.json"
+    command = ["cyclonedx-py", "requirements", str(requirements), "--pyproject", str(ROOT / "pyproject.toml")]
     command[:1] = [str(Path(sys.executable).parent / command[0])]
     subprocess.run([*command, "--output-reproducible", "--output-file", str(out)], check=True)
     bill = json.loads(out.read_text())

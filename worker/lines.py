@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from nextchar.models.config import SuggestionConfig
 from nextchar.models.runtime.line_index import LineIndex
+from nextchar.models.runtime.line_walk import MAX_CONTINUATION
 from nextchar.models.runtime.session import Check, StepNetwork, no_check
 from nextchar.models.runtime.suggestions import WEIGHED, weighing
 from nextchar.models.runtime.surprisal import line_surprisal
-from nextchar.models.runtime.weighing import MAX_CONTINUATION
 from nextchar.models.text import line_file
 from nextchar.models.text.line_columns import Record
 from nextchar.models.text.line_file import Lines, fold
-from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.masks import compile_pattern
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus

@@ -34,8 +34,7 @@ from nextchar.models.saved_model import Card
 from nextchar.store import lease
 from nextchar.store.aliases import AliasMove, Share
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Upload
 from nextchar.store.jobs import Job, Jobs, JobStatus
 
 NIGHT_HOUR_UTC = 2

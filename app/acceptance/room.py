@@ -1,7 +1,9 @@
 """Acceptance: what becomes of suggestions, counted by model, version, client and day."""
 
 import math
+import re
 
+from pydantic import Field, field_validator
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -9,12 +11,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nextchar.app.acceptance import accepted_lines, routes
 from nextchar.app.acceptance.accepted_lines import AcceptedLines
-from nextchar.app.acceptance.configuration import AcceptanceSettings
 from nextchar.app.acceptance.counting import EventCounts
 from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
 from nextchar.app.access.permissions import Access
+from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.limits import EVENTS
 from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
 from nextchar.app.jobs.control import JobControl, create_job
@@ -25,12 +27,76 @@ from nextchar.app.operations.metrics import Metrics
 from nextchar.app.room import RedisKeys, Room
 from nextchar.app.suggestions.counts import LineCounts
 from nextchar.models.saved_model import Card
+from nextchar.store.aliases import ALIAS_PATTERN
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpus import Corpus
+from nextchar.store.ids import check_name
 from nextchar.store.jobs import Job
 
 _RESOLVE_S = 5.0
 _MAX_RESOLVED = 10_000
+
+
+_ALIAS = re.compile(rf"([A-Za-z0-9][A-Za-z0-9._-]{{0,47}})@({ALIAS_PATTERN})")
+
+
+class AcceptanceSettings(CoreSettings):
+    """A part of `nextchar.app.rooms.ApiSettings`."""
+
+    acceptance_retention_days: float = Field(
+        90.0, ge=1, le=3660, description="Days for which the counts of events of suggestions are kept."
+    )
+    event_memory_bytes: int = Field(
+        64 << 20,
+        ge=1 << 20,
+        description="Redis memory for the ids of events and suggestions, so that each counts once: within a"
+        " day, or until there are more than fit.",
+    )
+    learn_from_use: str = Field(
+        "",
+        description="Aliases, as `name@alias`, separated by commas, that learn from use: texts that people"
+        " accept and type with models of the name are kept, a version is trained on them each night, and the"
+        " alias moves to it if its acceptance is not lower. Default: none, and no text is kept.",
+    )
+    kept_text_days: float = Field(
+        30.0, ge=1, le=3660, description="Days for which texts are kept of models that learn from use."
+    )
+
+    count_accepted: str = Field(
+        "",
+        description="Names of models, separated by commas, whose accepted lines are counted: suggestions that"
+        " people accept come earlier. Events must have the text. Default: none.",
+    )
+    accepted_half_life_days: float = Field(
+        30.0, ge=0.04, le=3660, description="Days after which half of the count of an accepted line is left."
+    )
+
+    @field_validator("learn_from_use")
+    @classmethod
+    def _are_aliases(cls, aliases: str) -> str:
+        found = [_ALIAS.fullmatch(alias) for alias in listed(aliases)]
+        if not all(found):
+            raise ValueError("write name@alias, such as cities@live, with a name of at most 48 characters")
+        if len({alias[1] for alias in found if alias}) < len(found):
+            raise ValueError("a model's name has one alias that learns from use")
+        return aliases
+
+    @field_validator("count_accepted")
+    @classmethod
+    def _are_names(cls, names: str) -> str:
+        for name in listed(names):
+            check_name(name)
+        return names
+
+    @property
+    def counted_names(self) -> list[str]:
+        """The names of the models whose accepted lines are counted."""
+        return listed(self.count_accepted)
+
+    @property
+    def learning_aliases(self) -> list[tuple[str, str]]:
+        """The aliases that learn from use, as name and alias."""
+        return [(alias.partition("@")[0], alias.partition("@")[2]) for alias in listed(self.learn_from_use)]
 
 
 def _open(services: Services) -> None:

@@ -3,27 +3,31 @@
 A call needs one of the scopes that its route declares (`nextchar.app.http.rules`). A key with patterns can
 use only the models that match, and the jobs and corpora that `nextchar.app.access.permissions` defines.
 Requests of a key with a rate, and what is in progress of one with a limit, are counted (`KeyLimits`).
+
+/v1/keys: the keys without their secrets. The file of keys is what changes them.
 """
 
 from collections.abc import Collection
 from contextlib import AsyncExitStack
+from typing import Literal
 
-from fastapi import Request
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nextchar.app.access import audit, key_routes
+from nextchar.app.access import audit
 from nextchar.app.access.keys import Key, KeyFile
-from nextchar.app.access.permissions import access_of, check_model
-from nextchar.app.http.errors import Forbidden, Unauthorized, error_response
+from nextchar.app.access.permissions import AccessDep, access_of, check_model
+from nextchar.app.http.errors import Forbidden, Unauthorized, error_response, error_responses
 from nextchar.app.http.limits import REQUESTS_OF_KEY, STREAMS_OF_KEY, KeyLimits
 from nextchar.app.http.middleware import HttpMiddleware
-from nextchar.app.http.rules import Rule
-from nextchar.app.http.services import Services
+from nextchar.app.http.rules import Rule, needs
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate, with_examples
+from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.operations.metrics import Gauges, Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
-from nextchar.app.operations.retention import Retention
-from nextchar.app.operations.room import RetentionSettings
+from nextchar.app.operations.retention import Retention, RetentionSettings
 from nextchar.app.room import Folder, Room
 from nextchar.models.errors import Busy, DomainError
 from nextchar.models.validation_errors import did_you_mean
@@ -130,6 +134,46 @@ def _begins_stream(message: Message) -> bool:
     return Headers(raw=message["headers"]).get("content-type", "").startswith(_STREAM_TYPES)
 
 
+router = APIRouter(prefix="/v1/keys", tags=["service"])
+
+
+class KeyBody(BaseModel):
+    """What an API key permits."""
+
+    model_config = with_examples(
+        {
+            "id": "website",
+            "object": "api_key",
+            "scopes": ["complete"],
+            "models": ["names", "sku-*"],
+            "limits": {"rate": "600 per 1 minute", "max_streams": "8"},
+        }
+    )
+
+    id: str = Field(description="Its name in the file of keys.")
+    object: Literal["api_key"] = "api_key"
+    scopes: list[str]
+    models: list[str] = Field(description="Patterns of the models that it permits; empty: all.")
+    limits: dict[str, str] = Field(description="Its limits, by their names in the file.")
+
+    @classmethod
+    def of(cls, key: Key) -> "KeyBody":
+        """Return the description of a key."""
+        return cls(id=key.name, scopes=sorted(key.scopes), models=list(key.models), limits=key.limits)
+
+
+@router.get("", responses=error_responses(422))
+@needs("admin")
+def list_keys(
+    services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[KeyBody]:
+    """List the API keys in the order of the file; none if the service requires no key."""
+    access.check_is_unlimited("the keys are those of all models")
+    file = services.find(KeyFile)
+    page, has_more = paginate(file.keys if file else [], lambda key: key.name, after=after, limit=limit)
+    return Page(data=list(map(KeyBody.of, page)), has_more=has_more)
+
+
 _NAMES_S = 5.0  # for how long names are kept that errors suggest
 
 _BAD_KEYS = Problem(
@@ -168,4 +212,4 @@ def _open(services: Services) -> None:
         services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
 
 
-ACCESS = Room("access", _open, (audit.router, key_routes.router), folders=(Folder("audit"),))
+ACCESS = Room("access", _open, (audit.router, router), folders=(Folder("audit"),))

@@ -19,9 +19,7 @@ from nextchar.models.runtime.requests import (
     Completion,
     CompletionCollector,
     CompletionRequest,
-    Distribution,
     Event,
-    Expert,
     Failed,
     Piece,
     Usage,
@@ -172,26 +170,6 @@ def _merge_pieces(arrived: deque[Event]) -> Iterator[Event]:
             pieces.clear()
             yield event
     yield from map(join, pieces.values())
-
-
-async def predict(
-    loaded: Loaded,
-    prompt: str,
-    *,
-    top: int,
-    temperature: float,
-    client: str,
-    user: str,
-    expert: Expert = "mixture",
-) -> Distribution:
-    """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
-
-    def start(on_result: Callable[[Distribution | Exception], None]) -> Ticket:
-        return loaded.engine.predict(
-            prompt, on_result, top=top, temperature=temperature, client=client, user=user, expert=expert
-        )
-
-    return await result_of(start)
 
 
 async def result_of(start: Callable[[Callable[[T | Exception], None]], Ticket]) -> T:

@@ -20,6 +20,7 @@ from nextchar.app.http.threads import Check, Pools, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.requests import (
+    Caller,
     CharacterLogprobs,
     Completion,
     CompletionRequest,
@@ -67,11 +68,10 @@ async def start_completion(
     model: str,
     body: CompletionCreate,
     *,
-    client: str,
-    user: str,
+    caller: Caller,
     arrived_s: float,
 ) -> RunningCompletion:
-    """Start a completion on `model`; `client` and its end user `user` are those of `CompletionRequest`.
+    """Start a completion on `model`.
 
     A long prompt is masked, and its log-probabilities are computed, in one of the `pools`. A `timeout_ms`
     counts from `arrived_s`, so that it includes loading the model.
@@ -86,7 +86,7 @@ async def start_completion(
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))
         echoed = await _echo(pools, loaded, prompt, body) if body.echo else None
-        request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, client=client, user=user)
+        request = _request(prompt, body, loaded.vocabulary, arrived_s=arrived_s, caller=caller)
         keep = body.n if body.best_of is not None else None
         return run_completion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
 
@@ -196,7 +196,7 @@ async def serialize(
 
 
 def _request(
-    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, arrived_s: float, client: str, user: str
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, arrived_s: float, caller: Caller
 ) -> CompletionRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return CompletionRequest(
@@ -205,8 +205,7 @@ def _request(
         stop=tuple(map(vocabulary.to_characters, stop)),
         suffix=suffix_of(body.suffix, vocabulary),
         timeout_s=remaining_s(body.timeout_ms, arrived_s),
-        client=client,
-        user=user,
+        caller=caller,
         **{name: getattr(body, name) for name in _SAME_FIELDS},
     )
 
@@ -331,8 +330,7 @@ class InfillingCompletion(RunningCompletion):
             self._request.prompt,
             texts,
             longest=self._request.max_characters + SUFFIX_CHARACTERS,
-            client=self._request.client,
-            user=self._request.user,
+            caller=self._request.caller,
         )
         bits = dict(zip(texts, await result_of(weigh), strict=True)) | {"": 0.0}
         compared.sort(key=lambda one: bits[one.text + judged])

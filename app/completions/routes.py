@@ -6,7 +6,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from nextchar.app.completions.completion import RunningCompletion, predict
+from nextchar.app.completions.completion import RunningCompletion, result_of
 from nextchar.app.completions.requests import (
     LONG_PROMPT_CHARACTERS,
     prepare,
@@ -25,13 +25,12 @@ from nextchar.app.completions.schemas import (
     LogprobBody,
     NextCreate,
     PieceBody,
-    UsageBody,
 )
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
-from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
+from nextchar.app.http.services import ServicesDep, arrived_s_of, caller_of, cancel_on_disconnect
 from nextchar.app.models.engines import Engines
 from nextchar.app.room import Room
 from nextchar.models.runtime.requests import (
@@ -63,8 +62,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
         services.pools,
         model,
         body,
-        client=client_of(request),
-        user=user_of(request),
+        caller=caller_of(request),
         arrived_s=arrived_s_of(request),
     )
     is_slow = len(body.prompt) > LONG_PROMPT_CHARACTERS or (body.echo and body.logprobs is not None)
@@ -89,15 +87,8 @@ async def next_character(
         is_long = len(body.prompt) > LONG_PROMPT_CHARACTERS  # is cancelled when its client disconnects
         preparing = prepare(body.prompt, loaded, services.pools)
         prompt, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
-        predicting = predict(
-            loaded,
-            prompt,
-            top=body.top,
-            temperature=body.temperature,
-            client=client_of(request),
-            user=user_of(request),
-            expert=body.expert,
-        )
+        predict = partial(loaded.engine.predict, prompt, top=body.top, temperature=body.temperature)
+        predicting = result_of(partial(predict, caller=caller_of(request), expert=body.expert))
         distribution = await (cancel_on_disconnect(request, predicting) if is_long else predicting)
     label = loaded.vocabulary.label
     return DistributionBody(
@@ -127,7 +118,7 @@ def _to_json(
             )
             for index, completion in enumerate(completions)
         ],
-        usage=_usage(usage),
+        usage=usage,
         unknown_characters=running.unknown,
     )
     return response.model_dump_json()
@@ -157,7 +148,7 @@ async def _stream(running: RunningCompletion) -> Events:
                 end = CompletionEnd(
                     model=running.model,
                     early=running.is_early,
-                    usage=_usage(event),
+                    usage=event,
                     unknown_characters=running.unknown,
                 )
                 yield ServerEvent("done", end)
@@ -173,10 +164,6 @@ def _logprobs(logprobs: tuple[CharacterLogprobs, ...], vocabulary: Vocabulary) -
         )
         for entry in logprobs
     ]
-
-
-def _usage(usage: Usage) -> UsageBody:
-    return UsageBody.model_validate(usage, from_attributes=True)
 
 
 COMPLETIONS = Room("completions", routers=(router,), is_called_at_keystrokes=True)

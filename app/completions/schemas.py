@@ -6,7 +6,15 @@ from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.models.schemas import Early
-from nextchar.models.runtime.requests import MAX_BEAM, CandidateBody, Expert, FinishReason, Precision, Until
+from nextchar.models.runtime.requests import (
+    MAX_BEAM,
+    CandidateBody,
+    Expert,
+    FinishReason,
+    Precision,
+    Until,
+    Usage,
+)
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000
@@ -218,14 +226,6 @@ class CompletionChoice(BaseModel):
     logprobs: list[LogprobBody] | None = Field(None, description="Only if requested.")
 
 
-class UsageBody(BaseModel):
-    """The characters that the request processed."""
-
-    prompt_characters: int
-    cached_characters: int = Field(description="How much of the prompt was in the state cache.")
-    completion_characters: int
-
-
 class CompletionBody(BaseModel):
     """All completions of a prompt."""
 
@@ -235,7 +235,7 @@ class CompletionBody(BaseModel):
     model: str = Field(description="The `name@version` that was used.")
     early: Early
     completions: list[CompletionChoice]
-    usage: UsageBody
+    usage: Usage
     unknown_characters: list[str] = Field(
         description="The distinct characters of the prompt that are not in the vocabulary."
     )
@@ -263,7 +263,7 @@ class CompletionEnd(BaseModel):
 
     model: str
     early: Early
-    usage: UsageBody
+    usage: Usage
     unknown_characters: list[str]
 
 

@@ -25,8 +25,7 @@ from nextchar.app.http.services import Services
 from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from nextchar.store.blobs import Blobs
-from nextchar.store.corpus import Corpus, Encoding
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Encoding, Upload
 from nextchar.store.input_files import find_objects, split_url
 from nextchar.store.open_blobs import open_blobs
 

@@ -24,6 +24,7 @@ from nextchar.app.http.connections import BoundedHttpProtocol, Connections
 from nextchar.app.http.incoming_body import BodyMemory
 from nextchar.app.http.limits import DiskWatermark
 from nextchar.app.http.threads import CLIENT, Pools, current_client
+from nextchar.models.runtime.requests import Caller
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
@@ -159,9 +160,9 @@ def client_of(request: Request) -> str:
     return client.name if client else name_of(request.scope)
 
 
-def user_of(request: Request) -> str:
-    """Return what tells the client's end users apart: X-Document, the id of a tab or document, if any."""
-    return request.headers.get("x-document", "")
+def caller_of(request: Request) -> Caller:
+    """Return the client with its end user: X-Document, the id of a tab or document, tells these apart."""
+    return Caller(client_of(request), request.headers.get("x-document", ""))
 
 
 def arrived_s_of(request: Request) -> float:

@@ -36,8 +36,7 @@ from nextchar.models.config import (
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
 from nextchar.models.text.kind_detection import Purpose, TextKind, default_purpose
-from nextchar.models.text.masks import Masks, check_speed
-from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.masks import Masks, check_speed, compile_pattern
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.corpus import Corpus
 from nextchar.store.ids import check_name

@@ -32,7 +32,7 @@ from nextchar.models.text.vocabulary import Alphabet
 from nextchar.models.validation_errors import NAME_PATTERN
 from nextchar.store.early_models import early_reference
 from nextchar.store.expiring_cache import ExpiringCache
-from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
+from nextchar.store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from nextchar.store.live import EventLog, Live, StopRequest
 from nextchar.store.queue import TrainingQueue
 
@@ -311,15 +311,6 @@ class EarlyModelBody(BaseModel):
     since: float = Field(description="When it was ready. Unix seconds, UTC.")
 
 
-class JobErrorBody(BaseModel):
-    """Why a job failed or was paused."""
-
-    code: str = Field(
-        description="Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."
-    )
-    message: str = Field(description="The reason, and what to do about it.")
-
-
 class JobBody(BaseModel):
     """A training job in its present state."""
 
@@ -382,11 +373,11 @@ class JobBody(BaseModel):
         description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
     )
     progress: ProgressBody | None
-    error: JobErrorBody | None = Field(
+    error: JobError | None = Field(
         description="Set if the status is `failed`. `resume` retries from the last checkpoint, while it is"
         " kept."
     )
-    pause_reason: JobErrorBody | None = Field(
+    pause_reason: JobError | None = Field(
         None,
         description="Why the service paused the job. With a code that starts with `storage_` it continues"
         " automatically when the storage works again; `resume` retries at once, `pause` keeps it paused.",
@@ -453,8 +444,8 @@ class JobBodies:
             model=job.model,
             early=job.early and EarlyModelBody(model=early_reference(job), since=job.early.since),
             progress=ProgressBody(**progress) if progress else None,
-            error=job.error and JobErrorBody(**job.error.model_dump()),
-            pause_reason=job.pause_reason and JobErrorBody(**job.pause_reason.model_dump()),
+            error=job.error,
+            pause_reason=job.pause_reason,
             candidates=list(dict.fromkeys(one.preset for one in job.request.candidates)),
             **{field: getattr(job.request, field) for field in _REQUEST_FIELDS},
         )

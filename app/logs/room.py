@@ -1,7 +1,7 @@
 """Logs: ingestion of the lines of log agents, alerts, notifications.
 
-While a name has a version, the alerts and ingest settings of its model stay with it. Then they are deleted or
-moved; both can be repeated, so that the retention sweep completes what a killed process has begun.
+While a name has a version, the alerts of its model stay with it. Then they are deleted or moved; both can be
+repeated, so that the retention sweep completes what a killed process has begun.
 
 Metrics of ingestion, alerts and notifications, read from Redis: each process reports the same.
 """
@@ -26,7 +26,7 @@ from nextchar.app.logs.ingest import routes as ingest_routes
 from nextchar.app.logs.ingest.acceptance import Ingest
 from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
-from nextchar.app.logs.ingest.records import IngestLimits, IngestSettings
+from nextchar.app.logs.ingest.records import IngestLimits
 from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.app.logs.notifications import routes as notification_routes
 from nextchar.app.logs.notifications.events import Events
@@ -137,9 +137,9 @@ log = logging.getLogger("nextchar.retention")
 
 def _open(services: Services) -> None:
     settings, redis, blobs = services.settings_of(LogSettings), services.redis, services.blobs
-    alerts, records = Alerts(redis, blobs), IngestSettings(blobs)
+    alerts = Alerts(redis, blobs)
     streams = _streams(services, settings)
-    ingest = Ingest(streams, services.models, services.calibrations, records)
+    ingest = Ingest(streams, services.models, services.calibrations)
     services.add(alerts)
     services.add(ingest)
     services.add(
@@ -154,10 +154,8 @@ def _open(services: Services) -> None:
             is_stopping=services.stopping.is_set,
         )
     )
-    services[ModelFollowers].append(lambda name: follow_model(services.models, alerts, records, name))
-    services[Retention].add(
-        "alerts of former models", lambda _: former_models(services.models, alerts, records)
-    )
+    services[ModelFollowers].append(lambda name: follow_model(services.models, alerts, name))
+    services[Retention].add("alerts of former models", lambda _: former_models(services.models, alerts))
     outbox = _add_notifications(services, settings, alerts)
     services[Metrics].register(IngestCollector(streams))
     services[Metrics].register(AlertCollector(alerts, outbox))
@@ -220,7 +218,7 @@ def _configured_targets(settings: LogSettings) -> list[NotificationTarget]:
     return targets
 
 
-def follow_model(models: Models, alerts: Alerts, settings: IngestSettings, name: str) -> bool:
+def follow_model(models: Models, alerts: Alerts, name: str) -> bool:
     """Delete or move what belongs to a name if it has no version any more; return whether it did.
 
     Raises redis.exceptions.RedisError, and as Blobs does.
@@ -230,27 +228,25 @@ def follow_model(models: Models, alerts: Alerts, settings: IngestSettings, name:
     renamed = models.renamed_to(name)
     if renamed is None:
         alerts.delete_all(name)
-        settings.delete_all(name)
     else:
         alerts.move_all(name, renamed.name, renamed.version)
-        settings.move_all(name, renamed.name)
     return True
 
 
-def former_models(models: Models, alerts: Alerts, settings: IngestSettings) -> int:
+def former_models(models: Models, alerts: Alerts) -> int:
     """Delete or move what belongs to names whose deletion or renaming was interrupted; return their number.
 
     Raises redis.exceptions.RedisError, and as Blobs does.
     """
-    names = alerts.decisions.models() | settings.models()
+    names = alerts.decisions.models()
     try:
         names |= alerts.models()
     except RedisError as error:
         log.info("alerts without decisions are not swept while Redis does not respond: %s", error)
-    return sum(follow_model(models, alerts, settings, name) for name in names)
+    return sum(follow_model(models, alerts, name) for name in names)
 
 
-_MOVING = ("alert_suppressions", "alert_decisions", "ingest_settings")
+_MOVING = ("alert_suppressions", "alert_decisions")
 
 LOGS = Room(
     "logs",
@@ -263,8 +259,7 @@ LOGS = Room(
     ),
     redis_keys=RedisKeys(
         # In this order: a waiting line that is flagged during a backup is in it twice, and so not lost.
-        # Those of rolling calibrations are of earlier versions.
-        ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*", "nextchar:rolling:*"),
+        ("nextchar:ingest:*", "nextchar:alert*", "nextchar:notifications:*"),
         not_copied=("nextchar:notifications:lease",),
         made_at_start=("nextchar:notifications:records",),
     ),

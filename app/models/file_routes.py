@@ -1,4 +1,4 @@
-"""/v1/models/{model}/export and /v1/models/import, a model as one file; and /v1/models/{model}/report."""
+"""A model as one file, /v1/models/{model}/export, …/pack and /v1/models/import; and …/report."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from nextchar.app.models.archives import MEDIA_TYPE
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.schemas import ModelBody
 from nextchar.models.errors import DomainError, NotFound, TooLarge
+from nextchar.models.pack import pack
 from nextchar.models.report import Report
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.validation_errors import NAME_PATTERN
@@ -35,6 +36,12 @@ _ARCHIVE: dict[str, Any] = {
 }
 _ARCHIVE_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE}
+}
+_PACK_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A packed model.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
 }
 _IMPORT_BODY: dict[str, Any] = {
     "requestBody": {
@@ -97,6 +104,37 @@ def export_model(request: Request, services: ServicesDep, model: str) -> Respons
         folder=spool_folder(services),
         media_type=MEDIA_TYPE,
         headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.tar"'},
+    )
+
+
+@router.get(
+    "/{model}/pack",
+    response_class=Response,
+    responses=_PACK_RESPONSE | error_responses(404, 422, 503, 507),
+)
+@needs("read")
+def pack_model(
+    request: Request,
+    services: ServicesDep,
+    model: str,
+    limit_bytes: Annotated[
+        int | None,
+        Query(ge=1, description="The largest file; the beginning of the known text is left out to fit."),
+    ] = None,
+    tables: Annotated[
+        bool,
+        Query(description="Whether the file has the tables of the known text, too: it opens at once."),
+    ] = False,
+) -> Response:
+    """Download a model as one file that completes without a server, in a page or a shell."""
+    saved = services.models.get(model)
+    set_audit_details(request, about=f"/v1/models/{saved.card.reference}/pack")
+    return download(
+        services.pools.downloads,
+        lambda file: file.write(pack(saved, limit_bytes=limit_bytes, with_tables=tables)),
+        folder=spool_folder(services),
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.nextchar"'},
     )
 
 

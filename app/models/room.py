@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from pydantic import Field
 
-from nextchar.app.core_settings import CoreSettings
+from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.services import Services
 from nextchar.app.models import file_routes, routes
 from nextchar.app.models.engines import EngineLoader, Engines, load_by
@@ -90,7 +90,7 @@ def _open(services: Services) -> None:
     settings, models, metrics = services.settings_of(ModelSettings), services.models, services[Metrics]
     given = services.find(EngineLoader)
     load = given.load if given else load_by(settings)
-    pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
+    pinned = listed(settings.pinned_models)
     engines = services.add(Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned))
     services.closes(engines.close)
     services.starting.append(

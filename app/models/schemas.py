@@ -11,7 +11,7 @@ from nextchar.models.saved_model import Card, FileEntry
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.models.validation_errors import NAME_PATTERN
-from nextchar.store.aliases import Action, AliasMove
+from nextchar.store.aliases import Action, AliasMove, Check, Share
 
 EXAMPLE: dict[str, Any] = {
     "id": "nietzsche@1",
@@ -207,22 +207,6 @@ class AliasSet(RequestBody):
     )
 
 
-class CheckBody(BaseModel):
-    """A requirement that the version met."""
-
-    name: str = Field(description="The field of `require`.")
-    value: float | None = Field(description="The figure.")
-    limit: float | None
-    note: str | None = Field(description="What to know about the figure.")
-
-
-class AliasShareBody(BaseModel):
-    """Another version of the model, which gets a fraction of the alias's clients."""
-
-    version: int
-    fraction: float
-
-
 class AliasBody(BaseModel):
     """One move of an alias: the newest is where it points to now."""
 
@@ -238,8 +222,8 @@ class AliasBody(BaseModel):
     action: Action
     moved_at: float
     moved_by: str | None = Field(description="The name of the API key that moved it.")
-    checks: list[CheckBody] = Field(description="What was required of the version, and met.")
-    share: AliasShareBody | None = Field(None, description="The version that some clients get instead.")
+    checks: list[Check] = Field(description="What was required of the version, and met.")
+    share: Share | None = Field(None, description="The version that some clients get instead.")
 
     @classmethod
     def of(cls, move: AliasMove) -> Self:

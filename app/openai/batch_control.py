@@ -29,7 +29,7 @@ from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.jobs.control import IdempotencyKeys
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_batch
 from nextchar.app.openai.files import BATCH, get_file, purpose_of
-from nextchar.app.openai.job_schemas import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
+from nextchar.app.openai.job_schemas import BatchBody, BatchCreate, BatchErrors, RequestCounts
 from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
 from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead
 from nextchar.app.operations.retention import is_due
@@ -326,11 +326,10 @@ def _body(services: Services, batch: Batch) -> BatchBody:
         for status in BatchStatus
         if status is not BatchStatus.VALIDATING
     }
-    errors = [BatchErrorBody(**error.model_dump()) for error in batch.errors]
     return BatchBody(
         id=batch.id,
         endpoint=batch.endpoint,
-        errors=BatchErrors(data=errors) if errors else None,
+        errors=BatchErrors(data=batch.errors) if batch.errors else None,
         input_file_id=batch.input_file,
         completion_window=batch.completion_window,
         status=batch.status,

@@ -35,10 +35,11 @@ from nextchar.app.openai.files import BATCH_OUTPUT, write_metadata
 from nextchar.app.openai.json_lines import MAX_ERRORS, BatchRequest, InvalidLine, divide, parse_request
 from nextchar.app.openai.schemas import OpenAICompletionCreate
 from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
+from nextchar.models.runtime.requests import Caller
 from nextchar.store import tracing
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import STORAGE_CODES, Jobs
 from nextchar.store.logs import set_job
 from nextchar.store.model_file_cache import ModelFileCache
@@ -341,7 +342,7 @@ class BatchProcessing:
                         self.pools,
                         loaded,
                         body,
-                        client=f"batch {batch.id}",
+                        caller=Caller(f"batch {batch.id}"),
                         arrived_s=time.perf_counter(),
                     )
             except Busy as error:

@@ -59,11 +59,11 @@ TRANSITIONS: dict[BatchStatus, frozenset[BatchStatus]] = {
 
 
 class BatchError(ImmutableRecord):
-    """What is wrong with the input file, whose `line` counts from 1, or with a file of responses."""
+    """What is wrong with the input file, or with a file of responses."""
 
     code: str
     message: str
-    line: int | None = None
+    line: int | None = Field(None, description="The number of the line in the file, from 1.")
     param: str | None = None
 
 

@@ -18,7 +18,7 @@ from nextchar.app.completions.requests import run_completion, serialize
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs
-from nextchar.app.http.services import ServicesDep, arrived_s_of, cancel_on_disconnect, client_of, user_of
+from nextchar.app.http.services import ServicesDep, arrived_s_of, caller_of, cancel_on_disconnect
 from nextchar.app.http.threads import Pools
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
@@ -41,7 +41,7 @@ from nextchar.app.openai.schemas import (
     OpenAIUsage,
 )
 from nextchar.models.errors import NotFound
-from nextchar.models.runtime.requests import Completion, Event, Finished, FinishReason, Piece, Usage
+from nextchar.models.runtime.requests import Caller, Completion, Event, Finished, FinishReason, Piece, Usage
 
 router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
 
@@ -138,10 +138,10 @@ async def create_completion(
 ) -> Response:
     """Complete one prompt or several, in OpenAI's shape. A token is a character."""
     model = await model_or_default(services, request, body.model)
-    client, user, arrived_s = client_of(request), user_of(request), arrived_s_of(request)
+    caller, arrived_s = caller_of(request), arrived_s_of(request)
     async with services[Engines].use_async(model) as loaded:
         if body.stream:
-            resolving = resolve(body, loaded, services.pools, client=client, user=user, arrived_s=arrived_s)
+            resolving = resolve(body, loaded, services.pools, caller=caller, arrived_s=arrived_s)
             is_slow = has_long_prompt(body) or (body.echo and body.logprobs is not None)
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             chunks = Chunks(resolved)
@@ -149,13 +149,7 @@ async def create_completion(
             events = _stream(chunks, running, others)
             return EventStream(events, on_close=lambda: _close(running), named=False)
         completing = complete(
-            services[Engines],
-            services.pools,
-            loaded,
-            body,
-            client=client,
-            user=user,
-            arrived_s=arrived_s,
+            services[Engines], services.pools, loaded, body, caller=caller, arrived_s=arrived_s
         )
         content = await cancel_on_disconnect(request, completing)
     return Response(content, media_type="application/json")
@@ -167,18 +161,17 @@ async def complete(
     loaded: Loaded,
     body: OpenAICompletionCreate,
     *,
-    client: str,
-    user: str = "",
+    caller: Caller,
     arrived_s: float,
 ) -> str:
     """Return the whole response to a request without `stream`, as JSON.
 
-    `client` and `user` are those of `resolve`; the request arrived at `arrived_s` on `time.perf_counter`.
+    The request arrived at `arrived_s` on `time.perf_counter`.
 
     Raises:
         InvalidInput, Busy, Unavailable: as `resolve` and `Engine.complete`.
     """
-    resolved = await resolve(body, loaded, pools, client=client, user=user, arrived_s=arrived_s)
+    resolved = await resolve(body, loaded, pools, caller=caller, arrived_s=arrived_s)
     results = await _run_all(engines, resolved)
     completions = [completion for finished, _ in results for completion in finished]
     echoed = sum(len(prompt.characters) for prompt in resolved.prompts) * resolved.n if body.echo else 0

@@ -37,8 +37,7 @@ from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
 from nextchar.models.errors import DomainError, InvalidInput, NotFound
 from nextchar.models.validation_errors import load_record
 from nextchar.store.blobs import Blobs
-from nextchar.store.corpus import Corpus
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Upload
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"], route_class=OpenAIRoute)
 

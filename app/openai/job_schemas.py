@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from nextchar.app.http.schemas import Metadata, RequestBody, with_examples
-from nextchar.app.openai.batches import BatchStatus
+from nextchar.app.openai.batches import BatchError, BatchStatus
 from nextchar.store.jobs import JobStatus
 
 EXAMPLE_FILE: dict[str, Any] = {
@@ -276,20 +276,11 @@ class BatchCreate(RequestBody):
     output_expires_after: None = Field(None, description="Not available: files are kept until deleted.")
 
 
-class BatchErrorBody(BaseModel):
-    """What is wrong with the input file."""
-
-    code: str
-    message: str
-    line: int | None = Field(description="The number of the line in the file, from 1.")
-    param: str | None
-
-
 class BatchErrors(BaseModel):
     """Why a batch failed, at most 100 errors."""
 
     object: Literal["list"] = "list"
-    data: list[BatchErrorBody]
+    data: tuple[BatchError, ...]
 
 
 class RequestCounts(BaseModel):

@@ -34,7 +34,7 @@ from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from nextchar.app.http.rules import needs, needs_no_key
-from nextchar.app.http.services import Services, ServicesDep, cancel_on_disconnect, client_of, user_of
+from nextchar.app.http.services import Services, ServicesDep, caller_of, cancel_on_disconnect
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import model_or_default
@@ -58,7 +58,7 @@ from nextchar.app.openai.requests import characters_of, unwrap
 from nextchar.app.operations.readiness import Alive
 from nextchar.models.kernels.mixture_arguments import HISTORY_CHARACTERS
 from nextchar.models.runtime.decode import MAX_BATCH
-from nextchar.models.runtime.requests import CompletionRequest, Finished, Piece, Usage
+from nextchar.models.runtime.requests import Caller, CompletionRequest, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
@@ -140,7 +140,7 @@ async def infill(
         preparing = prepare(prefix, loaded, services.pools)
         is_long = len(prefix) > LONG_PROMPT_CHARACTERS
         characters, unknown = await (cancel_on_disconnect(request, preparing) if is_long else preparing)
-        engine_request = _request(body, characters, loaded, client_of(request), user_of(request))
+        engine_request = _request(body, characters, loaded, caller_of(request))
         running = run_completion(services[Engines], loaded, engine_request, unknown)
         if body.stream:
             stream = _stream(running, body, progress, truncated=truncated)
@@ -187,9 +187,7 @@ def recent_context(text: str, *, at_least: int = MIN_CONTEXT_CHARACTERS) -> str:
     return text[len(text) - at_least - len("\n".join(lines[first:])) :]
 
 
-def _request(
-    body: InfillCreate, characters: str, loaded: Loaded, client: str, user: str
-) -> CompletionRequest:
+def _request(body: InfillCreate, characters: str, loaded: Loaded, caller: Caller) -> CompletionRequest:
     suffix = suffix_of(body.input_suffix, loaded.vocabulary) if body.n_predict else ""
     # The text of candidates comes at once, so the engine ends them in time.
     limit_ms = body.t_max_predict_ms and body.t_max_prompt_ms + body.t_max_predict_ms
@@ -207,8 +205,7 @@ def _request(
         stream=True,
         suffix=suffix,
         timeout_s=limit_ms / 1000 if limit_ms and suffix.strip() else None,
-        client=client,
-        user=user,
+        caller=caller,
     )
 
 

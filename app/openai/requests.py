@@ -32,7 +32,7 @@ from nextchar.app.openai.schemas import (
     OpenAIUsage,
 )
 from nextchar.models.errors import InvalidInput
-from nextchar.models.runtime.requests import CharacterLogprobs, CompletionRequest, Expert
+from nextchar.models.runtime.requests import Caller, CharacterLogprobs, CompletionRequest, Expert
 from nextchar.models.text.vocabulary import Vocabulary
 
 UNKNOWN = "\uffff"
@@ -170,8 +170,7 @@ class ResolvedRequest:
 
     body: OpenAICompletionCreate
     loaded: Loaded
-    client: str
-    user: str
+    caller: Caller
     arrived_s: float
     prompts: Sequence[ResolvedPrompt]
     n: int
@@ -209,8 +208,7 @@ class ResolvedRequest:
             "stop": tuple(map(self.loaded.vocabulary.to_characters, stop)),
             "suffix": suffix_of(body.suffix or "", self.loaded.vocabulary),
             "stream": bool(body.stream),
-            "client": self.client,
-            "user": self.user,
+            "caller": self.caller,
             "timeout_s": remaining_s(body.timeout_ms, self.arrived_s),
             "logit_bias": _logit_bias(body.logit_bias or {}),
             "presence_penalty": body.presence_penalty or 0.0,
@@ -224,13 +222,12 @@ async def resolve(
     loaded: Loaded,
     pools: Pools,
     *,
-    client: str,
-    user: str = "",
+    caller: Caller,
     arrived_s: float,
 ) -> ResolvedRequest:
     """Return the request with its defaults, and its prompts as characters.
 
-    `client` and `user` are those of `CompletionRequest`; `body.user` tells users of the same `user` apart.
+    `body.user` tells users of the same caller apart.
 
     Raises:
         InvalidInput: the response could become too large, or a prompt has an id that the model does not have.
@@ -254,8 +251,7 @@ async def resolve(
     return ResolvedRequest(
         body=body,
         loaded=loaded,
-        client=client,
-        user=f"{user}\n{body.user}" if body.user else user,
+        caller=caller._replace(user=f"{caller.user}\n{body.user}") if body.user else caller,
         arrived_s=arrived_s,
         prompts=[await _resolve_prompt(prompt, body, loaded, pools) for prompt in prompts],
         n=n,

@@ -15,8 +15,7 @@ from nextchar.app.openai.batch_control import (
 from nextchar.app.openai.batches import Batches
 from nextchar.app.operations.metrics import Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
-from nextchar.app.operations.retention import Retention
-from nextchar.app.operations.room import RetentionSettings
+from nextchar.app.operations.retention import Retention, RetentionSettings
 from nextchar.app.room import Folder, Room
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.queue import BatchQueue

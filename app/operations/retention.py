@@ -17,10 +17,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import Field
+
+from nextchar.app.core_settings import CoreSettings
 from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.models.saved_model import Card, parse_card
 from nextchar.models.validation_errors import load_record
@@ -41,15 +43,31 @@ _MAX_GAP_S = 7 * _DAY_S  # between two sweeps; after a longer one the clock may 
 _SWEPT_PATH = "installation/retention.json"
 
 
-@dataclass(frozen=True)
-class RetentionPeriods:
-    """How long records are kept, in days; 0 keeps them forever."""
+class RetentionSettings(CoreSettings):
+    """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    failed_checkpoint_days: float
-    job_days: float
-    idempotency_days: float
-    audit_days: float
-    corpus_days: float  # without an upload; corpora that a job or a model names are kept
+    failed_checkpoint_days: float = Field(
+        7.0,
+        ge=0,
+        description="Days for which a failed job keeps its last checkpoint, for resuming; 0: forever.",
+    )
+    job_retention_days: float = Field(
+        90.0,
+        ge=0,
+        description="Days for which the record and the events of a finished job are kept; 0: forever.",
+    )
+    idempotency_retention_days: float = Field(
+        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
+    )
+    audit_retention_days: float = Field(
+        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
+    )
+    corpus_retention_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
+        " 0: forever.",
+    )
 
 
 class UsedCorpora(Protocol):
@@ -64,11 +82,11 @@ class Retention:
     """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
 
     def __init__(
-        self, blobs: Blobs, jobs: Jobs, *, periods: RetentionPeriods, spool: Path | None = None
+        self, blobs: Blobs, jobs: Jobs, settings: RetentionSettings, *, spool: Path | None = None
     ) -> None:
         self._sweeps: dict[str, Callable[[float], int]] = {}
         self.corpus_users: list[UsedCorpora] = []
-        self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
+        self._blobs, self._jobs, self._settings, self._spool = blobs, jobs, settings, spool
         self.on_progress: Callable[[], None] = lambda: None
         """Called while a long sweep makes progress."""
         self._full_sweep_at = float("-inf")
@@ -150,7 +168,7 @@ class Retention:
     def _needs_no_checkpoint(self, job: Job, now: float) -> bool:
         if job.status is not JobStatus.FAILED:
             return True
-        if not is_due(job.updated_at, self._periods.failed_checkpoint_days, now):
+        if not is_due(job.updated_at, self._settings.failed_checkpoint_days, now):
             return False
         return self._is_unchanged(job)
 
@@ -191,12 +209,12 @@ class Retention:
 
     def _sweep_corpora(self, now: float) -> int:
         """Delete corpora that are due, except those that a job, a model or an unfinished batch names."""
-        if not self._periods.corpus_days:
+        if not self._settings.corpus_retention_days:
             return 0
         corpora = Corpora(self._blobs)
 
         def is_expired(corpus: Corpus) -> bool:
-            return is_due(corpora.uploaded_at(corpus), self._periods.corpus_days, now)
+            return is_due(corpora.uploaded_at(corpus), self._settings.corpus_retention_days, now)
 
         due = [corpus.id for corpus in corpora.all() if is_expired(corpus)]
         count = 0
@@ -256,7 +274,7 @@ class Retention:
         for job in self._jobs.all():
             if not job.status.is_final:
                 continue
-            if is_due(job.updated_at, self._periods.job_days, now) and self._is_unchanged(job):
+            if is_due(job.updated_at, self._settings.job_retention_days, now) and self._is_unchanged(job):
                 self._blobs.delete(f"events/{job.id}.jsonl", f"openai_jobs/{job.id}.json")
                 self._blobs.delete(*self._blobs.paths(f"checkpoints/{job.id}"))
                 self._jobs.delete(job)
@@ -283,7 +301,7 @@ class Retention:
                 continue
             except (ValueError, KeyError, TypeError):  # damaged: the key cannot be used until it is deleted
                 created_at = float("-inf")
-            if created_at is not None and is_due(created_at, self._periods.idempotency_days, now):
+            if created_at is not None and is_due(created_at, self._settings.idempotency_retention_days, now):
                 self._blobs.delete(path)
                 count += 1
         return count

@@ -1,4 +1,4 @@
-"""Readiness, metrics, retention, and the memory of the process.
+"""Readiness, metrics, retention, and the memory of the process; /healthz, /readyz and /metrics.
 
 glibc keeps what is freed below other allocations. Under many clients that is hundreds of megabytes of arrays
 of different sizes, which a process would hold until it ends. musl and macOS have no such call; there nothing
@@ -8,19 +8,84 @@ is done.
 import ctypes
 import time
 from collections.abc import Callable
+from typing import Any
 
-from pydantic import Field
+import anyio
+from fastapi import APIRouter, Response
 
-from nextchar.app.core_settings import CoreSettings
-from nextchar.app.http.services import Services
-from nextchar.app.operations import routes
-from nextchar.app.operations.metrics import Metrics, ServiceCollector
-from nextchar.app.operations.readiness import ReadinessCheck
-from nextchar.app.operations.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.app.http.errors import error_responses
+from nextchar.app.http.limits import HEALTH
+from nextchar.app.http.rules import needs, needs_no_key
+from nextchar.app.http.services import Services, ServicesDep
+from nextchar.app.operations.metrics import CONTENT_TYPE, Metrics, ServiceCollector
+from nextchar.app.operations.readiness import Alive, Readiness, ReadinessCheck
+from nextchar.app.operations.retention import Retention, RetentionSettings, remove_stale_uploads
 from nextchar.app.room import Room
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.installation import RENEW_S, Installation
 from nextchar.store.open_blobs import is_object_store
+
+router = APIRouter(tags=["operations"])
+
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "model": Readiness,
+        "description": "The storage cannot be read, or the kernels are not loaded yet.",
+        "content": {
+            "application/json": {
+                "example": {
+                    "status": "not_ready",
+                    "down": ["storage"],
+                    "degraded": [
+                        {
+                            "part": "storage",
+                            "problem": "does not respond",
+                            "effect": "models that are not in memory cannot be served",
+                        }
+                    ],
+                    "background": [],
+                }
+            }
+        },
+    }
+}
+_EXPOSITION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus' text format.",
+        "content": {"text/plain": {"schema": {"type": "string"}, "example": "nextchar_redis_up 1.0\n"}},
+    }
+}
+
+
+@router.get("/healthz", responses=error_responses())
+@needs_no_key
+async def healthz(response: Response) -> Alive:
+    """Report that the process is running; nothing else is checked."""
+    # The JavaScript client asks from pages that may make no other call, to say why these fail.
+    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    return Alive()
+
+
+@router.get("/readyz", responses=error_responses() | _NOT_READY)
+@needs_no_key
+async def readyz(services: ServicesDep, response: Response) -> Readiness:
+    """Report whether models can be served, and which parts do not work.
+
+    The status is 503 if the storage cannot be read, and at the start until the compiled kernels are loaded.
+    Without Redis or a worker jobs wait, and the response is 200 with the status `degraded`.
+    """
+    check = services[ReadinessCheck]
+    report = await anyio.to_thread.run_sync(check.report, limiter=services.pools.limiter(HEALTH))
+    response.status_code = 503 if report.status == "not_ready" else 200
+    return report
+
+
+@router.get("/metrics", response_class=Response, responses=_EXPOSITION | error_responses(503))
+@needs("read", is_about_all=True)
+def metrics(services: ServicesDep) -> Response:
+    """Get the metrics for Prometheus."""
+    return Response(services[Metrics].exposition(), media_type=CONTENT_TYPE)
+
 
 TRIM_S = 4.0
 """Interval between two calls of `trim_heap`: the more memory a call gives back, the longer it blocks other
@@ -47,33 +112,6 @@ def _find_malloc_trim() -> Callable[[int], int] | None:
 _malloc_trim = _find_malloc_trim()
 
 
-class RetentionSettings(CoreSettings):
-    """A part of `nextchar.app.rooms.ApiSettings`."""
-
-    failed_checkpoint_days: float = Field(
-        7.0,
-        ge=0,
-        description="Days for which a failed job keeps its last checkpoint, for resuming; 0: forever.",
-    )
-    job_retention_days: float = Field(
-        90.0,
-        ge=0,
-        description="Days for which the record and the events of a finished job are kept; 0: forever.",
-    )
-    idempotency_retention_days: float = Field(
-        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
-    )
-    audit_retention_days: float = Field(
-        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
-    )
-    corpus_retention_days: float = Field(
-        0.0,
-        ge=0,
-        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
-        " 0: forever.",
-    )
-
-
 def _open(services: Services) -> None:
     settings, blobs = services.settings_of(RetentionSettings), services.blobs
     spool = settings.data_dir / "spool"
@@ -91,7 +129,7 @@ def _open(services: Services) -> None:
             kernels_loaded=services.kernels_loaded,
         )
     )
-    retention = services.add(Retention(blobs, services.jobs, periods=_periods(settings), spool=spool))
+    retention = services.add(Retention(blobs, services.jobs, settings, spool=spool))
     loop = BackgroundLoop(
         "retention", retention.sweep, interval_s=_RETENTION_S, effect="expired data is not deleted"
     )
@@ -104,14 +142,4 @@ def _open(services: Services) -> None:
         services.loops.append(BackgroundLoop("installation", renew, interval_s=RENEW_S, effect=effect))
 
 
-def _periods(settings: RetentionSettings) -> RetentionPeriods:
-    return RetentionPeriods(
-        failed_checkpoint_days=settings.failed_checkpoint_days,
-        job_days=settings.job_retention_days,
-        idempotency_days=settings.idempotency_retention_days,
-        audit_days=settings.audit_retention_days,
-        corpus_days=settings.corpus_retention_days,
-    )
-
-
-OPERATIONS = Room("operations", _open, (routes.router,), RetentionSettings, is_strict=False)
+OPERATIONS = Room("operations", _open, (router,), RetentionSettings, is_strict=False)

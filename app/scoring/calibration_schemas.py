@@ -18,7 +18,6 @@ EXAMPLE_CALIBRATION: dict[str, Any] = {
     "created_at": 1795563600,
     "source": "held-out text",
     "buckets": [{"longest": None, "lines": 812, "has_tail": True}],
-    "rolling": None,
 }
 
 Line = Annotated[str, Field(max_length=20_000_000)]
@@ -92,7 +91,6 @@ class CalibrationBody(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     source: str = Field(description="What it was made from.")
     buckets: list[BucketBody]
-    rolling: None = Field(None, description="Always null; earlier versions had rolling calibrations.")
 
 
 def calibration_body(stored: StoredCalibration) -> CalibrationBody:

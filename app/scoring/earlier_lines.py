@@ -33,8 +33,7 @@ class EarlierLines:
         labeled_lines: returns the example lines of labeled alerts of a model, in the order of arrival, and
             which are of incidents.
         recent: returns the newest lines of log agents for a model. Raises InvalidInput: there are none.
-        calibrated: notes that a calibration of a model (its name, its id) is replaced, `on_recent` lines or
-            on others.
+        calibrated: notes that a calibration of a model is replaced, `on_recent` lines or on others.
     """
 
     labels: Callable[[str], Mapping[str, AlertLabel]] = lambda _: {}

@@ -382,7 +382,7 @@ def _make(
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines
         check()  # nothing is replaced once the client has disconnected
         saved = services.calibrations.save(loaded.saved, body.name, made, source=source)
-        services[EarlierLines].calibrated(model, loaded.saved.card.id, saved.name, on_recent=body.ingested)
+        services[EarlierLines].calibrated(model, on_recent=body.ingested)
         return calibration_body(saved)
 
 

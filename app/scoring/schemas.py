@@ -151,6 +151,16 @@ class StreamBody(BaseModel):
     )
 
 
+class NewKindBody(BaseModel):
+    """Rare lines of one template that no training line has."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    alert_id: str
+    lines: int
+    line: str = Field(description="The first of them, its first 300 characters.")
+
+
 class ChangeBody(BaseModel):
     """Why more lines are rare than the false-alarm rate explains."""
 
@@ -163,7 +173,9 @@ class ChangeBody(BaseModel):
     lines: int = Field(description="Lines of the change.")
     of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
     kinds: int = Field(description="How many new kinds of lines there are.")
-    alert_ids: list[str] = Field(description="Their alerts, those with most lines first.")
+    examples: list[NewKindBody] = Field(
+        description="One of each new kind, those with most lines first; at most 50."
+    )
     since: float | None = Field(description="When the first line of them was scored, in Unix seconds.")
     action: Literal["examples", "train"] = Field(
         description="What to do: look at an example of each new kind, or train again with these lines."

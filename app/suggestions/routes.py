@@ -15,24 +15,32 @@ from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.rules import JSON, SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, Limit
-from nextchar.app.http.services import ServicesDep, cancel_on_disconnect, client_of, user_of
+from nextchar.app.http.services import Services, ServicesDep, caller_of, cancel_on_disconnect
 from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.suggestions.counts import CountedSuggesters, LineCount, LineCounts, SourceCounts, summed
+from nextchar.app.models.names import ModelFollowers
+from nextchar.app.operations.retention import Retention
+from nextchar.app.room import Folder, Room
+from nextchar.app.suggestions.counts import (
+    FOLDER,
+    CountedSuggesters,
+    LineCount,
+    LineCounts,
+    SourceCounts,
+    summed,
+)
 from nextchar.app.suggestions.schemas import (
     CountedLineBody,
     CountSourceBody,
     DeletedCounts,
     LineCountsBody,
     LineCountsPut,
-    ReplacedBody,
     SourceName,
     SuggestCreate,
     SuggestionBody,
     SuggestionsBody,
 )
-from nextchar.models.runtime.engine import Ticket
-from nextchar.models.runtime.line_walk import OnLines
+from nextchar.models.runtime.requests import Caller
 from nextchar.models.runtime.suggestions import (
     Need,
     Steps,
@@ -64,9 +72,7 @@ async def suggest_completions(
     async with services[Engines].use_async(model, client_id=body.client_id) as loaded:
         suggester = await services[CountedSuggesters].get(loaded)
         steps = suggester.suggest(SuggestionRequest(**body.model_dump(exclude={"client_id"})))
-        finding = _suggestions(
-            services[Engines], loaded, steps, client=client_of(request), user=user_of(request)
-        )
+        finding = _suggestions(services[Engines], loaded, steps, caller_of(request))
         suggestions = await cancel_on_disconnect(request, finding)
     response = _body(loaded, body.prefix, suggestions)
     # Serialized here: FastAPI's validation and copy would take longer than everything else.
@@ -139,39 +145,23 @@ def delete_line_counts(
     return DeletedCounts(deleted=deleted)
 
 
-async def _suggestions(
-    engines: Engines, loaded: Loaded, steps: Steps, *, client: str, user: str
-) -> list[Suggestion]:
+async def _suggestions(engines: Engines, loaded: Loaded, steps: Steps, caller: Caller) -> list[Suggestion]:
     """Return the suggestions; what the engine is asked for is awaited. Raises InvalidInput or Busy."""
     # A search in many lines takes milliseconds; what follows the network's answer does not.
     need = await run_in_thread(_next, steps, None)
     while not isinstance(need, list):
         if isinstance(need, Weigh):
-            weigh = partial(loaded.engine.weigh, need.prompt, need.continuations, client=client, user=user)
+            weigh = partial(loaded.engine.weigh, need.prompt, need.continuations, caller=caller)
             need = _next(steps, await result_of(weigh))
         elif isinstance(need, Walk):
-            need = _next(steps, await _likely_lines(loaded, need, client=client, user=user))
+            walk = partial(loaded.engine.likely_lines, need.index, need.prefix, context=need.context)
+            need = _next(steps, await result_of(partial(walk, wanted=need.wanted, caller=caller)))
         else:
-            completing = replace(need.request, client=client, user=user)
+            completing = replace(need.request, caller=caller)
             with RunningCompletion(engines, loaded, completing, []) as running:
                 completions, _ = await running.completions()
             need = _next(steps, completions)
     return need
-
-
-async def _likely_lines(loaded: Loaded, need: Walk, *, client: str, user: str) -> list[int]:
-    def start(on_lines: OnLines) -> Ticket:
-        return loaded.engine.likely_lines(
-            need.index,
-            need.prefix,
-            on_lines,
-            context=need.context,
-            wanted=need.wanted,
-            client=client,
-            user=user,
-        )
-
-    return await result_of(start)
 
 
 def _next(steps: Steps, answer: Any) -> Need | list[Suggestion]:
@@ -196,8 +186,25 @@ def _body(loaded: Loaded, prefix: str, suggestions: Sequence[Suggestion]) -> Sug
                 probability=one.probability,
                 count=one.count,
                 exists=one.exists,
-                replaced=ReplacedBody(**vars(one.replaced)) if one.replaced else None,
+                replaced=one.replaced,
             )
             for index, one in enumerate(suggestions)
         ],
     )
+
+
+def _open(services: Services) -> None:
+    counts = services.add(LineCounts(services.blobs))
+    suggesters = services.add(CountedSuggesters(counts))
+    services.closes(suggesters.close)
+    services[ModelFollowers].append(lambda name: counts.follow(services.models, name))
+    services[Retention].add("counts of former models", lambda _: counts.sweep(services.models))
+
+
+SUGGESTIONS = Room(
+    "suggestions",
+    _open,
+    (router,),
+    is_called_at_keystrokes=True,
+    folders=(Folder(FOLDER, ["model_cards"], moves=True),),
+)

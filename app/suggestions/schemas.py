@@ -14,6 +14,7 @@ from nextchar.models.runtime.suggestions import (
     MAX_PATTERNS,
     MAX_PREFIX_CHARACTERS,
     Constrain,
+    Replaced,
 )
 from nextchar.models.text.masks import MAX_PATTERN_CHARACTERS
 from nextchar.models.validation_errors import NAME_PATTERN
@@ -86,13 +87,6 @@ class SuggestCreate(RequestBody):
     )
 
 
-class ReplacedBody(BaseModel):
-    """A range of the prefix, from `start` to before `end`."""
-
-    start: int
-    end: int
-
-
 class SuggestionBody(BaseModel):
     """A suggestion."""
 
@@ -103,7 +97,7 @@ class SuggestionBody(BaseModel):
         description="How often the text is a line of the corpus, with what is left of the counts added to it."
     )
     exists: bool = Field(description="Whether the text is a line of the corpus, or counts were added to it.")
-    replaced: ReplacedBody | None = Field(
+    replaced: Replaced | None = Field(
         None, description="The range of the prefix that was taken for a typing error; null if there is none."
     )
 

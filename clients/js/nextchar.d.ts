@@ -355,7 +355,7 @@ export interface Choice {
   logprobs: Logprob[] | null;
 }
 
-/** The characters that the request processed. */
+/** The characters that a request processed; the last event of a successful one. */
 export interface Usage {
   prompt_characters: number;
   /** How much of the prompt was in the state cache. */
@@ -417,7 +417,7 @@ export interface Distribution {
   unknown_characters: string[];
 }
 
-/** A range of the prefix, from `start` to before `end`. */
+/** The range of the prefix that a suggestion changes, in code points. */
 export interface Replaced {
   start: number;
   end: number;
@@ -476,13 +476,16 @@ export interface LineScore {
   total_bits: number | null;
   /** How rare the line is among normal ones, in bits; p-value and flag are based on it. */
   score: number | null;
-  /** The fraction of normal lines with at least this score; at least 1 / (n + 1). */
+  /**
+   * The fraction of normal lines with at least this score, at least 1 / (n + 1); or the probability that a line
+   * breaks its template as this one does, if that is lower.
+   */
   p_value: number | null;
   /** Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`. */
   anomalous: boolean | null;
   /**
-   * True if the line's p-value is low enough, but more lines are flagged than the false-alarm rate explains, or it
-   * is of a new kind that was flagged: then it only counts in its alert. See `repeats`.
+   * True if the line's p-value is low enough, but lines of its kind were flagged, or more lines are than the
+   * false-alarm rate explains: then it only counts in its alert. See `repeats`.
    */
   repeated: boolean | null;
   /**
@@ -535,8 +538,6 @@ export interface Calibration {
   /** What it was made from. */
   source: string;
   buckets: CalibrationBucket[];
-  /** Always null; earlier versions had rolling calibrations. */
-  rolling: null;
 }
 
 /** The position of a stream of lines. */
@@ -549,6 +550,14 @@ export interface LineStream {
    * replaced; null: it continued.
    */
   restarted: "new" | "model_replaced" | null;
+}
+
+/** Rare lines of one template that no training line has. */
+export interface NewKind {
+  alert_id: string;
+  lines: number;
+  /** The first of them, its first 300 characters. */
+  line: string;
 }
 
 /** Why more lines are rare than the false-alarm rate explains. */
@@ -564,8 +573,8 @@ export interface Change {
   of_lines: number;
   /** How many new kinds of lines there are. */
   kinds: number;
-  /** Their alerts, those with most lines first. */
-  alert_ids: string[];
+  /** One of each new kind, those with most lines first; at most 50. */
+  examples: NewKind[];
   /** When the first line of them was scored, in Unix seconds. */
   since: number | null;
   /** What to do: look at an example of each new kind, or train again with these lines. */

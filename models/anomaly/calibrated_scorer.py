@@ -36,6 +36,7 @@ MAX_EXPLAIN_READ = 50_000
 anomalous first: about a second. A line takes some hundred to some thousand characters. See
 `nextchar.models.anomaly.noisy_channel.explain`."""
 
+_MIN_BREAK_P = 1e-3
 _MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
 _CHECK_INTERVAL = 100  # lines
 _POSITIONS_PER_PIECE = 1_000
@@ -146,10 +147,10 @@ class CalibratedScorer:
         verdict = rule.judge(
             fingerprint(line.masked.text),
             key,
-            is_new=parsed.template.is_new,
+            parsed,
             score=score.score or 0.0,
-            estimated_p=self.estimated_p(score, line),
             now=now,
+            line=self.loaded.vocabulary.to_text(line.original),
         )
         changed: dict[str, object] = {"alert_id": verdict.key.alert_id(self.loaded.saved.card.name)}
         if not verdict.is_flagged:
@@ -161,7 +162,8 @@ class CalibratedScorer:
         assert self.calibration is not None and score.score is not None, (
             "only lines with a calibration have one"
         )
-        return self.calibration.calibration.estimated_p_value(score.score, characters=len(line.masked.text))
+        calibration, length = self.calibration.calibration, len(line.masked.text)
+        return min(calibration.estimated_p_value(score.score, characters=length), score.p_value or 1.0)
 
     @property
     def change(self) -> Change | None:
@@ -234,6 +236,7 @@ class CalibratedScorer:
         if not self.calibration or self.rate is None:
             return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
+        p_values = np.minimum(p_values, list(map(_break_p_value, lines)))
         anomalous = p_values <= self.rate
         found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
         flagged = np.flatnonzero(anomalous).tolist()
@@ -305,6 +308,16 @@ class CalibratedScorer:
             return explanations[text]
         unknown = self.loaded.vocabulary.encode(text) == UNKNOWN_ID
         return threshold_spans(surprisal.bits, surprisal.entropy, unknown, threshold=threshold)
+
+
+def _break_p_value(line: LineReading) -> float:
+    """Return the p-value of a line by the template that it breaks; 1 if it breaks none.
+
+    If n lines have something in common, the next one differs with probability 0.5 / (n + 1), by Krichevsky
+    and Trofimov (1981). Where it will differ was not known before, so there is a lowest value.
+    """
+    parsed = line.surprisal.parsed
+    return max(0.5 / (parsed.broken.lines + 1), _MIN_BREAK_P) if parsed and parsed.broken else 1.0
 
 
 def is_unusual(score: LineScore) -> bool:

@@ -64,8 +64,7 @@ class Bucket:
 
     Attributes:
         longest: the maximum length in characters; None: no maximum. Shorter lines are in smaller buckets.
-        statistics: (k, n), each row ascending; k is 8, 12 with n-grams, or 14 with templates too. Of a
-            rolling calibration of an earlier version n differs from that of the scores.
+        statistics: (k, n), each row ascending; k is 8, 12 with n-grams, or 14 with templates too.
         spread: (k,) standard deviations of the statistics.
         weights: (k,) of the statistics in the score; they sum to 1.
         scores: (n,) ascending, of each line against the others.
@@ -299,7 +298,7 @@ def _bucket(record: dict[str, Any], scores: NDArray[np.float64], statistics: NDA
     spread = np.array(record["spread"], np.float64)
     return Bucket(
         record["longest"],
-        statistics.reshape(len(spread), -1),  # more or fewer than scores if it rolls
+        statistics.reshape(len(spread), -1),
         spread,
         # Records without weights are from before there were n-grams: all statistics counted the same.
         np.array(record.get("weights", [1 / len(spread)] * len(spread)), np.float64),

@@ -25,7 +25,7 @@ from nextchar.models.text.lines import MAX_LINE_CHARACTERS
 MAX_KEPT = 100_000
 """Calibration lines whose statistics are kept; of more lines, this many evenly spaced quantiles."""
 
-NETWORK_WEIGHT = (0.25, 0.8)
+NETWORK_WEIGHT = (0.15, 0.8)
 """The minimum and maximum weight of the network, of that of network and n-grams together."""
 
 MAX_WORD_WEIGHT = 0.8
@@ -34,7 +34,7 @@ MAX_WORD_WEIGHT = 0.8
 NGRAM_WEIGHTS = (0.0, 0.0, 1.0, 1.0)
 """The relative weights of the n-grams' statistics. One rare n-gram is no evidence; several are."""
 
-TEMPLATE_WEIGHTS = (0.3, 0.06)
+TEMPLATE_WEIGHTS = (0.5, 0.1)
 """The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the fraction
 of the calibration lines' tokens that templates fix."""
 

@@ -5,13 +5,15 @@ how many are rare. A log that changed has more: a new version of a program bring
 week other values, and another log fits nowhere. Most of these lines are like one before, and hide what is
 unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an alert.
 
-- Lines are of one **kind** if only numbers differ, or if they have a template in common that no training line
-  has, with enough fixed words, some of them different from those of every known template.
-- The first line of a new template is flagged; those that follow are repeats. Of other kinds lines are flagged
-  while the rate explains them.
-- Once more lines are flagged than the rate explains, a line of a kind that was not seen is flagged if it is
-  rarer than what the log has become: if its score is among the highest, half as many as the rate explains. It
-  is a repeat otherwise, and of no alert but that of the change (CHANGED_KEY).
+- Rare lines are of one **kind** if they break one template in one place (`templates.Break`); if they have a
+  new template in common; or if they have a known template and the same anomalous word.
+- Of a new template the first line is flagged and of other kinds the first two; of each kind a tenth of the
+  lines that the rate explains, if that is more. Further ones are repeats. A new template that many lines have
+  counts as known, so its lines can break it.
+- **Once more lines are flagged than the rate explains**, a line is flagged if it is rarer than what the log
+  has become: if its score is among the highest, half as many as the rate explains. It is a repeat otherwise,
+  and of no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. Lines that break
+  templates, new templates and known ones are counted apart: a flood of one hides nothing of the others.
 
 `FlagRule` is what the rule has to know of earlier lines. It depends on these and their order alone, and not
 on how they were divided into requests, if it is handed on from one request to the next (`dump` and
@@ -23,24 +25,16 @@ are dropped.
 
 import json
 import math
-import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Self
 
-from nextchar.models.anomaly.alerts import CRITICAL_P, AlertKey
+from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.text.array_file import inflate
-from nextchar.models.text.line_tokens import (
-    TemplateBuilder,
-    Token,
-    Tokens,
-    is_wildcard,
-    structure_of_line,
-    tokenize,
-)
-from nextchar.models.text.templates import Templates
+from nextchar.models.text.line_tokens import TemplateBuilder, Token, is_wildcard, tokenize
+from nextchar.models.text.templates import ParsedLine, Templates
 
 WINDOW_LINES = 20_000
 """Lines after which what is known of earlier ones counts half."""
@@ -53,17 +47,19 @@ CHANGED_KEY = AlertKey("more lines than the false-alarm rate explains", "")
 
 ChangeKind = Literal["new_kinds", "values", "log"]
 
-_MIN_ALLOWED = 5.0  # flagged lines that are explained whatever the rate is
+_MIN_ALLOWED = 4.0  # flagged lines that are explained whatever the rate is
 _NOISE = 2.0  # standard deviations
-_CRITICAL = 1.5  # times as many lines that are critical are explained
+_MAX_FLAGGED = {"break": 2, "new": 1, "known": 2}  # of one kind, by class; or
+_MAX_SHARE = 0.1  # of the lines that are explained
+_MIN_KNOWN = 20  # lines of a new template that can be broken
+_MAX_BROKEN = 2  # words in which a line differs from it
+_MIN_FIXED = 0.4  # of the tokens of a template by which lines are alike
 _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
 _MAX_KNOWN_FRACTION = 0.5  # of lines that are rare, above which nothing fits
-_MIN_FIXED = 0.6  # of the tokens of a template by which lines are alike
-_MIN_WORDS = 4  # of at least two letters in it
-_WORD = re.compile(r"[^\W\d_]{2}")
-_NUMBER = re.compile(r"\d+")
 _BINS_PER_BIT = 4  # of the histogram of scores
 _MAX_KINDS = 1_000
+_MAX_EXAMPLES = 50
+_MAX_EXAMPLE_CHARACTERS = 300
 _MAX_STATE_BYTES = 8 << 20
 
 
@@ -75,13 +71,22 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
+class NewKind:
+    """Rare lines of one new template: the id of their alert, how many they are, and the first one."""
+
+    alert_id: str
+    lines: int
+    line: str
+
+
+@dataclass(frozen=True)
 class Change:
     """Why more lines are rare than the false-alarm rate explains.
 
     Attributes:
         kind: `new_kinds`: few templates that no training line has, of many lines. `values`: known templates
         with other values. `log`: hardly anything fits. kinds: how many new kinds. lines: of the change.
-        of_lines: among so many. alert_ids: of the new kinds, those with most lines first. since: when the
+        of_lines: among so many. examples: one of each new kind, those with most lines first. since: when the
         first line of a new kind was scored, in Unix seconds, if known.
     """
 
@@ -89,7 +94,7 @@ class Change:
     kinds: int
     lines: int
     of_lines: int
-    alert_ids: tuple[str, ...] = ()
+    examples: tuple[NewKind, ...] = ()
     since: float | None = None
 
     @property
@@ -110,12 +115,19 @@ class Change:
 
 
 @dataclass
-class _NewKind:
-    """Lines of one new template: their number, the key of their alert, and when the first one was scored."""
+class _Kind:
+    """Rare lines of one kind.
+
+    Attributes:
+        key: that of their alert. count: how many there were. flagged: of these. since: when the first one was
+        scored, in Unix seconds, if known. line: the first one, if they have a new template.
+    """
 
     key: AlertKey
     count: int = 0
+    flagged: int = 0
     since: float | None = None
+    line: str = ""
 
 
 @dataclass
@@ -131,11 +143,12 @@ class FlagRule:
     lines: int = 0
     rare: int = 0
     unusual: int = 0
-    flagged: int = 0
-    _scores: dict[int, int] = field(default_factory=dict)  # of the first lines of kinds, by bin
-    _seen: dict[str, bool] = field(default_factory=dict)  # by digest of the text, whether it has an alert
-    _new: dict[int, _NewKind] = field(default_factory=dict)  # by index in `_builder`
-    _builder: TemplateBuilder = field(init=False)
+    _scores: dict[str, dict[int, int]] = field(
+        default_factory=dict
+    )  # of lines unlike others, by class and bin
+    _flagged: dict[str, int] = field(default_factory=dict)  # lines, by class
+    _kinds: dict[str, _Kind] = field(default_factory=dict)  # by class and name
+    _builder: TemplateBuilder = field(init=False)  # of new templates, the names of which are their indices
 
     def __post_init__(self) -> None:
         self._builder = self._new_builder()
@@ -147,46 +160,40 @@ class FlagRule:
         self.lines += 1
         self.unusual += is_unusual
         self.rare += is_flagged
-        self.flagged += is_flagged
 
     def judge(
         self,
         text: str,
         key: AlertKey,
+        parsed: ParsedLine,
         *,
-        is_new: bool,
         score: float,
-        estimated_p: float,
         now: float | None = None,
+        line: str = "",
     ) -> Verdict:
         """Count a rare line, masked, and return what becomes of it.
 
-        `key` is that of its alert by itself, `is_new` whether its template is new, `now` the time in Unix
-        seconds if that is to be known of a change.
+        `key` is that of its alert by itself. `now`, the time in Unix seconds, and `line`, the line as it was
+        written, are for a change.
         """
-        self.count(is_unusual=True)
-        self.rare += 1
-        kind = self._kind_of(text, key, is_new=is_new, now=now)
-        if kind:
-            kind.count += 1
-            if kind.count > 1:
-                return Verdict(is_flagged=False, key=kind.key)
-        digest = _digest(text)
-        if not kind and digest in self._seen:
-            is_flagged = self.flagged < self._allowed()
-            has_alert = is_flagged or self._seen[digest]
-        else:
-            is_critical = estimated_p <= CRITICAL_P
-            is_flagged = has_alert = self._stands_out(
-                score, self._allowed() * (_CRITICAL if is_critical else 1.0)
+        self.count(is_unusual=True, is_flagged=True)
+        name = self._kind_of(text, key, parsed)
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = _Kind(
+                key, since=now, line=line[:_MAX_EXAMPLE_CHARACTERS] if name.startswith("new ") else ""
             )
-        self.flagged += is_flagged
-        key = key if has_alert else CHANGED_KEY
-        if kind:
+            if len(self._kinds) < _MAX_KINDS:
+                self._kinds[name] = kind
+        kind.count += 1
+        of = name.partition(" ")[0]
+        has_room = kind.flagged < max(_MAX_FLAGGED[of], _MAX_SHARE * self._allowed())
+        is_flagged = has_room and self._stands_out(of, score)
+        if is_flagged:
+            self._flagged[of] = self._flagged.get(of, 0) + 1
+            kind.flagged += 1
             kind.key = key
-        elif digest in self._seen or len(self._seen) < _MAX_KINDS:
-            self._seen[digest] = has_alert
-        return Verdict(is_flagged, key)
+        return Verdict(is_flagged, kind.key if kind.flagged else CHANGED_KEY)
 
     def change(self, alert_id: Callable[[AlertKey], str]) -> Change | None:
         """Return why more lines are rare or unusual than the rate explains; None if they are not.
@@ -195,13 +202,14 @@ class FlagRule:
         """
         if self.lines < MIN_CHANGE_LINES:
             return None
-        kinds = sorted((kind for kind in self._new.values() if kind.count > 1), key=lambda kind: -kind.count)
+        new = [kind for name, kind in self._kinds.items() if name.startswith("new ") and kind.count > 1]
+        kinds = sorted(new, key=lambda kind: -kind.count)
         in_kinds = sum(kind.count for kind in kinds)
         is_rare = self.rare > self._allowed()
         if is_rare and 2 * in_kinds >= self.rare:
-            ids = tuple(alert_id(kind.key) for kind in kinds)
+            examples = (NewKind(alert_id(kind.key), kind.count, kind.line) for kind in kinds[:_MAX_EXAMPLES])
             since = min((kind.since for kind in kinds if kind.since), default=None)
-            return Change("new_kinds", len(kinds), in_kinds, self.lines, ids, since)
+            return Change("new_kinds", len(kinds), in_kinds, self.lines, tuple(examples), since)
         if is_rare and self.rare > _MAX_KNOWN_FRACTION * self.lines:
             return Change("log", len(kinds), self.rare, self.lines)
         if self.unusual > _MAX_UNUSUAL_FRACTION * self.lines:
@@ -210,15 +218,15 @@ class FlagRule:
 
     def dump(self) -> bytes:
         """Return what `load` takes."""
-        templates = self._builder.templates_in_order()
         record = {
-            "counts": [self.lines, self.rare, self.unusual, self.flagged],
-            "scores": sorted(self._scores.items()),
-            "seen": self._seen,
-            "templates": templates,
-            "new": [
-                [i, one.key.template, one.key.span, one.count, one.since] for i, one in self._new.items()
-            ],
+            "counts": [self.lines, self.rare, self.unusual],
+            "scores": {of: sorted(counts.items()) for of, counts in self._scores.items()},
+            "flagged": self._flagged,
+            "templates": self._builder.templates_in_order(),
+            "kinds": {
+                name: [one.key.template, one.key.span, one.count, one.flagged, one.since, one.line]
+                for name, one in self._kinds.items()
+            },
         }
         return zlib.compress(json.dumps(record).encode())
 
@@ -229,62 +237,78 @@ class FlagRule:
         try:
             record = json.loads(inflate(data, max_bytes=_MAX_STATE_BYTES)) if data else None
             if record:
-                rule.lines, rule.rare, rule.unusual, rule.flagged = map(int, record["counts"])
-                rule._scores = {int(bin_): int(count) for bin_, count in record["scores"]}
-                rule._seen = {str(digest): bool(has_alert) for digest, has_alert in record["seen"].items()}
+                rule.lines, rule.rare, rule.unusual = map(int, record["counts"])
+                rule._scores = {str(of): dict(counts) for of, counts in record["scores"].items()}
+                rule._flagged = {str(of): int(count) for of, count in record["flagged"].items()}
                 rule._builder.restore([(tuple(tokens), word) for tokens, word in record["templates"]])
-                rule._new = {
-                    int(i): _NewKind(AlertKey(template, span), int(count), since)
-                    for i, template, span, count, since in record["new"]
+                rule._kinds = {
+                    str(name): _Kind(AlertKey(template, span), int(count), int(flagged), since, str(line))
+                    for name, (template, span, count, flagged, since, line) in record["kinds"].items()
                 }
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls(rate, templates)
         return rule
 
-    def _kind_of(self, text: str, key: AlertKey, *, is_new: bool, now: float | None) -> "_NewKind | None":
-        """Return the kind of a line with a new template; None if it has none."""
-        if not is_new or len(self._new) >= _MAX_KINDS:
-            return None
-        tokens = tokenize(text)
-        index = self._builder.add(tokens)
-        if index is None or not self._is_kind(self._builder.tokens(index), tokens):
-            return None
-        return self._new.setdefault(index, _NewKind(key, since=now))
+    def _kind_of(self, text: str, key: AlertKey, parsed: ParsedLine) -> str:
+        """Return the class of a line's kind, of those in _MAX_FLAGGED, and its name."""
+        if parsed.broken:
+            return f"break {_hash(parsed.broken.place)}"
+        if parsed.template.is_new:
+            tokens = tokenize(text)
+            if place := self._broken(tokens):
+                return f"break {place}"
+            index = self._builder.add(tokens)
+            if index is not None and self._builder.fixed_fraction(index) >= _MIN_FIXED:
+                return f"new {index}"
+        return f"known {_hash(f'{key.template} {key.span}')}"
+
+    def _broken(self, tokens: list[Token]) -> str | None:
+        """Return where a line breaks a new template that many lines have; None if it breaks none."""
+        for index, template in self._builder.like(tokens):
+            kind = self._kinds.get(f"new {index}")
+            if kind is None or kind.count < _MIN_KNOWN:
+                continue
+            pairs = enumerate(zip(template, tokens, strict=True))
+            places = [i for i, (own, token) in pairs if not is_wildcard(own) and own != token.text]
+            if not places:
+                return None
+            if len(places) <= _MAX_BROKEN:
+                return f"{index} {places}"
+        return None
 
     def _new_builder(self) -> TemplateBuilder:
         return TemplateBuilder(self.templates.common if self.templates else frozenset())
 
     def _allowed(self) -> float:
-        """Return how many flagged lines the rate explains."""
+        """Return how many flagged lines of one class the rate explains."""
         expected = self.rate * self.lines
         return _MIN_ALLOWED + expected + _NOISE * math.sqrt(expected)
 
-    def _stands_out(self, score: float, allowed: float) -> bool:
-        """Note the score of a line of a kind that was not seen, and return whether it is flagged."""
-        bin_ = math.floor(score * _BINS_PER_BIT)
-        self._scores[bin_] = self._scores.get(bin_, 0) + 1
-        higher = sum(count for other, count in self._scores.items() if other >= bin_)
-        return self.flagged < allowed or higher <= allowed / 2
-
-    def _is_kind(self, template: Tokens, line: list[Token]) -> bool:
-        fixed = [token for token in template if not is_wildcard(token)]
-        words = sum(_WORD.search(token) is not None for token in fixed if token)
-        has_enough = words >= _MIN_WORDS and len(fixed) >= _MIN_FIXED * len(template)
-        assert self.templates is not None, "lines without templates are not judged"
-        return has_enough and not self.templates.is_variant(template, structure_of_line(line))
+    def _stands_out(self, of: str, score: float) -> bool:
+        """Note the score of a line of a class that is unlike earlier ones; return whether it is flagged."""
+        bin_, scores, allowed = (
+            math.floor(score * _BINS_PER_BIT),
+            self._scores.setdefault(of, {}),
+            self._allowed(),
+        )
+        scores[bin_] = scores.get(bin_, 0) + 1
+        higher = sum(count for other, count in scores.items() if other >= bin_)
+        return self._flagged.get(of, 0) < allowed or higher <= allowed / 2
 
     def _forget(self) -> None:
-        counts = (self.lines, self.rare, self.unusual, self.flagged)
-        self.lines, self.rare, self.unusual, self.flagged = (count // 2 for count in counts)
-        self._scores = {bin_: half for bin_, count in self._scores.items() if (half := count // 2)}
-        self._seen = {}
-        kept = [(i, one) for i, one in self._new.items() if one.count > 1]
-        templates = self._builder.templates_in_order()
-        self._builder = self._new_builder()
-        self._builder.restore([templates[i] for i, _ in kept])
-        self._new = {at: _NewKind(one.key, one.count // 2, one.since) for at, (_, one) in enumerate(kept)}
+        self.lines, self.rare, self.unusual = self.lines // 2, self.rare // 2, self.unusual // 2
+        self._flagged = {of: count // 2 for of, count in self._flagged.items()}
+        self._scores = {
+            of: {bin_: half for bin_, count in counts.items() if (half := count // 2)}
+            for of, counts in self._scores.items()
+        }
+        templates, self._builder = self._builder.templates_in_order(), self._new_builder()
+        kinds = {name: replace(kind, count=kind.count // 2) for name, kind in self._kinds.items()}
+        new = [name for name, kind in kinds.items() if name.startswith("new ") and kind.count]
+        self._kinds = {name: kind for name, kind in kinds.items() if kind.count and name not in new}
+        self._kinds |= {f"new {at}": kinds[name] for at, name in enumerate(new)}
+        self._builder.restore([templates[int(name.removeprefix("new "))] for name in new])
 
 
-def _digest(text: str) -> str:
-    """Return a hash of a text without its numbers; texts have up to 50,000 characters."""
-    return blake2b(_NUMBER.sub("0", text).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+def _hash(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -64,7 +64,9 @@ class LineScore(BaseModel):
         description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
     )
     p_value: float | None = Field(
-        None, description="The fraction of normal lines with at least this score; at least 1 / (n + 1)."
+        None,
+        description="The fraction of normal lines with at least this score, at least 1 / (n + 1); or the"
+        " probability that a line breaks its template as this one does, if that is lower.",
     )
     anomalous: bool | None = Field(
         None,
@@ -72,9 +74,8 @@ class LineScore(BaseModel):
     )
     repeated: bool | None = Field(
         None,
-        description="True if the line's p-value is low enough, but more lines are flagged than the"
-        " false-alarm rate explains, or it is of a new kind that was flagged: then it only counts in its"
-        " alert. See `repeats`.",
+        description="True if the line's p-value is low enough, but lines of its kind were flagged, or more"
+        " lines are than the false-alarm rate explains: then it only counts in its alert. See `repeats`.",
     )
     alert_id: str | None = Field(
         None,

@@ -61,17 +61,17 @@ def log(x):  # type: ignore[no-untyped-def]
 def exp2(x):  # type: ignore[no-untyped-def]
     """2**x of a float32, to a relative error of about 2e-7; x is clamped to [-40, 40].
 
-    As `exp`, with the first seven terms of the Taylor series. A product of three results stays finite.
+    As `exp`, with the polynomial of degree 5, 1 at 0, whose largest relative error is least (9e-8). A product
+    of three results stays finite.
     """
     x = min(max(x, np.float32(-40)), np.float32(40))
     shifted = x + np.float32(_ROUNDING)
     r = x - (shifted - np.float32(_ROUNDING))
-    p = np.float32(1.5403530e-4)
-    p = p * r + np.float32(1.3333558e-3)
-    p = p * r + np.float32(9.6181291e-3)
-    p = p * r + np.float32(5.5504109e-2)
-    p = p * r + np.float32(2.4022651e-1)
-    p = p * r + np.float32(6.9314718e-1)
+    p = np.float32(1.3264727e-3)
+    p = p * r + np.float32(9.6715127e-3)
+    p = p * r + np.float32(5.5507337e-2)
+    p = p * r + np.float32(2.4022242e-1)
+    p = p * r + np.float32(6.9314698e-1)
     p = np.float32(p * r + np.float32(1))
     power = np.float32(shifted).view(np.int32) << np.int32(23)
     return np.int32(p.view(np.int32) + power).view(np.float32)

@@ -40,7 +40,7 @@ _FOLDER = Path(__file__).resolve().parent
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "no_cfunc_wrapper": True,  # entry points for C, which are not called
-    "fastmath": {"contract", "nsz"},  # allows fused multiply-add; never reorders a sum
+    "fastmath": {"nsz"},  # one rounding per operation, in the order written: any processor gets the same
     "error_model": "numpy",  # division by zero raises nothing: loops that may raise are not vectorized
 }
 
@@ -95,9 +95,6 @@ inline_borrowing = _borrowing(**_INTERNAL)
 They do not count references, which takes some nanoseconds per array and call, as the counters are atomic. A
 function that returns views of arrays may be called by such functions only.
 """
-
-inline_sums = _borrowing(**(_INTERNAL | {"fastmath": {"contract", "nsz", "reassoc"}}))
-"""`inline_borrowing` for sums, in an order that depends on the number of terms and the processor only."""
 
 
 class FingerprintLocator(UserProvidedCacheLocator):

@@ -158,6 +158,12 @@ def _line_of(starts, place):  # type: ignore[no-untyped-def]
     return low - 1
 
 
+@inline_borrowing
+def _score(count, penalty):  # type: ignore[no-untyped-def]
+    """Return what lines are ranked by, as it is stored: rounded, so that equal counts have equal scores."""
+    return np.float32(np.log2(np.float32(1) + count) - penalty)
+
+
 @compiled(
     f"int64(int32[:,::1], {_PLACES}, {_PLACES}, {_PLACES}, {_PLACES}, float32, float32[::1], int32[:,::1])"
 )
@@ -175,11 +181,11 @@ def largest(ranges, places, starts, counts, maxima, bits, scores, best):  # type
         while i < hi:
             threshold = scores[k - 1] if found == k else np.float32(-np.inf)
             if i % BLOCK == 0 and found == k:  # noqa: SIM102 -- the block after the last has no maximum
-                if np.log2(np.float32(1) + maxima[i // BLOCK]) - penalty <= threshold:
+                if _score(maxima[i // BLOCK], penalty) <= threshold:
                     i += BLOCK
                     continue
             line = _line_of(starts, places[i])
-            score = np.log2(np.float32(1) + counts[line]) - penalty
+            score = _score(counts[line], penalty)
             i += 1
             if score <= threshold:
                 continue

@@ -12,22 +12,28 @@ Everything is computed row by row, so a row's result is bit-identical in any bat
 import numpy as np
 
 from nextchar.models.kernels.activations import exp, log, sigmoid
-from nextchar.models.kernels.intrinsics import equal_mask, highest_bit, prefetch
-from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit, inline_sums
+from nextchar.models.kernels.intrinsics import dot, equal_mask, highest_bit, prefetch
+from nextchar.models.kernels.jit import compiled, inline_borrowing, inline_jit
 from nextchar.models.kernels.mixture_arguments import (
+    BACKOFF_CONTEXTS,
+    BACKOFF_SHARE,
+    BACKOFF_STARTS,
+    BACKOFFS,
     BEFORE_0,
     BEFORE_1,
     BLOCKS,
     BUCKETS,
-    BY_FREQUENCY,
+    BY_BACKOFF,
     BY_MATCH,
     BY_NETWORK,
     BY_RECENT,
+    CERTAIN_STATES,
     CONSTANT,
     CONTEXTS,
     COUNT_COLUMNS,
     CURVATURES,
     FEATURES,
+    FIELD_NUMBER,
     GROUPS,
     HISTORY_CHARACTERS,
     HISTORY_IDS,
@@ -36,13 +42,18 @@ from nextchar.models.kernels.mixture_arguments import (
     KEYS,
     KIND,
     LAST_PRECISION,
+    LAST_SETS,
+    LAST_STARTS,
+    LETTERS,
     LIMIT,
+    LINE_COLUMN,
     MATCH_BUCKET,
     MATCH_ID,
     MATCHED,
     MATCHES,
     MAX_RECENT,
     NEWEST,
+    ODDS_STEPS,
     ORDERS,
     PRECISION,
     PREDICTED,
@@ -52,8 +63,10 @@ from nextchar.models.kernels.mixture_arguments import (
     RECENT,
     RECENT_0,
     RECENT_1,
+    RECENT_CONTEXTS,
     RECENT_KEYS,
     RECENT_ORDERS,
+    RECENT_WEIGHT,
     SET_STARTS,
     SETS,
     SHIFTS,
@@ -66,7 +79,7 @@ from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, sa
 EXPERTS = (
     "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
     "int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "float32[::1]"
+    "float32[::1], float32[:,::1]"
 )
 """Signature of the fields of `Experts`."""
 
@@ -91,15 +104,16 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + MATCHES, np.int32)
     inputs, chosen, outputs = (
         np.empty((nodes, INPUTS), np.float32),
-        np.zeros(SETS, np.int64),
+        np.zeros(SETS + LAST_SETS, np.int64),
         np.empty((nodes, SETS), np.float32),
     )
     held, decided, decisions = np.zeros(2, np.int64), np.zeros(nodes, np.uint8), np.empty(nodes, np.float32)
     shares, below = np.empty(size, np.float32), np.empty((2, nodes), np.float32)
     masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(CONTEXTS, np.int64)
+    followed, parts = np.zeros((4, CONTEXTS), np.float32), np.empty((3, CONTEXTS), np.float32)
     return (
         counts, touched, is_touched, features, states, inputs, chosen, outputs, shares, below, masses, starts,
-        held, decided, decisions,
+        held, decided, decisions, followed, parts,
     )  # fmt: skip
 
 
@@ -152,7 +166,9 @@ def _add_recent(up, size, counts, touched, is_touched, j, c):  # type: ignore[no
 
 
 @inline_borrowing
-def _gather_known(slots, singles, entries, up, size, row, starts, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_known(slots, singles, entries, up, size, row, starts, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    """Count what followed the contexts, and how much and how many different ids in rows of `followed`."""
+    followed[:] = 0
     for k in range(CONTEXTS):
         starts[k] = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
         prefetch(entries, max(starts[k], np.int64(0)))
@@ -163,6 +179,7 @@ def _gather_known(slots, singles, entries, up, size, row, starts, counts, touche
         if at < 0:
             c = single_of(singles, np.uint64(np.uint32(row[KEYS + k])))
             if c > 0:
+                followed[0, k] = followed[1, k] = 1
                 _add_known(up, size, counts, touched, is_touched, k, c, np.float32(1))
             continue
         is_last = False
@@ -172,6 +189,8 @@ def _gather_known(slots, singles, entries, up, size, row, starts, counts, touche
             count = np.float32((entry >> np.uint32(16)) & np.uint32(0x7FFF))
             if count > 0:  # while a text is learned, entries that come later have none
                 c = np.int64(entry & np.uint32(0xFFFF))
+                followed[0, k] += count
+                followed[1, k] += np.float32(1)
                 _add_known(up, size, counts, touched, is_touched, k, c, count)
             at += 1
 
@@ -186,7 +205,8 @@ def _count_orders(up, size, length, c, seen, counts, touched, is_touched):  # ty
 
 
 @inline_borrowing
-def _gather_recent(up, size, row, past, keys, seen, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_recent(up, size, row, past, keys, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    """Count what followed the contexts in the history, and how much in a row of `followed`."""
     seen[:] = 0
     for block in range(BLOCKS):
         mask = pairs_of(past, block)
@@ -197,6 +217,8 @@ def _gather_recent(up, size, row, past, keys, seen, counts, touched, is_touched)
             c = np.int64(past[i + 1])
             if c > 0:
                 _count_orders(up, size, same_characters(past, i), c, seen, counts, touched, is_touched)
+    for j in range(_ORDERS):
+        followed[2, RECENT_CONTEXTS[j]] = np.float32(seen[j])
     for j in range(_KEYS):
         key, places = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF), 0
         for block in range(BLOCKS):
@@ -209,6 +231,23 @@ def _gather_recent(up, size, row, past, keys, seen, counts, touched, is_touched)
                 if c > 0:
                     places += 1
                     _add_recent(up, size, counts, touched, is_touched, _ORDERS + j, c)
+        followed[2, RECENT_KEYS[j]] = np.float32(places)
+
+
+@inline_borrowing
+def _weigh(followed):  # type: ignore[no-untyped-def]
+    """Write what a count of each context weighs in an estimate into rows of `followed`.
+
+    Row 0 gets the share of a count in the known text, row 2 that of one in the history, and row 3 the share
+    of the more general contexts: 1 where nothing followed.
+    """
+    one = np.float32(1)
+    for k in range(CONTEXTS):
+        total = followed[0, k] + np.float32(RECENT_WEIGHT) * followed[2, k]
+        rest = np.float32(BACKOFF_SHARE) * max(followed[1, k], one)
+        followed[0, k] = one / (total + rest)
+        followed[2, k] = np.float32(RECENT_WEIGHT) / (total + rest)
+        followed[3, k] = one if total == 0 else rest / (total + rest)
 
 
 @inline_borrowing
@@ -225,16 +264,18 @@ def _gather_matches(up, size, features, counts, touched, is_touched):  # type: i
 
 @compiled(
     "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
-    "int32[::1], int64[::1], float32[:,::1], int32[::1], uint8[::1])",
+    "int32[::1], int64[::1], float32[:,::1], float32[:,::1], int32[::1], uint8[::1])",
     is_internal=True,
     is_borrowing=True,
 )
 def _gather(  # type: ignore[no-untyped-def]
-    slots, singles, entries, up, size, row, past, keys, features, starts, counts, touched, is_touched
-):
+    slots, singles, entries, up, size, row, past, keys, features, starts, followed, counts, touched,
+    is_touched,
+):  # fmt: skip
     _gather_matches(up, size, features, counts, touched, is_touched)
-    _gather_known(slots, singles, entries, up, size, row, starts, counts, touched, is_touched)
-    _gather_recent(up, size, row, past, keys, starts, counts, touched, is_touched)
+    _gather_known(slots, singles, entries, up, size, row, starts, followed, counts, touched, is_touched)
+    _gather_recent(up, size, row, past, keys, starts, followed, counts, touched, is_touched)
+    _weigh(followed)
 
 
 @inline_borrowing
@@ -260,6 +301,7 @@ def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
         keys,
         features,
         workspace[11],
+        workspace[15],
         counts,
         touched,
         is_touched,
@@ -283,20 +325,20 @@ def forget(workspace):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _write_known(own, maps, states, inputs):  # type: ignore[no-untyped-def]
+def _write_known(own, followed, maps, states, inputs):  # type: ignore[no-untyped-def]
     """Write the inputs from the counts of a node, `own` (COUNT_COLUMNS,), in the known text."""
     for k in range(CONTEXTS):
         n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
         total = n0 + n1
         z = log(n1 + np.float32(0.4)) - log(n0 + np.float32(0.4))
-        inputs[BY_FREQUENCY + k] = z * (total / (total + np.float32(0.8)))
         middle = min(max(np.int32(np.float32(8) + z * np.float32(1.3)), np.int32(1)), np.int32(14))
         ratio = np.int32(0) if n1 == 0 else np.int32(15) if n0 == 0 else middle
         large = min(
             np.int32(np.float32(0.8) + np.float32(2.3083) * log(total + np.float32(1e-3))), np.int32(15)
         )
         size_ = np.int32(total) if total <= 4 else large
-        states[k] = size_ * 16 + ratio
+        is_certain = followed[1, k] == 1 and total > 0
+        states[k] = CERTAIN_STATES + 2 * size_ + (ratio & 1) if is_certain else size_ * 16 + ratio
     for k in range(CONTEXTS):
         inputs[k] = maps[k, states[k]]
 
@@ -328,7 +370,27 @@ def _write_matches(own, features, match_maps, states, inputs):  # type: ignore[n
 
 
 @inline_borrowing
-def _choose_sets(characters, past, node, own, by_match, chosen):  # type: ignore[no-untyped-def]
+def _write_backoffs(own, share, followed, parts, inputs):  # type: ignore[no-untyped-def]
+    """Write the inputs from interpolated estimates, which begin with the frequencies `share` (2,)."""
+    for k in range(CONTEXTS):
+        parts[0, k], parts[1, k] = own[BEFORE_0 + k] * followed[0, k], own[BEFORE_1 + k] * followed[0, k]
+    for j in range(RECENT):
+        k = RECENT_CONTEXTS[j]
+        parts[0, k] += own[RECENT_0 + j] * followed[2, k]
+        parts[1, k] += own[RECENT_1 + j] * followed[2, k]
+    for n in range(BACKOFFS):
+        left, right = share[0], share[1]
+        for i in range(BACKOFF_STARTS[n], BACKOFF_STARTS[n + 1]):
+            k = BACKOFF_CONTEXTS[i]
+            left, right = parts[0, k] + followed[3, k] * left, parts[1, k] + followed[3, k] * right
+        least = np.float32(1e-7) * (left + right) + np.float32(_LEAST)
+        parts[2, n], parts[2, BACKOFFS + n] = left + least, right + least
+    for n in range(BACKOFFS):
+        inputs[BY_BACKOFF + n] = log(parts[2, BACKOFFS + n]) - log(parts[2, n])
+
+
+@inline_borrowing
+def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen):  # type: ignore[no-untyped-def]
     """Choose the rows of the weights."""
     c1, c2 = past[HISTORY_CHARACTERS - 1], past[HISTORY_CHARACTERS - 2]
     longest, is_certain = 0, 0
@@ -345,38 +407,39 @@ def _choose_sets(characters, past, node, own, by_match, chosen):  # type: ignore
     chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1)
     chosen[1] = SET_STARTS[1] + min(characters[c1, RANK], GROUPS - 1)
     chosen[2] = SET_STARTS[2] + min(characters[c2, RANK], GROUPS - 1)
-    chosen[3] = SET_STARTS[3] + known
-    chosen[4] = SET_STARTS[4] + by_match
-    chosen[5] = SET_STARTS[5] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2)
-    chosen[6] = SET_STARTS[6] + 8 * known + characters[c1, KIND]
-
-
-@inline_sums
-def dot(a, b):  # type: ignore[no-untyped-def]
-    """Return the sum of products."""
-    total = np.float32(0)
-    for i in range(len(b)):
-        total += a[i] * b[i]
-    return total
+    chosen[3] = SET_STARTS[3] + by_match
+    chosen[4] = SET_STARTS[4] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2)
+    chosen[5] = SET_STARTS[5] + 8 * known + characters[c1, KIND]
+    chosen[6] = SET_STARTS[6] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
+    chosen[7] = SET_STARTS[7] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7)
+    odds = min(max(by_backoff, np.float32(-8)), np.float32(8)) * np.float32(ODDS_STEPS / 16)
+    chosen[SETS] = LAST_STARTS[0] + min(node, GROUPS - 1)
+    chosen[SETS + 1] = LAST_STARTS[1] + by_match
+    chosen[SETS + 2] = LAST_STARTS[2] + min(characters[c1, RANK], GROUPS - 1)
+    chosen[SETS + 3] = LAST_STARTS[3] + known
+    chosen[SETS + 4] = LAST_STARTS[4] + min(
+        np.int32(odds + np.float32(ODDS_STEPS / 2 + 0.5)), np.int32(ODDS_STEPS - 1)
+    )
 
 
 @compiled(
     "float32(int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "float32[::1], uint16[::1], float32[::1], int32[::1], int64, float32, float32[::1], int32[::1],"
-    "float32[::1], int64[::1], float32[::1])",
+    "float32[::1], float32[::1], int32[::1], uint16[::1], float32[::1], float32[:,::1], float32[:,::1],"
+    "int32[::1], int64, float32, float32[::1], int32[::1], float32[::1], int64[::1], float32[::1])",
     is_internal=True,
     is_borrowing=True,
 )
 def _decide(  # type: ignore[no-untyped-def]
-    characters, maps, recent_maps, match_maps, weights, last_weights, shifts, past, own, features, node,
-    by_network, adaptation, states, inputs, chosen, outputs,
+    characters, maps, recent_maps, match_maps, weights, last_weights, share, shifts, row, past, own,
+    followed, parts, features, node, by_network, adaptation, states, inputs, chosen, outputs,
 ):  # fmt: skip
-    _write_known(own, maps, states, inputs)
+    _write_known(own, followed, maps, states, inputs)
     _write_recent(own, recent_maps, states, inputs)
     by_match = _write_matches(own, features, match_maps, states, inputs)
+    _write_backoffs(own, share, followed, parts, inputs)
     inputs[CONSTANT] = np.float32(0.4)
     inputs[BY_NETWORK] = by_network
-    _choose_sets(characters, past, node, own, by_match, chosen)
+    _choose_sets(characters, row, past, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1], chosen)
     limit, shift, last_shift = np.float32(_MAX_LOGIT), np.float32(0), np.float32(0)
     adapts = adaptation[PRECISION] > 0
     if adapts:
@@ -385,7 +448,10 @@ def _decide(  # type: ignore[no-untyped-def]
         outputs[k] = min(max(dot(weights[chosen[k]], inputs) + shift, -limit), limit)
     if adapts:
         last_shift = dot(shifts[INPUTS:], outputs)
-    return min(max(dot(last_weights[min(node, GROUPS - 1)], outputs) + last_shift, -limit), limit)
+    last = np.float32(0)
+    for k in range(LAST_SETS):
+        last += dot(last_weights[chosen[SETS + k]], outputs)
+    return min(max(last * np.float32(1 / LAST_SETS) + last_shift, -limit), limit)
 
 
 @inline_borrowing
@@ -395,13 +461,13 @@ def decide(experts, state, b, at, node, by_network, workspace):  # type: ignore[
     `by_network` is what the network says. The node's inputs and outputs of the sets, and the chosen
     weights, stay in the workspace.
     """
-    _, past, _ = parts_of(state, b, at)
+    row, past, _ = parts_of(state, b, at)
     adaptation = experts[13]
     shifts = state[b, at + SHIFTS :] if adaptation[PRECISION] > 0 else state[b, at:]
     return _decide(
-        experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], shifts, past,
-        workspace[0][node], workspace[3], node, by_network, adaptation, workspace[4], workspace[5][node],
-        workspace[6], workspace[7][node],
+        experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], experts[14][node], shifts,
+        row, past, workspace[0][node], workspace[15], workspace[16], workspace[3], node, by_network,
+        adaptation, workspace[4], workspace[5][node], workspace[6], workspace[7][node],
     )  # fmt: skip
 
 
@@ -542,17 +608,17 @@ def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untype
 @compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1], int64)")
 def mix(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, ids, state, at, first, logits, wanted,
+    weights, last_weights, adaptation, shares, ids, state, at, first, logits, wanted,
 ):  # fmt: skip
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `text` to `adaptation` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
+    `text` to `shares` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
     `Experts.state_columns`, are what the experts keep, changed in place. Steps before `first` have no logits,
     so the weights do not adapt to what follows these. Logits before `wanted` stay those of the network.
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation,
+        weights, last_weights, adaptation, shares,
     )  # fmt: skip
     workspace = make_workspace(logits.shape[2], len(children))
     for b in range(ids.shape[1]):

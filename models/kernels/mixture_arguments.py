@@ -25,6 +25,8 @@ RECENT_ORDERS = (2, 3, 4, 6)
 RECENT_KEYS = (WORD, WORDS, COLUMN, FIELD_ABOVE)
 """The other contexts that are, by keys that the state keeps."""
 RECENT = len(RECENT_ORDERS) + len(RECENT_KEYS)
+RECENT_CONTEXTS = (1, 2, 3, 4, *RECENT_KEYS)
+"""(RECENT,) the same contexts by their numbers in the known text."""
 
 MAX_RECENT = 32
 """The newest places in the history that count for a context, at most this many."""
@@ -107,13 +109,29 @@ MATCHED = NEWEST + RECENT
 """(MATCHES,) 1 or 2 if what a match predicts is in the left or right subtree."""
 COUNT_COLUMNS = MATCHED + MATCHES
 
-BY_FREQUENCY = CONTEXTS
-"""Inputs of the mixers, in the logistic domain: (CONTEXTS,) by maps, and by frequencies,"""
-BY_RECENT = 2 * CONTEXTS
-"""(RECENT,) by maps of the history,"""
+BACKOFF_CONTEXTS = (
+    *(0, 1, 2, 3, 4),
+    *(0, 1, 2, WORD, 3, WORDS, 4, WORDS_BEFORE),
+    *(0, LAYOUT, COLUMN),
+    *(1, FIELD, FIELD_ABOVE),
+    *(FIELD, LAYOUT, COLUMN, SHAPE, BRACKET, FIELD_ABOVE, WORD, WORDS, WORDS_BEFORE),
+)
+"""Contexts of five interpolated estimates, each from the most general one to the most specific one."""
+BACKOFF_STARTS = (0, 5, 13, 16, 19, 28)
+"""Where each of them begins, and the end."""
+BACKOFFS = len(BACKOFF_STARTS) - 1
+BACKOFF_SHARE = 0.5
+"""What the more general contexts count for in an estimate, for each different character that followed."""
+RECENT_WEIGHT = 8
+"""What a place in the history counts for in an estimate, where one in the known text counts as 1."""
+
+BY_RECENT = CONTEXTS
+"""Inputs of the mixers, in the logistic domain: (CONTEXTS,) by maps; (RECENT,) by maps of the history;"""
 BY_MATCH = BY_RECENT + RECENT
-"""(MATCHES,) by maps,"""
-CONSTANT = BY_MATCH + MATCHES
+"""(MATCHES,) by maps;"""
+BY_BACKOFF = BY_MATCH + MATCHES
+"""(BACKOFFS,) by interpolated estimates."""
+CONSTANT = BY_BACKOFF + BACKOFFS
 BY_NETWORK = CONSTANT + 1
 INPUTS = BY_NETWORK + 1
 
@@ -123,12 +141,20 @@ MAX_COUNT = 32767
 GROUPS = 256
 """Nodes and characters that have weights of their own; rarer ones share the last."""
 
-SET_STARTS = (0, GROUPS, 2 * GROUPS, 3 * GROUPS, 3 * GROUPS + 24, 3 * GROUPS + 64, 3 * GROUPS + 160)
-"""Rows of the weights: by node, the last character and the one before it; by the longest order that is known
-and whether it is certain; by the matches; by the longest order in the history and that one; by the fourth
-and the class of the last character."""
+SET_STARTS = tuple(n * GROUPS for n in range(3)) + tuple(3 * GROUPS + n for n in (0, 40, 136, 328, 456))
+"""Rows of the weights: by node, the last character and the one before it; by the matches; by the longest
+order in the history and the longest known one; by the latter, whether it is certain, and the class of the
+last character; by the length of the word and that class; by the number of the field and the column."""
 SETS = len(SET_STARTS)
-WEIGHT_ROWS = 3 * GROUPS + 160 + 192
+WEIGHT_ROWS = 3 * GROUPS + 456 + 256
+
+ODDS_STEPS = 24
+"""Steps of the logarithm of the odds of the last estimate, between -8 and 8."""
+LAST_STARTS = (0, GROUPS, GROUPS + 40, 2 * GROUPS + 40, 2 * GROUPS + 64)
+"""Rows of the last weights: by node; by the matches; by the last character; by the longest order that is
+known and whether it is certain; by the last estimate."""
+LAST_SETS = len(LAST_STARTS)
+LAST_ROWS = 2 * GROUPS + 64 + ODDS_STEPS
 
 # ---- more columns of a row's state, if the mixers adapt to what is read
 
@@ -150,8 +176,10 @@ ADAPTATION = 3
 
 # ---- what is learned
 
-MAP_STATES = 256
-"""States of `Experts.maps`: 16 sizes times 16 ratios of two counts."""
+CERTAIN_STATES = 256
+"""States of `Experts.maps` before this one: 16 sizes times 16 ratios of two counts."""
+MAP_STATES = CERTAIN_STATES + 32
+"""From there on: 16 sizes times 2 sides, where one character only has followed the context."""
 RECENT_STATES = 98
 """States of `Experts.recent_maps`: two counts up to 6, and which was the newest."""
 
@@ -195,10 +223,12 @@ class Experts(NamedTuple):
     weights: NDArray[np.float32]
     """(WEIGHT_ROWS, INPUTS) of the mixers of the first layer."""
     last_weights: NDArray[np.float32]
-    """(GROUPS, SETS) of the last mixer."""
+    """(LAST_ROWS, SETS) of the last mixers."""
     adaptation: NDArray[np.float32]
     """(ADAPTATION,) how much weights of inputs and of sets resist adapting, and up to how many times that;
     zeros: they are fixed."""
+    shares: NDArray[np.float32]
+    """(nodes, 2) how often a character of the text is in each subtree of a node."""
 
     @property
     def adapts(self) -> bool:

@@ -3,11 +3,11 @@
 import numpy as np
 
 from nextchar.models.kernels.activations import log, sigmoid
+from nextchar.models.kernels.intrinsics import dot
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture import (
     EXPERTS,
     decide,
-    dot,
     forget,
     gather,
     make_workspace,
@@ -19,10 +19,10 @@ from nextchar.models.kernels.mixture import (
 from nextchar.models.kernels.mixture_arguments import (
     BY_RECENT,
     CONTEXTS,
-    GROUPS,
     HISTORY_CHARACTERS,
     INPUTS,
     KEYS,
+    LAST_SETS,
     MATCH_CHARACTERS,
     MATCHED,
     MATCHES,
@@ -99,11 +99,12 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
     counts, states, inputs, chosen, outputs = (
         workspace[0], workspace[4], workspace[5][node], workspace[6], workspace[7][node],
     )  # fmt: skip
-    group, target = min(node, GROUPS - 1), np.float32(y)
+    target = np.float32(y)
     error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), outputs)
     last_seen[0] += np.float32(1)
-    for k in range(SETS):
-        last_weights[group, k] += error * outputs[k]
+    for m in range(LAST_SETS):
+        for k in range(SETS):
+            last_weights[chosen[SETS + m], k] += error * outputs[k]
     for k in range(SETS):
         own, at = weights[chosen[k]], chosen[k]
         error = (target - sigmoid(outputs[k])) * _rate(set_seen[at], inputs)
@@ -134,12 +135,12 @@ def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
 )
 def learn(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, seen, recent_seen, match_seen, set_seen, last_seen, ids, behind,
-    state, logits, start,
+    weights, last_weights, adaptation, shares, seen, recent_seen, match_seen, set_seen, last_seen, ids,
+    behind, state, logits, start,
 ):  # fmt: skip
     """Read ids (N,) in `state` (1, STATE_COLUMNS), learning to predict each; return the sum of their bits.
 
-    `text` to `adaptation` are the fields of `Experts`, of which `maps` to `last_weights` learn; nothing
+    `text` to `shares` are the fields of `Experts`, of which `maps` to `last_weights` learn; nothing
     adapts. `seen` to `last_seen` say how often each has learned. `logits` (N, V) of the network are before
     each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts and `positions` are
     still zero: its characters are counted as they become older than the history. There is something to learn
@@ -147,7 +148,7 @@ def learn(  # type: ignore[no-untyped-def]
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation,
+        weights, last_weights, adaptation, shares,
     )  # fmt: skip
     learned = (seen, recent_seen, match_seen, set_seen, last_seen)
     workspace = make_workspace(len(characters), len(children))

@@ -10,9 +10,10 @@ Prompts. The model of independent records, as its card says, reads every prompt 
 Seeds. The same request with the same seed gives the same text alone and in any batch, whatever the cache
 holds: the logits of a row are bit-identical in every batch and chunk, and its choices depend only on them,
 the seed, the completion's index and the position. For float32 this is checked when a model is loaded
-(`stats()["batch_invariant"]`); int8 products are exact integers. Another kernel may round differently: ONNX
-Runtime's on another kind of processor, or ours between the int8 products. The int8 graphs of architectures
-without kernels scale their activations by the whole batch, so seeded requests use float32 there.
+(`stats()["batch_invariant"]`), and ONNX Runtime's kernel on another kind of processor may round differently.
+With our int8 kernels, whose products are exact integers and whose floats are rounded in one order, it is the
+same on any. The int8 graphs of architectures without kernels scale their activations by the whole batch, so
+seeded requests use float32 there.
 """
 
 import logging
@@ -25,10 +26,12 @@ from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.line_walk import LineWalk, OnLines
+from nextchar.models.runtime.line_walk import MAX_CONTINUATION, LineWalk, OnBits, OnLines, WeighingRequest
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
+    ANYONE,
+    Caller,
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -54,7 +57,6 @@ from nextchar.models.runtime.surprisal import (
     text_logprobs,
     top_characters,
 )
-from nextchar.models.runtime.weighing import MAX_CONTINUATION, OnBits, WeighingRequest
 from nextchar.models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -151,8 +153,7 @@ class Engine:
         *,
         top: int,
         temperature: float = 1.0,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         expert: Expert = "mixture",
     ) -> Ticket:
         """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
@@ -171,8 +172,7 @@ class Engine:
             on_result,
             top=top,
             temperature=temperature,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler = self._scheduler("float32", expert)
@@ -186,8 +186,7 @@ class Engine:
         on_bits: OnBits,
         *,
         longest: int = MAX_CONTINUATION,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
     ) -> Ticket:
         """Compute how likely continuations of at least one character are after NFC `prompt`, by the network.
 
@@ -208,8 +207,7 @@ class Engine:
             self._id_of,
             on_bits,
             scheduler.network,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler.submit(request)
@@ -223,8 +221,7 @@ class Engine:
         *,
         context: str = "",
         wanted: int,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
     ) -> Ticket:
         """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the network.
 
@@ -240,8 +237,7 @@ class Engine:
             on_lines,
             scheduler.network,
             wanted=wanted,
-            client=client,
-            user=user,
+            caller=caller,
             starts_line=self._starts_line,
         )
         scheduler.submit(request)

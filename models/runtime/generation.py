@@ -25,6 +25,8 @@ from nextchar.models.runtime.decoding import (
     uniforms,
 )
 from nextchar.models.runtime.requests import (
+    ANYONE,
+    Caller,
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -61,8 +63,7 @@ class ScheduledRequest(ABC):
         text: str,
         id_of: dict[str, int],
         timeout_s: float | None = None,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         *,
         starts_line: bool = False,
     ) -> None:
@@ -71,8 +72,8 @@ class ScheduledRequest(ABC):
             text = LINE_START + text
         self.text = text or LINE_START
         self._id_of = id_of
-        self.client = client
-        self.owner = _owner(client, user)
+        self.client = caller.client
+        self.owner = _owner(caller)
         self.arrival = 0  # sequence number, set by the scheduler
         self.is_paused = False  # set by any thread
         self.is_cancelled = False  # set by any thread
@@ -127,11 +128,11 @@ class ScheduledRequest(ABC):
         self.__dict__.pop("prefix", None)
 
 
-def _owner(client: str, user: str) -> str:
-    """Return whose cached states a request may use. A user's name can have any length."""
-    if not user:
-        return client
-    return f"{client}\n{hashlib.sha256(user.encode('utf-8', 'surrogatepass')).hexdigest()}"
+def _owner(caller: Caller) -> str:
+    """Return whose cached states a request may use."""
+    if not caller.user:
+        return caller.client
+    return f"{caller.client}\n{hashlib.sha256(caller.user.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 class PredictionRequest(ScheduledRequest):
@@ -146,11 +147,10 @@ class PredictionRequest(ScheduledRequest):
         *,
         top: int,
         temperature: float,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         starts_line: bool = False,
     ) -> None:
-        super().__init__(text, id_of, client=client, user=user, starts_line=starts_line)
+        super().__init__(text, id_of, caller=caller, starts_line=starts_line)
         self._vocabulary, self._on_result = vocabulary, on_result
         self._top, self._temperature = top, temperature
 
@@ -182,9 +182,7 @@ class GenerationRequest(ScheduledRequest):
         seed: int,
         starts_line: bool = False,
     ) -> None:
-        super().__init__(
-            options.prompt, id_of, options.timeout_s, options.client, options.user, starts_line=starts_line
-        )
+        super().__init__(options.prompt, id_of, options.timeout_s, options.caller, starts_line=starts_line)
         self.options, self.characters, self.seed = options, vocabulary.characters, seed
         self.is_word_character = vocabulary.is_word_character
         self._on_event = on_event

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.kernels.compile_cache import SEARCH_KERNELS, compile_kernels
 from nextchar.models.text.line_file import FILE, Lines, fold
-from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.masks import compile_pattern
 
 ERROR_BITS = 9.0
 """How much less likely a line becomes by each typing error in the prefix, as of the noisy channel of lines

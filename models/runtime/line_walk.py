@@ -2,10 +2,10 @@
 
 Each hypothesis is a beginning of lines, which are a range of the index. It is extended by the characters that
 some of them go on with, in all forms that fold to the same. A hypothesis of few lines is not followed to
-their ends: they are weighed as a whole afterwards (`nextchar.models.runtime.weighing`).
+their ends: they are weighed as a whole afterwards (`WeighingRequest`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,9 @@ from nextchar.models.runtime.decoding import Floats, log_softmax
 from nextchar.models.runtime.generation import ScheduledRequest
 from nextchar.models.runtime.generation import Sequence as Generated
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.requests import FinishReason
+from nextchar.models.runtime.requests import ANYONE, Caller, FinishReason
 from nextchar.models.runtime.session import State, StepNetwork
+from nextchar.models.runtime.surprisal import continuation_bits
 from nextchar.models.text.line_file import fold
 from nextchar.models.text.vocabulary import Vocabulary
 
@@ -55,12 +56,11 @@ class LineWalk(ScheduledRequest):
         network: StepNetwork,
         *,
         wanted: int,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         starts_line: bool = False,
     ) -> None:
         """Find about `wanted` lines that begin with a context and a prefix, but for case and accents."""
-        super().__init__(context, id_of, client=client, user=user, starts_line=starts_line)
+        super().__init__(context, id_of, caller=caller, starts_line=starts_line)
         self._index, self._network, self._on_lines, self._wanted = index, network, on_lines, wanted
         self._ids_of = _ids_by_number(index, vocabulary)
         self._query = index.lines.encode(fold(context + prefix))
@@ -144,3 +144,50 @@ def _ids_by_number(index: LineIndex, vocabulary: Vocabulary) -> dict[int, list[i
         if len(numbers) == 1 and numbers[0] > 0:
             ids.setdefault(numbers[0], []).append(an_id)
     return ids
+
+
+MAX_CONTINUATION = 16
+"""Characters of a continuation that are read: those after them hardly change the order of suggestions."""
+
+OnBits = Callable[[list[float] | Exception], None]
+
+
+class WeighingRequest(ScheduledRequest):
+    """Calls `on_bits` with the surprisal of each continuation of a text, in bits, or with the error."""
+
+    is_self_stepping = True
+
+    def __init__(
+        self,
+        text: str,
+        continuations: Sequence[NDArray[np.int32]],
+        id_of: dict[str, int],
+        on_bits: OnBits,
+        network: StepNetwork,
+        *,
+        caller: Caller = ANYONE,
+        starts_line: bool = False,
+    ) -> None:
+        super().__init__(text, id_of, caller=caller, starts_line=starts_line)
+        self._continuations, self._on_bits, self._network = continuations, on_bits, network
+        self._logits: Floats | None = None
+
+    @property
+    def max_new_characters(self) -> int:
+        """The most characters that may still be read after the text, over all continuations."""
+        return sum(map(len, self._continuations))
+
+    def begin(self, logits: Floats, state: State) -> list[Generated]:
+        """Take logits (V,) and state (1, S) after the text; `advance` reads the rest."""
+        self._logits, self.state = logits, state
+        return []
+
+    def advance(self) -> bool:
+        """Read the continuations."""
+        assert self._logits is not None
+        self._on_bits(continuation_bits(self._network, self._continuations, self._logits, self.state))
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Call `on_bits` with the error."""
+        self._on_bits(error)

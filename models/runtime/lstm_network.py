@@ -1,11 +1,13 @@
 """The steps of an int8 network of an embedding, stacked LSTMs and a dense layer.
 
 `nextchar.models.runtime.int8_file` describes its file. The results of a row are bit-identical alone and in
-any batch, step by step and in one pass (see `nextchar.models.kernels.lstm_inference`).
+any batch, step by step and in one pass (see `nextchar.models.kernels.lstm_inference`). Large steps are shared
+with a second thread.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,14 +32,15 @@ from nextchar.models.kernels.lstm_arguments import (
     padded_columns,
     padded_rows,
 )
-from nextchar.models.runtime import second_thread
+from nextchar.models.machine import available_cores
 from nextchar.models.runtime.int8_file import Arrays, check_int8, read_int8
-from nextchar.models.runtime.second_thread import SecondThread
 
 if TYPE_CHECKING:
     from nextchar.models.kernels.product_kernels import ProductKernel  # imports numba
 
+Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Step = Callable[[Ids, Floats], tuple[Floats, Floats]]
 
 ROWS_OF_A_PART = 16
 """A step of at least two parts of this many rows is shared between two threads."""
@@ -169,7 +172,7 @@ class LstmNetwork:
         ids = np.ascontiguousarray(ids[: ends[-1], None])
         if logits is None or not len(logits):
             logits = self._no_logits
-        if self._halves is None or second_thread.CORES == 1:
+        if self._halves is None or CORES == 1:
             return self._read_alone(ids, ends, state, stop, logits)
         lower, upper = self._halves
         longest = max(np.diff(ends, prepend=0))
@@ -276,6 +279,23 @@ class LstmNetwork:
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
 
 
+def layers_of(arrays: Arrays, units: list[int]) -> Iterator[tuple[list[NDArray[np.int8]], Floats, Floats]]:
+    """Yield what the kernels compute each layer of a file with, the dense one last.
+
+    Its matrices, of inputs from the second layer on, and recurrent; and in float32 the factors of their sums
+    and what is added, which for gates are those of exponents, see EXPONENTS.
+    """
+    for i, h in enumerate(units):
+        inputs = [arrays[f"lstm_{i}/kernel"]] if i else []
+        base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
+        factors = np.repeat(EXPONENTS, h)
+        scale = arrays[f"lstm_{i}/scale"] / np.float32(QUANTIZED_ONE) * factors
+        matrices = [*inputs, arrays[f"lstm_{i}/recurrent"]]
+        yield matrices, scale.astype(np.float32), (base * factors).astype(np.float32)
+    scale = arrays["dense/scale"] / np.float32(QUANTIZED_ONE)
+    yield [arrays["dense/kernel"]], scale.astype(np.float32), arrays["dense/bias"]
+
+
 def _pack_network(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:
     """Return the arrays of a file as a kernel reads them."""
     blocks: list[NDArray[np.int8]] = []
@@ -288,24 +308,15 @@ def _pack_network(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> 
         parts.append(part.ravel())
         return at
 
-    def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
-        scale = scale / np.float32(QUANTIZED_ONE)
+    widths = [*units, len(arrays["dense/bias"])]
+    for width, (matrices, scale, base) in zip(widths, layers_of(arrays, units), strict=True):
         correction = np.zeros(padded_columns(len(scale), kernel.panel), np.int32)
         for matrix in matrices:
             correction[: len(scale)] -= kernel.zero_point * matrix.sum(axis=0, dtype=np.int32)
-        if len(layout) < len(units):
-            factors = np.repeat(EXPONENTS, width)
-            scale, base = scale * factors, base * factors
-        numbers = [place(floats, array.astype(np.float32)) for array in (scale, base)]
+        numbers = [place(floats, scale), place(floats, base)]
         places = [place(blocks, pack(matrix, kernel.panel)) for matrix in matrices]
         sums = [len(correction), place(corrections, correction)]
         layout.append([width, places[0], places[-1], *numbers, *sums, kernel.zero_point])
-
-    for i, h in enumerate(units):
-        inputs = [arrays[f"lstm_{i}/kernel"]] if i else []
-        base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
-        layer(h, [*inputs, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
-    layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
     return PackedNetwork(
         _aligned(blocks), _aligned(floats), np.concatenate(corrections), np.array(layout, np.int64)
     )
@@ -317,3 +328,43 @@ def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:
     room = np.empty(count * kind.itemsize + CACHE_LINE_BYTES, np.uint8)
     start = -room.ctypes.data % CACHE_LINE_BYTES
     return np.concatenate(parts, out=room[start : start + count * kind.itemsize].view(kind))
+
+
+CORES = available_cores()
+"""With one core, steps are not shared."""
+
+
+class SecondThread:
+    """One worker thread. Thread-safe; the thread ends with the object."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def begin(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Call `function` in the helper thread once it is free."""
+        return self._pool.submit(function, *arguments)
+
+    def share(self, step: Step, ids: Ids, state: Floats, *, rows: int) -> tuple[Floats, Floats]:
+        """Return the logits (., B, V) and states (B, S) of a step for ids (T, B) and state (B, S).
+
+        The batch is split into parts of `rows` rows, which both threads take from a common queue: if the
+        helper gets no core, the calling thread does most or all of them.
+        """
+        if CORES == 1:
+            return step(ids, state)
+        starts = iter(range(0, ids.shape[1], rows))
+        parts: dict[int, tuple[Floats, Floats]] = {}
+
+        def do_parts() -> None:
+            for at in starts:  # each part is taken once
+                part = slice(at, at + rows)
+                parts[at] = step(np.ascontiguousarray(ids[:, part]), state[part])
+
+        helper = self.begin(do_parts)
+        try:
+            do_parts()
+        finally:
+            if not helper.cancel():
+                helper.result()
+        logits, states = zip(*(parts[at] for at in sorted(parts)), strict=True)
+        return np.concatenate(logits, axis=1), np.concatenate(states)

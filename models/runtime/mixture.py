@@ -30,9 +30,9 @@ from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
     BUCKETS,
     CONTEXTS,
-    GROUPS,
     INPUTS,
     KIND,
+    LAST_ROWS,
     MAP_STATES,
     MATCHES,
     RARE_CONTEXTS,
@@ -43,8 +43,7 @@ from nextchar.models.kernels.mixture_arguments import (
     WEIGHT_ROWS,
     Experts,
 )
-from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
-from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork, SecondThread
 from nextchar.models.runtime.session import Logits, SharedNetwork, State
 from nextchar.models.text.array_file import read_arrays
 from nextchar.models.text.ngram import Ids
@@ -56,7 +55,7 @@ MAX_CHARACTERS = 2_000_000
 """Maximum number of characters, from the end of the known text, in the file."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
-_OLD_CONTEXTS = 12  # in files of older versions
+_OLD_MAPS = ((12, 256), (14, 256))  # in files of older versions
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
@@ -100,7 +99,8 @@ def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Exper
     else:
         singles, entries = np.zeros(1, np.uint32), entries & np.uint32(0x8000FFFF)
     up = _up(learned.children, len(learned.characters))
-    arrays: Any = [np.ascontiguousarray(array) for array in learned]
+    shares = _shares(kept, learned.children, len(learned.characters))
+    arrays: Any = [np.ascontiguousarray(array) for array in (*learned, shares)]
     return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
 
 
@@ -152,6 +152,15 @@ def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
     return up
 
 
+def _shares(text: NDArray[np.int32], children: NDArray[np.int32], size: int) -> Floats:
+    """Return `Experts.shares`; a character that the text lacks counts as half of one."""
+    share = np.append((np.bincount(text, minlength=size) + 0.5) / len(text), np.zeros(len(children)))
+    places = np.where(children > 0, size + children, -children)
+    for node in range(len(children) - 1, -1, -1):
+        share[size + node] = share[places[node]].sum()
+    return share[places].astype(np.float32)
+
+
 _With = TypeVar("_With", Learned, Experts)
 
 
@@ -182,7 +191,7 @@ def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learn
         text = arrays["text"]
         _check_text(text, size)
         kept = text.astype(np.int32)
-        if "children" not in arrays or arrays["maps"].shape[:1] == (_OLD_CONTEXTS,):
+        if "children" not in arrays or arrays["maps"].shape in _OLD_MAPS:
             return experts_of(kept, upgrade(kept))
         learned = Learned(*(arrays[name] for name in Learned._fields))
         _check_learned(learned, size)
@@ -204,7 +213,7 @@ def _check_learned(learned: Learned, size: int) -> None:
     nodes = max(0, size - 2)
     shapes = (
         (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
-        (WEIGHT_ROWS, INPUTS), (GROUPS, SETS), (ADAPTATION,),
+        (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,),
     )  # fmt: skip
     for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):
         dtype = np.int32 if i < 2 else np.float32

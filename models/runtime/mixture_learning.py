@@ -16,14 +16,15 @@ from nextchar.models.kernels.mixture_arguments import (
     BRACKET_KIND,
     BUCKETS,
     BY_NETWORK,
+    CERTAIN_STATES,
     CLOSING,
     CONSTANT,
     CONTEXTS,
     DIGIT,
     FOLDED,
-    GROUPS,
     INPUTS,
     KIND,
+    LAST_ROWS,
     LETTER,
     LINE_END,
     LOWER,
@@ -114,7 +115,8 @@ def learned_by(experts: Experts) -> Learned:
 def beginning(characters: NDArray[np.int32], children: NDArray[np.int32]) -> Learned:
     """Return maps and weights of any text."""
     state = np.arange(MAP_STATES)
-    maps = np.tile(((state % 16 - 7.5) / 1.3).astype(np.float32), (CONTEXTS, 1))
+    ratio = np.where(state < CERTAIN_STATES, state % 16, 15 * (state % 2))
+    maps = np.tile(((ratio - 7.5) / 1.3).astype(np.float32), (CONTEXTS, 1))
     maps[:, 0] = 0
     state = np.arange(RECENT_STATES) // 2
     recent = np.log((state % 7 + 0.4) / (state // 7 + 0.4)).astype(np.float32)
@@ -128,7 +130,7 @@ def beginning(characters: NDArray[np.int32], children: NDArray[np.int32]) -> Lea
         np.tile(recent, (RECENT, 1)),
         np.log((bucket + 1) / 0.6).astype(np.float32),
         weights,
-        np.full((GROUPS, SETS), 1 / SETS, np.float32),
+        np.full((LAST_ROWS, SETS), 1 / SETS, np.float32),
         np.zeros(ADAPTATION, np.float32),
     )
 

@@ -47,7 +47,7 @@ def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
     names = {precision: name for precision, name in files if name in saved.card.files}
     if "float32" not in names:
         raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
-    experts = _load_experts(saved)
+    experts = load_experts(saved)
     networks: dict[NetworkKey, StepNetwork] = {}
     for precision, name in names.items():
         networks[precision, "network"] = network = load_network(saved, name, threads=threads)
@@ -87,7 +87,7 @@ def _check_finite(network: SharedNetwork, name: str, data: bytes) -> None:
         raise ValueError(f"the results of a step of {name} are not finite")
 
 
-def _load_experts(saved: SavedModel) -> Experts | None:
+def load_experts(saved: SavedModel) -> Experts | None:
     """Return the experts other than the network, if the model has them."""
     if mixture.FILE not in saved.card.files:
         return None

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from nextchar.models.errors import InvalidInput
 
@@ -14,6 +14,16 @@ Expert = Literal["mixture", "network", "lstm"]
 """The predictor: the mixture of the network and contexts, or the network alone, also called `lstm`."""
 Until = Literal["word", "line", "confidence"]
 FinishReason = Literal["length", "stop", "word", "line", "confidence", "timeout", "cancelled"]
+
+
+class Caller(NamedTuple):
+    """Who makes a request. Clients share a busy model equally; cached states are shared by no two callers."""
+
+    client: str = ""
+    user: str = ""  # of the client; a name of any length
+
+
+ANYONE = Caller()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +43,7 @@ class CompletionRequest:
     confidence_bits: float = 2.0  # `until="confidence"` finishes before a step whose entropy exceeds this
     logprobs: int | None = None  # report log-probabilities, with this many alternatives per character
     timeout_s: float | None = None
-    client: str = ""  # clients share a busy model equally
-    user: str = ""  # of the client; no cached state is shared between users or between clients
+    caller: Caller = ANYONE
     # "auto": int8 if the model has it; with a seed, only if its results do not depend on the batch.
     precision: Precision = "auto"
     expert: Expert = "mixture"  # of a model without a mixture both are the network
@@ -88,10 +97,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Usage:
-    """The last event of a successful request: the characters it used."""
+    """The characters that a request processed; the last event of a successful one."""
 
     prompt_characters: int
-    cached_characters: int
+    cached_characters: Annotated[int, Field(description="How much of the prompt was in the state cache.")]
     completion_characters: int
 
 

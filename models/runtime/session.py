@@ -13,8 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from nextchar.models.runtime.lstm_network import LstmNetwork
-from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.lstm_network import LstmNetwork, SecondThread
 
 Logits = NDArray[np.float32]
 State = NDArray[np.float32]  # (B, S), all layers' h and c in one row: h1 | c1 | h2 | c2 | ...

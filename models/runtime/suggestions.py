@@ -25,8 +25,7 @@ from nextchar.models.runtime.corrections import MAX_TYPED
 from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
 from nextchar.models.runtime.requests import Completion, CompletionRequest
 from nextchar.models.text.line_file import fold
-from nextchar.models.text.masks import ModelMasks
-from nextchar.models.text.patterns import compile_pattern
+from nextchar.models.text.masks import ModelMasks, compile_pattern
 from nextchar.models.text.vocabulary import Vocabulary
 
 Constrain = Literal["lines", "prefer", "none"]
@@ -286,9 +285,12 @@ def _of_lines(
     if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
         likely = yield Walk(lines, prefix, context, WEIGHED - _BY_COUNT)
         more = [lines.candidate(line) for line in likely]
-        known = {fold(c.text) for c in candidates[:_BY_COUNT]}
-        more = [c for c in more if fold(c.text) not in known and c.text[len(context) :] not in excluded]
-        candidates = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
+        more = [c for c in more if c.text[len(context) :] not in excluded]
+        ordered = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
+        distinct: dict[str, Candidate] = {}
+        for one in ordered:
+            distinct.setdefault(fold(one.text), one)
+        candidates = list(distinct.values())
     shares = _shares([1.0 + c.count for c in candidates], candidates)
     if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
         texts = [candidate.text for candidate in candidates[:WEIGHED]]

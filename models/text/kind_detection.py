@@ -3,25 +3,25 @@
 Records are lines in no particular order: names, words, domains, requests. Shuffling the lines of another text
 would destroy it, so a text is records only if its lines show it:
 
+- neighbors have no more in common than the same lines in random order, and enough lines have something in
+  common to show it: so even questions, rows of numbers, and lines that repeat are records; or
 - they are sorted, which lines in an order of their own are not; or
+- they are sequences of different lengths of a few words, as of system calls; or
 - each is a single word, as a domain is, and most differ; or
-- they are short, unlike sentences, and neighbors have no more words in common than distant lines, or are
-  many and stand in groups that begin with the same word, as the names of a catalog; or
-- they repeat, and which line follows which repeats no more often than by chance, as in a log of queries; or
-- there are many, and neighbors have no more words in common than distant lines: so even questions and
-  titles, which have the words of sentences, are records, and lines that repeat, as in a log of queries.
+- they are short, unlike sentences, and nothing shows that neighbors are related.
 
 A count in a column after each line is ignored. In doubt it is text.
 """
 
-import math
+import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from statistics import fmean, stdev
 from typing import Literal
 
 from nextchar.models.text.line_columns import has_counts
@@ -43,7 +43,7 @@ _MIN_DISTINCT = 0.6  # fraction of distinct lines: a text with one word per line
 _MIN_LETTERS = 0.15  # fraction of letters among the characters; lines with fewer may be measurements
 _MIN_DIFFERENT = 0.3  # fraction of distinct lines that are so apart from their numbers, for the same reason
 _MIN_SPACED = 0.9  # fraction of the letters from scripts that put spaces between words
-_MIN_SORTED = 0.95  # fraction of the neighbors in order, and of the distinct ones strictly
+_MIN_SORTED = 0.75  # fraction of the neighbors in order, less a margin for few lines; of other texts 0.5
 _MIN_SINGLE = 0.9  # fraction of the lines of one word
 _MIN_CODE = 0.4  # fraction of the lines that look like code
 _MIN_ROWS = 0.9  # fraction of the lines with the same columns
@@ -64,23 +64,27 @@ _MAX_FUNCTION_WORDS = 0.1  # fraction of the words that are short and frequent: 
 _FUNCTION_WORD_LETTERS = 3
 _MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short word counts
 _MAX_MEDIAN_WORDS = 12
-_MAX_RELATED = 1.3  # words that neighbors have in common, per those that distant lines have
-_MIN_UNRELATED_LINES = 500  # the least that show that lines like sentences are unrelated
-_MIN_DISTINCT_LINES = 100  # of them
-_MAX_UNRELATED = 1.0  # relatedness of these; of sentences in their order it is 2 to 5
-_MAX_REPEATED_PAIRS = 1.2  # repeated pairs of neighbors, per those that there are by chance
-_MIN_GROUPED = 0.5  # fraction of the lines of groups that begin with the word of the line before
-_MAX_REPEATED_BEGINNINGS = 0.2  # probability that any two of their lines begin with the same word
-_MIN_EXPECTED = 20.0  # words that neighbors would have in common by chance: with fewer, none shows nothing
+_MAX_UNRELATED = 1.75  # what neighbors have in common, per that in random order; of texts 2.6 and more
+_DEVIATIONS = 2  # by which that must be certain
+_MIN_EXPECTED = 2.0
+_SHUFFLES = 8
 _NEIGHBORS = 3  # lines after each that it is compared with
-_RARE = 0.02  # of the lines: words in more of them do not show a subject
-_MIN_RARE_LETTERS = 4
+_RARE = 0.05  # of the lines: words in more of them do not show a subject
+_MAX_WORDS = 60  # that are compared per line
+_COMPARED = 1, 2, 3, 5, 8  # adjacent words that are compared together
+_MIN_GROUPED = 0.5  # fraction of the lines of groups that begin with the word of the line before
+_MIN_GROUPED_LINES = 500
+_MAX_REPEATED_BEGINNINGS = 0.2  # probability that any two of their lines begin with the same word
+_MIN_SEQUENCE = 8  # words of the median line
+_MAX_VOCABULARY = 0.02  # distinct words per word of sequences
+_MIN_STRETCH = 2  # words of a long sequence, per those of a short one
 
 _CLAUSE_ENDS = tuple(".,;:!?\u2026\u2014\u3002\uff0c\uff01\uff1f\uff1b\uff1a\u3001")
 _CLOSING = "\"')]\u201d\u2019\u00bb"  # after the punctuation of a clause
 _BRACKETS = tuple("{[(<")
 _NUMBER = re.compile(r"(?<![\d.,+-])[\d.,+-]*\d")  # only from a run's beginning, so in linear time
 _NUMBER_CELL = re.compile(r"[\s\"]*[-+]?(?=[.,]*\d)[\d.,]+(?:[eE][-+]?\d+)?%?[\s\"]*")
+_WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
@@ -149,14 +153,24 @@ class _Lines:
         return [[word.strip(_NO_LETTERS) for word in line.split()] for line in self.stripped]
 
     @cached_property
+    def common(self) -> tuple[float, float, float]:
+        """What neighbors have in common; the mean and standard deviation of that in random order."""
+        rare = _rare_features(self.stripped)
+        orders = [random.Random(seed).sample(rare, len(rare)) for seed in range(_SHUFFLES)]
+        shuffled = list(map(_common, orders))
+        return _common(rare), fmean(shuffled), stdev(shuffled)
+
+    @property
     def is_unrelated(self) -> bool:
-        """Whether many lines of several words show that neighbors are no more alike than distant ones."""
-        if len(self.raw) < _MIN_UNRELATED_LINES or len(set(self.raw)) < _MIN_DISTINCT_LINES:
-            return False
-        if _median_words(self.words) < 2:
-            return False
-        related, expected = _relatedness(self.words)
-        return related <= _MAX_UNRELATED and expected >= _MIN_EXPECTED
+        """Whether neighbors have certainly no more in common than in random order."""
+        observed, expected, deviation = self.common
+        return expected >= _MIN_EXPECTED and observed + _DEVIATIONS * deviation <= _MAX_UNRELATED * expected
+
+    @property
+    def is_related(self) -> bool:
+        """Whether neighbors have certainly more in common than in random order."""
+        observed, expected, deviation = self.common
+        return observed - _DEVIATIONS * deviation > _MAX_UNRELATED * max(1.0, expected)
 
 
 def _fraction(lines: Sequence[str], holds: Callable[[str], bool]) -> float:
@@ -229,6 +243,18 @@ def _is_tokenized(lines: _Lines) -> bool:
     return lines.fraction(lambda line: _PUNCTUATION.fullmatch(line) is not None) > _MAX_EMPTY
 
 
+def _is_sequences(lines: _Lines) -> bool:
+    """Return whether the lines are sequences of a few words, of different lengths."""
+    lengths = sorted(map(len, lines.words))
+    short, median, long = (lengths[len(lengths) * tenths // 10] for tenths in (1, 5, 9))
+    distinct = {word for line in lines.words for word in line}
+    return (
+        median >= _MIN_SEQUENCE
+        and long >= _MIN_STRETCH * short
+        and len(distinct) <= _MAX_VOCABULARY * sum(lengths)
+    )
+
+
 def _is_numeric(lines: _Lines) -> bool:
     text = "".join(lines.stripped)
     letters = sum(map(str.isalpha, text)) / max(1, len(text))
@@ -244,8 +270,8 @@ def _spaced(lines: Sequence[str]) -> float:
 
 
 def _is_sorted(lines: Sequence[str]) -> bool:
-    """Return whether lines that start with a letter are in alphabetical order, by one of the usual rules."""
-    if _fraction(lines, lambda line: line[:1].isalpha()) < _MIN_SORTED:
+    """Return whether lines that start with no digit are in alphabetical order, by one of the usual rules."""
+    if _fraction(lines, lambda line: line[:1].isdigit()) > _MAX_INDENTED:
         return False
     keys: list[Callable[[str], str]] = [
         str,
@@ -254,9 +280,8 @@ def _is_sorted(lines: Sequence[str]) -> bool:
     ]
     for key in keys:
         pairs = [(a, b) for a, b in pairwise(map(key, lines)) if a != b]
-        if len(pairs) >= _MIN_DISTINCT * len(lines) and sum(a < b for a, b in pairs) >= _MIN_SORTED * len(
-            pairs
-        ):
+        n = max(1, len(pairs))
+        if n >= _MIN_DISTINCT * len(lines) and sum(a < b for a, b in pairs) / n - n**-0.5 >= _MIN_SORTED:
             return True
     return False
 
@@ -316,50 +341,37 @@ def _function_words(lines: Sequence[Sequence[str]]) -> float:
     return sum(frequent) / max(1, total)
 
 
-def _relatedness(lines: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """Return how many rare words neighbors have in common, relative to what any two lines have; and that."""
-    n = len(lines)
-    long_words = [{word.casefold() for word in line if len(word) >= _MIN_RARE_LETTERS} for line in lines]
-    counts = Counter(word for words in long_words for word in words)
-    rare = {word for word, count in counts.items() if 2 <= count <= max(2, _RARE * n)}
-    rare_words = [words & rare for words in long_words]
-    observed = sum(len(a & b) for a, b in _neighbors(rare_words))
-    neighbors = sum(1 for _ in _neighbors(rare_words))
-    expected = neighbors * sum(counts[word] * (counts[word] - 1) for word in rare) / (n * (n - 1))
-    noise = 3 * math.sqrt(max(1.0, expected))  # three standard deviations of a Poisson variable
-    return max(0.0, observed - noise) / max(1.0, expected), expected
-
-
-def _repeats_in_any_order(lines: Sequence[str]) -> bool:
-    """Return whether lines repeat so that which follows which repeats no more often than by chance."""
-    n, counts = len(lines), Counter(lines)
-    collision = sum(count * (count - 1) for count in counts.values()) / (n * (n - 1))
-    pairs = [Counter(zip(lines, lines[distance:], strict=False)) for distance in range(1, 1 + _NEIGHBORS)]
-    repeated = sum(count * (count - 1) / 2 for counted in pairs for count in counted.values())
-    expected = sum(counted.total() * (counted.total() - 1) / 2 for counted in pairs) * collision**2
-    noise = 3 * math.sqrt(expected)
-    return (
-        len(counts) >= _MIN_LINES
-        and expected >= _MIN_EXPECTED
-        and repeated - noise <= _MAX_REPEATED_PAIRS * expected
-    )
-
-
 def _is_grouped(lines: Sequence[str]) -> bool:
-    """Return whether many lines, which differ, most often begin with the word of the line before.
-
-    Any two of them seldom do.
-    """
-    n, begins = len(lines), [line.split(maxsplit=1)[0].casefold() for line in lines]
+    """Return whether lines most often begin with the word of the line before, as any two seldom do."""
+    begins = [line.split(maxsplit=1)[0].casefold() for line in lines]
+    by_chance = sum((count / len(lines)) ** 2 for count in Counter(begins).values())
     alike = sum(a == b for a, b in pairwise(begins))
-    by_chance = sum((count / n) ** 2 for count in Counter(begins).values())
-    is_list = n >= _MIN_UNRELATED_LINES and len(set(lines)) >= _MIN_SPOKEN * n
-    return is_list and alike >= _MIN_GROUPED * n and by_chance <= _MAX_REPEATED_BEGINNINGS
+    is_long = len(lines) >= _MIN_GROUPED_LINES
+    return is_long and alike >= _MIN_GROUPED * len(lines) and by_chance <= _MAX_REPEATED_BEGINNINGS
 
 
-def _neighbors(lines: Sequence[set[str]]) -> Iterator[tuple[set[str], set[str]]]:
-    for distance in range(1, _NEIGHBORS + 1):
-        yield from zip(lines, lines[distance:], strict=False)
+def _rare_features(lines: Sequence[str]) -> list[dict[str | tuple[str, ...], float]]:
+    """Return the rare features of each line, which are words, adjacent words and itself, with their weights.
+
+    A feature of c lines weighs 1 / c, so all count about the same.
+    """
+    features: list[set[str | tuple[str, ...]]] = []
+    for line in lines:
+        words = _WORD.findall(line.casefold())[:_MAX_WORDS]
+        adjacent = (zip(*(words[i:] for i in range(n)), strict=False) for n in _COMPARED)
+        features.append({line}.union(*adjacent))
+    counts = Counter(feature for own in features for feature in own)
+    rare = {f: 1 / n for f, n in counts.items() if 2 <= n <= max(2, _RARE * len(lines))}
+    return [{feature: rare[feature] for feature in own if feature in rare} for own in features]
+
+
+def _common(lines: Sequence[dict[str | tuple[str, ...], float]]) -> float:
+    """Return what lines, given by their rare features, have in common with the next _NEIGHBORS."""
+    return sum(
+        min(1.0, sum(a[feature] for feature in a.keys() & b.keys()))
+        for distance in range(1, 1 + _NEIGHBORS)
+        for a, b in zip(lines, lines[distance:], strict=False)
+    )
 
 
 _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
@@ -382,14 +394,16 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "text",
         f"fewer than {_MIN_LINES} lines are too few to detect another kind",
     ),
+    (
+        lambda a: a.is_unrelated,
+        "records",
+        "neighboring lines have no more in common than lines in random order",
+    ),
     # Signs that the order of the lines matters
     (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),
     (_is_indented, "text", "lines are indented"),
-    (
-        lambda a: _is_repetitive(a) and not a.is_unrelated and not _repeats_in_any_order(a.raw),
-        "text",
-        "many of its lines are repeated",
-    ),
+    (_is_sequences, "records", "its lines are sequences of a few words, of different lengths"),
+    (_is_repetitive, "text", "many of its lines are repeated"),
     (_is_numeric, "text", "its lines are alike except for numbers"),
     (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table"),
     (
@@ -408,21 +422,11 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     (_is_tokenized, "text", "it has one word or punctuation mark per line"),
     (
-        lambda a: _is_repetitive(a) and _repeats_in_any_order(a.raw),
-        "records",
-        "its lines repeat, in no order",
-    ),
-    (
         lambda a: a.fraction(_has_no_space) >= _MIN_SINGLE,
         "records",
         "its lines are single words or identifiers, most of them distinct",
     ),
     # Lines of several words
-    (
-        lambda a: a.is_unrelated,
-        "records",
-        "it has many lines, and neighbors are no more alike than distant ones",
-    ),
     (
         lambda a: len(a.raw) < _MIN_UNSORTED_LINES,
         "text",
@@ -440,15 +444,11 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     (lambda a: _median_words(a.words) > _MAX_MEDIAN_WORDS, "text", "its lines are as long as sentences"),
     (lambda a: _is_grouped(a.stripped), "records", "its lines stand in groups that begin with the same word"),
-    (
-        lambda a: _relatedness(a.words)[0] > _MAX_RELATED,
-        "text",
-        "neighboring lines have more words in common than distant ones",
-    ),
+    (lambda a: a.is_related, "text", "neighboring lines have more in common than distant ones"),
     (
         lambda _: True,
         "records",
-        "its lines are short, not sentences, and neighbors are no more alike than distant ones",
+        "its lines are short, not sentences, and nothing shows that neighbors are related",
     ),
 )
 

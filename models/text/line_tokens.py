@@ -4,7 +4,7 @@ The parse tree of templates, and how templates are made of lines that are added 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -199,9 +199,16 @@ class TemplateBuilder:
             return len(self._templates) - 1
         return None
 
-    def tokens(self, index: int) -> Tokens:
-        """Return the tokens of a template as they are now."""
-        return tuple(self._templates[index])
+    def like(self, tokens: Sequence[Token]) -> Iterator[tuple[int, Sequence[str | None]]]:
+        """Yield the templates of a line's structure, each with its index and its tokens as they are now."""
+        return (
+            (index, self._templates[index]) for index in self._tree.of_structure(structure_of_line(tokens))
+        )
+
+    def fixed_fraction(self, index: int) -> float:
+        """Return the fraction of a template's tokens that are not wildcards."""
+        template = self._templates[index]
+        return 1 - sum(map(is_wildcard, template)) / max(1, len(template))
 
     def templates_in_order(self) -> list[tuple[Tokens, str]]:
         """Return the templates by index, with the words under which the tree has them, for `restore`."""

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import re2
 from numpy.typing import NDArray
 
 from nextchar.models.errors import InvalidInput
 from nextchar.models.text.lines import whole_lines
-from nextchar.models.text.patterns import compile_pattern
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
@@ -423,3 +423,26 @@ def _compile(pattern: str | bytes) -> Any:
 
 def _invalid_mask(message: str) -> InvalidInput:
     return InvalidInput(message, code="invalid_mask", param="masks")
+
+
+_MAX_COMPILED_BYTES = 2 << 20  # RE2 rejects larger ones
+
+
+def compile_pattern(pattern: str | bytes, *, code: str, param: str, what: str = "", use: str = "") -> Any:
+    """Return a compiled RE2 expression.
+
+    Raises:
+        InvalidInput: it is not valid, or too large. The message says that it is not `what`, and what to use.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_COMPILED_BYTES
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise InvalidInput(
+            f"{pattern[:80]!r} is not {what or 'an RE2 expression'}: {why}" + (f"; use {use}" if use else ""),
+            code=code,
+            param=param,
+        ) from None

@@ -105,6 +105,12 @@ class Rarity:
 _COMMON = 0.9  # of the lines: words in more of them do not count as words in common
 _MAX_COMPARED = 200  # templates with which a new line is compared
 _MAX_VALUES = 32  # of a wildcard that are kept, the most frequent ones
+_MAX_FREQUENT = 200  # templates that lines may break, the most frequent ones
+_MIN_FREQUENT = 20  # training lines of each
+_MAX_BROKEN = 2  # words in which a line differs from a template that it breaks
+_MIN_KEPT = 2  # fixed words that it keeps, for each that it breaks
+_FAR_BEYOND = 4  # times the largest number
+_MAX_NUMBER_DIGITS = 15
 
 
 @dataclass(frozen=True)
@@ -132,14 +138,25 @@ class Template:
 
 @dataclass(frozen=True)
 class Slot:
-    """A wildcard of a template: its values in the training lines, and their shapes (see `shape`)."""
+    """A wildcard of a template.
+
+    Attributes:
+        values: its values in the training lines. shapes: their shapes (see `shape`). largest: the largest
+        value, if all are whole numbers.
+    """
 
     values: Frequencies
     shapes: Frequencies
+    largest: int | None = None
 
     def rarity(self, value: str) -> float:
         """Return the rarity of a value or of its shape, whichever is rarer, in bits."""
         return max(self.values.rarity(value), self.shapes.rarity(shape(value)))
+
+    def is_far_above(self, value: str) -> bool:
+        """Return whether a value is a number far above all that the wildcard had."""
+        number = _whole_number(value)
+        return self.largest is not None and number is not None and number > _FAR_BEYOND * max(self.largest, 2)
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,19 @@ class KnownTemplate:
 
 
 @dataclass(frozen=True)
+class Break:
+    """What a line has otherwise than all training lines that are like it.
+
+    Attributes:
+        place: the template that it breaks, and where: one or two other words, an end in the middle, or a
+            number far above the others. lines: how many training lines have that in common.
+    """
+
+    place: str
+    lines: int
+
+
+@dataclass(frozen=True)
 class ParsedLine:
     """A line and its template.
 
@@ -174,6 +204,7 @@ class ParsedLine:
         template_bits: -log2 of the fraction of training lines whose template is as rare or rarer.
         parameter_bits: rarity of the rarest value among those of the same wildcard; 0 for a new template.
         fixed_fraction: the fraction of the line's tokens that are not values; 0 for a new template.
+        broken: the most frequent template that it breaks, if there is one.
     """
 
     template: Template
@@ -181,6 +212,7 @@ class ParsedLine:
     template_bits: float
     parameter_bits: float
     fixed_fraction: float = 0.0
+    broken: Break | None = None
 
 
 class Templates:
@@ -216,6 +248,8 @@ class Templates:
         self._tree = TemplateTree()
         for index, one in enumerate(known):
             self._tree.add(structure_of_template(one.tokens), one.first_word, index)
+        frequent = [one for one in known if one.count >= _MIN_FREQUENT]
+        self._frequent = sorted(frequent, key=lambda one: -one.count)[:_MAX_FREQUENT]
 
     @classmethod
     def fit(cls, lines: Iterable[str], opener: Opener | None = None) -> Self:
@@ -255,16 +289,6 @@ class Templates:
         """Return the template of a masked line. Every text has one."""
         return self.parse(line).template
 
-    def is_variant(self, template: Tokens, structure: str) -> bool:
-        """Return whether a template of new lines has no fixed word that differs from a known one's."""
-        return any(
-            all(
-                is_wildcard(own) or is_wildcard(other) or own == other
-                for own, other in zip(template, known, strict=True)
-            )
-            for known in (self.known[i].tokens for i in self._tree.of_structure(structure)[:_MAX_COMPARED])
-        )
-
     def parse(self, line: str) -> ParsedLine:
         """Return the template, values and rarities of a masked line."""
         tokens = tokenize(fingerprint(line))
@@ -279,11 +303,20 @@ class Templates:
             )
             rarity = self._template_rarity.bits(known.count)
             fixed = 1 - len(values) / max(1, len(tokens))
-            return ParsedLine(known.template, tuple(values), rarity, rarest, fixed)
+            broken = next(
+                (
+                    Break(f"{known.template.pattern} {i}", known.count)
+                    for i, (slot, value) in enumerate(zip(known.slots, values, strict=True))
+                    if slot.is_far_above(value)
+                ),
+                None,
+            )
+            return ParsedLine(known.template, tuple(values), rarity, rarest, fixed, broken)
         new = self._generalized(tokens)
         values = [token.value for token, own in zip(tokens, new, strict=True) if is_wildcard(own)]
         rarity = self._template_rarity.bits(0)
-        return ParsedLine(Template(pattern(new), 0), tuple(values), rarity, 0.0)
+        broken = self._broken([token.text for token in tokens])
+        return ParsedLine(Template(pattern(new), 0), tuple(values), rarity, 0.0, broken=broken)
 
     def _match(self, tokens: Sequence[Token]) -> int | None:
         """Return the template that the tokens match; of several the one with the fewest wildcards."""
@@ -305,6 +338,26 @@ class Templates:
             token.wildcard if token.is_value or is_wildcard(other) else token.text
             for token, other in zip(tokens, own, strict=True)
         )
+
+    def _broken(self, texts: Sequence[str]) -> Break | None:
+        """Return the most frequent template that a new line breaks."""
+        for known in self._frequent:
+            template = known.tokens[: len(texts)]
+            if len(template) < len(texts):
+                continue
+            fixed = [i for i, token in enumerate(template) if not is_wildcard(token)]
+            broken = [i for i in fixed if template[i] != texts[i]]
+            if len(known.tokens) > len(texts):
+                last = len(texts) - 1  # it may be cut, too
+                if broken == [last] and str(template[last]).startswith(texts[last]):
+                    broken = []
+                is_broken = not broken and len(fixed) > _MIN_KEPT
+            else:
+                is_broken = 0 < len(broken) <= _MAX_BROKEN
+                is_broken &= len(fixed) - len(broken) >= _MIN_KEPT * len(broken)
+            if is_broken:
+                return Break(f"{known.template.pattern} {broken or len(texts)}", known.count)
+        return None
 
     def _leaf(self, tokens: Sequence[Token]) -> Sequence[int]:
         return self._tree.leaf(structure_of_line(tokens), first_word(tokens, self.common))
@@ -331,7 +384,11 @@ class _TemplateCounts:
             shapes = Counter[str]()
             for value, count in values.items():
                 shapes[shape(value)] += count
-            slots.append(Slot(Frequencies.of(values, _MAX_VALUES), Frequencies.of(shapes, _MAX_VALUES)))
+            numbers = list(map(_whole_number, values))
+            largest = None if None in numbers else max(filter(None, numbers), default=0)
+            slots.append(
+                Slot(Frequencies.of(values, _MAX_VALUES), Frequencies.of(shapes, _MAX_VALUES), largest)
+            )
         return KnownTemplate(self.tokens, self.first_word, self.count, tuple(slots))
 
 
@@ -368,6 +425,7 @@ def dump(templates: Templates) -> bytes:
                 "first_word": known.first_word,
                 "count": known.count,
                 "slots": [[_frequencies(slot.values), _frequencies(slot.shapes)] for slot in known.slots],
+                "largest": [slot.largest for slot in known.slots],
             }
             for known in templates.known
         ],
@@ -405,7 +463,11 @@ def load(data: bytes) -> Templates:
 
 def _known(record: dict[str, Any]) -> KnownTemplate:
     tokens = tuple(None if token is None else _text(token) for token in record["tokens"])
-    slots = tuple(Slot(*map(_loaded, pair)) for pair in record["slots"])
+    largest = record.get("largest", [None] * len(record["slots"]))  # models of earlier versions have none
+    slots = tuple(
+        Slot(_loaded(values), _loaded(shapes), None if most is None else _count(most))
+        for (values, shapes), most in zip(record["slots"], largest, strict=True)
+    )
     if len(slots) != sum(map(is_wildcard, tokens)):
         raise ValueError("a wildcard has no values")
     return KnownTemplate(tokens, _text(record["first_word"]), _count(record["count"]), slots)
@@ -421,6 +483,11 @@ def _loaded(record: Sequence[Any]) -> Frequencies:
     if sum(counts.values()) > _count(total):
         raise ValueError("counts do not add up")
     return Frequencies(total, counts)
+
+
+def _whole_number(value: str) -> int | None:
+    is_number = value.isascii() and value.isdigit() and len(value) <= _MAX_NUMBER_DIGITS
+    return int(value) if is_number else None
 
 
 def _count(value: Any) -> int:

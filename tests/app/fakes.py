@@ -16,6 +16,8 @@ from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.errors import Busy
 from nextchar.models.loaded_model import suggester_of
 from nextchar.models.runtime.requests import (
+    ANYONE,
+    Caller,
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
@@ -155,12 +157,11 @@ class FakeEngine:
         *,
         top: int,
         temperature: float = 1.0,
-        client: str = "",
-        user: str = "",
+        caller: Caller = ANYONE,
         expert: Expert = "mixture",
     ) -> FakeTicket:
         """Answer "a" for certain, and others for no reason, from another thread; nothing to ENDLESS."""
-        assert client and expert and isinstance(user, str)
+        assert caller.client and expert
         ticket = FakeTicket()
         found = Distribution(0.0 * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
         if prompt.startswith(ENDLESS):

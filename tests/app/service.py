@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that speak plain HTTP: without it, each of them reads the machine's certificates."""
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 10
+
+
+Keys = Mapping[str, tuple[str, str]]
+"""Secrets and lines of keys by name, as `new_key` makes them."""
 
 
 @dataclass
@@ -112,6 +116,20 @@ def serving(settings: ApiSettings, *, rooms: Sequence[Room] = ROOMS) -> Iterator
                 EventLog(blobs),
                 engines,
             )
+
+
+@contextlib.contextmanager
+def serving_with_keys(settings: ApiSettings, keys: Keys, **options: Any) -> Iterator[Service]:
+    """Serve the API with a file of these keys."""
+    file = settings.data_dir / "keys"
+    file.write_text("\n".join(line for _, line in keys.values()))
+    with serving(settings.model_copy(update={"api_keys_file": file}), **options) as running:
+        yield running
+
+
+def bearer_of(keys: Keys) -> Callable[[str], dict[str, str]]:
+    """Return what returns the headers of calls with one of these keys."""
+    return lambda name: {"Authorization": f"Bearer {keys[name][0]}"}
 
 
 @contextlib.contextmanager

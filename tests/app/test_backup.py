@@ -15,14 +15,13 @@ from nextchar.app import backup
 from nextchar.app.backup import FOLDERS, back_up, connect, read_key, restore
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.decisions import Decision
-from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.app.logs.notifications.targets import NotificationTargets
 from nextchar.app.logs.room import follow_model
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import Conflict, InvalidInput
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
@@ -32,7 +31,7 @@ from tests.app.openai.test_batches import ABOUT
 from tests.every_call import every_call
 from tests.store.test_jobs import REQUEST
 
-KEY = "nextchar:rolling:x"
+KEY = "nextchar:ingest:x"
 
 
 class Installation:
@@ -43,7 +42,7 @@ class Installation:
         self.redis = connect(redis_url)
         self.jobs, self.models, self.corpora = Jobs(blobs), Models(blobs), Corpora(blobs)
         self.decoding = Redis.from_url(redis_url, decode_responses=True)
-        self.alerts, self.settings = Alerts(self.decoding, blobs), IngestSettings(blobs)
+        self.alerts = Alerts(self.decoding, blobs)
 
     def fill(self) -> None:
         corpus = self.upload(b"a text\n" * 100)
@@ -193,7 +192,7 @@ def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
 def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
     tmp_path: Path, clean_redis_url: str, names: tuple[str, ...]
 ) -> None:
-    """At each step a model is renamed, perhaps again, or deleted then; its alerts and settings follow."""
+    """At each step a model is renamed, perhaps again, or deleted then; its alerts follow."""
     first = Installation(open_blobs("memory:///"), clean_redis_url, tmp_path)
     first.alerts.record([one()])
     [alert] = first.alerts.all("m")
@@ -207,27 +206,25 @@ def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
         card = publish(source.models, name="m")
         source.alerts.decisions.change("m", alert.id, lambda _: decision)
         source.alerts.decisions.suppress("m", template="x", span="*", until=1.0, by="ann")
-        source.settings.change("m", "rolling", by="ann")
 
         def rename(made: Installation = source) -> None:
             for last, name in itertools.pairwise(("m", *names)):
                 made.models.rename(last, name) if name else made.models.delete(last)
-                follow_model(made.models, made.alerts, made.settings, last)
+                follow_model(made.models, made.alerts, last)
 
         file = io.BytesIO()
         back_up(call.blobs(source.blobs, rename), source.redis, file)
         restore(restored.blobs, restored.redis, file)
         restored.check_references()
-        for name in restored.alerts.decisions.models() | restored.settings.models():
-            follow_model(restored.models, restored.alerts, restored.settings, name)
+        for name in restored.alerts.decisions.models():
+            follow_model(restored.models, restored.alerts, name)
         found = restored.models.all()
         assert {model.id for model in found} == {card.id} or (names[-1] == "" and not found)
         assert len(found) <= 1
         for name in (model.name for model in found):
             assert [label.label for label in restored.alerts.labels(name).values()] == ["incident"]
             assert len(restored.alerts.decisions.suppressions(name)) == 1
-            assert [change.changed_by for change in restored.settings.history(name, limit=9)] == ["ann"]
-        left = restored.alerts.decisions.models() | restored.settings.models()
+        left = restored.alerts.decisions.models()
         assert left <= {model.name for model in found}
         source.close()
         restored.close()
@@ -384,8 +381,8 @@ def test_what_a_new_service_makes_at_once_does_not_prevent_a_restoration(
     empty.redis.sadd("nextchar:notifications:records", "jobs/x/0")
     restore(empty.blobs, empty.redis, file)
     empty.redis.flushdb()
-    empty.redis.set("nextchar:rolling:x", "something else")
-    with pytest.raises(Conflict, match="it has nextchar:rolling:x") as caught:
+    empty.redis.set("nextchar:ingest:x", "something else")
+    with pytest.raises(Conflict, match="it has nextchar:ingest:x") as caught:
         restore(open_blobs("memory:///"), empty.redis, file)
     assert caught.value.code == "not_empty"
 
@@ -454,7 +451,7 @@ def test_an_archive_with_a_link_is_refused(source: Installation, empty: Installa
 def test_a_key_that_cannot_be_read_is_refused_before_anything_is_written(
     empty: Installation, broken: dict[str, Any]
 ) -> None:
-    key = {"key": "nextchar:rolling:x", "type": "stream", "value": {}, "ttl_ms": 0}
+    key = {"key": "nextchar:ingest:x", "type": "stream", "value": {}, "ttl_ms": 0}
     line = json.dumps(key | broken).encode()
     file, totals = io.BytesIO(), backup.Totals()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:

@@ -10,7 +10,6 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.app.openai.batches import Batches
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.store.blobs import Blobs
@@ -119,14 +118,6 @@ def alert_is_labeled(world: World) -> None:
     assert alert.label == "incident"
 
 
-def change_settings(world: World, blobs: Blobs) -> None:
-    IngestSettings(blobs).change("m", "rolling", by="ann")
-
-
-def settings_are_changed(world: World) -> None:
-    assert [one.recalibrate for one in IngestSettings(world.blobs).history("m", limit=9)] == ["rolling"]
-
-
 def make_batch(world: World) -> None:
     world.redis.flushall()
     batches = Batches(world.blobs, world.redis)
@@ -162,7 +153,6 @@ SCENARIOS: dict[str, tuple[Step, Callable[[World, Blobs], object], Step]] = {
     "move an alias": (make_model, move_alias, alias_is_moved),
     "cancel a job": (make_job, cancel_job, job_is_cancelled),
     "label an alert": (make_alert, label_alert, alert_is_labeled),
-    "change settings of ingestion": (nothing, change_settings, settings_are_changed),
     "delete a batch": (make_batch, delete_batch, batch_is_gone),
 }
 """What there is before, what is done, and what must be then."""

@@ -25,12 +25,10 @@ READERS = {
     "model_cards": [
         "/v1/models", "/v1/models/fake", "/v1/models/fake@1", "/v1/models/fake@best",
         "/v1/models/fake/report", "/v1/models/fake/alerts", "/v1/models/fake/files/model.onnx",
-        "/v1/models/fake/ingest/settings",
         "/v1/models/fake/export", "/props", "/metrics",
     ],
     "model_files": ["/v1/models/fake/calibrations", "/v1/models/fake/calibrations/usual"],
     "alert_suppressions": ["/v1/models/fake/suppressions", "/v1/models/fake/alerts"],
-    "ingest_settings": ["/v1/models/fake/ingest/settings", "/v1/models/fake/ingest"],
     "notification_targets": ["/v1/notification_targets"],
     "jobs": ["/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/events", "/v1/fine_tuning/jobs", "/metrics"],
     "events": ["/v1/jobs/{job}/events", "/v1/fine_tuning/jobs/{job}/events"],
@@ -66,7 +64,6 @@ def populate(settings: ApiSettings) -> dict[str, str]:
         call("POST", "/v1/models/fake/calibrate", json=lines, status=201)
         suppression = {"template": "a<*>", "until": 32e9}
         call("POST", "/v1/models/fake/suppressions", json=suppression, status=201)
-        call("PUT", "/v1/models/fake/ingest/settings", json={"recalibrate": "rolling"}, status=200)
         target = {"kind": "webhook", "url": "https://93.184.215.14/"}
         call("POST", "/v1/notification_targets", json=target, status=201)
         request = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}}

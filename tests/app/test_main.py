@@ -412,17 +412,17 @@ def _has_example(content: dict[str, Any]) -> bool:
     return "data" in properties and _has_example({"schema": properties["data"]["items"]})
 
 
+@pytest.mark.parametrize("program", ["nextchar.app.main", "nextchar.worker.main"])
 def test_process_does_not_start_on_a_store_that_cannot_be_used(
-    tmp_path: Path, redis_url: str, s3_server: S3Server
+    tmp_path: Path, redis_url: str, s3_server: S3Server, program: str
 ) -> None:
     variables = s3_server.environment() | {
         "NEXTCHAR_STORE_URL": "s3://no-such-bucket/prefix",
         "NEXTCHAR_DATA_DIR": str(tmp_path),
         "NEXTCHAR_REDIS_URL": redis_url,
     }
-    command = [sys.executable, "-m", "nextchar.app.main"]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", program],
         cwd=ROOT,
         env=os.environ | variables,
         check=False,
@@ -431,7 +431,7 @@ def test_process_does_not_start_on_a_store_that_cannot_be_used(
         timeout=500,
     )
     assert done.returncode == 2
-    assert done.stderr == (
+    assert done.stderr.endswith(
         "nextchar: NEXTCHAR_STORE_URL='s3://no-such-bucket/prefix': the bucket does not exist; create it, or"
         " correct the URL\n"
     )

@@ -488,17 +488,6 @@ def logs() -> Iterator[Refusal]:
     yield from sent(f"{path}?calibration=web", lines, (b'"ab"', 404, "calibration_not_found", "calibration"))
     few = (422, "too_few_calibration_lines", "false_alarms")
     yield from sent(f"{path}?false_alarms=0.0001", lines, (b'"ab"', *few))
-    for body, *expected in (
-        ({}, "invalid_field", "recalibrate"),
-        ({"recalibrate": "sometimes"}, "invalid_field", "recalibrate"),
-        ({"recalibrate": None}, "invalid_field", "recalibrate"),
-        ({"rolling": True}, "invalid_field", "recalibrate"),
-        ([], "invalid_field", "body"),
-    ):
-        yield Refusal("PUT", f"{path}/settings", body, 422, *expected)
-    for model in ("nothing", "fake@9", "fake@champion", "a b"):
-        settings = f"/v1/models/{model}/ingest/settings"
-        yield Refusal("PUT", settings, {"recalibrate": "rolling"}, 404, "model_not_found", "model")
     for number in (2**64, 2**63):
         yield get(f"{path}/events?after={number}", 422, "invalid_field", "after")
         header = {"last-event-id": str(number)}

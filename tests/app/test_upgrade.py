@@ -3,7 +3,6 @@
 import hashlib
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -104,7 +103,7 @@ def test_it_is_backed_up_and_swept_as_a_whole(settings: ApiSettings) -> None:
     folders = {folder.name for folder in (settings.data_dir / "store").iterdir()} - {"health"}
     assert folders <= set(FOLDERS)
     redis = Redis.from_url(settings.redis_url, decode_responses=True)
-    periods = replace(PERIODS, corpus_days=1e-9)
+    periods = PERIODS.model_copy(update={"corpus_retention_days": 1e-9})
     swept = retention_of(blobs, redis, periods).sweep()
     assert swept["corpora"] == 1, "the bytes, which no job names"
     redis.close()

@@ -13,7 +13,7 @@ def files() -> dict[Path, str]:
     return generated()
 
 
-@pytest.mark.parametrize("name", ["types.py", "options.py", "nextchar.d.ts"])
+@pytest.mark.parametrize("name", ["types.py", "options.py", "nextchar.d.ts", "layout.h"])
 def test_types_are_those_of_the_schemas(files: dict[Path, str], name: str) -> None:
     [file] = [file for file in files if file.name == name]
     assert file.read_text(encoding="utf-8").splitlines() == files[file].splitlines()

@@ -12,7 +12,7 @@ from redis import Redis
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.models.saved_model import describe_files
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.models import Models
 from tests.app.logs.alerts.occurrences import one

@@ -206,7 +206,7 @@ class Workload:
         numbers = range(first, first + BATCH)
         body = "".join(json.dumps(line(i)) + "\n" for i in numbers)
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": f"batch {first}"}
-        params = {"false_alarms": RATE, "recalibrate": "never"}
+        params = {"false_alarms": RATE}
         answer = http.post(f"{MODEL}/ingest", content=body.encode(), headers=headers, params=params)
         _expect(_ok(answer, 202).json()["accepted"], BATCH, "accepted lines")
         self.ledger.lines |= set(numbers)

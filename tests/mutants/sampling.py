@@ -1,6 +1,7 @@
 """A random sample of the faults that `operators.py` derives, from the files where a fault costs most."""
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,155 +41,38 @@ GROUPS = {
 }
 """The patterns of the files of each group."""
 
-_TESTS = {
-    "app/http/connections.py": (
-        "tests/app/http/test_connection_limits.py",
-        "tests/app/http/test_connections.py",
-    ),
-    "app/http/bodies.py": ("tests/app/http/test_bodies.py", "tests/app/http/test_json_size.py"),
-    "app/http/threads.py": ("tests/app/http/test_fair_threads.py", "tests/app/http/test_limited_work.py"),
-    "app/access/permissions.py": (
-        "tests/app/access/test_permissions.py",
-        "tests/app/access/test_auth.py",
-        "tests/app/access/test_quotas.py",
-    ),
-    "app/access/auth.py": ("tests/app/access/test_auth.py", "tests/app/access/test_concurrency.py"),
-    "app/http/incoming_body.py": (
-        "tests/app/http/test_incoming_body.py",
-        "tests/app/corpora/test_transfer.py",
-    ),
-    "app/http/middleware.py": ("tests/app/http/test_origins.py", "tests/app/http/test_errors.py"),
-    "app/http/limits.py": (
-        "tests/app/access/test_auth.py",
-        "tests/app/access/test_concurrency.py",
-        "tests/app/access/test_quotas.py",
-        "tests/app/http/test_limited_work.py",
-    ),
-    "models/anomaly/aggregate.py": (
-        "tests/models/anomaly/test_aggregate.py",
-        "tests/models/anomaly/test_experts.py",
-    ),
-    "models/anomaly/calibration.py": (
-        "tests/models/anomaly/test_bucket.py",
-        "tests/models/anomaly/test_calibration.py",
-        "tests/models/anomaly/test_experts.py",
-    ),
-    "models/anomaly/calibration_builder.py": (
-        "tests/models/anomaly/test_calibration_builder.py",
-        "tests/models/anomaly/test_calibration.py",
-        "tests/models/anomaly/test_experts.py",
-    ),
-    "models/anomaly/flag_rule.py": ("tests/models/anomaly/test_flag_rule.py",),
-    "models/anomaly/line_scores.py": (
-        "tests/models/anomaly/test_calibrated_scorer.py",
-        "tests/app/scoring/test_score_stream.py",
-    ),
+
+_OUTWARD_TESTS = {
+    "app/access/auth.py": ("tests/app/access/test_concurrency.py",),
+    "app/access/permissions.py": ("tests/app/access/test_auth.py", "tests/app/access/test_quotas.py"),
+    "app/http/incoming_body.py": ("tests/app/corpora/test_transfer.py",),
+    "app/http/limits.py": ("tests/app/access/test_concurrency.py", "tests/app/access/test_quotas.py"),
     "models/anomaly/stream_scorer.py": ("tests/app/scoring/test_score_stream.py",),
-    "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
-    "models/anomaly/scorer.py": (
-        "tests/models/anomaly/test_scorer.py",
-        "tests/models/anomaly/test_calibrated_scorer.py",
-    ),
-    "models/runtime/mixture_learning.py": (
-        "tests/models/runtime/test_mixture.py",
-        "tests/worker/test_mixture_weights.py",
-    ),
-    "models/runtime/weighing.py": (
-        "tests/models/runtime/test_engine.py",
-        "tests/models/runtime/test_line_walk.py",
-    ),
-    "models/runtime/int8_file.py": (
-        "tests/models/runtime/test_int8_file.py",
-        "tests/models/runtime/test_lstm_network.py",
-    ),
-    "models/runtime/decode.py": (
-        "tests/models/runtime/test_decoding.py",
-        "tests/models/runtime/test_scheduler.py",
-    ),
-    "models/runtime/generation.py": (
-        "tests/models/runtime/test_generation.py",
-        "tests/models/runtime/test_scheduler.py",
-        "tests/models/runtime/test_engine.py",
-    ),
-    "models/runtime/prefill.py": (
-        "tests/models/runtime/test_prefill.py",
-        "tests/models/runtime/test_scheduler.py",
-        "tests/models/runtime/test_engine.py",
-    ),
-    "models/runtime/scheduler.py": ("tests/models/runtime/test_scheduler.py",),
-    "models/runtime/requests.py": (
-        "tests/models/runtime/test_requests.py",
-        "tests/models/runtime/test_request_validation.py",
-        "tests/models/runtime/test_scheduler.py",
-        "tests/models/runtime/test_engine.py",
-    ),
     "models/runtime/suggestions.py": ("tests/app/suggestions/test_routes.py",),
-    "models/runtime/state_cache.py": (
-        "tests/models/runtime/test_state_cache.py",
-        "tests/models/runtime/test_state_cache_machine.py",
-    ),
-    "app/logs/alerts/alerts.py": (
-        "tests/app/logs/alerts/test_alerts.py",
-        "tests/app/logs/alerts/test_decisions.py",
-        "tests/app/logs/test_room.py",
-    ),
-    "app/operations/metrics.py": (
-        "tests/app/operations/test_metrics.py",
-        "tests/app/operations/test_bounded_read.py",
-    ),
-    "app/openai/batches.py": ("tests/app/openai/test_batches.py", "tests/app/openai/test_batch_routes.py"),
-    "store/corpora.py": (
-        "tests/store/test_corpora.py",
-        "tests/store/test_corpus.py",
-        "tests/store/test_corpus_text.py",
-    ),
-    "store/corpus_upload.py": (
-        "tests/store/test_corpus_upload.py",
-        "tests/store/test_corpus_statistics.py",
-    ),
-    "app/logs/notifications/events.py": ("tests/app/logs/notifications/test_event_messages.py",),
-    "app/logs/ingest/stream.py": ("tests/app/logs/ingest/test_stream.py",),
-    "store/local_blobs.py": (
-        "tests/store/test_local_blobs.py",
-        "tests/store/test_blobs.py",
-        "tests/store/test_power_loss.py",
-    ),
-    "store/models.py": (
-        "tests/store/test_models.py",
-        "tests/store/test_aliases.py",
-        "tests/app/logs/test_room.py",
-    ),
     "store/gunzip.py": ("tests/app/corpora/test_routes.py", "tests/app/scoring/test_line_streams.py"),
-    "store/object_blobs.py": ("tests/store/test_object_blobs.py", "tests/store/test_blobs.py"),
-    "store/open_blobs.py": ("tests/store/test_blobs.py",),
-    "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
-    "worker/attempt.py": (
-        "tests/worker/test_attempt.py",
-        "tests/worker/test_two_attempts.py",
-        "tests/worker/test_tasks.py",
-    ),
-    "worker/evaluator.py": ("tests/worker/test_training.py",),
-    "worker/trainer.py": (
-        "tests/worker/test_training.py",
-        "tests/worker/test_early_stopping.py",
-        "tests/worker/test_numerics.py",
-    ),
-    "worker/training.py": ("tests/worker/test_training.py", "tests/worker/test_precision.py"),
+    "worker/attempt.py": ("tests/worker/test_tasks.py",),
 }
-"""The tests of files that have none of their own, or not these alone."""
+"""Tests that prove what a file does and do not import it."""
 
 
 def mirror_tests(file: str) -> tuple[str, ...]:
     """Return the tests that must find the faults of a file: files, and the examples in its docstrings.
 
-    >>> mirror_tests("store/live.py")
-    ('tests/store/test_live.py',)
+    Of the folder of its tests these are the one of its name and those that import it; and _OUTWARD_TESTS.
+
+    >>> mirror_tests("store/live.py")[0], mirror_tests("store/gunzip.py")[-1]
+    ('tests/store/test_durability.py', 'tests/app/scoring/test_line_streams.py')
     """
     path = Path(file)
-    tests = _TESTS.get(file, (str("tests" / path.with_name(f"test_{path.name}")),))
+    *packages, name = ("nextchar", *path.with_suffix("").parts)
+    package = r"\.".join(packages)
+    imports = re.compile(rf"\bfrom {package}(\.{name} import|.* import .*\b{name}\b)")
+    of_folder = sorted((ROOT / "tests" / path.parent).glob("test_*.py"))
+    own = [one for one in of_folder if one.stem == f"test_{name}" or imports.search(one.read_text("utf-8"))]
+    tests = *(str(one.relative_to(ROOT)) for one in own), *_OUTWARD_TESTS.get(file, ())
     if ">>> " not in (ROOT / file).read_text(encoding="utf-8"):
         return tests
-    module = ".".join(("nextchar", *path.with_suffix("").parts))
+    module = ".".join((*packages, name))
     return (f"tests/test_docstrings.py::test_examples_give_what_they_say[{module}]", *tests)
 
 

@@ -1,4 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,26 +28,6 @@ def models(blobs: Blobs) -> Models:
 
 def put(aliases: Aliases, version: int, alias: str = "champion") -> None:
     aliases.move("m", alias, version, after=aliases.newest("m", alias))
-
-
-def test_of_concurrent_moves_one_wins_and_the_others_learn_where_it_is(models: Models) -> None:
-    put(models.aliases, 1)
-    after = models.aliases.newest("m", "champion")
-
-    def move(version: int) -> int | Conflict:
-        try:
-            Aliases(models._blobs).move("m", "champion", version, after=after)
-        except Conflict as conflict:
-            return conflict
-        return version
-
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(move, [2, 3] * 8))
-    [won] = [result for result in results if isinstance(result, int)]
-    lost = [result for result in results if isinstance(result, Conflict)]
-    assert len(lost) == 15 and {error.code for error in lost} == {"alias_moved"}
-    assert all(f"m@{won}" in error.message for error in lost)
-    assert models.resolve("m@champion") == ("m", won)
 
 
 @pytest.mark.parametrize("alias", ["4", "3a", "v3", "V12", "latest", "", "a b", "-a", "a/b", "..", "x" * 33])

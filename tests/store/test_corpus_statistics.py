@@ -8,8 +8,7 @@ import pytest
 from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput, TooLarge
 from nextchar.store import corpus as corpus_statistics
-from nextchar.store.corpus import CorpusStatistics, Encoding
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import CorpusStatistics, Encoding, Upload
 
 
 def summary(*pieces: bytes, encoding: Encoding = "utf-8") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from nextchar.models.errors import Unavailable
 from nextchar.models.text.vocabulary import normalize
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora, normalized
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.open_blobs import open_blobs
 from tests.store.uploads import add
 

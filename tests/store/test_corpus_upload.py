@@ -5,7 +5,7 @@ import pytest
 from nextchar.models.errors import InvalidInput
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from tests.store.uploads import add
 
 

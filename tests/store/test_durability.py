@@ -18,15 +18,15 @@ from redis import Redis
 from nextchar.app.backup import FOLDERS
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.records import Batch, IngestSettings, LineMeta, NewLine
+from nextchar.app.logs.ingest.records import Batch, LineMeta, NewLine
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.app.logs.notifications.targets import NotificationTargets
 from nextchar.app.openai.batches import Batches, BatchStatus
 from nextchar.launcher.valkey import EmbeddedValkey
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.corpora import Corpora
+from nextchar.store.corpus import Upload
 from nextchar.store.corpus_names import CorpusOwners
-from nextchar.store.corpus_upload import Upload
 from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.live import EventLog, Live
 from nextchar.store.local_blobs import LocalBlobs
@@ -139,10 +139,6 @@ def make_every_record(recording: Recording, spool: Path, redis: Redis) -> None:
     do("label an alert", lambda: alerts.label("m", alert.id, "incident", by="ann"))
     do("acknowledge an alert", lambda: alerts.acknowledge("m", alert.id, by="ann"))
     do("suppress alerts", lambda: alerts.suppress("m", alert.id, until=2e9, by="ann"))
-    do(
-        "change the settings of ingested lines",
-        lambda: IngestSettings(blobs).change("m", "rolling", by="ann"),
-    )
     targets = NotificationTargets(blobs)
     do(
         "add a notification target",

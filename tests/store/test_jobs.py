@@ -1,5 +1,4 @@
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,6 @@ REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), train
 @pytest.fixture
 def jobs(blobs: Blobs) -> Jobs:
     return Jobs(blobs)
-
-
-def test_of_many_writers_racing_for_one_job_one_wins(jobs: Jobs) -> None:
-    job = jobs.create(REQUEST)
-
-    def attempt(i: int) -> bool:
-        try:
-            jobs.move(job, JobStatus.RUNNING if i % 2 else JobStatus.CANCELLED, attempt=i)
-        except Conflict as error:
-            assert error.code == "job_moved"
-            return False
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(attempt, range(16))) == 1
-    assert jobs.get(job.id).sequence == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.local_blobs import LocalBlobs
 from nextchar.store.models import Models

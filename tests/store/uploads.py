@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus import Corpus, Encoding
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Encoding, Upload
 
 
 def add(

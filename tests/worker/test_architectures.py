@@ -18,7 +18,7 @@ from nextchar.models.runtime.requests import CompletionRequest, Failed, Finished
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

@@ -20,8 +20,7 @@ from nextchar.models.text.masks import Masks
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus import Corpus, Encoding
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Encoding, Upload
 from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

@@ -9,7 +9,7 @@ import pytest
 from nextchar.models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from nextchar.models.errors import NotFound
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import JobRequest, Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

@@ -21,7 +21,6 @@ from nextchar.store.jobs import Job, JobStatus
 from nextchar.store.queue import TASK, rq_queue
 from nextchar.worker import main
 from nextchar.worker.main import count_memory_kills
-from tests.s3_server import S3Server
 from tests.waiting import eventually
 from tests.worker.test_tasks import World, _children
 
@@ -301,19 +300,3 @@ def test_a_child_forked_during_shutdown_gets_the_stop_signal(
         worker.fork_work_horse(queue.enqueue(TASK, "job_0"), queue)
         _, status, _ = worker.wait_for_horse()
     assert status is not None and os.WTERMSIG(status) == main.STOP_SIGNAL
-
-
-def test_worker_does_not_start_on_a_store_that_cannot_be_used(
-    tmp_path: Path, redis_url: str, s3_server: S3Server
-) -> None:
-    variables = s3_server.environment() | {
-        "NEXTCHAR_STORE_URL": "s3://no-such-bucket/prefix",
-        "NEXTCHAR_DATA_DIR": str(tmp_path),
-        "NEXTCHAR_REDIS_URL": redis_url,
-    }
-    command = [sys.executable, "-m", "nextchar.worker.main"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | variables, check=False, stderr=subprocess.PIPE, text=True
-    )
-    assert done.returncode == 2
-    assert "the bucket does not exist; create it, or correct the URL" in done.stderr

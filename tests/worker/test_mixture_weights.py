@@ -9,10 +9,8 @@ from nextchar.models.runtime.mixture import FILE, experts_of, load, without_adap
 from nextchar.models.runtime.mixture_learning import Seen, learn_text, learned_by
 from nextchar.models.runtime.session import Network
 from nextchar.worker import experts as worker_experts
-from nextchar.worker import mixture_weights
 from nextchar.worker.evaluation import bits_by_expert
-from nextchar.worker.experts import Mixture, begin_reading
-from nextchar.worker.mixture_weights import _logits, learn_network
+from nextchar.worker.experts import Mixture, _logits, begin_reading, learn_network
 from nextchar.worker.prepared_text import MIN_DIVIDED_CHARACTERS, Text
 from tests.models.runtime.networks import random_weights
 
@@ -187,7 +185,7 @@ def test_of_a_short_text_learning_begins_with_the_best_weight_of_the_network(
     best: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = text_of()
-    assert len(text.selection) <= mixture_weights._MAX_COMPARED
+    assert len(text.selection) <= worker_experts._MAX_COMPARED
     learned, _ = learn_text(text.train, text.vocabulary)
     experts = experts_of(text.train, learned)
     others = experts.weights.copy()
@@ -195,8 +193,8 @@ def test_of_a_short_text_learning_begins_with_the_best_weight_of_the_network(
     def bits_of(_: Network, candidates: dict[str, Experts], *__: object, **___: object) -> dict[str, float]:
         return {"lstm": -1.0} | {share: abs(float(share) - best) for share in candidates}
 
-    monkeypatch.setattr(mixture_weights, "bits_by_expert", bits_of)
-    mixture_weights._choose_first_weight(network_for(text), experts, text.selection, text.train)
+    monkeypatch.setattr(worker_experts, "bits_by_expert", bits_of)
+    worker_experts._choose_first_weight(network_for(text), experts, text.selection, text.train)
     assert experts.weights[:, BY_NETWORK] == pytest.approx(best)
     rest = np.arange(experts.weights.shape[1]) != BY_NETWORK
     assert experts.weights[:, rest] == pytest.approx(others[:, rest] * (1 - best) / 0.8)
@@ -206,5 +204,5 @@ def test_an_untrained_network_is_believed_least() -> None:
     text = text_of()
     learned, _ = learn_text(text.train, text.vocabulary)
     experts = experts_of(text.train, without_adaptation(learned))
-    mixture_weights._choose_first_weight(network_for(text), experts, text.selection, text.train)
+    worker_experts._choose_first_weight(network_for(text), experts, text.selection, text.train)
     assert experts.weights[:, BY_NETWORK] == pytest.approx(0.2)

@@ -12,7 +12,8 @@ from nextchar.worker import precision as numerics
 from nextchar.worker.precision import Numerics
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
-from tests.worker.test_precision import TEXT, Recorder
+from tests.worker.test_precision import TEXT
+from tests.worker.test_training import Recorder
 
 KERNEL_HERE = numerics._kernel
 NETWORK = NetworkConfig(units=6, embedding=5, dropout=0.0)

@@ -12,7 +12,7 @@ from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import Unavailable
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import JobRequest, Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

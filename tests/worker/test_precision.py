@@ -11,12 +11,11 @@ from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.kernels import packed_arrays
 from nextchar.models.kernels.lstm_weights import LSTMShape
 from nextchar.worker import precision
-from nextchar.worker.checkpoints import Checkpoint
-from nextchar.worker.hooks import Hooks
 from nextchar.worker.precision import PrecisionChoice, choose_precision
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
+from tests.worker.test_training import Recorder
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}
@@ -88,29 +87,6 @@ def test_later_jobs_of_the_same_shape_reuse_the_measurement(
 
 
 # A run
-
-
-class Recorder:
-    """Hooks that remember, and stop the run at a step."""
-
-    def __init__(self, *, stop_at: int | None = None) -> None:
-        self.messages: list[str] = []
-        self.checkpoints: list[Checkpoint] = []
-        self._left = stop_at
-
-    def _event(self, kind: str, data: dict[str, Any]) -> None:
-        if kind == "message":
-            self.messages.append(data["text"])
-
-    def _stop(self) -> Any:
-        if self._left is None:
-            return None
-        self._left -= 1
-        return "shutdown" if self._left < 0 else None
-
-    @property
-    def hooks(self) -> Hooks:
-        return Hooks(event=self._event, checkpoint=self.checkpoints.append, stop=self._stop)
 
 
 def _fit(recorder: Recorder, **options: Any) -> Result:

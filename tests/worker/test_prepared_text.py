@@ -84,7 +84,7 @@ import resource, sys
 from pathlib import Path
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.worker.prepared_text import read_text
 
 folder = Path(sys.argv[1])

@@ -20,7 +20,7 @@ from nextchar.models.text import line_file, mask_values
 from nextchar.models.text.line_file import Lines
 from nextchar.store import queue
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.live import EventLog, Live
 from nextchar.store.models import Models

@@ -68,6 +68,10 @@ class Recorder:
     def of_type(self, kind: str) -> list[dict]:
         return [data for k, data in self.events if k == kind]
 
+    @property
+    def messages(self) -> list[str]:
+        return [data["text"] for data in self.of_type("message")]
+
 
 def _weights(result: Result) -> list[np.ndarray]:
     return [v.numpy() for v in result.network.variables]

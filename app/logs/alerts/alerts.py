@@ -23,6 +23,7 @@ from nextchar.app.logs.alerts.recording import (
     ALERTS,
     ALERTS_OF_MODEL,
     ALERTS_OF_OWNER,
+    AROUND,
     EVICTED,
     FORGET,
     LINES,
@@ -199,6 +200,23 @@ class Alerts:
             )
         return _alert(figures, decision, self.decisions.suppressions(model))
 
+    def record_around(self, model: str, around: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note of alerts, by their ids, which events came before and after their newest one."""
+        if not around:
+            return
+        with self._redis.pipeline() as pipe:
+            pipe.hset(AROUND + model, mapping={one: json.dumps(events) for one, events in around.items()})
+            pipe.expire(AROUND + model, TTL_S)
+            pipe.hlen(AROUND + model)
+            *_, count = pipe.execute()
+        if count > 2 * self._limits.max_per_model:  # most are of alerts that were evicted
+            self._redis.delete(AROUND + model)
+
+    def around(self, model: str, alert_id: str) -> dict[str, Any] | None:
+        """Return what `record_around` has noted of an alert; None: nothing."""
+        found = cast(str | None, self._redis.hget(AROUND + model, alert_id))
+        return json.loads(found) if found else None
+
     def acknowledge(self, model: str, alert_id: str, *, by: str | None) -> Alert:
         """Record that someone takes care of an alert. Raises NotFound and Conflict."""
         return self._decide(model, alert_id, by=by, acknowledged_at=time.time(), acknowledged_by=by)
@@ -301,6 +319,7 @@ class Alerts:
 
     def _move_figures(self, model: str, to: str, version: str) -> None:
         """Move the alerts in Redis to a version of another name, or delete them if both are empty."""
+        self._redis.delete(AROUND + model)
         ids = cast(list[str], self._redis.zrange(ALERTS_OF_MODEL + model, 0, -1))
         known = {figures.id: figures for figures in self._read(ids)}
         for alert_id in ids:

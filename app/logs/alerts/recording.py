@@ -12,6 +12,9 @@
     nextchar:alerts:lines            a hash: "<severity> <model name>" -> occurrences so far
     nextchar:alerts:opened           a hash: "<severity> <model name>" -> alerts so far, by their first line
     nextchar:alerts:evicted          a hash: <model name> -> alerts that were evicted
+    nextchar:alerts:around:<model name>
+                                     a hash: alert id -> its newest flagged event that an agent sent, with
+                                     those before and after it, as JSON; expires
 
 Occurrences are recorded by one script, which Redis runs as a whole or not at all. It can acknowledge entries
 of a stream in the same step: the occurrences of an entry are counted only if this call is the one that
@@ -62,6 +65,7 @@ ALERTS, LINES, OPENED, EVICTED = (
 )
 ALERTS_OF_MODEL = "nextchar:alerts:of:"
 ALERTS_OF_OWNER = "nextchar:alerts:owner:"
+AROUND = "nextchar:alerts:around:"
 ALERT = "nextchar:alert:"
 
 _SIZES, _OWNERS = "nextchar:alerts:size", "nextchar:alerts:bytes"

@@ -19,6 +19,7 @@ from nextchar.app.logs.alerts.schemas import (
     AlertOverview,
     AlertPage,
     AlertsExport,
+    AroundBody,
     CoverageBody,
     LabelAlert,
     SuppressAlert,
@@ -123,8 +124,11 @@ def export_alerts(
 @router.get("/{model}/alerts/{alert}", responses=_ERRORS)
 @needs("read", "train")
 def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
-    """Get an alert."""
-    return alert_body(services[Alerts].get(access.model_name(model), alert))
+    """Get an alert, with the events around its newest one."""
+    name = access.model_name(model)
+    body = alert_body(services[Alerts].get(name, alert))
+    around = services[Alerts].around(name, alert)
+    return body.model_copy(update={"around": around and AroundBody(**around)})
 
 
 @router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)

@@ -78,6 +78,14 @@ class ExampleBody(BaseModel):
     source: str
 
 
+class AroundBody(BaseModel):
+    """An event that an agent has sent, and up to three events of its source before and after it."""
+
+    before: list[str] = Field(description="The oldest first; each event's first 300 characters.")
+    line: str
+    after: list[str]
+
+
 class AlertBody(BaseModel):
     """The flagged lines of a model that have the same template and the same anomalous word."""
 
@@ -124,6 +132,9 @@ class AlertBody(BaseModel):
         None, description="With label `normal`, the values that have it; null: all lines have it."
     )
     runbook: str | None = Field(None, description="The address of instructions, of a label or a suppression.")
+    around: AroundBody | None = Field(
+        None, description="The newest flagged event that an agent sent, among others; null in lists."
+    )
 
 
 class AlertPage(Page[AlertBody]):

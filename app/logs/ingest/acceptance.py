@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
-from nextchar.app.logs.ingest.records import Accepted, Batch, IngestSettings, Request
+from nextchar.app.logs.ingest.records import Accepted, Batch, Request
 from nextchar.app.logs.ingest.schemas import (
     ConsumerBody,
     IngestBody,
     IngestProblem,
     IngestQuery,
     IngestRates,
-    IngestSettingsBody,
     IngestStatusBody,
-    SettingsChangeBody,
 )
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.app.scoring.schemas import ChangeBody
@@ -26,9 +24,6 @@ from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import Gunzip
 from nextchar.store.models import Models
-
-MAX_CHANGES = 100
-"""Changes of the settings that a response describes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,6 @@ class Ingest:
     streams: IngestStreams
     models: Models
     calibrations: Calibrations
-    settings: IngestSettings
 
     def check(self, model: str, query: IngestQuery) -> None:
         """Check that a model can flag lines.
@@ -106,17 +100,7 @@ class Ingest:
             consumers=[ConsumerBody.model_validate(one) for one in status.consumers],
             problem=IngestProblem(**problem) if problem else None,
             change=ChangeBody(**change) if change else None,
-            drift=change["sentence"] if change else None,
             **{str(name): count for name, count in status.counts.items()},
-        )
-
-    def settings_of(self, name: str) -> IngestSettingsBody:
-        """Return the settings of the lines that are sent to a model of this name."""
-        history = self.settings.history(name, limit=MAX_CHANGES)
-        return IngestSettingsBody(
-            model=name,
-            recalibrate=history[0].recalibrate if history else "never",
-            history=list(map(SettingsChangeBody.model_validate, history)),
         )
 
     def recent_lines(self, model: str) -> list[bytes]:
@@ -130,7 +114,7 @@ class Ingest:
             )
         return found
 
-    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:  # noqa: ARG002
+    def calibrated(self, model: str, *, on_recent: bool) -> None:
         """Forget what lines were like by a calibration that is replaced; without Redis that expires.
 
         With `on_recent` they are what the new calibration is made of.

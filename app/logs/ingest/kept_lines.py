@@ -15,7 +15,8 @@ The keys of ingested lines in Redis, and how scripts count these lines.
     nextchar:ingest:<model>:announced   a sorted set: entries of `lines` that are in `flagged` already
     nextchar:ingest:<model>:failed      a stream of lines that could not be scored (the newest)
     nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
-    nextchar:ingest:<model>:rules       a hash: what the flag rule knows of the lines of each source; expires
+    nextchar:ingest:<model>:rules       a hash: what the flag rule knows of the lines of each source, and
+                                        its newest events; expires
     nextchar:ingest:<model>:change      JSON: why more lines are rare than the rate explains; expires
     nextchar:ingest:<model>:judging     the lock of the process that judges lines
     nextchar:ingest:<model>:problem     JSON: why no line is scored now; expires
@@ -128,6 +129,11 @@ MAX_RECENT_BYTES = 4_000
 MAX_RULES = 1_000
 """Sources of one model, times calibrations for their lines, for which the flag rule is kept."""
 
+NEIGHBORS = 3
+"""Events before and after a flagged one that are kept."""
+
+_NEIGHBORS = " events"  # after the name of a source
+_MAX_NEIGHBOR_CHARACTERS = 300
 _KEEP_S = 7 * 86_400
 _JUDGING_S = 30  # after which the lock of a dead process expires
 _WAIT_S = 1  # for that of another one
@@ -234,6 +240,36 @@ class RecentLines:
         self._redis.delete(key(model, "recent"))
 
 
+class Neighbors:
+    """The newest events of a source, and its flagged events that wait for those after them.
+
+    Attributes:
+        changed: by the ids of their alerts, flagged events (`line`) with those `before` and `after` so far.
+    """
+
+    def __init__(self, data: bytes | None) -> None:
+        """Go on from what `dump` returned; None: from nothing."""
+        self._newest, self._open = json.loads(data) if data else ([], {})
+        self.changed: dict[str, dict[str, Any]] = {}
+
+    def add(self, event: str, alert_id: str | None) -> None:
+        """Take the next event, and the id of its alert if it is flagged."""
+        event = event[:_MAX_NEIGHBOR_CHARACTERS]
+        for other, around in list(self._open.items()):
+            around["after"].append(event)
+            self.changed[other] = around
+            if len(around["after"]) == NEIGHBORS:
+                del self._open[other]
+        if alert_id:
+            around = {"before": self._newest, "line": event, "after": []}
+            self._open[alert_id] = self.changed[alert_id] = around
+        self._newest = [*self._newest, event][-NEIGHBORS:]
+
+    def dump(self) -> bytes:
+        """Return what is to be known of later events."""
+        return json.dumps([self._newest, self._open]).encode()
+
+
 class FlagRules:
     """What the flag rule knows of each source's lines; on a connection that does not decode responses."""
 
@@ -259,7 +295,13 @@ class FlagRules:
         """Return what is known of the lines of this name, None if there is nothing."""
         return cast(bytes | None, self._redis.hget(key(model, "rules"), name))
 
-    def write(self, model: str, rules: Mapping[str, FlagRule], name: str) -> None:
+    def neighbors(self, model: str, name: str) -> Neighbors:
+        """Return the newest events of the source of this name."""
+        return Neighbors(self.read(model, name + _NEIGHBORS))
+
+    def write(
+        self, model: str, rules: Mapping[str, FlagRule], neighbors: Mapping[str, Neighbors], name: str
+    ) -> None:
         """Store what is known of lines, and the change of those of which most are rare; see `change`.
 
         Of more than MAX_RULES names all are forgotten: senders may invent sources. `name` is the model's.
@@ -267,9 +309,11 @@ class FlagRules:
         if not rules:
             return
         stored = key(model, "rules")
-        if self._redis.hlen(stored) > MAX_RULES:
+        if self._redis.hlen(stored) > 2 * MAX_RULES:  # each has its newest events, too
             self._redis.delete(stored)
-        self._redis.hset(stored, mapping={one: rule.dump() for one, rule in rules.items()})
+        newest = {one + _NEIGHBORS: found.dump() for one, found in neighbors.items()}
+        known = {one: rule.dump() for one, rule in rules.items()}
+        self._redis.hset(stored, mapping=cast(Any, known | newest))
         self._redis.expire(stored, _KEEP_S)
         largest = max(rules.values(), key=lambda rule: rule.rare)
         change = largest.change(lambda alert: alert.alert_id(name))

@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from nextchar.app.http.threads import Check
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import StreamEntries
-from nextchar.app.logs.ingest.kept_lines import lines_key
+from nextchar.app.logs.ingest.kept_lines import Neighbors, lines_key
 from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines, Loaded
@@ -262,10 +262,13 @@ class IngestScoring:
             return
         in_order = [scored[entry.id] for entry in entries]
         with self.streams.rules.lock(model):
-            judged, rules = self._judge(model, in_order)
+            judged, rules, neighbors = self._judge(model, in_order)
             self._record(model, entries, judged)
+            name = loaded.saved.card.name
+            for one in neighbors.values():
+                self.alerts.record_around(name, one.changed)
             # Last: what is delivered again is judged as before.
-            self.streams.rules.write(model, rules, loaded.saved.card.name)
+            self.streams.rules.write(model, rules, neighbors, name)
 
     def _scored(
         self, loaded: Loaded, entries: Sequence[Entry], check: Check, *, explain: bool
@@ -319,12 +322,15 @@ class IngestScoring:
             log.warning("lines are compared with the default calibration: %s", error.message)
             return None
 
-    def _judge(self, model: str, scored: Sequence[_Scored]) -> tuple[list[_Scored], dict[str, FlagRule]]:
+    def _judge(
+        self, model: str, scored: Sequence[_Scored]
+    ) -> tuple[list[_Scored], dict[str, FlagRule], dict[str, Neighbors]]:
         """Return the lines by the flag rule, in their order, and what it then knows of them.
 
         The lines of each source and calibration are judged by themselves.
         """
         rules: dict[str, FlagRule] = {}
+        neighbors: dict[str, Neighbors] = {}
         judged = []
         for one in scored:
             name = _rule_name(one)
@@ -334,7 +340,11 @@ class IngestScoring:
             one.scorer.rule = rules.get(name)
             score, key = one.scorer.judge(one.score, one.line, now=one.entry.received_at)
             judged.append(replace(one, score=score, key=key))
-        return judged, rules
+            if name not in neighbors:
+                neighbors[name] = self.streams.rules.neighbors(model, name)
+            text = one.scorer.loaded.vocabulary.to_text(one.line.original)
+            neighbors[name].add(text, score.alert_id if score.anomalous else None)
+        return judged, rules, neighbors
 
     def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:
         """Announce flagged lines, record them and repeats in alerts, and acknowledge all lines.

@@ -121,7 +121,7 @@ class LineReader:
             calibration = _short_text(named) or calibration
         time = next((t for t in map(unix_time, times) if t is not None), None)
         owner = current_key() or None
-        return LineMeta(time, source, calibration, query.false_alarms, query.recalibrate, owner)
+        return LineMeta(time, source, calibration, query.false_alarms, owner)
 
 
 def parse_lines(data: bytes, media_type: str, query: IngestQuery) -> ParsedLines:

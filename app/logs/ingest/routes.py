@@ -15,7 +15,6 @@ import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
-from nextchar.app.access.audit import set_audit_details
 from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.bodies import DocumentRoute, gunzip_of
 from nextchar.app.http.errors import (
@@ -49,8 +48,6 @@ from nextchar.app.logs.ingest.schemas import (
     IngestBody,
     IngestDropped,
     IngestQuery,
-    IngestSettingsBody,
-    IngestSettingsChange,
     IngestStatusBody,
     OtlpQuery,
 )
@@ -156,27 +153,6 @@ async def ingest_lines_of_agent(
 def get_ingest(services: ServicesDep, model: str) -> IngestStatusBody:
     """Get how many lines wait, for how long, and how many were scored and flagged."""
     return services[Ingest].status(model)
-
-
-@router.get("/v1/models/{model}/ingest/settings", responses=error_responses(404, 422, 503))
-@needs("read")
-def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) -> IngestSettingsBody:
-    """Get a model's settings for ingested lines, with their history."""
-    return services[Ingest].settings_of(access.model_name(model))
-
-
-@router.put(
-    "/v1/models/{model}/ingest/settings", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507)
-)
-@needs("train")
-def change_ingest_settings(
-    request: Request, services: ServicesDep, access: AccessDep, model: str, body: IngestSettingsChange
-) -> IngestSettingsBody:
-    """Change a model's settings for ingested lines, including lines that wait."""
-    name = access.model_name(model)
-    services[Ingest].settings.change(name, body.recalibrate, by=access.key_name)
-    set_audit_details(request, about=f"/v1/models/{name}/ingest/settings", to=body.recalibrate)
-    return services[Ingest].settings_of(name)
 
 
 @router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))

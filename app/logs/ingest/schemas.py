@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nextchar.app.http.schemas import RequestBody, with_examples
-from nextchar.app.logs.ingest.records import Recalibrate
+from nextchar.app.http.schemas import with_examples
 from nextchar.app.scoring.calibration_schemas import CalibrationName
 from nextchar.app.scoring.schemas import ChangeBody
 from nextchar.models.anomaly.line_scores import FalseAlarms, Span
@@ -62,10 +61,6 @@ class IngestQuery(BaseModel):
         " if there is one, else with `calibration` or the default.",
     )
     false_alarms: FalseAlarms | None = None
-    recalibrate: Recalibrate | None = Field(
-        None,
-        description="Has no effect: by the flag rule the false-alarm rate holds while lines change.",
-    )
     idempotency: Literal["key", "body"] = Field(
         "key",
         description="`key`: a request is counted once per Idempotency-Key. `body`: without that header, an"
@@ -161,7 +156,6 @@ class IngestStatusBody(BaseModel):
             "per_second": {"accepted": 210.5, "scored": 208.1, "flagged": 0.15},
             "consumers": [{"name": "web-7-1f0c", "pending": 120, "idle_s": 0.1}],
             "problem": None,
-            "drift": None,
             "change": None,
         }
     )
@@ -183,49 +177,10 @@ class IngestStatusBody(BaseModel):
     per_second: IngestRates
     consumers: list[ConsumerBody]
     problem: IngestProblem | None = Field(description="Null: the lines are scored.")
-    drift: str | None = Field(None, description="The sentence of `change`.")
     change: ChangeBody | None = Field(
         None,
         description="Why more of the newest lines are rare than the false-alarm rate explains, for the source"
         " that was scored last; null: they are not.",
-    )
-
-
-class SettingsChangeBody(BaseModel):
-    """A change of the settings."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    recalibrate: Recalibrate
-    changed_at: float = Field(description="Unix seconds.")
-    changed_by: str | None = Field(description="The name of the API key that changed it.")
-
-
-class IngestSettingsBody(BaseModel):
-    """The settings of the lines that are sent to a model, under any version or alias of its name."""
-
-    model_config = with_examples(
-        {
-            "object": "ingest.settings",
-            "model": "sshd",
-            "recalibrate": "rolling",
-            "history": [{"recalibrate": "rolling", "changed_at": 1795777249.1, "changed_by": "ops"}],
-        }
-    )
-
-    object: Literal["ingest.settings"] = "ingest.settings"
-    model: str = Field(description="The model's name.")
-    recalibrate: Recalibrate = Field(description="The newest change; it has no effect. See the flag rule.")
-    history: list[SettingsChangeBody] = Field(description="The newest hundred changes, newest first.")
-
-
-class IngestSettingsChange(RequestBody):
-    """New settings of the lines that are sent to a model."""
-
-    model_config = with_examples({"recalibrate": "rolling"})
-
-    recalibrate: Recalibrate = Field(
-        description="Is kept, and has no effect: the flag rule holds the false-alarm rate while lines change."
     )
 
 

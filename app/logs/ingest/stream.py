@@ -362,7 +362,6 @@ class IngestStreams:
             "counts",
             "problem",
             "recent",
-            "unusual",
             "rules",
             "change",
         )

@@ -11,9 +11,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from nextchar.calls.acceptance import AcceptanceCalls
-from nextchar.calls.alerts import AlertCalls
-from nextchar.calls.inference import CompletionCalls
+from nextchar.calls.alerts import AlertCalls, IngestCalls
+from nextchar.calls.inference import AcceptanceCalls, CompletionCalls
 from nextchar.calls.models import ModelCalls
 from nextchar.connection import (
     AsyncioTransport,
@@ -24,7 +23,6 @@ from nextchar.connection import (
     run,
     setup_errors,
 )
-from nextchar.ingest import IngestCalls
 from nextchar.lines import AsyncLines, Lines, ThreadedLines, check_lines, line_of
 from nextchar.options import AuditOptions, LineOptions
 from nextchar.scored_lines import LineScoring
@@ -167,6 +165,7 @@ class Client:
     delete_alias = _call(ServiceCalls.delete_alias)
     download = _stream(ServiceCalls.download)
     export_model = _stream(ServiceCalls.export_model)
+    pack_model = _stream(ServiceCalls.pack_model)
     import_model = _call(ServiceCalls.import_model)
     report = _call(ServiceCalls.report)
     report_file = _stream(ServiceCalls.report_file)
@@ -191,8 +190,6 @@ class Client:
     ingest = _call(ServiceCalls.ingest)
     ingest_status = _call(ServiceCalls.ingest_status)
     drop_ingested = _call(ServiceCalls.drop_ingested)
-    ingest_settings = _call(ServiceCalls.ingest_settings)
-    change_ingest_settings = _call(ServiceCalls.change_ingest_settings)
     flagged_lines = _stream(ServiceCalls.flagged_lines)
 
     alerts = _stream(ServiceCalls.alerts)

@@ -37,6 +37,7 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
+from nextchar.models.pack import pack
 from nextchar.models.runtime.engine import Ticket
 from nextchar.models.runtime.requests import (
     Completion,
@@ -296,6 +297,21 @@ class Model:
         # Last, because it makes the folder a model.
         (folder / MODEL_FILE_NAME).write_bytes(self._saved.card.portable())
         return folder
+
+    def pack(self, path: str | Path, *, limit_bytes: int | None = None, tables: bool = False) -> Path:
+        """Write the model as one file that completes without Python or a server; return its path.
+
+        Args:
+            path: the file to write.
+            limit_bytes: the largest file; the beginning of the known text is left out to fit.
+            tables: whether to add the tables of the known text: some times as large, it opens at once.
+
+        Raises:
+            InvalidInput: the model has no int8 network, or masks its text, or takes more bytes.
+        """
+        file = Path(path)
+        file.write_bytes(pack(self._saved, limit_bytes=limit_bytes, with_tables=tables))
+        return file
 
     def close(self) -> None:
         """Stop the model's threads and free its memory."""

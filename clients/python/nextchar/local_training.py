@@ -33,8 +33,7 @@ from nextchar.models.saved_model import Card, SavedModel
 from nextchar.models.validation_errors import did_you_mean, fields_at, first_problem
 from nextchar.options import TrainingOptions
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus import Corpus, Encoding
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Encoding, Upload
 from nextchar.store.jobs import Job, Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs

@@ -14,7 +14,6 @@ from nextchar.types import (
     MixTargets,
     PresetOption,
     Purpose,
-    Recalibrate,
     Severity,
     TextKind,
 )
@@ -372,8 +371,6 @@ class IngestOptions(TypedDict, total=False):
     false_alarms: float | None
     """The fraction of normal lines that may be flagged. Default: 0.01, or the smallest rate that the
     calibration allows by its number of lines."""
-    recalibrate: Recalibrate | None
-    """Has no effect: by the flag rule the false-alarm rate holds while lines change."""
 
 
 class TargetOptions(TypedDict, total=False):

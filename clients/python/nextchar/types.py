@@ -60,7 +60,6 @@ MixTargets = Literal["text", "sampled", "argmax", "distribution"]
 Preset = Literal["tiny", "small", "medium", "large"]
 PresetOption = Literal["auto", "tiny", "small", "medium", "large"]
 Purpose = Literal["complete", "anomalies", "both"]
-Recalibrate = Literal["never", "rolling"]
 Severity = Literal["info", "warning", "critical"]
 TargetKind = Literal["webhook", "alertmanager"]
 TextKind = Literal["log", "records", "code", "text"]
@@ -284,7 +283,7 @@ class Model(ModelSummary):
 
 
 class AliasCheck(TypedDict):
-    """A requirement that the version met."""
+    """What was required of a version before an alias moved to it, and that it passed."""
 
     name: str  # The field of `require`
     value: float | None  # The figure
@@ -293,7 +292,7 @@ class AliasCheck(TypedDict):
 
 
 class AliasShare(TypedDict):
-    """Another version of the model, which gets a fraction of the alias's clients."""
+    """Another version of a model, which gets a fraction of an alias's clients."""
 
     version: int
     fraction: float
@@ -344,7 +343,7 @@ class Choice(TypedDict):
 
 
 class Usage(TypedDict):
-    """The characters that the request processed."""
+    """The characters that a request processed; the last event of a successful one."""
 
     prompt_characters: int
     cached_characters: int  # How much of the prompt was in the state cache
@@ -381,7 +380,7 @@ class Distribution(TypedDict):
 
 
 class Replaced(TypedDict):
-    """A range of the prefix, from `start` to before `end`."""
+    """The range of the prefix that a suggestion changes, in code points."""
 
     start: int
     end: int
@@ -457,7 +456,6 @@ class Calibration(TypedDict):
     created_at: int  # Unix seconds, UTC
     source: str  # What it was made from
     buckets: list[Bucket]
-    rolling: NotRequired[None]  # Always null; earlier versions had rolling calibrations
 
 
 class LineStream(TypedDict):
@@ -468,6 +466,14 @@ class LineStream(TypedDict):
     restarted: Literal["new", "model_replaced"] | None
 
 
+class NewKind(TypedDict):
+    """Rare lines of one template that no training line has."""
+
+    alert_id: str
+    lines: int
+    line: str  # The first of them, its first 300 characters
+
+
 class Change(TypedDict):
     """Why more lines are rare than the false-alarm rate explains."""
 
@@ -475,7 +481,7 @@ class Change(TypedDict):
     lines: int  # Lines of the change
     of_lines: int  # The lines of the stream, or of the request, that are remembered
     kinds: int  # How many new kinds of lines there are
-    alert_ids: list[str]  # Their alerts, those with most lines first
+    examples: list[NewKind]  # One of each new kind, those with most lines first; at most 50
     since: float | None  # When the first line of them was scored, in Unix seconds
     action: Literal["examples", "train"]
     sentence: str
@@ -573,6 +579,14 @@ class AlertExample(TypedDict):
     source: str
 
 
+class Around(TypedDict):
+    """An event that an agent has sent, and up to three events of its source before and after it."""
+
+    before: list[str]  # The oldest first; each event's first 300 characters
+    line: str
+    after: list[str]
+
+
 class Alert(TypedDict):
     """The flagged lines of a model that have the same template and the same anomalous word."""
 
@@ -605,6 +619,7 @@ class Alert(TypedDict):
     suppressed_until: float | None
     label_values: NotRequired[list[str] | None]
     runbook: NotRequired[str | None]  # The address of instructions, of a label or a suppression
+    around: NotRequired[Around | None]
 
 
 class AlertValue(TypedDict):
@@ -735,51 +750,21 @@ class Figures(TypedDict):
     latency_ms: Latency | None  # Null if no client has measured it
 
 
-class VersionFigures(TypedDict):
+class VersionFigures(Figures):
     """The suggestions of one version."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     model: str  # `name@version`
 
 
-class ClientFigures(TypedDict):
+class ClientFigures(Figures):
     """The suggestions that one program showed."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     client: str | None  # Null: its events did not name it
 
 
-class DayFigures(TypedDict):
+class DayFigures(Figures):
     """The suggestions of one version that were first shown on one day."""
 
-    shown: int  # Suggestions that were shown, each once
-    accepted: int  # Of these, those that were accepted as a whole or in part
-    typed: int  # Those instead of which something else was typed
-    dismissed: int  # Those that were dismissed, and neither accepted nor replaced by typing
-    kept: int  # Those that were accepted and still there a minute later
-    acceptance_rate: float | None  # `accepted / shown`; null if none was shown
-    kept_rate: float | None  # `kept / accepted`; null if none was accepted
-    characters_saved: int  # Characters inserted by accepted suggestions, instead of being typed
-    characters_typed: int  # Characters typed before suggestions that were accepted
-    latency_ms: Latency | None  # Null if no client has measured it
     day: str  # As 2026-11-30, in UTC
     model: str  # `name@version`
 
@@ -896,25 +881,7 @@ class IngestStatus(TypedDict):
     per_second: IngestRates
     consumers: list[Consumer]
     problem: IngestProblem | None  # Null: the lines are scored
-    drift: NotRequired[str | None]  # The sentence of `change`
     change: NotRequired[Change | None]
-
-
-class SettingsChange(TypedDict):
-    """A change of the settings."""
-
-    recalibrate: Recalibrate
-    changed_at: float  # Unix seconds
-    changed_by: str | None  # The name of the API key that changed it
-
-
-class IngestSettings(TypedDict):
-    """The settings of the lines that are sent to a model, under any version or alias of its name."""
-
-    object: NotRequired[Literal["ingest.settings"]]
-    model: str  # The model's name
-    recalibrate: Recalibrate  # The newest change; it has no effect
-    history: list[SettingsChange]  # The newest hundred changes, newest first
 
 
 class FlaggedLine(TypedDict):
@@ -944,7 +911,7 @@ class StreamedScore(TypedDict, total=False):
     peak_bits: float  # The mean of the two highest surprisals
     total_bits: float
     score: float  # How rare the line is among normal ones, in bits; p-value and flag are based on it
-    p_value: float  # The fraction of normal lines with at least this score; at least 1 / (n + 1)
+    p_value: float
     anomalous: bool  # Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`
     repeated: bool
     alert_id: str

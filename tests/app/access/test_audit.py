@@ -36,7 +36,7 @@ def trail(service: Service, **filters: Any) -> list[dict[str, Any]]:
 
 
 SETTING_DETAILS = {  # recorded because they say so, in the tests below
-    "export_alerts", "export_model", "get_file", "get_file_content", "get_report", "get_text",
+    "export_alerts", "export_model", "pack_model", "get_file", "get_file_content", "get_report", "get_text",
     "create_batch", "cancel_batch",
 }  # fmt: skip
 

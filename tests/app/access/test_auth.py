@@ -1,5 +1,4 @@
 import asyncio
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -8,17 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 from redis import Redis
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from starlette.types import Message, Scope
 
 from nextchar.app.access.auth import Auth
-from nextchar.app.access.keys import KeyFile, new_key, read_keys
-from nextchar.app.http.limits import KeyLimits
-from nextchar.app.http.rules import Rule, Rules
-from nextchar.app.main import create_app
+from nextchar.app.access.keys import KeyFile, new_key
+from nextchar.app.http.rules import Rule
 from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving, until
+from tests.app.service import Service, bearer_of, error_of, serving, serving_with_keys, until
 
 KEYS = {
     "reader": new_key("reader", scopes="read"),
@@ -33,62 +28,15 @@ KEYS = {
 }
 
 
-def test_the_key_is_in_either_header_and_a_wrong_one_is_not_taken_for_none(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("\n".join(line for _, line in KEYS.values()))
-    secret, other = (KEYS[name][0].encode() for name in ("typist", "reader"))
-    rules = Rules(create_app(ApiSettings()).routes)
-
-    async def authorized(*headers: tuple[bytes, bytes], path: str = "/v1/completions") -> str:
-        """Return the name of the key of a call, or the code of the error."""
-        sent: list[Message] = []
-
-        async def app(scope: Scope, *_: object) -> None:
-            sent.append(scope["state"])
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-        scope["state"] = {"rule": rules.find("POST", path)}
-        await Auth(app, keys=KeyFile(tmp_path / "keys"))(scope, None, send)  # type: ignore[arg-type]
-        return str(json.loads(sent[-1]["body"])["error"]["code"] if len(sent) > 1 else sent[0]["key"].name)
-
-    async def run() -> None:
-        host = (b"host", b"localhost")
-        for name, value in (
-            (b"x-api-key", secret),
-            (b"x-api-key", b" %b " % secret),
-            (b"authorization", b"Bearer " + secret),
-            (b"authorization", b"bearer  " + secret),
-        ):
-            assert await authorized(host, (name, value)) == "typist"
-        assert await authorized((b"authorization", b"Basic x"), (b"x-api-key", secret)) == "typist"
-        assert await authorized((b"x-api-key", other)) == "scope_missing"
-        assert await authorized((b"x-api-key", secret[:-1])) == "api_key_wrong"
-        for headers in ((), (host,), ((b"cookie", secret),), ((b"authorization", secret),)):
-            assert await authorized(*headers) == "api_key_missing"
-        owner = KEYS["owner"][0].encode(), KEYS["team"][0].encode()
-        assert await authorized((b"x-api-key", owner[0]), path="/metrics") == "owner"
-        assert await authorized((b"x-api-key", owner[1]), path="/metrics") == "model_not_permitted"
-        assert await authorized((b"x-api-key", owner[1])) == "team"
-        for path, found in (("fake@1/score", "team"), ("other/score", "model_not_permitted")):
-            assert await authorized((b"x-api-key", owner[1]), path=f"/v1/models/{path}") == found
-
-    asyncio.run(run())
-
-
 @pytest.fixture
-def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
+def guarded(settings: ApiSettings) -> Iterator[Service]:
     """The API with keys, and a model."""
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+    with serving_with_keys(settings, KEYS) as running:
         publish(running.models)
         yield running
 
 
-def as_(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+as_ = bearer_of(KEYS)
 
 
 def test_pages_and_health_checks_need_no_key_and_everything_else_does(guarded: Service) -> None:
@@ -229,14 +177,24 @@ def test_path_that_ends_with_a_line_feed_does_not_exist(guarded: Service) -> Non
         assert error_of(answer, 404)["code"] == "no_such_route"
 
 
-def test_key_is_accepted_in_either_header_and_an_unknown_one_has_its_own_code(guarded: Service) -> None:
-    assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
-    assert guarded.http.get("/v1/models", headers={"X-API-Key": KEYS["reader"][0]}).status_code == 200
-    wrong = guarded.http.get("/v1/models", headers={"Authorization": "Bearer nck_guess"})
-    assert error_of(wrong, 401)["code"] == "api_key_wrong"
-    for header in ("Basic abc", "Bearer", ""):
-        answer = guarded.http.get("/v1/models", headers={"Authorization": header})
-        assert error_of(answer, 401)["code"] == "api_key_missing"
+def test_key_is_accepted_in_either_header_and_a_wrong_one_is_not_taken_for_none(guarded: Service) -> None:
+    def answer(headers: dict[str, str], path: str = "/v1/models") -> httpx.Response:
+        return guarded.http.get(path, headers=headers)
+
+    secret = KEYS["reader"][0]
+    for headers in (
+        {"X-API-Key": secret},
+        {"Authorization": f"Bearer {secret}"},
+        {"Authorization": f"bearer  {secret}"},
+        {"Authorization": "Basic abc", "X-API-Key": secret},
+    ):
+        assert answer(headers).status_code == 200
+    for headers in ({"Authorization": "Bearer nck_guess"}, {"X-API-Key": secret[:-1]}):
+        assert error_of(answer(headers), 401)["code"] == "api_key_wrong"
+    for value in ("Basic abc", "Bearer", "", secret):
+        assert error_of(answer({"Authorization": value, "Cookie": secret}), 401)["code"] == "api_key_missing"
+    assert answer(as_("owner"), "/metrics").status_code == 200
+    assert error_of(answer(as_("team"), "/metrics"), 403)["code"] == "model_not_permitted"
 
 
 COMPLETION = {"prompt": "abc", "max_characters": 3}
@@ -262,10 +220,6 @@ SCOPES = [
     ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
     ("agent", "GET", "/v1/models/fake/ingest", 403),
     ("agent", "DELETE", "/v1/models/fake/ingest", 403),
-    ("agent", "PUT", "/v1/models/fake/ingest/settings", 403),
-    ("reader", "PUT", "/v1/models/fake/ingest/settings", 403),
-    ("reader", "GET", "/v1/models/fake/ingest/settings", 200),
-    ("trainer", "PUT", "/v1/models/fake/ingest/settings", 415),  # permitted, but there is no body
     ("trainer", "PUT", "/v1/models/fake/ingest/nothing", 403),
     ("agent", "POST", "/v1/models/fake/complete", 403),
     ("typist", "POST", "/v1/models/fake/ingest", 403),
@@ -372,29 +326,6 @@ def test_while_redis_refuses_writes_no_request_is_limited(guarded: Service) -> N
         finally:
             redis.config_set("maxmemory", "0")
     assert answers == [200] * 5
-
-
-def test_after_a_failure_keystrokes_do_not_wait_for_redis_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = tmp_path / "keys"
-    file.write_text(KEYS["slow"][1])
-    now_s, asked = 1000.0, []
-
-    class Failing:
-        async def hit(self, *_: object) -> bool:
-            asked.append(now_s)
-            raise RedisTimeoutError
-
-    rates = KeyLimits("redis://127.0.0.1:1/0", clock=lambda: now_s)
-    monkeypatch.setattr(rates, "_connect", Failing)
-    [key] = read_keys(file)
-    for at_s in (1000.0, 1000.5, 1001.9, 1002.0, 1059.9, 1062.0, 1063.0, 1122.0):
-        now_s = at_s
-        asyncio.run(rates.count(key.name, key.rate))
-        warnings = 1 + (now_s >= 1060) + (now_s >= 1122)  # once a minute
-        assert caplog.text.count("API keys are not limited") == warnings
-    assert asked == [1000.0, 1002.0, 1059.9, 1062.0, 1122.0]
 
 
 def test_without_a_key_file_no_key_is_required(service: Service) -> None:

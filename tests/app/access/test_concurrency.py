@@ -14,7 +14,7 @@ from nextchar.app.http.limits import REQUESTS_OF_KEY, TTL_S, KeyLimits
 from nextchar.app.rooms import ApiSettings
 from nextchar.models.errors import Busy
 from tests.app.fakes import ENDLESS, publish
-from tests.app.service import NO_TLS, Service, error_of, serving, until
+from tests.app.service import NO_TLS, Service, bearer_of, error_of, serving, serving_with_keys, until
 
 KEYS = {
     "narrow": new_key("narrow", scopes="complete,read", max_requests=2),
@@ -25,16 +25,13 @@ PATH = "/v1/models/fake/complete"
 
 
 @pytest.fixture
-def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+def guarded(settings: ApiSettings) -> Iterator[Service]:
+    with serving_with_keys(settings, KEYS) as running:
         publish(running.models)
         yield running
 
 
-def as_(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+as_ = bearer_of(KEYS)
 
 
 def in_progress(service: Service, kind: str, name: str) -> int:

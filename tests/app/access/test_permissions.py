@@ -20,12 +20,12 @@ from nextchar.app.main import create_app
 from nextchar.app.rooms import ApiSettings
 from nextchar.models.anomaly.alerts import AlertKey, occurrence
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving, until
+from tests.app.service import Service, error_of, serving_with_keys, until
 from tests.waiting import eventually
 
 ALL = "read,complete,train,admin"
@@ -76,10 +76,8 @@ class Tenants:
 
 
 @pytest.fixture
-def tenants(settings: ApiSettings, tmp_path: Path) -> Iterator[Tenants]:
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+def tenants(settings: ApiSettings) -> Iterator[Tenants]:
+    with serving_with_keys(settings, KEYS) as running:
         yield Tenants(running)
 
 
@@ -174,7 +172,6 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
         "create_target": [{"kind": "webhook", "url": "https://example.com/hook"}],
         "set_alias": [{"version": 1}],
         "change_corpus": [{"kind": "records"}],
-        "change_ingest_settings": [{"recalibrate": "rolling"}],
         "import_corpus": [{"url": "s3://logs/*.txt"}, {"url": "s3://logs/*.txt", "name": "owl-log"}],
         "create_completion": [{"prompt": "a"}, {"prompt": "a", "model": "owl"}],
         "create_completion_with_model": [{"prompt": "a"}],

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from nextchar.app.rooms import ApiSettings
 from nextchar.store.jobs import JobStatus
 from tests.app.fakes import publish
 from tests.app.openai.test_batch_routes import worker_of
-from tests.app.service import Service, error_of, serving
+from tests.app.service import Service, bearer_of, error_of, serving, serving_with_keys
 
 KEYS = {
     "team": new_key("team", scopes="train", max_jobs=2, max_corpus_bytes="1.5kB"),
@@ -26,15 +25,12 @@ KEYS = {
 
 
 @pytest.fixture
-def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+def guarded(settings: ApiSettings) -> Iterator[Service]:
+    with serving_with_keys(settings, KEYS) as running:
         yield running
 
 
-def as_(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+as_ = bearer_of(KEYS)
 
 
 def text(letter: str, length: int = 500) -> bytes:
@@ -135,11 +131,9 @@ def create_batch(service: Service, file: str, name: str = "batches", **headers: 
 
 
 @pytest.fixture
-def requests_file(settings: ApiSettings, tmp_path: Path) -> Iterator[tuple[Service, str]]:
+def requests_file(settings: ApiSettings) -> Iterator[tuple[Service, str]]:
     """A service with keys, and a file of requests there."""
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+    with serving_with_keys(settings, KEYS) as running:
         line = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m"}}\n'
         files = {"file": ("in.jsonl", line), "purpose": (None, "batch")}
         answer = running.http.post("/v1/files", files=files, headers=as_("batches"))

@@ -1,17 +1,15 @@
 import re
-import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 import pytest
 
 from nextchar.app.models.engines import RESOLVE_S
 from nextchar.models.runtime.requests import FinishReason
 from nextchar.store.local_blobs import Disk
-from tests.app.fakes import CHARACTERS, ENDLESS, FULL, FakeEngine, publish
+from tests.app.fakes import CHARACTERS, FULL, FakeEngine, publish
 from tests.app.service import Service, error_of, read_stream, until
 
 COMPLETE = "/v1/models/fake/complete"
@@ -115,19 +113,6 @@ def test_full_queue_is_429_with_retry_after_for_json_and_streams(service: Servic
         error = error_of(answer, 429)
         assert (error["code"], error["type"]) == ("busy", "rate_limit_error")
         assert answer.headers["retry-after"] == "2"
-
-
-@pytest.mark.parametrize("stream", ["true", "false"])
-def test_client_that_goes_away_frees_its_slot(service: Service, stream: str) -> None:
-    service.http.post("/v1/models/fake/next", json={"prompt": ""})  # loads it
-    body = f'{{"prompt": "{ENDLESS}", "stream": {stream}}}'.encode()
-    address = urlsplit(str(service.http.base_url))
-    with socket.create_connection((address.hostname, address.port)) as client:
-        head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        until(lambda: service.engines[0].tickets)
-        assert not service.engines[0].tickets[0].cancelled.is_set()
-    assert service.engines[0].tickets[0].cancelled.wait(120)
 
 
 def test_damaged_model_is_503_and_the_others_go_on(service: Service) -> None:

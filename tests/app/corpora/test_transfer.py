@@ -17,7 +17,7 @@ from nextchar.app.corpora.transfer import _feed, _HeaderDecoder, _Sink
 from nextchar.app.http.errors import UnsupportedMedia
 from nextchar.app.http.incoming_body import StreamedBody
 from nextchar.models.errors import InvalidInput
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from tests.app.raw_http import connected, read_answer
 from tests.app.service import Service, error_of
 

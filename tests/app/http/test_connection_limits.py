@@ -1,95 +1,22 @@
-"""Which connections are closed, and when, without sockets."""
+"""What a connection of the server does with requests that follow each other, and when it is refused."""
 
 import asyncio
 import gc
 import json
 import socket
 import weakref
-from collections.abc import Iterator
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from nextchar.app.http import connections as module
 from nextchar.app.http.connections import (
     BoundedHttpProtocol,
     Connections,
     NoteResponses,
 )
-
-
-class Connection:
-    """A connection in a state that a test sets; `log` has what happened to it."""
-
-    def __init__(self, *, needs_header: bool = True, is_served: bool = False, unread: int = 0) -> None:
-        self.needs_header, self.is_being_served = needs_header, is_served
-        self.since_s = Clock.now_s
-        self.log: list[object] = []
-        abort = partial(self.log.append, "aborted")
-        self.transport = SimpleNamespace(get_write_buffer_size=lambda: unread, abort=abort)
-
-    def refuse(self, status: int) -> None:
-        self.log.append(status)
-
-
-class Clock:
-    now_s = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now_s)
-    monkeypatch.setattr(module.ONCE_PER_MINUTE, "_logged_at", {})
-    Clock.now_s = 1000.0
-    return Clock  # type: ignore[return-value]
-
-
-def opened(*made: Any, most: int = 3) -> Connections:
-    connections = Connections(max_connections=most, header_timeout_s=10.0, max_unread_bytes=1000)
-    for one in made:
-        connections.add(one)
-    return connections
-
-
-def test_replaced_are_those_without_a_header_then_the_longest_waiting_and_none_that_is_served(
-    clock: Clock,
-) -> None:
-    served = Connection(needs_header=False, is_served=True)
-    idle, later = (Connection(needs_header=False) for _ in range(2))
-    slow = Connection()
-    later.since_s, slow.since_s = clock.now_s + 1, clock.now_s + 2
-    connections = opened(served, idle, later, slow, most=4)
-    for replaced in (slow, idle, later):
-        connections.add(new := Connection(needs_header=False, is_served=True))  # type: ignore[arg-type]
-        assert replaced.log == ["aborted"] and new.log == []
-    connections.add(refused := Connection())  # type: ignore[arg-type]
-    assert refused.log == [503] and served.log == []
-    connections.remove(served)  # type: ignore[arg-type]
-    connections.add(last := Connection())  # type: ignore[arg-type]
-    assert last.log == []
-
-
-def test_responses_that_are_not_read_may_take_as_much_as_the_limit(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, second, third = (Connection(unread=size) for size in (400, 600, 1))
-    for later_s, one in enumerate((first, second, third)):
-        one.since_s += later_s
-    connections = opened()
-    all_of_them: Any = [third, second, first]
-    connections.limit_unread(all_of_them[1:])
-    assert first.log == second.log == [] and not caplog.records, "1000 together"
-    connections.limit_unread(all_of_them)
-    assert first.log == ["aborted"] and second.log == third.log == []
-    assert "more than 1000 bytes" in caplog.text and "NEXTCHAR_BODY_MEMORY_BYTES" in caplog.text
-    alone: Any = [Connection(), Connection(unread=5000)]
-    connections.limit_unread(alone)
-    assert alone[0].log == alone[1].log == [], "one alone may have more"
 
 
 class Transport(asyncio.Transport):
@@ -134,9 +61,10 @@ async def _never(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-def protocol(transport: Transport, connections: Connections | None = None, app: Any = _never) -> Any:
+def protocol(transport: Transport, app: Any = _never) -> Any:
     """The server's side of a new connection, in a running event loop."""
-    services = SimpleNamespace(connections=connections or opened())
+    connections = Connections(max_connections=3, header_timeout_s=10.0, max_unread_bytes=1000)
+    services = SimpleNamespace(connections=connections)
     config = uvicorn.Config(NoteResponses(app), log_config=None, lifespan="off")
     made: Any = BoundedHttpProtocol(config, state := ServerState(), {"services": services})
     made.connection_made(transport)

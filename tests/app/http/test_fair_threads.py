@@ -2,7 +2,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,7 +18,7 @@ from nextchar.app.http.threads import (
     run_in_thread,
 )
 from nextchar.app.rooms import ApiSettings
-from tests.app.service import NO_TLS, Service, serving, until
+from tests.app.service import NO_TLS, Service, serving_with_keys, until
 
 KEYS = {name: new_key(name, scopes="read") for name in ("flood", "modest")}
 
@@ -49,10 +48,8 @@ def test_calls_of_one_client_leave_threads_for_others() -> None:
 
 
 @pytest.fixture
-def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for _, line in KEYS.values()))
-    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+def guarded(settings: ApiSettings) -> Iterator[Service]:
+    with serving_with_keys(settings, KEYS) as running:
         yield running
 
 

@@ -13,8 +13,7 @@ from nextchar.models.base import find_base
 from nextchar.models.config import PRESETS, NetworkConfig, TrainingConfig
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
-from nextchar.store.corpus import Corpus, Encoding
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Corpus, Encoding, Upload
 from nextchar.store.jobs import JobRequest
 from tests.logs import syslog
 

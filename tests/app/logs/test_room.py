@@ -6,7 +6,6 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.ingest.records import IngestSettings
 from nextchar.app.logs.room import follow_model
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.store.blobs import Blobs
@@ -29,23 +28,20 @@ class World:
         self.redis = Redis.from_url(redis_url, decode_responses=True)
         self.blobs = blobs
         self.models, self.alerts = Models(blobs), Alerts(self.redis, blobs)
-        self.settings = IngestSettings(blobs)
         for number in (1, 2):
             self.models.publish(card(number=number), FILES)
         self.alerts.record([one(score=12.0), one(group=OTHER)])
         self.alerts.acknowledge("m", GROUP.alert_id("m"), by="ann")
         self.alerts.label("m", GROUP.alert_id("m"), "normal", by="bob")
         self.alerts.decisions.suppress("m", template="x *", span="*", until=time.time() + 1000, by="cem")
-        self.settings.change("m", "rolling", by="dan")
 
     def follow(self, name: str) -> bool:
-        """Let alerts and settings follow the versions of a name."""
-        return follow_model(self.models, self.alerts, self.settings, name)
+        """Let alerts follow the versions of a name."""
+        return follow_model(self.models, self.alerts, name)
 
-    def everything(self, name: str) -> tuple[list[str], list[str], list[str], list[str]]:
-        """Return what is stored of a name: decisions, suppressions and settings, and ids in Redis."""
+    def everything(self, name: str) -> tuple[list[str], list[str], list[str]]:
+        """Return what is stored of a name: decisions and suppressions, and ids in Redis."""
         return (
-            self.blobs.paths(f"ingest_settings/{name}"),
             self.blobs.paths(f"alert_decisions/{name}"),
             self.blobs.paths(f"alert_suppressions/{name}"),
             sorted(self.redis.zrange(f"nextchar:alerts:of:{name}", 0, -1)),  # type: ignore[type-var, arg-type]
@@ -71,7 +67,7 @@ def test_alerts_are_deleted_with_the_last_version(world: World) -> None:
     for version in (1, 2):
         world.models.delete(f"m@{version}")
     assert world.follow("m")
-    assert world.everything("m") == ([], [], [], [])
+    assert world.everything("m") == ([], [], [])
     assert world.redis.keys("nextchar:alert:*") == []
     world.models.publish(card(number=3), FILES)
     world.alerts.record([one()])
@@ -83,7 +79,7 @@ def test_alerts_move_with_a_name_that_is_renamed(world: World) -> None:
     world.models.delete("m@1")
     world.models.rename("m", "n")
     world.follow("m")
-    assert world.everything("m") == ([], [], [], [])
+    assert world.everything("m") == ([], [], [])
     alerts = {alert.id: alert for alert in world.alerts.all("n")}
     assert alerts.keys() == {GROUP.alert_id("n"), OTHER.alert_id("n")}
     labeled = alerts[GROUP.alert_id("n")]
@@ -92,7 +88,6 @@ def test_alerts_move_with_a_name_that_is_renamed(world: World) -> None:
     assert len(world.blobs.paths(f"alert_decisions/n/{labeled.id}")) == 2, "with its history"
     assert world.alerts.labels("n").keys() == {labeled.id}
     assert [s.template for s in world.alerts.decisions.suppressions("n")] == ["x *"]
-    assert [change.recalibrate for change in world.settings.history("n", limit=9)] == ["rolling"]
     world.alerts.record([one(model="n")])
     assert world.alerts.get("n", labeled.id).figures.count == 2, "further lines are counted there"
 
@@ -106,21 +101,19 @@ def test_alerts_follow_the_version_that_is_deleted_or_renamed_last(world: World)
     world.models.rename("n@2", "unrelated")
     world.models.delete("n@1")
     assert world.follow("n")
-    assert world.everything("n") == world.everything("unrelated") == ([], [], [], [])
+    assert world.everything("n") == world.everything("unrelated") == ([], [], [])
 
 
 def test_what_the_other_name_has_already_stays(world: World) -> None:
     world.models.publish(card("n", number=4), FILES)
     world.alerts.record([one(model="n", score=3.0)])
     world.alerts.label("n", GROUP.alert_id("n"), "incident", by="dee")
-    world.settings.change("n", "never", by="eve")
     world.models.delete("m@1")
     world.models.rename("m", "n")
     world.follow("m")
     alert = world.alerts.get("n", GROUP.alert_id("n"))
     assert (alert.label, alert.figures.score, alert.figures.count) == ("incident", 3.0, 1)
     assert OTHER.alert_id("n") in {alert.id for alert in world.alerts.all("n")}
-    assert [change.changed_by for change in world.settings.history("n", limit=9)] == ["eve"]
 
 
 def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
@@ -134,12 +127,11 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
         world.models.rename("m", "n")
         blobs, redis = call.blobs(world.blobs), call.redis(world.redis)
         with call.dying():
-            follow_model(Models(blobs), Alerts(redis, blobs), IngestSettings(blobs), "m")
+            follow_model(Models(blobs), Alerts(redis, blobs), "m")
         retention_of(world.blobs, world.redis, PERIODS).sweep()
-        assert world.everything("m") == ([], [], [], [])
+        assert world.everything("m") == ([], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1
-        assert [change.changed_by for change in IngestSettings(world.blobs).history("n", limit=9)] == ["dan"]
 
 
 @pytest.mark.parametrize("to", ["n", None])

@@ -82,6 +82,20 @@ def test_a_model_completes_the_same_text_after_export_deletion_and_import(
         assert http.post("/v1/models/random/complete", json=body).json()["completions"] == before
 
 
+def test_a_packed_model_is_downloaded(settings: ApiSettings) -> None:
+    saved = saved_model(int8=True, mixed_text="abc abd\n" * 50)
+    with serving_real(settings, saved) as http:
+        packed = http.get("/v1/models/random/pack")
+        assert packed.headers["content-type"] == "application/octet-stream"
+        assert packed.headers["content-disposition"] == 'attachment; filename="random@1.nextchar"'
+        assert packed.content.startswith(b"nxch")
+        limited = http.get("/v1/models/random/pack", params={"limit_bytes": len(packed.content) - 100})
+        assert len(limited.content) <= len(packed.content) - 100
+        refused = error_of(http.get("/v1/models/random/pack", params={"limit_bytes": 1}), 422)
+        assert refused["param"] == "limit_bytes"
+        assert len(http.get("/v1/models/random/pack?tables=true").content) > len(packed.content)
+
+
 def test_the_files_of_all_experts_are_imported(settings: ApiSettings) -> None:
     with serving_real(settings, saved_model(mixed_text="abc abd\n" * 50)) as http:
         body = {"prompt": "ab", "max_characters": 5, "seed": 7}

@@ -111,14 +111,6 @@ def test_damaged_model_fails_every_time_and_loads_once_repaired() -> None:
     engines.acquire("a")
 
 
-def test_new_version_is_found_while_the_old_one_is_in_use(models: Models) -> None:
-    engines = pool(models, Loader())
-    with engines.use("a") as old:
-        publish(models, name="a")
-        until(lambda: _reference(engines) == "a@2")
-        assert old.reference == "a@1"
-
-
 def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
     load = Loader()
     engines = pool(models, load, limit_bytes=0, pinned=["a", "b@1", "nobody"])

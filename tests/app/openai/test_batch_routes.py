@@ -1,7 +1,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,13 +22,6 @@ from tests.app.service import Service, error_of, until
 from tests.store.refusing import Refusing, full, unavailable
 
 MODEL = "fox"
-
-
-@pytest.fixture
-def sdk(service: Service) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client for the service."""
-    with openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture

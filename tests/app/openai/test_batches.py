@@ -1,7 +1,7 @@
 import pytest
 from redis import Redis
 
-from nextchar.app.openai.batches import Batch, Batches, BatchStatus
+from nextchar.app.openai.batches import Batches, BatchStatus
 from nextchar.models.errors import Conflict, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.open_blobs import open_blobs
@@ -14,7 +14,6 @@ ABOUT = {
     "created_at": 1,
     "expires_at": 2,
 }
-FIRST, SECOND, THIRD = (f"batch_{number:012x}" for number in (1, 2, 3))
 
 
 @pytest.fixture
@@ -27,13 +26,6 @@ def batches(blobs: Blobs, redis: Redis) -> Batches:
     return Batches(blobs, redis)
 
 
-def finished(batches: Batches, batch: Batch) -> Batch:
-    """Move a batch to its end, by the longest way."""
-    for status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.COMPLETED):
-        batch = batches.move(batch, status)
-    return batch
-
-
 def test_of_two_transitions_from_the_same_state_the_first_holds(batches: Batches) -> None:
     batch = batches.create(**ABOUT)
     moved = batches.move(batch, BatchStatus.IN_PROGRESS)
@@ -41,15 +33,6 @@ def test_of_two_transitions_from_the_same_state_the_first_holds(batches: Batches
         batches.move(batch, BatchStatus.CANCELLED)
     assert caught.value.code == "batch_moved"
     assert batches.get(batch.id) == moved
-
-
-def test_a_batch_that_was_deleted_does_not_come_back(batches: Batches, blobs: Blobs) -> None:
-    batch = batches.create(**ABOUT)
-    batches.delete(batches.move(batch, BatchStatus.CANCELLED))
-    with pytest.raises(Conflict) as caught:
-        batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=(1,))  # by a process that has read it before
-    assert caught.value.code == "batch_moved"
-    assert blobs.paths("batches") == []
 
 
 def test_batches_are_not_skipped_while_the_storage_does_not_answer(blobs: Blobs, redis: Redis) -> None:

@@ -1,18 +1,9 @@
-from collections.abc import Iterator
-
 import openai
 import pytest
 
 from tests.app.service import MAX_CORPUS_BYTES, Service, error_of
 
 TEXT = b"the quick brown fox\n" * 20
-
-
-@pytest.fixture
-def sdk(service: Service) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client for the service."""
-    with openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any", max_retries=0) as client:
-        yield client
 
 
 def test_file_is_a_corpus_with_a_name_and_a_purpose(service: Service, sdk: openai.OpenAI) -> None:

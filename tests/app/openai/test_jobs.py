@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ from nextchar.models.errors import StorageFull
 from nextchar.store.jobs import JobError, JobStatus
 from nextchar.store.local_blobs import LocalBlobs
 from tests.app.service import TEXT, Service, error_of
-
-
-@pytest.fixture
-def sdk(service: Service) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client for the service."""
-    with openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any", max_retries=0) as client:
-        yield client
 
 
 def post(service: Service, body: str) -> httpx.Response:

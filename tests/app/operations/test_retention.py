@@ -1,7 +1,6 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +11,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nextchar.app.openai.batches import Batches, BatchStatus
-from nextchar.app.operations.retention import Retention, RetentionPeriods, remove_stale_uploads
+from nextchar.app.operations.retention import Retention, RetentionSettings, remove_stale_uploads
 from nextchar.models.config import Mix
 from nextchar.models.errors import NotFound, StorageFull, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.ids import new_id, time_of_id
 from nextchar.store.jobs import Job, JobRequest, Jobs, JobStatus
 from nextchar.store.models import Models
@@ -32,9 +31,7 @@ from tests.store.test_models import _card as card
 DAY_S = 86400.0
 NOW = time.time()
 MODEL = new_id("model")
-PERIODS = RetentionPeriods(
-    failed_checkpoint_days=7, job_days=90, idempotency_days=7, audit_days=365, corpus_days=0
-)
+PERIODS = RetentionSettings()
 
 
 class Attic:
@@ -48,7 +45,7 @@ class Attic:
         nowhere = Redis(unix_socket_path=str(folder / "no.sock"), retry=Retry(NoBackoff(), 0))
         self.redis = redis or nowhere  # needed for chunks of batches
         self.jobs = Jobs(self.blobs)
-        self.periods = replace(PERIODS, **periods)
+        self.periods = PERIODS.model_copy(update=periods)
 
     def sweep(self, *, days: float = 0.0) -> dict[str, int]:
         """Sweep as a process does that has just started."""
@@ -166,7 +163,7 @@ def test_a_sweep_on_a_full_disk_is_complete(attic: Attic, monkeypatch: pytest.Mo
 def test_audit_entries_are_deleted_by_days_after_their_period_and_kept_for_ever_at_0(tmp_path: Path) -> None:
     days = [time.strftime("%Y-%m-%d", time.gmtime(NOW + day * DAY_S)) for day in range(3)]
     for period, deleted in ((0.0, 0), (1.0, 6), (9.0, 2), (8.0, 4), (10.0, 0), (float("inf"), 0)):
-        attic = Attic(tmp_path / str(period), audit_days=period)
+        attic = Attic(tmp_path / str(period), audit_retention_days=period)
         for path in (f"audit/{day}/{number}.json" for day in days for number in range(2)):
             attic.blobs.write(path, b"{}")
         assert attic.sweep(days=10) == ({"audit entries": deleted} if deleted else {})
@@ -210,7 +207,7 @@ def test_files_of_a_model_are_kept_for_a_day_after_its_making_and_after_its_job(
 
 
 def test_a_setting_of_0_keeps_for_ever(tmp_path: Path) -> None:
-    attic = Attic(tmp_path, failed_checkpoint_days=0, job_days=0, idempotency_days=0)
+    attic = Attic(tmp_path, failed_checkpoint_days=0, job_retention_days=0, idempotency_retention_days=0)
     job = attic.job(RUNNING, FAILED)
     attic.blobs.write("idempotency/key", f'{{"body": "", "job": "{job.id}"}}'.encode())
     kept = corpus(attic, "unused")
@@ -229,7 +226,7 @@ def test_checkpoints_without_a_job_are_deleted_but_not_those_of_a_damaged_record
 def test_finished_jobs_go_with_all_that_is_kept_beside_them_after_the_time_of_the_setting(
     tmp_path: Path,
 ) -> None:
-    attic = Attic(tmp_path, job_days=30)
+    attic = Attic(tmp_path, job_retention_days=30)
     job, live = attic.job(RUNNING, FAILED), attic.job(RUNNING)
     attic.blobs.write(f"openai_jobs/{job.id}.json", b"{}")
     attic.sweep(days=29)
@@ -392,7 +389,7 @@ def test_ended_batches_are_kept_for_their_period_and_leave_no_chunks(
     tmp_path: Path, clean_redis_url: str
 ) -> None:
     redis = Redis.from_url(clean_redis_url, decode_responses=True)
-    attic = Attic(tmp_path, redis=redis, job_days=30)
+    attic = Attic(tmp_path, redis=redis, job_retention_days=30)
     batches = Batches(attic.blobs, redis)
     about = {"endpoint": "/v1/completions", "input_file": "corpus_000000000000", "completion_window": "24h"}
     ended, waiting = (batches.create(**about, created_at=1, expires_at=2) for _ in range(2))
@@ -420,7 +417,7 @@ def upload_again(attic: Attic, text: str) -> None:
 
 
 def test_old_corpora_that_no_job_and_no_model_names_are_deleted(tmp_path: Path) -> None:
-    attic = Attic(tmp_path, corpus_days=30, job_days=0)
+    attic = Attic(tmp_path, corpus_retention_days=30, job_retention_days=0)
     unused, of_job, of_model, mixed = (corpus(attic, name) for name in ("a", "b", "c", "d"))
     attic.job(JobStatus.CANCELLED, request=REQUEST.model_copy(update={"corpus": of_job}))
     mix = Mix(corpus=mixed, fraction=0.5)
@@ -435,7 +432,7 @@ def test_old_corpora_that_no_job_and_no_model_names_are_deleted(tmp_path: Path) 
 def test_a_corpus_that_is_uploaded_again_is_kept_as_long_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attic = Attic(tmp_path, corpus_days=30)
+    attic = Attic(tmp_path, corpus_retention_days=30)
     corpus(attic, "a")
     monkeypatch.setattr("nextchar.store.corpora.time.time", lambda: NOW + 20 * DAY_S)
     corpus(attic, "a")
@@ -447,7 +444,7 @@ def test_a_corpus_that_is_uploaded_again_is_kept_as_long_again(
 def test_a_corpus_that_is_uploaded_during_a_sweep_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attic = Attic(tmp_path, corpus_days=30)
+    attic = Attic(tmp_path, corpus_retention_days=30)
     for text in ("a", "b"):
         corpus(attic, text)
     named_corpora = Retention._named_corpora
@@ -501,7 +498,7 @@ def test_a_corpus_that_is_uploaded_again_while_what_was_left_of_it_is_looked_for
 
 def test_a_job_that_is_accepted_during_a_sweep_keeps_its_corpus(tmp_path: Path) -> None:
     for call in every_call(more_than=10):
-        attic = Attic(tmp_path / str(call.at), corpus_days=30)
+        attic = Attic(tmp_path / str(call.at), corpus_retention_days=30)
         corpora, corpus_id = Corpora(attic.blobs), corpus(attic, "a")
         accepted: list[Job] = []
 
@@ -520,7 +517,7 @@ def test_a_job_that_is_accepted_during_a_sweep_keeps_its_corpus(tmp_path: Path) 
             else:
                 accepted.append(job)
 
-        Attic(attic.folder, blobs=call.blobs(attic.blobs, submit), corpus_days=30).sweep(days=31)
+        Attic(attic.folder, blobs=call.blobs(attic.blobs, submit), corpus_retention_days=30).sweep(days=31)
         if accepted:
             assert "".join(corpora.pieces(corpus_id)) == "a", call
         else:
@@ -530,7 +527,7 @@ def test_a_job_that_is_accepted_during_a_sweep_keeps_its_corpus(tmp_path: Path) 
 def test_a_corpus_is_kept_if_it_is_not_known_whether_a_new_job_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attic = Attic(tmp_path, corpus_days=30)
+    attic = Attic(tmp_path, corpus_retention_days=30)
     corpus_id = corpus(attic, "a")
 
     def is_used(_: Retention, corpus_id: str) -> bool:
@@ -545,16 +542,16 @@ def test_a_corpus_is_kept_if_it_is_not_known_whether_a_new_job_names_it(
 
 def test_a_corpus_that_is_uploaded_while_it_is_deleted_is_whole_or_deleted(tmp_path: Path) -> None:
     for call in every_call(more_than=10):
-        attic = Attic(tmp_path / str(call.at), corpus_days=30)
+        attic = Attic(tmp_path / str(call.at), corpus_retention_days=30)
         corpus(attic, "a")
         blobs = call.blobs(attic.blobs, partial(upload_again, attic, "a"))
-        Attic(attic.folder, blobs=blobs, corpus_days=30).sweep(days=31)
+        Attic(attic.folder, blobs=blobs, corpus_retention_days=30).sweep(days=31)
         left = [path.rpartition("/")[2] for path in attic.blobs.paths("corpora")]
         assert left in ([], ["corpus.json", "text"]), call
 
 
 def test_corpora_are_kept_while_the_record_of_a_batch_cannot_be_read(tmp_path: Path) -> None:
-    attic = Attic(tmp_path, corpus_days=30)
+    attic = Attic(tmp_path, corpus_retention_days=30)
     corpus(attic, "a")
     attic.blobs.write(f"batches/{new_id('batch')}/000000.json", b"damaged")
     assert attic.sweep(days=31) == {}
@@ -563,7 +560,7 @@ def test_corpora_are_kept_while_the_record_of_a_batch_cannot_be_read(tmp_path: P
 
 def test_the_input_of_a_batch_that_has_not_ended_is_kept(tmp_path: Path, clean_redis_url: str) -> None:
     redis = Redis.from_url(clean_redis_url, decode_responses=True)
-    attic = Attic(tmp_path, redis=redis, corpus_days=30)
+    attic = Attic(tmp_path, redis=redis, corpus_retention_days=30)
     batches, about = Batches(attic.blobs, redis), {"endpoint": "/v1/completions", "completion_window": "24h"}
     batch = batches.create(**about, input_file=corpus(attic, "a"), created_at=1, expires_at=2)
     assert "corpora" not in attic.sweep(days=31)
@@ -572,7 +569,7 @@ def test_the_input_of_a_batch_that_has_not_ended_is_kept(tmp_path: Path, clean_r
 
 
 def test_corpora_are_kept_while_a_record_of_a_job_or_model_cannot_be_read(tmp_path: Path) -> None:
-    attic = Attic(tmp_path, corpus_days=30)
+    attic = Attic(tmp_path, corpus_retention_days=30)
     corpus(attic, "a")
     job = attic.job(JobStatus.CANCELLED)
     [path] = attic.blobs.paths(f"jobs/{job.id}")[-1:]

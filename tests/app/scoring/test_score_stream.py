@@ -237,9 +237,9 @@ def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> N
 
 
 def test_lines_get_the_same_flags_however_they_are_sent(service: Service) -> None:
-    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)])
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)] + ["ab of ba is ab"] * 99)
     calibrate(service)
-    kinds = ["ab", "abab", "disk → x", "disk → y", "fan 7 → stopped", "ba→"]
+    kinds = ["ab", "abab", "disk → x", "disk → y", "fan 7 → stopped", "ba→", "ab of bb is ab", "ab of ba i"]
 
     @settings(max_examples=10, deadline=None)
     @given(

@@ -14,6 +14,19 @@ from tests.browser.populated_service import LINE, PopulatedService, calibrate
 from tests.browser.reciting import reciting
 
 STREAM = "**/score?*"
+CHANGE = {
+    "kind": "new_kinds",
+    "lines": 9,
+    "of_lines": 200,
+    "kinds": 2,
+    "examples": [
+        {"alert_id": "alert_1", "lines": 7, "line": "fan 1 failed"},
+        {"alert_id": "alert_2", "lines": 2, "line": "disk lost"},
+    ],
+    "since": None,
+    "action": "examples",
+    "sentence": "2 new kinds, 9 of 200 lines: look.",
+}
 """The route of streamed lines; that of explanations has no query."""
 
 
@@ -198,17 +211,29 @@ def test_scores_per_byte_show_per_character(service: PopulatedService, open_wind
     records: list[dict[str, Any]] = [
         {"object": "score.start", "model": "line@1", "calibration": calibration},
         {"object": "score.line", "line": 1, "offset": 0, "characters": 8} | scores,
-        {"object": "score.end", "lines": 1, "drift": "Logs change."},
+        {"object": "score.end", "lines": 1, "change": CHANGE},
     ]
     page.route(STREAM, lambda route: route.fulfill(body="".join(json.dumps(r) + "\n" for r in records)))
     settled(page)
     score(page, "naïvexy")  # ï has two bytes
     expect(page.locator(".log-line .flagged")).to_have_text("v")
-    expect(page.get_by_text("Logs change.")).to_be_visible()
+    expect(page.get_by_text("2 new kinds, 9 of 200 lines: look.")).to_be_visible()
+    page.get_by_text("Show one of each").click()
+    expect(page.locator(".examples li")).to_have_text(["7 × fan 1 failed", "2 × disk lost"])
     page.locator(".log-line").click()
     page.locator(".whole-line [data-index='2']").hover()
     expect(page.get_by_text("surprisal 3.00 bits")).to_be_visible()
     expect(page.get_by_text("Not in the model’s vocabulary: v")).to_be_visible()
+
+
+def test_lines_of_a_changed_log_are_a_corpus_to_train_on(
+    service: PopulatedService, open_window: Open
+) -> None:
+    page = settled(open_window(service.url + service.views["anomalies"]))
+    score(page, "\n".join(f"quick{i % 7} fox" for i in range(120)))
+    page.get_by_role("button", name="Train again with these lines").click()
+    expect(page.get_by_label("Start from model")).to_have_value("line@1")
+    expect(page.get_by_label("Corpus", exact=True).locator("option:checked")).to_contain_text("line-lines")
 
 
 def test_drifted_lines_become_normal_by_recalibration(service: PopulatedService, open_window: Open) -> None:

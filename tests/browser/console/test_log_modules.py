@@ -135,27 +135,3 @@ def test_lines_are_ordered_by_score_then_position_and_grouped_like_a_naive_sort(
     assert got["counts"][1] == [
         sum(scores[row] > 20 for row in range(500) if bins[row] == n) for n in range(7)
     ]
-
-
-def test_repeats_of_a_flood_are_found_as_the_service_finds_them(call: Any) -> None:
-    script = """async () => {
-      const { findRepeats } = await import("/console/log/repeats.js");
-      const flood = [...Array(30).fill(0), 1, 0, 1]; // templates of flagged lines
-      const isLow = (row) => row < flood.length;
-      const length = 3000;
-      const template = Uint32Array.from({ length }, (_, row) => flood[row] ?? 2);
-      const log = { length, template, templates: { texts: ["a", "b", "c"] } };
-      return [...findRepeats(log, isLow, 0.01).keys()].filter((row) => findRepeats(log, isLow, 0.01)[row]);
-    }"""
-    # What differs is flagged at its first line, and the rate explains a few more as the log goes on.
-    found = call(script)
-    assert found[:6] == [*range(6, 12)] and 30 not in found and 31 in found
-
-
-def test_repeats_at_the_rate_of_the_service_are_those_that_it_found(call: Any) -> None:
-    script = """async () => {
-      const { findRepeats } = await import("/console/log/repeats.js");
-      const log = { length: 3, isRepeat: Uint8Array.from([0, 1, 0, 1]), start: { false_alarms: 0.01 } };
-      return [...findRepeats(log, () => true, 0.01)];
-    }"""
-    assert call(script) == [0, 1, 0]

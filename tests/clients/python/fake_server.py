@@ -14,6 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from nextchar.app.corpora.schemas import EXAMPLE as CORPUS
+from nextchar.app.jobs.schemas import EXAMPLE as JOB
+from nextchar.app.models.schemas import EXAMPLE as MODEL
+from nextchar.app.scoring.calibration_schemas import EXAMPLE_CALIBRATION, EXAMPLE_EVALUATION
 from tests.http_server import QuietHTTPServer
 
 FILES = {"model.keras": b"k" * 70_000, "model.onnx": b"o" * 5_000}
@@ -122,28 +126,20 @@ class FakeTraining:
             **_losses(share),
             "sample": None,
         }
-        return {
+        error = {"code": "diverged", "message": "the loss left all bounds"}
+        budget = {"seconds": self.seconds, "steps": None, "epochs": None}
+        return JOB | {
             "id": "job_1",
-            "object": "job",
             "status": status,
-            "created_at": 1795563600,
-            "updated_at": 1795563600,
             "name": self.name,
             "corpus": "corpus_1",
-            "network": {"architecture": "stateful_lstm", "layers": 1, "units": 256, "embedding": 64},
-            "training": {
-                "rows": 32,
-                "window": 64,
-                "budget": {"seconds": self.seconds, "steps": None, "epochs": None},
-            },
-            "attempt": 1,
+            "preset": None,
+            "chosen_preset": None,
+            "training": JOB["training"] | {"budget": budget},
             "queue_position": 2 if status == "queued" else None,
-            "asked": None,
             "model": f"{self.name}@1" if status == "succeeded" else None,
             "progress": None if status == "queued" else progress,
-            "error": {"code": "diverged", "message": "the loss left all bounds"}
-            if status == "failed"
-            else None,
+            "error": error if status == "failed" else None,
             **self.more,
         }
 
@@ -354,6 +350,9 @@ class _Handler(BaseHTTPRequestHandler):
     def export_model(self, name: str) -> None:
         self._raw(f"archive of {_resolve(self.fake, name)}".encode())
 
+    def pack_model(self, name: str) -> None:
+        self._raw(f"packed {_resolve(self.fake, name)} {self.query}".encode())
+
     def import_model(self) -> None:
         self.fake.imports.append((self.query, self.body))
         self._json(model_record(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
@@ -514,6 +513,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
     ("PATCH", "/v1/models/([^/]+)", _Handler.rename_model),
     ("GET", "/v1/models/([^/]+)/export", _Handler.export_model),
+    ("GET", "/v1/models/([^/]+)/pack", _Handler.pack_model),
     ("POST", "/v1/models/import", _Handler.import_model),
     ("GET", "/v1/models/([^/]+)/report", _Handler.report),
     ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
@@ -536,21 +536,16 @@ def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, An
     digest = hashlib.sha256(body).hexdigest()
     if name and not fnmatch(name, fake.permitted_names):
         raise _Refused(403, "corpus_name_not_permitted", f"the corpus name {name!r} does not match")
-    fake.corpora[digest] = {
+    fake.corpora[digest] = CORPUS | {
         "id": f"corpus_{digest[:24]}",
-        "object": "corpus",
         "name": name,
         "sha256": digest,
-        "created_at": 1795563600,
         "bytes": len(body),
         "characters": len(text),
         "distinct_characters": len(set(text)),
         "lines": text.count("\n"),
         "longest_line": max(map(len, text.split("\n"))),
         "sample": text[:300],
-        "warnings": [],
-        "kind": "text",
-        "kind_reason": "empty lines divide it into parts",
     }
     return fake.corpora[digest]
 
@@ -571,19 +566,11 @@ def _resolve(fake: FakeServer, name: str) -> str:
 
 def model_record(model: str) -> dict[str, Any]:
     name, _, version = model.partition("@")
-    return {
+    return MODEL | {
         "id": model,
-        "object": "model",
         "name": name,
         "version": int(version),
-        "created_at": 1795563730,
-        "job": "job_1",
-        "corpus": "corpus_1",
-        "network": {"architecture": "stateful_lstm", "layers": 1, "units": 256, "embedding": 64},
-        "parameters": 356693,
-        "training": {},
-        "characters": "\n abc",
-        "alphabet": "characters",
+        "aliases": [],
         "report": {"validation_bits_per_character": 1.96, "experts": EXPERTS},
         "files": _LISTED,
     }
@@ -612,15 +599,7 @@ def _line_record(number: int, data: bytes, query: dict[str, str]) -> dict[str, A
 
 
 def _calibration(name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "lines": 1999,
-        "smallest_p_value": 0.0005,
-        "has_tail": True,
-        "created_at": 1795563600,
-        "source": "held-out text",
-        "buckets": [{"longest": None, "lines": 1999, "has_tail": True}],
-    }
+    return EXAMPLE_CALIBRATION | {"name": name, "lines": 1999, "smallest_p_value": 0.0005}
 
 
 def _evaluation(model: str, lines: list[str], anomalous: list[bool]) -> dict[str, Any]:
@@ -629,29 +608,23 @@ def _evaluation(model: str, lines: list[str], anomalous: list[bool]) -> dict[str
         more = {"score": 3.0, "p_value": 0.25}
         return [{"index": i, "text": lines[i], "bits": _bits(lines[i]), **more} for i in found]
 
-    perfect = {
+    perfect: dict[str, Any] = {
         "auroc": 1.0,
         "average_precision": 1.0,
         "recall_at_false_alarms": {"0.001": 1.0, "0.01": 1.0, "0.05": 1.0},
         "roc": [[0, 0], [0, 1], [1, 1]],
     }
     poor = perfect | {"auroc": 0.5, "average_precision": 0.25, "roc": [[0, 0], [0.25, 0.25], [1, 1]]}
-    return {
-        "object": "evaluation",
+    return EXAMPLE_EVALUATION | {
         "model": model,
-        "split": "none",
         "lines": len(lines),
         "anomalous": sum(anomalous),
-        "trained_on": 50,
-        "calibration": _calibration("validation"),
-        "false_alarms": 0.01,
         "model_score": perfect,
         "flagged": {"threshold": 6.0, "recall": 0.5, "precision": None, "false_alarm_rate": 0.125},
         "baselines": {"length": poor, "ngram_5": poor | {"auroc": 0.75}},
         "leaks": {"normal": 7, "anomalous": 0, "distinct": 3},
         "worst_misses": worst(is_anomalous=True),
         "worst_false_alarms": worst(is_anomalous=False),
-        "seconds": 0.1,
     }
 
 

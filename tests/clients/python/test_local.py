@@ -26,7 +26,7 @@ from nextchar.models.saved_model import SavedModel
 from nextchar.notebook import figures
 from nextchar.store.calibrations import MODEL_FILE
 from nextchar.store.corpora import Corpora
-from nextchar.store.corpus_upload import Upload
+from nextchar.store.corpus import Upload
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.upload import upload_body

@@ -86,7 +86,6 @@ _SAFE: dict[str, Callable[[Any], object]] = {
     "DELETE of a suppression": lambda client: client.delete_suppression("fake", "s"),
     "PATCH of a corpus": lambda client: client.set_corpus_kind("c", "records"),
     "an alias": lambda client: client.set_alias("fake", "champion", 2),
-    "settings": lambda client: client.change_ingest_settings("fake", recalibrate="never"),
     "events": lambda client: client.add_events([{"type": "shown", "suggestion_id": "s", "model": "fake@1"}]),
     "ingested lines": lambda client: client.ingest("fake", ["a"]),
 }

@@ -279,9 +279,6 @@ def test_lines_are_ingested_and_flagged_ones_followed(client: Any, service: Serv
     flagged.close()
     assert (line["id"], line["source"]) == (1, "web-1") and line["p_value"] <= 0.05
     assert client.drop_ingested("fake") == 0
-    assert client.ingest_settings("fake")["recalibrate"] == "never"
-    assert client.change_ingest_settings("fake", recalibrate="rolling")["recalibrate"] == "rolling"
-    assert client.ingest("fake", ["ab"], recalibrate="never")["accepted"] == 1
     with pytest.raises(InvalidRequest, match="calibration"):
         client.ingest("fake", ["ab"], false_alarms=1e-6)
 

@@ -13,7 +13,8 @@ from nextchar.models.anomaly.flag_rule import CHANGED_KEY, WINDOW_LINES, Change,
 from nextchar.models.text.templates import Templates
 
 KNOWN = Templates.fit(
-    [f"login of user{i} from host{i % 7}" for i in range(40)] + ["disk sda is full again"] * 5
+    [f"login of user{i} from host{i % 7}" for i in range(40)]
+    + ["disk sda of the second array is full again"] * 25
 )
 
 Line = tuple[str, float]  # its text and its score; a score of 0 is not rare
@@ -28,10 +29,8 @@ def _judge(rule: FlagRule, text: str, score: float, now: float | None) -> Verdic
     if not score:
         rule.count(is_unusual=False)
         return None
-    template = KNOWN.parse(text).template
-    key = AlertKey(template.pattern, "0:x")
-    p = 2.0**-score
-    return rule.judge(text, key, is_new=template.is_new, score=score, estimated_p=p, now=now)
+    parsed = KNOWN.parse(text)
+    return rule.judge(text, AlertKey(parsed.template.pattern, "0:x"), parsed, score=score, now=now, line=text)
 
 
 def flags(rule: FlagRule, lines: Sequence[Line]) -> list[bool]:
@@ -52,19 +51,39 @@ def test_of_a_new_kind_the_first_line_is_flagged_and_the_others_count_in_its_ale
 
 def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
     other = ("battery of the controller card failed to charge", 12.0)
-    assert flags(FlagRule(0.01, KNOWN), [*new_kind(500), other, other])[-2:] == [True, False]
+    assert flags(FlagRule(0.01, KNOWN), [*new_kind(500), other])[-1]
 
 
-def test_variants_of_a_known_template_are_not_one_kind() -> None:
-    words = ["disk", "sda", "is", "full", "again"]
-    lines = [(" ".join([*words[:i], "zebra", *words[i + 1 :]]), 12.0) for i in range(5)]
-    assert all(KNOWN.parse(text).template.is_new for text, _ in lines)
-    assert flags(FlagRule(0.01, KNOWN), lines) == [True] * 5
+def test_damaged_lines_are_flagged_in_a_flood_of_new_templates() -> None:
+    r = random.Random(1)
+    flood: list[Line] = [(" ".join(_word(r) for _ in range(6)), r.uniform(12, 30)) for _ in range(1_000)]
+    damaged = [
+        "login of user1 zebra host1",
+        "disk array of the second sda is full again",
+        "disk sda of the sec",
+    ]
+    assert all(KNOWN.parse(text).broken for text in damaged)
+    assert flags(FlagRule(0.01, KNOWN), [*flood, *((text, 7.0) for text in damaged)])[-3:] == [True] * 3
 
 
-def test_lines_of_which_the_rate_explains_as_many_are_flagged() -> None:
-    lines: list[Line] = [("", 0.0)] * 5_000 + [(f"login of eve{i % 3} from nowhere", 7.0) for i in range(50)]
-    assert sum(flags(FlagRule(0.01, KNOWN), lines)) == 50
+def test_of_lines_that_break_a_template_in_one_place_two_are_flagged() -> None:
+    r = random.Random(1)
+    lines: list[Line] = [(f"login of user1 {_word(r)} host1", 9.0) for _ in range(30)]
+    verdicts = judge(FlagRule(0.01, KNOWN), lines)
+    assert [v and v.is_flagged for v in verdicts] == [True] * 2 + [False] * 28
+    assert {v.key for v in verdicts[2:] if v} == {v.key for v in verdicts[1:2] if v}
+
+
+def test_a_line_that_breaks_a_new_template_of_many_lines_is_flagged() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, new_kind(30))
+    assert flags(rule, [("fan 7 of the power zebra stopped turning", 12.0)]) == [True]
+
+
+@pytest.mark.parametrize(("normal", "flagged"), [(0, 1), (10_000, 12)])
+def test_a_kind_is_flagged_while_it_has_a_tenth_of_what_the_rate_explains(normal: int, flagged: int) -> None:
+    lines: list[Line] = [("", 0.0)] * normal + new_kind(50)
+    assert sum(flags(FlagRule(0.01, KNOWN), lines)) == pytest.approx(flagged, abs=1)
 
 
 @pytest.mark.parametrize("normal", [0, 3_000])
@@ -76,15 +95,15 @@ def test_more_lines_than_the_rate_explains_are_repeats(normal: int) -> None:
 
 def test_a_line_that_is_rarer_than_what_changed_is_flagged_in_a_flood() -> None:
     r = random.Random(1)
-    flood: list[Line] = [(f"login of {_word(r)} from {_word(r)}", r.uniform(7, 9)) for _ in range(1_000)]
+    flood: list[Line] = [(f"{_word(r)} {_word(r)} failed", r.uniform(7, 9)) for _ in range(1_000)]
     rule = FlagRule(0.01, KNOWN)
     assert sum(flags(rule, flood)) <= 60
-    assert flags(rule, [("login of root from mars;reboot", 20.0)]) == [True]
+    assert flags(rule, [("bus error now", 20.0)]) == [True]
 
 
 def test_further_lines_of_a_flood_are_of_one_alert() -> None:
     r = random.Random(1)
-    flood: list[Line] = [(f"login of {_word(r)} from {_word(r)}", 7.0) for _ in range(1_000)]
+    flood: list[Line] = [(f"{_word(r)} {_word(r)} failed", 7.0) for _ in range(1_000)]
     verdicts = [verdict for verdict in judge(FlagRule(0.01, KNOWN), flood) if verdict]
     assert {v.key for v in verdicts if not v.is_flagged} == {CHANGED_KEY}
 
@@ -93,7 +112,11 @@ LINES = st.lists(
     st.one_of(
         st.just(("", 0.0)),
         st.sampled_from(
-            [*new_kind(3), ("disk sda is full of zebras", 9.0), ("login of eve from mars", 15.0)]
+            [
+                *new_kind(3),
+                ("disk sda of the second zebra is full again", 9.0),
+                ("login of eve from mars", 15.0),
+            ]
         ),
         st.tuples(st.text("ab =1", min_size=1, max_size=8), st.floats(6.7, 30.0)),
     ),
@@ -149,7 +172,11 @@ def test_few_new_templates_are_new_kinds_of_events() -> None:
     found = change([("", 0.0)] * 300 + new_kind(100) + [("a bus error in the main memory", 9.0)] * 20)
     assert found is not None
     assert (found.kind, found.kinds, found.lines, found.action) == ("new_kinds", 2, 120, "examples")
-    assert len(found.alert_ids) == 2 and found.since == 5.0
+    assert [(one.lines, one.line) for one in found.examples] == [
+        (100, new_kind(1)[0][0]),
+        (20, "a bus error in the main memory"),
+    ]
+    assert found.since == 5.0
     assert found.sentence.startswith("2 new kinds of events, 120 of 420 lines:")
 
 

@@ -3,18 +3,24 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.kernels.mixture_arguments import (
+    BACKOFF_CONTEXTS,
+    BACKOFF_SHARE,
+    BACKOFF_STARTS,
     BUCKETS,
+    CERTAIN_STATES,
     CLOSING,
     CONTEXTS,
     HISTORY_CHARACTERS,
     HISTORY_MATCH_CHARACTERS,
     INPUTS,
     LAST_PRECISION,
+    LAST_STARTS,
     LIMIT,
     MATCH_CHARACTERS,
     MAX_MATCH,
@@ -23,8 +29,10 @@ from nextchar.models.kernels.mixture_arguments import (
     ORDERS,
     PRECISION,
     RARE_CONTEXTS,
+    RECENT_CONTEXTS,
     RECENT_KEYS,
     RECENT_ORDERS,
+    RECENT_WEIGHT,
     RECORD_END,
     SEPARATOR,
     SET_STARTS,
@@ -293,18 +301,37 @@ class SlowMixture:
         least = 1e-9 * (left + right)
         return float(np.log((right + least) / (left + least)))
 
+    def by_backoff(self, left: frozenset[int], right: frozenset[int], contexts: tuple[int, ...]) -> float:
+        """Return what an interpolated estimate says, from frequencies on."""
+        share = {c: self.text.count(c) + 0.5 for c in left | right}
+        n0, n1 = (sum(share[c] for c in side) / len(self.text) for side in (left, right))
+        for k in contexts:
+            counts = Counter({c: n for c, n in self.known[k].items() if c})
+            rest = BACKOFF_SHARE * max(len(counts), 1)
+            if k in RECENT_CONTEXTS:
+                recent = Counter(self.now[0][RECENT_CONTEXTS.index(k)])
+                counts += Counter({c: RECENT_WEIGHT * n for c, n in recent.items()})
+            if total := counts.total():
+                n0, n1 = (
+                    (sum(counts[c] for c in side) + rest * n) / (total + rest)
+                    for side, n in ((left, n0), (right, n1))
+                )
+        least = 1e-7 * (n0 + n1)
+        return float(np.log((n1 + least) / (n0 + least)))
+
     def decide(self, node: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         """Return the logarithm of the odds of the right subtree, the inputs and the first layer's outputs."""
         left, right = (self.under(c) for c in self.learned.children[node].tolist())
-        by_map, by_frequency = [], []
+        by_map = []
         longest = certain = 0
         for k, counter in enumerate(self.known):
             n0, n1 = (sum(counter[c] for c in side if c) for side in (left, right))
             z, total = np.log((n1 + 0.4) / (n0 + 0.4)), n0 + n1
             ratio = 0 if n1 == 0 else 15 if n0 == 0 else min(max(int(8 + 1.3 * z), 1), 14)
             size = total if total <= 4 else min(int(0.8 + 2.3083 * np.log(total + 1e-3)), 15)
-            by_map.append(self.learned.maps[k, 16 * size + ratio])
-            by_frequency.append(z * total / (total + 0.8))
+            is_certain = total > 0 and len(set(counter) - {0}) == 1
+            state = CERTAIN_STATES + 2 * size + (not n0) if is_certain else 16 * size + ratio
+            by_map.append(self.learned.maps[k, state])
             if k < len(ORDERS) and total:
                 longest, certain = k + 1, 1 + (not n0 or not n1)
         by_recent, recent, recent_certain = [], 0, 0
@@ -322,16 +349,27 @@ class SlowMixture:
             by_match.append([0, -z, z][side])
             agree |= side
             best = max(best, 1 + bucket // 2) if side else best
-        inputs = np.array([*by_map, *by_frequency, *by_recent, *by_match, 0.4, self.by_network(node)])
+        by_backoff = [
+            self.by_backoff(left, right, BACKOFF_CONTEXTS[start:end])
+            for start, end in pairwise(BACKOFF_STARTS)
+        ]
+        others = [*by_backoff, 0.4, self.by_network(node)]
+        inputs = np.array([*by_map, *by_recent, *by_match, *others])
         c1, c2 = [0, 0, *self.reader.read][-1], [0, 0, *self.reader.read][-2]
         known = 3 * longest + certain
         rows = np.array(SET_STARTS) + np.array([
-            min(node, 255), min(self.ranks[c1], 255), min(self.ranks[c2], 255), known, 4 * best + agree,
+            min(node, 255), min(self.ranks[c1], 255), min(self.ranks[c2], 255), 4 * best + agree,
             3 * (3 * recent + recent_certain) + min(longest // 2, 2), 8 * known + self.kinds[c1],
+            8 * (0 if self.reader.gap else min(len(self.reader.word), 15)) + self.kinds[c1],
+            8 * min(self.reader.number, 31) + min(self.reader.column // 8, 7),
         ])  # fmt: skip
         weights = self.learned.weights[rows] + self.shifts[:INPUTS]
         outputs = np.clip(weights @ inputs, -14, 14)
-        last = self.learned.last_weights[min(node, 255)] + self.shifts[INPUTS:]
+        last_rows = np.array(LAST_STARTS) + np.array([
+            min(node, 255), 4 * best + agree, min(self.ranks[c1], 255), known,
+            min(int(np.clip(by_backoff[-1], -8, 8) * 1.5 + 12.5), 23),
+        ])  # fmt: skip
+        last = self.learned.last_weights[last_rows].mean(0) + self.shifts[INPUTS:]
         return float(np.clip(last @ outputs, -14, 14)), inputs, outputs
 
     def path(self, c: int) -> Iterator[tuple[int, int]]:

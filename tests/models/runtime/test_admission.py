@@ -5,14 +5,14 @@ import pytest
 from nextchar.models.errors import Busy
 from nextchar.models.runtime.generation import GenerationRequest
 from nextchar.models.runtime.prefill import MAX_RUNNING, MAX_SHORT_CHARACTERS, Backlog
-from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import Caller, CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary
 
 LONG = MAX_SHORT_CHARACTERS + 1
 
 
 def request(client: str = "a", characters: int = LONG) -> GenerationRequest:
-    options = CompletionRequest(prompt="a", max_characters=characters, client=client)
+    options = CompletionRequest(prompt="a", max_characters=characters, caller=Caller(client))
     return GenerationRequest(options, Vocabulary("ab"), {"a": 1, "b": 2}, lambda _: None, seed=1)
 
 

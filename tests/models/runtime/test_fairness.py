@@ -1,13 +1,13 @@
 from nextchar.models.runtime.generation import GenerationRequest, ScheduledRequest
 from nextchar.models.runtime.prefill import ARRIVALS_PER_DOUBLING, fair_order
-from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import Caller, CompletionRequest
 from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 
 
 def scheduled(arrival: int, client: str, characters: int, n: int = 1) -> ScheduledRequest:
-    options = CompletionRequest(prompt="a", max_characters=characters, n=n, client=client)
+    options = CompletionRequest(prompt="a", max_characters=characters, n=n, caller=Caller(client))
     request = GenerationRequest(options, VOCABULARY, {"a": 1, "b": 2}, lambda _: None, seed=1)
     request.arrival = arrival
     return request

@@ -131,30 +131,6 @@ def network() -> LstmNetwork:
     return LstmNetwork(quantize_lstm(random_weights(61, 19, [40, 24])))
 
 
-@pytest.mark.parametrize("rows", [2, 3, 5, 16, 31, 64, 67])
-def test_batched_is_bit_identical_to_alone(network: LstmNetwork, rows: int) -> None:
-    random = np.random.default_rng(rows)
-    ids = random.integers(0, 61, (3, rows), np.int32)
-    start = random.uniform(-1, 1, (rows, network.S)).astype(np.float32)
-    logits, state = network.step(ids, start)
-    for row in range(rows):
-        alone, alone_state = network.step(ids[:, row : row + 1].copy(), start[row : row + 1])
-        np.testing.assert_array_equal(alone[:, 0], logits[:, row])
-        np.testing.assert_array_equal(alone_state[0], state[row])
-
-
-def test_step_by_step_is_bit_identical_to_one_pass(network: LstmNetwork) -> None:
-    ids = np.random.default_rng(0).integers(0, 61, (150, 2), np.int32)
-    logits, state = network.step(ids, network.initial_state(2))
-    for length in (1, 7, 64):
-        at, piecewise = network.initial_state(2), []
-        for start in range(0, 150, length):
-            some, at = network.step(ids[start : start + length], at)
-            piecewise.append(some)
-        np.testing.assert_array_equal(np.concatenate(piecewise), logits)
-        np.testing.assert_array_equal(at, state)
-
-
 @pytest.mark.parametrize("units", [[5], [40, 24], [6, 9, 7], [8, 3, 5, 4]])
 def test_reading_with_two_threads_is_bit_identical_to_stepping(units: list[int]) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, units)))
@@ -200,14 +176,14 @@ def test_calling_thread_reads_what_a_busy_second_thread_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
-    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 2)
+    monkeypatch.setattr("nextchar.models.runtime.lstm_network.CORES", 2)
     busy = threading.Event()
     network._second.begin(busy.wait)
     ids, ends = np.arange(400, dtype=np.int32) % 61, [64, 128, 192, 256, 320, 384]
     held_up = network.read(ids, ends, network.initial_state())
     assert 0 < len(held_up) < len(ends)
     busy.set()
-    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 1)
+    monkeypatch.setattr("nextchar.models.runtime.lstm_network.CORES", 1)
     for state, expected in zip(held_up, network.read(ids, ends, network.initial_state()), strict=False):
         np.testing.assert_array_equal(state, expected)
 

@@ -26,7 +26,7 @@ from nextchar.models.kernels.mixture_arguments import (
 )
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
-from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
+from nextchar.models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork, SecondThread
 from nextchar.models.runtime.mixture import (
     GeneratingMixture,
     Learned,
@@ -36,7 +36,6 @@ from nextchar.models.runtime.mixture import (
     without_adaptation,
 )
 from nextchar.models.runtime.mixture_learning import learn_text
-from nextchar.models.runtime.second_thread import SecondThread
 from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import SlowMixture, experts_for, learned_for
@@ -343,7 +342,12 @@ def test_file_survives_a_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "learned", [{"weights": np.ones(104, np.float32)}, LEARNED._asdict() | {"maps": LEARNED.maps[:12]}]
+    "learned",
+    [
+        {"weights": np.ones(104, np.float32)},
+        LEARNED._asdict() | {"maps": LEARNED.maps[:12, :256]},
+        LEARNED._asdict() | {"maps": LEARNED.maps[:, :256]},
+    ],
 )
 def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(learned: Any) -> None:
     """Theirs have the text, and weights that other kernels used."""

@@ -16,7 +16,7 @@ from nextchar.models.runtime.prefill import (
     Inbox,
     Prefill,
 )
-from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.requests import Caller, CompletionRequest
 from nextchar.models.runtime.state_cache import CHUNK, STRIDE, StateCache
 from nextchar.models.text.vocabulary import Vocabulary
 
@@ -74,7 +74,7 @@ class Bench:
         """Start with a prompt of this length that is like no other."""
         number = len(self.prefill.requests)
         text = format(number, "06b").replace("0", "a").replace("1", "b") + "a" * (length - 6)
-        options = CompletionRequest(prompt=text[:length], client=client, timeout_s=timeout_s)
+        options = CompletionRequest(prompt=text[:length], caller=Caller(client), timeout_s=timeout_s)
         request = GenerationRequest(options, VOCABULARY, ID_OF, lambda _: None, seed=1)
         self.prefill.add(request)
         return request

@@ -18,7 +18,7 @@ from nextchar.models.runtime.beam import BeamSearch
 from nextchar.models.runtime.decode import CALL_ROWS, MAX_BATCH
 from nextchar.models.runtime.generation import GenerationRequest
 from nextchar.models.runtime.prefill import MAX_RUNNING
-from nextchar.models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from nextchar.models.runtime.requests import Caller, CompletionRequest, Event, Failed, Finished, Piece, Usage
 from nextchar.models.runtime.scheduler import Scheduler
 from nextchar.models.runtime.state_cache import CHUNK, StateCache
 from nextchar.models.text.vocabulary import Vocabulary
@@ -116,9 +116,10 @@ class Bench:
             self.network, StateCache(1 << 20), max_waiting=max_waiting, name="counting"
         )
 
-    def start(self, prompt: str, characters: int = 5, **options: object) -> "BenchRequest":
+    def start(self, prompt: str, characters: int = 5, client: str = "", **options: object) -> "BenchRequest":
         started = BenchRequest()
-        request = CompletionRequest(prompt=prompt, max_characters=characters, **options)  # type: ignore[arg-type]
+        asked = {"prompt": prompt, "max_characters": characters, "caller": Caller(client)} | options
+        request = CompletionRequest(**asked)  # type: ignore[arg-type]
         report = started.arriving.put
         started.request = (
             BeamSearch(request, VOCABULARY, ID_OF, report, network=self.network)

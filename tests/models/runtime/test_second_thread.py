@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from nextchar.models.runtime.second_thread import SecondThread
+from nextchar.models.runtime.lstm_network import SecondThread
 
 IDS = np.arange(30, dtype=np.int32).reshape(3, 10)
 STATE = np.arange(10, dtype=np.float32)[:, None]
@@ -44,7 +44,7 @@ def test_error_in_a_part_is_raised_after_both_threads_have_finished(bad: int) ->
 
 
 def test_with_one_core_a_step_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextchar.models.runtime.second_thread.CORES", 1)
+    monkeypatch.setattr("nextchar.models.runtime.lstm_network.CORES", 1)
     seen: list[int] = []
 
     def noting(ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,32 +7,35 @@ import pytest
 from onnx import TensorProto, helper
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
-from nextchar.models.runtime.session import (
-    Network,
-)
-from tests.models.runtime.networks import random_weights
+from nextchar.models.runtime.lstm_network import LstmNetwork
+from nextchar.models.runtime.session import Network
+from tests.models.runtime.networks import quantize_lstm, random_weights
 
 
-@pytest.fixture(scope="module", params=[([33], 1), ([64, 64], 1), ([40, 24], 2)])
-def network(request: pytest.FixtureRequest) -> Network:
+@pytest.fixture(scope="module", params=[([33], 1), ([64, 64], 1), ([40, 24], 2), ([40, 24], 0)])
+def network(request: pytest.FixtureRequest) -> Network | LstmNetwork:
+    """A graph on one or two threads of ONNX Runtime; with 0, an int8 network on our kernels."""
     units, threads = request.param
-    return Network(stateful_lstm_graph(random_weights(61, 19, units)), threads=threads)
+    weights = random_weights(61, 19, units)
+    if not threads:
+        return LstmNetwork(quantize_lstm(weights))
+    return Network(stateful_lstm_graph(weights), threads=threads)
 
 
-def test_step_by_step_is_bit_identical_to_one_pass(network: Network) -> None:
-    ids = np.random.default_rng(0).integers(0, 61, (70, 1), np.int32)
+def test_step_by_step_is_bit_identical_to_one_pass(network: Network | LstmNetwork) -> None:
+    ids = np.random.default_rng(0).integers(0, 61, (150, 1), np.int32)
     logits, state = network.step(ids, network.initial_state())
-    for length in (1, 3, 64):
+    for length in (1, 3, 7, 64):
         at, piecewise = network.initial_state(), []
-        for start in range(0, 70, length):
+        for start in range(0, 150, length):
             some, at = network.step(ids[start : start + length], at)
             piecewise.append(some)
         np.testing.assert_array_equal(np.concatenate(piecewise), logits)
         np.testing.assert_array_equal(at, state)
 
 
-@pytest.mark.parametrize("rows", [2, 5, 16, 31, 64])
-def test_batched_is_bit_identical_to_alone(network: Network, rows: int) -> None:
+@pytest.mark.parametrize("rows", [2, 3, 5, 16, 31, 64, 67])
+def test_batched_is_bit_identical_to_alone(network: Network | LstmNetwork, rows: int) -> None:
     random = np.random.default_rng(rows)
     ids = random.integers(0, 61, (3, rows), np.int32)
     start = random.uniform(-1, 1, (rows, network.S)).astype(np.float32)

@@ -7,6 +7,7 @@ import textwrap
 import unicodedata
 import zoneinfo
 from datetime import date, timedelta
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,32 @@ def words(count: int, *, letters: int = 6) -> list[str]:
     return ["".join(random_.choices("abdeiklmnorstu", k=letters)) for _ in range(count)]
 
 
+def readings(count: int) -> list[float]:
+    """Return measurements, each of which is close to the one before."""
+    random_ = random.Random(5)
+    return list(accumulate(random_.gauss(0, 1) for _ in range(count)))
+
+
+def rows(count: int) -> list[str]:
+    """Return connections in no order, which are mostly numbers."""
+    random_ = random.Random(6)
+    services = [("tcp,http", 200, 9000), ("tcp,smtp", 900, 330), ("udp,domain", 45, 80), ("icmp,echo", 30, 0)]
+    chosen = random_.choices(services, (6, 2, 3, 1), k=count)
+    return [
+        f"0,{name},SF,{int(sent * random_.uniform(0.5, 2))},{int(got * random_.uniform(0.5, 2))},0,0,"
+        f"{random_.randrange(40)},{random_.random():.2f}"
+        for name, sent, got in chosen
+    ]
+
+
+def traces(count: int) -> list[str]:
+    """Return sequences of system calls; those of one program stand together."""
+    random_ = random.Random(7)
+    programs = [random_.sample(range(1, 340), 12) for _ in range(6)]
+    lengths = [random_.randrange(10, 90) for _ in range(count)]
+    return [" ".join(map(str, random_.choices(programs[i * 6 // count], k=n))) for i, n in enumerate(lengths)]
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -65,6 +92,8 @@ def words(count: int, *, letters: int = 6) -> list[str]:
                      id="sorted terms, which have the words of sentences"),
         pytest.param(random.Random(3).choices(words(60), range(60), k=400), id="words that repeat"),
         pytest.param(random.Random(3).choices(ZONES[:90], k=450), id="items that repeat"),
+        pytest.param(rows(600), id="connections"),
+        pytest.param(traces(300), id="sequences of calls"),
         pytest.param([unicodedata.name(chr(i), "RESERVED") for i in range(160, 2400)],
                      id="names of characters in their order"),
     ],
@@ -114,13 +143,14 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         ([line for w in words(120) for line in (w, "")], "empty lines"),
         ([f"    {w} {w[::-1]}" for w in words(120)], "indented"),
         (inspect.getsource(textwrap).split()[:4000], "repeated"),
-        ([f"{17 + i * 37 % 11}.{i * 7919 % 100:02}" for i in range(300)], "numbers"),
-        ([f"temp={17 + i * 37 % 11}.{i * 7919 % 100:02}" for i in range(300)], "numbers"),
-        ([f"sensor {w},{i * 37 % 11},{i * 7919 % 100}" for i, w in enumerate(words(300))], "table"),
+        ([f"{reading:.2f}" for reading in readings(300)], "numbers"),
+        ([f"temp={reading:.2f}" for reading in readings(300)], "numbers"),
+        ([f"sensor {w},{i * 37 % 11},{reading:.0f}" for i, (w, reading) in enumerate(
+            zip(words(300), readings(300), strict=True))], "table"),
         ([f"{w},{w[::-1]},{'north' if i % 3 else 'south'}" for i, w in enumerate(words(300))], "table"),
         ([f"week {i},{w}" for i, w in enumerate(words(40))], "increase"),
         (["".join(random.Random(i).choices("ACGT", k=60)) for i in range(300)], "same length"),
-        ([f"{chr(0x4E00 + i * 37 % 300)}{chr(0x5E00 + i)}月明" for i in range(300)], "script"),
+        ([f"{chr(0x4E00 + i * 101 % 300)}{chr(0x5E00 + i)}月明" for i in range(300)], "script"),
         ([f'{{"user":"{w}"}}' for w in words(300)], "structured"),
         ([f"{a} meets {b}" for a, b in zip([w for w in words(60) for _ in range(3)],
                                            words(180, letters=5), strict=True)], "in common"),

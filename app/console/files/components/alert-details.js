@@ -1,5 +1,6 @@
 /** The details of one alert: its lines, when and where they came, and what to decide. */
 
+import { apiPath, get } from "../api.js";
 import { h, replace } from "../dom.js";
 import { bits, count, dateTime, rarity } from "../format.js";
 import { decide, decisionControls } from "./alert-decisions.js";
@@ -62,6 +63,7 @@ export function exampleList({ examples }) {
 export function alertDetails({ signal, onDecided, onClose }) {
   const node = h("aside", { class: "card stack alert-details", "aria-label": "Alert", hidden: true });
   const status = h("div", {});
+  const around = h("div", {});
   /** @type {any} */ let alert = null;
   let drawn = "";
 
@@ -73,6 +75,28 @@ export function alertDetails({ signal, onDecided, onClose }) {
       draw();
       if (!signal.aborted) replace(status, errorBox(error));
     }
+  }
+
+  /** Show what came before and after the newest flagged event that an agent sent. */
+  async function showAround() {
+    const shown = alert;
+    const found = await get(apiPath("/v1/models", shown.model, "alerts", shown.id), { signal }).catch(() => null);
+    if (shown !== alert) return;
+    const lines = found?.around;
+    const row = (text, isFlagged = false) =>
+      h("li", { class: `log-text mono ${isFlagged ? "strong" : "muted"}` }, text);
+    replace(
+      around,
+      lines && h("h3", {}, "Before and after"),
+      lines &&
+        h(
+          "ol",
+          { class: "stack tight examples" },
+          lines.before.map((one) => row(one)),
+          row(lines.line, true),
+          lines.after.map((one) => row(one)),
+        ),
+    );
   }
 
   function draw() {
@@ -133,6 +157,7 @@ export function alertDetails({ signal, onDecided, onClose }) {
         h("a", { class: "small", href: linesAddress(alert) }, "Flagged lines"),
       ),
       exampleList(alert),
+      around,
     );
   }
 
@@ -142,10 +167,12 @@ export function alertDetails({ signal, onDecided, onClose }) {
     show(newAlert) {
       const json = JSON.stringify(newAlert);
       if (json === drawn) return;
-      if (newAlert?.id !== alert?.id) replace(status);
+      if (newAlert?.id !== alert?.id) for (const part of [status, around]) replace(part);
       [alert, drawn] = [newAlert, json];
       node.hidden = alert === null;
-      if (alert) draw();
+      if (!alert) return;
+      draw();
+      showAround();
     },
   };
 }

@@ -2,7 +2,6 @@
 
 import { h } from "../dom.js";
 import { bits, count, decimal, integer, rarity, smallPercent } from "../format.js";
-import { findRepeats } from "../log/repeats.js";
 import { field, rangeField } from "./form-fields.js";
 
 const MAX_RATE = 0.2;
@@ -102,8 +101,7 @@ function falseAlarmThreshold(log, { value, flagsRepeats, onChange }) {
   show();
 
   const isBelow = (row) => log.pValue[row] <= rate * (1 + ROUNDING); // false for NaN
-  let repeats = findRepeats(log, isBelow, rate);
-  const isRepeat = (row) => !flagsRepeats() && repeats[row] === 1;
+  const isRepeat = (row) => !flagsRepeats() && isBelow(row) && log.isRepeat[row] === 1;
 
   return {
     node: h("div", { class: "threshold" }, slider.node, typed.node),
@@ -120,9 +118,7 @@ function falseAlarmThreshold(log, { value, flagsRepeats, onChange }) {
         `If all were normal, about ${decimal(expected, expected < 1 ? 2 : 0)} would be flagged.`
       );
     },
-    refresh() {
-      repeats = findRepeats(log, isBelow, rate);
-    },
+    refresh() {},
   };
 }
 

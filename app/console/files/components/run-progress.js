@@ -3,16 +3,16 @@
 import { h, inlineCode, replace } from "../dom.js";
 import { byteSize, count, duration, integer } from "../format.js";
 import { MAX_LOG_LINES } from "../log/scored-log.js";
-import { driftWarning } from "./drift-warning.js";
+import { logChange } from "./log-change.js";
 import { errorBox, warningBox } from "./notice.js";
 
 /**
  * Return the progress of a run; `update` shows its current state.
  *
  * @param {import('../log/run.js').ScoringRun} run
- * @param {{onResume: () => void, onRecalibrate: () => void}} options
+ * @param {{onResume: () => void, onTrain: () => void, onRecalibrate: () => void}} options
  */
-export function runProgress(run, { onResume, onRecalibrate }) {
+export function runProgress(run, { onResume, onTrain, onRecalibrate }) {
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Scoring" });
   const figures = h("p", { class: "small number" });
   const stop = h("button", { type: "button", class: "button small", onclick: () => run.stop() }, "Stop");
@@ -41,13 +41,13 @@ export function runProgress(run, { onResume, onRecalibrate }) {
     stop.hidden = !isRunning;
     resume.hidden = status !== "stopped" || log.isFull;
     // Announced by screen readers, so drawn anew only when something has changed.
-    const now = JSON.stringify([status, run.drift, !isRunning && [log.notUtf8, log.truncated, log.isFull]]);
+    const now = JSON.stringify([status, run.change, !isRunning && [log.notUtf8, log.truncated, log.isFull]]);
     if (now === noted) return;
     noted = now;
     replace(
       notes,
       status === "failed" && errorBox(run.error, { retry: onResume }),
-      run.drift !== null && driftWarning(run.drift, onRecalibrate),
+      run.change !== null && logChange(run.change, { onTrain, onRecalibrate }),
       log.isFull &&
         warningBox(
           h(

@@ -15,15 +15,13 @@ export class ScoringRun {
   lines = 0;
   bytes = 0;
   linesPerSecond = 0;
-  /** The service's advice if most lines do not look like the calibration data. @type {string | null} */
-  drift = null;
+  /** Why more lines are rare than the rate explains, by the service. */
+  change = null;
   /** Called when anything here or in `log` has changed. */
   onChange = () => {};
 
   #position = startPosition();
   #abort = new AbortController();
-  #drifted = { lines: 0, largest: 0, message: null };
-  #ended = 0; // lines of pieces that ended
 
   /**
    * @param {import('./source.js').LogSource} source
@@ -68,7 +66,9 @@ export class ScoringRun {
           if (this.log.isFull) this.stop();
           this.onChange();
         },
-        onEnd: (end) => this.#noteDrift(end),
+        onEnd: (end) => {
+          this.change = end.change ?? null;
+        },
       });
       this.bytes = this.source.blob.size;
       this.#set("done", null);
@@ -80,16 +80,6 @@ export class ScoringRun {
 
   stop() {
     this.#abort.abort();
-  }
-
-  /** The service judges each piece; the advice about the largest one is shown if it is true of most lines. */
-  #noteDrift(end) {
-    this.#ended += end.lines;
-    if (end.drift) {
-      this.#drifted.lines += end.lines;
-      if (end.lines >= this.#drifted.largest) Object.assign(this.#drifted, { largest: end.lines, message: end.drift });
-    }
-    this.drift = this.#drifted.lines * 2 > this.#ended ? this.#drifted.message : null;
   }
 
   #set(status, error) {

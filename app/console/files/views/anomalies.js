@@ -13,7 +13,8 @@ import { loadDraft, saveDraft } from "../log/draft.js";
 import { exampleLines } from "../log/example-lines.js";
 import { ScoringRun } from "../log/run.js";
 import { fileSource, pastedSource } from "../log/source.js";
-import { currentAddress, setQuery } from "../router.js";
+import { currentAddress, navigate, setQuery } from "../router.js";
+import { uploadFile } from "../upload.js";
 
 /** The last run, kept while the console is open. @type {ScoringRun | null} */
 let lastRun = null;
@@ -117,7 +118,11 @@ export async function anomaliesView(page) {
     form.open = false;
     replace(formTitle, `${model}, ${run.source.name}: change`);
     /** @type {{node: Node, refresh: () => void} | null} */ let shown = null;
-    const progress = runProgress(run, { onResume: () => shownRun.run(signal), onRecalibrate: calibrate });
+    const progress = runProgress(run, {
+      onResume: () => shownRun.run(signal),
+      onTrain: trainAgain,
+      onRecalibrate: calibrate,
+    });
     const body = h("div", {});
     replace(result, h("div", { "aria-live": "polite" }, progress.node), body);
     const update = () => {
@@ -149,6 +154,18 @@ export async function anomaliesView(page) {
       setCalibration("");
       modelInfo = loadModelInfo();
       await scoreAgain();
+    } catch (error) {
+      showError(error);
+    }
+  }
+
+  /** Make a corpus of these lines, to train on from the model. */
+  async function trainAgain() {
+    if (!run) return;
+    try {
+      replace(messages, h("p", { class: "muted" }, "Uploading…"));
+      const { corpus } = await uploadFile(new File([run.source.blob], `${model.split("@")[0]}-lines.log`), { signal });
+      navigate(`/train?corpus=${corpus.id}&start_from=${encodeURIComponent(model)}`);
     } catch (error) {
       showError(error);
     }

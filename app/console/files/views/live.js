@@ -2,7 +2,7 @@
 
 import { apiPath, delay, get, post } from "../api.js";
 import { alertAddress, exampleList } from "../components/alert-details.js";
-import { driftWarning } from "../components/drift-warning.js";
+import { logChange } from "../components/log-change.js";
 import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
 import { maskedLine } from "../components/marked-line.js";
@@ -29,8 +29,8 @@ export async function liveView(page) {
 
   const status = h("section", { class: "card stack", "aria-label": "Ingested lines" });
   const messages = h("div", { "aria-live": "polite" });
-  const drift = h("div", { "aria-live": "polite" });
-  let shownDrift = ""; // drawn anew only when it changes: screen readers announce it
+  const change = h("div", { "aria-live": "polite" });
+  let shownChange = ""; // drawn anew only when it changes: screen readers announce it
   const list = h("ol", { class: "list live-lines" });
   const empty = h("div", {});
   const filter = h("div", {});
@@ -68,7 +68,7 @@ export async function liveView(page) {
     showHeld();
     replace(list);
     replace(messages);
-    showDrift(null);
+    showChange(null);
     replace(empty, noLine(only));
     empty.hidden = false;
     if (only) showExamples(only, abort);
@@ -114,10 +114,10 @@ export async function liveView(page) {
     );
   }
 
-  function showDrift(message) {
-    if (shownDrift === (message ?? "")) return;
-    shownDrift = message ?? "";
-    replace(drift, message && driftWarning(message, recalibrate));
+  function showChange(found) {
+    if (shownChange === (found?.sentence ?? "")) return;
+    shownChange = found?.sentence ?? "";
+    replace(change, found && logChange(found, { onRecalibrate: recalibrate }));
   }
 
   /** Make the newest lines that were sent the default calibration of the model. */
@@ -127,7 +127,7 @@ export async function liveView(page) {
       const { lines } = await post(apiPath("/v1/models", model, "calibrate"), { ingested: true }, { signal });
       toast(`Calibrated on the newest ${count(lines, "line")}.`);
       replace(messages);
-      showDrift(null);
+      showChange(null);
     } catch (error) {
       if (!signal.aborted) replace(messages, errorBox(error));
     }
@@ -152,7 +152,7 @@ export async function liveView(page) {
         if (abort.aborted) return;
         // Without a response the banner shows that the service is away.
         if (response) replace(status, ingestStatus(response));
-        if (response) showDrift(response.drift);
+        if (response) showChange(response.change);
       }
       await delay(STATUS_MS, abort);
     }
@@ -174,7 +174,7 @@ export async function liveView(page) {
       }),
     }).node,
     status,
-    drift,
+    change,
     messages,
     filter,
     empty,

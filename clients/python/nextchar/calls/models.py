@@ -57,6 +57,17 @@ class ModelCalls(Connection):
         """
         return self._download(path_of("models", model, "export"))
 
+    def pack_model(
+        self, model: str, *, limit_bytes: int | None = None, tables: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a model as one file that completes without a server, in pieces.
+
+        It has at most `limit_bytes`, for which the beginning of the known text is left out. With `tables` it
+        is larger and opens at once.
+        """
+        limit = {} if limit_bytes is None else {"limit_bytes": str(limit_bytes)}
+        return self._download(path_of("models", model, "pack"), **limit, tables=str(tables).lower())
+
     async def import_model(self, archive: bytes | Path | IO[bytes], *, name: str | None = None) -> Model:
         """Import a model from the tar archive that `export_model` yields, as the next version of its name.
 

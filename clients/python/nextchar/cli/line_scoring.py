@@ -10,9 +10,10 @@ from types import FrameType
 from typing import Any
 
 import typer
+from rich.text import Text
 
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
-from nextchar.cli.formatting import format_time
+from nextchar.cli.formatting import format_time, printable
 from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines, read_lines
@@ -42,6 +43,7 @@ class Totals:
     truncated: int = 0
     change: Mapping[str, Any] | None = None  # why more lines are rare than the false-alarm rate explains
     start: Mapping[str, Any] = field(default_factory=dict)
+    one_of_each: bool = False  # whether one line of each new kind is printed, in place of flagged lines
     _scored: int = 0  # lines of the present request
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -78,15 +80,19 @@ def print_anomalous_lines(
     options: LineOptions,
     *,
     show_all: bool = False,
+    one_of_each: bool = False,
     patience_s: float = PATIENCE_S,
 ) -> None:
-    """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
+    """Score lines as they come and print the flagged ones, or at the end one of each new kind.
+
+    Always raises typer.Exit, with grep's status.
+    """
     is_stream = options.get("context") == "stream"
     if options.get("expected") and is_stream:
         raise typer.BadParameter("--expected needs --context line")
     if options.get("stream_id") and not is_stream:
         raise typer.BadParameter("--stream-id needs --context stream")
-    totals = Totals(session.print_note, patience_s)
+    totals = Totals(session.print_note, patience_s, one_of_each=one_of_each)
     try:
         _print_lines(session, model, files, options, totals, show_all=show_all)
     except KeyboardInterrupt:
@@ -139,6 +145,8 @@ def _print_lines(
             if line is None:
                 continue
             record = _placed(score, line)
+            if totals.one_of_each:
+                continue
             if count and record.get("anomalous") and record.get("spans"):
                 record["expected"] = _expected(session, model, line, count, alphabet)
             _warn(session, line, record, totals)
@@ -262,6 +270,10 @@ def _print_counts(session: Session, totals: Totals) -> None:
     session.print_note(sentence)
     if totals.change:
         session.print_note(_sentence_of(totals.change, start["model"].partition("@")[0]))
+    if totals.one_of_each:
+        for kind in (totals.change or {}).get("examples", ()):
+            shown = f"{kind['lines']:,} × {printable(kind['line'], inline=True)}"
+            session.out.print(Text(shown), soft_wrap=True)
 
 
 def _sentence_of(change: Mapping[str, Any], model: str) -> str:
@@ -269,7 +281,7 @@ def _sentence_of(change: Mapping[str, Any], model: str) -> str:
     since = f" since {format_time(change['since'])}" if change["since"] else ""
     head, _, advice = change["sentence"].partition(": ")
     train = f"nextchar train FILE --name {model} --seconds 60"
-    if change["action"] == "examples" and change["alert_ids"]:
-        shown = f"show one of each: nextchar alerts list {model}"
+    if change["action"] == "examples":
+        shown = f"show one of each: nextchar score --model {model} FILE --one-of-each"
         return f"{head}{since}: {shown}; if they are normal, train again with them: {train}"
     return f"{head}{since}: {advice.removesuffix('.')}: {train}"

@@ -55,6 +55,7 @@ def options(
 
 
 app.command()(training.train)
+app.command()(models.pack)
 app.command()(completion.complete)
 app.command("next")(completion.next_character)
 app.command()(completion.suggest)

@@ -15,7 +15,7 @@ from typer import Argument, Option
 from nextchar.cli.formatting import format_integer, format_network, format_size, format_time
 from nextchar.cli.names import ModelArgument, complete_model
 from nextchar.cli.report import experts_sentence, result_sentence
-from nextchar.cli.session import Session, command_of, fail
+from nextchar.cli.session import Session, command, command_of, fail
 from nextchar.options import AliasOptions
 from nextchar.types import Alias, Model, ModelSummary
 
@@ -211,6 +211,41 @@ def export(
         for piece in session.client.export_model(reference):
             archive.write(piece)
     session.print_result({"model": reference, "file": str(file)}, str(file))
+
+
+@command
+def pack(
+    session: Session,
+    model: ModelArgument,
+    to: Annotated[
+        Path | None, Option("--output", "-o", metavar="FILE", help="File to write. Default: name.nextchar.")
+    ] = None,
+    limit_bytes: Annotated[
+        int | None,
+        Option(
+            "--limit",
+            metavar="BYTES",
+            min=1,
+            help="The largest file: the beginning of the known text is left out to fit.",
+        ),
+    ] = None,
+    tables: Annotated[
+        bool, Option("--tables", help="Add the tables of the known text: some times as large, opens at once.")
+    ] = False,
+) -> None:
+    """Save a model as one file, which completes without a server: in a page, or by `nextchar-run`.
+
+    Example: nextchar pack nietzsche -o nietzsche.nextchar
+    """
+    reference = session.client.model(model)["id"]
+    file = to or Path(f"{reference.partition('@')[0]}.nextchar")
+    with _written_whole(file) as out:
+        for piece in session.client.pack_model(reference, limit_bytes=limit_bytes, tables=tables):
+            out.write(piece)
+    size = file.stat().st_size
+    session.print_result(
+        {"model": reference, "file": str(file), "bytes": size}, f"{file}, {format_size(size)}"
+    )
 
 
 @command_of(app, "import")

@@ -152,6 +152,9 @@ def score(
         ),
     ] = None,
     show_all: Annotated[bool, Option("--all", help="Show all lines, in order.")] = False,
+    one_of_each: Annotated[
+        bool, Option("--one-of-each", help="With --model, print one line of each new kind of events instead.")
+    ] = False,
     by_line: Annotated[bool, Option("--lines", help="Score each line of a text by itself.")] = False,
     top: Annotated[
         int | None,
@@ -178,13 +181,19 @@ def score(
             raise typer.BadParameter("--top is for the heat map of a text; --model prints all flagged lines")
         patience_s = line_scoring.PATIENCE_S if patience is None else patience
         line_scoring.print_anomalous_lines(
-            session, model, words or ["-"], options, show_all=show_all, patience_s=patience_s
+            session,
+            model,
+            words or ["-"],
+            options,
+            show_all=show_all,
+            one_of_each=one_of_each,
+            patience_s=patience_s,
         )
     if not words:
         raise typer.BadParameter(
             "name a model: MODEL [FILE] shows a heat map, --model MODEL prints anomalous lines"
         )
-    if options or patience is not None or len(words) > 2:
+    if options or one_of_each or patience is not None or len(words) > 2:
         raise typer.BadParameter(
             f"these options need --model: nextchar score --model {words[0]} {' '.join(words[1:])}".rstrip()
         )
@@ -213,10 +222,6 @@ def calibrate(
     file: Annotated[
         Path | None, Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
     ] = None,
-    rolling: Annotated[
-        bool | None,
-        Option("--rolling/--no-rolling", help="Accepted, without effect; of earlier versions."),
-    ] = None,
     list_: Annotated[bool, Option("--list", help="List the model's calibrations.")] = False,
     delete: Annotated[str | None, Option(metavar="NAME", help="Delete the calibration of this name.")] = None,
     **options: Unpack[CalibrationOptions],
@@ -231,10 +236,6 @@ def calibrate(
         session.client.delete_calibration(model, delete)
         deleted = {"object": "calibration", "name": delete, "deleted": True}
         session.print_result(deleted, f"deleted {delete}")
-    elif rolling is not None:
-        if file is not None or options:
-            raise typer.BadParameter("give --rolling or --no-rolling alone: it makes no calibration")
-        _set_rolling(session, model, is_on=rolling)
     else:
         if (file is not None) + bool(options.get("corpus")) + bool(options.get("ingested")) > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")
@@ -253,12 +254,6 @@ def _list(session: Session, model: str) -> None:
     }
     empty = f"there is no calibration yet; make one with `nextchar calibrate {model} FILE`"
     session.print_list(session.client.calibrations(model), columns, if_empty=empty)
-
-
-def _set_rolling(session: Session, model: str, *, is_on: bool) -> None:
-    made = session.client.change_ingest_settings(model, recalibrate="rolling" if is_on else "never")
-    follows = "follows" if is_on else "does not follow"
-    session.print_result(made, f"the calibration of {made['model']} {follows} ingested lines")
 
 
 def _print_calibration(session: Session, made: Calibration) -> None:

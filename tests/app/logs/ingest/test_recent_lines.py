@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
+from nextchar.app.logs.ingest.kept_lines import Neighbors
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.models.anomaly.flag_rule import FlagRule
 
@@ -29,13 +30,36 @@ def test_the_newest_lines_are_kept(streams: IngestStreams, monkeypatch: pytest.M
 def test_rules_of_too_many_sources_are_forgotten(
     streams: IngestStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextchar.app.logs.ingest.kept_lines.MAX_RULES", 2)
+    monkeypatch.setattr("nextchar.app.logs.ingest.kept_lines.MAX_RULES", 1)
     rule = FlagRule(0.01, None, lines=200, unusual=190)
-    streams.rules.write("m", {str(i): rule for i in range(3)}, "m")
+    streams.rules.write("m", {str(i): rule for i in range(3)}, {}, "m")
     change = streams.rules.change("m")
     assert change is not None and change["kind"] == "values"
     assert streams.rules.read("m", "1") == rule.dump()
-    streams.rules.write("m", {"new": rule}, "m")
+    streams.rules.write("m", {"new": rule}, {}, "m")
     assert streams.rules.read("m", "1") is None and streams.rules.read("m", "new") is not None
     streams.rules.forget("m")
     assert streams.rules.change("m") is None
+
+
+def test_a_flagged_event_has_three_events_before_and_after_it_however_they_come() -> None:
+    found: dict[str, dict[str, object]] = {}
+    state: bytes | None = None
+    for i in range(12):
+        neighbors = Neighbors(state)
+        neighbors.add(f"line {i}", {5: "alert_1", 6: "alert_2"}.get(i))
+        found |= neighbors.changed
+        state = neighbors.dump()
+    assert found == {
+        "alert_1": {
+            "before": ["line 2", "line 3", "line 4"],
+            "line": "line 5",
+            "after": ["line 6", "line 7", "line 8"],
+        },
+        "alert_2": {
+            "before": ["line 3", "line 4", "line 5"],
+            "line": "line 6",
+            "after": ["line 7", "line 8", "line 9"],
+        },
+    }
+    assert Neighbors(None).changed == {}

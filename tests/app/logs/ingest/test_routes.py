@@ -416,24 +416,6 @@ def test_deeply_nested_otlp_values_do_no_harm(service: Service) -> None:
     assert _decoded(answer).partial_success.rejected_log_records == 1
 
 
-def test_settings_have_a_history_and_belong_to_the_name(service: Service) -> None:
-    path = f"{INGEST}/settings"
-    empty = {"object": "ingest.settings", "model": "fake", "recalibrate": "never", "history": []}
-    assert service.http.get(path).json() == empty
-    for value in ("rolling", "rolling", "never"):
-        changed = service.http.put("/v1/models/fake@1/ingest/settings", json={"recalibrate": value})
-        assert changed.status_code == 200, changed.text
-        assert changed.json() == service.http.get(path).json()
-    settings = service.http.get(path).json()
-    assert (settings["model"], settings["recalibrate"]) == ("fake", "never")
-    assert [change["recalibrate"] for change in settings["history"]] == ["never", "rolling"]
-    assert settings["history"][0]["changed_by"] is None
-    assert service.http.delete("/v1/models/fake@1").status_code == 200
-    assert error_of(service.http.get(path), 404)["code"] == "model_not_found"
-    publish(service.models)
-    assert service.http.get(path).json() == empty, "a new model begins with the default"
-
-
 def test_the_largest_number_that_a_line_can_have_is_accepted(service: Service) -> None:
     answer = service.http.get("/v1/models/fake/ingest/events", params={"after": 2**63 - 1})
     assert answer.json()["data"] == []

@@ -265,3 +265,7 @@ def test_lines_are_read_by_either_protocol(clean_redis_url: str, protocol: int) 
         assert streams.read("m", "c", max_lines=2) == []
         claimed = streams.claim("m", "d", idle_s=0, max_lines=2)
         assert [entry.data for entry in claimed] == [b"a", b"b"]
+
+
+def test_as_many_lines_and_bytes_wait_by_default_as_is_documented() -> None:
+    assert IngestLimits() == IngestLimits(max_lines=200_000, max_bytes=64 * 1024**2)

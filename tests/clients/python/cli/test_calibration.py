@@ -3,11 +3,6 @@
 import sys
 from pathlib import Path
 
-import pytest
-
-from nextchar.app.rooms import ApiSettings
-from tests.app.fakes import publish
-from tests.app.service import serving
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import FakeServer
 
@@ -35,20 +30,3 @@ def test_calibrations_are_made_listed_and_deleted(run: Run, server: FakeServer, 
     assert server.calibrations == ["validation"]
     assert run("calibrate", "fake", stdin="").status == 1
     assert run("calibrate", "fake", stdin="\r\n").status == 1
-
-
-def test_rolling_calibration_is_switched_on_and_off(
-    run: Run, tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serving(ApiSettings(data_dir=tmp_path, redis_url=clean_redis_url, port=0)) as service:
-        publish(service.models)
-        monkeypatch.setenv("NEXTCHAR_SERVER", str(service.http.base_url))
-        _switch_on_and_off(run)
-
-
-def _switch_on_and_off(run: Run) -> None:
-    assert run("calibrate", "fake", "--rolling").out == "the calibration of fake follows ingested lines\n"
-    assert run("calibrate", "fake", "--no-rolling", "--json").json["recalibrate"] == "never"
-    assert "no model 'nothing'" in run("calibrate", "nothing", "--rolling").err
-    refused = run("calibrate", "fake", "--rolling", "--corpus", "words")
-    assert refused.status == 2 and "alone" in refused.err

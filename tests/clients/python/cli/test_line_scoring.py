@@ -296,13 +296,12 @@ def test_a_busy_service_is_retried_and_a_refusal_is_final(
         (
             {
                 "action": "examples",
-                "alert_ids": ["alert_1"],
                 "sentence": "6 new kinds, 9 of 200 lines: look.",
             },
-            "6 new kinds, 9 of 200 lines: show one of each: nextchar alerts list fake;",
+            "6 new kinds, 9 of 200 lines: show one of each: nextchar score --model fake FILE --one-of-each;",
         ),
         (
-            {"action": "train", "alert_ids": [], "sentence": "Other values, 9 of 200 lines: train again."},
+            {"action": "train", "sentence": "Other values, 9 of 200 lines: train again."},
             "Other values, 9 of 200 lines: train again: nextchar train FILE --name fake --seconds 60",
         ),
     ],
@@ -313,6 +312,25 @@ def test_a_change_of_the_log_is_one_sentence_with_the_command_that_deals_with_it
     server.end_fields = {"change": {"since": None, **change}}
     notes = run("score", "--model", "fake", "-", stdin="A\nb\n").err.replace("\n", " ")
     assert sentence in " ".join(notes.split())
+
+
+def test_one_of_each_new_kind_is_printed_in_place_of_flagged_lines(server: FakeServer, run: Run) -> None:
+    examples = [
+        {"alert_id": "a", "lines": 1200, "line": "fan 1 failed"},
+        {"alert_id": "b", "lines": 2, "line": "disk\tlost"},
+    ]
+    server.end_fields = {
+        "change": {
+            "since": None,
+            "action": "examples",
+            "sentence": "2 new kinds: look.",
+            "examples": examples,
+        }
+    }
+    found = run("score", "--model", "fake", "--one-of-each", "-", stdin="A\nb\n")
+    assert found.out == "1,200 × fan 1 failed\n2 × disk→lost\n"
+    assert found.status == 0
+    assert run("score", "fake", "--one-of-each", stdin="A\n").status == 2
 
 
 def test_score_marks_characters_of_high_surprisal(run: Run) -> None:

@@ -47,6 +47,15 @@ def test_rename_prints_the_new_reference(run: Run, server: FakeServer) -> None:
     assert server.models == ["fake@2", "other@1"]
 
 
+def test_a_model_is_packed(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    assert run("pack", "fake").out.startswith("fake.nextchar, ")
+    file = tmp_path / "a.nextchar"
+    assert run("pack", "fake", "-o", str(file), "--limit", "500", "--tables").status == 0
+    assert file.read_text() == "packed fake@2 {'limit_bytes': '500', 'tables': 'true'}"
+    assert run("pack", "nothing", "-o", str(tmp_path / "b")).status == 1
+    assert not (tmp_path / "b").exists()
+
+
 def test_an_exported_archive_is_imported_as_it_is(run: Run, server: FakeServer, tmp_path: Path) -> None:
     file = tmp_path / "m.tar"
     assert run("models", "export", "fake", "--to", str(file)).out == f"{file}\n"

@@ -1,0 +1,2406 @@
+/* The runtime of nextchar.h: reads a packed model, steps its network and mixture, and samples.
+
+   It computes what the service's kernels compute (models/kernels), to the bit: sums of integers are exact,
+   and floats are rounded after each operation, in the order that is written here and there. So compile it
+   without contraction of a * b + c and without reordering (-ffp-contract=off, no -ffast-math).
+
+   In the order of reading: arithmetic; the file; what follows contexts (its tables); the network; what the
+   mixture reads; its decisions; prompts and the states that are kept; completions; scores and suggestions. */
+
+#include "nextchar.h"
+
+#include "layout.h"
+
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+typedef int8_t i8;
+typedef uint8_t u8;
+typedef int16_t i16;
+typedef uint16_t u16;
+typedef int32_t i32;
+typedef uint32_t u32;
+typedef int64_t i64;
+typedef uint64_t u64;
+typedef float f32;
+
+#define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
+#define move(to, from, bytes) __builtin_memmove(to, from, bytes)
+#define zero(to, bytes) __builtin_memset(to, 0, bytes)
+
+static const char *last_error = "";
+
+static int failed(const char *why) {
+  last_error = why;
+  return 0;
+}
+
+const char *nc_error(void) { return last_error; }
+
+static int min(int a, int b) { return a < b ? a : b; }
+static int max(int a, int b) { return a > b ? a : b; }
+static f32 minf(f32 a, f32 b) { return a < b ? a : b; }
+static f32 maxf(f32 a, f32 b) { return a > b ? a : b; }
+
+/* ---- arithmetic: models/kernels/activations.py and intrinsics.py */
+
+typedef union {
+  f32 f;
+  i32 i;
+} bits32;
+
+#define ROUNDING 12582912.0f /* 1.5 * 2**23: adding it rounds to an integer, held in the lowest bits */
+
+static inline f32 scaled(f32 p, f32 shifted) { /* p times two to the power of the integer in `shifted` */
+  bits32 a, b;
+  a.f = p;
+  b.f = shifted;
+  a.i = (i32)((u32)a.i + ((u32)b.i << 23));
+  return a.f;
+}
+
+static inline f32 exp_(f32 x) {
+  x = minf(maxf(x, -87.0f), 88.0f);
+  f32 shifted = x * 1.44269504f + ROUNDING;
+  f32 n = shifted - ROUNDING;
+  f32 r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  f32 p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return scaled(p, shifted);
+}
+
+static inline f32 exp2_(f32 x) {
+  x = minf(maxf(x, -40.0f), 40.0f);
+  f32 shifted = x + ROUNDING;
+  f32 r = x - (shifted - ROUNDING);
+  f32 p = 1.3264727e-3f;
+  p = p * r + 9.6715127e-3f;
+  p = p * r + 5.5507337e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.9314698e-1f;
+  p = p * r + 1.0f;
+  return scaled(p, shifted);
+}
+
+static inline f32 log_(f32 x) { /* of a positive, normal number */
+  bits32 a, m_;
+  a.f = x;
+  f32 e = (f32)((a.i >> 23) - 126);
+  m_.i = (a.i & 0x7FFFFF) | 0x3F000000;
+  f32 m = m_.f;
+  int is_low = m < 0.707106781f;
+  e = is_low ? e - 1.0f : e;
+  m = is_low ? m + m : m;
+  f32 r = m - 1.0f;
+  f32 p = 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  f32 square = r * r;
+  p = p * r * square;
+  p = p + e * -2.12194440e-4f - 0.5f * square;
+  return r + p + e * 0.693359375f;
+}
+
+static inline f32 sigmoid(f32 x) { return 1.0f / (1.0f + exp_(-x)); }
+
+static f32 dot(const f32 *a, const f32 *b, int count) {
+  f32 sums[8] = {0};
+  int i = 0;
+  for (; i + 8 <= count; i += 8)
+    for (int j = 0; j < 8; j++) sums[j] += a[i + j] * b[i + j];
+  for (int width = 4; width > 0; width /= 2)
+    for (int j = 0; j < width; j++) sums[j] += sums[j + width];
+  for (; i < count; i++) sums[0] += a[i] * b[i];
+  return sums[0];
+}
+
+static u64 equal_mask(const u16 *ids, u16 value) { /* bit k: ids[k] is the value, for k below 64 */
+  u64 mask = 0;
+#if defined(__wasm_simd128__)
+  v128_t wanted = wasm_i16x8_splat((i16)value);
+  for (int k = 0; k < 4; k++) {
+    v128_t a = wasm_i16x8_eq(wasm_v128_load(ids + 16 * k), wanted);
+    v128_t b = wasm_i16x8_eq(wasm_v128_load(ids + 16 * k + 8), wanted);
+    mask |= (u64)(u16)wasm_i8x16_bitmask(wasm_i8x16_narrow_i16x8(a, b)) << (16 * k);
+  }
+#elif defined(__SSE2__)
+  __m128i wanted = _mm_set1_epi16((i16)value);
+  for (int k = 0; k < 4; k++) {
+    __m128i a = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *)(const void *)(ids + 16 * k)), wanted);
+    __m128i b = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *)(const void *)(ids + 16 * k + 8)), wanted);
+    mask |= (u64)(u16)_mm_movemask_epi8(_mm_packs_epi16(a, b)) << (16 * k);
+  }
+#else
+  for (int k = 0; k < 64; k++) mask |= (u64)(ids[k] == value) << k;
+#endif
+  return mask;
+}
+
+static int highest_bit(u64 mask) { return 63 - __builtin_clzll(mask); }
+
+static inline u64 mixed(u64 h, u64 x) {
+  h = (h ^ x) * 0x9E3779B97F4A7C15u;
+  return h ^ (h >> 32);
+}
+
+/* ---- the file: docs/reference/pack.md */
+
+#define MAX_LAYERS 8
+#define PANEL 32 /* columns of a matrix that are multiplied at once */
+#define MAX_STOPS 16
+#define MAX_STOP 200
+#define MAX_HELD 256 /* characters that a stop string may still cut off; more than MAX_STOP */
+#define KEPT 24      /* states of earlier prompts */
+#define KEPT_EVERY 64
+
+typedef struct { /* a layer, or the dense one */
+  int inputs;    /* units of the layer below, 0 of the first */
+  int units;
+  int columns;   /* 4 * units, or V */
+  const f32 *scale, *base;
+  const i16 *weights; /* (panels, pairs of rows, PANEL, 2) */
+} layer;
+
+typedef struct { /* a prompt's beginning that has been read */
+  u64 hash;
+  u32 length, used;
+  f32 *row;
+} kept;
+
+typedef struct {
+  u32 points[MAX_STOP];
+  u16 borders[MAX_STOP];
+  int length, matched;
+} stop_string;
+
+/* Limits of suggestions, as of models/runtime/suggestions.py, line_walk.py, line_index.py and line_search.py. */
+enum {
+  MAX_PREFIX = 1000, MAX_LIMIT = 50, MAX_CANDIDATES = 4096, MAX_RANGES = 1 << 14, SEARCH_STACK = 4096,
+  COUNT_BLOCK = 64, WEIGHED = 32, BY_COUNT = 12, CONTINUATION = 16, WALK_WIDTH = 12, WALK_FEW = 4,
+  WALK_CHARACTERS = 64, WALK_WANTED = WEIGHED - BY_COUNT, MAX_EXTENSIONS = 4096, MORE_WITH_ACCENTS = 16,
+};
+
+typedef struct { /* a line that a prefix may stand for */
+  i32 line, errors, matched;
+  u32 count;
+  double penalty, likely, share;
+  int begins;
+} candidate;
+
+typedef struct {
+  i32 lo, hi, errors, matched;
+} range;
+
+typedef struct { /* lines that begin with the same `depth` folded characters */
+  i32 lo, hi, depth, id, parent;
+  double total;
+} beginning;
+
+typedef struct { /* the distinct lines of a corpus: models/text/line_file.py */
+  u32 count, folded_count, alphabet_count, words_count, folds_count, texts_bytes;
+  int is_wide; /* folded characters have two bytes */
+  const void *folded;
+  const u32 *alphabet, *starts, *text_ends, *counts, *maxima, *words, *word_maxima;
+  const u8 *texts;
+  const u32 *folds; /* (folds_count, 4): a code point, its case-folded one, four numbers of two bytes */
+  double weight;
+  i32 *first_id, *next_id; /* of the ids that fold to a number, and after an id */
+  f32 *states, *logits;    /* (2, WALK_WIDTH) and more rows, of the network alone */
+  range *ranges;
+  candidate *found, *others;
+  i64 *stack;
+  beginning *extended;
+} lines;
+
+struct nc {
+  /* what the model is */
+  const u32 *points; /* (V - 1,) code points of ids from 1 on, ascending */
+  const u8 *flags;   /* (V,) */
+  const u8 *name;
+  u32 name_bytes;
+  double unknown_bits; /* of a character outside of the vocabulary */
+  int V, nodes, layers, is_bytes, starts_line, has_mixture, adapts;
+  layer layer[MAX_LAYERS + 1];
+  int S;         /* of the network's part of a row */
+  int row_floats;
+  /* the mixture's */
+  const u16 *text;
+  const i32 *positions;
+  const u32 *slots, *singles, *entries;
+  const i32 *characters, *children;
+  const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation;
+  u32 text_count, positions_count, slots_count, singles_count, entries_count;
+  i32 *up;
+  /* workspace */
+  i16 *x;
+  i32 *sums;
+  f32 *logits, *shares, *below, *masses, *decisions, *inputs, *outputs, *counts, *picked;
+  i32 *touched, *order;
+  u8 *is_touched, *decided;
+  i32 features[FEATURES], states[CONTEXTS + RECENT + MATCHES], chosen[SETS];
+  int has_counts, has_decisions;
+  /* the row that is read: the network's h and c, then the mixture's, then the network's logits */
+  f32 *row;
+  kept kept[KEPT];
+  u32 clock;
+  /* the completion */
+  u32 max_characters, taken, sent_at;
+  u64 key; /* of its random numbers */
+  f32 inverse_temperature;
+  u32 top_k;
+  f32 min_p;
+  double top_p, confidence_bits, bits;
+  int until, reason, is_in_word, last_id, stops;
+  stop_string stop[MAX_STOPS];
+  i32 held[MAX_HELD];
+  f32 held_bits[MAX_HELD];
+  lines lines;
+  int held_count, settled; /* of which so many are not cut off any more */
+};
+
+/* Return a section of the file, NULL if there is none. */
+static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
+  u32 count;
+  copy(&count, file + PACK_COUNT_AT, 4);
+  for (u32 i = 0; i < count; i++) {
+    const u8 *entry = file + PACK_HEADER_BYTES + (size_t)i * PACK_ENTRY_BYTES;
+    u32 own[2];
+    u64 place[2];
+    copy(own, entry, 8);
+    copy(place, entry + 8, 16);
+    if (own[0] == type && own[1] == index) {
+      *bytes = place[1];
+      return file + place[0];
+    }
+  }
+  *bytes = 0;
+  return 0;
+}
+
+/* Return a section of so many bytes, or NULL. */
+static const void *exactly(const u8 *file, u32 type, u32 index, u64 wanted) {
+  u64 bytes;
+  const void *found = section(file, type, index, &bytes);
+  return found && bytes == wanted ? found : 0;
+}
+
+static int is_finite(const f32 *numbers, u64 count) {
+  int is_good = 1;
+  for (u64 i = 0; i < count; i++) is_good &= numbers[i] < 1e30f && numbers[i] > -1e30f;
+  return is_good;
+}
+
+/* The sum of hashes of all 64-bit words after the checksum itself and of their places. */
+static u64 checksum(const u8 *file, size_t size) {
+  u64 sum = 0, word;
+  for (size_t at = PACK_CHECKED_FROM; at + 8 <= size; at += 8) {
+    copy(&word, file + at, 8);
+    u64 h = (word ^ ((u64)at * 0x9E3779B97F4A7C15u)) * 0xD1B54A32D192ED03u;
+    sum += h ^ (h >> 32);
+  }
+  return sum;
+}
+
+/* Check the header, the table of sections and the checksum. */
+static int is_file(const u8 *file, size_t size) {
+  u32 numbers[4]; /* magic, version, layout, sections */
+  u64 sum, length;
+  if (size < PACK_HEADER_BYTES || size % 8) return failed("it is no packed model, or cut off");
+  copy(numbers, file, 16);
+  copy(&length, file + 16, 8);
+  copy(&sum, file + 24, 8);
+  if (numbers[0] != PACK_MAGIC) return failed("it is no packed model");
+  if (numbers[1] != PACK_VERSION || numbers[2] != PACK_LAYOUT)
+    return failed("it was packed for another version of this runtime: pack the model again");
+  if (length != size) return failed("the file is cut off, or has something after its end");
+  if (numbers[3] > PACK_MAX_SECTIONS || PACK_HEADER_BYTES + (u64)numbers[3] * PACK_ENTRY_BYTES > size)
+    return failed("the file is damaged: its table of sections");
+  if (sum != checksum(file, size)) return failed("the file is damaged: its checksum differs");
+  for (u32 i = 0; i < numbers[3]; i++) {
+    u64 place[2];
+    copy(place, file + PACK_HEADER_BYTES + (size_t)i * PACK_ENTRY_BYTES + 8, 16);
+    if (place[0] % 8 || place[0] > size || place[1] > size - place[0])
+      return failed("the file is damaged: a section is outside of it");
+  }
+  return 1;
+}
+
+/* Memory is divided from the front; with no memory only its size is counted. */
+typedef struct room {
+  u8 *at;
+  u64 used, size;
+} room;
+
+static void *take(room *room, u64 count, u64 bytes) {
+  u64 start = (room->used + 15) & ~(u64)15;
+  if (count > (u64)1 << 40 || room->used > (u64)1 << 50) count = 0, room->used = (u64)1 << 60;
+  else room->used = start + count * bytes;
+  return room->at && room->used <= room->size ? room->at + start : 0;
+}
+
+static int lay_out_lines(nc *m, const u8 *file, room *room);
+static int check_lines(nc *m);
+
+/* Take from the file what the model is, and from the room the arrays that it needs. */
+static int lay_out(nc *m, const u8 *file, room *room) {
+  u64 bytes;
+  const u32 *meta = exactly(file, PACK_META, 0, 4 * PACK_META_NUMBERS);
+  if (!meta) return failed("the file is damaged: what the model is");
+  u32 V = meta[PACK_V], layers = meta[PACK_LAYERS];
+  if (V < 2 || V > PACK_MAX_V || layers < 1 || layers > MAX_LAYERS) return failed("the network is too large");
+  m->V = (int)V, m->layers = (int)layers, m->nodes = (int)V - 2;
+  m->is_bytes = meta[PACK_IS_BYTES] != 0, m->starts_line = meta[PACK_STARTS_LINE] != 0;
+  m->name = section(file, PACK_NAME, 0, &bytes);
+  m->name_bytes = m->name ? (u32)(bytes < 256 ? bytes : 256) : 0;
+  m->points = exactly(file, PACK_POINTS, 0, 4 * (u64)(V - 1));
+  m->flags = exactly(file, PACK_FLAGS, 0, V);
+  if (!m->points || !m->flags) return failed("the file is damaged: its vocabulary");
+  for (u32 i = 0; i < V - 1; i++)
+    if (m->points[i] > 0x10FFFF || (i && m->points[i] <= m->points[i - 1]))
+      return failed("the file is damaged: its vocabulary");
+
+  const double *unknown_bits = exactly(file, PACK_UNKNOWN_BITS, 0, 8);
+  m->unknown_bits = unknown_bits && *unknown_bits >= 0 && *unknown_bits < 100 ? *unknown_bits : 24;
+
+  int below = 0, widest = 0, columns_most = 0;
+  m->S = 0;
+  for (int n = 0; n <= m->layers; n++) {
+    layer *l = &m->layer[n];
+    int is_dense = n == m->layers;
+    u32 units = is_dense ? V : meta[PACK_UNITS + n];
+    if (!is_dense && (units < 1 || units > PACK_MAX_UNITS)) return failed("the network is too large");
+    l->inputs = below, l->units = (int)units, l->columns = is_dense ? (int)V : 4 * (int)units;
+    u64 rows = (u64)below + (is_dense ? 0 : units), columns = (u64)l->columns;
+    l->scale = exactly(file, PACK_SCALE, (u32)n, 4 * columns);
+    l->base = exactly(file, PACK_BASE, (u32)n, 4 * columns * (n == 0 ? V : 1));
+    if (!l->scale || !l->base || !exactly(file, PACK_WEIGHTS, (u32)n, rows * columns))
+      return failed("the file is damaged: a layer of its network");
+    if (room->at && (!is_finite(l->scale, columns) || !is_finite(l->base, columns * (n == 0 ? V : 1))))
+      return failed("the file is damaged: numbers of its network");
+    u64 panels = (columns + PANEL - 1) / PANEL;
+    l->weights = take(room, panels * ((rows + 1) / 2), PANEL * 2 * sizeof(i16));
+    widest = max(widest, (int)rows);
+    columns_most = max(columns_most, (int)(panels * PANEL));
+    if (!is_dense) m->S += 2 * (int)units;
+    below = (int)units;
+  }
+  m->x = take(room, (u64)widest + 2, sizeof(i16));
+  m->sums = take(room, (u64)columns_most, sizeof(i32));
+  m->logits = take(room, V, sizeof(f32));
+  m->picked = take(room, V, sizeof(f32));
+  m->order = take(room, V, sizeof(i32));
+
+  m->has_mixture = meta[PACK_TEXT_COUNT] > 0;
+  if (m->has_mixture) {
+    u64 nodes = (u64)m->nodes;
+    m->text_count = meta[PACK_TEXT_COUNT], m->positions_count = meta[PACK_POSITIONS_COUNT];
+    m->slots_count = meta[PACK_SLOTS_COUNT], m->singles_count = meta[PACK_SINGLES_COUNT];
+    m->entries_count = meta[PACK_ENTRIES_COUNT];
+    if (m->text_count > PACK_MAX_TEXT || !m->slots_count || !m->singles_count || !m->entries_count ||
+        !m->positions_count || m->positions_count & (m->positions_count - 1) ||
+        (m->slots_count | m->singles_count | m->entries_count | m->positions_count) >> 28)
+      return failed("the file is damaged: its mixture");
+    m->characters = exactly(file, PACK_CHARACTERS, 0, 16 * (u64)V);
+    m->children = exactly(file, PACK_CHILDREN, 0, 8 * nodes);
+    m->maps = exactly(file, PACK_MAPS, 0, 4 * CONTEXTS * MAP_STATES);
+    m->recent_maps = exactly(file, PACK_RECENT_MAPS, 0, 4 * RECENT * RECENT_STATES);
+    m->match_maps = exactly(file, PACK_MATCH_MAPS, 0, 4 * MATCHES * BUCKETS);
+    m->weights = exactly(file, PACK_MIXER_WEIGHTS, 0, 4 * (u64)WEIGHT_ROWS * INPUTS);
+    m->last_weights = exactly(file, PACK_LAST_WEIGHTS, 0, 4 * (u64)GROUPS * SETS);
+    m->adaptation = exactly(file, PACK_ADAPTATION, 0, 4 * ADAPTATION);
+    if (!m->characters || !m->children || !m->maps || !m->recent_maps || !m->match_maps || !m->weights ||
+        !m->last_weights || !m->adaptation)
+      return failed("the file is damaged: its mixture");
+    m->adapts = m->adaptation[PRECISION] > 0;
+    m->up = take(room, V + nodes, sizeof(i32));
+    m->touched = take(room, nodes + 1, sizeof(i32));
+    m->is_touched = take(room, nodes + 1, 1);
+    m->decided = take(room, nodes + 1, 1);
+    m->counts = take(room, nodes + 1, sizeof(f32) * COUNT_COLUMNS);
+    m->inputs = take(room, nodes + 1, sizeof(f32) * INPUTS);
+    m->outputs = take(room, nodes + 1, sizeof(f32) * SETS);
+    m->decisions = take(room, nodes + 1, sizeof(f32));
+    m->shares = take(room, V, sizeof(f32));
+    m->below = take(room, 2 * (nodes + 1), sizeof(f32));
+    m->masses = take(room, nodes + 1, sizeof(f32));
+  }
+  if (!lay_out_lines(m, file, room)) return 0;
+  m->row_floats = m->S + (m->has_mixture ? PREDICTION : 0) + (int)V;
+  m->row = take(room, (u64)m->row_floats, sizeof(f32));
+  for (int k = 0; k < KEPT; k++) m->kept[k].row = take(room, (u64)m->row_floats, sizeof(f32));
+  return 1;
+}
+
+/* Check what the kernels would read beyond arrays by, and make the way up the tree. */
+static int check_tree(nc *m) {
+  for (int c = 0; c < m->V; c++) {
+    const i32 *own = m->characters + 4 * c;
+    if (own[KIND] < 0 || own[KIND] > RECORD_END || own[RANK] < 0 || own[FOLDED] < 0 ||
+        own[BRACKET_KIND] < 0)
+      return failed("the file is damaged: its characters");
+  }
+  for (int i = 0; i < m->V + m->nodes; i++) m->up[i] = -1;
+  for (int i = 0; i < 2 * m->nodes; i++) {
+    int child = m->children[i];
+    if (child <= -m->V || child >= m->nodes || child == 0 || (child > 0 && child <= i / 2))
+      return failed("the file is damaged: its tree");
+    i32 *own = &m->up[child > 0 ? m->V + child : -child];
+    if (*own != -1) return failed("the file is damaged: its tree");
+    *own = i;
+  }
+  /* Each of the 2 * nodes children is another one; there are as many ids and nodes, besides the root. */
+  return 1;
+}
+
+static int widen_weights(nc *m, const u8 *file) {
+  for (int n = 0; n <= m->layers; n++) {
+    layer *l = &m->layer[n];
+    int rows = l->inputs + (n == m->layers ? 0 : l->units), pairs = (rows + 1) / 2;
+    const i8 *from = exactly(file, PACK_WEIGHTS, (u32)n, (u64)rows * (u64)l->columns);
+    i16 *to = (i16 *)(size_t)l->weights;
+    for (int first = 0; first < l->columns; first += PANEL)
+      for (int pair = 0; pair < pairs; pair++)
+        for (int j = first; j < first + PANEL; j++)
+          for (int k = 2 * pair; k < 2 * pair + 2; k++)
+            *to++ = k < rows && j < l->columns ? from[(size_t)k * (size_t)l->columns + (size_t)j] : 0;
+  }
+  return 1;
+}
+
+/* The mixture's text and tables: those of the file, or taken from the room to be filled by `fill_tables`. */
+static int lay_out_tables(nc *m, const u8 *file, room *room);
+static int fill_tables(nc *m, const u8 *file, room room);
+
+static int count_memory(nc *m, const u8 *file, size_t size, room *room) {
+  zero(m, sizeof(nc));
+  return is_file(file, size) && lay_out(m, file, room) && lay_out_tables(m, file, room);
+}
+
+size_t nc_memory(const void *file, size_t size) {
+  nc counted;
+  room room = {0, 0, 0};
+  if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
+  take(&room, 1, sizeof(nc));
+  if (!count_memory(&counted, file, size, &room)) return 0;
+  if (room.used > (u64)1 << 31) return (size_t)failed("the model takes too much memory");
+  return (size_t)room.used;
+}
+
+nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size) {
+  room room = {memory, 0, memory_size};
+  if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
+  nc *m = take(&room, 1, sizeof(nc));
+  if (!m) return failed("too little memory"), (nc *)0;
+  if (!count_memory(m, file, size, &room)) return 0;
+  if (room.used > room.size) return failed("too little memory"), (nc *)0;
+  if (m->has_mixture && (!check_tree(m) || !fill_tables(m, file, room))) return 0;
+  if (m->lines.count && !check_lines(m)) return 0;
+  widen_weights(m, file);
+  nc_forget(m);
+  m->reason = NC_LENGTH;
+  return m;
+}
+
+/* ---- what followed contexts: models/kernels/mixture_hashes.py, mixture_contexts.py and mixture_tables.py */
+
+static inline u64 loaded(i32 number) { return (u32)number; }
+static inline u64 extended(i32 number) { return (u64)(i64)number; }
+static inline i32 stored(u64 h) { return (i32)(u32)h; }
+static inline u64 start(int context) { return mixed((u64)context, 0); }
+
+static u64 hash_of(const u16 *ids, i64 end) {
+  u64 h = 0;
+  for (int j = 0; j < MATCH_CHARACTERS; j++) h = mixed(h, ids[end - 1 - j]);
+  return h;
+}
+
+static inline u32 slot_of(u64 key, u32 count) { return (u32)((key * count) >> 32); }
+
+static int place_bits(const nc *m) { return 1 + highest_bit(m->entries_count); }
+
+/* Where the entries of a context begin, or -1. */
+static i64 entries_of(const nc *m, i32 stored_key) {
+  u64 key = loaded(stored_key);
+  int bits = place_bits(m);
+  u32 check = (u32)(key << bits), at = slot_of(key, m->slots_count);
+  for (u32 n = 0; n < m->slots_count && m->slots[at]; n++) {
+    u32 slot = m->slots[at];
+    if ((slot >> bits) << bits == check) {
+      i64 place = (i64)(slot ^ check) - 1;
+      return place >= 0 && place < m->entries_count ? place : -1;
+    }
+    at = at + 1 < m->slots_count ? at + 1 : 0;
+  }
+  return -1;
+}
+
+/* The id that followed a context once, or 0. */
+static int single_of(const nc *m, i32 stored_key) {
+  u64 key = loaded(stored_key);
+  u32 at = slot_of(key, m->singles_count);
+  for (u32 n = 0; n < m->singles_count && m->singles[at]; n++) {
+    if (m->singles[at] >> 16 == (key & 0xFFFF)) return (int)(m->singles[at] & 0xFFFF);
+    at = at + 1 < m->singles_count ? at + 1 : 0;
+  }
+  return 0;
+}
+
+static void read_word(i32 *row, int c, int kind, int folded) {
+  int is_in_word = row[WORD_HASH] != 0;
+  if (kind == LOWER || kind == UPPER || kind == LETTER || (kind == DIGIT && is_in_word)) {
+    u64 word = loaded(row[WORD_HASH]);
+    if (row[GAP_HASH] != 0 || !is_in_word) {
+      if (is_in_word) row[WORD_BEFORE_THAT] = row[WORD_BEFORE], row[WORD_BEFORE] = row[WORD_HASH];
+      word = 1;
+      row[GAP_HASH] = 0, row[LETTERS] = 0;
+    }
+    row[WORD_HASH] = stored(mixed(word, (u64)folded));
+    row[LETTERS] += 1;
+  } else {
+    row[GAP_HASH] = stored(mixed(loaded(row[GAP_HASH]), (u64)c + 1));
+    row[LETTERS] = 0;
+  }
+}
+
+static void read_field(i32 *row, int c, int kind, int before) {
+  row[LINE_COLUMN] += 1;
+  if (kind == LINE_END || kind == RECORD_END) {
+    row[LINE_LENGTH] = row[LINE_COLUMN], row[LINE_COLUMN] = 0;
+    for (int i = 0; i < FIELDS; i++) row[FIELDS_BEFORE + i] = row[FIELDS_NOW + i], row[FIELDS_NOW + i] = 0;
+    row[FIELD_NUMBER] = 0, row[FIELD_HASH] = 0;
+  } else if (kind == SPACE || (kind == SIGN && before != c)) {
+    row[FIELDS_NOW + min(row[FIELD_NUMBER], FIELDS - 1)] = row[FIELD_HASH];
+    row[FIELD_NUMBER] += 1;
+    row[FIELD_HASH] = stored(mixed(start(FIELD), (u64)c + 1));
+  } else {
+    row[FIELD_HASH] = stored(mixed(loaded(row[FIELD_HASH]), (u64)c + 1));
+  }
+}
+
+static void read_token(i32 *row, int c, int kind) {
+  int last = row[LAST_TOKEN], now = 0;
+  if (kind == SIGN) now = 4 + (c & 15);
+  else if (kind != SPACE)
+    now = kind == LINE_END || kind == RECORD_END ? 1 : kind == DIGIT && last != 2 ? 3 : 2;
+  if (now > 3 || (now > 0 && now != last))
+    row[TOKENS] = (i32)((((u32)row[TOKENS] << 5) | (u32)now) & 0x3FFFFFFF);
+  row[LAST_TOKEN] = now;
+}
+
+static void read_bracket(i32 *row, int c, int kind) {
+  int depth = row[DEPTH];
+  if (kind == OPENING) {
+    if (depth == MAX_DEPTH) {
+      depth -= 1;
+      for (int i = 0; i < MAX_DEPTH - 1; i++) row[BRACKETS + i] = row[BRACKETS + i + 1];
+    }
+    row[BRACKETS + depth] = stored(mixed(loaded(row[WORD_HASH]), (u64)c + 1));
+    row[DEPTH] = depth + 1;
+  } else if (depth > 0 && kind == CLOSING) {
+    row[DEPTH] = depth - 1;
+  } else if (depth > 0 && kind == SEPARATOR) {
+    row[BRACKETS + depth - 1] = stored(mixed(loaded(row[BRACKETS + depth - 1]), (u64)c + 1));
+  }
+}
+
+static void write_order_keys(i32 *row, const u16 *past) {
+  u64 h = start(CONTEXTS);
+  for (int k = 0, n = 0; k < ORDERS_COUNT; k++) {
+    for (; n < ORDERS[k]; n++) h = mixed(h, (u64)past[HISTORY_CHARACTERS - 1 - n] + 1);
+    row[KEYS + k] = stored(h);
+  }
+}
+
+static void write_other_keys(i32 *row, const u16 *past) {
+  const int last = HISTORY_CHARACTERS - 1;
+  u64 word = mixed(mixed(start(WORD), extended(row[WORD_HASH])), extended(row[GAP_HASH]));
+  row[KEYS + WORD] = stored(word);
+  u64 words = mixed(word, extended(row[WORD_BEFORE]));
+  row[KEYS + WORDS] = stored(words);
+  row[KEYS + WORDS_BEFORE] = stored(mixed(mixed(words, extended(row[WORD_BEFORE_THAT])), 1));
+  int column = row[LINE_COLUMN], length = row[LINE_LENGTH];
+  int above = column < length && length <= HISTORY_CHARACTERS ? past[HISTORY_CHARACTERS - length] : 0;
+  int after = column + 1 < length && length <= last ? past[last + 2 - length] : 0;
+  u64 capped = (u64)min(column, 255);
+  row[KEYS + COLUMN] = stored(mixed(mixed(mixed(start(COLUMN), (u64)above), (u64)after), capped));
+  u64 layout = mixed(mixed(start(LAYOUT), capped), (u64)min(row[LETTERS], 15));
+  row[KEYS + LAYOUT] = stored(mixed(layout, (u64)row[LAST_TOKEN]));
+  row[KEYS + FIELD] = stored(mixed(mixed(start(FIELD), (u64)row[FIELD_NUMBER]), extended(row[FIELD_HASH])));
+  i32 field = row[FIELDS_BEFORE + min(row[FIELD_NUMBER], FIELDS - 1)];
+  row[KEYS + FIELD_ABOVE] = stored(mixed(mixed(start(FIELD_ABOVE), extended(field)), extended(row[FIELD_HASH])));
+  u64 token = row[GAP_HASH] == 0 ? loaded(row[WORD_HASH]) : mixed(loaded(row[GAP_HASH]), 1);
+  i32 bracket = row[DEPTH] > 0 ? row[BRACKETS + row[DEPTH] - 1] : 0;
+  row[KEYS + BRACKET] = stored(mixed(mixed(start(BRACKET), extended(bracket)), token));
+  u64 tokens = mixed(mixed(start(SHAPE), (u64)row[TOKENS]), (u64)row[LAST_TOKEN]);
+  row[KEYS + SHAPE] = stored(mixed(tokens, token));
+}
+
+/* Follow what the row has of id c, the last of `past`, after `before`. */
+static void follow(const i32 *characters, i32 *row, int before, int c) {
+  const i32 *own = characters + 4 * c;
+  read_word(row, c, own[KIND], own[FOLDED]);
+  read_field(row, c, own[KIND], before);
+  read_token(row, c, own[KIND]);
+  read_bracket(row, c, own[BRACKET_KIND]);
+}
+
+#define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
+#define TEMPORARY_BYTES (2 * sizeof(u64) + (KEYS_AT_ONCE + 1) * sizeof(u32)) /* of a character, meanwhile */
+
+static int lay_out_tables(nc *m, const u8 *file, room *room) {
+  if (!m->has_mixture) return 1;
+  u64 N = m->text_count;
+  m->text = exactly(file, PACK_TEXT, 0, 2 * N);
+  if (!m->text && !exactly(file, PACK_TEXT, 0, N)) return failed("the file is damaged: its text");
+  if (!m->text) m->text = take(room, N, sizeof(u16));
+  m->positions = exactly(file, PACK_POSITIONS, 0, 4 * (u64)m->positions_count);
+  m->slots = exactly(file, PACK_SLOTS, 0, 4 * (u64)m->slots_count);
+  m->singles = exactly(file, PACK_SINGLES, 0, 4 * (u64)m->singles_count);
+  m->entries = exactly(file, PACK_ENTRIES, 0, 4 * (u64)m->entries_count);
+  if (m->positions && m->slots && m->singles && m->entries) return 1;
+  m->positions = take(room, m->positions_count, sizeof(i32));
+  m->slots = take(room, m->slots_count, sizeof(u32));
+  m->singles = take(room, m->singles_count, sizeof(u32));
+  m->entries = take(room, m->entries_count, sizeof(u32));
+  struct room temporary = *room;
+  take(&temporary, N, TEMPORARY_BYTES);
+  room->used = temporary.used;
+  return 1;
+}
+
+/* Browsers run a function's first call slowly: so what takes long is many calls. */
+#define CALLED_OFTEN __attribute__((noinline))
+#define AT_ONCE 1024
+
+typedef struct { /* what has been read of the text whose keys are written */
+  u16 window[2 * HISTORY_CHARACTERS];
+  i32 row[HISTORY_IDS];
+  int at, fresh; /* where the past begins in the window, and how many ids it has */
+} reader;
+
+/* Write the keys of `count` contexts from `first` on, the orders or all others, before some characters. */
+static CALLED_OFTEN void write_some_keys(const nc *m, reader *r, int first, int count, u32 from, u32 to,
+                                         u32 *keys) {
+  for (u32 i = from; i < to; i++) {
+    for (int k = 0; k < count; k++) keys[(size_t)k * m->text_count + i] = (u32)r->row[KEYS + first + k];
+    int c = m->text[i];
+    if (m->characters[4 * c + KIND] == RECORD_END) {
+      zero(r->row, sizeof r->row);
+      zero(r->window + r->at + HISTORY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
+      r->fresh = 0;
+    }
+    if (r->at == HISTORY_CHARACTERS) {
+      copy(r->window, r->window + r->at, 2 * HISTORY_CHARACTERS);
+      r->at = 0;
+    }
+    int before = r->window[r->at + HISTORY_CHARACTERS - 1];
+    r->window[r->at + HISTORY_CHARACTERS] = (u16)c;
+    r->at += 1;
+    r->fresh = min(r->fresh + 1, HISTORY_CHARACTERS);
+    if (first == 0) {
+      write_order_keys(r->row, r->window + r->at);
+    } else {
+      follow(m->characters, r->row, before, c);
+      write_other_keys(r->row, r->window + r->at);
+    }
+  }
+}
+
+/* Write the keys of the orders, or of the other contexts, before each character: (contexts, N). */
+static void write_text_keys(const nc *m, int first, u32 *keys) {
+  static reader r;
+  zero(&r, sizeof r);
+  for (u32 i = 0, N = m->text_count; i < N; i += AT_ONCE)
+    write_some_keys(m, &r, first, first ? CONTEXTS - ORDERS_COUNT : ORDERS_COUNT, i,
+                    N - i < AT_ONCE ? N : i + AT_ONCE, keys);
+}
+
+/* Turn counts into where each part begins. */
+static void add_up(u32 *starts, u32 count) {
+  for (u32 d = 0, sum = 0; d < count; d++) {
+    u32 own = starts[d];
+    starts[d] = sum;
+    sum += own;
+  }
+}
+
+/* Write the positions of a text (N,) in the order of their ids. */
+static void sort_positions(const u16 *text, u32 N, u32 *order) {
+  static u32 starts[1 << 16];
+  zero(starts, sizeof starts);
+  for (u32 i = 0; i < N; i++) starts[text[i]]++;
+  add_up(starts, 1 << 16);
+  for (u32 i = 0; i < N; i++) order[starts[text[i]]++] = i;
+}
+
+/* Sort few numbers, of which most are in order (Shell 1959). */
+static void sort_few(u64 *numbers, u32 count) {
+  for (u32 gap = count > 64 ? count / 2 : 1; gap > 0; gap = gap > 2 ? (u32)(gap / 2.2) : gap - 1)
+    for (u32 i = gap; i < count; i++) {
+      u64 own = numbers[i];
+      u32 j = i;
+      for (; j >= gap && numbers[j - gap] > own; j -= gap) numbers[j] = numbers[j - gap];
+      numbers[j] = own;
+    }
+}
+
+/* Put keys * 2**16 + ids into the parts of their highest bits, whose starts move to their ends. */
+static CALLED_OFTEN void part(const u16 *text, const u32 *keys, const u32 *order, u32 count, u32 *ends,
+                              u64 *parts) {
+  for (u32 i = 0; i < count; i++) {
+    u32 at = order[i], key = keys[at];
+    parts[ends[key >> 21]++] = (u64)key << 16 | text[at];
+  }
+}
+
+static CALLED_OFTEN void sort_part(const u64 *part, u32 count, u64 *sorted) {
+  u32 ends[256] = {0};
+  for (u32 i = 0; i < count; i++) ends[part[i] >> 29 & 255]++;
+  add_up(ends, 256);
+  for (u32 i = 0; i < count; i++) sorted[ends[part[i] >> 29 & 255]++] = part[i];
+  for (u32 e = 0, from = 0; e < 256; from = ends[e++])
+    if (ends[e] - from > 1) sort_few(sorted + from, ends[e] - from);
+}
+
+/* Write keys * 2**16 + ids, sorted, into `sorted`. The parts of equal highest bits fit in the cache. */
+static void sort(const u16 *text, const u32 *keys, const u32 *order, u32 N, u64 *parts, u64 *sorted) {
+  static u32 ends[2048];
+  zero(ends, sizeof ends);
+  for (u32 i = 0; i < N; i++) ends[keys[i] >> 21]++;
+  add_up(ends, 2048);
+  for (u32 i = 0; i < N; i += AT_ONCE)
+    part(text, keys, order + i, N - i < AT_ONCE ? N - i : AT_ONCE, ends, parts);
+  for (u32 d = 0, from = 0; d < 2048; from = ends[d++]) sort_part(parts + from, ends[d] - from, sorted + from);
+}
+
+static u32 free_slot(const u32 *slots, u32 count, u64 key) {
+  u32 at = slot_of(key, count);
+  while (slots[at]) at = at + 1 < count ? at + 1 : 0;
+  return at;
+}
+
+/* Count what followed the contexts of one kind; 0: there is more than the file says. */
+static CALLED_OFTEN int count_context(nc *m, const u64 *grams, int is_rare, u32 *entries_used, u32 *slots_left,
+                         u32 *singles_left) {
+  u32 *slots = (u32 *)(size_t)m->slots, *singles = (u32 *)(size_t)m->singles;
+  u32 *entries = (u32 *)(size_t)m->entries, N = m->text_count;
+  int bits = place_bits(m);
+  for (u32 i = 0; i < N;) {
+    u64 key = grams[i] >> 16;
+    u32 begin = i, before = *entries_used, used = before;
+    for (; i < N && grams[i] >> 16 == key;) {
+      u64 gram = grams[i];
+      int count = 0;
+      for (; i < N && grams[i] == gram; i++) count += count < MAX_COUNT;
+      if (gram & 0xFFFF && key != 0) {
+        if (used < m->entries_count) entries[used] = ((u32)count << 16) | (u32)(gram & 0xFFFF);
+        used += 1;
+      }
+    }
+    if (key == 0) continue;
+    if (i - begin == 1) {
+      if (grams[begin] & 0xFFFF && !is_rare) {
+        if (!*singles_left) return 0;
+        *singles_left -= 1;
+        singles[free_slot(singles, m->singles_count, key)] =
+            (u32)((key & 0xFFFF) << 16) | (u32)(grams[begin] & 0xFFFF);
+      }
+    } else if (used > before) {
+      if (used > m->entries_count || !*slots_left) return 0;
+      *slots_left -= 1;
+      entries[used - 1] |= (u32)1 << 31;
+      slots[free_slot(slots, m->slots_count, key)] = (u32)(key << bits) | (before + 1);
+      *entries_used = used;
+    }
+  }
+  return 1;
+}
+
+static CALLED_OFTEN void index_some(const nc *m, i64 from, i64 to) {
+  i32 *positions = (i32 *)(size_t)m->positions;
+  for (i64 end = from; end < to; end++)
+    positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
+}
+
+static int fill_tables(nc *m, const u8 *file, room room) {
+  u32 N = m->text_count, largest = 0;
+  const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
+  if (bytes)
+    for (u32 i = 0; i < N; i++) ((u16 *)(size_t)m->text)[i] = bytes[i];
+  for (u32 i = 0; i < N; i++) largest = m->text[i] > largest ? m->text[i] : largest;
+  if (largest >= (u32)m->V) return failed("the file is damaged: its text");
+  if (exactly(file, PACK_SLOTS, 0, 4 * (u64)m->slots_count)) return 1;
+
+  zero((void *)(size_t)m->positions, 4 * (size_t)m->positions_count);
+  for (i64 end = MATCH_CHARACTERS; end < (i64)N; end += AT_ONCE)
+    index_some(m, end, end + AT_ONCE < (i64)N ? end + AT_ONCE : (i64)N);
+
+  zero((void *)(size_t)m->slots, 4 * (size_t)m->slots_count);
+  zero((void *)(size_t)m->singles, 4 * (size_t)m->singles_count);
+  zero((void *)(size_t)m->entries, 4 * (size_t)m->entries_count);
+  room.used -= (u64)N * TEMPORARY_BYTES; /* what `lay_out_tables` took last */
+  u64 *parts = (u64 *)(void *)(room.at + room.used), *sorted = parts + N;
+  u32 *keys = (u32 *)(void *)(sorted + N), *order = keys + (size_t)N * KEYS_AT_ONCE;
+  u32 entries_used = 0, slots_left = m->slots_count - 1, singles_left = m->singles_count - 1;
+  sort_positions(m->text, N, order);
+  for (int k = 0; k < CONTEXTS; k++) {
+    int first = k < ORDERS_COUNT ? 0 : ORDERS_COUNT;
+    if (k == first) write_text_keys(m, first, keys);
+    int is_rare = 0;
+    for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
+    sort(m->text, keys + (size_t)(k - first) * N, order, N, parts, sorted);
+    if (!count_context(m, sorted, is_rare, &entries_used, &slots_left, &singles_left))
+      return failed("the file is damaged: the sizes of its tables");
+  }
+  return 1;
+}
+
+/* ---- the network: models/kernels/lstm_inference.py */
+
+/* sums = x (rows) times a matrix of int16 in panels; exact. */
+static void multiply(const layer *l, int rows, const i16 *x, i32 *sums) {
+  int pairs = (rows + 1) / 2;
+  const i16 *w = l->weights;
+  for (int first = 0; first < l->columns; first += PANEL, sums += PANEL) {
+#if defined(__wasm_simd128__)
+    v128_t total[PANEL / 4];
+    for (int v = 0; v < PANEL / 4; v++) total[v] = wasm_i32x4_const(0, 0, 0, 0);
+    for (int pair = 0; pair < pairs; pair++, w += 2 * PANEL) {
+      v128_t both = wasm_v128_load32_splat(x + 2 * pair);
+      for (int v = 0; v < PANEL / 4; v++)
+        total[v] = wasm_i32x4_add(total[v], wasm_i32x4_dot_i16x8(wasm_v128_load(w + 8 * v), both));
+    }
+    for (int v = 0; v < PANEL / 4; v++) wasm_v128_store(sums + 4 * v, total[v]);
+#elif defined(__SSE2__)
+    __m128i total[PANEL / 4];
+    for (int v = 0; v < PANEL / 4; v++) total[v] = _mm_setzero_si128();
+    for (int pair = 0; pair < pairs; pair++, w += 2 * PANEL) {
+      i32 two;
+      copy(&two, x + 2 * pair, 4);
+      __m128i both = _mm_set1_epi32(two);
+      for (int v = 0; v < PANEL / 4; v++)
+        total[v] = _mm_add_epi32(
+            total[v], _mm_madd_epi16(_mm_load_si128((const __m128i *)(const void *)(w + 8 * v)), both));
+    }
+    for (int v = 0; v < PANEL / 4; v++) _mm_storeu_si128((__m128i *)(void *)(sums + 4 * v), total[v]);
+#else
+    for (int j = 0; j < PANEL; j++) sums[j] = 0;
+    for (int pair = 0; pair < pairs; pair++, w += 2 * PANEL)
+      for (int j = 0; j < PANEL; j++)
+        sums[j] += (i32)w[2 * j] * x[2 * pair] + (i32)w[2 * j + 1] * x[2 * pair + 1];
+#endif
+  }
+}
+
+static void quantize(i16 *x, const f32 *h, int units) {
+  for (int j = 0; j < units; j++) x[j] = (i16)((i32)(h[j] * 127.0f + 128.5f) - 128);
+}
+
+static void gates(int units, const f32 *restrict scale, const f32 *restrict base, const i32 *restrict sums,
+                  f32 *restrict h, f32 *restrict c) {
+  for (int j = 0; j < units; j++) {
+    int f = units + j, g = 2 * units + j;
+    f32 into = 1.0f + exp2_(base[j] + scale[j] * (f32)sums[j]);
+    f32 forget = 1.0f + exp2_(base[f] + scale[f] * (f32)sums[f]);
+    f32 cell = exp2_(base[g] + scale[g] * (f32)sums[g]);
+    f32 other = into * (1.0f + cell);
+    c[j] = (c[j] * other + (1.0f - cell) * forget) / (other * forget);
+  }
+  for (int j = 0; j < units; j++) {
+    int o = 3 * units + j;
+    f32 out = 1.0f + exp2_(base[o] + scale[o] * (f32)sums[o]);
+    f32 cell = exp2_((f32)PACK_TANH_EXPONENT * c[j]);
+    h[j] = (1.0f - cell) / (out * (1.0f + cell));
+  }
+}
+
+/* Read id c in a row, and write the logits after it if wanted. */
+static void step_network(nc *m, f32 *row, int c, f32 *logits) {
+  f32 *h = row;
+  const f32 *below = 0;
+  for (int n = 0; n < m->layers; n++) {
+    const layer *l = &m->layer[n];
+    int rows = l->inputs + l->units;
+    if (n) quantize(m->x, below, l->inputs);
+    quantize(m->x + l->inputs, h, l->units);
+    m->x[rows] = 0;
+    multiply(l, rows, m->x, m->sums);
+    gates(l->units, l->scale, l->base + (n ? 0 : (size_t)c * (size_t)l->columns), m->sums, h, h + l->units);
+    below = h;
+    h += 2 * l->units;
+  }
+  if (!logits) return;
+  const layer *dense = &m->layer[m->layers];
+  quantize(m->x, below, dense->inputs);
+  m->x[dense->inputs] = 0;
+  multiply(dense, dense->inputs, m->x, m->sums);
+  for (int j = 0; j < m->V; j++) logits[j] = dense->base[j] + dense->scale[j] * (f32)m->sums[j];
+}
+
+/* ---- what the mixture reads: models/kernels/mixture_contexts.py and mixture_history.py */
+
+static i32 *numbers_of(const nc *m, f32 *row) { return (i32 *)(void *)(row + m->S); }
+static u16 *past_of(i32 *numbers) { return (u16 *)(void *)(numbers + HISTORY_IDS); }
+static f32 *prediction_of(const nc *m, f32 *row) { return row + m->S + (m->has_mixture ? PREDICTION : 0); }
+
+static int first_of_block(int block) { return HISTORY_CHARACTERS - 1 - (block + 1) * BLOCK; }
+
+static u64 pairs_of(const u16 *past, int block) {
+  u16 c0 = past[HISTORY_CHARACTERS - 1], c1 = past[HISTORY_CHARACTERS - 2];
+  if (c0 == 0 || c1 == 0) return 0;
+  int first = first_of_block(block);
+  return equal_mask(past + first, c0) & equal_mask(past + first - 1, c1);
+}
+
+static int common_length(const u16 *text, int at, const u16 *past) {
+  int length = 0;
+  while (length < MAX_MATCH && length < at) {
+    int c = text[at - 1 - length];
+    if (c == 0 || c != past[HISTORY_CHARACTERS - 1 - length]) break;
+    length += 1;
+  }
+  return length;
+}
+
+static void find_history_match(i32 *row, const u16 *past) {
+  row[HISTORY_MATCH_DISTANCE] = row[HISTORY_MATCH_LENGTH] = 0;
+  u16 c2 = past[HISTORY_CHARACTERS - 3], c3 = past[HISTORY_CHARACTERS - 4];
+  for (int block = 0; block < BLOCKS; block++) {
+    int first = first_of_block(block);
+    u64 mask = pairs_of(past, block);
+    if (mask) mask &= equal_mask(past + first - 2, c2) & equal_mask(past + first - 3, c3);
+    while (mask) {
+      int k = highest_bit(mask);
+      mask ^= (u64)1 << k;
+      int length = common_length(past, first + k + 1, past);
+      if (length >= HISTORY_MATCH_CHARACTERS && length > row[HISTORY_MATCH_LENGTH]) {
+        row[HISTORY_MATCH_DISTANCE] = HISTORY_CHARACTERS - 1 - first - k;
+        row[HISTORY_MATCH_LENGTH] = length;
+      }
+    }
+    if (row[HISTORY_MATCH_LENGTH] >= MAX_MATCH / 2) return;
+  }
+}
+
+static int same_characters(const u16 *past, int i) {
+  int length = 2, is_same = 1;
+  for (int n = 2; n < RECENT_ORDERS[RECENT_ORDERS_COUNT - 1]; n++) {
+    int c = past[HISTORY_CHARACTERS - 1 - n];
+    is_same &= (c != 0) & (past[i - n] == c);
+    length += is_same;
+  }
+  return length;
+}
+
+static void follow_match(const nc *m, i32 *row, const u16 *past, int is_predicted, int at) {
+  if (is_predicted) {
+    row[MATCH_AT] += 1;
+    row[MATCH_LENGTH] = min(row[MATCH_LENGTH] + 1, MAX_MATCH);
+  } else {
+    int length = common_length(m->text, at, past);
+    int is_match = length >= MATCH_CHARACTERS;
+    row[MATCH_AT] = is_match ? at : 0;
+    row[MATCH_LENGTH] = is_match ? length : 0;
+  }
+  if (row[MATCH_AT] >= (i32)m->text_count) row[MATCH_AT] = row[MATCH_LENGTH] = 0;
+}
+
+static int after_error(int quality) { return max(0, quality * 3 / 4 - 2); }
+
+static void follow_resumed(const nc *m, i32 *row, int c) {
+  int at = row[RESUMED_AT], quality = row[RESUMED_QUALITY];
+  if (at > 0) {
+    int is_right = c > 0 && m->text[at] == c;
+    quality = is_right ? min(quality + 1, MAX_MATCH) : after_error(quality);
+    row[RESUMED_QUALITY] = quality;
+    row[RESUMED_RUN] = is_right ? min(row[RESUMED_RUN] + 1, MAX_MATCH) : 0;
+    row[RESUMED_AT] = quality > 0 ? at + 1 : 0;
+  }
+  int interrupted = row[MATCH_AT];
+  if (interrupted > 0 && m->text[interrupted] != c && after_error(row[MATCH_LENGTH]) > quality) {
+    row[RESUMED_AT] = interrupted + 1, row[RESUMED_QUALITY] = after_error(row[MATCH_LENGTH]);
+    row[RESUMED_RUN] = 0;
+  }
+  if (row[RESUMED_AT] == 0 || row[RESUMED_AT] >= (i32)m->text_count)
+    row[RESUMED_AT] = row[RESUMED_QUALITY] = 0;
+}
+
+static void read_context(const nc *m, i32 *row, int c) {
+  const int last = HISTORY_CHARACTERS - 1;
+  u16 *past = past_of(row), *keys = (u16 *)(void *)(row + HISTORY_KEYS);
+  if (m->characters[4 * c + KIND] == RECORD_END) zero(row, 4 * STATE_COLUMNS);
+  int before = past[last];
+  move(past, past + 1, 2 * last);
+  past[last] = (u16)c;
+  for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
+    move(keys, keys + 1, 2 * last);
+    keys[last] = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
+  }
+  follow(m->characters, row, before, c);
+  write_order_keys(row, past);
+  write_other_keys(row, past);
+}
+
+static void read_character(const nc *m, i32 *row, int c) {
+  const u16 *past = past_of(row);
+  int distance = row[HISTORY_MATCH_DISTANCE], at = row[MATCH_AT];
+  int goes_on = m->characters[4 * c + KIND] != RECORD_END;
+  int was_predicted = goes_on && distance > 0 && c != 0 && past[HISTORY_CHARACTERS - distance] == c;
+  int is_match_over = !goes_on || at == 0 || m->text[at] != c;
+  follow_resumed(m, row, c);
+  read_context(m, row, c);
+  if (is_match_over) {
+    at = m->positions[hash_of(past, HISTORY_CHARACTERS) & (m->positions_count - 1)];
+    if (at < 0 || at > (i32)m->text_count) at = 0;
+  }
+  if (was_predicted) row[HISTORY_MATCH_LENGTH] = min(row[HISTORY_MATCH_LENGTH] + 1, MAX_MATCH);
+  else find_history_match(row, past);
+  follow_match(m, row, past, !is_match_over, at);
+}
+
+static int length_bucket(int length) {
+  if (length < 16) return (length + 1) >> 1;
+  if (length < 32) return 5 + length / 4;
+  return min(BUCKETS - 1, 12 + length / 32);
+}
+
+static int resumed_bucket(int quality, int run) {
+  int by_quality = (quality >= 8) + (quality >= 16) + (quality >= 32);
+  return 4 * by_quality + (run > 0) + (run > 2) + (run > 7);
+}
+
+static void write_features(nc *m, const i32 *row, const u16 *past) {
+  int at = row[MATCH_AT], distance = row[HISTORY_MATCH_DISTANCE], resumed = row[RESUMED_AT];
+  i32 *features = m->features;
+  features[MATCH_ID] = 0 < at && at < (i32)m->text_count ? m->text[at] : 0;
+  features[MATCH_BUCKET] = length_bucket(row[MATCH_LENGTH]);
+  features[HISTORY_MATCH_ID] = distance > 0 ? past[HISTORY_CHARACTERS - distance] : 0;
+  features[HISTORY_MATCH_BUCKET] = BUCKETS + length_bucket(row[HISTORY_MATCH_LENGTH]);
+  features[RESUMED_ID] = resumed > 0 && resumed != at ? m->text[resumed] : 0;
+  features[RESUMED_BUCKET] = 2 * BUCKETS + resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN]);
+}
+
+/* ---- its decisions: models/kernels/mixture.py */
+
+#define FLOOR 1e-3f
+#define EPSILON 1e-9f
+#define LEAST 1e-37f
+#define MAX_LOGIT 14.0f
+
+static void touch(nc *m, int node) {
+  if (!m->is_touched[node]) {
+    m->is_touched[node] = 1;
+    m->touched[++m->touched[0]] = node;
+  }
+}
+
+static void forget(nc *m) {
+  m->has_counts = m->has_decisions = 0;
+  for (int i = 1; i <= m->touched[0]; i++) {
+    int node = m->touched[i];
+    m->is_touched[node] = 0;
+    zero(m->counts + (size_t)node * COUNT_COLUMNS, 4 * COUNT_COLUMNS);
+  }
+  m->touched[0] = 0;
+}
+
+static void add_known(nc *m, int k, int c, f32 count) {
+  if (c >= m->V) return; /* of a table in a damaged file */
+  for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) {
+    touch(m, at >> 1);
+    m->counts[(at >> 1) * COUNT_COLUMNS + k + CONTEXTS * (at & 1)] += count;
+  }
+}
+
+static void add_recent(nc *m, int j, int c) {
+  for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) {
+    f32 *own = m->counts + (at >> 1) * COUNT_COLUMNS;
+    touch(m, at >> 1);
+    if (own[RECENT_0 + j] + own[RECENT_1 + j] == 0) own[NEWEST + j] = (f32)(at & 1);
+    own[RECENT_0 + j + RECENT * (at & 1)] += 1.0f;
+  }
+}
+
+static void gather_known(nc *m, const i32 *row) {
+  i64 starts[CONTEXTS];
+  for (int k = 0; k < CONTEXTS; k++) {
+    starts[k] = entries_of(m, row[KEYS + k]);
+    if (starts[k] >= 0) __builtin_prefetch(m->entries + starts[k]);
+  }
+  for (int k = 0; k < CONTEXTS; k++) {
+    i64 at = starts[k];
+    if (at < 0) {
+      int is_rare = 0;
+      for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
+      int c = is_rare ? 0 : single_of(m, row[KEYS + k]);
+      if (c > 0) add_known(m, k, c, 1.0f);
+      continue;
+    }
+    for (u32 entry = 0; entry < (u32)1 << 31 && at < m->entries_count; at++) {
+      entry = m->entries[at];
+      f32 count = (f32)((entry >> 16) & 0x7FFF);
+      if (count > 0) add_known(m, k, (int)(entry & 0xFFFF), count);
+    }
+  }
+}
+
+static void gather_recent(nc *m, const i32 *row) {
+  const u16 *past = past_of((i32 *)(size_t)row), *keys = (const u16 *)(const void *)(row + HISTORY_KEYS);
+  int seen[RECENT_ORDERS_COUNT] = {0};
+  for (int block = 0; block < BLOCKS; block++) {
+    u64 mask = pairs_of(past, block);
+    while (mask) {
+      int k = highest_bit(mask);
+      mask ^= (u64)1 << k;
+      int i = first_of_block(block) + k, c = past[i + 1];
+      if (c == 0) continue;
+      int length = same_characters(past, i);
+      for (int j = 0; j < RECENT_ORDERS_COUNT; j++)
+        if (length >= RECENT_ORDERS[j] && seen[j] < MAX_RECENT) {
+          seen[j] += 1;
+          add_recent(m, j, c);
+        }
+    }
+  }
+  for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
+    u16 key = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
+    int places = 0;
+    for (int block = 0; block < BLOCKS; block++) {
+      int first = first_of_block(block) + 1;
+      u64 mask = equal_mask(keys + first, key);
+      while (mask && places < MAX_RECENT) {
+        int k = highest_bit(mask);
+        mask ^= (u64)1 << k;
+        int c = past[first + k];
+        if (c > 0) {
+          places += 1;
+          add_recent(m, RECENT_ORDERS_COUNT + j, c);
+        }
+      }
+    }
+  }
+}
+
+static void gather(nc *m, const i32 *row) {
+  if (m->has_counts) return;
+  forget(m);
+  m->has_counts = 1;
+  write_features(m, row, past_of((i32 *)(size_t)row));
+  for (int i = 0; i < MATCHES; i++)
+    for (int at = m->up[m->features[MATCH_ID + 2 * i]]; at >= 0; at = m->up[m->V + (at >> 1)]) {
+      touch(m, at >> 1);
+      m->counts[(at >> 1) * COUNT_COLUMNS + MATCHED + i] = (f32)(1 + (at & 1));
+    }
+  gather_known(m, row);
+  gather_recent(m, row);
+}
+
+static void write_known(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
+  for (int k = 0; k < CONTEXTS; k++) {
+    f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k], total = n0 + n1;
+    f32 z = log_(n1 + 0.4f) - log_(n0 + 0.4f);
+    inputs[BY_FREQUENCY + k] = z * (total / (total + 0.8f));
+    i32 middle = min(max((i32)(8.0f + z * 1.3f), 1), 14);
+    i32 ratio = n1 == 0 ? 0 : n0 == 0 ? 15 : middle;
+    i32 large = min((i32)(0.8f + 2.3083f * log_(total + 1e-3f)), 15);
+    states[k] = (total <= 4 ? (i32)total : large) * 16 + ratio;
+  }
+  for (int k = 0; k < CONTEXTS; k++) inputs[k] = m->maps[k * MAP_STATES + states[k]];
+}
+
+static void write_recent(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
+  for (int j = 0; j < RECENT; j++) {
+    int n0 = min((int)own[RECENT_0 + j], 6), n1 = min((int)own[RECENT_1 + j], 6);
+    states[CONTEXTS + j] = 2 * (7 * n0 + n1) + (int)own[NEWEST + j];
+    inputs[BY_RECENT + j] = m->recent_maps[j * RECENT_STATES + states[CONTEXTS + j]];
+  }
+}
+
+static int write_matches(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
+  int sides = 0, best = 0;
+  for (int i = 0; i < MATCHES; i++) {
+    int side = (int)own[MATCHED + i], bucket = m->features[MATCH_BUCKET + 2 * i];
+    states[CONTEXTS + RECENT + i] = bucket;
+    f32 z = m->match_maps[bucket];
+    inputs[BY_MATCH + i] = side == 0 ? 0.0f : side == 2 ? z : -z;
+    sides |= side;
+    if (side > 0) best = max(best, 1 + ((bucket & (BUCKETS - 1)) >> 1));
+  }
+  return 4 * best + sides;
+}
+
+static void choose_sets(nc *m, const u16 *past, int node, const f32 *own, int by_match) {
+  int c1 = past[HISTORY_CHARACTERS - 1], c2 = past[HISTORY_CHARACTERS - 2];
+  int longest = 0, is_certain = 0, recent = 0, is_recent_certain = 0;
+  for (int k = 0; k < ORDERS_COUNT; k++) {
+    f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k];
+    if (n0 + n1 > 0) longest = k + 1, is_certain = n0 == 0 || n1 == 0 ? 2 : 1;
+  }
+  for (int j = 0; j < RECENT_ORDERS_COUNT; j++) {
+    f32 n0 = own[RECENT_0 + j], n1 = own[RECENT_1 + j];
+    if (n0 + n1 > 0) recent = j + 1, is_recent_certain = n0 == 0 || n1 == 0 ? 2 : 1;
+  }
+  int known = 3 * longest + is_certain;
+  i32 *chosen = m->chosen;
+  chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1);
+  chosen[1] = SET_STARTS[1] + min(m->characters[4 * c1 + RANK], GROUPS - 1);
+  chosen[2] = SET_STARTS[2] + min(m->characters[4 * c2 + RANK], GROUPS - 1);
+  chosen[3] = SET_STARTS[3] + known;
+  chosen[4] = SET_STARTS[4] + by_match;
+  chosen[5] = SET_STARTS[5] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2);
+  chosen[6] = SET_STARTS[6] + 8 * known + m->characters[4 * c1 + KIND];
+}
+
+static f32 limited(f32 z) { return minf(maxf(z, -MAX_LOGIT), MAX_LOGIT); }
+
+/* The logarithm of the odds of the right subtree of a node, after `gather`. */
+static f32 decide(nc *m, f32 *row, int node, f32 by_network) {
+  i32 *numbers = numbers_of(m, row);
+  const f32 *own = m->counts + node * COUNT_COLUMNS, *shifts = row + m->S + SHIFTS;
+  f32 *inputs = m->inputs + node * INPUTS, *outputs = m->outputs + node * SETS;
+  write_known(m, own, m->states, inputs);
+  write_recent(m, own, m->states, inputs);
+  int by_match = write_matches(m, own, m->states, inputs);
+  inputs[CONSTANT] = 0.4f;
+  inputs[BY_NETWORK] = by_network;
+  choose_sets(m, past_of(numbers), node, own, by_match);
+  f32 shift = m->adapts ? dot(shifts, inputs, INPUTS) : 0.0f;
+  for (int k = 0; k < SETS; k++)
+    outputs[k] = limited(dot(m->weights + m->chosen[k] * INPUTS, inputs, INPUTS) + shift);
+  f32 last_shift = m->adapts ? dot(shifts + INPUTS, outputs, SETS) : 0.0f;
+  return limited(dot(m->last_weights + min(node, GROUPS - 1) * SETS, outputs, SETS) + last_shift);
+}
+
+static void write_shares(nc *m, const f32 *logits) {
+  f32 best = logits[1];
+  for (int c = 2; c < m->V; c++) best = maxf(best, logits[c]);
+  for (int c = 1; c < m->V; c++) m->shares[c] = exp_(logits[c] - best);
+  for (int node = m->nodes - 1; node >= 0; node--)
+    for (int side = 0; side < 2; side++) {
+      int child = m->children[2 * node + side];
+      m->below[2 * node + side] =
+          child > 0 ? m->below[2 * child] + m->below[2 * child + 1] : m->shares[-child];
+    }
+}
+
+static void prepare(nc *m, f32 *row) {
+  if (m->has_decisions) return;
+  gather(m, numbers_of(m, row));
+  write_shares(m, prediction_of(m, row));
+  zero(m->decided, (size_t)m->nodes);
+  m->has_decisions = 1;
+}
+
+static f32 odds_of(const nc *m, int node) {
+  f32 left = m->below[2 * node], right = m->below[2 * node + 1];
+  f32 least = EPSILON * (left + right) + LEAST;
+  return log_(right + least) - log_(left + least);
+}
+
+static f32 decision(nc *m, f32 *row, int node) {
+  if (!m->decided[node]) {
+    m->decided[node] = 1;
+    m->decisions[node] = decide(m, row, node, odds_of(m, node));
+  }
+  return m->decisions[node];
+}
+
+static void adapt_weights(f32 *shifts, f32 *curvatures, const f32 *inputs, int count, f32 error,
+                          f32 curvature, f32 precision, f32 limit) {
+  f32 gain = 0.0f;
+  for (int i = 0; i < count; i++) {
+    f32 square = inputs[i] * inputs[i];
+    curvatures[i] = minf(curvatures[i] + curvature * square, limit);
+    gain += square / (precision + curvatures[i]);
+  }
+  f32 step = error / (1.0f + 0.25f * gain);
+  for (int i = 0; i < count; i++) shifts[i] += step * inputs[i] / (precision + curvatures[i]);
+}
+
+static void adapt(nc *m, f32 *row, int c) {
+  f32 *shifts = row + m->S + SHIFTS, *curvatures = row + m->S + CURVATURES;
+  prepare(m, row);
+  for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) decision(m, row, at >> 1);
+  f32 precision = m->adaptation[PRECISION], last = m->adaptation[LAST_PRECISION];
+  f32 limit = m->adaptation[LIMIT];
+  for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) {
+    int node = at >> 1;
+    f32 p = sigmoid(m->decisions[node]), error = (f32)(at & 1) - p, curvature = p * (1.0f - p);
+    adapt_weights(shifts, curvatures, m->inputs + node * INPUTS, INPUTS, error, curvature, precision,
+                  limit * precision);
+    adapt_weights(shifts + INPUTS, curvatures + INPUTS, m->outputs + node * SETS, SETS, error, curvature,
+                  last, limit * last);
+  }
+}
+
+/* Read id c: the mixture first, by what was predicted, then the network, whose logits stay in the row if they
+   are wanted. */
+static void read_id(nc *m, f32 *row, int c, int is_wanted) {
+  if (m->has_mixture) {
+    if (m->adapts) {
+      f32 *predicted = row + m->S + PREDICTED;
+      if (c > 0 && *predicted > 0) adapt(m, row, c);
+      *predicted = 1.0f; /* by the logits after c, below */
+    }
+    if (m->has_counts) forget(m);
+    read_character(m, numbers_of(m, row), c);
+  }
+  step_network(m, row, c, is_wanted || m->adapts ? prediction_of(m, row) : 0);
+}
+
+/* Write the logits of the next character after what the row has read. */
+static void predict(nc *m, f32 *row, f32 *logits) {
+  if (!m->has_mixture) {
+    copy(logits, prediction_of(m, row), 4 * (size_t)m->V);
+    return;
+  }
+  prepare(m, row);
+  m->masses[0] = 1.0f;
+  if (!m->nodes) logits[1] = 0.0f;
+  for (int node = 0; node < m->nodes; node++) {
+    f32 mass = m->masses[node];
+    f32 right = sigmoid(mass >= FLOOR ? decision(m, row, node) : odds_of(m, node));
+    for (int side = 0; side < 2; side++) {
+      int child = m->children[2 * node + side];
+      f32 part = mass * (side == 1 ? right : 1.0f - right);
+      if (child > 0) m->masses[child] = part;
+      else logits[-child] = log_(maxf(part, LEAST));
+    }
+  }
+}
+
+/* ---- prompts, and the states after them that are kept */
+
+#define NO_POINT 0xFFFFFFFFu
+
+/* Return the code point that begins at *at of UTF-8, and move *at behind it; NO_POINT: there is none. */
+static u32 next_point(const u8 *text, size_t length, size_t *at) {
+  u32 point = text[(*at)++];
+  if (point < 0x80) return point;
+  int more = point >= 0xF0 ? 3 : point >= 0xE0 ? 2 : 1;
+  if (point < 0xC2 || point > 0xF4) return NO_POINT;
+  point &= 0x3Fu >> more;
+  for (int i = 0; i < more; i++, (*at)++) {
+    if (*at >= length || (text[*at] & 0xC0) != 0x80) return NO_POINT;
+    point = point << 6 | (text[*at] & 0x3F);
+  }
+  return point > 0x10FFFF || (more == 2 && point < 0x800) || (more == 3 && point < 0x10000) ? NO_POINT : point;
+}
+
+/* Write a code point in UTF-8; return its bytes. */
+static int write_point(u32 point, u8 *to) {
+  if (point < 0x80) return to[0] = (u8)point, 1;
+  if (point < 0x800) return to[0] = (u8)(0xC0 | point >> 6), to[1] = (u8)(0x80 | (point & 0x3F)), 2;
+  if (point < 0x10000) {
+    to[0] = (u8)(0xE0 | point >> 12), to[1] = (u8)(0x80 | (point >> 6 & 0x3F));
+    return to[2] = (u8)(0x80 | (point & 0x3F)), 3;
+  }
+  to[0] = (u8)(0xF0 | point >> 18), to[1] = (u8)(0x80 | (point >> 12 & 0x3F));
+  return to[2] = (u8)(0x80 | (point >> 6 & 0x3F)), to[3] = (u8)(0x80 | (point & 0x3F)), 4;
+}
+
+/* Return the id of the character that begins at *at of a text, and move *at behind it; -1: no UTF-8. */
+static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
+  u32 point = m->is_bytes ? ((const u8 *)text)[(*at)++] : next_point((const u8 *)text, length, at);
+  int low = 0, high = m->V - 1;
+  if (point == NO_POINT) return -1;
+  while (low < high) {
+    int middle = (low + high) / 2;
+    if (m->points[middle] < point) low = middle + 1;
+    else high = middle;
+  }
+  return low < m->V - 1 && m->points[low] == point ? low + 1 : 0;
+}
+
+/* Write the character of an id; return its bytes. */
+static int write_id(const nc *m, int id, char *text) {
+  u32 point = m->points[id - 1];
+  if (m->is_bytes) return *text = (char)point, 1;
+  return write_point(point, (u8 *)text);
+}
+
+void nc_forget(nc *m) {
+  for (int k = 0; k < KEPT; k++) m->kept[k].length = 0;
+}
+
+/* Keep the row's state after `length` characters of this hash, instead of that which was not used longest. */
+static void keep(nc *m, u64 hash, u32 length) {
+  kept *oldest = &m->kept[0];
+  for (int k = 0; k < KEPT; k++) {
+    kept *one = &m->kept[k];
+    if (one->length == length && one->hash == hash) {
+      one->used = ++m->clock;
+      return;
+    }
+    if (!one->length || (oldest->length && one->used < oldest->used)) oldest = one;
+  }
+  oldest->hash = hash, oldest->length = length, oldest->used = ++m->clock;
+  copy(oldest->row, m->row, 4 * (size_t)m->row_floats);
+}
+
+static kept *find(nc *m, u64 hash, u32 length) {
+  for (int k = 0; k < KEPT; k++)
+    if (m->kept[k].length == length && m->kept[k].hash == hash) return &m->kept[k];
+  return 0;
+}
+
+typedef struct { /* of the characters of a prompt, with the newline that a line begins with */
+  const char *text;
+  size_t length, at;
+  int is_started, adds_line;
+} prompt;
+
+static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end */
+  size_t newline = 0;
+  if (!p->is_started) {
+    p->is_started = 1;
+    if (p->adds_line) return next_id(m, "\n", 1, &newline);
+  }
+  return p->at < p->length ? next_id(m, p->text, p->length, &p->at) : -2;
+}
+
+/* Read a prompt into the row, from the longest beginning whose state is kept on. Return 1, or 0. */
+static int read_prompt(nc *m, const char *text, size_t length) {
+  int begins_line = length > 0 && text[0] == '\n';
+  prompt p = {text, length, 0, 0, length == 0 || (m->starts_line && !begins_line)}, q = p;
+  u64 hash = 0;
+  u32 count = 0, from = 0, begun;
+  kept *found = 0;
+  int c;
+  while ((c = next_of_prompt(m, &p)) >= 0) {
+    hash = mixed(hash, (u64)c + 1);
+    count += 1;
+    kept *one = find(m, hash, count);
+    if (one) found = one, from = count;
+  }
+  if (c == -1) return failed("the text is no UTF-8");
+  if (m->has_mixture) forget(m);
+  if (found) {
+    copy(m->row, found->row, 4 * (size_t)m->row_floats);
+    found->used = ++m->clock;
+  } else {
+    zero(m->row, 4 * (size_t)m->row_floats);
+  }
+  hash = 0;
+  for (begun = 1; (c = next_of_prompt(m, &q)) >= 0; begun++) {
+    hash = mixed(hash, (u64)c + 1);
+    if (begun <= from) continue;
+    int is_last = begun == count, is_kept = is_last || begun % KEPT_EVERY == 0;
+    read_id(m, m->row, c, is_kept);
+    if (is_kept) keep(m, hash, begun);
+  }
+  return 1;
+}
+
+/* ---- completions: models/runtime/decoding.py and generation.py */
+
+static u64 finalized(u64 x) { /* SplitMix64 */
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+static double uniform(u64 key, u32 position) {
+  u64 counter = key + ((u64)position + 1) * 0x9E3779B97F4A7C15u;
+  return (double)(finalized(counter) >> 12) * 0x1p-52;
+}
+
+static int likeliest(const nc *m, const f32 *z) {
+  int best = 1;
+  for (int c = 2; c < m->V; c++)
+    if (z[c] > z[best]) best = c;
+  return best;
+}
+
+/* Sort ids from 1 on by their weights, the largest first; of equal ones the smaller id. Heapsort. */
+static void sort_ids(nc *m, const f32 *weights) {
+  i32 *order = m->order;
+  int count = m->V - 1;
+#define IS_AFTER(a, b) (weights[a] < weights[b] || (weights[a] == weights[b] && (a) > (b)))
+  for (int i = 0; i < count; i++) order[i] = i + 1;
+  for (int first = count / 2 - 1, end = count; end > 1;) {
+    int root, moved;
+    if (first >= 0) root = first--, moved = order[root];
+    else {
+      end -= 1;
+      moved = order[end], order[end] = order[0], root = 0;
+      if (end < 1) break;
+    }
+    for (int child; (child = 2 * root + 1) < end; root = child) {
+      if (child + 1 < end && IS_AFTER(order[child + 1], order[child])) child += 1;
+      if (!IS_AFTER(order[child], moved)) break;
+      order[root] = order[child];
+    }
+    order[root] = moved;
+  }
+#undef IS_AFTER
+}
+
+static int choose_filtered(nc *m, double u) {
+  f32 *weights = m->picked;
+  sort_ids(m, weights);
+  int count = m->V - 1;
+  if (m->top_k && (int)m->top_k < count) count = (int)m->top_k;
+  double total = 0, reached = 0;
+  for (int i = 0; i < count; i++) total += weights[m->order[i]];
+  int kept = 0;
+  for (; kept < count; kept++) {
+    f32 weight = weights[m->order[kept]];
+    if (reached >= m->top_p * total || weight < m->min_p * weights[m->order[0]]) break;
+    reached += weight;
+  }
+  double target = u * reached, cumulative = 0;
+  for (int i = 0; i < kept; i++) {
+    cumulative += weights[m->order[i]];
+    if (cumulative > target) return m->order[i];
+  }
+  return m->order[0];
+}
+
+/* Choose an id by logits (V,). */
+static int choose(nc *m, const f32 *z, double u) {
+  int best = likeliest(m, z);
+  if (m->inverse_temperature <= 0) return best;
+  double total = 0, cumulative = 0;
+  for (int c = 1; c < m->V; c++) m->picked[c] = exp_((z[c] - z[best]) * m->inverse_temperature);
+  if (m->top_k || m->top_p < 1 || m->min_p > 0) return choose_filtered(m, u);
+  for (int c = 1; c < m->V; c++) total += m->picked[c];
+  double target = u * total;
+  for (int c = 1; c < m->V; c++) {
+    cumulative += m->picked[c];
+    if (cumulative > target) return c;
+  }
+  return best;
+}
+
+#define BITS 1.4426950408889634
+
+/* Return the entropy of logits in bits, and with id > 0 write the surprisal of it. */
+static double entropy(const nc *m, const f32 *z, f32 inverse_temperature, int id, double *surprisal) {
+  f32 best = z[likeliest(m, z)];
+  double total = 0, weighted = 0;
+  for (int c = 1; c < m->V; c++) {
+    f32 own = (z[c] - best) * inverse_temperature, e = exp_(own);
+    total += e;
+    weighted += e * (double)own;
+  }
+  double nats = log_((f32)total);
+  if (id > 0) *surprisal = (nats - (z[id] - best) * (double)inverse_temperature) * BITS;
+  double bits = (nats - weighted / total) * BITS;
+  return bits > 0 ? bits : 0;
+}
+
+static int read_stops(nc *m, const char *stops, size_t length) {
+  m->stops = 0;
+  for (size_t at = 0; at < length;) {
+    if (m->stops == MAX_STOPS) return failed("there are more than 16 stop strings");
+    stop_string *s = &m->stop[m->stops++];
+    s->length = s->matched = 0, s->borders[0] = 0;
+    size_t end = at;
+    while (end < length && stops[end]) end++;
+    while (at < end) {
+      int id = next_id(m, stops, end, &at);
+      if (id < 0) return failed("a stop string is no UTF-8");
+      if (s->length == MAX_STOP) return failed("a stop string has more than 200 characters");
+      s->points[s->length++] = id ? (u32)id : 0xFFFFFFFF; /* which is never generated */
+    }
+    for (int i = 1, n = 0; i < s->length; i++) {
+      while (n && s->points[i] != s->points[n]) n = s->borders[n - 1];
+      if (s->points[i] == s->points[n]) n++;
+      s->borders[i] = (u16)n;
+    }
+    if (!s->length) m->stops--;
+    at = end + 1;
+  }
+  return 1;
+}
+
+/* Take an id; return how many of the last ones, this one included, may still be cut off by a stop string. */
+static int unsettled_by_stops(nc *m, int id, int *is_stop) {
+  int held = 0, matched = 0;
+  for (int i = 0; i < m->stops; i++) {
+    stop_string *s = &m->stop[i];
+    int n = s->matched;
+    while (n && (n == s->length || s->points[n] != (u32)id)) n = s->borders[n - 1];
+    if (s->points[n] == (u32)id) n++;
+    s->matched = n;
+    held = max(held, n);
+    if (n == s->length) matched = max(matched, n);
+  }
+  *is_stop = matched > 0;
+  return matched ? matched : held;
+}
+
+int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters, double temperature,
+                      u32 seed_low, u32 seed_high, u32 index, u32 top_k, double top_p, double min_p, int until,
+                      double confidence_bits, const char *stops, size_t stops_length) {
+  m->reason = NC_LENGTH;
+  m->held_count = m->settled = 0;
+  if (!(temperature >= 0 && temperature <= 10)) return failed("temperature must be from 0 to 10");
+  if (!(top_p > 0 && top_p <= 1)) return failed("top_p must be above 0 and at most 1");
+  if (!(min_p >= 0 && min_p <= 1)) return failed("min_p must be from 0 to 1");
+  if (until < NC_UNTIL_NOTHING || until > NC_UNTIL_CONFIDENCE) return failed("until is none of its values");
+  if (!max_characters) return failed("max_characters must be at least 1");
+  if (!read_stops(m, stops, stops_length) || !read_prompt(m, text, length)) return 0;
+  u64 seed = (u64)seed_high << 32 | seed_low;
+  m->key = finalized(seed * 0x9E3779B97F4A7C15u + 1);
+  m->key = finalized(m->key ^ (((u64)index + 1) * 0xD1B54A32D192ED03u));
+  m->inverse_temperature = temperature > 0 ? (f32)(1 / (temperature > 1e-6 ? temperature : 1e-6)) : 0.0f;
+  m->top_k = top_k, m->top_p = top_p, m->min_p = (f32)min_p;
+  m->until = until, m->confidence_bits = confidence_bits;
+  m->max_characters = max_characters;
+  m->taken = 0, m->bits = 0, m->is_in_word = 0, m->last_id = 0;
+  m->reason = NC_GOES_ON;
+  return 1;
+}
+
+/* Take the id of one character more. */
+static void append(nc *m, int id) {
+  u32 point = m->points[id - 1];
+  int is_word = m->flags[id] & PACK_IS_WORD, unsettled = 0, is_stop = 0;
+  m->last_id = id;
+  m->taken += 1;
+  m->held[m->held_count++] = id;
+  if (m->until == NC_UNTIL_LINE && (point == '\n' || point == '\r')) {
+    unsettled = 1, m->reason = NC_LINE;
+  } else if (m->until == NC_UNTIL_WORD && m->is_in_word && !is_word) {
+    unsettled = 1, m->reason = NC_WORD;
+  } else {
+    m->is_in_word |= is_word;
+    unsettled = unsettled_by_stops(m, id, &is_stop);
+    if (is_stop) m->reason = NC_STOP;
+  }
+  if (m->reason) m->held_count -= unsettled;
+  else if (m->taken == m->max_characters) m->reason = NC_LENGTH;
+  m->settled = m->reason ? m->held_count : m->held_count - unsettled;
+}
+
+static void complete_one(nc *m) {
+  double surprisal = 0;
+  if (m->last_id) read_id(m, m->row, m->last_id, 1);
+  predict(m, m->row, m->logits);
+  if (m->until == NC_UNTIL_CONFIDENCE && entropy(m, m->logits, 1.0f, 0, 0) > m->confidence_bits) {
+    m->reason = NC_CONFIDENCE;
+    m->settled = m->held_count;
+    return;
+  }
+  int id = choose(m, m->logits, m->inverse_temperature > 0 ? uniform(m->key, m->taken) : 0.0);
+  entropy(m, m->logits, 1.0f, id, &surprisal);
+  m->held_bits[m->held_count] = (f32)surprisal;
+  append(m, id);
+}
+
+int nc_complete_next(nc *m, char *buffer, size_t capacity) {
+  int bytes = 0, sent = 0;
+  if (capacity < 16) return failed("the buffer is too small"), -1;
+  while (!m->settled && !m->reason) complete_one(m);
+  for (; sent < m->settled && (size_t)bytes + 4 <= capacity; sent++) {
+    bytes += write_id(m, m->held[sent], buffer + bytes);
+    m->bits += m->held_bits[sent];
+  }
+  m->settled -= sent, m->held_count -= sent;
+  move(m->held, m->held + sent, sizeof(i32) * (size_t)m->held_count);
+  move(m->held_bits, m->held_bits + sent, sizeof(f32) * (size_t)m->held_count);
+  return bytes;
+}
+
+int nc_complete_reason(nc *m) { return m->settled ? NC_GOES_ON : m->reason; }
+
+double nc_complete_bits(nc *m) { return m->bits; }
+
+/* ---- distributions, scores and what the model is */
+
+typedef struct {
+  char *at;
+  size_t used, capacity;
+} writer;
+
+static void put(writer *w, const char *text, size_t bytes) {
+  for (size_t i = 0; i < bytes; i++, w->used++)
+    if (w->used < w->capacity) w->at[w->used] = text[i];
+}
+
+static void put_text(writer *w, const char *text) {
+  for (; *text; text++) put(w, text, 1);
+}
+
+static void put_string(writer *w, const char *text, size_t bytes) {
+  put(w, "\"", 1);
+  for (size_t i = 0; i < bytes; i++) {
+    u8 c = (u8)text[i];
+    if (c == '"' || c == '\\') put(w, "\\", 1);
+    if (c >= 0x20) put(w, text + i, 1);
+    else {
+      const char *digits = "0123456789abcdef";
+      char escape[6] = {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
+      put(w, escape, 6);
+    }
+  }
+  put(w, "\"", 1);
+}
+
+static void put_number(writer *w, double x, int decimals) { /* below 1e9 */
+  char digits[24];
+  int n = 0;
+  double scale = 1;
+  for (int i = 0; i < decimals; i++) scale *= 10;
+  if (x < 0) put(w, "-", 1), x = -x;
+  u64 whole = x < 1e9 ? (u64)(x * scale + 0.5) : 0;
+  do digits[n++] = (char)('0' + whole % 10), whole /= 10;
+  while (whole || n <= decimals);
+  while (n--) {
+    put(w, digits + n, 1);
+    if (n == decimals && n) put(w, ".", 1);
+  }
+}
+
+/* End the text with a zero byte; return its bytes, or -1. */
+static int end(writer *w) {
+  if (w->used + 1 > w->capacity) return failed("the buffer is too small"), -1;
+  w->at[w->used] = 0;
+  return (int)w->used;
+}
+
+int nc_next(nc *m, const char *text, size_t length, double temperature, u32 top, char *json,
+            size_t capacity) {
+  writer w = {json, 0, capacity};
+  if (!(temperature >= 0 && temperature <= 10)) return failed("temperature must be from 0 to 10"), -1;
+  if (!read_prompt(m, text, length)) return -1;
+  predict(m, m->row, m->logits);
+  m->reason = NC_LENGTH; /* a completion that was not at its end cannot go on */
+  m->settled = m->held_count = 0;
+  f32 inverse = (f32)(1 / (temperature > 1e-6 ? temperature : 1e-6));
+  f32 best = m->logits[likeliest(m, m->logits)];
+  double total = 0;
+  for (int c = 1; c < m->V; c++) total += m->picked[c] = exp_((m->logits[c] - best) * inverse);
+  put_text(&w, "{\"entropy_bits\": ");
+  put_number(&w, entropy(m, m->logits, inverse, 0, 0), 6);
+  put_text(&w, ", \"candidates\": [");
+  sort_ids(m, m->picked);
+  for (u32 i = 0; i < top && i < (u32)m->V - 1; i++) {
+    char character[4];
+    int id = m->order[i], bytes = write_id(m, id, character);
+    put_text(&w, i ? ", {\"character\": " : "{\"character\": ");
+    put_string(&w, character, (size_t)bytes);
+    put_text(&w, ", \"probability\": ");
+    put_number(&w, m->picked[id] / total, 9);
+    put_text(&w, "}");
+  }
+  put_text(&w, "]}");
+  return end(&w);
+}
+
+double nc_score(nc *m, const char *line, size_t length) {
+  size_t at = 0, newline = 0;
+  double bits = 0;
+  u32 count = 0;
+  int after = next_id(m, "\n", 1, &newline);
+  m->reason = NC_LENGTH; /* the row is another one's from here on */
+  m->settled = m->held_count = 0;
+  zero(m->row, 4 * (size_t)m->S);
+  step_network(m, m->row, after, m->logits);
+  while (at < length || (after && count != 0xFFFFFFFF)) {
+    int is_end = at >= length, id = is_end ? after : next_id(m, line, length, &at);
+    double surprisal = m->unknown_bits;
+    if (id < 0) return failed("the text is no UTF-8"), -1.0;
+    if (id) entropy(m, m->logits, 1.0f, id, &surprisal);
+    bits += surprisal;
+    count += 1;
+    if (is_end) break;
+    step_network(m, m->row, id, m->logits);
+  }
+  return count ? bits / count : 0;
+}
+
+/* ---- suggestions: lines of the corpus, best first */
+
+#define ERROR_BITS 9.0
+#define KIND_BITS 2.0
+#define ACCENT_BITS 10.0
+#define INSIDE_BITS 4.0
+#define MIN_WEIGHT 0.01
+#define MIN_COVERAGE 0.8
+
+static int lay_out_lines(nc *m, const u8 *file, room *room) {
+  lines *l = &m->lines;
+  u64 bytes, folded, words, alphabet, folds, texts, count;
+  l->starts = section(file, PACK_LINE_STARTS, 0, &bytes);
+  if (!l->starts) return 1;
+  count = bytes / 4;
+  l->folded = section(file, PACK_LINE_FOLDED, 0, &folded);
+  l->alphabet = section(file, PACK_LINE_ALPHABET, 0, &alphabet);
+  l->words = section(file, PACK_LINE_WORDS, 0, &words);
+  l->folds = section(file, PACK_LINE_FOLDS, 0, &folds);
+  l->texts = section(file, PACK_LINE_TEXTS, 0, &texts);
+  l->text_ends = exactly(file, PACK_LINE_TEXT_ENDS, 0, 4 * count);
+  l->counts = exactly(file, PACK_LINE_COUNTS, 0, 4 * count);
+  u64 blocks = (count + COUNT_BLOCK - 1) / COUNT_BLOCK, own = (words / 4 + COUNT_BLOCK - 1) / COUNT_BLOCK;
+  l->maxima = exactly(file, PACK_LINE_MAXIMA, 0, 4 * blocks);
+  l->word_maxima = exactly(file, PACK_LINE_WORD_MAXIMA, 0, 4 * own);
+  const double *weight = exactly(file, PACK_LINE_WEIGHT, 0, 8);
+  if (!count || count > PACK_MAX_LINES || !l->folded || !l->alphabet || !l->words || !l->folds || !l->texts ||
+      !l->text_ends || !l->counts || !l->maxima || !l->word_maxima || !weight || !(*weight >= 0 && *weight <= 1) ||
+      folded >> 30 || texts >> 30 || alphabet / 4 > 65535)
+    return failed("the file is damaged: its lines");
+  l->count = (u32)count, l->alphabet_count = (u32)(alphabet / 4), l->words_count = (u32)(words / 4);
+  l->is_wide = l->alphabet_count > 255;
+  l->folded_count = (u32)(folded / (l->is_wide ? 2 : 1));
+  l->folds_count = (u32)(folds / 16), l->texts_bytes = (u32)texts, l->weight = *weight;
+  u64 V = (u64)m->V, rows = 2 * WALK_WIDTH + CONTINUATION + 2;
+  l->first_id = take(room, l->alphabet_count + 1, sizeof(i32));
+  l->next_id = take(room, V, sizeof(i32));
+  l->states = take(room, rows, sizeof(f32) * (u64)m->S);
+  l->logits = take(room, rows, sizeof(f32) * V);
+  l->ranges = take(room, MAX_RANGES, sizeof(range));
+  l->found = take(room, MAX_CANDIDATES, sizeof(candidate));
+  l->others = take(room, MAX_CANDIDATES, sizeof(candidate));
+  l->stack = take(room, SEARCH_STACK, 5 * sizeof(i64));
+  l->extended = take(room, MAX_EXTENSIONS + WALK_WIDTH, sizeof(beginning));
+  return 1;
+}
+
+static int folded_at(const lines *l, i64 at) {
+  if (at >= l->folded_count) at = l->folded_count - 1;
+  return l->is_wide ? ((const u16 *)l->folded)[at] : ((const u8 *)l->folded)[at];
+}
+
+/* Return the entry of a code point in the table of folded ones, or NULL. */
+static const u32 *fold_of(const lines *l, u32 point) {
+  u32 low = 0, high = l->folds_count;
+  while (low < high) {
+    u32 middle = (low + high) / 2;
+    if (l->folds[4 * middle] < point) low = middle + 1;
+    else high = middle;
+  }
+  return low < l->folds_count && l->folds[4 * low] == point ? l->folds + 4 * low : 0;
+}
+
+static int number_of(const u32 *fold, int n) { return (int)(fold[2 + n / 2] >> (16 * (n % 2)) & 0xFFFF); }
+
+static int check_lines(nc *m) {
+  lines *l = &m->lines;
+  int is_good = l->folded_count > 0 && l->starts[0] == 0 && l->text_ends[l->count - 1] == l->texts_bytes;
+  for (u32 i = 0; i < l->count && is_good; i++) {
+    u32 end = i + 1 < l->count ? l->starts[i + 1] : l->folded_count;
+    is_good = end > l->starts[i] && end <= l->folded_count && folded_at(l, end - 1) == 0 &&
+              (i == 0 || l->text_ends[i] >= l->text_ends[i - 1]);
+  }
+  for (u32 i = 0; i < l->folded_count && is_good; i++)
+    is_good = folded_at(l, i) <= (int)l->alphabet_count;
+  for (u32 i = 0; i < l->alphabet_count && is_good; i++) is_good = l->alphabet[i] <= 0x10FFFF;
+  for (u32 i = 0; i < l->words_count && is_good; i++) is_good = l->words[i] < l->folded_count;
+  for (u32 i = 0; i < l->folds_count && is_good; i++)
+    for (int n = 0; n < 4; n++) is_good &= number_of(l->folds + 4 * i, n) <= (int)l->alphabet_count;
+  if (!is_good) return failed("the file is damaged: its lines");
+  for (u32 i = 0; i <= l->alphabet_count; i++) l->first_id[i] = 0;
+  for (int id = m->V - 1; id > 0; id--) {
+    const u32 *fold = fold_of(l, m->points[id - 1]);
+    int number = fold && !number_of(fold, 1) ? number_of(fold, 0) : 0;
+    l->next_id[id] = l->first_id[number];
+    l->first_id[number] = id;
+  }
+  return 1;
+}
+
+static const u32 *places_of(const lines *l, int is_inside) { return is_inside ? l->words : l->starts; }
+
+static int order_of(const lines *l, i64 at, const i32 *query, int first, int last) {
+  for (int i = first; i < last; i++) {
+    int c = folded_at(l, at + i - first);
+    if (c != query[i]) return c < query[i] ? -1 : 1;
+  }
+  return 0;
+}
+
+static i64 bound(const lines *l, const u32 *places, i64 lo, i64 hi, i64 depth, const i32 *query, int first,
+                 int last, int after) {
+  while (lo < hi) {
+    i64 middle = (lo + hi) >> 1;
+    if (order_of(l, (i64)places[middle] + depth, query, first, last) < after) lo = middle + 1;
+    else hi = middle;
+  }
+  return lo;
+}
+
+static i64 next_child(const lines *l, const u32 *places, i64 lo, i64 hi, i64 depth) {
+  int c = folded_at(l, places[lo] + depth);
+  i64 step = 1;
+  while (lo + step < hi && folded_at(l, places[lo + step] + depth) == c) step <<= 1;
+  i64 low = lo + (step >> 1) + 1, high = lo + step < hi ? lo + step : hi;
+  while (low < high) {
+    i64 middle = (low + high) >> 1;
+    if (folded_at(l, places[middle] + depth) == c) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+static int push(lines *l, int size, i64 lo, i64 hi, i64 depth, i64 done, i64 left) {
+  if (size == SEARCH_STACK) return size;
+  i64 *state = l->stack + 5 * size;
+  state[0] = lo, state[1] = hi, state[2] = depth, state[3] = done, state[4] = left;
+  return size + 1;
+}
+
+static int push_next(lines *l, const u32 *places, const i32 *query, int n, int size) {
+  i64 *state = l->stack + 5 * size, lo = state[0], hi = state[1], depth = state[2], left = state[4];
+  int done = (int)state[3];
+  if (done + 1 < n && query[done] != query[done + 1]) { /* exchanged */
+    i64 low = lo, high = hi;
+    for (int first = 0; first < 2; first++) {
+      low = bound(l, places, low, high, depth + first, query, done + 1 - first, done + 2 - first, 0);
+      high = bound(l, places, low, high, depth + first, query, done + 1 - first, done + 2 - first, 1);
+    }
+    size = push(l, size, low, high, depth + 2, done + 2, left - 1);
+  }
+  size = push(l, size, lo, hi, depth, done + 1, left - 1); /* one too many */
+  while (lo < hi) {
+    int c = folded_at(l, places[lo] + depth);
+    i64 end = next_child(l, places, lo, hi, depth);
+    if (c == query[done]) {
+      size = push(l, size, lo, end, depth + 1, done + 1, left);
+    } else if (c != 0) {
+      size = push(l, size, lo, end, depth + 1, done, left - 1);     /* left out */
+      size = push(l, size, lo, end, depth + 1, done + 1, left - 1); /* substituted */
+    }
+    lo = end;
+  }
+  return size;
+}
+
+/* Find the ranges of entries that begin with a query but for errors; return how many. */
+static int find_ranges(lines *l, const u32 *places, u32 count, const i32 *query, int n, int errors) {
+  int size = push(l, 0, 0, count, 0, 0, errors), found = 0;
+  while (size > 0) {
+    i64 *state = l->stack + 5 * --size, lo = state[0], hi = state[1], depth = state[2], left = state[4];
+    int done = (int)state[3];
+    if (left == 0) {
+      lo = bound(l, places, lo, hi, depth, query, done, n, 0);
+      hi = bound(l, places, lo, hi, depth, query, done, n, 1);
+      depth += n - done, done = n;
+    }
+    if (lo < hi && done < n) size = push_next(l, places, query, n, size);
+    else if (lo < hi && found < (errors ? MAX_RANGES : 1))
+      l->ranges[found++] = (range){(i32)lo, (i32)hi, (i32)(errors - left), (i32)depth};
+  }
+  return found;
+}
+
+static i32 line_of(const lines *l, u32 place) {
+  u32 low = 0, high = l->count;
+  while (low < high) {
+    u32 middle = (low + high) >> 1;
+    if (l->starts[middle] <= place) low = middle + 1;
+    else high = middle;
+  }
+  return (i32)low - 1;
+}
+
+/* Write the lines of largest count in the ranges of a query of n characters with so many errors, those ranges
+   first that stand for most characters; return how many. */
+static int largest(lines *l, int ranges, int n, int errors, int is_inside, candidate *best, int most) {
+  const u32 *places = places_of(l, is_inside), *maxima = is_inside ? l->word_maxima : l->maxima;
+  int found = 0;
+  for (int matched = n + errors; matched >= n - errors; matched--)
+    for (int r = 0; r < ranges; r++) {
+      const range *own = &l->ranges[r];
+      if (own->errors != errors || own->matched != matched) continue;
+      for (i64 i = own->lo; i < own->hi;) {
+        if (i % COUNT_BLOCK == 0 && found == most && maxima[i / COUNT_BLOCK] <= best[most - 1].count) {
+          i += COUNT_BLOCK;
+          continue;
+        }
+        i32 line = is_inside ? line_of(l, places[i]) : (i32)i;
+        u32 count = l->counts[line];
+        int is_known = found == most && count <= best[most - 1].count;
+        i += 1;
+        for (int j = 0; j < found && !is_known; j++) is_known = best[j].line == line;
+        if (is_known) continue;
+        int j = min(found, most - 1);
+        for (; j > 0 && best[j - 1].count < count; j--) best[j] = best[j - 1];
+        best[j] = (candidate){line, errors, errors ? matched : n, count, 0, 0, 0, 0};
+        found = min(found + 1, most);
+      }
+    }
+  return found;
+}
+
+static u32 folded_end(const lines *l, int line) {
+  return (u32)line + 1 < l->count ? l->starts[line + 1] - 1 : l->folded_count - 1;
+}
+
+/* Write the text of a line, at most `capacity` bytes; return its bytes. */
+static size_t text_of(const lines *l, int line, u8 *text, size_t capacity) {
+  u32 from = line ? l->text_ends[line - 1] : 0, to = l->text_ends[line];
+  size_t used = 0;
+  if (from < to) {
+    for (; from < to && used < capacity; from++) text[used++] = l->texts[from];
+    return used;
+  }
+  for (u32 at = l->starts[line], last = folded_end(l, line); at < last && used + 4 <= capacity; at++) {
+    int number = folded_at(l, at);
+    if (number) used += (size_t)write_point(l->alphabet[number - 1], text + used);
+  }
+  return used;
+}
+
+/* Compare what two lines are but for case and accents. */
+static int is_same_folded(const lines *l, int a, int b) {
+  u32 first = l->starts[a], second = l->starts[b], length = folded_end(l, a) - first;
+  if (folded_end(l, b) - second != length) return 0;
+  for (u32 i = 0; i < length; i++)
+    if (folded_at(l, first + i) != folded_at(l, second + i)) return 0;
+  return 1;
+}
+
+static double log2_of(u32 count) { return count < 1u << 30 ? log_((f32)(count + 1)) * BITS : 30; }
+static double score_of(const candidate *c) { return log2_of(c->count) - c->penalty; }
+
+static void sort_candidates(candidate *all, int count) { /* best first; equal ones as they are */
+  for (int i = 1; i < count; i++) {
+    candidate own = all[i];
+    double score = score_of(&own);
+    int j = i;
+    for (; j > 0 && score_of(&all[j - 1]) < score; j--) all[j] = all[j - 1];
+    all[j] = own;
+  }
+}
+
+typedef struct {
+  i32 numbers[4 * MAX_PREFIX]; /* folded, -1 for a character that no line has */
+  u32 points[MAX_PREFIX];      /* case-folded */
+  int count, points_count, is_ascii;
+} query;
+
+/* Read a prefix without spaces at its start. Return 0: it is no UTF-8, or too long. */
+static int read_query(const lines *l, const char *prefix, size_t length, query *q) {
+  q->count = q->points_count = 0, q->is_ascii = 1;
+  for (size_t at = 0; at < length;) {
+    u32 point = next_point((const u8 *)prefix, length, &at);
+    if (point == NO_POINT) return failed("the text is no UTF-8");
+    if (q->points_count == MAX_PREFIX) return failed("the prefix has more than 1000 characters");
+    const u32 *fold = fold_of(l, point);
+    if (!q->points_count && (point == ' ' || (point >= 9 && point <= 13) || point == 0xA0)) continue;
+    q->is_ascii &= point < 0x80;
+    q->points[q->points_count++] = fold ? fold[1] : point;
+    if (!fold) q->numbers[q->count++] = -1;
+    for (int n = 0; fold && n < 4 && number_of(fold, n); n++) q->numbers[q->count++] = number_of(fold, n);
+  }
+  return 1;
+}
+
+/* Whether a line begins with the prefix, accents included. */
+static int has_accents(const lines *l, int line, const query *q) {
+  u8 text[4096];
+  size_t bytes = text_of(l, line, text, sizeof text), at = 0;
+  for (int i = 0; i < q->points_count; i++) {
+    u32 point = at < bytes ? next_point(text, bytes, &at) : NO_POINT;
+    const u32 *fold = point == NO_POINT ? 0 : fold_of(l, point);
+    if (point == NO_POINT || (fold ? fold[1] : point) != q->points[i]) return 0;
+  }
+  return 1;
+}
+
+static double error_bits(const lines *l, const candidate *c, const query *q) {
+  if (c->errors != 1) return ERROR_BITS * c->errors;
+  u32 first = l->starts[c->line], length = folded_end(l, c->line) - first;
+  int meant = min(c->matched, (int)length), is_exchanged = meant == q->count;
+  for (int i = 0; i < q->count && is_exchanged; i++) { /* the same characters, as often */
+    int balance = 0;
+    for (int j = 0; j < q->count; j++)
+      balance += (q->numbers[j] == q->numbers[i]) - (folded_at(l, first + (u32)j) == q->numbers[i]);
+    is_exchanged = balance == 0;
+  }
+  return ERROR_BITS + (is_exchanged || meant > q->count ? -KIND_BITS : KIND_BITS);
+}
+
+/* Search for lines as models/runtime/line_index.py; return how many were found. */
+static int search_lines(lines *l, const query *q, int typos, int wanted, int most, double *coverage) {
+  int ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, 0);
+  range whole = ranges ? l->ranges[0] : (range){0, 0, 0, 0};
+  int room = q->is_ascii ? most : min(MORE_WITH_ACCENTS * most, MAX_CANDIDATES);
+  int count = largest(l, ranges, q->count, 0, 0, l->found, room);
+  for (int i = 0; i < count; i++) {
+    l->found[i].begins = 1;
+    l->found[i].penalty = has_accents(l, l->found[i].line, q) ? 0 : ACCENT_BITS;
+  }
+  sort_candidates(l->found, count);
+  count = min(count, most);
+  double covered = 0, total = 0;
+  for (int i = 0; i < count; i++) covered += l->found[i].count;
+  for (i64 i = whole.lo; i < whole.hi; i++) total += l->counts[i];
+  *coverage = !ranges || whole.hi - whole.lo == count ? 1.0 : covered / (total > 1 ? total : 1);
+  if (count >= wanted || q->count == 0) return count;
+  ranges = find_ranges(l, l->words, l->words_count, q->numbers, q->count, 0);
+  int others = largest(l, ranges, q->count, 0, 1, l->others, most);
+  for (int i = 0; i < others; i++) l->others[i].penalty = INSIDE_BITS;
+  for (int errors = 1; errors <= typos; errors++)
+    if (count + others < wanted) {
+      ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, errors);
+      int more = largest(l, ranges, q->count, errors, 0, l->others + others, min(2 * most, MAX_CANDIDATES - others));
+      for (int i = others; i < others + more; i++) l->others[i].penalty = error_bits(l, &l->others[i], q);
+      others += more;
+    }
+  sort_candidates(l->others, others);
+  for (int i = 0; i < others && count < most; i++) {
+    int is_known = 0;
+    for (int j = 0; j < count && !is_known; j++) is_known = l->found[j].line == l->others[i].line;
+    if (!is_known) l->found[count++] = l->others[i];
+  }
+  return count;
+}
+
+/* Drop candidates that differ from an earlier one in case and accents alone. */
+static int without_repeats(const lines *l, candidate *all, int count) {
+  int kept = 0;
+  for (int i = 0; i < count; i++) {
+    int is_repeat = 0;
+    for (int j = 0; j < kept && !is_repeat; j++) is_repeat = is_same_folded(l, all[i].line, all[j].line);
+    if (!is_repeat) all[kept++] = all[i];
+  }
+  return kept;
+}
+
+static f32 *walk_state(const nc *m, int row) { return m->lines.states + (size_t)row * (size_t)m->S; }
+static f32 *walk_logits(const nc *m, int row) { return m->lines.logits + (size_t)row * (size_t)m->V; }
+
+/* Turn logits into natural log-probabilities of the known characters. */
+static void log_softmax(const nc *m, f32 *z) {
+  f32 best = z[likeliest(m, z)];
+  double total = 0;
+  for (int c = 1; c < m->V; c++) total += exp_(z[c] - best);
+  f32 shift = best + log_((f32)total);
+  for (int c = 1; c < m->V; c++) z[c] -= shift;
+}
+
+/* Read a text by the network alone into a row, as the beginning of a line. */
+static int walk_prompt(nc *m, const char *text, size_t length, int row) {
+  prompt p = {text, length, 0, 0, m->starts_line || length == 0};
+  int c;
+  zero(walk_state(m, row), sizeof(f32) * (size_t)m->S);
+  while ((c = next_of_prompt(m, &p)) >= 0) step_network(m, walk_state(m, row), c, walk_logits(m, row));
+  log_softmax(m, walk_logits(m, row));
+  return c == -2;
+}
+
+/* Find lines that begin with a query and are likely by the network: models/runtime/line_walk.py. */
+static int walk(nc *m, const query *q, i32 *found) {
+  lines *l = &m->lines;
+  beginning *live = l->extended + MAX_EXTENSIONS;
+  int count = 0, alive = 1, side = 0;
+  live[0] = (beginning){0, (i32)l->count, 0, 0, 0, 0};
+  if (!walk_prompt(m, "", 0, 0)) return 0;
+  for (int depth = 0; alive; depth++) {
+    int extended = 0;
+    for (int parent = 0; parent < alive; parent++) {
+      beginning b = live[parent];
+      const f32 *logprobs = walk_logits(m, side * WALK_WIDTH + parent);
+      for (i64 lo = b.lo, hi; lo < b.hi; lo = hi) {
+        int number = folded_at(l, (i64)l->starts[lo] + b.depth);
+        hi = next_child(l, l->starts, lo, b.hi, b.depth);
+        if (b.depth < q->count && number != q->numbers[b.depth]) continue;
+        if (number == 0 && extended < MAX_EXTENSIONS)
+          l->extended[extended++] = (beginning){(i32)lo, (i32)hi, b.depth, 0, parent, b.total};
+        for (int id = number ? l->first_id[number] : 0; id && extended < MAX_EXTENSIONS; id = l->next_id[id])
+          l->extended[extended++] =
+              (beginning){(i32)lo, (i32)hi, b.depth + 1, id, parent, b.total + logprobs[id]};
+      }
+    }
+    alive = 0;
+    for (int left = WALK_WIDTH; left > 0 && extended > 0;) {
+      int best = 0; /* the likeliest that is left; of equal ones the first */
+      for (int i = 1; i < extended; i++)
+        if (l->extended[i].total > l->extended[best].total) best = i;
+      beginning b = l->extended[best];
+      if (b.total < -1e29) break;
+      l->extended[best].total = -1e30;
+      if (b.id == 0 || (b.depth >= q->count && b.hi - b.lo <= WALK_FEW)) {
+        int before = count;
+        for (i32 line = b.lo; line < b.hi && count - before < WALK_FEW; line++) {
+          int is_known = 0;
+          for (int i = 0; i < count; i++) is_known |= found[i] == line;
+          if (!is_known) found[count++] = line;
+        }
+        left -= count > before;
+      } else {
+        live[alive++] = b;
+        left -= 1;
+      }
+    }
+    if (count >= WALK_WANTED || (alive && live[0].depth >= q->count + WALK_CHARACTERS)) break;
+    for (int i = 0; i < alive; i++) {
+      int to = (1 - side) * WALK_WIDTH + i;
+      copy(walk_state(m, to), walk_state(m, side * WALK_WIDTH + live[i].parent), sizeof(f32) * (size_t)m->S);
+      step_network(m, walk_state(m, to), live[i].id, walk_logits(m, to));
+      log_softmax(m, walk_logits(m, to));
+    }
+    side = 1 - side;
+  }
+  return count;
+}
+
+/* Write the bits of how the first candidates go on after what they have in common, by the network. */
+static void weigh(nc *m, candidate *all, int count) {
+  static u8 texts[WEIGHED][4100];
+  size_t bytes[WEIGHED], common = 0;
+  const int first = 2 * WALK_WIDTH;
+  for (int i = 0; i < count; i++) {
+    bytes[i] = text_of(&m->lines, all[i].line, texts[i], 4096);
+    size_t same = 0;
+    while (i && same < common && same < bytes[i] && texts[i][same] == texts[0][same]) same++;
+    common = i ? same : bytes[0];
+  }
+  for (int i = 0; i < count; i++)
+    while (!m->is_bytes && common && common < bytes[i] && (texts[i][common] & 0xC0) == 0x80) common--;
+  walk_prompt(m, (const char *)texts[0], common, first);
+  for (int i = 0; i < count; i++) {
+    texts[i][bytes[i]++] = '\n';
+    all[i].likely = 0;
+    size_t at = common;
+    for (int n = 0; n < CONTINUATION && at < bytes[i]; n++) {
+      int id = next_id(m, (const char *)texts[i], bytes[i], &at), row = first + n;
+      if (id < 0) break;
+      all[i].likely += id ? -walk_logits(m, row)[id] * BITS : m->unknown_bits;
+      if (n + 1 == CONTINUATION || at >= bytes[i]) break;
+      copy(walk_state(m, row + 1), walk_state(m, row), sizeof(f32) * (size_t)m->S);
+      step_network(m, walk_state(m, row + 1), id, walk_logits(m, row + 1));
+      log_softmax(m, walk_logits(m, row + 1));
+    }
+  }
+}
+
+static double power_of_two(double x) { return x < -80 ? 0 : (double)exp_((f32)(x / BITS)); }
+
+/* Turn weights, in `likely`, into shares of their sum. */
+static void add_shares(candidate *all, int count, double part) {
+  double total = 0;
+  for (int i = 0; i < count; i++) total += all[i].likely * power_of_two(-all[i].penalty);
+  for (int i = 0; i < count && total > 0; i++)
+    all[i].share += part * all[i].likely * power_of_two(-all[i].penalty) / total;
+}
+
+int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, size_t capacity) {
+  static query q;
+  lines *l = &m->lines;
+  writer w = {json, 0, capacity};
+  if (!l->count) return failed("the model has no lines to suggest: it is not of records"), -1;
+  if (!limit || limit > MAX_LIMIT) return failed("limit must be from 1 to 50"), -1;
+  if (!read_query(l, prefix, length, &q)) return -1;
+  int typos = (q.points_count >= 4) + (q.points_count >= 8), wanted = (int)limit, count, most, kept;
+  double coverage;
+  for (most = max(WEIGHED, 2 * wanted);; most *= 4, wanted *= 4) {
+    count = search_lines(l, &q, typos, wanted, most, &coverage);
+    kept = without_repeats(l, l->found, count);
+    if (kept >= (int)limit || count < most || most >= 1024) break;
+  }
+  candidate *all = l->found;
+  if (l->weight >= MIN_WEIGHT && coverage < MIN_COVERAGE) {
+    i32 likely[WALK_WANTED + WALK_WIDTH * WALK_FEW];
+    int walked = walk(m, &q, likely), first = min(kept, BY_COUNT);
+    kept = min(kept, MAX_CANDIDATES - walked);
+    move(all + first + walked, all + first, sizeof(candidate) * (size_t)(kept - first));
+    for (int i = 0; i < walked; i++)
+      all[first + i] = (candidate){likely[i], 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
+    kept = without_repeats(l, all, kept + walked);
+  }
+  for (int i = 0; i < kept; i++) all[i].likely = 1.0 + all[i].count, all[i].share = 0;
+  double weight = l->weight >= MIN_WEIGHT && kept > 1 ? l->weight : 0;
+  add_shares(all, kept, 1 - weight);
+  if (weight > 0) {
+    int weighed = min(kept, WEIGHED);
+    weigh(m, all, weighed);
+    double least = all[0].likely;
+    for (int i = 1; i < weighed; i++) least = all[i].likely < least ? all[i].likely : least;
+    for (int i = 0; i < kept; i++) all[i].likely = i < weighed ? power_of_two(least - all[i].likely) : 0;
+    add_shares(all, kept, weight);
+  }
+  double ceiling = 1;
+  for (int i = 0; i < kept; i++) {
+    all[i].likely = all[i].share * coverage;
+    if (all[i].begins && all[i].likely < ceiling) ceiling = all[i].likely;
+  }
+  put_text(&w, "[");
+  for (u32 n = 0; n < limit && (int)n < kept; n++) {
+    candidate *best = 0;
+    for (int i = 0; i < kept; i++) {
+      candidate *c = &all[i];
+      if (c->share < 0) continue;
+      double own = !c->begins && c->likely > ceiling ? ceiling : c->likely;
+      double other = best && !best->begins && best->likely > ceiling ? ceiling : best ? best->likely : -1;
+      u32 own_length = folded_end(l, c->line) - l->starts[c->line];
+      if (!best || own > other || (own == other && (c->begins > best->begins ||
+          (c->begins == best->begins && (c->likely > best->likely || (c->likely == best->likely &&
+           own_length > folded_end(l, best->line) - l->starts[best->line]))))))
+        best = c;
+    }
+    u8 text[4096];
+    size_t bytes = text_of(l, best->line, text, sizeof text);
+    put_text(&w, n ? ", {\"text\": " : "{\"text\": ");
+    put_string(&w, (const char *)text, bytes);
+    put_text(&w, ", \"probability\": ");
+    put_number(&w, best->likely, 9);
+    put_text(&w, ", \"count\": ");
+    put_number(&w, best->count, 0);
+    put_text(&w, "}");
+    best->share = -1;
+  }
+  put_text(&w, "]");
+  return end(&w);
+}
+
+int nc_info(nc *m, char *json, size_t capacity) {
+  writer w = {json, 0, capacity};
+  put_text(&w, "{\"name\": ");
+  put_string(&w, (const char *)m->name, m->name_bytes);
+  put_text(&w, m->starts_line ? ", \"kind\": \"records\"" : ", \"kind\": \"text\"");
+  put_text(&w, m->is_bytes ? ", \"alphabet\": \"bytes\"" : ", \"alphabet\": \"characters\"");
+  put_text(&w, ", \"layers\": ");
+  put_number(&w, m->layers, 0);
+  put_text(&w, ", \"units\": ");
+  put_number(&w, m->layer[m->layers - 1].units, 0);
+  put_text(&w, ", \"characters\": ");
+  put_number(&w, m->V - 1, 0);
+  put_text(&w, ", \"known_characters\": ");
+  put_number(&w, m->text_count, 0);
+  put_text(&w, "}");
+  return end(&w);
+}
+
+/* ---- memory of WebAssembly */
+
+#ifdef __wasm__
+extern u8 __heap_base;
+static size_t allocated;
+
+void *nc_alloc(size_t size) {
+  size_t first = allocated ? allocated : ((size_t)&__heap_base + 15) & ~(size_t)15;
+  size_t pages = __builtin_wasm_memory_size(0), last = first + ((size + 15) & ~(size_t)15);
+  if (last < first) return 0;
+  if (last > pages << 16 && __builtin_wasm_memory_grow(0, (last - (pages << 16) + 0xFFFF) >> 16) == (size_t)-1)
+    return 0;
+  allocated = last;
+  return (void *)first;
+}
+
+nc *nc_load(const void *file, size_t size) {
+  size_t wanted = nc_memory(file, size);
+  void *memory = wanted ? nc_alloc(wanted) : 0;
+  if (!wanted) return 0;
+  if (!memory) return failed("there is too little memory"), (nc *)0;
+  return nc_open(file, size, memory, wanted);
+}
+#endif

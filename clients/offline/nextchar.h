@@ -1,0 +1,80 @@
+/* Completion, suggestions and scores of a model in one file, without a server: docs/reference/pack.md.
+
+   A model is opened in memory that its caller provides; after that nothing is allocated, and nothing but
+   arithmetic is needed. Texts are UTF-8, in Unicode normalization form C. Functions that fail return 0, or a
+   negative number, and nc_error() says why. One thread at a time may use a model. */
+
+#ifndef NEXTCHAR_H
+#define NEXTCHAR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct nc nc;
+
+#define NC_API __attribute__((visibility("default"), used))
+
+/* Where a completion ends, beside max_characters and stops. */
+enum nc_until { NC_UNTIL_NOTHING, NC_UNTIL_WORD, NC_UNTIL_LINE, NC_UNTIL_CONFIDENCE };
+
+/* Why it has ended. */
+enum nc_reason { NC_GOES_ON, NC_LENGTH, NC_STOP, NC_WORD, NC_LINE, NC_CONFIDENCE };
+
+/* What is wrong with the last call that failed. */
+NC_API const char *nc_error(void);
+
+/* How many bytes of memory nc_open needs for the contents of a file; 0 if they are damaged. */
+NC_API size_t nc_memory(const void *file, size_t size);
+
+/* Open the contents of a file, which must stay where they are, aligned to 8 bytes, in memory that is aligned
+   to 16. */
+NC_API nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size);
+
+/* Begin to complete a prompt. What its beginning has in common with earlier prompts is not read again.
+   `index` numbers the completions of one seed. top_k 0, top_p 1 and min_p 0 filter nothing. `stops` are
+   strings, each of which ends with a zero byte, `stops_length` bytes in all. Return 1. */
+NC_API int nc_complete_start(nc *model, const char *prompt, size_t length, uint32_t max_characters,
+                             double temperature, uint32_t seed_low, uint32_t seed_high, uint32_t index,
+                             uint32_t top_k, double top_p, double min_p, int until, double confidence_bits,
+                             const char *stops, size_t stops_length);
+
+/* Write some more of the completion into a buffer of at least 16 bytes. Return how many bytes; 0: it has
+   ended. */
+NC_API int nc_complete_next(nc *model, char *buffer, size_t capacity);
+
+/* Why the completion has ended: an nc_reason; NC_GOES_ON: it has not. */
+NC_API int nc_complete_reason(nc *model);
+
+/* The surprisal of the completion so far, in bits. */
+NC_API double nc_complete_bits(nc *model);
+
+/* Write the distribution of the next character after a prompt as JSON, and a zero byte:
+   {"entropy_bits": 1.5, "candidates": [{"character": "e", "probability": 0.4}]}, the `top` likeliest. Return
+   the bytes without the zero. */
+NC_API int nc_next(nc *model, const char *prompt, size_t length, double temperature, uint32_t top, char *json,
+            size_t capacity);
+
+/* Write the lines of the corpus that a prefix may stand for, likeliest first, as JSON, and a zero byte:
+   [{"text": "Berlin", "probability": 0.94, "count": 3}], at most `limit`, up to 50. Only models of records have
+   lines. Return the bytes without the zero. */
+NC_API int nc_suggest(nc *model, const char *prefix, size_t length, uint32_t limit, char *json, size_t capacity);
+
+/* The surprisal of a line with its end by the network, in bits per character; negative: an error. */
+NC_API double nc_score(nc *model, const char *line, size_t length);
+
+/* Write what the model is as JSON, and a zero byte: {"name": "…", "kind": "records", "layers": 1, …}. Return
+   the bytes without the zero. */
+NC_API int nc_info(nc *model, char *json, size_t capacity);
+
+/* Forget earlier prompts. */
+NC_API void nc_forget(nc *model);
+
+#ifdef __wasm__
+/* Return memory of a size, aligned to 16 bytes; 0: there is none. It is never freed. */
+NC_API void *nc_alloc(size_t size);
+
+/* Open a file in memory that is allocated for it; 0: nc_error() says why not. */
+NC_API nc *nc_load(const void *file, size_t size);
+#endif
+
+#endif

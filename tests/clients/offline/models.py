@@ -1,0 +1,114 @@
+"""Small models of each kind, whose weights are random and large, so that each counts."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from benchmarks.networks import Weights
+from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
+from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.runtime import mixture
+from nextchar.models.runtime.int8_file import quantize_lstm
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
+from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.text.kind_detection import TextKind
+from nextchar.models.text.line_file import FILE as LINES_FILE
+from nextchar.models.text.line_file import Lines
+from nextchar.models.text.vocabulary import Alphabet, Vocabulary
+from tests.models.runtime.mixtures import learned_for
+
+E = 8
+_WORDS = (
+    "the",
+    "cat",
+    "(sat)",
+    "on",
+    "a",
+    "mat,",
+    "17",
+    "times;",
+    "naïve",
+    "café",
+    "über",
+    "—",
+    "日本語",
+    "so",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model is."""
+
+    layers: int
+    units: int
+    kind: TextKind = "text"
+    alphabet: Alphabet = "characters"
+    has_mixture: bool = True
+    adapts: bool = True
+    characters: int = 6_000
+
+
+KINDS = {
+    "text": Kind(2, 24),
+    "records": Kind(1, 16, kind="records"),
+    "bytes": Kind(1, 5, alphabet="bytes"),
+    "network alone": Kind(3, 12, has_mixture=False),
+    "fixed weights": Kind(1, 20, adapts=False, characters=500),
+}
+
+
+def text_of(kind: Kind) -> str:
+    """Return the text that a model of a kind knows."""
+    random, separators = np.random.default_rng(kind.units), " " * 8 + "\n"
+    words, parts = random.integers(len(_WORDS), size=kind.characters // 5), []
+    for word, at in zip(words, random.integers(len(separators), size=len(words)), strict=True):
+        parts.append(_WORDS[word] + separators[at])
+    return "".join(parts)
+
+
+@cache
+def saved(name: str) -> SavedModel:
+    """Return the model of KINDS with a name."""
+    kind = KINDS[name]
+    text = text_of(kind)
+    vocabulary = Vocabulary("", kind.alphabet)
+    characters = vocabulary.to_characters(text)
+    vocabulary = Vocabulary(characters, kind.alphabet)
+    weights = _weights(kind.layers, kind.units, len(vocabulary))
+    files = {FLOAT32_FILE: stateful_lstm_graph(weights), INT8_FILE: quantize_lstm(weights)}
+    if kind.has_mixture:
+        learned = learned_for(characters, vocabulary, is_records=kind.kind == "records")
+        if not kind.adapts:
+            learned = mixture.without_adaptation(learned)
+        files[mixture.FILE] = mixture.dump(vocabulary.encode(characters), learned)
+    if kind.kind == "records":
+        counts = Counter(text.splitlines())
+        lines = Lines.make({line: 1 + counts[line] * (len(line) % 3) for line in counts if line})
+        assert lines
+        files[LINES_FILE] = lines.with_weight(0.5).dump()
+    card = Card(
+        id=f"model_{kind.units}",
+        name=name.replace(" ", "-"),
+        created_at=0,
+        network=NetworkConfig(layers=kind.layers, units=kind.units, embedding=E),
+        training=TrainingConfig(),
+        alphabet=kind.alphabet,
+        kind=kind.kind,
+        characters=vocabulary.characters,
+        parameters=1,
+        files=describe_files(files),
+    )
+    return SavedModel(card, files.__getitem__)
+
+
+def _weights(layers: int, units: int, size: int) -> Weights:
+    random = np.random.default_rng(units)
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (size, E)}
+    for i in range(layers):
+        shapes |= {f"lstm_{i}/kernel": (units if i else E, 4 * units), f"lstm_{i}/bias": (4 * units,)}
+        shapes |= {f"lstm_{i}/recurrent": (units, 4 * units)}
+    shapes |= {"dense/kernel": (units, size), "dense/bias": (size,)}
+    return {name: random.normal(0, 0.6, shape).astype(np.float32) for name, shape in shapes.items()}

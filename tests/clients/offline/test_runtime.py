@@ -1,0 +1,249 @@
+"""The runtime without a server chooses what the service chooses, and refuses files that are damaged."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nextchar.local import Model
+from nextchar.models.errors import InvalidInput
+from nextchar.models.pack import pack
+from nextchar.models.runtime.engine import Engine
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.saved_model import SavedModel
+from tests.clients.offline.models import KINDS, saved, text_of
+from tests.clients.offline.packed import SOURCE, Packed, build, has_wasm_compiler
+
+OPTIONS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.7},
+    {"temperature": 1.0, "max_characters": 90},
+    {"until": "word"},
+    {"until": "line", "temperature": 0.8},
+    {"until": "confidence", "confidence_bits": 3.0},
+    {"stop": ("e c", "t"), "temperature": 1.2},
+    {"stop": ("aa", "aab", "ab")},
+    {"top_k": 3},
+    {"top_p": 0.8, "temperature": 1.5},
+    {"min_p": 0.05, "top_p": 0.95},
+]
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[str, Model, Packed]]:
+    """The name of a model, the service's runtime of it, and ours."""
+    model = Model(saved(request.param), threads=1)
+    yield request.param, model, Packed(pack(saved(request.param)))
+    model.close()
+
+
+def prompts(name: str, count: int) -> Iterator[str]:
+    """Yield prompts of all lengths, some with characters that the model does not know."""
+    random, text = np.random.default_rng(1), text_of(KINDS[name])
+    yield ""
+    yield "\n"
+    yield "Ω€😀 the"
+    for at in random.integers(len(text) - 300, size=count):
+        yield text[at : at + random.integers(1, 300)]
+
+
+def complete(model: Model, prompt: str, **options: Any) -> tuple[str, str, float]:
+    """Return a completion by the service's runtime, why it ended, and its bits."""
+    [[one]] = model._completions([CompletionRequest(prompt=prompt, stream=False, **options)])
+    return one.text, one.reason, one.bits
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_same_seed_gives_the_same_text(pair: tuple[str, Model, Packed], options: dict[str, Any]) -> None:
+    name, model, packed = pair
+    vocabulary = saved(name).vocabulary
+    encoding = "latin-1" if vocabulary.alphabet == "bytes" else "utf-8"
+    for seed, prompt in enumerate(prompts(name, 12)):
+        wanted, reason, bits = complete(model, vocabulary.to_characters(prompt), seed=seed, **options)
+        found, found_reason, found_bits = packed.complete(prompt, seed=seed, **options)
+        assert (found.decode(encoding), found_reason) == (wanted, reason), (prompt, seed)
+        assert found_bits == pytest.approx(bits, abs=2e-3)
+
+
+def test_tables_in_the_file_are_those_that_are_made(pair: tuple[str, Model, Packed]) -> None:
+    name, _, packed = pair
+    other = Packed(pack(saved(name), with_tables=True))
+    for seed, prompt in enumerate(prompts(name, 12)):
+        assert other.complete(prompt, seed=seed) == packed.complete(prompt, seed=seed)
+
+
+def test_what_was_read_before_changes_nothing(pair: tuple[str, Model, Packed]) -> None:
+    name, _, packed = pair
+    text = text_of(KINDS[name])[:300]
+    for end in (1, 2, 3, 100, 101, 99, 163, 164, 300, 65, 129):
+        kept = packed.complete(text[:end], seed=end)
+        packed.forget()
+        assert packed.complete(text[:end], seed=end) == kept
+
+
+def test_the_distribution_is_that_of_the_service() -> None:
+    packed, model = Packed(pack(saved("text"))), saved("text")
+    found = packed.next("the cat ", top=3)
+    with Model(model, threads=1) as service:
+        wanted = service.next("the cat ", top=3)
+    for one, (character, probability) in zip(found["candidates"], wanted, strict=True):
+        assert one["character"] == character
+        assert one["probability"] == pytest.approx(probability, abs=0.02)  # the service's is of float32
+
+
+def test_suggestions_are_those_of_the_service() -> None:
+    random, lines = np.random.default_rng(0), text_of(KINDS["records"]).splitlines()
+    packed = Packed(pack(saved("records")))
+    prefixes = ["", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20]
+    for line in random.choice(lines, 40).tolist():
+        end = int(random.integers(len(line) + 1))
+        typed = line[:end]
+        at = int(random.integers(max(1, end)))
+        prefixes += [typed, typed[:at] + "q" + typed[at:], typed[:at] + typed[at + 1 :], typed.upper()]
+    with Model(saved("records"), threads=1) as service:
+        for prefix in prefixes:
+            wanted = service.suggest(prefix, limit=7)
+            found = packed.suggest(prefix, limit=7)
+            assert [one["text"] for one in found] == [one.text for one in wanted], prefix
+            assert [one["count"] for one in found] == [one.count for one in wanted]
+            probabilities = [one.probability for one in wanted]
+            assert [one["probability"] for one in found] == pytest.approx(probabilities, rel=1e-3, abs=1e-6)
+
+
+def test_a_model_without_lines_suggests_nothing() -> None:
+    with pytest.raises(ValueError, match="no lines"):
+        Packed(pack(saved("text"))).suggest("the")
+
+
+def test_a_line_scores_as_by_the_int8_network() -> None:
+    packed, engine = Packed(pack(saved("records"))), Engine(saved("records"))
+    for line in ("the cat sat", "tat eh cas", "", "Ω"):
+        [one] = engine.line_surprisal([line], fast=True)
+        mean = (one.bits.sum() + one.end_bits) / (len(one.bits) + 1)
+        assert packed.score(line) == pytest.approx(float(mean), abs=1e-3)
+    engine.close()
+
+
+def test_what_the_model_is() -> None:
+    assert Packed(pack(saved("records"))).info() == {
+        "name": "records",
+        "kind": "records",
+        "alphabet": "characters",
+        "layers": 1,
+        "units": 16,
+        "characters": len(saved("records").vocabulary) - 1,
+        "known_characters": len(text_of(KINDS["records"])),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be from 0 to 10"),
+        ({"temperature": float("nan")}, "temperature must be from 0 to 10"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"min_p": 2.0}, "min_p must be from 0 to 1"),
+        ({"max_characters": 0}, "max_characters must be at least 1"),
+        ({"stop": ["x"] * 17}, "more than 16 stop strings"),
+        ({"stop": ["x" * 201]}, "more than 200 characters"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Packed(pack(saved("records"))).complete("the", **options)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"\xc3", b"\xed\xa0\x80\xff", b"\xf4\x90\x80\x80", b"\xc0\x80"])
+def test_a_prompt_that_is_no_utf8_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match="UTF-8"):
+        Packed(pack(saved("text"))).complete(text)
+
+
+def test_a_damaged_file_is_refused() -> None:
+    data = pack(saved("records"))
+    with pytest.raises(ValueError, match="no packed model"):
+        Packed(b"")
+    with pytest.raises(ValueError, match="no packed model"):
+        Packed(b"x" * 64)
+    with pytest.raises(ValueError, match="cut off"):
+        Packed(data[: len(data) // 16 * 8])
+    with pytest.raises(ValueError, match="another version"):
+        Packed(data[:8] + b"\x01" + data[9:])
+    for at in range(32, len(data), 997):
+        with pytest.raises(ValueError, match="checksum"):
+            Packed(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+def test_a_limit_leaves_out_the_beginning_of_the_text() -> None:
+    model = saved("text")
+    for with_tables, slack in ((False, 24), (True, 4_000)):
+        size = len(pack(model, with_tables=with_tables))
+        for limit in (size - 1, size - 3_000):
+            limited = pack(model, limit_bytes=limit, with_tables=with_tables)
+            assert limit - slack < len(limited) <= limit
+            assert Packed(limited).info()["known_characters"] < len(text_of(KINDS["text"]))
+    with pytest.raises(InvalidInput, match="without known text"):
+        pack(model, limit_bytes=1_000)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("complete",), ("complete", "FILE", "a", "--sed", "1"), ("complete", "FILE", "a", "b")]
+)
+def test_wrong_usage_of_the_command_is_refused(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_the_command_completes_without_python(tmp_path: Path) -> None:
+    file = tmp_path / "a.nextchar"
+    file.write_bytes(pack(saved("text"), with_tables=True))
+    wanted = Packed(file.read_bytes()).complete("the ", seed=5, temperature=0.8, stop=("e",))[0].decode()
+    said = run("complete", str(file), "the ", "--seed", "5", "--temperature", "0.8", "--stop", "e")
+    assert (said.stdout, said.stderr) == (wanted + "\n", "")
+    assert json.loads(run("info", str(file)).stdout)["name"] == "text"
+    assert len(json.loads(run("next", str(file), "the", "--top", "3").stdout)["candidates"]) == 3
+    bits, line = run("score", str(file), text="the cat\n").stdout.split("\t")
+    assert (float(bits), line) == (
+        pytest.approx(Packed(file.read_bytes()).score("the cat"), abs=1e-4),
+        "the cat\n",
+    )
+    file.write_bytes(b"no model of this kind")
+    assert "no packed model" in run("info", str(file)).stderr
+    assert "No such file" in run("info", str(tmp_path / "none")).stderr
+
+
+def run(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run the command."""
+    command = [build() / "nextchar-run", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def test_files_that_are_made_to_do_harm_do_none(tmp_path: Path) -> None:
+    """Files with changed bytes and a checksum that fits are used with the compiler's sanitizers."""
+    folder = tmp_path / "built"
+    subprocess.run(["sh", SOURCE / "build.sh", folder, "fuzz"], check=True)
+    files = []
+    for name in KINDS:
+        for with_tables in (False, True):
+            files.append(tmp_path / f"{len(files)}.nextchar")
+            files[-1].write_bytes(pack(saved(name), with_tables=with_tables))
+    said = subprocess.run([folder / "fuzz", "1", "3", *files], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert int(said.stdout.split()[0]) > 5
+
+
+def test_a_model_with_masks_is_not_packed() -> None:
+    model = saved("records")
+    masked = SavedModel(model.card.model_copy(update={"masks": ("number",)}), model.file)
+    with pytest.raises(InvalidInput, match="masks its text"):
+        pack(masked)
+
+
+@pytest.mark.skipif(not has_wasm_compiler, reason="clang-14 is not installed")
+def test_the_webassembly_in_the_repository_is_what_its_source_makes() -> None:
+    assert (SOURCE / "nextchar.wasm").read_bytes() == (build() / "nextchar.wasm").read_bytes(), (
+        "run clients/offline/build.sh, and copy build/nextchar.wasm"
+    )
