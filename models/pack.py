@@ -47,8 +47,8 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
     PACK_LAST_WEIGHTS, PACK_ADAPTATION, PACK_POSITIONS, PACK_SLOTS, PACK_SINGLES, PACK_ENTRIES,
     PACK_UNKNOWN_BITS, PACK_LINE_STARTS, PACK_LINE_FOLDED, PACK_LINE_ALPHABET, PACK_LINE_WORDS,
     PACK_LINE_FOLDS, PACK_LINE_TEXTS, PACK_LINE_TEXT_ENDS, PACK_LINE_COUNTS, PACK_LINE_MAXIMA,
-    PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT,
-) = range(1, 33)  # fmt: skip
+    PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT, PACK_SHARES,
+) = range(1, 34)  # fmt: skip
 """Types of sections."""
 
 (
@@ -69,6 +69,7 @@ _LEARNED = {
     PACK_MIXER_WEIGHTS: "weights",
     PACK_LAST_WEIGHTS: "last_weights",
     PACK_ADAPTATION: "adaptation",
+    PACK_SHARES: "shares",
 }
 _TABLES = {
     PACK_POSITIONS: "positions",
@@ -97,7 +98,7 @@ def constants() -> dict[str, int | float | tuple[int, ...]]:
     shared = {
         name: value
         for name, value in vars(mixture_arguments).items()
-        if name.isupper() and isinstance(value, int | tuple)
+        if name.isupper() and isinstance(value, int | float | tuple)
     }
     layout = zlib.crc32(repr(sorted(shared.items())).encode())
     own = {name: value for name, value in globals().items() if name.startswith("PACK_")}

@@ -76,6 +76,7 @@ static const int BACKOFF_CONTEXTS[] = {0, 1, 2, 3, 4, 0, 1, 2, 5, 3, 6, 4, 7, 0,
 enum { BACKOFF_STARTS_COUNT = 6 };
 static const int BACKOFF_STARTS[] = {0, 5, 13, 16, 19, 28};
 #define BACKOFFS 5
+#define BACKOFF_SHARE 0.5
 #define RECENT_WEIGHT 8
 #define BY_RECENT 14
 #define BY_MATCH 22
@@ -166,6 +167,7 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_LINE_MAXIMA 30
 #define PACK_LINE_WORD_MAXIMA 31
 #define PACK_LINE_WEIGHT 32
+#define PACK_SHARES 33
 #define PACK_V 0
 #define PACK_LAYERS 1
 #define PACK_IS_BYTES 2
@@ -177,4 +179,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_ENTRIES_COUNT 8
 #define PACK_UNITS 9
 #define PACK_META_NUMBERS 17
-#define PACK_LAYOUT 3961998653u
+#define PACK_LAYOUT 2312731903u

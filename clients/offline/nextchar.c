@@ -242,7 +242,7 @@ struct nc {
   const i32 *positions;
   const u32 *slots, *singles, *entries;
   const i32 *characters, *children;
-  const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation;
+  const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation, *text_shares;
   u32 text_count, positions_count, slots_count, singles_count, entries_count;
   i32 *up;
   /* workspace */
@@ -251,7 +251,8 @@ struct nc {
   f32 *logits, *shares, *below, *masses, *decisions, *inputs, *outputs, *counts, *picked;
   i32 *touched, *order;
   u8 *is_touched, *decided;
-  i32 features[FEATURES], states[CONTEXTS + RECENT + MATCHES], chosen[SETS];
+  i32 features[FEATURES], states[CONTEXTS + RECENT + MATCHES], chosen[SETS + LAST_SETS];
+  f32 followed[4][CONTEXTS];
   int has_counts, has_decisions;
   /* the row that is read: the network's h and c, then the mixture's, then the network's logits */
   f32 *row;
@@ -420,10 +421,11 @@ static int lay_out(nc *m, const u8 *file, room *room) {
     m->recent_maps = exactly(file, PACK_RECENT_MAPS, 0, 4 * RECENT * RECENT_STATES);
     m->match_maps = exactly(file, PACK_MATCH_MAPS, 0, 4 * MATCHES * BUCKETS);
     m->weights = exactly(file, PACK_MIXER_WEIGHTS, 0, 4 * (u64)WEIGHT_ROWS * INPUTS);
-    m->last_weights = exactly(file, PACK_LAST_WEIGHTS, 0, 4 * (u64)GROUPS * SETS);
+    m->last_weights = exactly(file, PACK_LAST_WEIGHTS, 0, 4 * (u64)LAST_ROWS * SETS);
     m->adaptation = exactly(file, PACK_ADAPTATION, 0, 4 * ADAPTATION);
+    m->text_shares = exactly(file, PACK_SHARES, 0, 8 * nodes);
     if (!m->characters || !m->children || !m->maps || !m->recent_maps || !m->match_maps || !m->weights ||
-        !m->last_weights || !m->adaptation)
+        !m->last_weights || !m->adaptation || !m->text_shares)
       return failed("the file is damaged: its mixture");
     m->adapts = m->adaptation[PRECISION] > 0;
     m->up = take(room, V + nodes, sizeof(i32));
@@ -1135,6 +1137,7 @@ static void add_recent(nc *m, int j, int c) {
   }
 }
 
+/* Count what followed the contexts, and how much and how many different ids in rows of `followed`. */
 static void gather_known(nc *m, const i32 *row) {
   i64 starts[CONTEXTS];
   for (int k = 0; k < CONTEXTS; k++) {
@@ -1147,13 +1150,20 @@ static void gather_known(nc *m, const i32 *row) {
       int is_rare = 0;
       for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
       int c = is_rare ? 0 : single_of(m, row[KEYS + k]);
-      if (c > 0) add_known(m, k, c, 1.0f);
+      if (c > 0) {
+        m->followed[0][k] = m->followed[1][k] = 1.0f;
+        add_known(m, k, c, 1.0f);
+      }
       continue;
     }
     for (u32 entry = 0; entry < (u32)1 << 31 && at < m->entries_count; at++) {
       entry = m->entries[at];
       f32 count = (f32)((entry >> 16) & 0x7FFF);
-      if (count > 0) add_known(m, k, (int)(entry & 0xFFFF), count);
+      if (count > 0) {
+        m->followed[0][k] += count;
+        m->followed[1][k] += 1.0f;
+        add_known(m, k, (int)(entry & 0xFFFF), count);
+      }
     }
   }
 }
@@ -1176,6 +1186,7 @@ static void gather_recent(nc *m, const i32 *row) {
         }
     }
   }
+  for (int j = 0; j < RECENT_ORDERS_COUNT; j++) m->followed[2][RECENT_CONTEXTS[j]] = (f32)seen[j];
   for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
     u16 key = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
     int places = 0;
@@ -1192,6 +1203,18 @@ static void gather_recent(nc *m, const i32 *row) {
         }
       }
     }
+    m->followed[2][RECENT_KEYS[j]] = (f32)places;
+  }
+}
+
+/* Turn the sums of `followed` into what a count weighs in an estimate, and the more general contexts. */
+static void weigh_counts(nc *m) {
+  for (int k = 0; k < CONTEXTS; k++) {
+    f32 total = m->followed[0][k] + (f32)RECENT_WEIGHT * m->followed[2][k];
+    f32 rest = (f32)BACKOFF_SHARE * maxf(m->followed[1][k], 1.0f);
+    m->followed[0][k] = 1.0f / (total + rest);
+    m->followed[2][k] = (f32)RECENT_WEIGHT / (total + rest);
+    m->followed[3][k] = total == 0 ? 1.0f : rest / (total + rest);
   }
 }
 
@@ -1205,19 +1228,21 @@ static void gather(nc *m, const i32 *row) {
       touch(m, at >> 1);
       m->counts[(at >> 1) * COUNT_COLUMNS + MATCHED + i] = (f32)(1 + (at & 1));
     }
+  zero(m->followed, sizeof m->followed);
   gather_known(m, row);
   gather_recent(m, row);
+  weigh_counts(m);
 }
 
 static void write_known(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
   for (int k = 0; k < CONTEXTS; k++) {
     f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k], total = n0 + n1;
     f32 z = log_(n1 + 0.4f) - log_(n0 + 0.4f);
-    inputs[BY_FREQUENCY + k] = z * (total / (total + 0.8f));
     i32 middle = min(max((i32)(8.0f + z * 1.3f), 1), 14);
     i32 ratio = n1 == 0 ? 0 : n0 == 0 ? 15 : middle;
     i32 large = min((i32)(0.8f + 2.3083f * log_(total + 1e-3f)), 15);
-    states[k] = (total <= 4 ? (i32)total : large) * 16 + ratio;
+    i32 size = total <= 4 ? (i32)total : large, is_certain = m->followed[1][k] == 1 && total > 0;
+    states[k] = is_certain ? CERTAIN_STATES + 2 * size + (ratio & 1) : size * 16 + ratio;
   }
   for (int k = 0; k < CONTEXTS; k++) inputs[k] = m->maps[k * MAP_STATES + states[k]];
 }
@@ -1243,7 +1268,34 @@ static int write_matches(const nc *m, const f32 *own, i32 *states, f32 *inputs) 
   return 4 * best + sides;
 }
 
-static void choose_sets(nc *m, const u16 *past, int node, const f32 *own, int by_match) {
+/* Write the inputs from interpolated estimates, which begin with frequencies in the text. */
+static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *inputs) {
+  f32 left_parts[CONTEXTS], right_parts[CONTEXTS], sums[2][BACKOFFS];
+  for (int k = 0; k < CONTEXTS; k++) {
+    left_parts[k] = own[BEFORE_0 + k] * m->followed[0][k];
+    right_parts[k] = own[BEFORE_1 + k] * m->followed[0][k];
+  }
+  for (int j = 0; j < RECENT; j++) {
+    int k = RECENT_CONTEXTS[j];
+    left_parts[k] += own[RECENT_0 + j] * m->followed[2][k];
+    right_parts[k] += own[RECENT_1 + j] * m->followed[2][k];
+  }
+  for (int n = 0; n < BACKOFFS; n++) {
+    f32 left = share[0], right = share[1];
+    for (int i = BACKOFF_STARTS[n]; i < BACKOFF_STARTS[n + 1]; i++) {
+      int k = BACKOFF_CONTEXTS[i];
+      left = left_parts[k] + m->followed[3][k] * left;
+      right = right_parts[k] + m->followed[3][k] * right;
+    }
+    f32 least = 1e-7f * (left + right) + LEAST;
+    sums[0][n] = left + least, sums[1][n] = right + least;
+  }
+  for (int n = 0; n < BACKOFFS; n++) inputs[BY_BACKOFF + n] = log_(sums[1][n]) - log_(sums[0][n]);
+}
+
+/* Choose the rows of the weights. */
+static void choose_sets(nc *m, const i32 *row, int node, const f32 *own, int by_match, f32 by_backoff) {
+  const u16 *past = past_of((i32 *)(size_t)row);
   int c1 = past[HISTORY_CHARACTERS - 1], c2 = past[HISTORY_CHARACTERS - 2];
   int longest = 0, is_certain = 0, recent = 0, is_recent_certain = 0;
   for (int k = 0; k < ORDERS_COUNT; k++) {
@@ -1254,15 +1306,23 @@ static void choose_sets(nc *m, const u16 *past, int node, const f32 *own, int by
     f32 n0 = own[RECENT_0 + j], n1 = own[RECENT_1 + j];
     if (n0 + n1 > 0) recent = j + 1, is_recent_certain = n0 == 0 || n1 == 0 ? 2 : 1;
   }
-  int known = 3 * longest + is_certain;
+  int known = 3 * longest + is_certain, kind = m->characters[4 * c1 + KIND];
+  int rank = min(m->characters[4 * c1 + RANK], GROUPS - 1), group = min(node, GROUPS - 1);
   i32 *chosen = m->chosen;
-  chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1);
-  chosen[1] = SET_STARTS[1] + min(m->characters[4 * c1 + RANK], GROUPS - 1);
+  chosen[0] = SET_STARTS[0] + group;
+  chosen[1] = SET_STARTS[1] + rank;
   chosen[2] = SET_STARTS[2] + min(m->characters[4 * c2 + RANK], GROUPS - 1);
-  chosen[3] = SET_STARTS[3] + known;
-  chosen[4] = SET_STARTS[4] + by_match;
-  chosen[5] = SET_STARTS[5] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2);
-  chosen[6] = SET_STARTS[6] + 8 * known + m->characters[4 * c1 + KIND];
+  chosen[3] = SET_STARTS[3] + by_match;
+  chosen[4] = SET_STARTS[4] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2);
+  chosen[5] = SET_STARTS[5] + 8 * known + kind;
+  chosen[6] = SET_STARTS[6] + 8 * min(row[LETTERS], 15) + kind;
+  chosen[7] = SET_STARTS[7] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7);
+  f32 odds = minf(maxf(by_backoff, -8.0f), 8.0f) * (f32)(ODDS_STEPS / 16.0);
+  chosen[SETS] = LAST_STARTS[0] + group;
+  chosen[SETS + 1] = LAST_STARTS[1] + by_match;
+  chosen[SETS + 2] = LAST_STARTS[2] + rank;
+  chosen[SETS + 3] = LAST_STARTS[3] + known;
+  chosen[SETS + 4] = LAST_STARTS[4] + min((i32)(odds + (f32)(ODDS_STEPS / 2.0 + 0.5)), ODDS_STEPS - 1);
 }
 
 static f32 limited(f32 z) { return minf(maxf(z, -MAX_LOGIT), MAX_LOGIT); }
@@ -1275,14 +1335,17 @@ static f32 decide(nc *m, f32 *row, int node, f32 by_network) {
   write_known(m, own, m->states, inputs);
   write_recent(m, own, m->states, inputs);
   int by_match = write_matches(m, own, m->states, inputs);
+  write_backoffs(m, own, m->text_shares + 2 * node, inputs);
   inputs[CONSTANT] = 0.4f;
   inputs[BY_NETWORK] = by_network;
-  choose_sets(m, past_of(numbers), node, own, by_match);
+  choose_sets(m, numbers, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1]);
   f32 shift = m->adapts ? dot(shifts, inputs, INPUTS) : 0.0f;
   for (int k = 0; k < SETS; k++)
     outputs[k] = limited(dot(m->weights + m->chosen[k] * INPUTS, inputs, INPUTS) + shift);
   f32 last_shift = m->adapts ? dot(shifts + INPUTS, outputs, SETS) : 0.0f;
-  return limited(dot(m->last_weights + min(node, GROUPS - 1) * SETS, outputs, SETS) + last_shift);
+  f32 last = 0.0f;
+  for (int k = 0; k < LAST_SETS; k++) last += dot(m->last_weights + m->chosen[SETS + k] * SETS, outputs, SETS);
+  return limited(last * (f32)(1.0 / LAST_SETS) + last_shift);
 }
 
 static void write_shares(nc *m, const f32 *logits) {
