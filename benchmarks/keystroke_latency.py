@@ -8,19 +8,28 @@ from the key's time stamp until the frame with the new ghost text is drawn, with
 at random times within a frame; right after a frame, chromium would draw every answer a frame later. The
 network has random weights, which cost the same as trained ones. Prints one table and one JSON line.
 
-    python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512]
+With `--file`, a packed model completes 20 characters in the page, and there is no service. Then the cold
+start is measured, too: in a new context of the browser, from nothing loaded to the first completion.
+
+    python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512 | --file MODEL.nextchar]
 """
 
 import argparse
+import contextlib
 import math
 import random
 import shutil
 import statistics
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.networks import random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
@@ -36,6 +45,16 @@ _ACCEPTED_BY_TYPING = 3  # characters typed along each suggestion
 _LETTERS = "etaoinshrdlu"
 _FRAME_S = 1 / 60
 _MOMENTS = random.Random(1)
+_COLD_STARTS = 11
+_JS = Path(__file__).parents[1] / "clients" / "js"
+
+_COLD = """async () => {
+  const began = performance.now();
+  const { load } = await import("/js/offline.js");
+  const model = await load("/model.nextchar");
+  const { completions: [{ text }] } = await model.complete("In the ", { max_characters: 20, temperature: 0 });
+  return performance.now() - began;
+}"""
 
 _WATCH = """() => {
   window.painted = [];
@@ -57,20 +76,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--keys", type=int, default=200, help="that count, of each kind")
     parser.add_argument("--network", default="1x512", metavar="LAYERSxUNITS")
+    parser.add_argument("--file", type=Path, help="a packed model")
     options = parser.parse_args(arguments)
-    layers, units = map(int, options.network.split("x"))
     chromium = shutil.which("chromium")
     if chromium is None:
         sys.exit("there is no chromium on this machine")
-    model = sure_model(layers, units)
-    with running_api([model]) as api, sync_playwright() as playwright:
+    with contextlib.ExitStack() as stack:
+        if options.file:
+            address = stack.enter_context(_static_host(options.file))
+            attributes = {"nextcharFile": "/model.nextchar", "nextcharUntil": "line", "nextcharMax": "20"}
+        else:
+            layers, units = map(int, options.network.split("x"))
+            model = sure_model(layers, units)
+            api = stack.enter_context(running_api([model]))
+            address = f"http://127.0.0.1:{api.port}/clients/js/example.html"
+            attributes = {"nextchar": model.card.name, "nextcharDebounce": "0"}
+        playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        cold = summary(cold_starts(browser, address)) if options.file else None
         page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{api.port}/clients/js/example.html")
-        asked, along, requests = measure(page, model.card.name, options.keys)
+        page.goto(address)
+        asked, along, requests = measure(page, attributes, options.keys)
         version = browser.version
         browser.close()
-    figures = {name: summary(times) for name, times in (("asked", asked), ("along", along))}
+    figures = {name: summary(times) for name, times in (("asked", asked), ("along", along)) if times}
+    figures |= {"cold start": cold} if cold else {}
     rows = [
         [name, *(f"{one[key]:.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))]
         for name, one in figures.items()
@@ -80,10 +110,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_json_line(
         "keystroke_latency",
         browser=version,
-        network=options.network,
+        model=options.file.name if options.file else options.network,
         keys=figures,
         requests_for_three_characters_along=requests,
     )
+
+
+@contextlib.contextmanager
+def _static_host(file: Path) -> Iterator[str]:
+    """Serve a page with the client's modules and a packed model; yield its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "js").symlink_to(_JS)
+        (folder / "model.nextchar").symlink_to(file.absolute())
+        page = "<!doctype html><title>t</title><script type=module src=/js/nextchar.js></script><main></main>"
+        (folder / "index.html").write_text(page)
+        with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=name)) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            server.shutdown()
+
+
+def cold_starts(browser: Browser, address: str) -> list[float]:
+    """Return milliseconds from nothing to the first completion, in new contexts, which have no cache."""
+    times = []
+    for _ in range(_COLD_STARTS):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        times.append(float(page.evaluate(_COLD)))
+        context.close()
+    return times
 
 
 def sure_model(layers: int, units: int) -> SavedModel:
@@ -93,20 +154,20 @@ def sure_model(layers: int, units: int) -> SavedModel:
     return saved_model(layers, units, weights)
 
 
-def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float], float]:
+def measure(page: Page, attributes: dict[str, str], keys: int) -> tuple[list[float], list[float], float]:
     """Type; return milliseconds of `asked` and `along` keys, and requests per three of the latter."""
     requests: list[str] = []
     page.on(
         "request", lambda request: requests.append(request.url) if request.url.endswith("/complete") else None
     )
     page.evaluate(
-        """(model) => {
+        """(attributes) => {
           const field = document.createElement('textarea');
-          Object.assign(field.dataset, { nextchar: model, nextcharDebounce: '0' });
+          Object.assign(field.dataset, attributes);
           field.id = 'measured';
           document.querySelector('main').replaceChildren(field);
         }""",
-        model,
+        attributes,
     )
     page.evaluate(_WATCH)
     field = page.locator("#measured")

@@ -74,6 +74,7 @@ _TYPES = {  # `mimetypes` depends on the machine; on some `.ts` is a video
     ".svelte": "text/plain; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".json": "application/json",
+    ".wasm": "application/wasm",
 }
 _JS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -82,6 +83,9 @@ _JS_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
 }
+_WORKER_POLICY = (
+    "default-src 'none'; script-src 'wasm-unsafe-eval'"  # offline-worker.js compiles nextchar.wasm
+)
 _PREFLIGHT_S = 24 * 3600  # how long a browser may cache a preflight response
 
 
@@ -207,6 +211,8 @@ class ModuleFiles(StaticFiles):
         response.headers.update(_JS_HEADERS)
         if "content-type" in response.headers:
             response.headers["Content-Type"] = _TYPES.get(Path(path).suffix, "application/octet-stream")
+        if path.endswith("worker.js"):
+            response.headers["Content-Security-Policy"] = _WORKER_POLICY
         if path.endswith(".html") and response.status_code == 200:
             response.headers["Content-Security-Policy"] = _policy_of((_JS_FOLDER / path).read_text())
         return response
@@ -232,7 +238,8 @@ def add_js_client(app: FastAPI, *, allowed_origins: Sequence[str]) -> None:
 
     Call it after other middleware is added, so that CORS is handled first: a preflight request has no key.
     """
-    app.mount(JS_PATH, ModuleFiles(directory=_JS_FOLDER), name="js_client")
+    # nextchar.wasm is a link in the source.
+    app.mount(JS_PATH, ModuleFiles(directory=_JS_FOLDER, follow_symlink=True), name="js_client")
     if allowed_origins:
         app.add_middleware(
             CORSMiddleware,

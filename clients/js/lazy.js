@@ -1,4 +1,4 @@
-/** The list, the reporter and the highlighter, whose modules are loaded on first use. */
+/** The list, the reporter, the highlighter and the model of a file, whose modules are loaded on first use. */
 
 import { NextcharError } from "./client.js";
 import { emitError } from "./events.js";
@@ -27,6 +27,21 @@ export const lazyList = (field, ...options) =>
 
 export const lazyReporter = (field, options) =>
   new Lazy(field, import("./reporter.js"), ({ Reporter }) => new Reporter(field, options));
+
+// The client of a field with a file; if its module cannot be loaded, the service alone, if there is one.
+export function lazyModel(field, options, service) {
+  let model, isEnded;
+  const opened = loaded(import("./offline-field.js"), field).then(({ FieldModel }) => {
+    if (!isEnded) model = new FieldModel(field, options, service);
+    return model?.client ?? service;
+  });
+  opened.catch(() => {});
+  const call = (name) => async (...input) => (await opened.catch((error) => service ?? Promise.reject(error)))[name](...input);
+  const client = { ...service, complete: call("complete"), suggest: call("suggest") };
+  return { client, end: () => ((isEnded = true), model?.end()) };
+}
+
+export const forget = async () => (await import("./offline-field.js")).forget();
 
 export function highlight(element, options) {
   let marks, isCleared;

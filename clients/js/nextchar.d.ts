@@ -1,5 +1,7 @@
 /** A client of a nextchar service for web pages. Requests and responses have the fields of the HTTP API. */
 
+import type { OfflineClient } from "./offline.js";
+
 export interface ClientOptions {
   /** The service's address. Default: where the module was loaded from, else this page's origin. */
   url?: string | URL;
@@ -715,8 +717,8 @@ export interface SuggestionOptions {
  */
 export class Suggester {
   constructor(
-    client: Pick<Nextchar, "complete">,
-    model: string,
+    client: Pick<Nextchar, "complete"> | Pick<OfflineClient, "complete">,
+    model: string | undefined,
     options?: SuggestionOptions & {
       /** Called for each failed request; there is no other for `pause` milliseconds. */
       onError?: (error: NextcharError, pause: number) => void;
@@ -750,7 +752,15 @@ export function firstWord(text: string): string;
 
 export interface AttachOptions extends ClientOptions, SuggestionOptions {
   model?: string;
-  client?: Nextchar;
+  /** A packed model, in the page: alone, or with `model` together with the service. */
+  file?: string;
+  /** Hashes of the file, as of the HTML attribute of this name. */
+  integrity?: string;
+  /** With `model` and `file`: which responds while it can; else the other does. Default `service`. */
+  first?: "service" | "file";
+  /** Keep on the device what was written or accepted, for the model of the file. Default false. */
+  remember?: boolean;
+  client?: Nextchar | OfflineClient;
   mode?: "ghost" | "list";
   /** Suggest from this many characters on. Default 0, of a list 1. */
   min?: number;
@@ -780,6 +790,9 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
  * (`invalid_option`).
  */
 export function attach(field: HTMLTextAreaElement | HTMLInputElement, options?: AttachOptions): () => void;
+
+/** Deletes what models of files have kept on this device, for all pages of this origin. */
+export function forget(): Promise<void>;
 
 export interface AnomalousSpan {
   /** In UTF-16 code units of the element's text. */

@@ -1,23 +1,25 @@
-/** The package's entry: exports everything, and attaches help to fields with the attribute `data-nextchar`. */
+/** The package's entry: exports everything, and attaches help to fields with `data-nextchar` or `data-nextchar-file`. */
 
 import { Nextchar, NextcharError } from "./client.js";
 import { emitError } from "./events.js";
 import { isSupported } from "./field-helper.js";
 import { GhostText } from "./ghost-text.js";
-import { lazyList, lazyReporter } from "./lazy.js";
+import { lazyList, lazyModel, lazyReporter } from "./lazy.js";
 
 export { Nextchar, NextcharError };
-export { highlight } from "./lazy.js";
+export { forget, highlight } from "./lazy.js";
 export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
 const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 50],
   min: [0, 100], typos: [0, 2] };
 const CHOICES = { mode: ["ghost", "list"], until: ["likely", "word", "line", "confidence"], report: ["ids", "text"],
   expert: ["mixture", "network", "lstm"], constrain: ["lines", "prefer", "none"],
-  midline: ["", true, false, "true", "false"] };
-const OPTIONS = ["url", "key", "context", "clientId", ...Object.keys(CHOICES), ...Object.keys(RANGES)];
+  first: ["service", "file"], midline: ["", true, false, "true", "false"], remember: ["", true, false, "true", "false"] };
+const OPTIONS = ["url", "key", "context", "clientId", "file", "integrity", ...Object.keys(CHOICES), ...Object.keys(RANGES)];
 const attributeOf = (option) => `data-nextchar-${option === "clientId" ? "client-id" : option}`;
+const FIELDS = "[data-nextchar], [data-nextchar-file]";
 const helpers = new WeakMap(); // by field
+const isOn = (value) => ![undefined, null, false, "false"].includes(value);
 
 export function attach(field, options = {}) {
   helpers.get(field)?.end();
@@ -43,16 +45,26 @@ export function attach(field, options = {}) {
   }
   check("url", all.url == null || URL.canParse(all.url, location), "a URL");
   check("key", !/[^ -~]/.test(all.key ?? ""), "an API key, of ASCII characters");
-  all.midline = ![undefined, null, false, "false"].includes(all.midline);
+  check("integrity", /^(?:\s*sha(?:256|384|512)-[\w+/=]+)*\s*$/.test(all.integrity ?? ""), "hashes: sha256-, sha384- or sha512- and base64");
+  check("report", !all.report || all.model || !all.file, "left out where data-nextchar names no model of a service");
+  Object.assign(all, { midline: isOn(all.midline), remember: isOn(all.remember) });
   for (const [name, [low, high]] of Object.entries(RANGES)) {
     if (all[name] === null) continue;
     const number = String(all[name]).trim() ? Number(all[name]) : NaN;
     check(name, number >= low && number <= high, `a number from ${low} to ${high}`);
     all[name] = number;
   }
-  all.client ??= new Nextchar(all);
+  const parts = [];
+  if (!all.client) {
+    all.client = all.file && !all.model ? null : new Nextchar(all);
+    if (all.file) {
+      if (!all.client || all.first === "file") all.debounce ??= 0; // nobody shares the processor
+      parts.push(lazyModel(field, all, all.client));
+      all.client = parts[0].client;
+    }
+  }
   if (all.report === "text") all.clientId ??= all.client.document;
-  const parts = [isList ? lazyList(field, all.client, all) : new GhostText(field, all.client, all)];
+  parts.push(isList ? lazyList(field, all.client, all) : new GhostText(field, all.client, all));
   if (all.report) parts.push(lazyReporter(field, all));
   const helper = { end: () => parts.forEach((part) => part.end()) };
   helpers.set(field, helper);
@@ -73,13 +85,13 @@ function handleMutations(records) {
   for (const { type, target, addedNodes, removedNodes } of records) {
     const isChanged = type === "attributes";
     for (const node of isChanged ? [target] : [...addedNodes, ...removedNodes]) {
-      for (const field of [node, ...(node.querySelectorAll?.("[data-nextchar]") ?? [])]) {
+      for (const field of [node, ...(node.querySelectorAll?.(FIELDS) ?? [])]) {
         fields.set(field, isChanged || fields.get(field));
       }
     }
   }
   for (const [field, isChanged] of fields) {
-    if (field.isConnected && field.dataset?.nextchar && isSupported(field)) {
+    if (field.isConnected && (field.dataset?.nextchar || field.dataset?.nextcharFile) && isSupported(field)) {
       if (isChanged || !helpers.has(field)) attachByAttributes(field);
     } else if (helpers.get(field)?.isAutomatic) {
       helpers.get(field).end();

@@ -10,6 +10,9 @@ import numpy as np
 
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import NetworkConfig, TrainingConfig
+from nextchar.models.pack import pack
+from nextchar.models.runtime.int8_file import quantize_lstm
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
 from nextchar.models.saved_model import Card, SavedModel, describe_files
 from nextchar.models.text.vocabulary import Vocabulary
 
@@ -23,11 +26,20 @@ def reciting(name: str, text: str) -> SavedModel:
 
     Every character of `text` is there once, so that each has one that follows it.
     """
+    return following(name, _successors(text))
+
+
+def packed(name: str, text: str) -> bytes:
+    """Return the file of a model that goes on as `text` does, for the runtime without a service."""
+    return pack(following(name, _successors(text), has_int8=True))
+
+
+def _successors(text: str) -> Followers:
     assert len(set(text)) == len(text), "a character with two followers"
-    return following(name, {a: {b: 1.0} for a, b in zip(text, text[1:] + text[0], strict=True)})
+    return {a: {b: 1.0} for a, b in zip(text, text[1:] + text[0], strict=True)}
 
 
-def following(name: str, followers: Followers) -> SavedModel:
+def following(name: str, followers: Followers, *, has_int8: bool = False) -> SavedModel:
     """Return a model that goes on from a character with those of its table, by their probabilities."""
     vocabulary = Vocabulary("".join({*followers, *(b for row in followers.values() for b in row)}))
     V = len(vocabulary)
@@ -45,7 +57,10 @@ def following(name: str, followers: Followers) -> SavedModel:
         "dense/kernel": np.log(table) / np.tanh(np.tanh(20)),
         "dense/bias": np.zeros(V),
     }
-    files = {"model.onnx": stateful_lstm_graph({k: v.astype(np.float32) for k, v in weights.items()})}
+    floats = {k: v.astype(np.float32) for k, v in weights.items()}
+    files = {FLOAT32_FILE: stateful_lstm_graph(floats)}
+    if has_int8:
+        files[INT8_FILE] = quantize_lstm(floats)
     card = Card(
         id=f"model_{name}",
         name=name,

@@ -470,10 +470,13 @@ def test_a_wrong_value_of_each_attribute_is_an_error_event(visit: Visit) -> None
         "count": ("0", "a number from 1 to 50"),
         "min": ("101", "a number from 0 to 100"),
         "typos": ("3", "a number from 0 to 2"),
+        "integrity": ("md5-x", "hashes: sha256-, sha384- or sha512- and base64"),
+        "first": ("page", "service or file"),
+        "remember": ("here", "true or false"),
     }
     reference = (Path(__file__).parents[2] / "docs/reference/browser-client.md").read_text()
     names = set(re.findall(r"^\| `data-nextchar-([a-z-]+)`", reference, re.MULTILINE))
-    assert names == wrong.keys() | {"context", "client-id"}  # which may be any text
+    assert names == wrong.keys() | {"context", "client-id", "file"}  # which may be any text
     page.evaluate(
         "([wrong]) => { for (const [name, value] of Object.entries(wrong)) { const field ="
         " document.createElement('textarea'); field.setAttribute('data-nextchar', 'line');"

@@ -17,6 +17,7 @@ PAGE = "https://shop.example"
 
 def test_every_file_is_sent_as_what_it_is_and_any_page_may_load_it(service: Service) -> None:
     kinds = {".js": "text/javascript", ".html": "text/html", ".json": "application/json"}
+    kinds[".wasm"] = "application/wasm"
     for path in FOLDER.rglob("*.*"):
         answer = service.http.get(f"/clients/js/{path.relative_to(FOLDER)}", headers={"Origin": PAGE})
         assert answer.status_code == 200 and answer.content == path.read_bytes()

@@ -55,7 +55,7 @@ def test_editors_load_neither_fields_nor_the_entry(name: str) -> None:
 
 def test_npm_packs_every_module_its_types_the_recipes_and_the_license(tmp_path: Path) -> None:
     folder = tmp_path / "clients" / "js"
-    shutil.copytree(FOLDER, folder)
+    shutil.copytree(FOLDER.parent, tmp_path / "clients", symlinks=True)
     shutil.copy(ROOT / "LICENSE", tmp_path)
     listed = json.loads(node("pack", "--dry-run", "--json", cwd=folder, program="npm"))
     # npm 11 and earlier print a list, later ones an object by package name.

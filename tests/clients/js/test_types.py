@@ -11,6 +11,7 @@ import { Nextchar, NextcharError, Suggester, attach, highlight } from "nextchar"
 import type { AnomalousSpan, AttachOptions, Calibration, LineScore, Model } from "nextchar";
 import { codemirror } from "nextchar/codemirror";
 import { monaco } from "nextchar/monaco";
+import { load } from "nextchar/offline";
 import { useNextchar } from "nextchar/react";
 import type * as Monaco from "monaco-editor";
 
@@ -49,6 +50,17 @@ const list: AttachOptions = { model: "m", mode: "list", min: 2, report: "ids", d
 export const attachInReact: (field: HTMLInputElement | null) => void = useNextchar(list);
 export const found: Promise<AnomalousSpan[]> = highlight(field, { model: "m", live: true }).ready;
 export const suggester = new Suggester(client, "m", { until: "confidence", expert: "lstm" });
+export async function offline(): Promise<string> {
+  const model = await load("model.nextchar", { integrity: "sha256-…", remember: true });
+  const { completions } = await model.complete("p", { max_characters: 20, onText: (text) => text.length });
+  for await (const one of model.stream("p")) if (one.type === "piece") one.text.length;
+  attach(field, { client: model.client });
+  new Suggester(model.client, undefined);
+  // @ts-expect-error: only the service has beams
+  await model.complete("p", { beam: 2 });
+  return completions[0]!.text + model.info.name;
+}
+attach(field, { model: "m", file: "model.nextchar", first: "file" });
 // @ts-expect-error: there is no such mode
 attach(field, { mode: "menu" });
 // @ts-expect-error: there is no such field

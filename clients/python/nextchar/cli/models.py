@@ -16,6 +16,7 @@ from nextchar.cli.formatting import format_integer, format_network, format_size,
 from nextchar.cli.names import ModelArgument, complete_model
 from nextchar.cli.report import experts_sentence, result_sentence
 from nextchar.cli.session import Session, command, command_of, fail
+from nextchar.offline_page import offline_page
 from nextchar.options import AliasOptions
 from nextchar.types import Alias, Model, ModelSummary
 
@@ -232,15 +233,22 @@ def pack(
     tables: Annotated[
         bool, Option("--tables", help="Add the tables of the known text: some times as large, opens at once.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE", help="Write a page with the model in it instead, which opens from a disk, too."
+        ),
+    ] = None,
 ) -> None:
     """Save a model as one file, which completes without a server: in a page, or by `nextchar-run`.
 
     Example: nextchar pack nietzsche -o nietzsche.nextchar
     """
     reference = session.client.model(model)["id"]
-    file = to or Path(f"{reference.partition('@')[0]}.nextchar")
+    file = html or to or Path(f"{reference.partition('@')[0]}.nextchar")
+    pieces = session.client.pack_model(reference, limit_bytes=limit_bytes, tables=tables)
     with _written_whole(file) as out:
-        for piece in session.client.pack_model(reference, limit_bytes=limit_bytes, tables=tables):
+        for piece in [offline_page(b"".join(pieces)).encode()] if html else pieces:
             out.write(piece)
     size = file.stat().st_size
     session.print_result(

@@ -1,5 +1,6 @@
 """Models are listed, downloaded, renamed, exported and imported."""
 
+import base64
 import io
 import tarfile
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ def test_a_model_is_packed(run: Run, server: FakeServer, tmp_path: Path) -> None
     file = tmp_path / "a.nextchar"
     assert run("pack", "fake", "-o", str(file), "--limit", "500", "--tables").status == 0
     assert file.read_text() == "packed fake@2 {'limit_bytes': '500', 'tables': 'true'}"
+    page = tmp_path / "page.html"
+    assert run("pack", "fake", "--html", str(page)).out.startswith(f"{page}, ")
+    assert base64.b64encode(b"packed fake@2 {'tables': 'false'}").decode() in page.read_text()
     assert run("pack", "nothing", "-o", str(tmp_path / "b")).status == 1
     assert not (tmp_path / "b").exists()
 

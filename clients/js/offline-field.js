@@ -1,0 +1,121 @@
+/** Fields with a file: one model for all fields with the same file, with the service before or after it. */
+
+import { isFocused } from "./field-helper.js";
+import { forgetAll } from "./offline-memory.js";
+import { load } from "./offline.js";
+
+const MAX_PAUSE_MS = 30_000;
+const SAME = 16; // UTF-16 code units: a text that begins otherwise is another one
+
+const models = new Map(); // by file, integrity and whether they remember: fields share them
+
+function open({ file, integrity, remember }) {
+  const key = JSON.stringify([new URL(file, document.baseURI).href, integrity, remember]);
+  if (!models.has(key)) {
+    const opening = load(file, { integrity, remember });
+    models.set(key, opening);
+    opening.catch((error) => error.code === "unreachable" && models.delete(key)); // the next call tries again
+  }
+  return models.get(key);
+}
+
+// Deletes what the models of this origin have kept.
+export async function forget() {
+  await Promise.allSettled([...models.values()].map(async (model) => (await model).forget()));
+  await forgetAll();
+}
+
+export class FieldModel {
+  #listening = new AbortController();
+  #value;
+  #lines; // that are not new
+
+  // `service`: a client, or null.
+  constructor(field, options, service) {
+    Object.assign(this, { field, options });
+    const call = (name) => async (...input) => (await open(options)).client[name](...input);
+    const offline = { complete: call("complete"), suggest: call("suggest") };
+    const [first, second] = options.first === "file" ? [offline, service] : [service, offline];
+    this.client = service ? new Fallback(first, second) : offline;
+    if (isFocused(field)) this.#prepare();
+    this.#on(field, "focus", () => this.#prepare());
+    if (options.remember) this.#remember();
+  }
+
+  end() {
+    this.#keep();
+    this.#listening.abort();
+  }
+
+  #on(target, name, listener) {
+    target.addEventListener(name, listener, { signal: this.#listening.signal });
+  }
+
+  #prepare() {
+    open(this.options).catch(() => {}); // the first call tells it
+  }
+
+  #remember() {
+    const { field, options } = this;
+    if (options.mode === "list") {
+      const accept = ({ detail: { whole, text } }) => whole && this.#tell((model) => model.accept(text));
+      return this.#on(field, "nextchar:accept", accept);
+    }
+    this.#value = field.value;
+    this.#lines = new Set(linesOf(field.value));
+    this.#on(field, "input", () => {
+      const { value } = field, last = this.#value, same = Math.min(SAME, value.length, last.length);
+      // The page has emptied the field, such as one of a message that was sent.
+      const isOther = value.slice(0, same) !== last.slice(0, same) || (last.length > SAME && value.length < last.length / 2);
+      if (isOther) this.#keep();
+      this.#value = value;
+    });
+    this.#on(field, "change", () => this.#keep());
+    this.#on(document, "submit", ({ target }) => target === field.form && this.#keep());
+    this.#on(document, "visibilitychange", () => document.hidden && this.#keep());
+  }
+
+  // Lines that were written since the last time.
+  #keep() {
+    const added = linesOf(this.#value ?? "").filter((line) => line.trim() && !this.#lines.has(line));
+    for (const line of added) this.#lines.add(line);
+    if (added.length) this.#tell((model) => model.remember(added.join("\n")));
+  }
+
+  #tell(what) {
+    open(this.options).then(what).catch(() => {});
+  }
+}
+
+const linesOf = (text) => text.split(/\r?\n/);
+
+// Calls of the first client, or of the second while the first is away.
+class Fallback {
+  #awayUntil = 0; // in milliseconds; 0: it is there
+  #pause = 1000;
+
+  constructor(first, second) {
+    const call = (name) => (...input) => this.#call(first, second, name, input);
+    Object.assign(this, { complete: call("complete"), suggest: call("suggest") });
+  }
+
+  async #call(first, second, name, input) {
+    if (!this.#awayUntil) {
+      try {
+        return await first[name](...input);
+      } catch (error) {
+        if (!this.#isAway(error)) throw error;
+      }
+    } else if (performance.now() > this.#awayUntil) { // the user does not wait for it
+      first[name](...input).then(() => ([this.#awayUntil, this.#pause] = [0, 1000]), (error) => this.#isAway(error));
+    }
+    return second[name](...input);
+  }
+
+  #isAway({ name, code, status }) {
+    if (name !== "NextcharError" || (status ? status !== 429 && status < 500 : code === "invalid_request")) return false;
+    this.#awayUntil = performance.now() + this.#pause;
+    this.#pause = Math.min(MAX_PAUSE_MS, 2 * this.#pause);
+    return true;
+  }
+}
