@@ -110,6 +110,10 @@ bench-anomaly: $(VENV)/.torch ## Measure how odd lines are found, and how fast; 
 bench-logs: $(VENV)/.serve ## What is flagged of later lines of logs, alerts, and planted damage found; DIR=folder ARGS="--seconds 60"
 	@$(BIN)/python -m benchmarks.logs $(DIR) $(ARGS)
 
+.PHONY: bench-web
+bench-web: $(VENV)/.serve ## Strange requests hidden in a web server's log, five seeds, and a month that changes; ARGS="--seconds 60"
+	@$(BIN)/python -m benchmarks.web_trial $(ARGS)
+
 .PHONY: bench-outage
 bench-outage: $(VENV)/.dev ## Kill APIs, workers, Redis and HAProxy under load: is anything lost? ARGS="--lines 10000"
 	@$(BIN)/python -m benchmarks.outage $(ARGS)

@@ -143,7 +143,7 @@ _TAGS = {
     "suggestions": "Completions of a field, and what became of them.",
     "ingest": "Lines that log agents send.",
     "alerts": "Flagged lines by event, and the targets that they are reported to.",
-    "openai": "What OpenAI's clients call.",
+    "OpenAI": "What OpenAI's clients call.",
     "llama.cpp": "What editors call.",
     "service": "The audit trail.",
     "operations": "Health and metrics.",

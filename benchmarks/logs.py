@@ -33,7 +33,7 @@ _TRAINED, _SCORED_FROM = 0.6, 0.7
 _RATE = 0.01
 _PLANTED = 0.02  # of the scored lines, of all kinds together
 _WORDS = ("zebra", "Quixotic", "marzipan", "kumquat", "xylophone", "grommet")
-_NUMBER, _WORD = re.compile(r"\d+"), re.compile(r"[A-Za-z]{3,}")
+_NUMBER, _WORD = re.compile(r"(?<![^\W_])\d+(?![^\W_])"), re.compile(r"[A-Za-z]{3,}")
 
 
 def main() -> None:
@@ -92,12 +92,12 @@ def measure(lines: Sequence[str], others: Sequence[str], *, seconds: float, **op
 def measure_model(model: nextchar.Model, lines: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
     """Score the last lines of a log by a model of the first ones, without and with damage."""
     characters = model.loaded.vocabulary.to_characters
-    scorer = _scorer(model)
+    scorer = scorer_of(model)
     later = list(model.loaded.scorer.events(map(characters, lines[int(_SCORED_FROM * len(lines)) :])))
     scores, unseen = score(scorer, later)
     change = scorer.change
     mixed, planted = plant(later, others, random.Random(0))
-    after, unseen_after = score(_scorer(model), list(map(characters, mixed)))
+    after, unseen_after = score(scorer_of(model), list(map(characters, mixed)))
     at = {place: kind for place, kind in planted.items() if after[place].anomalous}
     kinds, hits = Counter(planted.values()), Counter(at.values())
     return {
@@ -172,7 +172,7 @@ _DAMAGE: dict[str, Callable[[str, Sequence[str], random.Random], str | None]] = 
 }
 
 
-def _scorer(model: nextchar.Model) -> CalibratedScorer:
+def scorer_of(model: nextchar.Model) -> CalibratedScorer:
     """Return a scorer at a rate of 1 %, or at the lowest that the model's calibration allows."""
     loaded = model.loaded
     stored = Calibrations(open_blobs("memory://")).find(loaded.saved, None)

@@ -102,7 +102,7 @@ def curves_svg(
         for name, bits in shown.items():
             if name == _EARLY:
                 axes.plot([0], [bits], "D", color=_BLUE, markersize=6, clip_on=False, zorder=4)
-                _write(axes, f"{name} {bits:.2f}", (0, bits), "data", _BLUE, rise=9)  # above a dashed line
+                _write(axes, f"{name} {bits:.2f}", (0, bits), "data", _BLUE, rise=-9)  # below its dashed line
                 continue
             color = _BLUE if name == _MIXTURE else _MUTED
             axes.axhline(bits, color=color, linewidth=1, dashes=(4, 3), zorder=1)
@@ -202,7 +202,7 @@ def _write(
     *,
     rise: float = 0,
 ) -> None:
-    """Write a text to the right of a place, `rise` points above it."""
+    """Write a text to the right of a place, `rise` points above its height."""
     axes.annotate(
         text, at, xycoords=unit, xytext=(8, rise), textcoords="offset points", color=color, va="center",
         fontsize=11, annotation_clip=False,

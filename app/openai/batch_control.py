@@ -221,7 +221,7 @@ def to_copy(paths: list[str], blobs: Blobs, copied: Collection[str]) -> list[str
     return [path for path in paths if path.split("/")[1] not in ended or path.endswith("/000000.json")]
 
 
-router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], route_class=OpenAIRoute)
 
 IdempotencyKey = Annotated[
     str | None,

@@ -43,7 +43,7 @@ from nextchar.app.openai.schemas import (
 from nextchar.models.errors import NotFound
 from nextchar.models.runtime.requests import Caller, Completion, Event, Finished, FinishReason, Piece, Usage
 
-router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
 
 MAX_CONCURRENT_PROMPTS = 16
 """Number of prompts of a request that run at the same time: other requests get slots of the engine, too."""

@@ -39,7 +39,7 @@ from nextchar.models.validation_errors import load_record
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpus import Corpus, Upload
 
-router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/files", tags=["OpenAI"], route_class=OpenAIRoute)
 
 BATCH = "batch"
 PURPOSES = ("fine-tune", "evals", "user_data", BATCH)

@@ -51,7 +51,7 @@ from nextchar.store.jobs import Job
 
 _NATS_PER_BIT = math.log(2)
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["OpenAI"], route_class=OpenAIRoute)
 
 _CHANGED = NOT_422 | error_responses(404, 409, 503, 507)
 

@@ -81,7 +81,7 @@ _RESPONSE = stream_responses(
 _ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
 _READ_ERRORS = error_responses(404, 422, 503)
 
-tokenizer_router = APIRouter(tags=["openai"], route_class=DocumentRoute)
+tokenizer_router = APIRouter(tags=["OpenAI"], route_class=DocumentRoute)
 
 
 @router.get("/health", responses=error_responses())

@@ -194,10 +194,10 @@ function partsOf(prefix, { text, replaced }) {
   return names.map((name, i) => [name, all.slice(cuts[i - 1] ?? 0, cuts[i]).join("")]);
 }
 
-// Where some characters are, whatever their case and accents; from the beginning, at that of a word. -1: nowhere.
-function find(some, all, from = 0) {
-  for (let i = from; i + some.length <= all.length; i++) {
-    const isStart = from || !i || !/[\p{L}\p{M}\p{N}]/u.test(all[i - 1]);
+// Where some characters are, whatever their case and accents; without `from` at the beginning of a word. -1: nowhere.
+function find(some, all, from) {
+  for (let i = from ?? 0; i + some.length <= all.length; i++) {
+    const isStart = from !== undefined || !i || !/[\p{L}\p{M}\p{N}]/u.test(all[i - 1]);
     if (isStart && !FOLDED.compare(all.slice(i, i + some.length).join(""), some.join(""))) return i;
   }
   return -1;

@@ -1237,7 +1237,7 @@ static void gather(nc *m, const i32 *row) {
 static void write_known(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
   for (int k = 0; k < CONTEXTS; k++) {
     f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k], total = n0 + n1;
-    f32 z = log_(n1 + 0.4f) - log_(n0 + 0.4f);
+    f32 z = log_((n1 + 0.4f) / (n0 + 0.4f));
     i32 middle = min(max((i32)(8.0f + z * 1.3f), 1), 14);
     i32 ratio = n1 == 0 ? 0 : n0 == 0 ? 15 : middle;
     i32 large = min((i32)(0.8f + 2.3083f * log_(total + 1e-3f)), 15);
@@ -1270,7 +1270,7 @@ static int write_matches(const nc *m, const f32 *own, i32 *states, f32 *inputs) 
 
 /* Write the inputs from interpolated estimates, which begin with frequencies in the text. */
 static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *inputs) {
-  f32 left_parts[CONTEXTS], right_parts[CONTEXTS], sums[2][BACKOFFS];
+  f32 left_parts[CONTEXTS], right_parts[CONTEXTS], odds[BACKOFFS];
   for (int k = 0; k < CONTEXTS; k++) {
     left_parts[k] = own[BEFORE_0 + k] * m->followed[0][k];
     right_parts[k] = own[BEFORE_1 + k] * m->followed[0][k];
@@ -1288,9 +1288,9 @@ static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *i
       right = right_parts[k] + m->followed[3][k] * right;
     }
     f32 least = 1e-7f * (left + right) + LEAST;
-    sums[0][n] = left + least, sums[1][n] = right + least;
+    odds[n] = (right + least) / (left + least);
   }
-  for (int n = 0; n < BACKOFFS; n++) inputs[BY_BACKOFF + n] = log_(sums[1][n]) - log_(sums[0][n]);
+  for (int n = 0; n < BACKOFFS; n++) inputs[BY_BACKOFF + n] = log_(odds[n]);
 }
 
 /* Choose the rows of the weights. */

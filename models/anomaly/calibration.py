@@ -131,10 +131,12 @@ class Bucket:
             return float(self.scores[-rank]) + SCORE_TOLERANCE
         if self.tail and rate >= self.min_p_value:
             return max(self.tail.quantile(rate), float(self.scores[-1]) + SCORE_TOLERANCE)
-        needed = lines_needed(rate)
+        there = f"{self.kept:,}{'' if self.longest is None else f' of up to {self.longest} characters'}"
+        needed = f"at least {lines_needed(rate):,} calibration lines and there are {there}"
+        if self.tail:  # fewer may do, by how much depends on their tail
+            needed = f"more calibration lines than the {there} that there are"
         raise InvalidInput(
-            f"a false-alarm rate of {rate:g} needs at least {needed:,} calibration lines and there are"
-            f" {self.kept:,}{'' if self.longest is None else f' of up to {self.longest} characters'};"
+            f"a false-alarm rate of {rate:g} needs {needed};"
             f" calibrate on more normal lines, or use a rate of at least {rounded_up(self.min_p_value, 2):g}",
             code="too_few_calibration_lines",
             param="false_alarms",

@@ -182,17 +182,18 @@ def _gather_known(slots, singles, entries, up, size, row, starts, followed, coun
                 followed[0, k] = followed[1, k] = 1
                 _add_known(up, size, counts, touched, is_touched, k, c, np.float32(1))
             continue
-        is_last = False
+        is_last, total, different = False, np.float32(0), np.float32(0)
         while not is_last:
             entry = entries[at]
             is_last = entry >= np.uint32(1 << 31)
             count = np.float32((entry >> np.uint32(16)) & np.uint32(0x7FFF))
             if count > 0:  # while a text is learned, entries that come later have none
                 c = np.int64(entry & np.uint32(0xFFFF))
-                followed[0, k] += count
-                followed[1, k] += np.float32(1)
+                total += count
+                different += np.float32(1)
                 _add_known(up, size, counts, touched, is_touched, k, c, count)
             at += 1
+        followed[0, k], followed[1, k] = total, different
 
 
 @inline_borrowing
@@ -330,7 +331,7 @@ def _write_known(own, followed, maps, states, inputs):  # type: ignore[no-untype
     for k in range(CONTEXTS):
         n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
         total = n0 + n1
-        z = log(n1 + np.float32(0.4)) - log(n0 + np.float32(0.4))
+        z = log((n1 + np.float32(0.4)) / (n0 + np.float32(0.4)))
         middle = min(max(np.int32(np.float32(8) + z * np.float32(1.3)), np.int32(1)), np.int32(14))
         ratio = np.int32(0) if n1 == 0 else np.int32(15) if n0 == 0 else middle
         large = min(
@@ -384,9 +385,9 @@ def _write_backoffs(own, share, followed, parts, inputs):  # type: ignore[no-unt
             k = BACKOFF_CONTEXTS[i]
             left, right = parts[0, k] + followed[3, k] * left, parts[1, k] + followed[3, k] * right
         least = np.float32(1e-7) * (left + right) + np.float32(_LEAST)
-        parts[2, n], parts[2, BACKOFFS + n] = left + least, right + least
+        parts[2, n] = (right + least) / (left + least)
     for n in range(BACKOFFS):
-        inputs[BY_BACKOFF + n] = log(parts[2, BACKOFFS + n]) - log(parts[2, n])
+        inputs[BY_BACKOFF + n] = log(parts[2, n])
 
 
 @inline_borrowing

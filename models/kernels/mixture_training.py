@@ -84,9 +84,9 @@ def _move_maps(maps, seen, states, inputs, target, moved):  # type: ignore[no-un
 
 
 @inline_borrowing
-def _rate(seen, inputs):  # type: ignore[no-untyped-def]
-    """Return how far a mixer moves; less for large inputs, so that it does not move too far."""
-    first, least, square = np.float32(_FIRST_RATE), np.float32(_LAST_RATE), dot(inputs, inputs)
+def _rate(seen, square):  # type: ignore[no-untyped-def]
+    """Return how far a mixer moves; less for a large square of its inputs, so as not to move too far."""
+    first, least = np.float32(_FIRST_RATE), np.float32(_LAST_RATE)
     rate = max(least, first / (np.float32(1) + seen / np.float32(_DECISIONS)))
     return rate / (np.float32(1) + np.float32(0.25) * rate * square)
 
@@ -100,14 +100,15 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
         workspace[0], workspace[4], workspace[5][node], workspace[6], workspace[7][node],
     )  # fmt: skip
     target = np.float32(y)
-    error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), outputs)
+    error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), dot(outputs, outputs))
     last_seen[0] += np.float32(1)
     for m in range(LAST_SETS):
         for k in range(SETS):
             last_weights[chosen[SETS + m], k] += error * outputs[k]
+    square = dot(inputs, inputs)
     for k in range(SETS):
         own, at = weights[chosen[k]], chosen[k]
-        error = (target - sigmoid(outputs[k])) * _rate(set_seen[at], inputs)
+        error = (target - sigmoid(outputs[k])) * _rate(set_seen[at], square)
         set_seen[at] += np.float32(1)
         for i in range(INPUTS):
             own[i] += error * inputs[i]

@@ -43,6 +43,7 @@ _MIN_EVENTS = 3  # of several lines
 _MAX_WORDS = 5  # before the time that a line begins with
 _MIN_OBJECT_CHARACTERS = 8
 _MIN_PLACED = 0.01  # fraction of the lines that have a time at a place where events begin
+_MIN_INDENTED = 0.5  # the same where lines are indented, as before a level that is aligned to the right
 _MIN_HEADS = 0.02  # fraction of the lines that have a time at such places
 _MIN_PLAIN = 0.02  # fraction of the lines that continue an event that have no mark
 _MIN_CONTINUED = 0.02  # fraction of the lines that continue an event, if most of these have no mark
@@ -100,8 +101,12 @@ class Opener:
     @classmethod
     def _learn(cls, lines: Sequence[str]) -> Self | None:
         found = [time_place(line) for line in lines]
-        counts = Counter(place for place in found if place is not None and _is_near(place))
-        places = {place for place, n in counts.items() if n >= max(_MIN_EVENTS, _MIN_PLACED * len(lines))}
+        counts = Counter(place for place in found if place is not None and place.count("x") <= _MAX_WORDS)
+        places = {
+            place
+            for place, n in counts.items()
+            if n >= max(_MIN_EVENTS, (_MIN_INDENTED if place[:1].isspace() else _MIN_PLACED) * len(lines))
+        }
         if sum(counts[place] for place in places) < _MIN_HEADS * len(lines):
             places = set()
         others = [
@@ -234,11 +239,6 @@ class TextEvents:
         lines = lines[len(lines) - len(starts) :]
         firsts = [i for i, is_first in enumerate(starts) if is_first]
         return ["\n".join(lines[i:end]) for i, end in pairwise([*firsts, len(lines)])]
-
-
-def _is_near(place: str) -> bool:
-    """Return whether a time at this place is at the beginning of a line that is not indented."""
-    return not place[:1].isspace() and place.count("x") <= _MAX_WORDS
 
 
 def _is_json(line: str) -> bool:

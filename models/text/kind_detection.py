@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from nextchar.models.text.line_columns import has_counts
 from nextchar.models.text.log_clock import TIMES, is_stack_frame
@@ -47,7 +47,6 @@ _MIN_SORTED = 0.75  # fraction of the neighbors in order, less a margin for few 
 _MIN_SINGLE = 0.9  # fraction of the lines of one word
 _MIN_CODE = 0.4  # fraction of the lines that look like code
 _MIN_ROWS = 0.9  # fraction of the lines with the same columns
-_MIN_LABELED = 0.5  # fraction of the lines that start with a label, as of a speaker
 _MAX_LABELS = 0.2  # distinct labels per line
 _MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and that are distinct
 _MIN_SENTENCE_LETTERS = 0.85  # fraction of letters and spaces among their characters
@@ -66,7 +65,7 @@ _MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short 
 _MAX_MEDIAN_WORDS = 12
 _MAX_UNRELATED = 1.75  # what neighbors have in common, per that in random order; of texts 2.6 and more
 _DEVIATIONS = 2  # by which that must be certain
-_MIN_EXPECTED = 2.0
+_MIN_EXPECTED = 3.0
 _SHUFFLES = 8
 _NEIGHBORS = 3  # lines after each that it is compared with
 _RARE = 0.05  # of the lines: words in more of them do not show a subject
@@ -154,15 +153,23 @@ class _Lines:
 
     @cached_property
     def common(self) -> tuple[float, float, float]:
-        """What neighbors have in common; the mean and standard deviation of that in random order."""
-        rare = _rare_features(self.stripped)
-        orders = [random.Random(seed).sample(rare, len(rare)) for seed in range(_SHUFFLES)]
-        shuffled = list(map(_common, orders))
-        return _common(rare), fmean(shuffled), stdev(shuffled)
+        """What neighbors have in common: words or, if they are words, which follows which.
+
+        With it the mean and the standard deviation of that in random order.
+        """
+        lines: Sequence[Any] = self.stripped
+        measure: Callable[[Sequence[Any]], float] = _repeated_pairs
+        if _median_words(list(map(_WORD.findall, self.stripped))) >= 2:
+            lines, measure = _rare_features(self.stripped), _common
+        orders = [random.Random(seed).sample(lines, len(lines)) for seed in range(_SHUFFLES)]
+        shuffled = list(map(measure, orders))
+        return measure(lines), fmean(shuffled), stdev(shuffled)
 
     @property
     def is_unrelated(self) -> bool:
         """Whether neighbors have certainly no more in common than in random order."""
+        if len(set(self.stripped)) < _MIN_LINES:
+            return False
         observed, expected, deviation = self.common
         return expected >= _MIN_EXPECTED and observed + _DEVIATIONS * deviation <= _MAX_UNRELATED * expected
 
@@ -246,13 +253,10 @@ def _is_tokenized(lines: _Lines) -> bool:
 def _is_sequences(lines: _Lines) -> bool:
     """Return whether the lines are sequences of a few words, of different lengths."""
     lengths = sorted(map(len, lines.words))
-    short, median, long = (lengths[len(lengths) * tenths // 10] for tenths in (1, 5, 9))
-    distinct = {word for line in lines.words for word in line}
-    return (
-        median >= _MIN_SEQUENCE
-        and long >= _MIN_STRETCH * short
-        and len(distinct) <= _MAX_VOCABULARY * sum(lengths)
-    )
+    tenth, distinct = len(lengths) // 10, {word for line in lines.words for word in line}
+    is_varied = lengths[-1 - tenth] >= _MIN_STRETCH * lengths[tenth]
+    has_few = len(distinct) <= _MAX_VOCABULARY * sum(lengths)
+    return is_varied and has_few and _median_words(lines.words) >= _MIN_SEQUENCE
 
 
 def _is_numeric(lines: _Lines) -> bool:
@@ -302,11 +306,6 @@ def _is_table(lines: Sequence[str]) -> bool:
 
 def _is_number(cell: str) -> bool:
     return _NUMBER_CELL.fullmatch(cell) is not None
-
-
-def _is_dialogue(lines: Sequence[str]) -> bool:
-    labels = [match[0] for match in map(_LABEL.match, lines) if match]
-    return len(labels) >= _MIN_LABELED * len(lines) and len(set(labels)) <= _MAX_LABELS * len(lines)
 
 
 def _is_wrapped(lines: Sequence[str]) -> bool:
@@ -374,6 +373,12 @@ def _common(lines: Sequence[dict[str | tuple[str, ...], float]]) -> float:
     )
 
 
+def _repeated_pairs(lines: Sequence[str]) -> float:
+    """Return how often pairs of a line and one of its next _NEIGHBORS occur again."""
+    counts = (Counter(zip(lines, lines[distance:], strict=False)) for distance in range(1, 1 + _NEIGHBORS))
+    return sum(count * (count - 1) / 2 for counted in counts for count in counted.values())
+
+
 _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     (
         lambda a: _is_log_of_times(a) and _is_conversation(a),
@@ -406,11 +411,6 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     (_is_repetitive, "text", "many of its lines are repeated"),
     (_is_numeric, "text", "its lines are alike except for numbers"),
     (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table"),
-    (
-        lambda a: _is_dialogue(a.stripped),
-        "text",
-        "its lines start with recurring labels, such as names of speakers",
-    ),
     (lambda a: _is_wrapped(a.stripped), "text", "its lines have the same length, as if wrapped"),
     (lambda a: _is_sorted(a.stripped), "records", "its lines are sorted"),
     (lambda a: a.fraction(_starts_with_bracket) > _MAX_BRACKETED, "text", "its lines are structured data"),

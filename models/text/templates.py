@@ -50,6 +50,7 @@ from nextchar.models.text.line_tokens import (
     structure_of_template,
     tokenize,
 )
+from nextchar.models.text.masks import NAMED
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ _MAX_BROKEN = 2  # words in which a line differs from a template that it breaks
 _MIN_KEPT = 2  # fixed words that it keeps, for each that it breaks
 _FAR_BEYOND = 4  # times the largest number
 _MAX_NUMBER_DIGITS = 15
+_LONG_NUMBER = NAMED["long_numbers"][0]
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,11 @@ class Slot:
         return max(self.values.rarity(value), self.shapes.rarity(shape(value)))
 
     def is_far_above(self, value: str) -> bool:
-        """Return whether a value is a number far above all that the wildcard had."""
+        """Return whether a value is a number far above all in its place, or masked as a long one."""
+        if self.largest is None:
+            return False
         number = _whole_number(value)
-        return self.largest is not None and number is not None and number > _FAR_BEYOND * max(self.largest, 2)
+        return value == _LONG_NUMBER or (number is not None and number > _FAR_BEYOND * max(self.largest, 2))
 
 
 @dataclass(frozen=True)

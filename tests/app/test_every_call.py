@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.openai.batches import Batches
+from nextchar.app.openai.batches import Batch, Batches, BatchStatus
 from nextchar.models.errors import NotFound, Unavailable
 from nextchar.store.blobs import Blobs
 from nextchar.store.corpora import Corpora
@@ -18,7 +18,7 @@ from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from tests.app.logs.alerts.occurrences import GROUP, one
-from tests.app.openai.test_batches import ABOUT, finished
+from tests.app.openai.test_batches import ABOUT
 from tests.every_call import Killed, die, every_call, storage_fails
 from tests.store.test_corpora import add
 from tests.store.test_jobs import REQUEST
@@ -116,6 +116,13 @@ def label_alert(world: World, blobs: Blobs) -> None:
 def alert_is_labeled(world: World) -> None:
     [alert] = Alerts(world.redis, world.blobs).all("m")
     assert alert.label == "incident"
+
+
+def finished(batches: Batches, batch: Batch) -> Batch:
+    """Move a batch to its end, by the longest way."""
+    for status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.COMPLETED):
+        batch = batches.move(batch, status)
+    return batch
 
 
 def make_batch(world: World) -> None:

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from benchmarks.logs import measure, plant
+from benchmarks.web_trial import _made_strange, requests
 from tests.logs import LOGS
 
 
@@ -17,6 +18,14 @@ def test_damaged_copies_of_lines_are_inserted_and_noted() -> None:
         ["swapped", "word", "number", "cut", "another log"], 2
     )
     assert all(mixed[place] not in lines for place in planted)
+
+
+def test_requests_are_made_strange_in_their_path_or_method_and_change_after_a_deployment() -> None:
+    lines = list(requests(200, random.Random(1), ["10.0.0.7"]))
+    assert len(lines) == 200 and not any("/v2/" in line for line in lines)
+    r = random.Random(2)
+    assert all(_made_strange(line, r).split('"')[1] != line.split('"')[1] for line in lines)
+    assert any("/v2/" in line for line in requests(200, random.Random(1), ["10.0.0.7"], day=15))
 
 
 @pytest.mark.long

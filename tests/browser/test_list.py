@@ -133,6 +133,8 @@ def test_list_is_inside_a_narrow_window_and_above_a_field_at_its_end(visit: Visi
         ("lon", {"text": "London"}, [("", "lon".capitalize()), ("b", "don")]),
         ("berln", {"text": "Berlin", "replaced": {"start": 4, "end": 5}},
          [("", "Berl"), ("u", "i"), ("b", "n")]),
+        ("hobit", {"text": "Chobits", "replaced": {"start": 0, "end": 1}},
+         [("u", "Ch"), ("", "obit"), ("b", "s")]),
         ("bxerlin", {"text": "Berlin", "replaced": {"start": 1, "end": 2}}, [("", "Berlin")]),
         ("mejico c", {"text": "México City", "replaced": {"start": 2, "end": 3}},
          [("", "Mé"), ("u", "x"), ("", "ico C"), ("b", "ity")]),

@@ -112,7 +112,7 @@ def test_a_mixture_adapts_to_text_unlike_what_its_weights_were_learned_on() -> N
     network, mixture = network_for(text), made(text)
     assert mixture.experts is not None and mixture.experts.adapts
     bits = mixture.bits(network, text, characters=2000)
-    assert bits["mixture"] < bits["without_adaptation"] - 0.1
+    assert bits["mixture"] < bits["without_adaptation"] - 0.03
     again = load(mixture.files[FILE], size=network.V, upgrade=lambda _: pytest.fail("it is of this version"))
     for ours, theirs in zip(again, mixture.experts, strict=True):
         np.testing.assert_array_equal(ours, theirs)

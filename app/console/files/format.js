@@ -82,6 +82,11 @@ export function exactTime(timestamp) {
   return new Date(timestamp * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
 }
 
+/** Return what a corpus is called: its name, with the version of a later text, or its id. @param {any} corpus */
+export function corpusName({ id, name, version }) {
+  return name && version > 1 ? `${name}@${version}` : (name ?? id);
+}
+
 /** "1 line", "2 lines". */
 export function count(number, noun) {
   return `${integer(number)} ${number === 1 ? noun : plural(noun)}`;

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from nextchar.notebook import Heatmap as Heatmap
     from nextchar.training import AsyncTrainingJob as AsyncTrainingJob
 
+    __version__: str
+
 _EXPORTS = {
     "nextchar.client": "AsyncClient Client TrainingJob",
     "nextchar.errors": "ClientError Conflict Forbidden InvalidRequest NextcharError NotFound RateLimited"

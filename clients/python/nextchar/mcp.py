@@ -131,7 +131,9 @@ class Tools:
         self,
         name: Annotated[str, Field(description="the model's name; each job adds a version to it")],
         corpus: Annotated[str | None, Field(description="id or name of an uploaded corpus; or text")] = None,
-        text: Annotated[str | None, Field(description="to train on, at most a megabyte")] = None,
+        text: Annotated[
+            str | None, Field(description="to train on, at most a megabyte; becomes a corpus")
+        ] = None,
         seconds: Annotated[float, Field(description="how long to train")] = 60.0,
         kind: Annotated[TextKind | None, Field(description="what the text is; default: detected")] = None,
         purpose: Annotated[Purpose | None, Field(description="default: anomalies for a log")] = None,
@@ -139,6 +141,8 @@ class Tools:
         """Queue a job that trains a model; `wait` with its id waits for the model."""
         options: Any = {"seconds": seconds, "kind": kind, "purpose": purpose}
         async with self._client() as client:
+            if text is not None and corpus is None:
+                corpus, text = (await client.add_corpus(text, name=name))["id"], None
             return _state_of(await client.train(corpus, name=name, text=text, **options))
 
     async def wait(

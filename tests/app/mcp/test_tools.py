@@ -111,6 +111,7 @@ def test_an_agent_trains_completes_and_scores_with_the_limits_of_its_key(
 
             job = await call("train", name="fox", text=TEXT, seconds=5)
             assert job["status"] == "queued" and service.jobs.get(job["id"]).request.name == "fox"
+            assert service.http.get("/v1/corpora/fox").json()["id"] == job["corpus"]
             assert (await call("wait", job=job["id"], timeout_s=0))["status"] == "queued"
             assert service.http.post(f"/v1/jobs/{job['id']}/cancel").is_success
             assert (await call("wait", job=job["id"]))["status"] == "cancelled"

@@ -8,21 +8,12 @@ import openai
 import pytest
 
 from nextchar.app.openai.completions import MAX_CONCURRENT_PROMPTS
-from nextchar.app.rooms import ApiSettings
 from tests.app.fakes import BROKEN, ENDLESS, FULL, publish
 from tests.app.raw_http import connected
-from tests.app.service import Service, error_of, serving_real, until
-from tests.models.runtime.networks import CHARACTERS, saved_model
+from tests.app.service import Service, error_of, until
+from tests.models.runtime.networks import CHARACTERS
 
 CALL = "/v1/completions"
-
-
-@pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[httpx.Client]:
-    """The API with the real runtime and the model `random`."""
-    settings = ApiSettings(data_dir=tmp_path_factory.mktemp("api"), redis_url=redis_url)
-    with serving_real(settings, saved_model()) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

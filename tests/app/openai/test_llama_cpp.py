@@ -1,7 +1,6 @@
 import json
 import random
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -47,14 +46,6 @@ FROM_LLAMA_VSCODE: dict[str, Any] = {
     "t_max_predict_ms": 2500,
     "lora": [{"id": 0, "scale": 0.5}],
 }
-
-
-@pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[httpx.Client]:
-    """The API with the real runtime and the model `random`."""
-    settings = ApiSettings(data_dir=tmp_path_factory.mktemp("api"), redis_url=redis_url)
-    with serving_real(settings, saved_model()) as client:
-        yield client
 
 
 def greedy_line(http: httpx.Client, prompt: str, characters: int) -> str:

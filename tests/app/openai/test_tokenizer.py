@@ -1,23 +1,13 @@
 import asyncio
-from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from nextchar.app.rooms import ApiSettings
 from nextchar.models.text.vocabulary import Vocabulary
 from tests.app.fakes import CHARACTERS as FAKE_CHARACTERS
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving_real
-from tests.models.runtime.networks import CHARACTERS, saved_model
-
-
-@pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[httpx.Client]:
-    """The API with the real runtime and the model `random`."""
-    settings = ApiSettings(data_dir=tmp_path_factory.mktemp("api"), redis_url=redis_url)
-    with serving_real(settings, saved_model()) as client:
-        yield client
+from tests.app.service import Service, error_of
+from tests.models.runtime.networks import CHARACTERS
 
 
 @pytest.mark.parametrize("base", ["", "/v1/models/random"])

@@ -236,6 +236,17 @@ def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> N
     assert repeat["p_value"] == found[0]["p_value"] and repeat["alert_id"] and repeat["spans"]
 
 
+def test_a_line_that_breaks_the_template_of_many_lines_is_flagged_whatever_its_score(
+    service: Service,
+) -> None:
+    publish(service.models, lines=["ab of ba is ab"] * 99)
+    calibrate(service)
+    usual, broken, cut = scored(service, b"ab of ba is ab\nab of bb is ab\nab of ba i\n")
+    assert (usual["anomalous"], broken["anomalous"], cut["anomalous"]) == (False, True, True)
+    assert broken["p_value"] == cut["p_value"] == 0.005  # 0.5 / (99 + 1)
+    assert broken["score"] < 6
+
+
 def test_lines_get_the_same_flags_however_they_are_sent(service: Service) -> None:
     publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)] + ["ab of ba is ab"] * 99)
     calibrate(service)

@@ -295,6 +295,18 @@ def test_drift_of_live_lines_is_told_with_what_to_do(
     expect(page.get_by_text("train a model with them")).to_have_count(0)
 
 
+def test_an_alert_shows_the_lines_before_and_after_it(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    ingest(service, model.partition("@")[0], LINE.strip(), "quick fox", "lazxyyy-fox bug", "brown fox")
+    page = open_alerts(service, open_window, model)
+    details = details_of(page, "lazxyyy")
+    expect(details.get_by_role("heading", name="Before and after")).to_be_visible()
+    lines = details.locator("ol li")
+    expect(lines).to_have_text([LINE.strip(), "quick fox", "lazxyyy-fox bug", "brown fox"])
+    expect(details.locator("ol .strong")).to_have_text("lazxyyy-fox bug")
+
+
 def test_an_alert_leads_to_its_flagged_lines(
     service: PopulatedService, open_window: Open, model: str
 ) -> None:

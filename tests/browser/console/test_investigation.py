@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.console.windows import Open, open_view, settled
 from tests.browser.populated_service import PopulatedService
@@ -170,9 +170,19 @@ def test_what_is_shown_is_exported_as_csv_and_json(investigated: Page) -> None:
     assert rows[0]["text"] == first["text"]
 
 
-def test_repeats_are_counted_until_they_are_wanted(investigated: Page) -> None:
-    page = investigated
-    page.get_by_label("Search in lines").fill("lazxyyy")
+def test_repeats_are_counted_until_they_are_wanted(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(service.url + "/#/anomalies?model=line@1"))
+
+    def repeat(route: Route) -> None:
+        """Answer as for a model with templates: the first two lines of a kind are flagged."""
+        records = [json.loads(line) for line in route.fetch().text().splitlines()]
+        for record in records[3:-1]:
+            record |= {"anomalous": False, "repeated": True}
+        route.fulfill(body="".join(json.dumps(record) + "\n" for record in records))
+
+    page.route("**/score?*", repeat)
+    page.get_by_label("Log lines").fill("lazxyyy-fox bug\n" * 60)
+    page.get_by_role("button", name="Find anomalies").click()
     status = page.get_by_role("status").filter(has_text="of 60 lines")
     expect(status).to_contain_text("2 of 60 lines flagged. 58 more repeat flagged ones.")
     page.get_by_label("Flag repeats").check()

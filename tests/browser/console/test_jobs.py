@@ -2,9 +2,11 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 from redis import Redis
 
+from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.store.jobs import EarlyModel, JobError, JobStatus
 from nextchar.store.live import Live
 from tests.browser.console.windows import Open, settled
@@ -128,3 +130,27 @@ def test_what_is_pressed_or_focused_stays_while_a_job_is_polled(
         page.mouse.up()
         expect(page.locator(".badge")).to_have_text("pausing")
     service.jobs.move(service.jobs.get(job.id), JobStatus.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "purpose", "model", "action"),
+    [("records", "both", "names@1", "Try the list"), ("log", "anomalies", "line@1", "Score lines")],
+)
+def test_trained_model_is_tried_as_its_kind_needs(
+    service: PopulatedService, open_window: Open, kind: TextKind, purpose: Purpose, model: str, action: str
+) -> None:
+    job = service.jobs.move(service.jobs.get(service.queue()), JobStatus.RUNNING, attempt=1)
+    masked = "masked by default: ip. For example 10.0.0.1 becomes ⓘ"
+    changes = {"kind": kind, "purpose": purpose, "masked_by_default": masked}
+    request = job.request.model_copy(update=changes)
+    service.jobs.move(job, JobStatus.SUCCEEDED, model=model, request=request)
+    page = settled(open_window(f"{service.url}/#/jobs/{job.id}"))
+    card = page.get_by_role("region", name="Trained model")
+    expect(card.get_by_role("link").first).to_have_text(action)
+    expect(card.get_by_role("button", name="Generate")).to_have_count(0)
+    expect(page.locator(".box .placeholder")).to_have_attribute("data-name", "‹ip›")
+    field = card.get_by_role("combobox")
+    expect(field).to_have_count(1 if kind == "records" else 0)
+    if kind == "records":
+        field.press_sequentially("a")
+        expect(page.locator(".nextchar-list li")).to_have_text(["ad", "an"])

@@ -1,8 +1,11 @@
 """A program that uses the clients is type-checked: responses, arguments and streams have types."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import nextchar
 
 _ROOT = Path(__file__).parents[3]
 _PROGRAM = """
@@ -48,18 +51,23 @@ ignore_errors = true
 """
 
 
-def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(_PROGRAM)
-    (tmp_path / "mypy.ini").write_text(_CONFIGURATION)
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", str(program)],
+def checked(folder: Path, program: str, configuration: str = _CONFIGURATION) -> str:
+    """Return what mypy says of a program."""
+    (folder / "program.py").write_text(program)
+    (folder / "mypy.ini").write_text(configuration)
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", "program.py"],
         env={"MYPYPATH": str(_ROOT / "clients" / "python"), "PATH": ""},
-        cwd=tmp_path,
-        capture_output=True,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
-    )
+    ).stdout
+
+
+def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
+    said = checked(tmp_path, _PROGRAM)
     wanted = {
         (number, line.partition("# error: ")[2])
         for number, line in enumerate(_PROGRAM.splitlines(), 1)
@@ -67,10 +75,28 @@ def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
     }
     found = {
         (int(line.split(":")[1]), line.rpartition("[")[2].rstrip("]"))
-        for line in checked.stdout.splitlines()
+        for line in said.splitlines()
         if ": error: " in line
     }
-    assert found == wanted, checked.stdout + checked.stderr
+    assert found == wanted, said
+
+
+def test_each_public_function_says_what_it_returns(tmp_path: Path) -> None:
+    classes = ("Client", "AsyncClient", "TrainingJob", "AsyncTrainingJob", "Model", "Heatmap")
+    names = [f"nextchar.{name}" for name in dir(nextchar) if not isinstance(getattr(nextchar, name), type)]
+    names += [
+        f"nextchar.{of}.{name}"
+        for of in classes
+        for name in dir(getattr(nextchar, of))
+        if not name.startswith("_")
+    ]
+    program = "\n".join(["import nextchar", *(f"reveal_type({name})  # {name}" for name in names)])
+    said = checked(tmp_path, program, _CONFIGURATION.replace(",nextchar.local,nextchar.local_training", ""))
+    types = [line.partition('Revealed type is "')[2] for line in said.splitlines()]
+    assert len(types) == len(names) > 150, said
+    is_vague = re.compile(r'(^|-> |Coroutine\[Any, Any, )Any\]?"$').search
+    vague = [name for name, kind in zip(names, types, strict=True) if is_vague(kind)]
+    assert vague == ["nextchar.Model.history"]  # a data frame, if pandas is installed
 
 
 def test_old_names_of_types_still_work() -> None:

@@ -60,7 +60,7 @@ def test_threshold_below_one_in_n_is_that_of_the_tail() -> None:
     assert with_tail.threshold(0.01) == pytest.approx(15 + 2 * math.log(20))
     assert with_tail.threshold(1 / 2000) == pytest.approx(15 + 2 * math.log(400))
     assert with_tail.threshold(0.0499) == 18 + SCORE_TOLERANCE, "that of the tail is lower"
-    with pytest.raises(InvalidInput, match="needs at least 2,499 calibration lines and there are 19;"):
+    with pytest.raises(InvalidInput, match="needs more calibration lines than the 19 that there are;"):
         with_tail.threshold(0.0004)
 
 

@@ -73,6 +73,14 @@ def test_events_of_as_many_lines_each_are_found(name: str, lines: int) -> None:
     assert set(sizes[:-1]) == {lines}
 
 
+def test_lines_open_events_though_their_levels_are_aligned_to_the_right() -> None:
+    levels = ("info", "error", "warning")
+    lines = [f"{levels[i % 3]:>7} 2026-01-16 04:{i // 60:02}:{i % 60:02} step {i}" for i in range(300)]
+    lines[50:50] = lines[150:150] = lines[250:250] = ["  caused by: x"]
+    opener = Opener.learn(lines)
+    assert len(events(opener, lines)) == 300
+
+
 def test_a_pretty_printed_object_is_one_event() -> None:
     log = ["{", '  "ts": "2023-12-10T06:55:46Z",', '  "tags": [', '    "a"', "  ]", "}"] * 20
     opener = Opener.learn(log)

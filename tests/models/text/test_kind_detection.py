@@ -1,7 +1,10 @@
+import argparse
+import csv
 import html.entities
 import inspect
 import keyword
 import random
+import statistics
 import sys
 import textwrap
 import unicodedata
@@ -139,10 +142,10 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         (["To be or not to be,", "That is the question:", "Whether 'tis nobler"] * 8, "repeated"),
         ([f"{line} {word}," for line, word in zip(SENTENCES * 60, words(240), strict=True)], "clauses"),
         ([f"{line} {word}" for line, word in zip(SENTENCES * 60, words(240), strict=True)], "short words"),
-        ([f"{'ann' if i % 3 else 'bob'}: {w} {w[::-1]}" for i, w in enumerate(words(300))], "labels"),
         ([line for w in words(120) for line in (w, "")], "empty lines"),
         ([f"    {w} {w[::-1]}" for w in words(120)], "indented"),
         (inspect.getsource(textwrap).split()[:4000], "repeated"),
+        (" ".join(inspect.getdoc(one) or "" for one in (argparse, csv, statistics)).split(), "repeated"),
         ([f"{reading:.2f}" for reading in readings(300)], "numbers"),
         ([f"temp={reading:.2f}" for reading in readings(300)], "numbers"),
         ([f"sensor {w},{i * 37 % 11},{reading:.0f}" for i, (w, reading) in enumerate(

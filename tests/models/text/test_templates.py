@@ -90,6 +90,7 @@ def test_an_unusual_value_of_a_wildcard_is_rare() -> None:
         ("worker 3 has finished the jo", True),
         ("worker 3 has finished the job of ann in 9999 ms", True),
         ("worker 3 has finished the job of ann in 250 ms", False),
+        ("worker 3 has finished the job of ann in ⓛ ms", True),  # masked: it has four digits
         ("worker 3 finished has the of job ann in 70 ms", False),  # hardly alike
         ("worker 3 has", False),
         ("worker 3 is gone", False),

@@ -2,7 +2,7 @@
 
 import { post } from "../api.js";
 import { h, inlineCode, replace } from "../dom.js";
-import { count, integer } from "../format.js";
+import { corpusName, count, integer } from "../format.js";
 import { navigate } from "../router.js";
 import { corpusKind } from "./corpus-kind.js";
 import { dropzone } from "./dropzone.js";
@@ -72,7 +72,7 @@ function trainingForm(corpus, { onOtherText }) {
       h(
         "p",
         {},
-        h("span", { class: "strong" }, corpus.name ?? corpus.id),
+        h("span", { class: "strong" }, corpusName(corpus)),
         h(
           "span",
           { class: "muted" },

@@ -1,11 +1,13 @@
-/** The model that a job has trained, or its early model, with a text area to try it at once. */
+/** The model that a job has trained, or its early model, with what tries it at once: completions, or a list. */
 
+import { apiKey } from "../api-key.js";
 import { apiPath, get } from "../api.js";
 import { streamCompletion } from "../completion.js";
 import { h, replace } from "../dom.js";
-import { lastCharacters } from "../format.js";
+import { bits, lastCharacters } from "../format.js";
 import { ghostTextarea } from "./ghost-textarea.js";
 import { placeholders } from "./marked-line.js";
+import { modelActions } from "./model-actions.js";
 import { errorBox, problemsBox } from "./notice.js";
 
 const OPTIONS = { max_characters: 160, temperature: 0.5 };
@@ -15,18 +17,22 @@ const SHOWN_PROMPT_CHARACTERS = 60;
 export function trainedModel(job, signal) {
   const model = encodeURIComponent(job.model);
   const problems = h("div", {});
+  const result = h("p", { class: "muted" });
   get(apiPath("/v1/models", job.model), { signal }).then(
-    (found) => replace(problems, problemsBox(found.report)),
+    ({ report }) => {
+      replace(problems, problemsBox(report));
+      replace(result, `${bits(report.validation_bits_per_character)} bits per character on held-out text.`);
+    },
     () => {}, // the model was deleted: the completion shows that error
   );
-  return section("Trained model", h("h2", {}, `${job.model} is trained. Try it:`), {
+  const isTried = job.purpose !== "anomalies"; // else the first link does
+  return section("Trained model", h("h2", {}, `${job.model} is trained.${isTried ? " Try it:" : ""}`), {
     links: [
-      h("a", { class: "button small", href: `#/playground?model=${model}` }, "Open playground"),
-      h("a", { class: "button small", href: `#/anomalies?model=${model}` }, "Find anomalies"),
+      modelActions({ id: job.model, kind: job.kind }),
       h("a", { class: "button small", href: `#/models/${model}` }, "Model details"),
     ],
-    notes: problems,
-    trial: trial(job, job.model, signal),
+    notes: [result, problems],
+    trial: isTried && (job.kind === "records" ? list(job.model) : trial(job, job.model, signal)),
   });
 }
 
@@ -53,6 +59,19 @@ function section(label, heading, { links, notes, trial }) {
     notes,
     trial,
   );
+}
+
+/** Return a field with the list of suggestions that a page would show. */
+function list(model) {
+  import("/clients/js/nextchar.js").catch(() => {}); // finds the field by its attribute
+  return h("input", {
+    type: "search",
+    placeholder: "Type the beginning of a line",
+    "aria-label": `Suggestions of ${model}`,
+    "data-nextchar": model,
+    "data-nextchar-mode": "list",
+    ...(apiKey() ? { "data-nextchar-key": apiKey() } : {}),
+  });
 }
 
 /** Return a text area with a model's continuation of it. */

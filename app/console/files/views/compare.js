@@ -31,7 +31,7 @@ export async function compareView({ query, signal }) {
   }
   const chart = lineChart({
     label: "Learning curves",
-    yLabel: "Held-out bits per character",
+    yLabel: "Held-out bits per character, network alone",
     ...axisOptions("seconds"),
   });
   const axis = select(
@@ -62,7 +62,7 @@ export async function compareView({ query, signal }) {
       h(
         "div",
         { class: "row apart" },
-        h("h2", {}, "Held-out bits per character"),
+        h("h2", {}, "Held-out bits per character, network alone"),
         h("div", { class: "row" }, h("label", { for: "axis", class: "small" }, "X axis"), h("div", {}, axis)),
       ),
       chart.node,

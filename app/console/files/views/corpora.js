@@ -6,26 +6,25 @@ import { dropzone } from "../components/dropzone.js";
 import { timeAgo } from "../components/facts.js";
 import { deleteAll, emptyState, errorBox, noMatch, sentence, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
-import { byteSize, count, integer } from "../format.js";
+import { byteSize, corpusName, count, integer } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
 export async function corporaView({ signal, reload }) {
   const corpora = await listAll("/v1/corpora", { signal });
   const status = h("div", {});
-  const name = (corpus) => corpus.name ?? corpus.id;
   const table = dataTable({
     noun: "corpus",
     key: (corpus) => corpus.id,
-    text: (corpus) => `${name(corpus)} ${corpus.kind ?? ""} ${corpus.id}`,
+    text: (corpus) => `${corpusName(corpus)} ${corpus.kind ?? ""} ${corpus.id}`,
     sort: ["Created", true],
     columns: [
       {
         label: "Name",
         isTitle: true,
-        value: name,
+        value: corpusName,
         cell: (corpus) => [
-          h("a", { href: `#/corpora/${corpus.id}` }, name(corpus)),
+          h("a", { href: `#/corpora/${corpus.id}` }, corpusName(corpus)),
           corpus.warnings.length > 0 && [
             " ",
             h(
@@ -45,7 +44,7 @@ export async function corporaView({ signal, reload }) {
       {
         label: "Train",
         cell: (corpus) =>
-          h("a", { href: `#/train?corpus=${corpus.id}`, "aria-label": `Train on ${name(corpus)}` }, "Train"),
+          h("a", { href: `#/train?corpus=${corpus.id}`, "aria-label": `Train on ${corpusName(corpus)}` }, "Train"),
       },
     ],
     actions: [
@@ -54,7 +53,7 @@ export async function corporaView({ signal, reload }) {
         isDanger: true,
         run: (chosen) =>
           deleteAll("corpus", chosen, {
-            name,
+            name: corpusName,
             path: ({ id }) => apiPath("/v1/corpora", id),
             text: "The texts are deleted. Models trained on them are kept. This cannot be undone.",
             onError: (error) => signal.aborted || replace(status, errorBox(error)),

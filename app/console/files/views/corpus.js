@@ -6,7 +6,7 @@ import { confirmAction } from "../components/dialog.js";
 import { fact } from "../components/facts.js";
 import { errorBox, hintBox, sentence, toast, warningBox } from "../components/notice.js";
 import { h, inlineCode, replace } from "../dom.js";
-import { byteSize, dateTime, integer } from "../format.js";
+import { byteSize, corpusName, dateTime, integer } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
@@ -15,7 +15,7 @@ export async function corpusView({ params, signal }) {
   const models = (await listAll("/v1/models", { signal })).filter((model) => model.corpus === corpus.id);
   const status = h("div", {});
   const masks = h("div", {}, maskHint(corpus));
-  const name = corpus.name ?? corpus.id;
+  const name = corpusName(corpus);
 
   async function deleteCorpus() {
     const isConfirmed = await confirmAction({

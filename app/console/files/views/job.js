@@ -9,6 +9,7 @@ import { jobProgress } from "../components/job-progress.js";
 import { drawSamples } from "../components/job-samples.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
+import { maskedLine } from "../components/marked-line.js";
 import { errorBox, formWords, hintBox, sentence, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { followEvents } from "../event-stream.js";
@@ -76,7 +77,7 @@ export async function jobView({ params, signal }) {
     replace(
       sections.log,
       log.length > 0 && h("h2", {}, "Log"),
-      log.map((text) => h("p", { class: "small" }, formWords(text))),
+      log.map((text) => h("p", { class: "small" }, maskedLine(formWords(text)))),
     );
   }
 
@@ -148,7 +149,7 @@ export async function jobView({ params, signal }) {
     h("div", { class: "row apart" }, heading, sections.actions),
     sections.error,
     sections.outcome,
-    job.masked_by_default && hintBox(h("p", { class: "small" }, sentence(job.masked_by_default))),
+    job.masked_by_default && hintBox(h("p", { class: "small" }, maskedLine(sentence(job.masked_by_default)))),
     sections.progress,
     h(
       "div",

@@ -7,7 +7,7 @@ import { FINAL_STATUSES, statusBadge } from "../components/job-card.js";
 import { emptyState, errorBox, noMatch } from "../components/notice.js";
 import { askHowToCancel } from "../components/job-actions.js";
 import { h, replace } from "../dom.js";
-import { bits, duration } from "../format.js";
+import { bits, corpusName, duration } from "../format.js";
 
 const POLL_MS = 2000;
 
@@ -19,7 +19,7 @@ export async function jobsView({ signal }) {
     listAll("/v1/corpora", { signal }).catch(() => []), // a key may not see them
   ]);
   const modelBits = new Map(models.map((model) => [model.id, model.bits_per_character]));
-  const corpusNames = new Map(corpora.map((one) => [one.id, one.name ?? one.id]));
+  const corpusNames = new Map(corpora.map((one) => [one.id, corpusName(one)]));
   const status = h("div", {});
   let shown = jobs;
 

@@ -6,7 +6,7 @@ import { confirmAction } from "../components/dialog.js";
 import { timeAgo } from "../components/facts.js";
 import { deleteAll, emptyState, errorBox, noMatch, sentence, toast, warningBox } from "../components/notice.js";
 import { h, replace } from "../dom.js";
-import { bits, byteSize } from "../format.js";
+import { bits, byteSize, corpusName } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
@@ -16,7 +16,7 @@ export async function modelsView({ signal, reload }) {
     get("/v1/models?limit=1", { signal }),
     listAll("/v1/corpora", { signal }).catch(() => []), // a key may not see them
   ]);
-  const corpusNames = new Map(corpora.map((one) => [one.id, one.name ?? one.id]));
+  const corpusNames = new Map(corpora.map((one) => [one.id, corpusName(one)]));
   const status = h("div", {});
   const table = dataTable({
     noun: "model",

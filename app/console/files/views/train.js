@@ -6,7 +6,7 @@ import { maskSelector } from "../components/mask-selector.js";
 import { emptyState, errorBox, sentence } from "../components/notice.js";
 import { filledValues, resolveSchema, schemaFields } from "../components/schema-fields.js";
 import { h, inlineCode, replace } from "../dom.js";
-import { integer } from "../format.js";
+import { corpusName, integer } from "../format.js";
 import { openapi } from "../openapi.js";
 import { navigate } from "../router.js";
 
@@ -59,7 +59,7 @@ export async function trainView({ query, signal }) {
     name: "corpus",
     label: "Corpus",
     control: select(
-      corpora.map((one) => [one.id, `${one.name ?? one.id} (${integer(one.characters)} characters)`]),
+      corpora.map((one) => [one.id, `${corpusName(one)} (${integer(one.characters)} characters)`]),
       corpora.find((one) => [one.id, one.name].includes(query.get("corpus")))?.id ?? corpora[0].id,
     ),
   });
