@@ -236,15 +236,15 @@ def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> N
     assert repeat["p_value"] == found[0]["p_value"] and repeat["alert_id"] and repeat["spans"]
 
 
-def test_a_line_that_breaks_the_template_of_many_lines_is_flagged_whatever_its_score(
+def test_an_unusual_line_that_breaks_the_template_of_many_lines_is_rarer_than_its_score_says(
     service: Service,
 ) -> None:
     publish(service.models, lines=["ab of ba is ab"] * 99)
     calibrate(service)
-    usual, broken, cut = scored(service, b"ab of ba is ab\nab of bb is ab\nab of ba i\n")
-    assert (usual["anomalous"], broken["anomalous"], cut["anomalous"]) == (False, True, True)
-    assert broken["p_value"] == cut["p_value"] == 0.005  # 0.5 / (99 + 1)
-    assert broken["score"] < 6
+    usual, ordinary, unusual = scored(service, "ab of ba is ab\nab of bb is ab\nab of →→ is ab\n".encode())
+    assert (usual["anomalous"], ordinary["anomalous"], unusual["anomalous"]) == (False, False, True)
+    assert ordinary["p_value"] > 0.1
+    assert unusual["p_value"] == 0.005  # 0.5 / (99 + 1); by its score 0.01
 
 
 def test_lines_get_the_same_flags_however_they_are_sent(service: Service) -> None:

@@ -48,7 +48,10 @@ def test_rename_prints_the_new_reference(run: Run, server: FakeServer) -> None:
     assert server.models == ["fake@2", "other@1"]
 
 
-def test_a_model_is_packed(run: Run, server: FakeServer, tmp_path: Path) -> None:
+def test_a_model_is_packed(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run("pack", "fake").out.startswith("fake.nextchar, ")
     file = tmp_path / "a.nextchar"
     assert run("pack", "fake", "-o", str(file), "--limit", "500", "--tables").status == 0
