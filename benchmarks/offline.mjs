@@ -39,7 +39,7 @@ for (let seed = 0; seed < 12; seed++) {
 }
 
 // Keys: one character more each time, of which 20 are completed.
-const document = "The beginning of a text that somebody types, key by key, and completes.";
+const document = "The beginning of a text that is typed, key by key, and completes.";
 const keys = [];
 for (let n = 1; n <= document.length; n++) {
   const started = performance.now();

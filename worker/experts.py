@@ -168,7 +168,7 @@ _COMPARED_ROW = 1000
 
 
 def learn_network(network: StepNetwork, experts: Experts, seen: Seen, ids: Ids, *, before: Ids) -> None:
-    """Let the experts learn from held-out text, with the network beside them; they are changed.
+    """Let the experts learn from held-out text, with the network as an input; they are changed.
 
     If it is short, too short for much learning, and the network alone predicts it better than they do, as one
     that comes from a base model, they begin with the weight of the network with which they predict it best.

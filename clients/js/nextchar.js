@@ -58,7 +58,7 @@ export function attach(field, options = {}) {
   if (!all.client) {
     all.client = all.file && !all.model ? null : new Nextchar(all);
     if (all.file) {
-      if (!all.client || all.first === "file") all.debounce ??= 0; // nobody shares the processor
+      if (!all.client || all.first === "file") all.debounce ??= 0; // it shares the processor with no one
       parts.push(lazyModel(field, all, all.client));
       all.client = parts[0].client;
     }

@@ -12,7 +12,7 @@ export interface LoadOptions {
   name?: string;
   /** False: in this thread, which it blocks while it reads a prompt. An address: of `offline-worker.js`. Default true. */
   worker?: boolean | string | URL;
-  /** The address or the bytes of `nextchar.wasm`. Default: beside this module. */
+  /** The address or the bytes of `nextchar.wasm`. Default: next to this module. */
   wasm?: string | URL | ArrayBuffer | ArrayBufferView;
   signal?: AbortSignal;
 }

@@ -14,7 +14,7 @@ typedef struct nc nc;
 
 #define NC_API __attribute__((visibility("default"), used))
 
-/* Where a completion ends, beside max_characters and stops. */
+/* Where a completion ends, besides max_characters and stops. */
 enum nc_until { NC_UNTIL_NOTHING, NC_UNTIL_WORD, NC_UNTIL_LINE, NC_UNTIL_CONFIDENCE };
 
 /* Why it has ended. */
