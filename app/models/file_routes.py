@@ -40,7 +40,12 @@ _ARCHIVE_RESPONSE: dict[int | str, dict[str, Any]] = {
 _PACK_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A packed model.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "nxch, sections, …",
+            }
+        },
     }
 }
 _IMPORT_BODY: dict[str, Any] = {

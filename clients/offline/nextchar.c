@@ -196,7 +196,7 @@ enum {
 
 typedef struct { /* a line that a prefix may stand for */
   i32 line, errors, matched;
-  u32 count;
+  u32 place, count; /* of what is meant in `folded`; how often the line occurs */
   double penalty, likely, share;
   int begins;
 } candidate;
@@ -2095,7 +2095,7 @@ static int largest(lines *l, int ranges, int n, int errors, int is_inside, candi
         if (is_known) continue;
         int j = min(found, most - 1);
         for (; j > 0 && best[j - 1].count < count; j--) best[j] = best[j - 1];
-        best[j] = (candidate){line, errors, errors ? matched : n, count, 0, 0, 0, 0};
+        best[j] = (candidate){line, errors, errors ? matched : n, places[own->lo], count, 0, 0, 0, 0};
         found = min(found + 1, most);
       }
     }
@@ -2178,17 +2178,17 @@ static int has_accents(const lines *l, int line, const query *q) {
   return 1;
 }
 
-static double error_bits(const lines *l, const candidate *c, const query *q) {
-  if (c->errors != 1) return ERROR_BITS * c->errors;
-  u32 first = l->starts[c->line], length = folded_end(l, c->line) - first;
-  int meant = min(c->matched, (int)length), is_exchanged = meant == q->count;
+static double error_bits(const lines *l, const candidate *c, const query *q, int is_inside) {
+  double bits = ERROR_BITS * c->errors + INSIDE_BITS * is_inside;
+  if (c->errors != 1) return bits;
+  int meant = c->matched, is_exchanged = meant == q->count;
   for (int i = 0; i < q->count && is_exchanged; i++) { /* the same characters, as often */
     int balance = 0;
     for (int j = 0; j < q->count; j++)
-      balance += (q->numbers[j] == q->numbers[i]) - (folded_at(l, first + (u32)j) == q->numbers[i]);
+      balance += (q->numbers[j] == q->numbers[i]) - (folded_at(l, c->place + (u32)j) == q->numbers[i]);
     is_exchanged = balance == 0;
   }
-  return ERROR_BITS + (is_exchanged || meant > q->count ? -KIND_BITS : KIND_BITS);
+  return bits + (is_exchanged || meant > q->count ? -KIND_BITS : KIND_BITS);
 }
 
 /* Search for lines as models/runtime/line_index.py; return how many were found. */
@@ -2211,11 +2211,14 @@ static int search_lines(lines *l, const query *q, int typos, int wanted, int mos
   ranges = find_ranges(l, l->words, l->words_count, q->numbers, q->count, 0);
   int others = largest(l, ranges, q->count, 0, 1, l->others, most);
   for (int i = 0; i < others; i++) l->others[i].penalty = INSIDE_BITS;
+  int everywhere = count + others == 0;
   for (int errors = 1; errors <= typos; errors++)
-    if (count + others < wanted) {
-      ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, errors);
-      int more = largest(l, ranges, q->count, errors, 0, l->others + others, min(2 * most, MAX_CANDIDATES - others));
-      for (int i = others; i < others + more; i++) l->others[i].penalty = error_bits(l, &l->others[i], q);
+    for (int is_inside = 0; is_inside <= everywhere && count + others < wanted; is_inside++) {
+      u32 places = is_inside ? l->words_count : l->count;
+      candidate *next = l->others + others;
+      ranges = find_ranges(l, places_of(l, is_inside), places, q->numbers, q->count, errors);
+      int more = largest(l, ranges, q->count, errors, is_inside, next, min(2 * most, MAX_CANDIDATES - others));
+      for (int i = 0; i < more; i++) next[i].penalty = error_bits(l, &next[i], q, is_inside);
       others += more;
     }
   sort_candidates(l->others, others);
@@ -2377,7 +2380,7 @@ int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, 
     kept = min(kept, MAX_CANDIDATES - walked);
     move(all + first + walked, all + first, sizeof(candidate) * (size_t)(kept - first));
     for (int i = 0; i < walked; i++)
-      all[first + i] = (candidate){likely[i], 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
+      all[first + i] = (candidate){likely[i], 0, 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
     kept = without_repeats(l, all, kept + walked);
   }
   for (int i = 0; i < kept; i++) all[i].likely = 1.0 + all[i].count, all[i].share = 0;

@@ -94,7 +94,7 @@ def test_alerts_are_listed_with_their_lines_and_come_while_the_page_is_open(
     expect(details).to_contain_text(re.compile("1 in [1-9][0,]{5,}, estimated"))
     expect(details.locator(".examples li")).to_have_count(1)
     expect(details.locator(".examples mark").first).to_be_visible()
-    expect(details.locator(".examples")).to_contain_text(MARKUP)
+    expect(details.locator("ul.examples")).to_contain_text(MARKUP)
     record(service, model, "quick brown")
     expect(rows_of(page)).to_have_count(2)
     expect(details).to_contain_text("lazxyyy")  # what was opened stays so
@@ -274,9 +274,9 @@ def test_a_live_line_leads_to_its_alert(service: PopulatedService, open_window: 
     page.locator(".live-lines li", has_text="lazxyyy").get_by_role("link", name="Alert").click()
     expect(page.get_by_role("heading", name="Alerts")).to_be_visible()
     details = page.get_by_role("complementary", name="Alert")
-    expect(details.locator(".examples")).to_contain_text("lazxyyy-fox bug")
+    expect(details.locator("ul.examples")).to_contain_text("lazxyyy-fox bug")
     page.reload()
-    expect(details.locator(".examples")).to_contain_text("lazxyyy-fox bug")
+    expect(details.locator("ul.examples")).to_contain_text("lazxyyy-fox bug")
     details.get_by_role("button", name="Close the details").click()
     expect(rows_of(page)).to_have_count(3)
     assert "alert=" not in page.url
