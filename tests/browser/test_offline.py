@@ -148,7 +148,7 @@ def test_file_is_used_while_the_service_is_away(visit: Visit, page: Page) -> Non
     write(page, "go")
     ghost(page, "ne-by slim")
     page.unroute("**/complete")
-    for i in range(90):  # the service is asked again, in the background; a field keeps answers to the same text
+    for i in range(90):  # the service is asked again, in the background, about texts that have no answer yet
         page.locator("#t").fill("")
         write(page, f"{i} a")
         page.wait_for_timeout(1000)  # else a busy machine gives no answer before the next key
