@@ -236,8 +236,8 @@ class CalibratedScorer:
         if not self.calibration or self.rate is None:
             return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
-        by_breaks = np.minimum(p_values, list(map(_break_p_value, lines)))
-        p_values = np.where(p_values <= UNUSUAL, by_breaks, p_values)
+        unusual = np.flatnonzero(p_values <= UNUSUAL).tolist()
+        p_values[unusual] = np.minimum(p_values[unusual], [_break_p_value(lines[i]) for i in unusual])
         anomalous = p_values <= self.rate
         found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
         flagged = np.flatnonzero(anomalous).tolist()

@@ -81,7 +81,7 @@ def test_the_palette_goes_to_pages_models_jobs_and_alerts(
     for text, heading in (
         ("playground", "Playground"),
         ("model names", "names@1"),
-        ("job succeeded", " succeeded"),
+        ("job line succeeded", "line succeeded"),
         ("alert lazx", "Alerts"),
     ):
         page.keyboard.press("Control+k")
