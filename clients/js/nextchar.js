@@ -11,7 +11,7 @@ export { forget, highlight } from "./lazy.js";
 export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
 const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 50],
-  min: [0, 100], typos: [0, 2] };
+  min: [0, 100], typos: [0, 2], ahead: [0, 32] };
 const CHOICES = { mode: ["ghost", "list"], until: ["likely", "word", "line", "confidence"], report: ["ids", "text"],
   expert: ["mixture", "network", "lstm"], constrain: ["lines", "prefer", "none"],
   first: ["service", "file"], midline: ["", true, false, "true", "false"], remember: ["", true, false, "true", "false"] };
@@ -24,7 +24,7 @@ const isOn = (value) => ![undefined, null, false, "false"].includes(value);
 export function attach(field, options = {}) {
   helpers.get(field)?.end();
   const all = { model: field.dataset.nextchar, mode: "ghost", max: 40, temperature: 0, debounce: null, count: 6,
-    typos: null, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
+    typos: null, ahead: 12, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
     announceCount: (count) => `${count} suggestion${count > 1 ? "s" : ""}.` };
   for (const name of OPTIONS) {
     const attribute = attributeOf(name);

@@ -4,6 +4,8 @@ const UNTIL = [null, "word", "line", "confidence"];
 const REASONS = [null, "length", "stop", "word", "line", "confidence"];
 const MAX_READ = 256; // bytes of a prompt between two looks for messages
 const MAX_MS = 8; // the same, of a completion
+const MAX_AHEAD_MS = 0.5; // the same, of one that is computed ahead
+const MAX_ALL_AHEAD_MS = 150; // of all of them
 const POINTS = 3; // the section of the file with the vocabulary
 
 class Refused extends Error {}
@@ -26,13 +28,12 @@ function integer(name, value, low, high) {
 }
 
 // Runs what waits, such as the message that cancels this call.
-const pause = globalThis.setImmediate
-  ? () => new Promise((resolve) => setImmediate(resolve))
-  : () => new Promise((resolve) => {
-      const { port1, port2 } = new MessageChannel();
-      port1.onmessage = () => (port1.close(), resolve());
-      port2.postMessage(null);
-    });
+const { port1, port2 } = globalThis.setImmediate ? {} : new MessageChannel();
+const pause = () => new Promise((resolve) => {
+  if (!port1) return setImmediate(resolve);
+  port1.onmessage = resolve;
+  port2.postMessage(null);
+});
 
 class Runtime {
   #nc;
@@ -101,7 +102,7 @@ class Runtime {
         [text, bits] = [text + piece, sum];
         if (call.streams && !suffix) call.tell({ type: "piece", index, text: piece, logprobs: own });
       }
-      if (performance.now() - began < MAX_MS) continue;
+      if (performance.now() - began < call.maxMs) continue;
       await call.check();
       began = performance.now();
     }
@@ -123,6 +124,23 @@ class Runtime {
     const found = this.#json("nc_next", 256 + 100 * Math.min(top, this.info.characters), text, length, temperature, top);
     return { object: "distribution", model: this.info.name, early: false, ...found,
       unknown_characters: this.#unknownIn(prompt) };
+  }
+
+  // Tells the completions of the prompt with each of the likeliest characters after it, until another call arrives.
+  async ahead(prompt, { top, ...options }, call) {
+    const end = performance.now() + MAX_ALL_AHEAD_MS, own = { ...call, streams: false, maxMs: MAX_AHEAD_MS };
+    const { candidates } = await this.next(prompt, { top }, own);
+    this.#nc.nc_keep(this.#model, 0);
+    try {
+      for (const { character } of candidates) {
+        if (performance.now() > end) return;
+        if (!this.#known && character > "\x7f") continue; // a part of one
+        const longer = prompt + character;
+        call.tell({ prompt: longer, response: await this.complete(longer, options, own) });
+      }
+    } finally {
+      this.#nc.nc_keep(this.#model, 1);
+    }
   }
 
   async suggest(prefix, options) {
@@ -237,14 +255,14 @@ function pointsOf(file) {
 
 export function serve(port) {
   const cancelled = new Set();
-  let runtime, last = Promise.resolve();
+  let runtime, newest, last = Promise.resolve();
 
   async function answer({ id, name, input, options, memory, streams }) {
     const check = async () => {
       await pause();
-      if (cancelled.has(id)) throw new Refused("cancelled");
+      if (cancelled.has(id) || (name === "ahead" && id !== newest)) throw new Refused("cancelled");
     };
-    const call = { check, memory, streams, tell: (event) => port.postMessage({ id, event }) };
+    const call = { check, memory, streams, maxMs: MAX_MS, tell: (event) => port.postMessage({ id, event }) };
     try {
       if (cancelled.has(id)) return;
       if (name === "open") runtime = await Runtime.open(input.wasm, input.file);
@@ -258,7 +276,7 @@ export function serve(port) {
 
   port.onmessage = ({ data }) => {
     if (data.cancel) cancelled.add(data.cancel);
-    else last = last.then(() => answer(data));
+    else [newest, last] = [data.id, last.then(() => answer(data))];
   };
 }
 

@@ -74,6 +74,12 @@ export class Model {
     return this.#call("next", prompt, options);
   }
 
+  // Completes the prompt with each of the `top` likeliest characters after it, and tells the prompt and the response of each,
+  // until another call is made.
+  async ahead(prompt, onResponse, options) {
+    await this.#call("ahead", prompt, { timeout: null, ...options }, onResponse);
+  }
+
   async suggest(prefix, options) {
     const response = await this.#call("suggest", prefix, options);
     const id = `sug_${randomId()}`;
@@ -110,7 +116,7 @@ export class Model {
   }
 
   async #call(name, input, { signal, timeout = TIMEOUT_MS, retries, ...options } = {}, onEvent) {
-    const isPrompt = name === "complete" || name === "next";
+    const isPrompt = ["complete", "next", "ahead"].includes(name);
     if (isPrompt && input.length < SHORT) this.#remembered = this.#memory?.text ?? "";
     const memory = isPrompt ? this.#remembered && this.#remembered.replace(/\n?$/, input.startsWith("\n") ? "" : "\n") : "";
     const deadline = timeout === null ? undefined : AbortSignal.timeout(timeout);

@@ -258,6 +258,7 @@ struct nc {
   f32 *row;
   kept kept[KEPT];
   u32 clock;
+  int keeps;
   /* the completion */
   u32 max_characters, taken, sent_at;
   u64 key; /* of its random numbers */
@@ -513,7 +514,7 @@ nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size) {
   if (m->lines.count && !check_lines(m)) return 0;
   widen_weights(m, file);
   nc_forget(m);
-  m->reason = NC_LENGTH;
+  m->keeps = 1, m->reason = NC_LENGTH;
   return m;
 }
 
@@ -1500,6 +1501,8 @@ void nc_forget(nc *m) {
   for (int k = 0; k < KEPT; k++) m->kept[k].length = 0;
 }
 
+void nc_keep(nc *m, int keeps) { m->keeps = keeps; }
+
 /* Keep the row's state after `length` characters of this hash, instead of that which was not used longest. */
 static void keep(nc *m, u64 hash, u32 length) {
   kept *oldest = &m->kept[0];
@@ -1540,15 +1543,16 @@ static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end
 static int read_prompt(nc *m, const char *text, size_t length) {
   int begins_line = length > 0 && text[0] == '\n';
   prompt p = {text, length, 0, 0, length == 0 || (m->starts_line && !begins_line)}, q = p;
-  u64 hash = 0;
-  u32 count = 0, from = 0, begun;
+  u64 hash = 0, found_hash = 0, lengths = 0; /* bit n of lengths: a kept one has n as its remainder by 64 */
+  u32 count = 0, begun = 1;
   kept *found = 0;
   int c;
+  for (int k = 0; k < KEPT; k++) lengths |= (u64)1 << (m->kept[k].length & 63);
   while ((c = next_of_prompt(m, &p)) >= 0) {
     hash = mixed(hash, (u64)c + 1);
     count += 1;
-    kept *one = find(m, hash, count);
-    if (one) found = one, from = count;
+    kept *one = lengths >> (count & 63) & 1 ? find(m, hash, count) : 0;
+    if (one) found = one, found_hash = hash, begun = count + 1, q = p;
   }
   if (c == -1) return failed("the text is no UTF-8");
   if (m->has_mixture) forget(m);
@@ -1558,13 +1562,11 @@ static int read_prompt(nc *m, const char *text, size_t length) {
   } else {
     zero(m->row, 4 * (size_t)m->row_floats);
   }
-  hash = 0;
-  for (begun = 1; (c = next_of_prompt(m, &q)) >= 0; begun++) {
-    hash = mixed(hash, (u64)c + 1);
-    if (begun <= from) continue;
+  for (hash = found_hash; (c = next_of_prompt(m, &q)) >= 0; begun++) {
     int is_last = begun == count, is_kept = is_last || begun % KEPT_EVERY == 0;
+    hash = mixed(hash, (u64)c + 1);
     read_id(m, m->row, c, is_kept);
-    if (is_kept) keep(m, hash, begun);
+    if (is_kept && m->keeps) keep(m, hash, begun);
   }
   return 1;
 }

@@ -69,6 +69,9 @@ NC_API int nc_info(nc *model, char *json, size_t capacity);
 /* Forget earlier prompts. */
 NC_API void nc_forget(nc *model);
 
+/* Whether prompts from now on are remembered, as at first: 0 for those that are only guessed. */
+NC_API void nc_keep(nc *model, int keeps);
+
 #ifdef __wasm__
 /* Return memory of a size, aligned to 16 bytes; 0: there is none. It is never freed. */
 NC_API void *nc_alloc(size_t size);
