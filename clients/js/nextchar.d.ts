@@ -762,6 +762,8 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
   ahead?: number;
   /** Keep on the device what was written or accepted, for the model of the file. Default false. */
   remember?: boolean;
+  /** Keep the tables of the file's model on the device, so that it opens at once the next time. Default false. */
+  cache?: boolean;
   client?: Nextchar | OfflineClient;
   mode?: "ghost" | "list";
   /** Suggest from this many characters on. Default 0, of a list 1. */

@@ -9,12 +9,12 @@ const MAX_PAUSE_MS = 30_000;
 const LOW_BATTERY = 0.2; // of its capacity
 const SAME = 16; // UTF-16 code units: a text that begins otherwise is another one
 
-const models = new Map(); // by file, integrity and whether they remember: fields share them
+const models = new Map(); // by file, integrity and whether something is kept: fields share them
 
-function open({ file, integrity, remember }) {
-  const key = JSON.stringify([new URL(file, document.baseURI).href, integrity, remember]);
+function open({ file, integrity, remember, cache }) {
+  const key = JSON.stringify([new URL(file, document.baseURI).href, integrity, remember, cache]);
   if (!models.has(key)) {
-    const opening = load(file, { integrity, remember });
+    const opening = load(file, { integrity, remember, cache });
     models.set(key, opening);
     opening.catch((error) => error.code === "unreachable" && models.delete(key)); // the next call tries again
   }

@@ -6,6 +6,9 @@ const MAX_READ = 256; // bytes of a prompt between two looks for messages
 const MAX_MS = 8; // the same, of a completion
 const MAX_AHEAD_MS = 0.5; // the same, of one that is computed ahead
 const MAX_ALL_AHEAD_MS = 150; // of all of them
+const KEPT = "nextchar-tables"; // the folder of the origin's files
+const KEEP_AFTER_MS = 1000; // after the model is opened: the first call does not wait for it
+const [SUM_AT, SUM] = [24, 8]; // the checksum in a file, with which kept tables begin
 const POINTS = 3; // the section of the file with the vocabulary
 
 class Refused extends Error {}
@@ -43,16 +46,37 @@ class Runtime {
   #known; // code points of the vocabulary; null: bytes
   info;
 
-  static async open(wasm, file) {
+  // `cache`: the name of a file in which the browser keeps the tables for the next time.
+  static async open({ wasm, file, cache }) {
     const runtime = new Runtime();
     const { instance } = await WebAssembly.instantiate(wasm, {});
     runtime.#nc = instance.exports;
-    const at = runtime.#nc.nc_alloc(file.byteLength) || fail("there is too little memory");
+    const at = runtime.#take(file.byteLength), tables = cache ? await runtime.#kept(cache, file) : [0, 0];
     runtime.#bytes(at, file.byteLength).set(new Uint8Array(file));
-    runtime.#model = runtime.#nc.nc_load(at, file.byteLength) || runtime.#fail();
+    runtime.#model = runtime.#nc.nc_load(at, file.byteLength, ...tables) || runtime.#fail();
+    if (cache && !tables[0]) setTimeout(() => runtime.#keep(cache), KEEP_AFTER_MS);
     runtime.info = { ...runtime.#json("nc_info", 1 << 16), bytes: file.byteLength };
     if (runtime.info.alphabet === "characters") runtime.#known = pointsOf(file);
     return runtime;
+  }
+
+  // Returns where the tables of a file that were kept are in memory, and their size.
+  async #kept(cache, file) {
+    return withKept(cache, false, (kept) => {
+      const of = new Uint8Array(SUM), size = kept.getSize();
+      kept.read(of, { at: 0 });
+      if (of.some((byte, i) => byte !== new Uint8Array(file)[SUM_AT + i])) return [0, 0]; // of an earlier model
+      const at = this.#take(size);
+      return kept.read(this.#bytes(at, size), { at: 0 }) === size ? [at, size] : [0, 0];
+    }).catch(() => [0, 0]);
+  }
+
+  async #keep(cache) {
+    const { at: sizeAt } = this.#area("size", 4), at = this.#nc.nc_tables(this.#model, sizeAt);
+    if (!at) return; // they are in the file
+    const [size] = new Uint32Array(this.#nc.memory.buffer, sizeAt, 1);
+    const write = (kept) => (kept.truncate(size), kept.write(this.#bytes(at, size), { at: 0 }), kept.flush());
+    await withKept(cache, true, write).catch(() => {}); // there is no room: they are made again the next time
   }
 
   async complete(prompt, options, call) {
@@ -206,7 +230,11 @@ class Runtime {
     const area = this.#areas[name];
     if (area?.size >= size) return area;
     const room = Math.max(1024, 2 * size);
-    return (this.#areas[name] = { at: this.#nc.nc_alloc(room) || fail("there is too little memory"), size: room });
+    return (this.#areas[name] = { at: this.#take(room), size: room });
+  }
+
+  #take(size) {
+    return this.#nc.nc_alloc(size) || fail("there is too little memory");
   }
 
   #bytes(at, size) {
@@ -230,6 +258,21 @@ class Runtime {
     const at = this.#nc.nc_error();
     const all = new Uint8Array(this.#nc.memory.buffer, at);
     fail(new TextDecoder().decode(all.subarray(0, all.indexOf(0))));
+  }
+}
+
+// Calls `use` with a file of the origin, which no other page uses meanwhile; one that cannot be written is deleted.
+async function withKept(name, isNew, use) {
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle(KEPT, { create: isNew });
+  const kept = await (await folder.getFileHandle(name, { create: isNew })).createSyncAccessHandle();
+  try {
+    return use(kept);
+  } catch (error) {
+    kept.close();
+    await folder.removeEntry(name);
+    throw error;
+  } finally {
+    kept.close();
   }
 }
 
@@ -265,7 +308,7 @@ export function serve(port) {
     const call = { check, memory, streams, maxMs: MAX_MS, tell: (event) => port.postMessage({ id, event }) };
     try {
       if (cancelled.has(id)) return;
-      if (name === "open") runtime = await Runtime.open(input.wasm, input.file);
+      if (name === "open") runtime = await Runtime.open(input);
       port.postMessage({ id, value: name === "open" ? runtime.info : await runtime[name](input, options, call) });
     } catch (error) {
       port.postMessage({ id, error: error.message, isRefused: error instanceof Refused });

@@ -8,6 +8,8 @@ export interface LoadOptions {
   integrity?: string;
   /** Keep what `remember` and `accept` are told, in this browser's IndexedDB. Default false. */
   remember?: boolean;
+  /** Keep the tables that are made from the file on the device, so that it opens at once the next time. Default false. */
+  cache?: boolean;
   /** What it is kept under. Default: the model's name. */
   name?: string;
   /** False: in this thread, which it blocks while it reads a prompt. An address: of `offline-worker.js`. Default true. */

@@ -8,7 +8,7 @@ const IS_PAGE = Boolean(globalThis.document);
 // Node.js's own modules, without an import that bundlers for pages would follow.
 const builtin = (name) => (IS_PAGE ? undefined : globalThis.process?.getBuiltinModule?.(name));
 
-export async function load(source, { integrity, name, remember = false, worker = true, wasm, signal } = {}) {
+export async function load(source, { integrity, name, remember = false, cache = false, worker = true, wasm, signal } = {}) {
   const stop = new AbortController();
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
   const thread = new Thread(worker);
@@ -18,7 +18,8 @@ export async function load(source, { integrity, name, remember = false, worker =
       contents(source, { integrity, signal: either }),
       thread.started,
     ]);
-    const info = await thread.call({ name: "open", input: { wasm: runtime, file } }, { signal, transfer: [runtime, file] });
+    const input = { wasm: runtime, file, cache: cache && !builtin("node:fs") && fileNameOf(name ?? source) };
+    const info = await thread.call({ name: "open", input }, { signal, transfer: [runtime, file] });
     return new Model(thread, info, remember && (await (await import("./offline-memory.js")).Memory.open(name ?? info.name)));
   } catch (error) {
     stop.abort();
@@ -220,6 +221,10 @@ function workerAt(address) {
     return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
   }
 }
+
+// One that differs, as a rule, for another source.
+const fileNameOf = (source) =>
+  [...String(source).slice(0, 1000)].reduce((hash, one) => Math.imul(hash ^ one.codePointAt(0), 0x01000193), 1).toString(36);
 
 async function runtimeFrom(source, signal) {
   const wasm = await contents(source, { signal });
