@@ -11,7 +11,7 @@ const nc = instance.exports;
 const data = readFileSync(file);
 const at = nc.nc_alloc(data.length);
 new Uint8Array(nc.memory.buffer, at, data.length).set(data);
-const model = nc.nc_load(at, data.length);
+const model = nc.nc_load(at, data.length, 0, 0);
 const buffer = nc.nc_alloc(1 << 16);
 const [encoder, decoder] = [new TextEncoder(), new TextDecoder()];
 

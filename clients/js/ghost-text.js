@@ -163,10 +163,10 @@ class GhostLayer {
     this.#mirror.scroll(this.#top);
   }
 
-  // A microtask later: a framework that removes the field may visit the layer next.
+  // Later: a framework that removes the field may visit the layer next.
   clear() {
     const { box, text } = this.#mirror;
     text.replaceChildren();
-    queueMicrotask(() => text.firstChild || box.remove());
+    setTimeout(() => text.firstChild || box.remove());
   }
 }

@@ -31,7 +31,7 @@ export class Mirror {
     if (box.previousSibling !== field) field.after(box);
     const styles = getComputedStyle(field);
     textProperties ??= [...styles].filter((name) => TEXT_PROPERTY.test(name));
-    for (const name of textProperties) box.style[name] = styles[name];
+    style(box, Object.fromEntries(textProperties.map((name) => [name, styles[name]]))); // read before one is set: that is costly
     const isLine = field.localName === "input";
     style(box, isLine ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
     if (isLine) style(this.text, { flex: "1 0 auto" });

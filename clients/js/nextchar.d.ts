@@ -758,8 +758,12 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
   integrity?: string;
   /** With `model` and `file`: which responds while it can; else the other does. Default `service`. */
   first?: "service" | "file";
+  /** For so many of the keys that are likely next the file completes ahead, 0 to 32. Default 12. */
+  ahead?: number;
   /** Keep on the device what was written or accepted, for the model of the file. Default false. */
   remember?: boolean;
+  /** Keep the tables of the file's model on the device, so that it opens at once the next time. Default false. */
+  cache?: boolean;
   client?: Nextchar | OfflineClient;
   mode?: "ghost" | "list";
   /** Suggest from this many characters on. Default 0, of a list 1. */

@@ -11,10 +11,11 @@ export { forget, highlight } from "./lazy.js";
 export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
 const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 50],
-  min: [0, 100], typos: [0, 2] };
+  min: [0, 100], typos: [0, 2], ahead: [0, 32] };
+const FLAG = ["", true, false, "true", "false"];
 const CHOICES = { mode: ["ghost", "list"], until: ["likely", "word", "line", "confidence"], report: ["ids", "text"],
   expert: ["mixture", "network", "lstm"], constrain: ["lines", "prefer", "none"],
-  first: ["service", "file"], midline: ["", true, false, "true", "false"], remember: ["", true, false, "true", "false"] };
+  first: ["service", "file"], midline: FLAG, remember: FLAG, cache: FLAG };
 const OPTIONS = ["url", "key", "context", "clientId", "file", "integrity", ...Object.keys(CHOICES), ...Object.keys(RANGES)];
 const attributeOf = (option) => `data-nextchar-${option === "clientId" ? "client-id" : option}`;
 const FIELDS = "[data-nextchar], [data-nextchar-file]";
@@ -24,7 +25,7 @@ const isOn = (value) => ![undefined, null, false, "false"].includes(value);
 export function attach(field, options = {}) {
   helpers.get(field)?.end();
   const all = { model: field.dataset.nextchar, mode: "ghost", max: 40, temperature: 0, debounce: null, count: 6,
-    typos: null, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
+    typos: null, ahead: 12, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
     announceCount: (count) => `${count} suggestion${count > 1 ? "s" : ""}.` };
   for (const name of OPTIONS) {
     const attribute = attributeOf(name);
@@ -47,7 +48,7 @@ export function attach(field, options = {}) {
   check("key", !/[^ -~]/.test(all.key ?? ""), "an API key, of ASCII characters");
   check("integrity", /^(?:\s*sha(?:256|384|512)-[\w+/=]+)*\s*$/.test(all.integrity ?? ""), "hashes: sha256-, sha384- or sha512- and base64");
   check("report", !all.report || all.model || !all.file, "left out where data-nextchar names no model of a service");
-  Object.assign(all, { midline: isOn(all.midline), remember: isOn(all.remember) });
+  Object.assign(all, { midline: isOn(all.midline), remember: isOn(all.remember), cache: isOn(all.cache) });
   for (const [name, [low, high]] of Object.entries(RANGES)) {
     if (all[name] === null) continue;
     const number = String(all[name]).trim() ? Number(all[name]) : NaN;

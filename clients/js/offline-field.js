@@ -3,16 +3,18 @@
 import { isFocused } from "./field-helper.js";
 import { forgetAll } from "./offline-memory.js";
 import { load } from "./offline.js";
+import { promptOf } from "./suggester.js";
 
 const MAX_PAUSE_MS = 30_000;
+const LOW_BATTERY = 0.2; // of its capacity
 const SAME = 16; // UTF-16 code units: a text that begins otherwise is another one
 
-const models = new Map(); // by file, integrity and whether they remember: fields share them
+const models = new Map(); // by file, integrity and whether something is kept: fields share them
 
-function open({ file, integrity, remember }) {
-  const key = JSON.stringify([new URL(file, document.baseURI).href, integrity, remember]);
+function open({ file, integrity, remember, cache }) {
+  const key = JSON.stringify([new URL(file, document.baseURI).href, integrity, remember, cache]);
   if (!models.has(key)) {
-    const opening = load(file, { integrity, remember });
+    const opening = load(file, { integrity, remember, cache });
     models.set(key, opening);
     opening.catch((error) => error.code === "unreachable" && models.delete(key)); // the next call tries again
   }
@@ -33,8 +35,10 @@ export class FieldModel {
   // `service`: a client, or null.
   constructor(field, options, service) {
     Object.assign(this, { field, options });
-    const call = (name) => async (...input) => (await open(options)).client[name](...input);
-    const offline = { complete: call("complete"), suggest: call("suggest") };
+    const opened = () => open(options), ahead = new Ahead(opened, options.ahead);
+    const suggest = async (...input) => (await opened()).client.suggest(...input);
+    const offline = { complete: (_, ...input) => ahead.complete(...input), suggest };
+    this.#on(field, "input", () => ahead.follow(promptOf(field.value.slice(0, field.selectionEnd))));
     const [first, second] = options.first === "file" ? [offline, service] : [service, offline];
     this.client = service ? new Fallback(first, second) : offline;
     if (isFocused(field)) this.#prepare();
@@ -86,6 +90,53 @@ export class FieldModel {
     open(this.options).then(what).catch(() => {});
   }
 }
+
+// Completions for the keys that are likely next, which are there when one of them is pressed.
+class Ahead {
+  #responses = new Map(); // by prompt and options
+  #last = { prompt: "", text: "" }; // the last completion
+  #stop = new AbortController();
+
+  // `opened` returns the model; `count`: of the keys.
+  constructor(opened, count) {
+    Object.assign(this, { opened, count });
+  }
+
+  async complete(prompt, { signal, timeout, retries, ...options }) {
+    this.#stop.abort();
+    const response = this.#responses.get(keyOf(prompt, options))
+      ?? await (await this.opened()).complete(prompt, { signal, timeout, ...options });
+    this.#last = { prompt, options, text: response.completions[0].text };
+    this.#start(prompt);
+    return response;
+  }
+
+  // The prompt, if the user types along the last completion, which needs no call.
+  follow(prompt) {
+    const { prompt: before, text } = this.#last;
+    if (prompt.length > before.length && (before + text).startsWith(prompt)) this.#start(prompt);
+  }
+
+  #start(prompt) {
+    this.#stop.abort();
+    const { signal } = (this.#stop = new AbortController());
+    // What is shown is painted first.
+    if (this.count && !this.#last.options.suffix) requestAnimationFrame(() => setTimeout(() => this.#compute(prompt, signal)));
+  }
+
+  async #compute(prompt, signal) {
+    const battery = await navigator.getBattery?.().catch(() => null);
+    const isSaving = document.hidden || (battery && !battery.charging && battery.level <= LOW_BATTERY);
+    if (signal.aborted || isSaving || navigator.hardwareConcurrency < 2) return;
+    const { options } = this.#last;
+    this.#responses.clear();
+    const keep = ({ prompt, response }) => this.#responses.set(keyOf(prompt, options), response);
+    const compute = (model) => model.ahead(prompt, keep, { ...options, top: this.count, signal });
+    this.opened().then(compute).catch(() => {}); // another key was pressed
+  }
+}
+
+const keyOf = (prompt, options) => JSON.stringify([prompt, options]);
 
 const linesOf = (text) => text.split(/\r?\n/);
 

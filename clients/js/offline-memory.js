@@ -72,7 +72,10 @@ export class Memory {
   }
 }
 
+// Also the tables that workers have kept.
 export async function forgetAll() {
+  const folder = await navigator.storage?.getDirectory?.().catch(() => null);
+  await folder?.removeEntry("nextchar-tables", { recursive: true }).catch(() => {}); // there are none
   const database = await openDatabase();
   await done(database.transaction(STORE, "readwrite").objectStore(STORE).clear());
   database.close();

@@ -4,6 +4,11 @@ const UNTIL = [null, "word", "line", "confidence"];
 const REASONS = [null, "length", "stop", "word", "line", "confidence"];
 const MAX_READ = 256; // bytes of a prompt between two looks for messages
 const MAX_MS = 8; // the same, of a completion
+const MAX_AHEAD_MS = 0.5; // the same, of one that is computed ahead
+const MAX_ALL_AHEAD_MS = 150; // of all of them
+const KEPT = "nextchar-tables"; // the folder of the origin's files
+const KEEP_AFTER_MS = 1000; // after the model is opened: the first call does not wait for it
+const [SUM_AT, SUM] = [24, 8]; // the checksum in a file, with which kept tables begin
 const POINTS = 3; // the section of the file with the vocabulary
 
 class Refused extends Error {}
@@ -26,13 +31,12 @@ function integer(name, value, low, high) {
 }
 
 // Runs what waits, such as the message that cancels this call.
-const pause = globalThis.setImmediate
-  ? () => new Promise((resolve) => setImmediate(resolve))
-  : () => new Promise((resolve) => {
-      const { port1, port2 } = new MessageChannel();
-      port1.onmessage = () => (port1.close(), resolve());
-      port2.postMessage(null);
-    });
+const { port1, port2 } = globalThis.setImmediate ? {} : new MessageChannel();
+const pause = () => new Promise((resolve) => {
+  if (!port1) return setImmediate(resolve);
+  port1.onmessage = resolve;
+  port2.postMessage(null);
+});
 
 class Runtime {
   #nc;
@@ -42,16 +46,37 @@ class Runtime {
   #known; // code points of the vocabulary; null: bytes
   info;
 
-  static async open(wasm, file) {
+  // `cache`: the name of a file in which the browser keeps the tables for the next time.
+  static async open({ wasm, file, cache }) {
     const runtime = new Runtime();
     const { instance } = await WebAssembly.instantiate(wasm, {});
     runtime.#nc = instance.exports;
-    const at = runtime.#nc.nc_alloc(file.byteLength) || fail("there is too little memory");
+    const at = runtime.#take(file.byteLength), tables = cache ? await runtime.#kept(cache, file) : [0, 0];
     runtime.#bytes(at, file.byteLength).set(new Uint8Array(file));
-    runtime.#model = runtime.#nc.nc_load(at, file.byteLength) || runtime.#fail();
+    runtime.#model = runtime.#nc.nc_load(at, file.byteLength, ...tables) || runtime.#fail();
+    if (cache && !tables[0]) setTimeout(() => runtime.#keep(cache), KEEP_AFTER_MS);
     runtime.info = { ...runtime.#json("nc_info", 1 << 16), bytes: file.byteLength };
     if (runtime.info.alphabet === "characters") runtime.#known = pointsOf(file);
     return runtime;
+  }
+
+  // Returns where the tables of a file that were kept are in memory, and their size.
+  async #kept(cache, file) {
+    return withKept(cache, false, (kept) => {
+      const of = new Uint8Array(SUM), size = kept.getSize();
+      kept.read(of, { at: 0 });
+      if (of.some((byte, i) => byte !== new Uint8Array(file)[SUM_AT + i])) return [0, 0]; // of an earlier model
+      const at = this.#take(size);
+      return kept.read(this.#bytes(at, size), { at: 0 }) === size ? [at, size] : [0, 0];
+    }).catch(() => [0, 0]);
+  }
+
+  async #keep(cache) {
+    const { at: sizeAt } = this.#area("size", 4), at = this.#nc.nc_tables(this.#model, sizeAt);
+    if (!at) return; // they are in the file
+    const [size] = new Uint32Array(this.#nc.memory.buffer, sizeAt, 1);
+    const write = (kept) => (kept.truncate(size), kept.write(this.#bytes(at, size), { at: 0 }), kept.flush());
+    await withKept(cache, true, write).catch(() => {}); // there is no room: they are made again the next time
   }
 
   async complete(prompt, options, call) {
@@ -101,7 +126,7 @@ class Runtime {
         [text, bits] = [text + piece, sum];
         if (call.streams && !suffix) call.tell({ type: "piece", index, text: piece, logprobs: own });
       }
-      if (performance.now() - began < MAX_MS) continue;
+      if (performance.now() - began < call.maxMs) continue;
       await call.check();
       began = performance.now();
     }
@@ -123,6 +148,23 @@ class Runtime {
     const found = this.#json("nc_next", 256 + 100 * Math.min(top, this.info.characters), text, length, temperature, top);
     return { object: "distribution", model: this.info.name, early: false, ...found,
       unknown_characters: this.#unknownIn(prompt) };
+  }
+
+  // Tells the completions of the prompt with each of the likeliest characters after it, until another call arrives.
+  async ahead(prompt, { top, ...options }, call) {
+    const end = performance.now() + MAX_ALL_AHEAD_MS, own = { ...call, streams: false, maxMs: MAX_AHEAD_MS };
+    const { candidates } = await this.next(prompt, { top }, own);
+    this.#nc.nc_keep(this.#model, 0);
+    try {
+      for (const { character } of candidates) {
+        if (performance.now() > end) return;
+        if (!this.#known && character > "\x7f") continue; // a part of one
+        const longer = prompt + character;
+        call.tell({ prompt: longer, response: await this.complete(longer, options, own) });
+      }
+    } finally {
+      this.#nc.nc_keep(this.#model, 1);
+    }
   }
 
   async suggest(prefix, options) {
@@ -188,7 +230,11 @@ class Runtime {
     const area = this.#areas[name];
     if (area?.size >= size) return area;
     const room = Math.max(1024, 2 * size);
-    return (this.#areas[name] = { at: this.#nc.nc_alloc(room) || fail("there is too little memory"), size: room });
+    return (this.#areas[name] = { at: this.#take(room), size: room });
+  }
+
+  #take(size) {
+    return this.#nc.nc_alloc(size) || fail("there is too little memory");
   }
 
   #bytes(at, size) {
@@ -215,6 +261,21 @@ class Runtime {
   }
 }
 
+// Calls `use` with a file of the origin, which no other page uses meanwhile; one that cannot be written is deleted.
+async function withKept(name, isNew, use) {
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle(KEPT, { create: isNew });
+  const kept = await (await folder.getFileHandle(name, { create: isNew })).createSyncAccessHandle();
+  try {
+    return use(kept);
+  } catch (error) {
+    kept.close();
+    await folder.removeEntry(name);
+    throw error;
+  } finally {
+    kept.close();
+  }
+}
+
 const encode = (text) => new TextEncoder().encode(text);
 
 function commonLength(a, b) {
@@ -237,17 +298,17 @@ function pointsOf(file) {
 
 export function serve(port) {
   const cancelled = new Set();
-  let runtime, last = Promise.resolve();
+  let runtime, newest, last = Promise.resolve();
 
   async function answer({ id, name, input, options, memory, streams }) {
     const check = async () => {
       await pause();
-      if (cancelled.has(id)) throw new Refused("cancelled");
+      if (cancelled.has(id) || (name === "ahead" && id !== newest)) throw new Refused("cancelled");
     };
-    const call = { check, memory, streams, tell: (event) => port.postMessage({ id, event }) };
+    const call = { check, memory, streams, maxMs: MAX_MS, tell: (event) => port.postMessage({ id, event }) };
     try {
       if (cancelled.has(id)) return;
-      if (name === "open") runtime = await Runtime.open(input.wasm, input.file);
+      if (name === "open") runtime = await Runtime.open(input);
       port.postMessage({ id, value: name === "open" ? runtime.info : await runtime[name](input, options, call) });
     } catch (error) {
       port.postMessage({ id, error: error.message, isRefused: error instanceof Refused });
@@ -258,7 +319,7 @@ export function serve(port) {
 
   port.onmessage = ({ data }) => {
     if (data.cancel) cancelled.add(data.cancel);
-    else last = last.then(() => answer(data));
+    else [newest, last] = [data.id, last.then(() => answer(data))];
   };
 }
 

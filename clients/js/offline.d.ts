@@ -8,6 +8,8 @@ export interface LoadOptions {
   integrity?: string;
   /** Keep what `remember` and `accept` are told, in this browser's IndexedDB. Default false. */
   remember?: boolean;
+  /** Keep the tables that are made from the file on the device, so that it opens at once the next time. Default false. */
+  cache?: boolean;
   /** What it is kept under. Default: the model's name. */
   name?: string;
   /** False: in this thread, which it blocks while it reads a prompt. An address: of `offline-worker.js`. Default true. */
@@ -92,6 +94,15 @@ export class Model {
   ): AsyncGenerator<OfflineStreamEvent, void, undefined>;
   /** The distribution of the next character. */
   next(prompt: string, options?: NextFields & OfflineCallOptions): Promise<Distribution>;
+  /**
+   * Completes the prompt with each of the `top` likeliest characters after it, and tells these prompts and their responses, the
+   * likeliest first. Ends early after 150 ms of computing, and with a `NextcharError` when another call is made.
+   */
+  ahead(
+    prompt: string,
+    onResponse: (found: { prompt: string; response: OfflineCompletion }) => void,
+    options: OfflineCompletionFields & OfflineCallOptions & { top: number },
+  ): Promise<void>;
   /** Lines of the model's corpus. */
   suggest(prefix: string, options?: SuggestFields & OfflineCallOptions): Promise<Suggestions>;
   score(text: string | string[], options?: OfflineCallOptions): Promise<OfflineScore>;

@@ -8,7 +8,7 @@ const IS_PAGE = Boolean(globalThis.document);
 // Node.js's own modules, without an import that bundlers for pages would follow.
 const builtin = (name) => (IS_PAGE ? undefined : globalThis.process?.getBuiltinModule?.(name));
 
-export async function load(source, { integrity, name, remember = false, worker = true, wasm, signal } = {}) {
+export async function load(source, { integrity, name, remember = false, cache = false, worker = true, wasm, signal } = {}) {
   const stop = new AbortController();
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
   const thread = new Thread(worker);
@@ -18,7 +18,8 @@ export async function load(source, { integrity, name, remember = false, worker =
       contents(source, { integrity, signal: either }),
       thread.started,
     ]);
-    const info = await thread.call({ name: "open", input: { wasm: runtime, file } }, { signal, transfer: [runtime, file] });
+    const input = { wasm: runtime, file, cache: cache && !builtin("node:fs") && fileNameOf(name ?? source) };
+    const info = await thread.call({ name: "open", input }, { signal, transfer: [runtime, file] });
     return new Model(thread, info, remember && (await (await import("./offline-memory.js")).Memory.open(name ?? info.name)));
   } catch (error) {
     stop.abort();
@@ -74,6 +75,12 @@ export class Model {
     return this.#call("next", prompt, options);
   }
 
+  // Completes the prompt with each of the `top` likeliest characters after it, and tells the prompt and the response of each,
+  // until another call is made.
+  async ahead(prompt, onResponse, options) {
+    await this.#call("ahead", prompt, { timeout: null, ...options }, onResponse);
+  }
+
   async suggest(prefix, options) {
     const response = await this.#call("suggest", prefix, options);
     const id = `sug_${randomId()}`;
@@ -110,7 +117,7 @@ export class Model {
   }
 
   async #call(name, input, { signal, timeout = TIMEOUT_MS, retries, ...options } = {}, onEvent) {
-    const isPrompt = name === "complete" || name === "next";
+    const isPrompt = ["complete", "next", "ahead"].includes(name);
     if (isPrompt && input.length < SHORT) this.#remembered = this.#memory?.text ?? "";
     const memory = isPrompt ? this.#remembered && this.#remembered.replace(/\n?$/, input.startsWith("\n") ? "" : "\n") : "";
     const deadline = timeout === null ? undefined : AbortSignal.timeout(timeout);
@@ -214,6 +221,10 @@ function workerAt(address) {
     return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
   }
 }
+
+// One that differs, as a rule, for another source.
+const fileNameOf = (source) =>
+  [...String(source).slice(0, 1000)].reduce((hash, one) => Math.imul(hash ^ one.codePointAt(0), 0x01000193), 1).toString(36);
 
 async function runtimeFrom(source, signal) {
   const wasm = await contents(source, { signal });

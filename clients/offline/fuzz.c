@@ -36,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   size_t wanted = nc_memory(file, size);
   if (wanted && wanted < (size_t)1 << 28) {
     void *memory = malloc(wanted);
-    nc *model = nc_open(file, size, memory, wanted);
+    nc *model = nc_open(file, size, 0, 0, memory, wanted);
     if (model) {
       static const char *texts[] = {"", "the cat (sa", "17 times; na\xc3\xafve\n", "\xff", "mat, mat, mat,"};
       for (int i = 0; i < 5; i++) {

@@ -104,7 +104,7 @@ static nc *open_model(const char *path) {
   if (!wanted) return fail(path, nc_error()), NULL;
   void *memory = mmap(NULL, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return fail(path, strerror(errno)), NULL;
-  nc *model = nc_open(data, (size_t)status.st_size, memory, wanted);
+  nc *model = nc_open(data, (size_t)status.st_size, 0, 0, memory, wanted);
   if (!model) fail(path, nc_error());
   return model;
 }

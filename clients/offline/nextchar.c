@@ -31,6 +31,8 @@ typedef float f32;
 #define move(to, from, bytes) __builtin_memmove(to, from, bytes)
 #define zero(to, bytes) __builtin_memset(to, 0, bytes)
 
+#define NOT_INLINE __attribute__((noinline))
+
 static const char *last_error = "";
 
 static int failed(const char *why) {
@@ -233,7 +235,7 @@ struct nc {
   const u8 *name;
   u32 name_bytes;
   double unknown_bits; /* of a character outside of the vocabulary */
-  int V, nodes, layers, is_bytes, starts_line, has_mixture, adapts;
+  int V, nodes, layers, is_bytes, starts_line, has_mixture, adapts, is_filled;
   layer layer[MAX_LAYERS + 1];
   int S;         /* of the network's part of a row */
   int row_floats;
@@ -243,6 +245,9 @@ struct nc {
   const u32 *slots, *singles, *entries;
   const i32 *characters, *children;
   const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation, *text_shares;
+  u8 *tables; /* these four with a header, unless they are in the file */
+  size_t tables_bytes;
+  u64 checksum; /* of the file */
   u32 text_count, positions_count, slots_count, singles_count, entries_count;
   i32 *up;
   /* workspace */
@@ -258,6 +263,7 @@ struct nc {
   f32 *row;
   kept kept[KEPT];
   u32 clock;
+  int keeps;
   /* the completion */
   u32 max_characters, taken, sent_at;
   u64 key; /* of its random numbers */
@@ -306,7 +312,7 @@ static int is_finite(const f32 *numbers, u64 count) {
 }
 
 /* The sum of hashes of all 64-bit words after the checksum itself and of their places. */
-static u64 checksum(const u8 *file, size_t size) {
+static NOT_INLINE u64 checksum(const u8 *file, size_t size) {
   u64 sum = 0, word;
   for (size_t at = PACK_CHECKED_FROM; at + 8 <= size; at += 8) {
     copy(&word, file + at, 8);
@@ -317,7 +323,7 @@ static u64 checksum(const u8 *file, size_t size) {
 }
 
 /* Check the header, the table of sections and the checksum. */
-static int is_file(const u8 *file, size_t size) {
+static NOT_INLINE int is_file(const u8 *file, size_t size) {
   u32 numbers[4]; /* magic, version, layout, sections */
   u64 sum, length;
   if (size < PACK_HEADER_BYTES || size % 8) return failed("it is no packed model, or cut off");
@@ -483,38 +489,73 @@ static int widen_weights(nc *m, const u8 *file) {
   return 1;
 }
 
-/* The mixture's text and tables: those of the file, or taken from the room to be filled by `fill_tables`. */
-static int lay_out_tables(nc *m, const u8 *file, room *room);
+/* The mixture's text and tables: those of the file, those that are given, or taken from the room to be filled by
+   `fill_tables`. */
+static int lay_out_tables(nc *m, const u8 *file, room given, room *room);
 static int fill_tables(nc *m, const u8 *file, room room);
 
-static int count_memory(nc *m, const u8 *file, size_t size, room *room) {
-  zero(m, sizeof(nc));
-  return is_file(file, size) && lay_out(m, file, room) && lay_out_tables(m, file, room);
-}
-
-size_t nc_memory(const void *file, size_t size) {
-  nc counted;
+static NOT_INLINE size_t count_memory(const u8 *file, room given) {
+  nc counted = {0};
   room room = {0, 0, 0};
-  if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
   take(&room, 1, sizeof(nc));
-  if (!count_memory(&counted, file, size, &room)) return 0;
+  if (!lay_out(&counted, file, &room) || !lay_out_tables(&counted, file, given, &room)) return 0;
   if (room.used > (u64)1 << 31) return (size_t)failed("the model takes too much memory");
   return (size_t)room.used;
 }
 
-nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size) {
+size_t nc_memory(const void *file, size_t size) {
+  room none = {0, 0, 0};
+  if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
+  return is_file(file, size) ? count_memory(file, none) : 0;
+}
+
+/* Open a file and tables that have been checked. */
+static NOT_INLINE nc *open_checked(const u8 *file, room given, void *memory, size_t memory_size) {
   room room = {memory, 0, memory_size};
-  if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
   nc *m = take(&room, 1, sizeof(nc));
   if (!m) return failed("too little memory"), (nc *)0;
-  if (!count_memory(m, file, size, &room)) return 0;
+  zero(m, sizeof(nc));
+  if (!lay_out(m, file, &room) || !lay_out_tables(m, file, given, &room)) return 0;
   if (room.used > room.size) return failed("too little memory"), (nc *)0;
   if (m->has_mixture && (!check_tree(m) || !fill_tables(m, file, room))) return 0;
   if (m->lines.count && !check_lines(m)) return 0;
   widen_weights(m, file);
   nc_forget(m);
-  m->reason = NC_LENGTH;
+  m->keeps = 1, m->reason = NC_LENGTH;
   return m;
+}
+
+typedef struct { /* of tables that are kept outside of a file */
+  u64 file, size, sum; /* the file's checksum, their bytes with this, their checksum */
+  u32 layout, unused;
+} tables_header;
+
+/* Return the tables, if they are those of the file, or no room. */
+static NOT_INLINE room tables_of(const u8 *file, const void *tables, size_t size) {
+  room found = {(u8 *)(size_t)tables, 0, size}, none = {0, 0, 0};
+  tables_header header;
+  u64 sum;
+  if (!tables || ((size_t)tables & 15) || size < sizeof header) return none;
+  copy(&header, tables, sizeof header);
+  copy(&sum, file + PACK_CHECKED_FROM - 8, 8);
+  int is_same = header.file == sum && header.layout == PACK_LAYOUT && header.size == size;
+  return is_same && header.sum == checksum(tables, size) ? found : none;
+}
+
+nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
+            size_t memory_size) {
+  if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
+  if (!is_file(file, size)) return 0;
+  return open_checked(file, tables_of(file, tables, tables_size), memory, memory_size);
+}
+
+const void *nc_tables(nc *m, size_t *size) {
+  tables_header header = {m->checksum, m->tables_bytes, 0, PACK_LAYOUT, 0};
+  *size = m->tables_bytes;
+  if (!m->tables) return 0;
+  header.sum = checksum(m->tables, m->tables_bytes);
+  copy(m->tables, &header, sizeof header);
+  return m->tables;
 }
 
 /* ---- what followed contexts: models/kernels/mixture_hashes.py, mixture_contexts.py and mixture_tables.py */
@@ -661,9 +702,10 @@ static void follow(const i32 *characters, i32 *row, int before, int c) {
 }
 
 #define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
-#define TEMPORARY_BYTES (2 * sizeof(u64) + (KEYS_AT_ONCE + 1) * sizeof(u32)) /* of a character, meanwhile */
+#define TEMPORARY_BYTES ((KEYS_AT_ONCE + 2) * sizeof(u32)) /* of a character, meanwhile */
 
-static int lay_out_tables(nc *m, const u8 *file, room *room) {
+static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
+  struct room *own = given.at ? &given : room;
   if (!m->has_mixture) return 1;
   u64 N = m->text_count;
   m->text = exactly(file, PACK_TEXT, 0, 2 * N);
@@ -673,19 +715,25 @@ static int lay_out_tables(nc *m, const u8 *file, room *room) {
   m->slots = exactly(file, PACK_SLOTS, 0, 4 * (u64)m->slots_count);
   m->singles = exactly(file, PACK_SINGLES, 0, 4 * (u64)m->singles_count);
   m->entries = exactly(file, PACK_ENTRIES, 0, 4 * (u64)m->entries_count);
-  if (m->positions && m->slots && m->singles && m->entries) return 1;
-  m->positions = take(room, m->positions_count, sizeof(i32));
-  m->slots = take(room, m->slots_count, sizeof(u32));
-  m->singles = take(room, m->singles_count, sizeof(u32));
-  m->entries = take(room, m->entries_count, sizeof(u32));
+  if (m->positions && m->slots && m->singles && m->entries) return m->is_filled = 1;
+  copy(&m->checksum, file + PACK_CHECKED_FROM - 8, 8);
+  m->tables = take(own, 1, sizeof(tables_header));
+  u64 start = own->used - sizeof(tables_header);
+  m->positions = take(own, m->positions_count, sizeof(i32));
+  m->slots = take(own, m->slots_count, sizeof(u32));
+  m->singles = take(own, m->singles_count, sizeof(u32));
+  m->entries = take(own, m->entries_count, sizeof(u32));
+  take(own, 0, 8);
+  m->tables_bytes = (size_t)(own->used - start);
+  m->is_filled = given.at != 0;
+  if (m->is_filled) return given.used == given.size ? 1 : failed("the tables are of another model");
   struct room temporary = *room;
   take(&temporary, N, TEMPORARY_BYTES);
   room->used = temporary.used;
   return 1;
 }
 
-/* Browsers run a function's first call slowly: so what takes long is many calls. */
-#define CALLED_OFTEN __attribute__((noinline))
+/* Browsers run the first calls of a function slowly: so what takes long is many calls, each of AT_ONCE. */
 #define AT_ONCE 1024
 
 typedef struct { /* what has been read of the text whose keys are written */
@@ -694,12 +742,14 @@ typedef struct { /* what has been read of the text whose keys are written */
   int at, fresh; /* where the past begins in the window, and how many ids it has */
 } reader;
 
-/* Write the keys of `count` contexts from `first` on, the orders or all others, before some characters. */
-static CALLED_OFTEN void write_some_keys(const nc *m, reader *r, int first, int count, u32 from, u32 to,
-                                         u32 *keys) {
+/* Write the keys of `count` contexts from `first` on, the orders or all others, before some characters. `places`
+   are where the next ones before each id go. */
+static NOT_INLINE void write_some_keys(const nc *m, reader *r, int first, int count, u32 from, u32 to,
+                                         u32 *places, u32 *keys) {
   for (u32 i = from; i < to; i++) {
-    for (int k = 0; k < count; k++) keys[(size_t)k * m->text_count + i] = (u32)r->row[KEYS + first + k];
     int c = m->text[i];
+    u32 place = places[c]++;
+    for (int k = 0; k < count; k++) keys[(size_t)k * m->text_count + place] = (u32)r->row[KEYS + first + k];
     if (m->characters[4 * c + KIND] == RECORD_END) {
       zero(r->row, sizeof r->row);
       zero(r->window + r->at + HISTORY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
@@ -722,15 +772,6 @@ static CALLED_OFTEN void write_some_keys(const nc *m, reader *r, int first, int 
   }
 }
 
-/* Write the keys of the orders, or of the other contexts, before each character: (contexts, N). */
-static void write_text_keys(const nc *m, int first, u32 *keys) {
-  static reader r;
-  zero(&r, sizeof r);
-  for (u32 i = 0, N = m->text_count; i < N; i += AT_ONCE)
-    write_some_keys(m, &r, first, first ? CONTEXTS - ORDERS_COUNT : ORDERS_COUNT, i,
-                    N - i < AT_ONCE ? N : i + AT_ONCE, keys);
-}
-
 /* Turn counts into where each part begins. */
 static void add_up(u32 *starts, u32 count) {
   for (u32 d = 0, sum = 0; d < count; d++) {
@@ -740,53 +781,57 @@ static void add_up(u32 *starts, u32 count) {
   }
 }
 
-/* Write the positions of a text (N,) in the order of their ids. */
-static void sort_positions(const u16 *text, u32 N, u32 *order) {
-  static u32 starts[1 << 16];
-  zero(starts, sizeof starts);
-  for (u32 i = 0; i < N; i++) starts[text[i]]++;
-  add_up(starts, 1 << 16);
-  for (u32 i = 0; i < N; i++) order[starts[text[i]]++] = i;
+/* Write the keys of the orders, or of the other contexts, before each character, by what it is: (contexts, N).
+   Return where the keys before each id end. */
+static const u32 *write_text_keys(const nc *m, int first, u32 *keys) {
+  static reader r;
+  static u32 places[1 << 16];
+  zero(&r, sizeof r);
+  zero(places, sizeof places);
+  for (u32 i = 0; i < m->text_count; i++) places[m->text[i]]++;
+  add_up(places, (u32)m->V);
+  for (u32 i = 0, N = m->text_count; i < N; i += AT_ONCE)
+    write_some_keys(m, &r, first, first ? CONTEXTS - ORDERS_COUNT : ORDERS_COUNT, i,
+                    N - i < AT_ONCE ? N : i + AT_ONCE, places, keys);
+  return places;
 }
 
-/* Sort few numbers, of which most are in order (Shell 1959). */
-static void sort_few(u64 *numbers, u32 count) {
-  for (u32 gap = count > 64 ? count / 2 : 1; gap > 0; gap = gap > 2 ? (u32)(gap / 2.2) : gap - 1)
-    for (u32 i = gap; i < count; i++) {
-      u64 own = numbers[i];
-      u32 j = i;
-      for (; j >= gap && numbers[j - gap] > own; j -= gap) numbers[j] = numbers[j - gap];
-      numbers[j] = own;
-    }
+/* A key and the id that followed are sorted as one number: the id in the lowest bits, which have room for it as
+   the highest bits of the key are those of the part that the number is in. */
+static int id_bits(const nc *m) { return max(11, 1 + highest_bit((u64)m->V - 1)); }
+
+static NOT_INLINE void count_keys(const u32 *keys, u32 count, int shift, u32 *counts) {
+  for (u32 i = 0; i < count; i++) counts[keys[i] >> shift]++;
 }
 
-/* Put keys * 2**16 + ids into the parts of their highest bits, whose starts move to their ends. */
-static CALLED_OFTEN void part(const u16 *text, const u32 *keys, const u32 *order, u32 count, u32 *ends,
-                              u64 *parts) {
-  for (u32 i = 0; i < count; i++) {
-    u32 at = order[i], key = keys[at];
-    parts[ends[key >> 21]++] = (u64)key << 16 | text[at];
+/* Put numbers into the parts of their keys' highest bits, whose starts move to their ends. */
+static NOT_INLINE void part(const u32 *keys, u32 id, u32 count, int bits, u32 *ends, u32 *parts) {
+  for (u32 i = 0; i < count; i++) parts[ends[keys[i] >> (32 - bits)]++] = keys[i] << bits | id;
+}
+
+/* Move numbers of this distance in place, from the first to the last. Return 0 if that takes too many moves. */
+static int insert_all(u32 *numbers, u32 count, u32 distance, u64 max_moves) {
+  for (u32 i = distance; i < count; i++) {
+    u32 own = numbers[i], j = i;
+    for (; j >= distance && numbers[j - distance] > own; j -= distance) numbers[j] = numbers[j - distance];
+    numbers[j] = own;
+    if (i - j > max_moves) return 0;
+    max_moves -= i - j;
   }
+  return 1;
 }
 
-static CALLED_OFTEN void sort_part(const u64 *part, u32 count, u64 *sorted) {
-  u32 ends[256] = {0};
-  for (u32 i = 0; i < count; i++) ends[part[i] >> 29 & 255]++;
-  add_up(ends, 256);
-  for (u32 i = 0; i < count; i++) sorted[ends[part[i] >> 29 & 255]++] = part[i];
-  for (u32 e = 0, from = 0; e < 256; from = ends[e++])
-    if (ends[e] - from > 1) sort_few(sorted + from, ends[e] - from);
-}
+#define DIGIT_BITS 9
 
-/* Write keys * 2**16 + ids, sorted, into `sorted`. The parts of equal highest bits fit in the cache. */
-static void sort(const u16 *text, const u32 *keys, const u32 *order, u32 N, u64 *parts, u64 *sorted) {
-  static u32 ends[2048];
-  zero(ends, sizeof ends);
-  for (u32 i = 0; i < N; i++) ends[keys[i] >> 21]++;
-  add_up(ends, 2048);
-  for (u32 i = 0; i < N; i += AT_ONCE)
-    part(text, keys, order + i, N - i < AT_ONCE ? N - i : AT_ONCE, ends, parts);
-  for (u32 d = 0, from = 0; d < 2048; from = ends[d++]) sort_part(parts + from, ends[d] - from, sorted + from);
+/* Sort numbers of which those with the same key are in order already. */
+static NOT_INLINE void sort_part(const u32 *part, u32 count, u32 *sorted) {
+  u32 ends[1 << DIGIT_BITS] = {0};
+  for (u32 i = 0; i < count; i++) ends[part[i] >> (32 - DIGIT_BITS)]++;
+  add_up(ends, 1 << DIGIT_BITS);
+  for (u32 i = 0; i < count; i++) sorted[ends[part[i] >> (32 - DIGIT_BITS)]++] = part[i];
+  if (insert_all(sorted, count, 1, 16 * (u64)count)) return; /* most are in order */
+  for (u32 distance = count / 2; distance > 0; distance = distance > 2 ? (u32)(distance / 2.2) : distance - 1)
+    insert_all(sorted, count, distance, ~(u64)0); /* Shell 1959 */
 }
 
 static u32 free_slot(const u32 *slots, u32 count, u64 key) {
@@ -795,44 +840,68 @@ static u32 free_slot(const u32 *slots, u32 count, u64 key) {
   return at;
 }
 
-/* Count what followed the contexts of one kind; 0: there is more than the file says. */
-static CALLED_OFTEN int count_context(nc *m, const u64 *grams, int is_rare, u32 *entries_used, u32 *slots_left,
-                         u32 *singles_left) {
+typedef struct {
+  u32 entries, slots, singles; /* the first are used, the others left */
+} filled;
+
+/* Count what followed the contexts of one kind and part, whose keys have the highest bits `high`; 0: there is more
+   than the file says. */
+static NOT_INLINE int count_part(nc *m, const u32 *sorted, u32 count, u64 high, int is_rare, filled *f) {
   u32 *slots = (u32 *)(size_t)m->slots, *singles = (u32 *)(size_t)m->singles;
-  u32 *entries = (u32 *)(size_t)m->entries, N = m->text_count;
-  int bits = place_bits(m);
-  for (u32 i = 0; i < N;) {
-    u64 key = grams[i] >> 16;
-    u32 begin = i, before = *entries_used, used = before;
-    for (; i < N && grams[i] >> 16 == key;) {
-      u64 gram = grams[i];
-      int count = 0;
-      for (; i < N && grams[i] == gram; i++) count += count < MAX_COUNT;
-      if (gram & 0xFFFF && key != 0) {
-        if (used < m->entries_count) entries[used] = ((u32)count << 16) | (u32)(gram & 0xFFFF);
+  u32 *entries = (u32 *)(size_t)m->entries;
+  int bits = place_bits(m), own_bits = id_bits(m);
+  u32 ids = ((u32)1 << own_bits) - 1;
+  for (u32 i = 0; i < count;) {
+    u32 low = sorted[i] >> own_bits, begin = i, used = f->entries;
+    u64 key = high | low;
+    while (i < count && sorted[i] >> own_bits == low) {
+      u32 own = sorted[i], id = own & ids, first = i;
+      do i++;
+      while (i < count && sorted[i] == own);
+      if (id && key) {
+        if (used < m->entries_count)
+          entries[used] = (i - first < MAX_COUNT ? i - first : MAX_COUNT) << 16 | id;
         used += 1;
       }
     }
-    if (key == 0) continue;
+    if (!key) continue;
     if (i - begin == 1) {
-      if (grams[begin] & 0xFFFF && !is_rare) {
-        if (!*singles_left) return 0;
-        *singles_left -= 1;
-        singles[free_slot(singles, m->singles_count, key)] =
-            (u32)((key & 0xFFFF) << 16) | (u32)(grams[begin] & 0xFFFF);
+      u32 id = sorted[begin] & ids;
+      if (id && !is_rare) {
+        if (!f->singles) return 0;
+        f->singles -= 1;
+        singles[free_slot(singles, m->singles_count, key)] = (u32)((key & 0xFFFF) << 16) | id;
       }
-    } else if (used > before) {
-      if (used > m->entries_count || !*slots_left) return 0;
-      *slots_left -= 1;
+    } else if (used > f->entries) {
+      if (used > m->entries_count || !f->slots) return 0;
+      f->slots -= 1;
       entries[used - 1] |= (u32)1 << 31;
-      slots[free_slot(slots, m->slots_count, key)] = (u32)(key << bits) | (before + 1);
-      *entries_used = used;
+      slots[free_slot(slots, m->slots_count, key)] = (u32)(key << bits) | (f->entries + 1);
+      f->entries = used;
     }
   }
   return 1;
 }
 
-static CALLED_OFTEN void index_some(const nc *m, i64 from, i64 to) {
+/* Count what followed the contexts of one kind, whose keys before id c end at id_ends[c]. */
+static int count_context(nc *m, const u32 *keys, const u32 *id_ends, int is_rare, u32 *parts, u32 *sorted,
+                         filled *f) {
+  static u32 ends[1 << 16];
+  int bits = id_bits(m);
+  u32 N = m->text_count;
+  zero(ends, sizeof(u32) << bits);
+  for (u32 i = 0; i < N; i += AT_ONCE) count_keys(keys + i, N - i < AT_ONCE ? N - i : AT_ONCE, 32 - bits, ends);
+  add_up(ends, (u32)1 << bits);
+  for (u32 c = 0, from = 0; c < (u32)m->V; from = id_ends[c++])
+    part(keys + from, c, id_ends[c] - from, bits, ends, parts);
+  for (u32 p = 0, from = 0; p < (u32)1 << bits; from = ends[p++]) {
+    sort_part(parts + from, ends[p] - from, sorted);
+    if (!count_part(m, sorted, ends[p] - from, (u64)p << (32 - bits), is_rare, f)) return 0;
+  }
+  return 1;
+}
+
+static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
   i32 *positions = (i32 *)(size_t)m->positions;
   for (i64 end = from; end < to; end++)
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
@@ -845,7 +914,7 @@ static int fill_tables(nc *m, const u8 *file, room room) {
     for (u32 i = 0; i < N; i++) ((u16 *)(size_t)m->text)[i] = bytes[i];
   for (u32 i = 0; i < N; i++) largest = m->text[i] > largest ? m->text[i] : largest;
   if (largest >= (u32)m->V) return failed("the file is damaged: its text");
-  if (exactly(file, PACK_SLOTS, 0, 4 * (u64)m->slots_count)) return 1;
+  if (m->is_filled) return 1;
 
   zero((void *)(size_t)m->positions, 4 * (size_t)m->positions_count);
   for (i64 end = MATCH_CHARACTERS; end < (i64)N; end += AT_ONCE)
@@ -855,17 +924,14 @@ static int fill_tables(nc *m, const u8 *file, room room) {
   zero((void *)(size_t)m->singles, 4 * (size_t)m->singles_count);
   zero((void *)(size_t)m->entries, 4 * (size_t)m->entries_count);
   room.used -= (u64)N * TEMPORARY_BYTES; /* what `lay_out_tables` took last */
-  u64 *parts = (u64 *)(void *)(room.at + room.used), *sorted = parts + N;
-  u32 *keys = (u32 *)(void *)(sorted + N), *order = keys + (size_t)N * KEYS_AT_ONCE;
-  u32 entries_used = 0, slots_left = m->slots_count - 1, singles_left = m->singles_count - 1;
-  sort_positions(m->text, N, order);
+  u32 *parts = (u32 *)(void *)(room.at + room.used), *sorted = parts + N, *keys = sorted + N;
+  const u32 *id_ends = 0;
+  filled f = {0, m->slots_count - 1, m->singles_count - 1};
   for (int k = 0; k < CONTEXTS; k++) {
-    int first = k < ORDERS_COUNT ? 0 : ORDERS_COUNT;
-    if (k == first) write_text_keys(m, first, keys);
-    int is_rare = 0;
+    int first = k < ORDERS_COUNT ? 0 : ORDERS_COUNT, is_rare = 0;
+    if (k == first) id_ends = write_text_keys(m, first, keys);
     for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
-    sort(m->text, keys + (size_t)(k - first) * N, order, N, parts, sorted);
-    if (!count_context(m, sorted, is_rare, &entries_used, &slots_left, &singles_left))
+    if (!count_context(m, keys + (size_t)(k - first) * N, id_ends, is_rare, parts, sorted, &f))
       return failed("the file is damaged: the sizes of its tables");
   }
   return 1;
@@ -1500,6 +1566,8 @@ void nc_forget(nc *m) {
   for (int k = 0; k < KEPT; k++) m->kept[k].length = 0;
 }
 
+void nc_keep(nc *m, int keeps) { m->keeps = keeps; }
+
 /* Keep the row's state after `length` characters of this hash, instead of that which was not used longest. */
 static void keep(nc *m, u64 hash, u32 length) {
   kept *oldest = &m->kept[0];
@@ -1540,15 +1608,16 @@ static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end
 static int read_prompt(nc *m, const char *text, size_t length) {
   int begins_line = length > 0 && text[0] == '\n';
   prompt p = {text, length, 0, 0, length == 0 || (m->starts_line && !begins_line)}, q = p;
-  u64 hash = 0;
-  u32 count = 0, from = 0, begun;
+  u64 hash = 0, found_hash = 0, lengths = 0; /* bit n of lengths: a kept one has n as its remainder by 64 */
+  u32 count = 0, begun = 1;
   kept *found = 0;
   int c;
+  for (int k = 0; k < KEPT; k++) lengths |= (u64)1 << (m->kept[k].length & 63);
   while ((c = next_of_prompt(m, &p)) >= 0) {
     hash = mixed(hash, (u64)c + 1);
     count += 1;
-    kept *one = find(m, hash, count);
-    if (one) found = one, from = count;
+    kept *one = lengths >> (count & 63) & 1 ? find(m, hash, count) : 0;
+    if (one) found = one, found_hash = hash, begun = count + 1, q = p;
   }
   if (c == -1) return failed("the text is no UTF-8");
   if (m->has_mixture) forget(m);
@@ -1558,13 +1627,11 @@ static int read_prompt(nc *m, const char *text, size_t length) {
   } else {
     zero(m->row, 4 * (size_t)m->row_floats);
   }
-  hash = 0;
-  for (begun = 1; (c = next_of_prompt(m, &q)) >= 0; begun++) {
-    hash = mixed(hash, (u64)c + 1);
-    if (begun <= from) continue;
+  for (hash = found_hash; (c = next_of_prompt(m, &q)) >= 0; begun++) {
     int is_last = begun == count, is_kept = is_last || begun % KEPT_EVERY == 0;
+    hash = mixed(hash, (u64)c + 1);
     read_id(m, m->row, c, is_kept);
-    if (is_kept) keep(m, hash, begun);
+    if (is_kept && m->keeps) keep(m, hash, begun);
   }
   return 1;
 }
@@ -2462,11 +2529,13 @@ void *nc_alloc(size_t size) {
   return (void *)first;
 }
 
-nc *nc_load(const void *file, size_t size) {
-  size_t wanted = nc_memory(file, size);
+nc *nc_load(const void *file, size_t size, const void *tables, size_t tables_size) {
+  if (!is_file(file, size)) return 0;
+  room given = tables_of(file, tables, tables_size);
+  size_t wanted = count_memory(file, given);
   void *memory = wanted ? nc_alloc(wanted) : 0;
   if (!wanted) return 0;
   if (!memory) return failed("there is too little memory"), (nc *)0;
-  return nc_open(file, size, memory, wanted);
+  return open_checked(file, given, memory, wanted);
 }
 #endif

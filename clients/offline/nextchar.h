@@ -27,8 +27,13 @@ NC_API const char *nc_error(void);
 NC_API size_t nc_memory(const void *file, size_t size);
 
 /* Open the contents of a file, which must stay where they are, aligned to 8 bytes, in memory that is aligned
-   to 16. */
-NC_API nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size);
+   to 16. `tables`, aligned to 16 bytes or NULL, are those that nc_tables has returned for the same file, and must
+   stay as well: then it opens at once. Damaged ones and those of other files are not used. */
+NC_API nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
+                   size_t memory_size);
+
+/* Return the tables that were made when the model was opened, and their bytes; NULL: they are in its file. */
+NC_API const void *nc_tables(nc *model, size_t *size);
 
 /* Begin to complete a prompt. What its beginning has in common with earlier prompts is not read again.
    `index` numbers the completions of one seed. top_k 0, top_p 1 and min_p 0 filter nothing. `stops` are
@@ -69,12 +74,15 @@ NC_API int nc_info(nc *model, char *json, size_t capacity);
 /* Forget earlier prompts. */
 NC_API void nc_forget(nc *model);
 
+/* Whether prompts from now on are remembered, as at first: 0 for those that are only guessed. */
+NC_API void nc_keep(nc *model, int keeps);
+
 #ifdef __wasm__
 /* Return memory of a size, aligned to 16 bytes; 0: there is none. It is never freed. */
 NC_API void *nc_alloc(size_t size);
 
-/* Open a file in memory that is allocated for it; 0: nc_error() says why not. */
-NC_API nc *nc_load(const void *file, size_t size);
+/* As nc_open, in memory that is allocated for it; 0: nc_error() says why not. */
+NC_API nc *nc_load(const void *file, size_t size, const void *tables, size_t tables_size);
 #endif
 
 #endif

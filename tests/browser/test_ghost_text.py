@@ -473,6 +473,8 @@ def test_a_wrong_value_of_each_attribute_is_an_error_event(visit: Visit) -> None
         "integrity": ("md5-x", "hashes: sha256-, sha384- or sha512- and base64"),
         "first": ("page", "service or file"),
         "remember": ("here", "true or false"),
+        "cache": ("1", "true or false"),
+        "ahead": ("33", "a number from 0 to 32"),
     }
     reference = (Path(__file__).parents[2] / "docs/reference/browser-client.md").read_text()
     names = set(re.findall(r"^\| `data-nextchar-([a-z-]+)`", reference, re.MULTILINE))

@@ -98,6 +98,59 @@ def test_field_with_a_file_completes_without_a_request_under_a_strict_policy(pag
     assert host.asked == broken == page.evaluate("errors") == []
 
 
+CALLS = """
+window.calls = [];
+window.ahead = [];
+const post = MessagePort.prototype.postMessage;
+MessagePort.prototype.postMessage = function (data, ...rest) {
+  if (data?.name) calls.push(data.name);
+  const keep = ({ data }) => data.event && ahead.push(data.event.prompt);
+  if (data?.name === "open") this.addEventListener("message", keep);
+  return post.call(this, data, ...rest);
+};
+"""
+"""Notes calls of the worker, and the prompts that it completes ahead."""
+FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+
+
+def test_ghost_text_of_a_key_that_is_likely_next_is_there_before_the_key(page: Page, host: Host) -> None:
+    page.add_init_script(CALLS)
+    host.show(page, FIELD)
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.wait_for_function("() => ahead.includes('\\nlab')")
+    page.evaluate("calls.length = 0")
+    write(page, "b")
+    shown = page.evaluate(
+        f"({FRAME}).then(() => document.querySelectorAll('[aria-hidden=true] span')[1].innerText)"
+    )
+    assert shown == "ug" and "complete" not in page.evaluate("calls")
+    page.wait_for_function("() => ahead.includes('\\nlabu')")
+    write(page, "u")  # along the completion, so that there is no call
+    page.wait_for_function("() => ahead.includes('\\nlabug')")
+
+
+@pytest.mark.parametrize("reason", ["attribute", "hidden", "battery", "one processor"])
+def test_nothing_is_completed_ahead_where_it_would_cost_the_user(page: Page, host: Host, reason: str) -> None:
+    page.add_init_script(CALLS)
+    set_up = {
+        "hidden": "Object.defineProperty(document, 'hidden', { value: true })",
+        "battery": "navigator.getBattery = async () => ({ charging: false, level: 0.1 })",
+        "one processor": "Object.defineProperty(navigator, 'hardwareConcurrency', { value: 1 })",
+    }
+    page.add_init_script(set_up.get(reason, ""))
+    off = "<textarea data-nextchar-ahead=0" if reason == "attribute" else "<textarea"
+    host.show(page, FIELD.replace("<textarea", off))
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    for key in "xb":
+        page.evaluate(FRAME)
+        write(page, key)
+    ghost(page, "ug")
+    page.evaluate(FRAME)
+    assert set(page.evaluate("calls")) == {"open", "complete"}
+
+
 def test_policy_that_forbids_webassembly_is_named(page: Page, host: Host) -> None:
     host.policy = POLICY.replace("'wasm-unsafe-eval'", "")
     host.show(page, FIELD)

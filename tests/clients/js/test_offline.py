@@ -124,6 +124,35 @@ def test_a_newer_call_need_not_wait_for_one_that_was_aborted(files: dict[str, Pa
     assert found == ["AbortError", ["NextcharError", *late], 3, ["NextcharError", *closed]]
 
 
+def test_completions_ahead_are_those_of_the_likeliest_prompts(files: dict[str, Path]) -> None:
+    found = run(
+        """const model = await load(file), ahead = [], calls = [];
+        const options = { max_characters: 7, temperature: 0, logprobs: 0 };
+        await model.complete("the ", options);
+        await model.ahead("the ", (one) => ahead.push(one), { ...options, top: 4 });
+        for (const { character } of (await model.next("the ", { top: 4 })).candidates) {
+          const prompt = `the ${character}`;
+          calls.push({ prompt, response: await model.complete(prompt, options) });
+        }
+        print([ahead, calls])""",
+        files["text"],
+    )
+    ahead, calls = found
+    assert ahead == calls and len({one["prompt"] for one in ahead}) == 4
+
+
+def test_a_newer_call_ends_those_that_are_computed_ahead(files: dict[str, Path]) -> None:
+    found = run(
+        """const model = await load(file), prompts = [];
+        const options = { max_characters: 3000, temperature: 0, top: 30 };
+        const ahead = codeOf(model.ahead("the ", ({ prompt }) => prompts.push(prompt), options));
+        const { completions: [{ text }] } = await model.complete("a", { max_characters: 3 });
+        print([await ahead, prompts.length, text.length])""",
+        files["text"],
+    )
+    assert found == [["NextcharError", "invalid_request", "cancelled"], 0, 3]
+
+
 def test_what_cannot_be_done_is_refused_in_words(files: dict[str, Path]) -> None:
     calls = {
         "complete('a', { beam: 2 })": "beam: a model without a service has no such option",

@@ -24,7 +24,8 @@ _POINTER, _SIZE, _U, _D, _TEXT = (
 _TYPES: dict[str, tuple[Any, list[Any]]] = {
     "nc_error": (_TEXT, []),
     "nc_memory": (_SIZE, [_POINTER, _SIZE]),
-    "nc_open": (_POINTER, [_POINTER, _SIZE, _POINTER, _SIZE]),
+    "nc_open": (_POINTER, [_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE]),
+    "nc_tables": (_POINTER, [_POINTER, _POINTER]),
     "nc_complete_start": (
         ctypes.c_int,
         [_POINTER, _TEXT, _SIZE, _U, _D, _U, _U, _U, _U, _D, _D, ctypes.c_int, _D, _TEXT, _SIZE],
@@ -60,8 +61,8 @@ def _library() -> ctypes.CDLL:
 class Packed:
     """An open packed model."""
 
-    def __init__(self, data: bytes) -> None:
-        """Open the contents of a file. Raises ValueError: they are refused."""
+    def __init__(self, data: bytes, tables: bytes = b"") -> None:
+        """Open a file, with what `tables` has returned. Raises ValueError: it is refused."""
         self._c = _library()
         self._file = mmap.mmap(-1, max(1, len(data)))
         self._file.write(data)
@@ -71,7 +72,10 @@ class Packed:
             raise self._error()
         self._memory = mmap.mmap(-1, self.memory_bytes)
         memory = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self._model = self._c.nc_open(address, len(data), memory, self.memory_bytes)
+        self._tables = mmap.mmap(-1, max(1, len(tables)))
+        self._tables.write(tables)
+        given = ctypes.addressof(ctypes.c_char.from_buffer(self._tables)) if tables else None
+        self._model = self._c.nc_open(address, len(data), given, len(tables), memory, self.memory_bytes)
         if not self._model:
             raise self._error()
 
@@ -129,6 +133,12 @@ class Packed:
         buffer = ctypes.create_string_buffer(1 << 12)
         self._c.nc_info(self._model, buffer, 1 << 12)
         return json.loads(buffer.value)
+
+    def tables(self) -> bytes:
+        """Return the tables that were made, to open the file at once."""
+        size = ctypes.c_size_t()
+        at = self._c.nc_tables(self._model, ctypes.byref(size))
+        return ctypes.string_at(at, size.value) if at else b""
 
     def forget(self) -> None:
         """Forget the states of earlier prompts."""

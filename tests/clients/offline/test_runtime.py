@@ -76,6 +76,33 @@ def test_tables_in_the_file_are_those_that_are_made(pair: tuple[str, Model, Pack
         assert other.complete(prompt, seed=seed) == packed.complete(prompt, seed=seed)
 
 
+def test_tables_that_are_kept_outside_of_the_file_are_those_that_are_made() -> None:
+    data, other = pack(saved("text")), pack(saved("records"))
+    made = Packed(data)
+    tables = made.tables()
+    opened = Packed(data, tables)
+    assert opened.tables() == tables != b"" and Packed(pack(saved("text"), with_tables=True)).tables() == b""
+    wanted = made.complete("the ", seed=1)
+    cut, damaged = tables[:-16], tables[:5000] + bytes([tables[5000] ^ 1]) + tables[5001:]
+    assert opened.complete("the ", seed=1) == wanted
+    for unusable in (cut, damaged, Packed(other).tables(), b"x" * 10):
+        packed = Packed(data, unusable)
+        assert packed.complete("the ", seed=1) == wanted and packed.tables() == tables
+    # Those that are used are not made: entries without counts predict otherwise.
+    entries = np.frombuffer(tables, np.uint32).copy()
+    entries[8:] &= 0x8000FFFF
+    assert Packed(data, with_checksum(entries.tobytes())).complete("the ", seed=1) != wanted
+
+
+def with_checksum(tables: bytes) -> bytes:
+    """Return tables with the checksum that they have, at bytes 16 to 23."""
+    words = np.frombuffer(tables[32:], np.uint64)
+    places = np.arange(32, len(tables), 8, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    hashes = (words ^ places) * np.uint64(0xD1B54A32D192ED03)
+    total = (hashes ^ (hashes >> np.uint64(32))).sum(dtype=np.uint64)
+    return tables[:16] + total.tobytes() + tables[24:]
+
+
 def test_what_was_read_before_changes_nothing(pair: tuple[str, Model, Packed]) -> None:
     name, _, packed = pair
     text = text_of(KINDS[name])[:300]
