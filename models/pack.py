@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.models import pack_lines
 from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels import mixture_arguments
 from nextchar.models.kernels.lstm_arguments import TANH_EXPONENT
@@ -29,7 +30,8 @@ from nextchar.models.text.vocabulary import code_points, unknown_bits
 Array = NDArray[Any]
 
 PACK_MAGIC = int.from_bytes(b"nxch", "little")
-PACK_VERSION = 1
+PACK_VERSION = 2
+"""Files of version 1 have no masks and no scores; a runtime for them must not open others."""
 PACK_COUNT_AT, PACK_CHECKED_FROM, PACK_HEADER_BYTES, PACK_ENTRY_BYTES = 12, 32, 32, 24
 PACK_MAX_SECTIONS, PACK_MAX_V, PACK_MAX_UNITS, PACK_MAX_TEXT, PACK_MAX_LINES = (
     256,
@@ -49,7 +51,7 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
     PACK_LINE_FOLDS, PACK_LINE_TEXTS, PACK_LINE_TEXT_ENDS, PACK_LINE_COUNTS, PACK_LINE_MAXIMA,
     PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT, PACK_SHARES,
 ) = range(1, 34)  # fmt: skip
-"""Types of sections."""
+"""Types of sections; further ones are those of `nextchar.models.pack_lines`."""
 
 (
     PACK_V, PACK_LAYERS, PACK_IS_BYTES, PACK_STARTS_LINE, PACK_TEXT_COUNT, PACK_POSITIONS_COUNT,
@@ -101,7 +103,7 @@ def constants() -> dict[str, int | float | tuple[int, ...]]:
         if name.isupper() and isinstance(value, int | float | tuple)
     }
     layout = zlib.crc32(repr(sorted(shared.items())).encode())
-    own = {name: value for name, value in globals().items() if name.startswith("PACK_")}
+    own = {name: value for name, value in (globals() | vars(pack_lines)).items() if name.startswith("PACK_")}
     return shared | own | {"PACK_LAYOUT": layout}
 
 
@@ -116,19 +118,14 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
             and is some times as large.
 
     Raises:
-        InvalidInput: the model has no int8 network or masks its text, or the limit is too small.
+        InvalidInput: the model has no int8 network, or a mask that cannot be packed, or the limit is too
+            small.
         Unavailable: a file of the model is damaged.
     """
     card = saved.card
     if INT8_FILE not in card.files:
         raise InvalidInput(
             f"{card.reference} has no int8 LSTM network, so it cannot be packed", param="model"
-        )
-    if card.masks:
-        raise InvalidInput(
-            f"{card.reference} masks its text ({', '.join(card.masks)}), which a packed model cannot;"
-            ' train it with "masks": []',
-            param="model",
         )
     experts = load_experts(saved)
     data = _file(_sections(saved, experts, with_tables=with_tables))
@@ -183,6 +180,8 @@ def _sections(
         for kind, name in (_LEARNED | _TABLES if with_tables else _LEARNED).items():
             yield kind, 0, getattr(experts, name)
 
+    for kind, array in pack_lines.mask_sections(saved):
+        yield kind, 0, array
     if LINES_FILE in card.files:
         lines = Lines.load(saved.file(LINES_FILE))
         if len(lines):

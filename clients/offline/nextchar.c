@@ -27,6 +27,15 @@ typedef int64_t i64;
 typedef uint64_t u64;
 typedef float f32;
 
+/* What takes little time is compiled for size in a page. */
+#if defined(__wasm__)
+#define BEGIN_SMALL _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
+#define END_SMALL _Pragma("clang attribute pop")
+#else
+#define BEGIN_SMALL
+#define END_SMALL
+#endif
+
 #define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
 #define move(to, from, bytes) __builtin_memmove(to, from, bytes)
 #define zero(to, bytes) __builtin_memset(to, 0, bytes)
@@ -226,6 +235,24 @@ typedef struct { /* the distinct lines of a corpus: models/text/line_file.py */
   beginning *extended;
 } lines;
 
+typedef struct { /* a way to match a mask */
+  u32 at;      /* its instruction */
+  size_t from; /* where its match begins */
+} mask_thread;
+
+typedef struct { /* what replaces values by placeholders: masks.c */
+  u32 count, instructions_count, sets_count, rules_count, texts_bytes;
+  const u32 *masks;        /* (count, PACK_MASK_NUMBERS) */
+  const u32 *instructions; /* (instructions_count, 2) */
+  const u32 *sets;         /* (sets_count, 8) */
+  const u8 *starts;        /* (3, 256) */
+  const u32 *rules;        /* (rules_count, PACK_RULE_NUMBERS); NULL: all values are masked */
+  const u8 *texts;
+  int is_custom;
+  mask_thread *threads, *next;
+  u32 *seen, *stack, round;
+} masks;
+
 struct nc {
   /* what the model is */
   const u32 *points; /* (V - 1,) code points of ids from 1 on, ascending */
@@ -270,6 +297,7 @@ struct nc {
   i32 held[MAX_HELD];
   f32 held_bits[MAX_HELD];
   lines lines;
+  masks masks;
   int held_count, settled; /* of which so many are not cut off any more */
 };
 
@@ -325,7 +353,7 @@ static int is_file(const u8 *file, size_t size) {
   copy(&length, file + 16, 8);
   copy(&sum, file + 24, 8);
   if (numbers[0] != PACK_MAGIC) return failed("it is no packed model");
-  if (numbers[1] != PACK_VERSION || numbers[2] != PACK_LAYOUT)
+  if (numbers[1] < 1 || numbers[1] > PACK_VERSION || numbers[2] != PACK_LAYOUT)
     return failed("it was packed for another version of this runtime: pack the model again");
   if (length != size) return failed("the file is cut off, or has something after its end");
   if (numbers[3] > PACK_MAX_SECTIONS || PACK_HEADER_BYTES + (u64)numbers[3] * PACK_ENTRY_BYTES > size)
@@ -355,6 +383,7 @@ static void *take(room *room, u64 count, u64 bytes) {
 
 static int lay_out_lines(nc *m, const u8 *file, room *room);
 static int check_lines(nc *m);
+static int lay_out_masks(masks *m, const u8 *file, room *room);
 
 /* Take from the file what the model is, and from the room the arrays that it needs. */
 static int lay_out(nc *m, const u8 *file, room *room) {
@@ -440,7 +469,7 @@ static int lay_out(nc *m, const u8 *file, room *room) {
     m->below = take(room, 2 * (nodes + 1), sizeof(f32));
     m->masses = take(room, nodes + 1, sizeof(f32));
   }
-  if (!lay_out_lines(m, file, room)) return 0;
+  if (!lay_out_lines(m, file, room) || !lay_out_masks(&m->masks, file, room)) return 0;
   m->row_floats = m->S + (m->has_mixture ? PREDICTION : 0) + (int)V;
   m->row = take(room, (u64)m->row_floats, sizeof(f32));
   for (int k = 0; k < KEPT; k++) m->kept[k].row = take(room, (u64)m->row_floats, sizeof(f32));
@@ -1476,11 +1505,8 @@ static int write_point(u32 point, u8 *to) {
   return to[2] = (u8)(0x80 | (point >> 6 & 0x3F)), to[3] = (u8)(0x80 | (point & 0x3F)), 4;
 }
 
-/* Return the id of the character that begins at *at of a text, and move *at behind it; -1: no UTF-8. */
-static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
-  u32 point = m->is_bytes ? ((const u8 *)text)[(*at)++] : next_point((const u8 *)text, length, at);
+static int id_of(const nc *m, u32 point) {
   int low = 0, high = m->V - 1;
-  if (point == NO_POINT) return -1;
   while (low < high) {
     int middle = (low + high) / 2;
     if (m->points[middle] < point) low = middle + 1;
@@ -1489,12 +1515,22 @@ static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
   return low < m->V - 1 && m->points[low] == point ? low + 1 : 0;
 }
 
+/* Return the id of the character that begins at *at of a text, and move *at behind it; -1: no UTF-8. */
+static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
+  u32 point = m->is_bytes ? ((const u8 *)text)[(*at)++] : next_point((const u8 *)text, length, at);
+  return point == NO_POINT ? -1 : id_of(m, point);
+}
+
 /* Write the character of an id; return its bytes. */
 static int write_id(const nc *m, int id, char *text) {
   u32 point = m->points[id - 1];
   if (m->is_bytes) return *text = (char)point, 1;
   return write_point(point, (u8 *)text);
 }
+
+BEGIN_SMALL
+#include "masks.c"
+END_SMALL
 
 void nc_forget(nc *m) {
   for (int k = 0; k < KEPT; k++) m->kept[k].length = 0;
@@ -1525,7 +1561,16 @@ typedef struct { /* of the characters of a prompt, with the newline that a line 
   const char *text;
   size_t length, at;
   int is_started, adds_line;
+  masking masking;
 } prompt;
+
+/* Begin to read a prompt, whose values are masked. */
+static prompt begin_prompt(const nc *m, const char *text, size_t length) {
+  int begins_line = length > 0 && text[0] == '\n';
+  prompt p = {.text = text, .length = length, .adds_line = length == 0 || (m->starts_line && !begins_line)};
+  begin_masking(&p.masking, &m->masks, text, length);
+  return p;
+}
 
 static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end */
   size_t newline = 0;
@@ -1533,13 +1578,18 @@ static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end
     p->is_started = 1;
     if (p->adds_line) return next_id(m, "\n", 1, &newline);
   }
+  if (p->masking.placeholder && p->at == p->masking.start) {
+    int id = id_of(m, p->masking.placeholder);
+    p->at = p->masking.end;
+    find_value(&p->masking);
+    return id;
+  }
   return p->at < p->length ? next_id(m, p->text, p->length, &p->at) : -2;
 }
 
 /* Read a prompt into the row, from the longest beginning whose state is kept on. Return 1, or 0. */
 static int read_prompt(nc *m, const char *text, size_t length) {
-  int begins_line = length > 0 && text[0] == '\n';
-  prompt p = {text, length, 0, 0, length == 0 || (m->starts_line && !begins_line)}, q = p;
+  prompt p = begin_prompt(m, text, length), q = p;
   u64 hash = 0;
   u32 count = 0, from = 0, begun;
   kept *found = 0;
@@ -1787,6 +1837,8 @@ double nc_complete_bits(nc *m) { return m->bits; }
 
 /* ---- distributions, scores and what the model is */
 
+BEGIN_SMALL
+
 typedef struct {
   char *at;
   size_t used, capacity;
@@ -1867,6 +1919,8 @@ int nc_next(nc *m, const char *text, size_t length, double temperature, u32 top,
   return end(&w);
 }
 
+END_SMALL
+
 double nc_score(nc *m, const char *line, size_t length) {
   size_t at = 0, newline = 0;
   double bits = 0;
@@ -1890,6 +1944,8 @@ double nc_score(nc *m, const char *line, size_t length) {
 }
 
 /* ---- suggestions: lines of the corpus, best first */
+
+BEGIN_SMALL
 
 #define ERROR_BITS 9.0
 #define KIND_BITS 2.0
@@ -2255,7 +2311,7 @@ static void log_softmax(const nc *m, f32 *z) {
 
 /* Read a text by the network alone into a row, as the beginning of a line. */
 static int walk_prompt(nc *m, const char *text, size_t length, int row) {
-  prompt p = {text, length, 0, 0, m->starts_line || length == 0};
+  prompt p = {.text = text, .length = length, .adds_line = m->starts_line || length == 0};
   int c;
   zero(walk_state(m, row), sizeof(f32) * (size_t)m->S);
   while ((c = next_of_prompt(m, &p)) >= 0) step_network(m, walk_state(m, row), c, walk_logits(m, row));
@@ -2428,6 +2484,19 @@ int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, 
   return end(&w);
 }
 
+int nc_mask(nc *m, const char *text, size_t length, char *masked, size_t capacity) {
+  masking k;
+  writer w = {masked, 0, capacity};
+  begin_masking(&k, &m->masks, text, length);
+  for (size_t at = 0;; find_value(&k)) {
+    char placeholder[4];
+    put(&w, text + at, k.start - at);
+    if (!k.placeholder) return end(&w);
+    put(&w, placeholder, (size_t)write_point(k.placeholder, (u8 *)placeholder));
+    at = k.end;
+  }
+}
+
 int nc_info(nc *m, char *json, size_t capacity) {
   writer w = {json, 0, capacity};
   put_text(&w, "{\"name\": ");
@@ -2442,9 +2511,12 @@ int nc_info(nc *m, char *json, size_t capacity) {
   put_number(&w, m->V - 1, 0);
   put_text(&w, ", \"known_characters\": ");
   put_number(&w, m->text_count, 0);
+  put_text(&w, m->masks.count ? ", \"masked\": true" : ", \"masked\": false");
   put_text(&w, "}");
   return end(&w);
 }
+
+END_SMALL
 
 /* ---- memory of WebAssembly */
 

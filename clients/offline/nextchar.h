@@ -62,6 +62,10 @@ NC_API int nc_suggest(nc *model, const char *prefix, size_t length, uint32_t lim
 /* The surprisal of a line with its end by the network, in bits per character; negative: an error. */
 NC_API double nc_score(nc *model, const char *line, size_t length);
 
+/* Write a text, of any number of lines, with placeholders for the values that the model masks, and a zero byte.
+   Functions that read a text mask it themselves. Return the bytes without the zero. */
+NC_API int nc_mask(nc *model, const char *text, size_t length, char *masked, size_t capacity);
+
 /* Write what the model is as JSON, and a zero byte: {"name": "…", "kind": "records", "layers": 1, …}. Return
    the bytes without the zero. */
 NC_API int nc_info(nc *model, char *json, size_t capacity);

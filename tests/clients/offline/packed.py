@@ -35,6 +35,7 @@ _TYPES: dict[str, tuple[Any, list[Any]]] = {
     "nc_next": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _D, _U, _TEXT, _SIZE]),
     "nc_suggest": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _U, _TEXT, _SIZE]),
     "nc_score": (_D, [_POINTER, _TEXT, _SIZE]),
+    "nc_mask": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _TEXT, _SIZE]),
     "nc_info": (ctypes.c_int, [_POINTER, _TEXT, _SIZE]),
     "nc_forget": (None, [_POINTER]),
 }
@@ -123,6 +124,14 @@ class Packed:
         if bits < 0:
             raise self._error()
         return bits
+
+    def mask(self, text: str) -> str:
+        """Return a text with its values masked. Raises ValueError."""
+        data = text.encode()
+        buffer = ctypes.create_string_buffer(3 * len(data) + 16)
+        if self._c.nc_mask(self._model, data, len(data), buffer, len(buffer)) < 0:
+            raise self._error()
+        return buffer.value.decode()
 
     def info(self) -> Any:
         """Return what the model is."""

@@ -11,11 +11,14 @@ import pytest
 
 from nextchar.local import Model
 from nextchar.models.errors import InvalidInput
+from nextchar.models.loaded_model import masks_of
 from nextchar.models.pack import pack
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest
-from nextchar.models.saved_model import SavedModel
-from tests.clients.offline.models import KINDS, saved, text_of
+from nextchar.models.saved_model import SavedModel, describe_files
+from nextchar.models.text.mask_values import FILE, MaskValues
+from nextchar.models.text.masks import NAMED, Masks
+from tests.clients.offline.models import KINDS, log_lines, saved, text_of
 from tests.clients.offline.packed import SOURCE, Packed, build, has_wasm_compiler
 
 OPTIONS: list[dict[str, Any]] = [
@@ -53,6 +56,7 @@ def prompts(name: str, count: int) -> Iterator[str]:
 
 def complete(model: Model, prompt: str, **options: Any) -> tuple[str, str, float]:
     """Return a completion by the service's runtime, why it ended, and its bits."""
+    prompt = model.loaded.masks.mask_lines(prompt)
     [[one]] = model._completions([CompletionRequest(prompt=prompt, stream=False, **options)])
     return one.text, one.reason, one.bits
 
@@ -137,6 +141,7 @@ def test_what_the_model_is() -> None:
         "units": 16,
         "characters": len(saved("records").vocabulary) - 1,
         "known_characters": len(text_of(KINDS["records"])),
+        "masked": False,
     }
 
 
@@ -173,6 +178,8 @@ def test_a_damaged_file_is_refused() -> None:
         Packed(data[: len(data) // 16 * 8])
     with pytest.raises(ValueError, match="another version"):
         Packed(data[:8] + b"\x01" + data[9:])
+    old = Packed(data[:4] + (1).to_bytes(4, "little") + data[8:])  # without masks and scores
+    assert old.complete("the", seed=1) == Packed(data).complete("the", seed=1)
     for at in range(32, len(data), 997):
         with pytest.raises(ValueError, match="checksum"):
             Packed(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -235,11 +242,82 @@ def test_files_that_are_made_to_do_harm_do_none(tmp_path: Path) -> None:
     assert int(said.stdout.split()[0]) > 5
 
 
-def test_a_model_with_masks_is_not_packed() -> None:
-    model = saved("records")
-    masked = SavedModel(model.card.model_copy(update={"masks": ("number",)}), model.file)
-    with pytest.raises(InvalidInput, match="masks its text"):
+@pytest.mark.parametrize(
+    "masks", [tuple(NAMED), KINDS["log"].masks, (r"x(?:.*y)?", "digits"), (r"\b|[^a-z]+?b",)]
+)
+@pytest.mark.parametrize("has_values", [False, True])
+def test_values_are_masked_as_by_the_service(masks: tuple[str, ...], has_values: bool) -> None:
+    lines, random = log_lines(400), np.random.default_rng(0)
+    parts = [
+        *(
+            "2024-02-3",
+            "0",
+            "T10:61:12",
+            ".123",
+            "Z",
+            "+0100",
+            " ",
+            ":",
+            "/",
+            "-",
+            "0x1F",
+            "deadbeef01234567",
+            "x9y",
+        ),
+        *(
+            "999.1.2.3",
+            "fe80::1",
+            "é",
+            "日",
+            "port ",
+            "%",
+            "12345678",
+            "mär 12 10:11:12",
+            "ſEP  3 01:02:03",
+            "\n",
+        ),
+        *(
+            "13/13/24",
+            "Mon, 30 Jan 2024",
+            "a.b.com",
+            "12:30",
+            ":05",
+            "[ 1.25]",
+            "081109 203615",
+            "user=zoë",
+            "00-1A",
+        ),
+    ]
+    made = ["".join(random.choice(parts, random.integers(1, 12)).tolist()) for _ in range(1_500)]
+    for line in random.choice(lines, 300).tolist():
+        at = int(random.integers(len(line)))
+        made.append(line[:at] + random.choice(["9", "", "a", "F", ":", "%"]) + line[at + 1 :])
+    made += ["q " * 700 + "x 1 y" * 700, ("1 " * 500 + "x" * 200) * 60]
+    values = {FILE: MaskValues.fit(Masks(masks), lines + made[:200]).dump()} if has_values else {}
+    card, base = saved("text").card, saved("text")
+    card = card.model_copy(update={"masks": masks, "files": card.files | describe_files(values)})
+    model = SavedModel(card, lambda name: values[name] if name in values else base.file(name))
+    packed, service = Packed(pack(model)), masks_of(model)
+    for text in ("", "\n", *lines, *made):
+        assert packed.mask(text) == service.mask_lines(text)
+    assert service.mask_lines("\n".join(made[:50])) == packed.mask("\n".join(made[:50]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (r"\pL+", "only RE2 knows"),
+        ("[[:alpha:]]+", "it has one of"),
+        ("(?i)straße", "letters beyond ASCII"),
+        ("((a{100}){100}){3}", "repetitions are too large"),
+    ],
+)
+def test_an_expression_that_cannot_be_packed_is_named(mask: str, why: str) -> None:
+    model = saved("text")
+    masked = SavedModel(model.card.model_copy(update={"masks": (mask,)}), model.file)
+    with pytest.raises(InvalidInput, match=why) as refused:
         pack(masked)
+    assert refused.value.code == "mask_not_packed"
 
 
 @pytest.mark.skipif(not has_wasm_compiler, reason="clang-14 is not installed")
