@@ -6,13 +6,14 @@ docs/reference/pack.md describes the file byte by byte. The constants in capital
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models import pack_lines
+from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels import mixture_arguments
 from nextchar.models.kernels.lstm_arguments import TANH_EXPONENT
@@ -107,7 +108,13 @@ def constants() -> dict[str, int | float | tuple[int, ...]]:
     return shared | own | {"PACK_LAYOUT": layout}
 
 
-def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool = False) -> bytes:
+def pack(
+    saved: SavedModel,
+    *,
+    limit_bytes: int | None = None,
+    with_tables: bool = False,
+    calibration: Calibration | None = None,
+) -> bytes:
     """Return a model as one file.
 
     Args:
@@ -116,6 +123,7 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
             that it predicts a little worse, and a seed gives other texts than with the service.
         with_tables: also write the tables that are otherwise made when the file is opened: it opens at once,
             and is some times as large.
+        calibration: by which the file scores lines; without one it only has their surprisal.
 
     Raises:
         InvalidInput: the model has no int8 network, or a mask that cannot be packed, or the limit is too
@@ -128,7 +136,8 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
             f"{card.reference} has no int8 LSTM network, so it cannot be packed", param="model"
         )
     experts = load_experts(saved)
-    data = _file(_sections(saved, experts, with_tables=with_tables))
+    scores = list(pack_lines.score_sections(saved, calibration)) if calibration else []
+    data = _file(_sections(saved, experts, scores, with_tables=with_tables))
     while limit_bytes is not None and len(data) > limit_bytes:
         if experts is None or len(experts.text) <= 1:
             raise InvalidInput(
@@ -140,7 +149,7 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
         kept = len(experts.text) - int((len(data) - limit_bytes) / share) - 8
         kept = max(1, min(kept, int(0.98 * len(experts.text))) if with_tables else kept)
         experts = experts_of(experts.text[-kept:].astype(np.int32), learned_by(experts))
-        data = _file(_sections(saved, experts, with_tables=with_tables))
+        data = _file(_sections(saved, experts, scores, with_tables=with_tables))
     return data
 
 
@@ -151,7 +160,11 @@ def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
 
 
 def _sections(
-    saved: SavedModel, experts: Experts | None, *, with_tables: bool
+    saved: SavedModel,
+    experts: Experts | None,
+    scores: Sequence[tuple[int, int, Array]],
+    *,
+    with_tables: bool,
 ) -> Iterator[tuple[int, int, Array]]:
     """Yield the type, the index and the contents of each section."""
     vocabulary, card = saved.vocabulary, saved.card
@@ -182,6 +195,7 @@ def _sections(
 
     for kind, array in pack_lines.mask_sections(saved):
         yield kind, 0, array
+    yield from scores
     if LINES_FILE in card.files:
         lines = Lines.load(saved.file(LINES_FILE))
         if len(lines):

@@ -20,6 +20,7 @@ from nextchar.app.models import archives as model_archives
 from nextchar.app.models.archives import MEDIA_TYPE
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.schemas import ModelBody
+from nextchar.app.scoring.calibration_schemas import CalibrationName
 from nextchar.models.errors import DomainError, NotFound, TooLarge
 from nextchar.models.pack import pack
 from nextchar.models.report import Report
@@ -130,13 +131,21 @@ def pack_model(
         bool,
         Query(description="Whether the file has the tables of the known text, too: it opens at once."),
     ] = False,
+    calibration: Annotated[
+        CalibrationName | None,
+        Query(
+            description="The calibration by which the file scores lines. Default: of a model of a log"
+            " `default`, or else `validation`; other models measure surprisal alone.",
+        ),
+    ] = None,
 ) -> Response:
-    """Download a model as one file that completes without a server, in a page or a shell."""
+    """Download a model as one file that completes and scores without a server, in a page or a shell."""
     saved = services.models.get(model)
     set_audit_details(request, about=f"/v1/models/{saved.card.reference}/pack")
+    used = services.calibrations.of_pack(saved, calibration)
     return download(
         services.pools.downloads,
-        lambda file: file.write(pack(saved, limit_bytes=limit_bytes, with_tables=tables)),
+        lambda file: file.write(pack(saved, limit_bytes=limit_bytes, with_tables=tables, calibration=used)),
         folder=spool_folder(services),
         media_type="application/octet-stream",
         headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.nextchar"'},

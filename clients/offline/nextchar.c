@@ -29,9 +29,11 @@ typedef float f32;
 
 /* What takes little time is compiled for size in a page. */
 #if defined(__wasm__)
+#define SMALL __attribute__((minsize))
 #define BEGIN_SMALL _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
 #define END_SMALL _Pragma("clang attribute pop")
 #else
+#define SMALL
 #define BEGIN_SMALL
 #define END_SMALL
 #endif
@@ -253,6 +255,47 @@ typedef struct { /* what replaces values by placeholders: masks.c */
   u32 *seen, *stack, round;
 } masks;
 
+typedef struct { /* n-grams of one length */
+  const u16 *ids;              /* of each n-gram the last id */
+  const u32 *starts, *counts;  /* where those with the same ids before begin; how often each occurs */
+} gram_order;
+
+typedef struct { /* n-grams of characters, or of words: models/text/ngram.py */
+  gram_order orders[PACK_NGRAM_ORDER];
+  int order;
+  double total, followers; /* of those of length 1 */
+} ngrams;
+
+typedef struct { /* models/text/templates.py */
+  u32 count, tokens_count, common_count, frequent_count;
+  const u32 *rows, *tokens, *slots, *values, *common, *frequent, *text_ends;
+  const u8 *texts;
+  const double *bits, *missing, *largest, *value_bits;
+} templates;
+
+typedef struct { /* ascending values, and how many of all are at least each */
+  const f32 *values;
+  const u32 *counts;
+  u32 count;
+} ranks;
+
+typedef struct { /* models/anomaly/calibration.py */
+  u32 count;
+  const double *buckets; /* (count, PACK_BUCKET_NUMBERS) */
+  ranks ranks[PACK_MAX_BUCKETS][PACK_MAX_STATISTICS + 1]; /* the last are those of scores */
+} calibration;
+
+typedef struct { /* what scores lines: scores.c */
+  ngrams characters, words;
+  templates templates;
+  calibration calibration;
+  u32 classes_count, words_count;
+  const u32 *classes;   /* the first code point of each run of a class, and the class above 24 bits */
+  const u8 *word_texts; /* of words in the order of their bytes */
+  const u32 *word_ends, *word_ids;
+  u32 *line, *known; /* the code points of a line, and with U+FFFD for those that the model does not know */
+} scores;
+
 struct nc {
   /* what the model is */
   const u32 *points; /* (V - 1,) code points of ids from 1 on, ascending */
@@ -298,11 +341,12 @@ struct nc {
   f32 held_bits[MAX_HELD];
   lines lines;
   masks masks;
+  scores scores;
   int held_count, settled; /* of which so many are not cut off any more */
 };
 
 /* Return a section of the file, NULL if there is none. */
-static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
+SMALL static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
   u32 count;
   copy(&count, file + PACK_COUNT_AT, 4);
   for (u32 i = 0; i < count; i++) {
@@ -321,7 +365,7 @@ static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
 }
 
 /* Return a section of so many bytes, or NULL. */
-static const void *exactly(const u8 *file, u32 type, u32 index, u64 wanted) {
+SMALL static const void *exactly(const u8 *file, u32 type, u32 index, u64 wanted) {
   u64 bytes;
   const void *found = section(file, type, index, &bytes);
   return found && bytes == wanted ? found : 0;
@@ -345,7 +389,7 @@ static u64 checksum(const u8 *file, size_t size) {
 }
 
 /* Check the header, the table of sections and the checksum. */
-static int is_file(const u8 *file, size_t size) {
+SMALL static int is_file(const u8 *file, size_t size) {
   u32 numbers[4]; /* magic, version, layout, sections */
   u64 sum, length;
   if (size < PACK_HEADER_BYTES || size % 8) return failed("it is no packed model, or cut off");
@@ -374,7 +418,7 @@ typedef struct room {
   u64 used, size;
 } room;
 
-static void *take(room *room, u64 count, u64 bytes) {
+SMALL static void *take(room *room, u64 count, u64 bytes) {
   u64 start = (room->used + 15) & ~(u64)15;
   if (count > (u64)1 << 40 || room->used > (u64)1 << 50) count = 0, room->used = (u64)1 << 60;
   else room->used = start + count * bytes;
@@ -384,9 +428,10 @@ static void *take(room *room, u64 count, u64 bytes) {
 static int lay_out_lines(nc *m, const u8 *file, room *room);
 static int check_lines(nc *m);
 static int lay_out_masks(masks *m, const u8 *file, room *room);
+static int lay_out_scores(scores *s, const u8 *file, room *room);
 
 /* Take from the file what the model is, and from the room the arrays that it needs. */
-static int lay_out(nc *m, const u8 *file, room *room) {
+SMALL static int lay_out(nc *m, const u8 *file, room *room) {
   u64 bytes;
   const u32 *meta = exactly(file, PACK_META, 0, 4 * PACK_META_NUMBERS);
   if (!meta) return failed("the file is damaged: what the model is");
@@ -469,7 +514,9 @@ static int lay_out(nc *m, const u8 *file, room *room) {
     m->below = take(room, 2 * (nodes + 1), sizeof(f32));
     m->masses = take(room, nodes + 1, sizeof(f32));
   }
-  if (!lay_out_lines(m, file, room) || !lay_out_masks(&m->masks, file, room)) return 0;
+  if (!lay_out_lines(m, file, room) || !lay_out_masks(&m->masks, file, room) ||
+      !lay_out_scores(&m->scores, file, room))
+    return 0;
   m->row_floats = m->S + (m->has_mixture ? PREDICTION : 0) + (int)V;
   m->row = take(room, (u64)m->row_floats, sizeof(f32));
   for (int k = 0; k < KEPT; k++) m->kept[k].row = take(room, (u64)m->row_floats, sizeof(f32));
@@ -477,7 +524,7 @@ static int lay_out(nc *m, const u8 *file, room *room) {
 }
 
 /* Check what the kernels would read beyond arrays by, and make the way up the tree. */
-static int check_tree(nc *m) {
+SMALL static int check_tree(nc *m) {
   for (int c = 0; c < m->V; c++) {
     const i32 *own = m->characters + 4 * c;
     if (own[KIND] < 0 || own[KIND] > RECORD_END || own[RANK] < 0 || own[FOLDED] < 0 ||
@@ -516,12 +563,12 @@ static int widen_weights(nc *m, const u8 *file) {
 static int lay_out_tables(nc *m, const u8 *file, room *room);
 static int fill_tables(nc *m, const u8 *file, room room);
 
-static int count_memory(nc *m, const u8 *file, size_t size, room *room) {
+SMALL static int count_memory(nc *m, const u8 *file, size_t size, room *room) {
   zero(m, sizeof(nc));
   return is_file(file, size) && lay_out(m, file, room) && lay_out_tables(m, file, room);
 }
 
-size_t nc_memory(const void *file, size_t size) {
+SMALL size_t nc_memory(const void *file, size_t size) {
   nc counted;
   room room = {0, 0, 0};
   if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
@@ -531,7 +578,7 @@ size_t nc_memory(const void *file, size_t size) {
   return (size_t)room.used;
 }
 
-nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size) {
+SMALL nc *nc_open(const void *file, size_t size, void *memory, size_t memory_size) {
   room room = {memory, 0, memory_size};
   if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
   nc *m = take(&room, 1, sizeof(nc));
@@ -692,7 +739,7 @@ static void follow(const i32 *characters, i32 *row, int before, int c) {
 #define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
 #define TEMPORARY_BYTES (2 * sizeof(u64) + (KEYS_AT_ONCE + 1) * sizeof(u32)) /* of a character, meanwhile */
 
-static int lay_out_tables(nc *m, const u8 *file, room *room) {
+SMALL static int lay_out_tables(nc *m, const u8 *file, room *room) {
   if (!m->has_mixture) return 1;
   u64 N = m->text_count;
   m->text = exactly(file, PACK_TEXT, 0, 2 * N);
@@ -1640,7 +1687,7 @@ static int likeliest(const nc *m, const f32 *z) {
 }
 
 /* Sort ids from 1 on by their weights, the largest first; of equal ones the smaller id. Heapsort. */
-static void sort_ids(nc *m, const f32 *weights) {
+SMALL static void sort_ids(nc *m, const f32 *weights) {
   i32 *order = m->order;
   int count = m->V - 1;
 #define IS_AFTER(a, b) (weights[a] < weights[b] || (weights[a] == weights[b] && (a) > (b)))
@@ -1717,7 +1764,7 @@ static double entropy(const nc *m, const f32 *z, f32 inverse_temperature, int id
   return bits > 0 ? bits : 0;
 }
 
-static int read_stops(nc *m, const char *stops, size_t length) {
+SMALL static int read_stops(nc *m, const char *stops, size_t length) {
   m->stops = 0;
   for (size_t at = 0; at < length;) {
     if (m->stops == MAX_STOPS) return failed("there are more than 16 stop strings");
@@ -1743,7 +1790,7 @@ static int read_stops(nc *m, const char *stops, size_t length) {
 }
 
 /* Take an id; return how many of the last ones, this one included, may still be cut off by a stop string. */
-static int unsettled_by_stops(nc *m, int id, int *is_stop) {
+SMALL static int unsettled_by_stops(nc *m, int id, int *is_stop) {
   int held = 0, matched = 0;
   for (int i = 0; i < m->stops; i++) {
     stop_string *s = &m->stop[i];
@@ -1758,7 +1805,7 @@ static int unsettled_by_stops(nc *m, int id, int *is_stop) {
   return matched ? matched : held;
 }
 
-int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters, double temperature,
+SMALL int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters, double temperature,
                       u32 seed_low, u32 seed_high, u32 index, u32 top_k, double top_p, double min_p, int until,
                       double confidence_bits, const char *stops, size_t stops_length) {
   m->reason = NC_LENGTH;
@@ -1782,7 +1829,7 @@ int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters
 }
 
 /* Take the id of one character more. */
-static void append(nc *m, int id) {
+SMALL static void append(nc *m, int id) {
   u32 point = m->points[id - 1];
   int is_word = m->flags[id] & PACK_IS_WORD, unsettled = 0, is_stop = 0;
   m->last_id = id;
@@ -1919,33 +1966,9 @@ int nc_next(nc *m, const char *text, size_t length, double temperature, u32 top,
   return end(&w);
 }
 
-END_SMALL
-
-double nc_score(nc *m, const char *line, size_t length) {
-  size_t at = 0, newline = 0;
-  double bits = 0;
-  u32 count = 0;
-  int after = next_id(m, "\n", 1, &newline);
-  m->reason = NC_LENGTH; /* the row is another one's from here on */
-  m->settled = m->held_count = 0;
-  zero(m->row, 4 * (size_t)m->S);
-  step_network(m, m->row, after, m->logits);
-  while (at < length || (after && count != 0xFFFFFFFF)) {
-    int is_end = at >= length, id = is_end ? after : next_id(m, line, length, &at);
-    double surprisal = m->unknown_bits;
-    if (id < 0) return failed("the text is no UTF-8"), -1.0;
-    if (id) entropy(m, m->logits, 1.0f, id, &surprisal);
-    bits += surprisal;
-    count += 1;
-    if (is_end) break;
-    step_network(m, m->row, id, m->logits);
-  }
-  return count ? bits / count : 0;
-}
+#include "scores.c"
 
 /* ---- suggestions: lines of the corpus, best first */
-
-BEGIN_SMALL
 
 #define ERROR_BITS 9.0
 #define KIND_BITS 2.0
@@ -2512,6 +2535,7 @@ int nc_info(nc *m, char *json, size_t capacity) {
   put_text(&w, ", \"known_characters\": ");
   put_number(&w, m->text_count, 0);
   put_text(&w, m->masks.count ? ", \"masked\": true" : ", \"masked\": false");
+  put_text(&w, m->scores.calibration.count ? ", \"calibrated\": true" : ", \"calibrated\": false");
   put_text(&w, "}");
   return end(&w);
 }

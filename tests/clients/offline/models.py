@@ -7,11 +7,13 @@ from functools import cache
 import numpy as np
 
 from benchmarks.networks import Weights
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration import load as load_calibration
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
-from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE, load_networks
 from nextchar.models.saved_model import Card, SavedModel, describe_files
 from nextchar.models.text import mask_values
 from nextchar.models.text.kind_detection import TextKind
@@ -20,6 +22,9 @@ from nextchar.models.text.line_file import Lines
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
+from nextchar.store.calibrations import MODEL_FILE
+from nextchar.worker.calibration import anomaly_files
+from nextchar.worker.prepared_text import Text
 from tests.models.runtime.mixtures import learned_for
 
 E = 8
@@ -138,7 +143,29 @@ def saved(name: str) -> SavedModel:
         parameters=1,
         files=describe_files(files),
     )
-    return SavedModel(card, files.__getitem__)
+    model = SavedModel(card, files.__getitem__)
+    if kind.kind == "log":
+        files |= _anomaly_files(model, characters)
+        model = SavedModel(card.model_copy(update={"files": describe_files(files)}), files.__getitem__)
+    return model
+
+
+def _anomaly_files(model: SavedModel, characters: str) -> dict[str, bytes]:
+    """Return what scores are made with, with a calibration by the last quarter of the text."""
+    networks = load_networks(model, threads=1).networks
+    text = Text.split(characters, validation_fraction=0.25, alphabet="characters")
+    return anomaly_files(
+        networks["float32", "network"],
+        text,
+        int8=networks["int8", "network"],
+        is_log=True,
+        purpose="anomalies",
+    )
+
+
+def calibration_of(name: str) -> Calibration:
+    """Return the calibration of a model of a log."""
+    return load_calibration(saved(name).file(MODEL_FILE), where="the calibration")[0]
 
 
 def _weights(layers: int, units: int, size: int) -> Weights:
