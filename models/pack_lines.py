@@ -4,7 +4,7 @@ The constants in capitals are also the C header's.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -221,7 +221,7 @@ def _template_sections(templates: Templates) -> Iterator[tuple[int, int, Array]]
     def number(text: str) -> int:
         return strings.setdefault(text, len(strings))
 
-    rows, tokens, slots, values = [], list[int](), [], list[int]()
+    rows, tokens, slots, values = list[Sequence[int]](), list[int](), list[Sequence[int]](), list[int]()
     value_bits, missing, largest = list[float](), [], []
     for known in templates.known:
         structure = number(structure_of_template(known.tokens))

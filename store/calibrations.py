@@ -86,7 +86,7 @@ class Calibrations:
         `find`.
         """
         stored = self.find(model, name) if name or model.card.kind == "log" else None
-        return stored and stored.calibration
+        return stored.calibration if stored else None
 
     def all(self, model: SavedModel) -> Iterator[StoredCalibration]:
         """Yield the model's calibrations by name, one after the other: together they may be large."""

@@ -20,7 +20,6 @@ from nextchar.app.models import archives as model_archives
 from nextchar.app.models.archives import MEDIA_TYPE
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.schemas import ModelBody
-from nextchar.app.scoring.calibration_schemas import CalibrationName
 from nextchar.models.errors import DomainError, NotFound, TooLarge
 from nextchar.models.pack import pack
 from nextchar.models.report import Report
@@ -132,7 +131,7 @@ def pack_model(
         Query(description="Whether the file has the tables of the known text, too: it opens at once."),
     ] = False,
     calibration: Annotated[
-        CalibrationName | None,
+        str | None,
         Query(
             description="The calibration by which the file scores lines. Default: of a model of a log"
             " `default`, or else `validation`; other models measure surprisal alone.",

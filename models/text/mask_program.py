@@ -158,7 +158,8 @@ class _Program:
 
     def _item(self, op: Any, argument: Any, after: int, *, folds: bool) -> int:
         if op in (c.MAX_REPEAT, c.MIN_REPEAT):
-            return self._repeat(*argument, after, is_greedy=op is c.MAX_REPEAT, folds=folds)
+            low, high, items = argument
+            return self._repeat(low, high, items, after, is_greedy=op is c.MAX_REPEAT, folds=folds)
         if op is c.SUBPATTERN:
             _, added, removed, items = argument
             folds = (folds or bool(added & re.IGNORECASE)) and not removed & re.IGNORECASE
