@@ -6,12 +6,14 @@ docs/reference/pack.md describes the file byte by byte. The constants in capital
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nextchar.models import pack_lines
+from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels import mixture_arguments
 from nextchar.models.kernels.lstm_arguments import TANH_EXPONENT
@@ -29,7 +31,8 @@ from nextchar.models.text.vocabulary import code_points, unknown_bits
 Array = NDArray[Any]
 
 PACK_MAGIC = int.from_bytes(b"nxch", "little")
-PACK_VERSION = 1
+PACK_VERSION = 2
+"""Files of version 1 have no masks and no scores; a runtime for them must not open others."""
 PACK_COUNT_AT, PACK_CHECKED_FROM, PACK_HEADER_BYTES, PACK_ENTRY_BYTES = 12, 32, 32, 24
 PACK_MAX_SECTIONS, PACK_MAX_V, PACK_MAX_UNITS, PACK_MAX_TEXT, PACK_MAX_LINES = (
     256,
@@ -49,7 +52,7 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
     PACK_LINE_FOLDS, PACK_LINE_TEXTS, PACK_LINE_TEXT_ENDS, PACK_LINE_COUNTS, PACK_LINE_MAXIMA,
     PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT, PACK_SHARES,
 ) = range(1, 34)  # fmt: skip
-"""Types of sections."""
+"""Types of sections; further ones are those of `nextchar.models.pack_lines`."""
 
 (
     PACK_V, PACK_LAYERS, PACK_IS_BYTES, PACK_STARTS_LINE, PACK_TEXT_COUNT, PACK_POSITIONS_COUNT,
@@ -101,11 +104,17 @@ def constants() -> dict[str, int | float | tuple[int, ...]]:
         if name.isupper() and isinstance(value, int | float | tuple)
     }
     layout = zlib.crc32(repr(sorted(shared.items())).encode())
-    own = {name: value for name, value in globals().items() if name.startswith("PACK_")}
+    own = {name: value for name, value in (globals() | vars(pack_lines)).items() if name.startswith("PACK_")}
     return shared | own | {"PACK_LAYOUT": layout}
 
 
-def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool = False) -> bytes:
+def pack(
+    saved: SavedModel,
+    *,
+    limit_bytes: int | None = None,
+    with_tables: bool = False,
+    calibration: Calibration | None = None,
+) -> bytes:
     """Return a model as one file.
 
     Args:
@@ -114,9 +123,11 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
             that it predicts a little worse, and a seed gives other texts than with the service.
         with_tables: also write the tables that are otherwise made when the file is opened: it opens at once,
             and is some times as large.
+        calibration: by which the file scores lines; without one it only has their surprisal.
 
     Raises:
-        InvalidInput: the model has no int8 network or masks its text, or the limit is too small.
+        InvalidInput: the model has no int8 network, or a mask that cannot be packed, or the limit is too
+            small.
         Unavailable: a file of the model is damaged.
     """
     card = saved.card
@@ -124,14 +135,9 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
         raise InvalidInput(
             f"{card.reference} has no int8 LSTM network, so it cannot be packed", param="model"
         )
-    if card.masks:
-        raise InvalidInput(
-            f"{card.reference} masks its text ({', '.join(card.masks)}), which a packed model cannot;"
-            ' train it with "masks": []',
-            param="model",
-        )
     experts = load_experts(saved)
-    data = _file(_sections(saved, experts, with_tables=with_tables))
+    scores = list(pack_lines.score_sections(saved, calibration)) if calibration else []
+    data = _file(_sections(saved, experts, scores, with_tables=with_tables))
     while limit_bytes is not None and len(data) > limit_bytes:
         if experts is None or len(experts.text) <= 1:
             raise InvalidInput(
@@ -143,7 +149,7 @@ def pack(saved: SavedModel, *, limit_bytes: int | None = None, with_tables: bool
         kept = len(experts.text) - int((len(data) - limit_bytes) / share) - 8
         kept = max(1, min(kept, int(0.98 * len(experts.text))) if with_tables else kept)
         experts = experts_of(experts.text[-kept:].astype(np.int32), learned_by(experts))
-        data = _file(_sections(saved, experts, with_tables=with_tables))
+        data = _file(_sections(saved, experts, scores, with_tables=with_tables))
     return data
 
 
@@ -154,7 +160,11 @@ def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
 
 
 def _sections(
-    saved: SavedModel, experts: Experts | None, *, with_tables: bool
+    saved: SavedModel,
+    experts: Experts | None,
+    scores: Sequence[tuple[int, int, Array]],
+    *,
+    with_tables: bool,
 ) -> Iterator[tuple[int, int, Array]]:
     """Yield the type, the index and the contents of each section."""
     vocabulary, card = saved.vocabulary, saved.card
@@ -183,6 +193,9 @@ def _sections(
         for kind, name in (_LEARNED | _TABLES if with_tables else _LEARNED).items():
             yield kind, 0, getattr(experts, name)
 
+    for kind, array in pack_lines.mask_sections(saved):
+        yield kind, 0, array
+    yield from scores
     if LINES_FILE in card.files:
         lines = Lines.load(saved.file(LINES_FILE))
         if len(lines):

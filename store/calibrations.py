@@ -79,6 +79,15 @@ class Calibrations:
             raise _not_found(model, name)
         return stored
 
+    def of_pack(self, model: SavedModel, name: str | None) -> Calibration | None:
+        """Return the calibration that a packed model scores by: that of a name, or of a log the usual one.
+
+        Other models need the name, since what scores lines is as large as the rest of their files. Raises as
+        `find`.
+        """
+        stored = self.find(model, name) if name or model.card.kind == "log" else None
+        return stored.calibration if stored else None
+
     def all(self, model: SavedModel) -> Iterator[StoredCalibration]:
         """Yield the model's calibrations by name, one after the other: together they may be large."""
         names = {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self._blobs.paths(_folder(model))}

@@ -130,13 +130,21 @@ def pack_model(
         bool,
         Query(description="Whether the file has the tables of the known text, too: it opens at once."),
     ] = False,
+    calibration: Annotated[
+        str | None,
+        Query(
+            description="The calibration by which the file scores lines. Default: of a model of a log"
+            " `default`, or else `validation`; other models measure surprisal alone.",
+        ),
+    ] = None,
 ) -> Response:
-    """Download a model as one file that completes without a server, in a page or a shell."""
+    """Download a model as one file that completes and scores without a server, in a page or a shell."""
     saved = services.models.get(model)
     set_audit_details(request, about=f"/v1/models/{saved.card.reference}/pack")
+    used = services.calibrations.of_pack(saved, calibration)
     return download(
         services.pools.downloads,
-        lambda file: file.write(pack(saved, limit_bytes=limit_bytes, with_tables=tables)),
+        lambda file: file.write(pack(saved, limit_bytes=limit_bytes, with_tables=tables, calibration=used)),
         folder=spool_folder(services),
         media_type="application/octet-stream",
         headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.nextchar"'},

@@ -180,20 +180,17 @@ class Runtime {
   }
 
   async score(text, options, call) {
-    given(options, {});
+    const { false_alarms } = given(options, { false_alarms: 0, repeats: "flag" });
     const lines = [];
     for (const line of [text].flat()) {
       const written = this.#write("text", encode(line.normalize()));
-      const bits = this.#nc.nc_score(this.#model, ...written);
-      if (bits < 0) this.#fail();
-      const characters = [...line.normalize()].length;
-      lines.push({ lines: 1, characters, bits_per_character: bits, total_bits: bits * (characters + 1) });
+      lines.push({ lines: line.split("\n").length, ...this.#json("nc_score", 1024, ...written, false_alarms) });
       await call.check();
     }
     this.#read = new Uint8Array();
     const [characters, total_bits] = ["characters", "total_bits"].map((name) => lines.reduce((sum, one) => sum + one[name], 0));
-    return { object: "score", model: this.info.name, characters, total_bits,
-      bits_per_character: total_bits / (characters + lines.length || 1), lines: Array.isArray(text) ? lines : null };
+    return { object: "score", model: this.info.name, ...(Array.isArray(text) ? {} : lines[0]), characters, total_bits,
+      bits_per_character: total_bits / (characters || 1), lines: Array.isArray(text) ? lines : null };
   }
 
   // Reads a prompt in parts, so that a newer call need not wait for it; returns where it is.
@@ -222,7 +219,10 @@ class Runtime {
 
   #unknownIn(text) {
     const known = this.#known;
-    return known ? [...new Set(text.normalize())].filter((one) => !known.has(one.codePointAt(0))) : [];
+    if (!known) return [];
+    const bytes = encode(text.normalize());
+    const read = this.info.masked ? this.#text("nc_mask", 3 * bytes.length + 4, ...this.#write("text", bytes)) : text.normalize();
+    return [...new Set(read)].filter((one) => !known.has(one.codePointAt(0)));
   }
 
   // Memory of at least this size; it is never freed, so it doubles.
@@ -247,11 +247,15 @@ class Runtime {
     return [at, bytes.length];
   }
 
-  #json(name, size, ...input) {
+  #json(...call) {
+    return JSON.parse(this.#text(...call));
+  }
+
+  #text(name, size, ...input) {
     const { at, size: capacity } = this.#area("json", size);
     const length = this.#nc[name](this.#model, ...input, at, capacity);
     if (length < 0) this.#fail();
-    return JSON.parse(new TextDecoder().decode(this.#bytes(at, length)));
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(this.#bytes(at, length));
   }
 
   #fail() {

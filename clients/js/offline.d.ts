@@ -29,6 +29,10 @@ export interface ModelInfo {
   characters: number;
   /** How much text it knows. */
   known_characters: number;
+  /** Whether it replaces values such as times and addresses by placeholders. */
+  masked: boolean;
+  /** Whether lines have scores, not only bits. */
+  calibrated: boolean;
   /** Size of its file. */
   bytes: number;
 }
@@ -51,16 +55,35 @@ export type OfflineStreamEvent =
   | Exclude<StreamEvent, { type: "done" }>
   | (Omit<Extract<StreamEvent, { type: "done" }>, "usage"> & OfflineUsage);
 
-/** Surprisal by the network alone, with the end of each line. */
-export interface OfflineScore {
+/** How unusual a line is; the last four are null without a calibration in the file, and for several lines. */
+export interface OfflineLineScore {
+  lines: number;
+  characters: number;
+  bits_per_character: number;
+  peak_bits: number;
+  total_bits: number;
+  score: number | null;
+  /** One normal line of 1 / p_value has such a score. */
+  p_value: number | null;
+  anomalous: boolean | null;
+  /** Whether the training text has lines with the same words. */
+  known_template: boolean | null;
+}
+
+export interface OfflineScoreOptions {
+  /** The rate of normal lines that may be anomalous. */
+  false_alarms?: number;
+}
+
+/** The sums over all lines, and for a text that was not in a list the rest of its score. */
+export interface OfflineScore extends Partial<Omit<OfflineLineScore, "lines">> {
   object: "score";
   model: string;
-  /** Without ends of lines. */
   characters: number;
   total_bits: number;
   bits_per_character: number;
   /** Null for a text that was not in a list. */
-  lines: { lines: 1; characters: number; bits_per_character: number; total_bits: number }[] | null;
+  lines: OfflineLineScore[] | null;
 }
 
 /** The calls of a model as `Nextchar` has them, with a name that is not looked at, for `attach`, `Suggester` and editors. */
@@ -69,7 +92,7 @@ export interface OfflineClient {
   stream(model: unknown, prompt: string, options?: OfflineCompletionFields & OfflineCallOptions): AsyncGenerator<OfflineStreamEvent>;
   next(model: unknown, prompt: string, options?: NextFields & OfflineCallOptions): Promise<Distribution>;
   suggest(model: unknown, prefix: string, options?: SuggestFields & OfflineCallOptions): Promise<Suggestions>;
-  score(model: unknown, text: string | string[], options?: OfflineCallOptions): Promise<OfflineScore>;
+  score(model: unknown, text: string | string[], options?: OfflineScoreOptions & OfflineCallOptions): Promise<OfflineScore>;
 }
 
 /**
@@ -105,7 +128,7 @@ export class Model {
   ): Promise<void>;
   /** Lines of the model's corpus. */
   suggest(prefix: string, options?: SuggestFields & OfflineCallOptions): Promise<Suggestions>;
-  score(text: string | string[], options?: OfflineCallOptions): Promise<OfflineScore>;
+  score(text: string | string[], options?: OfflineScoreOptions & OfflineCallOptions): Promise<OfflineScore>;
   /** Read these lines before prompts, and keep them on the device. Needs `remember`. */
   remember(text: string): Promise<void>;
   /** Suggest this line before others, and keep that on the device. Needs `remember`. */

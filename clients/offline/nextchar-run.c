@@ -17,9 +17,10 @@ static const char *USAGE =
     "                    [--top-p P] [--min-p P] [--until word|line|confidence] [--stop TEXT]...\n"
     "       nextchar-run next FILE PROMPT [--top N] [--temperature T]\n"
     "       nextchar-run suggest FILE PREFIX [--limit N]\n"
-    "       nextchar-run score FILE      scores the lines of the standard input, in bits per character\n"
+    "       nextchar-run score FILE [--false-alarms RATE]\n"
     "       nextchar-run info FILE\n"
-    "FILE is what `nextchar pack` writes; with --tables it opens at once. Texts are UTF-8 in NFC.\n";
+    "FILE is what `nextchar pack` writes; with --tables it opens at once. Texts are UTF-8 in NFC.\n"
+    "`score` reads lines and writes the score of each as JSON, with p-value and flag if the file has a calibration.\n";
 
 static int fail(const char *what, const char *why) {
   fprintf(stderr, "nextchar-run: %s%s%s\n", what, *why ? ": " : "", why);
@@ -28,7 +29,7 @@ static int fail(const char *what, const char *why) {
 
 typedef struct {
   const char *command, *file, *text;
-  double temperature, top_p, min_p;
+  double temperature, top_p, min_p, false_alarms;
   uint64_t seed;
   uint32_t max_characters, top_k, top, limit;
   int until;
@@ -66,6 +67,7 @@ static int parse(int count, char **words, options *o) {
     if (!strcmp(name, "--temperature")) is_good = number(text, 10, &o->temperature);
     else if (!strcmp(name, "--top-p")) is_good = number(text, 1, &o->top_p);
     else if (!strcmp(name, "--min-p")) is_good = number(text, 1, &o->min_p);
+    else if (!strcmp(name, "--false-alarms")) is_good = number(text, 1, &o->false_alarms);
     else if (!strcmp(name, "--max-characters"))
       is_good = number(text, 1e6, &value), o->max_characters = (uint32_t)value;
     else if (!strcmp(name, "--top-k")) is_good = number(text, 1e6, &value), o->top_k = (uint32_t)value;
@@ -130,15 +132,14 @@ static int print_json(int bytes, const char *json) {
   return 0;
 }
 
-static int score(nc *model) {
-  char *line = NULL;
+static int score(nc *model, const options *o) {
+  char *line = NULL, json[1024];
   size_t capacity = 0;
   ssize_t length;
   while ((length = getline(&line, &capacity, stdin)) >= 0) {
     if (length && line[length - 1] == '\n') length -= 1;
-    double bits = nc_score(model, line, (size_t)length);
-    if (bits < 0) return fail(nc_error(), "");
-    printf("%.4f\t%.*s\n", bits, (int)length, line);
+    if (nc_score(model, line, (size_t)length, o->false_alarms, json, sizeof json) < 0) return fail(nc_error(), "");
+    puts(json);
   }
   free(line);
   return 0;
@@ -157,7 +158,7 @@ int main(int count, char **words) {
     return print_json(nc_next(model, o.text, strlen(o.text), o.temperature, o.top, json, sizeof json), json);
   if (!strcmp(o.command, "suggest"))
     return print_json(nc_suggest(model, o.text, strlen(o.text), o.limit, json, sizeof json), json);
-  if (!strcmp(o.command, "score")) return score(model);
+  if (!strcmp(o.command, "score")) return score(model, &o);
   if (!strcmp(o.command, "info")) return print_json(nc_info(model, json, sizeof json), json);
   return fail("there is no command of this name", o.command);
 }

@@ -27,6 +27,17 @@ typedef int64_t i64;
 typedef uint64_t u64;
 typedef float f32;
 
+/* What takes little time is compiled for size in a page. */
+#if defined(__wasm__)
+#define SMALL __attribute__((minsize))
+#define BEGIN_SMALL _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
+#define END_SMALL _Pragma("clang attribute pop")
+#else
+#define SMALL
+#define BEGIN_SMALL
+#define END_SMALL
+#endif
+
 #define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
 #define move(to, from, bytes) __builtin_memmove(to, from, bytes)
 #define zero(to, bytes) __builtin_memset(to, 0, bytes)
@@ -228,6 +239,65 @@ typedef struct { /* the distinct lines of a corpus: models/text/line_file.py */
   beginning *extended;
 } lines;
 
+typedef struct { /* a way to match a mask */
+  u32 at;      /* its instruction */
+  size_t from; /* where its match begins */
+} mask_thread;
+
+typedef struct { /* what replaces values by placeholders: masks.c */
+  u32 count, instructions_count, sets_count, rules_count, texts_bytes;
+  const u32 *masks;        /* (count, PACK_MASK_NUMBERS) */
+  const u32 *instructions; /* (instructions_count, 2) */
+  const u32 *sets;         /* (sets_count, 8) */
+  const u8 *starts;        /* (3, 256) */
+  const u32 *rules;        /* (rules_count, PACK_RULE_NUMBERS); NULL: all values are masked */
+  const u8 *texts;
+  int is_custom;
+  mask_thread *threads, *next;
+  u32 *seen, *stack, round;
+} masks;
+
+typedef struct { /* n-grams of one length */
+  const u16 *ids;              /* of each n-gram the last id */
+  const u32 *starts, *counts;  /* where those with the same ids before begin; how often each occurs */
+} gram_order;
+
+typedef struct { /* n-grams of characters, or of words: models/text/ngram.py */
+  gram_order orders[PACK_NGRAM_ORDER];
+  int order;
+  double total, followers; /* of those of length 1 */
+} ngrams;
+
+typedef struct { /* models/text/templates.py */
+  u32 count, tokens_count, common_count, frequent_count;
+  const u32 *rows, *tokens, *slots, *values, *common, *frequent, *text_ends;
+  const u8 *texts;
+  const double *bits, *missing, *largest, *value_bits;
+} templates;
+
+typedef struct { /* ascending values, and how many of all are at least each */
+  const f32 *values;
+  const u32 *counts;
+  u32 count;
+} ranks;
+
+typedef struct { /* models/anomaly/calibration.py */
+  u32 count;
+  const double *buckets; /* (count, PACK_BUCKET_NUMBERS) */
+  ranks ranks[PACK_MAX_BUCKETS][PACK_MAX_STATISTICS + 1]; /* the last are those of scores */
+} calibration;
+
+typedef struct { /* what scores lines: scores.c */
+  ngrams characters, words;
+  templates templates;
+  calibration calibration;
+  u32 classes_count, words_count;
+  const u32 *classes;   /* the first code point of each run of a class, and the class above 24 bits */
+  const u8 *word_texts; /* of words in the order of their bytes */
+  const u32 *word_ends, *word_ids;
+  u32 *line, *known; /* the code points of a line, and with U+FFFD for those that the model does not know */
+} scores;
+
 struct nc {
   /* what the model is */
   const u32 *points; /* (V - 1,) code points of ids from 1 on, ascending */
@@ -276,11 +346,13 @@ struct nc {
   i32 held[MAX_HELD];
   f32 held_bits[MAX_HELD];
   lines lines;
+  masks masks;
+  scores scores;
   int held_count, settled; /* of which so many are not cut off any more */
 };
 
 /* Return a section of the file, NULL if there is none. */
-static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
+SMALL static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
   u32 count;
   copy(&count, file + PACK_COUNT_AT, 4);
   for (u32 i = 0; i < count; i++) {
@@ -299,7 +371,7 @@ static const void *section(const u8 *file, u32 type, u32 index, u64 *bytes) {
 }
 
 /* Return a section of so many bytes, or NULL. */
-static const void *exactly(const u8 *file, u32 type, u32 index, u64 wanted) {
+SMALL static const void *exactly(const u8 *file, u32 type, u32 index, u64 wanted) {
   u64 bytes;
   const void *found = section(file, type, index, &bytes);
   return found && bytes == wanted ? found : 0;
@@ -323,7 +395,7 @@ static NOT_INLINE u64 checksum(const u8 *file, size_t size) {
 }
 
 /* Check the header, the table of sections and the checksum. */
-static NOT_INLINE int is_file(const u8 *file, size_t size) {
+SMALL static int is_file(const u8 *file, size_t size) {
   u32 numbers[4]; /* magic, version, layout, sections */
   u64 sum, length;
   if (size < PACK_HEADER_BYTES || size % 8) return failed("it is no packed model, or cut off");
@@ -331,7 +403,7 @@ static NOT_INLINE int is_file(const u8 *file, size_t size) {
   copy(&length, file + 16, 8);
   copy(&sum, file + 24, 8);
   if (numbers[0] != PACK_MAGIC) return failed("it is no packed model");
-  if (numbers[1] != PACK_VERSION || numbers[2] != PACK_LAYOUT)
+  if (numbers[1] < 1 || numbers[1] > PACK_VERSION || numbers[2] != PACK_LAYOUT)
     return failed("it was packed for another version of this runtime: pack the model again");
   if (length != size) return failed("the file is cut off, or has something after its end");
   if (numbers[3] > PACK_MAX_SECTIONS || PACK_HEADER_BYTES + (u64)numbers[3] * PACK_ENTRY_BYTES > size)
@@ -352,7 +424,7 @@ typedef struct room {
   u64 used, size;
 } room;
 
-static void *take(room *room, u64 count, u64 bytes) {
+SMALL static void *take(room *room, u64 count, u64 bytes) {
   u64 start = (room->used + 15) & ~(u64)15;
   if (count > (u64)1 << 40 || room->used > (u64)1 << 50) count = 0, room->used = (u64)1 << 60;
   else room->used = start + count * bytes;
@@ -361,9 +433,11 @@ static void *take(room *room, u64 count, u64 bytes) {
 
 static int lay_out_lines(nc *m, const u8 *file, room *room);
 static int check_lines(nc *m);
+static int lay_out_masks(masks *m, const u8 *file, room *room);
+static int lay_out_scores(scores *s, const u8 *file, room *room);
 
 /* Take from the file what the model is, and from the room the arrays that it needs. */
-static int lay_out(nc *m, const u8 *file, room *room) {
+SMALL static int lay_out(nc *m, const u8 *file, room *room) {
   u64 bytes;
   const u32 *meta = exactly(file, PACK_META, 0, 4 * PACK_META_NUMBERS);
   if (!meta) return failed("the file is damaged: what the model is");
@@ -446,7 +520,9 @@ static int lay_out(nc *m, const u8 *file, room *room) {
     m->below = take(room, 2 * (nodes + 1), sizeof(f32));
     m->masses = take(room, nodes + 1, sizeof(f32));
   }
-  if (!lay_out_lines(m, file, room)) return 0;
+  if (!lay_out_lines(m, file, room) || !lay_out_masks(&m->masks, file, room) ||
+      !lay_out_scores(&m->scores, file, room))
+    return 0;
   m->row_floats = m->S + (m->has_mixture ? PREDICTION : 0) + (int)V;
   m->row = take(room, (u64)m->row_floats, sizeof(f32));
   for (int k = 0; k < KEPT; k++) m->kept[k].row = take(room, (u64)m->row_floats, sizeof(f32));
@@ -454,7 +530,7 @@ static int lay_out(nc *m, const u8 *file, room *room) {
 }
 
 /* Check what the kernels would read beyond arrays by, and make the way up the tree. */
-static int check_tree(nc *m) {
+SMALL static int check_tree(nc *m) {
   for (int c = 0; c < m->V; c++) {
     const i32 *own = m->characters + 4 * c;
     if (own[KIND] < 0 || own[KIND] > RECORD_END || own[RANK] < 0 || own[FOLDED] < 0 ||
@@ -494,7 +570,7 @@ static int widen_weights(nc *m, const u8 *file) {
 static int lay_out_tables(nc *m, const u8 *file, room given, room *room);
 static int fill_tables(nc *m, const u8 *file, room room);
 
-static NOT_INLINE size_t count_memory(const u8 *file, room given) {
+SMALL static size_t count_memory(const u8 *file, room given) {
   nc counted = {0};
   room room = {0, 0, 0};
   take(&room, 1, sizeof(nc));
@@ -503,14 +579,14 @@ static NOT_INLINE size_t count_memory(const u8 *file, room given) {
   return (size_t)room.used;
 }
 
-size_t nc_memory(const void *file, size_t size) {
+SMALL size_t nc_memory(const void *file, size_t size) {
   room none = {0, 0, 0};
   if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
   return is_file(file, size) ? count_memory(file, none) : 0;
 }
 
 /* Open a file and tables that have been checked. */
-static NOT_INLINE nc *open_checked(const u8 *file, room given, void *memory, size_t memory_size) {
+SMALL static nc *open_checked(const u8 *file, room given, void *memory, size_t memory_size) {
   room room = {memory, 0, memory_size};
   nc *m = take(&room, 1, sizeof(nc));
   if (!m) return failed("too little memory"), (nc *)0;
@@ -704,7 +780,7 @@ static void follow(const i32 *characters, i32 *row, int before, int c) {
 #define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
 #define TEMPORARY_BYTES ((KEYS_AT_ONCE + 2) * sizeof(u32)) /* of a character, meanwhile */
 
-static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
+SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   struct room *own = given.at ? &given : room;
   if (!m->has_mixture) return 1;
   u64 N = m->text_count;
@@ -1542,11 +1618,8 @@ static int write_point(u32 point, u8 *to) {
   return to[2] = (u8)(0x80 | (point >> 6 & 0x3F)), to[3] = (u8)(0x80 | (point & 0x3F)), 4;
 }
 
-/* Return the id of the character that begins at *at of a text, and move *at behind it; -1: no UTF-8. */
-static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
-  u32 point = m->is_bytes ? ((const u8 *)text)[(*at)++] : next_point((const u8 *)text, length, at);
+static int id_of(const nc *m, u32 point) {
   int low = 0, high = m->V - 1;
-  if (point == NO_POINT) return -1;
   while (low < high) {
     int middle = (low + high) / 2;
     if (m->points[middle] < point) low = middle + 1;
@@ -1555,12 +1628,22 @@ static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
   return low < m->V - 1 && m->points[low] == point ? low + 1 : 0;
 }
 
+/* Return the id of the character that begins at *at of a text, and move *at behind it; -1: no UTF-8. */
+static int next_id(const nc *m, const char *text, size_t length, size_t *at) {
+  u32 point = m->is_bytes ? ((const u8 *)text)[(*at)++] : next_point((const u8 *)text, length, at);
+  return point == NO_POINT ? -1 : id_of(m, point);
+}
+
 /* Write the character of an id; return its bytes. */
 static int write_id(const nc *m, int id, char *text) {
   u32 point = m->points[id - 1];
   if (m->is_bytes) return *text = (char)point, 1;
   return write_point(point, (u8 *)text);
 }
+
+BEGIN_SMALL
+#include "masks.c"
+END_SMALL
 
 void nc_forget(nc *m) {
   for (int k = 0; k < KEPT; k++) m->kept[k].length = 0;
@@ -1593,7 +1676,16 @@ typedef struct { /* of the characters of a prompt, with the newline that a line 
   const char *text;
   size_t length, at;
   int is_started, adds_line;
+  masking masking;
 } prompt;
+
+/* Begin to read a prompt, whose values are masked. */
+static prompt begin_prompt(const nc *m, const char *text, size_t length) {
+  int begins_line = length > 0 && text[0] == '\n';
+  prompt p = {.text = text, .length = length, .adds_line = length == 0 || (m->starts_line && !begins_line)};
+  begin_masking(&p.masking, &m->masks, text, length);
+  return p;
+}
 
 static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end */
   size_t newline = 0;
@@ -1601,13 +1693,18 @@ static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end
     p->is_started = 1;
     if (p->adds_line) return next_id(m, "\n", 1, &newline);
   }
+  if (p->masking.placeholder && p->at == p->masking.start) {
+    int id = id_of(m, p->masking.placeholder);
+    p->at = p->masking.end;
+    find_value(&p->masking);
+    return id;
+  }
   return p->at < p->length ? next_id(m, p->text, p->length, &p->at) : -2;
 }
 
 /* Read a prompt into the row, from the longest beginning whose state is kept on. Return 1, or 0. */
 static int read_prompt(nc *m, const char *text, size_t length) {
-  int begins_line = length > 0 && text[0] == '\n';
-  prompt p = {text, length, 0, 0, length == 0 || (m->starts_line && !begins_line)}, q = p;
+  prompt p = begin_prompt(m, text, length), q = p;
   u64 hash = 0, found_hash = 0, lengths = 0; /* bit n of lengths: a kept one has n as its remainder by 64 */
   u32 count = 0, begun = 1;
   kept *found = 0;
@@ -1657,7 +1754,7 @@ static int likeliest(const nc *m, const f32 *z) {
 }
 
 /* Sort ids from 1 on by their weights, the largest first; of equal ones the smaller id. Heapsort. */
-static void sort_ids(nc *m, const f32 *weights) {
+SMALL static void sort_ids(nc *m, const f32 *weights) {
   i32 *order = m->order;
   int count = m->V - 1;
 #define IS_AFTER(a, b) (weights[a] < weights[b] || (weights[a] == weights[b] && (a) > (b)))
@@ -1734,7 +1831,7 @@ static double entropy(const nc *m, const f32 *z, f32 inverse_temperature, int id
   return bits > 0 ? bits : 0;
 }
 
-static int read_stops(nc *m, const char *stops, size_t length) {
+SMALL static int read_stops(nc *m, const char *stops, size_t length) {
   m->stops = 0;
   for (size_t at = 0; at < length;) {
     if (m->stops == MAX_STOPS) return failed("there are more than 16 stop strings");
@@ -1760,7 +1857,7 @@ static int read_stops(nc *m, const char *stops, size_t length) {
 }
 
 /* Take an id; return how many of the last ones, this one included, may still be cut off by a stop string. */
-static int unsettled_by_stops(nc *m, int id, int *is_stop) {
+SMALL static int unsettled_by_stops(nc *m, int id, int *is_stop) {
   int held = 0, matched = 0;
   for (int i = 0; i < m->stops; i++) {
     stop_string *s = &m->stop[i];
@@ -1775,7 +1872,7 @@ static int unsettled_by_stops(nc *m, int id, int *is_stop) {
   return matched ? matched : held;
 }
 
-int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters, double temperature,
+SMALL int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters, double temperature,
                       u32 seed_low, u32 seed_high, u32 index, u32 top_k, double top_p, double min_p, int until,
                       double confidence_bits, const char *stops, size_t stops_length) {
   m->reason = NC_LENGTH;
@@ -1799,7 +1896,7 @@ int nc_complete_start(nc *m, const char *text, size_t length, u32 max_characters
 }
 
 /* Take the id of one character more. */
-static void append(nc *m, int id) {
+SMALL static void append(nc *m, int id) {
   u32 point = m->points[id - 1];
   int is_word = m->flags[id] & PACK_IS_WORD, unsettled = 0, is_stop = 0;
   m->last_id = id;
@@ -1853,6 +1950,8 @@ int nc_complete_reason(nc *m) { return m->settled ? NC_GOES_ON : m->reason; }
 double nc_complete_bits(nc *m) { return m->bits; }
 
 /* ---- distributions, scores and what the model is */
+
+BEGIN_SMALL
 
 typedef struct {
   char *at;
@@ -1934,27 +2033,7 @@ int nc_next(nc *m, const char *text, size_t length, double temperature, u32 top,
   return end(&w);
 }
 
-double nc_score(nc *m, const char *line, size_t length) {
-  size_t at = 0, newline = 0;
-  double bits = 0;
-  u32 count = 0;
-  int after = next_id(m, "\n", 1, &newline);
-  m->reason = NC_LENGTH; /* the row is another one's from here on */
-  m->settled = m->held_count = 0;
-  zero(m->row, 4 * (size_t)m->S);
-  step_network(m, m->row, after, m->logits);
-  while (at < length || (after && count != 0xFFFFFFFF)) {
-    int is_end = at >= length, id = is_end ? after : next_id(m, line, length, &at);
-    double surprisal = m->unknown_bits;
-    if (id < 0) return failed("the text is no UTF-8"), -1.0;
-    if (id) entropy(m, m->logits, 1.0f, id, &surprisal);
-    bits += surprisal;
-    count += 1;
-    if (is_end) break;
-    step_network(m, m->row, id, m->logits);
-  }
-  return count ? bits / count : 0;
-}
+#include "scores.c"
 
 /* ---- suggestions: lines of the corpus, best first */
 
@@ -2322,7 +2401,7 @@ static void log_softmax(const nc *m, f32 *z) {
 
 /* Read a text by the network alone into a row, as the beginning of a line. */
 static int walk_prompt(nc *m, const char *text, size_t length, int row) {
-  prompt p = {text, length, 0, 0, m->starts_line || length == 0};
+  prompt p = {.text = text, .length = length, .adds_line = m->starts_line || length == 0};
   int c;
   zero(walk_state(m, row), sizeof(f32) * (size_t)m->S);
   while ((c = next_of_prompt(m, &p)) >= 0) step_network(m, walk_state(m, row), c, walk_logits(m, row));
@@ -2495,6 +2574,19 @@ int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, 
   return end(&w);
 }
 
+int nc_mask(nc *m, const char *text, size_t length, char *masked, size_t capacity) {
+  masking k;
+  writer w = {masked, 0, capacity};
+  begin_masking(&k, &m->masks, text, length);
+  for (size_t at = 0;; find_value(&k)) {
+    char placeholder[4];
+    put(&w, text + at, k.start - at);
+    if (!k.placeholder) return end(&w);
+    put(&w, placeholder, (size_t)write_point(k.placeholder, (u8 *)placeholder));
+    at = k.end;
+  }
+}
+
 int nc_info(nc *m, char *json, size_t capacity) {
   writer w = {json, 0, capacity};
   put_text(&w, "{\"name\": ");
@@ -2509,9 +2601,13 @@ int nc_info(nc *m, char *json, size_t capacity) {
   put_number(&w, m->V - 1, 0);
   put_text(&w, ", \"known_characters\": ");
   put_number(&w, m->text_count, 0);
+  put_text(&w, m->masks.count ? ", \"masked\": true" : ", \"masked\": false");
+  put_text(&w, m->scores.calibration.count ? ", \"calibrated\": true" : ", \"calibrated\": false");
   put_text(&w, "}");
   return end(&w);
 }
+
+END_SMALL
 
 /* ---- memory of WebAssembly */
 

@@ -64,8 +64,16 @@ NC_API int nc_next(nc *model, const char *prompt, size_t length, double temperat
    lines. Return the bytes without the zero. */
 NC_API int nc_suggest(nc *model, const char *prefix, size_t length, uint32_t limit, char *json, size_t capacity);
 
-/* The surprisal of a line with its end by the network, in bits per character; negative: an error. */
-NC_API double nc_score(nc *model, const char *line, size_t length);
+/* Write the score of a line as JSON, and a zero byte: {"characters": 40, "total_bits": 61.5,
+   "bits_per_character": 1.54, "peak_bits": 9.2, "score": 3.1, "p_value": 0.12, "anomalous": false,
+   "known_template": true}, of which the last four are null without a calibration in the file, or for a text of
+   several lines. `false_alarms` is the rate of normal lines that are anomalous; 0: the calibration's default.
+   Return the bytes without the zero. */
+NC_API int nc_score(nc *model, const char *line, size_t length, double false_alarms, char *json, size_t capacity);
+
+/* Write a text, of any number of lines, with placeholders for the values that the model masks, and a zero byte.
+   Functions that read a text mask it themselves. Return the bytes without the zero. */
+NC_API int nc_mask(nc *model, const char *text, size_t length, char *masked, size_t capacity);
 
 /* Write what the model is as JSON, and a zero byte: {"name": "…", "kind": "records", "layers": 1, …}. Return
    the bytes without the zero. */

@@ -55,9 +55,14 @@ MAX_FORMATS = 32
 _MAX_INVALID = 0.001  # fraction of the corpus's values that may break a rule
 _MIN_FIXED_DIGITS = 9  # of numbers that have equally many digits because of what they are
 _MAX_DIGITS = 18  # of numbers that are compared by size
+MAX_PERCENT, MAX_PORT = 100, 65535
 _MAX_SHORT = 0.05  # short numbers per long one in a field whose short numbers are masked, too
-_TIMES = ("timestamp", "date", "loose_time")
-_ANY_LENGTH = ("ip", "hostname", "local_date", "compact_time", "uptime")
+TIMES = ("timestamp", "date", "loose_time")
+"""Masks of times."""
+
+ANY_LENGTH = ("ip", "hostname", "local_date", "compact_time", "uptime")
+"""Masks whose values may have any length and format."""
+
 _NUMBER = "number"
 _GROUPS = dict.fromkeys(("hex", "numbers", "long_numbers", "digits"), _NUMBER)  # one field may match any
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -119,15 +124,25 @@ class FieldValues:
             if len(text) <= _MAX_DIGITS:
                 self.highest = max(self.highest, int(text))
 
+    @property
+    def checks_existence(self) -> bool:
+        """Whether values must exist: times in the calendar, parts of addresses up to 255."""
+        return self.invalid <= _MAX_INVALID * self.count
+
+    @property
+    def masks_short(self) -> bool:
+        """Whether short numbers are masked, too, since the field has long ones."""
+        return self.short <= _MAX_SHORT * self.count
+
     def has_like(self, value: Value, *, is_field: bool = True) -> bool:
         """Return whether a value keeps the rules that these values keep, those of its field or its mask."""
-        if self.invalid <= _MAX_INVALID * self.count and not _exists(value):
+        if self.checks_existence and not _exists(value):
             return False
-        if value.mask in _ANY_LENGTH:
+        if value.mask in ANY_LENGTH:
             return True
         if is_field and self.formats is not None and _format(value) not in self.formats:
             return False
-        if value.mask in _TIMES:
+        if value.mask in TIMES:
             return True
         if not set(_cases(value.text)) <= set(self.letters):
             return False
@@ -146,7 +161,10 @@ class FieldValues:
     def _is_in_range(self, value: Value) -> bool:
         if not _is_number(value.text):
             return True
-        limits = [(value.after == "%", 100), (_PORT.search(value.before) is not None, 65535)]
+        limits = [
+            (value.after == "%", MAX_PERCENT),
+            (_PORT.search(value.before) is not None, MAX_PORT),
+        ]
         return all(
             len(value.text) <= _MAX_DIGITS and int(value.text) <= limit
             for is_limited, limit in limits
@@ -172,7 +190,7 @@ class MaskValues:
         for line in lines:
             for _, value in masks.values(line, short_numbers=True):
                 if value.mask in NAMED:
-                    of_mask = fields.setdefault(_group(value), {"": FieldValues()})
+                    of_mask = fields.setdefault(group_of(value.mask), {"": FieldValues()})
                     for name in ("", _field(value)):
                         of_mask.setdefault(name, FieldValues()).add(value)
         known = Counter(
@@ -193,12 +211,12 @@ class MaskValues:
 
     def is_well_formed(self, value: Value) -> bool:
         """Return whether a value looks like those of the corpus: a short one, if its field has long ones."""
-        of_mask = self.fields.get(_group(value))
+        of_mask = self.fields.get(group_of(value.mask))
         if not of_mask:
             return not value.is_short
         field_values = of_mask.get(_field(value))
         if value.is_short:
-            return field_values is not None and field_values.short <= _MAX_SHORT * field_values.count
+            return field_values is not None and field_values.masks_short
         known = field_values or of_mask[""]
         return known.count < MIN_VALUES or known.has_like(value, is_field=field_values is not None)
 
@@ -228,15 +246,16 @@ class MaskValues:
                 )
             fields = {mask: _loaded(of_mask) for mask, of_mask in record["masks"].items()}
             if record["format_version"] == 1:
-                for values in (one for mask in _TIMES for one in fields.get(mask, {}).values()):
+                for values in (one for mask in TIMES for one in fields.get(mask, {}).values()):
                     values.formats = None
             return cls(fields, has_short=record["format_version"] > 1)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
 
-def _group(value: Value) -> str:
-    return _GROUPS.get(value.mask, value.mask)
+def group_of(mask: str) -> str:
+    """Return the name under which the fields of a mask are: those of numbers have one."""
+    return _GROUPS.get(mask, mask)
 
 
 def _field(value: Value) -> str:
@@ -247,7 +266,7 @@ def _format(value: Value) -> str:
     """Return what all values of a field have in common: of a time its format, of a number its prefix."""
     if value.mask == "loose_time":
         return ""  # a part has one digit or two
-    if value.mask in _TIMES:
+    if value.mask in TIMES:
         text = _ZONE.sub("", _FRACTION.sub("", value.text))
         text = _DIGITS.sub(lambda run: "0" if len(run[0]) < 3 else "0" * len(run[0]), text)
         return " ".join(_LETTERS.sub("a", text).split())
@@ -265,7 +284,7 @@ def _is_number(text: str) -> bool:
 
 def _exists(value: Value) -> bool:
     """Return whether there is such a time, or such an IPv4 address."""
-    if value.mask in _TIMES:
+    if value.mask in TIMES:
         return _is_time(value.text)
     if value.mask == "ip" and _IPV4.fullmatch(value.text):
         return all(int(part) <= 255 for part in value.text.split("."))

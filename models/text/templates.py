@@ -68,7 +68,11 @@ class Frequencies:
 
     def rarity(self, value: str) -> float:
         """Return -log2 of the probability that a value is at least as rare as this one."""
-        return self._rarity.bits(self.kept.get(value, 0))
+        return self.rarity_of_count(self.kept.get(value, 0))
+
+    def rarity_of_count(self, count: int) -> float:
+        """Return the rarity of a value that occurred so often."""
+        return self._rarity.bits(count)
 
     @cached_property
     def _rarity(self) -> "Rarity":
@@ -112,7 +116,7 @@ _MAX_BROKEN = 2  # words in which a line differs from a template that it breaks
 _MIN_KEPT = 2  # fixed words that it keeps, for each that it breaks
 _FAR_BEYOND = 4  # times the largest number
 _MAX_NUMBER_DIGITS = 15
-_LONG_NUMBER = NAMED["long_numbers"][0]
+LONG_NUMBER = NAMED["long_numbers"][0]
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class Slot:
         if self.largest is None:
             return False
         number = _whole_number(value)
-        return value == _LONG_NUMBER or (number is not None and number > _FAR_BEYOND * max(self.largest, 2))
+        return value == LONG_NUMBER or (number is not None and number > _FAR_BEYOND * max(self.largest, 2))
 
 
 @dataclass(frozen=True)
@@ -250,10 +254,12 @@ class Templates:
             by_count[1] += unparsed
         self._template_rarity = Rarity(lines, by_count)
         self._tree = TemplateTree()
-        for index, one in enumerate(known):
+        self._words = [
             self._tree.add(structure_of_template(one.tokens), one.first_word, index)
-        frequent = [one for one in known if one.count >= _MIN_FREQUENT]
-        self._frequent = sorted(frequent, key=lambda one: -one.count)[:_MAX_FREQUENT]
+            for index, one in enumerate(known)
+        ]
+        frequent = [i for i, one in enumerate(known) if one.count >= _MIN_FREQUENT]
+        self.frequent = sorted(frequent, key=lambda i: -known[i].count)[:_MAX_FREQUENT]
 
     @classmethod
     def fit(cls, lines: Iterable[str], opener: Opener | None = None) -> Self:
@@ -289,6 +295,14 @@ class Templates:
         """Whether every training line has a template: whether there were not too many."""
         return not self.unparsed
 
+    def word_of(self, index: int) -> str:
+        """Return the first word by which the tree finds a template; "": any."""
+        return self._words[index]
+
+    def rarity_of_count(self, count: int) -> float:
+        """Return the rarity of a template that so many training lines have, in bits."""
+        return self._template_rarity.bits(count)
+
     def template_of(self, line: str) -> Template:
         """Return the template of a masked line. Every text has one."""
         return self.parse(line).template
@@ -305,7 +319,7 @@ class Templates:
             rarest = max(
                 (slot.rarity(value) for slot, value in zip(known.slots, values, strict=True)), default=0.0
             )
-            rarity = self._template_rarity.bits(known.count)
+            rarity = self.rarity_of_count(known.count)
             fixed = 1 - len(values) / max(1, len(tokens))
             broken = next(
                 (
@@ -318,7 +332,7 @@ class Templates:
             return ParsedLine(known.template, tuple(values), rarity, rarest, fixed, broken)
         new = self._generalized(tokens)
         values = [token.value for token, own in zip(tokens, new, strict=True) if is_wildcard(own)]
-        rarity = self._template_rarity.bits(0)
+        rarity = self.rarity_of_count(0)
         broken = self._broken([token.text for token in tokens])
         return ParsedLine(Template(pattern(new), 0), tuple(values), rarity, 0.0, broken=broken)
 
@@ -345,7 +359,7 @@ class Templates:
 
     def _broken(self, texts: Sequence[str]) -> Break | None:
         """Return the most frequent template that a new line breaks."""
-        for known in self._frequent:
+        for known in map(self.known.__getitem__, self.frequent):
             template = known.tokens[: len(texts)]
             if len(template) < len(texts):
                 continue

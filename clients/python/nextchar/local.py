@@ -294,7 +294,9 @@ class Model:
         return folder
 
     def pack(self, path: str | Path, *, limit_bytes: int | None = None, tables: bool = False) -> Path:
-        """Write the model as one file that completes without Python or a server; return its path.
+        """Write the model as one file that completes, and of a log scores, without Python or a server.
+
+        Return its path.
 
         Args:
             path: the file to write.
@@ -302,10 +304,11 @@ class Model:
             tables: whether to add the tables of the known text: some times as large, it opens at once.
 
         Raises:
-            InvalidInput: the model has no int8 network, or masks its text, or takes more bytes.
+            InvalidInput: the model has no int8 network, or a mask that cannot be packed, or takes more bytes.
         """
         file = Path(path)
-        file.write_bytes(pack(self._saved, limit_bytes=limit_bytes, with_tables=tables))
+        used = Calibrations(open_blobs("memory://")).of_pack(self._saved, None)
+        file.write_bytes(pack(self._saved, limit_bytes=limit_bytes, with_tables=tables, calibration=used))
         return file
 
     def close(self) -> None:

@@ -93,6 +93,8 @@ def test_a_packed_model_is_downloaded(settings: ApiSettings) -> None:
         assert len(limited.content) <= len(packed.content) - 100
         refused = error_of(http.get("/v1/models/random/pack", params={"limit_bytes": 1}), 422)
         assert refused["param"] == "limit_bytes"
+        missing = error_of(http.get("/v1/models/random/pack", params={"calibration": "none"}), 404)
+        assert missing["code"] == "calibration_not_found"
         assert len(http.get("/v1/models/random/pack?tables=true").content) > len(packed.content)
 
 

@@ -13,7 +13,8 @@ from nextchar.models.pack import pack
 from nextchar.models.runtime.requests import CompletionRequest
 from tests.clients.js.node import FOLDER, node
 from tests.clients.js.test_package import compressed_bytes, loaded_with
-from tests.clients.offline.models import KINDS, saved, text_of
+from tests.clients.offline.models import KINDS, calibration_of, saved, text_of
+from tests.clients.offline.packed import Packed
 
 ENTRY = """
 import { load } from "./offline.js";
@@ -28,7 +29,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
     """The packed models of KINDS."""
     folder = tmp_path_factory.mktemp("packed")
     for name in KINDS:
-        (folder / f"{name}.nextchar").write_bytes(pack(saved(name)))
+        calibration = calibration_of(name) if name == "log" else None
+        (folder / f"{name}.nextchar").write_bytes(pack(saved(name), calibration=calibration))
     return {name: folder / f"{name}.nextchar" for name in KINDS}
 
 
@@ -59,7 +61,7 @@ def test_the_same_seed_gives_the_services_text(files: dict[str, Path], name: str
     for case, answer in zip(cases, found, strict=True):
         to_characters = saved(name).vocabulary.to_characters
         fields = case | {"stop": tuple(map(to_characters, case.get("stop", ())))}
-        fields["prompt"] = to_characters(case["prompt"])
+        fields["prompt"] = service.loaded.masks.mask_lines(to_characters(case["prompt"]))
         [[one]] = service._completions([CompletionRequest(stream=False, **fields)])
         [choice] = answer["completions"]
         encoded = one.text.encode("latin-1").decode(errors="replace") if name == "bytes" else one.text
@@ -101,8 +103,23 @@ def test_answers_have_the_shapes_of_the_services(files: dict[str, Path]) -> None
     assert "".join(pieces) == first["text"]
     assert found["next"]["object"] == "distribution" and len(found["next"]["candidates"]) == 2
     assert found["score"]["lines"] is None and len(found["scores"]["lines"]) == 2
+    assert found["score"]["score"] is None and found["info"]["calibrated"] is False
     assert found["scores"]["lines"][0]["total_bits"] == found["score"]["total_bits"]
     assert found["info"]["name"] == "text" and found["info"]["bytes"] == files["text"].stat().st_size
+
+
+def test_a_model_of_a_log_masks_and_scores(files: dict[str, Path]) -> None:
+    line = "2024-01-01T10:00:00 disk 2 is 99999% full of Ω, says 10.0.0.1"
+    scored, completion = run(
+        "const model = await load(file);"
+        "print([await model.score([given, ''], { false_alarms: 0.1 }), await model.complete(given)])",
+        files["log"],
+        line,
+    )
+    packed = Packed(files["log"].read_bytes())
+    assert scored["lines"] == [{"lines": 1} | packed.score(one, false_alarms=0.1) for one in (line, "")]
+    assert scored["lines"][0]["anomalous"] and scored["characters"] == len(line)
+    assert completion["unknown_characters"] == ["Ω"]  # of the masked prompt
 
 
 def test_a_newer_call_need_not_wait_for_one_that_was_aborted(files: dict[str, Path]) -> None:

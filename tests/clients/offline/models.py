@@ -7,16 +7,24 @@ from functools import cache
 import numpy as np
 
 from benchmarks.networks import Weights
+from nextchar.models.anomaly.calibration import Calibration
+from nextchar.models.anomaly.calibration import load as load_calibration
 from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
-from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
+from nextchar.models.runtime.model_networks import FLOAT32_FILE, INT8_FILE, load_networks
 from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.text import mask_values
 from nextchar.models.text.kind_detection import TextKind
 from nextchar.models.text.line_file import FILE as LINES_FILE
 from nextchar.models.text.line_file import Lines
+from nextchar.models.text.mask_values import MaskValues
+from nextchar.models.text.masks import Masks
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
+from nextchar.store.calibrations import MODEL_FILE
+from nextchar.worker.calibration import anomaly_files
+from nextchar.worker.prepared_text import Text
 from tests.models.runtime.mixtures import learned_for
 
 E = 8
@@ -49,6 +57,7 @@ class Kind:
     has_mixture: bool = True
     adapts: bool = True
     characters: int = 6_000
+    masks: tuple[str, ...] = ()
 
 
 KINDS = {
@@ -56,12 +65,42 @@ KINDS = {
     "records": Kind(1, 16, kind="records"),
     "bytes": Kind(1, 5, alphabet="bytes"),
     "network alone": Kind(3, 12, has_mixture=False),
+    "log": Kind(
+        1,
+        18,
+        kind="log",
+        masks=("timestamp", "ip", "hex", r"user=\w+", "long_numbers"),
+        characters=40_000,
+    ),
     "fixed weights": Kind(1, 20, adapts=False, characters=500),
 }
 
 
+def log_lines(count: int, seed: int = 0) -> list[str]:
+    """Return lines of a log, whose kinds are more and less frequent."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for second in np.cumsum(random.integers(4, size=count)).tolist():
+        pid, port = (int(random.integers(*limits)) for limits in ((100, 30_000), (1024, 65_536)))
+        address = f"10.0.{pid % 7}.{port % 250}"
+        user = ("ann", "bob", "eve", "zoë")[pid % 4]
+        texts = (
+            f"sshd[{pid}]: Accepted password for user={user} from {address} port {port}",
+            f"sshd[{pid}]: Failed password for user={user} from {address} port {port} ssh2",
+            f"cron[{pid}]: (root) CMD run-parts /etc/cron.hourly",
+            f"kernel: eth0: link at 0x{pid:08x} is {('up', 'down')[port % 2]}, {port % 30} packets",
+            f"sshd[{pid}]: Connection closed by {address} [preauth]",
+            f"disk {pid % 3} is {port % 100}% full",
+        )
+        line = texts[min(int(random.integers(len(texts))), int(random.integers(len(texts))))]
+        lines.append(f"2024-01-{1 + second // 86400:02d}T10:{second // 60 % 60:02d}:{second % 60:02d} {line}")
+    return lines
+
+
 def text_of(kind: Kind) -> str:
-    """Return the text that a model of a kind knows."""
+    """Return the text that a model of a kind is trained on."""
+    if kind.masks:
+        return "\n".join(log_lines(kind.characters // 70)) + "\n"
     random, separators = np.random.default_rng(kind.units), " " * 8 + "\n"
     words, parts = random.integers(len(_WORDS), size=kind.characters // 5), []
     for word, at in zip(words, random.integers(len(separators), size=len(words)), strict=True):
@@ -73,9 +112,9 @@ def text_of(kind: Kind) -> str:
 def saved(name: str) -> SavedModel:
     """Return the model of KINDS with a name."""
     kind = KINDS[name]
-    text = text_of(kind)
+    text, masks = text_of(kind), Masks(kind.masks)
     vocabulary = Vocabulary("", kind.alphabet)
-    characters = vocabulary.to_characters(text)
+    characters = masks.replace(vocabulary.to_characters(text))
     vocabulary = Vocabulary(characters, kind.alphabet)
     weights = _weights(kind.layers, kind.units, len(vocabulary))
     files = {FLOAT32_FILE: stateful_lstm_graph(weights), INT8_FILE: quantize_lstm(weights)}
@@ -89,6 +128,8 @@ def saved(name: str) -> SavedModel:
         lines = Lines.make({line: 1 + counts[line] * (len(line) % 3) for line in counts if line})
         assert lines
         files[LINES_FILE] = lines.with_weight(0.5).dump()
+    if kind.masks:
+        files[mask_values.FILE] = MaskValues.fit(masks, text.splitlines()).dump()
     card = Card(
         id=f"model_{kind.units}",
         name=name.replace(" ", "-"),
@@ -98,10 +139,33 @@ def saved(name: str) -> SavedModel:
         alphabet=kind.alphabet,
         kind=kind.kind,
         characters=vocabulary.characters,
+        masks=kind.masks,
         parameters=1,
         files=describe_files(files),
     )
-    return SavedModel(card, files.__getitem__)
+    model = SavedModel(card, files.__getitem__)
+    if kind.kind == "log":
+        files |= _anomaly_files(model, characters)
+        model = SavedModel(card.model_copy(update={"files": describe_files(files)}), files.__getitem__)
+    return model
+
+
+def _anomaly_files(model: SavedModel, characters: str) -> dict[str, bytes]:
+    """Return what scores are made with, with a calibration by the last quarter of the text."""
+    networks = load_networks(model, threads=1).networks
+    text = Text.split(characters, validation_fraction=0.25, alphabet="characters")
+    return anomaly_files(
+        networks["float32", "network"],
+        text,
+        int8=networks["int8", "network"],
+        is_log=True,
+        purpose="anomalies",
+    )
+
+
+def calibration_of(name: str) -> Calibration:
+    """Return the calibration of a model of a log."""
+    return load_calibration(saved(name).file(MODEL_FILE), where="the calibration")[0]
 
 
 def _weights(layers: int, units: int, size: int) -> Weights:

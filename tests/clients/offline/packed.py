@@ -35,7 +35,8 @@ _TYPES: dict[str, tuple[Any, list[Any]]] = {
     "nc_complete_bits": (_D, [_POINTER]),
     "nc_next": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _D, _U, _TEXT, _SIZE]),
     "nc_suggest": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _U, _TEXT, _SIZE]),
-    "nc_score": (_D, [_POINTER, _TEXT, _SIZE]),
+    "nc_score": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _D, _TEXT, _SIZE]),
+    "nc_mask": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _TEXT, _SIZE]),
     "nc_info": (ctypes.c_int, [_POINTER, _TEXT, _SIZE]),
     "nc_forget": (None, [_POINTER]),
 }
@@ -121,12 +122,20 @@ class Packed:
             raise self._error()
         return json.loads(buffer.value)
 
-    def score(self, line: str) -> float:
-        """Return the bits per character of a line. Raises ValueError."""
-        bits: float = self._c.nc_score(self._model, line.encode(), len(line.encode()))
-        if bits < 0:
+    def score(self, line: str, *, false_alarms: float = 0.0) -> Any:
+        """Return the score of a line. Raises ValueError."""
+        buffer, text = ctypes.create_string_buffer(1 << 12), line.encode()
+        if self._c.nc_score(self._model, text, len(text), false_alarms, buffer, 1 << 12) < 0:
             raise self._error()
-        return bits
+        return json.loads(buffer.value)
+
+    def mask(self, text: str) -> str:
+        """Return a text with its values masked. Raises ValueError."""
+        data = text.encode()
+        buffer = ctypes.create_string_buffer(3 * len(data) + 16)
+        if self._c.nc_mask(self._model, data, len(data), buffer, len(buffer)) < 0:
+            raise self._error()
+        return buffer.value.decode()
 
     def info(self) -> Any:
         """Return what the model is."""

@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 
 from nextchar.local import Model
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.line_scores import ScoreOptions, StoredCalibration
 from nextchar.models.errors import InvalidInput
+from nextchar.models.loaded_model import LoadedModel, masks_of
 from nextchar.models.pack import pack
+from nextchar.models.pack_lines import ranks
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest
-from nextchar.models.saved_model import SavedModel
-from tests.clients.offline.models import KINDS, saved, text_of
+from nextchar.models.saved_model import SavedModel, describe_files
+from nextchar.models.text.mask_values import FILE, MaskValues
+from nextchar.models.text.masks import NAMED, Masks
+from tests.clients.offline.models import KINDS, calibration_of, log_lines, saved, text_of
 from tests.clients.offline.packed import SOURCE, Packed, build, has_wasm_compiler
 
 OPTIONS: list[dict[str, Any]] = [
@@ -53,6 +59,7 @@ def prompts(name: str, count: int) -> Iterator[str]:
 
 def complete(model: Model, prompt: str, **options: Any) -> tuple[str, str, float]:
     """Return a completion by the service's runtime, why it ended, and its bits."""
+    prompt = model.loaded.masks.mask_lines(prompt)
     [[one]] = model._completions([CompletionRequest(prompt=prompt, stream=False, **options)])
     return one.text, one.reason, one.bits
 
@@ -146,13 +153,77 @@ def test_a_model_without_lines_suggests_nothing() -> None:
         Packed(pack(saved("text"))).suggest("the")
 
 
-def test_a_line_scores_as_by_the_int8_network() -> None:
+def test_a_line_has_the_bits_of_the_int8_network() -> None:
     packed, engine = Packed(pack(saved("records"))), Engine(saved("records"))
     for line in ("the cat sat", "tat eh cas", "", "Ω"):
         [one] = engine.line_surprisal([line], fast=True)
-        mean = (one.bits.sum() + one.end_bits) / (len(one.bits) + 1)
-        assert packed.score(line) == pytest.approx(float(mean), abs=1e-3)
+        found = packed.score(line)
+        assert found["total_bits"] == pytest.approx(float(one.bits.sum()), abs=1e-3)
+        assert found["characters"] == len(line) and found["score"] is found["anomalous"] is None
     engine.close()
+
+
+@pytest.mark.parametrize("false_alarms", [None, 0.1])
+def test_lines_have_the_scores_of_the_service(false_alarms: float | None) -> None:
+    packed = Packed(pack(saved("log"), calibration=calibration_of("log")))
+    stored = StoredCalibration("validation", calibration_of("log"), 0, "")
+    options = ScoreOptions(fast=True, explain=False, false_alarms=false_alarms)
+    scorer = CalibratedScorer(LoadedModel.load(saved("log")), stored, options)
+    random, lines = np.random.default_rng(0), log_lines(200, seed=1)
+    for line in random.choice(lines, 100).tolist():
+        at = random.integers(len(line), size=3)
+        changed = line
+        for place, text in zip(
+            at.tolist(), random.choice(["9", "", "Ж", " ", "=", "ⓛ", "日本", "\t"], 3), strict=True
+        ):
+            changed = changed[:place] + str(text) + changed[place + 1 :]
+        lines.append(changed)
+    lines += [
+        "",
+        " ",
+        "disk 1 is 9999999999% full",
+        "cron[1]: (root) CMD",
+        "x" * 200,
+        "a=b " * 100,
+        "user=zoë 0x1F",
+    ]
+    read = scorer.read(lines)
+    flags = []
+    for line, reading, wanted in zip(lines, read, scorer.scores(read), strict=True):
+        found = packed.score(line, false_alarms=false_alarms or 0.0)
+        flags.append(found["anomalous"])
+        assert (found["anomalous"], found["characters"]) == (wanted.anomalous, wanted.characters), line
+        assert reading.surprisal.parsed is not None
+        assert found["known_template"] != reading.surprisal.parsed.template.is_new
+        for name, error in (
+            ("score", 2e-3),
+            ("total_bits", 5e-3),
+            ("bits_per_character", 1e-3),
+            ("peak_bits", 1e-3),
+        ):
+            assert found[name] == pytest.approx(getattr(wanted, name), abs=error), (line, name)
+        assert found["p_value"] == pytest.approx(wanted.p_value, rel=2e-3)
+    assert 20 < sum(flags) < len(flags) - 20
+
+
+def test_thinned_ranks_are_off_by_half_a_percent_at_most() -> None:
+    lines = np.sort(np.random.default_rng(0).normal(size=50_000).round(4).astype(np.float32))
+    values, counts = ranks(lines)
+    assert len(values) < 3_000
+    for own in np.linspace(-5, 5, 2_001):
+        wanted = len(lines) - int(lines.searchsorted(own))
+        at = int(values.searchsorted(own))
+        found = int(counts[at]) if at < len(counts) else 0
+        assert wanted * 0.995 - 1 < found <= wanted
+    exact, _ = ranks(np.arange(150))
+    assert len(exact) == 150
+
+
+def test_a_rate_that_the_calibration_does_not_allow_is_refused() -> None:
+    packed = Packed(pack(saved("log"), calibration=calibration_of("log")))
+    with pytest.raises(ValueError, match="false_alarms: the calibration has too few lines"):
+        packed.score("disk 1 is 5% full", false_alarms=1e-6)
+    assert packed.score("a line\nand another")["score"] is None
 
 
 def test_what_the_model_is() -> None:
@@ -164,6 +235,8 @@ def test_what_the_model_is() -> None:
         "units": 16,
         "characters": len(saved("records").vocabulary) - 1,
         "known_characters": len(text_of(KINDS["records"])),
+        "masked": False,
+        "calibrated": False,
     }
 
 
@@ -200,6 +273,8 @@ def test_a_damaged_file_is_refused() -> None:
         Packed(data[: len(data) // 16 * 8])
     with pytest.raises(ValueError, match="another version"):
         Packed(data[:8] + b"\x01" + data[9:])
+    old = Packed(data[:4] + (1).to_bytes(4, "little") + data[8:])  # without masks and scores
+    assert old.complete("the", seed=1) == Packed(data).complete("the", seed=1)
     for at in range(32, len(data), 997):
         with pytest.raises(ValueError, match="checksum"):
             Packed(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -232,11 +307,8 @@ def test_the_command_completes_without_python(tmp_path: Path) -> None:
     assert (said.stdout, said.stderr) == (wanted + "\n", "")
     assert json.loads(run("info", str(file)).stdout)["name"] == "text"
     assert len(json.loads(run("next", str(file), "the", "--top", "3").stdout)["candidates"]) == 3
-    bits, line = run("score", str(file), text="the cat\n").stdout.split("\t")
-    assert (float(bits), line) == (
-        pytest.approx(Packed(file.read_bytes()).score("the cat"), abs=1e-4),
-        "the cat\n",
-    )
+    scored = run("score", str(file), "--false-alarms", "0.1", text="the cat\n\n").stdout.splitlines()
+    assert list(map(json.loads, scored)) == list(map(Packed(file.read_bytes()).score, ("the cat", "")))
     file.write_bytes(b"no model of this kind")
     assert "no packed model" in run("info", str(file)).stderr
     assert "No such file" in run("info", str(tmp_path / "none")).stderr
@@ -254,19 +326,91 @@ def test_files_that_are_made_to_do_harm_do_none(tmp_path: Path) -> None:
     subprocess.run(["sh", SOURCE / "build.sh", folder, "fuzz"], check=True)
     files = []
     for name in KINDS:
+        calibration = calibration_of(name) if name == "log" else None
         for with_tables in (False, True):
             files.append(tmp_path / f"{len(files)}.nextchar")
-            files[-1].write_bytes(pack(saved(name), with_tables=with_tables))
+            files[-1].write_bytes(pack(saved(name), with_tables=with_tables, calibration=calibration))
     said = subprocess.run([folder / "fuzz", "1", "3", *files], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr[-3000:]
     assert int(said.stdout.split()[0]) > 5
 
 
-def test_a_model_with_masks_is_not_packed() -> None:
-    model = saved("records")
-    masked = SavedModel(model.card.model_copy(update={"masks": ("number",)}), model.file)
-    with pytest.raises(InvalidInput, match="masks its text"):
+@pytest.mark.parametrize(
+    "masks", [tuple(NAMED), KINDS["log"].masks, (r"x(?:.*y)?", "digits"), (r"\b|[^a-z]+?b",)]
+)
+@pytest.mark.parametrize("has_values", [False, True])
+def test_values_are_masked_as_by_the_service(masks: tuple[str, ...], has_values: bool) -> None:
+    lines, random = log_lines(400), np.random.default_rng(0)
+    parts = [
+        *(
+            "2024-02-3",
+            "0",
+            "T10:61:12",
+            ".123",
+            "Z",
+            "+0100",
+            " ",
+            ":",
+            "/",
+            "-",
+            "0x1F",
+            "deadbeef01234567",
+            "x9y",
+        ),
+        *(
+            "999.1.2.3",
+            "fe80::1",
+            "é",
+            "日",
+            "port ",
+            "%",
+            "12345678",
+            "mär 12 10:11:12",
+            "ſEP  3 01:02:03",
+            "\n",
+        ),
+        *(
+            "13/13/24",
+            "Mon, 30 Jan 2024",
+            "a.b.com",
+            "12:30",
+            ":05",
+            "[ 1.25]",
+            "081109 203615",
+            "user=zoë",
+            "00-1A",
+        ),
+    ]
+    made = ["".join(random.choice(parts, random.integers(1, 12)).tolist()) for _ in range(1_500)]
+    for line in random.choice(lines, 300).tolist():
+        at = int(random.integers(len(line)))
+        made.append(line[:at] + random.choice(["9", "", "a", "F", ":", "%"]) + line[at + 1 :])
+    made += ["q " * 700 + "x 1 y" * 700, ("1 " * 500 + "x" * 200) * 60]
+    values = {FILE: MaskValues.fit(Masks(masks), lines + made[:200]).dump()} if has_values else {}
+    card, base = saved("text").card, saved("text")
+    card = card.model_copy(update={"masks": masks, "files": card.files | describe_files(values)})
+    model = SavedModel(card, lambda name: values[name] if name in values else base.file(name))
+    packed, service = Packed(pack(model)), masks_of(model)
+    for text in ("", "\n", *lines, *made):
+        assert packed.mask(text) == service.mask_lines(text)
+    assert service.mask_lines("\n".join(made[:50])) == packed.mask("\n".join(made[:50]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (r"\pL+", "only RE2 knows"),
+        ("[[:alpha:]]+", "it has one of"),
+        ("(?i)straße", "letters beyond ASCII"),
+        ("((a{100}){100}){3}", "repetitions are too large"),
+    ],
+)
+def test_an_expression_that_cannot_be_packed_is_named(mask: str, why: str) -> None:
+    model = saved("text")
+    masked = SavedModel(model.card.model_copy(update={"masks": (mask,)}), model.file)
+    with pytest.raises(InvalidInput, match=why) as refused:
         pack(masked)
+    assert refused.value.code == "mask_not_packed"
 
 
 @pytest.mark.skipif(not has_wasm_compiler, reason="clang-14 is not installed")

@@ -58,15 +58,22 @@ class ModelCalls(Connection):
         return self._download(path_of("models", model, "export"))
 
     def pack_model(
-        self, model: str, *, limit_bytes: int | None = None, tables: bool = False
+        self,
+        model: str,
+        *,
+        limit_bytes: int | None = None,
+        tables: bool = False,
+        calibration: str | None = None,
     ) -> AsyncGenerator[bytes, None]:
-        """Yield a model as one file that completes without a server, in pieces.
+        """Yield a model as one file that completes and scores without a server, in pieces.
 
         It has at most `limit_bytes`, for which the beginning of the known text is left out. With `tables` it
-        is larger and opens at once.
+        is larger and opens at once. It scores lines by the `calibration` of this name; by default a model of
+        a log does by its usual one.
         """
-        limit = {} if limit_bytes is None else {"limit_bytes": str(limit_bytes)}
-        return self._download(path_of("models", model, "pack"), **limit, tables=str(tables).lower())
+        given = {"limit_bytes": limit_bytes, "calibration": calibration, "tables": str(tables).lower()}
+        options = {name: str(value) for name, value in given.items() if value is not None}
+        return self._download(path_of("models", model, "pack"), **options)
 
     async def import_model(self, archive: bytes | Path | IO[bytes], *, name: str | None = None) -> Model:
         """Import a model from the tar archive that `export_model` yields, as the next version of its name.

@@ -233,6 +233,10 @@ def pack(
     tables: Annotated[
         bool, Option("--tables", help="Add the tables of the known text: some times as large, opens at once.")
     ] = False,
+    calibration: Annotated[
+        str | None,
+        Option(help="Score lines by this calibration. Default: of a model of a log, its usual one."),
+    ] = None,
     html: Annotated[
         Path | None,
         Option(
@@ -246,7 +250,9 @@ def pack(
     """
     reference = session.client.model(model)["id"]
     file = html or to or Path(f"{reference.partition('@')[0]}.nextchar")
-    pieces = session.client.pack_model(reference, limit_bytes=limit_bytes, tables=tables)
+    pieces = session.client.pack_model(
+        reference, limit_bytes=limit_bytes, tables=tables, calibration=calibration
+    )
     with _written_whole(file) as out:
         for piece in [offline_page(b"".join(pieces)).encode()] if html else pieces:
             out.write(piece)

@@ -54,8 +54,10 @@ def test_a_model_is_packed(
     monkeypatch.chdir(tmp_path)
     assert run("pack", "fake").out.startswith("fake.nextchar, ")
     file = tmp_path / "a.nextchar"
-    assert run("pack", "fake", "-o", str(file), "--limit", "500", "--tables").status == 0
-    assert file.read_text() == "packed fake@2 {'limit_bytes': '500', 'tables': 'true'}"
+    assert (
+        run("pack", "fake", "-o", str(file), "--limit", "500", "--tables", "--calibration", "b").status == 0
+    )
+    assert file.read_text() == "packed fake@2 {'limit_bytes': '500', 'calibration': 'b', 'tables': 'true'}"
     page = tmp_path / "page.html"
     assert run("pack", "fake", "--html", str(page)).out.startswith(f"{page}, ")
     assert base64.b64encode(b"packed fake@2 {'tables': 'false'}").decode() in page.read_text()
