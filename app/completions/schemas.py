@@ -21,30 +21,18 @@ MAX_COMPLETION_CHARACTERS = 10_000
 MAX_COMPLETIONS = 64
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "prompt": "morality equals ",
-    "max_characters": 40,
-    "temperature": 0.7,
-    "seed": 1,
-    "until": "line",
-}
+    "prompt": "morality equals ", "max_characters": 40, "temperature": 0.7, "seed": 1, "until": "line",
+}  # fmt: skip
 
 EXAMPLE_BEAM: dict[str, Any] = {
-    "prompt": "morality equals ",
-    "max_characters": 20,
-    "n": 2,
-    "beam": 8,
-    "length_penalty": 0.7,
+    "prompt": "morality equals ", "max_characters": 20, "n": 2, "beam": 8, "length_penalty": 0.7,
     "timeout_ms": 50,
-}
+}  # fmt: skip
 
 EXAMPLE_DESCRIBED: dict[str, Any] = {
-    "prompt": "morality",
-    "max_characters": 5,
-    "temperature": 0,
-    "logprobs": 3,
-    "echo": True,
+    "prompt": "morality", "max_characters": 5, "temperature": 0, "logprobs": 3, "echo": True,
     "precision": "float32",
-}
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
     "object": "completion",

@@ -37,14 +37,9 @@ from nextchar.store.live import EventLog, Live, StopRequest
 from nextchar.store.queue import TrainingQueue
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "corpus": "nietzsche",
-    "name": "nietzsche",
-    "preset": "auto",
-    "network": {"dropout": 0.1},
-    "budget": {"seconds": 120},
-    "validation_fraction": 0.1,
-    "seed": 7,
-}
+    "corpus": "nietzsche", "name": "nietzsche", "preset": "auto", "network": {"dropout": 0.1},
+    "budget": {"seconds": 120}, "validation_fraction": 0.1, "seed": 7,
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
     "id": "job_0197c2a1b3c4d5e6f7a8b",
@@ -78,11 +73,9 @@ EXAMPLE: dict[str, Any] = {
 }
 
 EXAMPLE_EVENT: dict[str, Any] = {
-    "id": 3,
-    "at": 1795563611.204,
-    "type": "metrics",
+    "id": 3, "at": 1795563611.204, "type": "metrics",
     "data": {"step": 100, "train_bits_per_character": 3.02, "validation_bits_per_character": 3.11},
-}
+}  # fmt: skip
 
 
 class BudgetBody(Budget):

@@ -13,25 +13,15 @@ from nextchar.app.http.schemas import with_examples
 MAX_PREDICT = 2000
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "input_prefix": "import math\n\n",
-    "input_suffix": "\n",
-    "prompt": "print(math.s",
-    "n_predict": 64,
+    "input_prefix": "import math\n\n", "input_suffix": "\n", "prompt": "print(math.s", "n_predict": 64,
     "t_max_predict_ms": 500,
-}
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
-    "index": 0,
-    "content": "qrt(2))",
-    "stop": True,
-    "stop_type": "word",
-    "model": "code@3",
-    "tokens_predicted": 7,
-    "tokens_evaluated": 25,
-    "tokens_cached": 24,
-    "truncated": False,
+    "index": 0, "content": "qrt(2))", "stop": True, "stop_type": "word", "model": "code@3",
+    "tokens_predicted": 7, "tokens_evaluated": 25, "tokens_cached": 24, "truncated": False,
     "timings": {"prompt_n": 1, "predicted_n": 7},
-}
+}  # fmt: skip
 
 
 class ExtraText(BaseModel):
@@ -157,15 +147,9 @@ class Props(BaseModel):
 
 
 EXAMPLE_INFO: dict[str, Any] = {
-    "tokenizer_class": "characters",
-    "model": "nietzsche@1",
-    "vocab_size": 86,
-    "model_max_length": 1_000_000,
-    "bos_token": None,
-    "eos_token": "\n",
-    "pad_token": None,
-    "unk_token": "\ufffd",
-}
+    "tokenizer_class": "characters", "model": "nietzsche@1", "vocab_size": 86, "model_max_length": 1_000_000,
+    "bos_token": None, "eos_token": "\n", "pad_token": None, "unk_token": "\ufffd",
+}  # fmt: skip
 
 
 class TokenizeCreate(BaseModel):

@@ -29,13 +29,9 @@ from nextchar.models.runtime.requests import Expert, Precision, Until
 MAX_PROMPTS = 1024
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "model": "nietzsche",
-    "prompt": "morality equals ",
-    "max_tokens": 40,
-    "temperature": 0.7,
-    "seed": 1,
+    "model": "nietzsche", "prompt": "morality equals ", "max_tokens": 40, "temperature": 0.7, "seed": 1,
     "stop": "\n",
-}
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
     "id": "cmpl-5f6708192a3b4c5d6e7f8091",
