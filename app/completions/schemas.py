@@ -35,15 +35,13 @@ EXAMPLE_DESCRIBED: dict[str, Any] = {
 }  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
-    "object": "completion",
-    "model": "nietzsche@1",
-    "early": False,
+    "object": "completion", "model": "nietzsche@1", "early": False,
     "completions": [
-        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2}
+        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2},
     ],
     "usage": {"prompt_characters": 16, "cached_characters": 15, "completion_characters": 29},
     "unknown_characters": [],
-}
+}  # fmt: skip
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Prompt = Annotated[Text, Field(description="The text to complete; it may be empty.")]
@@ -271,16 +269,10 @@ class NextCreate(RequestBody):
 class DistributionBody(BaseModel):
     """The distribution of the next character; the likeliest candidates first."""
 
-    model_config = with_examples(
-        {
-            "object": "distribution",
-            "model": "nietzsche@1",
-            "early": False,
-            "entropy_bits": 0.4,
-            "candidates": [{"character": "o", "probability": 0.93}],
-            "unknown_characters": [],
-        }
-    )
+    model_config = with_examples({
+        "object": "distribution", "model": "nietzsche@1", "early": False, "entropy_bits": 0.4,
+        "candidates": [{"character": "o", "probability": 0.93}], "unknown_characters": [],
+    })  # fmt: skip
 
     object: Literal["distribution"] = "distribution"
     model: str

@@ -88,13 +88,10 @@ class ModelSummary(BaseModel):
 class DamagedModel(BaseModel):
     """A version that cannot be used because its card is damaged or of a newer format."""
 
-    model_config = with_examples(
-        {
-            "id": "nietzsche@2",
-            "code": "model_damaged",
-            "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
-        }
-    )
+    model_config = with_examples({
+        "id": "nietzsche@2", "code": "model_damaged",
+        "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
+    })  # fmt: skip
 
     id: str = Field(description="`name@version`.")
     code: str = Field(description="The error code of calls with this version.")

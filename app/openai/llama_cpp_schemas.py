@@ -127,16 +127,10 @@ class GenerationSettings(BaseModel):
 class Props(BaseModel):
     """Properties of the server, in llama.cpp's form."""
 
-    model_config = with_examples(
-        {
-            "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000},
-            "total_slots": 64,
-            "model_alias": "code@3",
-            "model_path": "code@3",
-            "chat_template": "",
-            "build_info": "nextchar",
-        }
-    )
+    model_config = with_examples({
+        "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000}, "total_slots": 64,
+        "model_alias": "code@3", "model_path": "code@3", "chat_template": "", "build_info": "nextchar",
+    })  # fmt: skip
 
     default_generation_settings: GenerationSettings
     total_slots: int = Field(description="Completions that are computed in parallel.")
