@@ -10,8 +10,13 @@ BIN := $(VENV)/bin
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 IS_SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile
-# What pip does on one core takes a minute; errors are in packages' files for other versions of Python.
-COMPILE_ALL := -W ignore -m compileall -qq -j 0 $(VENV)/lib
+# uv installs in a quarter of pip's time; pip does where uv cannot be had or cannot reach the index.
+UV := $(VENV)/uv/bin/uv
+GET_UV := test -x $(UV) || $(BIN)/python $(PIP_INSTALL) --target $(VENV)/uv -r requirements/uv.txt
+PIP_INDEX := $${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || \
+  echo https://pypi.org/simple)}
+# On all cores; errors are in packages' files for other versions of Python. Few import what is left out.
+COMPILE_ALL := -W ignore -m compileall -qq -j 0 -x '/(ray|tests)/' $(VENV)/lib
 # This checkout under the name nextchar; setuptools is in the lock files.
 PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 ROLES := api worker serve build dev gpu
@@ -173,7 +178,7 @@ docs: $(VENV)/.dev ## Build the documentation's site into build/site; it opens w
 # A package that the database does not know is a failure, too: without --strict nothing would be checked, silently.
 .PHONY: audit
 audit: $(VENV)/.dev ## Look for known vulnerabilities in all locked packages; needs their databases
-	@status=0; for role in $(ROLES); do \
+	@status=0; for role in $(ROLES) uv; do \
 	  echo "requirements/$$role.txt"; \
 	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	    -r requirements/$$role.txt || status=1; \
@@ -200,15 +205,17 @@ format: $(VENV)/.dev ## Format the code and mend what can be mended by itself
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command "make lock" --python-version 3.11 $(UPGRADE)
+
 .PHONY: lock
-lock: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml (keeps versions that still fit)
+lock: | $(VENV)/.made ## Write requirements/*.txt anew from pyproject.toml (keeps versions that still fit)
+	@$(GET_UV)
 	@for role in $(ROLES); do \
 	  extra=; test $$role != api || extra="--extra mcp"; \
-	  $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	    --python-version 3.11 --extra $$role $$extra $(UPGRADE) --output-file requirements/$$role.txt pyproject.toml \
-	    || exit 1; \
+	  $(LOCK) --extra $$role $$extra --output-file requirements/$$role.txt pyproject.toml || exit 1; \
 	done
+	@echo uv | $(LOCK) --output-file requirements/uv.txt -
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data/ stays
@@ -216,16 +223,11 @@ clean: ## Remove .venv and caches; data/ stays
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
 
 # A stamp is newer than the files it was made from, or the packages are installed again.
-$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.made
-	@echo "installing requirements/serve.txt (TensorFlow is large; this happens once)"
-	@$(BIN)/python $(PIP_INSTALL) -r $<
-	@$(BIN)/python $(PIP_EDITABLE)
-	@$(BIN)/python $(COMPILE_ALL) || true
-	@touch $@
-
-$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.made
-	@echo "installing requirements/dev.txt"
-	@$(BIN)/python $(PIP_INSTALL) -r $<
+$(VENV)/.serve $(VENV)/.dev: $(VENV)/.%: requirements/%.txt pyproject.toml | $(VENV)/.made
+	@echo "installing $< (TensorFlow is large; this happens once)"
+	@$(GET_UV) || true
+	@UV_DEFAULT_INDEX="$(PIP_INDEX)" $(UV) pip install --quiet --no-config --require-hashes \
+	  --python $(BIN)/python -r $< || $(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)
 	@$(BIN)/python $(COMPILE_ALL) || true
 	@touch $@ $(VENV)/.serve # dev.txt holds all of serve.txt, at the same versions
@@ -246,11 +248,6 @@ $(VENV)/.lm-eval: | $(VENV)/.made
 	@echo "installing lm-evaluation-harness, for a benchmark"
 	@$(BIN)/python -m venv $(VENV)/lm-eval
 	@$(VENV)/lm-eval/bin/python -m pip install --quiet --disable-pip-version-check "lm-eval[api]>=0.4.11"
-	@touch $@
-
-$(VENV)/.uv: | $(VENV)/.made
-	@$(BIN)/python -m venv $(VENV)/uv
-	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
 # Some machines have a `python3.13` that only prints how to install one: believe what runs.

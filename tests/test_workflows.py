@@ -40,8 +40,8 @@ def test_ci_fails_before_the_tests_if_the_setup_fails(tmp_path: Path) -> None:
     script.parent.mkdir()
     script.write_text((WORKFLOWS.parents[1] / ".ci" / "run").read_text())
     programs.mkdir()
-    (programs / "make").write_text(f'#!/bin/sh\necho "$1" >> {called}\n[ "$1" != setup ]\n')
-    # Those that it would install.
+    (programs / "make").write_text(f'#!/bin/sh\necho "$@" >> {called}\n! echo "$@" | grep -q setup\n')
+    # Those that it would install, and npm.
     for name in re.findall(r"command -v ([a-z-]+)", script.read_text()):
         (programs / name).write_text("#!/bin/sh\n")
     for program in programs.iterdir():
@@ -49,7 +49,7 @@ def test_ci_fails_before_the_tests_if_the_setup_fails(tmp_path: Path) -> None:
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(["bash", str(script)], env={"PATH": path}, check=False)
     assert done.returncode == 1
-    assert sorted(called.read_text().split()) == [".venv/.dev", "lint", "setup"]
+    assert called.read_text().splitlines() == ["--jobs=2 .venv/.dev .venv/.node", "--jobs=2 setup lint"]
 
 
 def test_what_is_published_is_what_the_tested_commit_builds() -> None:

@@ -11,17 +11,10 @@ from nextchar.app.acceptance.figures import Group, latency_ms, ratio, summed
 from nextchar.app.http.schemas import Page, with_examples
 
 EXAMPLE_FIGURES: dict[str, Any] = {
-    "shown": 1200,
-    "accepted": 300,
-    "typed": 120,
-    "dismissed": 80,
-    "kept": 270,
-    "acceptance_rate": 0.25,
-    "kept_rate": 0.9,
-    "characters_saved": 2100,
-    "characters_typed": 900,
+    "shown": 1200, "accepted": 300, "typed": 120, "dismissed": 80, "kept": 270, "acceptance_rate": 0.25,
+    "kept_rate": 0.9, "characters_saved": 2100, "characters_typed": 900,
     "latency_ms": {"p50": 4.2, "p90": 7.9, "p99": 18.5},
-}
+}  # fmt: skip
 
 
 class LatencyBody(BaseModel):
@@ -111,28 +104,20 @@ class LearningBody(BaseModel):
 class KeptTextPage(Page[KeptTextBody]):
     """A page of kept texts, the oldest first, and how far learning from them is."""
 
-    model_config = with_examples(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "id": "1795563730000-0",
-                    "text": "London",
-                    "type": "accepted",
-                    "source": "8f14e45fceea167a",
-                    "model": "cities@3",
-                    "kept_at": 1795563730.0,
-                }
-            ],
-            "has_more": False,
-            "learning": {
-                "alias": "cities@live",
-                "job": None,
-                "shared_at": None,
-                "outcome": "cities@live was moved to cities@3",
+    model_config = with_examples({
+        "object": "list",
+        "data": [
+            {
+                "id": "1795563730000-0", "text": "London", "type": "accepted", "source": "8f14e45fceea167a",
+                "model": "cities@3", "kept_at": 1795563730.0,
             },
-        }
-    )
+        ],
+        "has_more": False,
+        "learning": {
+            "alias": "cities@live", "job": None, "shared_at": None,
+            "outcome": "cities@live was moved to cities@3",
+        },
+    })  # fmt: skip
 
     learning: LearningBody | None = Field(description="Null: the model does not learn from use.")
 
@@ -149,17 +134,12 @@ class DeletedTexts(BaseModel):
 class AcceptanceBody(BaseModel):
     """How many suggestions of a model were accepted: in all, and by version, client and day."""
 
-    model_config = with_examples(
-        {
-            "object": "acceptance",
-            "model": "cities",
-            "days": 30,
-            "total": EXAMPLE_FIGURES,
-            "versions": [EXAMPLE_FIGURES | {"model": "cities@3"}],
-            "clients": [EXAMPLE_FIGURES | {"client": "nextchar-js/1.0"}],
-            "by_day": [EXAMPLE_FIGURES | {"day": "2026-11-30", "model": "cities@3"}],
-        }
-    )
+    model_config = with_examples({
+        "object": "acceptance", "model": "cities", "days": 30, "total": EXAMPLE_FIGURES,
+        "versions": [EXAMPLE_FIGURES | {"model": "cities@3"}],
+        "clients": [EXAMPLE_FIGURES | {"client": "nextchar-js/1.0"}],
+        "by_day": [EXAMPLE_FIGURES | {"day": "2026-11-30", "model": "cities@3"}],
+    })  # fmt: skip
 
     object: Literal["acceptance"] = "acceptance"
     model: str = Field(description="The model's name; `name@version` if only one version was asked for.")

@@ -22,14 +22,9 @@ _Id = Annotated[str, Field(min_length=1, max_length=128)]
 _Characters = Annotated[int, Field(ge=0, le=1_000_000)]
 
 EXAMPLE_EVENT: dict[str, Any] = {
-    "id": "8f14e45f-1",
-    "type": "accepted",
-    "suggestion_id": "sug_4f2a9c01d3e5b677.0",
-    "model": "cities@3",
-    "characters": 3,
-    "typed": 3,
-    "client": "nextchar-js/1.0",
-}
+    "id": "8f14e45f-1", "type": "accepted", "suggestion_id": "sug_4f2a9c01d3e5b677.0", "model": "cities@3",
+    "characters": 3, "typed": 3, "client": "nextchar-js/1.0",
+}  # fmt: skip
 
 
 class EventCreate(RequestBody):

@@ -140,15 +140,10 @@ router = APIRouter(prefix="/v1/keys", tags=["service"])
 class KeyBody(BaseModel):
     """What an API key permits."""
 
-    model_config = with_examples(
-        {
-            "id": "website",
-            "object": "api_key",
-            "scopes": ["complete"],
-            "models": ["names", "sku-*"],
-            "limits": {"rate": "600 per 1 minute", "max_streams": "8"},
-        }
-    )
+    model_config = with_examples({
+        "id": "website", "object": "api_key", "scopes": ["complete"], "models": ["names", "sku-*"],
+        "limits": {"rate": "600 per 1 minute", "max_streams": "8"},
+    })  # fmt: skip
 
     id: str = Field(description="Its name in the file of keys.")
     object: Literal["api_key"] = "api_key"

@@ -21,41 +21,27 @@ MAX_COMPLETION_CHARACTERS = 10_000
 MAX_COMPLETIONS = 64
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "prompt": "morality equals ",
-    "max_characters": 40,
-    "temperature": 0.7,
-    "seed": 1,
-    "until": "line",
-}
+    "prompt": "morality equals ", "max_characters": 40, "temperature": 0.7, "seed": 1, "until": "line",
+}  # fmt: skip
 
 EXAMPLE_BEAM: dict[str, Any] = {
-    "prompt": "morality equals ",
-    "max_characters": 20,
-    "n": 2,
-    "beam": 8,
-    "length_penalty": 0.7,
+    "prompt": "morality equals ", "max_characters": 20, "n": 2, "beam": 8, "length_penalty": 0.7,
     "timeout_ms": 50,
-}
+}  # fmt: skip
 
 EXAMPLE_DESCRIBED: dict[str, Any] = {
-    "prompt": "morality",
-    "max_characters": 5,
-    "temperature": 0,
-    "logprobs": 3,
-    "echo": True,
+    "prompt": "morality", "max_characters": 5, "temperature": 0, "logprobs": 3, "echo": True,
     "precision": "float32",
-}
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
-    "object": "completion",
-    "model": "nietzsche@1",
-    "early": False,
+    "object": "completion", "model": "nietzsche@1", "early": False,
     "completions": [
-        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2}
+        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2},
     ],
     "usage": {"prompt_characters": 16, "cached_characters": 15, "completion_characters": 29},
     "unknown_characters": [],
-}
+}  # fmt: skip
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Prompt = Annotated[Text, Field(description="The text to complete; it may be empty.")]
@@ -283,16 +269,10 @@ class NextCreate(RequestBody):
 class DistributionBody(BaseModel):
     """The distribution of the next character; the likeliest candidates first."""
 
-    model_config = with_examples(
-        {
-            "object": "distribution",
-            "model": "nietzsche@1",
-            "early": False,
-            "entropy_bits": 0.4,
-            "candidates": [{"character": "o", "probability": 0.93}],
-            "unknown_characters": [],
-        }
-    )
+    model_config = with_examples({
+        "object": "distribution", "model": "nietzsche@1", "early": False, "entropy_bits": 0.4,
+        "candidates": [{"character": "o", "probability": 0.93}], "unknown_characters": [],
+    })  # fmt: skip
 
     object: Literal["distribution"] = "distribution"
     model: str

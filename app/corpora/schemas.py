@@ -10,23 +10,12 @@ from nextchar.models.text.masks import NAMED
 from nextchar.store.corpus import Encoding
 
 EXAMPLE: dict[str, Any] = {
-    "id": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "object": "corpus",
-    "name": "nietzsche",
-    "version": 1,
-    "sha256": "98b1f0a4c2d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f",
-    "created_at": 1795563600,
-    "bytes": 600901,
-    "characters": 600893,
-    "distinct_characters": 84,
-    "lines": 9935,
-    "longest_line": 75,
-    "sample": "PREFACE\n\n\nSUPPOSING that Truth is a woman--what then?",
-    "encoding": "utf-8",
-    "warnings": [],
-    "kind": "text",
-    "kind_reason": "empty lines divide it into parts",
-}
+    "id": "corpus_98b1f0a4c2d5e6f708192a3b", "object": "corpus", "name": "nietzsche", "version": 1,
+    "sha256": "98b1f0a4c2d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f", "created_at": 1795563600,
+    "bytes": 600901, "characters": 600893, "distinct_characters": 84, "lines": 9935, "longest_line": 75,
+    "sample": "PREFACE\n\n\nSUPPOSING that Truth is a woman--what then?", "encoding": "utf-8", "warnings": [],
+    "kind": "text", "kind_reason": "empty lines divide it into parts",
+}  # fmt: skip
 
 
 class LogSampleBody(BaseModel):

@@ -51,16 +51,12 @@ class ErrorDetail(BaseModel):
 class ErrorBody(BaseModel):
     """The body of every response whose status is 4xx or 5xx."""
 
-    model_config = with_examples(
-        {
-            "error": {
-                "type": "not_found_error",
-                "code": "model_not_found",
-                "message": "there is no model 'nietsche'",
-                "param": "model",
-            }
-        }
-    )
+    model_config = with_examples({
+        "error": {
+            "type": "not_found_error", "code": "model_not_found", "message": "there is no model 'nietsche'",
+            "param": "model",
+        },
+    })  # fmt: skip
 
     error: ErrorDetail
 

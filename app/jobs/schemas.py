@@ -37,52 +37,28 @@ from nextchar.store.live import EventLog, Live, StopRequest
 from nextchar.store.queue import TrainingQueue
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "corpus": "nietzsche",
-    "name": "nietzsche",
-    "preset": "auto",
-    "network": {"dropout": 0.1},
-    "budget": {"seconds": 120},
-    "validation_fraction": 0.1,
-    "seed": 7,
-}
+    "corpus": "nietzsche", "name": "nietzsche", "preset": "auto", "network": {"dropout": 0.1},
+    "budget": {"seconds": 120}, "validation_fraction": 0.1, "seed": 7,
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
-    "id": "job_0197c2a1b3c4d5e6f7a8b",
-    "object": "job",
-    "status": "running",
-    "created_at": 1795563600,
-    "updated_at": 1795563602,
-    "name": "nietzsche",
-    "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "preset": "auto",
-    "chosen_preset": "small",
-    "candidates": [],
-    "network": NetworkConfig().model_dump(),
-    "training": TrainingConfig(budget=Budget(seconds=120), seed=7).model_dump(),
-    "attempt": 1,
-    "queue_position": None,
-    "asked": None,
-    "model": None,
+    "id": "job_0197c2a1b3c4d5e6f7a8b", "object": "job", "status": "running", "created_at": 1795563600,
+    "updated_at": 1795563602, "name": "nietzsche", "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "preset": "auto", "chosen_preset": "small", "candidates": [], "network": NetworkConfig().model_dump(),
+    "training": TrainingConfig(budget=Budget(seconds=120), seed=7).model_dump(), "attempt": 1,
+    "queue_position": None, "asked": None, "model": None,
     "progress": {
-        "step": 812,
-        "steps": 2400,
-        "epoch": 1.7,
-        "characters_per_second": 61200,
-        "seconds_left": 66,
-        "train_bits_per_character": 2.11,
-        "validation_bits_per_character": 2.19,
+        "step": 812, "steps": 2400, "epoch": 1.7, "characters_per_second": 61200, "seconds_left": 66,
+        "train_bits_per_character": 2.11, "validation_bits_per_character": 2.19,
         "sample": "the soul of the spirit of the",
     },
-    "error": None,
-    "pause_reason": None,
-}
+    "error": None, "pause_reason": None,
+}  # fmt: skip
 
 EXAMPLE_EVENT: dict[str, Any] = {
-    "id": 3,
-    "at": 1795563611.204,
-    "type": "metrics",
+    "id": 3, "at": 1795563611.204, "type": "metrics",
     "data": {"step": 100, "train_bits_per_character": 3.02, "validation_bits_per_character": 3.11},
-}
+}  # fmt: skip
 
 
 class BudgetBody(Budget):

@@ -14,26 +14,14 @@ from nextchar.models.validation_errors import NAME_PATTERN
 from nextchar.store.aliases import Action, AliasMove, Check, Share
 
 EXAMPLE: dict[str, Any] = {
-    "id": "nietzsche@1",
-    "object": "model",
-    "name": "nietzsche",
-    "version": 1,
-    "created_at": 1795563730,
-    "created": 1795563730,
-    "owned_by": "nextchar",
-    "job": "job_0197c2a1b3c4d5e6f7a8b",
-    "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "network": NetworkConfig().model_dump(),
-    "parameters": 356693,
-    "aliases": ["champion"],
-    "training": TrainingConfig().model_dump(),
-    "started_from": None,
-    "alphabet": "characters",
-    "kind": "text",
-    "characters": "\n !(),-.:;?ABCabc",
+    "id": "nietzsche@1", "object": "model", "name": "nietzsche", "version": 1, "created_at": 1795563730,
+    "created": 1795563730, "owned_by": "nextchar", "job": "job_0197c2a1b3c4d5e6f7a8b",
+    "corpus": "corpus_98b1f0a4c2d5e6f708192a3b", "network": NetworkConfig().model_dump(),
+    "parameters": 356693, "aliases": ["champion"], "training": TrainingConfig().model_dump(),
+    "started_from": None, "alphabet": "characters", "kind": "text", "characters": "\n !(),-.:;?ABCabc",
     "report": {"validation_bits_per_character": 1.96},
     "files": {"model.onnx": {"bytes": 1428000, "sha256": "0f" * 32}},
-}
+}  # fmt: skip
 
 
 Early = Annotated[
@@ -100,13 +88,10 @@ class ModelSummary(BaseModel):
 class DamagedModel(BaseModel):
     """A version that cannot be used because its card is damaged or of a newer format."""
 
-    model_config = with_examples(
-        {
-            "id": "nietzsche@2",
-            "code": "model_damaged",
-            "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
-        }
-    )
+    model_config = with_examples({
+        "id": "nietzsche@2", "code": "model_damaged",
+        "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
+    })  # fmt: skip
 
     id: str = Field(description="`name@version`.")
     code: str = Field(description="The error code of calls with this version.")
@@ -150,16 +135,10 @@ class ModelBody(ModelSummary):
 
 
 EXAMPLE_ALIAS: dict[str, Any] = {
-    "id": "champion",
-    "object": "alias",
-    "model": "nietzsche",
-    "version": 4,
-    "target": "nietzsche@4",
-    "action": "set",
-    "moved_at": 1795563730.2,
-    "moved_by": "deployer",
+    "id": "champion", "object": "alias", "model": "nietzsche", "version": 4, "target": "nietzsche@4",
+    "action": "set", "moved_at": 1795563730.2, "moved_by": "deployer",
     "checks": [{"name": "max_bits_per_character", "value": 1.96, "limit": 2.1, "note": None}],
-}
+}  # fmt: skip
 
 
 class AliasRequirements(RequestBody):
@@ -241,17 +220,13 @@ class AliasWithHistory(AliasBody):
 
 
 EXAMPLE_ARCHITECTURE: dict[str, Any] = {
-    "id": "nth_char",
-    "object": "architecture",
-    "description": "The character after the last eight.",
+    "id": "nth_char", "object": "architecture", "description": "The character after the last eight.",
     "network": NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8).model_dump(),
     "training": TrainingConfig(rows=32, window=32, weight_decay=0.0).model_dump(exclude={"budget"}),
     "network_options": ["units", "embedding", "context"],
-    "training_options": ["rows", "window", "learning_rate", "weight_decay", "clip_norm"],
-    "presets": [],
-    "notes_train_nats": 1.8,
-    "notes_measure": "training loss",
-}
+    "training_options": ["rows", "window", "learning_rate", "weight_decay", "clip_norm"], "presets": [],
+    "notes_train_nats": 1.8, "notes_measure": "training loss",
+}  # fmt: skip
 
 
 class Recipe(BaseModel):

@@ -13,68 +13,40 @@ from nextchar.app.openai.batches import BatchError, BatchStatus
 from nextchar.store.jobs import JobStatus
 
 EXAMPLE_FILE: dict[str, Any] = {
-    "id": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "object": "file",
-    "bytes": 600901,
-    "created_at": 1795563600,
-    "filename": "nietzsche.txt",
-    "purpose": "fine-tune",
-    "status": "processed",
-    "expires_at": None,
+    "id": "corpus_98b1f0a4c2d5e6f708192a3b", "object": "file", "bytes": 600901, "created_at": 1795563600,
+    "filename": "nietzsche.txt", "purpose": "fine-tune", "status": "processed", "expires_at": None,
     "status_details": None,
-}
+}  # fmt: skip
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "model": "small",
-    "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "suffix": "nietzsche",
-    "seed": 7,
+    "model": "small", "training_file": "corpus_98b1f0a4c2d5e6f708192a3b", "suffix": "nietzsche", "seed": 7,
     "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
-}
+}  # fmt: skip
 
 _EXAMPLE_USED = {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
 
 EXAMPLE_JOB: dict[str, Any] = {
-    "id": "job_0197c2a1b3c4d5e6f7a8b",
-    "object": "fine_tuning.job",
-    "created_at": 1795563600,
-    "finished_at": None,
-    "estimated_finish": 1795563721,
-    "status": "running",
-    "model": "small",
-    "fine_tuned_model": None,
-    "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "validation_file": None,
-    "result_files": [],
-    "hyperparameters": _EXAMPLE_USED,
-    "method": {"type": "supervised", "supervised": {"hyperparameters": _EXAMPLE_USED}},
-    "seed": 7,
-    "trained_tokens": None,
-    "organization_id": "nextchar",
-    "integrations": [],
-    "metadata": None,
+    "id": "job_0197c2a1b3c4d5e6f7a8b", "object": "fine_tuning.job", "created_at": 1795563600,
+    "finished_at": None, "estimated_finish": 1795563721, "status": "running", "model": "small",
+    "fine_tuned_model": None, "training_file": "corpus_98b1f0a4c2d5e6f708192a3b", "validation_file": None,
+    "result_files": [], "hyperparameters": _EXAMPLE_USED,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": _EXAMPLE_USED}}, "seed": 7,
+    "trained_tokens": None, "organization_id": "nextchar", "integrations": [], "metadata": None,
     "error": None,
-}
+}  # fmt: skip
 
 EXAMPLE_EVENT: dict[str, Any] = {
-    "id": "ftevent-job_0197c2a1b3c4d5e6f7a8b-3",
-    "object": "fine_tuning.job.event",
-    "created_at": 1795563611,
-    "level": "info",
-    "type": "metrics",
-    "message": "step 100: train loss 2.0933, validation loss 2.1557",
+    "id": "ftevent-job_0197c2a1b3c4d5e6f7a8b-3", "object": "fine_tuning.job.event", "created_at": 1795563611,
+    "level": "info", "type": "metrics", "message": "step 100: train loss 2.0933, validation loss 2.1557",
     "data": {"step": 100, "train_loss": 2.0933, "valid_loss": 2.1557},
-}
+}  # fmt: skip
 
 EXAMPLE_CHECKPOINT: dict[str, Any] = {
-    "id": "ftckpt-job_0197c2a1b3c4d5e6f7a8b-3",
-    "object": "fine_tuning.job.checkpoint",
-    "created_at": 1795563611,
-    "fine_tuning_job_id": "job_0197c2a1b3c4d5e6f7a8b",
-    "fine_tuned_model_checkpoint": "nietzsche@1",
-    "step_number": 100,
+    "id": "ftckpt-job_0197c2a1b3c4d5e6f7a8b-3", "object": "fine_tuning.job.checkpoint",
+    "created_at": 1795563611, "fine_tuning_job_id": "job_0197c2a1b3c4d5e6f7a8b",
+    "fine_tuned_model_checkpoint": "nietzsche@1", "step_number": 100,
     "metrics": {"step": 100, "train_loss": 2.0933, "valid_loss": 2.1557, "full_valid_loss": 2.1557},
-}
+}  # fmt: skip
 
 Auto = Literal["auto"]
 
@@ -229,34 +201,19 @@ class FineTuningCheckpoint(BaseModel):
 
 
 EXAMPLE_BATCH_CREATE: dict[str, Any] = {
-    "input_file_id": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "endpoint": "/v1/completions",
-    "completion_window": "24h",
-    "metadata": {"evaluation": "prompts of May"},
-}
+    "input_file_id": "corpus_98b1f0a4c2d5e6f708192a3b", "endpoint": "/v1/completions",
+    "completion_window": "24h", "metadata": {"evaluation": "prompts of May"},
+}  # fmt: skip
 
 EXAMPLE_BATCH: dict[str, Any] = {
-    "id": "batch_0197c2a1b3c4d5e6f7a8b",
-    "object": "batch",
-    "endpoint": "/v1/completions",
-    "errors": None,
-    "input_file_id": "corpus_98b1f0a4c2d5e6f708192a3b",
-    "completion_window": "24h",
-    "status": "completed",
-    "output_file_id": "corpus_d5e6f708192a3b98b1f0a4c2",
-    "error_file_id": None,
-    "created_at": 1795563600,
-    "in_progress_at": 1795563601,
-    "expires_at": 1795650000,
-    "finalizing_at": 1795563688,
-    "completed_at": 1795563689,
-    "failed_at": None,
-    "expired_at": None,
-    "cancelling_at": None,
-    "cancelled_at": None,
-    "request_counts": {"total": 1000, "completed": 1000, "failed": 0},
+    "id": "batch_0197c2a1b3c4d5e6f7a8b", "object": "batch", "endpoint": "/v1/completions", "errors": None,
+    "input_file_id": "corpus_98b1f0a4c2d5e6f708192a3b", "completion_window": "24h", "status": "completed",
+    "output_file_id": "corpus_d5e6f708192a3b98b1f0a4c2", "error_file_id": None, "created_at": 1795563600,
+    "in_progress_at": 1795563601, "expires_at": 1795650000, "finalizing_at": 1795563688,
+    "completed_at": 1795563689, "failed_at": None, "expired_at": None, "cancelling_at": None,
+    "cancelled_at": None, "request_counts": {"total": 1000, "completed": 1000, "failed": 0},
     "metadata": {"evaluation": "prompts of May"},
-}
+}  # fmt: skip
 
 Seconds = int | None
 

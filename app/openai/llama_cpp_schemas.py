@@ -13,25 +13,15 @@ from nextchar.app.http.schemas import with_examples
 MAX_PREDICT = 2000
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "input_prefix": "import math\n\n",
-    "input_suffix": "\n",
-    "prompt": "print(math.s",
-    "n_predict": 64,
+    "input_prefix": "import math\n\n", "input_suffix": "\n", "prompt": "print(math.s", "n_predict": 64,
     "t_max_predict_ms": 500,
-}
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
-    "index": 0,
-    "content": "qrt(2))",
-    "stop": True,
-    "stop_type": "word",
-    "model": "code@3",
-    "tokens_predicted": 7,
-    "tokens_evaluated": 25,
-    "tokens_cached": 24,
-    "truncated": False,
+    "index": 0, "content": "qrt(2))", "stop": True, "stop_type": "word", "model": "code@3",
+    "tokens_predicted": 7, "tokens_evaluated": 25, "tokens_cached": 24, "truncated": False,
     "timings": {"prompt_n": 1, "predicted_n": 7},
-}
+}  # fmt: skip
 
 
 class ExtraText(BaseModel):
@@ -137,16 +127,10 @@ class GenerationSettings(BaseModel):
 class Props(BaseModel):
     """Properties of the server, in llama.cpp's form."""
 
-    model_config = with_examples(
-        {
-            "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000},
-            "total_slots": 64,
-            "model_alias": "code@3",
-            "model_path": "code@3",
-            "chat_template": "",
-            "build_info": "nextchar",
-        }
-    )
+    model_config = with_examples({
+        "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000}, "total_slots": 64,
+        "model_alias": "code@3", "model_path": "code@3", "chat_template": "", "build_info": "nextchar",
+    })  # fmt: skip
 
     default_generation_settings: GenerationSettings
     total_slots: int = Field(description="Completions that are computed in parallel.")
@@ -157,15 +141,9 @@ class Props(BaseModel):
 
 
 EXAMPLE_INFO: dict[str, Any] = {
-    "tokenizer_class": "characters",
-    "model": "nietzsche@1",
-    "vocab_size": 86,
-    "model_max_length": 1_000_000,
-    "bos_token": None,
-    "eos_token": "\n",
-    "pad_token": None,
-    "unk_token": "\ufffd",
-}
+    "tokenizer_class": "characters", "model": "nietzsche@1", "vocab_size": 86, "model_max_length": 1_000_000,
+    "bos_token": None, "eos_token": "\n", "pad_token": None, "unk_token": "\ufffd",
+}  # fmt: skip
 
 
 class TokenizeCreate(BaseModel):

@@ -29,30 +29,21 @@ from nextchar.models.runtime.requests import Expert, Precision, Until
 MAX_PROMPTS = 1024
 
 EXAMPLE_CREATE: dict[str, Any] = {
-    "model": "nietzsche",
-    "prompt": "morality equals ",
-    "max_tokens": 40,
-    "temperature": 0.7,
-    "seed": 1,
+    "model": "nietzsche", "prompt": "morality equals ", "max_tokens": 40, "temperature": 0.7, "seed": 1,
     "stop": "\n",
-}
+}  # fmt: skip
 
 EXAMPLE: dict[str, Any] = {
-    "id": "cmpl-5f6708192a3b4c5d6e7f8091",
-    "object": "text_completion",
-    "created": 1795563800,
-    "model": "nietzsche@1",
-    "system_fingerprint": "nietzsche@1",
+    "id": "cmpl-5f6708192a3b4c5d6e7f8091", "object": "text_completion", "created": 1795563800,
+    "model": "nietzsche@1", "system_fingerprint": "nietzsche@1",
     "choices": [
-        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "stop", "logprobs": None}
+        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "stop", "logprobs": None},
     ],
     "usage": {
-        "prompt_tokens": 16,
-        "completion_tokens": 29,
-        "total_tokens": 45,
+        "prompt_tokens": 16, "completion_tokens": 29, "total_tokens": 45,
         "prompt_tokens_details": {"cached_tokens": 15},
     },
-}
+}  # fmt: skip
 
 Id = Annotated[int, Field(ge=0)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]

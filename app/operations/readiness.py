@@ -54,14 +54,10 @@ class BackgroundLoop(BaseModel):
 class Readiness(BaseModel):
     """Whether models can be served, and which parts do not work."""
 
-    model_config = with_examples(
-        {
-            "status": "ready",
-            "down": [],
-            "degraded": [],
-            "background": [{"name": "reconciler", "last_beat_s": 1.2, "last_success_s": 1.2, "errors": {}}],
-        }
-    )
+    model_config = with_examples({
+        "status": "ready", "down": [], "degraded": [],
+        "background": [{"name": "reconciler", "last_beat_s": 1.2, "last_success_s": 1.2, "errors": {}}],
+    })  # fmt: skip
 
     status: Literal["ready", "degraded", "not_ready"] = Field(
         description="`degraded`: models are served, but the parts listed in `degraded` do not work."

@@ -10,15 +10,10 @@ from nextchar.models.anomaly.line_scores import FalseAlarms, LineScore, StoredCa
 from nextchar.models.validation_errors import NAME_PATTERN
 
 EXAMPLE_CALIBRATION: dict[str, Any] = {
-    "name": "validation",
-    "lines": 812,
-    "kept_lines": 812,
-    "smallest_p_value": 0.00123,
-    "has_tail": True,
-    "created_at": 1795563600,
-    "source": "held-out text",
+    "name": "validation", "lines": 812, "kept_lines": 812, "smallest_p_value": 0.00123, "has_tail": True,
+    "created_at": 1795563600, "source": "held-out text",
     "buckets": [{"longest": None, "lines": 812, "has_tail": True}],
-}
+}  # fmt: skip
 
 Line = Annotated[str, Field(max_length=20_000_000)]
 """Bounded in length, by which pydantic also refuses unpaired surrogates."""
@@ -194,29 +189,20 @@ class LeaksBody(BaseModel):
 
 
 _EXAMPLE_QUALITY: dict[str, Any] = {
-    "auroc": 0.9261,
-    "average_precision": 0.3424,
+    "auroc": 0.9261, "average_precision": 0.3424,
     "recall_at_false_alarms": {"0.001": 0.0, "0.01": 0.0, "0.05": 0.5},
     "roc": [[0.0, 0.0], [0.05, 0.5], [1.0, 1.0]],
-}
+}  # fmt: skip
 
 EXAMPLE_EVALUATION: dict[str, Any] = {
-    "object": "evaluation",
-    "model": "bgl@1",
-    "split": "none",
-    "lines": 588,
-    "anomalous": 30,
-    "trained_on": 1170,
-    "calibration": EXAMPLE_CALIBRATION,
-    "false_alarms": 0.01,
+    "object": "evaluation", "model": "bgl@1", "split": "none", "lines": 588, "anomalous": 30,
+    "trained_on": 1170, "calibration": EXAMPLE_CALIBRATION, "false_alarms": 0.01,
     "model_score": _EXAMPLE_QUALITY,
     "flagged": {"threshold": 6.02, "recall": 0.1, "precision": 0.6, "false_alarm_rate": 0.0036},
     "baselines": {"length": _EXAMPLE_QUALITY | {"auroc": 0.6411}},
-    "leaks": {"normal": 86, "anomalous": 0, "distinct": 12},
-    "worst_misses": [],
-    "worst_false_alarms": [],
+    "leaks": {"normal": 86, "anomalous": 0, "distinct": 12}, "worst_misses": [], "worst_false_alarms": [],
     "seconds": 2.8,
-}
+}  # fmt: skip
 
 
 class EvaluationBody(BaseModel):

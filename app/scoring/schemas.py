@@ -31,28 +31,12 @@ MAX_EXPECTED_CHARACTERS = 50_000
 size of the response too, once the model's characters are known."""
 
 EXAMPLE: dict[str, Any] = {
-    "object": "score",
-    "model": "nietzsche@1",
-    "characters": 4,
-    "total_bits": 9.1,
-    "bits_per_character": 2.275,
-    "score": 2.31,
-    "p_value": 0.21,
-    "anomalous": False,
-    "spans": [],
-    "explained": None,
-    "alert_id": None,
-    "label": None,
-    "bits": [4.6, 2.2, 1.9, 0.4],
-    "expected": None,
-    "lines": None,
-    "false_alarms": 0.01,
-    "threshold": 6.02,
-    "calibration": EXAMPLE_CALIBRATION,
-    "stream": None,
-    "change": None,
-    "unknown_characters": [],
-}
+    "object": "score", "model": "nietzsche@1", "characters": 4, "total_bits": 9.1,
+    "bits_per_character": 2.275, "score": 2.31, "p_value": 0.21, "anomalous": False, "spans": [],
+    "explained": None, "alert_id": None, "label": None, "bits": [4.6, 2.2, 1.9, 0.4], "expected": None,
+    "lines": None, "false_alarms": 0.01, "threshold": 6.02, "calibration": EXAMPLE_CALIBRATION,
+    "stream": None, "change": None, "unknown_characters": [],
+}  # fmt: skip
 
 StreamId = Annotated[
     str,

@@ -22,22 +22,15 @@ from nextchar.models.validation_errors import NAME_PATTERN
 EXAMPLE_CREATE: dict[str, Any] = {"prefix": "berln", "limit": 5}
 
 EXAMPLE: dict[str, Any] = {
-    "object": "suggestions",
-    "id": "sug_0197c2a1b3c4d5e6f7a8b",
-    "model": "cities@3",
-    "early": False,
+    "object": "suggestions", "id": "sug_0197c2a1b3c4d5e6f7a8b", "model": "cities@3", "early": False,
     "prefix": "berln",
     "suggestions": [
         {
-            "id": "sug_0197c2a1b3c4d5e6f7a8b.0",
-            "text": "Berlin",
-            "probability": 0.94,
-            "count": 3426354,
-            "exists": True,
-            "replaced": {"start": 4, "end": 5},
-        }
+            "id": "sug_0197c2a1b3c4d5e6f7a8b.0", "text": "Berlin", "probability": 0.94, "count": 3426354,
+            "exists": True, "replaced": {"start": 4, "end": 5},
+        },
     ],
-}
+}  # fmt: skip
 
 Field_ = Annotated[str, Field(max_length=MAX_PREFIX_CHARACTERS)]
 
@@ -142,13 +135,10 @@ class LineCountPut(RequestBody):
 class LineCountsPut(RequestBody):
     """Add counts to lines: they replace what the same source has added before."""
 
-    model_config = with_examples(
-        {
-            "source": "orders",
-            "half_life_days": 14,
-            "lines": [{"text": "Berlin", "count": 120}, {"text": "Neustadt", "at": 1795563600}],
-        }
-    )
+    model_config = with_examples({
+        "source": "orders", "half_life_days": 14,
+        "lines": [{"text": "Berlin", "count": 120}, {"text": "Neustadt", "at": 1795563600}],
+    })  # fmt: skip
 
     source: SourceName = Field("default", description="What has counted them: each source replaces its own.")
     half_life_days: float | None = Field(
@@ -168,17 +158,10 @@ class LineCountsPut(RequestBody):
 class CountSourceBody(BaseModel):
     """What a source has added."""
 
-    model_config = with_examples(
-        {
-            "object": "line_counts.source",
-            "source": "orders",
-            "half_life_days": 14.0,
-            "adds_lines": True,
-            "updated_at": 1795563730.0,
-            "updated_by": "shop",
-            "lines": 2,
-        }
-    )
+    model_config = with_examples({
+        "object": "line_counts.source", "source": "orders", "half_life_days": 14.0, "adds_lines": True,
+        "updated_at": 1795563730.0, "updated_by": "shop", "lines": 2,
+    })  # fmt: skip
 
     object: Literal["line_counts.source"] = "line_counts.source"
     source: str
@@ -204,15 +187,10 @@ class CountedLineBody(BaseModel):
 class LineCountsBody(BaseModel):
     """The counts that were added to the lines of a model's name."""
 
-    model_config = with_examples(
-        {
-            "object": "line_counts",
-            "model": "cities",
-            "sources": [],
-            "lines": [{"text": "Berlin", "count": 118.3}],
-            "has_more": False,
-        }
-    )
+    model_config = with_examples({
+        "object": "line_counts", "model": "cities", "sources": [],
+        "lines": [{"text": "Berlin", "count": 118.3}], "has_more": False,
+    })  # fmt: skip
 
     object: Literal["line_counts"] = "line_counts"
     model: str

@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 import nextchar
 
@@ -43,20 +46,38 @@ strict = true
 enable_error_code = unused-coroutine
 error_summary = false
 
-[mypy-httpx.*,nextchar.local,nextchar.local_training]
+[mypy-httpx.*]
 follow_imports = skip
 
 [mypy-nextchar.*]
 ignore_errors = true
 """
 
+_CLASSES = ("Client", "AsyncClient", "TrainingJob", "AsyncTrainingJob", "Model", "Heatmap")
 
-def checked(folder: Path, program: str, configuration: str = _CONFIGURATION) -> str:
-    """Return what mypy says of a program."""
-    (folder / "program.py").write_text(program)
-    (folder / "mypy.ini").write_text(configuration)
+
+@cache
+def _public() -> list[str]:
+    """The names of all public functions, which are loaded by this."""
+    names = [f"nextchar.{name}" for name in dir(nextchar) if not isinstance(getattr(nextchar, name), type)]
+    return names + [
+        f"nextchar.{of}.{name}"
+        for of in _CLASSES
+        for name in dir(getattr(nextchar, of))
+        if not name.startswith("_")
+    ]
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What mypy says of two programs: the one above, and one that asks for the type of all that is public."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "program.py").write_text(_PROGRAM)
+    asked = (f"reveal_type({name})  # {name}" for name in _public())
+    (folder / "asked.py").write_text("\n".join(["import nextchar", *asked]))
+    (folder / "mypy.ini").write_text(_CONFIGURATION)
     return subprocess.run(
-        [sys.executable, "-m", "mypy", "program.py"],
+        [sys.executable, "-m", "mypy", "program.py", "asked.py"],
         env={"MYPYPATH": str(_ROOT / "clients" / "python"), "PATH": ""},
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -66,8 +87,7 @@ def checked(folder: Path, program: str, configuration: str = _CONFIGURATION) -> 
     ).stdout
 
 
-def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
-    said = checked(tmp_path, _PROGRAM)
+def test_responses_and_arguments_have_types(said: str) -> None:
     wanted = {
         (number, line.partition("# error: ")[2])
         for number, line in enumerate(_PROGRAM.splitlines(), 1)
@@ -81,21 +101,11 @@ def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
     assert found == wanted, said
 
 
-def test_each_public_function_says_what_it_returns(tmp_path: Path) -> None:
-    classes = ("Client", "AsyncClient", "TrainingJob", "AsyncTrainingJob", "Model", "Heatmap")
-    names = [f"nextchar.{name}" for name in dir(nextchar) if not isinstance(getattr(nextchar, name), type)]
-    names += [
-        f"nextchar.{of}.{name}"
-        for of in classes
-        for name in dir(getattr(nextchar, of))
-        if not name.startswith("_")
-    ]
-    program = "\n".join(["import nextchar", *(f"reveal_type({name})  # {name}" for name in names)])
-    said = checked(tmp_path, program, _CONFIGURATION.replace(",nextchar.local,nextchar.local_training", ""))
-    types = [line.partition('Revealed type is "')[2] for line in said.splitlines()]
-    assert len(types) == len(names) > 150, said
+def test_each_public_function_says_what_it_returns(said: str) -> None:
+    types = [kind for line in said.splitlines() if (kind := line.partition('Revealed type is "')[2])]
+    assert len(types) == len(_public()) > 150, said
     is_vague = re.compile(r'(^|-> |Coroutine\[Any, Any, )Any\]?"$').search
-    vague = [name for name, kind in zip(names, types, strict=True) if is_vague(kind)]
+    vague = [name for name, kind in zip(_public(), types, strict=True) if is_vague(kind)]
     assert vague == ["nextchar.Model.history"]  # a data frame, if pandas is installed
 
 
