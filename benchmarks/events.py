@@ -4,7 +4,7 @@ A client types into the API, which completes 20 characters after each key, with 
 that sends events, so many per second, in batches. Both are measured in turn, in an order that alternates;
 each pair gives a ratio of the 99th percentiles. Prints one table and one JSON line.
 
-    python -m benchmarks.events [--network 2x256] [--pairs 10] [--keys 300] [--per-second 2000]
+    python -m benchmarks.events [--network 2x256] [--pairs 10] [--keys 2000] [--per-second 2000]
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--network", default="2x256", help="layers x units")
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--keys", type=int, default=300, help="per measurement")
+    parser.add_argument("--keys", type=int, default=2000, help="per measurement")
     parser.add_argument("--per-second", type=float, default=2000.0, help="events")
     options = parser.parse_args(arguments)
     saved = random_model(*map(int, options.network.split("x")))

@@ -91,7 +91,7 @@ def _gates(numbers, layer, is_first, ids, t, state, at, sums, x):  # type: ignor
         if is_first:
             first += ids[t, b] * 4 * units  # the id's row of the table
         base = numbers[first : first + 4 * units]
-        h, c, row = state[b, at : at + units], state[b, at + units : at + 2 * units], sums[b]
+        h, c, row, y = state[b, at : at + units], state[b, at + units : at + 2 * units], sums[b], x[b]
         for j in range(units):
             f, g = units + j, 2 * units + j
             into = one + exp2(base[j] + scale[j] * np.float32(row[j]))
@@ -104,7 +104,7 @@ def _gates(numbers, layer, is_first, ids, t, state, at, sums, x):  # type: ignor
             out = one + exp2(base[o] + scale[o] * np.float32(row[o]))
             cell = exp2(np.float32(TANH_EXPONENT) * c[j])
             h[j] = np.float32(one - cell) / np.float32(out * (one + cell))
-            x[b, j] = _quantize(h[j], zero_point)
+            y[j] = _quantize(h[j], zero_point)
 
 
 @compiled(
@@ -383,8 +383,9 @@ def read_tree(  # type: ignore[no-untyped-def]
         rows = end - start
         level = np.empty((rows, state.shape[1]), np.float32)
         for i in range(rows):
-            for j in range(level.shape[1]):
-                level[i, j] = above[parents[start + i], j]
+            to, of = level[i], above[parents[start + i]]
+            for j in range(len(to)):
+                to[j] = of[j]
         read_steps(
             weights,
             numbers,

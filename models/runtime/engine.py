@@ -72,6 +72,11 @@ from nextchar.models.saved_model import SavedModel
 log = logging.getLogger(__name__)
 
 
+MAX_WEIGHED = 1024
+"""Answers of `Engine.weigh_lines` that are kept, of some kilobytes each: many people type the same first
+characters. As cached states, they are shared by no two callers."""
+
+
 class Ticket:
     """A running request. Its methods may be called from any thread, including a listener."""
 
@@ -122,6 +127,8 @@ class Engine:
         self._schedulers: dict[NetworkKey, Scheduler] = {}  # of the networks that requests have used
         self._starting = threading.Lock()  # guards the dict above and the next field
         self._is_closing = False
+        self._weighing = threading.Lock()  # guards the next field
+        self._weighed: dict[tuple[str, ...], list[float]] = {}  # least recently used first
         int8 = self._networks.get(("int8", "network"))
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
@@ -229,8 +236,17 @@ class Engine:
         twice the time. Runs in the calling thread, as `likely_lines`: to pass on what is so short to the
         scheduler's thread takes longer than to do it.
         """
-        network, logits, state = self._read(prompt, caller)
-        return continuation_bits(network, [*map(self.vocabulary.encode, continuations)], logits, state)
+        key = (owner_of(caller), prompt, *continuations)
+        with self._weighing:
+            bits = self._weighed.pop(key, None)
+        if bits is None:
+            network, logits, state = self._read(prompt, caller)
+            bits = continuation_bits(network, [*map(self.vocabulary.encode, continuations)], logits, state)
+        with self._weighing:
+            self._weighed[key] = bits
+            if len(self._weighed) > MAX_WEIGHED:
+                del self._weighed[next(iter(self._weighed))]
+        return bits
 
     def likely_lines(
         self, index: LineIndex, prefix: str, *, context: str = "", wanted: int, caller: Caller = ANYONE

@@ -59,7 +59,11 @@ def test_continuations_have_the_bits_of_each_alone(engine: Engine, precision: st
         assert continuation_bits(network, ids, logits[0, 0], state) == [bits for (bits,) in alone]
 
 
-def test_prompt_has_the_same_state_however_much_of_it_is_cached(engine: Engine) -> None:
+def test_prompt_has_the_same_state_however_much_of_it_is_cached(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextchar.models.runtime.engine.MAX_WEIGHED", 0)
+    engine._weighed.clear()
     prompt = "aB b" * 50
     fresh = [engine.weigh_lines(prompt[:n], ["ab\n"], caller=Caller("fresh", str(n))) for n in range(200)]
     assert [engine.weigh_lines(prompt[:n], ["ab\n"]) for n in range(200)] == fresh
@@ -68,9 +72,21 @@ def test_prompt_has_the_same_state_however_much_of_it_is_cached(engine: Engine) 
     hits = scheduler.cache.hit_characters
     engine.weigh_lines(prompt, ["ab\n"])
     engine.weigh_lines(prompt, ["ab\n"])
-    assert scheduler.cache.hit_characters == hits + 2 * len(
-        prompt
-    )  # all, with the newline before them, but the last one
+    # All are found but the last one, with the newline that is read before them.
+    assert scheduler.cache.hit_characters == hits + 2 * len(prompt)
+
+
+def test_answers_that_are_kept_are_bounded_and_of_one_caller(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextchar.models.runtime.engine.MAX_WEIGHED", 2)
+    engine._weighed.clear()
+    lookups = engine._fast_scheduler().cache.lookups
+    bits = [engine.weigh_lines(prompt, ["ab\n"]) for prompt in ("a", "b", "a", "B", "a", "b")]
+    assert bits[0] == bits[2] == bits[4] and bits[1] == bits[5] != bits[0]
+    assert len(engine._weighed) == 2
+    assert engine.weigh_lines("b", ["ab\n"], caller=Caller("other")) == bits[1]
+    assert engine._fast_scheduler().cache.lookups == lookups + 5  # for a, b, B, b again, and the other's
 
 
 @pytest.mark.parametrize(("prefix", "context"), [("", ""), ("a", ""), ("É", ""), ("ba", ""), ("b", "a b\t")])
