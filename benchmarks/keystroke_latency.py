@@ -8,10 +8,12 @@ from the key's time stamp until the frame with the new ghost text is drawn, with
 at random times within a frame; right after a frame, chromium would draw every answer a frame later. The
 network has random weights, which cost the same as trained ones. Prints one table and one JSON line.
 
-With `--file`, a packed model completes 20 characters in the page, and there is no service. Then the cold
-start is measured, too: in a new context of the browser, from nothing loaded to the first completion.
+With `--file`, a packed model completes 20 characters in the page, and there is no service. Cold starts are
+measured, too, of this file and of further ones, such as the same model with tables: in a new context of the
+browser, from nothing loaded to the first completion. A next start is that of a page whose model's tables were
+kept the time before; it is measured in a profile on the disk, as users have one.
 
-    python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512 | --file MODEL.nextchar]
+    python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512 | --file MODEL.nextchar …]
 """
 
 import argparse
@@ -29,7 +31,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from benchmarks.networks import random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
@@ -45,15 +47,21 @@ _ACCEPTED_BY_TYPING = 3  # characters typed along each suggestion
 _LETTERS = "etaoinshrdlu"
 _FRAME_S = 1 / 60
 _MOMENTS = random.Random(1)
-_COLD_STARTS = 11
+_STARTS = 11
+_KEPT_AFTER_MS = 5_000  # by then the tables of a model are kept
 _JS = Path(__file__).parents[1] / "clients" / "js"
 
-_COLD = """async () => {
+_COLD = """async ([file, cache]) => {
   const began = performance.now();
   const { load } = await import("/js/offline.js");
-  const model = await load("/model.nextchar");
+  const model = await load(file, { cache });
   const { completions: [{ text }] } = await model.complete("In the ", { max_characters: 20, temperature: 0 });
   return performance.now() - began;
+}"""
+
+_KEPT = """async () => {
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("nextchar-tables");
+  for await (const one of folder.values()) return (await one.getFile()).size > 0;
 }"""
 
 _WATCH = """() => {
@@ -76,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--keys", type=int, default=200, help="that count, of each kind")
     parser.add_argument("--network", default="1x512", metavar="LAYERSxUNITS")
-    parser.add_argument("--file", type=Path, help="a packed model")
+    parser.add_argument("--file", type=Path, nargs="+", help="packed models; the keys are those of the first")
     options = parser.parse_args(arguments)
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -84,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with contextlib.ExitStack() as stack:
         if options.file:
             address = stack.enter_context(_static_host(options.file))
-            attributes = {"nextcharFile": "/model.nextchar", "nextcharUntil": "line", "nextcharMax": "20"}
+            attributes = {
+                "nextcharFile": f"/{options.file[0].name}",
+                "nextcharUntil": "line",
+                "nextcharMax": "20",
+            }
         else:
             layers, units = map(int, options.network.split("x"))
             model = sure_model(layers, units)
@@ -93,14 +105,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             attributes = {"nextchar": model.card.name, "nextcharDebounce": "0"}
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        cold = summary(cold_starts(browser, address)) if options.file else None
+        starts = {
+            f"cold start, {one.name}": cold_starts(browser, address, one.name) for one in options.file or ()
+        }
+        if options.file:
+            first = options.file[0].name
+            starts[f"next start, {first}"] = next_starts(playwright, chromium, address, first)
         page = browser.new_page()
         page.goto(address)
         asked, along, requests = measure(page, attributes, options.keys)
         version = browser.version
         browser.close()
     figures = {name: summary(times) for name, times in (("asked", asked), ("along", along)) if times}
-    figures |= {"cold start": cold} if cold else {}
+    figures |= {name: summary(times) for name, times in starts.items() if times}
     rows = [
         [name, *(f"{one[key]:.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))]
         for name, one in figures.items()
@@ -110,15 +127,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_json_line(
         "keystroke_latency",
         browser=version,
-        model=options.file.name if options.file else options.network,
+        model=options.file[0].name if options.file else options.network,
         keys=figures,
         requests_for_three_characters_along=requests,
     )
 
 
 @contextlib.contextmanager
-def _static_host(file: Path) -> Iterator[str]:
-    """Serve a page with the client's modules and a packed model; yield its address."""
+def _static_host(files: Sequence[Path]) -> Iterator[str]:
+    """Serve a page with the client's modules and packed models; yield its address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
@@ -126,7 +143,8 @@ def _static_host(file: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "js").symlink_to(_JS)
-        (folder / "model.nextchar").symlink_to(file.absolute())
+        for file in files:
+            (folder / file.name).symlink_to(file.absolute())
         page = "<!doctype html><title>t</title><script type=module src=/js/nextchar.js></script><main></main>"
         (folder / "index.html").write_text(page)
         with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=name)) as server:
@@ -135,16 +153,35 @@ def _static_host(file: Path) -> Iterator[str]:
             server.shutdown()
 
 
-def cold_starts(browser: Browser, address: str) -> list[float]:
+def cold_starts(browser: Browser, address: str, name: str) -> list[float]:
     """Return milliseconds from nothing to the first completion, in new contexts, which have no cache."""
     times = []
-    for _ in range(_COLD_STARTS):
+    for _ in range(_STARTS):
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)
-        times.append(float(page.evaluate(_COLD)))
+        times.append(float(page.evaluate(_COLD, [f"/{name}", False])))
         context.close()
     return times
+
+
+def next_starts(playwright: Playwright, chromium: str, address: str, name: str) -> list[float]:
+    """Return the same of pages whose tables were kept; none if the file has its own, which are not kept."""
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as profile:
+        launch = playwright.chromium.launch_persistent_context
+        context = launch(profile, executable_path=chromium, args=list(FLAGS))
+        for _ in range(1 + _STARTS):
+            page = context.new_page()
+            page.goto(address)
+            times.append(float(page.evaluate(_COLD, [f"/{name}", True])))
+            if len(times) == 1:
+                page.wait_for_timeout(_KEPT_AFTER_MS)
+                if not page.evaluate(f"({_KEPT})().catch(() => false)"):
+                    break
+            page.close()
+        context.close()
+    return times[1:]
 
 
 def sure_model(layers: int, units: int) -> SavedModel:

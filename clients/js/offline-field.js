@@ -38,6 +38,7 @@ export class FieldModel {
     const opened = () => open(options), ahead = new Ahead(opened, options.ahead);
     const suggest = async (...input) => (await opened()).client.suggest(...input);
     const offline = { complete: (_, ...input) => ahead.complete(...input), suggest };
+    this.#on(field, "beforeinput", () => ahead.stop());
     this.#on(field, "input", () => ahead.follow(promptOf(field.value.slice(0, field.selectionEnd))));
     const [first, second] = options.first === "file" ? [offline, service] : [service, offline];
     this.client = service ? new Fallback(first, second) : offline;
@@ -102,8 +103,12 @@ class Ahead {
     Object.assign(this, { opened, count });
   }
 
-  async complete(prompt, { signal, timeout, retries, ...options }) {
+  stop() {
     this.#stop.abort();
+  }
+
+  async complete(prompt, { signal, timeout, retries, ...options }) {
+    this.stop();
     const response = this.#responses.get(keyOf(prompt, options))
       ?? await (await this.opened()).complete(prompt, { signal, timeout, ...options });
     this.#last = { prompt, options, text: response.completions[0].text };
@@ -118,7 +123,7 @@ class Ahead {
   }
 
   #start(prompt) {
-    this.#stop.abort();
+    this.stop();
     const { signal } = (this.#stop = new AbortController());
     // What is shown is painted first.
     if (this.count && !this.#last.options.suffix) requestAnimationFrame(() => setTimeout(() => this.#compute(prompt, signal)));

@@ -49,8 +49,7 @@ class Runtime {
   // `cache`: the name of a file in which the browser keeps the tables for the next time.
   static async open({ wasm, file, cache }) {
     const runtime = new Runtime();
-    const { instance } = await WebAssembly.instantiate(wasm, {});
-    runtime.#nc = instance.exports;
+    runtime.#nc = await instanceOf(wasm);
     const at = runtime.#take(file.byteLength), tables = cache ? await runtime.#kept(cache, file) : [0, 0];
     runtime.#bytes(at, file.byteLength).set(new Uint8Array(file));
     runtime.#model = runtime.#nc.nc_load(at, file.byteLength, ...tables) || runtime.#fail();
@@ -262,6 +261,14 @@ class Runtime {
     const at = this.#nc.nc_error();
     const all = new Uint8Array(this.#nc.memory.buffer, at);
     fail(new TextDecoder().decode(all.subarray(0, all.indexOf(0))));
+  }
+}
+
+async function instanceOf(wasm) {
+  try {
+    return (await WebAssembly.instantiate(wasm, {})).instance.exports;
+  } catch (error) {
+    throw /eval/.test(error.message) ? error : new Error("this browser has no WebAssembly with SIMD");
   }
 }
 

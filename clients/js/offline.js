@@ -14,7 +14,7 @@ export async function load(source, { integrity, name, remember = false, cache = 
   const thread = new Thread(worker);
   try {
     const [runtime, file] = await Promise.all([
-      runtimeFrom(wasm ?? new URL("./nextchar.wasm", import.meta.url), either),
+      contents(wasm ?? new URL("./nextchar.wasm", import.meta.url), { signal: either }),
       contents(source, { integrity, signal: either }),
       thread.started,
     ]);
@@ -225,12 +225,6 @@ function workerAt(address) {
 // One that differs, as a rule, for another source.
 const fileNameOf = (source) =>
   [...String(source).slice(0, 1000)].reduce((hash, one) => Math.imul(hash ^ one.codePointAt(0), 0x01000193), 1).toString(36);
-
-async function runtimeFrom(source, signal) {
-  const wasm = await contents(source, { signal });
-  if (globalThis.WebAssembly?.validate(wasm)) return wasm;
-  throw new NextcharError("this browser has no WebAssembly with SIMD", { code: "unsupported" });
-}
 
 // The bytes of an address, a file or an array, which are not the caller's own.
 async function contents(source, { integrity, signal }) {

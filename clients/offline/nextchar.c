@@ -607,7 +607,7 @@ typedef struct { /* of tables that are kept outside of a file */
 } tables_header;
 
 /* Return the tables, if they are those of the file, or no room. */
-static NOT_INLINE room tables_of(const u8 *file, const void *tables, size_t size) {
+SMALL static room tables_of(const u8 *file, const void *tables, size_t size) {
   room found = {(u8 *)(size_t)tables, 0, size}, none = {0, 0, 0};
   tables_header header;
   u64 sum;
@@ -983,7 +983,7 @@ static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
 }
 
-static int fill_tables(nc *m, const u8 *file, room room) {
+static NOT_INLINE int fill_tables(nc *m, const u8 *file, room room) {
   u32 N = m->text_count, largest = 0;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
   if (bytes)

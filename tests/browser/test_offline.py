@@ -214,7 +214,7 @@ def test_file_is_used_while_the_service_is_away(visit: Visit, page: Page) -> Non
 @pytest.mark.parametrize("can", [True, False])
 def test_file_that_is_first_is_used_where_the_browser_can(visit: Visit, page: Page, can: bool) -> None:
     if not can:
-        page.add_init_script("WebAssembly.validate = () => false")
+        page.route("**/nextchar.wasm", lambda route: route.fulfill(body="of another browser"))
     asked: list[str] = []
     page.on(
         "request", lambda request: asked.append(request.url) if request.url.endswith("/complete") else None
@@ -287,6 +287,79 @@ def test_accepted_line_is_first_in_the_list_the_next_time(page: Page, host: Host
     page.reload()
     write(page, "the")
     expect(page.get_by_role("option").first).to_contain_text(line.removeprefix("the"))
+
+
+SPY = """
+const channel = new BroadcastChannel("kept"), own = FileSystemSyncAccessHandle.prototype;
+for (const name of ["read", "write"]) {
+  const call = own[name];
+  own[name] = function (...input) {
+    if (FULL && name === "write") {
+      channel.postMessage("full");
+      throw new DOMException("full", "QuotaExceededError");
+    }
+    const bytes = call.apply(this, input);
+    channel.postMessage(`${name} ${bytes}`);
+    return bytes;
+  };
+}
+await import("/nextchar/offline-worker.js");
+for (const { data, ports } of pending) dispatchEvent(new MessageEvent("message", { data, ports }));
+"""
+"""A worker that tells what it reads from its files and writes."""
+OPEN = """async (file) => {
+  window.heard ??= [];
+  window.channel ??= new BroadcastChannel("kept");
+  channel.onmessage = ({ data }) => heard.push(data);
+  const { load } = await import("/nextchar/offline.js");
+  const model = await load(file, { cache: true, name: "n", worker: "/spy.js" });
+  const { completions } = await model.complete("the ", { seed: 1, max_characters: 60 });
+  return completions[0].text;
+}"""
+KEPT_TABLES = """async () => {
+  const names = [];
+  for await (const name of (await navigator.storage.getDirectory()).keys()) names.push(name);
+  return names;
+}"""
+
+
+def spy(host: Host, *, full: bool = False) -> None:
+    pending = (
+        "const pending = [];\naddEventListener('message', (event) => pending.push(event), { once: true });\n"
+    )
+    (host.folder / "spy.js").write_text(pending + SPY.replace("FULL", "true" if full else "false"))
+
+
+def test_tables_are_kept_for_the_next_time_until_the_model_is_another(page: Page, host: Host) -> None:
+    spy(host)
+    host.show(page, "")
+    text = page.evaluate(OPEN, "/mixture.nextchar")
+    page.wait_for_function("() => heard.some((one) => one.startsWith('write'))")
+    [written] = page.evaluate("heard")
+    size = int(written.removeprefix("write "))
+    page.reload()
+    assert page.evaluate(OPEN, "/mixture.nextchar") == text
+    assert page.evaluate("heard") == ["read 8", f"read {size}"]
+    (host.folder / "changed.nextchar").write_bytes(pack(saved("text"), limit_bytes=252_000))
+    page.reload()
+    page.evaluate(OPEN, "/changed.nextchar")
+    page.wait_for_function("() => heard.some((one) => one.startsWith('write'))")
+    assert page.evaluate("heard")[0] == "read 8" and len(page.evaluate("heard")) == 2
+    assert page.evaluate(KEPT_TABLES) == ["nextchar-tables"]
+    page.evaluate("import('/nextchar/nextchar.js').then(({ forget }) => forget())")
+    assert page.evaluate(KEPT_TABLES) == []
+
+
+def test_tables_for_which_there_is_no_room_are_not_kept_and_the_model_works(page: Page, host: Host) -> None:
+    spy(host, full=True)
+    host.show(page, "")
+    assert len(page.evaluate(OPEN, "/mixture.nextchar")) == 60
+    page.wait_for_function("() => heard.includes('full')")
+    names = """async () => {
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("nextchar-tables");
+      return Array.fromAsync(folder.keys());
+    }"""
+    page.wait_for_function(f"async () => (await ({names})().catch(() => 'changing')).length === 0")
 
 
 RECIPE = module_path("recipes") / "offline"
