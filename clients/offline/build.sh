@@ -7,8 +7,8 @@ out=${1:-build}
 mkdir -p "$out"
 flags="-std=c11 -O3 -Wall -Wextra -ffp-contract=off -fno-strict-aliasing"
 if command -v clang-14 wasm-ld-14 >/dev/null; then
-  # Loops are unrolled less than usual: as fast, and two kilobytes less in a page.
-  clang-14 $flags -mllvm -unroll-threshold=60 --target=wasm32 -msimd128 -mbulk-memory -mnontrapping-fptoint -nostdlib -ffreestanding \
+  # Less is unrolled than usual: as fast, and two kilobytes less in a page.
+  clang-14 $flags -O2 -mllvm -unroll-threshold=60 -fno-slp-vectorize --target=wasm32 -msimd128 -mbulk-memory -mnontrapping-fptoint -nostdlib -ffreestanding \
     -fuse-ld=/usr/bin/wasm-ld-14 -Wl,--no-entry,--export-dynamic,--strip-all,-z,stack-size=262144 \
     -fvisibility=hidden -o "$out/nextchar.wasm" nextchar.c
 fi

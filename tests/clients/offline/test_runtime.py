@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +103,61 @@ def test_the_distribution_is_that_of_the_service() -> None:
         assert one["probability"] == pytest.approx(probability, abs=0.02)  # the service's is of float32
 
 
-def test_suggestions_are_those_of_the_service() -> None:
-    random, lines = np.random.default_rng(0), text_of(KINDS["records"]).splitlines()
-    packed = Packed(pack(saved("records")))
-    prefixes = ["", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20]
-    for line in random.choice(lines, 40).tolist():
-        end = int(random.integers(len(line) + 1))
-        typed = line[:end]
-        at = int(random.integers(max(1, end)))
-        prefixes += [typed, typed[:at] + "q" + typed[at:], typed[:at] + typed[at + 1 :], typed.upper()]
-    with Model(saved("records"), threads=1) as service:
-        for prefix in prefixes:
-            wanted = service.suggest(prefix, limit=7)
-            found = packed.suggest(prefix, limit=7)
-            assert [one["text"] for one in found] == [one.text for one in wanted], prefix
+@pytest.mark.parametrize("name", ["records", "fields"])
+def test_suggestions_are_those_of_the_service(name: str) -> None:
+    random, packed = np.random.default_rng(0), Packed(pack(saved(name)))
+    lines = [line for line in text_of(KINDS[name]).splitlines() if line.strip()]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (prefix, {})
+        for prefix in ("", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20)
+    ]
+    for line in random.choice(lines, 80).tolist():
+        context, _, typed = line.rpartition("\t")
+        typed = " " * int(random.integers(2)) + typed[: int(random.integers(len(typed) + 1))]
+        for _ in range(random.integers(3)):
+            at = int(random.integers(len(typed) + 1))
+            typed = (
+                typed[:at]
+                + str(random.choice(["q", "", "é", " ", "T"]))
+                + typed[at + int(random.integers(2)) :]
+            )
+        options: dict[str, Any] = {
+            "limit": int(random.integers(1, 20)),
+            "typos": [None, 0, 1, 2][random.integers(4)],
+        }
+        if name == "fields":
+            options["context"] = str(random.choice([context, context.upper(), "other", ""]))
+        if random.integers(2):
+            options["exclude"] = [
+                line.rpartition("\t")[2].upper() for line in random.choice(lines, 5).tolist()
+            ]
+        asked.append((typed, options))
+    with Model(saved(name), threads=1) as service:
+        for prefix, options in asked:
+            wanted = service.suggest(prefix, **options)
+            found = packed.suggest(prefix, **options)
+            assert [one["text"] for one in found] == [one.text for one in wanted], (prefix, options)
             assert [one["count"] for one in found] == [one.count for one in wanted]
+            ranges = [one.replaced and asdict(one.replaced) for one in wanted]
+            assert [one["replaced"] for one in found] == ranges, (prefix, options)
             probabilities = [one.probability for one in wanted]
             assert [one["probability"] for one in found] == pytest.approx(probabilities, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "options", "message"),
+    [
+        ("x" * 1001, {}, "prefix has more than 1000"),
+        ("x", {"context": "x" * 1001}, "context has more than 1000"),
+        ("x", {"limit": 51}, "limit must be from 1 to 50"),
+        ("x", {"typos": 3}, "typos must be from 0 to 2"),
+    ],
+)
+def test_suggestions_that_cannot_be_made_are_refused(
+    prefix: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Packed(pack(saved("records"))).suggest(prefix, **options)
 
 
 def test_a_model_without_lines_suggests_nothing() -> None:
