@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nextchar.cli.models import cost_of_limit
 from nextchar.local import Model
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.line_scores import ScoreOptions, StoredCalibration
@@ -300,6 +301,9 @@ def test_a_limit_leaves_out_the_beginning_of_the_text() -> None:
             limited = pack(model, limit_bytes=limit, with_tables=with_tables)
             assert limit - slack < len(limited) <= limit
             assert Packed(limited).info()["known_characters"] < len(text_of(KINDS["text"]))
+    known, of, bits = cost_of_limit(pack(model, limit_bytes=len(pack(model)) - 4_000))
+    assert known < of == len(text_of(KINDS["text"])) and 0 < bits < 5
+    assert cost_of_limit(pack(model, limit_bytes=1 << 30)) == (of, of, 0.0)
     with pytest.raises(InvalidInput, match="without known text"):
         pack(model, limit_bytes=1_000)
 
