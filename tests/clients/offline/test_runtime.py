@@ -236,6 +236,9 @@ def test_a_rate_that_the_calibration_does_not_allow_is_refused() -> None:
     packed = Packed(pack(saved("log"), calibration=calibration_of("log")))
     with pytest.raises(ValueError, match="false_alarms: the calibration has too few lines"):
         packed.score("disk 1 is 5% full", false_alarms=1e-6)
+    for wrong in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="false_alarms must be at least 0 and below 1"):
+            packed.score("disk 1 is 5% full", false_alarms=wrong)
     assert packed.score("a line\nand another")["score"] is None
 
 
