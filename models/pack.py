@@ -18,11 +18,13 @@ from nextchar.models.errors import InvalidInput
 from nextchar.models.kernels import mixture_arguments
 from nextchar.models.kernels.lstm_arguments import TANH_EXPONENT
 from nextchar.models.kernels.mixture_arguments import Experts
+from nextchar.models.runtime.decoding import BITS
 from nextchar.models.runtime.int8_file import check_int8, read_int8
 from nextchar.models.runtime.lstm_network import layers_of
-from nextchar.models.runtime.mixture import experts_of
+from nextchar.models.runtime.mixture import experts_of, make_mixture
 from nextchar.models.runtime.mixture_learning import learned_by
-from nextchar.models.runtime.model_networks import INT8_FILE, load_experts
+from nextchar.models.runtime.model_networks import INT8_FILE, load_experts, load_network
+from nextchar.models.runtime.surprisal import text_logprobs
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text.line_file import FILE as LINES_FILE
 from nextchar.models.text.line_file import Lines, fold
@@ -52,6 +54,7 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
     PACK_LINE_FOLDS, PACK_LINE_TEXTS, PACK_LINE_TEXT_ENDS, PACK_LINE_COUNTS, PACK_LINE_MAXIMA,
     PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT, PACK_SHARES,
 ) = range(1, 34)  # fmt: skip
+PACK_LIMITED = pack_lines.PACK_RANK_COUNTS + 1
 """Types of sections; further ones are those of `nextchar.models.pack_lines`."""
 
 (
@@ -61,6 +64,7 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
 """Numbers of the section PACK_META; of units there are eight."""
 PACK_META_NUMBERS = PACK_UNITS + 8
 
+_MEASURED_CHARACTERS = 5_000  # with which the cost of a limit is measured
 _MAX_SMALL = 256  # a text of so many ids has one byte for each
 
 _LEARNED = {
@@ -120,7 +124,8 @@ def pack(
     Args:
         saved: the model.
         limit_bytes: the most bytes that the file may have. The beginning of the known text is left out, so
-            that it predicts a little worse, and a seed gives other texts than with the service.
+            that it predicts a little worse, and a seed gives other texts than with the service. The file says
+            how many bits per character that costs.
         with_tables: also write the tables that are otherwise made when the file is opened: it opens at once,
             and is some times as large.
         calibration: by which the file scores lines; without one it only has their surprisal.
@@ -135,9 +140,12 @@ def pack(
         raise InvalidInput(
             f"{card.reference} has no int8 LSTM network, so it cannot be packed", param="model"
         )
-    experts = load_experts(saved)
-    scores = list(pack_lines.score_sections(saved, calibration)) if calibration else []
-    data = _file(_sections(saved, experts, scores, with_tables=with_tables))
+    experts = whole = load_experts(saved)
+    more = list(pack_lines.score_sections(saved, calibration)) if calibration else []
+    limited = np.zeros(2)
+    if limit_bytes is not None:
+        more.append((PACK_LIMITED, 0, limited))
+    data = _file(_sections(saved, experts, more, with_tables=with_tables))
     while limit_bytes is not None and len(data) > limit_bytes:
         if experts is None or len(experts.text) <= 1:
             raise InvalidInput(
@@ -149,8 +157,31 @@ def pack(
         kept = len(experts.text) - int((len(data) - limit_bytes) / share) - 8
         kept = max(1, min(kept, int(0.98 * len(experts.text))) if with_tables else kept)
         experts = experts_of(experts.text[-kept:].astype(np.int32), learned_by(experts))
-        data = _file(_sections(saved, experts, scores, with_tables=with_tables))
+        data = _file(_sections(saved, experts, more, with_tables=with_tables))
+    if whole and experts and limit_bytes is not None:
+        limited[:] = len(whole.text), _cost_of(saved, whole, kept=len(experts.text))
+        data = _file(_sections(saved, experts, more, with_tables=with_tables))
     return data
+
+
+def _cost_of(saved: SavedModel, whole: Experts, *, kept: int) -> float:
+    """Return how many bits per character more the end of the known text takes if less before it is known.
+
+    The mixture does not know that end for this, but the network was trained on it.
+    """
+    count = min(_MEASURED_CHARACTERS, kept // 2)
+    if kept == len(whole.text) or not count:
+        return 0.0
+    ids = whole.text.astype(np.int32)
+    measured = saved.vocabulary.decode(ids[-count:].tolist())
+    network = load_network(saved, INT8_FILE, threads=1)
+
+    def bits(known: NDArray[np.int32]) -> float:
+        mixed = make_mixture(network, experts_of(known, learned_by(whole)))
+        described = text_logprobs(mixed, saved.vocabulary, measured, top=0)
+        return -sum(one.logprob for one in described) * BITS / count
+
+    return bits(ids[-kept:-count]) - bits(ids[:-count])
 
 
 def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
@@ -162,7 +193,7 @@ def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
 def _sections(
     saved: SavedModel,
     experts: Experts | None,
-    scores: Sequence[tuple[int, int, Array]],
+    more: Sequence[tuple[int, int, Array]],
     *,
     with_tables: bool,
 ) -> Iterator[tuple[int, int, Array]]:
@@ -195,7 +226,7 @@ def _sections(
 
     for kind, array in pack_lines.mask_sections(saved):
         yield kind, 0, array
-    yield from scores
+    yield from more
     if LINES_FILE in card.files:
         lines = Lines.load(saved.file(LINES_FILE))
         if len(lines):

@@ -167,14 +167,13 @@ class Runtime {
   }
 
   async suggest(prefix, options) {
-    const { limit, constrain, exclude } = given(options, { limit: 10, constrain: "lines", exclude: [], client_id: "" });
+    const { limit, constrain, exclude, context, typos } = given(options, { limit: 10, constrain: "lines", exclude: [],
+      context: "", typos: -1, client_id: "" });
     integer("limit", limit, 1, 50);
     if (constrain !== "lines") fail("constrain: a model without a service suggests its lines only");
-    const [text, length] = this.#write("text", encode(prefix.normalize()));
-    const found = this.#json("nc_suggest", 1 << 18, text, length, Math.min(50, limit + exclude.length));
-    const excluded = new Set(exclude);
-    const suggestions = found.filter(({ text }) => !excluded.has(text)).slice(0, limit).map((one) => (
-      { ...one, exists: true, replaced: null }));
+    const texts = [prefix, context, exclude.map((one) => `${one}\0`).join("")].flatMap((one, i) => (
+      this.#write(`text${i || ""}`, encode(one.normalize()))));
+    const suggestions = this.#json("nc_suggest", 1 << 18, ...texts, limit, typos);
     return { object: "suggestions", model: this.info.name, early: false, prefix, suggestions };
   }
 

@@ -54,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                               i == 4 ? 0.9 : 1, 0, i % 4, 3, "e\0at", 5))
           while (nc_complete_next(model, piece, sizeof piece) > 0) {}
         nc_next(model, text, length, 1, 3, json, sizeof json);
-        nc_suggest(model, text, length, 7, json, sizeof json);
+        nc_suggest(model, text, length, "the\tcat", i ? 3 : 0, "sat\0the", i ? 7 : 0, 7, i ? 2 : -1, json, sizeof json);
         nc_score(model, text, length, i ? 0.01 : 0, json, sizeof json);
         nc_mask(model, text, length, json, sizeof json);
       }

@@ -168,6 +168,7 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_LINE_WORD_MAXIMA 31
 #define PACK_LINE_WEIGHT 32
 #define PACK_SHARES 33
+#define PACK_LIMITED 62
 #define PACK_V 0
 #define PACK_LAYERS 1
 #define PACK_IS_BYTES 2

@@ -16,7 +16,7 @@ static const char *USAGE =
     "usage: nextchar-run complete FILE PROMPT [--max-characters N] [--temperature T] [--seed N] [--top-k N]\n"
     "                    [--top-p P] [--min-p P] [--until word|line|confidence] [--stop TEXT]...\n"
     "       nextchar-run next FILE PROMPT [--top N] [--temperature T]\n"
-    "       nextchar-run suggest FILE PREFIX [--limit N]\n"
+    "       nextchar-run suggest FILE PREFIX [--limit N] [--context TEXT] [--exclude TEXT]... [--typos N]\n"
     "       nextchar-run score FILE [--false-alarms RATE]\n"
     "       nextchar-run info FILE\n"
     "FILE is what `nextchar pack` writes; with --tables it opens at once. Texts are UTF-8 in NFC.\n"
@@ -28,12 +28,12 @@ static int fail(const char *what, const char *why) {
 }
 
 typedef struct {
-  const char *command, *file, *text;
+  const char *command, *file, *text, *context;
   double temperature, top_p, min_p, false_alarms;
   uint64_t seed;
   uint32_t max_characters, top_k, top, limit;
-  int until;
-  char stops[8192];
+  int until, typos;
+  char stops[8192]; /* or texts that are excluded */
   size_t stops_length;
 } options;
 
@@ -49,7 +49,8 @@ static int parse(int count, char **words, options *o) {
   const char *untils[] = {"", "word", "line", "confidence"};
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
-  *o = (options){.temperature = 1, .top_p = 1, .max_characters = 40, .top = 10, .limit = 10, .text = ""};
+  *o = (options){.temperature = 1, .top_p = 1, .max_characters = 40, .top = 10, .limit = 10, .text = "",
+                 .context = "", .typos = -1};
   o->seed = ((uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec + (uint64_t)getpid() * 977) >> 1;
   if (count < 3) return fail("a command and a file are needed", "nextchar-run --help");
   o->command = words[1], o->file = words[2];
@@ -73,6 +74,8 @@ static int parse(int count, char **words, options *o) {
     else if (!strcmp(name, "--top-k")) is_good = number(text, 1e6, &value), o->top_k = (uint32_t)value;
     else if (!strcmp(name, "--top")) is_good = number(text, 1e6, &value), o->top = (uint32_t)value;
     else if (!strcmp(name, "--limit")) is_good = number(text, 50, &value), o->limit = (uint32_t)value;
+    else if (!strcmp(name, "--typos")) is_good = number(text, 2, &value), o->typos = (int)value;
+    else if (!strcmp(name, "--context")) o->context = text;
     else if (!strcmp(name, "--seed")) {
       char *end;
       errno = 0;
@@ -81,9 +84,9 @@ static int parse(int count, char **words, options *o) {
     } else if (!strcmp(name, "--until")) {
       for (o->until = 3; o->until && strcmp(text, untils[o->until]);) o->until--;
       is_good = o->until > 0;
-    } else if (!strcmp(name, "--stop")) {
+    } else if (!strcmp(name, "--stop") || !strcmp(name, "--exclude")) {
       size_t bytes = strlen(text) + 1;
-      if (bytes > sizeof o->stops - o->stops_length) return fail("the stop strings are too long", "");
+      if (bytes > sizeof o->stops - o->stops_length) return fail("these texts are too long together", name);
       memcpy(o->stops + o->stops_length, text, bytes);
       o->stops_length += bytes;
     } else {
@@ -157,7 +160,8 @@ int main(int count, char **words) {
   if (!strcmp(o.command, "next"))
     return print_json(nc_next(model, o.text, strlen(o.text), o.temperature, o.top, json, sizeof json), json);
   if (!strcmp(o.command, "suggest"))
-    return print_json(nc_suggest(model, o.text, strlen(o.text), o.limit, json, sizeof json), json);
+    return print_json(nc_suggest(model, o.text, strlen(o.text), o.context, strlen(o.context), o.stops, o.stops_length,
+                                 o.limit, o.typos, json, sizeof json), json);
   if (!strcmp(o.command, "score")) return score(model, &o);
   if (!strcmp(o.command, "info")) return print_json(nc_info(model, json, sizeof json), json);
   return fail("there is no command of this name", o.command);

@@ -202,7 +202,7 @@ typedef struct {
 
 /* Limits of suggestions, as of models/runtime/suggestions.py, line_walk.py, line_index.py and line_search.py. */
 enum {
-  MAX_PREFIX = 1000, MAX_LIMIT = 50, MAX_CANDIDATES = 4096, MAX_RANGES = 1 << 14, SEARCH_STACK = 4096,
+  MAX_PREFIX = 1000, MAX_EXCLUDED = 1000, MAX_LIMIT = 50, MAX_CANDIDATES = 4096, MAX_RANGES = 1 << 14, SEARCH_STACK = 4096,
   COUNT_BLOCK = 64, WEIGHED = 32, BY_COUNT = 12, CONTINUATION = 16, WALK_WIDTH = 12, WALK_FEW = 4,
   WALK_CHARACTERS = 64, WALK_WANTED = WEIGHED - BY_COUNT, MAX_EXTENSIONS = 4096, MORE_WITH_ACCENTS = 16,
 };
@@ -2191,9 +2191,12 @@ static int push_next(lines *l, const u32 *places, const i32 *query, int n, int s
   return size;
 }
 
-/* Find the ranges of entries that begin with a query but for errors; return how many. */
-static int find_ranges(lines *l, const u32 *places, u32 count, const i32 *query, int n, int errors) {
-  int size = push(l, 0, 0, count, 0, 0, errors), found = 0;
+/* Find the ranges of entries that begin with a query, of n numbers, but for errors after the first `exact`
+   ones; return how many. */
+static int find_ranges(lines *l, const u32 *places, u32 count, const i32 *query, int n, int exact, int errors) {
+  i64 first = bound(l, places, 0, count, 0, query, 0, exact, 0);
+  int size = push(l, 0, first, bound(l, places, first, count, 0, query, 0, exact, 1), exact, exact, errors);
+  int found = 0;
   while (size > 0) {
     i64 *state = l->stack + 5 * --size, lo = state[0], hi = state[1], depth = state[2], left = state[4];
     int done = (int)state[3];
@@ -2289,27 +2292,105 @@ static void sort_candidates(candidate *all, int count) { /* best first; equal on
   }
 }
 
-typedef struct {
-  i32 numbers[4 * MAX_PREFIX]; /* folded, -1 for a character that no line has */
-  u32 points[MAX_PREFIX];      /* case-folded */
+typedef struct { /* a context, which is followed by a tab, and a prefix without spaces at its start */
+  i32 numbers[8 * MAX_PREFIX + 8]; /* folded, -1 for a character that no line has */
+  u32 points[2 * MAX_PREFIX + 1];  /* case-folded */
   int count, points_count, is_ascii;
+  int exact, context_points; /* of the context: numbers, and points */
+  i32 typed[4 * MAX_PREFIX]; /* numbers of the prefix with its spaces, of which each character has some */
+  int typed_ends[MAX_PREFIX], typed_count;
 } query;
 
-/* Read a prefix without spaces at its start. Return 0: it is no UTF-8, or too long. */
-static int read_query(const lines *l, const char *prefix, size_t length, query *q) {
-  q->count = q->points_count = 0, q->is_ascii = 1;
+/* Write the numbers that a code point folds to, at most four; return how many. */
+static int fold_point(const u32 *fold, i32 *numbers) {
+  int count = 0;
+  if (!fold) return numbers[0] = -1, 1;
+  for (; count < 4 && number_of(fold, count); count++) numbers[count] = number_of(fold, count);
+  return count;
+}
+
+static int read_part(const lines *l, const char *text, size_t length, query *q, int is_prefix) {
+  q->typed_count = 0;
   for (size_t at = 0; at < length;) {
-    u32 point = next_point((const u8 *)prefix, length, &at);
+    i32 *typed = q->typed + (q->typed_count ? q->typed_ends[q->typed_count - 1] : 0);
+    u32 point = next_point((const u8 *)text, length, &at);
     if (point == NO_POINT) return failed("the text is no UTF-8");
-    if (q->points_count == MAX_PREFIX) return failed("the prefix has more than 1000 characters");
+    if (q->typed_count == MAX_PREFIX)
+      return failed(is_prefix ? "the prefix has more than 1000 characters" : "the context has more than 1000 characters");
     const u32 *fold = fold_of(l, point);
-    if (!q->points_count && (point == ' ' || (point >= 9 && point <= 13) || point == 0xA0)) continue;
+    int count = fold_point(fold, typed);
+    q->typed_ends[q->typed_count++] = (int)(typed - q->typed) + count;
+    if (is_prefix && q->points_count == q->context_points &&
+        (point == ' ' || (point >= 9 && point <= 13) || point == 0xA0))
+      continue;
     q->is_ascii &= point < 0x80;
     q->points[q->points_count++] = fold ? fold[1] : point;
-    if (!fold) q->numbers[q->count++] = -1;
-    for (int n = 0; fold && n < 4 && number_of(fold, n); n++) q->numbers[q->count++] = number_of(fold, n);
+    for (int n = 0; n < count; n++) q->numbers[q->count++] = typed[n];
   }
   return 1;
+}
+
+/* Read a context, if it is not empty, and a prefix. Return 0: one is no UTF-8, or too long. */
+static int read_query(const lines *l, const char *context, size_t context_length, const char *prefix, size_t length,
+                      query *q) {
+  q->count = q->points_count = q->exact = q->context_points = 0, q->is_ascii = 1;
+  if (context_length) {
+    if (!read_part(l, context, context_length, q, 0)) return 0;
+    q->count += fold_point(fold_of(l, '\t'), q->numbers + q->count);
+    q->points[q->points_count++] = '\t';
+    q->exact = q->count, q->context_points = q->points_count;
+  }
+  return read_part(l, prefix, length, q, 1);
+}
+
+/* Write which lines are texts after the context, of which each ends with a zero byte; return how many ranges. */
+static int read_excluded(lines *l, const query *q, const char *texts, size_t length, range *excluded) {
+  static i32 numbers[8 * MAX_PREFIX + 8];
+  int count = 0;
+  for (size_t at = 0; at < length && count < MAX_EXCLUDED;) {
+    size_t end = at;
+    int n = q->exact;
+    copy(numbers, q->numbers, sizeof(i32) * (size_t)n);
+    while (end < length && texts[end]) end++;
+    while (at < end && n < 8 * MAX_PREFIX) {
+      u32 point = next_point((const u8 *)texts, end, &at);
+      n += fold_point(point == NO_POINT ? 0 : fold_of(l, point), numbers + n);
+    }
+    numbers[n++] = 0; /* the end of the line */
+    if (at == end && find_ranges(l, l->starts, l->count, numbers, n, 0, 0)) excluded[count++] = l->ranges[0];
+    at = end + 1;
+  }
+  return count;
+}
+
+static int is_excluded(const range *excluded, int count, i32 line) {
+  for (int i = 0; i < count; i++)
+    if (line >= excluded[i].lo && line < excluded[i].hi) return 1;
+  return 0;
+}
+
+/* Write the range of the prefix that differs from what it stands for in a line. */
+static void put_replaced(writer *w, const lines *l, const query *q, const candidate *c) {
+  i64 at = (i64)c->place + q->context_points;
+  int left = c->matched - q->context_points, first = 0, last = q->typed_count;
+  if (!c->errors) {
+    put_text(w, "null");
+    return;
+  }
+  for (int is_start = 1; is_start >= 0; is_start--)
+    while (first < last) { /* characters at the start that are the same, then at the end */
+      int item = is_start ? first : last - 1, from = item ? q->typed_ends[item - 1] : 0;
+      int count = q->typed_ends[item] - from, is_same = count <= left;
+      for (int n = 0; n < count && is_same; n++)
+        is_same = q->typed[from + n] == folded_at(l, at + (is_start ? 0 : left - count) + n);
+      if (!is_same) break;
+      if (is_start) first += 1, at += count;
+      else last -= 1;
+      left -= count;
+    }
+  if (first == last) last = min(first + 1, q->typed_count);
+  put_text(w, "{\"start\": "), put_number(w, min(first, last - 1), 0);
+  put_text(w, ", \"end\": "), put_number(w, last, 0), put_text(w, "}");
 }
 
 /* Whether a line begins with the prefix, accents included. */
@@ -2339,7 +2420,7 @@ static double error_bits(const lines *l, const candidate *c, const query *q, int
 
 /* Search for lines as models/runtime/line_index.py; return how many were found. */
 static int search_lines(lines *l, const query *q, int typos, int wanted, int most, double *coverage) {
-  int ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, 0);
+  int ranges = find_ranges(l, l->starts, l->count, q->numbers, q->count, q->exact, 0);
   range whole = ranges ? l->ranges[0] : (range){0, 0, 0, 0};
   int room = q->is_ascii ? most : min(MORE_WITH_ACCENTS * most, MAX_CANDIDATES);
   int count = largest(l, ranges, q->count, 0, 0, l->found, room);
@@ -2353,16 +2434,19 @@ static int search_lines(lines *l, const query *q, int typos, int wanted, int mos
   for (int i = 0; i < count; i++) covered += l->found[i].count;
   for (i64 i = whole.lo; i < whole.hi; i++) total += l->counts[i];
   *coverage = !ranges || whole.hi - whole.lo == count ? 1.0 : covered / (total > 1 ? total : 1);
-  if (count >= wanted || q->count == 0) return count;
-  ranges = find_ranges(l, l->words, l->words_count, q->numbers, q->count, 0);
-  int others = largest(l, ranges, q->count, 0, 1, l->others, most);
+  if (count >= wanted || q->count == q->exact) return count;
+  int others = 0;
+  if (!q->exact) {
+    ranges = find_ranges(l, l->words, l->words_count, q->numbers, q->count, 0, 0);
+    others = largest(l, ranges, q->count, 0, 1, l->others, most);
+  }
   for (int i = 0; i < others; i++) l->others[i].penalty = INSIDE_BITS;
-  int everywhere = count + others == 0;
+  int everywhere = count + others == 0 && !q->exact;
   for (int errors = 1; errors <= typos; errors++)
     for (int is_inside = 0; is_inside <= everywhere && count + others < wanted; is_inside++) {
       u32 places = is_inside ? l->words_count : l->count;
       candidate *next = l->others + others;
-      ranges = find_ranges(l, places_of(l, is_inside), places, q->numbers, q->count, errors);
+      ranges = find_ranges(l, places_of(l, is_inside), places, q->numbers, q->count, q->exact, errors);
       int more = largest(l, ranges, q->count, errors, is_inside, next, min(2 * most, MAX_CANDIDATES - others));
       for (int i = 0; i < more; i++) next[i].penalty = error_bits(l, &next[i], q, is_inside);
       others += more;
@@ -2376,15 +2460,25 @@ static int search_lines(lines *l, const query *q, int typos, int wanted, int mos
   return count;
 }
 
-/* Drop candidates that differ from an earlier one in case and accents alone. */
-static int without_repeats(const lines *l, candidate *all, int count) {
+/* Drop candidates that are excluded, or differ from an earlier one in case and accents alone. */
+static int without_repeats(const lines *l, candidate *all, int count, const range *excluded, int excluded_count) {
   int kept = 0;
   for (int i = 0; i < count; i++) {
-    int is_repeat = 0;
+    int is_repeat = is_excluded(excluded, excluded_count, all[i].line);
     for (int j = 0; j < kept && !is_repeat; j++) is_repeat = is_same_folded(l, all[i].line, all[j].line);
     if (!is_repeat) all[kept++] = all[i];
   }
   return kept;
+}
+
+/* Search for as many lines as are wanted, of those that are not excluded; return how many were found. */
+static int find_candidates(lines *l, const query *q, int typos, int limit, const range *excluded,
+                           int excluded_count, double *coverage) {
+  for (int most = max(WEIGHED, 2 * limit), wanted = limit;; most *= 4, wanted *= 4) {
+    int count = search_lines(l, q, typos, wanted, most, coverage);
+    int kept = without_repeats(l, l->found, count, excluded, excluded_count);
+    if (kept >= limit || count < most || most >= 1024) return kept;
+  }
 }
 
 static f32 *walk_state(const nc *m, int row) { return m->lines.states + (size_t)row * (size_t)m->S; }
@@ -2410,12 +2504,12 @@ static int walk_prompt(nc *m, const char *text, size_t length, int row) {
 }
 
 /* Find lines that begin with a query and are likely by the network: models/runtime/line_walk.py. */
-static int walk(nc *m, const query *q, i32 *found) {
+static int walk(nc *m, const query *q, const char *context, size_t context_length, i32 *found) {
   lines *l = &m->lines;
   beginning *live = l->extended + MAX_EXTENSIONS;
-  int count = 0, alive = 1, side = 0;
-  live[0] = (beginning){0, (i32)l->count, 0, 0, 0, 0};
-  if (!walk_prompt(m, "", 0, 0)) return 0;
+  int count = 0, side = 0, alive = find_ranges(l, l->starts, l->count, q->numbers, q->exact, 0, 0);
+  if (!alive || !walk_prompt(m, context, context_length, 0)) return 0;
+  live[0] = (beginning){l->ranges[0].lo, l->ranges[0].hi, q->exact, 0, 0, 0};
   for (int depth = 0; alive; depth++) {
     int extended = 0;
     for (int parent = 0; parent < alive; parent++) {
@@ -2465,13 +2559,15 @@ static int walk(nc *m, const query *q, i32 *found) {
   return count;
 }
 
-/* Write the bits of how the first candidates go on after what they have in common, by the network. */
-static void weigh(nc *m, candidate *all, int count) {
-  static u8 texts[WEIGHED][4100];
+/* Write the bits of how the first candidates go on after what they have in common, by the network; `before`
+   is read before each. */
+static void weigh(nc *m, candidate *all, int count, const char *before, size_t before_length) {
+  static u8 texts[WEIGHED][4 * MAX_PREFIX + 8 + 4096];
   size_t bytes[WEIGHED], common = 0;
   const int first = 2 * WALK_WIDTH;
   for (int i = 0; i < count; i++) {
-    bytes[i] = text_of(&m->lines, all[i].line, texts[i], 4096);
+    copy(texts[i], before, before_length);
+    bytes[i] = before_length + text_of(&m->lines, all[i].line, texts[i] + before_length, 4096);
     size_t same = 0;
     while (i && same < common && same < bytes[i] && texts[i][same] == texts[0][same]) same++;
     common = i ? same : bytes[0];
@@ -2505,36 +2601,48 @@ static void add_shares(candidate *all, int count, double part) {
     all[i].share += part * all[i].likely * power_of_two(-all[i].penalty) / total;
 }
 
-int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, size_t capacity) {
+int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, size_t context_length,
+               const char *exclude, size_t exclude_length, u32 limit, int max_typos, char *json, size_t capacity) {
   static query q;
+  static range excluded[MAX_EXCLUDED];
+  static char before[4 * MAX_PREFIX + 8];
   lines *l = &m->lines;
   writer w = {json, 0, capacity};
+  size_t before_length = 0;
   if (!l->count) return failed("the model has no lines to suggest: it is not of records"), -1;
   if (!limit || limit > MAX_LIMIT) return failed("limit must be from 1 to 50"), -1;
-  if (!read_query(l, prefix, length, &q)) return -1;
-  int typos = (q.points_count >= 4) + (q.points_count >= 8), wanted = (int)limit, count, most, kept;
-  double coverage;
-  for (most = max(WEIGHED, 2 * wanted);; most *= 4, wanted *= 4) {
-    count = search_lines(l, &q, typos, wanted, most, &coverage);
-    kept = without_repeats(l, l->found, count);
-    if (kept >= (int)limit || count < most || most >= 1024) break;
+  if (max_typos > 2) return failed("typos must be from 0 to 2"), -1;
+  if (!read_query(l, context, context_length, prefix, length, &q)) return -1;
+  if (context_length) {
+    copy(before, context, context_length);
+    before[context_length] = '\t', before_length = context_length + 1;
   }
+  int typed = q.points_count - q.context_points, kept;
+  int typos = max_typos < 0 ? (typed >= 4) + (typed >= 8) : max_typos;
+  int excluded_count = read_excluded(l, &q, exclude, exclude_length, excluded);
   candidate *all = l->found;
+  double coverage;
+  kept = find_candidates(l, &q, typos, (int)limit, excluded, excluded_count, &coverage);
+  if (!kept && q.exact) { /* no line has this context */
+    read_query(l, 0, 0, prefix, length, &q);
+    excluded_count = read_excluded(l, &q, exclude, exclude_length, excluded);
+    kept = find_candidates(l, &q, typos, (int)limit, excluded, excluded_count, &coverage);
+  }
   if (l->weight >= MIN_WEIGHT && coverage < MIN_COVERAGE) {
     i32 likely[WALK_WANTED + WALK_WIDTH * WALK_FEW];
-    int walked = walk(m, &q, likely), first = min(kept, BY_COUNT);
+    int walked = walk(m, &q, before, q.exact ? before_length : 0, likely), first = min(kept, BY_COUNT);
     kept = min(kept, MAX_CANDIDATES - walked);
     move(all + first + walked, all + first, sizeof(candidate) * (size_t)(kept - first));
     for (int i = 0; i < walked; i++)
       all[first + i] = (candidate){likely[i], 0, 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
-    kept = without_repeats(l, all, kept + walked);
+    kept = without_repeats(l, all, kept + walked, excluded, excluded_count);
   }
   for (int i = 0; i < kept; i++) all[i].likely = 1.0 + all[i].count, all[i].share = 0;
   double weight = l->weight >= MIN_WEIGHT && kept > 1 ? l->weight : 0;
   add_shares(all, kept, 1 - weight);
   if (weight > 0) {
     int weighed = min(kept, WEIGHED);
-    weigh(m, all, weighed);
+    weigh(m, all, weighed, before, q.exact ? 0 : before_length);
     double least = all[0].likely;
     for (int i = 1; i < weighed; i++) least = all[i].likely < least ? all[i].likely : least;
     for (int i = 0; i < kept; i++) all[i].likely = i < weighed ? power_of_two(least - all[i].likely) : 0;
@@ -2560,13 +2668,16 @@ int nc_suggest(nc *m, const char *prefix, size_t length, u32 limit, char *json, 
         best = c;
     }
     u8 text[4096];
-    size_t bytes = text_of(l, best->line, text, sizeof text);
+    size_t bytes = text_of(l, best->line, text, sizeof text), from = 0;
+    for (int i = 0; i < q.context_points && from < bytes; i++) next_point(text, bytes, &from);
     put_text(&w, n ? ", {\"text\": " : "{\"text\": ");
-    put_string(&w, (const char *)text, bytes);
+    put_string(&w, (const char *)text + from, bytes - from);
     put_text(&w, ", \"probability\": ");
     put_number(&w, best->likely, 9);
     put_text(&w, ", \"count\": ");
     put_number(&w, best->count, 0);
+    put_text(&w, ", \"exists\": true, \"replaced\": ");
+    put_replaced(&w, l, &q, best);
     put_text(&w, "}");
     best->share = -1;
   }

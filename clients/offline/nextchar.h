@@ -60,9 +60,14 @@ NC_API int nc_next(nc *model, const char *prompt, size_t length, double temperat
             size_t capacity);
 
 /* Write the lines of the corpus that a prefix may stand for, likeliest first, as JSON, and a zero byte:
-   [{"text": "Berlin", "probability": 0.94, "count": 3}], at most `limit`, up to 50. Only models of records have
-   lines. Return the bytes without the zero. */
-NC_API int nc_suggest(nc *model, const char *prefix, size_t length, uint32_t limit, char *json, size_t capacity);
+   [{"text": "Berlin", "probability": 0.94, "count": 3, "exists": true, "replaced": {"start": 4, "end": 5}}], at
+   most `limit`, up to 50. `context` is read before the prefix, as of lines of a context, a tab and a field; of
+   length 0: none. `exclude` are texts, each of which ends with a zero byte, `exclude_length` bytes in all.
+   `max_typos` from 0 to 2, or -1: by the length of the prefix. Only models of records have lines. Return the
+   bytes without the zero. */
+NC_API int nc_suggest(nc *model, const char *prefix, size_t length, const char *context, size_t context_length,
+                      const char *exclude, size_t exclude_length, uint32_t limit, int max_typos, char *json,
+                      size_t capacity);
 
 /* Write the score of a line as JSON, and a zero byte: {"characters": 40, "total_bits": 61.5,
    "bits_per_character": 1.54, "peak_bits": 9.2, "score": 3.1, "p_value": 0.12, "anomalous": false,

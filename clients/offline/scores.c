@@ -567,6 +567,7 @@ int nc_score(nc *m, const char *line, size_t length, double false_alarms, char *
   gram_state state = {{0}, 0};
   double statistics[PACK_MAX_STATISTICS] = {0}, total = 0, peak[2] = {0, 0}, rate = rate_of(&s->calibration, false_alarms);
   double known = 1.0 / max(1, m->V - 1), unknown = exp2_double(-m->unknown_bits);
+  if (!(false_alarms >= 0 && false_alarms < 1)) return failed("false_alarms must be at least 0 and below 1"), -1;
   if (has_score && !(rate > 0))
     return failed("false_alarms: the calibration has too few lines for this rate; use a larger one"), -1;
   m->reason = NC_LENGTH; /* the row is another one's from here on */

@@ -6,8 +6,8 @@ digit was: 2**15 of them for the mask `hex`.
 
 Expressions are read by Python's parser, as far as RE2 has the same syntax for them.
 
->>> MaskProgram.of(["numbers"]).instructions.shape  # a boundary, two bytes, a choice, a boundary, the match
-(6, 2)
+>>> MaskProgram.of(["numbers"]).instructions.shape  # boundaries, digits, a choice; the match; the first again
+(7, 2)
 """
 
 import functools

@@ -222,6 +222,7 @@ def test_what_is_remembered_is_read_before_prompts_and_can_be_forgotten(files: d
 def test_lines_are_suggested_as_by_the_service_and_accepted_ones_first(files: dict[str, Path]) -> None:
     service = Model(saved("records"), threads=1)
     wanted = service.suggest("the", limit=6)
+    without_first = service.suggest("the", limit=5, exclude=[wanted[0].text])
     service.close()
     found = run(
         """const model = await load(file, { remember: true });
@@ -233,11 +234,12 @@ def test_lines_are_suggested_as_by_the_service_and_accepted_ones_first(files: di
         const after = (await model.suggest("the", { limit: 6 })).suggestions;
         await model.forget();
         print([suggestions, response, after, textsOf(await model.suggest("the", { limit: 6 })),
-          textsOf(await model.suggest("the", { limit: 5, exclude: [given] }))])""",
+          textsOf(await model.suggest("the", { limit: 5, exclude: [given.toUpperCase()] })),
+          (await model.suggest("thd", { typos: 1, context: "" })).suggestions[0].replaced])""",
         files["records"],
         wanted[0].text,
     )
-    suggestions, response, after, forgotten, others = found
+    suggestions, response, after, forgotten, others, replaced = found
     assert [one["text"] for one in suggestions] == [one.text for one in wanted] == forgotten
     assert [one["count"] for one in suggestions] == [one.count for one in wanted]
     assert [one["probability"] for one in suggestions] == pytest.approx(
@@ -248,7 +250,8 @@ def test_lines_are_suggested_as_by_the_service_and_accepted_ones_first(files: di
     assert response["model"] == "records" and response["prefix"] == "the"
     assert [one["text"] for one in after[:3]] == ["theremin", suggestions[3]["text"], suggestions[0]["text"]]
     assert after[0]["count"] == pytest.approx(2) and len(after) == 6
-    assert others == forgotten[1:]
+    assert others == [one.text for one in without_first]
+    assert replaced == {"start": 2, "end": 3}
 
 
 def test_runtime_and_glue_are_at_most_sixty_kilobytes_compressed() -> None:

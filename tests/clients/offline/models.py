@@ -58,11 +58,13 @@ class Kind:
     adapts: bool = True
     characters: int = 6_000
     masks: tuple[str, ...] = ()
+    has_contexts: bool = False
 
 
 KINDS = {
     "text": Kind(2, 24),
     "records": Kind(1, 16, kind="records"),
+    "fields": Kind(1, 14, kind="records", has_contexts=True),
     "bytes": Kind(1, 5, alphabet="bytes"),
     "network alone": Kind(3, 12, has_mixture=False),
     "log": Kind(
@@ -105,7 +107,12 @@ def text_of(kind: Kind) -> str:
     words, parts = random.integers(len(_WORDS), size=kind.characters // 5), []
     for word, at in zip(words, random.integers(len(separators), size=len(words)), strict=True):
         parts.append(_WORDS[word] + separators[at])
-    return "".join(parts)
+    lines = "".join(parts).split("\n")
+    return (
+        "\n".join(f"{('shop', 'café au lait')[len(line) % 2]}\t{line}" for line in lines)
+        if kind.has_contexts
+        else "\n".join(lines)
+    )
 
 
 @cache

@@ -34,7 +34,10 @@ _TYPES: dict[str, tuple[Any, list[Any]]] = {
     "nc_complete_reason": (ctypes.c_int, [_POINTER]),
     "nc_complete_bits": (_D, [_POINTER]),
     "nc_next": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _D, _U, _TEXT, _SIZE]),
-    "nc_suggest": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _U, _TEXT, _SIZE]),
+    "nc_suggest": (
+        ctypes.c_int,
+        [_POINTER, _TEXT, _SIZE, _TEXT, _SIZE, _TEXT, _SIZE, _U, ctypes.c_int, _TEXT, _SIZE],
+    ),
     "nc_score": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _D, _TEXT, _SIZE]),
     "nc_mask": (ctypes.c_int, [_POINTER, _TEXT, _SIZE, _TEXT, _SIZE]),
     "nc_info": (ctypes.c_int, [_POINTER, _TEXT, _SIZE]),
@@ -115,10 +118,22 @@ class Packed:
         self._c.nc_next(self._model, text, len(text), temperature, top, buffer, 1 << 16)
         return json.loads(buffer.value)
 
-    def suggest(self, prefix: str, *, limit: int = 10) -> Any:
+    def suggest(
+        self,
+        prefix: str,
+        *,
+        limit: int = 10,
+        context: str = "",
+        exclude: Sequence[str] = (),
+        typos: int | None = None,
+    ) -> Any:
         """Return suggestions for a prefix. Raises ValueError."""
-        buffer, text = ctypes.create_string_buffer(1 << 16), prefix.encode()
-        if self._c.nc_suggest(self._model, text, len(text), limit, buffer, 1 << 16) < 0:
+        buffer, text, before = ctypes.create_string_buffer(1 << 16), prefix.encode(), context.encode()
+        excluded = b"".join(one.encode() + b"\0" for one in exclude)
+        if self._c.nc_suggest(
+            self._model, text, len(text), before, len(before), excluded, len(excluded), limit,
+            -1 if typos is None else typos, buffer, 1 << 16,
+        ) < 0:  # fmt: skip
             raise self._error()
         return json.loads(buffer.value)
 

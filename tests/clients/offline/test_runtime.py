@@ -3,12 +3,14 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nextchar.cli.models import cost_of_limit
 from nextchar.local import Model
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.line_scores import ScoreOptions, StoredCalibration
@@ -129,23 +131,61 @@ def test_the_distribution_is_that_of_the_service() -> None:
         assert one["probability"] == pytest.approx(probability, abs=0.02)  # the service's is of float32
 
 
-def test_suggestions_are_those_of_the_service() -> None:
-    random, lines = np.random.default_rng(0), text_of(KINDS["records"]).splitlines()
-    packed = Packed(pack(saved("records")))
-    prefixes = ["", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20]
-    for line in random.choice(lines, 40).tolist():
-        end = int(random.integers(len(line) + 1))
-        typed = line[:end]
-        at = int(random.integers(max(1, end)))
-        prefixes += [typed, typed[:at] + "q" + typed[at:], typed[:at] + typed[at + 1 :], typed.upper()]
-    with Model(saved("records"), threads=1) as service:
-        for prefix in prefixes:
-            wanted = service.suggest(prefix, limit=7)
-            found = packed.suggest(prefix, limit=7)
-            assert [one["text"] for one in found] == [one.text for one in wanted], prefix
+@pytest.mark.parametrize("name", ["records", "fields"])
+def test_suggestions_are_those_of_the_service(name: str) -> None:
+    random, packed = np.random.default_rng(0), Packed(pack(saved(name)))
+    lines = [line for line in text_of(KINDS[name]).splitlines() if line.strip()]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (prefix, {})
+        for prefix in ("", " ", "NAIVE", "naïve", "caf", "€", "日本", "sat", "hte", "cat (sat)", "x" * 20)
+    ]
+    for line in random.choice(lines, 80).tolist():
+        context, _, typed = line.rpartition("\t")
+        typed = " " * int(random.integers(2)) + typed[: int(random.integers(len(typed) + 1))]
+        for _ in range(random.integers(3)):
+            at = int(random.integers(len(typed) + 1))
+            typed = (
+                typed[:at]
+                + str(random.choice(["q", "", "é", " ", "T"]))
+                + typed[at + int(random.integers(2)) :]
+            )
+        options: dict[str, Any] = {
+            "limit": int(random.integers(1, 20)),
+            "typos": [None, 0, 1, 2][random.integers(4)],
+        }
+        if name == "fields":
+            options["context"] = str(random.choice([context, context.upper(), "other", ""]))
+        if random.integers(2):
+            options["exclude"] = [
+                line.rpartition("\t")[2].upper() for line in random.choice(lines, 5).tolist()
+            ]
+        asked.append((typed, options))
+    with Model(saved(name), threads=1) as service:
+        for prefix, options in asked:
+            wanted = service.suggest(prefix, **options)
+            found = packed.suggest(prefix, **options)
+            assert [one["text"] for one in found] == [one.text for one in wanted], (prefix, options)
             assert [one["count"] for one in found] == [one.count for one in wanted]
+            ranges = [one.replaced and asdict(one.replaced) for one in wanted]
+            assert [one["replaced"] for one in found] == ranges, (prefix, options)
             probabilities = [one.probability for one in wanted]
             assert [one["probability"] for one in found] == pytest.approx(probabilities, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "options", "message"),
+    [
+        ("x" * 1001, {}, "prefix has more than 1000"),
+        ("x", {"context": "x" * 1001}, "context has more than 1000"),
+        ("x", {"limit": 51}, "limit must be from 1 to 50"),
+        ("x", {"typos": 3}, "typos must be from 0 to 2"),
+    ],
+)
+def test_suggestions_that_cannot_be_made_are_refused(
+    prefix: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Packed(pack(saved("records"))).suggest(prefix, **options)
 
 
 def test_a_model_without_lines_suggests_nothing() -> None:
@@ -223,6 +263,9 @@ def test_a_rate_that_the_calibration_does_not_allow_is_refused() -> None:
     packed = Packed(pack(saved("log"), calibration=calibration_of("log")))
     with pytest.raises(ValueError, match="false_alarms: the calibration has too few lines"):
         packed.score("disk 1 is 5% full", false_alarms=1e-6)
+    for wrong in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="false_alarms must be at least 0 and below 1"):
+            packed.score("disk 1 is 5% full", false_alarms=wrong)
     assert packed.score("a line\nand another")["score"] is None
 
 
@@ -288,6 +331,9 @@ def test_a_limit_leaves_out_the_beginning_of_the_text() -> None:
             limited = pack(model, limit_bytes=limit, with_tables=with_tables)
             assert limit - slack < len(limited) <= limit
             assert Packed(limited).info()["known_characters"] < len(text_of(KINDS["text"]))
+    known, of, bits = cost_of_limit(pack(model, limit_bytes=len(pack(model)) - 4_000))
+    assert known < of == len(text_of(KINDS["text"])) and 0 < bits < 5
+    assert cost_of_limit(pack(model, limit_bytes=1 << 30)) == (of, of, 0.0)
     with pytest.raises(InvalidInput, match="without known text"):
         pack(model, limit_bytes=1_000)
 

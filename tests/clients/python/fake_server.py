@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -351,7 +352,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._raw(f"archive of {_resolve(self.fake, name)}".encode())
 
     def pack_model(self, name: str) -> None:
-        self._raw(f"packed {_resolve(self.fake, name)} {self.query}".encode())
+        data = f"packed {_resolve(self.fake, name)} {self.query}".encode()
+        if "limit_bytes" in self.query:  # the header, two sections, and what they say
+            table = struct.pack("<IIQQIIQQ", 1, 0, 80, 24, 62, 0, 104, 16)
+            data = bytes(12) + struct.pack("<I", 2) + bytes(16) + table + bytes(16)
+            data += struct.pack("<IIdd", 300, 0, 700.0, 0.0123) + repr(self.query).encode()
+        self._raw(data)
 
     def import_model(self) -> None:
         self.fake.imports.append((self.query, self.body))

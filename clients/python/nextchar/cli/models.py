@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -253,13 +254,30 @@ def pack(
     pieces = session.client.pack_model(
         reference, limit_bytes=limit_bytes, tables=tables, calibration=calibration
     )
+    data = b"".join(pieces)
     with _written_whole(file) as out:
-        for piece in [offline_page(b"".join(pieces)).encode()] if html else pieces:
-            out.write(piece)
+        out.write(offline_page(data).encode() if html else data)
     size = file.stat().st_size
-    session.print_result(
-        {"model": reference, "file": str(file), "bytes": size}, f"{file}, {format_size(size)}"
-    )
+    result: dict[str, Any] = {"model": reference, "file": str(file), "bytes": size}
+    line = f"{file}, {format_size(size)}"
+    if limit_bytes is not None:
+        known, of, bits = cost_of_limit(data)
+        result |= {"known_characters": known, "limit_bits_per_character": round(bits, 4)}
+        line += f"; knows {known:,} of {of:,} characters, which costs {bits:.3f} bits per character"
+    session.print_result(result, line)
+
+
+_META, _LIMITED, _TEXT_COUNT_AT = 1, 62, 16  # in a packed file: docs/reference/pack.md
+
+
+def cost_of_limit(data: bytes) -> tuple[int, int, float]:
+    """Return how many characters a packed file with a size limit knows, of how many, and what that costs."""
+    (count,) = struct.unpack_from("<I", data, 12)
+    entries = (struct.unpack_from("<IIQQ", data, 32 + 24 * i) for i in range(count))
+    places = {kind: at for kind, _, at, _ in entries}
+    (known,) = struct.unpack_from("<I", data, places[_META] + _TEXT_COUNT_AT)
+    of, bits = struct.unpack_from("<dd", data, places[_LIMITED])
+    return known, int(of), bits
 
 
 @command_of(app, "import")
