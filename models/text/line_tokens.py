@@ -33,6 +33,8 @@ class Token:
     text: str  # with one space before it, if there was any
     is_word: bool
     is_value: bool  # a number, a masked value, or very long
+    start: int = 0  # position in the line, without the space before it
+    end: int = 0
 
     @property
     def value(self) -> str:
@@ -73,6 +75,8 @@ def tokenize(line: str) -> list[Token]:
                 (" " if space else "") + (text if is_value else text[:_MAX_TOKEN_CHARACTERS]),
                 bool(word) and not is_value,
                 is_value,
+                end - len(text),
+                end,
             )
         )
     if rest := line[end:].strip():

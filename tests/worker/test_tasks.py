@@ -165,7 +165,9 @@ def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World)
     assert {"report.json", "report.html", "report.svg", FILE_NAME} <= set(saved.card.files)
     assert report["problems"] == []
     assert report["experts"]["mixture"] == report["validation_bits_per_character"] < report["experts"]["lstm"]
-    assert {"mixture.npz", "ngram.npz", "word_ngram.npz", "templates.json"} <= set(saved.card.files)
+    assert {"mixture.npz", "ngram.npz", "word_ngram.npz", "templates.json", "successors.json"} <= set(
+        saved.card.files
+    )
     assert mask_values.FILE not in saved.card.files  # there are no masks
     assert ("model.int8.npz" in saved.card.files) == report["int8"]["kept"]
     assert abs(report["int8"]["lost_nats"]) < 0.2
