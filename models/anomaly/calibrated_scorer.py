@@ -5,6 +5,7 @@ bytes, before masking; the model reads lines masked like the text it was trained
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -166,12 +167,18 @@ class CalibratedScorer:
         return self.calibration.calibration.p_value(score.score, characters=length) <= self.rate
 
     def estimated_p(self, score: LineScore, line: LineReading) -> float:
-        """Return the p-value of a line, estimated also below the smallest one."""
+        """Return the p-value of a line, estimated also below the smallest one.
+
+        A line that is rare for its score and for a break is rarer than for one of them: by Fisher (1925), as
+        if these were independent.
+        """
         assert self.calibration is not None and score.score is not None, (
             "only lines with a calibration have one"
         )
         calibration, length = self.calibration.calibration, len(line.masked.text)
-        return min(calibration.estimated_p_value(score.score, characters=length), score.p_value or 1.0)
+        estimate = calibration.estimated_p_value(score.score, characters=length)
+        product = estimate * (line.broken.p_value if line.broken else 1.0)
+        return min(product * (1 - math.log(product)) if line.broken else estimate, score.p_value or 1.0)
 
     @property
     def change(self) -> Change | None:

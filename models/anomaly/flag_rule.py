@@ -263,14 +263,14 @@ class FlagRule:
                 return f"new {index}"
         return f"known {_hash(f'{key.template} {key.span}')}"
 
-    def _broken(self, tokens: list[Token]) -> str | None:
-        """Return where a line breaks a new template that many lines have; None if it breaks none."""
+    def _broken(self, tokens: list[Token]) -> str:
+        """Return where a line breaks a new template that many lines have; "" if it breaks none."""
         texts = [token.text for token in tokens]
         for index, template in self._builder.like(tokens):
             kind = self._kinds.get(f"new {index}")
             if kind and kind.count >= _MIN_KNOWN and (places := broken_places(template, texts)) is not None:
-                return f"{index} {places}" if places else None
-        return None
+                return f"{index} {places}" if places else ""
+        return ""
 
     def _new_builder(self) -> TemplateBuilder:
         return TemplateBuilder(self.templates.common if self.templates else frozenset())

@@ -244,6 +244,18 @@ def test_a_line_with_a_word_where_others_never_have_it_is_rarer_than_its_score_s
     assert "reason" not in usual and broken["reason"] == '"bb" where "ba" was expected'
     assert {"start": 6, "end": 8, "bits": 9.9687} in broken["spans"]
     assert broken["p_value"] == pytest.approx(1 / 201, abs=1e-6)  # by its score it is not rare
+    stream(service, b"ab of bb is ab\n" * 2, alerts=True)
+    [alert] = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert alert["title"] == "ab of »bb« is ab"
+
+
+def test_a_line_that_is_rare_for_its_score_and_for_a_break_is_more_severe(service: Service) -> None:
+    publish(service.models, lines=["ab of ba is ab"] * 500)
+    calibrate(service)
+    [found] = scored(service, "ab of →→ is ab\n".encode(), alerts=True, detail="line")
+    assert found["reason"]
+    [alert] = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert alert["estimated_p_value"] < 0.1 * alert["p_value"]
 
 
 def test_lines_get_the_same_flags_however_they_are_sent(service: Service) -> None:
