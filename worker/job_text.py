@@ -266,7 +266,7 @@ def successors_files(
         return {}
     pieces = corpora.pieces(corpus.id, request.alphabet)
     kept = _end_of(pieces, unmasked_characters(request, corpus), successors.MAX_CHARACTERS)
-    lines = list(events_of(events and events.opener, lines_of(kept, max_length=MAX_LINE_CHARACTERS)))
+    lines = list(events_of(events.opener if events else None, lines_of(kept, max_length=MAX_LINE_CHARACTERS)))
     masks = Masks(request.masks, check=check)
     return {successors.FILE: Successors.fit(map(masks.apply, lines), lines).dump()}
 

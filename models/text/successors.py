@@ -59,8 +59,8 @@ _MAX_TOKEN_CHARACTERS = 64  # of a token whose numbers are compared
 _MAX_DIGITS = 18
 _MAX_LISTED = 3  # expected words
 _START, _END, _BALANCE = "", "\n", "\n\n"  # which no token is
-_NUMBERS = "numbers long_numbers digits timestamp date loose_time local_date compact_time elapsed uptime"
-_WITH_NUMBERS = frozenset(NAMED[name][0] for name in _NUMBERS.split())
+_IDS = ("uuid", "ip", "hex", "hostname", "alphanumeric", "mac")  # masks of values whose numbers say nothing
+_WITH_NUMBERS = frozenset(placeholder for name, (placeholder, _) in NAMED.items() if name not in _IDS)
 _PLACEHOLDER = re.compile(f"[{''.join(sorted(PLACEHOLDERS))}]")
 _DIGITS = re.compile(r"\d+")
 

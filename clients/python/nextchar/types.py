@@ -54,6 +54,7 @@ MaskName = Literal[
     "compact_time",
     "elapsed",
     "uptime",
+    "calendar_date",
     "mac",
 ]
 MixTargets = Literal["text", "sampled", "argmax", "distribution"]
