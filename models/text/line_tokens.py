@@ -6,6 +6,7 @@ The parse tree of templates, and how templates are made of lines that are added 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 
 WILDCARD = "<*>"
@@ -52,6 +53,7 @@ class Token:
         return " " if self.text.startswith(" ") else None
 
 
+@lru_cache(maxsize=1 << 14)
 def shape(value: str) -> str:
     """Return a value with each run of letters as one `a` and each run of digits as one `0`.
 

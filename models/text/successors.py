@@ -63,6 +63,7 @@ _IDS = ("uuid", "ip", "hex", "hostname", "alphanumeric", "mac")  # masks of valu
 _WITH_NUMBERS = frozenset(placeholder for name, (placeholder, _) in NAMED.items() if name not in _IDS)
 _PLACEHOLDER = re.compile(f"[{''.join(sorted(PLACEHOLDERS))}]")
 _DIGITS = re.compile(r"\d+")
+_VARYING = re.compile(rf"{_PLACEHOLDER.pattern}|\d")
 
 Context = tuple[str, ...]
 
@@ -218,11 +219,12 @@ class Successors:
             known = self._contexts.get(item.context)
             if known is None:
                 continue
-            count, largest = known.numbers.get(shape(item.original), (0, ())) if item.numbers else (0, ())
-            above = [most for n, most in zip(item.numbers, largest, strict=False) if _is_far_above(n, most)]
-            if above:
-                yield -log2(_new(0, count)), _place(item, "number"), item, above[0]
-                continue
+            if item.numbers and (ranges := known.numbers.get(shape(item.original))):
+                count, largest = ranges
+                pairs = zip(item.numbers, largest, strict=False)
+                if above := [most for number, most in pairs if _is_far_above(number, most)]:
+                    yield -log2(_new(0, count)), _place(item, "number"), item, above[0]
+                    continue
             if known.texts is not None and item.text not in known.texts:
                 yield -log2(known.new_text), _place(item, "text"), item, None
             if known.shapes is not None and item.shape not in known.shapes:
@@ -340,6 +342,8 @@ def _new(once: int, count: int) -> float:
 
 def _numbers(value: str, hidden: Iterator[str]) -> tuple[str, list[int]]:
     """Return a token with the values of `hidden` for its placeholders, and its numbers, but none of ids."""
+    if not _VARYING.search(value):
+        return value, []
     is_id = not _WITH_NUMBERS.issuperset(_PLACEHOLDER.findall(value))
     text = _PLACEHOLDER.sub(lambda _: next(hidden, ""), value)
     if is_id or len(value) > _MAX_TOKEN_CHARACTERS:
