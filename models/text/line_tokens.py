@@ -4,7 +4,7 @@ The parse tree of templates, and how templates are made of lines that are added 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
@@ -204,12 +204,6 @@ class TemplateBuilder:
             self._templates.append([token.wildcard if token.is_value else token.text for token in tokens])
             return len(self._templates) - 1
         return None
-
-    def like(self, tokens: Sequence[Token]) -> Iterator[tuple[int, Sequence[str | None]]]:
-        """Yield the templates of a line's structure, each with its index and its tokens as they are now."""
-        return (
-            (index, self._templates[index]) for index in self._tree.of_structure(structure_of_line(tokens))
-        )
 
     def fixed_fraction(self, index: int) -> float:
         """Return the fraction of a template's tokens that are not wildcards."""

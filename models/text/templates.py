@@ -311,35 +311,28 @@ class Templates:
 
     def _broken(self, texts: Sequence[str]) -> str:
         """Return the most frequent template that a new line breaks, and where; "" if it breaks none."""
-        return next(
-            (
-                f"{known.template.pattern} {places}"
-                for known in self._frequent
-                if (places := broken_places(known.tokens, texts))
-            ),
-            "",
-        )
+        for known in self._frequent:
+            if places := _broken_places(known.tokens, texts):
+                return f"{known.template.pattern} {places}"
+        return ""
 
     def _leaf(self, tokens: Sequence[Token]) -> Sequence[int]:
         return self._tree.leaf(structure_of_line(tokens), first_word(tokens, self.common))
 
 
-def broken_places(template: Sequence[str | None], texts: Sequence[str]) -> list[int] | None:
-    """Return where the texts of a line's tokens break a template; none if they match it.
-
-    They break it in one or two words, or end in the middle of it. Of lines that are hardly alike, None.
-    """
+def _broken_places(template: Tokens, texts: Sequence[str]) -> list[int]:
+    """Return where a line breaks a template: in one or two words, or where it ends early; none if nowhere."""
     own = template[: len(texts)]
     fixed = [i for i, token in enumerate(own) if not is_wildcard(token)]
     broken = [i for i in fixed if own[i] != texts[i]]
     if len(own) < len(texts):
-        return None
+        return []
     if len(template) > len(texts):
         last = len(texts) - 1  # it may be cut, too
         is_cut = not broken or (broken == [last] and str(own[last]).startswith(texts[last]))
-        return [len(texts)] if is_cut and len(fixed) > _MIN_KEPT else None
+        return [len(texts)] if is_cut and len(fixed) > _MIN_KEPT else []
     is_like = len(broken) <= _MAX_BROKEN and len(fixed) - len(broken) >= _MIN_KEPT * len(broken)
-    return broken if is_like else None
+    return broken if is_like else []
 
 
 @dataclass
