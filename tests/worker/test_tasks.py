@@ -207,11 +207,11 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
 
 
 DIES_IN_OPTIONAL_PARTS = """
-import os, signal, nextchar.worker.experts, nextchar.worker.report
+import os, signal, nextchar.worker.experts, nextchar.worker.report_page
 die, bits = (lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)), nextchar.worker.experts.Mixture.bits
 def bits_or_die(*arguments, by_expert, **options):
     return die() if by_expert else bits(*arguments, by_expert=by_expert, **options)
-nextchar.worker.experts.Mixture.bits, nextchar.worker.report.curves_svg = bits_or_die, die
+nextchar.worker.experts.Mixture.bits, nextchar.worker.report_page.curves_svg = bits_or_die, die
 """
 
 
