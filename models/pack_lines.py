@@ -30,7 +30,7 @@ from nextchar.models.text.mask_program import MaskProgram
 from nextchar.models.text.mask_values import FieldValues, MaskValues
 from nextchar.models.text.masks import CUSTOM_PLACEHOLDER, NAMED
 from nextchar.models.text.ngram import NgramModel
-from nextchar.models.text.templates import LONG_NUMBER, Templates
+from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import UNKNOWN_EXTRA_BITS
 
 Array = NDArray[Any]
@@ -39,9 +39,9 @@ Array = NDArray[Any]
     PACK_MASKS, PACK_MASK_PROGRAM, PACK_MASK_SETS, PACK_MASK_STARTS, PACK_MASK_RULES, PACK_MASK_TEXTS,
     PACK_NGRAM_STARTS, PACK_NGRAM_IDS, PACK_NGRAM_COUNTS, PACK_WORD_TEXTS, PACK_WORD_ENDS, PACK_WORD_IDS,
     PACK_CLASSES, PACK_TEMPLATES, PACK_STRINGS, PACK_STRING_ENDS, PACK_TOKENS, PACK_TEMPLATE_SLOTS, PACK_VALUES,
-    PACK_COMMON, PACK_FREQUENT, PACK_TEMPLATE_BITS, PACK_SLOT_MISSING, PACK_SLOT_LARGEST, PACK_VALUE_BITS,
+    PACK_COMMON, PACK_TEMPLATE_BITS, PACK_SLOT_MISSING, PACK_VALUE_BITS,
     PACK_BUCKETS, PACK_RANK_VALUES, PACK_RANK_COUNTS,
-) = range(34, 62)  # fmt: skip
+) = range(34, 60)  # fmt: skip
 """Types of sections, after those of `nextchar.models.pack`."""
 
 PACK_BYTES, PACK_SPLIT, PACK_MATCH = mask_program.BYTES, mask_program.SPLIT, mask_program.MATCH
@@ -66,14 +66,13 @@ PACK_IS_TIME, PACK_IS_LOOSE, PACK_IS_ADDRESS, PACK_HAS_ANY_LENGTH, PACK_IS_CUSTO
 
 PACK_NGRAM_ORDER = ngram_file.ORDER
 PACK_UNKNOWN_EXTRA_BITS = UNKNOWN_EXTRA_BITS
-PACK_MAX_TEMPLATES, PACK_LONG_NUMBER = MAX_TEMPLATES, ord(LONG_NUMBER)
+PACK_MAX_TEMPLATES = MAX_TEMPLATES
 PACK_IS_ALPHANUMERIC, PACK_IS_DECIMAL, PACK_IS_SPACE = 1, 2, 4
 """Classes of characters."""
 
 (
-    PACK_STRUCTURE, PACK_FIRST_WORD, PACK_TOKENS_AT, PACK_TOKENS_COUNT, PACK_SLOTS_AT, PACK_LINES,
-    PACK_TEMPLATE_NUMBERS,
-) = range(7)  # fmt: skip
+    PACK_STRUCTURE, PACK_FIRST_WORD, PACK_TOKENS_AT, PACK_TOKENS_COUNT, PACK_SLOTS_AT, PACK_TEMPLATE_NUMBERS,
+) = range(6)  # fmt: skip
 PACK_VALUES_AT, PACK_VALUES_COUNT, PACK_SHAPES_AT, PACK_SHAPES_COUNT, PACK_SLOT_NUMBERS = range(5)
 PACK_FIRST_STRING = 2
 """A token is 0 for a wildcard, 1 for one after a space, or the number of a string, from this on."""
@@ -222,11 +221,11 @@ def _template_sections(templates: Templates) -> Iterator[tuple[int, int, Array]]
         return strings.setdefault(text, len(strings))
 
     rows, tokens, slots, values = list[Sequence[int]](), list[int](), list[Sequence[int]](), list[int]()
-    value_bits, missing, largest = list[float](), [], []
+    value_bits, missing = list[float](), []
     for known in templates.known:
         structure = number(structure_of_template(known.tokens))
         word = number(templates.word_of(len(rows)))
-        rows.append((structure, word, len(tokens), len(known.tokens), len(slots), known.count))
+        rows.append((structure, word, len(tokens), len(known.tokens), len(slots)))
         for own in known.tokens:
             tokens.append(int(own is not None) if is_wildcard(own) else PACK_FIRST_STRING + number(str(own)))
         for slot in known.slots:
@@ -237,21 +236,19 @@ def _template_sections(templates: Templates) -> Iterator[tuple[int, int, Array]]
                 value_bits += map(frequencies.rarity, frequencies.kept)
             slots.append(places)
             missing.append([one.rarity_of_count(0) for one in (slot.values, slot.shapes)])
-            largest.append(-1.0 if slot.largest is None else float(slot.largest))
     new = templates.rarity_of_count(0) + NEW_TEMPLATE_BITS
     bits = [templates.rarity_of_count(known.count) for known in templates.known]
     common = [number(word) for word in sorted(templates.common)]
     encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
     numbers = {
         PACK_TEMPLATES: rows, PACK_TOKENS: tokens, PACK_TEMPLATE_SLOTS: slots, PACK_VALUES: values,
-        PACK_COMMON: common, PACK_FREQUENT: templates.frequent,
+        PACK_COMMON: common,
         PACK_STRING_ENDS: np.cumsum([len(text) for text in encoded]),
     }  # fmt: skip
     for kind, array in numbers.items():
         yield kind, 0, np.array(array, np.uint32)
     floats = {
-        PACK_TEMPLATE_BITS: [*bits, new], PACK_SLOT_MISSING: missing, PACK_SLOT_LARGEST: largest,
-        PACK_VALUE_BITS: value_bits,
+        PACK_TEMPLATE_BITS: [*bits, new], PACK_SLOT_MISSING: missing,  PACK_VALUE_BITS: value_bits,
     }  # fmt: skip
     for kind, array in floats.items():
         yield kind, 0, np.array(array, np.float64)

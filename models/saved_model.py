@@ -9,6 +9,7 @@
     word_ngram.npz    n-gram counts of its words, for anomaly scores
     templates.json    templates of its lines, for anomaly scores
     mask_values.json  what the values that it masks look like; absent: all are masked
+    successors.json   what follows what in its lines, for anomalies; absent: the scores alone decide
     lines.index       the distinct lines of a corpus of records, with counts, for suggestions
     mixture.npz       the end of the text and the weights of the mixture; absent: the network predicts alone
     calibration.json  score distribution of held-out lines

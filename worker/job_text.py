@@ -14,12 +14,13 @@ from nextchar.models.config import MINIMUM_CHARACTERS
 from nextchar.models.errors import InvalidInput, NotFound
 from nextchar.models.runtime.model_networks import FLOAT32_FILE, load_network
 from nextchar.models.runtime.session import Check, no_check
-from nextchar.models.text import mask_values
-from nextchar.models.text.events import EventStarts, Opener, TextEvents
+from nextchar.models.text import mask_values, successors
+from nextchar.models.text.events import EventStarts, Opener, TextEvents, events_of
 from nextchar.models.text.line_columns import LineColumns
 from nextchar.models.text.lines import MAX_LINE_CHARACTERS, lines_of
 from nextchar.models.text.mask_values import MaskValues
 from nextchar.models.text.masks import Masks
+from nextchar.models.text.successors import Successors
 from nextchar.store.blobs import domain_errors
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Corpus
@@ -247,6 +248,27 @@ def mask_values_files(
         return {}
     lines = _last_lines(corpora.pieces(corpus.id, request.alphabet), corpus.characters)
     return {mask_values.FILE: MaskValues.fit(Masks(request.masks, check=check), lines).dump()}
+
+
+def successors_files(
+    request: JobRequest,
+    corpora: Corpora,
+    corpus: Corpus,
+    events: TextEvents | None = None,
+    *,
+    check: Check = no_check,
+) -> dict[str, bytes]:
+    """Return the file of what follows what in the lines of the corpus, if it is for anomalies.
+
+    With `events` these are the lines.
+    """
+    if request.purpose == "complete" or request.kind == "records":
+        return {}
+    pieces = corpora.pieces(corpus.id, request.alphabet)
+    kept = _end_of(pieces, unmasked_characters(request, corpus), successors.MAX_CHARACTERS)
+    lines = list(events_of(events.opener if events else None, lines_of(kept, max_length=MAX_LINE_CHARACTERS)))
+    masks = Masks(request.masks, check=check)
+    return {successors.FILE: Successors.fit(map(masks.apply, lines), lines).dump()}
 
 
 def text_events(

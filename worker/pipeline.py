@@ -50,6 +50,7 @@ from nextchar.worker.job_text import (
     read_job_text,
     second_characters,
     second_text,
+    successors_files,
     text_events,
     unmasked_characters,
 )
@@ -211,10 +212,12 @@ def train_model(
             int8=int8,
             is_log=bool(request.masks),
             purpose=request.purpose or "both",
-            events=text_events(request, corpora, corpus, check=hooks.check),
+            events=(log_events := text_events(request, corpora, corpus, check=hooks.check)),
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
-        files |= mask_values_files(request, corpora, corpus, check=hooks.check)
+        files |= mask_values_files(request, corpora, corpus, check=hooks.check) | successors_files(
+            request, corpora, corpus, log_events, check=hooks.check
+        )
         predictor = CheckedNetwork(mixture.with_network(float32), hooks.check)
         files |= line_files(lines, network, text)
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))

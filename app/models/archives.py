@@ -29,7 +29,7 @@ _WEIGHTS = (
     "model.keras", "model.onnx", "model.int8.npz", "model.int8.onnx", "mixture.npz", "ngram.npz",
     "word_ngram.npz", "lines.index",
 )  # fmt: skip
-_JSON = ("report.json", "calibration.json", "templates.json", "mask_values.json")
+_JSON = ("report.json", "calibration.json", "templates.json", "mask_values.json", "successors.json")
 _NOT_IMPORTED = ("report.html", "report.svg", "events.out.tfevents.nextchar")
 _MAX_CARD_BYTES = 16 << 20
 _MAX_JSON_BYTES = 64 << 20

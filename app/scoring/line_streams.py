@@ -339,7 +339,7 @@ class BodyScorer(StreamScorer):
         if self._stream:
             record["stream"] = self._stream.model_dump()
         if change := self.scorer.change:
-            record |= {"drift": change.sentence, "change": ChangeBody.of(change).model_dump()}
+            record["change"] = ChangeBody.of(change).model_dump()
         return json_line(record)
 
     def record(self, rare: Sequence[RareLine]) -> None:

@@ -217,13 +217,7 @@ def _score_lines(
     if body.alerts:
         services[EarlierLines].record(occurrences_of(scorer, rare, source=body.source))
     change = scorer.change
-    response = _body(
-        scorer,
-        lines,
-        stream=stream,
-        change=change and ChangeBody.of(change),
-        drift=change and change.sentence,
-    )
+    response = _body(scorer, lines, stream=stream, change=change and ChangeBody.of(change))
     return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})
 
 

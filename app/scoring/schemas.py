@@ -220,7 +220,6 @@ class ScoreBody(BaseModel):
         None,
         description="Of 100 lines or more: why more are rare than the rate explains; null: they are not.",
     )
-    drift: str | None = Field(None, description="The sentence of `change`.")
     unknown_characters: list[str] = Field(
         description="The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits,"
         " where V - 1 is the number of known characters: 2 bits more than a uniform guess."

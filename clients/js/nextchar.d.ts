@@ -479,8 +479,8 @@ export interface LineScore {
   /** How rare the line is among normal ones, in bits; p-value and flag are based on it. */
   score: number | null;
   /**
-   * The fraction of normal lines with at least this score, at least 1 / (n + 1); or the probability that a line
-   * breaks its template as this one does, if that is lower.
+   * The fraction of normal lines with at least this score, at least 1 / (n + 1); or, if that is lower, the
+   * fraction of those that have something as improbable as its `reason`.
    */
   p_value: number | null;
   /** Whether it is flagged: its p-value is at most `false_alarms` and it is not `repeated`. */
@@ -502,6 +502,11 @@ export interface LineScore {
   label: AlertLabel | null;
   /** The anomalous characters of a flagged line. */
   spans: Span[] | null;
+  /**
+   * What a flagged line has that hardly any line has in its place, if anything: a word, a value, an end, or a
+   * number, as in `70,000 after "=": the highest before was 512`.
+   */
+  reason: string | null;
   /**
    * Whether a flagged line was explained: then `spans` omit characters that are surprising only because of an
    * earlier fault, and contain what was expected. One response explains the most anomalous lines, for about a
@@ -618,8 +623,6 @@ export interface Score {
   stream: LineStream | null;
   /** Of 100 lines or more: why more are rare than the rate explains; null: they are not. */
   change: Change | null;
-  /** The sentence of `change`. */
-  drift: string | null;
   /**
    * The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits, where V - 1 is the
    * number of known characters: 2 bits more than a uniform guess.

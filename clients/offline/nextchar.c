@@ -269,10 +269,10 @@ typedef struct { /* n-grams of characters, or of words: models/text/ngram.py */
 } ngrams;
 
 typedef struct { /* models/text/templates.py */
-  u32 count, tokens_count, common_count, frequent_count;
-  const u32 *rows, *tokens, *slots, *values, *common, *frequent, *text_ends;
+  u32 count, tokens_count, common_count;
+  const u32 *rows, *tokens, *slots, *values, *common, *text_ends;
   const u8 *texts;
-  const double *bits, *missing, *largest, *value_bits;
+  const double *bits, *missing, *value_bits;
 } templates;
 
 typedef struct { /* ascending values, and how many of all are at least each */

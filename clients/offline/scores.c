@@ -9,8 +9,6 @@
 #define MAX_WINDOW 12
 #define ORDER PACK_NGRAM_ORDER
 #define SCORE_TOLERANCE 0.05
-#define UNUSUAL 0.1
-#define MIN_BREAK 1e-3
 #define MAX_EXTRAPOLATION 100
 
 static double log2_double(double x) { /* of a positive, normal number */
@@ -77,7 +75,7 @@ static int lay_out_ngrams(ngrams *n, const u8 *file, u32 first) {
 }
 
 static int lay_out_templates(templates *t, const u8 *file) {
-  u32 numbers, bits, slots, values, missing, largest, value_bits, ends;
+  u32 numbers, bits, slots, values, missing, value_bits, ends;
   u64 bytes;
   t->rows = numbers_in(file, PACK_TEMPLATES, 0, &numbers);
   if (!t->rows) return 1;
@@ -87,17 +85,15 @@ static int lay_out_templates(templates *t, const u8 *file) {
   t->slots = numbers_in(file, PACK_TEMPLATE_SLOTS, 0, &slots);
   t->values = numbers_in(file, PACK_VALUES, 0, &values);
   t->common = numbers_in(file, PACK_COMMON, 0, &t->common_count);
-  t->frequent = numbers_in(file, PACK_FREQUENT, 0, &t->frequent_count);
   t->bits = (const double *)(const void *)numbers_in(file, PACK_TEMPLATE_BITS, 0, &bits);
   t->missing = (const double *)(const void *)numbers_in(file, PACK_SLOT_MISSING, 0, &missing);
-  t->largest = (const double *)(const void *)numbers_in(file, PACK_SLOT_LARGEST, 0, &largest);
   t->value_bits = (const double *)(const void *)numbers_in(file, PACK_VALUE_BITS, 0, &value_bits);
   t->count = numbers / PACK_TEMPLATE_NUMBERS, slots /= PACK_SLOT_NUMBERS;
-  int is_good = t->texts && t->text_ends && ends && t->tokens && t->slots && t->values && t->common && t->frequent &&
-                t->bits && t->missing && t->largest && t->value_bits && t->count <= PACK_MAX_TEMPLATES &&
-                bits / 2 == t->count + 1 && missing / 4 == slots && largest / 2 == slots && value_bits / 2 == values &&
+  int is_good = t->texts && t->text_ends && ends && t->tokens && t->slots && t->values && t->common &&
+                t->bits && t->missing && t->value_bits && t->count <= PACK_MAX_TEMPLATES &&
+                bits / 2 == t->count + 1 && missing / 4 == slots && value_bits / 2 == values &&
                 is_ascending(t->text_ends, ends, bytes) && is_below(t->values, values, ends) &&
-                is_below(t->common, t->common_count, ends) && is_below(t->frequent, t->frequent_count, t->count) &&
+                is_below(t->common, t->common_count, ends) &&
                 is_below(t->tokens, t->tokens_count, (u64)ends + PACK_FIRST_STRING);
   for (u32 i = 0; is_good && i < slots; i++) {
     const u32 *own = t->slots + PACK_SLOT_NUMBERS * i;
@@ -237,13 +233,13 @@ static const u8 *string_of(const templates *t, u32 index, size_t *bytes) {
 }
 
 /* Compare a string with a text: a space before it if `has_space`. With `is_start` the string may go on. */
-static int is_string(const templates *t, u32 index, int has_space, const u32 *p, int from, int to, int is_start) {
+static int is_string(const templates *t, u32 index, int has_space, const u32 *p, int from, int to) {
   size_t bytes, at = 0;
   const u8 *own = string_of(t, index, &bytes);
   if (has_space && (!bytes || own[at++] != ' ')) return 0;
   for (int i = from; i < to; i++)
     if (at >= bytes || next_point(own, bytes, &at) != p[i]) return 0;
-  return is_start || at == bytes;
+  return at == bytes;
 }
 
 /* Whether a string is where words, delimiters and spaces are in a line. */
@@ -261,7 +257,7 @@ static int has_structure(const templates *t, u32 index, const u32 *p, const toke
 
 static int is_common(const templates *t, const u32 *p, const token *one) {
   for (u32 i = 0; i < t->common_count; i++)
-    if (is_string(t, t->common[i], 0, p, one->from, one->to, 0)) return 1;
+    if (is_string(t, t->common[i], 0, p, one->from, one->to)) return 1;
   return 0;
 }
 
@@ -277,8 +273,8 @@ static const token *first_word(const scores *s, const u32 *p, const token *token
   return 0;
 }
 
-static int is_fixed_like(const templates *t, u32 own, const u32 *p, const token *one, int is_start) {
-  return is_string(t, own - PACK_FIRST_STRING, one->has_space, p, one->from, one->to, is_start);
+static int is_fixed_like(const templates *t, u32 own, const u32 *p, const token *one) {
+  return is_string(t, own - PACK_FIRST_STRING, one->has_space, p, one->from, one->to);
 }
 
 /* The template that the tokens match, of several the one with the fewest wildcards; -1: none. */
@@ -293,40 +289,20 @@ static int match_template(const scores *s, const u32 *p, const token *tokens, in
     for (int k = 0; k < count && is_same; k++) {
       u32 one = t->tokens[own[PACK_TOKENS_AT] + (u32)k];
       wildcards += one < PACK_FIRST_STRING;
-      is_same = one < PACK_FIRST_STRING || is_fixed_like(t, one, p, &tokens[k], 0);
+      is_same = one < PACK_FIRST_STRING || is_fixed_like(t, one, p, &tokens[k]);
     }
     if (!is_same || wildcards >= fewest || !has_structure(t, own[PACK_STRUCTURE], p, tokens, count)) continue;
-    if (!is_string(t, own[PACK_FIRST_WORD], 0, p, 0, 0, 0) &&
-        !(word && is_string(t, own[PACK_FIRST_WORD], 0, p, word->from, word->to, 0)))
+    if (!is_string(t, own[PACK_FIRST_WORD], 0, p, 0, 0) &&
+        !(word && is_string(t, own[PACK_FIRST_WORD], 0, p, word->from, word->to)))
       continue;
     best = (int)i, fewest = wildcards;
   }
   return best;
 }
 
-/* How many lines have what a new line breaks, of the most frequent template that it breaks; 0: of none. */
-static u32 broken_by(const templates *t, const u32 *p, const token *tokens, int count) {
-  for (u32 f = 0; f < t->frequent_count; f++) {
-    const u32 *own = t->rows + PACK_TEMPLATE_NUMBERS * t->frequent[f], *all = t->tokens + own[PACK_TOKENS_AT];
-    int fixed = 0, broken = 0, is_cut = 0, is_broken;
-    if (own[PACK_TOKENS_COUNT] < (u32)count) continue;
-    for (int k = 0; k < count; k++) {
-      if (all[k] < PACK_FIRST_STRING) continue;
-      fixed += 1;
-      if (is_fixed_like(t, all[k], p, &tokens[k], 0)) continue;
-      broken += 1;
-      is_cut = k == count - 1 && is_fixed_like(t, all[k], p, &tokens[k], 1);
-    }
-    if (own[PACK_TOKENS_COUNT] > (u32)count) is_broken = broken - (broken == 1 && is_cut) == 0 && fixed > 2;
-    else is_broken = broken > 0 && broken <= 2 && fixed - broken >= 2 * broken;
-    if (is_broken) return own[PACK_LINES];
-  }
-  return 0;
-}
-
 static double bits_among(const templates *t, u32 at, u32 count, double missing, const u32 *p, int from, int to) {
   for (u32 i = at; i < at + count; i++)
-    if (is_string(t, t->values[i], 0, p, from, to, 0)) return t->value_bits[i];
+    if (is_string(t, t->values[i], 0, p, from, to)) return t->value_bits[i];
   return missing;
 }
 
@@ -345,34 +321,17 @@ static int shape_of(const scores *s, const u32 *p, int from, int to, u32 *shape)
   return used;
 }
 
-/* Whether a value is a number far above all in its place, or masked as a long one. */
-static int is_far_above(double largest, const u32 *p, int from, int to) {
-  double number = 0;
-  if (largest < 0) return 0;
-  if (to - from == 1 && p[from] == PACK_LONG_NUMBER) return 1;
-  if (to - from > 15) return 0;
-  for (int i = from; i < to; i++) {
-    if (p[i] < '0' || p[i] > '9') return 0;
-    number = 10 * number + (double)(p[i] - '0');
-  }
-  return to > from && number > 4 * (largest > 2 ? largest : 2);
-}
-
 typedef struct { /* templates.ParsedLine, as far as a score needs it */
   int index; /* of the template, -1: it is new */
   double template_bits, parameter_bits;
-  u32 broken; /* lines that have what this one has otherwise; 0: nothing */
 } parsed_line;
 
 static parsed_line parse_line(const scores *s, const u32 *p, int length) {
   static token tokens[MAX_TOKENS + 1];
   const templates *t = &s->templates;
   int count = tokenize(s, p, length, tokens);
-  parsed_line found = {match_template(s, p, tokens, count), t->bits[t->count], 0, 0};
-  if (found.index < 0) {
-    found.broken = broken_by(t, p, tokens, count);
-    return found;
-  }
+  parsed_line found = {match_template(s, p, tokens, count), t->bits[t->count], 0};
+  if (found.index < 0) return found;
   const u32 *own = t->rows + PACK_TEMPLATE_NUMBERS * (u32)found.index;
   found.template_bits = t->bits[found.index];
   for (u32 k = 0, slot = own[PACK_SLOTS_AT]; k < (u32)count; k++) {
@@ -384,7 +343,6 @@ static parsed_line parse_line(const scores *s, const u32 *p, int length) {
     double by_shape = bits_among(t, row[PACK_SHAPES_AT], row[PACK_SHAPES_COUNT], t->missing[2 * slot + 1], shape, 0, used);
     double rarest = by_value > by_shape ? by_value : by_shape;
     if (rarest > found.parameter_bits) found.parameter_bits = rarest;
-    if (!found.broken && is_far_above(t->largest[slot], p, from, to)) found.broken = own[PACK_LINES];
     slot += 1;
   }
   return found;
@@ -610,7 +568,7 @@ int nc_score(nc *m, const char *line, size_t length, double false_alarms, char *
     return end(&w);
   }
   int has_templates = s->templates.rows != 0;
-  parsed_line parsed = {0, 0, 0, 0};
+  parsed_line parsed = {0, 0, 0};
   write_means(&bits, statistics), write_means(&excess, statistics + 4), write_means(&grams, statistics + 8);
   if (s->words.order) write_words(s, s->line, (int)count, statistics + PACK_FIRST_OF_TEMPLATES + 2);
   if (has_templates) {
@@ -626,9 +584,6 @@ int nc_score(nc *m, const char *line, size_t length, double false_alarms, char *
     statistics[PACK_FIRST_OF_TEMPLATES + 1] = parsed.parameter_bits;
   }
   double p_value, score = score_line(&s->calibration, statistics, count, &p_value);
-  double broken = parsed.broken ? 0.5 / (parsed.broken + 1.0) : 1;
-  if (broken < MIN_BREAK) broken = MIN_BREAK;
-  if (p_value <= UNUSUAL && broken < p_value) p_value = broken;
   put_text(&w, ", \"score\": "), put_number(&w, score, 4);
   put_text(&w, ", \"p_value\": "), put_number(&w, p_value, 9);
   put_text(&w, p_value <= rate ? ", \"anomalous\": true" : ", \"anomalous\": false");

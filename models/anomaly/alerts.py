@@ -221,7 +221,7 @@ def template_of(text: str) -> str:
 
 
 def title_of(line: str, span: tuple[int, int] | None) -> str:
-    """Return a line as a title: its most anomalous part between `»` and `«`, and of a long line what is near.
+    """Return a line as a title: its most anomalous part between `»` and `«`; of a long line, words near it.
 
     >>> title_of("session 4711 opened for root", (24, 28))
     'session 4711 opened for »root«'
@@ -230,6 +230,11 @@ def title_of(line: str, span: tuple[int, int] | None) -> str:
     end = min(end, start + MAX_TITLE_CHARACTERS)
     around = (MAX_TITLE_CHARACTERS - (end - start)) // (2 if start else 1)
     first, last = max(0, start - around), end + around
+    if first:
+        first = line.find(" ", first - 1, start - 1) + 1 or first
+    if last < len(line):
+        space = line.rfind(" ", end + 1, last + 1)
+        last = space if space > 0 else last
     marked = f"»{line[start:end]}«" if end > start else ""
     cut = ("…" if first else "", "…" if last < len(line) else "")
     return f"{cut[0]}{line[first:start]}{marked}{line[end:last]}{cut[1]}"

@@ -5,6 +5,7 @@ bytes, before masking; the model reads lines masked like the text it was trained
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,7 +37,6 @@ MAX_EXPLAIN_READ = 50_000
 anomalous first: about a second. A line takes some hundred to some thousand characters. See
 `nextchar.models.anomaly.noisy_channel.explain`."""
 
-_MIN_BREAK_P = 1e-3
 _MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
 _CHECK_INTERVAL = 100  # lines
 _POSITIONS_PER_PIECE = 1_000
@@ -149,6 +149,7 @@ class CalibratedScorer:
             key,
             parsed,
             score=score.score or 0.0,
+            place=line.broken.place if line.broken and not self._is_rare_by_score(score, line) else "",
             now=now,
             line=self.loaded.vocabulary.to_text(line.original),
         )
@@ -157,13 +158,27 @@ class CalibratedScorer:
             changed |= {"anomalous": False, "repeated": True}
         return score.model_copy(update=changed), replace(verdict.key, value=key.value)
 
+    def _is_rare_by_score(self, score: LineScore, line: LineReading) -> bool:
+        """Return whether a line is rare without its break."""
+        assert self.calibration is not None and score.score is not None and self.rate is not None, (
+            "only lines with a calibration are rare"
+        )
+        length = len(line.masked.text)
+        return self.calibration.calibration.p_value(score.score, characters=length) <= self.rate
+
     def estimated_p(self, score: LineScore, line: LineReading) -> float:
-        """Return the p-value of a line, estimated also below the smallest one."""
+        """Return the p-value of a line, estimated also below the smallest one.
+
+        A line that is rare for its score and for a break is rarer than for one of them: by Fisher (1925), as
+        if these were independent.
+        """
         assert self.calibration is not None and score.score is not None, (
             "only lines with a calibration have one"
         )
         calibration, length = self.calibration.calibration, len(line.masked.text)
-        return min(calibration.estimated_p_value(score.score, characters=length), score.p_value or 1.0)
+        estimate = calibration.estimated_p_value(score.score, characters=length)
+        product = estimate * (line.broken.p_value if line.broken else 1.0)
+        return min(product * (1 - math.log(product)) if line.broken else estimate, score.p_value or 1.0)
 
     @property
     def change(self) -> Change | None:
@@ -236,8 +251,7 @@ class CalibratedScorer:
         if not self.calibration or self.rate is None:
             return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
-        unusual = np.flatnonzero(p_values <= UNUSUAL).tolist()
-        p_values[unusual] = np.minimum(p_values[unusual], [_break_p_value(lines[i]) for i in unusual])
+        p_values = np.minimum(p_values, [line.broken.p_value if line.broken else 1.0 for line in lines])
         anomalous = p_values <= self.rate
         found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
         flagged = np.flatnonzero(anomalous).tolist()
@@ -274,6 +288,7 @@ class CalibratedScorer:
         score.peak_bits = round(peak_bits(bits), DECIMALS)
         if score.anomalous:
             score.spans = _to_original(self._flagged_spans(line, explanations), line)
+            score.reason = line.broken.reason if line.broken else None
             score.explained = self._is_explained(line.masked.text, explanations)
         elif score.anomalous is not None:
             score.spans = []
@@ -297,8 +312,10 @@ class CalibratedScorer:
 
     def _flagged_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
         """Return the anomalous spans; if no character stands out by itself, the most anomalous part."""
-        surprisal = line.surprisal
+        surprisal, broken = line.surprisal, line.broken
         spans = self._anomalous_spans(line, explanations)
+        if broken and broken.end and not any(s.start < broken.end and broken.start < s.end for s in spans):
+            spans = sorted([*spans, MaskedSpan(broken.start, broken.end, broken.bits)], key=lambda s: s.start)
         return spans or highest_window(surprisal.bits, surprisal.entropy)
 
     def _anomalous_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
@@ -309,16 +326,6 @@ class CalibratedScorer:
             return explanations[text]
         unknown = self.loaded.vocabulary.encode(text) == UNKNOWN_ID
         return threshold_spans(surprisal.bits, surprisal.entropy, unknown, threshold=threshold)
-
-
-def _break_p_value(line: LineReading) -> float:
-    """Return the p-value of a line by the template that it breaks; 1 if it breaks none.
-
-    If n lines have something in common, the next one differs with probability 0.5 / (n + 1), by Krichevsky
-    and Trofimov (1981). Where it will differ was not known before, so there is a lowest value.
-    """
-    parsed = line.surprisal.parsed
-    return max(0.5 / (parsed.broken.lines + 1), _MIN_BREAK_P) if parsed and parsed.broken else 1.0
 
 
 def is_unusual(score: LineScore) -> bool:

@@ -5,11 +5,11 @@ how many are rare. A log that changed has more: a new version of a program bring
 week other values, and another log fits nowhere. Most of these lines are like one before, and hide what is
 unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an alert.
 
-- Rare lines are of one **kind** if they break one template in one place (`templates.Break`); if they have a
-  new template in common; or if they have a known template and the same anomalous word.
+- Rare lines are of one **kind** if they break one template in one place (`ParsedLine.broken`) or one
+  context in one way (`successors.Break`); if they have a new template in common; or if they have a known
+  template and the same anomalous word.
 - Of a new template the first line is flagged and of other kinds the first two; of each kind a tenth of the
-  lines that the rate explains, if that is more. Further ones are repeats. A new template that many lines have
-  counts as known, so its lines can break it.
+  lines that the rate explains, if that is more. Further ones are repeats.
 - **Once more lines are flagged than the rate explains**, a line is flagged if it is rarer than what the log
   has become: if its score is among the highest, half as many as the rate explains. It is a repeat otherwise,
   and of no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. Lines that break
@@ -33,7 +33,7 @@ from typing import Literal, NamedTuple, Self
 
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.text.array_file import inflate
-from nextchar.models.text.line_tokens import TemplateBuilder, Token, is_wildcard, tokenize
+from nextchar.models.text.line_tokens import TemplateBuilder, tokenize
 from nextchar.models.text.templates import ParsedLine, Templates
 
 WINDOW_LINES = 20_000
@@ -51,8 +51,6 @@ _MIN_ALLOWED = 4.0  # flagged lines that are explained whatever the rate is
 _NOISE = 2.0  # standard deviations
 _MAX_FLAGGED = {"break": 2, "new": 1, "known": 2}  # of one kind, by class; or
 _MAX_SHARE = 0.1  # of the lines that are explained
-_MIN_KNOWN = 20  # lines of a new template that can be broken
-_MAX_BROKEN = 2  # words in which a line differs from it
 _MIN_FIXED = 0.4  # of the tokens of a template by which lines are alike
 _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
 _MAX_KNOWN_FRACTION = 0.5  # of lines that are rare, above which nothing fits
@@ -168,16 +166,17 @@ class FlagRule:
         parsed: ParsedLine,
         *,
         score: float,
+        place: str = "",
         now: float | None = None,
         line: str = "",
     ) -> Verdict:
         """Count a rare line, masked, and return what becomes of it.
 
-        `key` is that of its alert by itself. `now`, the time in Unix seconds, and `line`, the line as it was
-        written, are for a change.
+        `key` is that of its alert by itself; `place` that of its break, if it is rare for that alone. `now`,
+        the time in Unix seconds, and `line`, the line as it was written, are for a change.
         """
         self.count(is_unusual=True, is_flagged=True)
-        name = self._kind_of(text, key, parsed)
+        name = self._kind_of(text, key, parsed, place)
         kind = self._kinds.get(name)
         if kind is None:
             kind = _Kind(
@@ -249,32 +248,15 @@ class FlagRule:
             return cls(rate, templates)
         return rule
 
-    def _kind_of(self, text: str, key: AlertKey, parsed: ParsedLine) -> str:
+    def _kind_of(self, text: str, key: AlertKey, parsed: ParsedLine, place: str) -> str:
         """Return the class of a line's kind, of those in _MAX_FLAGGED, and its name."""
-        if parsed.broken:
-            return f"break {_hash(parsed.broken.place)}"
+        if broken := parsed.broken or place:
+            return f"break {_hash(broken)}"
         if parsed.template.is_new:
-            tokens = tokenize(text)
-            if place := self._broken(tokens):
-                return f"break {place}"
-            index = self._builder.add(tokens)
+            index = self._builder.add(tokenize(text))
             if index is not None and self._builder.fixed_fraction(index) >= _MIN_FIXED:
                 return f"new {index}"
         return f"known {_hash(f'{key.template} {key.span}')}"
-
-    def _broken(self, tokens: list[Token]) -> str | None:
-        """Return where a line breaks a new template that many lines have; None if it breaks none."""
-        for index, template in self._builder.like(tokens):
-            kind = self._kinds.get(f"new {index}")
-            if kind is None or kind.count < _MIN_KNOWN:
-                continue
-            pairs = enumerate(zip(template, tokens, strict=True))
-            places = [i for i, (own, token) in pairs if not is_wildcard(own) and own != token.text]
-            if not places:
-                return None
-            if len(places) <= _MAX_BROKEN:
-                return f"{index} {places}"
-        return None
 
     def _new_builder(self) -> TemplateBuilder:
         return TemplateBuilder(self.templates.common if self.templates else frozenset())

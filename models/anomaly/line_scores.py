@@ -65,8 +65,8 @@ class LineScore(BaseModel):
     )
     p_value: float | None = Field(
         None,
-        description="The fraction of normal lines with at least this score, at least 1 / (n + 1); or the"
-        " probability that a line breaks its template as this one does, if that is lower.",
+        description="The fraction of normal lines with at least this score, at least 1 / (n + 1); or, if that"
+        " is lower, the fraction of those that have something as improbable as its `reason`.",
     )
     anomalous: bool | None = Field(
         None,
@@ -88,6 +88,11 @@ class LineScore(BaseModel):
         " line exceeds the highest score that the alert had when it was labeled.",
     )
     spans: list[Span] | None = Field(None, description="The anomalous characters of a flagged line.")
+    reason: str | None = Field(
+        None,
+        description="What a flagged line has that hardly any line has in its place, if anything: a word, a"
+        ' value, an end, or a number, as in `70,000 after "=": the highest before was 512`.',
+    )
     explained: bool | None = Field(
         None,
         description="Whether a flagged line was explained: then `spans` omit characters that are surprising"

@@ -17,11 +17,13 @@ from nextchar.models.runtime.session import Check, CheckedNetwork, State, no_che
 from nextchar.models.runtime.surprisal import LineSurprisal, higher
 from nextchar.models.saved_model import SavedModel
 from nextchar.models.text import ngram as ngram_file
+from nextchar.models.text import successors as successors_file
 from nextchar.models.text import templates as templates_file
 from nextchar.models.text import word_ngram as word_ngram_file
 from nextchar.models.text.events import Opener, events_of
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
+from nextchar.models.text.successors import Break, Successors
 from nextchar.models.text.templates import ParsedLine, Templates
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.models.text.word_ngram import WordNgrams
@@ -32,11 +34,15 @@ ReadPrecision = Literal["float32", "fast", "both"]
 
 @dataclass(frozen=True)
 class LineReading:
-    """A line that was read: its characters, the same after masking, and the surprisal of those."""
+    """A line that was read: its characters, the same after masking, and the surprisal of those.
+
+    `broken` is what it has that hardly any line is expected to have, if the model knows what follows what.
+    """
 
     original: str
     masked: Masked
     surprisal: LineSurprisal
+    broken: Break | None = None
 
 
 class Scorer:
@@ -54,9 +60,10 @@ class Scorer:
         ngram: NgramModel | None = None,
         templates: Templates | None = None,
         words: WordNgrams | None = None,
+        successors: Successors | None = None,
     ) -> None:
         self.engine, self._masks, self._ngram, self._words = engine, masks, ngram, words
-        self.templates = templates
+        self.templates, self._successors = templates, successors
 
     @property
     def opener(self) -> Opener | None:
@@ -70,14 +77,16 @@ class Scorer:
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine, masks: ModelMasks) -> "Scorer":
         """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
-        ngram = templates = words = None
+        ngram = templates = words = successors = None
         if ngram_file.FILE in saved.card.files:
             ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
         if templates_file.FILE in saved.card.files:
             templates = templates_file.load(saved.file(templates_file.FILE))
         if word_ngram_file.FILE in saved.card.files:
             words = word_ngram_file.load(saved.file(word_ngram_file.FILE))
-        return cls(engine, masks, ngram, templates, words)
+        if successors_file.FILE in saved.card.files:
+            successors = Successors.load(saved.file(successors_file.FILE))
+        return cls(engine, masks, ngram, templates, words, successors)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
@@ -118,7 +127,11 @@ class Scorer:
         surprisals = with_ngram_and_templates(
             surprisals, texts, self._ngram, self.templates, self.engine.vocabulary, words=self._words
         )
-        return [LineReading(*parts) for parts in zip(originals, masked, surprisals, strict=True)]
+        find = self._successors.find if self._successors else lambda *_: None
+        return [
+            LineReading(original, line, surprisal, find(line, original))
+            for original, line, surprisal in zip(originals, masked, surprisals, strict=True)
+        ]
 
 
 def with_ngram_and_templates(

@@ -89,7 +89,7 @@ class StreamScorer:
             "characters": 0,
             "anomalous": 0,
             "repeated": 0,
-            "unusual": 0,  # among the most unusual tenth of the calibration; many more indicate drift
+            "unusual": 0,  # among the most unusual tenth of the calibration; many more indicate a change
             "not_utf8": 0,
             "truncated": 0,
             "errors": 0,

@@ -83,6 +83,7 @@ _CLOSING = "\"')]\u201d\u2019\u00bb"  # after the punctuation of a clause
 _BRACKETS = tuple("{[(<")
 _NUMBER = re.compile(r"(?<![\d.,+-])[\d.,+-]*\d")  # only from a run's beginning, so in linear time
 _NUMBER_CELL = re.compile(r"[\s\"]*[-+]?(?=[.,]*\d)[\d.,]+(?:[eE][-+]?\d+)?%?[\s\"]*")
+_QUOTED = re.compile(r'"[^"]*"')  # a cell, which may have delimiters
 _WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
@@ -292,6 +293,7 @@ def _is_sorted(lines: Sequence[str]) -> bool:
 
 def _is_table(lines: Sequence[str]) -> bool:
     """Return whether most lines have the same columns: three or more, or two of which one has numbers."""
+    lines = [_QUOTED.sub('""', line) for line in lines]
     for delimiter in "\t,;|":
         width, count = Counter(line.count(delimiter) + 1 for line in lines).most_common(1)[0]
         if width > 1 and count >= _MIN_ROWS * len(lines):

@@ -4,8 +4,9 @@ The parse tree of templates, and how templates are made of lines that are added 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 
 WILDCARD = "<*>"
@@ -33,6 +34,8 @@ class Token:
     text: str  # with one space before it, if there was any
     is_word: bool
     is_value: bool  # a number, a masked value, or very long
+    start: int = 0  # position in the line, without the space before it
+    end: int = 0
 
     @property
     def value(self) -> str:
@@ -50,6 +53,7 @@ class Token:
         return " " if self.text.startswith(" ") else None
 
 
+@lru_cache(maxsize=1 << 14)
 def shape(value: str) -> str:
     """Return a value with each run of letters as one `a` and each run of digits as one `0`.
 
@@ -73,6 +77,8 @@ def tokenize(line: str) -> list[Token]:
                 (" " if space else "") + (text if is_value else text[:_MAX_TOKEN_CHARACTERS]),
                 bool(word) and not is_value,
                 is_value,
+                end - len(text),
+                end,
             )
         )
     if rest := line[end:].strip():
@@ -198,12 +204,6 @@ class TemplateBuilder:
             self._templates.append([token.wildcard if token.is_value else token.text for token in tokens])
             return len(self._templates) - 1
         return None
-
-    def like(self, tokens: Sequence[Token]) -> Iterator[tuple[int, Sequence[str | None]]]:
-        """Yield the templates of a line's structure, each with its index and its tokens as they are now."""
-        return (
-            (index, self._templates[index]) for index in self._tree.of_structure(structure_of_line(tokens))
-        )
 
     def fixed_fraction(self, index: int) -> float:
         """Return the fraction of a template's tokens that are not wildcards."""

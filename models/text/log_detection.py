@@ -43,6 +43,8 @@ _MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
 _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20
 _MIN_COUNTED = 30  # values of a field, from which on it can be a counter
+_MAX_NO_DATES = 0.01  # of the values of `date`
+_CALENDAR = Masks(["calendar_date"])
 _COUNTERS = ("hex", "long_numbers")
 _MIN_EARLIER = 5  # earlier values of a field, below which a later one does not count as new
 
@@ -149,7 +151,7 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
     lines = examined
     if clock is None:
         return LogDetection("text", len(lines))
-    suggested = Masks(_suggested(lines, values, clock))
+    suggested = Masks(_with_calendar(_suggested(lines, values, clock), values))
     if not suggested or len(lines) < _MIN_LINES:
         return LogDetection("text", len(lines), clock=clock)
     matched_lines = dict.fromkeys(suggested.masks, 0)
@@ -157,7 +159,8 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
         for mask in {mask for _, _, mask in suggested.matches(line)}:
             matched_lines[suggested.masks[mask]] += 1
     example = max(lines[: 4 * _BLOCK_LINES], key=lambda line: len({m for *_, m in suggested.matches(line)}))
-    matches = {m: [(start, end) for start, end, _ in Masks([m]).matches(example)] for m in CLASSES}
+    shown = dict.fromkeys((*CLASSES, *suggested.masks))
+    matches = {m: [(start, end) for start, end, _ in Masks([m]).matches(example)] for m in shown}
     kept = sum(len(suggested.replace(line)) for line in lines) / sum(map(len, lines))
     return LogDetection(
         "log",
@@ -195,6 +198,14 @@ def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) 
     split = {name for numbers in suggested for name in _SPLIT_BY.get(numbers, ())}
     suggested |= {value.mask for value in values if value.mask in split}
     return [m for m in CLASSES if m in suggested]
+
+
+def _with_calendar(suggested: Sequence[str], values: Sequence[_Value]) -> list[str]:
+    """Return the masks with `calendar_date` for `date` if that matches numbers that are no dates."""
+    dates = [value.text for value in values if value.mask == "date"]
+    others = sum(len(_CALENDAR.replace(text)) > 1 for text in dates)
+    is_exact = others <= _MAX_NO_DATES * len(dates)
+    return [m if m != "date" or is_exact else "calendar_date" for m in suggested]
 
 
 def _beginning(line: str) -> str:

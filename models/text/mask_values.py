@@ -57,7 +57,7 @@ _MIN_FIXED_DIGITS = 9  # of numbers that have equally many digits because of wha
 _MAX_DIGITS = 18  # of numbers that are compared by size
 MAX_PERCENT, MAX_PORT = 100, 65535
 _MAX_SHORT = 0.05  # short numbers per long one in a field whose short numbers are masked, too
-TIMES = ("timestamp", "date", "loose_time")
+TIMES = ("timestamp", "date", "loose_time", "calendar_date")
 """Masks of times."""
 
 ANY_LENGTH = ("ip", "hostname", "local_date", "compact_time", "uptime")

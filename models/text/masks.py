@@ -35,6 +35,12 @@ _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"  # of a hostname
 _TOP_LABEL = "(?:[a-z]{2}|(?i:com|net|org|edu|gov|mil|info|biz|arpa|local|localdomain|internal|lan))"
 _CLOCK = r"\d{1,2}:\d{2}:\d{2}(?:[.,:]\d+)?(?: ?[AP]M\b)?"
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_NAMED_DATES = (
+    rf"\b(?:{_WEEKDAY},? +)?{_MONTH} +\d{{1,2}},?(?: \d{{4}})? {_CLOCK}(?: \d{{4}}\b)?"
+    rf"|\b(?:{_WEEKDAY},? +)?\d{{1,2}}[-/ ]{_MONTH}[-/ ]\d{{4}}\b(?:[: ]{_CLOCK})?(?: [+-]\d{{4}}\b)?"
+)
+_DATED_CLOCKS = rf"|\b\d{{2}}[-.]\d{{2}} {_CLOCK}|\d{{4,8}}[ T_-]{_CLOCK}"
 
 NAMED: dict[str, tuple[str, str]] = {
     "timestamp": (
@@ -56,10 +62,9 @@ NAMED: dict[str, tuple[str, str]] = {
     "date": (
         "ⓓ",
         (
-            rf"\b(?:{_WEEKDAY},? +)?{_MONTH} +\d{{1,2}},?(?: \d{{4}})? {_CLOCK}(?: \d{{4}}\b)?"
-            rf"|\b(?:{_WEEKDAY},? +)?\d{{1,2}}[-/ ]{_MONTH}[-/ ]\d{{4}}\b(?:[: ]{_CLOCK})?(?: [+-]\d{{4}}\b)?"
-            rf"|\b(?:\d{{4}}/\d{{2}}/\d{{2}}|\d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}}))\b(?:,? {_CLOCK})?"
-            rf"|\b\d{{2}}[-.]\d{{2}} {_CLOCK}|\d{{4,8}}[ T_-]{_CLOCK}"
+            _NAMED_DATES
+            + rf"|\b(?:\d{{4}}/\d{{2}}/\d{{2}}|\d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}}))\b(?:,? {_CLOCK})?"
+            + _DATED_CLOCKS
         ),
     ),
     "long_numbers": ("ⓛ", r"\d{4}\d*"),
@@ -84,6 +89,13 @@ NAMED: dict[str, tuple[str, str]] = {
     ),
     "elapsed": ("ⓥ", r"^[ \[(]*\d{1,4}:[0-5]\d[ \])]"),
     "uptime": ("ⓔ", r"\[ *\d+(?:\.\d{2,9}s?|,\d{2,9}s)\]"),
+    "calendar_date": (
+        "ⓨ",
+        (
+            _NAMED_DATES + rf"|\b(?:\d{{4}}/\d{{2}}/\d{{2}}|{_DAY}/{_DAY}/(?:19|20)\d{{2}})\b(?:,? {_CLOCK})?"
+            rf"|\b\d{{2}}/\d{{2}}/\d{{2}},? {_CLOCK}" + _DATED_CLOCKS
+        ),
+    ),
     "mac": ("ⓜ", r"\b[0-9A-Fa-f]{2}(?:(?::[0-9A-Fa-f]{2}){5,}|(?:-[0-9A-Fa-f]{2}){5,})\b"),
 }
 """Name -> (placeholder, pattern).
@@ -94,8 +106,9 @@ Saved models refer to masks by name, so a pattern never changes; an improved one
 `alphanumeric` is a word that changes twice between letters and digits, as random ids do. `local_date` has a
 month in any case or in another language; `compact_time` is a date and a time of digits only, such as
 `081109 203615`; `elapsed` is minutes and seconds at the beginning of a line, as game servers write them;
-`uptime` is the time since the start in brackets, as of the Linux kernel and the JVM; `mac` is a hardware
-address, or several joined by colons, as of firewalls.
+`calendar_date` is `date` without numbers such as the durations `0/71/80`; `uptime` is the time since the
+start in brackets, as of the Linux kernel and the JVM; `mac` is a hardware address, or several joined by
+colons, as of firewalls.
 """
 
 _LONG_NUMBERS = "long_numbers"

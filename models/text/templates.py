@@ -50,7 +50,6 @@ from nextchar.models.text.line_tokens import (
     structure_of_template,
     tokenize,
 )
-from nextchar.models.text.masks import NAMED
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,6 @@ _MAX_FREQUENT = 200  # templates that lines may break, the most frequent ones
 _MIN_FREQUENT = 20  # training lines of each
 _MAX_BROKEN = 2  # words in which a line differs from a template that it breaks
 _MIN_KEPT = 2  # fixed words that it keeps, for each that it breaks
-_FAR_BEYOND = 4  # times the largest number
-_MAX_NUMBER_DIGITS = 15
-LONG_NUMBER = NAMED["long_numbers"][0]
 
 
 @dataclass(frozen=True)
@@ -147,24 +143,15 @@ class Slot:
     """A wildcard of a template.
 
     Attributes:
-        values: its values in the training lines. shapes: their shapes (see `shape`). largest: the largest
-        value, if all are whole numbers.
+        values: its values in the training lines. shapes: their shapes (see `shape`).
     """
 
     values: Frequencies
     shapes: Frequencies
-    largest: int | None = None
 
     def rarity(self, value: str) -> float:
         """Return the rarity of a value or of its shape, whichever is rarer, in bits."""
         return max(self.values.rarity(value), self.shapes.rarity(shape(value)))
-
-    def is_far_above(self, value: str) -> bool:
-        """Return whether a value is a number far above all in its place, or masked as a long one."""
-        if self.largest is None:
-            return False
-        number = _whole_number(value)
-        return value == LONG_NUMBER or (number is not None and number > _FAR_BEYOND * max(self.largest, 2))
 
 
 @dataclass(frozen=True)
@@ -190,19 +177,6 @@ class KnownTemplate:
 
 
 @dataclass(frozen=True)
-class Break:
-    """What a line has otherwise than all training lines that are like it.
-
-    Attributes:
-        place: the template that it breaks, and where: one or two other words, an end in the middle, or a
-            number far above the others. lines: how many training lines have that in common.
-    """
-
-    place: str
-    lines: int
-
-
-@dataclass(frozen=True)
 class ParsedLine:
     """A line and its template.
 
@@ -212,7 +186,7 @@ class ParsedLine:
         template_bits: -log2 of the fraction of training lines whose template is as rare or rarer.
         parameter_bits: rarity of the rarest value among those of the same wildcard; 0 for a new template.
         fixed_fraction: the fraction of the line's tokens that are not values; 0 for a new template.
-        broken: the most frequent template that it breaks, if there is one.
+        broken: of a new template, the most frequent one that it breaks, and where; "" if there is none.
     """
 
     template: Template
@@ -220,7 +194,7 @@ class ParsedLine:
     template_bits: float
     parameter_bits: float
     fixed_fraction: float = 0.0
-    broken: Break | None = None
+    broken: str = ""
 
 
 class Templates:
@@ -259,7 +233,7 @@ class Templates:
             for index, one in enumerate(known)
         ]
         frequent = [i for i, one in enumerate(known) if one.count >= _MIN_FREQUENT]
-        self.frequent = sorted(frequent, key=lambda i: -known[i].count)[:_MAX_FREQUENT]
+        self._frequent = sorted(frequent, key=lambda i: -known[i].count)[:_MAX_FREQUENT]
 
     @classmethod
     def fit(cls, lines: Iterable[str], opener: Opener | None = None) -> Self:
@@ -321,15 +295,7 @@ class Templates:
             )
             rarity = self.rarity_of_count(known.count)
             fixed = 1 - len(values) / max(1, len(tokens))
-            broken = next(
-                (
-                    Break(f"{known.template.pattern} {i}", known.count)
-                    for i, (slot, value) in enumerate(zip(known.slots, values, strict=True))
-                    if slot.is_far_above(value)
-                ),
-                None,
-            )
-            return ParsedLine(known.template, tuple(values), rarity, rarest, fixed, broken)
+            return ParsedLine(known.template, tuple(values), rarity, rarest, fixed)
         new = self._generalized(tokens)
         values = [token.value for token, own in zip(tokens, new, strict=True) if is_wildcard(own)]
         rarity = self.rarity_of_count(0)
@@ -357,28 +323,30 @@ class Templates:
             for token, other in zip(tokens, own, strict=True)
         )
 
-    def _broken(self, texts: Sequence[str]) -> Break | None:
-        """Return the most frequent template that a new line breaks."""
-        for known in map(self.known.__getitem__, self.frequent):
-            template = known.tokens[: len(texts)]
-            if len(template) < len(texts):
-                continue
-            fixed = [i for i, token in enumerate(template) if not is_wildcard(token)]
-            broken = [i for i in fixed if template[i] != texts[i]]
-            if len(known.tokens) > len(texts):
-                last = len(texts) - 1  # it may be cut, too
-                if broken == [last] and str(template[last]).startswith(texts[last]):
-                    broken = []
-                is_broken = not broken and len(fixed) > _MIN_KEPT
-            else:
-                is_broken = 0 < len(broken) <= _MAX_BROKEN
-                is_broken &= len(fixed) - len(broken) >= _MIN_KEPT * len(broken)
-            if is_broken:
-                return Break(f"{known.template.pattern} {broken or len(texts)}", known.count)
-        return None
+    def _broken(self, texts: Sequence[str]) -> str:
+        """Return the most frequent template that a new line breaks, and where; "" if it breaks none."""
+        for known in map(self.known.__getitem__, self._frequent):
+            if places := _broken_places(known.tokens, texts):
+                return f"{known.template.pattern} {places}"
+        return ""
 
     def _leaf(self, tokens: Sequence[Token]) -> Sequence[int]:
         return self._tree.leaf(structure_of_line(tokens), first_word(tokens, self.common))
+
+
+def _broken_places(template: Tokens, texts: Sequence[str]) -> list[int]:
+    """Return where a line breaks a template: in one or two words, or where it ends early; none if nowhere."""
+    own = template[: len(texts)]
+    fixed = [i for i, token in enumerate(own) if not is_wildcard(token)]
+    broken = [i for i in fixed if own[i] != texts[i]]
+    if len(own) < len(texts):
+        return []
+    if len(template) > len(texts):
+        last = len(texts) - 1  # it may be cut, too
+        is_cut = not broken or (broken == [last] and str(own[last]).startswith(texts[last]))
+        return [len(texts)] if is_cut and len(fixed) > _MIN_KEPT else []
+    is_like = len(broken) <= _MAX_BROKEN and len(fixed) - len(broken) >= _MIN_KEPT * len(broken)
+    return broken if is_like else []
 
 
 @dataclass
@@ -402,11 +370,7 @@ class _TemplateCounts:
             shapes = Counter[str]()
             for value, count in values.items():
                 shapes[shape(value)] += count
-            numbers = list(map(_whole_number, values))
-            largest = None if None in numbers else max(filter(None, numbers), default=0)
-            slots.append(
-                Slot(Frequencies.of(values, _MAX_VALUES), Frequencies.of(shapes, _MAX_VALUES), largest)
-            )
+            slots.append(Slot(Frequencies.of(values, _MAX_VALUES), Frequencies.of(shapes, _MAX_VALUES)))
         return KnownTemplate(self.tokens, self.first_word, self.count, tuple(slots))
 
 
@@ -443,7 +407,6 @@ def dump(templates: Templates) -> bytes:
                 "first_word": known.first_word,
                 "count": known.count,
                 "slots": [[_frequencies(slot.values), _frequencies(slot.shapes)] for slot in known.slots],
-                "largest": [slot.largest for slot in known.slots],
             }
             for known in templates.known
         ],
@@ -481,11 +444,7 @@ def load(data: bytes) -> Templates:
 
 def _known(record: dict[str, Any]) -> KnownTemplate:
     tokens = tuple(None if token is None else _text(token) for token in record["tokens"])
-    largest = record.get("largest", [None] * len(record["slots"]))  # models of earlier versions have none
-    slots = tuple(
-        Slot(_loaded(values), _loaded(shapes), None if most is None else _count(most))
-        for (values, shapes), most in zip(record["slots"], largest, strict=True)
-    )
+    slots = tuple(Slot(_loaded(values), _loaded(shapes)) for values, shapes in record["slots"])
     if len(slots) != sum(map(is_wildcard, tokens)):
         raise ValueError("a wildcard has no values")
     return KnownTemplate(tokens, _text(record["first_word"]), _count(record["count"]), slots)
@@ -501,11 +460,6 @@ def _loaded(record: Sequence[Any]) -> Frequencies:
     if sum(counts.values()) > _count(total):
         raise ValueError("counts do not add up")
     return Frequencies(total, counts)
-
-
-def _whole_number(value: str) -> int | None:
-    is_number = value.isascii() and value.isdigit() and len(value) <= _MAX_NUMBER_DIGITS
-    return int(value) if is_number else None
 
 
 def _count(value: Any) -> int:

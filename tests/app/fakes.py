@@ -30,10 +30,12 @@ from nextchar.models.runtime.requests import (
 )
 from nextchar.models.runtime.surprisal import LineSurprisal, TopCharacters
 from nextchar.models.saved_model import Card, SavedModel, describe_files
+from nextchar.models.text import successors
 from nextchar.models.text import templates as templates_file
 from nextchar.models.text.events import Opener
 from nextchar.models.text.kind_detection import TextKind
-from nextchar.models.text.masks import Masks, ModelMasks
+from nextchar.models.text.masks import Masked, Masks, ModelMasks
+from nextchar.models.text.successors import Successors
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Alphabet, Vocabulary
 from nextchar.store.ids import new_id
@@ -68,6 +70,7 @@ def publish(
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
     if lines:
         files[templates_file.FILE] = templates_file.dump(Templates.fit(lines, opener))
+        files[successors.FILE] = Successors.fit([Masked(line, None) for line in lines], lines).dump()
     card = Card(
         id=new_id("model"),
         name=name,
@@ -264,8 +267,9 @@ class FakeScorer(Scorer):
     def __init__(self, engine: FakeEngine, saved: SavedModel) -> None:
         name = templates_file.FILE
         templates = templates_file.load(saved.file(name)) if name in saved.card.files else None
+        followers = Successors.load(saved.file(successors.FILE)) if name in saved.card.files else None
         self.masks = ModelMasks(Masks(saved.card.masks))
-        super().__init__(engine, self.masks, templates=templates)  # type: ignore[arg-type]
+        super().__init__(engine, self.masks, templates=templates, successors=followers)  # type: ignore[arg-type]
 
     def explain(
         self,

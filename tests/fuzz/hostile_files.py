@@ -120,7 +120,8 @@ def cases(seed: int, count: int) -> Iterator[tuple[str, Card, Files]]:
                 )
         yield f"{name}:pickle", saved.card, files | {name: pickle.dumps(_Executes())}
     for name, content in _json_bombs():
-        yield f"json:{name}", saved.card, files | {"templates.json": content, "mask_values.json": content}
+        replaced = dict.fromkeys(("templates.json", "mask_values.json", "successors.json"), content)
+        yield f"json:{name}", saved.card, files | replaced
     bomb = base64.b64encode(zlib.compress(bytes(600 << 20), 9)).decode()
     bucket = {"longest": 9, "scores": bomb, "statistics": bomb, "spread": [1.0], "tail": None, "lines": 9}
     record = {"format_version": 1, "about": {}, "statistics": ["mean"], "buckets": [bucket]}

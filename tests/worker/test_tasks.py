@@ -164,7 +164,9 @@ def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World)
     assert {"report.json", "report.html", "report.svg", FILE_NAME} <= set(saved.card.files)
     assert report["problems"] == []
     assert report["experts"]["mixture"] == report["validation_bits_per_character"] < report["experts"]["lstm"]
-    assert {"mixture.npz", "ngram.npz", "word_ngram.npz", "templates.json"} <= set(saved.card.files)
+    assert {"mixture.npz", "ngram.npz", "word_ngram.npz", "templates.json", "successors.json"} <= set(
+        saved.card.files
+    )
     assert mask_values.FILE not in saved.card.files  # there are no masks
     assert ("model.int8.npz" in saved.card.files) == report["int8"]["kept"]
     assert abs(report["int8"]["lost_nats"]) < 0.2
@@ -205,11 +207,11 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
 
 
 DIES_IN_OPTIONAL_PARTS = """
-import os, signal, nextchar.worker.experts, nextchar.worker.report
+import os, signal, nextchar.worker.experts, nextchar.worker.report_page
 die, bits = (lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)), nextchar.worker.experts.Mixture.bits
 def bits_or_die(*arguments, by_expert, **options):
     return die() if by_expert else bits(*arguments, by_expert=by_expert, **options)
-nextchar.worker.experts.Mixture.bits, nextchar.worker.report.curves_svg = bits_or_die, die
+nextchar.worker.experts.Mixture.bits, nextchar.worker.report_page.curves_svg = bits_or_die, die
 """
 
 

@@ -54,6 +54,7 @@ MaskName = Literal[
     "compact_time",
     "elapsed",
     "uptime",
+    "calendar_date",
     "mac",
 ]
 MixTargets = Literal["text", "sampled", "argmax", "distribution"]
@@ -432,6 +433,7 @@ class LineScore(TypedDict):
     alert_id: NotRequired[str | None]
     label: NotRequired[AlertLabel | None]  # The alert's label
     spans: NotRequired[list[AnomalousSpan] | None]  # The anomalous characters of a flagged line
+    reason: NotRequired[str | None]
     explained: NotRequired[bool | None]
     bits: NotRequired[list[float] | None]  # Surprisal of each character, -log2 p
     expected: NotRequired[list[list[Candidate]] | None]  # The likeliest characters at each position
@@ -510,7 +512,6 @@ class Score(TypedDict):
     calibration: NotRequired[Calibration | None]  # Null if the model has none; `POST …/calibrate` makes one
     stream: NotRequired[LineStream | None]
     change: NotRequired[Change | None]
-    drift: NotRequired[str | None]  # The sentence of `change`
     unknown_characters: list[str]  # The distinct characters that are unknown to the model
 
 
@@ -917,6 +918,7 @@ class StreamedScore(TypedDict, total=False):
     alert_id: str
     label: AlertLabel  # The alert's label
     spans: list[AnomalousSpan]  # The anomalous characters of a flagged line
+    reason: str
     explained: bool
     bits: list[float]  # Surprisal of each character, -log2 p
     expected: list[list[Candidate]]  # The likeliest characters at each position

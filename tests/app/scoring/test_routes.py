@@ -30,7 +30,7 @@ def line_of(characters: int, total: float, **more: Any) -> dict[str, Any]:
 
 def test_text_is_scored_character_by_character(service: Service) -> None:
     answer = service.http.post(SCORE, json={"text": "fox→"})
-    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream", "drift", "change"]
+    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream", "change"]
     assert answer.json() == {
         "object": "score",
         "model": "fake@1",
@@ -43,9 +43,9 @@ def test_text_is_scored_character_by_character(service: Service) -> None:
 def test_each_line_is_scored_by_itself(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab", "", "é→"]}).json()
     assert answer["lines"] == [
-        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0, repeated=None, lines=1),
-        line_of(0, 0.0, bits=[], peak_bits=0.0, repeated=None, lines=1),
-        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0, repeated=None, lines=1),
+        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0, repeated=None, reason=None, lines=1),
+        line_of(0, 0.0, bits=[], peak_bits=0.0, repeated=None, reason=None, lines=1),
+        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0, repeated=None, reason=None, lines=1),
     ]
     assert (answer["bits"], answer["characters"], answer["total_bits"]) == (None, 4, 18.0)
     assert answer["unknown_characters"] == ["é", "→"]
@@ -77,9 +77,9 @@ def test_drift_from_the_calibration_is_reported(service: Service) -> None:
         service.http.post(SCORE, json={"lines": lines}).json()
         for lines in (same, others, others[:99], same + others[:40])
     ]
-    assert [answer["drift"] is None for answer in answers] == [True, False, True, False]
-    assert answers[1]["drift"] == answers[1]["change"]["sentence"]
-    assert "120 of 120 lines" in answers[1]["drift"] and answers[1]["change"]["action"] == "train"
+    assert [answer["change"] is None for answer in answers] == [True, False, True, False]
+    change = answers[1]["change"]
+    assert "120 of 120 lines" in change["sentence"] and change["action"] == "train"
 
 
 def test_text_of_one_line_gets_a_score_and_a_longer_one_only_spans(service: Service) -> None:

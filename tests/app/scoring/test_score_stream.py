@@ -80,10 +80,10 @@ def test_only_anomalous_returns_anomalous_lines_only(service: Service) -> None:
 def test_stream_that_has_drifted_from_the_calibration_ends_with_advice(service: Service) -> None:
     calibrate(service)
     end = stream(service, "ab→→ab→\n".encode() * 150, only="anomalous")[-1]
-    assert (end["unusual"], end["lines"]) == (150, 150) and "150 of 150 lines" in end["drift"]
-    assert end["change"]["kind"] == "log"
+    assert (end["unusual"], end["lines"]) == (150, 150) and end["change"]["kind"] == "log"
+    assert "150 of 150 lines" in end["change"]["sentence"]
     end = stream(service, b"abab\n" * 150, only="anomalous")[-1]
-    assert end["unusual"] == 0 and "drift" not in end
+    assert end["unusual"] == 0 and "change" not in end
 
 
 def test_ids_of_json_lines_are_returned(service: Service) -> None:
@@ -236,19 +236,30 @@ def test_repeats_of_new_kinds_are_counted_and_not_flagged(service: Service) -> N
     assert repeat["p_value"] == found[0]["p_value"] and repeat["alert_id"] and repeat["spans"]
 
 
-def test_an_unusual_line_that_breaks_the_template_of_many_lines_is_rarer_than_its_score_says(
-    service: Service,
-) -> None:
-    publish(service.models, lines=["ab of ba is ab"] * 99)
+def test_a_line_with_a_word_where_others_never_have_it_is_rarer_than_its_score_says(service: Service) -> None:
+    publish(service.models, lines=["ab of ba is ab"] * 500)
     calibrate(service)
-    usual, ordinary, unusual = scored(service, "ab of ba is ab\nab of bb is ab\nab of →→ is ab\n".encode())
-    assert (usual["anomalous"], ordinary["anomalous"], unusual["anomalous"]) == (False, False, True)
-    assert ordinary["p_value"] > 0.1
-    assert unusual["p_value"] == 0.005  # 0.5 / (99 + 1); by its score 0.01
+    usual, broken = scored(service, b"ab of ba is ab\nab of bb is ab\n", detail="line")
+    assert (usual["anomalous"], broken["anomalous"]) == (False, True)
+    assert "reason" not in usual and broken["reason"] == '"bb" where "ba" was expected'
+    assert {"start": 6, "end": 8, "bits": 9.9687} in broken["spans"]
+    assert broken["p_value"] == pytest.approx(1 / 201, abs=1e-6)  # by its score it is not rare
+    stream(service, b"ab of bb is ab\n" * 2, alerts=True)
+    [alert] = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert alert["title"] == "ab of »bb« is ab"
+
+
+def test_a_line_that_is_rare_for_its_score_and_for_a_break_is_more_severe(service: Service) -> None:
+    publish(service.models, lines=["ab of ba is ab"] * 500)
+    calibrate(service)
+    [found] = scored(service, "ab of →→ is ab\n".encode(), alerts=True, detail="line")
+    assert found["reason"]
+    [alert] = service.http.get("/v1/models/fake/alerts").json()["data"]
+    assert alert["estimated_p_value"] < 0.1 * alert["p_value"]
 
 
 def test_lines_get_the_same_flags_however_they_are_sent(service: Service) -> None:
-    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)] + ["ab of ba is ab"] * 99)
+    publish(service.models, lines=["ab" * (1 + i % 9) for i in range(120)] + ["ab of ba is ab"] * 500)
     calibrate(service)
     kinds = ["ab", "abab", "disk → x", "disk → y", "fan 7 → stopped", "ba→", "ab of bb is ab", "ab of ba i"]
 

@@ -135,6 +135,8 @@ def test_an_estimated_p_value_decides_the_severity_if_there_is_one() -> None:
         ("a" * 201, None, "a" * 200 + "…"),
         ("a" * 300 + "b" * 100 + "c" * 300, (300, 400), f"…{'a' * 50}»{'b' * 100}«{'c' * 50}…"),
         ("a" * 900, (10, 900), f"…»{'a' * 200}«…"),
+        ("10.20.3.4 " * 40, (200, 209), f"…{'10.20.3.4 ' * 9}»10.20.3.4«{' 10.20.3.4' * 9}…"),
+        (f"{'x' * 300} root {'y' * 300}", (301, 305), f"…{'x' * 97} »root« {'y' * 97}…"),
     ],
 )
 def test_a_title_is_the_line_with_its_anomalous_part_marked(

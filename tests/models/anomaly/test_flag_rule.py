@@ -74,16 +74,20 @@ def test_of_lines_that_break_a_template_in_one_place_two_are_flagged() -> None:
     assert {v.key for v in verdicts[2:] if v} == {v.key for v in verdicts[1:2] if v}
 
 
-def test_a_line_that_breaks_a_new_template_of_many_lines_is_flagged() -> None:
-    rule = FlagRule(0.01, KNOWN)
-    judge(rule, new_kind(30))
-    assert flags(rule, [("fan 7 of the power zebra stopped turning", 12.0)]) == [True]
-
-
 @pytest.mark.parametrize(("normal", "flagged"), [(0, 1), (10_000, 12)])
 def test_a_kind_is_flagged_while_it_has_a_tenth_of_what_the_rate_explains(normal: int, flagged: int) -> None:
     lines: list[Line] = [("", 0.0)] * normal + new_kind(50)
     assert sum(flags(FlagRule(0.01, KNOWN), lines)) == pytest.approx(flagged, abs=1)
+
+
+def test_lines_that_are_rare_for_one_break_alone_are_of_one_kind() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    texts = [f"login of user{i} from host{i % 7}" for i in range(4)]
+    verdicts = [
+        rule.judge(text, AlertKey("login", f"{i}:x"), KNOWN.parse(text), score=1.0, place="number (' from',)")
+        for i, text in enumerate(texts)
+    ]
+    assert [verdict.is_flagged for verdict in verdicts] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("normal", [0, 3_000])

@@ -157,6 +157,7 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         ([f"sensor {w},{i * 37 % 11},{reading:.0f}" for i, (w, reading) in enumerate(
             zip(words(300), readings(300), strict=True))], "table"),
         ([f"{w},{w[::-1]},{'north' if i % 3 else 'south'}" for i, w in enumerate(words(300))], "table"),
+        ([f'{i},"{w}{", " * (i % 3)}{w[::-1]}",{w}' for i, w in enumerate(words(300))], "table"),
         ([f"week {i},{w}" for i, w in enumerate(words(40))], "increase"),
         (["".join(random.Random(i).choices("ACGT", k=60)) for i in range(300)], "same length"),
         ([f"{chr(0x4E00 + i * 101 % 300)}{chr(0x5E00 + i)}月明" for i in range(300)], "script"),

@@ -229,3 +229,14 @@ def test_a_sample_is_bounded_evenly_spread_and_independent_of_the_pieces() -> No
     assert numbers == sorted(numbers)
     assert 300 < len(numbers) < 2000 and numbers[-1] > 90_000
     assert sum(number < 50_000 for number in numbers) == pytest.approx(len(numbers) / 2, rel=0.2)
+
+
+def test_durations_between_slashes_are_no_dates() -> None:
+    lines = [
+        f"Feb  6 12:{i // 60:02}:{i % 60:02} lb haproxy: [06/Feb/2024:12:{i // 60:02}:{i % 60:02}.655] s1"
+        f" {i % 7}/0/{i % 3}/{i % 97}/{i % 90 + 10} 200"
+        for i in range(600)
+    ]
+    detection = detect_log(lines)
+    assert detection.masks[:2] == ("timestamp", "calendar_date")
+    assert detection.matches["calendar_date"]

@@ -140,9 +140,9 @@ export function linePanel({ log, texts, details, describe, alert, onTemplate, on
   };
 }
 
-function sentences({ characters }, spans) {
+function sentences({ characters, reason }, spans) {
   const known = spans.filter(({ expected }) => expected !== null && expected !== undefined).slice(0, MAX_SENTENCES);
-  return known.map(({ start, end, expected }) =>
+  const expectations = known.map(({ start, end, expected }) =>
     h(
       "p",
       {},
@@ -152,6 +152,7 @@ function sentences({ characters }, spans) {
       ".",
     ),
   );
+  return reason ? [h("p", {}, `Unlike other lines: ${reason}.`), ...expectations] : expectations;
 }
 
 function unknownCharacters(characters) {

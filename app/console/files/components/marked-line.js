@@ -10,6 +10,7 @@ const PLACEHOLDERS = {
   "ⓗ": "hex",
   "ⓝ": "numbers",
   "ⓓ": "date",
+  "ⓨ": "date",
   "ⓛ": "long numbers",
   "ⓖ": "digits",
   "ⓒ": "loose time",

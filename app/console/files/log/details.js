@@ -20,6 +20,7 @@ const MAX_EXPECTED_LINE = 5_000;
  * @property {number[]} offsets of each character in the service's units
  * @property {number[]} bits
  * @property {{start: number, end: number, bits: number, expected: string | null}[]} spans
+ * @property {string | null} reason what it has that hardly any line has in its place
  * @property {boolean} wasExplained whether explanations were requested for it
  * @property {string | null} alertId of the alert that the line belongs to, if it is flagged
  * @property {any[] | null} expected the likeliest characters at each offset; null: not requested
@@ -124,6 +125,7 @@ function perCharacter(line, text, sent) {
     spans: (line.spans ?? [])
       .filter(({ start, end }) => start < end)
       .map((span) => ({ ...span, start: indexOf(span.start), end: indexOf(span.end - 1) + 1 })),
+    reason: line.reason ?? null,
     expected: line.expected ?? null,
     alertId: line.alert_id ?? null,
   };

@@ -81,7 +81,8 @@ class LineView:
             self._explain(text, spans, record, indent=2)
 
     def _explain(self, text: str, spans: Sequence[Record], record: Record, *, indent: int) -> None:
-        for sentence in explain(text, spans, record.get("expected")):
+        reasons = [printable(record["reason"], inline=True)] if record.get("reason") else []
+        for sentence in reasons + explain(text, spans, record.get("expected")):
             self._console.print(Text(" " * indent + sentence, style="dim"), soft_wrap=True)
 
     def _show_file_name(self, line: Line) -> None:

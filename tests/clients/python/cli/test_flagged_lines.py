@@ -59,10 +59,11 @@ def test_a_flagged_line_is_shown_with_its_file_and_its_number_if_it_has_one() ->
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, no_color=True, width=80)
     view = LineView(console, alphabet="characters", has_several_files=True)
-    record = {"text": "a cat", "p_value": 0.001, "spans": [_span(2, 3, "b")]}
+    record = {"text": "a cat", "p_value": 0.001, "spans": [_span(2, 3, "b")], "reason": '"cat" at the end'}
     view.show_flagged(Line(7, b"a cat", file="x.log"), record)
     view.show_flagged(Line(0, b"a cat", file="x.log"), record)
     rows = [row.split() for row in re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()]
     explanation = ["at", "'c':", "'b'", "was", "expected"]
     shown = ["1", "in", "1,000", "a", "⟦c⟧at"]
-    assert rows == [["x.log"], ["7", *shown], explanation, shown, explanation]
+    reason = ['"cat"', "at", "the", "end"]
+    assert rows == [["x.log"], ["7", *shown], reason, explanation, shown, reason, explanation]

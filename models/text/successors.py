@@ -1,0 +1,388 @@
+"""What follows what in a log's lines, and how large its numbers are.
+
+A line is read token by token (`line_tokens`), and so is its end. The one or two tokens before are a
+*context*: words of many lines as they are, others by their shape. If hundreds of tokens followed a context
+and few of them only once, what never followed it is a *break*: by Good ("The population frequencies of
+species", 1953) the next token is new with the probability of one that occurred once, or that came late. There
+are four kinds:
+
+- another word or value: `GET`, `HEAD` and `POST` follow a quote, and `zebra` does not;
+- another shape: of all paths none begins without a slash, and no line ends after `status:`;
+- a number over _FAR_BEYOND times the largest in its place, also one that a mask hides;
+- quotes or brackets that are not closed as those of other lines.
+
+How often normal lines have breaks is measured: of the last lines of the text, by what the lines before have.
+A break's p-value is the fraction of these lines with one at least as improbable. A context counts once there,
+because lines of a new kind have the same break, and the flag rule flags the first of them alone.
+
+>>> from nextchar.models.text.masks import Masks
+>>> masks = Masks(["ip"])
+>>> lines = [f"10.0.0.{i % 200} {name} /{i}" for i in range(200) for name in ("GET", "HEAD")]
+>>> known = Successors.fit(map(masks.apply, lines), lines)
+>>> line = "10.0.0.7 zebra /7"
+>>> known.find(masks.apply(line), line).reason
+'"zebra" where "GET" or "HEAD" was expected'
+
+The successors of a saved model: FILE, a JSON file.
+"""
+
+import json
+import re
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import log2
+from typing import Any, NamedTuple, Self
+
+from nextchar.models.errors import Unavailable
+from nextchar.models.text.events import fingerprint
+from nextchar.models.text.line_tokens import MAX_TOKENS, WILDCARD, Token, shape, tokenize
+from nextchar.models.text.masks import NAMED, PLACEHOLDERS, Masked
+
+FILE = "successors.json"
+"""The name of its file in a saved model. Models of text that is no log, and older ones, have none."""
+
+FORMAT_VERSION = 1
+
+MAX_CHARACTERS = 1_000_000
+"""Maximum number of characters, at the end of the corpus, from which successors are learned."""
+
+_ORDERS = (1, 2)  # tokens of a context
+_MIN_WORD_LINES = 20  # of a word that is itself in a context
+_MAX_P = 0.002  # probability of a break
+_MAX_CONTEXTS = 4_000  # the most frequent ones
+_MAX_SUCCESSORS = 500  # of a context; what has more is not checked
+_FAR_BEYOND = 4  # times the largest number
+_LEARNED = 0.6  # of the lines; the rest show how often there are breaks
+_MAX_TOKEN_CHARACTERS = 64  # of a token whose numbers are compared
+_MAX_DIGITS = 18
+_MAX_LISTED = 3  # expected words
+_START, _END, _BALANCE = "", "\n", "\n\n"  # which no token is
+_IDS = ("uuid", "ip", "hex", "hostname", "alphanumeric", "mac")  # masks of values whose numbers say nothing
+_WITH_NUMBERS = frozenset(placeholder for name, (placeholder, _) in NAMED.items() if name not in _IDS)
+_PLACEHOLDER = re.compile(f"[{''.join(sorted(PLACEHOLDERS))}]")
+_DIGITS = re.compile(r"\d+")
+_VARYING = re.compile(rf"{_PLACEHOLDER.pattern}|\d")
+
+Context = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Break:
+    """What a line has that hardly any line could be expected to have.
+
+    Attributes:
+        p_value: the fraction of normal lines that have one as improbable. place: what lines that break the
+            same context in the same way have in common. reason: why, in words. start, end: where, in the
+            masked line; both 0 in an event of several lines. bits: -log2 of its probability in its context.
+    """
+
+    p_value: float
+    place: str
+    reason: str
+    start: int
+    end: int
+    bits: float
+
+
+class _Item(NamedTuple):
+    """A token after a context, or the end: masked, by its shape, as it was, its numbers, and where it is."""
+
+    context: Context
+    text: str
+    shape: str
+    original: str
+    numbers: Sequence[int]
+    start: int
+    end: int
+
+
+class _Counter:
+    """Counts what followed a context."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self._firsts: list[int] = []  # after how many others each came first
+
+    def add(self, text: str, before: int) -> None:
+        """Count one more, after `before` others."""
+        if text not in self.counts:
+            self._firsts.append(before)
+        self.counts[text] = self.counts.get(text, 0) + 1
+
+    def new(self, total: int) -> float:
+        """Return the probability that the next one is new: as one that occurred once, or came late."""
+        once = sum(1 for count in self.counts.values() if count == 1)
+        return _new(max(once, sum(1 for first in self._firsts if first >= total / 2)), total)
+
+
+@dataclass
+class _Counts:
+    """Counts what followed a context, as it is and by its shape, and its numbers."""
+
+    count: int = 0
+    texts: _Counter = field(default_factory=_Counter)
+    shapes: _Counter = field(default_factory=_Counter)
+    numbers: dict[str, tuple[int, Sequence[int]]] = field(default_factory=dict)
+
+    def add(self, item: _Item) -> None:
+        """Count a token."""
+        self.texts.add(item.text, self.count)
+        self.shapes.add(item.shape, self.count)
+        self.count += 1
+        if item.numbers:
+            form = shape(item.original)
+            count, largest = self.numbers.get(form, (0, item.numbers))
+            self.numbers[form] = count + 1, list(map(max, largest, item.numbers))
+
+    def closed(self) -> "_Followers":
+        """Return what is needed to find breaks."""
+        numbers = {form: one for form, one in self.numbers.items() if _new(0, one[0]) <= _MAX_P}
+        return _Followers(self.count, *self._closed(self.texts), *self._closed(self.shapes), numbers)
+
+    def _closed(self, counter: _Counter) -> tuple[dict[str, int] | None, float]:
+        new = counter.new(self.count)
+        is_closed = new <= _MAX_P and len(counter.counts) <= _MAX_SUCCESSORS
+        return (counter.counts, new) if is_closed else (None, 1.0)
+
+
+@dataclass(frozen=True)
+class _Followers:
+    """What followed a context.
+
+    Attributes:
+        count: how many tokens. texts, shapes: how often each occurred; None: too many, or any may follow.
+        new_text, new_shape: the probabilities of one that did not. numbers: by form, how many there were and
+            the largest of each.
+    """
+
+    count: int
+    texts: dict[str, int] | None
+    new_text: float
+    shapes: dict[str, int] | None
+    new_shape: float
+    numbers: dict[str, tuple[int, Sequence[int]]]
+
+
+class Successors:
+    """What followed contexts in the lines of a log. Immutable once made, and thread-safe.
+
+    Args:
+        words: those that are themselves in a context. contexts: what followed. strengths: the bits of those
+            lines, ascending, that have a break, among the `lines` that show how often there are breaks.
+    """
+
+    def __init__(
+        self,
+        words: frozenset[str],
+        contexts: dict[Context, _Followers],
+        strengths: Sequence[float],
+        lines: int,
+    ) -> None:
+        self._words, self._contexts = words, contexts
+        self._strengths, self._lines = strengths, lines
+
+    @classmethod
+    def fit(cls, masked: Iterable[Masked], originals: Iterable[str]) -> Self:
+        """Return the successors in normal lines, or events, masked and as they were, in their order."""
+        lines = [_Line.of(one, original) for one, original in zip(masked, originals, strict=True)]
+        counts = Counter(word for line in lines for word in {token.value for token in line.tokens})
+        words = frozenset(word for word, n in counts.items() if n >= _MIN_WORD_LINES and not _has_digit(word))
+        learned = int(_LEARNED * len(lines))
+        before = cls(words, _followers(lines[:learned], words), [], 0)
+        strengths: list[float] = []
+        seen: set[str] = set()
+        for line in lines[learned:]:
+            found = list(before._breaks(line))
+            new = [bits for bits, place, *_ in found if place not in seen]
+            seen.update(place for _, place, *_ in found)
+            if new:  # once all lines are known, each context has more
+                strengths.append(round(max(new) - log2(_LEARNED), 2))
+        return cls(words, _followers(lines, words), sorted(strengths), len(lines) - learned)
+
+    def find(self, masked: Masked, original: str) -> Break | None:
+        """Return the most improbable break of a line, or of an event's fingerprint; None if it has none."""
+        line = _Line.of(masked, original)
+        found = max(self._breaks(line), key=lambda one: one[0], default=None)
+        if found is None:
+            return None
+        bits, place, item, largest = found
+        at_least = len(self._strengths) - bisect_left(self._strengths, bits)
+        p = (1 + at_least) / (self._lines + 1)
+        start, end = (item.start, item.end) if line.is_whole else (0, 0)
+        return Break(p, place, self._reason(item, largest), start, end, bits)
+
+    def _breaks(self, line: "_Line") -> Iterator[tuple[float, str, _Item, int | None]]:
+        """Yield the bits of each break, its place, its token, and the largest number if it is one."""
+        for item in line.items(self._words):
+            known = self._contexts.get(item.context)
+            if known is None:
+                continue
+            if item.numbers and (ranges := known.numbers.get(shape(item.original))):
+                count, largest = ranges
+                pairs = zip(item.numbers, largest, strict=False)
+                if above := [most for number, most in pairs if _is_far_above(number, most)]:
+                    yield -log2(_new(0, count)), _place(item, "number"), item, above[0]
+                    continue
+            if known.texts is not None and item.text not in known.texts:
+                yield -log2(known.new_text), _place(item, "text"), item, None
+            if known.shapes is not None and item.shape not in known.shapes:
+                yield -log2(known.new_shape), _place(item, "shape"), item, None
+
+    def _reason(self, item: _Item, largest: int | None) -> str:
+        last = item.context[-1]
+        after = f" after {_quoted(last)}" if last != _START else " at the beginning"
+        if largest is not None:
+            number = next(n for n in item.numbers if _is_far_above(n, largest))
+            return f"{number:,}{after}: the highest before was {largest:,}"
+        if item.context == (_BALANCE,):
+            return "a quote or bracket is not closed as in other lines"
+        found = "the line ends" if item.text == _END else _quoted(item.original)
+        known = self._contexts[item.context]
+        expected = sorted(known.texts or {}, key=lambda text: -(known.texts or {})[text])
+        if 0 < len(expected) <= _MAX_LISTED:
+            return f"{found} where {' or '.join(map(_quoted, sorted(expected)))} was expected"
+        return f"{found}{after}, as in none of {known.count:,} places"
+
+    def dump(self) -> bytes:
+        """Return the contents of FILE."""
+        contexts = [
+            [context, one.count, one.texts, one.new_text, one.shapes, one.new_shape, one.numbers]
+            for context, one in self._contexts.items()
+        ]
+        record = {
+            "format_version": FORMAT_VERSION,
+            "words": sorted(self._words),
+            "contexts": contexts,
+            "strengths": self._strengths,
+            "lines": self._lines,
+        }
+        return json.dumps(record, separators=(",", ":")).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        """Return the successors in the contents of FILE.
+
+        Raises:
+            Unavailable: it is damaged (code `model_damaged`), or of a format that this program does not know
+                (`model_format_unknown`).
+        """
+        try:
+            record = json.loads(data)
+            if record["format_version"] != FORMAT_VERSION:
+                raise Unavailable(
+                    f"{FILE} has format {record['format_version']!r} and this program knows {FORMAT_VERSION};"
+                    " update nextchar",
+                    code="model_format_unknown",
+                )
+            contexts = {tuple(map(str, context)): _loaded(rest) for context, *rest in record["contexts"]}
+            strengths = sorted(map(float, record["strengths"]))
+            return cls(frozenset(map(str, record["words"])), contexts, strengths, int(record["lines"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line's tokens, the values that masks hide in it, and its text."""
+
+    text: str
+    tokens: Sequence[Token]
+    values: Sequence[str]
+    is_whole: bool  # whether it is no fingerprint of several lines
+
+    @classmethod
+    def of(cls, masked: Masked, original: str) -> "_Line":
+        text = fingerprint(masked.text)
+        starts = masked.starts
+        values = (
+            [original[starts[m.start()] : starts[m.end()]] for m in _PLACEHOLDER.finditer(masked.text)]
+            if starts is not None
+            else []
+        )
+        return cls(text, tokenize(text), values, text == masked.text)
+
+    def items(self, words: frozenset[str]) -> Iterator[_Item]:
+        """Yield each token, and the end of the line, after each of its contexts."""
+        before = [_START] * max(_ORDERS)
+        values = iter(self.values)
+        for token in self.tokens[:MAX_TOKENS]:
+            value = token.value
+            is_shaped = token.is_word or token.is_value
+            own = token.text[: -len(value)] + shape(value) if is_shaped else token.text
+            original, numbers = _numbers(value, values) if is_shaped else (value, [])
+            for order in _ORDERS:
+                context = tuple(before[-order:])
+                yield _Item(context, token.text, own, original, numbers, token.start, token.end)
+            before.append(token.text if value in words else own)
+        if len(self.tokens) <= MAX_TOKENS:
+            end = self.tokens[-1].end if self.tokens else 0
+            start = self.tokens[-1].start if self.tokens else 0
+            for order in _ORDERS:
+                yield _Item(tuple(before[-order:]), _END, _END, _END, [], start, end)
+            balance = _balance(self.text)
+            yield _Item((_BALANCE,), balance, balance, balance, [], start, end)
+
+
+def _followers(lines: Sequence[_Line], words: frozenset[str]) -> dict[Context, _Followers]:
+    """Return what followed the most frequent contexts that can be broken."""
+    found: defaultdict[Context, _Counts] = defaultdict(_Counts)
+    for line in lines:
+        for item in line.items(words):
+            found[item.context].add(item)
+    frequent = sorted(found.items(), key=lambda one: -one[1].count)[:_MAX_CONTEXTS]
+    return {context: one.closed() for context, one in frequent if _new(0, one.count) <= _MAX_P}
+
+
+def _new(once: int, count: int) -> float:
+    """Return the probability that the next token is new, if `once` of so many tokens occurred once."""
+    return (once + 0.5) / (count + 1)
+
+
+def _numbers(value: str, hidden: Iterator[str]) -> tuple[str, list[int]]:
+    """Return a token with the values of `hidden` for its placeholders, and its numbers, but none of ids."""
+    if not _VARYING.search(value):
+        return value, []
+    is_id = not _WITH_NUMBERS.issuperset(_PLACEHOLDER.findall(value))
+    text = _PLACEHOLDER.sub(lambda _: next(hidden, ""), value)
+    if is_id or len(value) > _MAX_TOKEN_CHARACTERS:
+        return text, []
+    return text, [int(digits[:_MAX_DIGITS]) for digits in _DIGITS.findall(text[:_MAX_TOKEN_CHARACTERS])]
+
+
+def _balance(text: str) -> str:
+    """Return how many quotes and brackets are not closed."""
+    pairs = (text.count(opening) - text.count(closing) for opening, closing in ("()", "[]", "{}"))
+    return " ".join(map(str, [text.count('"') % 2, *(max(-2, min(2, pair)) for pair in pairs)]))
+
+
+def _is_far_above(number: int, largest: int) -> bool:
+    return number > _FAR_BEYOND * max(largest, 2)
+
+
+def _place(item: _Item, kind: str) -> str:
+    return f"{kind} {item.context}"
+
+
+def _quoted(text: str) -> str:
+    shown = _PLACEHOLDER.sub(WILDCARD, text.strip()[:_MAX_TOKEN_CHARACTERS])
+    return "the end of the line" if text == _END else f'"{shown}"'
+
+
+def _has_digit(word: str) -> bool:
+    return _DIGITS.search(word) is not None
+
+
+def _loaded(record: Sequence[Any]) -> _Followers:
+    count, texts, new_text, shapes, new_shape, numbers = record
+    if not (0 < new_text <= 1 and 0 < new_shape <= 1 and all(int(n) >= 0 for n, _ in numbers.values())):
+        raise ValueError("not a probability, or not a count")
+    return _Followers(
+        int(count),
+        None if texts is None else {str(text): int(n) for text, n in texts.items()},
+        float(new_text),
+        None if shapes is None else {str(own): int(n) for own, n in shapes.items()},
+        float(new_shape),
+        {str(form): (int(n), list(map(int, largest))) for form, (n, largest) in numbers.items()},
+    )
