@@ -267,7 +267,7 @@ def pack(
     session.print_result(result, line)
 
 
-_META, _LIMITED, _TEXT_COUNT_AT = 1, 62, 16  # in a packed file: docs/reference/pack.md
+_META, _LIMITED, _TEXT_COUNT_AT = 1, 60, 16  # in a packed file: docs/reference/pack.md
 
 
 def cost_of_limit(data: bytes) -> tuple[int, int, float]:
