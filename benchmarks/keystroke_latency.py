@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keys", type=int, default=200, help="that count, of each kind")
     parser.add_argument("--network", default="1x512", metavar="LAYERSxUNITS")
     parser.add_argument("--file", type=Path, nargs="+", help="packed models; the keys are those of the first")
+    parser.add_argument("--ahead", type=int, default=12, help="of how many keys the file completes ahead")
     options = parser.parse_args(arguments)
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "nextcharFile": f"/{options.file[0].name}",
                 "nextcharUntil": "line",
                 "nextcharMax": "20",
+                "nextcharAhead": str(options.ahead),
             }
         else:
             layers, units = map(int, options.network.split("x"))

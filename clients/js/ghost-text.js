@@ -163,10 +163,10 @@ class GhostLayer {
     this.#mirror.scroll(this.#top);
   }
 
-  // Later: a framework that removes the field may visit the layer next.
+  // A microtask later: a framework that removes the field may visit the layer next.
   clear() {
     const { box, text } = this.#mirror;
     text.replaceChildren();
-    setTimeout(() => text.firstChild || box.remove());
+    queueMicrotask(() => text.firstChild || box.remove());
   }
 }
