@@ -49,7 +49,7 @@ def _read_text(network, experts, ids, state, at, first, logits, wanted, workspac
 def run(  # type: ignore[no-untyped-def]
     packed, numbers, corrections, layout,
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, shares,
+    weights, last_weights, adaptation, backoffs, shares,
     ids, state, at, first, logits, wanted, inverse_temperature, uniforms, chosen,
 ):  # fmt: skip
     """Read ids, then choose and read N more times, as `nextchar.models.kernels.lstm_inference.run`.
@@ -67,7 +67,7 @@ def run(  # type: ignore[no-untyped-def]
         return False
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, shares,
+        weights, last_weights, adaptation, backoffs, shares,
     )  # fmt: skip
     workspace = make_workspace(logits.shape[2], len(children))
     if steps > 1:

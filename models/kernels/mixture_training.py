@@ -17,17 +17,25 @@ from nextchar.models.kernels.mixture import (
     write_shares,
 )
 from nextchar.models.kernels.mixture_arguments import (
+    BACKOFF_CONTEXTS,
+    BACKOFF_STARTS,
+    BACKOFFS,
+    BEFORE_0,
     BY_RECENT,
     CONTEXTS,
     HISTORY_CHARACTERS,
     INPUTS,
     KEYS,
     LAST_SETS,
+    LEARNED_BACKOFF,
+    LEARNED_FROM,
     MATCH_CHARACTERS,
     MATCHED,
     MATCHES,
     MAX_COUNT,
     RECENT,
+    RECENT_0,
+    RECENT_OF,
     SETS,
 )
 from nextchar.models.kernels.mixture_contexts import read_context
@@ -40,6 +48,7 @@ _FIRST_RATE, _LAST_RATE, _DECISIONS = (
 )  # of a set of weights, and when the first is halved
 _MAX_SEEN = 1023.0  # of a map's state: it goes on moving
 _MOST = 0.9999
+_LEAST_SHARE = 0.0005
 
 
 # ---- learning
@@ -123,6 +132,35 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
 
 
 @inline_borrowing
+def _move_share(own, seen, state, counted, rest):  # type: ignore[no-untyped-def]
+    """Move a share own[state] of `rest` in a probability that is the sum of both; return the sum."""
+    p, rate = counted + rest, np.float32(1) / (seen[state] + np.float32(1.5))
+    own[state] += (rest / p - own[state]) * max(rate, np.float32(1 / _MAX_SEEN))
+    own[state] = max(own[state], np.float32(_LEAST_SHARE))
+    seen[state] += np.float32(1)
+    return p
+
+
+@inline_borrowing
+def _learn_backoffs(experts, seen, c, workspace):  # type: ignore[no-untyped-def]
+    """Learn the shares of the estimates from id c, each by itself, by expectation maximization."""
+    backoffs, place, states_of, learned = experts[14], experts[6][c], workspace[18], workspace[19]
+    node, side = place >> 1, place & 1
+    own = workspace[0][node]
+    for n in range(LEARNED_BACKOFF, BACKOFFS):
+        p = experts[15][node, side]
+        for i in range(BACKOFF_STARTS[n], BACKOFF_STARTS[n + 1]):
+            k, m = BACKOFF_CONTEXTS[i], i - LEARNED_FROM
+            j = RECENT_OF[k]
+            if learned[0, m] > 0:
+                counted = own[BEFORE_0 + CONTEXTS * side + k] * learned[0, m]
+                p = _move_share(backoffs[m], seen[m], states_of[0, k], counted, learned[1, m] * p)
+            if j >= 0 and learned[2, m] > 0:
+                counted = own[RECENT_0 + RECENT * side + j] * learned[2, m]
+                p = _move_share(backoffs[m], seen[m], states_of[1, k], counted, learned[3, m] * p)
+
+
+@inline_borrowing
 def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of the only row of `behind`, which reads it."""
     row, past, keys = parts_of(behind, 0, 0)
@@ -132,24 +170,24 @@ def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
 
 @compiled(
     f"float64({EXPERTS}, float32[:,::1], float32[:,::1], float32[::1], float32[::1], float32[::1],"
-    "int32[::1], float32[:,::1], float32[:,::1], float32[:,::1], int64)"
+    "float32[:,::1], int32[::1], float32[:,::1], float32[:,::1], float32[:,::1], int64)"
 )
 def learn(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, shares, seen, recent_seen, match_seen, set_seen, last_seen, ids,
-    behind, state, logits, start,
+    weights, last_weights, adaptation, backoffs, shares, seen, recent_seen, match_seen, set_seen, last_seen,
+    backoffs_seen, ids, behind, state, logits, start,
 ):  # fmt: skip
     """Read ids (N,) in `state` (1, STATE_COLUMNS), learning to predict each; return the sum of their bits.
 
-    `text` to `shares` are the fields of `Experts`, of which `maps` to `last_weights` learn; nothing
-    adapts. `seen` to `last_seen` say how often each has learned. `logits` (N, V) of the network are before
-    each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts and `positions` are
-    still zero: its characters are counted as they become older than the history. There is something to learn
-    from `start` on, before which ids only count.
+    `text` to `shares` are the fields of `Experts`, of which `maps` to `last_weights` and `backoffs` learn;
+    nothing adapts. `seen` to `backoffs_seen` say how often each has learned. `logits` (N, V) of the
+    network are before each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts
+    and `positions` are still zero: its characters are counted as they become older than the history. There
+    is something to learn from `start` on, before which ids only count.
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, shares,
+        weights, last_weights, adaptation, backoffs, shares,
     )  # fmt: skip
     learned = (seen, recent_seen, match_seen, set_seen, last_seen)
     workspace = make_workspace(len(characters), len(children))
@@ -170,6 +208,7 @@ def learn(  # type: ignore[no-untyped-def]
                 bits -= np.log2(p if y == 1 else one - p)
                 _learn(experts, learned, node, z, y, moved, workspace)
                 at = up[len(characters) + node]
+            _learn_backoffs(experts, backoffs_seen, c, workspace)
             forget(workspace)
         old = i - HISTORY_CHARACTERS
         if i >= start - HISTORY_CHARACTERS:

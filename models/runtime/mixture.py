@@ -33,6 +33,7 @@ from nextchar.models.kernels.mixture_arguments import (
     INPUTS,
     KIND,
     LAST_ROWS,
+    LEARNED_SHARES,
     MAP_STATES,
     MATCHES,
     RARE_CONTEXTS,
@@ -40,6 +41,7 @@ from nextchar.models.kernels.mixture_arguments import (
     RECENT_STATES,
     RECORD_END,
     SETS,
+    SHARE_STATES,
     WEIGHT_ROWS,
     Experts,
 )
@@ -55,7 +57,7 @@ MAX_CHARACTERS = 2_000_000
 """Maximum number of characters, from the end of the known text, in the file."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
-_OLD_MAPS = ((12, 256), (14, 256))  # in files of older versions
+_OLD_MAPS = ((12, 256), (14, 256), (14, 288))  # in files of older versions
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
@@ -77,6 +79,7 @@ class Learned(NamedTuple):
     weights: Floats
     last_weights: Floats
     adaptation: Floats
+    backoffs: Floats
 
 
 def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Experts:
@@ -213,7 +216,7 @@ def _check_learned(learned: Learned, size: int) -> None:
     nodes = max(0, size - 2)
     shapes = (
         (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
-        (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,),
+        (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,), (LEARNED_SHARES, SHARE_STATES),
     )  # fmt: skip
     for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):
         dtype = np.int32 if i < 2 else np.float32
