@@ -95,7 +95,7 @@ static const int PLACE_STEPS[] = {5, 9, 20};
 #define BY_BACKOFF 30
 #define CONSTANT 36
 #define BY_NETWORK 37
-#define INPUTS 38
+#define INPUTS 40
 #define MAX_COUNT 32767
 #define GROUPS 256
 enum { SET_STARTS_COUNT = 6 };
@@ -109,8 +109,8 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define LAST_ROWS 600
 #define PREDICTED 8266
 #define SHIFTS 8267
-#define CURVATURES 8311
-#define PREDICTION 8355
+#define CURVATURES 8313
+#define PREDICTION 8359
 #define MAX_ADAPTED_VOCABULARY 512
 #define PRECISION 0
 #define LAST_PRECISION 1
@@ -192,4 +192,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_ENTRIES_COUNT 8
 #define PACK_UNITS 9
 #define PACK_META_NUMBERS 17
-#define PACK_LAYOUT 2698831416u
+#define PACK_LAYOUT 1329851724

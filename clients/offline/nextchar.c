@@ -1221,7 +1221,7 @@ static void gather_recent(nc *m, const i32 *row) {
   for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
     u16 key = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
     other.places = other.different = 0;
-    for (int block = 0; block < BLOCKS; block++) {
+    for (int block = 0; block < BLOCKS && other.places < MAX_RECENT; block++) {
       int first = first_of_block(block) + 1;
       u64 mask = equal_mask(keys + first, key);
       while (mask && other.places < MAX_RECENT) {
@@ -1392,6 +1392,7 @@ static f32 decide(nc *m, f32 *row, int node, f32 by_network) {
   write_backoffs(m, own, m->text_shares + 2 * node, inputs);
   inputs[CONSTANT] = 0.4f;
   inputs[BY_NETWORK] = by_network;
+  for (int i = BY_NETWORK + 1; i < INPUTS; i++) inputs[i] = 0.0f;
   choose_sets(m, numbers, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1]);
   f32 shift = m->adapts ? dot(shifts, inputs, INPUTS) : 0.0f;
   for (int k = 0; k < SETS; k++)
@@ -1425,7 +1426,7 @@ static void prepare(nc *m, f32 *row) {
 static f32 odds_of(const nc *m, int node) {
   f32 left = m->below[2 * node], right = m->below[2 * node + 1];
   f32 least = EPSILON * (left + right) + LEAST;
-  return log_(right + least) - log_(left + least);
+  return log_((right + least) / (left + least));
 }
 
 static f32 decision(nc *m, f32 *row, int node) {

@@ -86,7 +86,7 @@ from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, sa
 EXPERTS = (
     "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
     "int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "float32[::1], float32[:,::1], float32[:,::1]"
+    "float32[::1], float32[:,::1], float32[:,::1], int32[:,::1]"
 )
 """Signature of the fields of `Experts`."""
 
@@ -110,7 +110,7 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     touched, is_touched = np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint8)
     features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + MATCHES, np.int32)
     inputs, chosen, outputs = (
-        np.empty((nodes, INPUTS), np.float32),
+        np.zeros((nodes, INPUTS), np.float32),
         np.zeros(SETS + LAST_SETS, np.int64),
         np.empty((nodes, SETS), np.float32),
     )
@@ -151,9 +151,9 @@ def _touch(touched, is_touched, node):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _add_known(up, size, counts, touched, is_touched, k, c, count):  # type: ignore[no-untyped-def]
+def _add_known(up, size, first, counts, touched, is_touched, k, c, count):  # type: ignore[no-untyped-def]
     """Add to the counts of context k that id c followed it `count` times."""
-    at = up[c]
+    at = first[c]
     while at >= 0:
         node = at >> 1
         _touch(touched, is_touched, node)
@@ -162,9 +162,9 @@ def _add_known(up, size, counts, touched, is_touched, k, c, count):  # type: ign
 
 
 @inline_borrowing
-def _add_recent(up, size, counts, touched, is_touched, j, c, times):  # type: ignore[no-untyped-def]
+def _add_recent(up, size, first, counts, touched, is_touched, j, c, times):  # type: ignore[no-untyped-def]
     """Add to the counts of context j of the history that id c followed it, after newer ones."""
-    at = up[c]
+    at = first[c]
     while at >= 0:
         node, side = at >> 1, at & 1
         _touch(touched, is_touched, node)
@@ -175,7 +175,9 @@ def _add_recent(up, size, counts, touched, is_touched, j, c, times):  # type: ig
 
 
 @inline_borrowing
-def _gather_known(slots, singles, entries, up, size, row, starts, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_known(  # type: ignore[no-untyped-def]
+    slots, singles, entries, up, size, first, row, starts, followed, counts, touched, is_touched
+):
     """Count what followed the contexts, and how much and how many different ids in rows of `followed`."""
     followed[:] = 0
     for k in range(CONTEXTS):
@@ -189,7 +191,7 @@ def _gather_known(slots, singles, entries, up, size, row, starts, followed, coun
             c = single_of(singles, np.uint64(np.uint32(row[KEYS + k])))
             if c > 0:
                 followed[0, k] = followed[1, k] = 1
-                _add_known(up, size, counts, touched, is_touched, k, c, np.float32(1))
+                _add_known(up, size, first, counts, touched, is_touched, k, c, np.float32(1))
             continue
         is_last, total, different = False, np.float32(0), np.float32(0)
         while not is_last:
@@ -200,7 +202,7 @@ def _gather_known(slots, singles, entries, up, size, row, starts, followed, coun
                 c = np.int64(entry & np.uint32(0xFFFF))
                 total += count
                 different += np.float32(1)
-                _add_known(up, size, counts, touched, is_touched, k, c, count)
+                _add_known(up, size, first, counts, touched, is_touched, k, c, count)
             at += 1
         followed[0, k], followed[1, k] = total, different
 
@@ -224,10 +226,10 @@ def _note(found, seen, j, c):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _add_noted(up, size, j, found, seen, r, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _add_noted(up, size, first, j, found, seen, r, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     """Add what was noted as `_note` number r to the counts of context j of the history, and forget it."""
     for i in range(seen[2 * r + 1]):
-        _add_recent(up, size, counts, touched, is_touched, j, found[2 * r, i], found[2 * r + 1, i])
+        _add_recent(up, size, first, counts, touched, is_touched, j, found[2 * r, i], found[2 * r + 1, i])
     followed[2, RECENT_CONTEXTS[j]], followed[4, RECENT_CONTEXTS[j]] = seen[2 * r], seen[2 * r + 1]
     seen[2 * r] = seen[2 * r + 1] = 0
 
@@ -251,12 +253,12 @@ def _note_orders(past, found, seen):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _gather_recent(up, size, row, past, keys, found, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_recent(up, size, first, row, past, keys, found, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     """Count what followed the contexts in the history, and how much in a row of `followed`."""
     seen[:] = 0
     _note_orders(past, found, seen)
     for j in range(_ORDERS):
-        _add_noted(up, size, j, found, seen, j, followed, counts, touched, is_touched)
+        _add_noted(up, size, first, j, found, seen, j, followed, counts, touched, is_touched)
     for j in range(_KEYS):
         key = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
         for block in range(BLOCKS):
@@ -268,7 +270,9 @@ def _gather_recent(up, size, row, past, keys, found, seen, followed, counts, tou
                 c = np.int64(past[start + k])
                 if c > 0:
                     _note(found, seen, 0, c)
-        _add_noted(up, size, _ORDERS + j, found, seen, 0, followed, counts, touched, is_touched)
+            if seen[0] >= MAX_RECENT:
+                break
+        _add_noted(up, size, first, _ORDERS + j, found, seen, 0, followed, counts, touched, is_touched)
 
 
 @inline_borrowing
@@ -319,10 +323,10 @@ def _weigh(followed):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _gather_matches(up, size, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_matches(up, size, first, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     for m in range(MATCHES):
         c = features[MATCH_ID + 2 * m]
-        at = up[c]  # of id 0: -1
+        at = first[c]  # of id 0: -1
         while at >= 0:
             node = at >> 1
             _touch(touched, is_touched, node)
@@ -331,26 +335,32 @@ def _gather_matches(up, size, features, counts, touched, is_touched):  # type: i
 
 
 @compiled(
-    "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
+    "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], int32[::1], uint16[::1],"
+    "uint16[:,::1],"
     "int32[::1], int64[::1], int32[:,::1], float32[:,::1], float32[:,::1], int32[::1], uint8[::1],"
     "float32[:,::1], int32[:,::1], float32[:,::1])",
     is_internal=True,
     is_borrowing=True,
 )
 def _gather(  # type: ignore[no-untyped-def]
-    slots, singles, entries, up, size, row, past, keys, features, starts, found, followed, counts, touched,
-    is_touched, backoffs, states_of, learned,
+    slots, singles, entries, up, size, first, row, past, keys, features, starts, found, followed, counts,
+    touched, is_touched, backoffs, states_of, learned,
 ):  # fmt: skip
-    _gather_matches(up, size, features, counts, touched, is_touched)
-    _gather_known(slots, singles, entries, up, size, row, starts, followed, counts, touched, is_touched)
-    _gather_recent(up, size, row, past, keys, found, starts, followed, counts, touched, is_touched)
+    _gather_matches(up, size, first, features, counts, touched, is_touched)
+    _gather_known(
+        slots, singles, entries, up, size, first, row, starts, followed, counts, touched, is_touched
+    )
+    _gather_recent(up, size, first, row, past, keys, found, starts, followed, counts, touched, is_touched)
     _write_learned(backoffs, followed, states_of, learned)
     _weigh(followed)
 
 
 @inline_borrowing
-def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
-    """Count for each node of the tree what followed the contexts of row b, unless the counts are its own."""
+def gather(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
+    """Count for the nodes above id c what followed the contexts of row b, unless the counts are its own.
+
+    Of id 0 for all nodes of the tree.
+    """
     held = workspace[12]
     if held[0] == b + 1:
         return
@@ -358,6 +368,8 @@ def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
     held[0] = b + 1
     slots, singles, entries, up, size = experts[2], experts[3], experts[4], experts[6], len(experts[5])
     counts, touched, is_touched, features = workspace[0], workspace[1], workspace[2], workspace[3]
+    meetings = experts[16]
+    first = meetings[c] if c > 0 and len(meetings) > 0 else up
     row, past, keys = parts_of(state, b, at)
     write_features(experts[0], row, past, features)
     _gather(
@@ -366,6 +378,7 @@ def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
         entries,
         up,
         size,
+        first,
         row,
         past,
         keys,
@@ -565,12 +578,12 @@ def write_shares(children, logits, shares, below):  # type: ignore[no-untyped-de
 
 
 @inline_borrowing
-def prepare(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
-    """Make counts and the network's shares for decisions of row b, by its logits (V,)."""
+def prepare(experts, state, b, at, c, logits, workspace):  # type: ignore[no-untyped-def]
+    """Make counts and the network's shares for decisions of row b, by its logits (V,); see `gather`."""
     held, decided = workspace[12], workspace[13]
     if held[1] == b + 1:
         return
-    gather(experts, state, b, at, workspace)
+    gather(experts, state, b, at, c, workspace)
     write_shares(experts[7], logits, workspace[8], workspace[9])
     decided[:] = 0
     held[1] = b + 1
@@ -591,7 +604,7 @@ def decision(experts, state, b, at, node, workspace):  # type: ignore[no-untyped
 def odds_of(below, node):  # type: ignore[no-untyped-def]
     """Return the logarithm of the odds of the right subtree of a node by the network; see `write_shares`."""
     least = np.float32(_EPSILON) * (below[0, node] + below[1, node]) + np.float32(_LEAST)
-    return log(below[1, node] + least) - log(below[0, node] + least)
+    return log((below[1, node] + least) / (below[0, node] + least))
 
 
 # ---- reading and predicting
@@ -619,7 +632,8 @@ def _adapt(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
     the learned weight, as in an extended Kalman filter whose covariance is diagonal.
     """
     up, adaptation, size = experts[6], experts[13], len(experts[5])
-    prepare(experts, state, b, at, state[b, at + PREDICTION : at + PREDICTION + size], workspace)
+    kept = state[b, at + PREDICTION : at + PREDICTION + size]
+    prepare(experts, state, b, at, c, kept, workspace)
     step = up[c]
     while step >= 0:  # all before the first weight moves, as in a prediction
         decision(experts, state, b, at, step >> 1, workspace)
@@ -664,7 +678,7 @@ def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untype
     """Turn the network's logits (V,) after the last character of row b into the mixture's; see `read_row`."""
     children, below, masses = experts[7], workspace[9], workspace[10]
     keep(experts, state, b, at, logits)
-    prepare(experts, state, b, at, logits, workspace)
+    prepare(experts, state, b, at, 0, logits, workspace)
     one, least = np.float32(1), np.float32(_LEAST)
     masses[0] = one
     for node in range(len(children)):
@@ -684,17 +698,17 @@ def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untype
 @compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1], int64)")
 def mix(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, backoffs, shares, ids, state, at, first, logits, wanted,
+    weights, last_weights, adaptation, backoffs, shares, meetings, ids, state, at, first, logits, wanted,
 ):  # fmt: skip
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `text` to `shares` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
+    `text` to `meetings` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
     `Experts.state_columns`, are what the experts keep, changed in place. Steps before `first` have no logits,
     so the weights do not adapt to what follows these. Logits before `wanted` stay those of the network.
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, backoffs, shares,
+        weights, last_weights, adaptation, backoffs, shares, meetings,
     )  # fmt: skip
     workspace = make_workspace(logits.shape[2], len(children))
     for b in range(ids.shape[1]):

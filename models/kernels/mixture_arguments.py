@@ -151,7 +151,8 @@ BY_BACKOFF = BY_MATCH + MATCHES
 """(BACKOFFS,) by interpolated estimates."""
 CONSTANT = BY_BACKOFF + BACKOFFS
 BY_NETWORK = CONSTANT + 1
-INPUTS = BY_NETWORK + 1
+INPUTS = (BY_NETWORK + 8) // 8 * 8
+"""Rounded up to what `dot` adds at once; the last ones are always 0."""
 
 MAX_COUNT = 32767
 """Of an entry."""
@@ -250,6 +251,9 @@ class Experts(NamedTuple):
     estimates, beside the known text and beside the history."""
     shares: NDArray[np.float32]
     """(nodes, 2) how often a character of the text is in each subtree of a node."""
+    meetings: NDArray[np.int32]
+    """(V, V) where the way up from the second id meets that from the first one, as in `up`; (0, 0) above
+    MAX_ADAPTED_VOCABULARY."""
 
     @property
     def adapts(self) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nextchar.models.kernels.activations import log, sigmoid
-from nextchar.models.kernels.intrinsics import dot
+from nextchar.models.kernels.intrinsics import dot, prefetch
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture import (
     EXPERTS,
@@ -39,7 +39,7 @@ from nextchar.models.kernels.mixture_arguments import (
     SETS,
 )
 from nextchar.models.kernels.mixture_contexts import read_context
-from nextchar.models.kernels.mixture_hashes import entries_of, hash_of
+from nextchar.models.kernels.mixture_hashes import entries_of, hash_of, slot_of
 
 _FIRST_RATE, _LAST_RATE, _DECISIONS = (
     0.015,
@@ -55,10 +55,13 @@ _LEAST_SHARE = 0.0005
 
 
 @inline_borrowing
-def _count(slots, entries, row, c):  # type: ignore[no-untyped-def]
+def _count(slots, entries, row, c, starts):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of a row."""
     for k in range(CONTEXTS):
-        at = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
+        starts[k] = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
+        prefetch(entries, max(starts[k], np.int64(0)))
+    for k in range(CONTEXTS):
+        at = starts[k]
         while at >= 0:
             entry = entries[at]
             if (entry & np.uint32(0xFFFF)) == c:
@@ -76,7 +79,7 @@ def _moved(z, target, seen):  # type: ignore[no-untyped-def]
     p = sigmoid(z)
     p += (target - p) * max(one / (seen + np.float32(1.5)), one / np.float32(_MAX_SEEN))
     p = min(max(p, one - most), most)
-    return log(p) - log(one - p)
+    return log(p / (one - p))
 
 
 @inline_borrowing
@@ -161,11 +164,14 @@ def _learn_backoffs(experts, seen, c, workspace):  # type: ignore[no-untyped-def
 
 
 @inline_borrowing
-def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
+def count_row(experts, behind, c, workspace):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of the only row of `behind`, which reads it."""
     row, past, keys = parts_of(behind, 0, 0)
-    _count(experts[2], experts[4], row, c)
+    slots = experts[2]
+    _count(slots, experts[4], row, c, workspace[11])
     read_context(experts[5], row, past, keys[:0], c)
+    for k in range(CONTEXTS):
+        prefetch(slots, slot_of(slots, np.uint64(np.uint32(row[KEYS + k]))))
 
 
 @compiled(
@@ -174,12 +180,12 @@ def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
 )
 def learn(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, backoffs, shares, seen, recent_seen, match_seen, set_seen, last_seen,
-    backoffs_seen, ids, behind, state, logits, start,
+    weights, last_weights, adaptation, backoffs, shares, meetings, seen, recent_seen, match_seen, set_seen,
+    last_seen, backoffs_seen, ids, behind, state, logits, start,
 ):  # fmt: skip
     """Read ids (N,) in `state` (1, STATE_COLUMNS), learning to predict each; return the sum of their bits.
 
-    `text` to `shares` are the fields of `Experts`, of which `maps` to `last_weights` and `backoffs` learn;
+    `text` to `meetings` are the fields of `Experts`, of which `maps` to `last_weights` and `backoffs` learn;
     nothing adapts. `seen` to `backoffs_seen` say how often each has learned. `logits` (N, V) of the
     network are before each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts
     and `positions` are still zero: its characters are counted as they become older than the history. There
@@ -187,7 +193,7 @@ def learn(  # type: ignore[no-untyped-def]
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, backoffs, shares,
+        weights, last_weights, adaptation, backoffs, shares, meetings,
     )  # fmt: skip
     learned = (seen, recent_seen, match_seen, set_seen, last_seen)
     workspace = make_workspace(len(characters), len(children))
@@ -196,7 +202,7 @@ def learn(  # type: ignore[no-untyped-def]
     for i in range(len(ids)):
         c = ids[i]
         if c > 0 and i >= start:
-            gather(experts, state, 0, 0, workspace)
+            gather(experts, state, 0, 0, c, workspace)
             if len(logits) > 0:
                 write_shares(children, logits[i], shares, below)
             at = up[c]
@@ -214,7 +220,7 @@ def learn(  # type: ignore[no-untyped-def]
         if i >= start - HISTORY_CHARACTERS:
             read_row(experts, state, 0, 0, c, workspace)
         if len(behind) > 0 and old >= 0:
-            count_row(experts, behind, ids[old])
+            count_row(experts, behind, ids[old], workspace)
             if old >= MATCH_CHARACTERS:
                 positions[np.int64(hash_of(text, old) & np.uint64(len(positions) - 1))] = old
     return bits

@@ -36,6 +36,7 @@ from nextchar.models.kernels.mixture_arguments import (
     LEARNED_SHARES,
     MAP_STATES,
     MATCHES,
+    MAX_ADAPTED_VOCABULARY,
     RARE_CONTEXTS,
     RECENT,
     RECENT_STATES,
@@ -63,7 +64,7 @@ _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
     14  # of the size of `Experts.positions`, where newer places displace others with the same hash
 )
-_AT_ONCE = 4  # contexts of a text whose keys are in memory
+_AT_ONCE = 5  # contexts of a text whose keys are in memory
 
 Floats = NDArray[np.float32]
 
@@ -104,7 +105,8 @@ def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Exper
     up = _up(learned.children, len(learned.characters))
     shares = _shares(kept, learned.children, len(learned.characters))
     arrays: Any = [np.ascontiguousarray(array) for array in (*learned, shares)]
-    return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
+    meetings = _meetings(learned.children, up, len(learned.characters))
+    return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:], meetings=meetings)
 
 
 def _tables(
@@ -153,6 +155,20 @@ def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
     flat = children.ravel()
     up[np.where(flat > 0, size + flat, -flat)] = np.arange(len(flat))
     return up
+
+
+def _meetings(children: NDArray[np.int32], up: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    """Return `Experts.meetings`."""
+    if size > MAX_ADAPTED_VOCABULARY:
+        return np.zeros((0, 0), np.int32)
+    meetings = np.full((size, size), -1, np.int32)
+    under: dict[int, list[int]] = {}
+    for node in range(len(children) - 1, -1, -1):
+        left, right = (under.pop(c) if c > 0 else [-c] for c in children[node].tolist())
+        meetings[np.ix_(right, left)], meetings[np.ix_(left, right)] = 2 * node, 2 * node + 1
+        under[node] = left + right
+    np.fill_diagonal(meetings, up[:size])
+    return meetings
 
 
 def _shares(text: NDArray[np.int32], children: NDArray[np.int32], size: int) -> Floats:

@@ -13,6 +13,7 @@ from nextchar.models.kernels.mixture_arguments import (
     BACKOFF_SHARE,
     BACKOFF_STARTS,
     BUCKETS,
+    BY_NETWORK,
     CERTAIN_STATES,
     CLOSING,
     CONTEXTS,
@@ -388,7 +389,8 @@ class SlowMixture:
             best = max(best, 1 + bucket // 2) if side else best
         by_backoff = [self.by_backoff(left, right, *part) for part in pairwise(BACKOFF_STARTS)]
         others = [*by_backoff, 0.4, self.by_network(node)]
-        inputs = np.array([*by_map, *by_recent, *by_match, *others])
+        inputs = np.zeros(INPUTS)
+        inputs[: BY_NETWORK + 1] = [*by_map, *by_recent, *by_match, *others]
         c1, c2 = [0, 0, *self.reader.read][-1], [0, 0, *self.reader.read][-2]
         known = 3 * longest + certain
         rows = np.array(SET_STARTS) + np.array([
