@@ -39,6 +39,7 @@ from redis.client import Pipeline
 
 from nextchar.app.rooms import all_folders, all_rooms
 from nextchar.models.errors import Conflict, InvalidInput
+from nextchar.store import queue
 from nextchar.store.blobs import Blobs
 from nextchar.store.models import Models, model_id_in, tombstone_path
 
@@ -76,7 +77,7 @@ class Totals:
 
 def connect(url: str, **options: Any) -> Redis:
     """Return a client whose values are text, as in a backup: bytes that are not UTF-8 are lone surrogates."""
-    return Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape", **options)
+    return queue.connect(url, decode_responses=True, encoding_errors="surrogateescape", **options)
 
 
 def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:

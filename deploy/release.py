@@ -120,6 +120,7 @@ def build(folder: Path) -> None:
         run("docker", "build", "--platform", "linux/amd64", "--target", image, "--tag", tag, ".")
         archive = folder / f"nextchar-{image}-{folder.name}-amd64.tar"
         run("docker", "save", "--output", archive, tag)
+        archive.chmod(0o644)  # Docker lets its owner alone read it
         run("gzip", archive)
 
 

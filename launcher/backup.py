@@ -100,8 +100,7 @@ def _redis_of(settings: InstallationSettings) -> Iterator[Redis]:
         if url is None:
             embedded = EmbeddedValkey(settings.data_dir, max_bytes=settings.valkey_max_bytes)
             url = stack.enter_context(embedded).url
-        timeouts = {"socket_timeout": _REDIS_TIMEOUT_S, "socket_connect_timeout": 5.0}
-        redis = stack.enter_context(backup.connect(url, **timeouts))
+        redis = stack.enter_context(backup.connect(url, socket_timeout=_REDIS_TIMEOUT_S))
         try:
             redis.ping()
         except RedisError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from redis import Redis, exceptions
+from redis import exceptions
 
 from nextchar.app.core_settings import machine_memory_bytes
 from nextchar.launcher.processes import LauncherError
@@ -27,6 +27,7 @@ from nextchar.models.kernels.compile_cache import (
 )
 from nextchar.models.kernels.instruction_sets import available_levels, highest_level
 from nextchar.models.machine import available_cores, processor
+from nextchar.store.queue import connect
 
 _MIN_FREE_BYTES = 2 << 30
 _MIN_MEMORY_BYTES = 2 << 30
@@ -124,7 +125,7 @@ def _redis(settings: LauncherSettings) -> Finding:
         except LauncherError as error:
             return Finding("redis", "error", str(error))
     try:
-        with Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as redis:
+        with connect(url) as redis:
             redis.ping()
     except (exceptions.RedisError, OSError, ValueError) as error:
         return Finding(

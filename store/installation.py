@@ -28,6 +28,7 @@ from nextchar.models.validation_errors import load_record
 from nextchar.store.blobs import Blobs, StorageRefused
 from nextchar.store.logs import configure_logging
 from nextchar.store.open_blobs import is_object_store, open_blobs
+from nextchar.store.queue import connect
 from nextchar.store.settings import StoreSettings
 
 log = logging.getLogger("nextchar.store")
@@ -44,7 +45,6 @@ _FORMAT_PATH = "installation/format.json"
 _REDIS_PATH = "installation/redis.json"
 _KEY = "nextchar:installation"
 _POLL_S = 1.0
-_REDIS_TIMEOUT_S = 2.0
 
 
 class Installation:
@@ -178,8 +178,7 @@ def check_storage(settings: StoreSettings, *, wait_s: float = WAIT_S) -> None:
     try:
         blobs = open_blobs(settings.blobs_url)
         blobs.check()
-        timeouts = {"socket_timeout": _REDIS_TIMEOUT_S, "socket_connect_timeout": _REDIS_TIMEOUT_S}
-        with Redis.from_url(settings.redis_url, decode_responses=True, **timeouts) as redis:
+        with connect(settings.redis_url, decode_responses=True) as redis:
             Installation(blobs, redis).claim(wait_s=wait_s)
     except RedisError as error:
         log.warning("which installation uses the storage is checked when Redis works: %s", error)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue, worker_registration
@@ -205,15 +206,17 @@ REDIS_TIMEOUT_S = 2.0
 """Shorter than the reconciler's patience, so leases are renewed before it acts."""
 
 
-def connect(url: str, *, timeout_s: float, decode_responses: bool = False) -> Redis:
-    """Return a client with one immediate retry, for a connection that died while idle."""
-    return Redis.from_url(
-        url,
-        decode_responses=decode_responses,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 1),
-    )
+def connect(url: str, **options: Any) -> Redis:
+    """Return a client whose calls fail after REDIS_TIMEOUT_S, with these `options` of its connections.
+
+    They are retried once, for a connection that was closed while idle; one that hangs would hang again.
+    """
+    defaults: dict[str, Any] = {
+        "socket_timeout": REDIS_TIMEOUT_S,
+        "socket_connect_timeout": REDIS_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    }
+    return Redis.from_url(url, **(defaults | options))
 
 
 def die_with_parent() -> None:

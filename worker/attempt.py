@@ -70,7 +70,7 @@ class Attempt:
         self._needed_bytes = 0
         self._is_waiting = False  # for the storage; a message was sent
         self._checkpoint_at: float | None = None  # when a checkpoint was last saved, in Unix seconds
-        self._events = JobEvents(self.job, self.live, EventLog(self.blobs), self.settings)
+        self._events = JobEvents(self.job, self.live, EventLog(self.blobs))
 
     def run(self) -> None:
         """Train, and record how that ended, as soon as the storage works."""

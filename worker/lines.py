@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from nextchar.models.config import SuggestionConfig
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.line_walk import MAX_CONTINUATION
 from nextchar.models.runtime.session import Check, StepNetwork, no_check
-from nextchar.models.runtime.suggestions import WEIGHED, weighing
+from nextchar.models.runtime.suggestions import WEIGHED, continuations_of
 from nextchar.models.runtime.surprisal import line_surprisal
 from nextchar.models.text import line_file
 from nextchar.models.text.line_columns import Record
@@ -196,8 +195,7 @@ def learned_weight(index: LineIndex, network: StepNetwork, text: Text) -> float:
 
 def _likelihoods(texts: list[str], network: StepNetwork, vocabulary: Vocabulary) -> NDArray[np.float64]:
     """Return how likely each text is by the network, relative to the likeliest, as suggestions weigh it."""
-    weigh = weighing([vocabulary.to_characters(text) for text in texts])
-    ends = [text[:MAX_CONTINUATION] for text in weigh.continuations]
-    read = line_surprisal(network, vocabulary, ends, context="\n" + weigh.prompt)
+    prompt, continuations = continuations_of([vocabulary.to_characters(text) for text in texts])
+    read = line_surprisal(network, vocabulary, continuations, context="\n" + prompt)
     bits = np.array([one.bits.sum() for one in read], np.float64)
     return np.exp2(bits.min() - bits)

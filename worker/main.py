@@ -225,7 +225,7 @@ def work(redis_url: str, *, queue: str = QUEUE_NAME, max_jobs: int = 0) -> None:
             _wait_for_redis(redis_url)
             began_s = time.monotonic()
             try:
-                with connect(redis_url, timeout_s=_REDIS_TIMEOUT_S) as redis:
+                with connect(redis_url, socket_timeout=_REDIS_TIMEOUT_S) as redis:
                     worker = make_worker(redis, queue)
                     # Returns on shutdown, after errors, and with `max_jobs` when it is done.
                     worker.work(logging_level="WARNING", burst=max_jobs > 0, max_jobs=jobs_left or None)
@@ -247,7 +247,7 @@ def work(redis_url: str, *, queue: str = QUEUE_NAME, max_jobs: int = 0) -> None:
 def _wait_for_redis(redis_url: str) -> None:
     """Wait until Redis accepts writes."""
     wait_s, logged_at = _FIRST_WAIT_S, -_LOG_EVERY_S
-    with connect(redis_url, timeout_s=_REDIS_TIMEOUT_S) as redis:
+    with connect(redis_url, socket_timeout=_REDIS_TIMEOUT_S) as redis:
         while True:
             try:
                 Live(redis).check_writable()

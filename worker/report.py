@@ -16,12 +16,12 @@ import json
 import logging
 import lzma
 import tempfile
+import textwrap
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -36,7 +36,6 @@ from nextchar.models.text.ngram import NgramModel
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.worker import memorization
 from nextchar.worker.hooks import storage_problem
-from nextchar.worker.job_events import FILE_NAME, EventFile
 from nextchar.worker.memorization import Withheld
 from nextchar.worker.prepared_text import Ids, Text
 from nextchar.worker.report_page import page, picture
@@ -135,7 +134,7 @@ def write_report(
     wide, narrow = pictures or (None, None)
     if wide:
         files["report.svg"] = wide.encode()
-    if log_file := parts.run("TensorBoard log", lambda: _event_file(events)):
+    if log_file := parts.run("TensorBoard log", lambda: event_file(events)):
         files[FILE_NAME] = log_file
     report["parts_seconds"] = parts.seconds
     report["report_seconds"] = round(sum(parts.seconds.values()), 2)
@@ -186,14 +185,42 @@ def _samples(events: Sequence[Event], curve: Sequence[Evaluation]) -> list[Sampl
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _event_file(events: Sequence[Event]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / FILE_NAME
-        file = EventFile(path, at=events[0]["at"] if events else time.time())
-        for event in events:
-            file.add(event)
-        file.close()
-        return path.read_bytes()
+FILE_NAME = "events.out.tfevents.nextchar"
+"""TensorBoard reads any file whose name contains `tfevents`; this one names no host."""
+
+_EVENT_FILES = "brain.Event:2"  # their version
+
+_SCALARS = {
+    "train_bits_per_character": "bits_per_character/train",
+    "validation_bits_per_character": "bits_per_character/validation",
+    "learning_rate": "optimizer/learning_rate",
+    "characters_per_second": "speed/characters_per_second",
+    "epoch": "progress/epoch",
+}
+
+
+def event_file(events: Sequence[Event]) -> bytes:
+    """Return a TensorBoard event file with the metrics and the samples of a job's events."""
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import RecordWriter
+
+    shown = [event_pb2.Event(wall_time=events[0]["at"] if events else time.time(), file_version=_EVENT_FILES)]
+    for event in events:
+        data, summaries = event["data"], []
+        if event["type"] == "metrics":
+            values = {tag: data.get(key) for key, tag in _SCALARS.items()}
+            summaries = [summary.scalar(tag, value) for tag, value in values.items() if value is not None]
+        elif event["type"] == "sample":
+            text = data["text"].encode("utf-8", "replace").decode()
+            summaries = [summary.text("sample", textwrap.indent(text, "    ", lambda _: True))]  # as it is
+        shown += [event_pb2.Event(wall_time=event["at"], step=data["step"], summary=s) for s in summaries]
+    with tempfile.NamedTemporaryFile() as file:
+        writer = RecordWriter(file.name)
+        for record in shown:
+            writer.write(record.SerializeToString())
+        writer.close()
+        return file.read()
 
 
 def _for_card(report: Report) -> Report:

@@ -1,6 +1,5 @@
 """The worker's settings, in addition to those of `nextchar.store.settings`."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -26,10 +25,6 @@ class WorkerSettings(StoreSettings):
         description="Precision of matrix products in training: 16 bits where the machine supports"
         " them, or float32;"
         " by default the faster one, which is measured.",
-    )
-    tensorboard_dir: Path | None = Field(
-        None,
-        description="Folder for TensorBoard logs during training; by default none are written.",
     )
     corpus_cache_bytes: int = Field(
         16 << 30,

@@ -17,7 +17,7 @@ from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.live import Live
 from nextchar.store.logs import set_job
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import REDIS_TIMEOUT_S, TrainingQueue, connect, die_with_parent, leased
+from nextchar.store.queue import TrainingQueue, connect, die_with_parent, leased
 from nextchar.worker.attempt import Attempt
 from nextchar.worker.checkpoints import Checkpoints
 from nextchar.worker.settings import WorkerSettings
@@ -37,7 +37,7 @@ def train(job_id: str) -> None:
 
 
 def _train(job_id: str, settings: WorkerSettings) -> None:
-    live = Live(connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S, decode_responses=True))
+    live = Live(connect(settings.redis_url, decode_responses=True))
     blobs = open_blobs(settings.blobs_url)
     with leased(live, job_id) as token:
         attempt = _acquire_job(job_id, settings, live, blobs, token) if token else None

@@ -18,7 +18,7 @@ from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpor
 from nextchar.app.access.permissions import Access
 from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.limits import EVENTS
-from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
+from nextchar.app.http.services import Services
 from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
 from nextchar.app.models.engines import Engines
@@ -32,6 +32,7 @@ from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpus import Corpus
 from nextchar.store.ids import check_name
 from nextchar.store.jobs import Job
+from nextchar.store.queue import REDIS_TIMEOUT_S
 
 _RESOLVE_S = 5.0
 _MAX_RESOLVED = 10_000

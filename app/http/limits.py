@@ -82,6 +82,7 @@ EVENTS = Limit("events", "concurrency", 32, status=503, code="queue_unavailable"
 BODIES = Limit("bodies", "memory", status=503, code="overloaded")
 INGESTED_LINES = Limit("ingested lines", "memory", code="ingest_full", retry_after_s=5)
 SHORT_SCORES = Limit("short scores", "threads", 8)
+SUGGESTIONS = Limit("suggestions", "threads", 1, 256)
 STREAMED_LINES = Limit("batches of streamed lines", "threads", 4)
 LONG_SCORES = Limit("long scores", "threads", 2, 32, retry_after_s=5)
 LONG_PROMPTS = Limit("long prompts", "threads", 2, 64, retry_after_s=5)

@@ -13,9 +13,6 @@ from typing import Annotated, Any, TypeVar, cast
 import anyio
 from fastapi import Depends, Request
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
@@ -33,12 +30,10 @@ from nextchar.store.live import EventLog, Live
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import TrainingQueue
+from nextchar.store.queue import TrainingQueue, connect
 
 T = TypeVar("T")
 S = TypeVar("S", bound=CoreSettings)
-
-REDIS_TIMEOUT_S = 2.0
 
 
 class Services:
@@ -94,13 +89,7 @@ class Services:
 
     def connect(self, **options: Any) -> Redis:
         """Return a client of Redis."""
-        given: dict[str, Any] = {
-            "socket_timeout": REDIS_TIMEOUT_S,
-            "socket_connect_timeout": REDIS_TIMEOUT_S,
-            # One retry, for a connection that was closed while idle; one that hangs would hang again.
-            "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        }
-        return Redis.from_url(self.settings.redis_url, **(given | options))
+        return connect(self.settings.redis_url, **options)
 
     def add(self, part: T) -> T:
         """Make a part available under its class; return it."""

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from nextchar.app.http.limits import FEEDS
-from nextchar.app.http.services import REDIS_TIMEOUT_S, Services
+from nextchar.app.http.services import Services
 from nextchar.app.logs.alerts import routes as alert_routes
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.configuration import LogSettings
@@ -42,6 +42,7 @@ from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.models import Models
+from nextchar.store.queue import REDIS_TIMEOUT_S
 
 
 @dataclass(frozen=True, eq=False)

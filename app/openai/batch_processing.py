@@ -46,7 +46,6 @@ from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.store.queue import (
-    REDIS_TIMEOUT_S,
     RENEW_S,
     STOP_SIGNAL,
     BatchQueue,
@@ -93,8 +92,8 @@ def run(batch_id: str) -> None:
 
 
 def _run(batch_id: str, settings: ServingSettings) -> None:
-    redis = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S, decode_responses=True)
-    queue = BatchQueue(connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S))
+    redis = connect(settings.redis_url, decode_responses=True)
+    queue = BatchQueue(connect(settings.redis_url))
     batches = Batches(open_blobs(settings.blobs_url), redis)
     stop = threading.Event()
     signal.signal(STOP_SIGNAL, lambda *_: stop.set())

@@ -3,20 +3,18 @@
 import heapq
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request, Response
 
 from nextchar.app.access.permissions import AccessDep
-from nextchar.app.completions.completion import RunningCompletion, result_of
+from nextchar.app.completions.completion import RunningCompletion
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
+from nextchar.app.http.limits import SUGGESTIONS as SUGGESTIONS_AT_ONCE
 from nextchar.app.http.rules import JSON, SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, Limit
 from nextchar.app.http.services import Services, ServicesDep, caller_of, cancel_on_disconnect
-from nextchar.app.http.threads import run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.models.names import ModelFollowers
 from nextchar.app.operations.retention import Retention
@@ -40,16 +38,8 @@ from nextchar.app.suggestions.schemas import (
     SuggestionBody,
     SuggestionsBody,
 )
-from nextchar.models.runtime.requests import Caller
-from nextchar.models.runtime.suggestions import (
-    Need,
-    Steps,
-    Suggestion,
-    SuggestionRequest,
-    Walk,
-    Weigh,
-    no_lines,
-)
+from nextchar.models.runtime.requests import CompletionRequest
+from nextchar.models.runtime.suggestions import Steps, Suggestion, SuggestionRequest, no_lines
 from nextchar.models.text.line_file import FILE
 from nextchar.store.ids import new_id
 
@@ -71,8 +61,9 @@ async def suggest_completions(
     """
     async with services[Engines].use_async(model, client_id=body.client_id) as loaded:
         suggester = await services[CountedSuggesters].get(loaded)
-        steps = suggester.suggest(SuggestionRequest(**body.model_dump(exclude={"client_id"})))
-        finding = _suggestions(services[Engines], loaded, steps, caller_of(request))
+        asked = SuggestionRequest(**body.model_dump(exclude={"client_id"}))
+        steps = suggester.suggest(asked, loaded.engine, caller_of(request))
+        finding = _suggestions(services, loaded, steps)
         suggestions = await cancel_on_disconnect(request, finding)
     response = _body(loaded, body.prefix, suggestions)
     # Serialized here: FastAPI's validation and copy would take longer than everything else.
@@ -145,26 +136,17 @@ def delete_line_counts(
     return DeletedCounts(deleted=deleted)
 
 
-async def _suggestions(engines: Engines, loaded: Loaded, steps: Steps, caller: Caller) -> list[Suggestion]:
-    """Return the suggestions; what the engine is asked for is awaited. Raises InvalidInput or Busy."""
-    # A search in many lines takes milliseconds; what follows the network's answer does not.
-    need = await run_in_thread(_next, steps, None)
-    while not isinstance(need, list):
-        if isinstance(need, Weigh):
-            weigh = partial(loaded.engine.weigh, need.prompt, need.continuations, caller=caller)
-            need = _next(steps, await result_of(weigh))
-        elif isinstance(need, Walk):
-            walk = partial(loaded.engine.likely_lines, need.index, need.prefix, context=need.context)
-            need = _next(steps, await result_of(partial(walk, wanted=need.wanted, caller=caller)))
-        else:
-            completing = replace(need.request, caller=caller)
-            with RunningCompletion(engines, loaded, completing, []) as running:
-                completions, _ = await running.completions()
-            need = _next(steps, completions)
-    return need
+async def _suggestions(services: Services, loaded: Loaded, steps: Steps) -> list[Suggestion]:
+    """Return the suggestions; the completions that they need are awaited. Raises InvalidInput or Busy."""
+    need = await services.pools.queue(SUGGESTIONS_AT_ONCE).run(lambda _: _next(steps, None))
+    if not isinstance(need, list):
+        with RunningCompletion(services[Engines], loaded, need, []) as running:
+            completions, _ = await running.completions()
+        need = _next(steps, completions)
+    return cast(list[Suggestion], need)
 
 
-def _next(steps: Steps, answer: Any) -> Need | list[Suggestion]:
+def _next(steps: Steps, answer: Any) -> CompletionRequest | list[Suggestion]:
     """Return what is needed next, or the suggestions. A thread cannot pass on StopIteration."""
     try:
         return steps.send(answer)

@@ -1,7 +1,8 @@
 """Inference of int8 LSTM networks, compiled to machine code when first imported.
 
-    run      ids, state -> logits, state; or alternate steps and sampling without returning to Python
-    choose   logits -> the next id of every row
+    run        ids, state -> logits, state; or alternate steps and sampling without returning to Python
+    read_tree  texts with common beginnings, state -> logits
+    choose     logits -> the next id of every row
 
 Weights are int8 with one float32 scale per column. Hidden states, their factors, lie in (-1, 1) and are
 rounded to multiples of 1/127, independent of other values. Integer products are exact and everything else is
@@ -64,9 +65,11 @@ def _quantize(h, zero_point):  # type: ignore[no-untyped-def]
 def _start_sums(sums, corrections, layer):  # type: ignore[no-untyped-def]
     """Set every row of sums (., COLUMNS of the layer) to what they start from."""
     first = layer[CORRECTIONS]
+    start = corrections[first : first + sums.shape[1]]
     for i in range(len(sums)):
-        for j in range(sums.shape[1]):
-            sums[i, j] = corrections[first + j]
+        row = sums[i]  # else the loop is not vectorized
+        for j in range(len(start)):
+            row[j] = start[j]
 
 
 @compiled(
@@ -122,10 +125,11 @@ def _layer(  # type: ignore[no-untyped-def]
     steps, rows = ids.shape
     units, zero_point = layer[UNITS], np.int32(layer[ZERO_POINT])
     x = np.zeros((steps * rows + rows, -(-units // GROUP) * GROUP), np.uint8)
-    for b in range(rows):
-        for j in range(units):
-            x[steps * rows + b, j] = _quantize(state[b, at + j], zero_point)
     before = x[steps * rows :]
+    for b in range(rows):
+        h, row = state[b, at : at + units], before[b]
+        for j in range(units):
+            row[j] = _quantize(h[j], zero_point)
     now = sums[:rows]
     for t in range(steps):
         if is_first:
@@ -356,6 +360,45 @@ def _run_flat(  # type: ignore[no-untyped-def]
                 states[n, j] = state[0, j]
             store_release(slices_done, part, n + 1)
             start = end
+    return True
+
+
+@compiled(
+    "boolean(int8[::1], float32[::1], int32[::1], int64[:,::1],"
+    "int32[::1], int64[::1], int64[::1], float32[:,::1], float32[:,::1])"
+)
+def read_tree(  # type: ignore[no-untyped-def]
+    weights, numbers, corrections, layout, ids, parents, ends, state, logits
+):
+    """Read a tree of N ids after state (1, S), level by level, and fill logits (N, V) after each.
+
+    `ids` (N,) are sorted by level, whose ends are `ends`; `parents` (N,) are places in the level above.
+    Returns False, with nothing done, if an id is not below V.
+    """
+    if any_out_of_range(ids.reshape(1, len(ids)), logits.shape[1]):
+        return False
+    no_x, no_sums = np.empty((0, 0), np.uint8), np.empty((0, 0), np.int32)
+    above, start = state, 0
+    for end in ends:
+        rows = end - start
+        level = np.empty((rows, state.shape[1]), np.float32)
+        for i in range(rows):
+            for j in range(level.shape[1]):
+                level[i, j] = above[parents[start + i], j]
+        read_steps(
+            weights,
+            numbers,
+            corrections,
+            layout,
+            ids[start:end].reshape(1, rows),
+            level,
+            0,
+            logits[start:end].reshape(1, rows, logits.shape[1]),
+            WHOLE,
+            no_x,
+            no_sums,
+        )
+        above, start = level, end
     return True
 
 

@@ -24,9 +24,18 @@ from typing import get_args
 
 from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.beam import BeamSearch
-from nextchar.models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
+from nextchar.models.runtime.decoding import Floats
+from nextchar.models.runtime.generation import (
+    GenerationRequest,
+    OnBits,
+    PredictionRequest,
+    ScheduledRequest,
+    WeighingRequest,
+    as_prompt,
+    owner_of,
+)
 from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.line_walk import MAX_CONTINUATION, LineWalk, OnBits, OnLines, WeighingRequest
+from nextchar.models.runtime.line_walk import LineWalk
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
@@ -48,10 +57,11 @@ from nextchar.models.runtime.session import (
     StepNetwork,
     no_check,
 )
-from nextchar.models.runtime.state_cache import StateCache
+from nextchar.models.runtime.state_cache import CHUNK, StateCache
 from nextchar.models.runtime.surprisal import (
     LineSurprisal,
     TopCharacters,
+    continuation_bits,
     line_surprisal,
     stream_surprisal,
     text_logprobs,
@@ -185,13 +195,10 @@ class Engine:
         continuations: Sequence[str],
         on_bits: OnBits,
         *,
-        longest: int = MAX_CONTINUATION,
+        longest: int,
         caller: Caller = ANYONE,
     ) -> Ticket:
         """Compute how likely continuations of at least one character are after NFC `prompt`, by the network.
-
-        They are lines that exist, so what the contexts of a mixture add is in their counts; it would take
-        twice the time.
 
         `on_bits` is called from the scheduler's thread with the bits of each, or an error, unless the request
         is cancelled. Of a continuation its first `longest` characters count.
@@ -200,7 +207,7 @@ class Engine:
             Busy: too many requests are waiting.
             Unavailable: the engine is closing.
         """
-        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "network")
+        scheduler = self._fast_scheduler()
         request = WeighingRequest(
             prompt,
             [self.vocabulary.encode(text[:longest]) for text in continuations],
@@ -213,35 +220,53 @@ class Engine:
         scheduler.submit(request)
         return Ticket(scheduler, request)
 
-    def likely_lines(
-        self,
-        index: LineIndex,
-        prefix: str,
-        on_lines: OnLines,
-        *,
-        context: str = "",
-        wanted: int,
-        caller: Caller = ANYONE,
-    ) -> Ticket:
-        """Find about `wanted` lines that begin with NFC `context` and `prefix` and are likely by the network.
+    def weigh_lines(
+        self, prompt: str, continuations: Sequence[str], *, caller: Caller = ANYONE
+    ) -> list[float]:
+        """Return the bits of continuations of at least one character after NFC `prompt`, by the network.
 
-        `on_lines` is called from the scheduler's thread with the lines, or an error. Raises as `weigh`.
+        They are lines that exist, so what the contexts of a mixture add is in their counts; it would take
+        twice the time. Runs in the calling thread, as `likely_lines`: to pass on what is so short to the
+        scheduler's thread takes longer than to do it.
         """
-        scheduler = self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "network")
-        request = LineWalk(
-            context,
-            prefix,
-            index,
-            self.vocabulary,
-            self._id_of,
-            on_lines,
-            scheduler.network,
-            wanted=wanted,
-            caller=caller,
-            starts_line=self._starts_line,
+        network, logits, state = self._read(prompt, caller)
+        return continuation_bits(network, [*map(self.vocabulary.encode, continuations)], logits, state)
+
+    def likely_lines(
+        self, index: LineIndex, prefix: str, *, context: str = "", wanted: int, caller: Caller = ANYONE
+    ) -> list[int]:
+        """Return about `wanted` lines that begin with NFC `context` and `prefix`, likely by the network."""
+        return LineWalk(context, prefix, index, self.vocabulary, wanted=wanted).run(
+            *self._read(context, caller)
         )
-        scheduler.submit(request)
-        return Ticket(scheduler, request)
+
+    def _read(self, text: str, caller: Caller) -> tuple[StepNetwork, Floats, State]:
+        """Return the fast network with logits (V,) and state (1, S) after a prompt; a part may be cached.
+
+        Raises Unavailable: the engine is closing.
+        """
+        scheduler = self._fast_scheduler()
+        network, cache, text = (
+            scheduler.network,
+            scheduler.cache,
+            as_prompt(text, starts_line=self._starts_line),
+        )
+        # The last character is always read: its logits are needed, and logits are not cached.
+        last = len(text) - 1
+        prefix = cache.match(text[:last], owner_of(caller))
+        state = network.initial_state() if prefix.state is None else prefix.state[None]
+        at = prefix.length
+        while True:
+            end = min(last if at < last else len(text), (at // CHUNK + 1) * CHUNK)
+            logits, state = network.step(self.vocabulary.encode(text[at:end])[:, None], state, end - at - 1)
+            cache.insert(prefix, text, end, state[0])
+            if end == len(text):
+                return network, logits[0, 0], state
+            at = end
+
+    def _fast_scheduler(self) -> Scheduler:
+        """Return the scheduler of the fastest network. Raises Unavailable: the engine is closing."""
+        return self._scheduler("int8" if self._prefers_int8(seeded=False) else "float32", "network")
 
     def line_surprisal(
         self, lines: Sequence[str], *, fast: bool = False, check: Check = no_check

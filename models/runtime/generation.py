@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nextchar.models.runtime.decoding import (
     BITS,
@@ -38,8 +39,9 @@ from nextchar.models.runtime.requests import (
     Piece,
     Usage,
 )
-from nextchar.models.runtime.session import State
+from nextchar.models.runtime.session import State, StepNetwork
 from nextchar.models.runtime.state_cache import PrefixMatch
+from nextchar.models.runtime.surprisal import continuation_bits
 from nextchar.models.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -68,12 +70,10 @@ class ScheduledRequest(ABC):
         starts_line: bool = False,
     ) -> None:
         """Take NFC `text`; with `starts_line` it is read as the beginning of a line."""
-        if starts_line and not text.startswith(LINE_START):
-            text = LINE_START + text
-        self.text = text or LINE_START
+        self.text = as_prompt(text, starts_line=starts_line)
         self._id_of = id_of
         self.client = caller.client
-        self.owner = _owner(caller)
+        self.owner = owner_of(caller)
         self.arrival = 0  # sequence number, set by the scheduler
         self.is_paused = False  # set by any thread
         self.is_cancelled = False  # set by any thread
@@ -128,7 +128,12 @@ class ScheduledRequest(ABC):
         self.__dict__.pop("prefix", None)
 
 
-def _owner(caller: Caller) -> str:
+def as_prompt(text: str, *, starts_line: bool) -> str:
+    """Return what is read for a prompt; with `starts_line` it is the beginning of a line."""
+    return LINE_START + text if not text or (starts_line and not text.startswith(LINE_START)) else text
+
+
+def owner_of(caller: Caller) -> str:
     """Return whose cached states a request may use."""
     if not caller.user:
         return caller.client
@@ -167,6 +172,50 @@ class PredictionRequest(ScheduledRequest):
     def fail(self, error: Exception) -> None:
         """Call `on_result` with the error."""
         self._on_result(error)
+
+
+OnBits = Callable[[list[float] | Exception], None]
+
+
+class WeighingRequest(ScheduledRequest):
+    """Calls `on_bits` with the surprisal of each continuation of a text, in bits, or with the error."""
+
+    is_self_stepping = True
+
+    def __init__(
+        self,
+        text: str,
+        continuations: list[NDArray[np.int32]],
+        id_of: dict[str, int],
+        on_bits: OnBits,
+        network: StepNetwork,
+        *,
+        caller: Caller = ANYONE,
+        starts_line: bool = False,
+    ) -> None:
+        super().__init__(text, id_of, caller=caller, starts_line=starts_line)
+        self._continuations, self._on_bits, self._network = continuations, on_bits, network
+        self._logits: Floats | None = None
+
+    @property
+    def max_new_characters(self) -> int:
+        """The most characters that may still be read after the text, over all continuations."""
+        return sum(map(len, self._continuations))
+
+    def begin(self, logits: Floats, state: State) -> list["Sequence"]:
+        """Take logits (V,) and state (1, S) after the text; `advance` reads the rest."""
+        self._logits, self.state = logits, state
+        return []
+
+    def advance(self) -> bool:
+        """Read the continuations."""
+        assert self._logits is not None
+        self._on_bits(continuation_bits(self._network, self._continuations, self._logits, self.state))
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Call `on_bits` with the error."""
+        self._on_bits(error)
 
 
 class GenerationRequest(ScheduledRequest):

@@ -1,6 +1,7 @@
 """Which lines of a corpus a prefix may stand for: at the start or a word inside, also with typing errors."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -40,6 +41,7 @@ class Candidate:
     Attributes:
         line: its index.
         text: as it stands in the corpus.
+        folded: without the differences that a search ignores.
         count: how often.
         errors: typing errors in the prefix.
         penalty_bits: how much less likely the line is because of how it matches.
@@ -49,6 +51,7 @@ class Candidate:
 
     line: int
     text: str
+    folded: str
     count: int
     errors: int = 0
     meant: str = ""
@@ -180,7 +183,8 @@ class LineIndex:
 
     def candidate(self, line: int) -> Candidate:
         """Return a line that begins with what was typed."""
-        return Candidate(line, self.lines.text(line), int(self.lines.counts[line]))
+        folded = self.lines.folded_text(line)
+        return Candidate(line, self.lines.own_text(line) or folded, folded, int(self.lines.counts[line]))
 
     def is_hidden(self, text: str) -> bool:
         """Return whether a text may not be suggested: it was seen too seldom, or is excluded."""
@@ -225,7 +229,10 @@ class LineIndex:
         for line, index in best[:count].tolist():
             first, _, errors, matched = ranges[index].tolist()
             meant = lines.decode(int(places[first]), matched) if errors else ""
-            yield Candidate(line, lines.text(line), int(lines.counts[line]), errors, meant, is_inside)
+            one = self.candidate(line)
+            yield (
+                replace(one, errors=errors, meant=meant, is_inside=is_inside) if errors or is_inside else one
+            )
 
     def _coverage(self, ranges: NDArray[np.int32], candidates: list[Candidate]) -> float:
         if not len(ranges) or ranges[0, 1] - ranges[0, 0] == len(candidates):
@@ -235,7 +242,7 @@ class LineIndex:
 
 
 def _score(candidate: Candidate) -> float:
-    return float(np.log2(1 + candidate.count) - candidate.penalty_bits)
+    return math.log2(1 + candidate.count) - candidate.penalty_bits
 
 
 def _error_bits(typed: str, candidate: Candidate) -> float:

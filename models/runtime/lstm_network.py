@@ -146,6 +146,25 @@ class LstmNetwork:
             self._run(self._network, ids[at:end], state, begin - at, wanted)
         return logits, state
 
+    def read_tree(
+        self,
+        ids: NDArray[np.int32],
+        parents: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        state: Floats,
+    ) -> Floats:
+        """Return the logits (N, V) after each of N ids, which follow each other as a tree from state (1, S).
+
+        They are sorted by level: `ends` has the end of each level, and `parents` (N,) the place of each one's
+        predecessor in the level above. Of the first level they are 0.
+        """
+        logits = np.empty((len(ids), self.V), np.float32)
+        if not self.is_ready:
+            self.prepare()
+        if not self._kernels.read_tree(*self._network, ids, parents, ends, state, logits):
+            raise IndexError(f"ids must be from 0 to {self.V - 1}")
+        return logits
+
     def read(
         self,
         ids: NDArray[np.int32],

@@ -14,9 +14,10 @@ Each owner has a tree, because how much of a text is found tells that the owner 
 Matching a text of 100,000 characters takes some tens of lookups instead of 1,600, and a caller may insert
 only the strides of a long document's beginning.
 
-Bounded in bytes: the least recently used leaves are evicted first. Not thread-safe.
+Bounded in bytes: the least recently used leaves are evicted first. Thread-safe.
 """
 
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -67,6 +68,7 @@ class StateCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()  # guards everything below, and the nodes
         self._roots: dict[str, _Node] = {}  # by owner, whose name is the root's text; each has children
         self._leaves: OrderedDict[_Node, None] = OrderedDict()  # least recently used first
         self._clock = 0
@@ -79,24 +81,25 @@ class StateCache:
 
     def match(self, text: str, owner: str = "") -> PrefixMatch:
         """Return the longest prefix of `text` that is cached for an owner, and mark it as used."""
-        stride = self._roots.get(owner) or _Node(None, owner, None)
-        while len(text) - stride.depth >= STRIDE:
-            next_stride = _matching_child(stride, text, STRIDE)
-            if next_stride is None:
-                break
-            stride = next_stride
-        chunk = stride
-        while len(text) - chunk.depth >= CHUNK:
-            next_chunk = _matching_child(chunk, text, CHUNK)
-            if next_chunk is None:
-                break
-            chunk = next_chunk
-        matched = _longest_tail(chunk, text)
-        self._touch(matched)
-        self.lookups += 1
-        self.asked_characters += len(text)
-        self.hit_characters += matched.depth
-        return PrefixMatch(stride, chunk, matched)
+        with self._lock:
+            stride = self._roots.get(owner) or _Node(None, owner, None)
+            while len(text) - stride.depth >= STRIDE:
+                next_stride = _matching_child(stride, text, STRIDE)
+                if next_stride is None:
+                    break
+                stride = next_stride
+            chunk = stride
+            while len(text) - chunk.depth >= CHUNK:
+                next_chunk = _matching_child(chunk, text, CHUNK)
+                if next_chunk is None:
+                    break
+                chunk = next_chunk
+            matched = _longest_tail(chunk, text)
+            self._touch(matched)
+            self.lookups += 1
+            self.asked_characters += len(text)
+            self.hit_characters += matched.depth
+            return PrefixMatch(stride, chunk, matched)
 
     def insert(self, match: PrefixMatch, text: str, length: int, state: State) -> None:
         """Cache a copy of the state (S,) after text[:length]; `match` moves forward to it.
@@ -104,36 +107,38 @@ class StateCache:
         Cached are the next multiple of STRIDE, the next multiple of CHUNK, and tails of less than a chunk,
         each counted from the entry before. Other lengths, and descendants of an evicted entry, are ignored.
         """
-        parent = match._chunk
-        ends_stride = length % STRIDE == 0 and length - match._stride.depth == STRIDE
-        if ends_stride:
-            parent = match._stride
-        if not parent.alive or not (ends_stride or 0 < length - parent.depth <= CHUNK):
-            return
-        if parent.parent is None:  # the owner may have no tree yet, or another one by now
-            parent = self._roots.setdefault(parent.text, parent)
-        edge = text[parent.depth : length]
-        node = parent.children.get(edge)
-        if node is None:
-            node = self._add(parent, edge, state)
-        self._touch(node)
-        if length % CHUNK == 0:
-            match._chunk = node
-        if ends_stride:
-            match._stride = node
-        self._evict()
+        with self._lock:
+            parent = match._chunk
+            ends_stride = length % STRIDE == 0 and length - match._stride.depth == STRIDE
+            if ends_stride:
+                parent = match._stride
+            if not parent.alive or not (ends_stride or 0 < length - parent.depth <= CHUNK):
+                return
+            if parent.parent is None:  # the owner may have no tree yet, or another one by now
+                parent = self._roots.setdefault(parent.text, parent)
+            edge = text[parent.depth : length]
+            node = parent.children.get(edge)
+            if node is None:
+                node = self._add(parent, edge, state)
+            self._touch(node)
+            if length % CHUNK == 0:
+                match._chunk = node
+            if ends_stride:
+                match._stride = node
+            self._evict()
 
     def clear(self) -> None:
         """Remove all entries. Breaks reference cycles: the garbage collector skips frozen objects."""
-        nodes = list(self._roots.values())
-        for node in nodes:
-            nodes += node.children.values()
-        for node in nodes:
-            node.alive = node.parent is None
-            node.children, node.latest, node.parent = {}, None, None
-        self._roots.clear()
-        self._leaves.clear()
-        self.bytes = self.entries = 0
+        with self._lock:
+            nodes = list(self._roots.values())
+            for node in nodes:
+                nodes += node.children.values()
+            for node in nodes:
+                node.alive = node.parent is None
+                node.children, node.latest, node.parent = {}, None, None
+            self._roots.clear()
+            self._leaves.clear()
+            self.bytes = self.entries = 0
 
     def _add(self, parent: _Node, edge: str, state: State) -> _Node:
         node = _Node(parent, edge, state.copy())

@@ -1,7 +1,7 @@
 """Suggestions: different completions of a field, best first, of which the known lines of a corpus are found.
 
-`Suggester.suggest` is a generator of what it needs of the engine, so that the service can wait on its event
-loop and `nextchar.local` in its thread. What it does depends on `constrain`:
+`Suggester.suggest` is a generator of the completions that it needs, so that the service can wait for them on
+its event loop and `nextchar.local` in its thread. What it does depends on `constrain`:
 
     lines    lines of the corpus that the prefix may stand for; nothing if there are none
     prefer   both, ranked by their probability if one of the lines is meant, and if any text is
@@ -15,7 +15,7 @@ completions end with the line if the model is of records, else with the word.
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.corrections import MAX_TYPED
 from nextchar.models.runtime.line_index import Candidate, LineIndex, default_typos
-from nextchar.models.runtime.requests import Completion, CompletionRequest
+from nextchar.models.runtime.requests import ANYONE, Caller, Completion, CompletionRequest
 from nextchar.models.text.line_file import fold
 from nextchar.models.text.masks import ModelMasks, compile_pattern
 from nextchar.models.text.vocabulary import Vocabulary
@@ -40,10 +40,10 @@ MIN_WEIGHT = 0.01
 """With less weight the network is not asked: the counts decide."""
 
 WEIGHED = 32
-"""Candidates that the network is asked about.
+"""Candidates that the network is asked about."""
 
-With fewer rows, which one thread reads alone, some requests wait for a second under load.
-"""
+MAX_CONTINUATION = 16
+"""Characters that the network reads of a candidate: those after them hardly change the order."""
 
 _BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
 _MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
@@ -100,35 +100,20 @@ class Suggestion:
     replaced: Replaced | None = None
 
 
-@dataclass(frozen=True)
-class Weigh:
-    """Asks for the bits of continuations of a prompt; see `Engine.weigh`."""
-
-    prompt: str
-    continuations: Sequence[str]
+Steps = Generator[CompletionRequest, Sequence[Completion], list[Suggestion]]
+"""Yields a request at most once, and is sent its completions."""
 
 
-@dataclass(frozen=True)
-class Complete:
-    """Asks for the completions of a request."""
+class LineEngine(Protocol):
+    """What is asked of an `Engine` about lines; it answers in the calling thread."""
 
-    request: CompletionRequest
+    def weigh_lines(self, prompt: str, continuations: Sequence[str], *, caller: Caller) -> list[float]:
+        """Return the bits of continuations of a prompt."""
 
-
-@dataclass(frozen=True)
-class Walk:
-    """Asks for lines that are likely; see `Engine.likely_lines`."""
-
-    index: LineIndex
-    prefix: str
-    context: str
-    wanted: int
-
-
-Need = Weigh | Complete | Walk
-Steps = Generator[Need, Any, list[Suggestion]]
-"""Yields what it needs, and is sent the bits of a `Weigh`, the completions of a `Complete`, or the lines of a
-`Walk`."""
+    def likely_lines(
+        self, index: LineIndex, prefix: str, *, context: str, wanted: int, caller: Caller
+    ) -> list[int]:
+        """Return likely lines that begin with a context and a prefix."""
 
 
 def no_lines(reference: str, instead: str, *, param: str) -> InvalidInput:
@@ -152,10 +137,8 @@ class Exclusion:
         ]
 
     def __contains__(self, text: str) -> bool:
-        return fold(text) in self._folded or any(pattern.search(text) for pattern in self._patterns)
-
-    def __bool__(self) -> bool:
-        return bool(self._folded or self._patterns)
+        is_named = bool(self._folded) and fold(text) in self._folded
+        return is_named or any(pattern.search(text) for pattern in self._patterns)
 
 
 @dataclass(frozen=True)
@@ -176,8 +159,8 @@ class Suggester:
     is_records: bool
     reference: str
 
-    def suggest(self, request: SuggestionRequest) -> Steps:
-        """Return the suggestions for a request, best first.
+    def suggest(self, request: SuggestionRequest, engine: LineEngine, caller: Caller = ANYONE) -> Steps:
+        """Return the suggestions for a request, best first, by an engine of this model.
 
         Raises:
             InvalidInput: a pattern is invalid (code `invalid_pattern`), or the model has no lines
@@ -191,12 +174,13 @@ class Suggester:
         generated: list[Suggestion] = []
         known = 0.0
         if self.lines and constrain != "none":
-            found, known = yield from _of_lines(request, self.lines, excluded, self.vocabulary)
+            network = _Network(engine, caller, self.vocabulary)
+            found, known = _of_lines(request, self.lines, excluded, network)
         if constrain != "lines":
-            generated = yield from self._generated(request, excluded)
-        return _ranked(request.prefix, found, generated, known if generated else 1.0)[: request.limit]
+            generated = yield from self._generated(request, excluded, caller)
+        return _ranked(request.prefix, found, generated, known)[: request.limit]
 
-    def _generated(self, request: SuggestionRequest, excluded: Exclusion) -> Steps:
+    def _generated(self, request: SuggestionRequest, excluded: Exclusion, caller: Caller) -> Steps:
         """Return the likeliest completions by beam search, to the end of the line or of the word."""
         prompt = f"{request.context}{_TAB}{request.prefix}" if request.context else request.prefix
         characters = self.vocabulary.to_characters(prompt)
@@ -205,18 +189,17 @@ class Suggester:
         if request.max_typos and masked == characters:  # else there is no place in the prefix for an error
             typed = self.vocabulary.to_characters(request.prefix)[-MAX_TYPED:].rpartition("\n")[2]
         n = min(_MAX_BEAM, request.limit + _MORE)
-        completions = yield Complete(
-            CompletionRequest(
-                prompt=masked,
-                n=n,
-                beam=n,
-                typed=len(typed),
-                length_penalty=0.0,
-                until="line" if self.is_records else "word",
-                stop=() if self.is_records else tuple(map(self.vocabulary.to_characters, _LINE_ENDS)),
-                max_characters=_MAX_GENERATED,
-                stream=False,
-            )
+        completions = yield CompletionRequest(
+            prompt=masked,
+            n=n,
+            beam=n,
+            typed=len(typed),
+            length_penalty=0.0,
+            until="line" if self.is_records else "word",
+            stop=() if self.is_records else tuple(map(self.vocabulary.to_characters, _LINE_ENDS)),
+            max_characters=_MAX_GENERATED,
+            stream=False,
+            caller=caller,
         )
         merged = [one for one in _merged(completions) if one.text or not typed]
         suggestions = [
@@ -247,10 +230,14 @@ def _ranked(
 ) -> list[Suggestion]:
     """Return lines that exist and generated texts, each once, by their probability.
 
-    `known` is the probability that one of the lines is meant. What does not begin with the prefix comes after
-    all lines that do. Of equal ones, accepting a longer one saves more keys.
+    `known` is the probability that one of the lines is meant if there are generated texts. What does not
+    begin with the prefix comes after all lines that do. Of equal ones, accepting a longer one saves more
+    keys.
     """
-    ranked = {fold(one.text): replace(one, probability=known * one.probability) for one in found}
+    ranked = {fold(one.text): one for one in found}
+    lines = list(ranked)
+    if generated:
+        ranked = {key: replace(one, probability=known * one.probability) for key, one in ranked.items()}
     for one in generated:
         key, probability = fold(one.text), (1 - known) * one.probability
         same = ranked.get(key)
@@ -259,9 +246,7 @@ def _ranked(
     typed = fold(prefix.lstrip())
     begins = {key for key in ranked if key.lstrip().startswith(typed)}
     # of what does not begin with the prefix
-    ceiling = min(
-        (ranked[key].probability for key in (fold(one.text) for one in found) if key in begins), default=1.0
-    )
+    ceiling = min((ranked[key].probability for key in lines if key in begins), default=1.0)
 
     def rank(key: str) -> tuple[float, bool, float, int]:
         probability, is_other = ranked[key].probability, key not in begins
@@ -271,9 +256,23 @@ def _ranked(
     return [ranked[key] for key in sorted(ranked, key=rank)]
 
 
+@dataclass(frozen=True)
+class _Network:
+    """The network of a model, asked about lines by a caller."""
+
+    engine: LineEngine
+    caller: Caller
+    vocabulary: Vocabulary
+
+    def bits(self, texts: Sequence[str]) -> list[float]:
+        """Return the bits of texts, but for those of what they have in common."""
+        prompt, continuations = continuations_of([*map(self.vocabulary.to_characters, texts)])
+        return self.engine.weigh_lines(prompt, continuations, caller=self.caller)
+
+
 def _of_lines(
-    request: SuggestionRequest, lines: LineIndex, excluded: Exclusion, vocabulary: Vocabulary
-) -> Generator[Need, Any, tuple[list[Suggestion], float]]:
+    request: SuggestionRequest, lines: LineIndex, excluded: Exclusion, network: _Network
+) -> tuple[list[Suggestion], float]:
     """Return the lines that the prefix may stand for, and the probability that one of them is meant."""
     prefix = request.prefix.lstrip()
     context = f"{request.context}{_TAB}" if request.context else ""
@@ -283,35 +282,36 @@ def _of_lines(
         context = ""
         candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
     if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
-        likely = yield Walk(lines, prefix, context, WEIGHED - _BY_COUNT)
+        likely = network.engine.likely_lines(
+            lines, prefix, context=context, wanted=WEIGHED - _BY_COUNT, caller=network.caller
+        )
         more = [lines.candidate(line) for line in likely]
         more = [c for c in more if c.text[len(context) :] not in excluded]
         ordered = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
         distinct: dict[str, Candidate] = {}
         for one in ordered:
-            distinct.setdefault(fold(one.text), one)
+            distinct.setdefault(one.folded, one)
         candidates = list(distinct.values())
     shares = _shares([1.0 + c.count for c in candidates], candidates)
     if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
         texts = [candidate.text for candidate in candidates[:WEIGHED]]
         if request.context and not context:
             texts = [f"{request.context}{_TAB}{text}" for text in texts]
-        bits = yield weighing([vocabulary.to_characters(text) for text in texts])
+        bits = np.array(network.bits(texts))
         # Those that the network is not asked about have none of its share.
-        likely = np.exp2(np.min(bits) - np.array(bits, np.float64))
-        likely = np.append(likely, np.zeros(len(candidates) - len(texts)))
+        by_network = np.append(np.exp2(bits.min() - bits), np.zeros(len(candidates) - len(texts)))
         weight = lines.weight_among(candidates)
-        shares = (1 - weight) * shares + weight * _shares(likely, candidates)
+        shares = (1 - weight) * shares + weight * _shares(by_network, candidates)
     start = len(context)
     suggestions = [
         Suggestion(
             text=one.text[start:],
-            probability=float(share * coverage),
+            probability=probability,
             count=one.count,
             exists=True,
             replaced=_replaced_by(one, request.prefix, start) if one.errors else None,
         )
-        for one, share in zip(candidates, shares, strict=True)
+        for one, probability in zip(candidates, (shares * coverage).tolist(), strict=True)
     ]
     return suggestions, _KNOWN * 2.0 ** -min((one.penalty_bits for one in candidates), default=math.inf)
 
@@ -330,9 +330,8 @@ def _candidates(
         found = lines.search(prefix, context=context, typos=typos, wanted=wanted, most=most)
         kept: dict[str, Candidate] = {}
         for candidate in found.candidates:
-            key = fold(candidate.text)
-            if key not in kept and candidate.text[len(context) :] not in excluded:
-                kept[key] = candidate
+            if candidate.folded not in kept and candidate.text[len(context) :] not in excluded:
+                kept[candidate.folded] = candidate
         if len(kept) >= request.limit or len(found.candidates) < most or most >= 1024:
             return list(kept.values()), found.coverage
         most, wanted = 4 * most, 4 * wanted
@@ -346,11 +345,11 @@ def _shares(weights: Sequence[float] | Floats, candidates: Sequence[Candidate]) 
     return scaled / total if total else scaled
 
 
-def weighing(texts: Sequence[str]) -> Weigh:
-    """Return what to ask the network: how each text goes on after what they have in common."""
+def continuations_of(texts: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what texts have in common, and how each goes on, for at most MAX_CONTINUATION characters."""
     first, last = min(texts), max(texts)
     common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return Weigh(first[:common], [text[common:] + "\n" for text in texts])
+    return first[:common], [(text[common:] + "\n")[:MAX_CONTINUATION] for text in texts]
 
 
 def _replaced_by(candidate: Candidate, prefix: str, start: int) -> Replaced:

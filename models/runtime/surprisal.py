@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.runtime.decoding import BITS, likeliest, log_softmax
+from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.requests import CharacterLogprobs
 from nextchar.models.runtime.session import Logits, State, StepNetwork
 from nextchar.models.text.templates import ParsedLine
@@ -144,14 +145,50 @@ def continuation_bits(
     logits: NDArray[np.float32],
     state: State,
 ) -> list[float]:
-    """Return the bits of each continuation (ids, at least one) after logits (V,) and state (1, S)."""
+    """Return the bits of each continuation (ids, at least one) after logits (V,) and state (1, S).
+
+    They are read as a tree: one row per step for all that have the same characters so far and go on.
+    """
+    if not continuations:
+        return []
     order = sorted(range(len(continuations)), key=lambda i: continuations[i].tolist())
-    bits = [0.0] * len(order)
-    if order:
-        measured, _ = _read_group(network, [continuations[i] for i in order], logits, state)
-        for column, i in enumerate(order):
-            bits[i] = float(measured[: len(continuations[i]), column].sum())
-    return bits
+    n, lengths = len(order), np.array([len(continuations[i]) for i in order])
+    ids = np.zeros((int(lengths.max()), n), np.int32)  # padded at the end
+    for column, i in enumerate(order):
+        ids[: lengths[column], column] = continuations[i]
+    depths = np.arange(len(ids))[:, None]
+    is_open = depths < lengths  # (T, n) whether a continuation has a character there
+    leads = _common_lengths(ids, lengths) < depths
+    leads[:, 0] = True
+    leads[:, 1:] |= ~is_open[:, :-1]  # the one before it has ended
+    leads &= is_open
+    row_of = leads.cumsum().reshape(leads.shape) - 1  # of the rows of all steps
+    steps, columns = leads[1:].nonzero()
+    ends = leads[1:].sum(1).cumsum()
+    starts = np.concatenate([[0, 1], ends[:-1] + 1])  # of the rows of each step
+    parents = row_of[steps, columns] - starts[steps]
+    stepped = _read_tree(network, ids[steps, columns], parents, ends, state)
+    z, _, total = _softmax(np.concatenate([logits[None], stepped]))
+    found = np.empty(n)
+    found[order] = np.where(is_open, _bits(z, total, (row_of,), ids), 0.0).sum(0, dtype=np.float64)
+    return found.tolist()
+
+
+def _read_tree(
+    network: StepNetwork,
+    ids: NDArray[np.int32],
+    parents: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    state: State,
+) -> NDArray[np.float32]:
+    """Return logits as `LstmNetwork.read_tree`, by any network."""
+    if isinstance(network, LstmNetwork):
+        return network.read_tree(ids, parents, ends, state)
+    logits, start = np.empty((len(ids), network.V), np.float32), 0
+    for end in ends.tolist():
+        stepped, state = network.step(ids[None, start:end], state[parents[start:end]])
+        logits[start:end], start = stepped[0], end
+    return logits
 
 
 def text_logprobs(
@@ -285,17 +322,27 @@ def _measure(
     logits: Logits, row_of: NDArray[np.intp], ids: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return bits and entropy (T, n) of ids (T, n) by logits (T, B, V); column i belongs to row_of[i]."""
+    z, p, total = _softmax(logits)
+    entropy = (np.log(total) - np.einsum("tbv,tbv->tb", p, z) / total)[:, row_of]
+    bits = _bits(z, total, (np.arange(len(z))[:, None], row_of), ids)
+    return bits, np.maximum(entropy, 0.0) * np.float32(BITS)
+
+
+def _softmax(logits: Logits) -> tuple[Logits, Logits, NDArray[np.float32]]:
+    """Return the logits (..., V - 1) of ids from 1 on less their maximum, e to that power, and its sums."""
     z = logits[..., 1:]
     z = z - z.max(-1, keepdims=True)
     p = np.exp(z)
-    total = p.sum(-1)
-    log_total = np.log(total)
-    entropy = (log_total - np.einsum("tbv,tbv->tb", p, z) / total)[:, row_of]
-    picked = z[np.arange(len(z))[:, None], row_of, np.maximum(ids, 1) - 1]
-    bits = np.maximum(log_total[:, row_of] - picked, 0.0)
-    known = ids > 0
-    cost = np.float32(unknown_bits(logits.shape[-1]))
-    return np.where(known, bits * np.float32(BITS), cost), np.maximum(entropy, 0.0) * np.float32(BITS)
+    return z, p, p.sum(-1)
+
+
+def _bits(
+    z: Logits, total: NDArray[np.float32], rows: tuple[NDArray[np.intp], ...], ids: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Return the bits (T, n) of ids (T, n) by `rows` of what `_softmax` returns."""
+    bits = np.maximum(np.log(total)[rows] - z[(*rows, np.maximum(ids, 1) - 1)], 0.0)
+    cost = np.float32(unknown_bits(z.shape[-1] + 1))
+    return np.where(ids > 0, bits * np.float32(BITS), cost)
 
 
 def _read_context(network: StepNetwork, ids: NDArray[np.int32]) -> tuple[NDArray[np.float32], State]:

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -123,7 +123,7 @@ def detect_kind(sample: LineSample) -> KindDetection:
     if len(raw) >= _MIN_LINES and has_counts(raw):
         counted = _decided([line.rpartition("\t")[0] for line in raw], sample.empty_fraction(), log)
         if counted.kind == "records":
-            return counted
+            return replace(counted, reason=f"each line ends with a count, and {counted.reason}")
     return _decided(raw, sample.empty_fraction(), log)
 
 

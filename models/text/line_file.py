@@ -17,7 +17,8 @@ import json
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -110,10 +111,12 @@ class Lines:
 
     def text(self, line: int) -> str:
         """Return a line as it stands in the corpus."""
+        return self.own_text(line) or self.folded_text(line)
+
+    def own_text(self, line: int) -> str:
+        """Return a line as it stands in the corpus; "" if it is its folded form."""
         start, end = (int(self.text_ends[line - 1]) if line else 0), int(self.text_ends[line])
-        if start < end:
-            return self.texts[start:end].tobytes().decode("utf-8", "replace")
-        return self.folded_text(line)
+        return self.texts[start:end].tobytes().decode("utf-8", "replace") if start < end else ""
 
     def folded_text(self, line: int) -> str:
         """Return the folded form of a line."""
@@ -123,8 +126,12 @@ class Lines:
 
     def decode(self, place: int, length: int) -> str:
         """Return the folded characters of a line at a place in `folded`."""
-        numbers = self.folded[place : place + length].astype(np.intp)
-        return "".join(map(chr, self.alphabet[numbers - 1].tolist()))
+        return "".join(map(self._characters.__getitem__, self.folded[place : place + length].tolist()))
+
+    @cached_property
+    def _characters(self) -> list[str]:
+        """The folded characters by their numbers."""
+        return ["", *map(chr, self.alphabet.tolist())]
 
     def encode(self, folded: str) -> NDArray[np.int32]:
         """Return the numbers of folded characters, (len(folded),); -1 for one that no line has."""
@@ -275,7 +282,7 @@ class Lines:
 
     def dump(self) -> bytes:
         """Return the contents of FILE."""
-        arrays: dict[str, NDArray[Any]] = vars(self)
+        arrays: dict[str, NDArray[Any]] = {one.name: getattr(self, one.name) for one in fields(self)}
         header: dict[str, Any] = {"version": FORMAT_VERSION, "arrays": {}}
         offset = 0
         for name, array in arrays.items():

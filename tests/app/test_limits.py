@@ -29,6 +29,7 @@ from nextchar.app.http.limits import (
     SCHEDULER,
     SHORT_SCORES,
     STREAMED_LINES,
+    SUGGESTIONS,
     Limit,
 )
 from nextchar.app.http.rules import Rules
@@ -100,7 +101,7 @@ def test_rooms_name_their_limits_and_build_none() -> None:
 
 def test_pools_have_the_stated_sizes() -> None:
     stated = rows("Pools")
-    for limit in (LONG_SCORES, LONG_PROMPTS, CALIBRATIONS, EVALUATIONS, IMPORTS):
+    for limit in (LONG_SCORES, LONG_PROMPTS, CALIBRATIONS, EVALUATIONS, IMPORTS, SUGGESTIONS):
         assert stated[limit.name][:2] == [str(limit.running), f"{limit.waiting} per client"], limit.name
     for name, *numbers in (
         ("scores", SHORT_SCORES.running, STREAMED_LINES.running),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nextchar.worker.job_events import EventFile, LiveLog
+from nextchar.worker.report import event_file
 
 AT = 1795563600.5
 EVENTS: list[dict[str, Any]] = [
@@ -32,12 +32,9 @@ def _read(path: Path) -> list[Any]:
 
 
 def test_metrics_and_samples_have_their_steps_and_times(tmp_path: Path) -> None:
-    file = EventFile(tmp_path / "deep" / "tfevents", at=AT)
-    for event in EVENTS:
-        file.add(event)
-    file.close()
-    version, *events = _read(tmp_path / "deep" / "tfevents")
-    assert (version.file_version, version.wall_time) == ("brain.Event:2", AT)
+    (tmp_path / "tfevents").write_bytes(event_file(EVENTS))
+    version, *events = _read(tmp_path / "tfevents")
+    assert (version.file_version, version.wall_time) == ("brain.Event:2", AT + 1)
     told = {value.tag: (event, value) for event in events for value in event.summary.value}
     event, value = told["bits_per_character/validation"]
     assert (event.step, event.wall_time, value.simple_value) == (100, AT + 1, 2.5)
@@ -46,21 +43,3 @@ def test_metrics_and_samples_have_their_steps_and_times(tmp_path: Path) -> None:
     assert (event.step, event.wall_time) == (100, AT + 2)
     assert value.tensor.string_val[0].decode() == "    # no heading\n    <b>é"
     assert value.metadata.plugin_data.plugin_name == "text"
-
-
-def test_live_log_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    log = LiveLog(tmp_path / "tfevents", at=AT, from_step=60)
-    log.add(EVENTS[0])  # not closed yet
-    _, start, *events = _read(tmp_path / "tfevents")
-    assert (start.step, start.session_log.status) == (61, 1)
-    assert events[-1].step == 100
-    log.close()
-    log.add(EVENTS[0])  # nobody listens any more
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-def test_a_full_disk_closes_the_live_log_and_training_continues(caplog: pytest.LogCaptureFixture) -> None:
-    log = LiveLog(Path("/dev/full"), at=AT)
-    for event in EVENTS:
-        log.add(event)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -12,7 +12,6 @@ from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.live import EventLog, Live
 from nextchar.store.open_blobs import open_blobs
 from nextchar.worker.job_events import JobEvents
-from nextchar.worker.settings import WorkerSettings
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 
@@ -27,13 +26,13 @@ def job(*, attempt: int) -> Job:
 
 
 def test_events_continue_those_of_an_earlier_attempt(live: Live, tmp_path: Path) -> None:
-    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
-    first = JobEvents(job(attempt=1), live, log, settings)
+    log = EventLog(open_blobs(tmp_path.as_uri()))
+    first = JobEvents(job(attempt=1), live, log)
     first.add_message("in storage")
     first.write()
     first.add_message("in Redis only")
     first.flush()
-    second = JobEvents(job(attempt=2), live, log, settings)
+    second = JobEvents(job(attempt=2), live, log)
     second.load()
     second.add_message("of the second attempt")
     second.flush()
@@ -46,12 +45,12 @@ def test_events_continue_those_of_an_earlier_attempt(live: Live, tmp_path: Path)
 def test_events_that_could_not_be_read_are_not_replaced(
     live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
-    first = JobEvents(job(attempt=1), live, log, settings)
+    log = EventLog(open_blobs(tmp_path.as_uri()))
+    first = JobEvents(job(attempt=1), live, log)
     first.add_message("of the first attempt")
     first.flush()
     first.write()
-    second = JobEvents(job(attempt=2), live, log, settings)
+    second = JobEvents(job(attempt=2), live, log)
 
     def fail(_: str) -> None:
         raise Unavailable("the storage does not work", code="storage_unavailable")
@@ -73,8 +72,8 @@ def test_events_that_could_not_be_read_are_not_replaced(
 def test_events_that_redis_did_not_take_are_sent_with_the_next_one(
     live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
-    events = JobEvents(job(attempt=1), live, log, settings)
+    log = EventLog(open_blobs(tmp_path.as_uri()))
+    events = JobEvents(job(attempt=1), live, log)
 
     def fail(*_: Any) -> None:
         raise RedisConnectionError
@@ -92,8 +91,8 @@ def test_events_that_redis_did_not_take_are_sent_with_the_next_one(
 def test_events_that_redis_took_without_a_response_are_not_sent_again(
     live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
-    events = JobEvents(job(attempt=1), live, log, settings)
+    log = EventLog(open_blobs(tmp_path.as_uri()))
+    events = JobEvents(job(attempt=1), live, log)
     add_events, sent = live.add_events, list[str]()
 
     def add_and_fail(job_id: str, added: list[dict[str, Any]]) -> None:
@@ -112,8 +111,8 @@ def test_events_that_redis_took_without_a_response_are_not_sent_again(
 def test_while_redis_hangs_events_wait_in_order_and_the_newest_progress_waits_with_them(
     live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, settings = EventLog(open_blobs(tmp_path.as_uri())), WorkerSettings(data_dir=tmp_path)
-    events = JobEvents(job(attempt=1), live, log, settings)
+    log = EventLog(open_blobs(tmp_path.as_uri()))
+    events = JobEvents(job(attempt=1), live, log)
     add_events, may_respond, steps = live.add_events, threading.Event(), [*range(1, 101)]
 
     def hang(*arguments: Any) -> None:

@@ -13,9 +13,8 @@ from nextchar.models.runtime.session import Network
 from nextchar.worker import memorization
 from nextchar.worker.evaluator import graph_of
 from nextchar.worker.hooks import Hooks
-from nextchar.worker.job_events import FILE_NAME
 from nextchar.worker.prepared_text import Text
-from nextchar.worker.report import write_report
+from nextchar.worker.report import FILE_NAME, write_report
 from nextchar.worker.trainer import Result
 from nextchar.worker.training import fit
 
@@ -132,7 +131,7 @@ def test_a_well_trained_network_is_novel_and_its_report_is_complete(
         ("memorization.measure", "memorization", "memorization"),
         ("measure_baselines", "baselines", "baselines"),
         ("picture", "picture", None),
-        ("_event_file", "TensorBoard log", None),
+        ("event_file", "TensorBoard log", None),
         ("page", "page", None),
     ],
 )
@@ -154,7 +153,7 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(
     assert any(missing in problem and "MemoryError" in problem for problem in told["problems"])
     assert card["problems"] == told["problems"]
     assert key is None or key not in told
-    lost = {"picture": {"report.svg"}, "_event_file": {FILE_NAME}, "page": {"report.html"}}.get(part, set())
+    lost = {"picture": {"report.svg"}, "event_file": {FILE_NAME}, "page": {"report.html"}}.get(part, set())
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
 
 

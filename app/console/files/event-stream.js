@@ -1,4 +1,4 @@
-/** Server-sent events: reading one stream, and following one across disconnections. */
+/** Streams: server-sent events, also across disconnections, and newline-delimited JSON. */
 
 import { ApiError, connectionError, delay, isAbort, request } from "./api.js";
 
@@ -31,21 +31,40 @@ export async function* followEvents(path, { signal }) {
 
 /** Yield the events of one response. Raises ApiError for an `error` event or a lost connection. */
 export async function* readEvents(response) {
+  for await (const blocks of readParts(response, "\n\n")) {
+    for (const event of blocks.map(parseEvent)) {
+      if (event?.event === "error") throw new ApiError(500, event.data.error);
+      if (event) yield event;
+    }
+  }
+}
+
+/**
+ * Yield the records of newline-delimited JSON in lists, one for each piece that arrives. Raises ApiError for a lost
+ * connection.
+ *
+ * @param {Response} response
+ * @returns {AsyncGenerator<any[]>}
+ */
+export async function* readJsonLines(response) {
+  for await (const lines of readParts(response, "\n")) {
+    if (lines.length) yield lines.filter(Boolean).map((line) => JSON.parse(line));
+  }
+}
+
+/** Yield the texts that end with a separator, in lists, one for each piece of a response that arrives. */
+async function* readParts(response, separator) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
+  let rest = "";
   try {
     for (;;) {
       const { value, done } = await reader.read().catch((error) => {
         throw isAbort(error) ? error : connectionError();
       });
       if (done) return;
-      const blocks = (buffer + value).split("\n\n");
-      buffer = blocks.pop() ?? "";
-      for (const block of blocks) {
-        const event = parseEvent(block);
-        if (event?.event === "error") throw new ApiError(500, event.data.error);
-        if (event) yield event;
-      }
+      const parts = (rest + value).split(separator);
+      rest = parts.pop() ?? "";
+      yield parts;
     }
   } finally {
     reader.cancel().catch(() => {});

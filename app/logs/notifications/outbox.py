@@ -22,7 +22,6 @@ from typing import Any, Literal, cast
 
 from redis import Redis
 
-from nextchar.models.errors import NotFound
 from nextchar.store.history import ImmutableRecord
 
 RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
@@ -149,16 +148,6 @@ class Outbox:
         change = {"attempts": delivery.attempts + 1, "last_error": error, "next_at": next_at}
         self._move(delivery.model_copy(update=change), "due" if delays else "dead", next_at or now)
 
-    def replay(self, target: str, delivery_id: str) -> Delivery:
-        """Queue a delivery again, now: one that is dead or waits. Raises NotFound."""
-        now = time.time()
-        for delivery in (*self.waiting(target), *self.dead(target)):
-            replayed = delivery.model_copy(update={"attempts": 0, "next_at": now})
-            if delivery.id == delivery_id and self._move(replayed, "due", now):
-                return replayed
-        message = f"target {target} has no delivery {delivery_id!r}; it may have arrived"
-        raise NotFound(message, code="delivery_not_found")
-
     def count(self, target: str, error: str | None) -> None:
         """Count a request to a target, with its error or as successful."""
         now = time.time()
@@ -193,14 +182,14 @@ class Outbox:
             pipe.delete(_key("delivery", delivery.id))
             pipe.execute()
 
-    def _move(self, delivery: Delivery, to: _List, at: float) -> bool:
-        """Store a changed delivery, and its time in `to` alone; return False if it is gone."""
+    def _move(self, delivery: Delivery, to: _List, at: float) -> None:
+        """Store a changed delivery, and its time in `to` alone."""
         other: _List = "due" if to == "dead" else "dead"
         with self.redis.pipeline() as pipe:
             pipe.set(_key("delivery", delivery.id), delivery.model_dump_json(), xx=True)
             pipe.zrem(_key(other, delivery.target), delivery.id)
             pipe.zadd(_key(to, delivery.target), {delivery.id: at})  # if it is gone, listing drops the id
-            return bool(pipe.execute()[0])
+            pipe.execute()
 
     def _deliveries(self, part: _List, target: str, *, before: float | str = "+inf") -> list[Delivery]:
         ids = cast(list[str], self.redis.zrangebyscore(_key(part, target), "-inf", before))

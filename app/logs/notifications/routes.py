@@ -107,14 +107,6 @@ def list_deliveries(
     return Page(data=[DeliveryBody(status=status, **one.model_dump()) for one in page], has_more=has_more)
 
 
-@router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
-@needs("admin", body=SMALL_JSON)
-def replay_delivery(services: ServicesDep, target: str, delivery: str) -> DeliveryBody:
-    """Send a waiting message, or one that was given up, again: now, and with all its attempts."""
-    found = services[NotificationTargets].get(target)
-    return DeliveryBody(status="waiting", **services[Outbox].replay(found.id, delivery).model_dump())
-
-
 def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:
     return TargetBody(
         **target.model_dump(exclude={"is_trusted", "secret"}),

@@ -209,7 +209,6 @@ class Client:
     delete_notification_target = _call(ServiceCalls.delete_notification_target)
     test_notification_target = _call(ServiceCalls.test_notification_target)
     deliveries = _stream(ServiceCalls.deliveries)
-    replay_delivery = _call(ServiceCalls.replay_delivery)
 
     calibrate = _call(ServiceCalls.calibrate)
     calibrations = _call(ServiceCalls.calibrations)

@@ -48,7 +48,7 @@ from nextchar.models.runtime.requests import (
     Expert,
     FinishReason,
 )
-from nextchar.models.runtime.suggestions import Complete, Suggestion, SuggestionRequest, Walk, Weigh
+from nextchar.models.runtime.suggestions import Suggestion, SuggestionRequest
 from nextchar.models.saved_model import SavedModel, parse_card
 from nextchar.models.text.vocabulary import normalize
 from nextchar.models.validation_errors import did_you_mean
@@ -186,19 +186,14 @@ class Model:
         Raises:
             InvalidInput: an option is wrong, or the model has no lines.
         """
-        steps = self.loaded.suggester.suggest(
-            _request(SuggestionRequest, "suggest", prefix=prefix, **options)
-        )
-        answer: Any = None
-        while True:
-            try:
-                need = steps.send(answer)
-            except StopIteration as end:
-                return cast(list[Suggestion], end.value)
-            if isinstance(need, Complete):
-                (answer,) = self._completions([need.request])
-            else:
-                answer = self._weigh(need) if isinstance(need, Weigh) else self._likely_lines(need)
+        asked = _request(SuggestionRequest, "suggest", prefix=prefix, **options)
+        steps = self.loaded.suggester.suggest(asked, self._engine)
+        try:
+            (completions,) = self._completions([next(steps)])
+            steps.send(completions)
+        except StopIteration as end:
+            return cast(list[Suggestion], end.value)
+        raise AssertionError("suggestions need one request")
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         r"""Return the `top` likeliest next characters after `prompt` with their probabilities.
@@ -347,18 +342,6 @@ class Model:
                 ticket.cancel()
             raise
         return [collector.completions() for collector in collectors]
-
-    def _weigh(self, need: Weigh) -> list[float]:
-        results: queue.SimpleQueue[list[float] | Exception] = queue.SimpleQueue()
-        self._engine.weigh(need.prompt, need.continuations, results.put)
-        return _result(results)
-
-    def _likely_lines(self, need: Walk) -> list[int]:
-        results: queue.SimpleQueue[list[int] | Exception] = queue.SimpleQueue()
-        self._engine.likely_lines(
-            need.index, need.prefix, results.put, context=need.context, wanted=need.wanted
-        )
-        return _result(results)
 
     def _prompt_of(self, text: str) -> str:
         return self.loaded.masks.mask_lines(self._characters_of(text))

@@ -194,7 +194,8 @@ def test_change_is_on_record_though_the_client_leaves_while_it_is_made(
     body = json.dumps({"lines": ["a line"] * 20}).encode()
     header = b"POST /v1/models/fake/calibrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
     sent = header + b"\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    with connected(service, sent) as client:
+    with connected(service) as client:
+        client.sendall(sent)
         eventually(lambda: service.http.get("/v1/models/fake/calibrations").json()["data"])
     eventually(
         lambda: [one["action"] for one in trail(service)] == ["make_calibration"], what="it is recorded"

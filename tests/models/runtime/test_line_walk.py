@@ -1,13 +1,15 @@
 """Lines that a network finds likely: weighed, and found among many."""
 
-import queue
 import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.line_index import LineIndex
+from nextchar.models.runtime.requests import Caller
+from nextchar.models.runtime.surprisal import continuation_bits
 from nextchar.models.text.line_file import Lines, fold
 from tests.models.runtime.networks import saved_model
 
@@ -31,22 +33,8 @@ def index() -> LineIndex:
     return LineIndex(lines)
 
 
-def weighed(engine: Engine, prompt: str, continuations: list[str]) -> list[float]:
-    results: queue.SimpleQueue[list[float] | Exception] = queue.SimpleQueue()
-    engine.weigh(prompt, continuations, results.put)
-    bits = results.get()
-    assert isinstance(bits, list)
-    return bits
-
-
-def walked(
-    engine: Engine, index: LineIndex, prefix: str, *, context: str = "", wanted: int = 20
-) -> list[str]:
-    results: queue.SimpleQueue[list[int] | Exception] = queue.SimpleQueue()
-    engine.likely_lines(index, prefix, results.put, context=context, wanted=20)
-    lines = results.get()
-    assert isinstance(lines, list)
-    return [index.lines.text(line) for line in lines]
+def walked(engine: Engine, index: LineIndex, prefix: str, *, context: str = "") -> list[str]:
+    return [index.lines.text(i) for i in engine.likely_lines(index, prefix, context=context, wanted=20)]
 
 
 def test_continuations_cost_what_the_network_says(engine: Engine) -> None:
@@ -56,8 +44,33 @@ def test_continuations_cost_what_the_network_says(engine: Engine) -> None:
         / 0.6931471805599453
         for text in texts
     ]
-    assert weighed(engine, "aB", texts) == pytest.approx(expected, rel=0.05, abs=0.1)  # int8
-    assert weighed(engine, "aB", []) == []
+    assert engine.weigh_lines("aB", texts) == pytest.approx(expected, rel=0.05, abs=0.1)  # int8
+    assert engine.weigh_lines("aB", []) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_continuations_have_the_bits_of_each_alone(engine: Engine, precision: str) -> None:
+    network, rng = engine._networks[precision, "network"], random.Random(1)
+    logits, state = network.step(np.array([[1], [2]], np.int32), network.initial_state(), 1)
+    for _ in range(20):
+        texts = ["".join(rng.choices("ab\n?", k=rng.randint(1, 5))) for _ in range(rng.randint(1, 12))]
+        ids = [engine.vocabulary.encode(text) for text in texts]
+        alone = [continuation_bits(network, [one], logits[0, 0], state) for one in ids]
+        assert continuation_bits(network, ids, logits[0, 0], state) == [bits for (bits,) in alone]
+
+
+def test_prompt_has_the_same_state_however_much_of_it_is_cached(engine: Engine) -> None:
+    prompt = "aB b" * 50
+    fresh = [engine.weigh_lines(prompt[:n], ["ab\n"], caller=Caller("fresh", str(n))) for n in range(200)]
+    assert [engine.weigh_lines(prompt[:n], ["ab\n"]) for n in range(200)] == fresh
+    assert [engine.weigh_lines(prompt[:n], ["ab\n"]) for n in range(199, -1, -1)] == fresh[::-1]
+    scheduler = engine._fast_scheduler()
+    hits = scheduler.cache.hit_characters
+    engine.weigh_lines(prompt, ["ab\n"])
+    engine.weigh_lines(prompt, ["ab\n"])
+    assert scheduler.cache.hit_characters == hits + 2 * len(
+        prompt
+    )  # all, with the newline before them, but the last one
 
 
 @pytest.mark.parametrize(("prefix", "context"), [("", ""), ("a", ""), ("É", ""), ("ba", ""), ("b", "a b\t")])
@@ -70,7 +83,7 @@ def test_walk_finds_the_likeliest_lines_of_a_prefix(
     assert set(found) <= set(fitting)
     assert len(found) >= min(10, len(fitting))
     bits = dict(
-        zip(fitting, weighed(engine, context, [f"{t[len(context) :]}\n" for t in fitting]), strict=True)
+        zip(fitting, engine.weigh_lines(context, [f"{t[len(context) :]}\n" for t in fitting]), strict=True)
     )
     best = sorted(fitting, key=bits.__getitem__)
     assert len(set(best[:10]) & set(found)) >= min(len(fitting), 10) // 2

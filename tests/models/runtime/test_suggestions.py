@@ -1,13 +1,13 @@
 """What is made of completions that an engine generates, of which the answers are given."""
 
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 
 from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.requests import Completion, CompletionRequest, FinishReason
 from nextchar.models.runtime.suggestions import (
-    Complete,
     Replaced,
     Suggester,
     Suggestion,
@@ -18,6 +18,7 @@ from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("\n\t abcdefghilmnoprstuwyB")
+NO_ENGINE = Mock(spec=[])
 
 
 def suggested(
@@ -30,14 +31,13 @@ def suggested(
 ) -> tuple[CompletionRequest, list[Suggestion]]:
     """Return what is asked for, and the suggestions if these texts are generated, of 1, 2, 3 … bits."""
     suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), None, is_records, "queries@1")
-    steps = suggester.suggest(SuggestionRequest(prefix=prefix, context=context, typos=typos))
-    need = next(steps)
-    assert isinstance(need, Complete)
+    steps = suggester.suggest(SuggestionRequest(prefix=prefix, context=context, typos=typos), NO_ENGINE)
+    asked = next(steps)
     end: FinishReason = "line" if is_records else "word"
     completions = [Completion(text, end, bits, len(text), ()) for bits, text in enumerate(texts, 1)]
     with pytest.raises(StopIteration) as stopped:
         steps.send(completions)
-    return need.request, stopped.value.value
+    return asked, stopped.value.value
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def ranked(prefix: str, lines: dict[str, int], generated: dict[str, float]) -> l
         is_records=True,
         reference="queries@1",
     )
-    steps = suggester.suggest(SuggestionRequest(prefix=prefix, constrain="prefer"))
-    assert isinstance(next(steps), Complete)
+    steps = suggester.suggest(SuggestionRequest(prefix=prefix, constrain="prefer"), NO_ENGINE)
+    next(steps)
     with pytest.raises(StopIteration) as stopped:
         steps.send([Completion(text, "line", bits, len(text), ()) for text, bits in generated.items()])
     return [(one.text, one.exists) for one in stopped.value.value]

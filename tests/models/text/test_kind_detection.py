@@ -129,6 +129,12 @@ def test_many_lines_that_have_nothing_to_do_with_their_neighbors_are_records(lin
     assert detected("\n".join(lines)).kind == "records", detected("\n".join(lines)).reason
 
 
+def test_a_list_whose_lines_have_a_count_says_so() -> None:
+    found = detected("\n".join(f"{zone}\t{i * 7919 % 1000}" for i, zone in enumerate(ZONES)))
+    assert found.kind == "records"
+    assert found.reason.startswith("each line ends with a count, and ")
+
+
 @pytest.mark.parametrize("end", ["", "?"])
 def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
     subjects = words(300, letters=7)

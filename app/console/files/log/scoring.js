@@ -6,7 +6,7 @@
  */
 
 import { ApiError, apiPath, connectionError, delay, request } from "../api.js";
-import { readJsonLines } from "./json-lines.js";
+import { readJsonLines } from "../event-stream.js";
 import { lineCount, readLines, startOfLast } from "./source.js";
 
 const FIRST_BYTES = 64 << 10;

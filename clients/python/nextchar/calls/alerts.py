@@ -155,11 +155,6 @@ class AlertCalls(Connection):
         """Yield the messages to a webhook that were given up, newest first, or those that wait."""
         return self._pages(path_of("notification_targets", target, "deliveries"), **omit_none(status=status))
 
-    async def replay_delivery(self, target: str, delivery: str) -> Delivery:
-        """Send a message again that was given up or waits."""
-        path = path_of("notification_targets", target, "deliveries", delivery, "replay")
-        return await self._fetch(Delivery, "POST", path)
-
 
 class IngestCalls(Connection):
     """Calls about ingested lines."""

@@ -366,16 +366,11 @@ def deliveries(
     session: Session,
     target: TargetArgument,
     waiting: Annotated[bool, Option("--waiting", help="List waiting messages instead of dead ones.")] = False,
-    replay: Annotated[str | None, Option(metavar="DELIVERY", help="Send this message again now.")] = None,
 ) -> None:
-    """List the messages to a target that were given up, or send one again.
+    """List the messages to a target that were given up.
 
     Example: nextchar targets deliveries target_019ac5f2b303f6a1c2d4e5
     """
-    if replay is not None:
-        replayed = session.client.replay_delivery(target, replay)
-        session.print_result(replayed, f"{replay} is sent again")
-        return
     columns: dict[str, Callable[[Delivery], str]] = {
         "delivery": lambda one: one["id"],
         "created": lambda one: format_time(one["created_at"]),

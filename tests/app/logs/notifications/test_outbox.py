@@ -3,7 +3,6 @@ from redis import Redis
 
 from nextchar.app.logs.notifications import outbox as module
 from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Delivery, Outbox
-from nextchar.models.errors import NotFound
 from nextchar.store.ids import new_id
 
 ONE = Delivery(id="msg_1", target="t", body="{}", created_at=1.0)
@@ -47,26 +46,6 @@ def test_retries_have_growing_delays_and_end_as_a_dead_letter(outbox: Outbox) ->
     assert (dead.id, dead.attempts) == (delivery.id, len(RETRY_DELAYS_S) + 1)
     assert dead.last_error == "still no answer"
     assert (outbox.health("t").waiting, outbox.health("t").dead) == (0, 1)
-
-
-def test_a_dead_letter_can_be_replayed(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue(outbox)
-    [delivery] = outbox.waiting("t")
-    for _ in range(len(RETRY_DELAYS_S) + 1):
-        outbox.failed(outbox.due("t", now=4e9, limit=1)[0], "no", now=0.0)
-    monkeypatch.setattr(module.time, "time", lambda: 7.5)
-    replayed = outbox.replay("t", delivery.id)
-    assert (replayed.id, replayed.attempts, replayed.body) == (delivery.id, 0, "{}")
-    assert outbox.dead("t") == [] and outbox.due("t", now=7.0, limit=1) == []
-    assert outbox.due("t", now=7.5, limit=1) == [replayed]
-    with pytest.raises(NotFound):
-        outbox.replay("other", delivery.id)
-    outbox.succeeded(replayed)
-    for unknown in (delivery.id, "msg_000000000000", "../x"):
-        with pytest.raises(NotFound) as caught:
-            outbox.replay("t", unknown)
-        assert caught.value.code == "delivery_not_found"
-    assert outbox.redis.keys("nextchar:notifications:delivery:*") == []
 
 
 def test_what_waits_for_a_target_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
