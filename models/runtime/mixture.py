@@ -104,9 +104,9 @@ def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Exper
         singles, entries = np.zeros(1, np.uint32), entries & np.uint32(0x8000FFFF)
     up = _up(learned.children, len(learned.characters))
     shares = _shares(kept, learned.children, len(learned.characters))
-    arrays: Any = [np.ascontiguousarray(array) for array in (*learned, shares)]
     meetings = _meetings(learned.children, up, len(learned.characters))
-    return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:], meetings=meetings)
+    arrays: Any = [np.ascontiguousarray(array) for array in (*learned, shares, meetings)]
+    return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
 
 
 def _tables(
