@@ -54,7 +54,7 @@ PACK_TANH_EXPONENT = TANH_EXPONENT
     PACK_LINE_FOLDS, PACK_LINE_TEXTS, PACK_LINE_TEXT_ENDS, PACK_LINE_COUNTS, PACK_LINE_MAXIMA,
     PACK_LINE_WORD_MAXIMA, PACK_LINE_WEIGHT, PACK_SHARES,
 ) = range(1, 34)  # fmt: skip
-PACK_LIMITED = pack_lines.PACK_RANK_COUNTS + 1
+PACK_LIMITED, PACK_BACKOFFS = pack_lines.PACK_RANK_COUNTS + 1, pack_lines.PACK_RANK_COUNTS + 2
 """Types of sections; further ones are those of `nextchar.models.pack_lines`."""
 
 (
@@ -76,6 +76,7 @@ _LEARNED = {
     PACK_MIXER_WEIGHTS: "weights",
     PACK_LAST_WEIGHTS: "last_weights",
     PACK_ADAPTATION: "adaptation",
+    PACK_BACKOFFS: "backoffs",
     PACK_SHARES: "shares",
 }
 _TABLES = {

@@ -59,7 +59,7 @@ class Model:
             at, recent = at[known[at - length] == c], recent[(read[recent - length] == c) & (c > 0)]
             counts = np.bincount(known[at], minlength=len(p))  # (V,) of what followed
             rest = max(1, int(np.count_nonzero(counts))) / 2
-            counts += 8 * (length > 1) * np.bincount(read[recent][-32:], minlength=len(p))
+            counts += 8 * np.bincount(read[recent][-32:], minlength=len(p))
             share = share if length == 5 else (counts + rest * share) / (counts.sum() + rest)  # interpolated
         for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative
             sides[node] = np.array([sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts])
@@ -67,7 +67,7 @@ class Model:
             n = np.array([[q @ left, q @ right] for q in (share, np.exp(logits - logits[1:].max()))])
             z = np.diff(np.log(n + [[1e-7], [1e-9]] * n.sum(1, keepdims=True)))[:, 0]  # (2,)
             first, last = (self.mixture[name][min(node, 255)] for name in ("weights", "last_weights"))
-            mixed = np.clip(last[0] / 5 * np.clip(first[[25, -1]] @ z, -14, 14), -14, 14)
+            mixed = np.clip(last[0] / 5 * np.clip(first[[30, 37]] @ z, -14, 14), -14, 14)
             odds = mixed if p[left].max() >= 1e-3 else z[1]
             p *= np.where(left, sigmoid(-odds), np.where(right, sigmoid(odds), 1))
         return np.asarray(np.log(p))

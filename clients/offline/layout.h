@@ -1,7 +1,7 @@
 /* Written by `python -m clients.generate`, from mixture_arguments.py and pack.py of models. */
 enum { ORDERS_COUNT = 5 };
 static const int ORDERS[] = {1, 2, 3, 4, 6};
-#define CONTEXTS 14
+#define CONTEXTS 15
 #define WORD 5
 #define WORDS 6
 #define WORDS_BEFORE 7
@@ -11,15 +11,16 @@ static const int ORDERS[] = {1, 2, 3, 4, 6};
 #define FIELD_ABOVE 11
 #define BRACKET 12
 #define SHAPE 13
+#define INDIRECT 14
 enum { RARE_CONTEXTS_COUNT = 2 };
 static const int RARE_CONTEXTS[] = {7, 13};
-enum { RECENT_ORDERS_COUNT = 4 };
-static const int RECENT_ORDERS[] = {2, 3, 4, 6};
-enum { RECENT_KEYS_COUNT = 4 };
-static const int RECENT_KEYS[] = {5, 6, 8, 11};
-#define RECENT 8
-enum { RECENT_CONTEXTS_COUNT = 8 };
-static const int RECENT_CONTEXTS[] = {1, 2, 3, 4, 5, 6, 8, 11};
+enum { RECENT_KEYS_COUNT = 7 };
+static const int RECENT_KEYS[] = {5, 6, 8, 11, 10, 12, 13};
+#define RECENT 12
+enum { RECENT_CONTEXTS_COUNT = 12 };
+static const int RECENT_CONTEXTS[] = {0, 1, 2, 3, 4, 5, 6, 8, 11, 10, 12, 13};
+enum { RECENT_OF_COUNT = 15 };
+static const int RECENT_OF[] = {0, 1, 2, 3, 4, 5, 6, -1, 7, -1, 9, 8, 10, 11, -1};
 #define MAX_RECENT 32
 #define MATCH_CHARACTERS 7
 #define HISTORY_MATCH_CHARACTERS 4
@@ -52,9 +53,9 @@ static const int RECENT_CONTEXTS[] = {1, 2, 3, 4, 5, 6, 8, 11};
 #define FIELDS_BEFORE 27
 #define FIELDS_NOW 43
 #define KEYS 59
-#define HISTORY_IDS 73
-#define HISTORY_KEYS 1097
-#define STATE_COLUMNS 5193
+#define HISTORY_IDS 74
+#define HISTORY_KEYS 1098
+#define STATE_COLUMNS 8266
 #define MATCH_ID 0
 #define MATCH_BUCKET 1
 #define HISTORY_MATCH_ID 2
@@ -65,40 +66,51 @@ static const int RECENT_CONTEXTS[] = {1, 2, 3, 4, 5, 6, 8, 11};
 #define FEATURES 6
 #define BUCKETS 16
 #define BEFORE_0 0
-#define BEFORE_1 14
-#define RECENT_0 28
-#define RECENT_1 36
-#define NEWEST 44
-#define MATCHED 52
-#define COUNT_COLUMNS 55
-enum { BACKOFF_CONTEXTS_COUNT = 28 };
-static const int BACKOFF_CONTEXTS[] = {0, 1, 2, 3, 4, 0, 1, 2, 5, 3, 6, 4, 7, 0, 9, 8, 1, 10, 11, 10, 9, 8, 13, 12, 11, 5, 6, 7};
-enum { BACKOFF_STARTS_COUNT = 6 };
-static const int BACKOFF_STARTS[] = {0, 5, 13, 16, 19, 28};
-#define BACKOFFS 5
+#define BEFORE_1 15
+#define RECENT_0 30
+#define RECENT_1 42
+#define NEWEST 54
+#define MATCHED 66
+#define COUNT_COLUMNS 69
+enum { BACKOFF_CONTEXTS_COUNT = 33 };
+static const int BACKOFF_CONTEXTS[] = {0, 1, 2, 3, 4, 0, 9, 8, 1, 10, 11, 0, 1, 2, 5, 3, 6, 4, 7, 0, 1, 14, 13, 12, 10, 9, 8, 13, 12, 11, 5, 6, 7};
+enum { BACKOFF_STARTS_COUNT = 7 };
+static const int BACKOFF_STARTS[] = {0, 5, 8, 11, 19, 24, 33};
+#define BACKOFFS 6
 #define BACKOFF_SHARE 0.5
 #define RECENT_WEIGHT 8
-#define BY_RECENT 14
-#define BY_MATCH 22
-#define BY_BACKOFF 25
-#define CONSTANT 30
-#define BY_NETWORK 31
-#define INPUTS 32
+#define LEARNED_BACKOFF 3
+#define LEARNED_FROM 11
+#define LEARNED_SHARES 22
+#define KNOWN_STATES 64
+#define SHARE_STATES 192
+enum { DIFFERENT_STEPS_COUNT = 3 };
+static const int DIFFERENT_STEPS[] = {5, 9, 16};
+enum { COUNT_STEPS_COUNT = 3 };
+static const int COUNT_STEPS[] = {6, 16, 64};
+enum { PLACE_STEPS_COUNT = 3 };
+static const int PLACE_STEPS[] = {5, 9, 20};
+#define BY_RECENT 15
+#define BY_MATCH 27
+#define BY_BACKOFF 30
+#define CONSTANT 36
+#define BY_NETWORK 37
+#define INPUTS 40
 #define MAX_COUNT 32767
 #define GROUPS 256
-enum { SET_STARTS_COUNT = 8 };
-static const int SET_STARTS[] = {0, 256, 512, 768, 808, 904, 1096, 1224};
-#define SETS 8
-#define WEIGHT_ROWS 1480
+enum { SET_STARTS_COUNT = 6 };
+static const int SET_STARTS[] = {0, 256, 512, 552, 744, 872};
+#define SETS 6
+#define WEIGHT_ROWS 1128
 #define ODDS_STEPS 24
 enum { LAST_STARTS_COUNT = 5 };
 static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define LAST_SETS 5
 #define LAST_ROWS 600
-#define PREDICTED 5193
-#define SHIFTS 5194
-#define CURVATURES 5234
-#define PREDICTION 5274
+#define PREDICTED 8266
+#define SHIFTS 8267
+#define CURVATURES 8313
+#define PREDICTION 8359
 #define MAX_ADAPTED_VOCABULARY 512
 #define PRECISION 0
 #define LAST_PRECISION 1
@@ -169,6 +181,7 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_LINE_WEIGHT 32
 #define PACK_SHARES 33
 #define PACK_LIMITED 60
+#define PACK_BACKOFFS 61
 #define PACK_V 0
 #define PACK_LAYERS 1
 #define PACK_IS_BYTES 2
@@ -274,4 +287,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 2312731903u
+#define PACK_LAYOUT 1329851724

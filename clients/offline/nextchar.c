@@ -314,7 +314,7 @@ struct nc {
   const i32 *positions;
   const u32 *slots, *singles, *entries;
   const i32 *characters, *children;
-  const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation, *text_shares;
+  const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation, *backoffs, *text_shares;
   u8 *tables; /* these four with a header, unless they are in the file */
   size_t tables_bytes;
   u64 checksum; /* of the file */
@@ -327,7 +327,7 @@ struct nc {
   i32 *touched, *order;
   u8 *is_touched, *decided;
   i32 features[FEATURES], states[CONTEXTS + RECENT + MATCHES], chosen[SETS + LAST_SETS];
-  f32 followed[4][CONTEXTS];
+  f32 followed[5][CONTEXTS], learned[4][LEARNED_SHARES];
   int has_counts, has_decisions;
   /* the row that is read: the network's h and c, then the mixture's, then the network's logits */
   f32 *row;
@@ -503,9 +503,10 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
     m->weights = exactly(file, PACK_MIXER_WEIGHTS, 0, 4 * (u64)WEIGHT_ROWS * INPUTS);
     m->last_weights = exactly(file, PACK_LAST_WEIGHTS, 0, 4 * (u64)LAST_ROWS * SETS);
     m->adaptation = exactly(file, PACK_ADAPTATION, 0, 4 * ADAPTATION);
+    m->backoffs = exactly(file, PACK_BACKOFFS, 0, 4 * LEARNED_SHARES * SHARE_STATES);
     m->text_shares = exactly(file, PACK_SHARES, 0, 8 * nodes);
     if (!m->characters || !m->children || !m->maps || !m->recent_maps || !m->match_maps || !m->weights ||
-        !m->last_weights || !m->adaptation || !m->text_shares)
+        !m->last_weights || !m->adaptation || !m->backoffs || !m->text_shares)
       return failed("the file is damaged: its mixture");
     m->adapts = m->adaptation[PRECISION] > 0;
     m->up = take(room, V + nodes, sizeof(i32));
@@ -744,6 +745,26 @@ static void write_order_keys(i32 *row, const u16 *past) {
   }
 }
 
+static int first_of_block(int block) { return HISTORY_CHARACTERS - 1 - (block + 1) * BLOCK; }
+
+static u64 pairs_of(const u16 *past, int block) {
+  u16 c0 = past[HISTORY_CHARACTERS - 1], c1 = past[HISTORY_CHARACTERS - 2];
+  if (c0 == 0 || c1 == 0) return 0;
+  int first = first_of_block(block);
+  return equal_mask(past + first, c0) & equal_mask(past + first - 1, c1);
+}
+
+static u64 followers_of(const u16 *past) {
+  u64 h = 0;
+  for (int block = 0, times = 0; block < BLOCKS && times < 2; block++)
+    for (u64 mask = pairs_of(past, block); mask && times < 2; times++) {
+      int k = highest_bit(mask);
+      mask ^= (u64)1 << k;
+      h = mixed(h, (u64)past[first_of_block(block) + k + 1] + 1);
+    }
+  return h;
+}
+
 static void write_other_keys(i32 *row, const u16 *past) {
   const int last = HISTORY_CHARACTERS - 1;
   u64 word = mixed(mixed(start(WORD), extended(row[WORD_HASH])), extended(row[GAP_HASH]));
@@ -766,6 +787,7 @@ static void write_other_keys(i32 *row, const u16 *past) {
   row[KEYS + BRACKET] = stored(mixed(mixed(start(BRACKET), extended(bracket)), token));
   u64 tokens = mixed(mixed(start(SHAPE), (u64)row[TOKENS]), (u64)row[LAST_TOKEN]);
   row[KEYS + SHAPE] = stored(mixed(tokens, token));
+  row[KEYS + INDIRECT] = stored(mixed(mixed(start(INDIRECT), (u64)past[last] + 1), followers_of(past)));
 }
 
 /* Follow what the row has of id c, the last of `past`, after `before`. */
@@ -1101,15 +1123,6 @@ static i32 *numbers_of(const nc *m, f32 *row) { return (i32 *)(void *)(row + m->
 static u16 *past_of(i32 *numbers) { return (u16 *)(void *)(numbers + HISTORY_IDS); }
 static f32 *prediction_of(const nc *m, f32 *row) { return row + m->S + (m->has_mixture ? PREDICTION : 0); }
 
-static int first_of_block(int block) { return HISTORY_CHARACTERS - 1 - (block + 1) * BLOCK; }
-
-static u64 pairs_of(const u16 *past, int block) {
-  u16 c0 = past[HISTORY_CHARACTERS - 1], c1 = past[HISTORY_CHARACTERS - 2];
-  if (c0 == 0 || c1 == 0) return 0;
-  int first = first_of_block(block);
-  return equal_mask(past + first, c0) & equal_mask(past + first - 1, c1);
-}
-
 static int common_length(const u16 *text, int at, const u16 *past) {
   int length = 0;
   while (length < MAX_MATCH && length < at) {
@@ -1142,7 +1155,7 @@ static void find_history_match(i32 *row, const u16 *past) {
 
 static int same_characters(const u16 *past, int i) {
   int length = 2, is_same = 1;
-  for (int n = 2; n < RECENT_ORDERS[RECENT_ORDERS_COUNT - 1]; n++) {
+  for (int n = 2; n < ORDERS[ORDERS_COUNT - 1]; n++) {
     int c = past[HISTORY_CHARACTERS - 1 - n];
     is_same &= (c != 0) & (past[i - n] == c);
     length += is_same;
@@ -1270,12 +1283,12 @@ static void add_known(nc *m, int k, int c, f32 count) {
   }
 }
 
-static void add_recent(nc *m, int j, int c) {
+static void add_recent(nc *m, int j, int c, int times) {
   for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) {
     f32 *own = m->counts + (at >> 1) * COUNT_COLUMNS;
     touch(m, at >> 1);
     if (own[RECENT_0 + j] + own[RECENT_1 + j] == 0) own[NEWEST + j] = (f32)(at & 1);
-    own[RECENT_0 + j + RECENT * (at & 1)] += 1.0f;
+    own[RECENT_0 + j + RECENT * (at & 1)] += (f32)times;
   }
 }
 
@@ -1310,42 +1323,78 @@ static void gather_known(nc *m, const i32 *row) {
   }
 }
 
+typedef struct { /* what followed a context in the history */
+  int places, different, ids[MAX_RECENT], times[MAX_RECENT]; /* the newest first */
+} noted;
+
+static void note(noted *found, int c) {
+  if (c == 0 || found->places == MAX_RECENT) return;
+  int i = 0;
+  while (i < found->different && found->ids[i] != c) i++;
+  if (i == found->different) found->ids[found->different++] = c, found->times[i] = 0;
+  found->times[i] += 1;
+  found->places += 1;
+}
+
+static void add_noted(nc *m, int j, const noted *found) {
+  for (int i = 0; i < found->different; i++) add_recent(m, j, found->ids[i], found->times[i]);
+  m->followed[2][RECENT_CONTEXTS[j]] = (f32)found->places;
+  m->followed[4][RECENT_CONTEXTS[j]] = (f32)found->different;
+}
+
 static void gather_recent(nc *m, const i32 *row) {
   const u16 *past = past_of((i32 *)(size_t)row), *keys = (const u16 *)(const void *)(row + HISTORY_KEYS);
-  int seen[RECENT_ORDERS_COUNT] = {0};
-  for (int block = 0; block < BLOCKS; block++) {
-    u64 mask = pairs_of(past, block);
+  u16 last = past[HISTORY_CHARACTERS - 1];
+  noted orders[ORDERS_COUNT], other;
+  for (int j = 0; j < ORDERS_COUNT; j++) orders[j].places = orders[j].different = 0;
+  for (int block = 0; block < BLOCKS && last; block++) {
+    int first = first_of_block(block);
+    u64 pairs = pairs_of(past, block);
+    u64 mask = orders[0].places < MAX_RECENT ? equal_mask(past + first, last) : pairs;
     while (mask) {
       int k = highest_bit(mask);
       mask ^= (u64)1 << k;
-      int i = first_of_block(block) + k, c = past[i + 1];
-      if (c == 0) continue;
-      int length = same_characters(past, i);
-      for (int j = 0; j < RECENT_ORDERS_COUNT; j++)
-        if (length >= RECENT_ORDERS[j] && seen[j] < MAX_RECENT) {
-          seen[j] += 1;
-          add_recent(m, j, c);
-        }
+      int length = pairs >> k & 1 ? same_characters(past, first + k) : 1;
+      for (int j = 0; j < ORDERS_COUNT; j++)
+        if (length >= ORDERS[j]) note(&orders[j], past[first + k + 1]);
     }
   }
-  for (int j = 0; j < RECENT_ORDERS_COUNT; j++) m->followed[2][RECENT_CONTEXTS[j]] = (f32)seen[j];
+  for (int j = 0; j < ORDERS_COUNT; j++) add_noted(m, j, &orders[j]);
   for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
     u16 key = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
-    int places = 0;
-    for (int block = 0; block < BLOCKS; block++) {
+    other.places = other.different = 0;
+    for (int block = 0; block < BLOCKS && other.places < MAX_RECENT; block++) {
       int first = first_of_block(block) + 1;
       u64 mask = equal_mask(keys + first, key);
-      while (mask && places < MAX_RECENT) {
+      while (mask && other.places < MAX_RECENT) {
         int k = highest_bit(mask);
         mask ^= (u64)1 << k;
-        int c = past[first + k];
-        if (c > 0) {
-          places += 1;
-          add_recent(m, RECENT_ORDERS_COUNT + j, c);
-        }
+        note(&other, past[first + k]);
       }
     }
-    m->followed[2][RECENT_KEYS[j]] = (f32)places;
+    add_noted(m, ORDERS_COUNT + j, &other);
+  }
+}
+
+static int step_of(f32 n, const i32 *steps) {
+  return n <= 3 ? (int)n : 4 + (n > (f32)steps[0]) + (n > (f32)steps[1]) + (n > (f32)steps[2]);
+}
+
+/* Write what counts weigh in learned estimates, and the more general contexts, into `learned`. */
+static void write_learned(nc *m) {
+  for (int i = 0; i < LEARNED_SHARES; i++) {
+    int k = BACKOFF_CONTEXTS[LEARNED_FROM + i];
+    f32 total = m->followed[0][k], different = m->followed[1][k];
+    f32 places = m->followed[2][k], others = m->followed[4][k], share = 1.0f;
+    const f32 *shares = m->backoffs + i * SHARE_STATES;
+    if (total > 0) share = shares[8 * step_of(different, DIFFERENT_STEPS) + step_of(total, COUNT_STEPS)];
+    m->learned[0][i] = (1.0f - share) / maxf(total, 1.0f);
+    m->learned[1][i] = share;
+    int at_places = 4 * step_of(places, PLACE_STEPS) + (others > 1) + (others > 2) + (others > 4);
+    int known = total == 0 ? 0 : different == 1 ? 1 : total <= 16 ? 2 : 3;
+    share = places > 0 ? shares[KNOWN_STATES + 4 * at_places + known] : 1.0f;
+    m->learned[2][i] = (1.0f - share) / maxf(places, 1.0f);
+    m->learned[3][i] = share;
   }
 }
 
@@ -1373,6 +1422,7 @@ static void gather(nc *m, const i32 *row) {
   zero(m->followed, sizeof m->followed);
   gather_known(m, row);
   gather_recent(m, row);
+  write_learned(m);
   weigh_counts(m);
 }
 
@@ -1425,9 +1475,19 @@ static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *i
   for (int n = 0; n < BACKOFFS; n++) {
     f32 left = share[0], right = share[1];
     for (int i = BACKOFF_STARTS[n]; i < BACKOFF_STARTS[n + 1]; i++) {
-      int k = BACKOFF_CONTEXTS[i];
-      left = left_parts[k] + m->followed[3][k] * left;
-      right = right_parts[k] + m->followed[3][k] * right;
+      int k = BACKOFF_CONTEXTS[i], j = RECENT_OF[k];
+      if (n < LEARNED_BACKOFF) {
+        left = left_parts[k] + m->followed[3][k] * left;
+        right = right_parts[k] + m->followed[3][k] * right;
+        continue;
+      }
+      f32 count = m->learned[0][i - LEARNED_FROM], rest = m->learned[1][i - LEARNED_FROM];
+      left = own[BEFORE_0 + k] * count + rest * left;
+      right = own[BEFORE_1 + k] * count + rest * right;
+      if (j < 0) continue;
+      count = m->learned[2][i - LEARNED_FROM], rest = m->learned[3][i - LEARNED_FROM];
+      left = own[RECENT_0 + j] * count + rest * left;
+      right = own[RECENT_1 + j] * count + rest * right;
     }
     f32 least = 1e-7f * (left + right) + LEAST;
     odds[n] = (right + least) / (left + least);
@@ -1439,26 +1499,20 @@ static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *i
 static void choose_sets(nc *m, const i32 *row, int node, const f32 *own, int by_match, f32 by_backoff) {
   const u16 *past = past_of((i32 *)(size_t)row);
   int c1 = past[HISTORY_CHARACTERS - 1], c2 = past[HISTORY_CHARACTERS - 2];
-  int longest = 0, is_certain = 0, recent = 0, is_recent_certain = 0;
+  int longest = 0, is_certain = 0;
   for (int k = 0; k < ORDERS_COUNT; k++) {
     f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k];
     if (n0 + n1 > 0) longest = k + 1, is_certain = n0 == 0 || n1 == 0 ? 2 : 1;
-  }
-  for (int j = 0; j < RECENT_ORDERS_COUNT; j++) {
-    f32 n0 = own[RECENT_0 + j], n1 = own[RECENT_1 + j];
-    if (n0 + n1 > 0) recent = j + 1, is_recent_certain = n0 == 0 || n1 == 0 ? 2 : 1;
   }
   int known = 3 * longest + is_certain, kind = m->characters[4 * c1 + KIND];
   int rank = min(m->characters[4 * c1 + RANK], GROUPS - 1), group = min(node, GROUPS - 1);
   i32 *chosen = m->chosen;
   chosen[0] = SET_STARTS[0] + group;
-  chosen[1] = SET_STARTS[1] + rank;
-  chosen[2] = SET_STARTS[2] + min(m->characters[4 * c2 + RANK], GROUPS - 1);
-  chosen[3] = SET_STARTS[3] + by_match;
-  chosen[4] = SET_STARTS[4] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2);
-  chosen[5] = SET_STARTS[5] + 8 * known + kind;
-  chosen[6] = SET_STARTS[6] + 8 * min(row[LETTERS], 15) + kind;
-  chosen[7] = SET_STARTS[7] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7);
+  chosen[1] = SET_STARTS[1] + min(m->characters[4 * c2 + RANK], GROUPS - 1);
+  chosen[2] = SET_STARTS[2] + by_match;
+  chosen[3] = SET_STARTS[3] + 8 * known + kind;
+  chosen[4] = SET_STARTS[4] + 8 * min(row[LETTERS], 15) + kind;
+  chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7);
   f32 odds = minf(maxf(by_backoff, -8.0f), 8.0f) * (f32)(ODDS_STEPS / 16.0);
   chosen[SETS] = LAST_STARTS[0] + group;
   chosen[SETS + 1] = LAST_STARTS[1] + by_match;
@@ -1480,6 +1534,7 @@ static f32 decide(nc *m, f32 *row, int node, f32 by_network) {
   write_backoffs(m, own, m->text_shares + 2 * node, inputs);
   inputs[CONSTANT] = 0.4f;
   inputs[BY_NETWORK] = by_network;
+  for (int i = BY_NETWORK + 1; i < INPUTS; i++) inputs[i] = 0.0f;
   choose_sets(m, numbers, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1]);
   f32 shift = m->adapts ? dot(shifts, inputs, INPUTS) : 0.0f;
   for (int k = 0; k < SETS; k++)
@@ -1513,7 +1568,7 @@ static void prepare(nc *m, f32 *row) {
 static f32 odds_of(const nc *m, int node) {
   f32 left = m->below[2 * node], right = m->below[2 * node + 1];
   f32 least = EPSILON * (left + right) + LEAST;
-  return log_(right + least) - log_(left + least);
+  return log_((right + least) / (left + least));
 }
 
 static f32 decision(nc *m, f32 *row, int node) {

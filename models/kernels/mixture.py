@@ -31,7 +31,9 @@ from nextchar.models.kernels.mixture_arguments import (
     CONSTANT,
     CONTEXTS,
     COUNT_COLUMNS,
+    COUNT_STEPS,
     CURVATURES,
+    DIFFERENT_STEPS,
     FEATURES,
     FIELD_NUMBER,
     GROUPS,
@@ -41,9 +43,13 @@ from nextchar.models.kernels.mixture_arguments import (
     INPUTS,
     KEYS,
     KIND,
+    KNOWN_STATES,
     LAST_PRECISION,
     LAST_SETS,
     LAST_STARTS,
+    LEARNED_BACKOFF,
+    LEARNED_FROM,
+    LEARNED_SHARES,
     LETTERS,
     LIMIT,
     LINE_COLUMN,
@@ -55,6 +61,7 @@ from nextchar.models.kernels.mixture_arguments import (
     NEWEST,
     ODDS_STEPS,
     ORDERS,
+    PLACE_STEPS,
     PRECISION,
     PREDICTED,
     PREDICTION,
@@ -65,7 +72,7 @@ from nextchar.models.kernels.mixture_arguments import (
     RECENT_1,
     RECENT_CONTEXTS,
     RECENT_KEYS,
-    RECENT_ORDERS,
+    RECENT_OF,
     RECENT_WEIGHT,
     SET_STARTS,
     SETS,
@@ -79,12 +86,12 @@ from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, sa
 EXPERTS = (
     "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
     "int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "float32[::1], float32[:,::1]"
+    "float32[::1], float32[:,::1], float32[:,::1], int32[:,::1]"
 )
 """Signature of the fields of `Experts`."""
 
 _KEYS = len(RECENT_KEYS)
-_ORDERS = len(RECENT_ORDERS)
+_ORDERS = len(ORDERS)
 _FLOOR = 1e-3  # subtrees that are less probable are divided as the network says
 _EPSILON = 1e-9
 _LEAST = 1e-37
@@ -103,17 +110,19 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     touched, is_touched = np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint8)
     features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + MATCHES, np.int32)
     inputs, chosen, outputs = (
-        np.empty((nodes, INPUTS), np.float32),
+        np.zeros((nodes, INPUTS), np.float32),
         np.zeros(SETS + LAST_SETS, np.int64),
         np.empty((nodes, SETS), np.float32),
     )
     held, decided, decisions = np.zeros(2, np.int64), np.zeros(nodes, np.uint8), np.empty(nodes, np.float32)
     shares, below = np.empty(size, np.float32), np.empty((2, nodes), np.float32)
     masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(CONTEXTS, np.int64)
-    followed, parts = np.zeros((4, CONTEXTS), np.float32), np.empty((3, CONTEXTS), np.float32)
+    followed, parts = np.zeros((5, CONTEXTS), np.float32), np.empty((3, CONTEXTS), np.float32)
+    found = np.empty((2 * _ORDERS, MAX_RECENT), np.int32)
+    states_of, learned = np.zeros((2, CONTEXTS), np.int32), np.zeros((4, LEARNED_SHARES), np.float32)
     return (
         counts, touched, is_touched, features, states, inputs, chosen, outputs, shares, below, masses, starts,
-        held, decided, decisions, followed, parts,
+        held, decided, decisions, followed, parts, found, states_of, learned,
     )  # fmt: skip
 
 
@@ -142,9 +151,9 @@ def _touch(touched, is_touched, node):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _add_known(up, size, counts, touched, is_touched, k, c, count):  # type: ignore[no-untyped-def]
+def _add_known(up, size, first, counts, touched, is_touched, k, c, count):  # type: ignore[no-untyped-def]
     """Add to the counts of context k that id c followed it `count` times."""
-    at = up[c]
+    at = first[c]
     while at >= 0:
         node = at >> 1
         _touch(touched, is_touched, node)
@@ -153,20 +162,22 @@ def _add_known(up, size, counts, touched, is_touched, k, c, count):  # type: ign
 
 
 @inline_borrowing
-def _add_recent(up, size, counts, touched, is_touched, j, c):  # type: ignore[no-untyped-def]
+def _add_recent(up, size, first, counts, touched, is_touched, j, c, times):  # type: ignore[no-untyped-def]
     """Add to the counts of context j of the history that id c followed it, after newer ones."""
-    at = up[c]
+    at = first[c]
     while at >= 0:
         node, side = at >> 1, at & 1
         _touch(touched, is_touched, node)
         if counts[node, RECENT_0 + j] + counts[node, RECENT_1 + j] == 0:
             counts[node, NEWEST + j] = side
-        counts[node, RECENT_0 + j + RECENT * side] += np.float32(1)
+        counts[node, RECENT_0 + j + RECENT * side] += np.float32(times)
         at = up[size + node]
 
 
 @inline_borrowing
-def _gather_known(slots, singles, entries, up, size, row, starts, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_known(  # type: ignore[no-untyped-def]
+    slots, singles, entries, up, size, first, row, starts, followed, counts, touched, is_touched
+):
     """Count what followed the contexts, and how much and how many different ids in rows of `followed`."""
     followed[:] = 0
     for k in range(CONTEXTS):
@@ -180,7 +191,7 @@ def _gather_known(slots, singles, entries, up, size, row, starts, followed, coun
             c = single_of(singles, np.uint64(np.uint32(row[KEYS + k])))
             if c > 0:
                 followed[0, k] = followed[1, k] = 1
-                _add_known(up, size, counts, touched, is_touched, k, c, np.float32(1))
+                _add_known(up, size, first, counts, touched, is_touched, k, c, np.float32(1))
             continue
         is_last, total, different = False, np.float32(0), np.float32(0)
         while not is_last:
@@ -191,48 +202,108 @@ def _gather_known(slots, singles, entries, up, size, row, starts, followed, coun
                 c = np.int64(entry & np.uint32(0xFFFF))
                 total += count
                 different += np.float32(1)
-                _add_known(up, size, counts, touched, is_touched, k, c, count)
+                _add_known(up, size, first, counts, touched, is_touched, k, c, count)
             at += 1
         followed[0, k], followed[1, k] = total, different
 
 
 @inline_borrowing
-def _count_orders(up, size, length, c, seen, counts, touched, is_touched):  # type: ignore[no-untyped-def]
-    """Count id c for the orders up to the number of characters that were the same."""
-    for j in range(_ORDERS):
-        if length >= RECENT_ORDERS[j] and seen[j] < MAX_RECENT:
-            seen[j] += 1
-            _add_recent(up, size, counts, touched, is_touched, j, c)
+def _note(found, seen, j, c):  # type: ignore[no-untyped-def]
+    """Note that id c is at one more place of a context, if these are not too many.
+
+    Rows 2j and 2j + 1 of `found` have the different ids, the newest first, and how often each was found;
+    `seen` the numbers of places and of different ids.
+    """
+    if seen[2 * j] < MAX_RECENT:
+        different, i = seen[2 * j + 1], 0
+        while i < different and found[2 * j, i] != c:
+            i += 1
+        if i == different:
+            found[2 * j, i], found[2 * j + 1, i] = c, 0
+            seen[2 * j + 1] += 1
+        found[2 * j + 1, i] += 1
+        seen[2 * j] += 1
 
 
 @inline_borrowing
-def _gather_recent(up, size, row, past, keys, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
-    """Count what followed the contexts in the history, and how much in a row of `followed`."""
-    seen[:] = 0
-    for block in range(BLOCKS):
-        mask = pairs_of(past, block)
+def _add_noted(up, size, first, j, found, seen, r, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    """Add what was noted as `_note` number r to the counts of context j of the history, and forget it."""
+    for i in range(seen[2 * r + 1]):
+        _add_recent(up, size, first, counts, touched, is_touched, j, found[2 * r, i], found[2 * r + 1, i])
+    followed[2, RECENT_CONTEXTS[j]], followed[4, RECENT_CONTEXTS[j]] = seen[2 * r], seen[2 * r + 1]
+    seen[2 * r] = seen[2 * r + 1] = 0
+
+
+@inline_borrowing
+def _note_orders(past, found, seen):  # type: ignore[no-untyped-def]
+    """Note what followed the last characters in the history, for each order."""
+    last = past[HISTORY_CHARACTERS - 1]
+    for block in range(BLOCKS if last != 0 else 0):
+        start, pairs = first_of_block(block), pairs_of(past, block)
+        mask = equal_mask(past, start, last) if seen[0] < MAX_RECENT else pairs
         while mask != np.uint64(0):
             k = highest_bit(mask)
             mask ^= np.uint64(1) << np.uint64(k)
-            i = first_of_block(block) + k
-            c = np.int64(past[i + 1])
-            if c > 0:
-                _count_orders(up, size, same_characters(past, i), c, seen, counts, touched, is_touched)
+            c = np.int64(past[start + k + 1])
+            is_pair = (pairs >> np.uint64(k)) & np.uint64(1) != 0
+            length = same_characters(past, start + k) if is_pair else 1
+            for j in range(_ORDERS if c > 0 else 0):
+                if length >= ORDERS[j]:
+                    _note(found, seen, j, c)
+
+
+@inline_borrowing
+def _gather_recent(up, size, first, row, past, keys, found, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    """Count what followed the contexts in the history, and how much in a row of `followed`."""
+    seen[:] = 0
+    _note_orders(past, found, seen)
     for j in range(_ORDERS):
-        followed[2, RECENT_CONTEXTS[j]] = np.float32(seen[j])
+        _add_noted(up, size, first, j, found, seen, j, followed, counts, touched, is_touched)
     for j in range(_KEYS):
-        key, places = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF), 0
+        key = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
         for block in range(BLOCKS):
             start = first_of_block(block) + 1
             mask = equal_mask(keys[j], start, key)
-            while mask != np.uint64(0) and places < MAX_RECENT:
+            while mask != np.uint64(0) and seen[0] < MAX_RECENT:
                 k = highest_bit(mask)
                 mask ^= np.uint64(1) << np.uint64(k)
                 c = np.int64(past[start + k])
                 if c > 0:
-                    places += 1
-                    _add_recent(up, size, counts, touched, is_touched, _ORDERS + j, c)
-        followed[2, RECENT_KEYS[j]] = np.float32(places)
+                    _note(found, seen, 0, c)
+            if seen[0] >= MAX_RECENT:
+                break
+        _add_noted(up, size, first, _ORDERS + j, found, seen, 0, followed, counts, touched, is_touched)
+
+
+@inline_borrowing
+def _step_of(n, steps):  # type: ignore[no-untyped-def]
+    """Return the step, 0 to 7, of a number: see DIFFERENT_STEPS."""
+    return np.int32(n) if n <= 3 else np.int32(4 + (n > steps[0]) + (n > steps[1]) + (n > steps[2]))
+
+
+@inline_borrowing
+def _write_learned(backoffs, followed, states_of, learned):  # type: ignore[no-untyped-def]
+    """Write what counts weigh in learned estimates into rows of `learned`, by what is in `followed`.
+
+    Rows 0 and 1: a count in the known text, and the more general contexts beside it. Rows 2 and 3: the same
+    for a place in the history and what is before it. 0 and 1 where nothing followed. `states_of` gets the
+    states of each context in the known text and in the history.
+    """
+    one = np.float32(1)
+    for k in range(CONTEXTS):
+        total, different, others = followed[0, k], followed[1, k], followed[4, k]
+        states_of[0, k] = 8 * _step_of(different, DIFFERENT_STEPS) + _step_of(total, COUNT_STEPS)
+        at_places = 4 * _step_of(followed[2, k], PLACE_STEPS) + (others > 1) + (others > 2) + (others > 4)
+        known = 0 if total == 0 else 1 if different == 1 else 2 if total <= 16 else 3
+        states_of[1, k] = KNOWN_STATES + 4 * at_places + known
+    for n in range(LEARNED_SHARES):
+        k = BACKOFF_CONTEXTS[LEARNED_FROM + n]
+        share = backoffs[n, states_of[0, k]] if followed[0, k] > 0 else one
+        learned[0, n] = (one - share) / max(followed[0, k], one)
+        learned[1, n] = share
+        share = backoffs[n, states_of[1, k]] if followed[2, k] > 0 else one
+        learned[2, n] = (one - share) / max(followed[2, k], one)
+        learned[3, n] = share
 
 
 @inline_borrowing
@@ -252,10 +323,10 @@ def _weigh(followed):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _gather_matches(up, size, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _gather_matches(up, size, first, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     for m in range(MATCHES):
         c = features[MATCH_ID + 2 * m]
-        at = up[c]  # of id 0: -1
+        at = first[c]  # of id 0: -1
         while at >= 0:
             node = at >> 1
             _touch(touched, is_touched, node)
@@ -264,24 +335,32 @@ def _gather_matches(up, size, features, counts, touched, is_touched):  # type: i
 
 
 @compiled(
-    "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], uint16[::1], uint16[:,::1],"
-    "int32[::1], int64[::1], float32[:,::1], float32[:,::1], int32[::1], uint8[::1])",
+    "void(uint32[::1], uint32[::1], uint32[::1], int32[::1], int64, int32[::1], int32[::1], uint16[::1],"
+    "uint16[:,::1],"
+    "int32[::1], int64[::1], int32[:,::1], float32[:,::1], float32[:,::1], int32[::1], uint8[::1],"
+    "float32[:,::1], int32[:,::1], float32[:,::1])",
     is_internal=True,
     is_borrowing=True,
 )
 def _gather(  # type: ignore[no-untyped-def]
-    slots, singles, entries, up, size, row, past, keys, features, starts, followed, counts, touched,
-    is_touched,
+    slots, singles, entries, up, size, first, row, past, keys, features, starts, found, followed, counts,
+    touched, is_touched, backoffs, states_of, learned,
 ):  # fmt: skip
-    _gather_matches(up, size, features, counts, touched, is_touched)
-    _gather_known(slots, singles, entries, up, size, row, starts, followed, counts, touched, is_touched)
-    _gather_recent(up, size, row, past, keys, starts, followed, counts, touched, is_touched)
+    _gather_matches(up, size, first, features, counts, touched, is_touched)
+    _gather_known(
+        slots, singles, entries, up, size, first, row, starts, followed, counts, touched, is_touched
+    )
+    _gather_recent(up, size, first, row, past, keys, found, starts, followed, counts, touched, is_touched)
+    _write_learned(backoffs, followed, states_of, learned)
     _weigh(followed)
 
 
 @inline_borrowing
-def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
-    """Count for each node of the tree what followed the contexts of row b, unless the counts are its own."""
+def gather(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
+    """Count for the nodes above id c what followed the contexts of row b, unless the counts are its own.
+
+    Of id 0 for all nodes of the tree.
+    """
     held = workspace[12]
     if held[0] == b + 1:
         return
@@ -289,6 +368,8 @@ def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
     held[0] = b + 1
     slots, singles, entries, up, size = experts[2], experts[3], experts[4], experts[6], len(experts[5])
     counts, touched, is_touched, features = workspace[0], workspace[1], workspace[2], workspace[3]
+    meetings = experts[16]
+    first = meetings[c] if c > 0 and len(meetings) > 0 else up
     row, past, keys = parts_of(state, b, at)
     write_features(experts[0], row, past, features)
     _gather(
@@ -297,15 +378,20 @@ def gather(experts, state, b, at, workspace):  # type: ignore[no-untyped-def]
         entries,
         up,
         size,
+        first,
         row,
         past,
         keys,
         features,
         workspace[11],
+        workspace[17],
         workspace[15],
         counts,
         touched,
         is_touched,
+        experts[14],
+        workspace[18],
+        workspace[19],
     )
 
 
@@ -371,7 +457,7 @@ def _write_matches(own, features, match_maps, states, inputs):  # type: ignore[n
 
 
 @inline_borrowing
-def _write_backoffs(own, share, followed, parts, inputs):  # type: ignore[no-untyped-def]
+def _write_backoffs(own, share, followed, learned, parts, inputs):  # type: ignore[no-untyped-def]
     """Write the inputs from interpolated estimates, which begin with the frequencies `share` (2,)."""
     for k in range(CONTEXTS):
         parts[0, k], parts[1, k] = own[BEFORE_0 + k] * followed[0, k], own[BEFORE_1 + k] * followed[0, k]
@@ -383,7 +469,15 @@ def _write_backoffs(own, share, followed, parts, inputs):  # type: ignore[no-unt
         left, right = share[0], share[1]
         for i in range(BACKOFF_STARTS[n], BACKOFF_STARTS[n + 1]):
             k = BACKOFF_CONTEXTS[i]
-            left, right = parts[0, k] + followed[3, k] * left, parts[1, k] + followed[3, k] * right
+            if n < LEARNED_BACKOFF:
+                left, right = parts[0, k] + followed[3, k] * left, parts[1, k] + followed[3, k] * right
+                continue
+            m, j = i - LEARNED_FROM, RECENT_OF[k]
+            left = own[BEFORE_0 + k] * learned[0, m] + learned[1, m] * left
+            right = own[BEFORE_1 + k] * learned[0, m] + learned[1, m] * right
+            if j >= 0:
+                left = own[RECENT_0 + j] * learned[2, m] + learned[3, m] * left
+                right = own[RECENT_1 + j] * learned[2, m] + learned[3, m] * right
         least = np.float32(1e-7) * (left + right) + np.float32(_LEAST)
         parts[2, n] = (right + least) / (left + least)
     for n in range(BACKOFFS):
@@ -399,20 +493,13 @@ def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen)
         n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
         if n0 + n1 > 0:
             longest, is_certain = k + 1, 2 if n0 == 0 or n1 == 0 else 1
-    recent, is_recent_certain = 0, 0
-    for j in range(_ORDERS):
-        n0, n1 = own[RECENT_0 + j], own[RECENT_1 + j]
-        if n0 + n1 > 0:
-            recent, is_recent_certain = j + 1, 2 if n0 == 0 or n1 == 0 else 1
     known = 3 * longest + is_certain
     chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1)
-    chosen[1] = SET_STARTS[1] + min(characters[c1, RANK], GROUPS - 1)
-    chosen[2] = SET_STARTS[2] + min(characters[c2, RANK], GROUPS - 1)
-    chosen[3] = SET_STARTS[3] + by_match
-    chosen[4] = SET_STARTS[4] + 3 * (3 * recent + is_recent_certain) + min(longest >> 1, 2)
-    chosen[5] = SET_STARTS[5] + 8 * known + characters[c1, KIND]
-    chosen[6] = SET_STARTS[6] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
-    chosen[7] = SET_STARTS[7] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7)
+    chosen[1] = SET_STARTS[1] + min(characters[c2, RANK], GROUPS - 1)
+    chosen[2] = SET_STARTS[2] + by_match
+    chosen[3] = SET_STARTS[3] + 8 * known + characters[c1, KIND]
+    chosen[4] = SET_STARTS[4] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
+    chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7)
     odds = min(max(by_backoff, np.float32(-8)), np.float32(8)) * np.float32(ODDS_STEPS / 16)
     chosen[SETS] = LAST_STARTS[0] + min(node, GROUPS - 1)
     chosen[SETS + 1] = LAST_STARTS[1] + by_match
@@ -426,18 +513,19 @@ def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen)
 @compiled(
     "float32(int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
     "float32[::1], float32[::1], int32[::1], uint16[::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "int32[::1], int64, float32, float32[::1], int32[::1], float32[::1], int64[::1], float32[::1])",
+    "float32[:,::1], int32[::1], int64, float32, float32[::1], int32[::1], float32[::1], int64[::1],"
+    "float32[::1])",
     is_internal=True,
     is_borrowing=True,
 )
 def _decide(  # type: ignore[no-untyped-def]
     characters, maps, recent_maps, match_maps, weights, last_weights, share, shifts, row, past, own,
-    followed, parts, features, node, by_network, adaptation, states, inputs, chosen, outputs,
+    followed, learned, parts, features, node, by_network, adaptation, states, inputs, chosen, outputs,
 ):  # fmt: skip
     _write_known(own, followed, maps, states, inputs)
     _write_recent(own, recent_maps, states, inputs)
     by_match = _write_matches(own, features, match_maps, states, inputs)
-    _write_backoffs(own, share, followed, parts, inputs)
+    _write_backoffs(own, share, followed, learned, parts, inputs)
     inputs[CONSTANT] = np.float32(0.4)
     inputs[BY_NETWORK] = by_network
     _choose_sets(characters, row, past, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1], chosen)
@@ -466,9 +554,9 @@ def decide(experts, state, b, at, node, by_network, workspace):  # type: ignore[
     adaptation = experts[13]
     shifts = state[b, at + SHIFTS :] if adaptation[PRECISION] > 0 else state[b, at:]
     return _decide(
-        experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], experts[14][node], shifts,
-        row, past, workspace[0][node], workspace[15], workspace[16], workspace[3], node, by_network,
-        adaptation, workspace[4], workspace[5][node], workspace[6], workspace[7][node],
+        experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], experts[15][node], shifts,
+        row, past, workspace[0][node], workspace[15], workspace[19], workspace[16], workspace[3], node,
+        by_network, adaptation, workspace[4], workspace[5][node], workspace[6], workspace[7][node],
     )  # fmt: skip
 
 
@@ -490,12 +578,12 @@ def write_shares(children, logits, shares, below):  # type: ignore[no-untyped-de
 
 
 @inline_borrowing
-def prepare(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
-    """Make counts and the network's shares for decisions of row b, by its logits (V,)."""
+def prepare(experts, state, b, at, c, logits, workspace):  # type: ignore[no-untyped-def]
+    """Make counts and the network's shares for decisions of row b, by its logits (V,); see `gather`."""
     held, decided = workspace[12], workspace[13]
     if held[1] == b + 1:
         return
-    gather(experts, state, b, at, workspace)
+    gather(experts, state, b, at, c, workspace)
     write_shares(experts[7], logits, workspace[8], workspace[9])
     decided[:] = 0
     held[1] = b + 1
@@ -516,7 +604,7 @@ def decision(experts, state, b, at, node, workspace):  # type: ignore[no-untyped
 def odds_of(below, node):  # type: ignore[no-untyped-def]
     """Return the logarithm of the odds of the right subtree of a node by the network; see `write_shares`."""
     least = np.float32(_EPSILON) * (below[0, node] + below[1, node]) + np.float32(_LEAST)
-    return log(below[1, node] + least) - log(below[0, node] + least)
+    return log((below[1, node] + least) / (below[0, node] + least))
 
 
 # ---- reading and predicting
@@ -544,7 +632,8 @@ def _adapt(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
     the learned weight, as in an extended Kalman filter whose covariance is diagonal.
     """
     up, adaptation, size = experts[6], experts[13], len(experts[5])
-    prepare(experts, state, b, at, state[b, at + PREDICTION : at + PREDICTION + size], workspace)
+    kept = state[b, at + PREDICTION : at + PREDICTION + size]
+    prepare(experts, state, b, at, c, kept, workspace)
     step = up[c]
     while step >= 0:  # all before the first weight moves, as in a prediction
         decision(experts, state, b, at, step >> 1, workspace)
@@ -589,7 +678,7 @@ def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untype
     """Turn the network's logits (V,) after the last character of row b into the mixture's; see `read_row`."""
     children, below, masses = experts[7], workspace[9], workspace[10]
     keep(experts, state, b, at, logits)
-    prepare(experts, state, b, at, logits, workspace)
+    prepare(experts, state, b, at, 0, logits, workspace)
     one, least = np.float32(1), np.float32(_LEAST)
     masses[0] = one
     for node in range(len(children)):
@@ -609,17 +698,17 @@ def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untype
 @compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1], int64)")
 def mix(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, shares, ids, state, at, first, logits, wanted,
+    weights, last_weights, adaptation, backoffs, shares, meetings, ids, state, at, first, logits, wanted,
 ):  # fmt: skip
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `text` to `shares` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
+    `text` to `meetings` are the fields of `Experts`. The columns of `state` (B, .) from `at` on,
     `Experts.state_columns`, are what the experts keep, changed in place. Steps before `first` have no logits,
     so the weights do not adapt to what follows these. Logits before `wanted` stay those of the network.
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, shares,
+        weights, last_weights, adaptation, backoffs, shares, meetings,
     )  # fmt: skip
     workspace = make_workspace(logits.shape[2], len(children))
     for b in range(ids.shape[1]):

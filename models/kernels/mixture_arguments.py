@@ -10,23 +10,27 @@ from numpy.typing import NDArray
 ORDERS = (1, 2, 3, 4, 6)
 """The first contexts are the last characters, so many."""
 
-CONTEXTS = len(ORDERS) + 9
-WORD, WORDS, WORDS_BEFORE, COLUMN, LAYOUT, FIELD, FIELD_ABOVE, BRACKET, SHAPE = range(len(ORDERS), CONTEXTS)
+CONTEXTS = len(ORDERS) + 10
+WORD, WORDS, WORDS_BEFORE, COLUMN, LAYOUT, FIELD, FIELD_ABOVE, BRACKET, SHAPE, INDIRECT = range(
+    len(ORDERS), CONTEXTS
+)
 """The others: the word so far and what followed it; with the word before; with two words before; the column
 and what is above; the column, the length of the word and what kind of character was last; the field of the
 line so far; the same field of the line before and the field so far; the bracket around and the token so far;
-what kinds of tokens were last and the token so far."""
+what kinds of tokens were last and the token so far; the last character, and what followed the last two the
+last two times in the history."""
 
 RARE_CONTEXTS = (WORDS_BEFORE, SHAPE)
 """Contexts of which most occur once; what followed these once is not kept."""
 
-RECENT_ORDERS = (2, 3, 4, 6)
-"""Orders of the contexts that are also looked for in what the row has read; the shortest is of two."""
-RECENT_KEYS = (WORD, WORDS, COLUMN, FIELD_ABOVE)
-"""The other contexts that are, by keys that the state keeps."""
-RECENT = len(RECENT_ORDERS) + len(RECENT_KEYS)
-RECENT_CONTEXTS = (1, 2, 3, 4, *RECENT_KEYS)
+RECENT_KEYS = (WORD, WORDS, COLUMN, FIELD_ABOVE, FIELD, BRACKET, SHAPE)
+"""Contexts that are also looked for in what the row has read, by keys that the state keeps; so are all
+orders, by comparing characters."""
+RECENT = len(ORDERS) + len(RECENT_KEYS)
+RECENT_CONTEXTS = (*range(len(ORDERS)), *RECENT_KEYS)
 """(RECENT,) the same contexts by their numbers in the known text."""
+RECENT_OF = tuple(RECENT_CONTEXTS.index(k) if k in RECENT_CONTEXTS else -1 for k in range(CONTEXTS))
+"""(CONTEXTS,) the number in the history of each context, or -1."""
 
 MAX_RECENT = 32
 """The newest places in the history that count for a context, at most this many."""
@@ -111,19 +115,33 @@ COUNT_COLUMNS = MATCHED + MATCHES
 
 BACKOFF_CONTEXTS = (
     *(0, 1, 2, 3, 4),
-    *(0, 1, 2, WORD, 3, WORDS, 4, WORDS_BEFORE),
     *(0, LAYOUT, COLUMN),
     *(1, FIELD, FIELD_ABOVE),
+    *(0, 1, 2, WORD, 3, WORDS, 4, WORDS_BEFORE),
+    *(0, 1, INDIRECT, SHAPE, BRACKET),
     *(FIELD, LAYOUT, COLUMN, SHAPE, BRACKET, FIELD_ABOVE, WORD, WORDS, WORDS_BEFORE),
 )
-"""Contexts of five interpolated estimates, each from the most general one to the most specific one."""
-BACKOFF_STARTS = (0, 5, 13, 16, 19, 28)
+"""Contexts of interpolated estimates, each from the most general one to the most specific one."""
+BACKOFF_STARTS = (0, 5, 8, 11, 19, 24, 33)
 """Where each of them begins, and the end."""
 BACKOFFS = len(BACKOFF_STARTS) - 1
 BACKOFF_SHARE = 0.5
 """What the more general contexts count for in an estimate, for each different character that followed."""
 RECENT_WEIGHT = 8
 """What a place in the history counts for in an estimate, where one in the known text counts as 1."""
+
+LEARNED_BACKOFF = 3
+"""The first of the estimates in which the share of the more general contexts is learned."""
+LEARNED_FROM = BACKOFF_STARTS[LEARNED_BACKOFF]
+LEARNED_SHARES = BACKOFF_STARTS[-1] - LEARNED_FROM
+KNOWN_STATES = 64
+"""States of a learned share beside the known text: 8 steps of how many different characters followed the
+context, times 8 of how many did."""
+SHARE_STATES = KNOWN_STATES + 128
+"""And from there on beside the history: 8 steps of places, times 4 of different characters at them, times 4
+of the known text."""
+DIFFERENT_STEPS, COUNT_STEPS, PLACE_STEPS = (5, 9, 16), (6, 16, 64), (5, 9, 20)
+"""The last numbers of steps 4 to 6 of each; steps 0 to 3 have one number."""
 
 BY_RECENT = CONTEXTS
 """Inputs of the mixers, in the logistic domain: (CONTEXTS,) by maps; (RECENT,) by maps of the history;"""
@@ -133,7 +151,8 @@ BY_BACKOFF = BY_MATCH + MATCHES
 """(BACKOFFS,) by interpolated estimates."""
 CONSTANT = BY_BACKOFF + BACKOFFS
 BY_NETWORK = CONSTANT + 1
-INPUTS = BY_NETWORK + 1
+INPUTS = (BY_NETWORK + 8) // 8 * 8
+"""Rounded up to what `dot` adds at once; the last ones are always 0."""
 
 MAX_COUNT = 32767
 """Of an entry."""
@@ -141,12 +160,12 @@ MAX_COUNT = 32767
 GROUPS = 256
 """Nodes and characters that have weights of their own; rarer ones share the last."""
 
-SET_STARTS = tuple(n * GROUPS for n in range(3)) + tuple(3 * GROUPS + n for n in (0, 40, 136, 328, 456))
-"""Rows of the weights: by node, the last character and the one before it; by the matches; by the longest
-order in the history and the longest known one; by the latter, whether it is certain, and the class of the
-last character; by the length of the word and that class; by the number of the field and the column."""
+SET_STARTS = (0, GROUPS, *(2 * GROUPS + n for n in (0, 40, 232, 360)))
+"""Rows of the weights: by node; by the character before the last one; by the matches; by the longest known
+order, whether it is certain, and the class of the last character; by the length of the word and that class;
+by the number of the field and the column."""
 SETS = len(SET_STARTS)
-WEIGHT_ROWS = 3 * GROUPS + 456 + 256
+WEIGHT_ROWS = 2 * GROUPS + 360 + 256
 
 ODDS_STEPS = 24
 """Steps of the logarithm of the odds of the last estimate, between -8 and 8."""
@@ -227,8 +246,14 @@ class Experts(NamedTuple):
     adaptation: NDArray[np.float32]
     """(ADAPTATION,) how much weights of inputs and of sets resist adapting, and up to how many times that;
     zeros: they are fixed."""
+    backoffs: NDArray[np.float32]
+    """(LEARNED_SHARES, SHARE_STATES) the share of the more general contexts for each context of the learned
+    estimates, beside the known text and beside the history."""
     shares: NDArray[np.float32]
     """(nodes, 2) how often a character of the text is in each subtree of a node."""
+    meetings: NDArray[np.int32]
+    """(V, V) where the way up from the second id meets that from the first one, as in `up`; (0, 0) above
+    MAX_ADAPTED_VOCABULARY."""
 
     @property
     def adapts(self) -> bool:

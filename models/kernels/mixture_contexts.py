@@ -33,6 +33,7 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_MATCH_DISTANCE,
     HISTORY_MATCH_ID,
     HISTORY_MATCH_LENGTH,
+    INDIRECT,
     KEYS,
     KIND,
     LAST_TOKEN,
@@ -73,7 +74,7 @@ from nextchar.models.kernels.mixture_arguments import (
     WORDS_BEFORE,
 )
 from nextchar.models.kernels.mixture_hashes import hash_of, mixed, slot_of
-from nextchar.models.kernels.mixture_history import common_length, find_history_match
+from nextchar.models.kernels.mixture_history import common_length, find_history_match, followers_of
 
 _MAX_ID = 65535
 
@@ -193,6 +194,7 @@ def _write_keys(row, past):  # type: ignore[no-untyped-def]
     row[KEYS + BRACKET] = _stored(mixed(mixed(_start(BRACKET), bracket), token))
     tokens = mixed(mixed(_start(SHAPE), row[TOKENS]), row[LAST_TOKEN])
     row[KEYS + SHAPE] = _stored(mixed(tokens, token))
+    row[KEYS + INDIRECT] = _stored(mixed(mixed(_start(INDIRECT), past[last] + 1), followers_of(past)))
 
 
 @inline_borrowing

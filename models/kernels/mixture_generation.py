@@ -49,12 +49,12 @@ def _read_text(network, experts, ids, state, at, first, logits, wanted, workspac
 def run(  # type: ignore[no-untyped-def]
     packed, numbers, corrections, layout,
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, shares,
+    weights, last_weights, adaptation, backoffs, shares, meetings,
     ids, state, at, first, logits, wanted, inverse_temperature, uniforms, chosen,
 ):  # fmt: skip
     """Read ids, then choose and read N more times, as `nextchar.models.kernels.lstm_inference.run`.
 
-    `packed` to `layout` are the fields of `PackedNetwork`, `text` to `shares` those of `Experts`.
+    `packed` to `layout` are the fields of `PackedNetwork`, `text` to `meetings` those of `Experts`.
     Ids (T, B) are not read yet. `state` (B, .), the network's and from column S = `at` on the experts', is
     changed in place. Logits (T - first + N, B, V) are filled with those of the mixture, and before step
     `wanted` with those of the network. The rest are the fields of `Sampling`; for N > 0, T is 1, `first` 0.
@@ -67,7 +67,7 @@ def run(  # type: ignore[no-untyped-def]
         return False
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, shares,
+        weights, last_weights, adaptation, backoffs, shares, meetings,
     )  # fmt: skip
     workspace = make_workspace(logits.shape[2], len(children))
     if steps > 1:

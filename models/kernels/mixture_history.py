@@ -12,8 +12,9 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_MATCH_DISTANCE,
     HISTORY_MATCH_LENGTH,
     MAX_MATCH,
-    RECENT_ORDERS,
+    ORDERS,
 )
+from nextchar.models.kernels.mixture_hashes import mixed
 
 
 @inline_borrowing
@@ -74,13 +75,29 @@ def find_history_match(row, past):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
+def followers_of(past):  # type: ignore[no-untyped-def]
+    """Return a hash (uint64) of what followed the last two characters the last two times."""
+    h, times = np.uint64(0), 0
+    for block in range(BLOCKS):
+        mask = pairs_of(past, block)
+        while mask != np.uint64(0) and times < 2:
+            k = highest_bit(mask)
+            mask ^= np.uint64(1) << np.uint64(k)
+            h = mixed(h, past[first_of_block(block) + k + 1] + 1)
+            times += 1
+        if times == 2:
+            break
+    return h
+
+
+@inline_borrowing
 def same_characters(past, i):  # type: ignore[no-untyped-def]
     """Return how many characters up to position i are the last of `past`, for at least two; up to six.
 
     Unknown characters are never the same.
     """
     length, is_same = 2, True
-    for n in range(2, RECENT_ORDERS[-1]):  # without branches, which would often be predicted wrong
+    for n in range(2, ORDERS[-1]):  # without branches, which would often be predicted wrong
         c = past[HISTORY_CHARACTERS - 1 - n]
         is_same &= (c != 0) & (past[i - n] == c)
         length += is_same

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nextchar.models.kernels.activations import log, sigmoid
-from nextchar.models.kernels.intrinsics import dot
+from nextchar.models.kernels.intrinsics import dot, prefetch
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture import (
     EXPERTS,
@@ -17,21 +17,29 @@ from nextchar.models.kernels.mixture import (
     write_shares,
 )
 from nextchar.models.kernels.mixture_arguments import (
+    BACKOFF_CONTEXTS,
+    BACKOFF_STARTS,
+    BACKOFFS,
+    BEFORE_0,
     BY_RECENT,
     CONTEXTS,
     HISTORY_CHARACTERS,
     INPUTS,
     KEYS,
     LAST_SETS,
+    LEARNED_BACKOFF,
+    LEARNED_FROM,
     MATCH_CHARACTERS,
     MATCHED,
     MATCHES,
     MAX_COUNT,
     RECENT,
+    RECENT_0,
+    RECENT_OF,
     SETS,
 )
 from nextchar.models.kernels.mixture_contexts import read_context
-from nextchar.models.kernels.mixture_hashes import entries_of, hash_of
+from nextchar.models.kernels.mixture_hashes import entries_of, hash_of, slot_of
 
 _FIRST_RATE, _LAST_RATE, _DECISIONS = (
     0.015,
@@ -40,16 +48,20 @@ _FIRST_RATE, _LAST_RATE, _DECISIONS = (
 )  # of a set of weights, and when the first is halved
 _MAX_SEEN = 1023.0  # of a map's state: it goes on moving
 _MOST = 0.9999
+_LEAST_SHARE = 0.0005
 
 
 # ---- learning
 
 
 @inline_borrowing
-def _count(slots, entries, row, c):  # type: ignore[no-untyped-def]
+def _count(slots, entries, row, c, starts):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of a row."""
     for k in range(CONTEXTS):
-        at = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
+        starts[k] = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
+        prefetch(entries, max(starts[k], np.int64(0)))
+    for k in range(CONTEXTS):
+        at = starts[k]
         while at >= 0:
             entry = entries[at]
             if (entry & np.uint32(0xFFFF)) == c:
@@ -67,7 +79,7 @@ def _moved(z, target, seen):  # type: ignore[no-untyped-def]
     p = sigmoid(z)
     p += (target - p) * max(one / (seen + np.float32(1.5)), one / np.float32(_MAX_SEEN))
     p = min(max(p, one - most), most)
-    return log(p) - log(one - p)
+    return log(p / (one - p))
 
 
 @inline_borrowing
@@ -123,33 +135,65 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
 
 
 @inline_borrowing
-def count_row(experts, behind, c):  # type: ignore[no-untyped-def]
+def _move_share(own, seen, state, counted, rest):  # type: ignore[no-untyped-def]
+    """Move a share own[state] of `rest` in a probability that is the sum of both; return the sum."""
+    p, rate = counted + rest, np.float32(1) / (seen[state] + np.float32(1.5))
+    own[state] += (rest / p - own[state]) * max(rate, np.float32(1 / _MAX_SEEN))
+    own[state] = max(own[state], np.float32(_LEAST_SHARE))
+    seen[state] += np.float32(1)
+    return p
+
+
+@inline_borrowing
+def _learn_backoffs(experts, seen, c, workspace):  # type: ignore[no-untyped-def]
+    """Learn the shares of the estimates from id c, each by itself, by expectation maximization."""
+    backoffs, place, states_of, learned = experts[14], experts[6][c], workspace[18], workspace[19]
+    node, side = place >> 1, place & 1
+    own = workspace[0][node]
+    for n in range(LEARNED_BACKOFF, BACKOFFS):
+        p = experts[15][node, side]
+        for i in range(BACKOFF_STARTS[n], BACKOFF_STARTS[n + 1]):
+            k, m = BACKOFF_CONTEXTS[i], i - LEARNED_FROM
+            j = RECENT_OF[k]
+            if learned[0, m] > 0:
+                counted = own[BEFORE_0 + CONTEXTS * side + k] * learned[0, m]
+                p = _move_share(backoffs[m], seen[m], states_of[0, k], counted, learned[1, m] * p)
+            if j >= 0 and learned[2, m] > 0:
+                counted = own[RECENT_0 + RECENT * side + j] * learned[2, m]
+                p = _move_share(backoffs[m], seen[m], states_of[1, k], counted, learned[3, m] * p)
+
+
+@inline_borrowing
+def count_row(experts, behind, c, workspace):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of the only row of `behind`, which reads it."""
     row, past, keys = parts_of(behind, 0, 0)
-    _count(experts[2], experts[4], row, c)
+    slots = experts[2]
+    _count(slots, experts[4], row, c, workspace[11])
     read_context(experts[5], row, past, keys[:0], c)
+    for k in range(CONTEXTS):
+        prefetch(slots, slot_of(slots, np.uint64(np.uint32(row[KEYS + k]))))
 
 
 @compiled(
     f"float64({EXPERTS}, float32[:,::1], float32[:,::1], float32[::1], float32[::1], float32[::1],"
-    "int32[::1], float32[:,::1], float32[:,::1], float32[:,::1], int64)"
+    "float32[:,::1], int32[::1], float32[:,::1], float32[:,::1], float32[:,::1], int64)"
 )
 def learn(  # type: ignore[no-untyped-def]
     text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-    weights, last_weights, adaptation, shares, seen, recent_seen, match_seen, set_seen, last_seen, ids,
-    behind, state, logits, start,
+    weights, last_weights, adaptation, backoffs, shares, meetings, seen, recent_seen, match_seen, set_seen,
+    last_seen, backoffs_seen, ids, behind, state, logits, start,
 ):  # fmt: skip
     """Read ids (N,) in `state` (1, STATE_COLUMNS), learning to predict each; return the sum of their bits.
 
-    `text` to `shares` are the fields of `Experts`, of which `maps` to `last_weights` learn; nothing
-    adapts. `seen` to `last_seen` say how often each has learned. `logits` (N, V) of the network are before
-    each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts and `positions` are
-    still zero: its characters are counted as they become older than the history. There is something to learn
-    from `start` on, before which ids only count.
+    `text` to `meetings` are the fields of `Experts`, of which `maps` to `last_weights` and `backoffs` learn;
+    nothing adapts. `seen` to `backoffs_seen` say how often each has learned. `logits` (N, V) of the
+    network are before each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts
+    and `positions` are still zero: its characters are counted as they become older than the history. There
+    is something to learn from `start` on, before which ids only count.
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
-        weights, last_weights, adaptation, shares,
+        weights, last_weights, adaptation, backoffs, shares, meetings,
     )  # fmt: skip
     learned = (seen, recent_seen, match_seen, set_seen, last_seen)
     workspace = make_workspace(len(characters), len(children))
@@ -158,7 +202,7 @@ def learn(  # type: ignore[no-untyped-def]
     for i in range(len(ids)):
         c = ids[i]
         if c > 0 and i >= start:
-            gather(experts, state, 0, 0, workspace)
+            gather(experts, state, 0, 0, c, workspace)
             if len(logits) > 0:
                 write_shares(children, logits[i], shares, below)
             at = up[c]
@@ -170,12 +214,13 @@ def learn(  # type: ignore[no-untyped-def]
                 bits -= np.log2(p if y == 1 else one - p)
                 _learn(experts, learned, node, z, y, moved, workspace)
                 at = up[len(characters) + node]
+            _learn_backoffs(experts, backoffs_seen, c, workspace)
             forget(workspace)
         old = i - HISTORY_CHARACTERS
         if i >= start - HISTORY_CHARACTERS:
             read_row(experts, state, 0, 0, c, workspace)
         if len(behind) > 0 and old >= 0:
-            count_row(experts, behind, ids[old])
+            count_row(experts, behind, ids[old], workspace)
             if old >= MATCH_CHARACTERS:
                 positions[np.int64(hash_of(text, old) & np.uint64(len(positions) - 1))] = old
     return bits

@@ -33,13 +33,16 @@ from nextchar.models.kernels.mixture_arguments import (
     INPUTS,
     KIND,
     LAST_ROWS,
+    LEARNED_SHARES,
     MAP_STATES,
     MATCHES,
+    MAX_ADAPTED_VOCABULARY,
     RARE_CONTEXTS,
     RECENT,
     RECENT_STATES,
     RECORD_END,
     SETS,
+    SHARE_STATES,
     WEIGHT_ROWS,
     Experts,
 )
@@ -55,13 +58,13 @@ MAX_CHARACTERS = 2_000_000
 """Maximum number of characters, from the end of the known text, in the file."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
-_OLD_MAPS = ((12, 256), (14, 256))  # in files of older versions
+_OLD_MAPS = ((12, 256), (14, 256), (14, 288))  # in files of older versions
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
     14  # of the size of `Experts.positions`, where newer places displace others with the same hash
 )
-_AT_ONCE = 4  # contexts of a text whose keys are in memory
+_AT_ONCE = 5  # contexts of a text whose keys are in memory
 
 Floats = NDArray[np.float32]
 
@@ -77,6 +80,7 @@ class Learned(NamedTuple):
     weights: Floats
     last_weights: Floats
     adaptation: Floats
+    backoffs: Floats
 
 
 def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Experts:
@@ -100,7 +104,8 @@ def experts_of(text: Ids, learned: Learned, *, is_counted: bool = True) -> Exper
         singles, entries = np.zeros(1, np.uint32), entries & np.uint32(0x8000FFFF)
     up = _up(learned.children, len(learned.characters))
     shares = _shares(kept, learned.children, len(learned.characters))
-    arrays: Any = [np.ascontiguousarray(array) for array in (*learned, shares)]
+    meetings = _meetings(learned.children, up, len(learned.characters))
+    arrays: Any = [np.ascontiguousarray(array) for array in (*learned, shares, meetings)]
     return Experts(known, positions, slots, singles, entries, arrays[0], up, *arrays[1:])
 
 
@@ -150,6 +155,20 @@ def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
     flat = children.ravel()
     up[np.where(flat > 0, size + flat, -flat)] = np.arange(len(flat))
     return up
+
+
+def _meetings(children: NDArray[np.int32], up: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    """Return `Experts.meetings`."""
+    if size > MAX_ADAPTED_VOCABULARY:
+        return np.zeros((0, 0), np.int32)
+    meetings = np.full((size, size), -1, np.int32)
+    under: dict[int, list[int]] = {}
+    for node in range(len(children) - 1, -1, -1):
+        left, right = (under.pop(c) if c > 0 else [-c] for c in children[node].tolist())
+        meetings[np.ix_(right, left)], meetings[np.ix_(left, right)] = 2 * node, 2 * node + 1
+        under[node] = left + right
+    np.fill_diagonal(meetings, up[:size])
+    return meetings
 
 
 def _shares(text: NDArray[np.int32], children: NDArray[np.int32], size: int) -> Floats:
@@ -213,7 +232,7 @@ def _check_learned(learned: Learned, size: int) -> None:
     nodes = max(0, size - 2)
     shapes = (
         (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
-        (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,),
+        (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,), (LEARNED_SHARES, SHARE_STATES),
     )  # fmt: skip
     for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):
         dtype = np.int32 if i < 2 else np.float32

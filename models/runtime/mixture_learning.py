@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nextchar.models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
 from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
+    BACKOFF_SHARE,
     BRACKET_KIND,
     BUCKETS,
     BY_NETWORK,
@@ -20,11 +21,14 @@ from nextchar.models.kernels.mixture_arguments import (
     CLOSING,
     CONSTANT,
     CONTEXTS,
+    COUNT_STEPS,
+    DIFFERENT_STEPS,
     DIGIT,
     FOLDED,
     INPUTS,
     KIND,
     LAST_ROWS,
+    LEARNED_SHARES,
     LETTER,
     LINE_END,
     LOWER,
@@ -32,12 +36,14 @@ from nextchar.models.kernels.mixture_arguments import (
     MATCHES,
     MAX_ADAPTED_VOCABULARY,
     OPENING,
+    PLACE_STEPS,
     RANK,
     RECENT,
     RECENT_STATES,
     RECORD_END,
     SEPARATOR,
     SETS,
+    SHARE_STATES,
     SIGN,
     SPACE,
     STATE_COLUMNS,
@@ -54,6 +60,7 @@ LEARNED_CHARACTERS = 200_000
 """What is learned from by default, at the end of a text; a quarter of it with a large vocabulary, where each
 takes longer. The rest is only counted."""
 
+_STEPS = (DIFFERENT_STEPS, COUNT_STEPS, PLACE_STEPS)
 _TREE_CHARACTERS = 1_000_000
 _BRACKET_KINDS = (
     dict.fromkeys("([{", OPENING) | dict.fromkeys(")]}", CLOSING) | dict.fromkeys(",;", SEPARATOR)
@@ -70,6 +77,7 @@ class Seen(NamedTuple):
     match_maps: Floats
     weights: Floats
     last_weights: Floats
+    backoffs: Floats
 
     @classmethod
     def never(cls) -> "Seen":
@@ -80,6 +88,7 @@ class Seen(NamedTuple):
             np.full(MATCHES * BUCKETS, 2, np.float32),
             np.zeros(WEIGHT_ROWS, np.float32),
             np.zeros(1, np.float32),
+            np.full((LEARNED_SHARES, SHARE_STATES), 20, np.float32),
         )
 
 
@@ -132,7 +141,23 @@ def beginning(characters: NDArray[np.int32], children: NDArray[np.int32]) -> Lea
         weights,
         np.full((LAST_ROWS, SETS), 1 / SETS, np.float32),
         np.zeros(ADAPTATION, np.float32),
+        np.tile(_first_shares(), (LEARNED_SHARES, 1)),
     )
+
+
+def _first_shares() -> Floats:
+    """Return the shares of the more general contexts before they are learned: as in the other estimates."""
+    numbers = [np.array([0, 1, 2, 3, *(last - 1 for last in steps), 2 * steps[-1]]) for steps in _STEPS]
+    different, counts, places = numbers
+    known = _share(different[:, None], counts[None, :])
+    history = _share(np.array([1, 2, 3, 6])[None, :, None], places[:, None, None])
+    shares = np.append(known, np.broadcast_to(history, (8, 4, 4)))
+    return shares.astype(np.float32)
+
+
+def _share(different: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
+    rest = BACKOFF_SHARE * np.maximum(different, 1)
+    return rest / (total + rest)
 
 
 def characters_of(text: NDArray[np.int32], vocabulary: Vocabulary, *, is_records: bool) -> NDArray[np.int32]:

@@ -13,14 +13,17 @@ from nextchar.models.kernels.mixture_arguments import (
     BACKOFF_SHARE,
     BACKOFF_STARTS,
     BUCKETS,
+    BY_NETWORK,
     CERTAIN_STATES,
     CLOSING,
     CONTEXTS,
     HISTORY_CHARACTERS,
     HISTORY_MATCH_CHARACTERS,
     INPUTS,
+    KNOWN_STATES,
     LAST_PRECISION,
     LAST_STARTS,
+    LEARNED_FROM,
     LIMIT,
     MATCH_CHARACTERS,
     MAX_MATCH,
@@ -31,7 +34,6 @@ from nextchar.models.kernels.mixture_arguments import (
     RARE_CONTEXTS,
     RECENT_CONTEXTS,
     RECENT_KEYS,
-    RECENT_ORDERS,
     RECENT_WEIGHT,
     RECORD_END,
     SEPARATOR,
@@ -63,6 +65,7 @@ def learned_for(text: str, vocabulary: Vocabulary, *, seed: int = 0, is_records:
     }
     maps = learned.maps + np.where(learned.maps == 0, 0, random.normal(0, 0.3, learned.maps.shape))
     changed["recent_maps"][:, 0] = 0
+    changed["backoffs"] = random.uniform(0.05, 0.95, learned.backoffs.shape).astype("f4")
     return learned._replace(maps=maps.astype("f4"), adaptation=ADAPTATION, **changed)
 
 
@@ -74,6 +77,11 @@ def length_bucket(length: int) -> int:
     if length < 16:
         return (length + 1) // 2
     return 5 + length // 4 if length < 32 else min(BUCKETS - 1, 12 + length // 32)
+
+
+def step(n: int, a: int, b: int, c: int) -> int:
+    """Return 0 to 3 for these numbers, 4 to 6 for those up to a, b and c, else 7."""
+    return n if n < 4 else 4 + sum(n > last for last in (a, b, c))
 
 
 def common_suffix(a: list[int], b: list[int]) -> int:
@@ -165,7 +173,20 @@ class Reader:
             (field_above, self.field),
             (tuple(self.brackets[-1:]), token),
             (tuple(self.tokens), self.last_token, token),
+            (self.read[-1], tuple(self.followers())),
         ]
+
+    def followers(self) -> list[int]:
+        """Return what followed the last two characters the last two times."""
+        last, found = self.read[-2:], []
+        if len(last) < 2 or 0 in last:
+            return []
+        for end in range(len(self.read) - 1, max(1, len(self.read) - HISTORY_CHARACTERS + 63), -1):
+            if self.read[end - 2 : end] == last:
+                found.append(self.read[end])
+                if len(found) == 2:
+                    break
+        return found
 
 
 class SlowMixture:
@@ -256,7 +277,7 @@ class SlowMixture:
         past, now = self.past[-HISTORY_CHARACTERS + 64 :], self.reader.contexts()
         read = [c for c, _ in past]
         found: list[list[int]] = []
-        for n in RECENT_ORDERS:
+        for n in ORDERS:
             ends = range(len(read) - 1, n - 1, -1)
             last = read[-n:]
             found.append([read[e] for e in ends if 0 not in last and read[e - n : e] == last and read[e]])
@@ -301,12 +322,19 @@ class SlowMixture:
         least = 1e-9 * (left + right)
         return float(np.log((right + least) / (left + least)))
 
-    def by_backoff(self, left: frozenset[int], right: frozenset[int], contexts: tuple[int, ...]) -> float:
-        """Return what an interpolated estimate says, from frequencies on."""
+    def by_backoff(self, left: frozenset[int], right: frozenset[int], start: int, end: int) -> float:
+        """Return what the interpolated estimate of the contexts from `start` on says, from frequencies on."""
         share = {c: self.text.count(c) + 0.5 for c in left | right}
         n0, n1 = (sum(share[c] for c in side) / len(self.text) for side in (left, right))
-        for k in contexts:
+        for i, k in enumerate(BACKOFF_CONTEXTS[start:end], start):
             counts = Counter({c: n for c, n in self.known[k].items() if c})
+            if start >= LEARNED_FROM:
+                for share, places in self.learned_shares(i - LEARNED_FROM, k, counts):
+                    n0, n1 = (
+                        (1 - share) * sum(places[c] for c in side) / places.total() + share * n
+                        for side, n in ((left, n0), (right, n1))
+                    )
+                continue
             rest = BACKOFF_SHARE * max(len(counts), 1)
             if k in RECENT_CONTEXTS:
                 recent = Counter(self.now[0][RECENT_CONTEXTS.index(k)])
@@ -318,6 +346,18 @@ class SlowMixture:
                 )
         least = 1e-7 * (n0 + n1)
         return float(np.log((n1 + least) / (n0 + least)))
+
+    def learned_shares(self, i: int, k: int, known: Counter[int]) -> Iterator[tuple[float, Counter[int]]]:
+        """Yield the share of more general contexts beside the known text and the history, and both counts."""
+        total, different = known.total(), len(known)
+        if total:
+            yield self.learned.backoffs[i, 8 * step(different, 5, 9, 16) + step(total, 6, 16, 64)], known
+        recent = Counter(self.now[0][RECENT_CONTEXTS.index(k)] if k in RECENT_CONTEXTS else [])
+        if recent:
+            kinds = sum(len(recent) > n for n in (1, 2, 4))
+            state = 16 * step(recent.total(), 5, 9, 20) + 4 * kinds
+            state += 0 if total == 0 else 1 if different == 1 else 2 if total <= 16 else 3
+            yield self.learned.backoffs[i, KNOWN_STATES + state], recent
 
     def decide(self, node: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         """Return the logarithm of the odds of the right subtree, the inputs and the first layer's outputs."""
@@ -334,14 +374,12 @@ class SlowMixture:
             by_map.append(self.learned.maps[k, state])
             if k < len(ORDERS) and total:
                 longest, certain = k + 1, 1 + (not n0 or not n1)
-        by_recent, recent, recent_certain = [], 0, 0
+        by_recent = []
         for j, places in enumerate(self.now[0]):
             sides = [int(c in right) for c in places if c in left | right]
             n1, n0 = sum(sides), len(sides) - sum(sides)
             state = 2 * (7 * min(n0, 6) + min(n1, 6)) + (sides[0] if sides else 0)
             by_recent.append(self.learned.recent_maps[j, state])
-            if j < len(RECENT_ORDERS) and sides:
-                recent, recent_certain = j + 1, 1 + (not n0 or not n1)
         by_match, agree, best = [], 0, 0
         for m, (c, bucket) in enumerate(self.now[1]):
             side = 2 if c in right else 1 if c in left else 0
@@ -349,17 +387,14 @@ class SlowMixture:
             by_match.append([0, -z, z][side])
             agree |= side
             best = max(best, 1 + bucket // 2) if side else best
-        by_backoff = [
-            self.by_backoff(left, right, BACKOFF_CONTEXTS[start:end])
-            for start, end in pairwise(BACKOFF_STARTS)
-        ]
+        by_backoff = [self.by_backoff(left, right, *part) for part in pairwise(BACKOFF_STARTS)]
         others = [*by_backoff, 0.4, self.by_network(node)]
-        inputs = np.array([*by_map, *by_recent, *by_match, *others])
+        inputs = np.zeros(INPUTS)
+        inputs[: BY_NETWORK + 1] = [*by_map, *by_recent, *by_match, *others]
         c1, c2 = [0, 0, *self.reader.read][-1], [0, 0, *self.reader.read][-2]
         known = 3 * longest + certain
         rows = np.array(SET_STARTS) + np.array([
-            min(node, 255), min(self.ranks[c1], 255), min(self.ranks[c2], 255), 4 * best + agree,
-            3 * (3 * recent + recent_certain) + min(longest // 2, 2), 8 * known + self.kinds[c1],
+            min(node, 255), min(self.ranks[c2], 255), 4 * best + agree, 8 * known + self.kinds[c1],
             8 * (0 if self.reader.gap else min(len(self.reader.word), 15)) + self.kinds[c1],
             8 * min(self.reader.number, 31) + min(self.reader.column // 8, 7),
         ])  # fmt: skip
