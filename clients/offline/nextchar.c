@@ -32,7 +32,13 @@ typedef float f32;
 #define zero(to, bytes) __builtin_memset(to, 0, bytes)
 
 #define NOT_INLINE __attribute__((noinline))
-#define ONCE __attribute__((cold, noinline)) /* when a model is opened: short rather than fast */
+
+/* What takes little time is compiled for size in a page. */
+#if defined(__wasm__)
+#define SMALL __attribute__((minsize))
+#else
+#define SMALL
+#endif
 
 static const char *last_error = "";
 
@@ -324,7 +330,7 @@ static NOT_INLINE u64 checksum(const u8 *file, size_t size) {
 }
 
 /* Check the header, the table of sections and the checksum. */
-static ONCE int is_file(const u8 *file, size_t size) {
+SMALL static int is_file(const u8 *file, size_t size) {
   u32 numbers[4]; /* magic, version, layout, sections */
   u64 sum, length;
   if (size < PACK_HEADER_BYTES || size % 8) return failed("it is no packed model, or cut off");
@@ -364,7 +370,7 @@ static int lay_out_lines(nc *m, const u8 *file, room *room);
 static int check_lines(nc *m);
 
 /* Take from the file what the model is, and from the room the arrays that it needs. */
-static ONCE int lay_out(nc *m, const u8 *file, room *room) {
+SMALL static int lay_out(nc *m, const u8 *file, room *room) {
   u64 bytes;
   const u32 *meta = exactly(file, PACK_META, 0, 4 * PACK_META_NUMBERS);
   if (!meta) return failed("the file is damaged: what the model is");
@@ -455,7 +461,7 @@ static ONCE int lay_out(nc *m, const u8 *file, room *room) {
 }
 
 /* Check what the kernels would read beyond arrays by, and make the way up the tree. */
-static ONCE int check_tree(nc *m) {
+SMALL static int check_tree(nc *m) {
   for (int c = 0; c < m->V; c++) {
     const i32 *own = m->characters + 4 * c;
     if (own[KIND] < 0 || own[KIND] > RECORD_END || own[RANK] < 0 || own[FOLDED] < 0 ||
@@ -495,7 +501,7 @@ static int widen_weights(nc *m, const u8 *file) {
 static int lay_out_tables(nc *m, const u8 *file, room given, room *room);
 static int fill_tables(nc *m, const u8 *file, room room);
 
-static ONCE size_t count_memory(const u8 *file, room given) {
+SMALL static size_t count_memory(const u8 *file, room given) {
   nc counted = {0};
   room room = {0, 0, 0};
   take(&room, 1, sizeof(nc));
@@ -504,14 +510,14 @@ static ONCE size_t count_memory(const u8 *file, room given) {
   return (size_t)room.used;
 }
 
-size_t nc_memory(const void *file, size_t size) {
+SMALL size_t nc_memory(const void *file, size_t size) {
   room none = {0, 0, 0};
   if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
   return is_file(file, size) ? count_memory(file, none) : 0;
 }
 
 /* Open a file and tables that have been checked. */
-static ONCE nc *open_checked(const u8 *file, room given, void *memory, size_t memory_size) {
+SMALL static nc *open_checked(const u8 *file, room given, void *memory, size_t memory_size) {
   room room = {memory, 0, memory_size};
   nc *m = take(&room, 1, sizeof(nc));
   if (!m) return failed("too little memory"), (nc *)0;
@@ -532,7 +538,7 @@ typedef struct { /* of tables that are kept outside of a file */
 } tables_header;
 
 /* Return the tables, if they are those of the file, or no room. */
-static ONCE room tables_of(const u8 *file, const void *tables, size_t size) {
+SMALL static room tables_of(const u8 *file, const void *tables, size_t size) {
   room found = {(u8 *)(size_t)tables, 0, size}, none = {0, 0, 0};
   tables_header header;
   u64 sum;
@@ -543,14 +549,14 @@ static ONCE room tables_of(const u8 *file, const void *tables, size_t size) {
   return is_same && header.sum == checksum(tables, size) ? found : none;
 }
 
-nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
+SMALL nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
             size_t memory_size) {
   if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
   if (!is_file(file, size)) return 0;
   return open_checked(file, tables_of(file, tables, tables_size), memory, memory_size);
 }
 
-const void *nc_tables(nc *m, size_t *size) {
+SMALL const void *nc_tables(nc *m, size_t *size) {
   tables_header header = {m->checksum, m->tables_bytes, 0, PACK_LAYOUT, 0};
   *size = m->tables_bytes;
   if (!m->tables) return 0;
@@ -705,7 +711,7 @@ static void follow(const i32 *characters, i32 *row, int before, int c) {
 #define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
 #define TEMPORARY_BYTES ((KEYS_AT_ONCE + 2) * sizeof(u32)) /* of a character, meanwhile */
 
-static ONCE int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
+SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   struct room *own = given.at ? &given : room;
   if (!m->has_mixture) return 1;
   u64 N = m->text_count;
@@ -908,7 +914,7 @@ static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
 }
 
-static ONCE int fill_tables(nc *m, const u8 *file, room room) {
+static int fill_tables(nc *m, const u8 *file, room room) {
   u32 N = m->text_count, largest = 0;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
   if (bytes)
@@ -1966,7 +1972,7 @@ double nc_score(nc *m, const char *line, size_t length) {
 #define MIN_WEIGHT 0.01
 #define MIN_COVERAGE 0.8
 
-static ONCE int lay_out_lines(nc *m, const u8 *file, room *room) {
+SMALL static int lay_out_lines(nc *m, const u8 *file, room *room) {
   lines *l = &m->lines;
   u64 bytes, folded, words, alphabet, folds, texts, count;
   l->starts = section(file, PACK_LINE_STARTS, 0, &bytes);
@@ -2022,7 +2028,7 @@ static const u32 *fold_of(const lines *l, u32 point) {
 
 static int number_of(const u32 *fold, int n) { return (int)(fold[2 + n / 2] >> (16 * (n % 2)) & 0xFFFF); }
 
-static ONCE int check_lines(nc *m) {
+SMALL static int check_lines(nc *m) {
   lines *l = &m->lines;
   int is_good = l->folded_count > 0 && l->starts[0] == 0 && l->text_ends[l->count - 1] == l->texts_bytes;
   for (u32 i = 0; i < l->count && is_good; i++) {
@@ -2530,7 +2536,7 @@ void *nc_alloc(size_t size) {
   return (void *)first;
 }
 
-nc *nc_load(const void *file, size_t size, const void *tables, size_t tables_size) {
+SMALL nc *nc_load(const void *file, size_t size, const void *tables, size_t tables_size) {
   if (!is_file(file, size)) return 0;
   room given = tables_of(file, tables, tables_size);
   size_t wanted = count_memory(file, given);
