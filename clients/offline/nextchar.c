@@ -619,14 +619,14 @@ SMALL static room tables_of(const u8 *file, const void *tables, size_t size) {
   return is_same && header.sum == checksum(tables, size) ? found : none;
 }
 
-nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
+SMALL nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
             size_t memory_size) {
   if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
   if (!is_file(file, size)) return 0;
   return open_checked(file, tables_of(file, tables, tables_size), memory, memory_size);
 }
 
-const void *nc_tables(nc *m, size_t *size) {
+SMALL const void *nc_tables(nc *m, size_t *size) {
   tables_header header = {m->checksum, m->tables_bytes, 0, PACK_LAYOUT, 0};
   *size = m->tables_bytes;
   if (!m->tables) return 0;
@@ -1005,7 +1005,7 @@ static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
 }
 
-static NOT_INLINE int fill_tables(nc *m, const u8 *file, room room) {
+static int fill_tables(nc *m, const u8 *file, room room) {
   u32 N = m->text_count, largest = 0;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
   if (bytes)
@@ -1986,7 +1986,7 @@ static void complete_one(nc *m) {
   append(m, id);
 }
 
-int nc_complete_next(nc *m, char *buffer, size_t capacity) {
+SMALL int nc_complete_next(nc *m, char *buffer, size_t capacity) {
   int bytes = 0, sent = 0;
   if (capacity < 16) return failed("the buffer is too small"), -1;
   while (!m->settled && !m->reason) complete_one(m);
@@ -2791,7 +2791,7 @@ void *nc_alloc(size_t size) {
   return (void *)first;
 }
 
-nc *nc_load(const void *file, size_t size, const void *tables, size_t tables_size) {
+SMALL nc *nc_load(const void *file, size_t size, const void *tables, size_t tables_size) {
   if (!is_file(file, size)) return 0;
   room given = tables_of(file, tables, tables_size);
   size_t wanted = count_memory(file, given);
