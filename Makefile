@@ -13,8 +13,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hash
 # uv installs in a quarter of pip's time; pip does where uv cannot be had or cannot reach the index.
 UV := $(VENV)/uv/bin/uv
 GET_UV := test -x $(UV) || $(BIN)/python $(PIP_INSTALL) --target $(VENV)/uv -r requirements/uv.txt
-PIP_INDEX := $${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || \
-  echo https://pypi.org/simple)}
+# The index that pip knows; uv has its own default.
+PIP_INDEX := $${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}
 # On all cores; errors are in packages' files for other versions of Python. Few import what is left out.
 COMPILE_ALL := -W ignore -m compileall -qq -j 0 -x '/(ray|tests)/' $(VENV)/lib
 # This checkout under the name nextchar; setuptools is in the lock files.
@@ -226,7 +226,7 @@ clean: ## Remove .venv and caches; data/ stays
 $(VENV)/.serve $(VENV)/.dev: $(VENV)/.%: requirements/%.txt pyproject.toml | $(VENV)/.made
 	@echo "installing $< (TensorFlow is large; this happens once)"
 	@$(GET_UV) || true
-	@UV_DEFAULT_INDEX="$(PIP_INDEX)" $(UV) pip install --quiet --no-config --require-hashes \
+	@index="$(PIP_INDEX)"; $(UV) pip install --quiet --no-config --require-hashes $${index:+--default-index "$$index"} \
 	  --python $(BIN)/python -r $< || $(BIN)/python $(PIP_INSTALL) -r $<
 	@$(BIN)/python $(PIP_EDITABLE)
 	@$(BIN)/python $(COMPILE_ALL) || true

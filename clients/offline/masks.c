@@ -36,23 +36,23 @@ static int lay_out_masks(masks *m, const u8 *file, room *room) {
   m->texts_bytes = (u32)texts;
   if (!m->instructions || !m->sets || !m->starts || !m->texts || count > 4096 || !m->count ||
       !m->instructions_count || instructions > 8 * PACK_MAX_INSTRUCTIONS || sets >> 24 || rules >> 24 || texts >> 24)
-    return failed("the file is damaged: its masks");
+    return damaged();
   for (u32 i = 0; i < m->count; i++) {
     const u32 *own = m->masks + PACK_MASK_NUMBERS * i;
     m->is_custom |= (own[PACK_MASK_KIND] & PACK_IS_CUSTOM) != 0;
-    if (own[PACK_PLACEHOLDER] < 0x80 || own[PACK_PLACEHOLDER] > 0xFFFF) return failed("the file is damaged: its masks");
+    if (own[PACK_PLACEHOLDER] < 0x80 || own[PACK_PLACEHOLDER] > 0xFFFF) return damaged();
   }
   for (u32 i = 0; i < m->instructions_count; i++) {
     u32 kind = m->instructions[2 * i] & 3, argument = m->instructions[2 * i] >> 2;
     u32 most = kind == PACK_BYTES ? m->sets_count : kind == PACK_SPLIT ? m->instructions_count : kind == PACK_MATCH ? m->count : 4;
     if (argument >= most || m->instructions[2 * i + 1] >= m->instructions_count)
-      return failed("the file is damaged: its masks");
+      return damaged();
   }
   for (u32 i = 0; i < m->rules_count; i++) {
     const u32 *own = m->rules + PACK_RULE_NUMBERS * i;
     if ((u64)own[PACK_NAME_AT] + own[PACK_NAME_BYTES] > texts ||
         (u64)own[PACK_FORMATS_AT] + own[PACK_FORMATS_BYTES] > texts)
-      return failed("the file is damaged: its masks");
+      return damaged();
   }
   m->threads = take(room, m->instructions_count, sizeof(mask_thread));
   m->next = take(room, m->instructions_count, sizeof(mask_thread));

@@ -51,6 +51,9 @@ static int failed(const char *why) {
   return 0;
 }
 
+/* Of a file whose checksum fits: whoever wrote it wrote it wrong. */
+static NOT_INLINE int damaged(void) { return failed("the file is damaged: pack the model again"); }
+
 const char *nc_error(void) { return last_error; }
 
 static int min(int a, int b) { return a < b ? a : b; }
@@ -377,14 +380,14 @@ SMALL static const void *exactly(const u8 *file, u32 type, u32 index, u64 wanted
   return found && bytes == wanted ? found : 0;
 }
 
-static int is_finite(const f32 *numbers, u64 count) {
+SMALL static int is_finite(const f32 *numbers, u64 count) {
   int is_good = 1;
   for (u64 i = 0; i < count; i++) is_good &= numbers[i] < 1e30f && numbers[i] > -1e30f;
   return is_good;
 }
 
 /* The sum of hashes of all 64-bit words after the checksum itself and of their places. */
-static NOT_INLINE u64 checksum(const u8 *file, size_t size) {
+SMALL static NOT_INLINE u64 checksum(const u8 *file, size_t size) {
   u64 sum = 0, word;
   for (size_t at = PACK_CHECKED_FROM; at + 8 <= size; at += 8) {
     copy(&word, file + at, 8);
@@ -407,13 +410,13 @@ SMALL static int is_file(const u8 *file, size_t size) {
     return failed("it was packed for another version of this runtime: pack the model again");
   if (length != size) return failed("the file is cut off, or has something after its end");
   if (numbers[3] > PACK_MAX_SECTIONS || PACK_HEADER_BYTES + (u64)numbers[3] * PACK_ENTRY_BYTES > size)
-    return failed("the file is damaged: its table of sections");
+    return damaged();
   if (sum != checksum(file, size)) return failed("the file is damaged: its checksum differs");
   for (u32 i = 0; i < numbers[3]; i++) {
     u64 place[2];
     copy(place, file + PACK_HEADER_BYTES + (size_t)i * PACK_ENTRY_BYTES + 8, 16);
     if (place[0] % 8 || place[0] > size || place[1] > size - place[0])
-      return failed("the file is damaged: a section is outside of it");
+      return damaged();
   }
   return 1;
 }
@@ -440,7 +443,7 @@ static int lay_out_scores(scores *s, const u8 *file, room *room);
 SMALL static int lay_out(nc *m, const u8 *file, room *room) {
   u64 bytes;
   const u32 *meta = exactly(file, PACK_META, 0, 4 * PACK_META_NUMBERS);
-  if (!meta) return failed("the file is damaged: what the model is");
+  if (!meta) return damaged();
   u32 V = meta[PACK_V], layers = meta[PACK_LAYERS];
   if (V < 2 || V > PACK_MAX_V || layers < 1 || layers > MAX_LAYERS) return failed("the network is too large");
   m->V = (int)V, m->layers = (int)layers, m->nodes = (int)V - 2;
@@ -449,10 +452,10 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
   m->name_bytes = m->name ? (u32)(bytes < 256 ? bytes : 256) : 0;
   m->points = exactly(file, PACK_POINTS, 0, 4 * (u64)(V - 1));
   m->flags = exactly(file, PACK_FLAGS, 0, V);
-  if (!m->points || !m->flags) return failed("the file is damaged: its vocabulary");
+  if (!m->points || !m->flags) return damaged();
   for (u32 i = 0; i < V - 1; i++)
     if (m->points[i] > 0x10FFFF || (i && m->points[i] <= m->points[i - 1]))
-      return failed("the file is damaged: its vocabulary");
+      return damaged();
 
   const double *unknown_bits = exactly(file, PACK_UNKNOWN_BITS, 0, 8);
   m->unknown_bits = unknown_bits && *unknown_bits >= 0 && *unknown_bits < 100 ? *unknown_bits : 24;
@@ -469,9 +472,9 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
     l->scale = exactly(file, PACK_SCALE, (u32)n, 4 * columns);
     l->base = exactly(file, PACK_BASE, (u32)n, 4 * columns * (n == 0 ? V : 1));
     if (!l->scale || !l->base || !exactly(file, PACK_WEIGHTS, (u32)n, rows * columns))
-      return failed("the file is damaged: a layer of its network");
+      return damaged();
     if (room->at && (!is_finite(l->scale, columns) || !is_finite(l->base, columns * (n == 0 ? V : 1))))
-      return failed("the file is damaged: numbers of its network");
+      return damaged();
     u64 panels = (columns + PANEL - 1) / PANEL;
     l->weights = take(room, panels * ((rows + 1) / 2), PANEL * 2 * sizeof(i16));
     widest = max(widest, (int)rows);
@@ -494,7 +497,7 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
     if (m->text_count > PACK_MAX_TEXT || !m->slots_count || !m->singles_count || !m->entries_count ||
         !m->positions_count || m->positions_count & (m->positions_count - 1) ||
         (m->slots_count | m->singles_count | m->entries_count | m->positions_count) >> 28)
-      return failed("the file is damaged: its mixture");
+      return damaged();
     m->characters = exactly(file, PACK_CHARACTERS, 0, 16 * (u64)V);
     m->children = exactly(file, PACK_CHILDREN, 0, 8 * nodes);
     m->maps = exactly(file, PACK_MAPS, 0, 4 * CONTEXTS * MAP_STATES);
@@ -507,7 +510,7 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
     m->text_shares = exactly(file, PACK_SHARES, 0, 8 * nodes);
     if (!m->characters || !m->children || !m->maps || !m->recent_maps || !m->match_maps || !m->weights ||
         !m->last_weights || !m->adaptation || !m->backoffs || !m->text_shares)
-      return failed("the file is damaged: its mixture");
+      return damaged();
     m->adapts = m->adaptation[PRECISION] > 0;
     m->up = take(room, V + nodes, sizeof(i32));
     m->touched = take(room, nodes + 1, sizeof(i32));
@@ -536,15 +539,15 @@ SMALL static int check_tree(nc *m) {
     const i32 *own = m->characters + 4 * c;
     if (own[KIND] < 0 || own[KIND] > RECORD_END || own[RANK] < 0 || own[FOLDED] < 0 ||
         own[BRACKET_KIND] < 0)
-      return failed("the file is damaged: its characters");
+      return damaged();
   }
   for (int i = 0; i < m->V + m->nodes; i++) m->up[i] = -1;
   for (int i = 0; i < 2 * m->nodes; i++) {
     int child = m->children[i];
     if (child <= -m->V || child >= m->nodes || child == 0 || (child > 0 && child <= i / 2))
-      return failed("the file is damaged: its tree");
+      return damaged();
     i32 *own = &m->up[child > 0 ? m->V + child : -child];
-    if (*own != -1) return failed("the file is damaged: its tree");
+    if (*own != -1) return damaged();
     *own = i;
   }
   /* Each of the 2 * nodes children is another one; there are as many ids and nodes, besides the root. */
@@ -807,7 +810,7 @@ SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   if (!m->has_mixture) return 1;
   u64 N = m->text_count;
   m->text = exactly(file, PACK_TEXT, 0, 2 * N);
-  if (!m->text && !exactly(file, PACK_TEXT, 0, N)) return failed("the file is damaged: its text");
+  if (!m->text && !exactly(file, PACK_TEXT, 0, N)) return damaged();
   if (!m->text) m->text = take(room, N, sizeof(u16));
   m->positions = exactly(file, PACK_POSITIONS, 0, 4 * (u64)m->positions_count);
   m->slots = exactly(file, PACK_SLOTS, 0, 4 * (u64)m->slots_count);
@@ -1011,7 +1014,7 @@ static int fill_tables(nc *m, const u8 *file, room room) {
   if (bytes)
     for (u32 i = 0; i < N; i++) ((u16 *)(size_t)m->text)[i] = bytes[i];
   for (u32 i = 0; i < N; i++) largest = m->text[i] > largest ? m->text[i] : largest;
-  if (largest >= (u32)m->V) return failed("the file is damaged: its text");
+  if (largest >= (u32)m->V) return damaged();
   if (m->is_filled) return 1;
 
   zero((void *)(size_t)m->positions, 4 * (size_t)m->positions_count);
@@ -1030,7 +1033,7 @@ static int fill_tables(nc *m, const u8 *file, room room) {
     if (k == first) id_ends = write_text_keys(m, first, keys);
     for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
     if (!count_context(m, keys + (size_t)(k - first) * N, id_ends, is_rare, parts, sorted, &f))
-      return failed("the file is damaged: the sizes of its tables");
+      return damaged();
   }
   return 1;
 }
@@ -1700,7 +1703,7 @@ BEGIN_SMALL
 #include "masks.c"
 END_SMALL
 
-void nc_forget(nc *m) {
+SMALL void nc_forget(nc *m) {
   for (int k = 0; k < KEPT; k++) m->kept[k].length = 0;
 }
 
@@ -1758,7 +1761,7 @@ static int next_of_prompt(const nc *m, prompt *p) { /* -1: no UTF-8; -2: its end
 }
 
 /* Read a prompt into the row, from the longest beginning whose state is kept on. Return 1, or 0. */
-static int read_prompt(nc *m, const char *text, size_t length) {
+SMALL static int read_prompt(nc *m, const char *text, size_t length) {
   prompt p = begin_prompt(m, text, length), q = p;
   u64 hash = 0, found_hash = 0, lengths = 0; /* bit n of lengths: a kept one has n as its remainder by 64 */
   u32 count = 0, begun = 1;
@@ -1872,7 +1875,7 @@ static int choose(nc *m, const f32 *z, double u) {
 #define BITS 1.4426950408889634
 
 /* Return the entropy of logits in bits, and with id > 0 write the surprisal of it. */
-static double entropy(const nc *m, const f32 *z, f32 inverse_temperature, int id, double *surprisal) {
+SMALL static double entropy(const nc *m, const f32 *z, f32 inverse_temperature, int id, double *surprisal) {
   f32 best = z[likeliest(m, z)];
   double total = 0, weighted = 0;
   for (int c = 1; c < m->V; c++) {
@@ -2119,7 +2122,7 @@ static int lay_out_lines(nc *m, const u8 *file, room *room) {
   if (!count || count > PACK_MAX_LINES || !l->folded || !l->alphabet || !l->words || !l->folds || !l->texts ||
       !l->text_ends || !l->counts || !l->maxima || !l->word_maxima || !weight || !(*weight >= 0 && *weight <= 1) ||
       folded >> 30 || texts >> 30 || alphabet / 4 > 65535)
-    return failed("the file is damaged: its lines");
+    return damaged();
   l->count = (u32)count, l->alphabet_count = (u32)(alphabet / 4), l->words_count = (u32)(words / 4);
   l->is_wide = l->alphabet_count > 255;
   l->folded_count = (u32)(folded / (l->is_wide ? 2 : 1));
@@ -2169,7 +2172,7 @@ static int check_lines(nc *m) {
   for (u32 i = 0; i < l->words_count && is_good; i++) is_good = l->words[i] < l->folded_count;
   for (u32 i = 0; i < l->folds_count && is_good; i++)
     for (int n = 0; n < 4; n++) is_good &= number_of(l->folds + 4 * i, n) <= (int)l->alphabet_count;
-  if (!is_good) return failed("the file is damaged: its lines");
+  if (!is_good) return damaged();
   for (u32 i = 0; i <= l->alphabet_count; i++) l->first_id[i] = 0;
   for (int id = m->V - 1; id > 0; id--) {
     const u32 *fold = fold_of(l, m->points[id - 1]);

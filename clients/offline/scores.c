@@ -66,7 +66,7 @@ static int lay_out_ngrams(ngrams *n, const u8 *file, u32 first) {
     own->counts = numbers_in(file, PACK_NGRAM_COUNTS, index, &counts);
     if (!own->starts || !own->counts || starts != contexts + 1 || bytes / 2 != counts || !counts || own->starts[0] ||
         own->starts[contexts] != counts || !is_ascending(own->starts, starts, counts))
-      return failed("the file is damaged: its n-grams");
+      return damaged();
     for (u32 i = 0; n->order == 0 && i < counts; i++)
       n->total += own->counts[i], n->followers += own->counts[i] > 0;
     contexts = counts;
@@ -109,7 +109,7 @@ static int lay_out_templates(templates *t, const u8 *file) {
       wildcards += t->tokens[own[PACK_TOKENS_AT] + k] < PACK_FIRST_STRING;
     is_good = is_good && (u64)own[PACK_SLOTS_AT] + wildcards <= slots;
   }
-  return is_good || failed("the file is damaged: its templates");
+  return is_good || damaged();
 }
 
 static int lay_out_calibration(calibration *c, const u8 *file) {
@@ -117,14 +117,14 @@ static int lay_out_calibration(calibration *c, const u8 *file) {
   c->buckets = section(file, PACK_BUCKETS, 0, &bytes);
   if (!c->buckets) return 1;
   c->count = (u32)(bytes / 8 / PACK_BUCKET_NUMBERS);
-  if (!c->count || c->count > PACK_MAX_BUCKETS) return failed("the file is damaged: its calibration");
+  if (!c->count || c->count > PACK_MAX_BUCKETS) return damaged();
   for (u64 i = 0; i < bytes / 8; i++)
-    if (!(c->buckets[i] > -1e30 && c->buckets[i] < 1e30)) return failed("the file is damaged: its calibration");
+    if (!(c->buckets[i] > -1e30 && c->buckets[i] < 1e30)) return damaged();
   for (u32 b = 0; b < c->count; b++) {
     const double *own = c->buckets + PACK_BUCKET_NUMBERS * b;
     if (!(own[PACK_KEPT] >= 1 && own[PACK_SCALE_OF_TAIL] > 0 && own[PACK_STATISTICS] >= 1 &&
           own[PACK_STATISTICS] <= PACK_MAX_STATISTICS))
-      return failed("the file is damaged: its calibration");
+      return damaged();
     for (u32 row = 0; row <= PACK_MAX_STATISTICS; row++) {
       if (row < PACK_MAX_STATISTICS && row >= (u32)own[PACK_STATISTICS]) continue;
       ranks *r = &c->ranks[b][row];
@@ -132,7 +132,7 @@ static int lay_out_calibration(calibration *c, const u8 *file) {
       r->values = (const f32 *)(const void *)numbers_in(file, PACK_RANK_VALUES, (PACK_MAX_STATISTICS + 1) * b + row, &r->count);
       r->counts = numbers_in(file, PACK_RANK_COUNTS, (PACK_MAX_STATISTICS + 1) * b + row, &counts);
       if (!r->values || !r->counts || !r->count || counts != r->count || !is_finite(r->values, r->count))
-        return failed("the file is damaged: its calibration");
+        return damaged();
     }
   }
   return 1;
@@ -150,8 +150,8 @@ static int lay_out_scores(scores *s, const u8 *file, room *room) {
   s->word_ids = numbers_in(file, PACK_WORD_IDS, 0, &ids);
   if (s->words.order && (!s->word_texts || !s->word_ends || !s->word_ids || ids != s->words_count ||
                          !is_ascending(s->word_ends, s->words_count, bytes)))
-    return failed("the file is damaged: its words");
-  if (s->calibration.count && !s->classes_count) return failed("the file is damaged: its classes of characters");
+    return damaged();
+  if (s->calibration.count && !s->classes_count) return damaged();
   if (s->calibration.count) {
     s->line = take(room, MAX_LINE + 1, sizeof(u32));
     s->known = take(room, MAX_LINE + 1, sizeof(u32));

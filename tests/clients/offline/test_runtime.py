@@ -382,7 +382,8 @@ def test_files_that_are_made_to_do_harm_do_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "masks", [tuple(NAMED), KINDS["log"].masks, (r"x(?:.*y)?", "digits"), (r"\b|[^a-z]+?b",)]
+    "masks",
+    [tuple(NAMED)[:8], tuple(NAMED)[8:], KINDS["log"].masks, (r"x(?:.*y)?", "digits"), (r"\b|[^a-z]+?b",)],
 )
 @pytest.mark.parametrize("has_values", [False, True])
 def test_values_are_masked_as_by_the_service(masks: tuple[str, ...], has_values: bool) -> None:
