@@ -286,7 +286,7 @@ def _of_lines(
             lines, prefix, context=context, wanted=WEIGHED - _BY_COUNT, caller=network.caller
         )
         more = [lines.candidate(line) for line in likely]
-        more = [c for c in more if c.text[len(context) :] not in excluded]
+        more = [c for c in more if _after(context, c.text) not in excluded]
         ordered = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
         distinct: dict[str, Candidate] = {}
         for one in ordered:
@@ -302,14 +302,13 @@ def _of_lines(
         by_network = np.append(np.exp2(bits.min() - bits), np.zeros(len(candidates) - len(texts)))
         weight = lines.weight_among(candidates)
         shares = (1 - weight) * shares + weight * _shares(by_network, candidates)
-    start = len(context)
     suggestions = [
         Suggestion(
-            text=one.text[start:],
+            text=_after(context, one.text),
             probability=probability,
             count=one.count,
             exists=True,
-            replaced=_replaced_by(one, request.prefix, start) if one.errors else None,
+            replaced=_replaced(request.prefix, _after(context, one.meant)) if one.errors else None,
         )
         for one, probability in zip(candidates, (shares * coverage).tolist(), strict=True)
     ]
@@ -330,7 +329,7 @@ def _candidates(
         found = lines.search(prefix, context=context, typos=typos, wanted=wanted, most=most)
         kept: dict[str, Candidate] = {}
         for candidate in found.candidates:
-            if candidate.folded not in kept and candidate.text[len(context) :] not in excluded:
+            if candidate.folded not in kept and _after(context, candidate.text) not in excluded:
                 kept[candidate.folded] = candidate
         if len(kept) >= request.limit or len(found.candidates) < most or most >= 1024:
             return list(kept.values()), found.coverage
@@ -352,9 +351,9 @@ def continuations_of(texts: Sequence[str]) -> tuple[str, list[str]]:
     return first[:common], [(text[common:] + "\n")[:MAX_CONTINUATION] for text in texts]
 
 
-def _replaced_by(candidate: Candidate, prefix: str, start: int) -> Replaced:
-    """Return the range of the prefix that differs from what it stands for in a candidate's text."""
-    return _replaced(prefix, candidate.meant[start:])
+def _after(context: str, text: str) -> str:
+    """Return what follows a context, which a line may spell otherwise: `Straße` for `STRASSE`."""
+    return text.split(_TAB, context.count(_TAB))[-1]
 
 
 def _replaced(prefix: str, meant: str) -> Replaced:

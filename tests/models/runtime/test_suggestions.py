@@ -65,6 +65,22 @@ def test_error_may_be_in_the_prefix_and_not_in_its_context() -> None:
     assert one.text == "hotels"
 
 
+def test_context_that_a_line_spells_otherwise_is_left_out() -> None:
+    lines = Lines.make({"Straße\tüber": 2, "Straße\tunter": 1})
+    assert lines
+    index = LineIndex(lines.with_weight(0.0))
+    suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), index, True, "signs@1")
+    for prefix, text, replaced in (
+        ("", "über", None),
+        ("ü", "über", None),
+        ("untr", "unter", Replaced(3, 4)),
+    ):
+        steps = suggester.suggest(SuggestionRequest(prefix=prefix, context="STRASSE"), NO_ENGINE)
+        with pytest.raises(StopIteration) as stopped:
+            next(steps)
+        assert (stopped.value.value[0].text, stopped.value.value[0].replaced) == (text, replaced)
+
+
 @pytest.mark.parametrize(
     ("prefix", "typos", "typed"),
     [
