@@ -73,6 +73,7 @@ def test_histogram_over_time_is_zoomed_with_the_mouse_and_reset(investigated: Pa
     expect(page.get_by_role("status").filter(has_text=f"of {LINES} lines")).to_be_visible()
     page.go_back()
     expect(page.get_by_role("button", name="Reset zoom")).to_be_visible()
+    expect(page.locator(".log-line")).to_have_count(len(shown))
     assert numbers(page) == shown
 
 

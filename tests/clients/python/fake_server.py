@@ -354,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
     def pack_model(self, name: str) -> None:
         data = f"packed {_resolve(self.fake, name)} {self.query}".encode()
         if "limit_bytes" in self.query:  # the header, two sections, and what they say
-            table = struct.pack("<IIQQIIQQ", 1, 0, 80, 24, 62, 0, 104, 16)
+            table = struct.pack("<IIQQIIQQ", 1, 0, 80, 24, 60, 0, 104, 16)
             data = bytes(12) + struct.pack("<I", 2) + bytes(16) + table + bytes(16)
             data += struct.pack("<IIdd", 300, 0, 700.0, 0.0123) + repr(self.query).encode()
         self._raw(data)

@@ -17,6 +17,7 @@ const ABOUT = {
   "ngram.npz": "n-grams of the text, for anomaly scores",
   "word_ngram.npz": "n-grams of words, for anomaly scores",
   "templates.json": "templates of the lines, for anomaly scores",
+  "successors.json": "what follows what in the lines, for anomaly scores",
   "lines.index": "the distinct lines and their counts, for suggestions",
   "mask_values.json": "what masked values look like",
   "report.html": "the report as a page",
