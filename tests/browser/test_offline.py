@@ -225,10 +225,10 @@ def test_file_that_is_first_is_used_where_the_browser_can(visit: Visit, page: Pa
     assert bool(asked) is not can
 
 
-KEPT = """async () => (await indexedDB.databases()).length ? new Promise((resolve) => {
+KEPT = """async (name = "text") => (await indexedDB.databases()).length ? new Promise((resolve) => {
   const request = indexedDB.open("nextchar", 1);
   request.onsuccess = () => {
-    const all = request.result.transaction("remembered").objectStore("remembered").get("text");
+    const all = request.result.transaction("remembered").objectStore("remembered").get(name);
     all.onsuccess = () => (request.result.close(), resolve(all.result ?? null));
   };
 }) : null"""
@@ -284,6 +284,7 @@ def test_accepted_line_is_first_in_the_list_the_next_time(page: Page, host: Host
     line = second.locator("span").first.inner_text()
     second.click()
     value(page, line)
+    page.wait_for_function(f"async () => (await ({KEPT})('records')) !== null")
     page.reload()
     write(page, "the")
     expect(page.get_by_role("option").first).to_contain_text(line.removeprefix("the"))
