@@ -225,10 +225,10 @@ def test_file_that_is_first_is_used_where_the_browser_can(visit: Visit, page: Pa
     assert bool(asked) is not can
 
 
-KEPT = """async (name = "text") => (await indexedDB.databases()).length ? new Promise((resolve) => {
+KEPT = """async (name) => (await indexedDB.databases()).length ? new Promise((resolve) => {
   const request = indexedDB.open("nextchar", 1);
   request.onsuccess = () => {
-    const all = request.result.transaction("remembered").objectStore("remembered").get(name);
+    const all = request.result.transaction("remembered").objectStore("remembered").get(name ?? "text");
     all.onsuccess = () => (request.result.close(), resolve(all.result ?? null));
   };
 }) : null"""
@@ -341,7 +341,9 @@ def test_tables_are_kept_for_the_next_time_until_the_model_is_another(page: Page
     page.reload()
     assert page.evaluate(OPEN, "/mixture.nextchar") == text
     assert page.evaluate("heard") == ["read 8", f"read {size}"]
-    (host.folder / "changed.nextchar").write_bytes(pack(saved("text"), limit_bytes=len(pack(saved("text"))) - 1000))
+    (host.folder / "changed.nextchar").write_bytes(
+        pack(saved("text"), limit_bytes=len(pack(saved("text"))) - 1000)
+    )
     page.reload()
     page.evaluate(OPEN, "/changed.nextchar")
     page.wait_for_function("() => heard.some((one) => one.startsWith('write'))")
