@@ -285,7 +285,7 @@ def _step_of(n, steps):  # type: ignore[no-untyped-def]
 def _write_learned(backoffs, followed, states_of, learned):  # type: ignore[no-untyped-def]
     """Write what counts weigh in learned estimates into rows of `learned`, by what is in `followed`.
 
-    Rows 0 and 1: a count in the known text, and the more general contexts beside it. Rows 2 and 3: the same
+    Rows 0 and 1: a count in the known text, and the more general contexts. Rows 2 and 3: the same
     for a place in the history and what is before it. 0 and 1 where nothing followed. `states_of` gets the
     states of each context in the known text and in the history.
     """

@@ -135,10 +135,10 @@ LEARNED_BACKOFF = 3
 LEARNED_FROM = BACKOFF_STARTS[LEARNED_BACKOFF]
 LEARNED_SHARES = BACKOFF_STARTS[-1] - LEARNED_FROM
 KNOWN_STATES = 64
-"""States of a learned share beside the known text: 8 steps of how many different characters followed the
+"""States of a learned share against the known text: 8 steps of how many different characters followed the
 context, times 8 of how many did."""
 SHARE_STATES = KNOWN_STATES + 128
-"""And from there on beside the history: 8 steps of places, times 4 of different characters at them, times 4
+"""And from there on against the history: 8 steps of places, times 4 of different characters at them, times 4
 of the known text."""
 DIFFERENT_STEPS, COUNT_STEPS, PLACE_STEPS = (5, 9, 16), (6, 16, 64), (5, 9, 20)
 """The last numbers of steps 4 to 6 of each; steps 0 to 3 have one number."""
@@ -248,7 +248,7 @@ class Experts(NamedTuple):
     zeros: they are fixed."""
     backoffs: NDArray[np.float32]
     """(LEARNED_SHARES, SHARE_STATES) the share of the more general contexts for each context of the learned
-    estimates, beside the known text and beside the history."""
+    estimates, against the known text and against the history."""
     shares: NDArray[np.float32]
     """(nodes, 2) how often a character of the text is in each subtree of a node."""
     meetings: NDArray[np.int32]

@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from nextchar.models.errors import Unavailable
+from nextchar.models.text.json_file import json_record
 from nextchar.models.text.masks import NAMED, Masks, Value
 
 FILE = "mask_values.json"
@@ -236,21 +236,12 @@ class MaskValues:
             Unavailable: it is damaged (code `model_damaged`), or of a format that this program does not know
                 (`model_format_unknown`).
         """
-        try:
-            record = json.loads(data)
-            if record["format_version"] not in (1, FORMAT_VERSION):
-                raise Unavailable(
-                    f"{FILE} has format {record['format_version']!r} and this program knows"
-                    f" {FORMAT_VERSION}; update nextchar",
-                    code="model_format_unknown",
-                )
+        with json_record(data, FILE, FORMAT_VERSION, older=(1,)) as record:
             fields = {mask: _loaded(of_mask) for mask, of_mask in record["masks"].items()}
             if record["format_version"] == 1:
                 for values in (one for mask in TIMES for one in fields.get(mask, {}).values()):
                     values.formats = None
             return cls(fields, has_short=record["format_version"] > 1)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
 
 def group_of(mask: str) -> str:

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 from math import log2
 from typing import Any, NamedTuple, Self
 
-from nextchar.models.errors import Unavailable
 from nextchar.models.text.events import fingerprint
+from nextchar.models.text.json_file import json_record
 from nextchar.models.text.line_tokens import MAX_TOKENS, WILDCARD, Token, shape, tokenize
 from nextchar.models.text.masks import NAMED, PLACEHOLDERS, Masked
 
@@ -268,19 +268,10 @@ class Successors:
             Unavailable: it is damaged (code `model_damaged`), or of a format that this program does not know
                 (`model_format_unknown`).
         """
-        try:
-            record = json.loads(data)
-            if record["format_version"] != FORMAT_VERSION:
-                raise Unavailable(
-                    f"{FILE} has format {record['format_version']!r} and this program knows {FORMAT_VERSION};"
-                    " update nextchar",
-                    code="model_format_unknown",
-                )
+        with json_record(data, FILE, FORMAT_VERSION) as record:
             contexts = {tuple(map(str, context)): _loaded(rest) for context, *rest in record["contexts"]}
             strengths = sorted(map(float, record["strengths"]))
             return cls(frozenset(map(str, record["words"])), contexts, strengths, int(record["lines"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
 
 @dataclass(frozen=True)

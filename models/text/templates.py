@@ -32,8 +32,8 @@ from itertools import accumulate
 from math import log2
 from typing import Any, Self
 
-from nextchar.models.errors import Unavailable
 from nextchar.models.text.events import Opener, fingerprint
+from nextchar.models.text.json_file import json_record
 from nextchar.models.text.line_tokens import (
     MIN_SIMILARITY,
     TemplateBuilder,
@@ -423,14 +423,7 @@ def load(data: bytes) -> Templates:
         Unavailable: it is damaged (code `model_damaged`), or of a format that this program does not know
             (`model_format_unknown`).
     """
-    try:
-        record = json.loads(data)
-        version = record["format_version"]
-        if version != FORMAT_VERSION:
-            raise Unavailable(
-                f"{FILE} has format {version!r} and this program knows {FORMAT_VERSION}; update nextchar",
-                code="model_format_unknown",
-            )
+    with json_record(data, FILE, FORMAT_VERSION) as record:
         return Templates(
             [_known(one) for one in record["templates"]],
             lines=_count(record["lines"]),
@@ -438,8 +431,6 @@ def load(data: bytes) -> Templates:
             common=frozenset(map(_text, record["common"])),
             opener=Opener.load(record["opener"]) if "opener" in record else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
 
 def _known(record: dict[str, Any]) -> KnownTemplate:

@@ -348,7 +348,7 @@ class SlowMixture:
         return float(np.log((n1 + least) / (n0 + least)))
 
     def learned_shares(self, i: int, k: int, known: Counter[int]) -> Iterator[tuple[float, Counter[int]]]:
-        """Yield the share of more general contexts beside the known text and the history, and both counts."""
+        """Yield the more general contexts' share against known text and history, and both counts."""
         total, different = known.total(), len(known)
         if total:
             yield self.learned.backoffs[i, 8 * step(different, 5, 9, 16) + step(total, 6, 16, 64)], known
