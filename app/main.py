@@ -25,6 +25,7 @@ from nextchar.app.access.audit import AuditTrail
 from nextchar.app.access.auth import Auth, ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
 from nextchar.app.core_settings import CoreSettings
+from nextchar.app.http.bodies import FastPaths
 from nextchar.app.http.connections import (
     ONCE_PER_MINUTE,
     BoundedHttpProtocol,
@@ -110,6 +111,8 @@ def create_app(
                 app.include_router(router, dependencies=checks, responses=responses)
             else:
                 app.include_router(router)
+    if not tracing.is_requested():  # FastAPI names the span of a request when it finds its route
+        app.router.middleware_stack = FastPaths(app.router.middleware_stack, app.routes)
     app.state.stopping = stopping
     app.openapi = partial(_document, app, app.openapi, has_keys=keys is not None)  # type: ignore[method-assign]
     add_error_handlers(app)

@@ -9,6 +9,7 @@ each pair gives a ratio of the 99th percentiles. Prints one table and one JSON l
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -22,7 +23,7 @@ import httpx
 
 from benchmarks.networks import CHARACTERS, random_model
 from benchmarks.report import print_json_line, print_table
-from benchmarks.server import Api, running_api
+from benchmarks.server import Api, Client, running_api
 from benchmarks.serving import over_http, percentiles
 
 _DOCUMENT_CHARACTERS = 100
@@ -50,14 +51,18 @@ def batch(number: int, model: str) -> list[dict[str, Any]]:
 
 def send(port: int, model: str, per_second: float, first: int, stop: Event, sent: Any) -> None:
     """Send events until `stop` is set; `sent` gets how many were acknowledged, and how many were not."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+    with Client(port) as client:
         began, number = time.perf_counter(), 0
         while not stop.is_set():
+            body = json.dumps({"events": batch(first + number, model)}).encode()
             due_s = began + number * _BATCH / per_second - time.perf_counter()
             if due_s > 0:
                 time.sleep(due_s)
-            answer = http.post("/v1/events", json={"events": batch(first + number, model)})
-            sent[0 if answer.status_code == 202 else 1] += _BATCH
+            try:
+                client.ask("POST", "/v1/events", body)
+                sent[0] += _BATCH
+            except RuntimeError:
+                sent[1] += _BATCH
             number += 1
         sent[2] = time.perf_counter() - began
 

@@ -94,7 +94,7 @@ class Client:
             self._receive()
             rest += self._received
         self._received = rest[length:]
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not head.startswith(b"HTTP/1.1 20"):
             raise RuntimeError(f"{head.decode().splitlines()[0]}: {rest[:1000].decode()}")
         return rest[:length]
 

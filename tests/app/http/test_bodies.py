@@ -12,12 +12,19 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from nextchar.app.acceptance import routes as acceptance
 from nextchar.app.completions import routes as completions
 from nextchar.app.http import bodies
-from nextchar.app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path, parsed_bytes
+from nextchar.app.http.bodies import (
+    LARGE_BYTES,
+    DocumentRequest,
+    DocumentRoute,
+    FastPaths,
+    has_fast_path,
+    parsed_bytes,
+)
 from nextchar.app.http.errors import add_error_handlers
 from nextchar.app.http.incoming_body import BodyMemory, IncomingBody
 from nextchar.app.http.limits import LARGE_BODIES
@@ -347,11 +354,24 @@ def test_the_fast_path_validates_once_and_answers_as_fastapi_does() -> None:
     assert [has_fast_path(route) for route in router.routes] == [True, False]  # type: ignore[arg-type]
     app = FastAPI()
     app.include_router(router)
+    searched: list[str] = []
+    find = app.router.middleware_stack
+
+    async def find_route(scope: Scope, receive: Receive, send: Send) -> None:
+        searched.append(scope["type"])
+        await find(scope, receive, send)
+
+    app.router.middleware_stack = FastPaths(find_route, app.routes)
     add_error_handlers(app)
     with TestClient(app) as http:
         for text in ("a", "a" * 2000):
             validated.clear()
+            searched.clear()
             answers = [http.post(path, json={"text": text}) for path in ("/fast", "/slow")]
             assert validated == [text] * 2
+            assert searched == ["http"]  # for the slow one
             assert answers[0].json() == answers[1].json() == {"textField": text}
             assert answers[0].headers["content-type"] == answers[1].headers["content-type"]
+        refused = [http.post(path, json={"words": "a"}) for path in ("/fast", "/slow")]
+        assert [answer.status_code for answer in refused] == [422, 422]
+        assert refused[0].json() == refused[1].json()
