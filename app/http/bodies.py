@@ -118,7 +118,13 @@ class DocumentRequest(Request):
 
 
 class DocumentRoute(APIRoute):
-    """The route class of all calls with JSON bodies."""
+    """The route class of all calls with JSON bodies.
+
+    Attributes:
+        invalid_status: of the response to a body with wrong fields or values.
+    """
+
+    invalid_status = 422
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler, after the validation of a large body."""

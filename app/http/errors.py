@@ -153,14 +153,18 @@ def add_error_handlers(app: FastAPI) -> None:
 
 async def handle_error(request: Request, error: Exception) -> Response:
     """Return the response for an expected exception."""
-    if isinstance(error, RequestValidationError):
-        return _invalid_request(request, error)
     if isinstance(error, RedisError):
         log.warning("Redis does not respond: %s", error)
     if isinstance(error, NotFound) and error.name and error.code in (hints := _hints(request)):
         with suppress(DomainError):
             error.message += await run_in_threadpool(hints[error.code], request, error.name)
-    return error_response(error)
+    if isinstance(error, RequestValidationError):
+        response = _invalid_request(request, error)
+    else:
+        response = error_response(error)
+    if response.status_code == 422:
+        response.status_code = getattr(request.scope.get("route"), "invalid_status", 422)
+    return response
 
 
 def _hints(request: Request) -> dict[str, Callable[[Request, str], str]]:

@@ -5,11 +5,8 @@ docs/reference/openai-api.md lists for every field whether it is supported, appr
 The route class of OpenAI's calls: status 400 where other routes respond with 422, as its SDKs expect.
 """
 
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, model_validator
 
 from nextchar.app.completions.schemas import (
@@ -21,9 +18,7 @@ from nextchar.app.completions.schemas import (
     Text,
 )
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.errors import handle_error
 from nextchar.app.http.schemas import ErrorBody, RequestBody, with_examples
-from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.requests import Expert, Precision, Until
 
 MAX_PROMPTS = 1024
@@ -186,19 +181,6 @@ NOT_422: dict[int | str, dict[str, Any]] = {
 
 
 class OpenAIRoute(DocumentRoute):
-    """Responds with 400."""
+    """Responds with 400 to invalid fields."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler."""
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except (InvalidInput, RequestValidationError) as error:
-                response = await handle_error(request, error)
-                if response.status_code == 422:
-                    response.status_code = 400
-                return response
-
-        return handle
+    invalid_status = 400
