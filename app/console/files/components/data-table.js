@@ -68,22 +68,18 @@ export function dataTable(options) {
   });
   const selectAll = h("input", { type: "checkbox", "aria-label": `Select all ${plural(noun)}`, onchange: toggleAll });
   const buttons = actions.map((action) =>
-    h(
-      "button",
-      { type: "button", class: `button small${action.isDanger ? " danger" : ""}`, onclick: () => run(action) },
-      action.label,
-    ),
+    h("button", { class: `button small${action.isDanger ? " danger" : ""}`, onclick: () => run(action) }, action.label),
   );
-  const summary = h("span", { class: "small muted number", role: "status" });
+  const summary = h("span.small.muted.number", { role: "status" });
   const headings = columns.map(heading);
   const body = h("tbody", { onclick: clicked });
   const table = h(
-    "table",
-    { class: "data-table", "aria-label": plural(noun)[0].toUpperCase() + plural(noun).slice(1) },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "check" }, actions.length > 0 && selectAll), headings)),
+    "table.data-table",
+    { "aria-label": plural(noun)[0].toUpperCase() + plural(noun).slice(1) },
+    h("thead", h("tr", h("th.check", { scope: "col" }, actions.length > 0 && selectAll), headings)),
     body,
   );
-  const empty = h("div", {});
+  const empty = h("div");
 
   /** @param {Column} column */
   function heading({ label, value, isDescending: isFirstDescending = false, isNumber, class: name = "" }) {
@@ -94,7 +90,7 @@ export function dataTable(options) {
     return h(
       "th",
       { scope: "col", class: `${name}${isNumber ? " right" : ""}${value ? "" : " unsorted"}`, "data-column": label },
-      value ? h("button", { type: "button", class: "sort", onclick: sort }, label) : label,
+      value ? h("button.sort", { onclick: sort }, label) : label,
     );
   }
 
@@ -131,8 +127,7 @@ export function dataTable(options) {
         "aria-label": `Select ${text(item).slice(0, 80)}`,
         onchange: (event) => toggle(key(item), event.target.checked),
       });
-    const row =
-      known?.row ?? h("tr", { "data-key": key(item) }, h("td", { class: "check" }, actions.length > 0 && box));
+    const row = known?.row ?? h("tr", { "data-key": key(item) }, h("td.check", actions.length > 0 && box));
     const cells = columns.map(({ label, cell, isNumber, isTitle, class: name = "" }) =>
       h(
         isTitle ? "th" : "td",
@@ -235,9 +230,8 @@ export function dataTable(options) {
 
   return {
     node: h(
-      "div",
-      { class: "stack tight" },
-      h("div", { class: "row table-tools" }, h("div", { class: "grow" }, search), controls, buttons, summary),
+      "div.stack.tight",
+      h("div.row.table-tools", h("div.grow", search), controls, buttons, summary),
       table,
       empty,
     ),

@@ -28,28 +28,23 @@ const ADVICE = {
 export function errorBox(error, { retry, actions = [] } = {}) {
   const advice = ADVICE[error.status];
   return h(
-    "div",
-    { class: "box danger", role: "alert" },
-    h("p", { class: "strong" }, inlineCode(sentence(error.message || String(error)))),
-    advice && h("p", {}, inlineCode(advice)),
+    "div.box.danger",
+    { role: "alert" },
+    h("p.strong", inlineCode(sentence(error.message || String(error)))),
+    advice && h("p", inlineCode(advice)),
     (retry || actions.length > 0) &&
-      h(
-        "div",
-        { class: "row" },
-        retry && h("button", { type: "button", class: "button", onclick: retry }, "Try again"),
-        actions,
-      ),
+      h("div.row", retry && h("button.button", { onclick: retry }, "Try again"), actions),
   );
 }
 
 /** Return a box with a hint. @param {...import('../dom.js').Child} children */
 export function hintBox(...children) {
-  return h("div", { class: "box" }, ...children);
+  return h("div.box", ...children);
 }
 
 /** Return a box with a warning. @param {...import('../dom.js').Child} children */
 export function warningBox(...children) {
-  return h("div", { class: "box warning" }, ...children);
+  return h("div.box.warning", ...children);
 }
 
 /**
@@ -59,7 +54,7 @@ export function warningBox(...children) {
  */
 export function problemsBox(report) {
   if (!report.problems?.length) return null;
-  return warningBox(...report.problems.map((problem) => h("p", {}, sentence(problem))));
+  return warningBox(...report.problems.map((problem) => h("p", sentence(problem))));
 }
 
 /**
@@ -70,18 +65,12 @@ export function problemsBox(report) {
  * @param {...Node} actions
  */
 export function emptyState(title, text, ...actions) {
-  return h(
-    "div",
-    { class: "empty-state" },
-    h("h2", {}, title),
-    h("p", { class: "muted" }, text),
-    actions.length > 0 && h("div", { class: "row" }, ...actions),
-  );
+  return h("div.empty-state", h("h2", title), h("p.muted", text), actions.length > 0 && h("div.row", ...actions));
 }
 
 /** Return the message of a table whose search finds nothing. @param {string} noun */
 export function noMatch(noun) {
-  return h("p", { class: "muted" }, `No ${noun} matches the search and the filters.`);
+  return h("p.muted", `No ${noun} matches the search and the filters.`);
 }
 
 /**
@@ -116,12 +105,7 @@ export function toast(text, action) {
     message.remove();
     action?.run();
   };
-  const message = h(
-    "p",
-    { class: "toast fade-in" },
-    text,
-    action && [" ", h("button", { type: "button", class: "link", onclick: press }, action.label)],
-  );
+  const message = h("p.toast.fade-in", text, action && [" ", h("button.link", { onclick: press }, action.label)]);
   document.getElementById("toasts")?.append(message);
   setTimeout(() => message.remove(), action ? 2 * TOAST_MS : TOAST_MS);
 }

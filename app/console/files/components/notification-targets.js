@@ -25,7 +25,7 @@ const PRESETS = {
  * @param {AbortSignal} signal
  */
 export async function notificationTargets(signal) {
-  const list = h("ul", { class: "list" });
+  const list = h("ul.list");
   const message = h("div", { role: "status" });
 
   async function load() {
@@ -49,25 +49,24 @@ export async function notificationTargets(signal) {
     replace(
       message,
       target.secret &&
-        hintBox(h("p", {}, "The secret that signs its messages is shown only now: ", h("code", {}, target.secret))),
+        hintBox(h("p", "The secret that signs its messages is shown only now: ", h("code", target.secret))),
     );
     /** @type {HTMLElement | null} */ (list.querySelector(`[data-target="${target.id}"] .test`))?.click();
   }
 
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Notification targets"),
+    "section.card.stack",
+    h("h2", "Notification targets"),
     list,
     message,
-    h("details", {}, h("summary", {}, "Add a target"), targetForm(added)),
+    h("details", h("summary", "Add a target"), targetForm(added)),
   );
 }
 
 function targetForm(onAdded) {
   const url = h("input", { type: "url", required: true, autocomplete: "off", spellcheck: "false" });
   const key = h("input", { type: "password", autocomplete: "off" });
-  const help = h("span", {});
+  const help = h("span");
   const urlField = field({ name: "url", label: "URL", control: url, help });
   const keyField = field({ name: "routing_key", label: "Integration key", control: key });
   const severity = select(
@@ -83,7 +82,7 @@ function targetForm(onAdded) {
     "webhook",
     { onchange: showPreset },
   );
-  const status = h("div", {});
+  const status = h("div");
 
   function showPreset() {
     const { help: text = "", hasKey = false } = PRESETS[preset.value];
@@ -114,24 +113,23 @@ function targetForm(onAdded) {
 
   showPreset();
   return h(
-    "form",
-    { class: "stack", onsubmit: submit, "aria-label": "Notification target" },
+    "form.stack",
+    { onsubmit: submit, "aria-label": "Notification target" },
     h(
-      "div",
-      { class: "grid-fields" },
+      "div.grid-fields",
       field({ name: "preset", label: "Kind", control: preset }).node,
       urlField.node,
       keyField.node,
       field({ name: "min_severity", label: "Alerts", control: severity }).node,
     ),
     status,
-    h("div", { class: "row" }, h("button", { type: "submit", class: "button primary" }, "Add and send a test message")),
+    h("div.row", h("button.button.primary", { type: "submit" }, "Add and send a test message")),
   );
 }
 
 function item(target, { signal, onDeleted }) {
   const result = h("div", { role: "status" });
-  const button = h("button", { type: "button", class: "button small test", onclick: test }, "Send test message");
+  const button = h("button.button.small.test", { onclick: test }, "Send test message");
 
   async function test() {
     button.disabled = true;
@@ -141,7 +139,7 @@ function item(target, { signal, onDeleted }) {
       replace(
         result,
         response.delivered
-          ? h("p", { class: "small" }, `Delivered in ${response.seconds} s, status ${response.status}${said}`)
+          ? h("p.small", `Delivered in ${response.seconds} s, status ${response.status}${said}`)
           : errorBox(new Error(sentence(response.error))),
       );
     } catch (error) {
@@ -165,22 +163,18 @@ function item(target, { signal, onDeleted }) {
   const health = target.last_error_at > (target.last_success_at ?? 0) ? `Failed: ${target.last_error}` : "";
   const kind = target.format === "standard" ? target.kind : target.format;
   return h(
-    "li",
-    { class: "stack tight", "data-target": target.id },
+    "li.stack.tight",
+    { "data-target": target.id },
     h(
-      "div",
-      { class: "row apart" },
-      h("span", {}, h("span", { class: "strong" }, kind), ` ${target.url}`),
+      "div.row.apart",
+      h("span", h("span.strong", kind), ` ${target.url}`),
       h(
-        "div",
-        { class: "row" },
+        "div.row",
         button,
         !target.is_setting &&
           h(
-            "button",
+            "button.button.small.danger",
             {
-              type: "button",
-              class: "button small danger",
               "aria-label": `Delete ${target.url}`,
               onclick: deleteTarget,
             },
@@ -189,13 +183,12 @@ function item(target, { signal, onDeleted }) {
       ),
     ),
     h(
-      "p",
-      { class: "muted small" },
+      "p.muted.small",
       `${target.events.join(", ")} · ${target.waiting} waiting · ${target.dead} given up · `,
       target.last_success_at ? ["last success ", timeAgo(target.last_success_at)] : "no message yet",
       target.is_setting && " · one of the service's settings",
     ),
-    health && h("p", { class: "small" }, health),
+    health && h("p.small", health),
     result,
   );
 }

@@ -55,7 +55,7 @@ export async function alertsView(page) {
 
   const status = h("div", { "aria-live": "polite" });
   const suppressions = suppressionList({ signal, onEnded: load });
-  const totals = h("div", { class: "row totals", role: "group", "aria-label": "Severity" });
+  const totals = h("div.row.totals", { role: "group", "aria-label": "Severity" });
   const details = alertDetails({ signal, onDecided: load, onClose: close });
 
   const filterSelect = (name, label, options) => {
@@ -119,12 +119,10 @@ export async function alertsView(page) {
         class: "cut",
         value: (alert) => alert.title,
         cell: (alert) => [
-          alert.label && [h("span", { class: "badge" }, alert.label), " "],
+          alert.label && [h("span.badge", alert.label), " "],
           h(
-            "button",
+            "button.link.cut.mono",
             {
-              type: "button",
-              class: "link cut mono",
               title: `${alert.title}\n${alert.template}`,
               onclick: () => open(alert),
             },
@@ -225,12 +223,11 @@ export async function alertsView(page) {
         h(
           "button",
           {
-            type: "button",
             class: `button small total ${severity}`,
             "aria-pressed": String(filters.severity === severity),
             onclick: () => choose(severity),
           },
-          h("span", { class: "strong number" }, integer(all.filter((alert) => alert.severity === severity).length)),
+          h("span.strong.number", integer(all.filter((alert) => alert.severity === severity).length)),
           ` ${severity}`,
         ),
       ),
@@ -288,30 +285,17 @@ export async function alertsView(page) {
     load();
   });
   picker.setAttribute("aria-label", "Model");
-  const live = h("a", { class: "button small", href: liveAddress(model) }, "Live lines");
+  const live = h("a.button.small", { href: liveAddress(model) }, "Live lines");
   const exportButton = (label, format) =>
-    h(
-      "button",
-      { type: "button", class: "button small", "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) },
-      label,
-    );
+    h("button.button.small", { "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) }, label);
   const layout = h("div", { class: `table-with-panel${opened ? " has-panel" : ""}` }, table.node, details.node);
   load();
   return h(
-    "div",
-    { class: "view dense" },
+    "div.view.dense",
     h(
-      "div",
-      { class: "row apart" },
-      h("div", { class: "row" }, h("h1", {}, "Alerts"), totals),
-      h(
-        "div",
-        { class: "row" },
-        h("div", { class: "picker" }, picker),
-        live,
-        exportButton("CSV", "csv"),
-        exportButton("JSON", "json"),
-      ),
+      "div.row.apart",
+      h("div.row", h("h1", "Alerts"), totals),
+      h("div.row", h("div.picker", picker), live, exportButton("CSV", "csv"), exportButton("JSON", "json")),
     ),
     missingModel(missing, selected),
     status,
@@ -326,7 +310,7 @@ function shortTitle(title) {
   const [before, marked, ...after] = title.split(/»(.*?)«/s);
   if (marked === undefined) return maskedLine(title);
   const shown = before.length > CONTEXT_CHARACTERS + 4 ? `…${before.slice(-CONTEXT_CHARACTERS)}` : before;
-  return [maskedLine(shown), h("mark", {}, maskedLine(marked)), maskedLine(after.join(""))];
+  return [maskedLine(shown), h("mark", maskedLine(marked)), maskedLine(after.join(""))];
 }
 
 function liveAddress(model) {

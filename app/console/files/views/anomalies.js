@@ -38,11 +38,11 @@ export async function anomaliesView(page) {
     value: draft.text,
     oninput: () => saveDraft({ text: area.value, isScored: false }),
   });
-  const formTitle = h("summary", {}, "Model and lines");
-  const form = h("details", { class: "card", open: true, "aria-label": "Model and lines" }); // folds after a run
-  const messages = h("div", { class: "stack tight", "aria-live": "polite" });
-  const result = h("div", { class: "stack" });
-  const calibrationField = h("div", {});
+  const formTitle = h("summary", "Model and lines");
+  const form = h("details.card", { open: true, "aria-label": "Model and lines" }); // folds after a run
+  const messages = h("div.stack.tight", { "aria-live": "polite" });
+  const result = h("div.stack");
+  const calibrationField = h("div");
   const modelField = field({
     name: "model",
     label: "Model",
@@ -95,7 +95,7 @@ export async function anomaliesView(page) {
     requests += 1;
     const request = requests;
     const requested = model;
-    replace(messages, h("p", { class: "muted" }, "Reading the log…"));
+    replace(messages, h("p.muted", "Reading the log…"));
     try {
       modelInfo = modelInfo.catch(loadModelInfo);
       const { calibrations, lineEnd } = await modelInfo;
@@ -123,7 +123,7 @@ export async function anomaliesView(page) {
       onTrain: trainAgain,
       onRecalibrate: calibrate,
     });
-    const body = h("div", {});
+    const body = h("div");
     replace(result, h("div", { "aria-live": "polite" }, progress.node), body);
     const update = () => {
       if (signal.aborted || run !== shownRun) return;
@@ -145,7 +145,7 @@ export async function anomaliesView(page) {
     const calibrated = run;
     calibrated.stop();
     try {
-      replace(messages, h("p", { class: "muted" }, "Calibrating…"));
+      replace(messages, h("p.muted", "Calibrating…"));
       const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
       await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
       toast(
@@ -163,7 +163,7 @@ export async function anomaliesView(page) {
   async function trainAgain() {
     if (!run) return;
     try {
-      replace(messages, h("p", { class: "muted" }, "Uploading…"));
+      replace(messages, h("p.muted", "Uploading…"));
       const { corpus } = await uploadFile(new File([run.source.blob], `${model.split("@")[0]}-lines.log`), { signal });
       navigate(`/train?corpus=${corpus.id}&start_from=${encodeURIComponent(model)}`);
     } catch (error) {
@@ -180,7 +180,7 @@ export async function anomaliesView(page) {
 
   async function scoreText() {
     if (!area.value.trim()) {
-      replace(messages, warningBox(h("p", {}, "There are no lines to score. Paste some, or choose a log file.")));
+      replace(messages, warningBox(h("p", "There are no lines to score. Paste some, or choose a log file.")));
       area.focus();
       return;
     }
@@ -219,9 +219,8 @@ export async function anomaliesView(page) {
     event.preventDefault();
     scoreFile(event.dataTransfer.files[0]);
   });
-  const fileInput = h("input", {
+  const fileInput = h("input.visually-hidden", {
     type: "file",
-    class: "visually-hidden",
     id: "log-file",
     onchange: () => {
       if (fileInput.files.length) scoreFile(fileInput.files[0]);
@@ -232,17 +231,15 @@ export async function anomaliesView(page) {
   form.append(
     formTitle,
     h(
-      "div",
-      { class: "stack" },
-      h("div", { class: "columns" }, modelField.node, calibrationField),
+      "div.stack",
+      h("div.columns", modelField.node, calibrationField),
       area,
       h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", class: "button primary", onclick: scoreText }, "Find anomalies"),
-        h("label", { class: "button", for: "log-file" }, "Choose a file"),
+        "div.row",
+        h("button.button.primary", { onclick: scoreText }, "Find anomalies"),
+        h("label.button", { for: "log-file" }, "Choose a file"),
         fileInput,
-        h("button", { type: "button", class: "button", onclick: scoreExample }, "Try an example"),
+        h("button.button", { onclick: scoreExample }, "Try an example"),
       ),
     ),
   );
@@ -251,7 +248,7 @@ export async function anomaliesView(page) {
   const isOfLastRun = lastRun && lastRun.model === model && lastRun.calibration === calibration;
   if (lastRun && isOfLastRun && (lastRun.source.isFile ? lastRun.source.name === file : !file)) show(lastRun);
   else if (file)
-    replace(messages, hintBox(h("p", {}, `Choose the file ${file} again to see it: a page cannot reopen it.`)));
+    replace(messages, hintBox(h("p", `Choose the file ${file} again to see it: a page cannot reopen it.`)));
   else if (draft.isScored && draft.text.trim()) score((lineEnd) => pastedSource(draft.text, lineEnd));
   else {
     replace(
@@ -263,5 +260,5 @@ export async function anomaliesView(page) {
     );
   }
 
-  return h("div", { class: "view" }, h("h1", {}, "Anomalies"), missingModel(missing, selected), form, messages, result);
+  return h("div.view", h("h1", "Anomalies"), missingModel(missing, selected), form, messages, result);
 }

@@ -12,7 +12,7 @@ import { navigate } from "../router.js";
 /** @param {import('../router.js').Page} page */
 export async function corporaView({ signal, reload }) {
   const corpora = await listAll("/v1/corpora", { signal });
-  const status = h("div", {});
+  const status = h("div");
   const table = dataTable({
     noun: "corpus",
     key: (corpus) => corpus.id,
@@ -28,8 +28,8 @@ export async function corporaView({ signal, reload }) {
           corpus.warnings.length > 0 && [
             " ",
             h(
-              "span",
-              { class: "badge paused", title: corpus.warnings.map(sentence).join(" ") },
+              "span.badge.paused",
+              { title: corpus.warnings.map(sentence).join(" ") },
               count(corpus.warnings.length, "warning"),
             ),
           ],
@@ -72,9 +72,8 @@ export async function corporaView({ signal, reload }) {
   });
   table.update(corpora);
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Corpora"),
+    "div.view",
+    h("h1", "Corpora"),
     dropzone({
       signal,
       withSample: corpora.length === 0,

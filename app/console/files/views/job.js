@@ -27,15 +27,15 @@ export async function jobView({ params, signal }) {
   let drawnActions = "";
 
   const chart = lineChart({ label: "Learning curves", yLabel: "Bits per character", ...axisOptions("seconds") });
-  const heading = h("h1", {}); // stays while its job changes: it is focused when the view opens
+  const heading = h("h1"); // stays while its job changes: it is focused when the view opens
   const sections = {
-    actions: h("div", { class: "row" }),
-    error: h("div", {}),
-    outcome: h("div", { class: "stack" }),
-    progress: h("div", { class: "stack" }),
-    samples: h("div", { class: "stack" }),
-    log: h("div", { class: "stack tight" }),
-    configuration: h("div", {}),
+    actions: h("div.row"),
+    error: h("div"),
+    outcome: h("div.stack"),
+    progress: h("div.stack"),
+    samples: h("div.stack"),
+    log: h("div.stack.tight"),
+    configuration: h("div"),
   };
 
   function drawJob() {
@@ -76,8 +76,8 @@ export async function jobView({ params, signal }) {
     drawSamples(sections.samples, samples, metrics);
     replace(
       sections.log,
-      log.length > 0 && h("h2", {}, "Log"),
-      log.map((text) => h("p", { class: "small" }, maskedLine(formWords(text)))),
+      log.length > 0 && h("h2", "Log"),
+      log.map((text) => h("p.small", maskedLine(formWords(text)))),
     );
   }
 
@@ -143,19 +143,17 @@ export async function jobView({ params, signal }) {
   for (const task of [watchEvents(), pollProgress()]) task.catch(showError);
 
   return h(
-    "div",
-    { class: "view" },
-    h("p", { class: "breadcrumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", job.id),
-    h("div", { class: "row apart" }, heading, sections.actions),
+    "div.view",
+    h("p.breadcrumb", h("a", { href: "#/jobs" }, "Jobs"), " / ", job.id),
+    h("div.row.apart", heading, sections.actions),
     sections.error,
     sections.outcome,
-    job.masked_by_default && hintBox(h("p", { class: "small" }, maskedLine(sentence(job.masked_by_default)))),
+    job.masked_by_default && hintBox(h("p.small", maskedLine(sentence(job.masked_by_default)))),
     sections.progress,
     h(
-      "div",
-      { class: "with-sidebar" },
-      h("section", { class: "card stack" }, h("h2", {}, "Learning curves"), chart.node),
-      h("section", { class: "card stack" }, h("h2", {}, "Samples"), sections.samples),
+      "div.with-sidebar",
+      h("section.card.stack", h("h2", "Learning curves"), chart.node),
+      h("section.card.stack", h("h2", "Samples"), sections.samples),
     ),
     sections.log,
     sections.configuration,

@@ -20,7 +20,7 @@ export async function jobsView({ signal }) {
   ]);
   const modelBits = new Map(models.map((model) => [model.id, model.bits_per_character]));
   const corpusNames = new Map(corpora.map((one) => [one.id, corpusName(one)]));
-  const status = h("div", {});
+  const status = h("div");
   let shown = jobs;
 
   /** The figure of a job's model; while there is none, that of the network at its latest evaluation. */
@@ -63,7 +63,7 @@ export async function jobsView({ signal }) {
         : emptyState(
             "No job yet",
             "A job trains a model on a corpus.",
-            h("a", { class: "button primary", href: "#/train" }, "Train a model"),
+            h("a.button.primary", { href: "#/train" }, "Train a model"),
           ),
     signal,
   });
@@ -94,14 +94,8 @@ export async function jobsView({ signal }) {
   signal.addEventListener("abort", () => clearInterval(timer));
   table.update(jobs);
   return h(
-    "div",
-    { class: "view" },
-    h(
-      "div",
-      { class: "row apart" },
-      h("h1", {}, "Jobs"),
-      h("a", { class: "button primary", href: "#/train" }, "Train a model"),
-    ),
+    "div.view",
+    h("div.row.apart", h("h1", "Jobs"), h("a.button.primary", { href: "#/train" }, "Train a model")),
     status,
     table.node,
   );
@@ -115,20 +109,16 @@ function presetOf(job) {
 function statusCell(job) {
   const { step, steps, phase, seconds_left: left } = job.progress ?? {};
   return h(
-    "div",
-    { class: "row" },
+    "div.row",
     statusBadge(job),
     job.status === "running" &&
       h(
-        "span",
-        { class: "small muted number nowrap" },
+        "span.small.muted.number.nowrap",
         steps > 0 &&
           h("progress", { max: steps, ...(phase ? {} : { value: step }), "aria-label": `Progress of ${job.name}` }),
         phase ?? (Number.isFinite(left) ? `${duration(left)} left` : ""),
       ),
-    job.status === "queued" &&
-      job.queue_position &&
-      h("span", { class: "small muted" }, `position ${job.queue_position}`),
-    job.error && h("span", { class: "small muted", title: job.error.message }, job.error.code.replaceAll("_", " ")),
+    job.status === "queued" && job.queue_position && h("span.small.muted", `position ${job.queue_position}`),
+    job.error && h("span.small.muted", { title: job.error.message }, job.error.code.replaceAll("_", " ")),
   );
 }

@@ -30,5 +30,5 @@ export async function keysView({ signal }) {
     signal,
   });
   table.update(keys);
-  return h("div", { class: "view" }, h("h1", {}, "API keys"), table.node);
+  return h("div.view", h("h1", "API keys"), table.node);
 }

@@ -30,7 +30,7 @@ export async function modelView({ params, signal }) {
     useModel(model, { signal }),
   ]);
   const report = { ...model.report, ...fullReport };
-  const status = h("div", {});
+  const status = h("div");
   const id = encodeURIComponent(model.id);
 
   /** Run an action; show its error above the figures. */
@@ -74,29 +74,25 @@ export async function modelView({ params, signal }) {
   }
 
   return h(
-    "div",
-    { class: "view" },
-    h("p", { class: "breadcrumb" }, h("a", { href: "#/models" }, "Models"), " / ", model.id),
+    "div.view",
+    h("p.breadcrumb", h("a", { href: "#/models" }, "Models"), " / ", model.id),
     h(
-      "div",
-      { class: "row apart" },
-      h("h1", {}, model.id),
+      "div.row.apart",
+      h("h1", model.id),
       h(
-        "div",
-        { class: "row" },
+        "div.row",
         modelActions(model),
-        h("button", { class: "button small", type: "button", onclick: () => attempt(rename) }, "Rename"),
-        h("button", { class: "button small danger", type: "button", onclick: () => attempt(deleteModel) }, "Delete"),
+        h("button.button.small", { onclick: () => attempt(rename) }, "Rename"),
+        h("button.button.small.danger", { onclick: () => attempt(deleteModel) }, "Delete"),
       ),
     ),
     status,
     problemsBox(report),
     h(
-      "section",
-      { class: "card", "aria-label": "Results" },
+      "section.card",
+      { "aria-label": "Results" },
       h(
-        "dl",
-        { class: "facts" },
+        "dl.facts",
         fact("Held-out bits per character", bits(report.validation_bits_per_character)),
         fact("Training bits, network alone", bits(report.train_bits_per_character)),
         fact("Parameters", integer(model.parameters)),
@@ -107,17 +103,11 @@ export async function modelView({ params, signal }) {
     ),
     usage,
     accepted && acceptance(accepted),
-    h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
+    h("div.columns", curves(report), baselines(report), experts(report)),
     memorization(report),
-    h(
-      "div",
-      { class: "columns" },
-      quantization(report),
-      calibrationList(calibrations, id),
-      aliasList(model, aliases, attempt),
-    ),
+    h("div.columns", quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt)),
     modelFiles(model, attempt),
-    h("div", { class: "columns" }, provenance(model), vocabulary(model)),
+    h("div.columns", provenance(model), vocabulary(model)),
   );
 }
 
@@ -135,5 +125,5 @@ function curves(report) {
   if (!report.curve?.length) return null;
   const chart = lineChart({ label: "Learning curves", yLabel: "Bits per character", ...axisOptions("seconds") });
   chart.update(learningCurves(report.curve));
-  return h("section", { class: "card stack" }, h("h2", {}, "Learning curves"), chart.node);
+  return h("section.card.stack", h("h2", "Learning curves"), chart.node);
 }

@@ -17,7 +17,7 @@ export async function modelsView({ signal, reload }) {
     listAll("/v1/corpora", { signal }).catch(() => []), // a key may not see them
   ]);
   const corpusNames = new Map(corpora.map((one) => [one.id, corpusName(one)]));
-  const status = h("div", {});
+  const status = h("div");
   const table = dataTable({
     noun: "model",
     key: (model) => model.id,
@@ -31,11 +31,8 @@ export async function modelsView({ signal, reload }) {
         value: (model) => model.id,
         cell: (model) => [
           h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id),
-          model.aliases.map((alias) => [" ", h("span", { class: "badge" }, alias)]),
-          model.problems.length > 0 && [
-            " ",
-            h("span", { class: "badge paused", title: sentence(model.problems[0]) }, "problem"),
-          ],
+          model.aliases.map((alias) => [" ", h("span.badge", alias)]),
+          model.problems.length > 0 && [" ", h("span.badge.paused", { title: sentence(model.problems[0]) }, "problem")],
         ],
       },
       { label: "Kind", value: (model) => model.kind ?? "", cell: (model) => model.kind ?? "–" },
@@ -95,20 +92,14 @@ export async function modelsView({ signal, reload }) {
         : emptyState(
             "No model yet",
             "A model is trained on a corpus. With the sample text that takes a minute.",
-            h("a", { class: "button primary", href: "#/" }, "Train a model"),
+            h("a.button.primary", { href: "#/" }, "Train a model"),
           ),
     signal,
   });
   table.update(models);
   return h(
-    "div",
-    { class: "view" },
-    h(
-      "div",
-      { class: "row apart" },
-      h("h1", {}, "Models"),
-      h("a", { class: "button primary", href: "#/train" }, "Train a model"),
-    ),
+    "div.view",
+    h("div.row.apart", h("h1", "Models"), h("a.button.primary", { href: "#/train" }, "Train a model")),
     damaged.length > 0 && damagedModels(damaged, { signal, reload }),
     status,
     table.node,
@@ -124,7 +115,7 @@ function networkOf({ network, chosen_preset: preset }) {
 function damagedModels(damaged, { signal, reload }) {
   const title = damaged.length === 1 ? "1 model is unusable" : `${damaged.length} models are unusable`;
   return warningBox(
-    h("p", { class: "strong" }, title),
+    h("p.strong", title),
     damaged.map((model) => damagedModel(model, { signal, reload })),
   );
 }
@@ -132,17 +123,11 @@ function damagedModels(damaged, { signal, reload }) {
 function damagedModel(model, { signal, reload }) {
   const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
   const row = h(
-    "div",
-    { class: "stack tight" },
-    h("p", {}, h("strong", {}, model.id), ": ", sentence(model.message), " ", advice),
+    "div.stack.tight",
+    h("p", h("strong", model.id), ": ", sentence(model.message), " ", advice),
     h(
-      "div",
-      { class: "row" },
-      h(
-        "button",
-        { type: "button", class: "button small danger", "aria-label": `Delete ${model.id}`, onclick: deleteModel },
-        "Delete",
-      ),
+      "div.row",
+      h("button.button.small.danger", { "aria-label": `Delete ${model.id}`, onclick: deleteModel }, "Delete"),
     ),
   );
 
